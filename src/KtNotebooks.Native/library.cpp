@@ -1,0 +1,2 @@
+#include "kt.h"
+extern "C" int32_t kt_abi_version(void) { return 1; }
