@@ -1,0 +1,22 @@
+namespace KtNotebooks.Autograd;
+
+/// <summary>One call of an op and, when recorded, one entry of the tape: what went in, what came out, what backward needs. No closures.</summary>
+public sealed class Frame(Tensor[] inputs, Tensor[] outputs, params Tensor[] saved)
+{
+    public Op Op { get; internal set; } = null!;
+
+    public Tensor[] Inputs { get; } = inputs;
+
+    public Tensor[] Outputs { get; } = outputs;
+
+    /// <summary>Made by the forward for the backward alone.</summary>
+    public Tensor[] Saved { get; } = saved;
+
+    /// <summary>Does input i need a gradient? With LoRA nearly all weights are frozen: computing theirs would dominate.</summary>
+    public bool Needs(int i) => i < Inputs.Length && Inputs[i].RequiresGrad;
+
+    internal void FreeSaved()
+    {
+        foreach (var tensor in Saved) tensor.Dispose();
+    }
+}

@@ -1,0 +1,131 @@
+using System.Numerics.Tensors;
+
+using KtNotebooks.Autograd;
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Ops;
+
+/// <summary>
+/// y[r,i] = x[r,i] · rstd[r] · w[i], rstd[r] = 1 / √(mean_i x[r,i]² + eps). x [..., D] F32 or BF16; w [D] F32; y like x. Saves rstd [R] F32.
+/// Zhang and Sennrich 2019.
+/// </summary>
+public sealed class RmsNorm(float eps) : Op
+{
+    public static Tensor Apply(Tensor x, Tensor w, float eps) => new RmsNorm(eps).Run(x, w)[0];
+
+    protected override Frame Prepare(Tensor[] inputs)
+    {
+        var (x, w) = (inputs[0], inputs[1]);
+        ExpectFloat(x, "x");
+        if (w.Type != DType.F32 || !w.HasShape(x.Width)) throw Wrong($"w must be F32[{x.Width}], the last dimension of x, but is {w}");
+        return new Frame(inputs, [Allocate(x, x.Type, x.Shape)], Allocate(x, DType.F32, x.Rows));
+    }
+
+    protected override void Plain(Frame f)
+    {
+        var (X, W) = (f.Inputs[0].ToFloats(), f.Inputs[1].ToFloats());
+        var (R, D) = (f.Inputs[0].Rows, W.Length);
+        var (Y, rstd) = (new float[X.Length], new float[R]);
+        for (var r = 0; r < R; r++)
+        {
+            double sum = 0;
+            for (var i = 0; i < D; i++) sum += (double)X[(r * D) + i] * X[(r * D) + i];
+            var scale = 1 / Math.Sqrt((sum / D) + eps);
+            rstd[r] = (float)scale;
+            for (var i = 0; i < D; i++) Y[(r * D) + i] = (float)(X[(r * D) + i] * scale * W[i]);
+        }
+        f.Outputs[0].Store(Y);
+        f.Saved[0].Store(rstd);
+    }
+
+    protected override void Cpu(Frame f)
+    {
+        var (x, y, rstd) = (f.Inputs[0], f.Outputs[0], f.Saved[0]);
+        var w = f.Inputs[1];
+        var D = x.Width;
+        RowParallel.For(x.Rows, D, (first, last) =>
+        {
+            var (a, b) = (new float[D], new float[D]);
+            for (var row = first; row < last; row++)
+            {
+                var source = FloatRows.Load(x, row, a);
+                var scale = (float)(1 / Math.Sqrt((TensorPrimitives.SumOfSquares(source) / D) + eps));
+                rstd.Span<float>()[(int)row] = scale;
+                var target = FloatRows.Target(y, row, b);
+                TensorPrimitives.Multiply(source, scale, target);
+                TensorPrimitives.Multiply(target, w.Span<float>(), target);
+                FloatRows.Store(y, row, target);
+            }
+        });
+    }
+
+    protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut)
+    {
+        var outputs = new Grad(f.Needs(1)).Run(dOut[0]!, f.Inputs[0], f.Inputs[1], f.Saved[0]);
+        return [outputs[0], f.Needs(1) ? outputs[1] : null];
+    }
+
+    /// <summary>dx = rstd · (dy·w − x · rstd² · mean(dy·w·x)) ; dw = Σ_r dy · x · rstd. Inputs dy, x, w, rstd; outputs dx [, dw].</summary>
+    private sealed class Grad(bool wantsW) : GradOp
+    {
+        protected override Frame Prepare(Tensor[] inputs)
+        {
+            var (x, w) = (inputs[1], inputs[2]);
+            var dx = Allocate(x, x.Type, x.Shape);
+            return new Frame(inputs, wantsW ? [dx, Allocate(w, DType.F32, w.Shape)] : [dx]);
+        }
+
+        protected override void Plain(Frame f)
+        {
+            var (dY, X, W, rstd) = (f.Inputs[0].ToFloats(), f.Inputs[1].ToFloats(), f.Inputs[2].ToFloats(), f.Inputs[3].ToFloats());
+            var D = W.Length;
+            var (dX, dW) = (new float[X.Length], new double[D]);
+            for (var r = 0; r < rstd.Length; r++)
+            {
+                double mean = 0;
+                for (var i = 0; i < D; i++) mean += (double)dY[(r * D) + i] * W[i] * X[(r * D) + i];
+                mean /= D;
+                for (var i = 0; i < D; i++)
+                {
+                    var at = (r * D) + i;
+                    dX[at] = (float)(rstd[r] * (((double)dY[at] * W[i]) - (X[at] * (double)rstd[r] * rstd[r] * mean)));
+                    dW[i] += (double)dY[at] * X[at] * rstd[r];
+                }
+            }
+            f.Outputs[0].Store(dX);
+            if (wantsW) f.Outputs[1].Store(Array.ConvertAll(dW, v => (float)v));
+        }
+
+        protected override void Cpu(Frame f)
+        {
+            var (dy, x, w, rstd) = (f.Inputs[0], f.Inputs[1], f.Inputs[2], f.Inputs[3]);
+            var dx = f.Outputs[0];
+            var (R, D) = (x.Rows, x.Width);
+            RowParallel.For(R, D, (first, last) =>
+            {
+                var (a, b, c) = (new float[D], new float[D], new float[D]);
+                for (var row = first; row < last; row++)
+                {
+                    var source = FloatRows.Load(x, row, a);
+                    var scale = rstd.Span<float>()[(int)row];
+                    TensorPrimitives.Multiply(FloatRows.Load(dy, row, b), w.Span<float>(), b);
+                    var mean = TensorPrimitives.Dot(b.AsSpan(), source) / D;
+                    TensorPrimitives.Multiply(source, -scale * scale * mean, c);
+                    TensorPrimitives.Add(b, c, c);
+                    TensorPrimitives.Multiply(c, scale, c);
+                    FloatRows.Store(dx, row, c);
+                }
+            });
+            if (!wantsW) return;
+            var dw = f.Outputs[1].Span<float>();
+            var scratch = new float[D];
+            var scratch2 = new float[D];
+            dw.Clear();
+            for (var row = 0; row < R; row++)
+            {
+                TensorPrimitives.Multiply(FloatRows.Load(dy, row, scratch), FloatRows.Load(x, row, scratch2), scratch);
+                TensorPrimitives.MultiplyAdd(scratch, rstd.Span<float>()[row], dw, dw);
+            }
+        }
+    }
+}

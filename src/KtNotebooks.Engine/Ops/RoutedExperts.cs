@@ -1,0 +1,103 @@
+using KtNotebooks.Autograd;
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Ops;
+
+/// <summary>
+/// The routed experts of one layer and what may be trained of them. Gate, up [I, D]; down [D, I]; low-rank pairs stacked over experts: A [E, r, in], B [E, out, r] F32.
+/// A trained bank has stacked F32 matrices and no low-rank pairs.
+/// </summary>
+public sealed record ExpertSet(Matrices Gate, Matrices Up, Matrices Down, LowRankExperts? Lora = null)
+{
+    public int Count => Gate.Count;
+
+    /// <summary>I.</summary>
+    public int Width => Gate.N;
+
+    /// <summary>What the tape must see, in the order of <see cref="RoutedExperts"/>'s inputs after x, weights and indices.</summary>
+    internal Tensor[] Trained => Lora is { } l ? [l.GateA, l.GateB, l.UpA, l.UpB, l.DownA, l.DownB]
+        : Gate.Stacked is { RequiresGrad: true } gate ? [gate, Up.Stacked!, Down.Stacked!] : [];
+}
+
+/// <summary>Low-rank pairs of all experts of a layer; scale = alpha / rank (or rslora's).</summary>
+public sealed record LowRankExperts(Tensor GateA, Tensor GateB, Tensor UpA, Tensor UpB, Tensor DownA, Tensor DownB, float Scale, float Dropout = 0);
+
+/// <summary>
+/// y[t] = Σ_j weights[t,j] · down_e( silu(gate_e x[t]) · up_e x[t] ), e = indices[t,j]; each projection with its low-rank pair where there is one.
+/// x [T, D]; weights F32 [T, k]; indices I32 [T, k]; y like x. Rows are sorted by expert once, so every expert's matrices are read once for all its rows; experts without rows are never touched.
+/// Saves g, u [R, I], the routes' order, and p = A·input [R, r] of each projection; R = T·k.
+/// </summary>
+public sealed class RoutedExperts(ExpertSet experts, ulong dropoutKey = 0) : Op
+{
+    public static Tensor Apply(Tensor x, Tensor weights, Tensor indices, ExpertSet experts, ulong dropoutKey = 0) => new RoutedExperts(experts, dropoutKey).Run([x, weights, indices, .. experts.Trained])[0];
+
+    protected override Frame Prepare(Tensor[] inputs)
+    {
+        var (x, weights, indices) = (inputs[0], inputs[1], inputs[2]);
+        ExpectFloat(x, "x");
+        if (x.Rank != 2 || x.Width != experts.Gate.K) throw Wrong($"x must be [T, {experts.Gate.K}], the experts' input width, but is {x}");
+        Expect(weights, "weights", DType.F32, x.Dim(0), weights.Width);
+        Expect(indices, "indices", DType.I32, weights.Shape);
+        int R = checked((int)indices.Count), I = experts.Width;
+        List<Tensor> saved = [Allocate(x, DType.I32, experts.Count + 1), Allocate(x, DType.I32, R), Allocate(x, x.Type, R, I), Allocate(x, x.Type, R, I)];
+        if (experts.Lora is { } lora)
+        {
+            CheckLora(lora, x.Width, I);
+            foreach (var a in (Tensor[])[lora.GateA, lora.UpA, lora.DownA]) saved.Add(Allocate(x, DType.F32, R, a.Dim(1)));
+        }
+        return new Frame(inputs, [Allocate(x, x.Type, x.Shape)], [.. saved]);
+    }
+
+    protected override void Plain(Frame f) => RoutedExpertsPlain.Forward(f, experts, dropoutKey);
+
+    protected override void Cpu(Frame f)
+    {
+        var (x, weights, indices, y) = (f.Inputs[0], f.Inputs[1], f.Inputs[2], f.Outputs[0]);
+        var (g, u) = (f.Saved[2], f.Saved[3]);
+        var offsets = Routes.Sort(indices, experts.Count, f.Saved[0], f.Saved[1]);
+        var routes = f.Saved[1].ToInts(); // route t·k + j of each sorted row
+        var lora = experts.Lora;
+        using var xs = Routes.GatherTokens(x, routes, weights.Width);
+        Project(offsets, routes, xs, experts.Gate, lora?.GateA, lora?.GateB, 0, f, g);
+        Project(offsets, routes, xs, experts.Up, lora?.UpA, lora?.UpB, 1, f, u);
+        using var h = Allocate(g, g.Type, g.Shape);
+        SwiGlu.Forward(g, u, h);
+        Project(offsets, routes, h, experts.Down, lora?.DownA, lora?.DownB, 2, f, xs);
+        Routes.Combine(xs, routes, weights, y);
+    }
+
+    protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut)
+    {
+        var trains = false;
+        for (var i = 3; i < f.Inputs.Length; i++) trains |= f.Needs(i);
+        var outputs = new RoutedExpertsGrad(experts, dropoutKey, trains).Run([dOut[0]!, .. f.Inputs[..3], .. f.Saved, .. f.Inputs[3..]]);
+        return [outputs[0], outputs[1], null, .. trains ? outputs[2..] : new Tensor?[f.Inputs.Length - 3]];
+    }
+
+    /// <summary>A mask for projection 0 gate, 1 up, 2 down; rows are numbered by route, so that sorting does not change it.</summary>
+    internal static DropoutMask Mask(ExpertSet experts, ulong key, int projection) => new(experts.Lora?.Dropout ?? 0, DropoutMask.Mix(key + (ulong)projection));
+
+    private void Project(ReadOnlySpan<int> offsets, int[] routes, Tensor input, Matrices w, Tensor? a, Tensor? b, int projection, Frame f, Tensor output)
+    {
+        if (a is null || b is null)
+        {
+            GroupedMatmul.Forward(offsets, input, null, w, null, null, 0, null, output);
+            return;
+        }
+        using var masked = Routes.Masked(input, routes, Mask(experts, dropoutKey, projection));
+        GroupedMatmul.Forward(offsets, input, masked, w, Matrices.Stack(a), Matrices.Stack(b), experts.Lora!.Scale, f.Saved[4 + projection], output);
+    }
+
+    private void CheckLora(LowRankExperts lora, int D, int I)
+    {
+        var E = experts.Count;
+        void Pair(string name, Tensor a, Tensor b, int input, int output)
+        {
+            Expect(a, name + " A", DType.F32, E, a.Dim(1), input);
+            Expect(b, name + " B", DType.F32, E, output, a.Dim(1));
+        }
+        Pair("gate", lora.GateA, lora.GateB, D, I);
+        Pair("up", lora.UpA, lora.UpB, D, I);
+        Pair("down", lora.DownA, lora.DownB, I, D);
+    }
+}

@@ -1,0 +1,180 @@
+using KtNotebooks.Autograd;
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Ops;
+
+/// <summary>
+/// The definition of <see cref="RoutedExperts"/> and its gradient: token by token, route by route, in double, with no sorting. The oracle of the fast paths; saves what they save,
+/// in their order, so that a frame made by one can be walked back by the other.
+/// </summary>
+internal static class RoutedExpertsPlain
+{
+    public static void Forward(Frame f, ExpertSet experts, ulong key)
+    {
+        var (x, weights, indices) = (f.Inputs[0], f.Inputs[1], f.Inputs[2]);
+        Routes.Sort(indices, experts.Count, f.Saved[0], f.Saved[1]);
+        var routes = f.Saved[1].ToInts();
+        var (X, k, D, I) = (x.ToFloats(), weights.Width, x.Width, experts.Width);
+        var y = new double[X.Length];
+        var (g, u) = (new float[routes.Length * I], new float[routes.Length * I]);
+        var p = experts.Lora is null ? [] : f.Saved[4..].Select(t => new float[t.Count]).ToArray();
+        var layer = new Layer(experts, key);
+        for (var i = 0; i < routes.Length; i++)
+        {
+            var (route, e) = (routes[i], indices.Span<int>()[routes[i]]);
+            var input = Array.ConvertAll(X.AsSpan(route / k * D, D).ToArray(), v => (double)v);
+            var (gate, lowGate) = layer.Project(0, e, route, input);
+            var (up, lowUp) = layer.Project(1, e, route, input);
+            // The fast paths keep g and u in x's type: what they round, the definition rounds.
+            var hidden = new double[I];
+            for (var c = 0; c < I; c++)
+            {
+                (g[(i * I) + c], u[(i * I) + c]) = (Rounded(gate[c], x.Type), Rounded(up[c], x.Type));
+                hidden[c] = Rounded(Silu(g[(i * I) + c]) * u[(i * I) + c], x.Type);
+            }
+            var (output, lowDown) = layer.Project(2, e, route, hidden);
+            for (var c = 0; c < D; c++) y[(route / k * D) + c] += weights.Span<float>()[route] * Rounded(output[c], x.Type);
+            double[][] low = [lowGate, lowUp, lowDown];
+            for (var m = 0; m < p.Length; m++) Array.ConvertAll(low[m], v => (float)v).CopyTo(p[m], i * low[m].Length);
+        }
+        f.Outputs[0].Store(Array.ConvertAll(y, v => (float)v));
+        f.Saved[2].Store(g);
+        f.Saved[3].Store(u);
+        for (var m = 0; m < p.Length; m++) f.Saved[4 + m].Store(p[m]);
+    }
+
+    public static void Backward(Frame f, ExpertSet experts, ulong key, bool wantsParameters)
+    {
+        var (dy, x, weights, indices) = (f.Inputs[0].ToFloats(), f.Inputs[1].ToFloats(), f.Inputs[2], f.Inputs[3]);
+        var (routes, G, U) = (f.Inputs[5].ToInts(), f.Inputs[6].ToFloats(), f.Inputs[7].ToFloats());
+        var (k, D, I, type) = (weights.Width, f.Inputs[1].Width, experts.Width, f.Inputs[1].Type);
+        var (dx, dw) = (new double[x.Length], new float[routes.Length]);
+        var layer = new Layer(experts, key);
+        var sums = wantsParameters ? experts.Trained.Select(t => new double[t.Count]).ToArray() : null;
+        for (var i = 0; i < routes.Length; i++)
+        {
+            var (route, e) = (routes[i], indices.Span<int>()[routes[i]]);
+            var (token, weight) = (route / k, (double)weights.Span<float>()[route]);
+            var input = Array.ConvertAll(x.AsSpan(token * D, D).ToArray(), v => (double)v);
+            var dOut = Array.ConvertAll(dy.AsSpan(token * D, D).ToArray(), v => (double)v);
+            var hidden = new double[I];
+            for (var c = 0; c < I; c++) hidden[c] = Rounded(Silu(G[(i * I) + c]) * U[(i * I) + c], type);
+            var dHidden = layer.Back(2, e, route, dOut);
+            double dot = 0;
+            for (var c = 0; c < I; c++) dot += dHidden[c] * hidden[c];
+            dw[route] = (float)dot;
+            var (dGate, dUp) = (new double[I], new double[I]);
+            for (var c = 0; c < I; c++)
+            {
+                var (gate, up, s) = ((double)G[(i * I) + c], (double)U[(i * I) + c], 1 / (1 + Math.Exp(-G[(i * I) + c])));
+                dGate[c] = weight * dHidden[c] * up * s * (1 + (gate * (1 - s)));
+                dUp[c] = weight * dHidden[c] * gate * s;
+            }
+            var (fromGate, fromUp) = (layer.Back(0, e, route, dGate), layer.Back(1, e, route, dUp));
+            for (var c = 0; c < D; c++) dx[(token * D) + c] += fromGate[c] + fromUp[c];
+            if (sums is null) continue;
+            layer.AddGradient(0, e, route, input, dGate, sums);
+            layer.AddGradient(1, e, route, input, dUp, sums);
+            layer.AddGradient(2, e, route, hidden, Array.ConvertAll(dOut, v => v * weight), sums);
+        }
+        f.Outputs[0].Store(Array.ConvertAll(dx, v => (float)v));
+        f.Outputs[1].Store(dw);
+        for (var m = 0; sums is not null && m < sums.Length; m++) f.Outputs[2 + m].Store(Array.ConvertAll(sums[m], v => (float)v));
+    }
+
+    private static double Silu(double v) => v / (1 + Math.Exp(-v));
+
+    private static float Rounded(double value, DType type) => type == DType.BF16 ? Bf16.Round((float)value) : (float)value;
+
+    /// <summary>One layer's matrices as floats: projection 0 gate, 1 up, 2 down.</summary>
+    private sealed class Layer(ExpertSet experts, ulong key)
+    {
+        private readonly float[][][] _w = [.. new[] { experts.Gate, experts.Up, experts.Down }.Select(Read)];
+        private readonly float[][][] _a = experts.Lora is { } l ? [.. new[] { l.GateA, l.UpA, l.DownA }.Select(t => Read(Matrices.Stack(t)))] : [];
+        private readonly float[][][] _b = experts.Lora is { } l ? [.. new[] { l.GateB, l.UpB, l.DownB }.Select(t => Read(Matrices.Stack(t)))] : [];
+
+        /// <summary>W v + scale · B A (m∘v), and A (m∘v).</summary>
+        public (double[] Output, double[] Low) Project(int m, int e, int route, double[] v)
+        {
+            var output = Multiply(_w[m][e], v);
+            if (_a.Length == 0) return (output, []);
+            var low = Multiply(_a[m][e], Masked(m, route, v));
+            var update = Multiply(_b[m][e], low);
+            for (var i = 0; i < output.Length; i++) output[i] += experts.Lora!.Scale * update[i];
+            return (output, low);
+        }
+
+        /// <summary>Wᵀ d + m∘(Aᵀ q), q = scale · Bᵀ d.</summary>
+        public double[] Back(int m, int e, int route, double[] d)
+        {
+            var output = MultiplyTransposed(_w[m][e], d);
+            if (_a.Length == 0) return output;
+            var update = Masked(m, route, MultiplyTransposed(_a[m][e], Q(m, e, d)));
+            for (var i = 0; i < output.Length; i++) output[i] += update[i];
+            return output;
+        }
+
+        /// <summary>Adds dW, or dA and dB, of one route.</summary>
+        public void AddGradient(int m, int e, int route, double[] input, double[] d, double[][] sums)
+        {
+            if (_a.Length == 0)
+            {
+                AddOuter(sums[m], e * d.Length * input.Length, d, input, 1);
+                return;
+            }
+            var masked = Masked(m, route, input);
+            var q = Q(m, e, d);
+            AddOuter(sums[2 * m], e * q.Length * masked.Length, q, masked, 1);
+            AddOuter(sums[(2 * m) + 1], e * d.Length * q.Length, d, Multiply(_a[m][e], masked), experts.Lora!.Scale);
+        }
+
+        private static float[][] Read(Matrices matrices)
+        {
+            var all = new float[matrices.Count][];
+            for (var e = 0; e < all.Length; e++)
+            {
+                using var one = matrices[e];
+                all[e] = one.ToFloats();
+            }
+            return all;
+        }
+
+        private double[] Q(int m, int e, double[] d)
+        {
+            var q = MultiplyTransposed(_b[m][e], d);
+            for (var i = 0; i < q.Length; i++) q[i] *= experts.Lora!.Scale;
+            return q;
+        }
+
+        private double[] Masked(int m, int route, double[] v)
+        {
+            var mask = RoutedExperts.Mask(experts, key, m);
+            if (!mask.Active) return v;
+            var masked = new double[v.Length];
+            for (var i = 0; i < v.Length; i++) masked[i] = v[i] * mask.At(route, i);
+            return masked;
+        }
+
+        private static double[] Multiply(float[] w, double[] v)
+        {
+            var y = new double[w.Length / v.Length];
+            for (var i = 0; i < y.Length; i++)
+                for (var j = 0; j < v.Length; j++) y[i] += w[(i * v.Length) + j] * v[j];
+            return y;
+        }
+
+        private static double[] MultiplyTransposed(float[] w, double[] d)
+        {
+            var y = new double[w.Length / d.Length];
+            for (var i = 0; i < d.Length; i++)
+                for (var j = 0; j < y.Length; j++) y[j] += w[(i * y.Length) + j] * d[i];
+            return y;
+        }
+
+        private static void AddOuter(double[] sum, int at, double[] rows, double[] columns, double scale)
+        {
+            for (var i = 0; i < rows.Length; i++)
+                for (var j = 0; j < columns.Length; j++) sum[at + (i * columns.Length) + j] += scale * rows[i] * columns[j];
+        }
+    }
+}

@@ -1,0 +1,86 @@
+using System.Runtime.InteropServices;
+
+namespace KtNotebooks.Tensors;
+
+/// <summary>
+/// Native memory under one or more tensor views. The last view to go frees it; a forgotten one is freed by the finalizer of
+/// <see cref="SafeHandle"/>. The counts of alive buffers are what the leak tests look at.
+/// </summary>
+public abstract class Buffer : SafeHandle
+{
+    private static long _aliveCount;
+    private static long _aliveBytes;
+    private int _views;
+
+    protected Buffer(nint pointer, long byteLength, Device device)
+        : base(0, ownsHandle: true)
+    {
+        SetHandle(pointer);
+        ByteLength = byteLength;
+        Device = device;
+        Interlocked.Increment(ref _aliveCount);
+        Interlocked.Add(ref _aliveBytes, byteLength);
+    }
+
+    /// <summary>Buffers not yet freed in this process.</summary>
+    public static long AliveCount => Volatile.Read(ref _aliveCount);
+
+    public static long AliveBytes => Volatile.Read(ref _aliveBytes);
+
+    public long ByteLength { get; }
+
+    public Device Device { get; }
+
+    public override bool IsInvalid => handle == 0;
+
+    /// <summary>Address on <see cref="Device"/>.</summary>
+    internal nint Pointer => IsClosed ? throw new ObjectDisposedException(nameof(Tensor), "the tensor's memory has been freed") : handle;
+
+    /// <summary>True while exactly one tensor looks at this memory: only then may it be added to in place.</summary>
+    internal bool IsUnique => Volatile.Read(ref _views) == 1;
+
+    internal void Retain() => Interlocked.Increment(ref _views);
+
+    internal void Release()
+    {
+        if (Interlocked.Decrement(ref _views) == 0) Dispose();
+    }
+
+    protected sealed override bool ReleaseHandle()
+    {
+        Free(handle);
+        Interlocked.Decrement(ref _aliveCount);
+        Interlocked.Add(ref _aliveBytes, -ByteLength);
+        return true;
+    }
+
+    protected abstract void Free(nint pointer);
+}
+
+/// <summary>Host memory of our own, aligned to a cache line so that vector loads of a row start aligned.</summary>
+public sealed unsafe class HostBuffer : Buffer
+{
+    private const int Alignment = 64;
+
+    private HostBuffer(nint pointer, long byteLength)
+        : base(pointer, byteLength, Device.Cpu)
+    {
+    }
+
+    /// <summary>Uninitialised memory; at least one byte, so that empty tensors have an address.</summary>
+    public static HostBuffer Allocate(long byteLength)
+    {
+        var pointer = (nint)NativeMemory.AlignedAlloc((nuint)Math.Max(byteLength, 1), Alignment);
+        return new HostBuffer(pointer, byteLength);
+    }
+
+    protected override void Free(nint pointer) => NativeMemory.AlignedFree((void*)pointer);
+}
+
+/// <summary>Memory that belongs to someone else (a memory-mapped file) whom this buffer keeps alive.</summary>
+public sealed class BorrowedBuffer(nint pointer, long byteLength, object owner) : Buffer(pointer, byteLength, Device.Cpu)
+{
+    private object? _owner = owner;
+
+    protected override void Free(nint pointer) => _owner = null;
+}

@@ -1,0 +1,27 @@
+namespace KtNotebooks.Tensors;
+
+public enum DeviceKind
+{
+    Cpu,
+    Cuda,
+}
+
+/// <summary>Where a tensor's bytes are and where ops on it run: `cpu` or `cuda:N`.</summary>
+public readonly record struct Device(DeviceKind Kind, int Index)
+{
+    public static Device Cpu => new(DeviceKind.Cpu, 0);
+
+    public static Device Cuda(int index = 0) => new(DeviceKind.Cuda, index);
+
+    /// <exception cref="ArgumentException">Not `cpu`, `cuda` or `cuda:N`.</exception>
+    public static Device Parse(string text)
+    {
+        ArgumentNullException.ThrowIfNull(text);
+        if (text == "cpu") return Cpu;
+        if (text == "cuda") return Cuda();
+        if (text.StartsWith("cuda:", StringComparison.Ordinal) && int.TryParse(text.AsSpan(5), out var index) && index >= 0) return Cuda(index);
+        throw new ArgumentException($"device '{text}' is not known; write cpu, cuda or cuda:N");
+    }
+
+    public override string ToString() => Kind == DeviceKind.Cpu ? "cpu" : $"cuda:{Index}";
+}
