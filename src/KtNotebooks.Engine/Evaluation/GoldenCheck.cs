@@ -26,10 +26,10 @@ public static class GoldenCheck
     private sealed record Limits(double Logits, double Loss, double Gradients, double Adapter, double AgreeingTokens);
 
     /// <summary>
-    /// F32: DESIGN section 12's 2e-4. BF16 against an F32 reference: outputs within 1 % and gradients within 1.5 % in the mean are what BF16 gives; the largest single error of a few thousand logits after
-    /// three layers is about six times the mean error, gradients of small tensors more. The adapter after six steps is compared as a whole, since Adam turns a gradient's sign into a full step.
+    /// F32: DESIGN section 12's 2e-4, largest error. BF16 is measured by relative L2 distance: rounding moves a few tokens of a random model over the edge between two experts, which changes single logits by
+    /// 10 % and says nothing about the arithmetic; a wrong formula shows up as a distance near 1. Greedy tokens are shown in BF16, not judged.
     /// </summary>
-    private static Limits LimitsOf(DType type) => type == DType.F32 ? new Limits(2e-4, 2e-4, 2e-4, 2e-4, 1) : new Limits(0.06, 0.01, 0.12, 0.12, 0);
+    private static Limits LimitsOf(DType type) => type == DType.F32 ? new Limits(2e-4, 2e-4, 2e-4, 2e-4, 1) : new Limits(0.05, 0.005, 0.15, 0.03, 0);
 
     public static IReadOnlyList<GoldenResult> Run(string folder, DType type, CancellationToken cancel = default)
     {
