@@ -17,14 +17,30 @@ public sealed record AddedToken(
 /// <summary>Finds added tokens in a text: the leftmost, and of several there the longest.</summary>
 internal sealed class AddedTokenFinder
 {
-    private readonly Dictionary<char, AddedToken[]> _byFirst;
+    // A trie: (node, unit) → node; node 0 is the root. DeepSeek has 800 tokens that begin with '<', so a list of candidates would be slow.
+    private readonly Dictionary<(int Node, char Unit), int> _edges = [];
+    private readonly List<AddedToken?> _tokens = [null];
     private readonly SearchValues<char> _firsts;
 
     public AddedTokenFinder(IEnumerable<AddedToken> tokens)
     {
-        _byFirst = tokens.Where(t => t.Content.Length > 0).GroupBy(t => t.Content[0])
-            .ToDictionary(g => g.Key, g => g.OrderByDescending(t => t.Content.Length).ToArray());
-        _firsts = SearchValues.Create([.. _byFirst.Keys]);
+        var firsts = new HashSet<char>();
+        foreach (var token in tokens.Where(t => t.Content.Length > 0))
+        {
+            firsts.Add(token.Content[0]);
+            var node = 0;
+            foreach (var unit in token.Content)
+            {
+                if (!_edges.TryGetValue((node, unit), out var child))
+                {
+                    _edges[(node, unit)] = child = _tokens.Count;
+                    _tokens.Add(null);
+                }
+                node = child;
+            }
+            _tokens[node] = token;
+        }
+        _firsts = SearchValues.Create([.. firsts]);
     }
 
     /// <summary>
@@ -39,25 +55,31 @@ internal sealed class AddedTokenFinder
             if (jump < 0)
                 break;
             at += jump;
-            foreach (var token in _byFirst[text[at]])
+            if (Longest(text[at..]) is not { } token)
+                continue;
+            (start, end) = (at, at + token.Content.Length);
+            if (token.SingleWord && (TouchesWord(text, start - 1) || TouchesWord(text, end)))
             {
-                if (!text[at..].StartsWith(token.Content, StringComparison.Ordinal))
-                    continue;
-                (start, end) = (at, at + token.Content.Length);
-                if (token.SingleWord && (TouchesWord(text, start - 1) || TouchesWord(text, end)))
-                {
-                    at = end - 1; // what it covered is not looked at again, as upstream
-                    break;
-                }
-                while (token.LStrip && start > from && char.IsWhiteSpace(text[start - 1]))
-                    start--;
-                while (token.RStrip && end < text.Length && char.IsWhiteSpace(text[end]))
-                    end++;
-                return token;
+                at = end - 1; // what it covered is not looked at again, as upstream
+                continue;
             }
+            while (token.LStrip && start > from && char.IsWhiteSpace(text[start - 1]))
+                start--;
+            while (token.RStrip && end < text.Length && char.IsWhiteSpace(text[end]))
+                end++;
+            return token;
         }
         (start, end) = (text.Length, text.Length);
         return null;
+    }
+
+    private AddedToken? Longest(ReadOnlySpan<char> text)
+    {
+        AddedToken? longest = null;
+        var node = 0;
+        for (var i = 0; i < text.Length && _edges.TryGetValue((node, text[i]), out node); i++)
+            longest = _tokens[node] ?? longest;
+        return longest;
     }
 
     private static bool TouchesWord(ReadOnlySpan<char> text, int at)

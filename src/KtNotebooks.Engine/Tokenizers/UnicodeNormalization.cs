@@ -97,8 +97,9 @@ internal static class UnicodeNormalization
         var starter = -1;
         var lastClass = -1; // of the last character kept since the starter; -1: none
         var kept = 0;
-        foreach (var c in text)
+        for (var i = 0; i < text.Count; i++)
         {
+            var c = text[i];
             var mark = table.Class(c);
             if (starter >= 0 && lastClass < mark && Pair(table, text[starter], c) is int composite)
             {
