@@ -15,6 +15,12 @@ public abstract class Chart : IShowable
 
     public string Title { get; }
 
+    /// <summary>A quiet line under the title.</summary>
+    public string Subtitle { get; init; } = "";
+
+    /// <summary>Share of the work done, 0…1, as a bar above the data; null draws none.</summary>
+    public double? Progress { get; init; }
+
     /// <summary>CSS pixels.</summary>
     public double Width { get; init; } = 640;
 

@@ -134,6 +134,7 @@ public sealed class LineChart(string title = "", string x = "", string y = "") :
     {
         var text = new StringBuilder();
         if (Title.Length > 0) text.AppendLine(Title);
+        if (Subtitle.Length > 0) text.AppendLine(Subtitle);
         text.Append(TextPlot.Draw([.. _series.Select(s => (s.X, s.Y))], _logY, x));
         foreach (var s in _series) text.AppendLine(Summary(s));
         return text.ToString().TrimEnd();

@@ -72,11 +72,19 @@ internal sealed class Plot
         var scene = new Scene(chart.Width, chart.Height, description);
         var widest = left.Select(l => StrokeFont.Width(l, TickSize)).DefaultIfEmpty(0).Max();
         var x = Math.Ceiling(12 + (yName.Length > 0 ? NameSize + 8 : 0) + widest + 8);
-        double top = chart.Title.Length > 0 ? 38 : 16, bottom = xName.Length > 0 ? 48 : 30;
+        var top = (chart.Title.Length > 0 ? 38.0 : 16) + (chart.Subtitle.Length > 0 ? 16 : 0) + (chart.Progress is null ? 0 : 12);
+        double bottom = xName.Length > 0 ? 48 : 30;
         var area = new Box(x, top, Math.Max(20, chart.Width - x - right), Math.Max(20, chart.Height - top - bottom));
         var middle = area.X + area.Width / 2;
         if (chart.Title.Length > 0)
             scene.Text(middle, 24, Fit(chart.Title, chart.Width - 24, TitleSize, bold: true), TitleSize, Palette.Ink, Anchor.Middle, bold: true);
+        if (chart.Subtitle.Length > 0)
+            scene.Text(middle, chart.Title.Length > 0 ? 42 : 20, Fit(chart.Subtitle, chart.Width - 24, TickSize), TickSize, Palette.Quiet, Anchor.Middle);
+        if (chart.Progress is { } done)
+        {
+            scene.Rect(new(area.X, top - 16, area.Width, 4), Palette.Grid, 2);
+            if (done > 0) scene.Rect(new(area.X, top - 16, Math.Max(4, area.Width * Math.Min(1, done)), 4), Palette.Blue, 2);
+        }
         if (xName.Length > 0) scene.Text(middle, chart.Height - 10, xName, NameSize, Palette.Ink, Anchor.Middle);
         if (yName.Length > 0) scene.Text(12 + NameSize * 0.75, area.Y + area.Height / 2, yName, NameSize, Palette.Ink, Anchor.Middle, turn: -90);
         return new(scene, area);

@@ -91,8 +91,9 @@ internal sealed class Coverage(int width, int height)
         for (var x = 0; x < right; x++)
         {
             sum += area[x];
-            var a = Math.Min(Math.Abs(sum), 1f) * alpha;
-            if (x < left || a < 1f / 512) continue;
+            // Sixteen shades of an edge are all that the eye sees, and halve the PNG.
+            var a = MathF.Round(Math.Min(Math.Abs(sum), 1f) * 16) / 16 * alpha;
+            if (x < left || a == 0) continue;
             var pixel = rgb.Slice(x * 3, 3);
             pixel[0] = (byte)(pixel[0] + (color.R - pixel[0]) * a + 0.5f);
             pixel[1] = (byte)(pixel[1] + (color.G - pixel[1]) * a + 0.5f);

@@ -60,12 +60,29 @@ public sealed class Raster
                 AddArc(new(d.Center.X * _scale, d.Center.Y * _scale), d.Radius * _scale, 0, Math.Tau);
                 _coverage.Paint(_rgb, d.Color, Scaled(d.Clip));
                 break;
+            case Grid g:
+                DrawCells(g);
+                break;
             case Label l:
                 DrawText(l);
                 break;
             default:
                 throw new NotSupportedException($"[Raster] no rule for shape {shape.GetType().Name}");
         }
+    }
+
+    private void DrawCells(Grid grid)
+    {
+        int rows = grid.Cells.GetLength(0), columns = grid.Cells.GetLength(1);
+        double left = grid.Box.X * _scale, top = grid.Box.Y * _scale, width = grid.Box.Width * _scale, height = grid.Box.Height * _scale;
+        for (var y = Math.Max(0, (int)Math.Round(top)); y < Math.Min(Height, (int)Math.Round(top + height)); y++)
+            for (var x = Math.Max(0, (int)Math.Round(left)); x < Math.Min(Width, (int)Math.Round(left + width)); x++)
+            {
+                var row = Math.Clamp((int)((y + 0.5 - top) / height * rows), 0, rows - 1);
+                var color = grid.Cells[row, Math.Clamp((int)((x + 0.5 - left) / width * columns), 0, columns - 1)];
+                var pixel = (y * Width + x) * 3;
+                (_rgb[pixel], _rgb[pixel + 1], _rgb[pixel + 2]) = (color.R, color.G, color.B);
+            }
     }
 
     private void DrawText(Label label)

@@ -54,6 +54,9 @@ public sealed record Block(Box Box, Color Color, double Radius) : Shape;
 /// <summary>A filled circle.</summary>
 public sealed record Disc(Point Center, double Radius, Color Color, Box? Clip) : Shape;
 
+/// <summary>A grid of colours [row, column] stretched over a rectangle, each cell sharp.</summary>
+public sealed record Grid(Box Box, Color[,] Cells) : Shape;
+
 /// <summary>Text with its baseline at (<paramref name="At"/>), turned by <paramref name="Turn"/> degrees clockwise about that point.</summary>
 public sealed record Label(Point At, string Text, double Size, Color Color, Anchor Anchor, bool Bold, double Turn) : Shape;
 
@@ -83,6 +86,8 @@ public sealed class Scene(double width, double height, string description)
     public void Rect(Box box, Color color, double radius = 0) => _shapes.Add(new Block(box, color, radius));
 
     public void Circle(Point center, double radius, Color color, Box? clip = null) => _shapes.Add(new Disc(center, radius, color, clip));
+
+    public void Cells(Box box, Color[,] cells) => _shapes.Add(new Grid(box, cells));
 
     public void Text(double x, double y, string text, double size, Color color, Anchor anchor = Anchor.Start, bool bold = false, double turn = 0) =>
         _shapes.Add(new Label(new(x, y), text, size, color, anchor, bold, turn));

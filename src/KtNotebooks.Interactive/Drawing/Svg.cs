@@ -60,6 +60,12 @@ public static class Svg
                 svg.Append("/>");
                 CloseClip(svg, d.Clip);
                 break;
+            case Grid g:
+                // One pixel a cell: a rectangle for each would take a megabyte for the 58 x 256 experts of a large model.
+                svg.Append("<image x=\"").Append(Num(g.Box.X)).Append("\" y=\"").Append(Num(g.Box.Y)).Append("\" width=\"").Append(Num(g.Box.Width)).Append("\" height=\"")
+                    .Append(Num(g.Box.Height)).Append("\" preserveAspectRatio=\"none\" style=\"image-rendering:pixelated\" href=\"data:image/png;base64,")
+                    .Append(Convert.ToBase64String(CellsAsPng(g.Cells))).Append("\"/>\n");
+                break;
             case Label l:
                 svg.Append("<text x=\"").Append(Num(l.At.X)).Append("\" y=\"").Append(Num(l.At.Y)).Append("\" font-size=\"").Append(Num(l.Size)).Append('"');
                 if (l.Anchor != Anchor.Start) svg.Append(" text-anchor=\"").Append(l.Anchor == Anchor.Middle ? "middle" : "end").Append('"');
@@ -72,6 +78,18 @@ public static class Svg
             default:
                 throw new NotSupportedException($"[Svg] no rule for shape {shape.GetType().Name}");
         }
+    }
+
+    private static byte[] CellsAsPng(Color[,] cells)
+    {
+        int rows = cells.GetLength(0), columns = cells.GetLength(1);
+        var rgb = new byte[rows * columns * 3];
+        for (var i = 0; i < rows * columns; i++)
+        {
+            var color = cells[i / columns, i % columns];
+            (rgb[i * 3], rgb[i * 3 + 1], rgb[i * 3 + 2]) = (color.R, color.G, color.B);
+        }
+        return Png.Encode(rgb, columns, rows);
     }
 
     private static void Paint(StringBuilder svg, Color color)
