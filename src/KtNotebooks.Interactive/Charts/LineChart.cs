@@ -69,7 +69,7 @@ public sealed class LineChart(string title = "", string x = "", string y = "") :
             foreach (var run in Runs(s, plot, xAxis, yAxis))
             {
                 var line = Thin(run, plot.Area.Width);
-                all.AddRange(line);
+                all.AddRange(Along(line));
                 if (line.Count > 1) plot.Scene.Polyline(line, s.Color, s.Width, clip);
                 if (s.Markers || line.Count == 1)
                     foreach (var p in line) plot.Scene.Circle(p, s.Width + 1.25, s.Color, clip);
@@ -118,6 +118,18 @@ public sealed class LineChart(string title = "", string x = "", string y = "") :
             start = end;
         }
         return thin;
+    }
+
+    /// <summary>The line as points a few pixels apart: what a legend would hide.</summary>
+    private static IEnumerable<Point> Along(List<Point> line)
+    {
+        yield return line[0];
+        for (var i = 1; i < line.Count; i++)
+        {
+            var (p, q) = (line[i - 1], line[i]);
+            var steps = Math.Max(1, (int)((Math.Abs(q.X - p.X) + Math.Abs(q.Y - p.Y)) / 8));
+            for (var k = 1; k <= steps; k++) yield return new(p.X + (q.X - p.X) * k / steps, p.Y + (q.Y - p.Y) * k / steps);
+        }
     }
 
     private string Describe() => (Title.Length > 0 ? Title + ": " : "") + string.Join("; ", _series.Select(Summary));

@@ -14,7 +14,7 @@ internal sealed class Axis
         _log = log;
         (_low, _high) = log ? (Math.Log10(low), Math.Log10(high)) : (low, high);
         Marks = [.. ticks.Where(t => t >= low - (high - low) * 1e-9 && t <= high + (high - low) * 1e-9)];
-        Labels = Ticks.Labels(Marks);
+        Labels = log ? [.. Marks.Select(m => Ticks.Labels([m])[0])] : Ticks.Labels(Marks); // decades share no number of decimals
     }
 
     /// <summary>The marks inside the range.</summary>

@@ -8,7 +8,7 @@ namespace KtNotebooks.Interactive;
 public sealed class LiveDisplay : IDisposable
 {
     private readonly Func<bool, MimeBundle> _draw;
-    private readonly IDisplayHost? _host = Display.Host;
+    private readonly IDisplayHost? _host;
     private readonly string _id = "kt-" + Guid.NewGuid().ToString("N");
     private readonly TimeSpan _interval;
     private readonly TimeProvider _time;
@@ -20,10 +20,13 @@ public sealed class LiveDisplay : IDisposable
 
     /// <param name="draw">The current state; called with true for the last one (draw it whole) and false for those in between (draw it quickly), never by two threads at once.</param>
     /// <param name="interval">The shortest time between two updates; null is 250 ms.</param>
-    /// <param name="time">For tests.</param>
-    public LiveDisplay(Func<bool, MimeBundle> draw, TimeSpan? interval = null, TimeProvider? time = null)
+    /// <param name="host">Where to show it; null takes <see cref="Display.Host"/>.</param>
+    /// <param name="time">The clock; null is the system's.</param>
+    public LiveDisplay(Func<bool, MimeBundle> draw, TimeSpan? interval = null, IDisplayHost? host = null, TimeProvider? time = null)
     {
+        ArgumentNullException.ThrowIfNull(draw);
         _draw = draw;
+        _host = host ?? Display.Host;
         _interval = interval ?? TimeSpan.FromMilliseconds(250);
         _time = time ?? TimeProvider.System;
         _lastSent = _time.GetTimestamp();

@@ -20,10 +20,10 @@ public sealed class TrainingView : IShowable, IDisposable
     private string _status = "waiting for the first step";
     private double _progress;
 
-    public TrainingView(string title = "training loss", TimeSpan? interval = null, TimeProvider? time = null)
+    public TrainingView(string title = "training loss", TimeSpan? interval = null, IDisplayHost? host = null, TimeProvider? time = null)
     {
         _title = title;
-        _display = new(final => final ? Show() : Draw().Preview(), interval, time);
+        _display = new(final => final ? Show() : Draw().Preview(), interval, host, time);
     }
 
     /// <summary>Adds one logged step. Returns at once; drawing happens elsewhere.</summary>
