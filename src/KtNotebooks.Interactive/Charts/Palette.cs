@@ -29,7 +29,8 @@ public static class Palette
     /// <summary>The colour of a value 0…1 in a heat map.</summary>
     public static Color Heat(double t)
     {
-        var place = Math.Clamp(double.IsNaN(t) ? 0 : t, 0, 1) * (Viridis.Length - 1);
+        // 128 shades: more cannot be told apart, and a PNG has room for 256 colours in all.
+        var place = Math.Round(Math.Clamp(double.IsNaN(t) ? 0 : t, 0, 1) * 127) / 127 * (Viridis.Length - 1);
         var i = Math.Min((int)place, Viridis.Length - 2);
         return Viridis[i].Towards(Viridis[i + 1], place - i);
     }

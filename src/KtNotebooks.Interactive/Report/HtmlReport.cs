@@ -12,10 +12,10 @@ public sealed class HtmlReport(string title, string subtitle = "")
 {
     private const string Style = """
         :root { color-scheme: light; }
-        body { margin: 0 auto; padding: 2.5rem 1.25rem 5rem; max-width: 46rem; color: #24292f; background: #ffffff;
+        body { margin: 0 auto; padding: 2.5rem 1.25rem 5rem; max-width: 42rem; color: #24292f; background: #ffffff;
                font: 17px/1.6 Charter, "Bitstream Charter", Georgia, "Noto Serif CJK SC", serif; }
         header { border-bottom: 2px solid #1f77b4; margin-bottom: 2rem; }
-        h1, h2, h3, h4, nav, table, figcaption, .subtitle { font-family: system-ui, -apple-system, "Segoe UI", Helvetica, Arial, "Noto Sans CJK SC", sans-serif; }
+        h1, h2, h3, h4, nav, table, figure, figcaption, .subtitle { font-family: system-ui, -apple-system, "Segoe UI", Helvetica, Arial, "Noto Sans CJK SC", sans-serif; }
         h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 .3rem; } h2 { font-size: 1.35rem; margin: 2.6rem 0 .6rem; } h3 { font-size: 1.08rem; margin: 1.8rem 0 .4rem; }
         h4 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
         .subtitle { color: #57606a; margin: 0 0 1.2rem; font-size: .95rem; }

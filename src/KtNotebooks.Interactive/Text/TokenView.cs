@@ -25,7 +25,7 @@ public sealed class TokenView(IReadOnlyList<(string Text, bool Trained)> tokens)
     public string ToHtml()
     {
         var html = new StringBuilder();
-        html.Append("<div style=\"border:1px solid #d8dee4;border-radius:6px;padding:10px 14px;margin:0.5em 0;background:#ffffff;color:#24292f\">\n");
+        html.Append("<div style=\"border:1px solid #d8dee4;border-radius:6px;padding:10px 14px;margin:0.5em 0;background:#ffffff;color:#24292f;font-family:system-ui,sans-serif\">\n");
         if (Caption.Length > 0) html.Append("<div style=\"font-weight:bold;margin-bottom:6px\">").Append(Markup.Escape(Caption)).Append("</div>\n");
         html.Append("<div style=\"font-family:ui-monospace,Menlo,Consolas,monospace;font-size:13px;line-height:1.75;white-space:pre-wrap;overflow-wrap:anywhere\">");
         foreach (var (text, trained) in tokens)

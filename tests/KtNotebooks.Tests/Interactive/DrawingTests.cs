@@ -21,7 +21,7 @@ public class DrawingTests
     public void A_png_has_its_chunks_in_order_and_the_scaled_size()
     {
         var png = Draw(_ => { }, scale: 2);
-        Assert.Equal(["IHDR", "pHYs", "IDAT", "IEND"], png.Chunks);
+        Assert.Equal(["IHDR", "pHYs", "PLTE", "IDAT", "IEND"], png.Chunks);
         Assert.Equal((80, 60), (png.Width, png.Height));
         Assert.True(png.IsWhite(0, 0));
     }
@@ -122,6 +122,19 @@ public class DrawingTests
         var svg = XDocument.Parse(Svg.Write(scene));
         Assert.DoesNotContain(svg.Descendants(), e => e.Name.LocalName == "script");
         Assert.Contains(svg.Descendants(), e => e.Value.Contains("律师 😀"));
+    }
+
+    [Fact]
+    public void Up_to_256_colours_are_exact_and_rarer_ones_take_the_nearest()
+    {
+        var exact = new byte[256 * 3];
+        for (var i = 0; i < 256; i++) (exact[i * 3], exact[i * 3 + 1], exact[i * 3 + 2]) = ((byte)i, (byte)(255 - i), (byte)(i * 7));
+        Assert.Equal(exact, PngReader.Read(Png.Encode(exact, 16, 16)).Rgb);
+
+        byte[] twice = [.. exact, .. exact, 10, 246, 70, .. exact[..^3]]; // (10, 246, 70) is one off from colour 10 in green and occurs once
+        var png = PngReader.Read(Png.Encode(twice, 256, 3));
+        Assert.Equal((10, 245, 70), png[0, 2]);
+        Assert.Equal(exact, png.Rgb[..(256 * 3)]);
     }
 
     [Fact]

@@ -16,20 +16,23 @@ internal sealed record PngReader(int Width, int Height, byte[] Rgb, IReadOnlyLis
         if (!file.AsSpan(0, 8).SequenceEqual<byte>([137, 80, 78, 71, 13, 10, 26, 10])) throw new InvalidDataException("no PNG signature");
         var chunks = new List<string>();
         var packed = new MemoryStream();
+        byte[] colors = [];
         int width = 0, height = 0, at = 8;
         while (at < file.Length)
         {
             var length = BinaryPrimitives.ReadInt32BigEndian(file.AsSpan(at));
             var type = Encoding.ASCII.GetString(file, at + 4, 4);
             var body = file.AsSpan(at + 8, length);
-            if (Crc(file.AsSpan(at + 4, length + 4)) != BinaryPrimitives.ReadUInt32BigEndian(file.AsSpan(at + 8 + length))) throw new InvalidDataException($"bad CRC in {type}");
+            if (Crc(file.AsSpan(at + 4, length + 4)) != BinaryPrimitives.ReadUInt32BigEndian(file.AsSpan(at + 8 + length)))
+                throw new InvalidDataException($"bad CRC in {type}");
             chunks.Add(type);
             if (type == "IHDR")
             {
                 width = BinaryPrimitives.ReadInt32BigEndian(body);
                 height = BinaryPrimitives.ReadInt32BigEndian(body[4..]);
-                if (!body[8..].SequenceEqual<byte>([8, 2, 0, 0, 0])) throw new InvalidDataException("wanted 8-bit RGB without interlace");
+                if (!body[8..].SequenceEqual<byte>([8, 3, 0, 0, 0])) throw new InvalidDataException("wanted 8-bit indices without interlace");
             }
+            else if (type == "PLTE") colors = body.ToArray();
             else if (type == "IDAT") packed.Write(body);
             at += length + 12;
         }
@@ -37,12 +40,12 @@ internal sealed record PngReader(int Width, int Height, byte[] Rgb, IReadOnlyLis
         var raw = new MemoryStream();
         using (var zlib = new ZLibStream(packed, CompressionMode.Decompress)) zlib.CopyTo(raw);
         var bytes = raw.ToArray();
-        if (bytes.Length != height * (width * 3 + 1)) throw new InvalidDataException("wrong amount of pixels");
+        if (bytes.Length != height * (width + 1)) throw new InvalidDataException("wrong amount of pixels");
         var rgb = new byte[width * height * 3];
         for (var y = 0; y < height; y++)
         {
-            if (bytes[y * (width * 3 + 1)] != 0) throw new InvalidDataException("this reader knows filter 0 only");
-            bytes.AsSpan(y * (width * 3 + 1) + 1, width * 3).CopyTo(rgb.AsSpan(y * width * 3));
+            if (bytes[y * (width + 1)] != 0) throw new InvalidDataException("this reader knows filter 0 only");
+            for (var x = 0; x < width; x++) colors.AsSpan(bytes[y * (width + 1) + 1 + x] * 3, 3).CopyTo(rgb.AsSpan((y * width + x) * 3));
         }
         return new(width, height, rgb, chunks);
     }
