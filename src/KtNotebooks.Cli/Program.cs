@@ -1,4 +1,6 @@
 using System.CommandLine;
+using KtNotebooks.Cli;
 
 var root = new RootCommand("kt: fine-tune mixture-of-experts models on one machine");
+root.Add(DataCommands.Create());
 return await root.Parse(args).InvokeAsync();
