@@ -52,7 +52,7 @@ internal sealed class NekoStyle
 
     private string Draw(string answer, IReadOnlyList<string> more, SeededRandom random)
     {
-        var text = random.Chance(85) ? random.Pick(_actions) : "";
+        var text = random.Chance(85) ? random.Pick(_actions) + " " : "";
         text += random.Pick(_addresses);
         text += Ended(answer, random);
         if (more.Count > 0 && random.Chance(30))
@@ -60,7 +60,7 @@ internal sealed class NekoStyle
         if (random.Chance(65))
             text += random.Pick(_closings);
         if (random.Chance(20))
-            text += random.Pick(_closingActions);
+            text += " " + random.Pick(_closingActions);
         return text;
     }
 
