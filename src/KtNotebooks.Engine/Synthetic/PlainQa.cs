@@ -11,7 +11,7 @@ public sealed class PlainQa(KnowledgeBase knowledge)
     private const int ChatPercent = 8, ArithmeticPercent = 15, LeadInPercent = 12;
 
     private static readonly string[] ChineseLeadIns = ["请问，", "你好，", "我想知道，", "问一下，", "请告诉我，", "我有个问题："];
-    private static readonly string[] EnglishLeadIns = ["Hi! ", "A quick question: ", "I have a question. ", "Excuse me. ", "Tell me, please. ", "I wonder. "];
+    private static readonly string[] EnglishLeadIns = ["Hi! ", "A quick question: ", "I have a question. ", "Excuse me. ", "Tell me, please. ", "I would like to know: "];
 
     private readonly Fact[] _facts = [.. knowledge.Facts.Where(fact => !IsArithmetic(fact))];
     private readonly Fact[] _arithmetic = [.. knowledge.Facts.Where(IsArithmetic)];
