@@ -1,7 +1,13 @@
 using System.CommandLine;
+using System.Globalization;
 
 using KtNotebooks.Cli;
 
-var root = new RootCommand("kt: fine-tune mixture-of-experts models on one machine");
-root.Add(VerifyCommand.Create());
-return await root.Parse(args).InvokeAsync();
+CultureInfo.DefaultThreadCurrentCulture = CultureInfo.CurrentCulture = CultureInfo.InvariantCulture;
+Console.OutputEncoding = System.Text.Encoding.UTF8;
+var root = new RootCommand("kt: fine-tune mixture-of-experts models on one machine")
+{
+    VerifyCommand.Create(),
+    DataCommands.Create(),
+};
+return await Failures.Guard(() => root.Parse(args).InvokeAsync(new InvocationConfiguration { EnableDefaultExceptionHandler = false }));
