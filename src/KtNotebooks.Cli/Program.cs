@@ -7,6 +7,8 @@ CultureInfo.DefaultThreadCurrentCulture = CultureInfo.CurrentCulture = CultureIn
 Console.OutputEncoding = System.Text.Encoding.UTF8;
 var root = new RootCommand("kt: fine-tune mixture-of-experts models on one machine")
 {
+    TrainCommands.CreateTrain(),
+    TrainCommands.CreatePretrain(),
     VerifyCommand.Create(),
     DataCommands.Create(),
 };
