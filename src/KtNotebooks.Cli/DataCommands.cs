@@ -20,12 +20,16 @@ internal static class DataCommands
         var command = new Command("plain-qa", "Plain bilingual questions and answers, for pre-training the tiny model") { file, rows, seed, source };
         command.SetAction(result => Run(() =>
         {
-            var taken = new PlainQa(KnowledgeBase.Load(result.GetValue(source))).Take(result.GetValue(rows), result.GetValue(seed));
+            var knowledge = KnowledgeBase.Load(result.GetValue(source));
+            var plain = new PlainQa(knowledge);
+            var taken = plain.Take(result.GetValue(rows), result.GetValue(seed));
             var target = result.GetRequiredValue(file);
             target.Directory?.Create();
             using var writer = new StreamWriter(target.FullName) { NewLine = "\n" };
             foreach (var row in taken)
                 writer.WriteLine(row.ToJson());
+            foreach (var language in Enum.GetValues<Language>())
+                Console.WriteLine($"{language}: {knowledge.Facts.Count(fact => fact.Language == language)} facts, {plain.CountDistinct(language)} different rows");
             Console.WriteLine($"{taken.Count} rows → {target.FullName}");
         }));
         return command;

@@ -76,7 +76,8 @@ internal static class Arithmetic
             [$"And before {n}?"]),
     ];
 
-    private static Fact[] Pair(string id, string group, string[] zhAsk, string[] zhAnswer, string[] zhFollow, string[] enAsk, string[] enAnswer, string[] enFollow) =>
+    private static Fact[] Pair(string id, string group,
+        string[] zhAsk, string[] zhAnswer, string[] zhFollow, string[] enAsk, string[] enAnswer, string[] enFollow) =>
     [
         Make(Language.Chinese, zhAsk, zhAnswer, zhFollow, id, group),
         Make(Language.English, enAsk, enAnswer, enFollow, id, group),

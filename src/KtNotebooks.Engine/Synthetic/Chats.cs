@@ -7,7 +7,8 @@ internal sealed class Chats
 {
     private static readonly (string Thanks, string Reply)[] ChineseThanks =
     [
-        ("谢谢。", "不客气。"), ("谢谢你！", "不用谢，很高兴能帮到你。"), ("明白了，谢谢。", "不客气，还有问题可以接着问。"), ("知道了。", "好的，还想知道什么可以问我。"),
+        ("谢谢。", "不客气。"), ("谢谢你！", "不用谢，很高兴能帮到你。"), ("明白了，谢谢。", "不客气，还有问题可以接着问。"),
+        ("知道了。", "好的，还想知道什么可以问我。"),
         ("原来是这样。", "是的，就是这样。"),
     ];
 
@@ -24,7 +25,8 @@ internal sealed class Chats
     public Chats(IReadOnlyList<Fact> facts)
     {
         _facts = [.. facts.Where(fact => !fact.SmallTalk)];
-        _groups = facts.Where(fact => fact.FollowUps.Count > 0).GroupBy(fact => (fact.Group, fact.Language)).ToDictionary(group => group.Key, group => group.ToArray());
+        _groups = facts.Where(fact => fact.FollowUps.Count > 0).GroupBy(fact => (fact.Group, fact.Language))
+            .ToDictionary(group => group.Key, group => group.ToArray());
         _byLanguage = _facts.GroupBy(fact => fact.Language).ToDictionary(group => group.Key, group => group.ToArray());
     }
 
@@ -33,7 +35,8 @@ internal sealed class Chats
         var first = random.Pick(_facts);
         string[][] history = [[random.Pick(first.Questions), random.Pick(first.Answers)]];
         var isChinese = first.Language == Language.Chinese;
-        if (_groups.TryGetValue((first.Group, first.Language), out var group) && random.Chance(60) && random.Pick(group) is var next && next.Id != first.Id)
+        if (_groups.TryGetValue((first.Group, first.Language), out var group) && random.Chance(60)
+            && random.Pick(group) is var next && next.Id != first.Id)
             return new QaRow(random.Pick(next.FollowUps), random.Pick(next.Answers)) { History = history };
         if (random.Chance(50))
         {

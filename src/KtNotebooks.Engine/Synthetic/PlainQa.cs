@@ -7,11 +7,14 @@ namespace KtNotebooks.Synthetic;
 /// </summary>
 public sealed class PlainQa(KnowledgeBase knowledge)
 {
-    // Two-turn chats per hundred rows, arithmetic per hundred others, polite lead-ins per hundred questions.
+    // Two-turn chats per hundred rows, arithmetic per hundred others, lead-ins per hundred sentences with a question mark.
     private const int ChatPercent = 8, ArithmeticPercent = 15, LeadInPercent = 12;
 
     private static readonly string[] ChineseLeadIns = ["请问，", "你好，", "我想知道，", "问一下，", "请告诉我，", "我有个问题："];
-    private static readonly string[] EnglishLeadIns = ["Hi! ", "A quick question: ", "I have a question. ", "Excuse me. ", "Tell me, please. ", "I would like to know: "];
+    private static readonly string[] EnglishLeadIns =
+    [
+        "Hi! ", "A quick question: ", "I have a question. ", "Excuse me. ", "Tell me, please. ", "I would like to know: ",
+    ];
 
     private readonly Fact[] _facts = [.. knowledge.Facts.Where(fact => !IsArithmetic(fact))];
     private readonly Fact[] _arithmetic = [.. knowledge.Facts.Where(IsArithmetic)];
@@ -71,7 +74,7 @@ public sealed class PlainQa(KnowledgeBase knowledge)
         variant /= fact.Answers.Count;
         if (variant > 0)
             answer = Joined(fact.Language, answer, fact.More[variant - 1]);
-        if (!fact.SmallTalk && random.Chance(LeadInPercent))
+        if (!fact.SmallTalk && question[^1] is '？' or '?' && random.Chance(LeadInPercent))
             question = random.Pick(fact.Language == Language.Chinese ? ChineseLeadIns : EnglishLeadIns) + question;
         return new QaRow(question, answer);
     }

@@ -42,9 +42,10 @@ public sealed class PlainQaTests
     public void Every_fact_is_met_early()
     {
         var facts = Knowledge.Facts.Where(fact => !fact.Group.StartsWith("arithmetic/")).ToArray();
-        var seen = Plain.Stream(3).Take(facts.Length * 3 / 2).Select(row => KnowledgeBase.Normal(row.Instruction)).ToList();
-        // A lead-in may stand before the question.
-        var missing = facts.Where(fact => !fact.Questions.Any(question => seen.Any(s => s.EndsWith(KnowledgeBase.Normal(question))))).ToArray();
+        // A lead-in may stand before a question, so every tail of what was asked counts.
+        var seen = Plain.Stream(3).Take(facts.Length * 3 / 2).Select(row => KnowledgeBase.Normal(row.Instruction))
+            .SelectMany(asked => Enumerable.Range(0, asked.Length).Select(start => asked[start..])).ToHashSet();
+        var missing = facts.Where(fact => !fact.Questions.Any(question => seen.Contains(KnowledgeBase.Normal(question))));
         Assert.Empty(missing.Select(fact => fact.Id));
     }
 
