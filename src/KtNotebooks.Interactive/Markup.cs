@@ -5,6 +5,10 @@ namespace KtNotebooks.Interactive;
 /// <summary>Text to HTML and XML.</summary>
 internal static class Markup
 {
+    /// <summary>The caption of an HTML table.</summary>
+    public static string Caption(string text) =>
+        $"<caption style=\"caption-side:top;text-align:left;font-weight:bold;padding:4px 0\">{Escape(text)}</caption>\n";
+
     /// <summary>
     /// Escapes text for the body or a quoted attribute of HTML and XML. What XML cannot carry at all (control characters, lone surrogates) becomes U+FFFD.
     /// </summary>

@@ -27,14 +27,15 @@ public sealed class BarChart(string title, IReadOnlyList<string> categories, str
     {
         var series = new Series(name, [.. values], errors is null ? null : [.. errors], color ?? Palette.At(_series.Count));
         if (series.Values.Length != categories.Count || (series.Errors is { } e && e.Length != categories.Count))
-            throw new ArgumentException($"[BarChart] '{name}': wanted {categories.Count} values (and errors), one for each category, got {series.Values.Length}", nameof(values));
+            throw new ArgumentException($"[BarChart] '{name}': wanted {categories.Count} values (and errors), one a category, got {series.Values.Length}", nameof(values));
         _series.Add(series);
         return this;
     }
 
     internal override Scene Draw()
     {
-        var ends = _series.SelectMany(s => s.Values.SelectMany((v, i) => new[] { v - Error(s, i), v + Error(s, i) })).Where(double.IsFinite).Append(0).ToArray();
+        var tips = _series.SelectMany(s => s.Values.SelectMany((v, i) => new[] { v - Error(s, i), v + Error(s, i) }));
+        var ends = tips.Where(double.IsFinite).Append(0).ToArray();
         var axis = Axis.Nice(ends.Min(), ends.Max(), 6);
         var plot = Plot.Begin(this, Describe(), axis.Labels, y, x);
         plot.DrawYGrid(axis);
@@ -79,14 +80,18 @@ public sealed class BarChart(string title, IReadOnlyList<string> categories, str
 
     private static double Error(Series s, int i) => s.Errors is { } e && double.IsFinite(e[i]) ? Math.Abs(e[i]) : 0;
 
-    private string Describe() => $"{Title}: {string.Join("; ", _series.Select(s => s.Name + " " + string.Join(", ", s.Values.Select((v, i) => $"{categories[i]} {Ticks.Format(v)}"))))}";
+    private string Describe() => $"{Title}: {string.Join("; ", _series.Select(Summary))}";
+
+    private string Summary(Series s) => s.Name + " " + string.Join(", ", s.Values.Select((v, i) => $"{categories[i]} {Ticks.Format(v)}"));
 
     public override string ToText()
     {
         var text = new StringBuilder();
         if (Title.Length > 0) text.AppendLine(Title);
         var most = _series.SelectMany(s => s.Values).Where(double.IsFinite).Select(Math.Abs).DefaultIfEmpty(1).Max();
-        var rows = categories.SelectMany((c, i) => _series.Select(s => (Name: _series.Count > 1 ? $"{c} / {s.Name}" : c, Value: s.Values[i], Error: Error(s, i)))).ToArray();
+        var rows = categories
+            .SelectMany((c, i) => _series.Select(s => (Name: _series.Count > 1 ? $"{c} / {s.Name}" : c, Value: s.Values[i], Error: Error(s, i))))
+            .ToArray();
         var name = rows.Select(r => TextWidth.Of(r.Name)).DefaultIfEmpty(0).Max();
         var number = rows.Select(r => Ticks.Format(r.Value).Length).DefaultIfEmpty(0).Max();
         foreach (var row in rows)

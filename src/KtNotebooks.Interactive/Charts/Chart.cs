@@ -3,7 +3,8 @@ using KtNotebooks.Interactive.Drawing;
 namespace KtNotebooks.Interactive;
 
 /// <summary>
-/// A picture with numbers. Shown as image/svg+xml, image/png and text/plain and never as text/html: where html is present it beats the images, and GitHub would gut it.
+/// A picture with numbers. Shown as image/svg+xml, image/png and text/plain and never as text/html: where html is present it beats the images, and GitHub
+/// would gut it.
 /// </summary>
 [TypeFormatterSource(typeof(ShowableFormatters), PreferredMimeTypes = ["image/svg+xml", "text/plain"])]
 public abstract class Chart : IShowable

@@ -70,7 +70,8 @@ public sealed class Histogram : Chart
 
     private string Summary() =>
         (_sorted.Length == 0 ? "no finite values"
-            : $"{_sorted.Length} values, lowest {Ticks.Format(_sorted[0])}, median {Ticks.Format(_sorted[_sorted.Length / 2])}, highest {Ticks.Format(_sorted[^1])}")
+            : $"{_sorted.Length} values, lowest {Ticks.Format(_sorted[0])}, median {Ticks.Format(_sorted[_sorted.Length / 2])}, "
+                + $"highest {Ticks.Format(_sorted[^1])}")
         + (_skipped > 0 ? $", {_skipped} not finite" : "");
 
     public override string ToText()
@@ -80,8 +81,10 @@ public sealed class Histogram : Chart
         var labels = Ticks.Labels(_edges);
         int width = labels.Max(l => l.Length), count = _counts.Max().ToString().Length;
         for (var i = 0; i < _counts.Length; i++)
-            text.Append(labels[i].PadLeft(width)).Append(" … ").Append(labels[i + 1].PadLeft(width)).Append("  ").Append(_counts[i].ToString().PadLeft(count)).Append("  ")
-                .AppendLine(TextWidth.Bar(_counts[i] / (double)Math.Max(1, _counts.Max()), 40));
+        {
+            var bar = TextWidth.Bar(_counts[i] / (double)Math.Max(1, _counts.Max()), 40);
+            text.AppendLine($"{labels[i].PadLeft(width)} … {labels[i + 1].PadLeft(width)}  {_counts[i].ToString().PadLeft(count)}  {bar}".TrimEnd());
+        }
         return text.Append(Summary()).ToString();
     }
 }

@@ -52,11 +52,12 @@ public sealed class LineChart(string title = "", string x = "", string y = "") :
 
     internal override Scene Draw()
     {
-        var shown = _series.SelectMany(s => s.X.Zip(s.Y)).Where(p => double.IsFinite(p.First) && double.IsFinite(p.Second) && (!_logY || p.Second > 0)).ToArray();
+        var shown = _series.SelectMany(s => s.X.Zip(s.Y))
+            .Where(p => double.IsFinite(p.First) && double.IsFinite(p.Second) && (!_logY || p.Second > 0)).ToArray();
         double lowX = Low(shown.Select(p => p.First)), highX = High(shown.Select(p => p.First));
         double lowY = Low(shown.Select(p => p.Second)), highY = High(shown.Select(p => p.Second));
         var yAxis = _logY ? Axis.Log(lowY, highY) : Axis.Nice(lowY, highY, 6);
-        var xAxis = Axis.Tight(lowX, highX, (int)Math.Clamp(Width / 80, 2, 10));
+        var xAxis = Axis.Tight(lowX, highX, (int)Math.Clamp(Width / 80, 2, 10), whole: shown.All(p => p.First == Math.Floor(p.First)));
         var plot = Plot.Begin(this, Describe(), yAxis.Labels, y, x);
         plot.DrawXGrid(xAxis);
         plot.DrawYGrid(yAxis);
@@ -139,7 +140,8 @@ public sealed class LineChart(string title = "", string x = "", string y = "") :
         var finite = s.Y.Where(double.IsFinite).ToArray();
         if (finite.Length == 0) return $"{s.Name}: no finite values";
         var least = Array.IndexOf(s.Y, finite.Min());
-        return $"{s.Name}: {finite.Length} points, first {Ticks.Format(finite[0])}, last {Ticks.Format(finite[^1])}, lowest {Ticks.Format(s.Y[least])} at {Ticks.Format(s.X[least])}";
+        return $"{s.Name}: {finite.Length} {(finite.Length == 1 ? "point" : "points")}, first {Ticks.Format(finite[0])}, last {Ticks.Format(finite[^1])}, "
+            + $"lowest {Ticks.Format(s.Y[least])} at {Ticks.Format(s.X[least])}";
     }
 
     public override string ToText()

@@ -14,7 +14,10 @@ public static class Palette
     public static readonly Color Grid = Color.Hex("#e7eaee");
 
     private static readonly Color[] Series =
-        [Blue, Color.Hex("#e69f00"), Color.Hex("#009e73"), Color.Hex("#d55e00"), Color.Hex("#cc79a7"), Color.Hex("#56b4e9"), Color.Hex("#7a6a00"), Color.Hex("#4d4d4d")];
+    [
+        Blue, Color.Hex("#e69f00"), Color.Hex("#009e73"), Color.Hex("#d55e00"),
+        Color.Hex("#cc79a7"), Color.Hex("#56b4e9"), Color.Hex("#7a6a00"), Color.Hex("#4d4d4d"),
+    ];
 
     /// <summary>Nine samples of viridis: even in brightness, so that it also reads in grey.</summary>
     private static readonly Color[] Viridis =

@@ -9,7 +9,7 @@ internal sealed class Axis
     private readonly double _low;
     private readonly double _high;
 
-    private Axis(double low, double high, double[] ticks, bool log)
+    private Axis(double low, double high, IEnumerable<double> ticks, bool log)
     {
         _log = log;
         (_low, _high) = log ? (Math.Log10(low), Math.Log10(high)) : (low, high);
@@ -28,11 +28,11 @@ internal sealed class Axis
         return new(ticks[0], ticks[^1], ticks, log: false);
     }
 
-    /// <summary>Exactly the range of the data, marks inside it.</summary>
-    public static Axis Tight(double low, double high, int most)
+    /// <summary>Exactly the range of the data, marks inside it; with <paramref name="whole"/> only at whole numbers, as for steps.</summary>
+    public static Axis Tight(double low, double high, int most, bool whole = false)
     {
         (low, high) = Ticks.Usable(low, high);
-        return new(low, high, Ticks.Linear(low, high, most), log: false);
+        return new(low, high, Ticks.Linear(low, high, most).Where(t => !whole || t == Math.Floor(t)), log: false);
     }
 
     public static Axis Log(double low, double high)

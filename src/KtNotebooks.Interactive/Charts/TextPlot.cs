@@ -10,7 +10,8 @@ internal static class TextPlot
 
     public static string Draw(IReadOnlyList<(double[] X, double[] Y)> series, bool logY, string xName)
     {
-        var points = series.SelectMany(s => s.X.Zip(s.Y)).Where(p => double.IsFinite(p.First) && double.IsFinite(p.Second) && (!logY || p.Second > 0)).ToArray();
+        var points = series.SelectMany(s => s.X.Zip(s.Y))
+            .Where(p => double.IsFinite(p.First) && double.IsFinite(p.Second) && (!logY || p.Second > 0)).ToArray();
         if (points.Length == 0) return "(nothing to draw)\n";
         var xAxis = Axis.Tight(points.Min(p => p.First), points.Max(p => p.First), 4);
         double low = points.Min(p => p.Second), high = points.Max(p => p.Second);
@@ -45,7 +46,8 @@ internal static class TextPlot
         string left = Ticks.Format(points.Min(p => p.First)), right = Ticks.Format(points.Max(p => p.First));
         text.Append(' ', margin).Append(" └").Append('─', Columns).Append('\n');
         var free = Columns - left.Length - right.Length;
-        text.Append(' ', margin + 2).Append(left).Append(xName.Length + 2 <= free ? Center(xName, free) : new(' ', Math.Max(1, free))).Append(right).Append('\n');
+        var name = xName.Length + 2 <= free ? Center(xName, free) : new(' ', Math.Max(1, free));
+        text.Append(' ', margin + 2).Append(left).Append(name).Append(right).Append('\n');
         return text.ToString();
     }
 

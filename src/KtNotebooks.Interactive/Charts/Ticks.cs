@@ -19,7 +19,9 @@ public static class Ticks
         return ticks;
     }
 
-    /// <summary>Powers of ten that cover the range; 1, 2, 5 in between when there are few. Both ends must be positive; otherwise a usable positive range is taken.</summary>
+    /// <summary>
+    /// Powers of ten that cover the range; 1, 2, 5 in between when there are few. Both ends must be positive; otherwise a usable positive range is taken.
+    /// </summary>
     public static double[] Log(double low, double high)
     {
         if (!double.IsFinite(low) || low <= 0) low = double.IsFinite(high) && high > 0 ? high / 10 : 0.1;
@@ -78,10 +80,13 @@ public static class Ticks
         };
         if (unit == 0) return [.. ticks.Select(Exponent)];
         var decimals = 0;
-        while (decimals < 9 && ticks.Any(t => Math.Abs(Math.Round(t / unit, decimals) - t / unit) > 1e-6 * Math.Max(largest / unit * 1e-3, Math.Abs(t / unit)))) decimals++;
+        while (decimals < 9 && ticks.Any(t => Loses(t / unit, decimals, largest / unit))) decimals++;
         return [.. ticks.Select(t => t == 0 ? 0.ToString("F" + decimals, CultureInfo.InvariantCulture)
             : (t / unit).ToString("F" + decimals, CultureInfo.InvariantCulture) + suffix)];
     }
+
+    private static bool Loses(double value, int decimals, double largest) =>
+        Math.Abs(Math.Round(value, decimals) - value) > 1e-6 * Math.Max(largest * 1e-3, Math.Abs(value));
 
     /// <summary>One number for people: four significant digits, an exponent where the number is tiny or huge.</summary>
     public static string Format(double value) =>

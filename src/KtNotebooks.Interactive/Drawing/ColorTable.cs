@@ -1,8 +1,8 @@
 namespace KtNotebooks.Interactive.Drawing;
 
 /// <summary>
-/// The colours of a picture as a table of at most 256, and each pixel as an index into it: a third of the bytes to compress, and files half as large. Charts have fewer colours,
-/// except for blends where several lines cross; the rarest of those take the nearest colour that stayed.
+/// The colours of a picture as a table of at most 256, and each pixel as an index into it: a third of the bytes to compress, and files half as large. Charts
+/// have fewer colours, except for blends where several lines cross; the rarest of those take the nearest colour that stayed.
 /// </summary>
 internal sealed class ColorTable
 {

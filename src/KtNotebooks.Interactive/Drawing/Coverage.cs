@@ -68,7 +68,9 @@ internal sealed class Coverage(int width, int height)
         }
     }
 
-    /// <summary>Blends <paramref name="color"/> over the pixels [height, width, 3] by the coverage inside <paramref name="clip"/> (pixels), and forgets the coverage.</summary>
+    /// <summary>
+    /// Blends <paramref name="color"/> over the pixels [height, width, 3] by the coverage inside <paramref name="clip"/> (pixels), and forgets the coverage.
+    /// </summary>
     public void Paint(Span<byte> rgb, Color color, Box? clip)
     {
         var left = clip is { } c ? Math.Clamp((int)Math.Floor(c.X), 0, width) : 0;

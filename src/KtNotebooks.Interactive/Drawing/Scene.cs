@@ -42,7 +42,7 @@ public enum Anchor { Start, Middle, End }
 /// <summary>One thing on a <see cref="Scene"/>. Later shapes cover earlier ones.</summary>
 public abstract record Shape;
 
-/// <summary>A line of <paramref name="Width"/> pixels with round joins; a closed one joins its last point to its first. Drawn inside <paramref name="Clip"/> only.</summary>
+/// <summary>A line of <paramref name="Width"/> pixels, with round joins and ends if <paramref name="Round"/>, inside <paramref name="Clip"/> only.</summary>
 public sealed record Stroke(IReadOnlyList<Point> Points, Color Color, double Width, bool Round, Box? Clip) : Shape;
 
 /// <summary>A filled polygon.</summary>

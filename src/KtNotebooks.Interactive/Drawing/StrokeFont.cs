@@ -4,8 +4,8 @@ using System.Text;
 namespace KtNotebooks.Interactive.Drawing;
 
 /// <summary>
-/// A sans-serif of our own made of pen strokes, so that PNGs need no font file. The shapes are in <see cref="Glyphs"/>, in hundredths of the font size, y upwards from
-/// the baseline; the advance widths are Helvetica's, so a label is as wide here as in an SVG. Characters that it lacks are drawn as a small box.
+/// A sans-serif of our own made of pen strokes, so that PNGs need no font file. The shapes are in <see cref="Glyphs"/>, in hundredths of the font size,
+/// y upwards from the baseline; the advance widths are Helvetica's, so a label is as wide here as in an SVG. Characters that it lacks are drawn as a small box.
 /// </summary>
 public static partial class StrokeFont
 {
@@ -93,7 +93,8 @@ public static partial class StrokeFont
                     i += 4;
                     break;
                 case "A" or "O":
-                    AddArc(current, Number(fields[i]), Number(fields[i + 1]), Number(fields[i + 2]), Number(fields[i + 3]), Number(fields[i + 4]), Number(fields[i + 5]));
+                    AddArc(current, new(Number(fields[i]), Number(fields[i + 1])), Number(fields[i + 2]), Number(fields[i + 3]),
+                        from: Number(fields[i + 4]), sweep: Number(fields[i + 5]));
                     i += 6;
                     break;
                 default:
@@ -116,13 +117,13 @@ public static partial class StrokeFont
         }
     }
 
-    private static void AddArc(List<Point> stroke, double cx, double cy, double rx, double ry, double from, double sweep)
+    private static void AddArc(List<Point> stroke, Point center, double rx, double ry, double from, double sweep)
     {
         var steps = (int)Math.Ceiling(Math.Abs(sweep) / 12);
         for (var k = 0; k <= steps; k++)
         {
             var (sin, cos) = Math.SinCos((from + sweep * k / steps) * Math.PI / 180);
-            stroke.Add(new(cx + rx * Squared(cos), cy + ry * Squared(sin)));
+            stroke.Add(new(center.X + rx * Squared(cos), center.Y + ry * Squared(sin)));
         }
         static double Squared(double v) => Math.Abs(v) < 1e-9 ? 0 : Math.Sign(v) * Math.Pow(Math.Abs(v), Roundness);
     }

@@ -16,9 +16,9 @@ public static class Svg
     {
         ArgumentNullException.ThrowIfNull(scene);
         var svg = new StringBuilder(1024);
-        svg.Append(CultureInfo.InvariantCulture,
-            $"<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{Num(scene.Width)}\" height=\"{Num(scene.Height)}\" viewBox=\"0 0 {Num(scene.Width)} {Num(scene.Height)}\" ");
-        svg.Append("role=\"img\" style=\"max-width:100%;height:auto\" font-family=\"").Append(FontFamily).Append("\">\n");
+        string width = Num(scene.Width), height = Num(scene.Height);
+        svg.Append($"<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" role=\"img\"")
+            .Append(" style=\"max-width:100%;height:auto\" font-family=\"").Append(FontFamily).Append("\">\n");
         svg.Append("<title>").Append(Markup.Escape(scene.Description)).Append("</title>\n");
         svg.Append("<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n");
         foreach (var shape in scene.Shapes) Write(svg, shape);
@@ -31,47 +31,50 @@ public static class Svg
         {
             case Stroke s:
                 OpenClip(svg, s.Clip);
-                svg.Append("<polyline points=\"");
-                Points(svg, s.Points);
-                svg.Append("\" fill=\"none\" stroke=\"").Append(s.Color.Css).Append("\" stroke-width=\"").Append(Num(s.Width)).Append('"');
-                if (s.Color.Alpha < 1) svg.Append(" stroke-opacity=\"").Append(Num(s.Color.Alpha)).Append('"');
+                svg.Append("<polyline points=\"").Append(Points(s.Points)).Append("\" fill=\"none\" stroke=\"").Append(s.Color.Css).Append('"');
+                Number(svg, "stroke-width", s.Width);
+                if (s.Color.Alpha < 1) Number(svg, "stroke-opacity", s.Color.Alpha);
                 if (s.Round) svg.Append(" stroke-linejoin=\"round\" stroke-linecap=\"round\"");
                 svg.Append("/>");
                 CloseClip(svg, s.Clip);
                 break;
             case Fill f:
-                svg.Append("<polygon points=\"");
-                Points(svg, f.Points);
-                svg.Append('"');
+                svg.Append("<polygon points=\"").Append(Points(f.Points)).Append('"');
                 Paint(svg, f.Color);
                 svg.Append("/>\n");
                 break;
             case Block b:
-                svg.Append("<rect x=\"").Append(Num(b.Box.X)).Append("\" y=\"").Append(Num(b.Box.Y)).Append("\" width=\"").Append(Num(b.Box.Width))
-                    .Append("\" height=\"").Append(Num(b.Box.Height)).Append('"');
-                if (b.Radius > 0) svg.Append(" rx=\"").Append(Num(b.Radius)).Append('"');
+                svg.Append("<rect");
+                Place(svg, b.Box);
+                if (b.Radius > 0) Number(svg, "rx", b.Radius);
                 Paint(svg, b.Color);
                 svg.Append("/>\n");
                 break;
             case Disc d:
                 OpenClip(svg, d.Clip);
-                svg.Append("<circle cx=\"").Append(Num(d.Center.X)).Append("\" cy=\"").Append(Num(d.Center.Y)).Append("\" r=\"").Append(Num(d.Radius)).Append('"');
+                svg.Append("<circle");
+                Number(svg, "cx", d.Center.X);
+                Number(svg, "cy", d.Center.Y);
+                Number(svg, "r", d.Radius);
                 Paint(svg, d.Color);
                 svg.Append("/>");
                 CloseClip(svg, d.Clip);
                 break;
             case Grid g:
                 // One pixel a cell: a rectangle for each would take a megabyte for the 58 x 256 experts of a large model.
-                svg.Append("<image x=\"").Append(Num(g.Box.X)).Append("\" y=\"").Append(Num(g.Box.Y)).Append("\" width=\"").Append(Num(g.Box.Width)).Append("\" height=\"")
-                    .Append(Num(g.Box.Height)).Append("\" preserveAspectRatio=\"none\" style=\"image-rendering:pixelated\" href=\"data:image/png;base64,")
+                svg.Append("<image");
+                Place(svg, g.Box);
+                svg.Append(" preserveAspectRatio=\"none\" style=\"image-rendering:pixelated\" href=\"data:image/png;base64,")
                     .Append(Convert.ToBase64String(CellsAsPng(g.Cells))).Append("\"/>\n");
                 break;
             case Label l:
-                svg.Append("<text x=\"").Append(Num(l.At.X)).Append("\" y=\"").Append(Num(l.At.Y)).Append("\" font-size=\"").Append(Num(l.Size)).Append('"');
+                svg.Append("<text");
+                Number(svg, "x", l.At.X);
+                Number(svg, "y", l.At.Y);
+                Number(svg, "font-size", l.Size);
                 if (l.Anchor != Anchor.Start) svg.Append(" text-anchor=\"").Append(l.Anchor == Anchor.Middle ? "middle" : "end").Append('"');
                 if (l.Bold) svg.Append(" font-weight=\"bold\"");
-                if (l.Turn != 0)
-                    svg.Append(" transform=\"rotate(").Append(Num(l.Turn)).Append(' ').Append(Num(l.At.X)).Append(' ').Append(Num(l.At.Y)).Append(")\"");
+                if (l.Turn != 0) svg.Append($" transform=\"rotate({Num(l.Turn)} {Num(l.At.X)} {Num(l.At.Y)})\"");
                 Paint(svg, l.Color);
                 svg.Append('>').Append(Markup.Escape(l.Text)).Append("</text>\n");
                 break;
@@ -95,26 +98,30 @@ public static class Svg
     private static void Paint(StringBuilder svg, Color color)
     {
         svg.Append(" fill=\"").Append(color.Css).Append('"');
-        if (color.Alpha < 1) svg.Append(" fill-opacity=\"").Append(Num(color.Alpha)).Append('"');
+        if (color.Alpha < 1) Number(svg, "fill-opacity", color.Alpha);
     }
 
-    private static void Points(StringBuilder svg, IReadOnlyList<Point> points)
+    private static void Place(StringBuilder svg, Box box)
     {
-        for (var i = 0; i < points.Count; i++)
-        {
-            if (i > 0) svg.Append(' ');
-            svg.Append(Num(points[i].X)).Append(',').Append(Num(points[i].Y));
-        }
+        Number(svg, "x", box.X);
+        Number(svg, "y", box.Y);
+        Number(svg, "width", box.Width);
+        Number(svg, "height", box.Height);
     }
+
+    private static string Points(IReadOnlyList<Point> points) => string.Join(' ', points.Select(p => $"{Num(p.X)},{Num(p.Y)}"));
 
     private static void OpenClip(StringBuilder svg, Box? clip)
     {
         if (clip is not { } c) return;
-        svg.Append("<svg x=\"").Append(Num(c.X)).Append("\" y=\"").Append(Num(c.Y)).Append("\" width=\"").Append(Num(c.Width)).Append("\" height=\"").Append(Num(c.Height))
-            .Append("\" viewBox=\"").Append(Num(c.X)).Append(' ').Append(Num(c.Y)).Append(' ').Append(Num(c.Width)).Append(' ').Append(Num(c.Height)).Append("\">");
+        svg.Append("<svg");
+        Place(svg, c);
+        svg.Append($" viewBox=\"{Num(c.X)} {Num(c.Y)} {Num(c.Width)} {Num(c.Height)}\">");
     }
 
     private static void CloseClip(StringBuilder svg, Box? clip) => svg.Append(clip is null ? "\n" : "</svg>\n");
+
+    private static void Number(StringBuilder svg, string name, double value) => svg.Append(' ').Append(name).Append("=\"").Append(Num(value)).Append('"');
 
     /// <summary>Hundredths of a pixel are enough for the eye and keep the text small.</summary>
     private static string Num(double value) => value.ToString("0.##", CultureInfo.InvariantCulture);

@@ -15,16 +15,20 @@ public sealed class HtmlReport(string title, string subtitle = "")
         body { margin: 0 auto; padding: 2.5rem 1.25rem 5rem; max-width: 42rem; color: #24292f; background: #ffffff;
                font: 17px/1.6 Charter, "Bitstream Charter", Georgia, "Noto Serif CJK SC", serif; }
         header { border-bottom: 2px solid #1f77b4; margin-bottom: 2rem; }
-        h1, h2, h3, h4, nav, table, figure, figcaption, .subtitle { font-family: system-ui, -apple-system, "Segoe UI", Helvetica, Arial, "Noto Sans CJK SC", sans-serif; }
-        h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 .3rem; } h2 { font-size: 1.35rem; margin: 2.6rem 0 .6rem; } h3 { font-size: 1.08rem; margin: 1.8rem 0 .4rem; }
+        h1, h2, h3, h4, nav, table, figure, figcaption, .subtitle {
+               font-family: system-ui, -apple-system, "Segoe UI", Helvetica, Arial, "Noto Sans CJK SC", sans-serif; }
+        h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 .3rem; }
+        h2 { font-size: 1.35rem; margin: 2.6rem 0 .6rem; } h3 { font-size: 1.08rem; margin: 1.8rem 0 .4rem; }
         h4 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
         .subtitle { color: #57606a; margin: 0 0 1.2rem; font-size: .95rem; }
         nav { font-size: .92rem; background: #f6f8fa; border-radius: 8px; padding: .8rem 1.2rem; } nav ol { margin: 0; padding-left: 1.3rem; }
         a { color: #0b5a94; text-underline-offset: 2px; }
         figure { margin: 1.2rem 0; } figcaption { color: #57606a; font-size: .88rem; margin-top: .3rem; }
         .scroll { overflow-x: auto; } svg, img { max-width: 100%; height: auto; }
-        pre { background: #f6f8fa; border-radius: 8px; padding: .8rem 1rem; overflow-x: auto; font: 12.5px/1.35 ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
-        code { font: .85em ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; background: #f6f8fa; border-radius: 4px; padding: .1em .3em; } pre code { padding: 0; font-size: 1em; }
+        pre { background: #f6f8fa; border-radius: 8px; padding: .8rem 1rem; overflow-x: auto;
+               font: 12.5px/1.35 ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
+        code { font: .85em ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; background: #f6f8fa; border-radius: 4px; padding: .1em .3em; }
+        pre code { padding: 0; font-size: 1em; }
         ul.files { list-style: none; padding: 0; } ul.files li { padding: .15rem 0; } .size { color: #57606a; font-size: .88rem; }
         @media (max-width: 40rem) { body { padding: 1.25rem 1rem 3rem; font-size: 16px; } h1 { font-size: 1.6rem; } }
         @media print { nav { display: none; } figure, pre, table { break-inside: avoid; } }
@@ -93,7 +97,10 @@ public sealed class HtmlReport(string title, string subtitle = "")
         else if (data.TryGetValue("text/html", out var html) && IsStatic(html))
             _body.Append("<div class=\"scroll\">").Append(html).Append("</div>");
         else if (data.TryGetValue(Chart.PngType, out var png))
-            _body.Append("<img alt=\"").Append(alt).Append("\" src=\"data:image/png;base64,").Append(png is byte[] b ? Convert.ToBase64String(b) : Markup.Escape(png.ToString()!)).Append("\">");
+        {
+            var base64 = png is byte[] bytes ? Convert.ToBase64String(bytes) : Markup.Escape(png.ToString()!);
+            _body.Append("<img alt=\"").Append(alt).Append("\" src=\"data:image/png;base64,").Append(base64).Append("\">");
+        }
         else _body.Append("<pre>").Append(Markup.Escape(bundle.Text)).Append("</pre>");
         if (caption.Length > 0) _body.Append("<figcaption>").Append(Markup.Escape(caption)).Append("</figcaption>");
         _body.Append("</figure>\n");
@@ -131,8 +138,9 @@ public sealed class HtmlReport(string title, string subtitle = "")
     public string ToHtml()
     {
         var html = new StringBuilder();
-        html.Append("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>")
-            .Append(Markup.Escape(title)).Append("</title>\n<style>\n").Append(Style).Append("\n</style>\n</head>\n<body>\n<header><h1>").Append(Markup.Escape(title)).Append("</h1>");
+        html.Append("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n")
+            .Append("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>").Append(Markup.Escape(title)).Append("</title>\n")
+            .Append("<style>\n").Append(Style).Append("\n</style>\n</head>\n<body>\n<header><h1>").Append(Markup.Escape(title)).Append("</h1>");
         if (subtitle.Length > 0) html.Append("<p class=\"subtitle\">").Append(Markup.Escape(subtitle)).Append("</p>");
         html.Append("</header>\n<main>\n");
         if (_contents.Count > 2)

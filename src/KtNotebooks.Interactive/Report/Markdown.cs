@@ -4,8 +4,8 @@ using System.Text.RegularExpressions;
 namespace KtNotebooks.Interactive;
 
 /// <summary>
-/// The part of Markdown that our notebooks' prose uses: # headings, paragraphs, - and 1. lists, fenced code, tables, `code`, **bold**, *emphasis*, [links](url).
-/// Everything else, raw HTML too, is shown as text. Links lead to http(s), # and relative places only.
+/// The part of Markdown that our notebooks' prose uses: # headings, paragraphs, - and 1. lists, fenced code, tables, `code`, **bold**, *emphasis*,
+/// [links](url). Everything else, raw HTML too, is shown as text. Links lead to http(s), # and relative places only.
 /// </summary>
 internal static partial class Markdown
 {
@@ -35,12 +35,15 @@ internal static partial class Markdown
             else if (line[0] == '|') blocks.Add(Html(TableOf(Take(lines, ref i, 0, l => l.StartsWith('|')))));
             else
             {
-                var text = Take(lines, ref i, 0, l => l.Length > 0 && !HeadingLine().IsMatch(l) && !ItemLine().IsMatch(l) && l[0] != '|' && !l.StartsWith("```", StringComparison.Ordinal));
+                var text = Take(lines, ref i, 0, IsPlain);
                 blocks.Add(Html($"<p>{Inline(string.Join('\n', text))}</p>"));
             }
         }
         return blocks;
     }
+
+    private static bool IsPlain(string line) =>
+        line.Length > 0 && line[0] != '|' && !HeadingLine().IsMatch(line) && !ItemLine().IsMatch(line) && !line.StartsWith("```", StringComparison.Ordinal);
 
     private static Block Html(string html) => new(0, "", html);
 
@@ -75,9 +78,10 @@ internal static partial class Markdown
         {
             if (row == 1 && line.All(c => c is '|' or '-' or ':' or ' ')) continue;
             var tag = row == 0 ? "th" : "td";
+            const string style = "padding:4px 10px;border-bottom:1px solid #d8dee4;text-align:left";
             html.Append("<tr>");
             foreach (var cell in line.Trim().Trim('|').Split('|'))
-                html.Append($"<{tag} style=\"padding:4px 10px;border-bottom:1px solid #d8dee4;text-align:left\">").Append(Inline(cell.Trim())).Append($"</{tag}>");
+                html.Append($"<{tag} style=\"{style}\">").Append(Inline(cell.Trim())).Append($"</{tag}>");
             html.Append("</tr>");
         }
         return html.Append("</table></div>").ToString();
@@ -95,12 +99,15 @@ internal static partial class Markdown
                 continue;
             }
             if (i % 2 == 1) parts[i] = "`" + parts[i]; // a tick without a partner
-            parts[i] = LinkText().Replace(parts[i], m => IsSafe(m.Groups[2].Value) ? $"<a href=\"{m.Groups[2].Value}\">{m.Groups[1].Value}</a>" : m.Groups[1].Value);
+            parts[i] = LinkText().Replace(parts[i], Link);
             parts[i] = Bold().Replace(parts[i], "<strong>$1</strong>");
             parts[i] = Emphasis().Replace(parts[i], "<em>$1</em>");
         }
         return string.Concat(parts);
     }
+
+    private static string Link(Match link) =>
+        IsSafe(link.Groups[2].Value) ? $"<a href=\"{link.Groups[2].Value}\">{link.Groups[1].Value}</a>" : link.Groups[1].Value;
 
     private static bool IsSafe(string url) =>
         url.StartsWith("https://", StringComparison.OrdinalIgnoreCase) || url.StartsWith("http://", StringComparison.OrdinalIgnoreCase) || !url.Contains(':');

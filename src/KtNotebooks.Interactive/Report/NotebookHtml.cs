@@ -4,7 +4,8 @@ using System.Text.RegularExpressions;
 namespace KtNotebooks.Interactive;
 
 /// <summary>
-/// Takes the prose and the shown outputs out of an executed notebook (nbformat 4) into a report: Markdown cells, display data and results, printed text, errors.
+/// Takes the prose and the shown outputs out of an executed notebook (nbformat 4) into a report: Markdown cells, display data and results, printed text,
+/// errors.
 /// Code is left out: the page is for looking, the notebook for reading on.
 /// </summary>
 public static partial class NotebookHtml
@@ -20,7 +21,8 @@ public static partial class NotebookHtml
     {
         if (!File.Exists(ipynbPath)) throw new FileNotFoundException($"[NotebookHtml] no notebook at {ipynbPath}", ipynbPath);
         using var notebook = Parse(ipynbPath);
-        if (notebook.RootElement.ValueKind != JsonValueKind.Object || !notebook.RootElement.TryGetProperty("cells", out var cells) || cells.ValueKind != JsonValueKind.Array)
+        var root = notebook.RootElement;
+        if (root.ValueKind != JsonValueKind.Object || !root.TryGetProperty("cells", out var cells) || cells.ValueKind != JsonValueKind.Array)
             throw new InvalidDataException($"[NotebookHtml] {ipynbPath}: wanted an array \"cells\" (nbformat 4)");
         foreach (var cell in cells.EnumerateArray())
         {

@@ -33,9 +33,9 @@ public sealed class SideBySide(string question = "question", string before = "be
     {
         const string cell = "padding:8px 12px;border-bottom:1px solid #d8dee4;vertical-align:top;text-align:left;white-space:pre-wrap;overflow-wrap:anywhere;";
         const string head = "padding:6px 12px;border-bottom:2px solid #8c959f;text-align:left;";
-        var html = new StringBuilder("<table style=\"border-collapse:collapse;table-layout:fixed;width:100%;font-size:92%;line-height:1.45;margin:0.5em 0\">\n");
-        if (Caption.Length > 0)
-            html.Append("<caption style=\"caption-side:top;text-align:left;font-weight:bold;padding:4px 0\">").Append(Markup.Escape(Caption)).Append("</caption>\n");
+        const string table = "border-collapse:collapse;table-layout:fixed;width:100%;font-size:92%;line-height:1.45;margin:0.5em 0";
+        var html = new StringBuilder($"<table style=\"{table}\">\n");
+        if (Caption.Length > 0) html.Append(Markup.Caption(Caption));
         html.Append("<thead><tr><th style=\"width:26%;").Append(head).Append("\">").Append(Markup.Escape(question))
             .Append("</th><th style=\"").Append(head).Append("\">").Append(Markup.Escape(before))
             .Append("</th><th style=\"").Append(head).Append("\">").Append(Markup.Escape(after)).Append("</th></tr></thead>\n<tbody>\n");

@@ -24,7 +24,8 @@ public sealed class Table(params IReadOnlyList<string> headers) : IShowable
     public Table Row(params IReadOnlyList<object?> cells)
     {
         ArgumentNullException.ThrowIfNull(cells);
-        if (cells.Count > headers.Count) throw new ArgumentException($"[Table] a row has {cells.Count} cells, but there are {headers.Count} headers", nameof(cells));
+        if (cells.Count > headers.Count)
+            throw new ArgumentException($"[Table] a row has {cells.Count} cells, but there are {headers.Count} headers", nameof(cells));
         var row = new string[headers.Count];
         for (var i = 0; i < row.Length; i++)
         {
@@ -63,8 +64,7 @@ public sealed class Table(params IReadOnlyList<string> headers) : IShowable
     public string ToHtml()
     {
         var html = new StringBuilder("<table style=\"border-collapse:collapse;font-size:90%;margin:0.5em 0\">\n");
-        if (Caption.Length > 0)
-            html.Append("<caption style=\"caption-side:top;text-align:left;font-weight:bold;padding:4px 0\">").Append(Markup.Escape(Caption)).Append("</caption>\n");
+        if (Caption.Length > 0) html.Append(Markup.Caption(Caption));
         html.Append("<thead><tr>");
         for (var i = 0; i < headers.Count; i++)
             html.Append("<th style=\"padding:4px 10px;border-bottom:2px solid #8c959f;").Append(Css(i)).Append("\">").Append(Html(headers[i])).Append("</th>");
@@ -73,13 +73,19 @@ public sealed class Table(params IReadOnlyList<string> headers) : IShowable
         {
             html.Append("<tr>");
             for (var i = 0; i < row.Length; i++)
-                html.Append("<td style=\"padding:4px 10px;border-bottom:1px solid #d8dee4;vertical-align:top;").Append(Css(i)).Append("\">").Append(Html(row[i])).Append("</td>");
+                html.Append("<td style=\"padding:4px 10px;border-bottom:1px solid #d8dee4;vertical-align:top;").Append(Css(i)).Append("\">")
+                    .Append(Html(row[i])).Append("</td>");
             html.Append("</tr>\n");
         }
         return html.Append("</tbody></table>").ToString();
     }
 
-    private string Css(int column) => "text-align:" + Side(column).ToString().ToLowerInvariant() + (Side(column) == Alignment.Right ? ";font-variant-numeric:tabular-nums" : "");
+    private string Css(int column) => Side(column) switch
+    {
+        Alignment.Right => "text-align:right;font-variant-numeric:tabular-nums",
+        Alignment.Center => "text-align:center",
+        _ => "text-align:left",
+    };
 
     private static string Html(string text) => Markup.Escape(text).Replace("\n", "<br>");
 
@@ -99,13 +105,13 @@ public sealed class Table(params IReadOnlyList<string> headers) : IShowable
     {
         var text = new StringBuilder();
         if (Caption.Length > 0) text.AppendLine(Caption);
-        var widths = Enumerable.Range(0, headers.Count).Select(i => _rows.Select(r => TextWidth.Of(OneLine(r[i]))).Append(TextWidth.Of(headers[i])).Max()).ToArray();
-        Line(headers, ' ');
+        var widths = headers.Select((h, i) => _rows.Select(r => TextWidth.Of(OneLine(r[i]))).Append(TextWidth.Of(h)).Max()).ToArray();
+        Line(headers);
         text.AppendLine(string.Join("─┼─", widths.Select(w => new string('─', w))));
-        foreach (var row in _rows) Line(row, ' ');
+        foreach (var row in _rows) Line(row);
         return text.ToString().TrimEnd();
 
-        void Line(IReadOnlyList<string> cells, char fill) => text.AppendLine(string.Join(" │ ", cells.Select((c, i) => Pad(OneLine(c), widths[i], Side(i)))).TrimEnd(fill));
+        void Line(IReadOnlyList<string> cells) => text.AppendLine(string.Join(" │ ", cells.Select((c, i) => Pad(OneLine(c), widths[i], Side(i)))).TrimEnd());
     }
 
     private static string OneLine(string cell) => cell.ReplaceLineEndings(" ");

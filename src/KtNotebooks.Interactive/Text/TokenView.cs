@@ -3,8 +3,8 @@ using System.Text;
 namespace KtNotebooks.Interactive;
 
 /// <summary>
-/// The tokens of one example: those that the loss sees (trained) coloured, the others (masked, label −100) grey. text/html with inline styles, so that it survives
-/// sanitizers as far as they allow, and text/plain with trained runs in ⟦ ⟧. A line break shows as ↵ and breaks the line as well, a tab as ⇥.
+/// The tokens of one example: those that the loss sees (trained) coloured, the others (masked, label −100) grey. text/html with inline styles, so that it
+/// survives sanitizers as far as they allow, and text/plain with trained runs in ⟦ ⟧. A line break shows as ↵ and breaks the line as well, a tab as ⇥.
 /// </summary>
 [TypeFormatterSource(typeof(ShowableFormatters), PreferredMimeTypes = ["text/html", "text/plain"])]
 public sealed class TokenView(IReadOnlyList<(string Text, bool Trained)> tokens) : IShowable
@@ -25,9 +25,11 @@ public sealed class TokenView(IReadOnlyList<(string Text, bool Trained)> tokens)
     public string ToHtml()
     {
         var html = new StringBuilder();
-        html.Append("<div style=\"border:1px solid #d8dee4;border-radius:6px;padding:10px 14px;margin:0.5em 0;background:#ffffff;color:#24292f;font-family:system-ui,sans-serif\">\n");
+        html.Append("<div style=\"border:1px solid #d8dee4;border-radius:6px;padding:10px 14px;margin:0.5em 0;background:#ffffff;color:#24292f;")
+            .Append("font-family:system-ui,sans-serif\">\n");
         if (Caption.Length > 0) html.Append("<div style=\"font-weight:bold;margin-bottom:6px\">").Append(Markup.Escape(Caption)).Append("</div>\n");
-        html.Append("<div style=\"font-family:ui-monospace,Menlo,Consolas,monospace;font-size:13px;line-height:1.75;white-space:pre-wrap;overflow-wrap:anywhere\">");
+        html.Append("<div style=\"font-family:ui-monospace,Menlo,Consolas,monospace;font-size:13px;line-height:1.75;")
+            .Append("white-space:pre-wrap;overflow-wrap:anywhere\">");
         foreach (var (text, trained) in tokens)
         {
             html.Append("<span style=\"").Append(trained ? "background:#cfe6f7;color:#0b3d63;" : "background:#f1f3f5;color:#6e7781;")
@@ -62,11 +64,19 @@ public sealed class TokenView(IReadOnlyList<(string Text, bool Trained)> tokens)
     {
         var visible = new StringBuilder(text.Length);
         foreach (var c in text.Replace("\r\n", "\n"))
-            visible.Append(c switch { '\n' => "↵\n", '\t' => "⇥", '\r' => "␍", < ' ' => ((char)('\u2400' + c)).ToString(), '\u007F' => "␡", _ => c.ToString() });
+            visible.Append(c switch
+            {
+                '\n' => "↵\n",
+                '\t' => "⇥",
+                < ' ' => ((char)('\u2400' + c)).ToString(), // the block of control pictures has their order
+                '\u007F' => "␡",
+                _ => c.ToString(),
+            });
         return visible.ToString();
     }
 
     /// <summary>The spellings of special tokens in the families that we load: &lt;s&gt;, &lt;|im_end|&gt;, &lt;｜User｜&gt;, [PAD].</summary>
     private static bool IsSpecial(string text) =>
-        text.Length > 2 && !text.Any(char.IsWhiteSpace) && ((text[0] == '<' && text[^1] == '>') || (text[0] == '[' && text[^1] == ']' && text[1..^1].All(char.IsAsciiLetterUpper)));
+        text.Length > 2 && !text.Any(char.IsWhiteSpace)
+        && ((text[0] == '<' && text[^1] == '>') || (text[0] == '[' && text[^1] == ']' && text[1..^1].All(char.IsAsciiLetterUpper)));
 }

@@ -17,7 +17,8 @@ public sealed class LiveChart : IShowable, IDisposable
     private readonly bool _logY;
     private readonly LiveDisplay _display;
 
-    public LiveChart(string title = "", string x = "", string y = "", bool logY = false, TimeSpan? interval = null, IDisplayHost? host = null, TimeProvider? time = null)
+    public LiveChart(
+        string title = "", string x = "", string y = "", bool logY = false, TimeSpan? interval = null, IDisplayHost? host = null, TimeProvider? time = null)
     {
         (_title, _x, _y, _logY) = (title, x, y, logY);
         _display = new(final => final ? Show() : Draw().Preview(), interval, host, time);

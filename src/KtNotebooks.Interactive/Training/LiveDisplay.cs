@@ -1,9 +1,9 @@
 namespace KtNotebooks.Interactive;
 
 /// <summary>
-/// Shows something once and then replaces it in place while it changes: at most once every interval (a quarter of a second: front ends cut off floods of messages),
-/// and the last state always. Drawing happens on a timer thread, so that the one who calls <see cref="Changed"/>, a training loop, never waits for it. Outside a
-/// notebook only the final text is printed.
+/// Shows something once and then replaces it in place while it changes: at most once every interval (a quarter of a second: front ends cut off floods of
+/// messages), and the last state always. Drawing happens on a timer thread, so that the one who calls <see cref="Changed"/>, a training loop, never waits for
+/// it. Outside a notebook only the final text is printed.
 /// </summary>
 public sealed class LiveDisplay : IDisposable
 {
@@ -18,7 +18,9 @@ public sealed class LiveDisplay : IDisposable
     private int _pending; // 1 while the timer is set
     private bool _closed;
 
-    /// <param name="draw">The current state; called with true for the last one (draw it whole) and false for those in between (draw it quickly), never by two threads at once.</param>
+    /// <param name="draw">
+    /// The current state; called with true for the last one (draw it whole) and false for those in between (draw it quickly), never by two threads at once.
+    /// </param>
     /// <param name="interval">The shortest time between two updates; null is 250 ms.</param>
     /// <param name="host">Where to show it; null takes <see cref="Display.Host"/>.</param>
     /// <param name="time">The clock; null is the system's.</param>

@@ -4,8 +4,8 @@ namespace KtNotebooks.Interactive;
 public static class LossCurve
 {
     /// <summary>
-    /// Exponential moving average that starts at the first value: s = w·s + (1 − w)·x. The weight grows with the number of points n, w = 1.8·(σ(0.05·n) − 0.5),
-    /// from 0.22 at ten to 0.9. A value that is not finite repeats the average so far instead of poisoning all that follow.
+    /// Exponential moving average that starts at the first value: s = w·s + (1 − w)·x. The weight grows with the number of points n,
+    /// w = 1.8·(σ(0.05·n) − 0.5), from 0.22 at ten to 0.9. A value that is not finite repeats the average so far instead of poisoning all that follow.
     /// </summary>
     public static double[] Smooth(IReadOnlyList<double> values)
     {

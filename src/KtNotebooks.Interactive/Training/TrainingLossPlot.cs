@@ -3,8 +3,8 @@ using System.Text.Json;
 namespace KtNotebooks.Interactive;
 
 /// <summary>
-/// The pictures that LLaMA-Factory leaves in the output folder: training_loss.png, training_eval_loss.png, training_eval_accuracy.png, with the raw values pale and
-/// the smoothed ones over them. "/" in a key becomes "_" in the file name.
+/// The pictures that LLaMA-Factory leaves in the output folder: training_loss.png, training_eval_loss.png, training_eval_accuracy.png, with the raw values
+/// pale and the smoothed ones over them. "/" in a key becomes "_" in the file name.
 /// </summary>
 public static class TrainingLossPlot
 {
@@ -16,10 +16,11 @@ public static class TrainingLossPlot
         ArgumentNullException.ThrowIfNull(logHistory);
         var points = logHistory.Where(e => e.ContainsKey("step") && e.ContainsKey(key)).Select(e => (Step: e["step"], Value: e[key])).ToArray();
         return points.Length == 0 ? null
-            : new LineChart($"training {key} of {folder}", x: "step", y: key) { Height = 480 }.AddSmoothed(points.Select(p => p.Step), points.Select(p => p.Value));
+            : new LineChart($"training {key} of {folder}", x: "step", y: key) { Height = 480 }
+                .AddSmoothed(points.Select(p => p.Step), points.Select(p => p.Value));
     }
 
-    /// <summary>Writes the pictures of <paramref name="keys"/> (null: loss, eval_loss, eval_accuracy) into the folder; keys without values are left out.</summary>
+    /// <summary>Writes the pictures of <paramref name="keys"/> (null: loss, eval_loss, eval_accuracy); keys without values are left out.</summary>
     /// <returns>The files written.</returns>
     public static IReadOnlyList<string> Save(IEnumerable<IReadOnlyDictionary<string, double>> logHistory, string folder, IEnumerable<string>? keys = null)
     {
@@ -44,9 +45,14 @@ public static class TrainingLossPlot
         using var state = JsonDocument.Parse(File.ReadAllBytes(path));
         if (!state.RootElement.TryGetProperty("log_history", out var log) || log.ValueKind != JsonValueKind.Array)
             throw new InvalidDataException($"[TrainingLossPlot] {path}: wanted an array \"log_history\"");
-        var history = log.EnumerateArray()
-            .Select(e => e.EnumerateObject().Where(p => p.Value.ValueKind == JsonValueKind.Number).ToDictionary(p => p.Name, p => p.Value.GetDouble())).ToArray();
-        var named = history.SelectMany(e => e.Keys).Where(k => k.StartsWith("eval_", StringComparison.Ordinal) && (k.EndsWith("_loss", StringComparison.Ordinal) || k.EndsWith("_accuracy", StringComparison.Ordinal)));
-        return Save(history, folder, UsualKeys.Concat(named).Distinct());
+        var history = log.EnumerateArray().Select(Numbers).ToArray();
+        return Save(history, folder, UsualKeys.Concat(history.SelectMany(e => e.Keys).Where(IsEvaluation)).Distinct());
+
+        static Dictionary<string, double> Numbers(JsonElement entry) =>
+            entry.EnumerateObject().Where(p => p.Value.ValueKind == JsonValueKind.Number).ToDictionary(p => p.Name, p => p.Value.GetDouble());
+
+        static bool IsEvaluation(string key) =>
+            key.StartsWith("eval_", StringComparison.Ordinal)
+            && (key.EndsWith("_loss", StringComparison.Ordinal) || key.EndsWith("_accuracy", StringComparison.Ordinal));
     }
 }

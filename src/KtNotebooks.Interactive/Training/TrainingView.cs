@@ -41,7 +41,8 @@ public sealed class TrainingView : IShowable, IDisposable
             _steps.Add(step);
             _losses.Add(loss);
             _progress = total > 0 ? (double)step / total : 0;
-            _status = $"step {step:#,0}/{total:#,0} · loss {Ticks.Format(loss)} · lr {Ticks.Format(lr)} · {tokensPerSecond:#,0} tokens/s · {Durations.Text(elapsed)} elapsed, {Durations.Text(remaining)} left";
+            _status = $"step {step:#,0}/{total:#,0} · loss {Ticks.Format(loss)} · lr {Ticks.Format(lr)} · {tokensPerSecond:#,0} tokens/s · "
+                + $"{Durations.Text(elapsed)} elapsed, {Durations.Text(remaining)} left";
         }
         _display.Changed();
     }

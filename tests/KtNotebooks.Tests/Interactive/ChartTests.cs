@@ -51,7 +51,7 @@ public class ChartTests
     {
         // Flat at 3 with an axis from 2.7 to 3.3: the line must be blue at the same height in every column, in the middle of the data's rectangle.
         var svg = XDocument.Parse(new LineChart("t", "x", "y").Add("y", [3, 3, 3]).ToSvg());
-        var line = svg.Descendants().Single(e => e.Name.LocalName == "polyline" && (string?)e.Attribute("stroke") == "#1f77b4" && (string?)e.Attribute("stroke-linejoin") == "round");
+        var line = svg.Descendants().Single(e => (string?)e.Attribute("stroke") == "#1f77b4" && (string?)e.Attribute("stroke-linejoin") == "round");
         var points = ((string)line.Attribute("points")!).Split(' ').Select(p => p.Split(',').Select(double.Parse).ToArray()).ToArray();
         Assert.Equal(3, points.Length);
         var png = PngReader.Read(new LineChart("t", "x", "y").Add("y", [3, 3, 3]).ToPng());
@@ -65,6 +65,13 @@ public class ChartTests
         var line = svg.Descendants().Single(e => (string?)e.Attribute("stroke-linejoin") == "round");
         var y = ((string)line.Attribute("points")!).Split(' ').Select(p => double.Parse(p.Split(',')[1])).ToArray();
         Assert.True(y[1] < y[2] && y[2] < y[0]);
+    }
+
+    [Fact]
+    public void Steps_are_marked_at_whole_numbers_only()
+    {
+        var marks = XDocument.Parse(new LineChart().Add("", [3, 2, 1]).ToSvg()).Descendants().Where(e => (string?)e.Attribute("text-anchor") == "middle");
+        Assert.Equal(["1", "2", "3"], marks.Select(e => e.Value));
     }
 
     [Fact]

@@ -58,19 +58,21 @@ public class TextViewTests
     [Fact]
     public void Answers_side_by_side_wrap_to_equal_columns()
     {
-        var text = new SideBySide { TextColumns = 60 }.Add("Who are you?", "I am a large language model, trained by somebody else.", "我是一个在一台机器上微调的模型,很高兴认识你。").ToText();
+        const string after = "我是一个在一台机器上微调的模型,很高兴认识你。";
+        var text = new SideBySide { TextColumns = 60 }.Add("Who are you?", "I am a large language model, trained by somebody else.", after).ToText();
         var lines = text.Split('\n');
         Assert.All(lines, l => Assert.InRange(l.Length, 1, 60));
         var bar = lines[0].IndexOf('│');
         Assert.All(lines, l => Assert.True(l[bar] is '│' or '┼', l));
         Assert.Contains("language model,", text);
-        Assert.Equal("我是一个在一台机器上微调的模型,很高兴认识你。", string.Concat(lines.Skip(2).Select(l => l.Split('│')[2].Trim())));
+        Assert.Equal(after, string.Concat(lines.Skip(2).Select(l => l.Split('│')[2].Trim())));
     }
 
     [Fact]
     public void Tokens_show_what_is_trained()
     {
-        var view = new TokenView([("<|im_start|>", false), ("user", false), ("\n", false), ("Hi", false), ("I", true), (" am", true), ("\n", true), ("<|im_end|>", true), ("\n", false)]);
+        var view = new TokenView(
+            [("<|im_start|>", false), ("user", false), ("\n", false), ("Hi", false), ("I", true), (" am", true), ("\n", true), ("<|im_end|>", true), ("\n", false)]);
         Assert.Equal("<|im_start|>user↵\nHi⟦I am↵\n<|im_end|>⟧↵\n\n— 4 of 9 tokens trained (44.4 %); trained ones stand in ⟦ ⟧", view.ToText());
         var spans = Parse(view.Show()).Descendants("span").ToArray();
         Assert.Equal(9 + 2, spans.Length); // and the legend
