@@ -15,46 +15,51 @@ extern "C" {
 enum { KT_F32 = 0, KT_BF16 = 1 };
 
 // ---- library -------------------------------------------------------------------------------------------------------------
-KT_API int32_t kt_abi_version(void);                       // 1
-KT_API const char* kt_last_error(void);                    // of the calling thread; never null
-KT_API const char* kt_cpu_variants(void);                  // supported here, best first, comma-separated: "amx,avx512bf16,avx512,avx2"
-// Chooses the variant (null or "": the best) and sizes the thread pool (0: all physical processors this process may use). Callable again.
+KT_API int32_t kt_abi_version(void);       // 1
+KT_API const char* kt_last_error(void);    // of the calling thread; never null
+KT_API const char* kt_cpu_variants(void);  // supported here, best first, comma-separated: "amx,avx512bf16,avx512,avx2"
+// Chooses the variant (null or "": the best; "amx-emulated", for tests, computes AMX tiles with loops) and sizes the thread pool (0: all
+// physical processors this process may use). Callable again.
 KT_API int32_t kt_init(const char* variant, int32_t threads);
-KT_API const char* kt_cpu_variant(void);                   // the chosen one
+KT_API const char* kt_cpu_variant(void);  // the chosen one
 KT_API int32_t kt_threads(void);
 
 // ---- dense GEMM ----------------------------------------------------------------------------------------------------------
 // C[M,N] = alpha · op(A)·op(B) + beta · C, op(X) = X or Xᵀ (transA: A is stored [K,M]; transB: B is stored [N,K]).
-KT_API int32_t kt_gemm(int32_t transA, int32_t transB, int64_t M, int64_t N, int64_t K, float alpha, const void* A, int64_t lda, int32_t typeA,
-                       const void* B, int64_t ldb, int32_t typeB, float beta, void* C, int64_t ldc, int32_t typeC);
+KT_API int32_t kt_gemm(int32_t transA, int32_t transB, int64_t M, int64_t N, int64_t K, float alpha, const void* A, int64_t lda,
+                       int32_t typeA, const void* B, int64_t ldb, int32_t typeB, float beta, void* C, int64_t ldc, int32_t typeC);
 
 // ---- grouped linear with LoRA --------------------------------------------------------------------------------------------
 // y[i,:] = W_e x[i,:] + scale · B_e (A_e xl[i,:]) for the rows i of each expert e; the sum is rounded to y's type once.
-// x [R,K] ; xl [R,K] what LoRA sees, like x (x itself, or x with dropout) ; W_e [N,K] ; A_e [r,K] f32 ; B_e [N,r] f32 ; y [R,N] overwritten ;
-// p [R,r] f32 = A_e xl, overwritten, kept for backward. loraA null: no LoRA (xl, p unused).
-KT_API int32_t kt_grouped_linear(int32_t E, const int32_t* offsets, int64_t N, int64_t K, const void* x, int32_t typeX, const void* xl, const void* const* W,
-                                 int32_t typeW, int32_t r, const float* const* loraA, const float* const* loraB, float scale, float* p, void* y, int32_t typeY);
+// x [R,K] ; xl [R,K] what LoRA sees, like x (x itself, or x with dropout) ; W_e [N,K] ; A_e [r,K] f32 ; B_e [N,r] f32 ;
+// y [R,N] overwritten ; p [R,r] f32 = A_e xl, overwritten, kept for backward. loraA null: no LoRA (xl, p unused).
+KT_API int32_t kt_grouped_linear(int32_t E, const int32_t* offsets, int64_t N, int64_t K, const void* x, int32_t typeX, const void* xl,
+                                 const void* const* W, int32_t typeW, int32_t r, const float* const* loraA, const float* const* loraB,
+                                 float scale, float* p, void* y, int32_t typeY);
 // dx[i,:] = W_eᵀ dy[i,:]  (+ A_eᵀ q[i,:] when dxl is null) ; q[i,:] = scale · B_eᵀ dy[i,:] ; dxl[i,:] = A_eᵀ q[i,:].
 // dy [R,N] ; q [R,r] f32 overwritten ; dx, dxl [R,K] overwritten. dx may be null: only q (and dxl) are computed.
-KT_API int32_t kt_grouped_linear_dx(int32_t E, const int32_t* offsets, int64_t N, int64_t K, const void* dy, int32_t typeDy, const void* const* W, int32_t typeW,
-                                    int32_t r, const float* const* loraA, const float* const* loraB, float scale, float* q, void* dx, void* dxl, int32_t typeDx);
+KT_API int32_t kt_grouped_linear_dx(int32_t E, const int32_t* offsets, int64_t N, int64_t K, const void* dy, int32_t typeDy,
+                                    const void* const* W, int32_t typeW, int32_t r, const float* const* loraA, const float* const* loraB,
+                                    float scale, float* q, void* dx, void* dxl, int32_t typeDx);
 // dA_e [r,K] = qᵀ xl ; dB_e [N,r] = scale · dyᵀ p over the rows of e; overwritten (zero where e has no rows).
-KT_API int32_t kt_grouped_lora_grad(int32_t E, const int32_t* offsets, int64_t N, int64_t K, const void* xl, int32_t typeX, const float* p, const void* dy,
-                                    int32_t typeDy, const float* q, int32_t r, float scale, float* const* dA, float* const* dB);
+KT_API int32_t kt_grouped_lora_grad(int32_t E, const int32_t* offsets, int64_t N, int64_t K, const void* xl, int32_t typeX, const float* p,
+                                    const void* dy, int32_t typeDy, const float* q, int32_t r, float scale, float* const* dA,
+                                    float* const* dB);
 // dW_e [N,K] f32 = dyᵀ x over the rows of e; overwritten (zero where e has no rows). Full-parameter training.
-KT_API int32_t kt_grouped_weight_grad(int32_t E, const int32_t* offsets, int64_t N, int64_t K, const void* x, int32_t typeX, const void* dy, int32_t typeDy,
-                                      float* const* dW);
+KT_API int32_t kt_grouped_weight_grad(int32_t E, const int32_t* offsets, int64_t N, int64_t K, const void* x, int32_t typeX, const void* dy,
+                                      int32_t typeDy, float* const* dW);
 
 // ---- attention -----------------------------------------------------------------------------------------------------------
 // Block-diagonal causal attention. Sequence s owns query rows [startsQ[s], startsQ[s+1]) and key rows [startsK[s], startsK[s+1]);
 // query j of a sequence with Lq queries and Lk keys sees keys 0 … Lk − Lq + j (Lk ≥ Lq: the first Lk − Lq keys are the cache).
-// q [Tq,H,D], k [Tk,Hk,D], v [Tk,Hk,Dv], out [Tq,H,Dv] overwritten, one type for all; H a multiple of Hk; lse [Tq,H] f32 overwritten (log-sum-exp of the scaled scores).
-KT_API int32_t kt_attention(int32_t nseq, const int32_t* startsQ, const int32_t* startsK, int32_t H, int32_t Hk, int32_t D, int32_t Dv, float scale,
-                            const void* q, const void* k, const void* v, int32_t type, void* out, float* lse);
+// q [Tq,H,D], k [Tk,Hk,D], v [Tk,Hk,Dv], out [Tq,H,Dv] overwritten, one type for all; H a multiple of Hk; lse [Tq,H] f32 overwritten
+// (log-sum-exp of the scaled scores).
+KT_API int32_t kt_attention(int32_t nseq, const int32_t* startsQ, const int32_t* startsK, int32_t H, int32_t Hk, int32_t D, int32_t Dv,
+                            float scale, const void* q, const void* k, const void* v, int32_t type, void* out, float* lse);
 // dq, dk, dv like q, k, v; all overwritten. out, lse from the forward.
-KT_API int32_t kt_attention_grad(int32_t nseq, const int32_t* startsQ, const int32_t* startsK, int32_t H, int32_t Hk, int32_t D, int32_t Dv, float scale,
-                                 const void* q, const void* k, const void* v, const void* out, const float* lse, const void* dout, int32_t type,
-                                 void* dq, void* dk, void* dv);
+KT_API int32_t kt_attention_grad(int32_t nseq, const int32_t* startsQ, const int32_t* startsK, int32_t H, int32_t Hk, int32_t D, int32_t Dv,
+                                 float scale, const void* q, const void* k, const void* v, const void* out, const float* lse,
+                                 const void* dout, int32_t type, void* dq, void* dk, void* dv);
 #if defined(__cplusplus)
 }
 #endif

@@ -1,2 +1,46 @@
-#include "kt.h"
-extern "C" int32_t kt_abi_version(void) { return 1; }
+// The library itself: version, error text, choice of the variant and of the number of threads.
+#include "check.h"
+#include "cpu.h"
+#include "pool.h"
+
+namespace kt {
+namespace {
+thread_local char last_error[512] = "";
+}
+
+int32_t failed(const char* function, Status status, const char* text) noexcept {
+    std::snprintf(last_error, sizeof last_error, "[%s] %s", function, text);
+    return status;
+}
+
+}  // namespace kt
+
+int32_t kt_abi_version(void) { return 1; }
+
+const char* kt_last_error(void) { return kt::last_error; }
+
+const char* kt_cpu_variants(void) {
+    const char* names = "";
+    kt::guarded("kt_cpu_variants", [&] { names = kt::variants().c_str(); });
+    return names;
+}
+
+int32_t kt_init(const char* variant, int32_t threads) {
+    return kt::guarded("kt_init", [&] {
+        if (threads < 0 || threads > 4096) throw kt::Error(kt::InvalidArgument, "threads must be 0 (all) to 4096, but is %d", threads);
+        kt::select(variant);
+        kt::resize_pool(threads);
+    });
+}
+
+const char* kt_cpu_variant(void) {
+    const char* name = "";
+    kt::guarded("kt_cpu_variant", [&] { name = kt::kernels().name; });
+    return name;
+}
+
+int32_t kt_threads(void) {
+    int32_t n = 1;
+    kt::guarded("kt_threads", [&] { n = kt::pool_threads(); });
+    return n;
+}

@@ -42,6 +42,7 @@ public sealed unsafe class Attention(Spans spans, float scale) : Op
         Expect(v, "v", q.Type, k.Dim(0), k.Dim(1), v.Dim(2));
         CheckStarts("query", spans.Queries, q.Dim(0));
         CheckStarts("key", spans.Keys, k.Dim(0));
+        if (spans.Queries.Length != spans.Keys.Length) throw Wrong($"queries are cut into {spans.Count} sequences, keys into {spans.Keys.Length - 1}");
         for (var s = 0; s < spans.Count; s++)
             if (spans.Keys[s + 1] - spans.Keys[s] < spans.Queries[s + 1] - spans.Queries[s]) throw Wrong($"sequence {s} has fewer keys than queries");
         return new Frame(inputs, [Allocate(q, q.Type, q.Dim(0), q.Dim(1), v.Dim(2))], Allocate(q, DType.F32, q.Dim(0), q.Dim(1)));

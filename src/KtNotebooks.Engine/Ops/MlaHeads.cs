@@ -33,6 +33,8 @@ public sealed class MlaHeads(MlaShape shape, RotaryTable table, int[] positions)
         Expect(q, "q", q.Type, T, shape.H * shape.Head);
         Expect(inputs[1], "kv", q.Type, T, shape.H * (shape.Nope + shape.Value));
         Expect(inputs[2], "kr", q.Type, T, shape.Rope);
+        foreach (var position in positions)
+            if (position < 0) throw Wrong($"position {position} is negative");
         if (table.Pairs * 2 != shape.Rope) throw Wrong($"the rotary table is for width {table.Pairs * 2}, the heads have {shape.Rope}");
         return new Frame(inputs, [Allocate(q, q.Type, T, shape.H, shape.Head), Allocate(q, q.Type, T, shape.H, shape.Head), Allocate(q, q.Type, T, shape.H, shape.Value)]);
     }
@@ -72,7 +74,14 @@ public sealed class MlaHeads(MlaShape shape, RotaryTable table, int[] positions)
         });
     }
 
-    protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut) => [.. new Grad(this).Run(dOut[0]!, dOut[1]!, dOut[2]!)];
+    protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut)
+    {
+        Tensor Zero(int i) => Tensor.Zeros(f.Outputs[i].Type, f.Outputs[i].Device, f.Outputs[i].Shape);
+        using var zeroQ = dOut[0] is null ? Zero(0) : null;
+        using var zeroK = dOut[1] is null ? Zero(1) : null;
+        using var zeroV = dOut[2] is null ? Zero(2) : null;
+        return [.. new Grad(this).Run(dOut[0] ?? zeroQ!, dOut[1] ?? zeroK!, dOut[2] ?? zeroV!)];
+    }
 
     private (ReadOnlyMemory<float> Cos, ReadOnlyMemory<float> Sin) Angles()
     {

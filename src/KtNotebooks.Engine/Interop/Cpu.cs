@@ -1,0 +1,90 @@
+using System.Runtime.InteropServices;
+
+namespace KtNotebooks.Interop;
+
+/// <summary>
+/// The CPU kernels in use. Chosen once, at first use: <c>KT_CPU</c> = amx | avx512bf16 | avx512 | avx2 | plain forces a variant (default: the
+/// best one here), <c>KT_THREADS</c> the number of threads (default: all physical processors that this process may use).
+/// <c>plain</c>, a missing library or a processor without AVX2 mean managed code; the last two are noted on stderr, once.
+/// </summary>
+public static class Cpu
+{
+    /// <summary>The variant that does not use the native library.</summary>
+    public const string Plain = "plain";
+
+    private static readonly Lock Gate = new();
+    private static volatile State? _state;
+
+    /// <summary>Whether the native kernels are loaded and in use.</summary>
+    public static bool IsNative => Current.IsNative;
+
+    /// <summary>The variant in use: amx, avx512bf16, avx512, avx2 or plain.</summary>
+    public static string Variant => Current.Variant;
+
+    /// <summary>The variants that run on this machine, best first; plain is always the last.</summary>
+    public static IReadOnlyList<string> Variants => Current.Variants;
+
+    /// <summary>Threads of the native pool; without it, the processors that .NET sees.</summary>
+    public static int Threads => Current.Threads;
+
+    private static State Current
+    {
+        get
+        {
+            if (_state is { } state)
+                return state;
+            lock (Gate)
+                return _state ??= Start(Environment.GetEnvironmentVariable("KT_CPU"), Environment.GetEnvironmentVariable("KT_THREADS"));
+        }
+    }
+
+    /// <summary>Changes the variant (null: the best) and the number of threads (0: all) at run time; calls that run elsewhere finish as they began.</summary>
+    /// <exception cref="ArgumentException">The variant is unknown or does not run here.</exception>
+    public static void Use(string? variant, int threads = 0)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(threads);
+        lock (Gate)
+            _state = Choose(variant, threads, Probe(out _));
+    }
+
+    private static State Start(string? variant, string? threadsText)
+    {
+        var threads = 0;
+        if (!string.IsNullOrEmpty(threadsText) && (!int.TryParse(threadsText, out threads) || threads < 0))
+            throw new ArgumentException($"KT_THREADS must be a number of threads (0: all), but is '{threadsText}'");
+        var variants = Probe(out var missing);
+        if (missing is not null && variant != Plain)
+            Console.Error.WriteLine($"note: {missing}; computing on the CPU with managed code, which is much slower");
+        return Choose(variant, threads, variants);
+    }
+
+    private static State Choose(string? variant, int threads, string[] variants)
+    {
+        if (string.IsNullOrEmpty(variant))
+            variant = variants[0];
+        if (variant == Plain)
+            return new(false, Plain, variants, threads > 0 ? threads : Environment.ProcessorCount);
+        // The emulation of AMX tiles is for tests: it is never offered, but can be asked for.
+        if (!variants.Contains(variant) && (variant != "amx-emulated" || variants.Length == 1))
+            throw new ArgumentException($"CPU variant '{variant}' (KT_CPU) does not run on this machine; available: {string.Join(", ", variants)}");
+        Native.Ok(Native.kt_init(variant, threads));
+        return new(true, variant, variants, Native.kt_threads());
+    }
+
+    // The variants that run here, and why native ones do not.
+    private static unsafe string[] Probe(out string? missing)
+    {
+        missing = null;
+        if (!NativeLibrary.TryLoad(Native.Library, typeof(Native).Assembly, null, out _))
+            missing = $"lib{Native.Library}.so was not found beside the program (building it needs cmake and g++)";
+        else if (Native.kt_abi_version() is var version && version != Native.AbiVersion)
+            missing = $"lib{Native.Library}.so has ABI version {version}, but this program needs {Native.AbiVersion}; rebuild it";
+        else if (Native.Text(Native.kt_cpu_variants()) is { Length: > 0 } names)
+            return [.. names.Split(','), Plain];
+        else
+            missing = "this processor has no AVX2 with FMA";
+        return [Plain];
+    }
+
+    private sealed record State(bool IsNative, string Variant, string[] Variants, int Threads);
+}

@@ -1,0 +1,70 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+
+[assembly: DisableRuntimeMarshalling]
+
+namespace KtNotebooks.Interop;
+
+/// <summary>The exports of libktnative, under the names of kt.h, which says what each does, its shapes, and what it overwrites.
+/// Every one that returns a status goes through <see cref="Ok"/>; ask <see cref="Cpu.IsNative"/> first.</summary>
+internal static unsafe partial class Native
+{
+    internal const string Library = "ktnative";
+    internal const int AbiVersion = 1;
+    internal const int F32 = 0;
+    internal const int BF16 = 1;
+
+    [LibraryImport(Library)]
+    internal static partial int kt_abi_version();
+
+    [LibraryImport(Library)]
+    internal static partial byte* kt_last_error();
+
+    [LibraryImport(Library)]
+    internal static partial byte* kt_cpu_variants();
+
+    [LibraryImport(Library, StringMarshalling = StringMarshalling.Utf8)]
+    internal static partial int kt_init(string? variant, int threads);
+
+    [LibraryImport(Library)]
+    internal static partial byte* kt_cpu_variant();
+
+    [LibraryImport(Library)]
+    internal static partial int kt_threads();
+
+    [LibraryImport(Library)]
+    internal static partial int kt_gemm(int transA, int transB, long M, long N, long K, float alpha, void* A, long lda, int typeA,
+        void* B, long ldb, int typeB, float beta, void* C, long ldc, int typeC);
+
+    [LibraryImport(Library)]
+    internal static partial int kt_grouped_linear(int E, int* offsets, long N, long K, void* x, int typeX, void* xl, void** W, int typeW,
+        int r, float** loraA, float** loraB, float scale, float* p, void* y, int typeY);
+
+    [LibraryImport(Library)]
+    internal static partial int kt_grouped_linear_dx(int E, int* offsets, long N, long K, void* dy, int typeDy, void** W, int typeW,
+        int r, float** loraA, float** loraB, float scale, float* q, void* dx, void* dxl, int typeDx);
+
+    [LibraryImport(Library)]
+    internal static partial int kt_grouped_lora_grad(int E, int* offsets, long N, long K, void* xl, int typeX, float* p, void* dy, int typeDy,
+        float* q, int r, float scale, float** dA, float** dB);
+
+    [LibraryImport(Library)]
+    internal static partial int kt_grouped_weight_grad(int E, int* offsets, long N, long K, void* x, int typeX, void* dy, int typeDy, float** dW);
+
+    [LibraryImport(Library)]
+    internal static partial int kt_attention(int nseq, int* startsQ, int* startsK, int H, int Hk, int D, int Dv, float scale,
+        void* q, void* k, void* v, int type, void* @out, float* lse);
+
+    [LibraryImport(Library)]
+    internal static partial int kt_attention_grad(int nseq, int* startsQ, int* startsK, int H, int Hk, int D, int Dv, float scale,
+        void* q, void* k, void* v, void* @out, float* lse, void* dout, int type, void* dq, void* dk, void* dv);
+
+    /// <summary>Throws <see cref="KtNativeException"/> with the library's own text unless <paramref name="status"/> is 0.</summary>
+    internal static void Ok(int status, [CallerArgumentExpression(nameof(status))] string call = "")
+    {
+        if (status != 0)
+            throw new KtNativeException(Library, call, status, Text(kt_last_error()));
+    }
+
+    internal static string Text(byte* text) => Marshal.PtrToStringUTF8((nint)text) ?? "";
+}

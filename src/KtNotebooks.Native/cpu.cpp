@@ -1,0 +1,153 @@
+#include "cpu.h"
+
+#include <cpuid.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <cstring>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "error.h"
+
+namespace kt {
+namespace {
+
+struct Features {
+    bool avx2 = false, avx512 = false, avx512bf16 = false, amx = false;
+};
+
+// The processor has a feature only when cpuid says so and the operating system saves its registers (xgetbv).
+Features detect() {
+    Features f;
+    unsigned a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d)) return f;
+    bool fma = c & (1u << 12), osxsave = c & (1u << 27), avx = c & (1u << 28);
+    if (!osxsave || !avx) return f;
+    unsigned low, high;
+    asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    auto saves = [low](unsigned mask) { return (low & mask) == mask; };
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return f;
+    unsigned leaf7_b = b, leaf7_d = d, leaf71_a = 0;
+    if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) leaf71_a = a;
+    f.avx2 = fma && (leaf7_b & (1u << 5)) && saves(0x6);
+    unsigned avx512 = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31);  // F, DQ, BW, VL
+    f.avx512 = f.avx2 && (leaf7_b & avx512) == avx512 && saves(0xe6);
+    f.avx512bf16 = f.avx512 && (leaf71_a & (1u << 5));
+    unsigned amx = (1u << 22) | (1u << 24);  // BF16, TILE
+    // Linux hands out the 8 KB of tile registers on request only, for the whole process, and before the threads that use them start.
+    const int request = 0x1023 /* ARCH_REQ_XCOMP_PERM */, tile_data = 18;
+    f.amx = f.avx512bf16 && (leaf7_d & amx) == amx && saves(0x60000) && syscall(SYS_arch_prctl, request, tile_data) == 0;
+    return f;
+}
+
+struct Variants {
+    std::vector<Kernels> all;  // best first
+    Kernels emulated{};
+    std::string names;
+
+    Variants() {
+        Features f = detect();
+        if (f.avx512) {
+            Kernels bf16 = kernels_avx512;
+            bf16.name = "avx512bf16";
+            bf16.bf16 = micro_avx512bf16;
+            bf16.dots = dots_avx512bf16;
+            Kernels amx = bf16;
+            amx.name = "amx";
+            amx.bf16 = micro_amx;
+            if (f.amx) all.push_back(amx);
+            if (f.avx512bf16) all.push_back(bf16);
+            all.push_back(kernels_avx512);
+        }
+        if (f.avx2) {
+            all.push_back(kernels_avx2);
+            emulated = f.avx512 ? kernels_avx512 : kernels_avx2;
+            emulated.name = "amx-emulated";
+            emulated.bf16 = micro_amx_emulated;
+        }
+        for (const Kernels& k : all) names += (names.empty() ? "" : ",") + std::string(k.name);
+    }
+};
+
+const Variants& table() {
+    static const Variants v;
+    return v;
+}
+
+std::atomic<const Kernels*> chosen{nullptr};
+
+int read_int(const char* path, int fallback) {
+    int value = fallback;
+    if (FILE* file = std::fopen(path, "r")) {
+        if (std::fscanf(file, "%d", &value) != 1) value = fallback;
+        std::fclose(file);
+    }
+    return value;
+}
+
+// A container's CPU limit (control groups, version 2): quota and period in microseconds; 0 when there is none.
+int granted_processors() {
+    long long quota = 0, period = 0;
+    if (FILE* file = std::fopen("/sys/fs/cgroup/cpu.max", "r")) {
+        if (std::fscanf(file, "%lld %lld", &quota, &period) != 2) quota = 0;
+        std::fclose(file);
+    }
+    return quota > 0 && period > 0 ? static_cast<int>((quota + period - 1) / period) : 0;
+}
+
+}  // namespace
+
+const std::string& variants() { return table().names; }
+
+const Kernels& kernels() {
+    const Kernels* k = chosen.load(std::memory_order_acquire);
+    if (!k) {
+        select(nullptr);
+        k = chosen.load(std::memory_order_acquire);
+    }
+    return *k;
+}
+
+void select(const char* name) {
+    const Variants& v = table();
+    if (v.all.empty())
+        throw Error(NotSupported, "this processor has no AVX2 with FMA; set KT_CPU=plain to compute without the native library");
+    if (!name || !*name) {
+        chosen.store(&v.all.front(), std::memory_order_release);
+        return;
+    }
+    if (!std::strcmp(name, v.emulated.name)) {
+        chosen.store(&v.emulated, std::memory_order_release);
+        return;
+    }
+    for (const Kernels& k : v.all)
+        if (!std::strcmp(name, k.name)) {
+            chosen.store(&k, std::memory_order_release);
+            return;
+        }
+    throw Error(InvalidArgument, "CPU variant '%.40s' is not available here; available: %s", name, v.names.c_str());
+}
+
+int usable_processors() {
+    std::vector<unsigned char> mask(8192 / 8);  // more processors than cpu_set_t has room for
+    auto set = reinterpret_cast<cpu_set_t*>(mask.data());
+    if (sched_getaffinity(0, mask.size(), set) != 0) return 1;
+    std::set<std::pair<int, int>> cores;
+    for (int cpu = 0; cpu < 8192; cpu++)
+        if (CPU_ISSET_S(cpu, mask.size(), set)) {
+            char path[96];
+            std::snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/physical_package_id", cpu);
+            int package = read_int(path, 0);
+            std::snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/core_id", cpu);
+            cores.insert({package, read_int(path, cpu)});
+        }
+    int count = cores.empty() ? 1 : static_cast<int>(cores.size()), granted = granted_processors();
+    return granted > 0 && granted < count ? granted : count;
+}
+
+}  // namespace kt

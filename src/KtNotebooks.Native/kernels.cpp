@@ -1,0 +1,342 @@
+// The kernels of one instruction set (compiled once with AVX2 and once with AVX-512): register tile, packing, dot products, softmax rows.
+#include "kernels.h"
+
+#include "simd.h"
+
+namespace kt {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int MR = 12, NV = 2;  // 24 accumulators, 2 vectors of B, 1 broadcast of A
+constexpr const char* Name = "avx512";
+#else
+constexpr int MR = 6, NV = 2;  // 12 accumulators of 16 registers
+constexpr const char* Name = "avx2";
+#endif
+constexpr int NR = NV * W;
+
+// ---- register tile ---------------------------------------------------------------------------------------------------------
+
+template <int Rows, int Cols>
+void tile_of(int64_t k, const float* a, const float* b, float* c, int64_t ldc, bool accumulate) {
+    F sum[Rows][Cols];
+    for (int i = 0; i < Rows; i++)
+        for (int j = 0; j < Cols; j++) sum[i][j] = zero();
+    for (; k > 0; k--, a += MR, b += NR) {
+        F vb[Cols];
+        for (int j = 0; j < Cols; j++) vb[j] = load(b + j * W);
+#pragma GCC unroll 16
+        for (int i = 0; i < Rows; i++) {
+            F va = set1(a[i]);
+#pragma GCC unroll 2
+            for (int j = 0; j < Cols; j++) sum[i][j] = fma(va, vb[j], sum[i][j]);
+        }
+    }
+    for (int i = 0; i < Rows; i++)
+        for (int j = 0; j < Cols; j++) {
+            float* to = c + i * ldc + j * W;
+            store(to, accumulate ? add(load(to), sum[i][j]) : sum[i][j]);
+        }
+}
+
+template <int Rows>
+void tile_rows(int64_t k, const float* a, const float* b, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate) {
+    if (rows != Rows) {
+        if constexpr (Rows > 1) return tile_rows<Rows - 1>(k, a, b, c, ldc, rows, cols, accumulate);
+    } else if (cols <= W) {
+        tile_of<Rows, 1>(k, a, b, c, ldc, accumulate);
+    } else {
+        tile_of<Rows, NV>(k, a, b, c, ldc, accumulate);
+    }
+}
+
+void tile(int64_t k, const void* a, const void* b, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate) {
+    tile_rows<MR>(k, static_cast<const float*>(a), static_cast<const float*>(b), c, ldc, rows, cols, accumulate);
+}
+
+// ---- packing ---------------------------------------------------------------------------------------------------------------
+// A lane below is one 32-bit unit: a float, or a pair of BF16 that stand next to each other along k.
+
+KT_INLINE F lanes_along_k(const float* p, int64_t n) { return n >= W ? load(p) : load(p, n); }
+KT_INLINE F lanes_along_k(const uint16_t* p, int64_t n) { return n >= W ? load(p) : load(p, n); }
+
+// Vectors contiguous along k: W × W blocks are transposed in registers. Unit: how many source elements make a lane (1, or 2 for pairs).
+template <class T, int Unit>
+void pack_rows(float* panel, const T* src, int64_t stride, int64_t rows, int64_t k, int32_t width, float factor) {
+    int64_t lanes = (k + Unit - 1) / Unit;
+    for (int64_t i0 = 0; i0 < width; i0 += W) {
+        int64_t w = width - i0 < W ? width - i0 : W;
+        for (int64_t l0 = 0; l0 < lanes; l0 += W) {
+            F x[W];
+            for (int i = 0; i < W; i++) {
+                if (i0 + i >= rows || i >= w)
+                    x[i] = zero();
+                else if constexpr (Unit == 2)
+                    x[i] = load_pairs(src + (i0 + i) * stride + l0 * 2, k - l0 * 2);
+                else
+                    x[i] = lanes_along_k(src + (i0 + i) * stride + l0, k - l0);
+            }
+            transpose(x);
+            if (Unit == 1 && factor != 1)
+                for (int i = 0; i < W; i++) x[i] = mul(x[i], set1(factor));
+            float* to = panel + l0 * width + i0;
+            int64_t count = lanes - l0 < W ? lanes - l0 : W;
+            if (w == W)
+                for (int64_t l = 0; l < count; l++) store(to + l * width, x[l]);
+            else
+                for (int64_t l = 0; l < count; l++) store(to + l * width, x[l], w);
+        }
+    }
+}
+
+// Vectors contiguous along i: a row of the panel is a run of the source (pairs: two runs, zipped).
+template <class T, int Unit>
+void pack_columns(float* panel, const T* src, int64_t stride, int64_t rows, int64_t k, int32_t width, float factor) {
+    for (int64_t l = 0; l * Unit < k; l++)
+        for (int64_t i = 0; i < width; i += W) {
+            int64_t n = rows - i < 0 ? 0 : rows - i < W ? rows - i : W, w = width - i < W ? width - i : W;
+            const T* from = src + l * Unit * stride + i;
+            F x;
+            if (n == 0)
+                x = zero();
+            else if constexpr (Unit == 2)
+                x = zip(from, l * 2 + 1 < k ? from + stride : nullptr, n);
+            else
+                x = mul(lanes_along_k(from, n), set1(factor));
+            if (w == W)
+                store(panel + l * width + i, x);
+            else
+                store(panel + l * width + i, x, w);
+        }
+}
+
+template <class T>
+void pack_any(float* panel, const T* src, const Matrix& m, int64_t rows, int64_t k, int32_t width, float factor) {
+    for (int64_t l = 0; l < k; l++)
+        for (int64_t i = 0; i < width; i++) {
+            float x = 0;
+            if (i < rows) {
+                if constexpr (sizeof(T) == 2)
+                    x = widen(src[i * m.rows + l * m.cols]);
+                else
+                    x = src[i * m.rows + l * m.cols];
+            }
+            panel[l * width + i] = x * factor;
+        }
+}
+
+// Any strides and groups of BF16 (the AMX layout of A among them; its common case is a plain copy of 64-byte pieces).
+void pack_groups(uint16_t* panel, const uint16_t* src, const Matrix& m, int64_t rows, int64_t k, int32_t width, int32_t group) {
+    for (int64_t k0 = 0; k0 < k; k0 += group) {
+        int64_t n = k - k0 < group ? k - k0 : group;
+        for (int64_t i = 0; i < width; i++, panel += group) {
+            const uint16_t* from = src + i * m.rows + k0 * m.cols;
+            if (i >= rows) {
+                std::memset(panel, 0, group * 2);
+            } else if (n == 32 && group == 32 && m.cols == 1) {
+                std::memcpy(panel, from, 64);
+            } else {
+                for (int64_t l = 0; l < n; l++) panel[l] = from[l * m.cols];
+                std::memset(panel + n, 0, (group - n) * 2);
+            }
+        }
+    }
+}
+
+template <class T>
+void pack_floats(float* panel, const Matrix& m, int64_t rows, int64_t k, int32_t width, float factor) {
+    auto src = static_cast<const T*>(m.data);
+    if (m.cols == 1)
+        pack_rows<T, 1>(panel, src, m.rows, rows, k, width, factor);
+    else if (m.rows == 1)
+        pack_columns<T, 1>(panel, src, m.cols, rows, k, width, factor);
+    else
+        pack_any<T>(panel, src, m, rows, k, width, factor);
+}
+
+void pack(void* panel, int32_t element, const Matrix& m, int64_t rows, int64_t k, int32_t width, int32_t group, int64_t k_padded,
+          float factor) {
+    int64_t done = (k + group - 1) / group * group;
+    if (done < k_padded) std::memset(static_cast<char*>(panel) + done * width * element, 0, (k_padded - done) * width * element);
+    if (element == 4) {
+        if (m.type == 0)
+            pack_floats<float>(static_cast<float*>(panel), m, rows, k, width, factor);
+        else
+            pack_floats<uint16_t>(static_cast<float*>(panel), m, rows, k, width, factor);
+        return;
+    }
+    auto src = static_cast<const uint16_t*>(m.data);
+    if (group == 2 && m.cols == 1)
+        pack_rows<uint16_t, 2>(static_cast<float*>(panel), src, m.rows, rows, k, width, 1);
+    else if (group == 2 && m.rows == 1)
+        pack_columns<uint16_t, 2>(static_cast<float*>(panel), src, m.cols, rows, k, width, 1);
+    else
+        pack_groups(static_cast<uint16_t*>(panel), src, m, rows, k, width, group);
+}
+
+// ---- dot products ----------------------------------------------------------------------------------------------------------
+
+// Rows of x against Cols rows of w at once: each vector of w is loaded once.
+template <int Rows, int Cols, class X, class T>
+KT_INLINE void dots_block(int64_t k, const X* x, int64_t ldx, const T* w, int64_t ldw, float scale, float* c, int64_t ldc,
+                          bool accumulate) {
+    F sums[Rows][Cols];
+    for (int i = 0; i < Rows; i++)
+        for (int j = 0; j < Cols; j++) sums[i][j] = zero();
+    int64_t l = 0;
+    for (; l + W <= k; l += W) {
+        F vx[Rows];
+        for (int i = 0; i < Rows; i++) vx[i] = load(x + i * ldx + l);
+        for (int j = 0; j < Cols; j++) {
+            F vw = load(w + j * ldw + l);
+            for (int i = 0; i < Rows; i++) sums[i][j] = fma(vx[i], vw, sums[i][j]);
+        }
+    }
+    if (l < k)
+        for (int j = 0; j < Cols; j++) {
+            F vw = load(w + j * ldw + l, k - l);
+            for (int i = 0; i < Rows; i++) sums[i][j] = fma(load(x + i * ldx + l, k - l), vw, sums[i][j]);
+        }
+    for (int i = 0; i < Rows; i++)
+        for (int j = 0; j < Cols; j++) {
+            float* to = c + i * ldc + j;
+            float s = scale * sum(sums[i][j]);
+            *to = accumulate ? *to + s : s;
+        }
+}
+
+template <int Rows, class X, class T>
+void dots_rows(int64_t n, int64_t k, const X* x, int64_t ldx, const T* w, int64_t ldw, float scale, float* c, int64_t ldc,
+               bool accumulate) {
+    constexpr int Cols = W == 16 || Rows <= 2 ? 4 : 2;  // AVX2 has 16 registers
+    int64_t j = 0;
+    for (; j + Cols <= n; j += Cols) dots_block<Rows, Cols>(k, x, ldx, w + j * ldw, ldw, scale, c + j, ldc, accumulate);
+    for (; j < n; j++) dots_block<Rows, 1>(k, x, ldx, w + j * ldw, ldw, scale, c + j, ldc, accumulate);
+}
+
+template <class X, class T>
+void dots_typed(int64_t m, int64_t n, int64_t k, const void* x, int64_t ldx, const void* w, int64_t ldw, float scale, float* c, int64_t ldc,
+                bool accumulate) {
+    auto px = static_cast<const X*>(x);
+    auto pw = static_cast<const T*>(w);
+    if (m == 1) return dots_rows<1>(n, k, px, ldx, pw, ldw, scale, c, ldc, accumulate);
+    if (m == 2) return dots_rows<2>(n, k, px, ldx, pw, ldw, scale, c, ldc, accumulate);
+    if (m == 3) return dots_rows<3>(n, k, px, ldx, pw, ldw, scale, c, ldc, accumulate);
+    dots_rows<4>(n, k, px, ldx, pw, ldw, scale, c, ldc, accumulate);
+}
+
+void dots(int64_t m, int64_t n, int64_t k, const void* x, int32_t type_x, int64_t ldx, const void* w, int32_t type_w, int64_t ldw,
+          float scale, float* c, int64_t ldc, bool accumulate) {
+    auto run = type_x == 0 ? (type_w == 0 ? dots_typed<float, float> : dots_typed<float, uint16_t>)
+                           : (type_w == 0 ? dots_typed<uint16_t, float> : dots_typed<uint16_t, uint16_t>);
+    run(m, n, k, x, ldx, w, ldw, scale, c, ldc, accumulate);
+}
+
+float inner(const void* a, const void* b, int32_t type, int64_t n) {
+    float c;
+    dots(1, 1, n, a, type, n, b, type, n, 1, &c, 1, false);
+    return c;
+}
+
+// ---- results ---------------------------------------------------------------------------------------------------------------
+
+KT_INLINE float to_float(float x) { return x; }
+KT_INLINE float to_float(uint16_t x) { return widen(x); }
+KT_INLINE void put(float* p, float x) { *p = x; }
+KT_INLINE void put(uint16_t* p, float x) { *p = narrow(x); }
+
+template <class T>
+void store_typed(const float* c, int64_t ldc, int64_t m, int64_t n, float alpha, float beta, T* out, int64_t rows, int64_t cols) {
+    if (cols != 1) {  // transposed or strided: few elements (LoRA gradients)
+        for (int64_t j = 0; j < n; j++)
+            for (int64_t i = 0; i < m; i++) {
+                T* to = out + i * rows + j * cols;
+                put(to, alpha * c[i * ldc + j] + (beta == 0 ? 0 : beta * to_float(*to)));
+            }
+        return;
+    }
+    F va = set1(alpha), vb = set1(beta);
+    for (int64_t i = 0; i < m; i++) {
+        const float* from = c + i * ldc;
+        T* to = out + i * rows;
+        int64_t j = 0;
+        if (beta == 0) {
+            for (; j + W <= n; j += W) store(to + j, mul(va, load(from + j)));
+            if (j < n) store(to + j, mul(va, load(from + j, n - j)), n - j);
+        } else {
+            for (; j + W <= n; j += W) store(to + j, fma(vb, load(to + j), mul(va, load(from + j))));
+            if (j < n) store(to + j, fma(vb, load(to + j, n - j), mul(va, load(from + j, n - j))), n - j);
+        }
+    }
+}
+
+void store_matrix(const float* c, int64_t ldc, int64_t m, int64_t n, float alpha, float beta, void* out, int32_t type, int64_t rows,
+                  int64_t cols) {
+    if (type == 0)
+        store_typed(c, ldc, m, n, alpha, beta, static_cast<float*>(out), rows, cols);
+    else
+        store_typed(c, ldc, m, n, alpha, beta, static_cast<uint16_t*>(out), rows, cols);
+}
+
+// ---- attention rows --------------------------------------------------------------------------------------------------------
+
+float softmax_step(float* s, int64_t visible, int64_t n, float* row_max, float* row_sum) {
+    float top = *row_max;
+    int64_t j = 0;
+    if (visible >= W) {
+        F m = load(s);
+        for (j = W; j + W <= visible; j += W) m = max(m, load(s + j));
+        float part = max(m);
+        if (part > top) top = part;
+    }
+    for (; j < visible; j++)
+        if (s[j] > top) top = s[j];
+    F total = zero();
+    for (j = 0; j + W <= visible; j += W) {
+        F p = exp(sub(load(s + j), set1(top)));
+        total = add(total, p);
+        store(s + j, p);
+    }
+    float rest = 0;
+    if (j < visible) {
+        float part[W];
+        store(part, exp(sub(load(s + j, visible - j), set1(top))));
+        for (int64_t i = 0; i < visible - j; i++) rest += s[j + i] = part[i];
+    }
+    for (j = visible; j < n; j++) s[j] = 0;
+    float factor[W];
+    store(factor, exp(set1(*row_max - top)));  // the first block: exp(-inf) = 0
+    *row_sum = *row_sum * factor[0] + sum(total) + rest;
+    *row_max = top;
+    return factor[0];
+}
+
+void scale_row(float* x, int64_t n, float factor) {
+    int64_t j = 0;
+    for (; j + W <= n; j += W) store(x + j, mul(load(x + j), set1(factor)));
+    for (; j < n; j++) x[j] *= factor;
+}
+
+void softmax_grad(float* s, float* dp, int64_t visible, int64_t n, float lse, float delta) {
+    int64_t j = 0;
+    for (; j < visible; j += W) {
+        int64_t w = visible - j < W ? visible - j : W;
+        F p = exp(sub(load(s + j, w), set1(lse)));
+        store(s + j, p, w);
+        store(dp + j, mul(p, sub(load(dp + j, w), set1(delta))), w);
+    }
+    for (j = visible; j < n; j++) s[j] = dp[j] = 0;
+}
+
+}  // namespace
+
+// clang-format off
+extern const Kernels KT_KERNELS = {
+    Name,
+    {4, MR, NR, 1, 1, 1, 384, tile, nullptr, nullptr},
+    {0, 0, 0, 0, 0, 0, 0, nullptr, nullptr, nullptr},
+    pack, dots, store_matrix, softmax_step, scale_row, softmax_grad, inner,
+};
+// clang-format on
+
+}  // namespace kt

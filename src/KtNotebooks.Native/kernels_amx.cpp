@@ -1,0 +1,131 @@
+// AMX: tdpbf16ps multiplies a tile of A (16 rows × 32 k) with a tile of B (16 pairs of k × 16 columns) onto a tile of 16 × 16 floats.
+// Four C tiles (0-3) stay in registers over a whole block of k; A uses tiles 4 and 5, B tiles 6 and 7.
+// A panels hold 32 k of a row together (64 bytes, a row of the tile), B panels pairs of k of 32 columns (128 bytes, a row of two tiles).
+// Compiled a second time with KT_EMULATE_TILES, where the six tile instructions are loops: the same logic, testable anywhere.
+#include "kernels.h"
+#include "simd.h"
+
+namespace kt {
+namespace {
+
+constexpr int Rows = 16, RowBytes = 64;
+
+#if defined(KT_EMULATE_TILES)
+
+struct Tile {
+    alignas(64) unsigned char bytes[Rows * RowBytes];
+};
+thread_local Tile tiles[8];
+thread_local bool configured;
+
+template <int T>
+void tile_zero() {
+    std::memset(&tiles[T], 0, sizeof(Tile));
+}
+template <int T>
+void tile_load(const void* p, int64_t stride) {
+    for (int i = 0; i < Rows; i++) std::memcpy(tiles[T].bytes + i * RowBytes, static_cast<const char*>(p) + i * stride, RowBytes);
+}
+template <int T>
+void tile_store(void* p, int64_t stride) {
+    for (int i = 0; i < Rows; i++) std::memcpy(static_cast<char*>(p) + i * stride, tiles[T].bytes + i * RowBytes, RowBytes);
+}
+template <int C, int A, int B>
+void tile_multiply() {
+    auto c = reinterpret_cast<float*>(tiles[C].bytes);
+    auto a = reinterpret_cast<const uint16_t*>(tiles[A].bytes), b = reinterpret_cast<const uint16_t*>(tiles[B].bytes);
+    if (!configured) std::memset(c, 0xff, sizeof(Tile));  // what would be SIGILL: make it visible
+    for (int i = 0; i < Rows; i++)
+        for (int l = 0; l < 16; l++)
+            for (int j = 0; j < 16; j++) {
+                c[i * 16 + j] += widen(a[i * 32 + 2 * l]) * widen(b[l * 32 + 2 * j]);
+                c[i * 16 + j] += widen(a[i * 32 + 2 * l + 1]) * widen(b[l * 32 + 2 * j + 1]);
+            }
+}
+void begin() { configured = true; }
+void end() { configured = false; }
+
+#else
+
+// Not the compiler's intrinsics: in g++ 12 they are macros that take no template argument, and they hide from the compiler what they read.
+template <int T>
+KT_INLINE void tile_zero() {
+    asm volatile("tilezero %%tmm%c0" : : "i"(T));
+}
+template <int T>
+KT_INLINE void tile_load(const void* p, int64_t stride) {
+    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(p), "r"(stride), "i"(T) : "memory");
+}
+template <int T>
+KT_INLINE void tile_store(void* p, int64_t stride) {
+    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(p), "r"(stride), "i"(T) : "memory");
+}
+template <int C, int A, int B>
+KT_INLINE void tile_multiply() {
+    asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(C), "i"(A), "i"(B));
+}
+
+// All eight tiles are 16 rows of 64 bytes. The layout is Intel's (palette 1).
+struct alignas(64) TileConfig {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t row_bytes[16] = {RowBytes, RowBytes, RowBytes, RowBytes, RowBytes, RowBytes, RowBytes, RowBytes};
+    uint8_t rows[16] = {Rows, Rows, Rows, Rows, Rows, Rows, Rows, Rows};
+};
+static_assert(sizeof(TileConfig) == 64, "ldtilecfg reads 64 bytes");
+
+void begin() {
+    TileConfig config;
+    // The operand names all 64 bytes. g++ 12's _tile_loadconfig claims 8 and the compiler drops the other stores: SIGILL at the first tile.
+    asm volatile("ldtilecfg %0" : : "m"(config) : "memory");
+}
+void end() { asm volatile("tilerelease" : : : "memory"); }
+
+#endif
+
+template <bool Tall, bool Wide>
+void tile_of(int64_t k, const uint16_t* a, const uint16_t* b, float* c, int64_t ldc, bool accumulate) {
+    int64_t stride = ldc * 4;
+    if (accumulate) {
+        tile_load<0>(c, stride);
+        if constexpr (Wide) tile_load<1>(c + 16, stride);
+        if constexpr (Tall) tile_load<2>(c + 16 * ldc, stride);
+        if constexpr (Tall && Wide) tile_load<3>(c + 16 * ldc + 16, stride);
+    } else {
+        tile_zero<0>();
+        if constexpr (Wide) tile_zero<1>();
+        if constexpr (Tall) tile_zero<2>();
+        if constexpr (Tall && Wide) tile_zero<3>();
+    }
+    for (; k > 0; k -= 32, a += 32 * 32, b += 32 * 32) {
+        tile_load<4>(a, RowBytes);
+        tile_load<6>(b, 2 * RowBytes);
+        tile_multiply<0, 4, 6>();
+        if constexpr (Wide) {
+            tile_load<7>(b + 32, 2 * RowBytes);
+            tile_multiply<1, 4, 7>();
+        }
+        if constexpr (Tall) {
+            tile_load<5>(a + 16 * 32, RowBytes);
+            tile_multiply<2, 5, 6>();
+        }
+        if constexpr (Tall && Wide) tile_multiply<3, 5, 7>();
+    }
+    tile_store<0>(c, stride);
+    if constexpr (Wide) tile_store<1>(c + 16, stride);
+    if constexpr (Tall) tile_store<2>(c + 16 * ldc, stride);
+    if constexpr (Tall && Wide) tile_store<3>(c + 16 * ldc + 16, stride);
+}
+
+void tile(int64_t k, const void* pa, const void* pb, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate) {
+    auto a = static_cast<const uint16_t*>(pa), b = static_cast<const uint16_t*>(pb);
+    if (rows > 16)
+        cols > 16 ? tile_of<true, true>(k, a, b, c, ldc, accumulate) : tile_of<true, false>(k, a, b, c, ldc, accumulate);
+    else
+        cols > 16 ? tile_of<false, true>(k, a, b, c, ldc, accumulate) : tile_of<false, false>(k, a, b, c, ldc, accumulate);
+}
+
+}  // namespace
+
+extern const Micro KT_MICRO = {2, 32, 32, 32, 2, 32, 512, tile, begin, end};
+
+}  // namespace kt

@@ -1,0 +1,93 @@
+// AVX512-BF16: vdpbf16ps multiplies 32 BF16 pairs and adds them to 16 floats. Panels hold pairs along k in one 32-bit lane.
+#include "kernels.h"
+#include "simd.h"
+
+namespace kt {
+namespace {
+
+constexpr int MR = 12, NV = 2, NR = NV * W;
+
+KT_INLINE F dot(F sum, F a, F b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
+
+template <int Rows, int Cols>
+void tile_of(int64_t pairs, const float* a, const float* b, float* c, int64_t ldc, bool accumulate) {
+    F sum[Rows][Cols];
+    for (int i = 0; i < Rows; i++)
+        for (int j = 0; j < Cols; j++) sum[i][j] = zero();
+    for (; pairs > 0; pairs--, a += MR, b += NR) {
+        F vb[Cols];
+        for (int j = 0; j < Cols; j++) vb[j] = load(b + j * W);
+#pragma GCC unroll 16
+        for (int i = 0; i < Rows; i++) {
+            F va = set1(a[i]);
+#pragma GCC unroll 2
+            for (int j = 0; j < Cols; j++) sum[i][j] = dot(sum[i][j], va, vb[j]);
+        }
+    }
+    for (int i = 0; i < Rows; i++)
+        for (int j = 0; j < Cols; j++) {
+            float* to = c + i * ldc + j * W;
+            store(to, accumulate ? add(load(to), sum[i][j]) : sum[i][j]);
+        }
+}
+
+template <int Rows>
+void tile_rows(int64_t pairs, const float* a, const float* b, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate) {
+    if (rows != Rows) {
+        if constexpr (Rows > 1) return tile_rows<Rows - 1>(pairs, a, b, c, ldc, rows, cols, accumulate);
+    } else if (cols <= W) {
+        tile_of<Rows, 1>(pairs, a, b, c, ldc, accumulate);
+    } else {
+        tile_of<Rows, NV>(pairs, a, b, c, ldc, accumulate);
+    }
+}
+
+void tile(int64_t k, const void* a, const void* b, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate) {
+    tile_rows<MR>(k / 2, static_cast<const float*>(a), static_cast<const float*>(b), c, ldc, rows, cols, accumulate);
+}
+
+template <int Rows, int Cols>
+KT_INLINE void dots_block(int64_t k, const uint16_t* x, int64_t ldx, const uint16_t* w, int64_t ldw, float scale, float* c, int64_t ldc,
+                          bool accumulate) {
+    F sums[Rows][Cols];
+    for (int i = 0; i < Rows; i++)
+        for (int j = 0; j < Cols; j++) sums[i][j] = zero();
+    for (int64_t l = 0; l < k; l += 2 * W) {
+        F vx[Rows];
+        for (int i = 0; i < Rows; i++) vx[i] = load_pairs(x + i * ldx + l, k - l);
+        for (int j = 0; j < Cols; j++) {
+            F vw = load_pairs(w + j * ldw + l, k - l);
+            for (int i = 0; i < Rows; i++) sums[i][j] = dot(sums[i][j], vx[i], vw);
+        }
+    }
+    for (int i = 0; i < Rows; i++)
+        for (int j = 0; j < Cols; j++) {
+            float* to = c + i * ldc + j;
+            float s = scale * sum(sums[i][j]);
+            *to = accumulate ? *to + s : s;
+        }
+}
+
+template <int Rows>
+void dots_rows(int64_t n, int64_t k, const uint16_t* x, int64_t ldx, const uint16_t* w, int64_t ldw, float scale, float* c, int64_t ldc,
+               bool accumulate) {
+    int64_t j = 0;
+    for (; j + 4 <= n; j += 4) dots_block<Rows, 4>(k, x, ldx, w + j * ldw, ldw, scale, c + j, ldc, accumulate);
+    for (; j < n; j++) dots_block<Rows, 1>(k, x, ldx, w + j * ldw, ldw, scale, c + j, ldc, accumulate);
+}
+
+}  // namespace
+
+void dots_avx512bf16(int64_t m, int64_t n, int64_t k, const void* x, int32_t type_x, int64_t ldx, const void* w, int32_t type_w,
+                     int64_t ldw, float scale, float* c, int64_t ldc, bool accumulate) {
+    if (type_x == 0 || type_w == 0) return kernels_avx512.dots(m, n, k, x, type_x, ldx, w, type_w, ldw, scale, c, ldc, accumulate);
+    auto px = static_cast<const uint16_t*>(x), pw = static_cast<const uint16_t*>(w);
+    if (m == 1) return dots_rows<1>(n, k, px, ldx, pw, ldw, scale, c, ldc, accumulate);
+    if (m == 2) return dots_rows<2>(n, k, px, ldx, pw, ldw, scale, c, ldc, accumulate);
+    if (m == 3) return dots_rows<3>(n, k, px, ldx, pw, ldw, scale, c, ldc, accumulate);
+    dots_rows<4>(n, k, px, ldx, pw, ldw, scale, c, ldc, accumulate);
+}
+
+extern const Micro micro_avx512bf16 = {2, MR, NR, 2, 2, 2, 768, tile, nullptr, nullptr};
+
+}  // namespace kt

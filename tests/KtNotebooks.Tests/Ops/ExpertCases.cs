@@ -1,0 +1,86 @@
+using KtNotebooks.Ops;
+using KtNotebooks.Tensors;
+
+using static KtNotebooks.Tests.Ops.Input;
+
+namespace KtNotebooks.Tests.Ops;
+
+/// <summary>Cases of the router and of the routed experts: frozen with low-rank pairs, trained whole, one tensor an expert, experts that no token chose.</summary>
+public static class ExpertCases
+{
+    private const int E = 5;
+    private const int D = 11;
+    private const int I = 7;
+    private const int K = 2;
+
+    /// <summary>Expert 3 gets no token; expert 0 most.</summary>
+    private static readonly int[] Chosen = [0, 1, 2, 0, 0, 4, 1, 0, 0, 2, 4, 2];
+
+    public static IEnumerable<OpCase> All() => [.. Routers(), .. Experts()];
+
+    private static IEnumerable<OpCase> Routers()
+    {
+        foreach (var (T, experts, settings) in ((int, int, RouterSettings)[])
+            [(1, 1, new(1, false, 1)), (6, 8, new(2, false, 1)), (6, 8, new(3, true, 2.5f)), (5, 9, new(9, true, 1)), (6, 8, new(2, false, 1, Balance: 0.3f)), (33, 64, new(6, false, 16))])
+        {
+            var input = F32(T, experts) with { Floats = Distinct(T, experts) };
+            var name = $"{T} tokens, {settings.TopK} of {experts}{(settings.Normalise ? ", normalised" : "")}{(settings.Balance > 0 ? ", balanced" : "")}";
+            yield return new OpCase(typeof(Router), name, experts, [input], x =>
+            {
+                var (weights, indices) = Router.Apply(x[0], settings);
+                return [weights, indices];
+            }, settings.Balance > 0 ? x => BalanceLoss(x[0], settings) : null);
+        }
+    }
+
+    private static IEnumerable<OpCase> Experts()
+    {
+        const int T = 6;
+        foreach (var type in (DType[])[DType.F32, DType.BF16])
+        {
+            Input[] common = [Of(type, T, D), F32(T, K), I32(Chosen, T, K)];
+            Input[] frozen = [Of(type, E, I, D).Frozen with { Scale = 0.5f }, Of(type, E, I, D).Frozen with { Scale = 0.5f }, Of(type, E, D, I).Frozen with { Scale = 0.5f }];
+            yield return new OpCase(typeof(RoutedExperts), $"{type} frozen", 4 * (D + I), [.. common, .. frozen], x => [RoutedExperts.Apply(x[0], x[1], x[2], Stacked(x))]) { Roundings = 4 };
+            Input[] Each(params long[] shape) => [.. Enumerable.Repeat(Of(type, shape).Frozen with { Scale = 0.5f }, E)];
+            yield return new OpCase(typeof(RoutedExperts), $"{type} frozen, a tensor each", 4 * (D + I), [.. common, .. Each(I, D), .. Each(I, D), .. Each(D, I)],
+                x => [RoutedExperts.Apply(x[0], x[1], x[2], new ExpertSet(Matrices.Each(x[3..8]), Matrices.Each(x[8..13]), Matrices.Each(x[13..18])))])
+            { Roundings = 4 };
+            foreach (var (r, dropout) in ((int, float)[])[(1, 0), (3, 0.25f), (8, 0)])
+                yield return new OpCase(typeof(RoutedExperts), $"{type} low rank {r}{(dropout > 0 ? ", dropout" : "")}", 4 * (D + I + r),
+                    [.. common, .. frozen, F32(E, r, D), F32(E, I, r), F32(E, r, D), F32(E, I, r), F32(E, r, I), F32(E, D, r)],
+                    x => [RoutedExperts.Apply(x[0], x[1], x[2], Stacked(x) with { Lora = new LowRankExperts(x[6], x[7], x[8], x[9], x[10], x[11], 0.5f, dropout) }, dropoutKey: 11)], Together: [6, 7, 8, 9, 10, 11])
+                { Roundings = 4 };
+        }
+        yield return new OpCase(typeof(RoutedExperts), "trained whole", 4 * (D + I), [F32(T, D), F32(T, K), I32(Chosen, T, K), F32(E, I, D), F32(E, I, D), F32(E, D, I)],
+            x => [RoutedExperts.Apply(x[0], x[1], x[2], Stacked(x))], Together: [3, 4, 5]);
+    }
+
+    private static ExpertSet Stacked(Tensor[] x) => new(Matrices.Stack(x[3]), Matrices.Stack(x[4]), Matrices.Stack(x[5]));
+
+    /// <summary>Logits 0.1 apart, each row in an order of its own: the choice does not change within the steps of the slope test.</summary>
+    private static float[] Distinct(int rows, int width)
+    {
+        var logits = new float[rows * width];
+        for (var t = 0; t < rows; t++)
+        {
+            var order = Enumerable.Range(0, width).OrderBy(e => ((e * 37) + (t * 13) + 5) * 7919 % 104729).ToArray();
+            for (var e = 0; e < width; e++) logits[(t * width) + e] = 0.1f * order[e];
+        }
+        return logits;
+    }
+
+    /// <summary>α · Σ_e f_e · P_e, f_e = E / (k·T) · (tokens that chose e), P_e the mean probability of e.</summary>
+    private static double BalanceLoss(Tensor logits, RouterSettings settings)
+    {
+        var (z, T, experts) = (logits.ToFloats(), logits.Rows, logits.Width);
+        var (f, p) = (new double[experts], new double[experts]);
+        for (var t = 0; t < T; t++)
+        {
+            var row = z.AsSpan(t * experts, experts).ToArray();
+            foreach (var e in Enumerable.Range(0, experts).OrderByDescending(e => row[e]).Take(settings.TopK)) f[e] += (double)experts / (settings.TopK * T);
+            var sum = row.Sum(v => Math.Exp(v));
+            for (var e = 0; e < experts; e++) p[e] += Math.Exp(row[e]) / sum / T;
+        }
+        return settings.Balance * f.Zip(p, (a, b) => a * b).Sum();
+    }
+}

@@ -1,0 +1,215 @@
+using System.Reflection;
+
+using KtNotebooks.Autograd;
+using KtNotebooks.Tensors;
+
+using Xunit;
+
+namespace KtNotebooks.Tests.Ops;
+
+/// <summary>The same questions for every op: is it right, is it the same everywhere, is the gradient right, does it fail well, is it repeatable, does it leak.</summary>
+[Collection(Alone.Name)] // buffers alive are counted process-wide
+public class OpTests
+{
+    /// <summary>Ops that have no CUDA kernel yet: they must say so instead of computing elsewhere. The list only shrinks.</summary>
+    private static readonly string[] NotOnCuda =
+    [
+        "Add", "Attention", "CrossEntropy", "EmbeddingLookup", "GatherRows", "Linear", "MlaHeads", "RmsNorm", "RoutedExperts", "Router", "SplitColumns", "SwiGlu",
+    ];
+
+    public static TheoryData<string> Cases => [.. OpCases.All.Select(c => c.Name)];
+
+    public static TheoryData<string, string> CasesEverywhere
+    {
+        get
+        {
+            var data = new TheoryData<string, string>();
+            foreach (var test in OpCases.All)
+                foreach (var variant in Variant.All)
+                    if (variant.Device.Kind != DeviceKind.Cuda || !NotOnCuda.Contains(test.Op.Name)) data.Add(test.Name, variant.Name);
+            return data;
+        }
+    }
+
+    public static TheoryData<string> FloatCases => [.. OpCases.All.Where(c => c.Precision == DType.F32).Select(c => c.Name)];
+
+    public static TheoryData<string> Errors => [.. OpErrors.All.Select(e => e.What)];
+
+    public static TheoryData<string> Missing => [.. NotOnCuda];
+
+    private static IEnumerable<Type> AllOps => typeof(Op).Assembly.GetTypes().Where(t => t.IsSubclassOf(typeof(Op)) && t is { IsAbstract: false, IsPublic: true });
+
+    [Theory]
+    [MemberData(nameof(CasesEverywhere))]
+    public void Every_variant_gives_what_the_definition_gives(string name, string variant)
+    {
+        var (test, where) = (OpCases.Named(name), Variant.Of(variant));
+        where.Require();
+        Same(test, OpHarness.Plain(test), OpHarness.Run(test, where));
+    }
+
+    [Theory]
+    [MemberData(nameof(CasesEverywhere))]
+    public void Two_runs_give_the_same_bits(string name, string variant)
+    {
+        var (test, where) = (OpCases.Named(name), Variant.Of(variant));
+        where.Require();
+        var (first, second) = (OpHarness.Run(test, where), OpHarness.Run(test, where));
+        for (var i = 0; i < first.Outputs.Length; i++) Assert.Equal(first.Outputs[i], second.Outputs[i]);
+        for (var i = 0; i < first.Gradients.Length; i++) Assert.Equal(first.Gradients[i], second.Gradients[i]);
+    }
+
+    [Theory]
+    [MemberData(nameof(CasesEverywhere))]
+    public void Each_gradient_may_be_asked_for_alone(string name, string variant)
+    {
+        var (test, where) = (OpCases.Named(name), Variant.Of(variant));
+        where.Require();
+        var all = OpHarness.Plain(test);
+        for (var only = 0; only < test.Inputs.Length; only++)
+        {
+            if (all.Gradients[only] is null) continue;
+            // Expert matrices are trained together: an op may take them as one input group.
+            var group = test.Together?.Contains(only) == true ? test.Together : [only];
+            var alone = OpHarness.Run(test, where, i => group.Contains(i));
+            Agree($"gradient of input {only}", test, all.Gradients[only], alone.Gradients[only]);
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(CasesEverywhere))]
+    public void A_missing_output_gradient_counts_as_zero(string name, string variant)
+    {
+        var (test, where) = (OpCases.Named(name), Variant.Of(variant));
+        where.Require();
+        var outputs = OpHarness.Run(test, where).Outputs;
+        if (outputs.Count(o => o is not null) < 2) return;
+        for (var missing = 0; missing < outputs.Length; missing++)
+            if (outputs[missing] is not null) Same(test, OpHarness.Run(test, where, missing: missing, missingAsZero: true), OpHarness.Run(test, where, missing: missing));
+    }
+
+    [Theory]
+    [MemberData(nameof(CasesEverywhere))]
+    public void Nothing_leaks(string name, string variant)
+    {
+        var (test, where) = (OpCases.Named(name), Variant.Of(variant));
+        where.Require();
+        OpHarness.Run(test, where); // what is cached for good is made now
+        var (count, bytes) = (Tensors.Buffer.AliveCount, Tensors.Buffer.AliveBytes);
+        OpHarness.Run(test, where);
+        Assert.Equal((count, bytes), (Tensors.Buffer.AliveCount, Tensors.Buffer.AliveBytes));
+    }
+
+    /// <summary>
+    /// The definition's gradient against four-point differences of the definition: at most eight elements of each input. Outputs are stored in F32, so the difference carries a
+    /// rounding of every output that moves, divided by the step; the error of the formula itself is of the fourth order in the step.
+    /// </summary>
+    [Theory]
+    [MemberData(nameof(FloatCases))]
+    public void The_gradient_is_the_slope(string name)
+    {
+        const float Step = 1f / 64;
+        var test = OpCases.Named(name);
+        var gradients = OpHarness.Plain(test).Gradients;
+        var inputs = test.MakeInputs();
+        for (var i = 0; i < inputs.Length; i++) inputs[i].RequiresGrad = test.Inputs[i].Trained;
+        try
+        {
+            for (var i = 0; i < inputs.Length; i++)
+            {
+                if (gradients[i] is not { } gradient) continue;
+                var largest = gradient.Max(Math.Abs);
+                for (var at = 0; at < gradient.Length; at += Math.Max(1, gradient.Length / 8))
+                {
+                    var slope = Slope(test, inputs, inputs[i].Span<float>(), at, Step, out var size);
+                    var limit = (1e-4 * largest) + (4 * size / (1 << 23) / Step);
+                    Assert.True(Math.Abs(slope - gradient[at]) <= limit, $"gradient of input {i}[{at}] is {gradient[at]:R}, the slope is {slope:R}, allowed {limit:g3}");
+                }
+            }
+        }
+        finally
+        {
+            foreach (var input in inputs) input.Dispose();
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(Errors))]
+    public void A_wrong_argument_is_named(string what)
+    {
+        var error = OpErrors.All.Single(e => e.What == what);
+        using var scratch = Tape.Scratch();
+        Assert.Equal(error.Message, Assert.Throws<ArgumentException>(error.Act).Message);
+    }
+
+    [Theory]
+    [MemberData(nameof(Missing))]
+    public void An_op_without_a_cuda_kernel_says_so(string op)
+    {
+        Variant.Of("cuda:0").Require();
+        var test = OpCases.All.First(c => c.Op.Name == op);
+        var error = Assert.Throws<NotSupportedException>(() => OpHarness.Run(test, Variant.Of("cuda:0")));
+        Assert.Equal($"[{op}] has no CUDA kernel yet", error.Message);
+    }
+
+    [Fact]
+    public void The_list_of_ops_without_a_cuda_kernel_is_true()
+    {
+        var without = AllOps.Where(t => t.GetMethod("Cuda", BindingFlags.NonPublic | BindingFlags.Instance)!.DeclaringType == typeof(Op)).Select(t => t.Name);
+        Assert.Equal(NotOnCuda.Order(), without.Order());
+    }
+
+    [Fact]
+    public void Every_op_has_cases_in_both_types_and_an_error()
+    {
+        foreach (var op in AllOps)
+        {
+            var cases = OpCases.All.Where(c => c.Op == op).ToList();
+            Assert.True(cases.Exists(c => c.Precision == DType.F32), $"{op.Name} has no F32 case in OpCases");
+            // A router reads logits in F32 alone.
+            Assert.True(op.Name == "Router" || cases.Exists(c => c.Precision == DType.BF16), $"{op.Name} has no BF16 case in OpCases");
+            Assert.True(OpErrors.All.Any(e => e.Op == op), $"{op.Name} has no wrong argument in OpErrors");
+        }
+    }
+
+    private static void Same(OpCase test, OpResult expected, OpResult actual)
+    {
+        for (var i = 0; i < expected.Outputs.Length; i++)
+        {
+            Assert.Equal(expected.Indices[i], actual.Indices[i]);
+            Agree($"output {i}", test, expected.Outputs[i], actual.Outputs[i]);
+        }
+        for (var i = 0; i < expected.Gradients.Length; i++) Agree($"gradient of input {i}", test, expected.Gradients[i], actual.Gradients[i]);
+    }
+
+    private static void Agree(string what, OpCase test, float[]? expected, float[]? actual)
+    {
+        Assert.Equal(expected is null, actual is null);
+        if (expected is not null && Tolerance.Difference(what, test, expected, actual) is { } difference) Assert.Fail(difference);
+    }
+
+    /// <summary>(8 (f(h) − f(−h)) − (f(2h) − f(−2h))) / 12h at one element.</summary>
+    private static double Slope(OpCase test, Tensor[] inputs, Span<float> values, int at, float step, out double size)
+    {
+        var value = values[at];
+        Span<double> losses = stackalloc double[4];
+        ReadOnlySpan<int> steps = [1, -1, 2, -2];
+        size = 0;
+        for (var i = 0; i < 4; i++)
+        {
+            values[at] = value + (steps[i] * step);
+            (losses[i], size) = OpHarness.Loss(test, inputs);
+        }
+        // What was really added: value + step is rounded.
+        double h = ((double)(value + step) - (value - step)) / 2;
+        values[at] = value;
+        return ((8 * (losses[0] - losses[1])) - (losses[2] - losses[3])) / (12 * h);
+    }
+}
+
+/// <summary>Tests that count process-wide things run while nothing else does.</summary>
+[CollectionDefinition(Name, DisableParallelization = true)]
+public sealed class Alone
+{
+    public const string Name = "alone";
+}
