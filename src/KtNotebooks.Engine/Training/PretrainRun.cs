@@ -13,7 +13,7 @@ namespace KtNotebooks.Training;
 
 /// <summary>
 /// Full-parameter training of a small model from nothing, as the built-in kt-tiny was made: a tokenizer is learned from the corpus, then the model of a config.json on endless rows of the project's own
-/// plain questions and answers. Keys: model_config, output_dir, source (tables of the corpus), template, vocab_size, tokens_per_step, max_steps, learning_rate, warmup_steps, weight_decay, aux_loss_alpha, seed.
+/// plain questions and answers. Keys: model_config, output_dir, source (tables of the corpus), template, vocab_size, tokenizer_dataset, tokens_per_step, max_steps, learning_rate, warmup_steps, weight_decay, aux_loss_alpha, seed.
 /// </summary>
 public sealed class PretrainRun : IDisposable
 {
@@ -63,13 +63,13 @@ public sealed class PretrainRun : IDisposable
         var template = Templates.Get(c.Text("template", "deepseek"));
         var (vocabulary, tokenizerRows) = (c.Int("vocab_size", 4096), c.Int("tokenizer_rows", 24000));
         var (tokensPerStep, steps, balance) = (c.Int("tokens_per_step", 8192), c.Int("max_steps", 1000), (float)c.Number("aux_loss_alpha", 0.01));
-        var tokenizerTexts = c.List("tokenizer_texts") ?? [];
+        var (datasetDir, tokenizerDataset) = (c.Text("dataset_dir", "datasets"), c.Text("tokenizer_dataset"));
         if (c.Has("cpu_infer")) RowParallel.Threads = c.Int("cpu_infer", Environment.ProcessorCount);
         c.RefuseUnknown();
 
         var config = new ConfigFile(configPath);
         var existing = Path.Combine(training.OutputDir, "tokenizer.json");
-        var tokenizer = File.Exists(existing) && !training.Overwrite ? Tokenizer.Load(training.OutputDir) : LearnTokenizer(knowledge, tokenizerRows, vocabulary, training.Seed, tokenizerTexts);
+        var tokenizer = File.Exists(existing) && !training.Overwrite ? Tokenizer.Load(training.OutputDir) : LearnTokenizer(knowledge, tokenizerRows, vocabulary, training.Seed, tokenizerDataset is null ? [] : DatasetLoader.Load(datasetDir, tokenizerDataset));
         if (tokenizer.VocabSize > config.Int("vocab_size")) throw new ArgumentException($"{configPath}: vocab_size {config.Int("vocab_size")} is smaller than the tokenizer's {tokenizer.VocabSize}");
         var model = ModelFolder.Build(config, new RandomWeights(training.Seed), DType.F32);
         model.Unfreeze();
@@ -81,12 +81,12 @@ public sealed class PretrainRun : IDisposable
 
     public void Dispose() => Model.Dispose();
 
-    private static Tokenizer LearnTokenizer(KnowledgeBase knowledge, int rows, int vocabulary, ulong seed, IReadOnlyList<string> files)
+    private static Tokenizer LearnTokenizer(KnowledgeBase knowledge, int rows, int vocabulary, ulong seed, IReadOnlyList<Example> styles)
     {
         var corpus = new PlainQa(knowledge).Stream(seed).Take(rows).SelectMany(r => new[] { r.Instruction, r.Output });
         // Styles that the model will be fine-tuned on: their characters should be tokens, though the model never sees the texts.
-        var styles = files.SelectMany(f => File.Exists(f) ? File.ReadLines(f) : throw new FileNotFoundException($"{f}: no such file (tokenizer_texts)"));
-        return BpeTrainer.Train(corpus.Concat(styles), vocabulary, Specials);
+        var others = styles.SelectMany(e => e.Prompt.Select(m => m.Content).Append(e.Answer));
+        return BpeTrainer.Train(corpus.Concat(others), vocabulary, Specials);
     }
 
     private static void LoadInto(CausalLm model, string folder)

@@ -37,7 +37,10 @@ public static class AtomicFile
     /// <exception cref="IOException">The disk that holds <paramref name="path"/> has less than <paramref name="bytes"/> free.</exception>
     public static void RequireSpace(string path, long bytes)
     {
-        var free = new DriveInfo(Path.GetFullPath(path)).AvailableFreeSpace;
+        // DriveInfo asks the file system of any folder that exists.
+        var folder = Path.GetFullPath(path);
+        while (!Directory.Exists(folder)) folder = Path.GetDirectoryName(folder)!;
+        var free = new DriveInfo(folder).AvailableFreeSpace;
         if (free < bytes) throw new IOException($"{path}: not enough disk: {bytes / 1e6:F1} MB are needed, {free / 1e6:F1} MB are free; free some space or choose another folder");
     }
 }
