@@ -72,7 +72,7 @@ public class DatasetTests
     public void Giving_columns_resets_those_that_are_not_given()
     {
         using var folder = Folder();
-        var example = DatasetLoader.Load(folder.Path, "reset")[0];
+        var example = DatasetLoader.Load(folder.Path, "reset", maxSamples: 1)[0];
         Assert.Equal("one", example.Prompt[0].Content);
         Assert.Empty(example.Responses);
         var info = DatasetInfo.Load(folder.Path);
@@ -138,6 +138,8 @@ public class DatasetTests
         Assert.Contains("not UTF-8 at byte 20", Assert.Throws<InvalidDataException>(() => DatasetLoader.Load(folder.Path, "table")).Message);
         File.WriteAllBytes(Path.Combine(folder.Path, "lines.jsonl"), [.. "{\"instruction\":\""u8, 0xC4, 0xE3, .. "\"}"u8]);
         Assert.Contains("lines.jsonl:1:", Assert.Throws<InvalidDataException>(() => DatasetLoader.Load(folder.Path, "lines")).Message);
+        folder.Write("plain.json", """[{"instruction":"a","output":"b"},{"instruction":"\ud83d","output":"b"}]""");
+        Assert.Contains("plain.json:2:", Assert.Throws<InvalidDataException>(() => DatasetLoader.Load(folder.Path, "plain")).Message);
     }
 
     [Fact]
@@ -240,6 +242,7 @@ public class DatasetTests
     [InlineData("kitten", "sitting", 3)]
     [InlineData("", "abc", 3)]
     [InlineData("Alpha", "alpha", 0)]
+    [InlineData("plian", "plain", 1)]
     public void Distances_are_levenshteins(string a, string b, int expected) => Assert.Equal(expected, Nearest.Distance(a, b));
 
     [Fact]

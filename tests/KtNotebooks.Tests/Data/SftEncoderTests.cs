@@ -53,7 +53,7 @@ public class SftEncoderTests
     [InlineData(false, 100, "..tt...tttt")]
     [InlineData(true, 100, ".......tttt")]
     [InlineData(false, 6, "..tt.t")] // the second turn has room for 2 of its 7: 3 and 4 share it in proportion
-    [InlineData(true, 6, "..tttt")] // the last turn is served first, and fills the row
+    [InlineData(true, 6, "...ttt")] // the last turn is served first, and fills the row
     [InlineData(false, 4, "..tt")]
     public void Turns_are_cut_and_masked_as_upstream(bool maskHistory, int cutoff, string expected)
     {
