@@ -44,9 +44,9 @@ public static class DatasetLoader
             throw new InvalidDataException($"{entry.Path}: the dataset '{entry.Name}' has no rows.");
         if (entry.SampleCount is int count)
             rows = Sample(rows, count);
-        var present = rows.SelectMany(r => r.Fields.EnumerateObject().Select(p => p.Name)).ToHashSet(StringComparer.Ordinal);
+        var present = rows.SelectMany(row => Readable(row, r => r.Fields.EnumerateObject().Select(p => p.Name).ToArray())).ToHashSet(StringComparer.Ordinal);
         var converter = format(entry, present);
-        return [.. rows.Take(maxSamples ?? int.MaxValue).Select(converter.Convert)];
+        return [.. rows.Take(maxSamples ?? int.MaxValue).Select(row => Readable(row, converter.Convert))];
     }
 
     /// <summary>
@@ -66,6 +66,19 @@ public static class DatasetLoader
         for (var i = 0; i < examples.Count; i++)
             (chosen.Contains(i) ? evaluation : train).Add(examples[i]);
         return (train, evaluation);
+    }
+
+    /// <summary>The JSON parser checks text only when it is asked for, and then does not know the row.</summary>
+    private static T Readable<T>(Row row, Func<Row, T> read)
+    {
+        try
+        {
+            return read(row);
+        }
+        catch (InvalidOperationException e)
+        {
+            throw new InvalidDataException($"{row.Source}: the row holds text that is not valid UTF-8, or half of a surrogate pair. Save the file as UTF-8.", e);
+        }
     }
 
     /// <summary>Without repeats while there are enough rows; then every row once and the rest at random with repeats, as upstream.</summary>

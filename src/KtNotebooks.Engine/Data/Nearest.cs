@@ -9,17 +9,14 @@ public static class Nearest
     /// </summary>
     public static string? Find(string unknown, IEnumerable<string> known)
     {
-        string? best = null;
-        var least = int.MaxValue;
-        foreach (var name in known)
-        {
-            var distance = Distance(unknown, name);
-            if (unknown.Length >= 3 && name.Contains(unknown, StringComparison.OrdinalIgnoreCase))
-                distance = Math.Min(distance, 1);
-            if (distance < least && distance <= Math.Max(1, Math.Max(unknown.Length, name.Length) / 3))
-                (best, least) = (name, distance);
-        }
-        return best;
+        var near =
+            from name in known
+            let distance = Distance(unknown, name)
+            let contained = unknown.Length >= 3 && name.Contains(unknown, StringComparison.OrdinalIgnoreCase)
+            where contained || distance <= Math.Max(1, Math.Max(unknown.Length, name.Length) / 3)
+            orderby contained ? Math.Min(distance, 1) : distance, distance
+            select name;
+        return near.FirstOrDefault();
     }
 
     /// <summary>" Did you mean 'x'?" or, when nothing is near, " Known: a, b, c." — to be put at the end of an error.</summary>
@@ -33,23 +30,31 @@ public static class Nearest
         return $" Known: {string.Join(", ", shown)}{(known.Count > 12 ? ", …" : "")}.";
     }
 
-    /// <summary>Levenshtein's distance without regard to case: the insertions, deletions and replacements that turn one text into the other.</summary>
+    /// <summary>
+    /// Levenshtein's distance without regard to case, two swapped neighbours counting as one slip: the insertions, deletions, replacements and swaps that turn
+    /// one text into the other.
+    /// </summary>
     public static int Distance(string a, string b)
     {
-        var row = new int[b.Length + 1];
-        for (var j = 0; j <= b.Length; j++)
-            row[j] = j;
-        for (var i = 1; i <= a.Length; i++)
+        var cost = new int[a.Length + 1, b.Length + 1];
+        for (var i = 0; i <= a.Length; i++)
         {
-            var diagonal = row[0];
-            row[0] = i;
-            for (var j = 1; j <= b.Length; j++)
+            for (var j = 0; j <= b.Length; j++)
             {
-                var replace = diagonal + (char.ToLowerInvariant(a[i - 1]) == char.ToLowerInvariant(b[j - 1]) ? 0 : 1);
-                diagonal = row[j];
-                row[j] = Math.Min(replace, Math.Min(row[j], row[j - 1]) + 1);
+                if (i == 0 || j == 0)
+                {
+                    cost[i, j] = i + j;
+                    continue;
+                }
+                var least = Math.Min(cost[i - 1, j], cost[i, j - 1]) + 1;
+                least = Math.Min(least, cost[i - 1, j - 1] + (Same(a[i - 1], b[j - 1]) ? 0 : 1));
+                if (i > 1 && j > 1 && Same(a[i - 1], b[j - 2]) && Same(a[i - 2], b[j - 1]))
+                    least = Math.Min(least, cost[i - 2, j - 2] + 1);
+                cost[i, j] = least;
             }
         }
-        return row[b.Length];
+        return cost[a.Length, b.Length];
+
+        static bool Same(char x, char y) => char.ToLowerInvariant(x) == char.ToLowerInvariant(y);
     }
 }

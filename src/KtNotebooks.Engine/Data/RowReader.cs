@@ -1,5 +1,6 @@
 using System.Text;
 using System.Text.Json;
+using System.Text.Unicode;
 
 namespace KtNotebooks.Data;
 
@@ -34,7 +35,8 @@ internal static class RowReader
     {
         try
         {
-            return JsonDocument.Parse(WithoutMark(File.ReadAllBytes(file)));
+            var bytes = WithoutMark(File.ReadAllBytes(file));
+            return Utf8.IsValid(bytes.Span) ? JsonDocument.Parse(bytes) : throw new InvalidDataException($"{file}: not UTF-8. Save the file as UTF-8.");
         }
         catch (JsonException e)
         {

