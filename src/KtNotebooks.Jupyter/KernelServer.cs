@@ -13,7 +13,7 @@ namespace KtNotebooks.Jupyter;
 /// </summary>
 public sealed class KernelServer : IDisposable
 {
-    private const int ParentCheckMilliseconds = 1000;
+    private const int ParentCheckMilliseconds = 1000, StopMilliseconds = 1500;
 
     private readonly ZmqContext _zmq = new();
     private readonly ManualResetEventSlim _stopped = new();
@@ -63,11 +63,13 @@ public sealed class KernelServer : IDisposable
 
     public void Dispose()
     {
-        _session.Dispose();
         _ioPub.Close();
         _zmq.Stop();
-        foreach (var thread in _threads) thread.Join();
-        _zmq.Dispose();
+        _session.Interrupt();
+        _session.Dispose();
+        // A cell may be stuck in native code; then its thread ends with the process.
+        var deadline = Environment.TickCount64 + StopMilliseconds;
+        if (_threads.All(t => t.Join((int)Math.Max(0, deadline - Environment.TickCount64)))) _zmq.Dispose();
         _stopped.Dispose();
     }
 

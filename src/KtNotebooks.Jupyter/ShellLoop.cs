@@ -8,13 +8,11 @@ namespace KtNotebooks.Jupyter;
 /// <summary>Serves the shell socket: one request after another, each between a busy and an idle status.</summary>
 internal sealed class ShellLoop
 {
-    /// <summary>After an error the requests that a "run all" had queued are still on their way.</summary>
-    private const int AbortWindowMilliseconds = 20;
-
     private readonly Wire _wire;
     private readonly IoPub _ioPub;
     private readonly CSharpSession _session;
     private readonly ZmqSocket _shell, _stdin;
+    private readonly Queue<Message> _aborted = [];
     private readonly History _history = new();
     private readonly CodeAssistant _assistant;
     private int _count;
@@ -42,14 +40,13 @@ internal sealed class ShellLoop
     private void Serve(Message request, bool abort)
     {
         _ioPub.Status("busy", request.Header);
-        var failed = false;
         switch (request.Type)
         {
             case "execute_request" when abort:
                 Reply(request, "execute_reply", new JsonObject { ["status"] = "aborted", ["execution_count"] = _count });
                 break;
             case "execute_request":
-                failed = !Execute(request) && request.Flag("stop_on_error", true);
+                Execute(request);
                 break;
             case "kernel_info_request": Reply(request, "kernel_info_reply", KernelInfo.Reply()); break;
             case "complete_request": Reply(request, "complete_reply", _assistant.Complete(request)); break;
@@ -65,20 +62,22 @@ internal sealed class ShellLoop
             default: break;                     // the protocol: ignore what is unknown
         }
         _ioPub.Status("idle", request.Header);
-        if (failed) AbortQueue();
+        while (_aborted.TryDequeue(out var next)) Serve(next, abort: true);
     }
 
-    private void AbortQueue()
+    /// <summary>
+    /// After an error: takes up what a "run all" has queued. This must come before the reply is sent; what a client sends after it has
+    /// seen the reply is a new wish and is served.
+    /// </summary>
+    private void CollectQueued()
     {
-        Thread.Sleep(AbortWindowMilliseconds);
         while (_shell.Receive(wait: false) is { Count: > 0 } frames)
         {
-            if (_wire.Read(frames) is { } request) Serve(request, abort: true);
+            if (_wire.Read(frames) is { } request) _aborted.Enqueue(request);
         }
     }
 
-    /// <returns>Whether the cell succeeded.</returns>
-    private bool Execute(Message request)
+    private void Execute(Message request)
     {
         var code = request.Text("code");
         var silent = request.Flag("silent", false);
@@ -100,8 +99,9 @@ internal sealed class ShellLoop
             content["execution_count"] = _count;
             content["user_expressions"] = new JsonObject();
             content["payload"] = new JsonArray();
+            if (request.Flag("stop_on_error", true)) CollectQueued();
             Reply(request, "execute_reply", content);
-            return false;
+            return;
         }
         if (result.Value is { } value && !silent)
         {
@@ -119,7 +119,6 @@ internal sealed class ShellLoop
             ["user_expressions"] = UserExpressions(request, cell),
             ["payload"] = output.Payload,
         });
-        return true;
     }
 
     /// <summary>While a cell runs, this thread has nothing else to do than to carry its questions to the client and the answers back.</summary>

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Reflection;
+using System.Text.RegularExpressions;
 
 using Microsoft.CodeAnalysis;
 
@@ -9,7 +10,7 @@ namespace KtNotebooks.Jupyter.Cells;
 /// Turns an exception into what a notebook shows: the type, the message's first line, and a traceback with the source lines of the
 /// user's own cells. Frames of the framework and the kernel are left out unless KT_FULL_TRACE=1.
 /// </summary>
-internal static class CellErrors
+internal static partial class CellErrors
 {
     private const string Red = "\e[31m", Cyan = "\e[36m", Dim = "\e[2m", Bold = "\e[1m", Reset = "\e[0m";
 
@@ -69,7 +70,7 @@ internal static class CellErrors
                 file = Path.GetFileName(file);
                 var cell = sources.GetValueOrDefault(file);
                 lines.Add($"{indent}{Cyan}{file}:{frame.GetFileLineNumber()}{Reset} {Dim}{Method(frame)}{Reset}");
-                AddSource(lines, cell, frame.GetFileLineNumber(), frame.GetFileColumnNumber(), 1, indent);
+                AddSource(lines, cell, frame.GetFileLineNumber(), Loop().IsMatch(SourceLine(cell, frame.GetFileLineNumber()) ?? "") ? 0 : frame.GetFileColumnNumber(), 1, indent);
             }
         }
         foreach (var inner in error is AggregateException many ? many.InnerExceptions : error.InnerException is { } one ? (IEnumerable<Exception>)[one] : [])
@@ -95,6 +96,9 @@ internal static class CellErrors
         if (start > 0 && end > start) name = name[start..end];
         return owner is null || owner.Name.StartsWith("Submission#", StringComparison.Ordinal) || owner.Name.Contains('<') ? $"{name}()" : $"{owner.Name}.{name}()";
     }
+
+    /// <summary>Columns of a line with a loop are shifted by what LoopPolls inserted.</summary>
+    [GeneratedRegex(@"\b(for|foreach|while|do)\b")] private static partial Regex Loop();
 
     private static string? SourceLine(string? source, int line) => source?.Split('\n').ElementAtOrDefault(line - 1)?.TrimEnd('\r');
 

@@ -41,6 +41,7 @@ internal sealed class CellThread : IDisposable
     internal CellThread()
     {
         _thread = new Thread(() => { foreach (var job in _jobs.GetConsumingEnumerable()) job(); }, StackBytes) { IsBackground = true, Name = "cell" };
+        CellInterrupt.CellThread = _thread;
         _thread.Start();
     }
 
@@ -119,6 +120,7 @@ internal sealed class CellThread : IDisposable
         // On threads of their own: callbacks of the user's token and the runtime's abort may both block.
         new Thread(() => Swallow(run.Cell.AskToStop)) { IsBackground = true, Name = "interrupt: ask" }.Start();
         if (run.Ended.Wait(run.Cell.WatchesCancel ? PoliteGraceMilliseconds : GraceMilliseconds)) return;
+        lock (_gate) CellInterrupt.Set(_running == run);
         new Thread(() => Swallow(run.Abort.Cancel)) { IsBackground = true, Name = "interrupt: abort" }.Start();
         var reported = false;
         for (var waited = 0; !run.Ended.Wait(PulseMilliseconds); waited += PulseMilliseconds)
@@ -135,7 +137,11 @@ internal sealed class CellThread : IDisposable
 
     private void End(Run run)
     {
-        lock (_gate) _running = null;
+        lock (_gate)
+        {
+            _running = null;
+            CellInterrupt.Set(false);
+        }
         run.Ended.Set();
         if (!run.Interrupting) return;
         try

@@ -65,14 +65,16 @@ internal sealed class ScriptChain
 
     internal Submission Compile(string code, string label, IEnumerable<MetadataReference>? references = null)
     {
-        var tree = Tree(code, label);
+        var written = Tree(code, label);
+        var tree = Tree(LoopPolls.Insert(code, written.GetRoot()), label);
         var compilation = Follow(tree, references);
         using var peStream = new MemoryStream();
         using var pdbStream = new MemoryStream();
         var emitted = compilation.Emit(peStream, pdbStream, options: new EmitOptions(debugInformationFormat: DebugInformationFormat.PortablePdb));
         if (!emitted.Success)
         {
-            throw new CompilationFailedException(label, code, [.. emitted.Diagnostics.Where(d => d.Severity == DiagnosticSeverity.Error).OrderBy(d => d.Location.SourceSpan.Start)]);
+            // Positions are those of the code as written, so it is that which is asked for its errors.
+            throw new CompilationFailedException(label, code, [.. Follow(written, references).GetDiagnostics().Where(d => d.Severity == DiagnosticSeverity.Error).OrderBy(d => d.Location.SourceSpan.Start)]);
         }
         peStream.Position = pdbStream.Position = 0;
         var assembly = _loader.LoadFromStream(peStream, pdbStream);
