@@ -165,7 +165,7 @@ class Protocol(Kernel):
 
     def test_silent_cells_leave_no_trace(self):
         before = self.value("1")
-        count = self.run_cell("0;")[0]["execution_count"]
+        count = self.run_cell("var zero = 0;")[0]["execution_count"]
         reply, outputs = self.run_cell("Console.WriteLine(1); var quiet = 5; 2", silent=True)
         self.assertEqual((reply["status"], reply["execution_count"]), ("ok", count))
         self.assertEqual(types(outputs), ["status", "status"])
@@ -173,9 +173,9 @@ class Protocol(Kernel):
         self.assertEqual(before, "1")
 
     def test_store_history_false_keeps_the_counter(self):
-        count = self.run_cell("0;")[0]["execution_count"]
-        self.assertEqual(self.run_cell("1;", store_history=False)[0]["execution_count"], count)
-        self.assertEqual(self.run_cell("2;")[0]["execution_count"], count + 1)
+        count = self.run_cell("var zero = 0;")[0]["execution_count"]
+        self.assertEqual(self.run_cell("var one = 1;", store_history=False)[0]["execution_count"], count)
+        self.assertEqual(self.run_cell("var two = 2;")[0]["execution_count"], count + 1)
 
     def test_an_error_aborts_what_is_queued(self):
         ids = [self.kc.execute(c) for c in ("Thread.Sleep(300); throw new Exception(\"stop here\");", "var late = 1;", "late")]
@@ -202,7 +202,7 @@ class Protocol(Kernel):
 
     def test_user_expressions(self):
         self.run_cell("var seven = 7;")
-        reply, _ = self.run_cell("1;", user_expressions={"a": "seven * 6", "b": "nothing_here"})
+        reply, _ = self.run_cell("var one = 1;", user_expressions={"a": "seven * 6", "b": "nothing_here"})
         self.assertEqual(reply["user_expressions"]["a"]["data"]["text/plain"], "42")
         self.assertEqual(reply["user_expressions"]["b"]["ename"], "CompilationError")
 
@@ -345,7 +345,7 @@ class Language(Kernel):
         self.assertEqual(self.value(f'#load "{path}"\nFromFile()'), "12")
 
     def test_100_cells_stay_fast_and_small(self):
-        self.run_cell("0;")
+        self.run_cell("var zero = 0;")
         started = time.monotonic()
         for i in range(100):
             self.run_cell(f"var v{i} = {i}; int F{i}(int x) => x + v{i}; F{i}(1)")
