@@ -24,19 +24,26 @@ internal interface ICellOutput
 /// One run of one cell. Flows with async code, so that what a background task prints after the cell has ended still lands in the cell
 /// that started it.
 /// </summary>
-internal sealed class Cell(string label, ICellOutput output) : IDisposable
+internal sealed class Cell : IDisposable
 {
     private static readonly AsyncLocal<Cell?> Flowing = new();
     private static volatile Cell? s_latest;
     private readonly CancellationTokenSource _ask = new();
 
+    internal Cell(string label, ICellOutput output)
+    {
+        (Label, Output) = (label, output);
+        // Background code may look at the token after the cell's end, when the source would refuse.
+        KernelCancel = _ask.Token;
+    }
+
     /// <summary>The cell of the running code; outside of any cell's flow the one that started last; null before the first.</summary>
     internal static Cell? Current => Flowing.Value ?? s_latest;
 
     /// <summary>Appears in stack traces as the file name, such as cell-3.csx.</summary>
-    internal string Label { get; } = label;
+    internal string Label { get; }
 
-    internal ICellOutput Output { get; } = output;
+    internal ICellOutput Output { get; }
 
     /// <summary>Whether the code has asked for <see cref="Cancel"/>; such code gets time to stop by itself.</summary>
     internal bool WatchesCancel { get; private set; }
@@ -49,12 +56,12 @@ internal sealed class Cell(string label, ICellOutput output) : IDisposable
         get
         {
             WatchesCancel = true;
-            return _ask.Token;
+            return KernelCancel;
         }
     }
 
     /// <summary>The same token for the kernel's own work, which does not count as user code that watches.</summary>
-    internal CancellationToken KernelCancel => _ask.Token;
+    internal CancellationToken KernelCancel { get; }
 
     internal void AskToStop() => _ask.Cancel();
 
