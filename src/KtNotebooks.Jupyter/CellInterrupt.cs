@@ -1,4 +1,7 @@
 using System.ComponentModel;
+using System.Diagnostics.CodeAnalysis;
+
+using KtNotebooks.Jupyter.Cells;
 
 namespace KtNotebooks.Jupyter;
 
@@ -11,13 +14,12 @@ public static class CellInterrupt
     /// <summary>True from the moment in which the running cell is to be aborted until it has ended.</summary>
     public static bool Wanted => s_wanted;
 
-    internal static Thread? CellThread { get; set; }
-
-    /// <summary>A managed wait, in which the abort or the interrupt of the cell thread takes effect. Other threads go on.</summary>
-    public static void Land()
-    {
-        if (Thread.CurrentThread == CellThread) Thread.Sleep(1);
-    }
+    /// <summary>
+    /// Only throws: the JIT then knows that the call never returns and keeps the loop's variables in registers. Loops that cells have
+    /// started on other threads end by it too.
+    /// </summary>
+    [DoesNotReturn]
+    public static void Land() => throw new InterruptedException();
 
     internal static void Set(bool wanted) => s_wanted = wanted;
 }

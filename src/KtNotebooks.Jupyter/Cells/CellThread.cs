@@ -41,7 +41,6 @@ internal sealed class CellThread : IDisposable
     internal CellThread()
     {
         _thread = new Thread(() => { foreach (var job in _jobs.GetConsumingEnumerable()) job(); }, StackBytes) { IsBackground = true, Name = "cell" };
-        CellInterrupt.CellThread = _thread;
         _thread.Start();
     }
 

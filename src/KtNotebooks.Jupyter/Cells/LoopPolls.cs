@@ -8,6 +8,7 @@ namespace KtNotebooks.Jupyter.Cells;
 /// <summary>
 /// Gives every loop of a cell a place where an abort can land. On Unix the runtime delivers it only when a call returns, so that an
 /// optimised loop without calls would never end. The check reads one volatile flag an iteration; nothing else changes, not even a line.
+/// Loops in finally blocks are left alone: clean-up runs to its end.
 /// </summary>
 internal static class LoopPolls
 {
@@ -27,7 +28,7 @@ internal static class LoopPolls
                 CommonForEachStatementSyntax loop => loop.Statement,
                 _ => null,
             };
-            if (body is null or BlockSyntax { OpenBraceToken.IsMissing: true }) continue;
+            if (body is null || node.Ancestors().Any(a => a is FinallyClauseSyntax) || body is BlockSyntax { OpenBraceToken.IsMissing: true }) continue;
             if (body is BlockSyntax block)
             {
                 insertions.Add((block.OpenBraceToken.Span.End, Poll));
