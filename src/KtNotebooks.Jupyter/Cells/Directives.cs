@@ -25,7 +25,7 @@ internal static class Directives
     ];
 
     private static readonly string[] OtherLanguages =
-        ["fsharp", "f#", "pwsh", "powershell", "sql", "kql", "javascript", "js", "html", "mermaid", "markdown", "http", "python", "r", "connect", "share", "set", "value", "import"];
+        ["fsharp", "f#", "pwsh", "powershell", "sql", "kql", "javascript", "js", "html", "mermaid", "markdown", "http", "python", "r", "connect", "share", "set", "value"];
 
     internal static void Run(Directive directive, CSharpSession session, Cell cell)
     {
@@ -44,6 +44,7 @@ internal static class Directives
             case "about": cell.Output.Show(new MimeBundle(About()), null); break;
             case "r": Reference(directive, session, cell); break;
             case "i": NuGetReferences.AddSource(directive.Argument); break;
+            case "import": throw new NotSupportedException($"[cell line {directive.Line}] #!import is not supported; #load \"file.csx\" runs a C# script");
             case var name when OtherLanguages.Contains(name):
                 throw new NotSupportedException($"[cell line {directive.Line}] #!{name}: this kernel runs C# only, and shares nothing with other languages");
             case var name:
