@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# The launcher: puts in what is missing, builds what changed, then runs the program kt (or the tests, for `./kt test`).
+# On a built checkout it costs a few milliseconds. KT_NO_INSTALL=1: never install, only say what to type.
+set -euo pipefail
+
+root=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+artifacts=$root/artifacts
+program=$artifacts/bin/KtNotebooks.Cli/release/kt
+tests=$artifacts/bin/KtNotebooks.Tests/release/KtNotebooks.Tests
+zmq=libzmq.so.5
+
+say() { echo "kt: $*" >&2; }
+has() { command -v "$1" >/dev/null; }
+has_python() { [[ -d /usr/lib/python3/dist-packages/$1 ]]; }
+has_library() { compgen -G "/usr/lib/*/$1" >/dev/null || compgen -G "/lib/*/$1" >/dev/null || compgen -G "/usr/l*/$1" >/dev/null; }
+
+# The Debian packages that the command $1 lacks, on one line.
+missing_for() {
+    local packages=()
+    has g++ || packages+=(g++)
+    has cmake || packages+=(cmake)
+    has make || packages+=(make)
+    case $1 in
+        kernel | notebook | tour | test) has_library $zmq || packages+=(libzmq5) ;;
+    esac
+    case $1 in
+        tour | test) has_python nbclient || packages+=(python3-nbclient) ;;
+    esac
+    case $1 in
+        test) has_python jupyter_kernel_test || packages+=(python3-jupyter-kernel-test) ;;
+    esac
+    echo "${packages[*]}"
+}
+
+# Installs what is missing where that is possible and else says how. Nothing here is fatal: without a C++ compiler the engine runs its managed
+# code, without Jupyter the tour runs in the program itself.
+install_for() {
+    local packages
+    packages=$(missing_for "$1")
+    [[ -n $packages ]] || return 0
+    if [[ ${KT_NO_INSTALL:-} != 1 && $EUID == 0 ]] && has apt-get; then
+        say "installing $packages"
+        local log=$artifacts/install.log
+        mkdir -p "$artifacts"
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get update >"$log" 2>&1 </dev/null || true # one dead source is no reason to stop
+        # shellcheck disable=SC2086
+        apt-get install -y --no-install-recommends $packages >>"$log" 2>&1 </dev/null && return
+        say "apt-get failed, its last words (all of them in $log):"
+        tail -n 5 "$log" >&2
+    fi
+    say "going on without $packages; to install: sudo apt-get install -y $packages"
+}
+
+require_sdk() {
+    if ! has dotnet && [[ -x $HOME/.dotnet/dotnet ]]; then PATH=$HOME/.dotnet:$PATH; fi
+    if ! has dotnet; then
+        say "the .NET SDK 10 is missing; get it at https://dotnet.microsoft.com/download/dotnet/10.0"
+        exit 2
+    fi
+    # The built programs look for the runtime in DOTNET_ROOT or in the system's usual places only.
+    local home
+    home=$(dirname "$(readlink -f "$(command -v dotnet)")")
+    if [[ -z ${DOTNET_ROOT:-} && -d $home/host/fxr ]]; then export DOTNET_ROOT=$home; fi
+}
+
+# Whether a source is newer than the last build of $1 (cli or all).
+is_stale() {
+    local stamp=$artifacts/built-$1 sources=("$root"/src "$root"/*.props "$root"/KtNotebooks.sln "$root"/.editorconfig)
+    [[ -x $program && -e $stamp ]] || return 0
+    if [[ $1 == all ]]; then
+        [[ -x $tests ]] || return 0
+        sources+=("$root"/tests)
+    fi
+    # Built without a C++ compiler, which has arrived since.
+    if [[ ! -e ${program%/*}/libktnative.so ]] && has cmake && has g++; then return 0; fi
+    # Folders too: a deleted file changes its folder.
+    [[ -n $(find "${sources[@]}" -newer "$stamp" -print -quit) ]]
+}
+
+build() {
+    local what=$1 target=$root/KtNotebooks.sln
+    is_stale "$what" || return 0
+    if [[ $what == cli ]]; then target=$root/src/KtNotebooks.Cli; fi
+    if ! dotnet --list-sdks | grep -q '^1[0-9]\.'; then
+        say "building needs the .NET SDK 10, here is: $(dotnet --list-sdks | tr '\n' ' ')get it at https://dotnet.microsoft.com/download/dotnet/10.0"
+        exit 2
+    fi
+    mkdir -p "$artifacts"
+    exec 9>"$artifacts/build.lock"
+    if has flock; then flock 9; fi
+    is_stale "$what" || return 0 # another ./kt was building it
+    say "building ..."
+    local log=$artifacts/build.log
+    # Of before the build: what is edited meanwhile counts as newer. Without build servers: they would outlive the launcher, with its lock and memory.
+    touch "$artifacts/building"
+    if ! DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_NOLOGO=1 dotnet build "$target" -c Release -v quiet --tl:off --disable-build-servers >"$log" 2>&1 </dev/null 9>&-; then
+        grep -E 'error|warning' "$log" | sort -u >&2 || cat "$log" >&2
+        say "the build failed; everything it said: $log"
+        exit 1
+    fi
+    mv "$artifacts/building" "$artifacts/built-$what"
+    if [[ $what == all ]]; then cp -p "$artifacts/built-all" "$artifacts/built-cli"; fi
+    say "built in $SECONDS s"
+    exec 9>&-
+}
+
+command=${1:-}
+require_sdk
+if [[ $command == test ]]; then
+    install_for test
+    build all
+    shift
+    run_tests "$@"
+else
+    if is_stale cli || [[ $command == tour || $command == kernel ]]; then install_for "$command"; fi
+    build cli
+    exec "$program" "$@"
+fi
