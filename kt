@@ -105,6 +105,38 @@ build() {
     exec 9>&-
 }
 
+# Runs the tests and ends with one line: N passed, N failed, N skipped. Words pick the tests whose class or name contains one of them; options
+# go to the test program as they are (--help lists them).
+run_tests() {
+    local log=$artifacts/test.log arguments=("$@") status=0 word
+    if [[ $# -gt 0 && $1 != -* ]]; then
+        arguments=()
+        for word in "$@"; do arguments+=(--filter-method "*$word*"); done
+    fi
+    TESTINGPLATFORM_TELEMETRY_OPTOUT=1 "$tests" --no-ansi --no-progress --output Normal --results-directory "$artifacts/test-results" "${arguments[@]}" 2>&1 | tee "$log" || status=$?
+    summarize "$log" || status=$((status ? status : 1))
+    return $status
+}
+
+# Groups the skipped tests by their reasons and writes the last line; fails when a test did or when none ran.
+summarize() {
+    awk '
+        /^skipped /           { name = $0; sub(/^skipped /, "", name); sub(/ \([0-9a-z ]+\)$/, "", name); next }
+        name != ""            { sub(/^ +/, ""); names[$0] = names[$0] "\n  " name; name = ""; next }
+        /^failed /            { failures = failures "\n  " substr($0, 8) }
+        /^Test run summary:/  { summary = 1 }
+        summary && / failed:/    { failed = $2 }
+        summary && / succeeded:/ { passed = $2 }
+        summary && / skipped:/   { skipped = $2 }
+        END {
+            for (reason in names) print "\nskipped: " reason names[reason]
+            if (failures) print "\nfailed:" failures
+            if (!summary) print "\nthe test program ended before its summary"
+            printf "\n%d passed, %d failed, %d skipped\n", passed, failed, skipped
+            exit !(summary && failed == 0 && passed > 0)
+        }' "$1"
+}
+
 command=${1:-}
 require_sdk
 if [[ $command == test ]]; then
