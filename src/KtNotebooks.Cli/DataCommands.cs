@@ -1,4 +1,6 @@
 using System.CommandLine;
+
+using KtNotebooks.Files;
 using KtNotebooks.Synthetic;
 
 namespace KtNotebooks.Cli;
@@ -18,20 +20,17 @@ internal static class DataCommands
         var seed = new Option<ulong>("--seed") { Description = "Same seed, same rows", DefaultValueFactory = _ => 1 };
         var source = Source();
         var command = new Command("plain-qa", "Plain bilingual questions and answers, for pre-training the tiny model") { file, rows, seed, source };
-        command.SetAction(result => Run(() =>
+        command.SetAction(result =>
         {
             var knowledge = KnowledgeBase.Load(result.GetValue(source));
             var plain = new PlainQa(knowledge);
             var taken = plain.Take(result.GetValue(rows), result.GetValue(seed));
             var target = result.GetRequiredValue(file);
-            target.Directory?.Create();
-            using var writer = new StreamWriter(target.FullName) { NewLine = "\n" };
-            foreach (var row in taken)
-                writer.WriteLine(row.ToJson());
+            AtomicFile.WriteText(target.FullName, string.Concat(taken.Select(row => row.ToJson() + "\n")));
             foreach (var language in Enum.GetValues<Language>())
                 Console.WriteLine($"{language}: {knowledge.Facts.Count(fact => fact.Language == language)} facts, {plain.CountDistinct(language)} different rows");
             Console.WriteLine($"{taken.Count} rows → {target.FullName}");
-        }));
+        });
         return command;
     }
 
@@ -40,29 +39,14 @@ internal static class DataCommands
         var folder = new Option<DirectoryInfo>("--out") { Description = "The folder to write both files into", Required = true };
         var source = Source();
         var command = new Command("neko", $"{NekoSet.TrainFile} and {NekoSet.TestFile}: the same facts in cat-girl style") { folder, source };
-        command.SetAction(result => Run(() =>
+        command.SetAction(result =>
         {
             var target = result.GetRequiredValue(folder).FullName;
             NekoSet.Write(KnowledgeBase.Load(result.GetValue(source)), target);
             Console.WriteLine($"{NekoSet.TrainRows} + {NekoSet.TestRows} rows → {target}");
-        }));
+        });
         return command;
     }
 
     private static Option<string?> Source() => new("--source") { Description = "The folder of tables (default: datasets/source of the checkout)" };
-
-    // What a user can put right is one line on stderr; anything else keeps its stack trace.
-    private static int Run(Action action)
-    {
-        try
-        {
-            action();
-            return 0;
-        }
-        catch (Exception e) when (e is ArgumentException or InvalidDataException or IOException or UnauthorizedAccessException)
-        {
-            Console.Error.WriteLine(e.Message);
-            return 1;
-        }
-    }
 }

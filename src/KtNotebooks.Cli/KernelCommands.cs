@@ -43,7 +43,7 @@ internal static class KernelCommands
     }
 
     /// <summary>This very program: through `dotnet` when it runs as kt.dll, directly when it is the executable.</summary>
-    private static string[] Start()
+    internal static string[] Start()
     {
         var host = Environment.ProcessPath!;
         string[] program = Path.GetFileNameWithoutExtension(host) == "dotnet" ? [host, Path.Combine(AppContext.BaseDirectory, "kt.dll")] : [host];

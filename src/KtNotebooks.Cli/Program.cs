@@ -14,6 +14,7 @@ var root = new RootCommand("kt: fine-tune mixture-of-experts models on one machi
     DataCommands.Create(),
     KernelCommands.Create(),
     NotebookCommands.Create(),
+    TourCommand.Create(),
 };
 // Ctrl-C cancels; a run then saves what it has, which may take longer than the two seconds after which the library would end the process.
 var invocation = new InvocationConfiguration { EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = TimeSpan.FromMinutes(10) };

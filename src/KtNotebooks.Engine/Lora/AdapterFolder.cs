@@ -3,6 +3,7 @@ using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 
+using KtNotebooks.Files;
 using KtNotebooks.Models;
 using KtNotebooks.Tensors;
 using KtNotebooks.Weights;

@@ -1,3 +1,5 @@
+using KtNotebooks.Files;
+
 namespace KtNotebooks.Synthetic;
 
 /// <summary>
@@ -31,9 +33,8 @@ public static class NekoSet
     public static void Write(KnowledgeBase knowledge, string folder)
     {
         var (train, test) = Make(knowledge);
-        Directory.CreateDirectory(folder);
-        File.WriteAllText(Path.Combine(folder, TrainFile), QaRow.ToJsonArray(train));
-        File.WriteAllText(Path.Combine(folder, TestFile), QaRow.ToJsonArray(test));
+        AtomicFile.WriteText(Path.Combine(folder, TrainFile), QaRow.ToJsonArray(train));
+        AtomicFile.WriteText(Path.Combine(folder, TestFile), QaRow.ToJsonArray(test));
     }
 
     internal static bool IsTest(Fact fact) => SeededRandom.Hash(fact.Entity) % TestShare == 0;

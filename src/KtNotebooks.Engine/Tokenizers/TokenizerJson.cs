@@ -2,6 +2,8 @@ using System.Text.Encodings.Web;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 
+using KtNotebooks.Files;
+
 namespace KtNotebooks.Tokenizers;
 
 /// <summary>
@@ -57,9 +59,8 @@ internal static class TokenizerJson
 
     public static void Write(TokenizerParts parts, string folder)
     {
-        Directory.CreateDirectory(folder);
-        WriteWhole(Path.Combine(folder, FileName), writer => WriteTokenizer(parts, writer));
-        WriteWhole(Path.Combine(folder, ConfigName), writer => parts.Config.WriteTo(writer));
+        Write(Path.Combine(folder, FileName), writer => WriteTokenizer(parts, writer));
+        Write(Path.Combine(folder, ConfigName), writer => parts.Config.WriteTo(writer));
     }
 
     /// <summary>The text of bos_token and the like, which may be a string, an object with 'content', or null.</summary>
@@ -197,21 +198,11 @@ internal static class TokenizerJson
         writer.WriteEndObject();
     }
 
-    private static void WriteWhole(string file, Action<Utf8JsonWriter> write)
+    private static void Write(string file, Action<Utf8JsonWriter> write) => AtomicFile.Write(file, expectedBytes: 0, stream =>
     {
-        var temporary = file + ".tmp";
-        try
-        {
-            using (var stream = File.Create(temporary))
-            using (var writer = new Utf8JsonWriter(stream, WriterOptions))
-                write(writer);
-            File.Move(temporary, file, overwrite: true);
-        }
-        finally
-        {
-            File.Delete(temporary);
-        }
-    }
+        using var writer = new Utf8JsonWriter(stream, WriterOptions);
+        write(writer);
+    });
 
     private static void Expect(bool condition, string otherwise)
     {

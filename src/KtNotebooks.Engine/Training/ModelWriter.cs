@@ -1,3 +1,4 @@
+using KtNotebooks.Files;
 using KtNotebooks.Models;
 using KtNotebooks.Tensors;
 using KtNotebooks.Weights;

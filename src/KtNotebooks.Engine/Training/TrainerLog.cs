@@ -1,7 +1,7 @@
 using System.Text.Json;
 using System.Text.Json.Nodes;
 
-using KtNotebooks.Weights;
+using KtNotebooks.Files;
 
 namespace KtNotebooks.Training;
 

@@ -2,6 +2,7 @@ using System.Buffers.Binary;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 
+using KtNotebooks.Files;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Weights;

@@ -1,3 +1,4 @@
+using KtNotebooks.Files;
 using KtNotebooks.Interactive.Drawing;
 
 namespace KtNotebooks.Interactive;
@@ -52,7 +53,7 @@ public abstract class Chart : IShowable
     /// <summary>The quick form for live charts: svg and text. The last state of a live chart is a whole <see cref="Show"/>.</summary>
     internal MimeBundle Preview() => new MimeBundle(ToText()).With(SvgType, Svg.Write(Draw()));
 
-    public void SaveSvg(string path) => AtomicFile.Write(path, System.Text.Encoding.UTF8.GetBytes(ToSvg()));
+    public void SaveSvg(string path) => AtomicFile.WriteText(path, ToSvg());
 
     public void SavePng(string path) => AtomicFile.Write(path, ToPng());
 }

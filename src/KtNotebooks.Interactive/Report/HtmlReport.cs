@@ -1,5 +1,7 @@
 using System.Text;
 
+using KtNotebooks.Files;
+
 namespace KtNotebooks.Interactive;
 
 /// <summary>
@@ -152,5 +154,5 @@ public sealed class HtmlReport(string title, string subtitle = "")
         return html.Append(_body).Append("</main>\n</body>\n</html>\n").ToString();
     }
 
-    public void Save(string path) => AtomicFile.Write(path, Encoding.UTF8.GetBytes(ToHtml()));
+    public void Save(string path) => AtomicFile.WriteText(path, ToHtml());
 }

@@ -2,13 +2,18 @@ using System.Text.Encodings.Web;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 
+using KtNotebooks.Files;
 using KtNotebooks.Interactive;
 using KtNotebooks.Jupyter.Cells;
 
 namespace KtNotebooks.Jupyter.Notebooks;
 
 /// <summary>How a run ended. <paramref name="Error"/> is one line that names the failing cell; null on success.</summary>
-public sealed record NotebookResult(bool Success, int CellsRun, string? Error);
+public sealed record NotebookResult(bool Success, int CellsRun, string? Error)
+{
+    /// <summary>The most memory that the kernel's process has held, where it has one of its own and the system tells.</summary>
+    public long? KernelPeakBytes { get; init; }
+}
 
 /// <summary>
 /// Executes a notebook without Python or sockets, in the session that the Jupyter kernel uses too, and stores the outputs as a front end
@@ -38,7 +43,7 @@ public static class NotebookRunner
         finally
         {
             Display.Host = before;
-            if (outputPath is not null) File.WriteAllText(outputPath, notebook.ToJsonString(Json) + "\n");
+            if (outputPath is not null) AtomicFile.WriteText(outputPath, notebook.ToJsonString(Json) + "\n");
         }
     }
 

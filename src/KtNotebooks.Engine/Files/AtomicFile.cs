@@ -1,4 +1,4 @@
-namespace KtNotebooks.Weights;
+namespace KtNotebooks.Files;
 
 /// <summary>Files that exist whole or not at all: written beside the target under a temporary name, flushed, then renamed over it.</summary>
 public static class AtomicFile
@@ -28,11 +28,16 @@ public static class AtomicFile
         }
     }
 
-    public static void WriteText(string path, string text)
+    /// <exception cref="IOException">As of a stream.</exception>
+    public static void Write(string path, byte[] bytes)
     {
-        var bytes = System.Text.Encoding.UTF8.GetBytes(text);
+        ArgumentNullException.ThrowIfNull(bytes);
         Write(path, bytes.Length, stream => stream.Write(bytes));
     }
+
+    /// <summary>Writes UTF-8 without a byte order mark.</summary>
+    /// <exception cref="IOException">As of a stream.</exception>
+    public static void WriteText(string path, string text) => Write(path, System.Text.Encoding.UTF8.GetBytes(text));
 
     /// <exception cref="IOException">The disk that holds <paramref name="path"/> has less than <paramref name="bytes"/> free.</exception>
     public static void RequireSpace(string path, long bytes)
