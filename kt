@@ -113,6 +113,7 @@ run_tests() {
         arguments=()
         for word in "$@"; do arguments+=(--filter-method "*$word*"); done
     fi
+    cd "$root"
     TESTINGPLATFORM_TELEMETRY_OPTOUT=1 "$tests" --no-ansi --no-progress --output Normal --results-directory "$artifacts/test-results" "${arguments[@]}" 2>&1 | tee "$log" || status=$?
     summarize "$log" || status=$((status ? status : 1))
     return $status
