@@ -124,7 +124,7 @@ summarize() {
     awk '
         /^skipped /           { name = $0; sub(/^skipped /, "", name); sub(/ \([0-9a-z ]+\)$/, "", name); next }
         name != ""            { sub(/^ +/, ""); names[$0] = names[$0] "\n  " name; name = ""; next }
-        /^failed /            { failures = failures "\n  " substr($0, 8) }
+        /^failed /            { name = substr($0, 8); sub(/ \([0-9a-z ]+\)$/, "", name); failures = failures "\n  " name; name = ""; next }
         /^Test run summary:/  { summary = 1 }
         summary && / failed:/    { failed = $2 }
         summary && / succeeded:/ { passed = $2 }

@@ -2,7 +2,6 @@ using System.Diagnostics;
 using System.Text.Json.Nodes;
 
 using KtNotebooks.Jupyter;
-using KtNotebooks.Jupyter.Notebooks;
 
 using Xunit;
 

@@ -3,7 +3,6 @@ using System.Text.RegularExpressions;
 
 using KtNotebooks.Interactive;
 using KtNotebooks.Jupyter;
-using KtNotebooks.Jupyter.Notebooks;
 
 using Xunit;
 
