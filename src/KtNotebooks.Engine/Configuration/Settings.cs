@@ -59,7 +59,7 @@ public sealed class Settings
 
     public double Number(string key, double missing) => Number(key) ?? missing;
 
-    public double? Number(string key) => Has(key) ? double.TryParse(Text(key), NumberStyles.Float, CultureInfo.InvariantCulture, out var v) ? v : throw Wrong(key, "a number") : null;
+    public double? Number(string key) => Has(key) ? double.TryParse(Text(key), NumberStyles.Float, CultureInfo.InvariantCulture, out var v) && double.IsFinite(v) ? v : throw Wrong(key, "a number") : null;
 
     public bool Flag(string key, bool missing = false) => !Has(key) ? missing : Text(key)!.ToLowerInvariant() switch
     {
@@ -105,7 +105,11 @@ public sealed class Settings
         }
         if (yaml.Documents.Count == 0) return;
         if (yaml.Documents[0].RootNode is not YamlMappingNode map) throw new InvalidDataException($"{path}:1: a config is a list of `key: value` lines");
-        foreach (var (key, value) in map.Children) Add(value, ((YamlScalarNode)key).Value!, $"{path}:{key.Start.Line}");
+        foreach (var (key, value) in map.Children)
+        {
+            var where = $"{path}:{key.Start.Line}";
+            Add(value, key is YamlScalarNode { Value: { } name } ? name : throw new InvalidDataException($"{where}: a key must be a word"), where);
+        }
     }
 
     private static YamlNode Parse(string value, string argument)
@@ -128,8 +132,8 @@ public sealed class Settings
         {
             YamlScalarNode { Value: null or "" or "null" or "~", Style: ScalarStyle.Plain or ScalarStyle.Any } => (null, null, where),
             YamlScalarNode scalar => (scalar.Value, null, where),
-            YamlSequenceNode list => (null, [.. list.Children.Select(c => ((YamlScalarNode)c).Value ?? "")], where),
-            _ => throw new InvalidDataException($"{where}: '{key}' must be a value or a list"),
+            YamlSequenceNode list when list.Children.All(c => c is YamlScalarNode) => (null, [.. list.Children.Select(c => ((YamlScalarNode)c).Value ?? "")], where),
+            _ => throw new InvalidDataException($"{where}: '{key}' must be a value or a list of values"),
         };
     }
 }

@@ -15,6 +15,7 @@ public sealed class ExpertBank : Module
     public static readonly string[] Projections = ["gate_proj", "up_proj", "down_proj"];
 
     private readonly ulong _key;
+    private readonly Parameter[] _weights;
     private ExpertSet _set;
 
     public ExpertBank(IWeights weights, string path, DType type, int experts, int width, int inner)
@@ -24,6 +25,7 @@ public sealed class ExpertBank : Module
         (Count, Width, Inner) = (experts, width, inner);
         _key = NormalRandom.HashOf(path);
         _set = new ExpertSet(weights.TakeExperts(path, "gate_proj.weight", type, experts, inner, width), weights.TakeExperts(path, "up_proj.weight", type, experts, inner, width), weights.TakeExperts(path, "down_proj.weight", type, experts, width, inner));
+        _weights = [.. Matrices.Zip(Projections).SelectMany(m => Enumerable.Range(0, experts).Select(e => new Parameter($"{path}.{e}.{m.Second}.weight", m.First[e])))];
     }
 
     /// <summary>E.</summary>
@@ -46,15 +48,8 @@ public sealed class ExpertBank : Module
         }
     }
 
-    /// <summary>Under per-expert names; the tensors are views that the caller may dispose or leave to the collector.</summary>
-    public override IEnumerable<Parameter> Weights
-    {
-        get
-        {
-            foreach (var (matrices, name) in Matrices.Zip(Projections))
-                for (var e = 0; e < Count; e++) yield return new Parameter($"{Path}.{e}.{name}.weight", matrices[e]);
-        }
-    }
+    /// <summary>Under per-expert names: views that this bank owns, as modules do.</summary>
+    public override IEnumerable<Parameter> Weights => _weights;
 
     public override IEnumerable<Parameter> Trainable => _set.Lora is { } l
         ? [new(Path + ".gate_proj.lora_A", l.GateA), new(Path + ".gate_proj.lora_B", l.GateB), new(Path + ".up_proj.lora_A", l.UpA), new(Path + ".up_proj.lora_B", l.UpB), new(Path + ".down_proj.lora_A", l.DownA), new(Path + ".down_proj.lora_B", l.DownB)]
@@ -90,6 +85,7 @@ public sealed class ExpertBank : Module
 
     protected override void DisposeOwn()
     {
+        base.DisposeOwn();
         foreach (var matrices in Matrices)
         {
             if (matrices.Stacked is { } stacked) stacked.Dispose();

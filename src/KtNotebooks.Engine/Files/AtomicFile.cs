@@ -9,8 +9,8 @@ public static class AtomicFile
     {
         ArgumentNullException.ThrowIfNull(write);
         var full = Path.GetFullPath(path);
-        Directory.CreateDirectory(Path.GetDirectoryName(full)!);
         RequireSpace(full, expectedBytes);
+        Directory.CreateDirectory(Path.GetDirectoryName(full)!);
         var temporary = full + ".tmp";
         try
         {

@@ -19,6 +19,7 @@ public sealed class ConfigFile
         {
             using var json = JsonDocument.Parse(File.ReadAllBytes(path));
             _root = json.RootElement.Clone();
+            if (_root.ValueKind != JsonValueKind.Object) throw new InvalidDataException($"{path}: not a JSON object of settings");
         }
         catch (JsonException error)
         {
@@ -30,14 +31,14 @@ public sealed class ConfigFile
 
     public string ModelType => Text("model_type");
 
-    public int Int(string key) => Require(key).TryGetInt32(out var value) ? value : throw Wrong(key, "a whole number");
+    public int Int(string key) => Require(key) is { ValueKind: JsonValueKind.Number } number && number.TryGetInt32(out var value) ? value : throw Wrong(key, "a whole number");
 
     public int Int(string key, int missing) => Find(_root, key) is null ? missing : Int(key);
 
     /// <summary>Null when absent or null.</summary>
     public int? MaybeInt(string key) => Find(_root, key) is null ? null : Int(key);
 
-    public double Number(string key) => Require(key).TryGetDouble(out var value) ? value : throw Wrong(key, "a number");
+    public double Number(string key) => AsNumber(Require(key), key);
 
     public double Number(string key, double missing) => Find(_root, key) is null ? missing : Number(key);
 
@@ -62,19 +63,24 @@ public sealed class ConfigFile
     /// <summary>theta and YaRN settings from either spelling.</summary>
     public (double Theta, YarnSettings? Yarn) Rotary()
     {
-        var rope = Find(_root, "rope_parameters") ?? Find(_root, "rope_scaling");
-        var theta = rope is { } r && Find(r, "rope_theta") is { } inside ? inside.GetDouble() : Number("rope_theta", 10000);
-        var kind = rope is { } block ? (Find(block, "rope_type") ?? Find(block, "type"))?.GetString() ?? "default" : "default";
+        var name = Find(_root, "rope_parameters") is null ? "rope_scaling" : "rope_parameters";
+        var rope = Find(_root, name);
+        if (rope is { ValueKind: not JsonValueKind.Object }) throw Wrong(name, "a block of settings");
+        var theta = rope is { } r && Find(r, "rope_theta") is { } inside ? AsNumber(inside, "rope_theta") : Number("rope_theta", 10000);
+        var kind = rope is { } block ? (Find(block, "rope_type") ?? Find(block, "type"))?.ToString() ?? "default" : "default";
         if (kind == "default") return (theta, null);
         if (kind != "yarn") throw new NotSupportedException($"{Path}: rotary scaling '{kind}' is not supported; known are default and yarn");
-        double Of(string key, double? missing) => Find(rope!.Value, key) is { ValueKind: JsonValueKind.Number } v ? v.GetDouble() : missing ?? throw new InvalidDataException($"{Path}: the yarn block has no '{key}'");
+        double Of(string key, double? missing) => Find(rope!.Value, key) is { } v ? AsNumber(v, key) : missing ?? throw new InvalidDataException($"{Path}: the yarn block has no '{key}'");
         var original = Of("original_max_position_embeddings", null);
         return (theta, new YarnSettings(Of("factor", null), (int)original, Of("beta_fast", 32), Of("beta_slow", 1), Of("mscale", 1), Of("mscale_all_dim", 0)));
     }
+
+    /// <summary>An error about a field, with the file, what was wanted and what stands there.</summary>
+    public InvalidDataException Wrong(string key, string wanted) => new($"{Path}: '{key}' must be {wanted}, but is {Find(_root, key)}");
 
     private static JsonElement? Find(JsonElement element, string key) => element.TryGetProperty(key, out var value) && value.ValueKind != JsonValueKind.Null ? value : null;
 
     private JsonElement Require(string key) => Find(_root, key) ?? throw new InvalidDataException($"{Path}: '{key}' is missing");
 
-    private InvalidDataException Wrong(string key, string wanted) => new($"{Path}: '{key}' must be {wanted}, but is {Find(_root, key)}");
+    private double AsNumber(JsonElement value, string key) => value.ValueKind == JsonValueKind.Number ? value.GetDouble() : throw new InvalidDataException($"{Path}: '{key}' must be a number, but is {value}");
 }

@@ -48,10 +48,12 @@ public static class DeepseekV2
             f.Refuse("topk_method", f.Text("topk_method", "greedy") != "greedy", "only greedy routing is supported so far");
             f.Refuse("scoring_func", f.Text("scoring_func", "softmax") != "softmax", "only softmax scores are known for this model");
             f.Refuse("moe_layer_freq", f.Int("moe_layer_freq", 1) != 1, "only 1 is supported");
+            var (experts, chosen) = (f.Int("n_routed_experts"), f.Int("num_experts_per_tok"));
+            if (chosen < 1 || chosen > experts) throw f.Wrong("num_experts_per_tok", $"1 to {experts}, the number of routed experts");
             return new Config(f.Int("vocab_size"), f.Int("hidden_size"), f.Int("num_hidden_layers"), f.Int("max_position_embeddings"), (float)f.Number("rms_norm_eps", 1e-6), f.MaybeInt("q_lora_rank"), f.Int("kv_lora_rank"),
                 new MlaShape(f.Int("num_attention_heads"), f.Int("qk_nope_head_dim"), f.Int("qk_rope_head_dim"), f.Int("v_head_dim")), theta, yarn,
-                f.Int("first_k_dense_replace", 0), f.Int("intermediate_size"), f.Int("n_routed_experts"), inner, inner * (f.MaybeInt("n_shared_experts") ?? 0),
-                new RouterSettings(f.Int("num_experts_per_tok"), f.Flag("norm_topk_prob"), (float)f.Number("routed_scaling_factor", 1)));
+                f.Int("first_k_dense_replace", 0), f.Int("intermediate_size"), experts, inner, inner * (f.MaybeInt("n_shared_experts") ?? 0),
+                new RouterSettings(chosen, f.Flag("norm_topk_prob"), (float)f.Number("routed_scaling_factor", 1)));
         }
     }
 

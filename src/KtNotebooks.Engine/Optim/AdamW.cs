@@ -36,12 +36,14 @@ public sealed class AdamW : IDisposable
     public IReadOnlyList<(string Name, Tensor Tensor)> State => [.. _parameters.SelectMany((p, i) => new[] { ("m." + p.Name, _m[i]), ("v." + p.Name, _v[i]) })];
 
     /// <summary>Takes over saved moments.</summary>
+    /// <exception cref="InvalidDataException">Moments of another shape.</exception>
     public void Restore(int steps, Func<string, Tensor> find)
     {
         ArgumentNullException.ThrowIfNull(find);
         foreach (var (name, tensor) in State)
         {
             using var saved = find(name);
+            if (saved.Type != tensor.Type || !saved.HasShape(tensor.Shape)) throw new InvalidDataException($"optimizer state '{name}' must be [{string.Join(", ", tensor.Shape.ToArray())}], but is {saved}: it belongs to another run");
             Memory.Copy(saved, tensor);
         }
         Steps = steps;

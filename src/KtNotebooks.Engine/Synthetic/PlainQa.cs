@@ -3,12 +3,12 @@ namespace KtNotebooks.Synthetic;
 /// <summary>
 /// Plain questions and answers in Chinese and English, on which the built-in tiny model is pre-trained.
 /// Every fact comes in turn, so that a short run already meets each of them; its phrasings come in random order.
-/// Between them stand chats of two turns. Same seed, same rows.
+/// Between them stand chats of two turns and words to say after. Same seed, same rows.
 /// </summary>
 public sealed class PlainQa(KnowledgeBase knowledge)
 {
-    // Two-turn chats per hundred rows, arithmetic per hundred others, lead-ins per hundred sentences with a question mark.
-    private const int ChatPercent = 8, ArithmeticPercent = 15, LeadInPercent = 12;
+    // Two-turn chats and recitals per hundred rows, arithmetic per hundred others, lead-ins per hundred sentences with a question mark.
+    private const int ChatPercent = 8, RecitalPercent = 10, ArithmeticPercent = 15, LeadInPercent = 12;
 
     private static readonly string[] ChineseLeadIns = ["请问，", "你好，", "我想知道，", "问一下，", "请告诉我，", "我有个问题："];
     private static readonly string[] EnglishLeadIns =
@@ -31,10 +31,13 @@ public sealed class PlainQa(KnowledgeBase knowledge)
         var random = new SeededRandom(seed);
         using var facts = Rounds(_facts, new SeededRandom(random.Next())).GetEnumerator();
         using var arithmetic = Rounds(_arithmetic, new SeededRandom(random.Next())).GetEnumerator();
+        var recital = new Recital(knowledge);
         var chats = new Chats([.. _facts, .. _arithmetic.Where((_, i) => i % 8 == 0)]);
         while (true)
             if (random.Chance(ChatPercent))
                 yield return chats.Draw(random);
+            else if (random.Chance(RecitalPercent))
+                yield return recital.Draw(random);
             else
             {
                 var kind = random.Chance(ArithmeticPercent) ? arithmetic : facts;

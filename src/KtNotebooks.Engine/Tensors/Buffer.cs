@@ -77,10 +77,8 @@ public sealed unsafe class HostBuffer : Buffer
     protected override void Free(nint pointer) => NativeMemory.AlignedFree((void*)pointer);
 }
 
-/// <summary>Memory that belongs to someone else (a memory-mapped file) whom this buffer keeps alive.</summary>
-public sealed class BorrowedBuffer(nint pointer, long byteLength, object owner) : Buffer(pointer, byteLength, Device.Cpu)
+/// <summary>Memory that belongs to someone else (a memory-mapped file), who is told once when nobody looks at it any more.</summary>
+public sealed class BorrowedBuffer(nint pointer, long byteLength, Action returned) : Buffer(pointer, byteLength, Device.Cpu)
 {
-    private object? _owner = owner;
-
-    protected override void Free(nint pointer) => _owner = null;
+    protected override void Free(nint pointer) => returned();
 }

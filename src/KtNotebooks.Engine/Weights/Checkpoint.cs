@@ -23,10 +23,18 @@ public sealed class Checkpoint : IWeights, IDisposable
         if (!Directory.Exists(folder)) throw new FileNotFoundException($"{folder}: no such folder; a model folder holds config.json and *.safetensors");
         var index = Path.Combine(folder, "model.safetensors.index.json");
         var single = Path.Combine(folder, "model.safetensors");
-        if (File.Exists(index)) ReadIndex(index);
-        else if (File.Exists(single))
-            foreach (var name in Open("model.safetensors").Entries.Keys) _fileOf.Add(name, _files["model.safetensors"]);
-        else throw new FileNotFoundException($"{folder}: neither model.safetensors nor model.safetensors.index.json is there");
+        try
+        {
+            if (File.Exists(index)) ReadIndex(index);
+            else if (File.Exists(single))
+                foreach (var name in Open("model.safetensors").Entries.Keys) _fileOf.Add(name, _files["model.safetensors"]);
+            else throw new FileNotFoundException($"{folder}: neither model.safetensors nor model.safetensors.index.json is there");
+        }
+        catch
+        {
+            Dispose();
+            throw;
+        }
     }
 
     public IEnumerable<string> Names => _fileOf.Keys;
@@ -58,7 +66,8 @@ public sealed class Checkpoint : IWeights, IDisposable
 
     public void Dispose()
     {
-        // Mappings live as long as the tensors that look at them: each BorrowedBuffer holds its file.
+        // A mapping outlives this as long as a tensor looks at it.
+        foreach (var file in _files.Values) file.Dispose();
         _files.Clear();
         _fileOf.Clear();
     }
@@ -85,7 +94,7 @@ public sealed class Checkpoint : IWeights, IDisposable
                 _fileOf.Add(entry.Name, file);
             }
         }
-        catch (Exception error) when (error is JsonException or KeyNotFoundException or InvalidOperationException)
+        catch (Exception error) when (error is JsonException or KeyNotFoundException or InvalidOperationException or ArgumentException)
         {
             throw new InvalidDataException($"{path}: damaged index: {error.Message}");
         }

@@ -10,7 +10,7 @@ public sealed record TensorEntry(string Name, DType Type, long[] Shape, long Beg
 
 /// <summary>
 /// A memory-mapped safetensors file: 8 bytes header length, JSON header, data. Tensors are views on the mapping, so nothing is read before it is used and
-/// the operating system may drop pages again.
+/// the operating system may drop pages again. The mapping goes when the file has been disposed and the last tensor that looks at it as well.
 /// </summary>
 public sealed unsafe class SafetensorsFile : IDisposable
 {
@@ -19,6 +19,8 @@ public sealed unsafe class SafetensorsFile : IDisposable
     private readonly MemoryMappedViewAccessor _view;
     private readonly Dictionary<string, TensorEntry> _entries = [];
     private readonly byte* _data;
+    private int _users = 1; // this object, and one for every tensor handed out
+    private int _disposed;
 
     /// <exception cref="FileNotFoundException">No such file.</exception>
     /// <exception cref="InvalidDataException">Not a safetensors file, truncated, or with a header that does not fit the data.</exception>
@@ -57,15 +59,22 @@ public sealed unsafe class SafetensorsFile : IDisposable
     public Tensor Get(string name)
     {
         if (!_entries.TryGetValue(name, out var entry)) throw Bad($"has no tensor '{name}'");
-        var length = entry.End - entry.Begin;
-        return new Tensor(new BorrowedBuffer((nint)(_data + entry.Begin), length, this), 0, entry.Type, entry.Shape);
+        ObjectDisposedException.ThrowIf(_disposed != 0, this);
+        Interlocked.Increment(ref _users);
+        return new Tensor(new BorrowedBuffer((nint)(_data + entry.Begin), entry.End - entry.Begin, Release), 0, entry.Type, entry.Shape);
     }
 
     public void Dispose()
     {
-        _view?.SafeMemoryMappedViewHandle.ReleasePointer();
-        _view?.Dispose();
-        _map?.Dispose();
+        if (Interlocked.Exchange(ref _disposed, 1) == 0) Release();
+    }
+
+    private void Release()
+    {
+        if (Interlocked.Decrement(ref _users) > 0) return;
+        _view.SafeMemoryMappedViewHandle.ReleasePointer();
+        _view.Dispose();
+        _map.Dispose();
     }
 
     private void Read(ReadOnlySpan<byte> header, long dataLength)
@@ -83,8 +92,10 @@ public sealed unsafe class SafetensorsFile : IDisposable
                 var offsets = item.Value.GetProperty("data_offsets");
                 var shape = item.Value.GetProperty("shape").EnumerateArray().Select(d => d.GetInt64()).ToArray();
                 var entry = new TensorEntry(item.Name, TypeOf(item.Value.GetProperty("dtype").GetString(), item.Name), shape, offsets[0].GetInt64(), offsets[1].GetInt64());
+                if (shape.Any(dim => dim < 0)) throw Bad($"says tensor '{entry.Name}' has the shape [{string.Join(", ", shape)}]");
+                if (entry.Begin < 0) throw Bad($"says tensor '{entry.Name}' begins at byte {entry.Begin}");
                 var bytes = shape.Aggregate((long)entry.Type.Size(), (product, dim) => checked(product * dim));
-                if (entry.Begin < 0 || entry.End - entry.Begin != bytes) throw Bad($"says tensor '{entry.Name}' has {entry.End - entry.Begin} bytes, but {entry.Type}[{string.Join(", ", shape)}] needs {bytes}");
+                if (entry.End - entry.Begin != bytes) throw Bad($"says tensor '{entry.Name}' has {entry.End - entry.Begin} bytes, but {entry.Type}[{string.Join(", ", shape)}] needs {bytes}");
                 if (entry.End > dataLength) throw Bad($"is truncated: tensor '{entry.Name}' ends at byte {entry.End} of the data, the file has {dataLength}");
                 _entries.Add(entry.Name, entry);
             }

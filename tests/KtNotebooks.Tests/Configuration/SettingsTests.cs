@@ -1,0 +1,90 @@
+using KtNotebooks.Configuration;
+using KtNotebooks.Tests.Tokenizers;
+
+using Xunit;
+
+namespace KtNotebooks.Tests.Configuration;
+
+public sealed class SettingsTests : IDisposable
+{
+    private readonly Samples.Folder _folder = new();
+
+    public void Dispose() => _folder.Dispose();
+
+    [Fact]
+    public void Pairs_win_over_the_file_and_are_read_as_YAML()
+    {
+        var file = _folder.Write("a.yaml", "rank: 8\nrate: 1e-4\nname: 'null'\ntargets: [q_proj, o_proj]\nflag: yes\n");
+        var s = Settings.Read([file, "rank=16", "targets=a,b", "empty=", "nothing=null", "list=[x, y]", "text=a=b"]);
+        Assert.Equal(16, s.Int("rank", 0));
+        Assert.Equal(1e-4, s.Number("rate", 0));
+        Assert.Equal("null", s.Text("name"));
+        Assert.Equal(["a", "b"], s.List("targets"));
+        Assert.Equal(["x", "y"], s.List("list"));
+        Assert.True(s.Flag("flag"));
+        Assert.False(s.Has("empty"));
+        Assert.Equal(3, s.Int("nothing", 3));
+        Assert.Equal("a=b", s.Text("text"));
+        s.RefuseUnknown();
+    }
+
+    [Fact]
+    public void An_unknown_key_is_named_with_its_place_and_the_nearest_known_one()
+    {
+        var file = _folder.Write("a.yaml", "# a comment\n\nlora_rnak: 8\n");
+        var s = Settings.Read([file]);
+        s.Int("lora_rank", 8);
+        s.Int("lora_alpha", 8);
+        var error = Assert.Throws<ArgumentException>(s.RefuseUnknown);
+        Assert.StartsWith($"{file}:3: unknown key 'lora_rnak'.", error.Message, StringComparison.Ordinal);
+        Assert.Contains("lora_rank", error.Message, StringComparison.Ordinal);
+
+        s = Settings.Read([_folder.Write("b.yaml", ""), "zzz=1"]);
+        Assert.StartsWith("command line: unknown key 'zzz'.", Assert.Throws<ArgumentException>(s.RefuseUnknown).Message, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData("a whole number", "x: 1.5")]
+    [InlineData("a whole number", "x: many")]
+    [InlineData("a whole number", "x: [1, 2]")]
+    [InlineData("a number", "x: 1,5")]
+    [InlineData("a number", "x: nan")]
+    [InlineData("a number", "x: Infinity")]
+    [InlineData("true or false", "x: maybe")]
+    [InlineData("one of a, b", "x: c")]
+    public void A_wrong_type_is_named_with_file_and_line(string wanted, string line)
+    {
+        var file = _folder.Write("a.yaml", "y: 1\n" + line + "\n");
+        var s = Settings.Read([file]);
+        Action read = wanted switch
+        {
+            "a whole number" => () => s.Int("x"),
+            "a number" => () => s.Number("x"),
+            "true or false" => () => s.Flag("x"),
+            _ => () => s.OneOf("x", "a", "a", "b"),
+        };
+        Assert.StartsWith($"{file}:2: 'x' must be {wanted}, but is '", Assert.Throws<ArgumentException>(read).Message, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData("x: 1\nx: 2\n", "{0}:2: not valid YAML")]
+    [InlineData("x: [1\n", "{0}:2: not valid YAML")]
+    [InlineData("- x\n- y\n", "{0}:1: a config is a list of `key: value` lines")]
+    [InlineData("just text\n", "{0}:1: a config is a list of `key: value` lines")]
+    [InlineData("a: 1\nx: {y: 1}\n", "{0}:2: 'x' must be a value or a list")]
+    [InlineData("a: 1\nx: [1, [2]]\n", "{0}:2: 'x' must be a value or a list of values")]
+    [InlineData("a: 1\n[1, 2]: 3\n", "{0}:2: a key must be a word")]
+    public void A_file_that_is_no_flat_mapping_is_named_with_its_line(string text, string message)
+    {
+        var file = _folder.Write("a.yaml", text);
+        Assert.StartsWith(string.Format(message, file), Assert.Throws<InvalidDataException>(() => Settings.Read([file])).Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void What_is_missing_is_named()
+    {
+        Assert.Equal("nowhere.yaml: no such file", Assert.Throws<FileNotFoundException>(() => Settings.Read(["nowhere.yaml"])).Message);
+        Assert.Equal("'second.yaml' is neither a YAML file in first place nor key=value", Assert.Throws<ArgumentException>(() => Settings.Read(["a=1", "second.yaml"])).Message);
+        Assert.Equal("command line: 'x' is required", Assert.Throws<ArgumentException>(() => Settings.Read(["a=1"]).Required("x")).Message);
+    }
+}
