@@ -83,10 +83,44 @@ public sealed class Linear : Op
         GroupedMatmul.Forward([0, x.Rows], x, xl, w, Matrices.One(f.Inputs[2]), Matrices.One(f.Inputs[3]), _scale, f.Saved[0], f.Outputs[0]);
     }
 
+    /// <summary>
+    /// Tensor cores multiply BF16, so A, B and p are narrowed for BF16 rows; both terms meet in F32 and are rounded once. With F32 rows or weights everything is computed in F32.
+    /// </summary>
+    protected override void Cuda(Frame f)
+    {
+        var (type, y) = (ComputeType(f.Inputs[0], f.Inputs[1]), f.Outputs[0]);
+        using var x = f.Inputs[0].To(type);
+        using var w = f.Inputs[1].To(type);
+        if (f.Inputs.Length == 2)
+        {
+            DeviceMatmul.Run(x, false, w, true, y);
+            return;
+        }
+        using var a = f.Inputs[2].To(type);
+        using var b = f.Inputs[3].To(type);
+        using var masked = MaskedOnCard(x, _dropout);
+        DeviceMatmul.Run(masked ?? x, false, a, true, f.Saved[0]);
+        using var p = f.Saved[0].To(type);
+        using var sum = y.Type == DType.F32 ? y.Alias() : Allocate(y, DType.F32, y.Shape);
+        DeviceMatmul.Run(x, false, w, true, sum);
+        DeviceMatmul.Run(p, false, b, true, sum, _scale, add: true);
+        if (y.Type != DType.F32) DeviceMath.Convert(sum, y);
+    }
+
     protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut)
     {
         var grad = new Grad(f.Needs(0), f.Needs(1), f.Inputs.Length > 2 && (f.Needs(2) || f.Needs(3)), _scale, _dropout);
         return grad.Unpack(grad.Run([dOut[0]!, .. f.Inputs, .. f.Saved]), f.Inputs.Length);
+    }
+
+    private static DType ComputeType(Tensor x, Tensor w) => x.Type == DType.BF16 && w.Type == DType.BF16 ? DType.BF16 : DType.F32;
+
+    private static Tensor? MaskedOnCard(Tensor x, DropoutMask mask)
+    {
+        if (!mask.Active) return null;
+        var masked = Allocate(x, x.Type, x.Shape);
+        DropoutKernels.Apply(mask, x, masked);
+        return masked;
     }
 
     /// <summary>m∘x, or null when there is no dropout.</summary>
@@ -215,6 +249,49 @@ public sealed class Linear : Op
                 }
             }
             if (dw is not null) GroupedMatmul.WeightGrad(rows, x, dy, Matrices.One(dw));
+        }
+
+        protected override void Cuda(Frame f)
+        {
+            var (type, next) = (ComputeType(f.Inputs[1], f.Inputs[2]), 0);
+            using var dy = f.Inputs[0].To(type);
+            using var x = f.Inputs[1].To(type);
+            var dx = wantsX ? f.Outputs[next++] : null;
+            if (wantsW) DeviceMatmul.Run(dy, true, x, false, f.Outputs[next++]);
+            if (f.Inputs.Length == 3)
+            {
+                if (dx is null) return;
+                using var w = f.Inputs[2].To(type);
+                DeviceMatmul.Run(dy, false, w, false, dx);
+                return;
+            }
+            using var b = f.Inputs[4].To(type);
+            using var wide = Allocate(x, DType.F32, x.Rows, b.Width);
+            DeviceMatmul.Run(dy, false, b, false, wide, scale);
+            using var q = wide.To(type);
+            if (dx is not null) InputGrad(f, dy, q, dx);
+            if (!wantsLora) return;
+            using var masked = MaskedOnCard(x, dropout);
+            using var p = f.Inputs[5].To(type);
+            DeviceMatmul.Run(q, true, masked ?? x, false, f.Outputs[next]);
+            DeviceMatmul.Run(dy, true, p, false, f.Outputs[next + 1], scale);
+        }
+
+        /// <summary>dx = dy W + m∘(q A), summed in F32 and rounded once.</summary>
+        private void InputGrad(Frame f, Tensor dy, Tensor q, Tensor dx)
+        {
+            using var w = f.Inputs[2].To(dy.Type);
+            using var a = f.Inputs[3].To(dy.Type);
+            using var sum = dx.Type == DType.F32 ? dx.Alias() : Allocate(dx, DType.F32, dx.Shape);
+            DeviceMatmul.Run(dy, false, w, false, sum);
+            if (dropout.Active)
+            {
+                using var low = Allocate(dx, DType.F32, dx.Shape);
+                DeviceMatmul.Run(q, false, a, false, low);
+                dropout.AddTo(low, sum);
+            }
+            else DeviceMatmul.Run(q, false, a, false, sum, add: true);
+            if (dx.Type != DType.F32) DeviceMath.Convert(sum, dx);
         }
     }
 }

@@ -88,7 +88,7 @@ public static class OpCases
                 foreach (var (H, Hk, D, Dv) in ((int, int, int, int)[])[(1, 1, 5, 5), (4, 2, 16, 16), (2, 2, 24, 16)])
                     yield return new OpCase(typeof(Attention), $"{type} {text}, heads {H}/{Hk} × {D}/{Dv}", (Tk * H / Hk) + D, [Of(type, Tq, H, D), Of(type, Tk, Hk, D), Of(type, Tk, Hk, Dv)],
                         x => [Attention.Apply(x[0], x[1], x[2], s, 1 / MathF.Sqrt(D))])
-                    { Roundings = 4 };
+                    { Roundings = 4, Terms = Tk == 1 ? 1 : 0 }; // one key: dq and dk cancel
             yield return new OpCase(typeof(Attention), $"{type} MLA's head sizes", 210, [Of(type, 9, 2, 192), Of(type, 9, 2, 192), Of(type, 9, 2, 128)], x => [Attention.Apply(x[0], x[1], x[2], Spans.Self([0, 4, 9]), 0.07f)]) { Roundings = 4 };
             foreach (var yarn in (YarnSettings?[])[null, new YarnSettings(40, 64, 32, 1, 0.707, 0.5)])
             {
