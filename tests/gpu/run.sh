@@ -9,12 +9,12 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 limit=$((60 * 1000 * 1000))
 
 pack() {
-    local out=$1 folder
+    local out=$1
     folder=$(mktemp -d)
     trap 'rm -rf "$folder"' EXIT
-    # A restore for one runtime is not what the lock files describe; it must not change them either.
+    # A restore for one runtime is not what the lock files describe, and must not change them.
     dotnet publish "$here/../KtNotebooks.Tests" -c Release -r linux-x64 --self-contained -o "$folder" \
-        -p:RestorePackagesWithLockFile=false -p:RestoreLockedMode=false -p:DebugType=none -p:SatelliteResourceLanguages=en
+        -p:NuGetLockFilePath=obj/packages.linux-x64.lock.json -p:RestoreLockedMode=false -p:DebugType=none -p:SatelliteResourceLanguages=en
     cp "${BASH_SOURCE[0]}" "$folder/run.sh"
     git -C "$here" describe --always --dirty >"$folder/COMMIT"
     find "$folder" -name '*.xml' -delete
