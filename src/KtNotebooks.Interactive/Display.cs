@@ -1,3 +1,5 @@
+using System.Text.Json.Nodes;
+
 namespace KtNotebooks.Interactive;
 
 /// <summary>
@@ -7,6 +9,7 @@ namespace KtNotebooks.Interactive;
 public sealed class MimeBundle
 {
     private readonly Dictionary<string, object> _data = [];
+    private readonly Dictionary<string, JsonObject> _metadata = [];
 
     public MimeBundle(string text) => _data["text/plain"] = text;
 
@@ -14,9 +17,19 @@ public sealed class MimeBundle
 
     public string Text => (string)_data["text/plain"];
 
+    /// <summary>The message's `metadata`, by MIME type. Pictures of double density say here how large they are meant to be.</summary>
+    public IReadOnlyDictionary<string, JsonObject> Metadata => _metadata;
+
     public MimeBundle With(string mimeType, object value)
     {
         _data[mimeType] = value;
+        return this;
+    }
+
+    /// <summary>The size in CSS pixels at which front ends shall show the picture of this type.</summary>
+    public MimeBundle WithSize(string mimeType, double width, double height)
+    {
+        _metadata[mimeType] = new() { ["width"] = width, ["height"] = height };
         return this;
     }
 }

@@ -51,8 +51,7 @@ struct Packed {
     // Panels of `width` of the n vectors of length k that m holds.
     void pack(const Kernels& kernels, const Matrix& m, int64_t n, int64_t k, int32_t width, float scale = 1) {
         data = memory.get<float>(round_up(n, width) * k);
-        for (int64_t i = 0; i < n; i += width)
-            kernels.pack(data + i * k, 4, m.from(i, 0), std::min<int64_t>(width, n - i), k, width, 1, k, scale);
+        kernels.pack(data, 4, m, n, k, width, 1, k, scale);
     }
 };
 

@@ -66,9 +66,9 @@ void pack_ahead(const Kernels& kernels, const PackTask& task) {
     const Micro& micro = *p.micro;
     for (int64_t k0 = 0; k0 < t.k; k0 += micro.k_block) {
         int64_t k = std::min<int64_t>(micro.k_block, t.k - k0), padded = round_up(k, micro.k_unit);
-        for (int64_t i = task.first; i < std::min(range.rows, task.first + PackRows); i += micro.mr)
-            kernels.pack(panel_at(p, range.packed[task.term], range.rows, k0, padded, i), micro.element, t.a.from(range.first + i, k0),
-                         std::min<int64_t>(micro.mr, range.rows - i), k, micro.mr, micro.group_a, padded, t.scale);
+        kernels.pack(panel_at(p, range.packed[task.term], range.rows, k0, padded, task.first), micro.element,
+                     t.a.from(range.first + task.first, k0), std::min(PackRows, range.rows - task.first), k, micro.mr, micro.group_a,
+                     padded, t.scale);
     }
 }
 
@@ -90,9 +90,7 @@ void compute(const Kernels& kernels, const Task& task) {
         if (micro.begin) micro.begin();
         for (int64_t k0 = 0; k0 < t.k; k0 += micro.k_block) {
             int64_t k = std::min<int64_t>(micro.k_block, t.k - k0), padded = round_up(k, micro.k_unit);
-            for (int64_t j = 0; j < task.columns; j += micro.nr)
-                kernels.pack(b + j * padded * micro.element, micro.element, t.b.from(task.first + j, k0),
-                             std::min<int64_t>(micro.nr, task.columns - j), k, micro.nr, micro.group_b, padded, 1);
+            kernels.pack(b, micro.element, t.b.from(task.first, k0), task.columns, k, micro.nr, micro.group_b, padded, 1);
             for (int64_t i = 0; i < range.rows; i += micro.mr) {
                 int32_t rows = static_cast<int32_t>(std::min<int64_t>(micro.mr, range.rows - i));
                 char* a = own;

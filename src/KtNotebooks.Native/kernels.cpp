@@ -15,13 +15,23 @@ constexpr const char* Name = "avx2";
 #endif
 constexpr int NR = NV * W;
 
+KT_INLINE float to_float(float x) { return x; }
+KT_INLINE float to_float(uint16_t x) { return widen(x); }
+KT_INLINE void put(float* p, float x) { *p = x; }
+KT_INLINE void put(uint16_t* p, float x) { *p = narrow(x); }
+
 // ---- register tile ---------------------------------------------------------------------------------------------------------
 
 template <int Rows, int Cols>
 void tile_of(int64_t k, const float* a, const float* b, float* c, int64_t ldc, bool accumulate) {
-    F sum[Rows][Cols];
+    F sum[Rows][Cols];  // in registers: every loop over it is unrolled
+#pragma GCC unroll 16
     for (int i = 0; i < Rows; i++)
-        for (int j = 0; j < Cols; j++) sum[i][j] = zero();
+#pragma GCC unroll 2
+        for (int j = 0; j < Cols; j++) {
+            sum[i][j] = zero();
+            _mm_prefetch(reinterpret_cast<const char*>(c + i * ldc + j * W), _MM_HINT_T0);
+        }
     for (; k > 0; k--, a += MR, b += NR) {
         F vb[Cols];
         for (int j = 0; j < Cols; j++) vb[j] = load(b + j * W);
@@ -32,7 +42,9 @@ void tile_of(int64_t k, const float* a, const float* b, float* c, int64_t ldc, b
             for (int j = 0; j < Cols; j++) sum[i][j] = fma(va, vb[j], sum[i][j]);
         }
     }
+#pragma GCC unroll 16
     for (int i = 0; i < Rows; i++)
+#pragma GCC unroll 2
         for (int j = 0; j < Cols; j++) {
             float* to = c + i * ldc + j * W;
             store(to, accumulate ? add(load(to), sum[i][j]) : sum[i][j]);
@@ -62,116 +74,121 @@ KT_INLINE F lanes_along_k(const uint16_t* p, int64_t n) { return n >= W ? load(p
 
 // Vectors contiguous along k: W × W blocks are transposed in registers. Unit: how many source elements make a lane (1, or 2 for pairs).
 template <class T, int Unit>
-void pack_rows(float* panel, const T* src, int64_t stride, int64_t rows, int64_t k, int32_t width, float factor) {
+void pack_rows(float* panel, const T* src, int64_t stride, int64_t rows, int64_t k, int32_t width, int64_t size, float factor) {
     int64_t lanes = (k + Unit - 1) / Unit;
-    for (int64_t i0 = 0; i0 < width; i0 += W) {
-        int64_t w = width - i0 < W ? width - i0 : W;
-        for (int64_t l0 = 0; l0 < lanes; l0 += W) {
-            F x[W];
-            for (int i = 0; i < W; i++) {
-                if (i0 + i >= rows || i >= w)
-                    x[i] = zero();
-                else if constexpr (Unit == 2)
-                    x[i] = load_pairs(src + (i0 + i) * stride + l0 * 2, k - l0 * 2);
+    for (; rows > 0; rows -= width, src += width * stride, panel += size)
+        for (int64_t i0 = 0; i0 < width; i0 += W) {
+            int64_t w = width - i0 < W ? width - i0 : W;
+            for (int64_t l0 = 0; l0 < lanes; l0 += W) {
+                F x[W];
+                for (int i = 0; i < W; i++) {
+                    if (i0 + i >= rows || i >= w)
+                        x[i] = zero();
+                    else if constexpr (Unit == 2)
+                        x[i] = load_pairs(src + (i0 + i) * stride + l0 * 2, k - l0 * 2);
+                    else
+                        x[i] = lanes_along_k(src + (i0 + i) * stride + l0, k - l0);
+                }
+                transpose(x);
+                if (Unit == 1 && factor != 1)
+                    for (int i = 0; i < W; i++) x[i] = mul(x[i], set1(factor));
+                float* to = panel + l0 * width + i0;
+                int64_t count = lanes - l0 < W ? lanes - l0 : W;
+                if (w == W)
+                    for (int64_t l = 0; l < count; l++) store(to + l * width, x[l]);
                 else
-                    x[i] = lanes_along_k(src + (i0 + i) * stride + l0, k - l0);
+                    for (int64_t l = 0; l < count; l++) store(to + l * width, x[l], w);
             }
-            transpose(x);
-            if (Unit == 1 && factor != 1)
-                for (int i = 0; i < W; i++) x[i] = mul(x[i], set1(factor));
-            float* to = panel + l0 * width + i0;
-            int64_t count = lanes - l0 < W ? lanes - l0 : W;
-            if (w == W)
-                for (int64_t l = 0; l < count; l++) store(to + l * width, x[l]);
-            else
-                for (int64_t l = 0; l < count; l++) store(to + l * width, x[l], w);
         }
-    }
 }
 
-// Vectors contiguous along i: a row of the panel is a run of the source (pairs: two runs, zipped).
+constexpr int64_t PrefetchRows = 12;
+
+// Vectors contiguous along i: a row of a panel is a run of the source (pairs: two runs, zipped). A row of the source is read through all
+// panels before the next one: rows are pages apart.
 template <class T, int Unit>
-void pack_columns(float* panel, const T* src, int64_t stride, int64_t rows, int64_t k, int32_t width, float factor) {
-    for (int64_t l = 0; l * Unit < k; l++)
-        for (int64_t i = 0; i < width; i += W) {
-            int64_t n = rows - i < 0 ? 0 : rows - i < W ? rows - i : W, w = width - i < W ? width - i : W;
-            const T* from = src + l * Unit * stride + i;
-            F x;
-            if (n == 0)
-                x = zero();
-            else if constexpr (Unit == 2)
-                x = zip(from, l * 2 + 1 < k ? from + stride : nullptr, n);
-            else
-                x = mul(lanes_along_k(from, n), set1(factor));
-            if (w == W)
-                store(panel + l * width + i, x);
-            else
-                store(panel + l * width + i, x, w);
-        }
-}
-
-template <class T>
-void pack_any(float* panel, const T* src, const Matrix& m, int64_t rows, int64_t k, int32_t width, float factor) {
-    for (int64_t l = 0; l < k; l++)
-        for (int64_t i = 0; i < width; i++) {
-            float x = 0;
-            if (i < rows) {
-                if constexpr (sizeof(T) == 2)
-                    x = widen(src[i * m.rows + l * m.cols]);
+void pack_columns(float* panels, const T* src, int64_t stride, int64_t rows, int64_t k, int32_t width, int64_t size, float factor) {
+    for (int64_t l = 0; l * Unit < k; l++) {
+        const T* from = src + l * Unit * stride;
+        const T* next = l * Unit + 1 < k ? from + stride : nullptr;  // the second of a pair
+        float* panel = panels + l * width;
+        for (int u = 0; u < Unit; u++)  // the processor's own prefetching stops at the end of a page
+            for (int64_t i = 0; i < rows; i += 64 / static_cast<int64_t>(sizeof(T)))
+                _mm_prefetch(reinterpret_cast<const char*>(from + (PrefetchRows + u) * stride + i), _MM_HINT_T0);
+        for (int64_t i0 = 0; i0 < rows; i0 += width, panel += size)
+            for (int64_t i = 0; i < width; i += W) {
+                int64_t n = rows - i0 - i, w = width - i < W ? width - i : W;
+                if (n > w) n = w;
+                F x;
+                if (n <= 0)
+                    x = zero();
+                else if constexpr (Unit == 2)
+                    x = zip(from + i0 + i, next ? next + i0 + i : nullptr, n);
                 else
-                    x = src[i * m.rows + l * m.cols];
+                    x = mul(lanes_along_k(from + i0 + i, n), set1(factor));
+                if (w == W)
+                    store(panel + i, x);
+                else
+                    store(panel + i, x, w);
             }
-            panel[l * width + i] = x * factor;
-        }
-}
-
-// Any strides and groups of BF16 (the AMX layout of A among them; its common case is a plain copy of 64-byte pieces).
-void pack_groups(uint16_t* panel, const uint16_t* src, const Matrix& m, int64_t rows, int64_t k, int32_t width, int32_t group) {
-    for (int64_t k0 = 0; k0 < k; k0 += group) {
-        int64_t n = k - k0 < group ? k - k0 : group;
-        for (int64_t i = 0; i < width; i++, panel += group) {
-            const uint16_t* from = src + i * m.rows + k0 * m.cols;
-            if (i >= rows) {
-                std::memset(panel, 0, group * 2);
-            } else if (n == 32 && group == 32 && m.cols == 1) {
-                std::memcpy(panel, from, 64);
-            } else {
-                for (int64_t l = 0; l < n; l++) panel[l] = from[l * m.cols];
-                std::memset(panel + n, 0, (group - n) * 2);
-            }
-        }
     }
 }
 
+// Any strides and groups (the AMX layout of A among them; its common case is a plain copy of 64-byte pieces).
+template <class To, class T>
+void pack_any(To* panel, const T* src, const Matrix& m, int64_t rows, int64_t k, int32_t width, int32_t group, int64_t size, float factor) {
+    for (; rows > 0; rows -= width, src += width * m.rows, panel += size)
+        for (int64_t k0 = 0; k0 < k; k0 += group) {
+            for (int64_t i = 0; i < width; i++) {
+                int64_t n = i >= rows ? 0 : k - k0 < group ? k - k0 : group;
+                To* to = panel + k0 * width + i * group;
+                const T* from = src + i * m.rows + k0 * m.cols;
+                if (sizeof(To) == 2 && n == 32 && m.cols == 1) {
+                    std::memcpy(to, from, 64);
+                    continue;
+                }
+                for (int64_t l = 0; l < n; l++) {
+                    if constexpr (sizeof(To) == 2)
+                        to[l] = from[l * m.cols];
+                    else
+                        to[l] = factor * to_float(from[l * m.cols]);
+                }
+                std::memset(to + n, 0, (group - n) * sizeof(To));
+            }
+        }
+}
+
 template <class T>
-void pack_floats(float* panel, const Matrix& m, int64_t rows, int64_t k, int32_t width, float factor) {
+void pack_floats(float* panels, const Matrix& m, int64_t rows, int64_t k, int32_t width, int64_t size, float factor) {
     auto src = static_cast<const T*>(m.data);
     if (m.cols == 1)
-        pack_rows<T, 1>(panel, src, m.rows, rows, k, width, factor);
+        pack_rows<T, 1>(panels, src, m.rows, rows, k, width, size, factor);
     else if (m.rows == 1)
-        pack_columns<T, 1>(panel, src, m.cols, rows, k, width, factor);
+        pack_columns<T, 1>(panels, src, m.cols, rows, k, width, size, factor);
     else
-        pack_any<T>(panel, src, m, rows, k, width, factor);
+        pack_any(panels, src, m, rows, k, width, 1, size, factor);
 }
 
-void pack(void* panel, int32_t element, const Matrix& m, int64_t rows, int64_t k, int32_t width, int32_t group, int64_t k_padded,
+void pack(void* panels, int32_t element, const Matrix& m, int64_t rows, int64_t k, int32_t width, int32_t group, int64_t k_padded,
           float factor) {
-    int64_t done = (k + group - 1) / group * group;
-    if (done < k_padded) std::memset(static_cast<char*>(panel) + done * width * element, 0, (k_padded - done) * width * element);
+    int64_t done = (k + group - 1) / group * group, size = k_padded * width;
+    if (done < k_padded)
+        for (int64_t i = 0; i * width < rows; i++)
+            std::memset(static_cast<char*>(panels) + (i * k_padded + done) * width * element, 0, (k_padded - done) * width * element);
     if (element == 4) {
         if (m.type == 0)
-            pack_floats<float>(static_cast<float*>(panel), m, rows, k, width, factor);
+            pack_floats<float>(static_cast<float*>(panels), m, rows, k, width, size, factor);
         else
-            pack_floats<uint16_t>(static_cast<float*>(panel), m, rows, k, width, factor);
+            pack_floats<uint16_t>(static_cast<float*>(panels), m, rows, k, width, size, factor);
         return;
     }
     auto src = static_cast<const uint16_t*>(m.data);
     if (group == 2 && m.cols == 1)
-        pack_rows<uint16_t, 2>(static_cast<float*>(panel), src, m.rows, rows, k, width, 1);
+        pack_rows<uint16_t, 2>(static_cast<float*>(panels), src, m.rows, rows, k, width, size / 2, 1);
     else if (group == 2 && m.rows == 1)
-        pack_columns<uint16_t, 2>(static_cast<float*>(panel), src, m.cols, rows, k, width, 1);
+        pack_columns<uint16_t, 2>(static_cast<float*>(panels), src, m.cols, rows, k, width, size / 2, 1);
     else
-        pack_groups(static_cast<uint16_t*>(panel), src, m, rows, k, width, group);
+        pack_any(static_cast<uint16_t*>(panels), src, m, rows, k, width, group, size, 1);
 }
 
 // ---- dot products ----------------------------------------------------------------------------------------------------------
@@ -239,11 +256,6 @@ float inner(const void* a, const void* b, int32_t type, int64_t n) {
 }
 
 // ---- results ---------------------------------------------------------------------------------------------------------------
-
-KT_INLINE float to_float(float x) { return x; }
-KT_INLINE float to_float(uint16_t x) { return widen(x); }
-KT_INLINE void put(float* p, float x) { *p = x; }
-KT_INLINE void put(uint16_t* p, float x) { *p = narrow(x); }
 
 template <class T>
 void store_typed(const float* c, int64_t ldc, int64_t m, int64_t n, float alpha, float beta, T* out, int64_t rows, int64_t cols) {

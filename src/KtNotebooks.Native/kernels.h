@@ -34,9 +34,9 @@ struct Micro {
 struct Kernels {
     const char* name;
     Micro f32, bf16;
-    // Packs `rows` vectors of length k (those of `src`) as a panel of `width` vectors, zero where there is nothing. element 4: F32, times
-    // scale; element 2: BF16 unchanged (src must be BF16).
-    void (*pack)(void* panel, int32_t element, const Matrix& src, int64_t rows, int64_t k, int32_t width, int32_t group, int64_t k_padded,
+    // Packs `rows` vectors of length k (those of `src`) as panels of `width` vectors, one after the other, zero where there is nothing.
+    // element 4: F32, times scale; element 2: BF16 unchanged (src must be BF16).
+    void (*pack)(void* panels, int32_t element, const Matrix& src, int64_t rows, int64_t k, int32_t width, int32_t group, int64_t k_padded,
                  float scale);
     // c[i, j] (+)= scale · Σ_k x[i, k] w[j, k] for m <= 4 rows of x: reads w once, packs nothing.
     void (*dots)(int64_t m, int64_t n, int64_t k, const void* x, int32_t type_x, int64_t ldx, const void* w, int32_t type_w, int64_t ldw,

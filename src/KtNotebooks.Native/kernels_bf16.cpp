@@ -11,9 +11,14 @@ KT_INLINE F dot(F sum, F a, F b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__
 
 template <int Rows, int Cols>
 void tile_of(int64_t pairs, const float* a, const float* b, float* c, int64_t ldc, bool accumulate) {
-    F sum[Rows][Cols];
+    F sum[Rows][Cols];  // in registers: every loop over it is unrolled
+#pragma GCC unroll 16
     for (int i = 0; i < Rows; i++)
-        for (int j = 0; j < Cols; j++) sum[i][j] = zero();
+#pragma GCC unroll 2
+        for (int j = 0; j < Cols; j++) {
+            sum[i][j] = zero();
+            _mm_prefetch(reinterpret_cast<const char*>(c + i * ldc + j * W), _MM_HINT_T0);
+        }
     for (; pairs > 0; pairs--, a += MR, b += NR) {
         F vb[Cols];
         for (int j = 0; j < Cols; j++) vb[j] = load(b + j * W);
@@ -24,7 +29,9 @@ void tile_of(int64_t pairs, const float* a, const float* b, float* c, int64_t ld
             for (int j = 0; j < Cols; j++) sum[i][j] = dot(sum[i][j], va, vb[j]);
         }
     }
+#pragma GCC unroll 16
     for (int i = 0; i < Rows; i++)
+#pragma GCC unroll 2
         for (int j = 0; j < Cols; j++) {
             float* to = c + i * ldc + j * W;
             store(to, accumulate ? add(load(to), sum[i][j]) : sum[i][j]);
@@ -52,14 +59,17 @@ KT_INLINE void dots_block(int64_t k, const uint16_t* x, int64_t ldx, const uint1
     F sums[Rows][Cols];
     for (int i = 0; i < Rows; i++)
         for (int j = 0; j < Cols; j++) sums[i][j] = zero();
-    for (int64_t l = 0; l < k; l += 2 * W) {
+    auto step = [&](int64_t l, int64_t halves) __attribute__((always_inline)) {
         F vx[Rows];
-        for (int i = 0; i < Rows; i++) vx[i] = load_pairs(x + i * ldx + l, k - l);
+        for (int i = 0; i < Rows; i++) vx[i] = load_pairs(x + i * ldx + l, halves);
         for (int j = 0; j < Cols; j++) {
-            F vw = load_pairs(w + j * ldw + l, k - l);
+            F vw = load_pairs(w + j * ldw + l, halves);
             for (int i = 0; i < Rows; i++) sums[i][j] = dot(sums[i][j], vx[i], vw);
         }
-    }
+    };
+    int64_t l = 0;
+    for (; l + 2 * W <= k; l += 2 * W) step(l, 2 * W);
+    if (l < k) step(l, k - l);
     for (int i = 0; i < Rows; i++)
         for (int j = 0; j < Cols; j++) {
             float* to = c + i * ldc + j;

@@ -70,10 +70,16 @@ KT_INLINE void store(uint16_t* p, F x, int64_t n) { _mm256_mask_storeu_epi16(p, 
 
 // W pairs of BF16, of which the first `halves` numbers exist.
 KT_INLINE F load_pairs(const uint16_t* p, int64_t halves) {
-    return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(halves >= 32 ? ~0u : (1u << halves) - 1, p));
+    if (halves >= 32) return _mm512_loadu_ps(p);
+    return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16((1u << halves) - 1, p));
 }
 // Pairs (a[i], b[i]) of two BF16 vectors, n <= W long.
 KT_INLINE F zip(const uint16_t* a, const uint16_t* b, int64_t n) {
+    if (n == W && b) {
+        __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(a)));
+        __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(b)));
+        return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+    }
     __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(n), a));
     if (!b) return _mm512_castsi512_ps(low);
     __m512i high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(n), b));

@@ -35,6 +35,13 @@ public sealed class Tape : IDisposable
         return tensor;
     }
 
+    /// <summary>Hands a tensor to the current tape, or to the finalizer where there is none. Returns it.</summary>
+    public static Tensor Own(Tensor tensor)
+    {
+        CurrentTape.Value?._owned.Add(tensor);
+        return tensor;
+    }
+
     /// <summary>
     /// Walks back from <paramref name="output"/> with its gradient (null: 1 for a scalar) and adds into <see cref="Tensor.Grad"/> of every leaf that
     /// requires one. Each entry's outputs and saved tensors are freed as it is passed.

@@ -50,6 +50,12 @@ public readonly struct Matrices
         return new Matrices(null, matrices, matrices.Length, checked((int)first.Dim(0)), first.Width);
     }
 
+    /// <summary>Frees the tensors of the unstacked form.</summary>
+    public void DisposeEach()
+    {
+        foreach (var matrix in _each ?? []) matrix.Dispose();
+    }
+
     internal nint Pointer(int e) => _stacked is { } all ? (nint)(all.Pointer + ((long)e * N * K * all.Type.Size())) : _each![e].Pointer;
 
     internal void Pointers(Span<nint> target)

@@ -1,0 +1,90 @@
+using System.CommandLine;
+using System.Diagnostics;
+
+using KtNotebooks.Data;
+using KtNotebooks.Interactive;
+using KtNotebooks.Training;
+
+using Spectre.Console;
+
+namespace KtNotebooks.Cli;
+
+/// <summary>`kt train` and `kt pretrain`: one config, one run, with progress, logs and a loss picture. Ctrl-C stops after saving.</summary>
+internal static class TrainCommands
+{
+    public static Command CreateTrain()
+    {
+        var arguments = Arguments();
+        var command = new Command("train", "Fine-tune with LoRA as a YAML file says: kt train CONFIG.yaml key=value …") { arguments };
+        command.SetAction((parsed, cancel) => Task.FromResult(Train(parsed.GetValue(arguments)!, cancel)));
+        return command;
+    }
+
+    public static Command CreatePretrain()
+    {
+        var arguments = Arguments();
+        var command = new Command("pretrain", "Train a small model from nothing on the project's own corpus: kt pretrain CONFIG.yaml key=value …") { arguments };
+        command.SetAction((parsed, cancel) => Task.FromResult(Pretrain(parsed.GetValue(arguments)!, cancel)));
+        return command;
+    }
+
+    private static Argument<string[]> Arguments() => new("CONFIG") { Description = "a YAML file and key=value pairs over it", Arity = ArgumentArity.OneOrMore };
+
+    private static int Train(string[] arguments, CancellationToken cancel)
+    {
+        using var run = FineTuneRun.Open(arguments);
+        foreach (var note in run.Notes) Console.WriteLine(note);
+        Console.WriteLine(FirstExampleReport.Of(run.Examples[0], run.Tokenizer));
+        var trained = run.Model.AllTrainable.Sum(p => p.Tensor.Count);
+        var all = run.Model.AllWeights.Sum(p => p.Tensor.Count) + trained;
+        Console.WriteLine($"trainable params: {trained:N0} || all params: {all:N0} || trainable%: {100.0 * trained / all:F4}");
+        return Follow(run.Trainer, run.Training.OutputDir, run.Run, cancel);
+    }
+
+    private static int Pretrain(string[] arguments, CancellationToken cancel)
+    {
+        using var run = PretrainRun.Open(arguments);
+        Console.WriteLine($"{run.Model.AllWeights.Sum(p => p.Tensor.Count):N0} parameters, vocabulary {run.Tokenizer.VocabSize}");
+        return Follow(run.Trainer, run.Training.OutputDir, run.Run, cancel);
+    }
+
+    private static int Follow(Trainer trainer, string outputDir, Func<CancellationToken, TrainResult> run, CancellationToken cancel)
+    {
+        trainer.OnNote += note => Console.WriteLine(note);
+        trainer.OnEvaluation += (step, loss) => Console.WriteLine($"step {step}: eval_loss {loss:F4}");
+        TrainResult? result = null;
+        if (Console.IsOutputRedirected) result = FollowByLines(trainer, run, cancel);
+        else
+            AnsiConsole.Progress().AutoClear(false).Columns(new TaskDescriptionColumn { Alignment = Justify.Left }, new ProgressBarColumn(), new PercentageColumn()).Start(context =>
+            {
+                var task = context.AddTask("starting");
+                trainer.OnStep += s =>
+                {
+                    task.MaxValue = s.TotalSteps;
+                    task.Value = s.Step;
+                    task.Description = Describe(s);
+                };
+                result = run(cancel);
+            });
+        TrainingLossPlot.SaveFromTrainerState(outputDir);
+        Console.WriteLine(result!.Interrupted
+            ? $"stopped after step {result.Steps} of {result.TotalSteps}; saved in {outputDir}; the same command goes on from there"
+            : $"done: {result.Steps} steps in {TrainerLog.Duration(result.Elapsed)}, {result.TokensPerSecond:N0} tokens/s, mean loss {result.MeanLoss:F4}{(result.EvalLoss is { } e ? $", eval_loss {e:F4}" : "")}; saved in {outputDir}");
+        return result.Interrupted ? 130 : 0;
+    }
+
+    private static TrainResult FollowByLines(Trainer trainer, Func<CancellationToken, TrainResult> run, CancellationToken cancel)
+    {
+        var watch = Stopwatch.StartNew();
+        var next = TimeSpan.Zero;
+        trainer.OnStep += s =>
+        {
+            if (watch.Elapsed < next && s.Step < s.TotalSteps) return;
+            next = watch.Elapsed + TimeSpan.FromSeconds(2);
+            Console.WriteLine(Describe(s));
+        };
+        return run(cancel);
+    }
+
+    private static string Describe(StepReport s) => $"step {s.Step}/{s.TotalSteps}  loss {s.Loss:F4}  lr {s.LearningRate:E2}  {s.TokensPerSecond:N0} tokens/s  ETA {TrainerLog.Duration(s.Remaining)}";
+}

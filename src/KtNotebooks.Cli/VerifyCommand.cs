@@ -1,0 +1,36 @@
+using System.CommandLine;
+
+using KtNotebooks.Evaluation;
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Cli;
+
+/// <summary>`kt verify FOLDER`: does this engine compute what a reference implementation computed?</summary>
+internal static class VerifyCommand
+{
+    public static Command Create()
+    {
+        var folder = new Argument<string>("FOLDER") { Description = "a golden folder: model/, expected.json, expected.safetensors, adapter_*.safetensors" };
+        var dtype = new Option<string>("--dtype") { Description = "f32, bf16, or both", DefaultValueFactory = _ => "both" };
+        dtype.AcceptOnlyFromAmong("f32", "bf16", "both");
+        var command = new Command("verify", "Compare logits, loss, LoRA gradients, six optimizer steps and greedy tokens with reference numbers") { folder, dtype };
+        command.SetAction((parsed, cancel) => Task.FromResult(Run(parsed.GetRequiredValue(folder), parsed.GetRequiredValue(dtype), cancel)));
+        return command;
+    }
+
+    private static int Run(string folder, string dtype, CancellationToken cancel)
+    {
+        var passed = true;
+        foreach (var type in dtype switch { "f32" => new[] { DType.F32 }, "bf16" => [DType.BF16], _ => [DType.F32, DType.BF16] })
+        {
+            var results = GoldenCheck.Run(folder, type, cancel);
+            Console.WriteLine($"{Path.GetFileName(Path.TrimEndingDirectorySeparator(folder))} in {type}");
+            Console.WriteLine($"  {"compared",-34}{"rel. error",12}{"limit",10}");
+            foreach (var r in results) Console.WriteLine($"  {r.What,-34}{r.Error,12:E2}{r.Limit,10:E0}  {(r.Passed ? "ok   " : "WRONG")}  {r.Where}");
+            var ok = results.All(r => r.Passed);
+            Console.WriteLine($"{type}: {(ok ? "PASS" : "FAIL")} ({results.Count(r => r.Passed)} of {results.Count})");
+            passed &= ok;
+        }
+        return passed ? 0 : 1;
+    }
+}

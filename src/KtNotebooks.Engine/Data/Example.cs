@@ -1,0 +1,28 @@
+namespace KtNotebooks.Data;
+
+/// <summary>Who speaks. The system prompt is not a turn; it stands beside the turns.</summary>
+public enum Role
+{
+    User,
+    Assistant,
+    Observation,
+    Function,
+}
+
+/// <summary>One turn of a conversation.</summary>
+public sealed record Message(Role Role, string Content);
+
+/// <summary>A row of a data set in the form that every format is converted to.</summary>
+/// <param name="Prompt">Turns up to and with the last question: an odd number, users (or observations) and assistants (or functions) in turn.</param>
+/// <param name="Responses">One answer; none for rows without (prediction only); two for preference data, the better first.</param>
+/// <param name="System">System prompt, or null.</param>
+/// <param name="Tools">Description of tools as JSON text, or null.</param>
+/// <param name="Source">Where it came from, "file:row", rows counted from 1 (for JSON lines and CSV: of the line where it begins).</param>
+public sealed record Example(IReadOnlyList<Message> Prompt, IReadOnlyList<Message> Responses, string? System, string? Tools, string Source)
+{
+    /// <summary>The answer to learn.</summary>
+    /// <exception cref="InvalidDataException">The row has none.</exception>
+    public string Answer => Responses.Count == 1
+        ? Responses[0].Content
+        : throw new InvalidDataException($"{Source}: the row has {Responses.Count} answers where training needs exactly one. Fill the answer column or remove the row.");
+}

@@ -1,0 +1,138 @@
+using System.Text;
+using KtNotebooks.Tokenizers;
+
+namespace KtNotebooks.Data;
+
+/// <summary>A training row as ids.</summary>
+/// <param name="Ids">Token ids.</param>
+/// <param name="Labels">Beside each id: the same id where it is learned, -100 where not. Not shifted; the loss compares position t with label t+1.</param>
+/// <param name="Source">"file:row".</param>
+public sealed record EncodedExample(int[] Ids, int[] Labels, string Source)
+{
+    /// <summary>The number of tokens that are learned.</summary>
+    public int Targets => Labels.Count(l => l != SftEncoder.Ignore);
+}
+
+/// <summary>Turns examples into ids and labels for supervised fine-tuning, with LLaMA-Factory's rules for cutting and masking.</summary>
+public sealed class SftEncoder
+{
+    /// <summary>The label of a position that is not learned.</summary>
+    public const int Ignore = -100;
+
+    private readonly Template _template;
+    private readonly Tokenizer _tokenizer;
+    private readonly int _cutoff;
+    private readonly bool _trainOnPrompt;
+    private readonly bool _maskHistory;
+
+    /// <param name="template">Form of the conversation.</param>
+    /// <param name="tokenizer">The model's tokenizer.</param>
+    /// <param name="cutoffLength">The most tokens of a row (cutoff_len); longer questions and answers are cut at their ends.</param>
+    /// <param name="trainOnPrompt">Learn the questions as well.</param>
+    /// <param name="maskHistory">Learn only the last answer, and keep the last turns rather than the first when cutting.</param>
+    /// <exception cref="ArgumentException">The settings contradict each other or the template.</exception>
+    public SftEncoder(Template template, Tokenizer tokenizer, int cutoffLength = 2048, bool trainOnPrompt = false, bool maskHistory = false)
+    {
+        if (cutoffLength < 2)
+            throw new ArgumentException($"cutoff_len is {cutoffLength}; a row needs room for at least 2 tokens.", nameof(cutoffLength));
+        if (trainOnPrompt && maskHistory)
+            throw new ArgumentException("train_on_prompt and mask_history exclude each other: one learns all questions, the other only the last answer.", nameof(trainOnPrompt));
+        if (trainOnPrompt && template.EfficientEos)
+            throw new ArgumentException($"train_on_prompt cannot be used with the template '{template.Name}', whose answers are ended by the next turn's first token.", nameof(trainOnPrompt));
+        (_template, _tokenizer, _cutoff, _trainOnPrompt, _maskHistory) = (template, tokenizer, cutoffLength, trainOnPrompt, maskHistory);
+    }
+
+    /// <summary>Encodes all examples on all processors; the order is kept.</summary>
+    /// <exception cref="InvalidDataException">A row has no answer; the message names file and row. Of several bad rows the first is named.</exception>
+    public EncodedExample[] EncodeAll(IReadOnlyList<Example> examples, CancellationToken cancellation = default)
+    {
+        foreach (var example in examples)
+            _ = example.Answer; // before the parallel part, so that the first bad row is the one that is named
+        return [.. examples.AsParallel().AsOrdered().WithCancellation(cancellation).Select(Encode)];
+    }
+
+    /// <exception cref="InvalidDataException">The row has no answer; the message names file and row.</exception>
+    public EncodedExample Encode(Example example)
+    {
+        var turns = _template.EncodeTurns(_tokenizer, [.. example.Prompt, new Message(Role.Assistant, example.Answer)], example.System);
+        var (ids, labels) = Assemble(turns);
+        return new EncodedExample(ids, labels, example.Source);
+    }
+
+    /// <summary>
+    /// The prompt of an example for generation (earlier turns included), and the ids of its answer, or none, cut by the same rule.
+    /// </summary>
+    public (int[] Prompt, int[] Answer) EncodePrompt(Example example)
+    {
+        var prompt = _template.EncodePrompt(_tokenizer, example.Prompt, example.System);
+        int[] answer = example.Responses.Count == 0
+            ? []
+            : _template.EncodeTurns(_tokenizer, [.. example.Prompt, example.Responses[0]], example.System)[^1].Target;
+        if (_template.EfficientEos && example.Responses.Count > 0)
+            answer = [.. answer, _template.EosId(_tokenizer)];
+        var (source, target) = Allocate(prompt.Length, answer.Length, _cutoff);
+        return (prompt[..source], answer[..target]);
+    }
+
+    /// <summary>
+    /// How many tokens a question of <paramref name="source"/> and an answer of <paramref name="target"/> tokens keep when they may have
+    /// <paramref name="budget"/> together. The shorter side is spared while it is under half; otherwise both shrink in proportion.
+    /// </summary>
+    public static (int Source, int Target) Allocate(int source, int target, int budget)
+    {
+        int limit;
+        if (2L * target < budget)
+            limit = budget;
+        else if (2L * source < budget)
+            limit = budget - source;
+        else
+            limit = (int)((long)budget * target / (source + (long)target));
+        var keptTarget = Math.Min(limit, target);
+        return (Math.Min(Math.Max(budget - keptTarget, 0), source), keptTarget);
+    }
+
+    /// <summary>Cuts, joins and masks the turns of one row.</summary>
+    internal (int[] Ids, int[] Labels) Assemble(List<(int[] Source, int[] Target)> turns)
+    {
+        var kept = new List<(int[] Ids, int[] Labels)>();
+        var eos = _template.EfficientEos ? _template.EosId(_tokenizer) : 0;
+        var total = _template.EfficientEos ? 1 : 0;
+        for (var step = 0; step < turns.Count && total < _cutoff; step++)
+        {
+            // With mask_history the last turns matter most, so they get their room first.
+            var index = _maskHistory ? turns.Count - 1 - step : step;
+            var (source, target) = turns[index];
+            var (sourceLength, targetLength) = Allocate(source.Length, target.Length, _cutoff - total);
+            source = source[..sourceLength];
+            target = target[..targetLength];
+            total += sourceLength + targetLength;
+
+            var labels = new int[sourceLength + targetLength];
+            labels.AsSpan().Fill(Ignore);
+            if (_trainOnPrompt)
+                source.CopyTo(labels, 0);
+            // The first token of a later question is what ends the answer before it.
+            else if (_template.EfficientEos && step > 0 && sourceLength > 0)
+                labels[0] = eos;
+            if (!_maskHistory || step == 0)
+                target.CopyTo(labels, sourceLength);
+            kept.Add(([.. source, .. target], labels));
+        }
+        if (_maskHistory)
+            kept.Reverse();
+        int[] tail = _template.EfficientEos ? [eos] : [];
+        return ([.. kept.SelectMany(k => k.Ids), .. tail], [.. kept.SelectMany(k => k.Labels), .. tail]);
+    }
+}
+
+/// <summary>The block that shows what a row became, as LLaMA-Factory prints it: most mistakes in templates are seen here.</summary>
+public static class FirstExampleReport
+{
+    public static string Of(EncodedExample example, Tokenizer tokenizer)
+    {
+        var text = new StringBuilder();
+        text.Append("training example:\ninput_ids:\n[").AppendJoin(", ", example.Ids).Append("]\ninputs:\n").Append(tokenizer.Decode(example.Ids));
+        text.Append("\nlabel_ids:\n[").AppendJoin(", ", example.Labels).Append("]\nlabels:\n");
+        return text.Append(tokenizer.Decode([.. example.Labels.Where(l => l != SftEncoder.Ignore)])).Append('\n').ToString();
+    }
+}

@@ -1,0 +1,157 @@
+using KtNotebooks.Tokenizers;
+
+namespace KtNotebooks.Data;
+
+/// <summary>
+/// How a conversation becomes ids: LLaMA-Factory's templates as immutable data. A format is a list of slots; each text slot is tokenised on its
+/// own, so no token spans the border between prompt and answer, or between system prompt and question.
+/// </summary>
+public sealed record Template
+{
+    public required string Name { get; init; }
+
+    /// <summary>What stands once before everything; the only place a beginning-of-sequence token comes from.</summary>
+    public IReadOnlyList<Slot> Prefix { get; init; } = [];
+
+    /// <summary>The system prompt; left out when it is empty.</summary>
+    public IReadOnlyList<Slot> System { get; init; } = [Slot.Content];
+
+    /// <summary>A question with everything up to where the answer begins.</summary>
+    public IReadOnlyList<Slot> User { get; init; } = [Slot.Content];
+
+    /// <summary>An answer with what ends it.</summary>
+    public IReadOnlyList<Slot> Assistant { get; init; } = [Slot.Content, Slot.Eos];
+
+    /// <summary>What a tool returned; null: like a question.</summary>
+    public IReadOnlyList<Slot>? Observation { get; init; }
+
+    /// <summary>The system prompt when a conversation brings none.</summary>
+    public string? DefaultSystem { get; init; }
+
+    /// <summary>Tokens that end an answer besides the tokenizer's eos.</summary>
+    public IReadOnlyList<string> StopWords { get; init; } = [];
+
+    /// <summary>The first stop word takes the place of the tokenizer's eos.</summary>
+    public bool ReplaceEos { get; init; }
+
+    /// <summary>No end token after each answer: the next turn's first token ends it, and one eos closes the row.</summary>
+    public bool EfficientEos { get; init; }
+
+    /// <summary>
+    /// The turns as pairs of (source ids, target ids): question and answer of each round. Prefix and system prompt belong to the first source.
+    /// </summary>
+    /// <exception cref="ArgumentException">The number of messages is odd, or their roles do not alternate.</exception>
+    public List<(int[] Source, int[] Target)> EncodeTurns(Tokenizer tokenizer, IReadOnlyList<Message> messages, string? system = null)
+    {
+        if (messages.Count % 2 != 0)
+            throw new ArgumentException($"A conversation has questions and answers in turn, so an even number of messages, but it has {messages.Count}.", nameof(messages));
+        var turns = new List<(int[], int[])>(messages.Count / 2);
+        for (var i = 0; i < messages.Count; i += 2)
+            turns.Add((EncodeMessage(tokenizer, messages, i, system), EncodeMessage(tokenizer, messages, i + 1, system)));
+        return turns;
+    }
+
+    /// <summary>The ids of a conversation that ends with a question, up to where the answer begins.</summary>
+    /// <exception cref="ArgumentException">The number of messages is even, or their roles do not alternate.</exception>
+    public int[] EncodePrompt(Tokenizer tokenizer, IReadOnlyList<Message> messages, string? system = null)
+    {
+        if (messages.Count % 2 == 0)
+            throw new ArgumentException($"A prompt ends with a question, so it has an odd number of messages, but it has {messages.Count}.", nameof(messages));
+        return [.. Enumerable.Range(0, messages.Count).SelectMany(i => EncodeMessage(tokenizer, messages, i, system))];
+    }
+
+    /// <summary>The ids that end an answer: the tokenizer's eos (or what replaces it) and the stop words.</summary>
+    public int[] StopIds(Tokenizer tokenizer)
+    {
+        var ids = new SortedSet<int>(StopWords.Select(word => Id(tokenizer, word)));
+        if (!ReplaceEos && tokenizer.EosId is int eos)
+            ids.Add(eos);
+        return [.. ids];
+    }
+
+    /// <summary>The id that closes an answer in this template.</summary>
+    /// <exception cref="InvalidDataException">Neither the template nor the tokenizer has one.</exception>
+    public int EosId(Tokenizer tokenizer) => ReplaceEos ? Id(tokenizer, StopWords[0]) : tokenizer.EosId
+        ?? throw new InvalidDataException($"The template '{Name}' ends answers with the tokenizer's eos token, but the tokenizer names none. Set eos_token in tokenizer_config.json.");
+
+    private int[] EncodeMessage(Tokenizer tokenizer, IReadOnlyList<Message> messages, int i, string? system)
+    {
+        var (role, content) = messages[i];
+        if (role is Role.User or Role.Observation != (i % 2 == 0))
+            throw new ArgumentException($"Message {i + 1} of the conversation is of role {role}; questions and answers must alternate, a question first.", nameof(messages));
+        var ids = new List<int>();
+        if (i == 0)
+        {
+            Append(Prefix, "");
+            if (string.IsNullOrEmpty(system))
+                system = DefaultSystem;
+            if (!string.IsNullOrEmpty(system))
+                Append(System, system);
+        }
+        Append(role switch
+        {
+            Role.User => User,
+            Role.Observation => Observation ?? User,
+            Role.Assistant => Assistant,
+            _ => throw new NotSupportedException($"The template '{Name}' has no form for a message of role {role}."),
+        }, content);
+        return [.. ids];
+
+        void Append(IReadOnlyList<Slot> slots, string text)
+        {
+            foreach (var slot in slots)
+            {
+                switch (slot)
+                {
+                    case Slot.Text(var before, var after):
+                        ids.AddRange(tokenizer.Encode(after is null ? before : before + text + after));
+                        break;
+                    case Slot.Token(var token):
+                        ids.Add(Id(tokenizer, token));
+                        break;
+                    // As upstream, a tokenizer without a bos token simply gets none.
+                    case Slot.BosToken when tokenizer.BosId is int bos:
+                        ids.Add(bos);
+                        break;
+                    case Slot.EosToken:
+                        ids.Add(EosId(tokenizer));
+                        break;
+                }
+            }
+        }
+    }
+
+    private int Id(Tokenizer tokenizer, string token) => tokenizer.IdOf(token)
+        ?? throw new InvalidDataException($"The template '{Name}' needs the token '{token}', which the tokenizer does not have. Choose the template that belongs to the model.");
+}
+
+/// <summary>One element of a format.</summary>
+public abstract record Slot
+{
+    /// <summary>The content alone.</summary>
+    public static Slot Content { get; } = new Text("", "");
+
+    /// <summary>The tokenizer's beginning-of-sequence token.</summary>
+    public static Slot Bos { get; } = new BosToken();
+
+    /// <summary>The tokenizer's end-of-sequence token.</summary>
+    public static Slot Eos { get; } = new EosToken();
+
+    /// <summary>A fixed text.</summary>
+    public static Slot Fixed(string text) => new Text(text, null);
+
+    /// <summary>The content between two fixed texts.</summary>
+    public static Slot Around(string before, string after) => new Text(before, after);
+
+    /// <summary>One token by its text.</summary>
+    public static Slot Named(string token) => new Token(token);
+
+    /// <summary>Text: before + content + after, or only before when after is null. Tokenised as one.</summary>
+    internal sealed record Text(string Before, string? After) : Slot;
+
+    internal sealed record Token(string Name) : Slot;
+
+    internal sealed record BosToken : Slot;
+
+    internal sealed record EosToken : Slot;
+}

@@ -1,0 +1,100 @@
+using KtNotebooks.Nn;
+using KtNotebooks.Ops;
+using KtNotebooks.Tensors;
+using KtNotebooks.Weights;
+
+namespace KtNotebooks.Experts;
+
+/// <summary>
+/// All routed experts of one layer: gate, up [E, I, D] and down [E, D, I] under Hugging Face's per-expert names, and their low-rank pairs. From a checkpoint the matrices are views on the mapped
+/// files; fresh ones are stacked and can be trained.
+/// </summary>
+public sealed class ExpertBank : Module
+{
+    /// <summary>Projections in the order in which adapters list them.</summary>
+    public static readonly string[] Projections = ["gate_proj", "up_proj", "down_proj"];
+
+    private readonly ulong _key;
+    private ExpertSet _set;
+
+    public ExpertBank(IWeights weights, string path, DType type, int experts, int width, int inner)
+        : base(path)
+    {
+        ArgumentNullException.ThrowIfNull(weights);
+        (Count, Width, Inner) = (experts, width, inner);
+        _key = NormalRandom.HashOf(path);
+        _set = new ExpertSet(weights.TakeExperts(path, "gate_proj.weight", type, experts, inner, width), weights.TakeExperts(path, "up_proj.weight", type, experts, inner, width), weights.TakeExperts(path, "down_proj.weight", type, experts, width, inner));
+    }
+
+    /// <summary>E.</summary>
+    public int Count { get; }
+
+    /// <summary>D.</summary>
+    public int Width { get; }
+
+    /// <summary>I.</summary>
+    public int Inner { get; }
+
+    /// <summary>Low-rank pairs of every expert, stacked; owned by this bank.</summary>
+    public LowRankExperts? Adapter
+    {
+        get => _set.Lora;
+        set
+        {
+            RemoveAdapter();
+            _set = _set with { Lora = value };
+        }
+    }
+
+    /// <summary>Under per-expert names; the tensors are views that the caller may dispose or leave to the collector.</summary>
+    public override IEnumerable<Parameter> Weights
+    {
+        get
+        {
+            foreach (var (matrices, name) in Matrices.Zip(Projections))
+                for (var e = 0; e < Count; e++) yield return new Parameter($"{Path}.{e}.{name}.weight", matrices[e]);
+        }
+    }
+
+    public override IEnumerable<Parameter> Trainable => _set.Lora is { } l
+        ? [new(Path + ".gate_proj.lora_A", l.GateA), new(Path + ".gate_proj.lora_B", l.GateB), new(Path + ".up_proj.lora_A", l.UpA), new(Path + ".up_proj.lora_B", l.UpB), new(Path + ".down_proj.lora_A", l.DownA), new(Path + ".down_proj.lora_B", l.DownB)]
+        : Matrices.Zip(Projections).Where(m => m.First.Stacked is { RequiresGrad: true }).Select(m => new Parameter($"{Path}.{m.Second}", m.First.Stacked!));
+
+    private Matrices[] Matrices => [_set.Gate, _set.Up, _set.Down];
+
+    /// <summary>x [T, D], weights F32 [T, k], indices I32 [T, k] → [T, D].</summary>
+    public Tensor Forward(Tensor x, Tensor weights, Tensor indices, Pass pass)
+    {
+        var set = pass.Training || _set.Lora is not { Dropout: > 0 } lora ? _set : _set with { Lora = lora with { Dropout = 0 } };
+        return RoutedExperts.Apply(x, weights, indices, set, DropoutMask.Mix(pass.DropoutKey ^ _key) + (ulong)(pass.FirstRow * (long)weights.Width));
+    }
+
+    /// <summary>Makes the weights themselves trainable.</summary>
+    /// <exception cref="NotSupportedException">They are views on a checkpoint.</exception>
+    public void Unfreeze()
+    {
+        foreach (var matrices in Matrices)
+        {
+            if (matrices.Stacked is not { } stacked) throw new NotSupportedException($"{Path}: experts that are mapped from a checkpoint cannot be trained in place; load them stacked");
+            stacked.RequiresGrad = true;
+        }
+    }
+
+    /// <summary>Takes the low-rank pairs off and frees them.</summary>
+    public void RemoveAdapter()
+    {
+        if (_set.Lora is { } l)
+            foreach (var tensor in (Tensor[])[l.GateA, l.GateB, l.UpA, l.UpB, l.DownA, l.DownB]) tensor.Dispose();
+        _set = _set with { Lora = null };
+    }
+
+    protected override void DisposeOwn()
+    {
+        foreach (var matrices in Matrices)
+        {
+            if (matrices.Stacked is { } stacked) stacked.Dispose();
+            else matrices.DisposeEach();
+        }
+        RemoveAdapter();
+    }
+}

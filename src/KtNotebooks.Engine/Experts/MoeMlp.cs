@@ -1,0 +1,45 @@
+using KtNotebooks.Nn;
+using KtNotebooks.Ops;
+using KtNotebooks.Tensors;
+using KtNotebooks.Weights;
+
+namespace KtNotebooks.Experts;
+
+/// <summary>
+/// Mixture-of-experts feed-forward part: a router (W [E, D], kept in F32) picks k experts a token, their weighted outputs are added to the shared expert's, if there is one.
+/// </summary>
+public sealed class MoeMlp : Module
+{
+    private readonly Nn.Linear _router;
+
+    /// <param name="sharedInner">Width of the shared expert, 0 for none.</param>
+    public MoeMlp(IWeights weights, string path, DType type, int width, int experts, int inner, int sharedInner, RouterSettings settings)
+        : base(path)
+    {
+        _router = new Nn.Linear(weights, path + ".gate", DType.F32, experts, width);
+        Experts = new ExpertBank(weights, path + ".experts", type, experts, width, inner);
+        Shared = sharedInner > 0 ? new SwiGluMlp(weights, path + ".shared_experts", type, width, sharedInner) : null;
+        Settings = settings;
+    }
+
+    public ExpertBank Experts { get; }
+
+    public SwiGluMlp? Shared { get; }
+
+    /// <summary>Pre-training sets the balance term here.</summary>
+    public RouterSettings Settings { get; set; }
+
+    /// <summary>Called with the indices [T, k] of every forward pass, for routing pictures; null: nobody looks.</summary>
+    public Action<string, Tensor>? OnRouted { get; set; }
+
+    public override IEnumerable<Module> Children => Shared is { } shared ? [_router, Experts, shared] : [_router, Experts];
+
+    /// <summary>x [T, D] → [T, D].</summary>
+    public Tensor Forward(Tensor x, Pass pass)
+    {
+        var (weights, indices) = Router.Apply(_router.Forward(x, pass, DType.F32), Settings);
+        OnRouted?.Invoke(Path, indices);
+        var routed = Experts.Forward(x, weights, indices, pass);
+        return Shared is { } shared ? Add.Apply(routed, shared.Forward(x, pass)) : routed;
+    }
+}

@@ -1,0 +1,51 @@
+using KtNotebooks.Autograd;
+using KtNotebooks.Models;
+using KtNotebooks.Nn;
+
+namespace KtNotebooks.Generation;
+
+/// <summary>Token by token generation with a cache of keys and values: the prompt runs once, then one row a token.</summary>
+public sealed class Generator(CausalLm model)
+{
+    /// <summary>Yields new tokens as they are drawn, without the stop token. Ends at a stop token, max_new_tokens, or cancellation (OperationCanceledException).</summary>
+    /// <exception cref="ArgumentException">An empty prompt, or one longer than the model's positions.</exception>
+    public IEnumerable<int> Generate(IReadOnlyList<int> prompt, Sampling sampling, IReadOnlySet<int> stops, CancellationToken cancel = default)
+    {
+        ArgumentNullException.ThrowIfNull(prompt);
+        ArgumentNullException.ThrowIfNull(sampling);
+        ArgumentNullException.ThrowIfNull(stops);
+        if (prompt.Count == 0) throw new ArgumentException("the prompt has no tokens");
+        if (prompt.Count >= model.Info.MaxPositions) throw new ArgumentException($"the prompt has {prompt.Count} tokens; the model was made for {model.Info.MaxPositions} positions");
+        return Loop(prompt, sampling, stops, cancel);
+    }
+
+    public IEnumerable<int> Generate(IReadOnlyList<int> prompt, Sampling sampling, IEnumerable<int> stops, CancellationToken cancel = default) => Generate(prompt, sampling, stops.ToHashSet(), cancel);
+
+    private IEnumerable<int> Loop(IReadOnlyList<int> prompt, Sampling sampling, IReadOnlySet<int> stops, CancellationToken cancel)
+    {
+        var sampler = new Sampler(sampling);
+        using var cache = new KvCache();
+        var ids = prompt.ToList();
+        int[] next = [.. prompt];
+        var room = Math.Min(sampling.MaxNewTokens, model.Info.MaxPositions - prompt.Count);
+        for (var n = 0; n < room; n++)
+        {
+            cancel.ThrowIfCancellationRequested();
+            var token = sampler.Next(LastLogits(next, ids.Count - next.Length, cache), ids);
+            if (stops.Contains(token)) yield break;
+            ids.Add(token);
+            yield return token;
+            next = [token];
+        }
+    }
+
+    /// <summary>Runs new rows through the model and returns the logits of the last, [V].</summary>
+    private float[] LastLogits(int[] ids, int firstPosition, KvCache cache)
+    {
+        using var tape = Tape.Scratch();
+        var batch = TokenBatch.ForInference([ids], [firstPosition]);
+        var hidden = model.Hidden(batch, cache);
+        using var last = hidden.Slice(ids.Length - 1, 1);
+        return model.Logits(last, Pass.Inference(batch)).ToFloats();
+    }
+}

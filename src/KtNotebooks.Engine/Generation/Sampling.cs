@@ -1,0 +1,19 @@
+namespace KtNotebooks.Generation;
+
+/// <summary>How the next token is drawn; names and defaults are Hugging Face's and LLaMA-Factory's.</summary>
+public sealed record Sampling(int MaxNewTokens = 1024, bool DoSample = true, double Temperature = 0.95, double TopP = 0.7, int TopK = 50, double RepetitionPenalty = 1, ulong Seed = 42)
+{
+    /// <summary>The most likely token, always.</summary>
+    public static Sampling Greedy(int maxNewTokens) => new(maxNewTokens, DoSample: false);
+
+    /// <exception cref="ArgumentException">A value out of range, with its key.</exception>
+    public Sampling Checked()
+    {
+        if (MaxNewTokens < 1) throw new ArgumentException($"max_new_tokens must be at least 1, but is {MaxNewTokens}");
+        if (Temperature < 0) throw new ArgumentException($"temperature must not be negative, but is {Temperature}");
+        if (TopP is <= 0 or > 1) throw new ArgumentException($"top_p must be in (0, 1], but is {TopP}");
+        if (TopK < 0) throw new ArgumentException($"top_k must be 0 (off) or positive, but is {TopK}");
+        if (RepetitionPenalty <= 0) throw new ArgumentException($"repetition_penalty must be positive, but is {RepetitionPenalty}");
+        return this;
+    }
+}

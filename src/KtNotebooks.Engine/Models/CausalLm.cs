@@ -1,0 +1,68 @@
+using KtNotebooks.Nn;
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Models;
+
+/// <summary>What the engine must know of any model, whatever its architecture.</summary>
+/// <param name="ModelType">`model_type` of config.json.</param>
+/// <param name="Vocabulary">V.</param>
+/// <param name="Width">D.</param>
+/// <param name="Layers">Decoder layers.</param>
+/// <param name="MaxPositions">Longest sequence that the model was made for.</param>
+public record ModelInfo(string ModelType, int Vocabulary, int Width, int Layers, int MaxPositions);
+
+/// <summary>A decoder: token table → stages (two a layer) → final norm → head. Models fill in the stages.</summary>
+public sealed class CausalLm(ModelInfo info, DType type, Embedding embedding, IReadOnlyList<Stage> stages, RmsNorm norm, Linear head) : Module("")
+{
+    public ModelInfo Info { get; } = info;
+
+    /// <summary>Type of weights and activations.</summary>
+    public DType Type { get; } = type;
+
+    public Embedding Embedding { get; } = embedding;
+
+    public IReadOnlyList<Stage> Stages { get; } = stages;
+
+    public RmsNorm Norm { get; } = norm;
+
+    public Linear Head { get; } = head;
+
+    public override IEnumerable<Module> Children => [Embedding, .. Stages, Norm, Head];
+
+    /// <summary>Every weight under its checkpoint name.</summary>
+    public IEnumerable<Parameter> AllWeights => All().SelectMany(m => m.Weights);
+
+    /// <summary>Every tensor that training changes now.</summary>
+    public IReadOnlyList<Parameter> AllTrainable => [.. All().SelectMany(m => m.Trainable)];
+
+    /// <summary>Hidden states before the final norm, [T, D]. Owned by the current tape, or by the caller.</summary>
+    public Tensor Hidden(TokenBatch batch, KvCache? cache = null)
+    {
+        ArgumentNullException.ThrowIfNull(batch);
+        var pass = Pass.Inference(batch, cache);
+        var x = Embedding.Forward(batch.Ids);
+        foreach (var stage in Stages) x = stage.Forward(x, pass);
+        return x;
+    }
+
+    /// <summary>Final norm and head: [R, D] → [R, V].</summary>
+    public Tensor Logits(Tensor hidden, Pass pass) => Head.Forward(Norm.Forward(hidden), pass);
+
+    /// <summary>Logits of every row of a batch, [T, V], without gradients. The caller disposes it.</summary>
+    public Tensor Logits(TokenBatch batch)
+    {
+        using var tape = Autograd.Tape.Scratch();
+        return tape.Keep(Logits(Hidden(batch), Pass.Inference(batch)));
+    }
+
+    /// <summary>Sets all weights to train (full-parameter training): F32 models with stacked experts.</summary>
+    public void Unfreeze()
+    {
+        if (Type != DType.F32) throw new NotSupportedException($"full-parameter training wants an F32 model, this one is {Type}");
+        foreach (var module in All())
+        {
+            if (module is Experts.ExpertBank bank) bank.Unfreeze();
+            else foreach (var weight in module.Weights) weight.Tensor.RequiresGrad = true;
+        }
+    }
+}

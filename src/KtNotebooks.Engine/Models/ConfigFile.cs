@@ -1,0 +1,80 @@
+using System.Text.Json;
+
+using KtNotebooks.Ops;
+
+namespace KtNotebooks.Models;
+
+/// <summary>
+/// config.json of a model folder, read field by field: a missing or wrong field is named with its file. Both rotary spellings are read: `rope_theta` + `rope_scaling`, and the newer `rope_parameters`.
+/// </summary>
+public sealed class ConfigFile
+{
+    private readonly JsonElement _root;
+
+    public ConfigFile(string path)
+    {
+        Path = path;
+        if (!File.Exists(path)) throw new FileNotFoundException($"{path}: no such file; a model folder holds config.json");
+        try
+        {
+            using var json = JsonDocument.Parse(File.ReadAllBytes(path));
+            _root = json.RootElement.Clone();
+        }
+        catch (JsonException error)
+        {
+            throw new InvalidDataException($"{path}: not valid JSON: {error.Message}");
+        }
+    }
+
+    public string Path { get; }
+
+    public string ModelType => Text("model_type");
+
+    public int Int(string key) => Require(key).TryGetInt32(out var value) ? value : throw Wrong(key, "a whole number");
+
+    public int Int(string key, int missing) => Find(_root, key) is null ? missing : Int(key);
+
+    /// <summary>Null when absent or null.</summary>
+    public int? MaybeInt(string key) => Find(_root, key) is null ? null : Int(key);
+
+    public double Number(string key) => Require(key).TryGetDouble(out var value) ? value : throw Wrong(key, "a number");
+
+    public double Number(string key, double missing) => Find(_root, key) is null ? missing : Number(key);
+
+    public bool Flag(string key, bool missing = false) => Find(_root, key) switch
+    {
+        null => missing,
+        { ValueKind: JsonValueKind.True } => true,
+        { ValueKind: JsonValueKind.False } => false,
+        _ => throw Wrong(key, "true or false"),
+    };
+
+    public string Text(string key) => Require(key) is { ValueKind: JsonValueKind.String } value ? value.GetString()! : throw Wrong(key, "a text");
+
+    public string Text(string key, string missing) => Find(_root, key) is null ? missing : Text(key);
+
+    /// <summary>Fails when a feature that is not implemented is on.</summary>
+    public void Refuse(string key, bool on, string why)
+    {
+        if (on) throw new NotSupportedException($"{Path}: '{key}' is {Find(_root, key)}: {why}");
+    }
+
+    /// <summary>theta and YaRN settings from either spelling.</summary>
+    public (double Theta, YarnSettings? Yarn) Rotary()
+    {
+        var rope = Find(_root, "rope_parameters") ?? Find(_root, "rope_scaling");
+        var theta = rope is { } r && Find(r, "rope_theta") is { } inside ? inside.GetDouble() : Number("rope_theta", 10000);
+        var kind = rope is { } block ? (Find(block, "rope_type") ?? Find(block, "type"))?.GetString() ?? "default" : "default";
+        if (kind == "default") return (theta, null);
+        if (kind != "yarn") throw new NotSupportedException($"{Path}: rotary scaling '{kind}' is not supported; known are default and yarn");
+        double Of(string key, double? missing) => Find(rope!.Value, key) is { ValueKind: JsonValueKind.Number } v ? v.GetDouble() : missing ?? throw new InvalidDataException($"{Path}: the yarn block has no '{key}'");
+        var original = Of("original_max_position_embeddings", null);
+        return (theta, new YarnSettings(Of("factor", null), (int)original, Of("beta_fast", 32), Of("beta_slow", 1), Of("mscale", 1), Of("mscale_all_dim", 0)));
+    }
+
+    private static JsonElement? Find(JsonElement element, string key) => element.TryGetProperty(key, out var value) && value.ValueKind != JsonValueKind.Null ? value : null;
+
+    private JsonElement Require(string key) => Find(_root, key) ?? throw new InvalidDataException($"{Path}: '{key}' is missing");
+
+    private InvalidDataException Wrong(string key, string wanted) => new($"{Path}: '{key}' must be {wanted}, but is {Find(_root, key)}");
+}

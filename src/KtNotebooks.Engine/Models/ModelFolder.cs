@@ -1,0 +1,48 @@
+using System.Reflection;
+
+using KtNotebooks.Tensors;
+using KtNotebooks.Weights;
+
+namespace KtNotebooks.Models;
+
+/// <summary>Marks the class that builds models of one or more `model_type`s: a static `CausalLm Build(ConfigFile, IWeights, DType)`.</summary>
+[AttributeUsage(AttributeTargets.Class)]
+public sealed class ModelTypeAttribute(params string[] names) : Attribute
+{
+    public IReadOnlyList<string> Names { get; } = names;
+}
+
+/// <summary>A model on disk: config.json, safetensors, tokenizer.</summary>
+public static class ModelFolder
+{
+    private static readonly Dictionary<string, MethodInfo> Builders = FindBuilders();
+
+    public static IEnumerable<string> KnownTypes => Builders.Keys.Order();
+
+    /// <summary>Loads a checkpoint for a folder's config.</summary>
+    /// <param name="type">Type of weights and activations: F32 or BF16.</param>
+    /// <exception cref="InvalidDataException">A missing or wrongly shaped tensor, named with what was expected and found.</exception>
+    public static CausalLm Load(string folder, DType type = DType.BF16)
+    {
+        var config = new ConfigFile(Path.Combine(folder, "config.json"));
+        using var checkpoint = new Checkpoint(folder);
+        return Build(config, checkpoint, type);
+    }
+
+    /// <summary>Builds a model of a config with weights from anywhere.</summary>
+    public static CausalLm Build(ConfigFile config, IWeights weights, DType type)
+    {
+        ArgumentNullException.ThrowIfNull(config);
+        if (!type.IsFloat()) throw new ArgumentException($"a model runs in F32 or BF16, not {type}");
+        if (!Builders.TryGetValue(config.ModelType, out var build)) throw new NotSupportedException($"{config.Path}: model_type '{config.ModelType}' is not known; known are {string.Join(", ", KnownTypes)}");
+        return (CausalLm)build.Invoke(null, BindingFlags.DoNotWrapExceptions, null, [config, weights, type], null)!;
+    }
+
+    private static Dictionary<string, MethodInfo> FindBuilders()
+    {
+        var builders = new Dictionary<string, MethodInfo>();
+        foreach (var type in typeof(ModelFolder).Assembly.GetTypes())
+            foreach (var name in type.GetCustomAttribute<ModelTypeAttribute>()?.Names ?? []) builders.Add(name, type.GetMethod("Build", BindingFlags.Public | BindingFlags.Static)!);
+        return builders;
+    }
+}

@@ -1,0 +1,87 @@
+using KtNotebooks.Autograd;
+using KtNotebooks.Ops;
+using KtNotebooks.Tensors;
+using KtNotebooks.Weights;
+
+namespace KtNotebooks.Nn;
+
+/// <summary>A low-rank pair beside a linear layer: A [r, in], B [out, r] F32; scale = alpha / r.</summary>
+public sealed record LowRank(Tensor A, Tensor B, float Scale, float Dropout = 0) : IDisposable
+{
+    public void Dispose()
+    {
+        A.Dispose();
+        B.Dispose();
+    }
+}
+
+/// <summary>y = x Wᵀ (+ its low-rank pair). W [out, in] from `path.weight`.</summary>
+public sealed class Linear(IWeights weights, string path, DType type, int outputs, int inputs) : Module(path)
+{
+    private readonly ulong _key = NormalRandom.HashOf(path);
+
+    public Tensor Weight { get; } = weights.Take(path + ".weight", type, outputs, inputs);
+
+    public int Outputs => outputs;
+
+    public int Inputs => inputs;
+
+    /// <summary>Set by whoever trains or loads an adapter; owned by this layer.</summary>
+    public LowRank? Adapter { get; set; }
+
+    public override IEnumerable<Parameter> Weights => [new(Path + ".weight", Weight)];
+
+    public override IEnumerable<Parameter> Trainable => Adapter is { } a ? [new(Path + ".lora_A.weight", a.A), new(Path + ".lora_B.weight", a.B)] : base.Trainable;
+
+    /// <summary>x [..., in] → [..., out] in x's type or <paramref name="outType"/>.</summary>
+    public Tensor Forward(Tensor x, Pass pass, DType? outType = null) => Adapter is { } a
+        ? Ops.Linear.Apply(x, Weight, a.A, a.B, a.Scale, pass.Mask(a.Dropout, _key))
+        : Ops.Linear.Apply(x, Weight, outType);
+
+    protected override void DisposeOwn()
+    {
+        base.DisposeOwn();
+        Adapter?.Dispose();
+    }
+}
+
+/// <summary>Token table [V, D] from `path.weight`.</summary>
+public sealed class Embedding(IWeights weights, string path, DType type, int vocabulary, int width) : Module(path)
+{
+    public Tensor Weight { get; } = weights.Take(path + ".weight", type, vocabulary, width);
+
+    public override IEnumerable<Parameter> Weights => [new(Path + ".weight", Weight)];
+
+    /// <summary>ids [T] → [T, D].</summary>
+    public Tensor Forward(int[] ids)
+    {
+        using var host = Tensor.From(ids, ids.Length);
+        return EmbeddingLookup.Apply(Weight, Tape.Own(host.To(Weight.Device)));
+    }
+}
+
+/// <summary>RMS norm with weight [D], kept in F32.</summary>
+public sealed class RmsNorm(IWeights weights, string path, int width, float eps) : Module(path)
+{
+    public Tensor Weight { get; } = weights.Take(path + ".weight", DType.F32, width);
+
+    public override IEnumerable<Parameter> Weights => [new(Path + ".weight", Weight)];
+
+    /// <summary>x [..., D] → same.</summary>
+    public Tensor Forward(Tensor x) => Ops.RmsNorm.Apply(x, Weight, eps);
+}
+
+/// <summary>down( silu(gate x) · up x ), the dense feed-forward part.</summary>
+public sealed class SwiGluMlp(IWeights weights, string path, DType type, int width, int inner) : Module(path)
+{
+    public Linear Gate { get; } = new(weights, path + ".gate_proj", type, inner, width);
+
+    public Linear Up { get; } = new(weights, path + ".up_proj", type, inner, width);
+
+    public Linear Down { get; } = new(weights, path + ".down_proj", type, width, inner);
+
+    public override IEnumerable<Module> Children => [Gate, Up, Down];
+
+    /// <summary>x [T, D] → [T, D].</summary>
+    public Tensor Forward(Tensor x, Pass pass) => Down.Forward(SwiGlu.Apply(Gate.Forward(x, pass), Up.Forward(x, pass)), pass);
+}

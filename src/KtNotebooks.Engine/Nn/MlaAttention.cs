@@ -1,0 +1,70 @@
+using KtNotebooks.Ops;
+using KtNotebooks.Tensors;
+using KtNotebooks.Weights;
+
+namespace KtNotebooks.Nn;
+
+/// <param name="Width">D.</param>
+/// <param name="QueryRank">Rank of the query's latent, or null: one full projection (V2-Lite).</param>
+/// <param name="KvRank">Rank of the latent that keys and values come from.</param>
+/// <param name="Heads">Head sizes.</param>
+/// <param name="Scale">Softmax scale, YaRN's factor included.</param>
+/// <param name="Eps">Of the latent norms.</param>
+public sealed record MlaSettings(int Width, int? QueryRank, int KvRank, MlaShape Heads, float Scale, float Eps);
+
+/// <summary>
+/// Multi-head latent attention (DeepSeek-V2, section 2.1): q from x (or from its latent), k and v from one narrow latent of x, plus one rotary key shared by all heads.
+/// </summary>
+public sealed class MlaAttention : Module
+{
+    private readonly MlaSettings _settings;
+    private readonly RotaryTable _rotary;
+    private readonly Linear? _qA;
+    private readonly RmsNorm? _qNorm;
+    private readonly Linear _q;
+    private readonly Linear _kvA;
+    private readonly RmsNorm _kvNorm;
+    private readonly Linear _kvB;
+    private readonly Linear _o;
+
+    public MlaAttention(IWeights weights, string path, DType type, MlaSettings settings, RotaryTable rotary)
+        : base(path)
+    {
+        ArgumentNullException.ThrowIfNull(settings);
+        (_settings, _rotary) = (settings, rotary);
+        var (D, heads) = (settings.Width, settings.Heads);
+        if (settings.QueryRank is { } rank)
+        {
+            _qA = new Linear(weights, path + ".q_a_proj", type, rank, D);
+            _qNorm = new RmsNorm(weights, path + ".q_a_layernorm", rank, settings.Eps);
+            _q = new Linear(weights, path + ".q_b_proj", type, heads.H * heads.Head, rank);
+        }
+        else
+        {
+            _q = new Linear(weights, path + ".q_proj", type, heads.H * heads.Head, D);
+        }
+        _kvA = new Linear(weights, path + ".kv_a_proj_with_mqa", type, settings.KvRank + heads.Rope, D);
+        _kvNorm = new RmsNorm(weights, path + ".kv_a_layernorm", settings.KvRank, settings.Eps);
+        _kvB = new Linear(weights, path + ".kv_b_proj", type, heads.H * (heads.Nope + heads.Value), settings.KvRank);
+        _o = new Linear(weights, path + ".o_proj", type, D, heads.H * heads.Value);
+    }
+
+    public override IEnumerable<Module> Children => _qA is { } a ? [a, _qNorm!, _q, _kvA, _kvNorm, _kvB, _o] : [_q, _kvA, _kvNorm, _kvB, _o];
+
+    /// <summary>x [T, D] → [T, D].</summary>
+    public Tensor Forward(Tensor x, Pass pass)
+    {
+        var q = _qA is { } a ? _q.Forward(_qNorm!.Forward(a.Forward(x, pass)), pass) : _q.Forward(x, pass);
+        var (latent, rotaryKey) = SplitColumns.Apply(_kvA.Forward(x, pass), _settings.KvRank);
+        var kv = _kvB.Forward(_kvNorm.Forward(latent), pass);
+        var (Q, K, V) = MlaHeads.Apply(q, kv, rotaryKey, _settings.Heads, _rotary, pass.Positions);
+        var spans = Spans.Self(pass.SeqStarts);
+        if (pass.Cache is { } cache)
+        {
+            var (k, v, starts) = cache.Append(Path, K, V, pass.SeqStarts);
+            (K, V, spans) = (Autograd.Tape.Own(k), Autograd.Tape.Own(v), new Spans(pass.SeqStarts, starts));
+        }
+        var attended = Attention.Apply(Q, K, V, spans, _settings.Scale);
+        return _o.Forward(Flatten.Apply(attended), pass);
+    }
+}

@@ -1,0 +1,27 @@
+using KtNotebooks.Ops;
+
+namespace KtNotebooks.Nn;
+
+/// <summary>
+/// What the layers need to know about the rows in hand: a stretch of a token batch, made of whole sequences.
+/// </summary>
+/// <param name="Positions">Position of each row in its sequence, [T].</param>
+/// <param name="SeqStarts">[N+1].</param>
+/// <param name="FirstRow">Number of the first row in the whole stream: dropout masks do not depend on chunking.</param>
+/// <param name="DropoutKey">Changes every step; 0 with <paramref name="Training"/> false.</param>
+/// <param name="Training">Dropout acts.</param>
+/// <param name="Cache">Keys and values of earlier rows, or null.</param>
+public sealed record Pass(int[] Positions, int[] SeqStarts, int FirstRow = 0, ulong DropoutKey = 0, bool Training = false, KvCache? Cache = null)
+{
+    public static Pass Inference(TokenBatch batch, KvCache? cache = null) => new(batch.Positions, batch.SeqStarts, Cache: cache);
+
+    /// <summary>Rows [from, to) of a batch; attention wants whole sequences, other layers any rows.</summary>
+    public static Pass ForTraining(TokenBatch batch, int from, int to, ulong dropoutKey)
+    {
+        var starts = batch.SeqStarts.Where(s => s >= from && s <= to).Select(s => s - from).ToArray();
+        return new Pass(batch.Positions[from..to], starts, from, dropoutKey, Training: true);
+    }
+
+    /// <summary>The dropout mask of a module in this pass.</summary>
+    public DropoutMask Mask(float p, ulong moduleKey) => Training && p > 0 ? new DropoutMask(p, DropoutMask.Mix(DropoutKey ^ moduleKey), FirstRow) : DropoutMask.None;
+}

@@ -1,0 +1,182 @@
+using System.Collections.Concurrent;
+using System.Text;
+using System.Text.Json;
+using System.Text.Json.Nodes;
+
+namespace KtNotebooks.Tokenizers;
+
+/// <summary>
+/// A byte-level BPE tokenizer as Hugging Face's tokenizer.json describes it: added tokens are cut out, the rest is normalised, cut into pieces by
+/// the pre-tokenizer, and each piece's bytes are merged. Immutable and safe to use from many threads at once.
+/// </summary>
+public sealed class Tokenizer
+{
+    private readonly TokenizerParts _parts;
+    private readonly AddedTokenFinder _rawTokens;
+    private readonly AddedTokenFinder _normalizedTokens;
+    private readonly string?[] _texts;
+    private readonly byte[]?[] _bytes;
+    private readonly bool[] _special;
+    private readonly Dictionary<string, int> _addedIds;
+    private readonly ConcurrentBag<(BpeEncoder Encoder, PieceSink Pipe)> _encoders = [];
+
+    internal Tokenizer(TokenizerParts parts)
+    {
+        _parts = parts;
+        var size = Math.Max(parts.Model.Tokens.Length, parts.Added.Select(t => t.Id + 1).DefaultIfEmpty(0).Max());
+        _texts = new string?[size];
+        _bytes = new byte[size][];
+        _special = new bool[size];
+        parts.Model.Tokens.CopyTo(_texts, 0);
+        foreach (var token in parts.Added)
+        {
+            _texts[token.Id] = token.Content;
+            _special[token.Id] = token.Special;
+        }
+        _addedIds = parts.Added.ToDictionary(t => t.Content, t => t.Id, StringComparer.Ordinal);
+        _rawTokens = new AddedTokenFinder(parts.Added.Where(t => !t.Normalized));
+        _normalizedTokens = new AddedTokenFinder(parts.Added.Where(t => t.Normalized)
+            .Select(t => parts.Normalizer is null ? t : t with { Content = parts.Normalizer.Apply(t.Content) }));
+        BosId = Named("bos_token");
+        EosId = Named("eos_token");
+        PadId = Named("pad_token");
+    }
+
+    /// <summary>The number of ids, one more than the largest: the rows that an embedding needs.</summary>
+    public int VocabSize => _texts.Length;
+
+    /// <summary>The token that begins a text, or null when the tokenizer has none (Qwen3).</summary>
+    public int? BosId { get; }
+
+    /// <summary>The token that ends an answer, or null when tokenizer_config.json names none.</summary>
+    public int? EosId { get; }
+
+    /// <summary>The padding token, or null when tokenizer_config.json names none.</summary>
+    public int? PadId { get; }
+
+    /// <summary>Loads a folder with tokenizer.json and, if present, tokenizer_config.json; or that file itself.</summary>
+    /// <exception cref="FileNotFoundException">There is no tokenizer.json.</exception>
+    /// <exception cref="InvalidDataException">A file is not valid; the message names the file and the place.</exception>
+    /// <exception cref="NotSupportedException">The tokenizer has a component of an unknown kind; the message names it.</exception>
+    public static Tokenizer Load(string path) => new(TokenizerJson.Read(path));
+
+    /// <summary>Writes tokenizer.json and tokenizer_config.json, which transformers loads too. Each file is renamed into place when whole.</summary>
+    public void Save(string folder) => TokenizerJson.Write(_parts, folder);
+
+    /// <summary>The ids of a text. Special tokens that stand in the text are recognised; none is added unless <paramref name="addSpecial"/>.</summary>
+    public int[] Encode(ReadOnlySpan<char> text, bool addSpecial = false) => Encode(text.ToString(), addSpecial);
+
+    /// <inheritdoc cref="Encode(ReadOnlySpan{char}, bool)"/>
+    public int[] Encode(string text, bool addSpecial = false)
+    {
+        if (!_encoders.TryTake(out var worker))
+        {
+            var encoder = new BpeEncoder(_parts.Model);
+            worker = (encoder, _parts.PreTokenizer.Connect(encoder));
+        }
+        worker.Encoder.Clear();
+        for (var at = 0; at < text.Length;)
+        {
+            var token = _rawTokens.Next(text, at, out var start, out var end);
+            if (start > at)
+                EncodeOrdinary(worker, at == 0 && start == text.Length ? text : text[at..start]);
+            if (token is not null)
+                worker.Encoder.Emit(token.Id);
+            at = end;
+        }
+        var ids = worker.Encoder.Output;
+        int[] result = addSpecial ? [.. _parts.Before, .. ids, .. _parts.After] : ids.ToArray();
+        _encoders.Add(worker);
+        return result;
+    }
+
+    /// <summary>The text of ids. Bytes that are not UTF-8 become U+FFFD.</summary>
+    /// <exception cref="ArgumentOutOfRangeException">An id is not in the vocabulary.</exception>
+    public string Decode(ReadOnlySpan<int> ids, bool skipSpecial = false)
+    {
+        var bytes = new List<byte>(ids.Length * 4);
+        foreach (var id in ids)
+        {
+            if (!(skipSpecial && IsSpecial(id)))
+                bytes.AddRange(Bytes(id));
+        }
+        return Encoding.UTF8.GetString(System.Runtime.InteropServices.CollectionsMarshal.AsSpan(bytes));
+    }
+
+    /// <summary>
+    /// A token as one can print it: its text, with control characters escaped as in C# and bytes that are only part of a character as \xE4.
+    /// </summary>
+    public string TokenText(int id)
+    {
+        var result = new StringBuilder();
+        ReadOnlySpan<byte> bytes = Bytes(id);
+        while (bytes.Length > 0)
+        {
+            var whole = Rune.DecodeFromUtf8(bytes, out var rune, out var used) == System.Buffers.OperationStatus.Done;
+            if (!whole)
+            {
+                for (var i = 0; i < used; i++)
+                    result.Append($"\\x{bytes[i]:X2}");
+            }
+            else if (Rune.IsControl(rune))
+            {
+                result.Append(rune.Value switch { '\n' => "\\n", '\r' => "\\r", '\t' => "\\t", var c => $"\\u{c:X4}" });
+            }
+            else
+            {
+                result.Append(rune);
+            }
+            bytes = bytes[used..];
+        }
+        return result.ToString();
+    }
+
+    /// <summary>The id of a token written as in tokenizer.json (for a special token: its text), or null.</summary>
+    public int? IdOf(string token) => _addedIds.TryGetValue(token, out var id) ? id : _parts.Model.IdOf(token);
+
+    /// <summary>True for special tokens: those that decoding with skipSpecial leaves out.</summary>
+    public bool IsSpecial(int id) => (uint)id < (uint)_special.Length && _special[id];
+
+    /// <summary>The bytes that a token stands for.</summary>
+    internal ReadOnlySpan<byte> Bytes(int id)
+    {
+        if ((uint)id >= (uint)_texts.Length || _texts[id] is not { } text)
+            throw new ArgumentOutOfRangeException(nameof(id), id, $"The tokenizer has no token {id}; its ids go from 0 to {VocabSize - 1}.");
+        return _bytes[id] ??= ByteLevel.Decode(text);
+    }
+
+    private void EncodeOrdinary((BpeEncoder Encoder, PieceSink Pipe) worker, string text)
+    {
+        if (_parts.Normalizer is not null)
+            text = _parts.Normalizer.Apply(text);
+        for (var at = 0; at < text.Length;)
+        {
+            var token = _normalizedTokens.Next(text, at, out var start, out var end);
+            if (start > at)
+                worker.Pipe.Add(text, at, start);
+            if (token is not null)
+                worker.Encoder.Emit(token.Id);
+            at = end;
+        }
+    }
+
+    private int? Named(string key)
+    {
+        if (TokenizerJson.TokenName(_parts.Config, key) is not { } name)
+            return null;
+        return IdOf(name) ?? throw new InvalidDataException($"tokenizer_config.json gives '{name}' as {key}, but tokenizer.json has no such token.");
+    }
+}
+
+/// <summary>What a tokenizer is made of, and the parts of its files that are kept as they were for writing.</summary>
+/// <param name="Model">Vocabulary and merges.</param>
+/// <param name="Added">Added tokens by rising id.</param>
+/// <param name="Normalizer">Rewrites text, or null.</param>
+/// <param name="PreTokenizer">Cuts text.</param>
+/// <param name="Before">Ids put before a text when specials are asked for.</param>
+/// <param name="After">Ids put after it.</param>
+/// <param name="Components">normalizer, pre_tokenizer, post_processor and decoder of tokenizer.json.</param>
+/// <param name="Config">tokenizer_config.json.</param>
+internal sealed record TokenizerParts(
+    BpeModel Model, AddedToken[] Added, Normalizer? Normalizer, PreTokenizer PreTokenizer, int[] Before, int[] After,
+    IReadOnlyDictionary<string, JsonElement> Components, JsonObject Config);

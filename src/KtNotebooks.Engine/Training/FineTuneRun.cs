@@ -1,0 +1,121 @@
+using KtNotebooks.Configuration;
+using KtNotebooks.Data;
+using KtNotebooks.Lora;
+using KtNotebooks.Models;
+using KtNotebooks.Optim;
+using KtNotebooks.Tensors;
+using KtNotebooks.Tokenizers;
+
+namespace KtNotebooks.Training;
+
+/// <summary>
+/// A fine-tuning run from one config: `kt train FILE.yaml key=value` and the notebooks build this and call <see cref="Run"/>. Keys and defaults are LLaMA-Factory's; ours beyond them are lora_experts,
+/// loss_reduction and cpu_infer without use_kt.
+/// </summary>
+public sealed class FineTuneRun : IDisposable
+{
+    private FineTuneRun(string modelPath, Tokenizer tokenizer, Template template, CausalLm model, LoraSettings lora, TrainSettings training, IReadOnlyList<EncodedExample> examples, IReadOnlyList<EncodedExample> heldOut, ExampleWindows windows, IReadOnlyList<string> notes)
+    {
+        (ModelPath, Tokenizer, Template, Model, Lora, Training, Examples, HeldOut, Notes) = (modelPath, tokenizer, template, model, lora, training, examples, heldOut, notes);
+        Trainer = new Trainer(model, windows, training, folder => AdapterFolder.Save(model, lora, folder, modelPath), heldOut.Count > 0 ? ExampleWindows.Batch(heldOut) : null)
+        {
+            LoadWeights = folder => AdapterFolder.Load(model, folder),
+        };
+    }
+
+    public string ModelPath { get; }
+
+    public Tokenizer Tokenizer { get; }
+
+    public Template Template { get; }
+
+    public CausalLm Model { get; }
+
+    public LoraSettings Lora { get; }
+
+    public TrainSettings Training { get; }
+
+    public IReadOnlyList<EncodedExample> Examples { get; }
+
+    /// <summary>Rows of eval_dataset or val_size.</summary>
+    public IReadOnlyList<EncodedExample> HeldOut { get; }
+
+    public Trainer Trainer { get; }
+
+    /// <summary>What a person should know before it starts.</summary>
+    public IReadOnlyList<string> Notes { get; }
+
+    /// <summary>Reads, checks and loads everything a config names; nothing is written yet.</summary>
+    public static FineTuneRun Open(params string[] arguments)
+    {
+        var c = Settings.Read(arguments);
+        var modelPath = c.Required("model_name_or_path");
+        c.OneOf("stage", "sft", "sft");
+        c.OneOf("finetuning_type", "lora", "lora");
+        var lora = new LoraSettings(c.Int("lora_rank", 8), c.Number("lora_alpha"), c.Number("lora_dropout", 0), c.List("lora_target"), c.Flag("lora_experts")).Checked();
+        var useKt = c.Flag("use_kt");
+        var reduction = c.OneOf("loss_reduction", useKt ? "micro" : "token", "token", "micro") == "micro" ? LossReduction.Micro : LossReduction.Token;
+        var type = c.OneOf("infer_dtype", "auto", "auto", "float32", "bfloat16") == "float32" || !c.Flag("bf16", true) ? DType.F32 : DType.BF16;
+        var adapter = c.Text("adapter_name_or_path");
+        var training = new TrainSettings
+        {
+            OutputDir = c.Required("output_dir"),
+            LearningRate = c.Number("learning_rate", 5e-5),
+            Schedule = c.OneOf("lr_scheduler_type", "linear", LearningRate.Known),
+            WarmupRatio = c.Number("warmup_ratio", 0),
+            WarmupSteps = c.Int("warmup_steps", 0),
+            MaxGradientNorm = c.Number("max_grad_norm", 1),
+            Adam = new AdamWSettings(c.Number("adam_beta1", 0.9), c.Number("adam_beta2", 0.999), c.Number("adam_epsilon", 1e-8), c.Number("weight_decay", 0)),
+            LoggingSteps = Positive(c, "logging_steps", 500),
+            SaveSteps = c.Int("save_steps", 500),
+            EvalSteps = c.Int("eval_steps", 0),
+            Seed = (ulong)c.Int("seed", 42),
+            ChunkRows = Positive(c, "chunk_size", 8192),
+            Overwrite = c.Flag("overwrite_output_dir"),
+        };
+        var data = new DataSettings(c.Text("dataset_dir", "datasets"), c.Required("dataset"), c.Text("eval_dataset"), c.Text("template", "empty"), Positive(c, "cutoff_len", 2048), c.Int("max_samples"), c.Number("val_size", 0), c.Flag("train_on_prompt"), c.Flag("mask_history"));
+        var (batch, accumulation, epochs, maxSteps) = (c.Int("per_device_train_batch_size", 8), c.Int("gradient_accumulation_steps", 1), c.Number("num_train_epochs", 3), c.Int("max_steps", -1));
+        if (c.Has("cpu_infer")) RowParallel.Threads = Positive(c, "cpu_infer", Environment.ProcessorCount);
+        c.Flag("plot_loss");
+        c.Flag("do_train");
+        var silent = c.WithoutEffect("overwrite_cache", "preprocessing_num_workers", "dataloader_num_workers", "ddp_timeout", "report_to", "trust_remote_code", "save_only_model");
+        c.RefuseUnknown();
+        List<string> notes = silent.Count == 0 ? [] : [$"no effect here: {string.Join(", ", silent)}"];
+
+        var tokenizer = Tokenizer.Load(modelPath);
+        var template = Templates.Get(data.Template);
+        var encoder = new SftEncoder(template, tokenizer, data.Cutoff, data.TrainOnPrompt, data.MaskHistory);
+        var (train, heldOut) = data.Load(encoder, (int)training.Seed);
+        var windows = new ExampleWindows(train, batch, accumulation, epochs, maxSteps, reduction, (int)training.Seed);
+        var model = ModelFolder.Load(modelPath, type);
+        try
+        {
+            if (adapter is null) LoraAdapter.Attach(model, lora, training.Seed);
+            else lora = AdapterFolder.Load(model, adapter) with { Dropout = lora.Dropout };
+            return new FineTuneRun(modelPath, tokenizer, template, model, lora, training, train, heldOut, windows, notes);
+        }
+        catch
+        {
+            model.Dispose();
+            throw;
+        }
+    }
+
+    public TrainResult Run(CancellationToken cancel = default) => Trainer.Run(cancel);
+
+    public void Dispose() => Model.Dispose();
+
+    private static int Positive(Settings c, string key, int missing) => c.Int(key, missing) is > 0 and var value ? value : throw c.Wrong(key, "positive");
+
+    private sealed record DataSettings(string Folder, string Names, string? Evaluation, string Template, int Cutoff, int? MaxSamples, double ValSize, bool TrainOnPrompt, bool MaskHistory)
+    {
+        public (EncodedExample[] Train, EncodedExample[] HeldOut) Load(SftEncoder encoder, int seed)
+        {
+            if (Evaluation is not null && ValSize > 0) throw new ArgumentException("eval_dataset and val_size exclude each other");
+            var examples = DatasetLoader.Load(Folder, Names, MaxSamples);
+            var heldOut = Evaluation is null ? [] : DatasetLoader.Load(Folder, Evaluation, MaxSamples);
+            if (ValSize > 0) (examples, heldOut) = DatasetLoader.Split(examples, ValSize, seed);
+            return (encoder.EncodeAll(examples), encoder.EncodeAll(heldOut));
+        }
+    }
+}

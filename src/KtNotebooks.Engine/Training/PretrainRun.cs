@@ -1,0 +1,135 @@
+using KtNotebooks.Configuration;
+using KtNotebooks.Data;
+using KtNotebooks.Experts;
+using KtNotebooks.Models;
+using KtNotebooks.Nn;
+using KtNotebooks.Optim;
+using KtNotebooks.Synthetic;
+using KtNotebooks.Tensors;
+using KtNotebooks.Tokenizers;
+using KtNotebooks.Weights;
+
+namespace KtNotebooks.Training;
+
+/// <summary>
+/// Full-parameter training of a small model from nothing, as the built-in kt-tiny was made: a tokenizer is learned from the corpus, then the model of a config.json on endless rows of the project's own
+/// plain questions and answers. Keys: model_config, output_dir, source (tables of the corpus), template, vocab_size, tokenizer_dataset, tokens_per_step, max_steps, learning_rate, warmup_steps, weight_decay, aux_loss_alpha, seed.
+/// </summary>
+public sealed class PretrainRun : IDisposable
+{
+    private static readonly string[] Specials = ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"];
+
+    private PretrainRun(CausalLm model, Tokenizer tokenizer, TrainSettings training, CorpusWindows windows, string configPath)
+    {
+        (Model, Tokenizer, Training) = (model, tokenizer, training);
+        Trainer = new Trainer(model, windows, training, folder =>
+        {
+            // Checkpoints keep F32 so that a resumed run has the same bits; the finished model is BF16.
+            ModelWriter.Save(model, configPath, folder, Path.GetFullPath(folder) == Path.GetFullPath(training.OutputDir) ? DType.BF16 : DType.F32);
+            tokenizer.Save(folder);
+        })
+        {
+            LoadWeights = folder => LoadInto(model, folder),
+        };
+    }
+
+    public CausalLm Model { get; }
+
+    public Tokenizer Tokenizer { get; }
+
+    public TrainSettings Training { get; }
+
+    public Trainer Trainer { get; }
+
+    public static PretrainRun Open(params string[] arguments)
+    {
+        var c = Settings.Read(arguments);
+        var configPath = c.Required("model_config");
+        var training = new TrainSettings
+        {
+            OutputDir = c.Required("output_dir"),
+            LearningRate = c.Number("learning_rate", 1e-3),
+            Schedule = c.OneOf("lr_scheduler_type", "cosine", LearningRate.Known),
+            WarmupSteps = c.Int("warmup_steps", 100),
+            MaxGradientNorm = c.Number("max_grad_norm", 1),
+            Adam = new AdamWSettings(0.9, c.Number("adam_beta2", 0.95), 1e-8, c.Number("weight_decay", 0.05)),
+            LoggingSteps = c.Int("logging_steps", 10),
+            SaveSteps = c.Int("save_steps", 0),
+            Seed = (ulong)c.Int("seed", 42),
+            ChunkRows = c.Int("chunk_size", 8192),
+            Overwrite = c.Flag("overwrite_output_dir"),
+        };
+        var knowledge = KnowledgeBase.Load(c.Text("source"));
+        var template = Templates.Get(c.Text("template", "deepseek"));
+        var (vocabulary, tokenizerRows) = (c.Int("vocab_size", 4096), c.Int("tokenizer_rows", 24000));
+        var (tokensPerStep, steps, balance) = (c.Int("tokens_per_step", 8192), c.Int("max_steps", 1000), (float)c.Number("aux_loss_alpha", 0.01));
+        var (datasetDir, tokenizerDataset) = (c.Text("dataset_dir", "datasets"), c.Text("tokenizer_dataset"));
+        if (c.Has("cpu_infer")) RowParallel.Threads = c.Int("cpu_infer", Environment.ProcessorCount);
+        c.RefuseUnknown();
+
+        var config = new ConfigFile(configPath);
+        var existing = Path.Combine(training.OutputDir, "tokenizer.json");
+        var tokenizer = File.Exists(existing) && !training.Overwrite ? Tokenizer.Load(training.OutputDir) : LearnTokenizer(knowledge, tokenizerRows, vocabulary, training.Seed, tokenizerDataset is null ? [] : DatasetLoader.Load(datasetDir, tokenizerDataset));
+        if (tokenizer.VocabSize > config.Int("vocab_size")) throw new ArgumentException($"{configPath}: vocab_size {config.Int("vocab_size")} is smaller than the tokenizer's {tokenizer.VocabSize}");
+        var model = ModelFolder.Build(config, new RandomWeights(training.Seed), DType.F32);
+        model.Unfreeze();
+        foreach (var moe in model.All().OfType<MoeMlp>()) moe.Settings = moe.Settings with { Balance = balance };
+        return new PretrainRun(model, tokenizer, training, new CorpusWindows(knowledge, new SftEncoder(template, tokenizer, 512, trainOnPrompt: true), tokensPerStep, steps, training.Seed), configPath);
+    }
+
+    public TrainResult Run(CancellationToken cancel = default) => Trainer.Run(cancel);
+
+    public void Dispose() => Model.Dispose();
+
+    private static Tokenizer LearnTokenizer(KnowledgeBase knowledge, int rows, int vocabulary, ulong seed, IReadOnlyList<Example> styles)
+    {
+        var corpus = new PlainQa(knowledge).Stream(seed).Take(rows).SelectMany(r => new[] { r.Instruction, r.Output });
+        // Styles that the model will be fine-tuned on: their characters should be tokens, though the model never sees the texts.
+        var others = styles.SelectMany(e => e.Prompt.Select(m => m.Content).Append(e.Answer));
+        return BpeTrainer.Train(corpus.Concat(others), vocabulary, Specials);
+    }
+
+    private static void LoadInto(CausalLm model, string folder)
+    {
+        using var checkpoint = new Checkpoint(folder);
+        foreach (var (name, tensor) in model.AllWeights)
+        {
+            using var stored = checkpoint.Take(name, DType.F32, tensor.Shape);
+            Memory.Copy(stored, tensor);
+        }
+    }
+
+    /// <summary>Rows of the corpus in their order, whole rows until a window is full. Windows are made one after another; going back starts again.</summary>
+    private sealed class CorpusWindows(KnowledgeBase knowledge, SftEncoder encoder, int tokensPerStep, int steps, ulong seed) : IWindowSource
+    {
+        private IEnumerator<QaRow>? _rows;
+        private int _next;
+
+        public int TotalSteps => steps;
+
+        public (TokenBatch Batch, double Epoch) At(int step)
+        {
+            if (_rows is null || step < _next) (_rows, _next) = (new PlainQa(knowledge).Stream(seed + 1).GetEnumerator(), 0);
+            TokenBatch? batch = null;
+            for (; _next <= step; _next++) batch = Collect(_rows);
+            return (batch!, (step + 1.0) / steps);
+        }
+
+        private TokenBatch Collect(IEnumerator<QaRow> rows)
+        {
+            List<EncodedExample> window = [];
+            for (var tokens = 0; tokens < tokensPerStep; tokens += window[^1].Ids.Length)
+            {
+                rows.MoveNext();
+                window.Add(encoder.Encode(ToExample(rows.Current)));
+            }
+            return ExampleWindows.Batch(window);
+        }
+
+        private static Example ToExample(QaRow row)
+        {
+            var history = (row.History ?? []).SelectMany(turn => new[] { new Message(Role.User, turn[0]), new Message(Role.Assistant, turn[1]) });
+            return new Example([.. history, new Message(Role.User, row.Instruction)], [new Message(Role.Assistant, row.Output)], null, null, "corpus");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+using System.Text;
+
+using KtNotebooks.Interactive.Drawing;
+
+namespace KtNotebooks.Interactive;
+
+/// <summary>
+/// Groups of bars, one group for each category and one bar for each series in it. A value that is not finite leaves its place empty.
+/// <code>
+/// new BarChart("BLEU-4", ["law", "medicine"]).Add("before", [3.1, 2.7]).Add("after", [17.4, 12.9], errors: [0.4, 0.3])
+/// </code>
+/// </summary>
+public sealed class BarChart(string title, IReadOnlyList<string> categories, string x = "", string y = "") : Chart(title)
+{
+    private readonly List<Series> _series = [];
+
+    private sealed record Series(string Name, double[] Values, double[]? Errors, Color Color);
+
+    /// <summary>Writes the numbers above the bars.</summary>
+    public bool ValueLabels { get; init; } = true;
+
+    /// <param name="name">For the legend.</param>
+    /// <param name="values">One for each category.</param>
+    /// <param name="errors">Half the length of each error bar, or null.</param>
+    /// <param name="color">Without one the series takes the next one of <see cref="Palette"/>.</param>
+    public BarChart Add(string name, IEnumerable<double> values, IEnumerable<double>? errors = null, Color? color = null)
+    {
+        var series = new Series(name, [.. values], errors is null ? null : [.. errors], color ?? Palette.At(_series.Count));
+        if (series.Values.Length != categories.Count || (series.Errors is { } e && e.Length != categories.Count))
+            throw new ArgumentException($"[BarChart] '{name}': wanted {categories.Count} values (and errors), one a category, got {series.Values.Length}", nameof(values));
+        _series.Add(series);
+        return this;
+    }
+
+    internal override Scene Draw()
+    {
+        var tips = _series.SelectMany(s => s.Values.SelectMany((v, i) => new[] { v - Error(s, i), v + Error(s, i) }));
+        var ends = tips.Where(double.IsFinite).Append(0).ToArray();
+        var axis = Axis.Nice(ends.Min(), ends.Max(), 6);
+        var plot = Plot.Begin(this, Describe(), axis.Labels, y, x);
+        plot.DrawYGrid(axis);
+
+        var group = plot.Area.Width / Math.Max(1, categories.Count);
+        var bar = Math.Min(72, group * 0.8 / Math.Max(1, _series.Count));
+        var labelSize = Math.Clamp(bar / 3.2, 7, 11);
+        var marks = new List<Point>();
+        for (var c = 0; c < categories.Count; c++)
+        {
+            var middle = plot.Area.X + group * (c + 0.5);
+            for (var s = 0; s < _series.Count; s++)
+                if (double.IsFinite(_series[s].Values[c]))
+                    marks.Add(DrawBar(plot, axis, _series[s], c, middle + (s - _series.Count / 2.0) * bar, bar, labelSize));
+            plot.DrawXLabel(middle, Plot.Fit(categories[c], group - 4, 11));
+        }
+        var zero = Plot.Crisp(plot.Y(axis, 0));
+        plot.Scene.Line(plot.Area.X, zero, plot.Area.Right, zero, Palette.Axis);
+        if (_series.Count > 1) plot.DrawLegend([.. _series.Select(s => (s.Name, s.Color, false))], marks);
+        return plot.Scene;
+    }
+
+    /// <summary>Draws one bar and returns its tip.</summary>
+    private Point DrawBar(Plot plot, Axis axis, Series series, int category, double left, double width, double labelSize)
+    {
+        double value = series.Values[category], tip = plot.Y(axis, value), zero = plot.Y(axis, 0), middle = left + width / 2;
+        var gap = Math.Min(1.5, width * 0.08);
+        plot.Scene.Rect(new(left + gap, Math.Min(tip, zero), width - 2 * gap, Math.Abs(tip - zero)), series.Color);
+        double error = Error(series, category), outer = plot.Y(axis, value < 0 ? value - error : value + error);
+        if (error > 0)
+        {
+            double low = plot.Y(axis, value - error), high = plot.Y(axis, value + error), cap = Math.Min(5, width / 4);
+            plot.Scene.Line(middle, low, middle, high, Palette.Ink, 1.25);
+            plot.Scene.Line(middle - cap, low, middle + cap, low, Palette.Ink, 1.25);
+            plot.Scene.Line(middle - cap, high, middle + cap, high, Palette.Ink, 1.25);
+        }
+        var text = Ticks.Format(value);
+        if (ValueLabels && StrokeFont.Width(text, labelSize) <= width + 6)
+            plot.Scene.Text(middle, value < 0 ? outer + labelSize + 2 : outer - 4, text, labelSize, Palette.Ink, Anchor.Middle);
+        return new(middle, tip);
+    }
+
+    private static double Error(Series s, int i) => s.Errors is { } e && double.IsFinite(e[i]) ? Math.Abs(e[i]) : 0;
+
+    private string Describe() => $"{Title}: {string.Join("; ", _series.Select(Summary))}";
+
+    private string Summary(Series s) => s.Name + " " + string.Join(", ", s.Values.Select((v, i) => $"{categories[i]} {Ticks.Format(v)}"));
+
+    public override string ToText()
+    {
+        var text = new StringBuilder();
+        if (Title.Length > 0) text.AppendLine(Title);
+        var most = _series.SelectMany(s => s.Values).Where(double.IsFinite).Select(Math.Abs).DefaultIfEmpty(1).Max();
+        var rows = categories
+            .SelectMany((c, i) => _series.Select(s => (Name: _series.Count > 1 ? $"{c} / {s.Name}" : c, Value: s.Values[i], Error: Error(s, i))))
+            .ToArray();
+        var name = rows.Select(r => TextWidth.Of(r.Name)).DefaultIfEmpty(0).Max();
+        var number = rows.Select(r => Ticks.Format(r.Value).Length).DefaultIfEmpty(0).Max();
+        foreach (var row in rows)
+        {
+            text.Append(TextWidth.PadRight(row.Name, name)).Append("  ").Append(Ticks.Format(row.Value).PadLeft(number));
+            if (row.Error > 0) text.Append(" ± ").Append(Ticks.Format(row.Error));
+            text.Append("  ").AppendLine(TextWidth.Bar(Math.Abs(row.Value) / most, 40));
+        }
+        return text.ToString().TrimEnd();
+    }
+}

@@ -1,0 +1,77 @@
+namespace KtNotebooks.Interactive;
+
+/// <summary>
+/// A training run while it runs: loss (raw and smoothed), evaluation loss, progress, learning rate, speed and time left, updated in place.
+/// <code>
+/// using (var view = new TrainingView("identity, LoRA r = 8")) { trainer.OnStep += s => view.Update(s.Step, s.Total, s.Loss, ...); trainer.Run(); }
+/// </code>
+/// Not only `using`: <see cref="Dispose"/> (or <see cref="Finish"/>) sends the last state, also when the cell was interrupted.
+/// </summary>
+[TypeFormatterSource(typeof(ShowableFormatters), PreferredMimeTypes = ["image/svg+xml", "text/plain"])]
+public sealed class TrainingView : IShowable, IDisposable
+{
+    private readonly Lock _state = new();
+    private readonly List<double> _steps = [];
+    private readonly List<double> _losses = [];
+    private readonly List<double> _evalSteps = [];
+    private readonly List<double> _evalLosses = [];
+    private readonly string _title;
+    private readonly LiveDisplay _display;
+    private string _status = "waiting for the first step";
+    private double _progress;
+
+    public TrainingView(string title = "training loss", TimeSpan? interval = null, IDisplayHost? host = null, TimeProvider? time = null)
+    {
+        _title = title;
+        _display = new(final => final ? Show() : Draw().Preview(), interval, host, time);
+    }
+
+    /// <summary>Adds one logged step. Returns at once; drawing happens elsewhere.</summary>
+    /// <param name="step">Optimizer steps done.</param>
+    /// <param name="total">Optimizer steps in the run.</param>
+    /// <param name="loss">Mean loss of the step, in nats a token.</param>
+    /// <param name="lr">Learning rate.</param>
+    /// <param name="tokensPerSecond">Input tokens a second.</param>
+    /// <param name="elapsed">Since the start of the run.</param>
+    /// <param name="remaining">Estimated to its end.</param>
+    public void Update(int step, int total, double loss, double lr, double tokensPerSecond, TimeSpan elapsed, TimeSpan remaining)
+    {
+        lock (_state)
+        {
+            _steps.Add(step);
+            _losses.Add(loss);
+            _progress = total > 0 ? (double)step / total : 0;
+            _status = $"step {step:#,0}/{total:#,0} · loss {Ticks.Format(loss)} · lr {Ticks.Format(lr)} · {tokensPerSecond:#,0} tokens/s · "
+                + $"{Durations.Text(elapsed)} elapsed, {Durations.Text(remaining)} left";
+        }
+        _display.Changed();
+    }
+
+    /// <summary>Adds one evaluation.</summary>
+    public void UpdateEval(int step, double evalLoss)
+    {
+        lock (_state)
+        {
+            _evalSteps.Add(step);
+            _evalLosses.Add(evalLoss);
+        }
+        _display.Changed();
+    }
+
+    /// <summary>The picture as it stands.</summary>
+    public MimeBundle Show() => Draw().Show();
+
+    private LineChart Draw()
+    {
+        lock (_state)
+        {
+            var chart = new LineChart(_title, x: "step", y: "loss") { Subtitle = _status, Progress = _progress }.AddSmoothed(_steps, _losses);
+            return _evalSteps.Count > 0 ? chart.Add("eval", _evalSteps, _evalLosses, markers: true, color: Palette.At(3)) : chart;
+        }
+    }
+
+    /// <summary>Sends the last state; further updates are not shown.</summary>
+    public void Finish() => _display.Dispose();
+
+    public void Dispose() => Finish();
+}

@@ -1,0 +1,35 @@
+namespace KtNotebooks.Interactive;
+
+/// <summary>
+/// Tells a notebook host how to show a type. Hosts (the archived .NET Interactive and our kernel) look for an attribute of this name with these two properties
+/// by reflection, so no reference to the host is needed.
+/// </summary>
+[AttributeUsage(AttributeTargets.Class | AttributeTargets.Interface)]
+internal sealed class TypeFormatterSourceAttribute(Type formatterSourceType) : Attribute
+{
+    public Type FormatterSourceType { get; } = formatterSourceType;
+
+    public string[] PreferredMimeTypes { get; set; } = [];
+}
+
+/// <summary>Formatters for every <see cref="IShowable"/>: one for each MIME type that our views use; each says no where the bundle lacks its type.</summary>
+internal sealed class ShowableFormatters
+{
+#pragma warning disable CA1822 // the convention asks for an instance method
+    public IEnumerable<object> CreateTypeFormatters() =>
+        [new ShowableFormatter("text/html"), new ShowableFormatter(Chart.SvgType), new ShowableFormatter(Chart.PngType), new ShowableFormatter("text/plain")];
+#pragma warning restore CA1822
+}
+
+internal sealed class ShowableFormatter(string mimeType)
+{
+    public string MimeType { get; } = mimeType;
+
+    /// <summary>Writes the form of this MIME type, binary ones as base64; false when there is none.</summary>
+    public bool Format(object instance, TextWriter writer)
+    {
+        if (instance is not IShowable showable || !showable.Show().Data.TryGetValue(MimeType, out var value)) return false;
+        writer.Write(value is byte[] bytes ? Convert.ToBase64String(bytes) : value.ToString());
+        return true;
+    }
+}

@@ -1,0 +1,84 @@
+using KtNotebooks.Data;
+using KtNotebooks.Tests.Tokenizers;
+using KtNotebooks.Tokenizers;
+using Xunit;
+
+namespace KtNotebooks.Tests.Data;
+
+public class TemplateTests
+{
+    private static readonly Tokenizer Small = Samples.Small;
+
+    private static readonly Message[] TwoTurns =
+        [new(Role.User, "hi"), new(Role.Assistant, "hello"), new(Role.User, "bye"), new(Role.Assistant, "ciao")];
+
+    [Theory]
+    [InlineData("deepseek", null, "<B>User: hi\n\nAssistant:|hello<E>|User: bye\n\nAssistant:|ciao<E>")]
+    [InlineData("deepseek", "Be kind.", "<B>Be kind.\n\nUser: hi\n\nAssistant:|hello<E>|User: bye\n\nAssistant:|ciao<E>")]
+    [InlineData("deepseek3", null, "<B><｜User｜>hi<｜Assistant｜>|hello<E>|<｜User｜>bye<｜Assistant｜>|ciao<E>")]
+    [InlineData("deepseek3", "Be kind.", "<B>Be kind.<｜User｜>hi<｜Assistant｜>|hello<E>|<｜User｜>bye<｜Assistant｜>|ciao<E>")]
+    [InlineData("empty", null, "hi|hello|bye|ciao")]
+    [InlineData("empty", "Be kind.", "Be kind.hi|hello|bye|ciao")]
+    public void Golden(string name, string? system, string expected)
+    {
+        var turns = Templates.Get(name).EncodeTurns(Small, TwoTurns, system);
+        var text = string.Join('|', turns.Select(t => $"{Small.Decode(t.Source)}|{Small.Decode(t.Target)}"));
+        Assert.Equal(expected, text.Replace("<｜begin▁of▁sentence｜>", "<B>", StringComparison.Ordinal).Replace("<｜end▁of▁sentence｜>", "<E>", StringComparison.Ordinal));
+    }
+
+    [Fact]
+    public void Every_template_has_a_golden_test()
+    {
+        var tested = typeof(TemplateTests).GetMethod(nameof(Golden))!.GetCustomAttributes(typeof(InlineDataAttribute), false).Cast<InlineDataAttribute>().Select(a => (string)a.Data[0]!);
+        Assert.Empty(Templates.Names.Except(tested));
+    }
+
+    [Fact]
+    public void System_prompt_and_question_are_tokenised_apart()
+    {
+        // "Be " + "kind" would merge across the border if they were one text.
+        var ids = Templates.Get("empty").EncodePrompt(Small, [new(Role.User, " cat")], "the");
+        Assert.Equal([.. Small.Encode("the"), .. Small.Encode(" cat")], ids);
+    }
+
+    [Fact]
+    public void A_prompt_ends_where_the_answer_begins()
+    {
+        var template = Templates.Get("deepseek");
+        var turns = template.EncodeTurns(Small, TwoTurns);
+        Assert.Equal([.. turns[0].Source, .. turns[0].Target, .. turns[1].Source], template.EncodePrompt(Small, TwoTurns[..3]));
+    }
+
+    [Fact]
+    public void User_text_is_never_taken_for_a_placeholder()
+    {
+        const string Text = "{{content}} {{idx}} {0}";
+        Assert.Equal(Text, Small.Decode(Templates.Get("empty").EncodePrompt(Small, [new(Role.User, Text)])));
+    }
+
+    [Fact]
+    public void Stop_ids_are_eos_and_stop_words()
+    {
+        Assert.Equal([1], Templates.Get("deepseek").StopIds(Small));
+        var template = new Template { Name = "t", StopWords = ["<｜User｜>"], ReplaceEos = true };
+        Assert.Equal([3], template.StopIds(Small));
+        Assert.Equal(3, template.EosId(Small));
+    }
+
+    [Fact]
+    public void Wrong_conversations_are_refused()
+    {
+        var template = Templates.Get("deepseek");
+        Assert.Contains("even number", Assert.Throws<ArgumentException>(() => template.EncodeTurns(Small, TwoTurns[..3])).Message);
+        Assert.Contains("odd number", Assert.Throws<ArgumentException>(() => template.EncodePrompt(Small, TwoTurns)).Message);
+        Assert.Contains("alternate", Assert.Throws<ArgumentException>(() => template.EncodePrompt(Small, [new(Role.Assistant, "x")])).Message);
+    }
+
+    [Fact]
+    public void A_missing_token_and_an_unknown_template_are_named()
+    {
+        var template = new Template { Name = "glm", Prefix = [Slot.Named("[gMASK]")] };
+        Assert.Contains("'[gMASK]'", Assert.Throws<InvalidDataException>(() => template.EncodePrompt(Small, [new(Role.User, "x")])).Message);
+        Assert.Contains("Did you mean 'deepseek'?", Assert.Throws<ArgumentException>(() => Templates.Get("depseek")).Message);
+    }
+}
