@@ -127,7 +127,7 @@ public class OpTests
             for (var i = 0; i < inputs.Length; i++)
             {
                 if (gradients[i] is not { } gradient) continue;
-                var largest = gradient.Max(Math.Abs);
+                var largest = gradient.Select(Math.Abs).DefaultIfEmpty().Max();
                 for (var at = 0; at < gradient.Length; at += Math.Max(1, gradient.Length / 8))
                 {
                     var slope = Slope(test, inputs, inputs[i].Span<float>(), at, Step, out var size);
