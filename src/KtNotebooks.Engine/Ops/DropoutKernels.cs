@@ -25,10 +25,10 @@ internal static class DropoutKernels
     private static readonly CudaProgram Program = new("DropoutKernels", Source);
 
     /// <summary>target = mask ∘ source; [R, K] of one type, F32 or BF16.</summary>
-    public static void Apply(this DropoutMask mask, Tensor source, Tensor target) => Run(mask, source, target, source.Type == DType.F32 ? "-DT=float -DADD=0" : "-DT=bf16 -DADD=0");
+    public static void Apply(this DropoutMask mask, Tensor source, Tensor target) => Run(mask, source, target, source.Type == DType.F32 ? "-DTYPE=float -DADD=0" : "-DTYPE=bf16 -DADD=0");
 
     /// <summary>target += mask ∘ source; [R, K] F32.</summary>
-    public static void AddTo(this DropoutMask mask, Tensor source, Tensor target) => Run(mask, source, target, "-DT=float -DADD=1");
+    public static void AddTo(this DropoutMask mask, Tensor source, Tensor target) => Run(mask, source, target, "-DTYPE=float -DADD=1");
 
     private static void Run(DropoutMask mask, Tensor source, Tensor target, string options) => Program.Kernel(target.Card(), "apply_mask", options)
         .Launch(source.Rows, Block, source.Pointer, target.Pointer, source.Width, mask.Key, mask.FirstRow, mask.Threshold, 1 / (1 - mask.P));

@@ -1,5 +1,6 @@
 // Shared by all CUDA kernels of the engine. Includes nothing, so that NVRTC needs no toolkit headers.
-// Arithmetic is F32; T is the storage type of a kernel, chosen by -DT=float or -DT=bf16.
+// Arithmetic is F32; T is the storage type of a kernel, chosen by -DTYPE=float or -DTYPE=bf16
+// (not by -DT=…: the compiler's own header has templates over T).
 
 struct bf16 { unsigned short bits; };
 
@@ -46,4 +47,8 @@ __device__ __forceinline__ bool keeps(unsigned long long row_key, unsigned int c
 {
     return (unsigned int)(mix(row_key + column) >> 32) >= threshold;
 }
+
+#ifdef TYPE
+typedef TYPE T;
+#endif
 

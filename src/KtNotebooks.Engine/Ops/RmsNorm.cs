@@ -149,10 +149,10 @@ public sealed class RmsNorm(float eps) : Op
         var threads = (wide ? x.Width / (bf16 ? 8 : 4) : x.Width) + 31;
         var options = (bf16, wide) switch
         {
-            (true, true) => "-DT=bf16 -DVEC=8",
-            (true, false) => "-DT=bf16 -DVEC=1",
-            (false, true) => "-DT=float -DVEC=4",
-            (false, false) => "-DT=float -DVEC=1",
+            (true, true) => "-DTYPE=bf16 -DVEC=8",
+            (true, false) => "-DTYPE=bf16 -DVEC=1",
+            (false, true) => "-DTYPE=float -DVEC=4",
+            (false, false) => "-DTYPE=float -DVEC=1",
         };
         return (options, Math.Clamp(threads / 32 * 32, 32, 512));
     }

@@ -8,7 +8,7 @@ internal static class DeviceMath
     private const int Block = 256;
 
     private const string Source = """
-        // Any of the four pairs of types: S source, T target.
+        typedef SOURCE S; // any of the four pairs of types
         extern "C" __global__ void convert(const S* source, T* target, long long count)
         {
             for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < count; i += (long long)gridDim.x * blockDim.x) store(target + i, widen(source[i]));
@@ -39,10 +39,10 @@ internal static class DeviceMath
 
     private static string Options(DType source, DType target) => (source, target) switch
     {
-        (DType.F32, DType.F32) => "-DS=float -DT=float",
-        (DType.F32, DType.BF16) => "-DS=float -DT=bf16",
-        (DType.BF16, DType.F32) => "-DS=bf16 -DT=float",
-        (DType.BF16, DType.BF16) => "-DS=bf16 -DT=bf16",
+        (DType.F32, DType.F32) => "-DSOURCE=float -DTYPE=float",
+        (DType.F32, DType.BF16) => "-DSOURCE=float -DTYPE=bf16",
+        (DType.BF16, DType.F32) => "-DSOURCE=bf16 -DTYPE=float",
+        (DType.BF16, DType.BF16) => "-DSOURCE=bf16 -DTYPE=bf16",
         _ => throw new NotSupportedException($"[DeviceMath] from {source} to {target}: only F32 and BF16 are converted on a card"),
     };
 }
