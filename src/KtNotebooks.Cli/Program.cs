@@ -9,7 +9,12 @@ var root = new RootCommand("kt: fine-tune mixture-of-experts models on one machi
 {
     TrainCommands.CreateTrain(),
     TrainCommands.CreatePretrain(),
+    ChatCommand.Create(),
     VerifyCommand.Create(),
     DataCommands.Create(),
+    KernelCommands.Create(),
+    NotebookCommands.Create(),
 };
-return await Failures.Guard(() => root.Parse(args).InvokeAsync(new InvocationConfiguration { EnableDefaultExceptionHandler = false }));
+// Ctrl-C cancels; a run then saves what it has, which may take longer than the two seconds after which the library would end the process.
+var invocation = new InvocationConfiguration { EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = TimeSpan.FromMinutes(10) };
+return await Failures.Guard(() => root.Parse(args).InvokeAsync(invocation));

@@ -16,7 +16,7 @@ internal static class TrainCommands
     {
         var arguments = Arguments();
         var command = new Command("train", "Fine-tune with LoRA as a YAML file says: kt train CONFIG.yaml key=value …") { arguments };
-        command.SetAction((parsed, cancel) => Task.FromResult(Train(parsed.GetValue(arguments)!, cancel)));
+        command.SetAction((parsed, cancel) => Task.Run(() => Train(parsed.GetValue(arguments)!, cancel)));
         return command;
     }
 
@@ -24,7 +24,7 @@ internal static class TrainCommands
     {
         var arguments = Arguments();
         var command = new Command("pretrain", "Train a small model from nothing on the project's own corpus: kt pretrain CONFIG.yaml key=value …") { arguments };
-        command.SetAction((parsed, cancel) => Task.FromResult(Pretrain(parsed.GetValue(arguments)!, cancel)));
+        command.SetAction((parsed, cancel) => Task.Run(() => Pretrain(parsed.GetValue(arguments)!, cancel)));
         return command;
     }
 

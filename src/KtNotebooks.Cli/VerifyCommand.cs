@@ -14,7 +14,7 @@ internal static class VerifyCommand
         var dtype = new Option<string>("--dtype") { Description = "f32, bf16, or both", DefaultValueFactory = _ => "both" };
         dtype.AcceptOnlyFromAmong("f32", "bf16", "both");
         var command = new Command("verify", "Compare logits, loss, LoRA gradients, six optimizer steps and greedy tokens with reference numbers") { folder, dtype };
-        command.SetAction((parsed, cancel) => Task.FromResult(Run(parsed.GetRequiredValue(folder), parsed.GetRequiredValue(dtype), cancel)));
+        command.SetAction((parsed, cancel) => Task.Run(() => Run(parsed.GetRequiredValue(folder), parsed.GetRequiredValue(dtype), cancel)));
         return command;
     }
 

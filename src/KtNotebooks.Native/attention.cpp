@@ -21,7 +21,7 @@
 namespace kt {
 namespace {
 
-constexpr int64_t QueryBlock = 96, KeyBlock = 128;
+constexpr int64_t QueryBlock = 192, KeyBlock = 128;
 
 int64_t round_up(int64_t x, int64_t unit) { return (x + unit - 1) / unit * unit; }
 
@@ -55,13 +55,32 @@ struct Packed {
     }
 };
 
-// c [m, n] (+)= a · b over k, both packed. ldc is a multiple of nr.
-void product(const Micro& micro, const Packed& a, const Packed& b, int64_t m, int64_t n, int64_t k, float* c, int64_t ldc,
-             bool accumulate) {
+// Half of a block on the diagonal is masked; `part(i)` says what of a panel that begins at row i is needed.
+struct Part {
+    int64_t begin, end;
+};
+
+// c [m, n] = a · b over k, both packed; of each panel only the columns up to part(i).end. ldc is a multiple of nr.
+template <class PartOf>
+void scores_of(const Micro& micro, const Packed& a, const Packed& b, int64_t m, int64_t k, float* c, int64_t ldc, PartOf&& part) {
     for (int64_t i = 0; i < m; i += micro.mr)
-        for (int64_t j = 0; j < n; j += micro.nr)
+        for (int64_t j = 0, n = part(i).end; j < n; j += micro.nr)
             micro.tile(k, a.data + i * k, b.data + j * k, c + i * ldc + j, ldc, static_cast<int32_t>(std::min<int64_t>(micro.mr, m - i)),
-                       static_cast<int32_t>(std::min<int64_t>(micro.nr, n - j)), accumulate);
+                       static_cast<int32_t>(std::min<int64_t>(micro.nr, n - j)), false);
+}
+
+// c [m, n] (+)= a · b, both packed with length k; for each panel the sum goes over part(i) alone, as a is zero outside it.
+template <class PartOf>
+void add_product(const Micro& micro, const Packed& a, const Packed& b, int64_t m, int64_t n, int64_t k, float* c, int64_t ldc,
+                 bool accumulate, PartOf&& part) {
+    for (int64_t i = 0; i < m; i += micro.mr) {
+        auto [begin, end] = part(i);
+        if (begin >= end) continue;
+        for (int64_t j = 0; j < n; j += micro.nr)
+            micro.tile(end - begin, a.data + i * k + begin * micro.mr, b.data + j * k + begin * micro.nr, c + i * ldc + j, ldc,
+                       static_cast<int32_t>(std::min<int64_t>(micro.mr, m - i)), static_cast<int32_t>(std::min<int64_t>(micro.nr, n - j)),
+                       accumulate);
+    }
 }
 
 struct Workspace {
@@ -105,7 +124,8 @@ void forward(const Kernels& kernels, const Shape& s, const Task& task, const voi
         int64_t n = std::min(KeyBlock, end - first), key = s.startsK[task.sequence] + first;
         w.k.pack(kernels, s.at(k, s.Hk, s.D, key, kv), n, s.D, micro.nr);
         w.v.pack(kernels, s.at(v, s.Hk, s.Dv, key, kv).transposed(), s.Dv, n, micro.nr);
-        product(micro, w.q, w.k, rows, n, s.D, scores, lds, false);
+        auto part = [&](int64_t i) { return Part{0, visible(task.first + std::min(i + micro.mr, rows) - 1, cached, first, n)}; };
+        scores_of(micro, w.q, w.k, rows, s.D, scores, lds, part);
         for (int64_t i = 0; i < rows; i++) {
             int64_t seen = visible(task.first + i, cached, first, n);
             float shrink = 1;
@@ -116,7 +136,7 @@ void forward(const Kernels& kernels, const Shape& s, const Task& task, const voi
             if (shrink != 1) kernels.scale(o + i * ldo, s.Dv, shrink);
         }
         w.p.pack(kernels, plain(scores, lds), rows, n, micro.mr);
-        product(micro, w.p, w.v, rows, s.Dv, n, o, ldo, true);
+        add_product(micro, w.p, w.v, rows, s.Dv, n, o, ldo, true, part);
     }
     for (int64_t i = 0; i < rows; i++) {
         void* to = const_cast<void*>(s.at(out, s.H, s.Dv, t0 + i, task.head).data);
@@ -135,8 +155,9 @@ struct Gradients {
 void score_block(const Kernels& kernels, const Shape& s, Workspace& w, const Task& task, const Gradients& g, int64_t head, int64_t i0,
                  int64_t rows, int64_t first, int64_t n, float* p, float* ds) {
     int64_t cached = s.keys(task.sequence) - s.queries(task.sequence), t0 = s.startsQ[task.sequence] + i0;
-    product(kernels.f32, w.q, w.k, rows, n, s.D, p, KeyBlock, false);
-    product(kernels.f32, w.dout, w.v, rows, n, s.Dv, ds, KeyBlock, false);
+    auto part = [&](int64_t i) { return Part{0, visible(i0 + std::min(i + kernels.f32.mr, rows) - 1, cached, first, n)}; };
+    scores_of(kernels.f32, w.q, w.k, rows, s.D, p, KeyBlock, part);
+    scores_of(kernels.f32, w.dout, w.v, rows, s.Dv, ds, KeyBlock, part);
     for (int64_t i = 0; i < rows; i++) {
         int64_t at = (t0 + i) * s.H + head;
         kernels.softmax_grad(p + i * KeyBlock, ds + i * KeyBlock, visible(i0 + i, cached, first, n), n, g.lse[at], g.delta[at]);
@@ -162,7 +183,9 @@ void backward_queries(const Kernels& kernels, const Shape& s, const Task& task, 
         score_block(kernels, s, w, task, g, task.head, task.first, rows, first, n, p, ds);
         w.ds.pack(kernels, plain(ds, KeyBlock), rows, n, micro.mr);
         w.k.pack(kernels, keys.transposed(), s.D, n, micro.nr);
-        product(micro, w.ds, w.k, rows, s.D, n, sum, ldq, first > 0);
+        add_product(micro, w.ds, w.k, rows, s.D, n, sum, ldq, first > 0, [&](int64_t i) {
+            return Part{0, visible(task.first + std::min(i + micro.mr, rows) - 1, cached, first, n)};
+        });
     }
     void* to = const_cast<void*>(s.at(dq, s.H, s.D, t0, task.head).data);
     kernels.store(sum, ldq, rows, s.D, s.scale, 0, to, s.type, s.H * s.D, 1);
@@ -190,12 +213,14 @@ void backward_keys(const Kernels& kernels, const Shape& s, const Task& task, con
             w.q.pack(kernels, q, rows, s.D, micro.mr, s.scale);
             w.dout.pack(kernels, dout, rows, s.Dv, micro.mr);
             score_block(kernels, s, w, task, g, head, i0, rows, task.first, n, p, ds);
+            // Key first + i is seen from query first + i - cached on.
+            auto part = [&](int64_t i) { return Part{std::clamp<int64_t>(task.first + i - cached - i0, 0, rows), rows}; };
             w.p.pack(kernels, plain(p, KeyBlock).transposed(), n, rows, micro.mr);
             w.dout.pack(kernels, dout.transposed(), s.Dv, rows, micro.nr);
-            product(micro, w.p, w.dout, n, s.Dv, rows, sum_v, ldv, true);
+            add_product(micro, w.p, w.dout, n, s.Dv, rows, sum_v, ldv, true, part);
             w.ds.pack(kernels, plain(ds, KeyBlock).transposed(), n, rows, micro.mr);
             w.q.pack(kernels, q.transposed(), s.D, rows, micro.nr);
-            product(micro, w.ds, w.q, n, s.D, rows, sum_k, ldk, true);
+            add_product(micro, w.ds, w.q, n, s.D, rows, sum_k, ldk, true, part);
         }
     kernels.store(sum_k, ldk, n, s.D, s.scale, 0, const_cast<void*>(s.at(dk, s.Hk, s.D, key, task.head).data), s.type, s.Hk * s.D, 1);
     kernels.store(sum_v, ldv, n, s.Dv, 1, 0, const_cast<void*>(s.at(dv, s.Hk, s.Dv, key, task.head).data), s.type, s.Hk * s.Dv, 1);

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <set>
@@ -19,6 +20,7 @@ namespace {
 
 struct Features {
     bool avx2 = false, avx512 = false, avx512bf16 = false, amx = false;
+    int amx_refused = 0;  // the errno with which Linux refused AMX's registers (ENOSPC: a thread's signal stack is too small for them)
 };
 
 // The processor has a feature only when cpuid says so and the operating system saves its registers (xgetbv).
@@ -41,7 +43,10 @@ Features detect() {
     unsigned amx = (1u << 22) | (1u << 24);  // BF16, TILE
     // Linux hands out the 8 KB of tile registers on request only, for the whole process, and before the threads that use them start.
     const int request = 0x1023 /* ARCH_REQ_XCOMP_PERM */, tile_data = 18;
-    f.amx = f.avx512bf16 && (leaf7_d & amx) == amx && saves(0x60000) && syscall(SYS_arch_prctl, request, tile_data) == 0;
+    if (f.avx512bf16 && (leaf7_d & amx) == amx && saves(0x60000)) {
+        f.amx = syscall(SYS_arch_prctl, request, tile_data) == 0;
+        f.amx_refused = f.amx ? 0 : errno;
+    }
     return f;
 }
 
@@ -49,9 +54,11 @@ struct Variants {
     std::vector<Kernels> all;  // best first
     Kernels emulated{};
     std::string names;
+    int amx_refused;
 
     Variants() {
         Features f = detect();
+        amx_refused = f.amx_refused;
         if (f.avx512) {
             Kernels bf16 = kernels_avx512;
             bf16.name = "avx512bf16";
@@ -130,6 +137,9 @@ void select(const char* name) {
             chosen.store(&k, std::memory_order_release);
             return;
         }
+    if (!std::strcmp(name, "amx") && v.amx_refused)
+        throw Error(NotSupported, "this processor has AMX, but Linux refused its registers to this process: %s",
+                    std::strerror(v.amx_refused));
     throw Error(InvalidArgument, "CPU variant '%.40s' is not available here; available: %s", name, v.names.c_str());
 }
 

@@ -18,7 +18,7 @@
 namespace kt {
 namespace {
 
-constexpr int64_t RangeRows = 512, BlockColumns = 256, DotRows = 4;
+constexpr int64_t RangeRows = 512, BlockColumns = 256, DotRows = 4, ShortSide = 24;
 constexpr int64_t PackedLimit = 32 << 20;  // bytes of A packed ahead at a time
 constexpr int64_t PackRows = 96;           // a packing task; a multiple of every mr
 
@@ -130,6 +130,13 @@ void compute_dots(const Kernels& kernels, const Product& p, int64_t first, int64
     kernels.store(c, BlockColumns, p.m, columns, p.alpha, p.beta, out, p.type, p.rows, p.cols);
 }
 
+// The same product as outᵀ = Bᵀ·Aᵀ. A tile takes any number of rows, but columns by the vector: a short side (a LoRA rank) belongs in A.
+void flip(Product& p) {
+    std::swap(p.m, p.n);
+    std::swap(p.rows, p.cols);
+    for (int t = 0; t < p.term_count; t++) std::swap(p.terms[t].a, p.terms[t].b);
+}
+
 void multiply_dots(const Kernels& kernels, const std::vector<const Product*>& products) {
     struct Piece {
         const Product* product;
@@ -171,8 +178,10 @@ void run_wave(const Kernels& kernels, std::vector<Range>& ranges, size_t first, 
 
 }  // namespace
 
-void multiply(const std::vector<Product>& products) {
+void multiply(std::vector<Product> products) {
     const Kernels& kernels = kt::kernels();
+    for (Product& p : products)
+        if (p.n <= ShortSide && p.n < p.m && p.m > DotRows) flip(p);
     std::vector<const Product*> small;
     std::vector<Range> ranges;
     int64_t blocks = 0;

@@ -25,6 +25,6 @@ struct Product {
     int64_t rows, cols;  // distances in out
 };
 
-void multiply(const std::vector<Product>& products);
+void multiply(std::vector<Product> products);
 
 }  // namespace kt

@@ -1,4 +1,5 @@
 // The grouped linear layer with LoRA, forward and backward, as lists of products (gemm.h). Formulas and shapes: kt.h.
+#include <utility>
 #include <vector>
 
 #include "check.h"
@@ -67,8 +68,8 @@ void grouped_linear(int32_t E, const int32_t* offsets, int64_t N, int64_t K, con
         }
         full.push_back(out);
     });
-    multiply(low);
-    multiply(full);
+    multiply(std::move(low));
+    multiply(std::move(full));
 }
 
 void grouped_linear_dx(int32_t E, const int32_t* offsets, int64_t N, int64_t K, const void* dy, int32_t typeDy, const void* const* W,
@@ -106,8 +107,8 @@ void grouped_linear_dx(int32_t E, const int32_t* offsets, int64_t N, int64_t K, 
             full.push_back(with(out, qE, aT, r));
         }
     });
-    multiply(low);
-    multiply(full);
+    multiply(std::move(low));
+    multiply(std::move(full));
 }
 
 void grouped_lora_grad(int32_t E, const int32_t* offsets, int64_t N, int64_t K, const void* xl, int32_t typeX, const float* p,
@@ -121,18 +122,15 @@ void grouped_lora_grad(int32_t E, const int32_t* offsets, int64_t N, int64_t K, 
         if (!dA[e] || !dB[e]) throw Error(InvalidArgument, "%s[%d] is null", dA[e] ? "dB" : "dA", e);
         int64_t first = offsets[e], rows = offsets[e + 1] - first;
         Product a = onto(dA[e], F32, K, 0, r, 1);
-        Product b = onto(dB[e], F32, r, 0, r, scale);  // computed as its transpose [r, N]: r is the short side
-        b.n = N;
-        b.rows = 1;
-        b.cols = r;
+        Product b = onto(dB[e], F32, r, 0, N, scale);
         if (rows > 0) {
             with(a, rows_of(q, F32, r, first).transposed(), rows_of(xl, typeX, K, first).transposed(), rows);
-            with(b, rows_of(p, F32, r, first).transposed(), rows_of(dy, typeDy, N, first).transposed(), rows);
+            with(b, rows_of(dy, typeDy, N, first).transposed(), rows_of(p, F32, r, first).transposed(), rows);
         }
         products.push_back(a);
         products.push_back(b);
     }
-    multiply(products);
+    multiply(std::move(products));
 }
 
 void grouped_weight_grad(int32_t E, const int32_t* offsets, int64_t N, int64_t K, const void* x, int32_t typeX, const void* dy,
@@ -149,7 +147,7 @@ void grouped_weight_grad(int32_t E, const int32_t* offsets, int64_t N, int64_t K
         if (rows > 0) with(w, rows_of(dy, typeDy, N, first).transposed(), rows_of(x, typeX, K, first).transposed(), rows);
         products.push_back(w);
     }
-    multiply(products);
+    multiply(std::move(products));
 }
 
 void gemm(int32_t transA, int32_t transB, int64_t M, int64_t N, int64_t K, float alpha, const void* A, int64_t lda, int32_t typeA,

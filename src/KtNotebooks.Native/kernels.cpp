@@ -158,6 +158,23 @@ void pack_any(To* panel, const T* src, const Matrix& m, int64_t rows, int64_t k,
         }
 }
 
+// The AMX layout from vectors contiguous along i: pairs are zipped, then W × W blocks of pairs are transposed into pieces of W pairs.
+void pack_column_groups(uint16_t* panels, const uint16_t* src, int64_t stride, int64_t rows, int64_t k, int32_t width, int32_t group,
+                        int64_t size) {
+    for (int64_t k0 = 0; k0 < (k + group - 1) / group * group; k0 += 2 * W)
+        for (int64_t i0 = 0; i0 < (rows + width - 1) / width * width; i0 += W) {
+            int64_t n = rows - i0 < W ? rows - i0 : W;
+            F x[W];
+            for (int l = 0; l < W; l++) {
+                const uint16_t* from = src + (k0 + 2 * l) * stride + i0;
+                x[l] = n <= 0 || k0 + 2 * l >= k ? zero() : zip(from, k0 + 2 * l + 1 < k ? from + stride : nullptr, n);
+            }
+            transpose(x);
+            uint16_t* to = panels + i0 / width * size + k0 / group * group * width + i0 % width * group + k0 % group;
+            for (int i = 0; i < W; i++) store(reinterpret_cast<float*>(to + i * group), x[i]);
+        }
+}
+
 template <class T>
 void pack_floats(float* panels, const Matrix& m, int64_t rows, int64_t k, int32_t width, int64_t size, float factor) {
     auto src = static_cast<const T*>(m.data);
@@ -187,6 +204,8 @@ void pack(void* panels, int32_t element, const Matrix& m, int64_t rows, int64_t 
         pack_rows<uint16_t, 2>(static_cast<float*>(panels), src, m.rows, rows, k, width, size / 2, 1);
     else if (group == 2 && m.rows == 1)
         pack_columns<uint16_t, 2>(static_cast<float*>(panels), src, m.cols, rows, k, width, size / 2, 1);
+    else if (group == 32 && m.rows == 1 && width % W == 0)
+        pack_column_groups(static_cast<uint16_t*>(panels), src, m.cols, rows, k, width, group, size);
     else
         pack_any(static_cast<uint16_t*>(panels), src, m, rows, k, width, group, size, 1);
 }

@@ -58,16 +58,16 @@ public static class Cpu
         return Choose(variant, threads, variants);
     }
 
-    private static State Choose(string? variant, int threads, string[] variants)
+    private static unsafe State Choose(string? variant, int threads, string[] variants)
     {
         if (string.IsNullOrEmpty(variant))
             variant = variants[0];
         if (variant == Plain)
             return new(false, Plain, variants, threads > 0 ? threads : Environment.ProcessorCount);
-        // The emulation of AMX tiles is for tests: it is never offered, but can be asked for.
-        if (!variants.Contains(variant) && (variant != "amx-emulated" || variants.Length == 1))
-            throw new ArgumentException($"CPU variant '{variant}' (KT_CPU) does not run on this machine; available: {string.Join(", ", variants)}");
-        Native.Ok(Native.kt_init(variant, threads));
+        if (variants.Length == 1)
+            throw new ArgumentException($"KT_CPU: variant '{variant}' needs the native library, which is not usable here; available: {Plain}");
+        if (Native.kt_init(variant, threads) != 0)
+            throw new ArgumentException($"KT_CPU, KT_THREADS: {Native.Text(Native.kt_last_error())}");
         return new(true, variant, variants, Native.kt_threads());
     }
 

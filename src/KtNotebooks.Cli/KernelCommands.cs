@@ -1,0 +1,52 @@
+using System.CommandLine;
+
+using KtNotebooks.Jupyter;
+
+namespace KtNotebooks.Cli;
+
+/// <summary>kt kernel: the Jupyter kernel and its installation.</summary>
+internal static class KernelCommands
+{
+    public static Command Create() => new("kernel", "the C# Jupyter kernel") { Install(), Uninstall(), Run() };
+
+    private static Command Run()
+    {
+        var file = new Option<string>("--connection-file") { Required = true, Description = "written by Jupyter" };
+        var command = new Command("run", "serve one Jupyter client; Jupyter calls this") { file };
+        command.Hidden = true;
+        // Not an async action: those come with a Ctrl-C handler that ends the process, while here Ctrl-C only interrupts the cell.
+        command.SetAction(parsed => KernelServer.Run(parsed.GetRequiredValue(file), CancellationToken.None));
+        return command;
+    }
+
+    private static Command Install()
+    {
+        var prefix = new Option<string?>("--prefix") { Description = "install for an environment, in PREFIX/share/jupyter, instead of for the user" };
+        var alias = new Option<bool>("--dotnet-interactive") { Description = "also answer to .net-csharp, the name that .NET Interactive's notebooks ask for" };
+        var command = new Command("install", "make the kernel known to Jupyter") { prefix, alias };
+        command.SetAction(parsed =>
+        {
+            foreach (var folder in KernelSpec.Install(parsed.GetValue(prefix), Start(), parsed.GetValue(alias))) Console.WriteLine($"installed {folder}");
+        });
+        return command;
+    }
+
+    private static Command Uninstall()
+    {
+        var prefix = new Option<string?>("--prefix") { Description = "as given to install" };
+        var command = new Command("uninstall", "remove the kernel from Jupyter") { prefix };
+        command.SetAction(parsed =>
+        {
+            foreach (var folder in KernelSpec.Uninstall(parsed.GetValue(prefix))) Console.WriteLine($"removed {folder}");
+        });
+        return command;
+    }
+
+    /// <summary>This very program: through `dotnet` when it runs as kt.dll, directly when it is the executable.</summary>
+    private static string[] Start()
+    {
+        var host = Environment.ProcessPath!;
+        string[] program = Path.GetFileNameWithoutExtension(host) == "dotnet" ? [host, Path.Combine(AppContext.BaseDirectory, "kt.dll")] : [host];
+        return [.. program, "kernel", "run", "--connection-file", "{connection_file}"];
+    }
+}

@@ -1,0 +1,25 @@
+using System.ComponentModel;
+using System.Diagnostics.CodeAnalysis;
+
+using KtNotebooks.Jupyter.Cells;
+
+namespace KtNotebooks.Jupyter;
+
+/// <summary>Called by the code of cells; see LoopPolls. Public because cells are assemblies of their own.</summary>
+[EditorBrowsable(EditorBrowsableState.Never)]
+public static class CellInterrupt
+{
+    private static volatile bool s_wanted;
+
+    /// <summary>True from the moment in which the running cell is to be aborted until it has ended.</summary>
+    public static bool Wanted => s_wanted;
+
+    /// <summary>
+    /// Only throws: the JIT then knows that the call never returns and keeps the loop's variables in registers. Loops that cells have
+    /// started on other threads end by it too.
+    /// </summary>
+    [DoesNotReturn]
+    public static void Land() => throw new InterruptedException();
+
+    internal static void Set(bool wanted) => s_wanted = wanted;
+}

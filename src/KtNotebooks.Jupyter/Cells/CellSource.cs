@@ -1,0 +1,62 @@
+using Microsoft.CodeAnalysis;
+using Microsoft.CodeAnalysis.CSharp;
+
+namespace KtNotebooks.Jupyter.Cells;
+
+/// <summary>A line that is for the kernel: `#!name argument`, `#r "what"` or `#i "what"`. <paramref name="Line"/> counts from 1.</summary>
+internal sealed record Directive(string Name, string Argument, int Line);
+
+/// <summary>
+/// A cell split into directives and C#. Directive lines become empty lines, so that line numbers in errors stay true.
+/// The compiler itself would take `#!` on the very first line only.
+/// </summary>
+internal sealed record CellSource(string Code, IReadOnlyList<Directive> Directives)
+{
+    internal static CellSource Split(string text)
+    {
+        if (!text.Contains('#')) return new CellSource(text, []);
+        var lines = text.Split('\n');
+        List<Directive> directives = [];
+        Func<int, bool>? inString = null;
+        for (int i = 0, start = 0; i < lines.Length; i++)
+        {
+            var length = lines[i].Length + 1;
+            if (Read(lines[i].TrimEnd(), i + 1) is { } directive && !(inString ??= StringFinder(text))(start))
+            {
+                directives.Add(directive);
+                lines[i] = "";
+            }
+            start += length;
+        }
+        return new CellSource(string.Join('\n', lines), directives);
+    }
+
+    private static Directive? Read(string line, int number)
+    {
+        if (line.StartsWith("#!", StringComparison.Ordinal) && line.Length > 2)
+        {
+            var name = line[2..].Split((char[])[' ', '\t'], 2, StringSplitOptions.TrimEntries);
+            return new Directive(name[0], name.Length > 1 ? name[1] : "", number);
+        }
+        if (line.StartsWith("#r ", StringComparison.Ordinal) || line.StartsWith("#i ", StringComparison.Ordinal))
+        {
+            var argument = line[3..].Split("//")[0].Trim();
+            var comment = line[3..].Trim();
+            return new Directive(line[1..2], (comment.StartsWith('"') ? comment.Split('"')[1] : argument).Trim(), number);
+        }
+        return null;
+    }
+
+    /// <returns>Whether a position lies inside a token, that is, in a multi-line string, or in a comment.</returns>
+    private static Func<int, bool> StringFinder(string text)
+    {
+        var root = ScriptChain.Tree(text).GetRoot();
+        return position =>
+        {
+            var token = root.FindToken(position);
+            if (token.SpanStart < position && position < token.Span.End) return true;
+            var trivia = root.FindTrivia(position);
+            return trivia.IsKind(SyntaxKind.MultiLineCommentTrivia) && trivia.SpanStart < position;
+        };
+    }
+}

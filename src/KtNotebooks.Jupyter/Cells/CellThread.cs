@@ -1,0 +1,169 @@
+using System.Collections.Concurrent;
+using System.Runtime;
+using System.Runtime.ExceptionServices;
+
+namespace KtNotebooks.Jupyter.Cells;
+
+/// <summary>The user stopped the cell. Its name is what the notebook shows.</summary>
+public sealed class InterruptedException : OperationCanceledException
+{
+    public InterruptedException() : base("the cell was interrupted; variables keep their values") { }
+    public InterruptedException(string message) : base(message) { }
+    public InterruptedException(string message, Exception inner) : base(message, inner) { }
+}
+
+/// <summary>
+/// The one thread that runs user code, and the way to stop it. A token alone stops nothing in .NET, so an interrupt escalates:
+/// 1. the cell's token is cancelled (engine loops and well-behaved code end here);
+/// 2. after a grace (80 ms, or 3 s for code that has asked for the token) the runtime aborts the thread (ControlledExecution);
+/// 3. while the thread sits in a managed wait, which an abort cannot end, Thread.Interrupt wakes it.
+/// Only code that blocks inside native calls resists. Kernel-owned queues are changed in finally blocks only, which aborts respect.
+/// </summary>
+internal sealed class CellThread : IDisposable
+{
+    private const int GraceMilliseconds = 80, PoliteGraceMilliseconds = 3000, PulseMilliseconds = 100, GiveUpMilliseconds = 5000;
+    private const int StackBytes = 16 << 20;
+
+    private readonly BlockingCollection<Action> _jobs = [];
+    private readonly Thread _thread;
+    private readonly Lock _gate = new();
+    private Run? _running;
+
+    /// <summary>One guarded stretch of user code.</summary>
+    private sealed class Run(Cell cell)
+    {
+        public Cell Cell { get; } = cell;
+        public CancellationTokenSource Abort { get; } = new();
+        public ManualResetEventSlim Ended { get; } = new();
+        public bool Interrupting { get; set; }
+    }
+
+    internal CellThread()
+    {
+        _thread = new Thread(() => { foreach (var job in _jobs.GetConsumingEnumerable()) job(); }, StackBytes) { IsBackground = true, Name = "cell" };
+        _thread.Start();
+    }
+
+    /// <summary>Runs kernel work (compiling, loading) on the cell thread, after what was posted before.</summary>
+    internal Task<T> Post<T>(Func<T> job)
+    {
+        var done = new TaskCompletionSource<T>(TaskCreationOptions.RunContinuationsAsynchronously);
+        _jobs.Add(() =>
+        {
+            try
+            {
+                done.SetResult(job());
+            }
+            catch (Exception e)
+            {
+                done.SetException(e);
+            }
+        });
+        return done.Task;
+    }
+
+    /// <summary>
+    /// Runs user code on the calling cell thread until its task has ended, interruptibly.
+    /// Throws what the code threw, or <see cref="InterruptedException"/>.
+    /// </summary>
+    internal T Guard<T>(Cell cell, Func<Task<T>> code)
+    {
+        var run = new Run(cell);
+        var pump = new CellPump();
+        Task<T>? task = null;
+        ExceptionDispatchInfo? failure = null;
+        lock (_gate) _running = run;
+        if (cell.KernelCancel.IsCancellationRequested) Interrupt();
+        SynchronizationContext.SetSynchronizationContext(pump);
+        try
+        {
+#pragma warning disable SYSLIB0046 // Aborting is "obsolete" because it may hit any line of the code; that is what a user who presses stop asks for.
+            ControlledExecution.Run(() => pump.RunUntil(task = code()), run.Abort.Token);
+#pragma warning restore SYSLIB0046
+        }
+        catch (Exception e)
+        {
+            failure = ExceptionDispatchInfo.Capture(e);
+        }
+        finally
+        {
+            SynchronizationContext.SetSynchronizationContext(null);
+            End(run);
+            pump.Close();
+        }
+        if (task is { IsCompletedSuccessfully: true }) return task.Result;
+        if (run.Abort.IsCancellationRequested) throw new InterruptedException();
+        var error = failure?.SourceException ?? task?.Exception?.InnerException;
+        if (error is OperationCanceledException or null && cell.KernelCancel.IsCancellationRequested) throw new InterruptedException();
+        failure?.Throw();
+        return task!.GetAwaiter().GetResult();
+    }
+
+    /// <summary>Stops the running user code. Returns at once; a second call during an interrupt changes nothing.</summary>
+    internal void Interrupt()
+    {
+        Run run;
+        lock (_gate)
+        {
+            if (_running is not { Interrupting: false } current) return;
+            run = current;
+            run.Interrupting = true;
+        }
+        new Thread(() => Escalate(run)) { IsBackground = true, Name = "interrupt" }.Start();
+    }
+
+    public void Dispose() => _jobs.CompleteAdding();
+
+    private void Escalate(Run run)
+    {
+        // On threads of their own: callbacks of the user's token and the runtime's abort may both block.
+        new Thread(() => Swallow(run.Cell.AskToStop)) { IsBackground = true, Name = "interrupt: ask" }.Start();
+        if (run.Ended.Wait(run.Cell.WatchesCancel ? PoliteGraceMilliseconds : GraceMilliseconds)) return;
+        lock (_gate) CellInterrupt.Set(_running == run);
+        new Thread(() => Swallow(run.Abort.Cancel)) { IsBackground = true, Name = "interrupt: abort" }.Start();
+        var reported = false;
+        for (var waited = 0; !run.Ended.Wait(PulseMilliseconds); waited += PulseMilliseconds)
+        {
+            lock (_gate)
+            {
+                if (_running == run && _thread.ThreadState.HasFlag(ThreadState.WaitSleepJoin)) _thread.Interrupt();
+            }
+            if (waited < GiveUpMilliseconds || reported) continue;
+            reported = true;
+            run.Cell.Output.Write("stderr", "[kernel] the cell is still inside native code, which cannot be stopped; wait for it or restart the kernel\n");
+        }
+    }
+
+    private void End(Run run)
+    {
+        lock (_gate)
+        {
+            _running = null;
+            CellInterrupt.Set(false);
+        }
+        run.Ended.Set();
+        if (!run.Interrupting) return;
+        try
+        {
+            Thread.Sleep(1);     // takes up an interrupt that came too late, so that the next cell does not
+        }
+        catch (ThreadInterruptedException)
+        {
+        }
+    }
+
+    private static void Swallow(Action action)
+    {
+        try
+        {
+            action();
+        }
+        catch (AggregateException e)
+        {
+            Console.Error.WriteLine($"[kernel] a cancellation callback failed: {e.InnerException?.Message}");
+        }
+        catch (ObjectDisposedException)
+        {
+        }
+    }
+}

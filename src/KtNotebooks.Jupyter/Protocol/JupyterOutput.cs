@@ -1,0 +1,60 @@
+using System.Collections.Concurrent;
+using System.Text.Json.Nodes;
+
+using KtNotebooks.Interactive;
+using KtNotebooks.Jupyter.Cells;
+
+namespace KtNotebooks.Jupyter.Protocol;
+
+/// <summary>A question of the running cell to the user; the shell thread carries it.</summary>
+internal sealed record InputRequest(string Prompt, bool Password, TaskCompletionSource<string> Answer);
+
+/// <summary>Output of one execute request, broadcast with its header as parent, also after the request has been answered.</summary>
+internal sealed class JupyterOutput(IoPub ioPub, byte[] parent, bool allowStdin) : ICellOutput
+{
+    /// <summary>Completed when the cell is done.</summary>
+    internal BlockingCollection<InputRequest> Questions { get; } = [];
+
+    internal JsonArray Payload { get; } = [];
+
+    public void Write(string stream, string text) => ioPub.Write(stream, parent, text);
+
+    public void Show(MimeBundle bundle, string? displayId) => ioPub.Post("display_data", parent, Content(bundle, displayId));
+
+    public void Update(MimeBundle bundle, string displayId) => ioPub.Post("update_display_data", parent, Content(bundle, displayId));
+
+    public void Clear(bool wait) => ioPub.Post("clear_output", parent, new JsonObject { ["wait"] = wait });
+
+    public void Page(string text) => Payload.Add((JsonNode)new JsonObject { ["source"] = "page", ["start"] = 0, ["data"] = new JsonObject { ["text/plain"] = text } });
+
+    public string ReadLine(string prompt, bool password, CancellationToken cancel)
+    {
+        if (!allowStdin) throw new NotSupportedException("[input] this front end does not let cells ask for input");
+        var answer = new TaskCompletionSource<string>(TaskCreationOptions.RunContinuationsAsynchronously);
+        Questions.Add(new InputRequest(prompt, password, answer), cancel);
+        answer.Task.Wait(cancel);
+        return answer.Task.Result;
+    }
+
+    internal static JsonObject Data(MimeBundle bundle)
+    {
+        var data = new JsonObject();
+        foreach (var (mime, value) in bundle.Data)
+        {
+            data[mime] = value switch
+            {
+                byte[] bytes => Convert.ToBase64String(bytes),
+                JsonNode node => node.DeepClone(),
+                _ => value.ToString(),
+            };
+        }
+        return data;
+    }
+
+    private static JsonObject Content(MimeBundle bundle, string? displayId) => new()
+    {
+        ["data"] = Data(bundle),
+        ["metadata"] = new JsonObject(),
+        ["transient"] = displayId is null ? new JsonObject() : new JsonObject { ["display_id"] = displayId },
+    };
+}
