@@ -1,6 +1,7 @@
 using System.Reflection;
 
 using KtNotebooks.Autograd;
+using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 
 using Xunit;
@@ -104,9 +105,29 @@ public class OpTests
         var (test, where) = (OpCases.Named(name), Variant.Of(variant));
         using var kernels = where.Use();
         OpHarness.Run(test, where); // what is cached for good is made now
+        GC.Collect(); // and what failed tests left behind is gone
+        GC.WaitForPendingFinalizers();
         var (count, bytes) = (Tensors.Buffer.AliveCount, Tensors.Buffer.AliveBytes);
         OpHarness.Run(test, where);
         Assert.Equal((count, bytes), (Tensors.Buffer.AliveCount, Tensors.Buffer.AliveBytes));
+    }
+
+    [Fact]
+    public void A_kernel_that_fails_leaves_nothing()
+    {
+        GC.Collect();
+        GC.WaitForPendingFinalizers();
+        var before = Tensors.Buffer.AliveCount;
+        using (var x = Tensor.Zeros(DType.F32, 2, 4))
+        using (var weights = Tensor.Zeros(DType.F32, 2, 1))
+        using (var indices = Tensor.From([0, 2], 2, 1)) // found out while the kernel sorts them
+        using (var gate = Tensor.Zeros(DType.F32, 2, 3, 4))
+        using (var down = Tensor.Zeros(DType.F32, 2, 4, 3))
+        {
+            var set = new ExpertSet(Matrices.Stack(gate), Matrices.Stack(gate), Matrices.Stack(down));
+            Assert.Throws<ArgumentException>(() => RoutedExperts.Apply(x, weights, indices, set));
+        }
+        Assert.Equal(before, Tensors.Buffer.AliveCount);
     }
 
     /// <summary>
