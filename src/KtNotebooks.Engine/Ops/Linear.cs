@@ -84,7 +84,8 @@ public sealed class Linear : Op
     }
 
     /// <summary>
-    /// Tensor cores multiply BF16, so A, B and p are narrowed for BF16 rows; both terms meet in F32 and are rounded once. With F32 rows or weights everything is computed in F32.
+    /// Tensor cores multiply BF16, so A, B and p are narrowed for BF16 rows. The low-rank term is written first, in y's type, and the product adds itself to it in F32 registers: no F32
+    /// copy of y, and the large term is rounded once. With F32 rows or weights everything is computed in F32.
     /// </summary>
     protected override void Cuda(Frame f)
     {
@@ -101,10 +102,10 @@ public sealed class Linear : Op
         using var masked = MaskedOnCard(x, _dropout);
         DeviceMatmul.Run(masked ?? x, false, a, true, f.Saved[0]);
         using var p = f.Saved[0].To(type);
-        using var sum = y.Type == DType.F32 ? y.Alias() : Allocate(y, DType.F32, y.Shape);
-        DeviceMatmul.Run(x, false, w, true, sum);
-        DeviceMatmul.Run(p, false, b, true, sum, _scale, add: true);
-        if (y.Type != DType.F32) DeviceMath.Convert(sum, y);
+        using var sum = SumOf(y, type);
+        DeviceMatmul.Run(p, false, b, true, sum, _scale);
+        DeviceMatmul.Run(x, false, w, true, sum, add: true);
+        if (sum.Type != y.Type) DeviceMath.Convert(sum, y);
     }
 
     protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut)
@@ -114,6 +115,9 @@ public sealed class Linear : Op
     }
 
     private static DType ComputeType(Tensor x, Tensor w) => x.Type == DType.BF16 && w.Type == DType.BF16 ? DType.BF16 : DType.F32;
+
+    /// <summary>Where two products of a compute type are added: the target itself, or F32 where F32 products end in a BF16 target.</summary>
+    private static Tensor SumOf(Tensor target, DType type) => type == DType.BF16 || target.Type == DType.F32 ? target.Alias() : Allocate(target, DType.F32, target.Shape);
 
     private static Tensor? MaskedOnCard(Tensor x, DropoutMask mask)
     {
@@ -277,21 +281,16 @@ public sealed class Linear : Op
             DeviceMatmul.Run(dy, true, p, false, f.Outputs[next + 1], scale);
         }
 
-        /// <summary>dx = dy W + m∘(q A), summed in F32 and rounded once.</summary>
+        /// <summary>dx = m∘(q A), then + dy W.</summary>
         private void InputGrad(Frame f, Tensor dy, Tensor q, Tensor dx)
         {
             using var w = f.Inputs[2].To(dy.Type);
             using var a = f.Inputs[3].To(dy.Type);
-            using var sum = dx.Type == DType.F32 ? dx.Alias() : Allocate(dx, DType.F32, dx.Shape);
-            DeviceMatmul.Run(dy, false, w, false, sum);
-            if (dropout.Active)
-            {
-                using var low = Allocate(dx, DType.F32, dx.Shape);
-                DeviceMatmul.Run(q, false, a, false, low);
-                dropout.AddTo(low, sum);
-            }
-            else DeviceMatmul.Run(q, false, a, false, sum, add: true);
-            if (dx.Type != DType.F32) DeviceMath.Convert(sum, dx);
+            using var sum = SumOf(dx, dy.Type);
+            DeviceMatmul.Run(q, false, a, false, sum);
+            if (dropout.Active) DropoutKernels.Apply(dropout, sum, sum);
+            DeviceMatmul.Run(dy, false, w, false, sum, add: true);
+            if (sum.Type != dx.Type) DeviceMath.Convert(sum, dx);
         }
     }
 }
