@@ -14,7 +14,8 @@ internal static class DeviceMatmul
     {
         var (M, K) = transposeA ? (a.Width, a.Rows) : (a.Rows, a.Width);
         var (k, N) = transposeB ? (b.Width, b.Rows) : (b.Rows, b.Width);
-        if (k != K || a.Type != b.Type || target.Count != (long)M * N) throw new ArgumentException($"[DeviceMatmul] {a}{(transposeA ? "ᵀ" : "")} times {b}{(transposeB ? "ᵀ" : "")} does not give {target}");
+        if (k != K || a.Type != b.Type || target.Count != (long)M * N)
+            throw new ArgumentException($"[DeviceMatmul] {a}{(transposeA ? "ᵀ" : "")} times {b}{(transposeB ? "ᵀ" : "")} does not give {target}");
         if (a.Type == DType.F32 && target.Type == DType.BF16) // cuBLASLt has no F32 product with BF16 output
         {
             using var sum = add ? target.To(DType.F32) : Tensor.Empty(DType.F32, target.Device, target.Shape);

@@ -22,6 +22,6 @@ internal static class DropoutKernels
     private static readonly CudaProgram Program = new("DropoutKernels", Source);
 
     /// <summary>target = mask ∘ source; [R, K] of one type, F32 or BF16; target may be source.</summary>
-    public static void Apply(this DropoutMask mask, Tensor source, Tensor target) => Program.Kernel(target.Card(), "apply_mask", source.Type == DType.F32 ? "-DTYPE=float" : "-DTYPE=bf16")
+    public static void Apply(DropoutMask mask, Tensor source, Tensor target) => Program.Kernel(target.Card(), "apply_mask", source.Type == DType.F32 ? "-DTYPE=float" : "-DTYPE=bf16")
         .Launch(source.Rows, Block, source.Pointer, target.Pointer, source.Width, mask.Key, mask.FirstRow, mask.Threshold, 1 / (1 - mask.P));
 }

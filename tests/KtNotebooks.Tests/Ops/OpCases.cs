@@ -39,7 +39,9 @@ public static class OpCases
     {
         foreach (var type in Both)
             foreach (long[] shape in (long[][])[[1, 1], [3, 7], [2, 16], [2, 3, 31], [5, 64], [130, 8], [3, 1027], [2, 4096]])
-                yield return new OpCase(typeof(RmsNorm), Text(type, shape), (int)Math.Max(shape[^1], shape[0]), [Of(type, shape), F32(shape[^1])], x => [RmsNorm.Apply(x[0], x[1], 1e-6f)]) { Terms = shape[^1] == 1 ? 4 : 0 }; // of one column, dx cancels
+                yield return new OpCase(typeof(RmsNorm), Text(type, shape), (int)Math.Max(shape[^1], shape[0]), [Of(type, shape), F32(shape[^1])],
+                    x => [RmsNorm.Apply(x[0], x[1], 1e-6f)])
+                { Terms = shape[^1] == 1 ? 4 : 0 }; // of one column, dx cancels
     }
 
     private static IEnumerable<OpCase> Linears()

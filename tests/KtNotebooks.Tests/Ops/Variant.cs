@@ -14,7 +14,7 @@ public sealed record Variant(string Name, Device Device, string? Kernels, string
     /// <summary>Every variant that this program knows, present or not.</summary>
     public static IReadOnlyList<Variant> Known { get; } =
     [
-        .. ((string[])["amx", "avx512bf16", "avx512", "avx2", Cpu.Plain]).Select(k => new Variant($"cpu/{k}", Device.Cpu, k, Cpu.Variants.Contains(k) ? null : $"this machine runs {string.Join(", ", Cpu.Variants)}")),
+        .. ((string[])["amx", "avx512bf16", "avx512", "avx2", Cpu.Plain]).Select(k => new Variant($"cpu/{k}", Device.Cpu, k, MissingCpu(k))),
         new("cuda:0", Device.Cuda(), null, CudaDevice.Missing),
     ];
 
@@ -31,6 +31,8 @@ public sealed record Variant(string Name, Device Device, string? Kernels, string
         if (Kernels is not null) Cpu.Use(Kernels, Cpu.Threads);
         return new Restore(before);
     }
+
+    private static string? MissingCpu(string kernels) => Cpu.Variants.Contains(kernels) ? null : $"this machine runs {string.Join(", ", Cpu.Variants)}";
 
     private sealed class Restore(string kernels) : IDisposable
     {

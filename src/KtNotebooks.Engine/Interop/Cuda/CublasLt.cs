@@ -45,7 +45,8 @@ internal static unsafe partial class CublasLt
     internal static partial int cublasLtMatmulAlgoGetHeuristic(nint handle, nint desc, nint a, nint b, nint c, nint d, nint preference, int requested, Heuristic* results, int* returned);
 
     [LibraryImport(Library)]
-    internal static partial int cublasLtMatmul(nint handle, nint desc, float* alpha, nint a, nint layoutA, nint b, nint layoutB, float* beta, nint c, nint layoutC, nint d, nint layoutD, Algorithm* algorithm, nint workspace, nuint workspaceBytes, nint stream);
+    internal static partial int cublasLtMatmul(nint handle, nint desc, float* alpha, nint a, nint layoutA, nint b, nint layoutB, float* beta,
+        nint c, nint layoutC, nint d, nint layoutD, Algorithm* algorithm, nint workspace, nuint workspaceBytes, nint stream);
 
     [InlineArray(8)]
     internal struct Algorithm

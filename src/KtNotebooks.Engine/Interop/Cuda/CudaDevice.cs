@@ -40,7 +40,8 @@ public sealed unsafe class CudaDevice
         var name = stackalloc byte[256];
         cuDeviceGetName(name, 256, device).Ok();
         (Name, Architecture, Multiprocessors, TotalBytes) = (Marshal.PtrToStringUTF8((nint)name) ?? "", (major * 10) + minor, multiprocessors, (long)bytes);
-        if (Architecture < MinArchitecture) throw new NotSupportedException($"cuda:{index} ({Name}) has compute capability {major}.{minor}; needed is {MinArchitecture / 10}.{MinArchitecture % 10} or newer");
+        if (Architecture < MinArchitecture)
+            throw new NotSupportedException($"cuda:{index} ({Name}) has compute capability {major}.{minor}; needed is {MinArchitecture / 10}.{MinArchitecture % 10} or newer");
         CudaLibraries.Load(CudaLibraries.Nvrtc, DriverMajor);
         CudaLibraries.Load(CudaLibraries.CublasLt, DriverMajor);
         // The primary context is shared with other CUDA users of the process and lives until it ends: nothing here outlasts it, so it is never released.

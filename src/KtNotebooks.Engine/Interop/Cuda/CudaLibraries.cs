@@ -70,7 +70,10 @@ internal static class CudaLibraries
         lock (Gate) return Loaded.GetValueOrDefault(name); // 0: not ours, the default search goes on
     }
 
-    private static IEnumerable<string> DriverPaths() => ["libcuda.so.1", "/usr/lib/x86_64-linux-gnu/libcuda.so.1", "/usr/lib64/libcuda.so.1", "/usr/local/nvidia/lib64/libcuda.so.1", "/usr/lib/wsl/lib/libcuda.so.1"];
+    private static IEnumerable<string> DriverPaths() =>
+    [
+        "libcuda.so.1", "/usr/lib/x86_64-linux-gnu/libcuda.so.1", "/usr/lib64/libcuda.so.1", "/usr/local/nvidia/lib64/libcuda.so.1", "/usr/lib/wsl/lib/libcuda.so.1",
+    ];
 
     private static IEnumerable<string> Folders()
     {

@@ -102,8 +102,14 @@ public sealed unsafe class CudaPool
     private InsufficientMemoryException Full(long size)
     {
         var limit = Limit == long.MaxValue ? "not set" : Text(Limit);
-        return new InsufficientMemoryException($"cuda:{_device.Index} has no room for {Text(size)}: {Text(_device.FreeBytes)} of {Text(_device.TotalBytes)} are free on the card, {Text(UsedBytes)} are in use here, gpu_memory_limit is {limit}; a smaller chunk_size needs less");
+        return new InsufficientMemoryException($"cuda:{_device.Index} has no room for {Text(size)}: {Text(_device.FreeBytes)} of {Text(_device.TotalBytes)} are free on the card, " +
+            $"{Text(UsedBytes)} are in use here, gpu_memory_limit is {limit}; a smaller chunk_size needs less");
     }
 
-    private static string Text(long bytes) => bytes >= 1L << 30 ? $"{bytes / (double)(1L << 30):0.##} GiB" : bytes >= 1L << 20 ? $"{bytes / (double)(1L << 20):0.##} MiB" : $"{bytes / 1024.0:0.##} KiB";
+    private static string Text(long bytes) => bytes switch
+    {
+        >= 1L << 30 => $"{bytes / (double)(1L << 30):0.##} GiB",
+        >= 1L << 20 => $"{bytes / (double)(1L << 20):0.##} MiB",
+        _ => $"{bytes / 1024.0:0.##} KiB",
+    };
 }

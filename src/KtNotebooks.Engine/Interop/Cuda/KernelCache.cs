@@ -15,7 +15,8 @@ internal sealed class KernelCache(string folder)
     /// <summary>How many programs were compiled because the cache did not have them.</summary>
     public int Compilations { get; private set; }
 
-    public static string Key(string source, IEnumerable<string> options, int compilerVersion) => Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes($"{compilerVersion}\n{string.Join('\n', options)}\n\n{source}")));
+    public static string Key(string source, IEnumerable<string> options, int compilerVersion) =>
+        Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes($"{compilerVersion}\n{string.Join('\n', options)}\n\n{source}")));
 
     public string FileOf(string key) => Path.Combine(folder, key + ".bin");
 
