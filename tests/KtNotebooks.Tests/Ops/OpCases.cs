@@ -56,8 +56,8 @@ public static class OpCases
                 foreach (var mask in (DropoutMask[])[DropoutMask.None, new(0.25f, 7, FirstRow: 5)])
                     yield return new OpCase(typeof(Linear), $"{type} low rank {r}, {R}×{K}→{N}{(mask.Active ? ", dropout" : "")}", Math.Max(R, Math.Max(K, N)) + r,
                         [Of(type, R, K), Of(type, N, K).Frozen, F32(r, K) with { Scale = 0.5f }, F32(N, r) with { Scale = 0.5f }], t => [Linear.Apply(t[0], t[1], t[2], t[3], 1.5f, mask)], Together: [2, 3])
-                    { Roundings = 3 };
-        yield return new OpCase(typeof(Linear), "F32 x, frozen BF16 W, low rank 4", 20, [F32(6, 20), BF16(12, 20).Frozen, F32(4, 20), F32(12, 4)], t => [Linear.Apply(t[0], t[1], t[2], t[3], 0.5f)], Together: [2, 3]) { Roundings = 3 };
+                    { Roundings = 4 }; // A, B, p and the low-rank term
+        yield return new OpCase(typeof(Linear), "F32 x, frozen BF16 W, low rank 4", 20, [F32(6, 20), BF16(12, 20).Frozen, F32(4, 20), F32(12, 4)], t => [Linear.Apply(t[0], t[1], t[2], t[3], 0.5f)], Together: [2, 3]) { Roundings = 4 }; // A, B, p and the low-rank term
     }
 
     private static IEnumerable<OpCase> Tokens()
