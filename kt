@@ -11,6 +11,7 @@ zmq=libzmq.so.5
 
 say() { echo "kt: $*" >&2; }
 has() { command -v "$1" >/dev/null; }
+has_compiler() { has cmake && has g++ && has make; }
 has_python() { [[ -d /usr/lib/python3/dist-packages/$1 ]]; }
 has_library() { compgen -G "/usr/lib/*/$1" >/dev/null || compgen -G "/lib/*/$1" >/dev/null || compgen -G "/usr/l*/$1" >/dev/null; }
 
@@ -73,7 +74,7 @@ is_stale() {
         sources+=("$root"/tests)
     fi
     # Built without a C++ compiler, which has arrived since.
-    if [[ ! -e ${program%/*}/libktnative.so ]] && has cmake && has g++; then return 0; fi
+    if [[ ! -e ${program%/*}/libktnative.so ]] && has_compiler; then return 0; fi
     # Folders too: a deleted file changes its folder.
     [[ -n $(find "${sources[@]}" -newer "$stamp" -print -quit) ]]
 }
@@ -89,12 +90,19 @@ build() {
     mkdir -p "$artifacts"
     exec 9>"$artifacts/build.lock"
     if has flock; then flock 9; fi
-    is_stale "$what" || return 0 # another ./kt was building it
+    # Unless another ./kt has just built it. The lock must not pass to the program, which may run for days.
+    if is_stale "$what"; then compile "$what" "$target"; fi
+    exec 9>&-
+}
+
+compile() {
+    local what=$1 target=$2
     say "building ..."
-    local log=$artifacts/build.log
+    local log=$artifacts/build.log options=(-c Release -v quiet --tl:off --disable-build-servers)
+    has_compiler || options+=(-p:KtSkipNative=true)
     # Of before the build: what is edited meanwhile counts as newer. Without build servers: they would outlive the launcher, with its lock and memory.
     touch "$artifacts/building"
-    if ! DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_NOLOGO=1 dotnet build "$target" -c Release -v quiet --tl:off --disable-build-servers >"$log" 2>&1 </dev/null 9>&-; then
+    if ! DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_NOLOGO=1 dotnet build "$target" "${options[@]}" >"$log" 2>&1 </dev/null 9>&-; then
         grep -E 'error|warning' "$log" | sort -u >&2 || cat "$log" >&2
         say "the build failed; everything it said: $log"
         exit 1
@@ -102,7 +110,6 @@ build() {
     mv "$artifacts/building" "$artifacts/built-$what"
     if [[ $what == all ]]; then cp -p "$artifacts/built-all" "$artifacts/built-cli"; fi
     say "built in $SECONDS s"
-    exec 9>&-
 }
 
 # Runs the tests and ends with one line: N passed, N failed, N skipped. Words pick the tests whose class or name contains one of them; options
@@ -113,6 +120,7 @@ run_tests() {
         arguments=()
         for word in "$@"; do arguments+=(--filter-method "*$word*"); done
     fi
+    cd "$root"
     TESTINGPLATFORM_TELEMETRY_OPTOUT=1 "$tests" --no-ansi --no-progress --output Normal --results-directory "$artifacts/test-results" "${arguments[@]}" 2>&1 | tee "$log" || status=$?
     summarize "$log" || status=$((status ? status : 1))
     return $status
@@ -123,7 +131,7 @@ summarize() {
     awk '
         /^skipped /           { name = $0; sub(/^skipped /, "", name); sub(/ \([0-9a-z ]+\)$/, "", name); next }
         name != ""            { sub(/^ +/, ""); names[$0] = names[$0] "\n  " name; name = ""; next }
-        /^failed /            { failures = failures "\n  " substr($0, 8) }
+        /^failed /            { name = substr($0, 8); sub(/ \([0-9a-z ]+\)$/, "", name); failures = failures "\n  " name; name = ""; next }
         /^Test run summary:/  { summary = 1 }
         summary && / failed:/    { failed = $2 }
         summary && / succeeded:/ { passed = $2 }

@@ -9,10 +9,10 @@ namespace KtNotebooks.Jupyter;
 [EditorBrowsable(EditorBrowsableState.Never)]
 public static class CellInterrupt
 {
-    private static volatile bool s_wanted;
+    private static volatile bool _wanted;
 
     /// <summary>True from the moment in which the running cell is to be aborted until it has ended.</summary>
-    public static bool Wanted => s_wanted;
+    public static bool Wanted => _wanted;
 
     /// <summary>
     /// Only throws: the JIT then knows that the call never returns and keeps the loop's variables in registers. Loops that cells have
@@ -21,5 +21,5 @@ public static class CellInterrupt
     [DoesNotReturn]
     public static void Land() => throw new InterruptedException();
 
-    internal static void Set(bool wanted) => s_wanted = wanted;
+    internal static void Set(bool wanted) => _wanted = wanted;
 }

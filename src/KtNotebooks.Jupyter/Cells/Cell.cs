@@ -27,7 +27,7 @@ internal interface ICellOutput
 internal sealed class Cell : IDisposable
 {
     private static readonly AsyncLocal<Cell?> Flowing = new();
-    private static volatile Cell? s_latest;
+    private static volatile Cell? _latest;
     private readonly CancellationTokenSource _ask = new();
 
     internal Cell(string label, ICellOutput output)
@@ -38,7 +38,7 @@ internal sealed class Cell : IDisposable
     }
 
     /// <summary>The cell of the running code; outside of any cell's flow the one that started last; null before the first.</summary>
-    internal static Cell? Current => Flowing.Value ?? s_latest;
+    internal static Cell? Current => Flowing.Value ?? _latest;
 
     /// <summary>Appears in stack traces as the file name, such as cell-3.csx.</summary>
     internal string Label { get; }
@@ -65,7 +65,7 @@ internal sealed class Cell : IDisposable
 
     internal void AskToStop() => _ask.Cancel();
 
-    internal void Enter() => Flowing.Value = s_latest = this;
+    internal void Enter() => Flowing.Value = _latest = this;
 
     internal static void Leave() => Flowing.Value = null;
 

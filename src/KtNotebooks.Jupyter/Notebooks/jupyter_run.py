@@ -24,8 +24,13 @@ def report(**fields):
     print(json.dumps(fields), flush=True)
 
 
+stopping = False
+
+
 def stop_with_kt():
+    global stopping
     sys.stdin.read()
+    stopping = True
     os.kill(os.getpid(), signal.SIGTERM)  # nbclient shuts the kernel down
 
 
@@ -68,6 +73,8 @@ except CellExecutionError as failure:
     error = f"{failure.ename}: {failure.evalue}"
 except DeadKernelError:
     error = "the kernel died"
+if stopping:
+    sys.exit(130)
 nbformat.write(notebook, target + ".tmp")
 os.replace(target + ".tmp", target)
 report(error=error, cell=at, peak=peak)
