@@ -12,7 +12,12 @@ public static class GradientSum
         ArgumentNullException.ThrowIfNull(target);
         ArgumentNullException.ThrowIfNull(source);
         if (!target.HasShape(source.Shape)) throw new ArgumentException($"[GradientSum] {source} cannot be added to {target}");
-        if (target.Device.Kind != DeviceKind.Cpu) throw new NotSupportedException($"[GradientSum] no kernel for {target.Device}");
+        if (source.Device != target.Device) throw new ArgumentException($"[GradientSum] source is on {source.Device}, target on {target.Device}");
+        if (target.Device.Kind == DeviceKind.Cuda)
+        {
+            DeviceMath.AddInto(target, source);
+            return;
+        }
         var width = target.Width;
         RowParallel.For(target.Rows, width, (first, last) =>
         {

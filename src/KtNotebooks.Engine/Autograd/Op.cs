@@ -40,9 +40,19 @@ public abstract class Op
             if (input.Device != device) throw new ArgumentException($"[{Name}] inputs are on {device} and {input.Device}; all must be on one device");
         var frame = Prepare(inputs);
         frame.Op = this;
-        if (device.Kind == DeviceKind.Cuda) Cuda(frame);
-        else if (PlainOnly.Value) Plain(frame);
-        else Cpu(frame);
+        try
+        {
+            if (device.Kind == DeviceKind.Cuda) Cuda(frame);
+            else if (PlainOnly.Value) Plain(frame);
+            else Cpu(frame);
+        }
+        catch
+        {
+            // A card that is full must be able to go on with less: nothing waits for the finalizer.
+            foreach (var output in frame.Outputs) output.Dispose();
+            frame.FreeSaved();
+            throw;
+        }
         Tape.Note(frame);
         return frame.Outputs;
     }

@@ -61,7 +61,7 @@ public sealed class ExpertBank : Module
     public Tensor Forward(Tensor x, Tensor weights, Tensor indices, Pass pass)
     {
         var set = pass.Training || _set.Lora is not { Dropout: > 0 } lora ? _set : _set with { Lora = lora with { Dropout = 0 } };
-        return RoutedExperts.Apply(x, weights, indices, set, DropoutMask.Mix(pass.DropoutKey ^ _key) + (ulong)(pass.FirstRow * (long)weights.Width));
+        return RoutedExperts.Apply(x, weights, indices, set, DropoutMask.Mix(pass.DropoutKey ^ _key), pass.FirstRow * (long)weights.Width);
     }
 
     /// <summary>Makes the weights themselves trainable.</summary>

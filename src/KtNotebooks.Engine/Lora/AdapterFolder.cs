@@ -69,6 +69,24 @@ public static class AdapterFolder
         return settings;
     }
 
+    /// <summary>Loads the adapter of a checkpoint into a run that has attached its own: both must be of one form.</summary>
+    /// <exception cref="InvalidDataException">The checkpoint's adapter has another rank, alpha or other layers.</exception>
+    public static void Resume(CausalLm model, LoraSettings settings, string folder)
+    {
+        ArgumentNullException.ThrowIfNull(model);
+        ArgumentNullException.ThrowIfNull(settings);
+        const string Otherwise = "give another output_dir, or overwrite_output_dir: true to start over";
+        var saved = ReadConfig(Path.Combine(folder, "adapter_config.json"));
+        if (saved.Rank != settings.Rank || saved.Scale != settings.Scale)
+            throw new InvalidDataException($"{folder}: holds an adapter with lora_rank {saved.Rank} and lora_alpha {saved.EffectiveAlpha}, but this run asks for {settings.Rank} and {settings.EffectiveAlpha}; {Otherwise}");
+        using var file = new SafetensorsFile(Path.Combine(folder, "adapter_model.safetensors"));
+        var wanted = AdapterTensors.Of(model);
+        foreach (var (_, tensor) in wanted) tensor.Dispose();
+        if (wanted.Select(t => t.Name).Except(file.Entries.Keys).Concat(file.Entries.Keys.Except(wanted.Select(t => t.Name))).FirstOrDefault() is { } other)
+            throw new InvalidDataException($"{folder}: holds an adapter of other layers than this run's lora_target and lora_experts ask for ('{other}' is in one only); {Otherwise}");
+        LoadTensors(model, settings, file);
+    }
+
     /// <summary>Loads the tensors of a file in PEFT's names, whatever its config.</summary>
     public static void LoadTensors(CausalLm model, LoraSettings settings, SafetensorsFile file)
     {
@@ -79,7 +97,7 @@ public static class AdapterFolder
         // Attach by what the file holds, then every name must meet a pair.
         LoraAdapter.Detach(model);
         var experts = wanted.Any(n => n.Contains(".experts.", StringComparison.Ordinal));
-        var paths = model.All().OfType<Nn.Linear>().Select(l => l.Path).Where(p => wanted.Contains($"{AdapterTensors.Prefix}{p}.lora_A.weight")).ToList();
+        var paths = model.All().OfType<Nn.Linear>().Select(l => l.Path).Where(p => wanted.Contains($"{AdapterTensors.Prefix}{p}.lora_A.weight") || wanted.Contains($"{AdapterTensors.Prefix}{p}.lora_B.weight")).ToList();
         if (paths.Count == 0 && !experts) throw new InvalidDataException($"{file.Path}: none of its {wanted.Count} tensors fits this model; the first is '{wanted.Order(StringComparer.Ordinal).FirstOrDefault()}'. It belongs to another architecture");
         LoraAdapter.Attach(model, settings with { Target = paths, Experts = experts });
         try
@@ -101,14 +119,20 @@ public static class AdapterFolder
         }
     }
 
-    /// <summary>A short hash of the base: names and shapes of all weights and the head of the token table rounded to BF16, so that F32 and BF16 copies agree.</summary>
+    /// <summary>
+    /// A short hash of the base: names and shapes of all weights, the first rows of the token table and of the head, and all norms, which any further training moves; values rounded to BF16, so that F32
+    /// and BF16 copies agree.
+    /// </summary>
     public static string Fingerprint(CausalLm model)
     {
         ArgumentNullException.ThrowIfNull(model);
         var text = new StringBuilder();
         foreach (var parameter in model.AllWeights) text.Append(parameter.Name).Append('[').AppendJoin(',', parameter.Tensor.Shape.ToArray()).Append(']');
-        using var head = model.Embedding.Weight.Slice(0, Math.Min(8, model.Embedding.Weight.Dim(0)));
-        foreach (var value in head.ToFloats()) text.Append(Bf16.FromFloat(value)).Append(' ');
+        foreach (var weight in model.AllWeights.Select(p => p.Tensor).Where(t => t.Rank == 1).Concat([model.Embedding.Weight, model.Head.Weight]))
+        {
+            using var first = weight.Rank == 1 ? weight.Alias() : weight.Slice(0, Math.Min(8, weight.Dim(0)));
+            foreach (var value in first.ToFloats()) text.Append(Bf16.FromFloat(value)).Append(' ');
+        }
         return Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(text.ToString())))[..16];
     }
 
@@ -119,12 +143,20 @@ public static class AdapterFolder
         {
             using var json = JsonDocument.Parse(File.ReadAllBytes(path));
             var root = json.RootElement;
+            if (root.TryGetProperty("peft_type", out var kind) && kind.ToString() != "LORA") throw new NotSupportedException($"{path}: peft_type '{kind}' is not supported; only LORA is");
+            foreach (var pattern in (string[])["rank_pattern", "alpha_pattern"])
+                if (root.TryGetProperty(pattern, out var p) && p.ValueKind == JsonValueKind.Object && p.EnumerateObject().Any())
+                    throw new NotSupportedException($"{path}: {pattern} is not supported: all pairs of an adapter have one rank and one alpha here");
             var rank = root.GetProperty("r").GetInt32();
             var alpha = root.GetProperty("lora_alpha").GetDouble();
             var dropout = root.TryGetProperty("lora_dropout", out var d) && d.ValueKind == JsonValueKind.Number ? d.GetDouble() : 0;
             if (root.TryGetProperty("use_dora", out var dora) && dora.ValueKind == JsonValueKind.True) throw new NotSupportedException($"{path}: use_dora adapters are not supported");
             if (root.TryGetProperty("use_rslora", out var rs) && rs.ValueKind == JsonValueKind.True) alpha *= Math.Sqrt(rank); // alpha/√r = (alpha·√r)/r
             return new LoraSettings(rank, alpha, dropout).Checked();
+        }
+        catch (ArgumentException error)
+        {
+            throw new InvalidDataException($"{path}: {error.Message}");
         }
         catch (Exception error) when (error is JsonException or KeyNotFoundException or InvalidOperationException or FormatException)
         {

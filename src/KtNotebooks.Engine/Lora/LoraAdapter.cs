@@ -21,7 +21,7 @@ public static class LoraAdapter
         ArgumentNullException.ThrowIfNull(model);
         ArgumentNullException.ThrowIfNull(settings);
         settings.Checked();
-        var targets = settings.Target is null or ["all"] ? null : settings.Target;
+        var targets = settings.Target is not { } named || named.Contains("all") ? null : named;
         if (targets is not null) RequireKnown(model, targets);
         var attached = 0;
         foreach (var module in model.All())

@@ -35,14 +35,25 @@ public sealed class CausalLm(ModelInfo info, DType type, Embedding embedding, IR
     /// <summary>Every tensor that training changes now.</summary>
     public IReadOnlyList<Parameter> AllTrainable => [.. All().SelectMany(m => m.Trainable)];
 
-    /// <summary>Hidden states before the final norm, [T, D]. Owned by the current tape, or by the caller.</summary>
+    /// <summary>Hidden states before the final norm, [T, D], without gradients. Owned by the current tape, or by the caller.</summary>
     public Tensor Hidden(TokenBatch batch, KvCache? cache = null)
     {
         ArgumentNullException.ThrowIfNull(batch);
         var pass = Pass.Inference(batch, cache);
-        var x = Embedding.Forward(batch.Ids);
-        foreach (var stage in Stages) x = stage.Forward(x, pass);
-        return x;
+        var x = Apart(() => Embedding.Forward(batch.Ids));
+        foreach (var stage in Stages)
+        {
+            using var below = x;
+            x = Apart(() => stage.Forward(below, pass));
+        }
+        return Autograd.Tape.Own(x);
+    }
+
+    /// <summary>The result of a stretch of ops alone: what it needed on the way is freed at once, or a long prompt would hold the activations of all layers.</summary>
+    private static Tensor Apart(Func<Tensor> compute)
+    {
+        using var tape = Autograd.Tape.Scratch();
+        return tape.Keep(compute());
     }
 
     /// <summary>Final norm and head: [R, D] → [R, V].</summary>

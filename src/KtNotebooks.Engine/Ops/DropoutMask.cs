@@ -36,7 +36,8 @@ public readonly record struct DropoutMask(float P, ulong Key, long FirstRow = 0)
         });
     }
 
-    private uint Threshold => (uint)(P * 4294967296.0);
+    /// <summary>Kept are the hashes at or above it.</summary>
+    internal uint Threshold => (uint)(P * 4294967296.0);
 
     private void ApplyRow(ReadOnlySpan<float> from, Span<float> to, long row)
     {

@@ -7,7 +7,14 @@ public sealed class Flatten : Op
 {
     public static Tensor Apply(Tensor x) => new Flatten().Run(x)[0];
 
-    protected override Frame Prepare(Tensor[] inputs) => new(inputs, [inputs[0].View(inputs[0].Dim(0), inputs[0].Dim(0) == 0 ? inputs[0].Shape[1..].ToArray().Aggregate(1L, (a, b) => a * b) : inputs[0].Count / inputs[0].Dim(0))]);
+    protected override Frame Prepare(Tensor[] inputs)
+    {
+        var x = inputs[0];
+        if (x.Rank < 2) throw Wrong($"x must be [T, a, …], but is {x}");
+        long width = 1;
+        foreach (var dim in x.Shape[1..]) width *= dim;
+        return new Frame(inputs, [x.View(x.Dim(0), width)]);
+    }
 
     protected override void Plain(Frame f)
     {

@@ -83,10 +83,48 @@ public sealed class Linear : Op
         GroupedMatmul.Forward([0, x.Rows], x, xl, w, Matrices.One(f.Inputs[2]), Matrices.One(f.Inputs[3]), _scale, f.Saved[0], f.Outputs[0]);
     }
 
+    /// <summary>
+    /// Tensor cores multiply BF16, so A, B and p are narrowed for BF16 rows. The low-rank term is written first, in y's type, and the product adds itself to it in F32 registers: no F32
+    /// copy of y, and the large term is rounded once. With F32 rows or weights everything is computed in F32.
+    /// </summary>
+    protected override void Cuda(Frame f)
+    {
+        var (type, y) = (ComputeType(f.Inputs[0], f.Inputs[1]), f.Outputs[0]);
+        using var x = f.Inputs[0].To(type);
+        using var w = f.Inputs[1].To(type);
+        if (f.Inputs.Length == 2)
+        {
+            DeviceMatmul.Run(x, false, w, true, y);
+            return;
+        }
+        using var a = f.Inputs[2].To(type);
+        using var b = f.Inputs[3].To(type);
+        using var masked = MaskedOnCard(x, _dropout);
+        DeviceMatmul.Run(masked ?? x, false, a, true, f.Saved[0]);
+        using var p = f.Saved[0].To(type);
+        using var sum = SumOf(y, type);
+        DeviceMatmul.Run(p, false, b, true, sum, _scale);
+        DeviceMatmul.Run(x, false, w, true, sum, add: true);
+        if (sum.Type != y.Type) DeviceMath.Convert(sum, y);
+    }
+
     protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut)
     {
         var grad = new Grad(f.Needs(0), f.Needs(1), f.Inputs.Length > 2 && (f.Needs(2) || f.Needs(3)), _scale, _dropout);
         return grad.Unpack(grad.Run([dOut[0]!, .. f.Inputs, .. f.Saved]), f.Inputs.Length);
+    }
+
+    private static DType ComputeType(Tensor x, Tensor w) => x.Type == DType.BF16 && w.Type == DType.BF16 ? DType.BF16 : DType.F32;
+
+    /// <summary>Where two products of a compute type are added: the target itself, or F32 where F32 products end in a BF16 target.</summary>
+    private static Tensor SumOf(Tensor target, DType type) => type == DType.BF16 || target.Type == DType.F32 ? target.Alias() : Allocate(target, DType.F32, target.Shape);
+
+    private static Tensor? MaskedOnCard(Tensor x, DropoutMask mask)
+    {
+        if (!mask.Active) return null;
+        var masked = Allocate(x, x.Type, x.Shape);
+        DropoutKernels.Apply(mask, x, masked);
+        return masked;
     }
 
     /// <summary>m∘x, or null when there is no dropout.</summary>
@@ -215,6 +253,44 @@ public sealed class Linear : Op
                 }
             }
             if (dw is not null) GroupedMatmul.WeightGrad(rows, x, dy, Matrices.One(dw));
+        }
+
+        protected override void Cuda(Frame f)
+        {
+            var (type, next) = (ComputeType(f.Inputs[1], f.Inputs[2]), 0);
+            using var dy = f.Inputs[0].To(type);
+            using var x = f.Inputs[1].To(type);
+            var dx = wantsX ? f.Outputs[next++] : null;
+            if (wantsW) DeviceMatmul.Run(dy, true, x, false, f.Outputs[next++]);
+            if (f.Inputs.Length == 3)
+            {
+                if (dx is null) return;
+                using var w = f.Inputs[2].To(type);
+                DeviceMatmul.Run(dy, false, w, false, dx);
+                return;
+            }
+            using var b = f.Inputs[4].To(type);
+            using var wide = Allocate(x, DType.F32, x.Rows, b.Width);
+            DeviceMatmul.Run(dy, false, b, false, wide, scale);
+            using var q = wide.To(type);
+            if (dx is not null) InputGrad(f, dy, q, dx);
+            if (!wantsLora) return;
+            using var masked = MaskedOnCard(x, dropout);
+            using var p = f.Inputs[5].To(type);
+            DeviceMatmul.Run(q, true, masked ?? x, false, f.Outputs[next]);
+            DeviceMatmul.Run(dy, true, p, false, f.Outputs[next + 1], scale);
+        }
+
+        /// <summary>dx = m∘(q A), then + dy W.</summary>
+        private void InputGrad(Frame f, Tensor dy, Tensor q, Tensor dx)
+        {
+            using var w = f.Inputs[2].To(dy.Type);
+            using var a = f.Inputs[3].To(dy.Type);
+            using var sum = SumOf(dx, dy.Type);
+            DeviceMatmul.Run(q, false, a, false, sum);
+            if (dropout.Active) DropoutKernels.Apply(dropout, sum, sum);
+            DeviceMatmul.Run(dy, false, w, false, sum, add: true);
+            if (sum.Type != dx.Type) DeviceMath.Convert(sum, dx);
         }
     }
 }

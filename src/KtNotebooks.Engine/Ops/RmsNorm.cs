@@ -1,6 +1,7 @@
 using System.Numerics.Tensors;
 
 using KtNotebooks.Autograd;
+using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Ops;
@@ -11,6 +12,79 @@ namespace KtNotebooks.Ops;
 /// </summary>
 public sealed class RmsNorm(float eps) : Op
 {
+    // One block a row; a thread moves VEC neighbours at once. The second pass over the row finds it in the cache.
+    private const string CudaSource = """
+        typedef Pack<T, VEC> Values;
+        typedef Pack<float, VEC> Floats;
+
+        extern "C" __global__ void rms_norm(const T* x, const float* w, T* y, float* rstd, int D, float eps)
+        {
+            const Values* X = (const Values*)(x + (long long)blockIdx.x * D);
+            Values* Y = (Values*)(y + (long long)blockIdx.x * D);
+            const Floats* W = (const Floats*)w;
+            float sum = 0;
+            for (int i = threadIdx.x; i < D / VEC; i += blockDim.x)
+            {
+                Values a = X[i];
+                for (int j = 0; j < VEC; j++) sum += widen(a.v[j]) * widen(a.v[j]);
+            }
+            float scale = 1.0f / sqrtf(block_sum(sum) / D + eps);
+            if (threadIdx.x == 0) rstd[blockIdx.x] = scale;
+            for (int i = threadIdx.x; i < D / VEC; i += blockDim.x)
+            {
+                Values a = X[i], r;
+                Floats b = W[i];
+                for (int j = 0; j < VEC; j++) store(&r.v[j], widen(a.v[j]) * scale * b.v[j]);
+                Y[i] = r;
+            }
+        }
+
+        extern "C" __global__ void rms_norm_dx(const T* dy, const T* x, const float* w, const float* rstd, T* dx, int D)
+        {
+            const Values* G = (const Values*)(dy + (long long)blockIdx.x * D);
+            const Values* X = (const Values*)(x + (long long)blockIdx.x * D);
+            Values* R = (Values*)(dx + (long long)blockIdx.x * D);
+            const Floats* W = (const Floats*)w;
+            float sum = 0;
+            for (int i = threadIdx.x; i < D / VEC; i += blockDim.x)
+            {
+                Values g = G[i], a = X[i];
+                Floats b = W[i];
+                for (int j = 0; j < VEC; j++) sum += widen(g.v[j]) * b.v[j] * widen(a.v[j]);
+            }
+            float scale = rstd[blockIdx.x], mean = block_sum(sum) / D * scale * scale;
+            for (int i = threadIdx.x; i < D / VEC; i += blockDim.x)
+            {
+                Values g = G[i], a = X[i], r;
+                Floats b = W[i];
+                for (int j = 0; j < VEC; j++) store(&r.v[j], scale * (widen(g.v[j]) * b.v[j] - widen(a.v[j]) * mean));
+                R[i] = r;
+            }
+        }
+
+        // dw in two steps, so that sums are always added in the same order: group g of blockIdx.y adds its rows for one column a thread, then the groups are added.
+        extern "C" __global__ void rms_norm_dw_groups(const T* dy, const T* x, const float* rstd, float* partial, int R, int D, int rows_per_group)
+        {
+            int column = blockIdx.x * blockDim.x + threadIdx.x;
+            if (column >= D) return;
+            int first = blockIdx.y * rows_per_group, last = min(R, first + rows_per_group);
+            float sum = 0;
+            for (int row = first; row < last; row++) sum += widen(dy[(long long)row * D + column]) * widen(x[(long long)row * D + column]) * rstd[row];
+            partial[(long long)blockIdx.y * D + column] = sum;
+        }
+
+        extern "C" __global__ void rms_norm_dw(const float* partial, float* dw, int D, int groups)
+        {
+            int column = blockIdx.x * blockDim.x + threadIdx.x;
+            if (column >= D) return;
+            float sum = 0;
+            for (int g = 0; g < groups; g++) sum += partial[(long long)g * D + column];
+            dw[column] = sum;
+        }
+        """;
+
+    private static readonly CudaProgram Program = new(nameof(RmsNorm), CudaSource);
+
     public static Tensor Apply(Tensor x, Tensor w, float eps) => new RmsNorm(eps).Run(x, w)[0];
 
     protected override Frame Prepare(Tensor[] inputs)
@@ -57,6 +131,30 @@ public sealed class RmsNorm(float eps) : Op
                 FloatRows.Store(y, row, target);
             }
         });
+    }
+
+    protected override void Cuda(Frame f)
+    {
+        var (x, w, y, rstd) = (f.Inputs[0], f.Inputs[1], f.Outputs[0], f.Saved[0]);
+        var (options, block) = Layout(x, w, y);
+        Program.Kernel(x.Card(), "rms_norm", options).Launch(x.Rows, block, x.Pointer, w.Pointer, y.Pointer, rstd.Pointer, x.Width, eps);
+    }
+
+    /// <summary>Compiler options and threads of a block: 16 bytes a thread where the width and all addresses allow it, else one element.</summary>
+    private static (string Options, int Block) Layout(Tensor x, params ReadOnlySpan<Tensor> others)
+    {
+        var addresses = x.Pointer;
+        foreach (var other in others) addresses |= other.Pointer;
+        var (bf16, wide) = (x.Type == DType.BF16, x.Width % 8 == 0 && addresses % 32 == 0); // 8 floats of w are 32 bytes
+        var threads = (wide ? x.Width / (bf16 ? 8 : 4) : x.Width) + 31;
+        var options = (bf16, wide) switch
+        {
+            (true, true) => "-DTYPE=bf16 -DVEC=8",
+            (true, false) => "-DTYPE=bf16 -DVEC=1",
+            (false, true) => "-DTYPE=float -DVEC=4",
+            (false, false) => "-DTYPE=float -DVEC=1",
+        };
+        return (options, Math.Clamp(threads / 32 * 32, 32, 512));
     }
 
     protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut)
@@ -126,6 +224,23 @@ public sealed class RmsNorm(float eps) : Op
                 TensorPrimitives.Multiply(FloatRows.Load(dy, row, scratch), FloatRows.Load(x, row, scratch2), scratch);
                 TensorPrimitives.MultiplyAdd(scratch, rstd.Span<float>()[row], dw, dw);
             }
+        }
+
+        protected override void Cuda(Frame f)
+        {
+            const int Columns = 128;
+            var (dy, x, w, rstd, dx) = (f.Inputs[0], f.Inputs[1], f.Inputs[2], f.Inputs[3], f.Outputs[0]);
+            var (card, R, D) = (x.Card(), x.Rows, x.Width);
+            var (options, block) = Layout(x, dy, w, dx);
+            Program.Kernel(card, "rms_norm_dx", options).Launch(R, block, dy.Pointer, x.Pointer, w.Pointer, rstd.Pointer, dx.Pointer, D);
+            if (!wantsW) return;
+            var blocks = (D + Columns - 1) / Columns;
+            // Enough blocks to fill the card, at least 32 rows each.
+            var groups = Math.Clamp(card.Multiprocessors * 8 / blocks, 1, Math.Max(1, (R + 31) / 32));
+            var rows = (R + groups - 1) / groups;
+            using var partial = Allocate(x, DType.F32, groups, D);
+            Program.Kernel(card, "rms_norm_dw_groups", options).Launch((blocks, groups), Columns, dy.Pointer, x.Pointer, rstd.Pointer, partial.Pointer, R, D, rows);
+            Program.Kernel(card, "rms_norm_dw", options).Launch(blocks, Columns, partial.Pointer, f.Outputs[1].Pointer, D, groups);
         }
     }
 }

@@ -19,6 +19,9 @@ public sealed record ExpertSet(Matrices Gate, Matrices Up, Matrices Down, LowRan
         : Gate.Stacked is { RequiresGrad: true } gate ? [gate, Up.Stacked!, Down.Stacked!] : [];
 }
 
+/// <summary>Decides dropout inside the experts: the key of the layer in this step, and the number of the first route (token · k + choice) in the whole stream, so that masks do not depend on chunking.</summary>
+public readonly record struct RouteKey(ulong Key, long FirstRoute);
+
 /// <summary>Low-rank pairs of all experts of a layer; scale = alpha / rank (or rslora's).</summary>
 public sealed record LowRankExperts(Tensor GateA, Tensor GateB, Tensor UpA, Tensor UpB, Tensor DownA, Tensor DownB, float Scale, float Dropout = 0);
 
@@ -27,9 +30,9 @@ public sealed record LowRankExperts(Tensor GateA, Tensor GateB, Tensor UpA, Tens
 /// x [T, D]; weights F32 [T, k]; indices I32 [T, k]; y like x. Rows are sorted by expert once, so every expert's matrices are read once for all its rows; experts without rows are never touched.
 /// Saves g, u [R, I], the routes' order, and p = A·input [R, r] of each projection; R = T·k.
 /// </summary>
-public sealed class RoutedExperts(ExpertSet experts, ulong dropoutKey = 0) : Op
+public sealed class RoutedExperts(ExpertSet experts, RouteKey dropoutKey = default) : Op
 {
-    public static Tensor Apply(Tensor x, Tensor weights, Tensor indices, ExpertSet experts, ulong dropoutKey = 0) => new RoutedExperts(experts, dropoutKey).Run([x, weights, indices, .. experts.Trained])[0];
+    public static Tensor Apply(Tensor x, Tensor weights, Tensor indices, ExpertSet experts, ulong dropoutKey = 0, long firstRoute = 0) => new RoutedExperts(experts, new RouteKey(dropoutKey, firstRoute)).Run([x, weights, indices, .. experts.Trained])[0];
 
     protected override Frame Prepare(Tensor[] inputs)
     {
@@ -75,7 +78,7 @@ public sealed class RoutedExperts(ExpertSet experts, ulong dropoutKey = 0) : Op
     }
 
     /// <summary>A mask for projection 0 gate, 1 up, 2 down; rows are numbered by route, so that sorting does not change it.</summary>
-    internal static DropoutMask Mask(ExpertSet experts, ulong key, int projection) => new(experts.Lora?.Dropout ?? 0, DropoutMask.Mix(key + (ulong)projection));
+    internal static DropoutMask Mask(ExpertSet experts, RouteKey key, int projection) => new(experts.Lora?.Dropout ?? 0, DropoutMask.Mix(key.Key + (ulong)projection), key.FirstRoute);
 
     private void Project(ReadOnlySpan<int> offsets, int[] routes, Tensor input, Matrices w, Tensor? a, Tensor? b, int projection, Frame f, Tensor output)
     {

@@ -11,7 +11,7 @@ namespace KtNotebooks.Ops;
 /// The down projection's output is not needed again, so the forward does not keep it.
 /// Inputs dy, x, weights, indices, offsets, routes, g, u [, pGate, pUp, pDown, then the trained tensors]; outputs dx, dweights [, gradients of the trained tensors].
 /// </summary>
-internal sealed class RoutedExpertsGrad(ExpertSet experts, ulong dropoutKey, bool wantsParameters) : GradOp
+internal sealed class RoutedExpertsGrad(ExpertSet experts, RouteKey dropoutKey, bool wantsParameters) : GradOp
 {
     protected override Frame Prepare(Tensor[] inputs)
     {

@@ -9,7 +9,7 @@ namespace KtNotebooks.Ops;
 /// </summary>
 internal static class RoutedExpertsPlain
 {
-    public static void Forward(Frame f, ExpertSet experts, ulong key)
+    public static void Forward(Frame f, ExpertSet experts, RouteKey key)
     {
         var (x, weights, indices) = (f.Inputs[0], f.Inputs[1], f.Inputs[2]);
         Routes.Sort(indices, experts.Count, f.Saved[0], f.Saved[1]);
@@ -43,7 +43,7 @@ internal static class RoutedExpertsPlain
         for (var m = 0; m < p.Length; m++) f.Saved[4 + m].Store(p[m]);
     }
 
-    public static void Backward(Frame f, ExpertSet experts, ulong key, bool wantsParameters)
+    public static void Backward(Frame f, ExpertSet experts, RouteKey key, bool wantsParameters)
     {
         var (dy, x, weights, indices) = (f.Inputs[0].ToFloats(), f.Inputs[1].ToFloats(), f.Inputs[2], f.Inputs[3]);
         var (routes, G, U) = (f.Inputs[5].ToInts(), f.Inputs[6].ToFloats(), f.Inputs[7].ToFloats());
@@ -87,7 +87,7 @@ internal static class RoutedExpertsPlain
     private static float Rounded(double value, DType type) => type == DType.BF16 ? Bf16.Round((float)value) : (float)value;
 
     /// <summary>One layer's matrices as floats: projection 0 gate, 1 up, 2 down.</summary>
-    private sealed class Layer(ExpertSet experts, ulong key)
+    private sealed class Layer(ExpertSet experts, RouteKey key)
     {
         private readonly float[][][] _w = [.. new[] { experts.Gate, experts.Up, experts.Down }.Select(Read)];
         private readonly float[][][] _a = experts.Lora is { } l ? [.. new[] { l.GateA, l.UpA, l.DownA }.Select(t => Read(Matrices.Stack(t)))] : [];

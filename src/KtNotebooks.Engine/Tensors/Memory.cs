@@ -8,22 +8,31 @@ public static unsafe class Memory
     public static Buffer Allocate(Device device, long byteLength) => device.Kind switch
     {
         DeviceKind.Cpu => HostBuffer.Allocate(byteLength),
-        _ => throw new NotSupportedException($"no backend for device {device} in this build"),
+        _ => CudaBuffer.Allocate(device, byteLength),
     };
 
     public static void Clear(Tensor tensor)
     {
         ArgumentNullException.ThrowIfNull(tensor);
-        NativeMemory.Clear((void*)tensor.Pointer, (nuint)tensor.ByteLength);
+        if (tensor.Device.Kind == DeviceKind.Cuda) tensor.Card().Clear(tensor.Pointer, tensor.ByteLength);
+        else NativeMemory.Clear((void*)tensor.Pointer, (nuint)tensor.ByteLength);
     }
 
-    /// <summary>Copies all bytes; same type and count, any shapes.</summary>
+    /// <summary>Copies all bytes; same type and count, any shapes, any two devices. Waits only where the target is host memory, which may be read next.</summary>
     public static void Copy(Tensor source, Tensor target)
     {
         ArgumentNullException.ThrowIfNull(source);
         ArgumentNullException.ThrowIfNull(target);
         if (source.Type != target.Type || source.Count != target.Count) throw new ArgumentException($"[Copy] {source} does not fit {target}");
-        NativeMemory.Copy((void*)source.Pointer, (void*)target.Pointer, (nuint)source.ByteLength);
+        var (from, to, bytes) = (source.Pointer, target.Pointer, source.ByteLength);
+        switch (source.Device.Kind, target.Device.Kind)
+        {
+            case (DeviceKind.Cpu, DeviceKind.Cpu): NativeMemory.Copy((void*)from, (void*)to, (nuint)bytes); break;
+            case (DeviceKind.Cpu, DeviceKind.Cuda): target.Card().Write(to, (void*)from, bytes); break;
+            case (DeviceKind.Cuda, DeviceKind.Cpu): source.Card().Read((void*)to, from, bytes); break;
+            case var _ when source.Device == target.Device: source.Card().Copy(to, from, bytes); break;
+            default: target.Card().CopyFrom(source.Card(), to, from, bytes); break;
+        }
     }
 
     /// <summary>A tensor in host memory with the same values: an alias where it is there already.</summary>
@@ -38,12 +47,17 @@ public static unsafe class Memory
         return copy;
     }
 
-    /// <summary>The same values in another float type, on the host: an alias where nothing changes.</summary>
+    /// <summary>The same values in another float type, on the same device: an alias where nothing changes.</summary>
     public static Tensor To(this Tensor tensor, DType type)
     {
         ArgumentNullException.ThrowIfNull(tensor);
         if (tensor.Type == type) return tensor.Alias();
         var copy = Tensor.Empty(type, tensor.Device, tensor.Shape);
+        if (tensor.Device.Kind == DeviceKind.Cuda)
+        {
+            DeviceMath.Convert(tensor, copy);
+            return copy;
+        }
         var scratch = new float[tensor.Width];
         for (long row = 0; row < tensor.Rows; row++) FloatRows.Store(copy, row, FloatRows.Load(tensor, row, scratch));
         return copy;

@@ -111,7 +111,14 @@ public sealed class Tensor : IDisposable
             if (dim < 0) throw new ArgumentException($"[Tensor] a dimension is negative: [{string.Join(", ", shape.ToArray())}]");
             count = checked(count * dim);
         }
-        return new Tensor(Memory.Allocate(device, checked(count * type.Size())), 0, type, shape);
+        try
+        {
+            return new Tensor(Memory.Allocate(device, checked(count * type.Size())), 0, type, shape);
+        }
+        catch (InsufficientMemoryException e)
+        {
+            throw new InsufficientMemoryException($"[Tensor] {type}[{string.Join(", ", shape.ToArray())}]: {e.Message}", e);
+        }
     }
 
     public static Tensor Empty(DType type, params ReadOnlySpan<long> shape) => Empty(type, Device.Cpu, shape);

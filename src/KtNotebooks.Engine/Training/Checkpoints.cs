@@ -12,18 +12,27 @@ namespace KtNotebooks.Training;
 public static class Checkpoints
 {
     private const string Prefix = "checkpoint-";
+    private const string Temporary = ".tmp";
     private const string OptimizerFile = "optimizer.safetensors";
 
     /// <summary>The checkpoint with the highest step, or null.</summary>
     public static string? Newest(string outputDir) => !Directory.Exists(outputDir) ? null
         : Directory.EnumerateDirectories(outputDir, Prefix + "*").Where(d => StepOf(d) >= 0).MaxBy(StepOf);
 
+    /// <summary>Removes what a run that died left half-written, and on request all checkpoints.</summary>
+    public static void Clear(string outputDir, bool all)
+    {
+        if (!Directory.Exists(outputDir)) return;
+        foreach (var folder in Directory.GetDirectories(outputDir, Prefix + "*"))
+            if (folder.EndsWith(Temporary, StringComparison.Ordinal) || (all && StepOf(folder) >= 0)) Directory.Delete(folder, recursive: true);
+    }
+
     /// <summary>Writes checkpoint-`step` by filling a folder; returns its path.</summary>
     public static string Write(string outputDir, int step, Action<string> fill)
     {
         ArgumentNullException.ThrowIfNull(fill);
         var target = Path.Combine(outputDir, Prefix + step.ToString(CultureInfo.InvariantCulture));
-        var temporary = target + ".tmp";
+        var temporary = target + Temporary;
         if (Directory.Exists(temporary)) Directory.Delete(temporary, recursive: true);
         Directory.CreateDirectory(temporary);
         try

@@ -19,7 +19,7 @@ public sealed class FineTuneRun : IDisposable
         (ModelPath, Tokenizer, Template, Model, Lora, Training, Examples, HeldOut, Notes) = (modelPath, tokenizer, template, model, lora, training, examples, heldOut, notes);
         Trainer = new Trainer(model, windows, training, folder => AdapterFolder.Save(model, lora, folder, modelPath), heldOut.Count > 0 ? ExampleWindows.Batch(heldOut) : null)
         {
-            LoadWeights = folder => AdapterFolder.Load(model, folder),
+            LoadWeights = folder => AdapterFolder.Resume(model, lora, folder),
         };
     }
 

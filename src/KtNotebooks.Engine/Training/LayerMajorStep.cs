@@ -23,7 +23,7 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
             inputs.Add(Embed(batch));
             foreach (var stage in model.Stages) inputs.Add(Forward(stage, inputs[^1], batch, dropoutKey, cancel));
             d = Tensor.Zeros(inputs[^1].Type, inputs[^1].Device, inputs[^1].Shape);
-            var loss = Head(inputs[^1], batch, d, cancel);
+            var loss = Head(inputs[^1], batch, d, dropoutKey, cancel);
             Drop(inputs);
             for (var i = model.Stages.Count - 1; i >= 0 && NeedsBackward(i); i--)
             {
@@ -81,38 +81,51 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
     /// <summary>x [T, D] → y [T, D], chunk by chunk.</summary>
     private Tensor Forward(Stage stage, Tensor x, TokenBatch batch, ulong key, CancellationToken cancel)
     {
-        var y = Tensor.Empty(x.Type, x.Device, x.Shape);
-        foreach (var (from, to) in Chunks(batch, stage.NeedsWholeSequences))
+        return ByChunks(stage, x, batch, (from, to, target) =>
         {
-            cancel.ThrowIfCancellationRequested();
             using var tape = Tape.Scratch();
             using var rows = x.Slice(from, to - from);
-            using var target = y.Slice(from, to - from);
             Memory.Copy(stage.Forward(rows, Pass.ForTraining(batch, from, to, key)), target);
-        }
-        return y;
+        }, cancel);
     }
 
     /// <summary>dy [T, D] → dx [T, D]; parameter gradients are added on the way.</summary>
     private Tensor Backward(Stage stage, Tensor x, Tensor dy, TokenBatch batch, ulong key, CancellationToken cancel)
     {
-        var dx = Tensor.Empty(x.Type, x.Device, x.Shape);
-        foreach (var (from, to) in Chunks(batch, stage.NeedsWholeSequences))
+        return ByChunks(stage, x, batch, (from, to, target) =>
         {
-            cancel.ThrowIfCancellationRequested();
             using var tape = Tape.Record();
             using var rows = x.Slice(from, to - from);
             using var dRows = dy.Slice(from, to - from);
-            using var target = dx.Slice(from, to - from);
             rows.RequiresGrad = true;
             tape.Backward(stage.Forward(rows, Pass.ForTraining(batch, from, to, key)), dRows);
             Memory.Copy(rows.Grad!, target);
+        }, cancel);
+    }
+
+    /// <summary>A tensor like x, filled chunk by chunk; freed again when that is cut short.</summary>
+    private Tensor ByChunks(Stage stage, Tensor x, TokenBatch batch, Action<int, int, Tensor> fill, CancellationToken cancel)
+    {
+        var result = Tensor.Empty(x.Type, x.Device, x.Shape);
+        try
+        {
+            foreach (var (from, to) in Chunks(batch, stage.NeedsWholeSequences))
+            {
+                cancel.ThrowIfCancellationRequested();
+                using var target = result.Slice(from, to - from);
+                fill(from, to, target);
+            }
+            return result;
         }
-        return dx;
+        catch
+        {
+            result.Dispose();
+            throw;
+        }
     }
 
     /// <summary>Final norm, head and loss on the rows that have a target, a few at a time: T × V logits never exist. Fills d [T, D].</summary>
-    private double Head(Tensor hidden, TokenBatch batch, Tensor d, CancellationToken cancel)
+    private double Head(Tensor hidden, TokenBatch batch, Tensor d, ulong key, CancellationToken cancel)
     {
         double loss = 0;
         for (var from = 0; from < batch.Tokens; from += headRows)
@@ -123,12 +136,12 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
             using var rows = hidden.Slice(from, to - from);
             using var target = d.Slice(from, to - from);
             rows.RequiresGrad = true;
-            loss += HeadLoss(rows, batch, from, to, tape, target);
+            loss += HeadLoss(rows, batch, from, to, tape, target, key);
         }
         return loss;
     }
 
-    private double HeadLoss(Tensor rows, TokenBatch batch, int from, int to, Tape? tape, Tensor? dHidden)
+    private double HeadLoss(Tensor rows, TokenBatch batch, int from, int to, Tape? tape, Tensor? dHidden, ulong key = 0)
     {
         var at = Enumerable.Range(from, to - from).Where(t => batch.Labels[t] >= 0).ToArray();
         if (at.Length == 0) return 0;
@@ -137,7 +150,8 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
         foreach (var part in tape is null ? at.Chunk(headRows) : [at])
         {
             using var scratch = tape is null ? Tape.Scratch() : null;
-            var pass = new Pass([], [0], Training: tape is not null);
+            // A row of the logits is a target, so the masks of an adapter on the head go by the number of the target.
+            var pass = new Pass([], [0], FirstRow: batch.Labels.Take(from).Count(l => l >= 0), DropoutKey: key, Training: tape is not null);
             var logits = model.Logits(GatherRows.Apply(rows, [.. part.Select(t => t - from)]), pass);
             var total = CrossEntropy.Apply(logits, [.. part.Select(t => batch.Labels[t])], [.. part.Select(t => batch.Weights[t])]);
             loss += total.Item();

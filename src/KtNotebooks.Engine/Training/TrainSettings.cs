@@ -41,7 +41,7 @@ public sealed record TrainSettings
     /// <summary>chunk_size: rows a layer works on at a time.</summary>
     public int ChunkRows { get; init; } = 8192;
 
-    /// <summary>Start over although output_dir holds a checkpoint.</summary>
+    /// <summary>Start over although output_dir holds checkpoints, which are removed.</summary>
     public bool Overwrite { get; init; }
 
     public int WarmupOf(int totalSteps) => WarmupSteps > 0 ? WarmupSteps : (int)Math.Ceiling(totalSteps * WarmupRatio);

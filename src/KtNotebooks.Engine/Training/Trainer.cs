@@ -43,6 +43,7 @@ public sealed class Trainer
         var parameters = _model.AllTrainable;
         if (parameters.Count == 0) throw new InvalidOperationException("nothing to train: the model has no adapter and no weight is set to train");
         var resumeFrom = _settings.Overwrite || LoadWeights is null ? null : Checkpoints.Newest(_settings.OutputDir);
+        Checkpoints.Clear(_settings.OutputDir, all: _settings.Overwrite);
         var log = new TrainerLog(_settings.OutputDir, startOver: resumeFrom is null);
         var first = 0;
         if (resumeFrom is not null)
@@ -55,6 +56,7 @@ public sealed class Trainer
         {
             first = log.Restore(resumeFrom);
             Checkpoints.RestoreOptimizer(resumeFrom, optimizer, first);
+            log.TrimTo(first);
             OnNote?.Invoke($"resumed from {resumeFrom} at step {first} of {_windows.TotalSteps}");
         }
         return Loop(log, optimizer, parameters, first, cancel);
@@ -69,7 +71,8 @@ public sealed class Trainer
         StepReport? last = null;
         long tokens = 0;
         double all = 0, sinceLog = 0, evaluation = double.NaN;
-        int logged = first, interruptedAt = -1;
+        var logged = first;
+        var interrupted = false;
         for (var s = first; s < total; s++)
         {
             var (batch, epoch) = _windows.At(s);
@@ -81,7 +84,7 @@ public sealed class Trainer
             catch (OperationCanceledException)
             {
                 DropGradients(parameters);
-                interruptedAt = s;
+                interrupted = true;
                 break;
             }
             var norm = Gradients.Norm(parameters);
@@ -102,18 +105,12 @@ public sealed class Trainer
                 (sinceLog, logged) = (0, s + 1);
             }
             OnStep?.Invoke(last);
-            if (_evaluation is not null && _settings.EvalSteps > 0 && (s + 1) % _settings.EvalSteps == 0 && s + 1 < total) evaluation = Evaluate(step, log, last, cancel);
+            if (_evaluation is not null && _settings.EvalSteps > 0 && (s + 1) % _settings.EvalSteps == 0 && s + 1 < total) interrupted = !TryEvaluate(step, log, last, ref evaluation, cancel);
+            if (interrupted) break;
             if (_settings.SaveSteps > 0 && (s + 1) % _settings.SaveSteps == 0 && s + 1 < total) Save(log, optimizer, last);
         }
-        var interrupted = interruptedAt >= 0;
-        if (interrupted)
-        {
-            if (last is not null) Save(log, optimizer, last);
-        }
-        else if (_evaluation is not null && last is not null)
-        {
-            evaluation = Evaluate(step, log, last, cancel);
-        }
+        if (!interrupted && _evaluation is not null && last is not null) interrupted = !TryEvaluate(step, log, last, ref evaluation, cancel);
+        if (interrupted && last is not null) Save(log, optimizer, last);
         _saveWeights(_settings.OutputDir);
         if (last is not null) log.End(last);
         log.WriteState(last, _settings);
@@ -121,12 +118,20 @@ public sealed class Trainer
         return new TrainResult(done, total, done > first ? all / (done - first) : double.NaN, last?.Loss ?? double.NaN, double.IsNaN(evaluation) ? null : evaluation, tokens / watch.Elapsed.TotalSeconds, watch.Elapsed, interrupted);
     }
 
-    private double Evaluate(LayerMajorStep step, TrainerLog log, StepReport report, CancellationToken cancel)
+    /// <summary>False when cancelled.</summary>
+    private bool TryEvaluate(LayerMajorStep step, TrainerLog log, StepReport report, ref double loss, CancellationToken cancel)
     {
-        var loss = step.Loss(_evaluation!, cancel);
+        try
+        {
+            loss = step.Loss(_evaluation!, cancel);
+        }
+        catch (OperationCanceledException)
+        {
+            return false;
+        }
         log.Evaluation(report, loss);
         OnEvaluation?.Invoke(report.Step, loss);
-        return loss;
+        return true;
     }
 
     private void Save(TrainerLog log, AdamW optimizer, StepReport report)

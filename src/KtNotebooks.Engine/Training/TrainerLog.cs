@@ -14,6 +14,7 @@ public sealed class TrainerLog
     private readonly string _path;
     private readonly string _folder;
     private readonly JsonArray _history = [];
+    private JsonNode? _restored;
 
     public TrainerLog(string folder, bool startOver)
     {
@@ -46,6 +47,12 @@ public sealed class TrainerLog
     public void WriteState(StepReport? last, TrainSettings settings, string? folder = null)
     {
         ArgumentNullException.ThrowIfNull(settings);
+        // A resumed run that took no step is where its checkpoint was.
+        if (last is null && _restored is not null)
+        {
+            AtomicFile.WriteText(Path.Combine(folder ?? _folder, "trainer_state.json"), _restored.ToJsonString(Indented) + "\n");
+            return;
+        }
         var state = new JsonObject
         {
             ["epoch"] = last?.Epoch ?? 0,
@@ -61,6 +68,15 @@ public sealed class TrainerLog
         AtomicFile.WriteText(Path.Combine(folder ?? _folder, "trainer_state.json"), state.ToJsonString(Indented) + "\n");
     }
 
+    /// <summary>Drops log lines of steps beyond a checkpoint's, which a run that died had written after it.</summary>
+    public void TrimTo(int step)
+    {
+        if (!File.Exists(_path)) return;
+        var lines = File.ReadAllLines(_path);
+        var kept = lines.Where(line => StepOf(line) <= step).ToArray();
+        if (kept.Length < lines.Length) AtomicFile.WriteText(_path, string.Concat(kept.Select(line => line + "\n")));
+    }
+
     /// <summary>Takes over the history of a checkpoint's trainer_state.json and returns its step.</summary>
     public int Restore(string folder)
     {
@@ -68,6 +84,7 @@ public sealed class TrainerLog
         try
         {
             var state = JsonNode.Parse(File.ReadAllText(path))!;
+            _restored = state;
             _history.Clear();
             foreach (var entry in state["log_history"]!.AsArray()) _history.Add(entry!.DeepClone());
             return state["global_step"]!.GetValue<int>();
@@ -83,6 +100,19 @@ public sealed class TrainerLog
     {
         var clock = $"{time.Hours}:{time.Minutes:D2}:{time.Seconds:D2}";
         return time.Days == 0 ? clock : $"{time.Days} day{(time.Days == 1 ? "" : "s")}, {clock}";
+    }
+
+    /// <summary>Beyond every step for a line that was cut off.</summary>
+    private static int StepOf(string line)
+    {
+        try
+        {
+            return JsonNode.Parse(line)?["current_steps"]?.GetValue<int>() ?? int.MaxValue;
+        }
+        catch (JsonException)
+        {
+            return int.MaxValue;
+        }
     }
 
     private void Append(StepReport report, JsonObject values, bool withRate)

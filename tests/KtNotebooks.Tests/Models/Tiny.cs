@@ -1,3 +1,4 @@
+using KtNotebooks.Lora;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
@@ -25,10 +26,12 @@ internal static class Tiny
         """;
 
     /// <summary>Fresh weights, experts stacked. The deviation is large, so that a loss has slopes worth measuring.</summary>
-    public static CausalLm Build(DType type = DType.F32, ulong seed = 1, float deviation = 0.2f)
+    /// <param name="chosen">Experts a token; with all of them no small change of the weights can move a token to another expert.</param>
+    public static CausalLm Build(DType type = DType.F32, ulong seed = 1, int chosen = 2)
     {
         using var folder = new Samples.Folder();
-        return ModelFolder.Build(new ConfigFile(folder.Write("config.json", Config)), new RandomWeights(seed, deviation), type);
+        var config = Config.Replace("\"num_experts_per_tok\": 2", $"\"num_experts_per_tok\": {chosen}", StringComparison.Ordinal);
+        return ModelFolder.Build(new ConfigFile(folder.Write("config.json", config)), new RandomWeights(seed, deviation: 0.2f), type);
     }
 
     /// <summary>The same model as a folder: config.json, model.safetensors (F32) and the small tokenizer.</summary>
@@ -41,6 +44,41 @@ internal static class Tiny
         ModelWriter.Save(model, config, folder, DType.F32);
         Samples.Small.Save(folder);
         return folder;
+    }
+
+    /// <summary>The model with a low-rank pair beside every linear and expert, B random too, so that every gradient says something.</summary>
+    public static CausalLm WithAdapter(DType type = DType.F32, double dropout = 0, ulong seed = 1, int chosen = 2)
+    {
+        var model = Build(type, seed, chosen);
+        LoraAdapter.Attach(model, new LoraSettings(Rank: 3, Dropout: dropout, Experts: true), seed);
+        var random = new Random((int)seed);
+        foreach (var (_, tensor) in model.AllTrainable) tensor.Store([.. Enumerable.Range(0, (int)tensor.Count).Select(_ => (random.NextSingle() - 0.5f) * 0.3f)]);
+        return model;
+    }
+
+    /// <summary>The gradients by name, taken off the parameters.</summary>
+    public static Dictionary<string, float[]> TakeGradients(CausalLm model)
+    {
+        var gradients = model.AllTrainable.ToDictionary(p => p.Name, p => p.Tensor.Grad!.ToFloats());
+        DropGradients(model);
+        return gradients;
+    }
+
+    public static void DropGradients(CausalLm model)
+    {
+        foreach (var (_, tensor) in model.AllTrainable)
+        {
+            tensor.Grad?.Dispose();
+            tensor.Grad = null;
+        }
+    }
+
+    /// <summary>Buffers that are alive when everything forgotten has been collected.</summary>
+    public static (long Count, long Bytes) Alive()
+    {
+        GC.Collect();
+        GC.WaitForPendingFinalizers();
+        return (KtNotebooks.Tensors.Buffer.AliveCount, KtNotebooks.Tensors.Buffer.AliveBytes);
     }
 
     /// <summary>Sequences of these lengths with random tokens; about two of three have a target, each of the same weight, the whole a mean.</summary>

@@ -24,6 +24,8 @@ public static class OpCases
                 yield return new OpCase(typeof(Add), text, 1, [Of(type, shape), Of(type, shape)], x => [Add.Apply(x[0], x[1])]);
                 yield return new OpCase(typeof(SwiGlu), text, 4, [Of(type, shape), Of(type, shape)], x => [SwiGlu.Apply(x[0], x[1])]);
             }
+            foreach (long[] shape in (long[][])[[3, 2, 5], [1, 1, 1], [0, 2, 3]])
+                yield return new OpCase(typeof(Flatten), Text(type, shape), 1, [Of(type, shape)], x => [Flatten.Apply(x[0])]);
             foreach (var (width, n) in ((int, int)[])[(2, 1), (7, 3), (40, 32)])
                 yield return new OpCase(typeof(SplitColumns), $"{type} {width} at {n}", 1, [Of(type, 3, width)], x =>
                 {
@@ -37,7 +39,9 @@ public static class OpCases
     {
         foreach (var type in Both)
             foreach (long[] shape in (long[][])[[1, 1], [3, 7], [2, 16], [2, 3, 31], [5, 64], [130, 8], [3, 1027], [2, 4096]])
-                yield return new OpCase(typeof(RmsNorm), Text(type, shape), (int)Math.Max(shape[^1], shape[0]), [Of(type, shape), F32(shape[^1])], x => [RmsNorm.Apply(x[0], x[1], 1e-6f)]) { Terms = shape[^1] == 1 ? 4 : 0 }; // of one column, dx cancels
+                yield return new OpCase(typeof(RmsNorm), Text(type, shape), (int)Math.Max(shape[^1], shape[0]), [Of(type, shape), F32(shape[^1])],
+                    x => [RmsNorm.Apply(x[0], x[1], 1e-6f)])
+                { Terms = shape[^1] == 1 ? 4 : 0 }; // of one column, dx cancels
     }
 
     private static IEnumerable<OpCase> Linears()
@@ -52,8 +56,8 @@ public static class OpCases
                 foreach (var mask in (DropoutMask[])[DropoutMask.None, new(0.25f, 7, FirstRow: 5)])
                     yield return new OpCase(typeof(Linear), $"{type} low rank {r}, {R}×{K}→{N}{(mask.Active ? ", dropout" : "")}", Math.Max(R, Math.Max(K, N)) + r,
                         [Of(type, R, K), Of(type, N, K).Frozen, F32(r, K) with { Scale = 0.5f }, F32(N, r) with { Scale = 0.5f }], t => [Linear.Apply(t[0], t[1], t[2], t[3], 1.5f, mask)], Together: [2, 3])
-                    { Roundings = 3 };
-        yield return new OpCase(typeof(Linear), "F32 x, frozen BF16 W, low rank 4", 20, [F32(6, 20), BF16(12, 20).Frozen, F32(4, 20), F32(12, 4)], t => [Linear.Apply(t[0], t[1], t[2], t[3], 0.5f)], Together: [2, 3]) { Roundings = 3 };
+                    { Roundings = 4 }; // A, B, p and the low-rank term
+        yield return new OpCase(typeof(Linear), "F32 x, frozen BF16 W, low rank 4", 20, [F32(6, 20), BF16(12, 20).Frozen, F32(4, 20), F32(12, 4)], t => [Linear.Apply(t[0], t[1], t[2], t[3], 0.5f)], Together: [2, 3]) { Roundings = 4 }; // A, B, p and the low-rank term
     }
 
     private static IEnumerable<OpCase> Tokens()
@@ -88,7 +92,7 @@ public static class OpCases
                 foreach (var (H, Hk, D, Dv) in ((int, int, int, int)[])[(1, 1, 5, 5), (4, 2, 16, 16), (2, 2, 24, 16)])
                     yield return new OpCase(typeof(Attention), $"{type} {text}, heads {H}/{Hk} × {D}/{Dv}", (Tk * H / Hk) + D, [Of(type, Tq, H, D), Of(type, Tk, Hk, D), Of(type, Tk, Hk, Dv)],
                         x => [Attention.Apply(x[0], x[1], x[2], s, 1 / MathF.Sqrt(D))])
-                    { Roundings = 4 };
+                    { Roundings = 4, Terms = Tk == 1 ? 1 : 0 }; // one key: dq and dk cancel
             yield return new OpCase(typeof(Attention), $"{type} MLA's head sizes", 210, [Of(type, 9, 2, 192), Of(type, 9, 2, 192), Of(type, 9, 2, 128)], x => [Attention.Apply(x[0], x[1], x[2], Spans.Self([0, 4, 9]), 0.07f)]) { Roundings = 4 };
             foreach (var yarn in (YarnSettings?[])[null, new YarnSettings(40, 64, 32, 1, 0.707, 0.5)])
             {

@@ -52,7 +52,7 @@ public static class OpHarness
     /// <summary>The same through the definitions alone.</summary>
     public static OpResult Plain(OpCase test, Func<int, bool>? trained = null)
     {
-        using (Op.UsePlain()) return Run(test, Variant.Of("cpu"), trained);
+        using (Op.UsePlain()) return Run(test, Variant.Of("cpu/plain"), trained);
     }
 
     /// <summary>Σ over outputs of gradient · output (plus the hidden loss), in double, for the given host inputs; and the size of its terms.</summary>

@@ -1,0 +1,197 @@
+using System.Runtime.InteropServices;
+
+using static KtNotebooks.Interop.Cuda.Driver;
+
+namespace KtNotebooks.Interop.Cuda;
+
+/// <summary>
+/// One card: its primary context, a compute stream on which all ops run in order, a copy stream beside it, and the memory pool. Cards are numbered as the driver numbers them
+/// (CUDA_VISIBLE_DEVICES applies); several may be used in one process and from any thread.
+/// </summary>
+public sealed unsafe class CudaDevice
+{
+    private const int ComputeCapabilityMajor = 75, ComputeCapabilityMinor = 76, MultiprocessorCount = 16;
+
+    /// <summary>Oldest card with BF16 matrix instructions (Ampere).</summary>
+    private const int MinArchitecture = 80;
+
+    private const int StagingBytes = 1 << 16;
+
+    private static readonly Lock Gate = new();
+    private static readonly Lazy<(int Count, int DriverVersion, string? Missing)> Start = new(Probe);
+    private static CudaDevice?[] _devices = [];
+
+    [ThreadStatic] private static nint _current;
+
+    private readonly nint _context;
+    private readonly Lock _stagingGate = new();
+
+    private CudaDevice(int index)
+    {
+        Index = index;
+        int device, major, minor, multiprocessors;
+        nint context;
+        nuint bytes;
+        cuDeviceGet(&device, index).Ok();
+        cuDeviceGetAttribute(&major, ComputeCapabilityMajor, device).Ok();
+        cuDeviceGetAttribute(&minor, ComputeCapabilityMinor, device).Ok();
+        cuDeviceGetAttribute(&multiprocessors, MultiprocessorCount, device).Ok();
+        cuDeviceTotalMem_v2(&bytes, device).Ok();
+        var name = stackalloc byte[256];
+        cuDeviceGetName(name, 256, device).Ok();
+        (Name, Architecture, Multiprocessors, TotalBytes) = (Marshal.PtrToStringUTF8((nint)name) ?? "", (major * 10) + minor, multiprocessors, (long)bytes);
+        if (Architecture < MinArchitecture)
+            throw new NotSupportedException($"cuda:{index} ({Name}) has compute capability {major}.{minor}; needed is {MinArchitecture / 10}.{MinArchitecture % 10} or newer");
+        CudaLibraries.Load(CudaLibraries.Nvrtc, DriverMajor);
+        CudaLibraries.Load(CudaLibraries.CublasLt, DriverMajor);
+        // The primary context is shared with other CUDA users of the process and lives until it ends: nothing here outlasts it, so it is never released.
+        cuDevicePrimaryCtxRetain(&context, device).Ok();
+        _context = context;
+        Compute = new CudaStream(this);
+        Copies = new CudaStream(this);
+        Pool = new CudaPool(this);
+        Staging = new PinnedMemory(this, StagingBytes);
+    }
+
+    /// <summary>Why no card can be used here, or null. Asks the driver once.</summary>
+    public static string? Missing => Start.Value.Missing;
+
+    /// <summary>Number of cards; 0 where <see cref="Missing"/> says why.</summary>
+    public static int Count => Start.Value.Count;
+
+    /// <summary>The CUDA version that the driver supports, as 1000 · major + 10 · minor.</summary>
+    public static int DriverVersion => Start.Value.DriverVersion;
+
+    internal static int DriverMajor => DriverVersion / 1000;
+
+    public int Index { get; }
+
+    public string Name { get; }
+
+    /// <summary>Compute capability as 10 · major + minor: 90 is Hopper.</summary>
+    public int Architecture { get; }
+
+    public int Multiprocessors { get; }
+
+    public long TotalBytes { get; }
+
+    /// <summary>Where kernels run and where copies that they depend on are queued.</summary>
+    public CudaStream Compute { get; }
+
+    /// <summary>Copies that overlap with kernels; tie the two together with events.</summary>
+    public CudaStream Copies { get; }
+
+    public CudaPool Pool { get; }
+
+    private PinnedMemory Staging { get; }
+
+    /// <summary>Bytes free on the card, whoever uses the rest.</summary>
+    public long FreeBytes
+    {
+        get
+        {
+            Use();
+            nuint free, total;
+            cuMemGetInfo_v2(&free, &total).Ok();
+            return (long)free;
+        }
+    }
+
+    /// <exception cref="NotSupportedException">There is no such card, or no driver: the text says what is missing.</exception>
+    public static CudaDevice Get(int index)
+    {
+        var devices = Volatile.Read(ref _devices);
+        if ((uint)index < (uint)devices.Length && devices[index] is { } known) return known;
+        if (Missing is { } missing) throw new NotSupportedException($"cuda:{index} cannot be used: {missing}");
+        if ((uint)index >= (uint)Count) throw new NotSupportedException($"cuda:{index} cannot be used: the driver shows {Count} card(s), numbered from 0");
+        lock (Gate)
+        {
+            if (_devices.Length == 0) Volatile.Write(ref _devices, new CudaDevice?[Count]);
+            return _devices[index] ??= new CudaDevice(index);
+        }
+    }
+
+    /// <summary>Makes this card the calling thread's; a comparison where it is already.</summary>
+    internal void Use()
+    {
+        if (_current == _context) return;
+        cuCtxSetCurrent(_context).Ok();
+        _current = _context;
+    }
+
+    /// <summary>Host to card, in the compute stream's order. Returns when the source may change: pageable memory is staged by the driver before it returns.</summary>
+    internal void Write(nint target, void* source, long bytes)
+    {
+        if (bytes == 0) return;
+        Use();
+        cuMemcpyHtoDAsync_v2(target, source, (nuint)bytes, Compute.Pointer).Ok();
+    }
+
+    /// <summary>Card to host; waits for the compute stream, because somebody is about to read the values. Small reads pass through pinned memory.</summary>
+    internal void Read(void* target, nint source, long bytes)
+    {
+        if (bytes == 0) return;
+        Use();
+        if (bytes > StagingBytes)
+        {
+            cuMemcpyDtoHAsync_v2(target, source, (nuint)bytes, Compute.Pointer).Ok();
+            cuStreamSynchronize(Compute.Pointer).Ok();
+            return;
+        }
+        lock (_stagingGate)
+        {
+            cuMemcpyDtoHAsync_v2((void*)Staging.Pointer, source, (nuint)bytes, Compute.Pointer).Ok();
+            cuStreamSynchronize(Compute.Pointer).Ok();
+            System.Buffer.MemoryCopy((void*)Staging.Pointer, target, bytes, bytes);
+        }
+    }
+
+    /// <summary>On this card, in order.</summary>
+    internal void Copy(nint target, nint source, long bytes)
+    {
+        if (bytes == 0) return;
+        Use();
+        cuMemcpyAsync(target, source, (nuint)bytes, Compute.Pointer).Ok();
+    }
+
+    /// <summary>From another card: this card's stream waits for what the other has queued, and the other's stream for the copy, before its memory may be used again.</summary>
+    internal void CopyFrom(CudaDevice other, nint target, nint source, long bytes)
+    {
+        if (bytes == 0) return;
+        using var written = new CudaEvent(other);
+        written.Record(other.Compute);
+        Compute.Wait(written);
+        Copy(target, source, bytes);
+        using var read = new CudaEvent(this);
+        read.Record(Compute);
+        other.Compute.Wait(read);
+    }
+
+    internal void Clear(nint target, long bytes)
+    {
+        if (bytes == 0) return;
+        Use();
+        cuMemsetD8Async(target, 0, (nuint)bytes, Compute.Pointer).Ok();
+    }
+
+    public override string ToString() => $"cuda:{Index} ({Name}, {TotalBytes / 1e9:0} GB, sm_{Architecture})";
+
+    private static (int Count, int DriverVersion, string? Missing) Probe()
+    {
+        try
+        {
+            CudaLibraries.Load(CudaLibraries.Driver);
+            int version, count;
+            var status = cuInit(0);
+            if (status == CuResult.NoDevice) return (0, 0, "the NVIDIA driver finds no card");
+            status.Ok("cuInit");
+            cuDriverGetVersion(&version).Ok();
+            cuDeviceGetCount(&count).Ok();
+            return count == 0 ? (0, version, "the NVIDIA driver finds no card") : (count, version, null);
+        }
+        catch (Exception e) when (e is FileNotFoundException or KtNativeException)
+        {
+            return (0, 0, e.Message);
+        }
+    }
+}

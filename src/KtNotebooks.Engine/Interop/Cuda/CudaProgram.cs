@@ -1,0 +1,100 @@
+using System.Collections.Concurrent;
+
+using static KtNotebooks.Interop.Cuda.Driver;
+
+namespace KtNotebooks.Interop.Cuda;
+
+/// <summary>CUDA C++ text of an op, after the shared prelude. Compiled on first use for the card that is there and the options asked for; an op keeps one in a static field.</summary>
+public sealed class CudaProgram(string name, string source)
+{
+    private static readonly Lazy<string> Prelude = new(ReadPrelude);
+    private readonly ConcurrentDictionary<(int Device, string Options), CudaModule> _modules = new();
+    private readonly ConcurrentDictionary<(int Device, string Options, string Entry), CudaKernel> _kernels = new();
+
+    /// <param name="device">Where it will run.</param>
+    /// <param name="entry">Name of an <c>extern "C" __global__</c> function.</param>
+    /// <param name="options">Compiler options, separated by blanks; a constant, so that a launch allocates nothing.</param>
+    public CudaKernel Kernel(CudaDevice device, string entry, string options)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        var key = (device.Index, options, entry);
+        return _kernels.TryGetValue(key, out var kernel) ? kernel : _kernels.GetOrAdd(key, new CudaKernel(device, Module(device, options).Function(entry)));
+    }
+
+    /// <summary>The machine code, from the cache or the compiler.</summary>
+    internal byte[] Image(CudaDevice device, string options, KernelCache cache)
+    {
+        string[] all = [Nvrtc.ArchitectureOption(device.Architecture), "-std=c++17", .. options.Split(' ', StringSplitOptions.RemoveEmptyEntries)];
+        var text = Prelude.Value + source;
+        return cache.Get(KernelCache.Key(text, all, Nvrtc.Version), () => Nvrtc.Compile(name, text, all));
+    }
+
+    private CudaModule Module(CudaDevice device, string options)
+    {
+        var key = (device.Index, options);
+        if (_modules.TryGetValue(key, out var known)) return known;
+        lock (_modules) return _modules.GetOrAdd(key, _ => new CudaModule(device, Image(device, options, KernelCache.Default)));
+    }
+
+    private static string ReadPrelude()
+    {
+        using var stream = typeof(CudaProgram).Assembly.GetManifestResourceStream("KtNotebooks.Ops.Prelude.cu") ?? throw new InvalidOperationException("Prelude.cu is not embedded in the engine");
+        using var reader = new StreamReader(stream);
+        return reader.ReadToEnd();
+    }
+}
+
+/// <summary>A kernel ready to be queued.</summary>
+public readonly unsafe struct CudaKernel
+{
+    private readonly CudaDevice _device;
+    private readonly nint _function;
+
+    internal CudaKernel(CudaDevice device, nint function)
+    {
+        _device = device;
+        _function = function;
+    }
+
+    /// <summary>Queues one launch on the compute stream; nothing is queued for an empty grid.</summary>
+    /// <param name="grid">Blocks.</param>
+    /// <param name="block">Threads of a block.</param>
+    /// <param name="arguments">In the order of the kernel's parameters, of their exact types (int, long, uint, ulong, float, address).</param>
+    public void Launch(long grid, int block, params ReadOnlySpan<KernelArgument> arguments) => Launch((grid, 1), block, arguments);
+
+    /// <summary>The same with a grid of two dimensions.</summary>
+    public void Launch((long X, long Y) grid, int block, params ReadOnlySpan<KernelArgument> arguments)
+    {
+        if (grid.X == 0 || grid.Y == 0) return;
+        _device.Use();
+        var pointers = stackalloc void*[arguments.Length];
+        fixed (KernelArgument* values = arguments)
+        {
+            for (var i = 0; i < arguments.Length; i++) pointers[i] = values + i;
+            cuLaunchKernel(_function, checked((uint)grid.X), checked((uint)grid.Y), 1, (uint)block, 1, 1, 0, _device.Compute.Pointer, pointers, null).Ok();
+        }
+    }
+}
+
+/// <summary>Eight bytes of which the kernel reads as many as its parameter has.</summary>
+public readonly struct KernelArgument
+{
+    private readonly ulong _bits;
+
+    private KernelArgument(ulong bits) => _bits = bits;
+
+    public static implicit operator KernelArgument(nint address) => new((ulong)address);
+
+    public static implicit operator KernelArgument(int value) => new((ulong)(long)value);
+
+    public static implicit operator KernelArgument(long value) => new((ulong)value);
+
+    public static implicit operator KernelArgument(uint value) => new(value);
+
+    public static implicit operator KernelArgument(ulong value) => new(value);
+
+    public static implicit operator KernelArgument(float value) => new(BitConverter.SingleToUInt32Bits(value));
+
+    /// <summary>The stored bits, for inspection.</summary>
+    public ulong ToUInt64() => _bits;
+}

@@ -1,0 +1,122 @@
+using KtNotebooks.Lora;
+using KtNotebooks.Tensors;
+using KtNotebooks.Tests.Models;
+using KtNotebooks.Tests.Tokenizers;
+using KtNotebooks.Tests.Weights;
+using KtNotebooks.Weights;
+
+using Xunit;
+
+namespace KtNotebooks.Tests.Cli;
+
+/// <summary>What a user gets wrong is one clear line and exit code 2, and nothing is written.</summary>
+public class BadInputTests(Workplace place) : IClassFixture<Workplace>
+{
+    [Fact]
+    public void A_missing_config() => Assert.Equal("nowhere.yaml: no such file", Kt.Refuses("train", "nowhere.yaml"));
+
+    [Fact]
+    public void An_unknown_key_with_its_line_and_the_nearest_known_one()
+    {
+        var file = place.Write("wrong.yaml", $"model_name_or_path: {place.Model}\ndataset: good\noutput_dir: {place.Output}\nlerning_rate: 1e-4\n");
+        Assert.StartsWith($"{file}:4: unknown key 'lerning_rate'.", RefusesToTrain("train", file), StringComparison.Ordinal);
+        Assert.Contains("learning_rate", Kt.Refuses("train", file), StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData("lora_rank=many", "command line: 'lora_rank' must be a whole number, but is 'many'")]
+    [InlineData("lora_rank=0", "lora_rank must be at least 1, but is 0")]
+    [InlineData("lora_dropout=1", "lora_dropout must be in [0, 1), but is 1")]
+    [InlineData("learning_rate=nan", "command line: 'learning_rate' must be a number, but is 'nan'")]
+    [InlineData("lr_scheduler_type=sine", "command line: 'lr_scheduler_type' must be one of cosine, linear, constant, constant_with_warmup, but is 'sine'")]
+    [InlineData("stage=dpo", "command line: 'stage' must be one of sft, but is 'dpo'")]
+    [InlineData("lora_target=qproj", "lora_target 'qproj' is no linear layer of this model; known are all, ")]
+    [InlineData("dataset=godo", "Unknown dataset 'godo'")]
+    [InlineData("template=deepsek", "Unknown template 'deepsek'. Did you mean 'deepseek'")]
+    [InlineData("per_device_train_batch_size=0", "per_device_train_batch_size must be at least 1, but is 0")]
+    [InlineData("num_train_epochs=0", "num_train_epochs must be positive, but is 0")]
+    [InlineData("rubbish", "'rubbish' is neither a YAML file in first place nor key=value")]
+    public void A_wrong_value_by_its_key(string pair, string message) => AssertSame(message, RefusesToTrain(place.Train(pair)));
+
+    [Fact]
+    public void A_wrong_row_by_file_and_number() => AssertSame($"{Path.Combine(place.Root, "data", "bad.json")}:2", RefusesToTrain(place.Train("dataset=bad")));
+
+    [Fact]
+    public void A_data_file_that_is_not_there() => Assert.Contains(Path.Combine(place.Root, "data", "gone.json"), RefusesToTrain(place.Train("dataset=gone")), StringComparison.Ordinal);
+
+    [Fact]
+    public void A_model_folder_that_is_not_there() => Assert.Contains(Path.Combine(place.Root, "nowhere"), RefusesToTrain(place.Train($"model_name_or_path={Path.Combine(place.Root, "nowhere")}")), StringComparison.Ordinal);
+
+    [Fact]
+    public void A_checkpoint_without_one_of_its_tensors()
+    {
+        const string Name = "model.layers.2.mlp.experts.3.up_proj.weight";
+        var damaged = Damage(tensors => tensors.Remove(Name));
+        Assert.Equal($"{damaged}: tensor '{Name}' is missing from the checkpoint (expected by config.json)", RefusesToTrain(place.Train($"model_name_or_path={damaged}")));
+        Assert.Equal($"{damaged}: tensor '{Name}' is missing from the checkpoint (expected by config.json)", Kt.Refuses("chat", $"model_name_or_path={damaged}", "template=deepseek"));
+    }
+
+    [Fact]
+    public void A_checkpoint_with_a_wrong_shape()
+    {
+        const string Name = "model.layers.2.mlp.experts.3.up_proj.weight";
+        var damaged = Damage(tensors => tensors[Name] = Tensor.Zeros(DType.F32, 40, 18));
+        Assert.Equal($"{Path.Combine(damaged, "model.safetensors")}: tensor '{Name}' must be [18, 40] by config.json, but is F32[40, 18]", RefusesToTrain(place.Train($"model_name_or_path={damaged}")));
+    }
+
+    [Fact]
+    public void The_adapter_of_another_base()
+    {
+        using var folder = new Samples.Folder();
+        using (var other = Tiny.Build(seed: 5))
+        {
+            LoraAdapter.Attach(other, new LoraSettings(2));
+            AdapterFolder.Save(other, new LoraSettings(2), folder.Path, "other");
+        }
+        var message = $"{Path.Combine(folder.Path, "adapter_model.safetensors")}: was trained on another base model";
+        AssertSame(message, RefusesToTrain(place.Train($"adapter_name_or_path={folder.Path}")));
+        AssertSame(message, Kt.Refuses("chat", $"model_name_or_path={place.Model}", $"adapter_name_or_path={folder.Path}", "template=deepseek"));
+    }
+
+    [Fact]
+    public void A_disk_without_room()
+    {
+        using var disk = new SmallDisk(1);
+        File.WriteAllBytes(Path.Combine(disk.Path, "full"), new byte[(1 << 20) - 8192]);
+        AssertSame($"{Path.Combine(disk.Path, "out", "checkpoint-2.tmp", "adapter_model.safetensors")}: not enough disk: ", Kt.Refuses(place.Train($"output_dir={Path.Combine(disk.Path, "out")}", "save_steps=2")));
+        Assert.Equal(["trainer_log.jsonl"], Directory.GetFileSystemEntries(Path.Combine(disk.Path, "out"), "*", SearchOption.AllDirectories).Select(Path.GetFileName));
+    }
+
+    [Fact]
+    public void A_folder_to_verify_that_is_none() => AssertSame($"{Path.Combine(place.Root, "expected.json")}: no such file", Kt.Refuses("verify", place.Root));
+
+    [Fact]
+    public void Help_is_no_error()
+    {
+        var (exit, output, errors) = Kt.Run("--help");
+        Assert.Equal((0, ""), (exit, errors));
+        Assert.All(new[] { "train", "pretrain", "chat", "verify", "kernel", "notebook" }, command => Assert.Contains(command, output, StringComparison.Ordinal));
+    }
+
+    private string RefusesToTrain(params string[] arguments)
+    {
+        var message = Kt.Refuses(arguments);
+        Assert.False(Directory.Exists(place.Output), "a refused run has written something");
+        return message;
+    }
+
+    private static void AssertSame(string beginning, string message) => Assert.StartsWith(beginning, message, StringComparison.Ordinal);
+
+    private string Damage(Action<Dictionary<string, Tensor>> change)
+    {
+        var folder = Path.Combine(place.Root, "damaged-" + Guid.NewGuid().ToString("n"));
+        Repository.Copy(place.Model, folder);
+        var path = Path.Combine(folder, "model.safetensors");
+        Dictionary<string, Tensor> tensors;
+        using (var file = new SafetensorsFile(path)) tensors = file.Entries.Keys.ToDictionary(k => k, k => file.Get(k));
+        change(tensors);
+        SafetensorsWriter.Write(path, [.. tensors.Select(t => (t.Key, t.Value))]);
+        foreach (var tensor in tensors.Values) tensor.Dispose();
+        return folder;
+    }
+}

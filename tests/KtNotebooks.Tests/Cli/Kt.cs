@@ -1,0 +1,75 @@
+using System.Diagnostics;
+
+using Xunit;
+
+namespace KtNotebooks.Tests.Cli;
+
+/// <summary>The program kt as a process of its own.</summary>
+internal sealed class Kt : IDisposable
+{
+    private readonly Process _process;
+    private readonly Task<string> _output;
+    private readonly Task<string> _errors;
+
+    private Kt(string[] arguments, string? folder)
+    {
+        var start = new ProcessStartInfo(Path.Combine(AppContext.BaseDirectory, "kt"), arguments) { RedirectStandardOutput = true, RedirectStandardError = true, WorkingDirectory = folder ?? Repository.Root };
+        start.Environment["KT_THREADS"] = "1"; // many tests run beside each other
+        _process = Process.Start(start)!;
+        _output = _process.StandardOutput.ReadToEndAsync();
+        _errors = _process.StandardError.ReadToEndAsync();
+    }
+
+    public static Kt Start(params string[] arguments) => new(arguments, null);
+
+    /// <summary>Runs to the end.</summary>
+    public static (int Exit, string Output, string Errors) Run(params string[] arguments)
+    {
+        using var kt = Start(arguments);
+        return kt.End();
+    }
+
+    /// <summary>Runs what must be refused: exit code 2 and exactly one line on standard error, which is returned.</summary>
+    public static string Refuses(params string[] arguments)
+    {
+        var (exit, output, errors) = Run(arguments);
+        Assert.True(exit == 2 && errors.EndsWith('\n') && errors.IndexOf('\n', StringComparison.Ordinal) == errors.Length - 1, $"kt {string.Join(' ', arguments)}: exit {exit}\n{output}\n{errors}");
+        Assert.StartsWith("kt: ", errors, StringComparison.Ordinal);
+        return errors[4..^1];
+    }
+
+    public (int Exit, string Output, string Errors) End()
+    {
+        Assert.True(_process.WaitForExit(TimeSpan.FromSeconds(60)), "kt did not end within a minute");
+        return (_process.ExitCode, _output.Result, _errors.Result);
+    }
+
+    /// <summary>Waits until something on the disk is so, while the process runs.</summary>
+    public void Until(Func<bool> so)
+    {
+        var watch = Stopwatch.StartNew();
+        while (!so())
+        {
+            Assert.False(_process.HasExited, $"kt ended too early: {(_process.HasExited ? _errors.Result + _output.Result : "")}");
+            Assert.True(watch.Elapsed < TimeSpan.FromSeconds(60), "nothing happened within a minute");
+            Thread.Sleep(5);
+        }
+    }
+
+    /// <summary>SIGKILL: no handler of the program runs.</summary>
+    public void Kill() => _process.Kill();
+
+    /// <summary>What Ctrl-C sends.</summary>
+    public void Interrupt()
+    {
+        using var kill = Process.Start("kill", ["-INT", _process.Id.ToString()]);
+        kill.WaitForExit();
+    }
+
+    public void Dispose()
+    {
+        if (!_process.HasExited) _process.Kill();
+        _process.WaitForExit();
+        _process.Dispose();
+    }
+}

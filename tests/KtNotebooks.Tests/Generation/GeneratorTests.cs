@@ -1,0 +1,125 @@
+using KtNotebooks.Autograd;
+using KtNotebooks.Generation;
+using KtNotebooks.Nn;
+using KtNotebooks.Tests.Models;
+
+using Xunit;
+
+namespace KtNotebooks.Tests.Generation;
+
+[Collection("cpu variant")]
+public class GeneratorTests
+{
+    private static readonly int[] Prompt = [.. Enumerable.Range(0, 90).Select(i => i * 31 % Tiny.Vocabulary)];
+
+    private static CancellationToken Stop => TestContext.Current.CancellationToken;
+
+    /// <summary>Ninety rows: more than the cache's first room of 64, so it has grown.</summary>
+    [Theory]
+    [InlineData(1)]
+    [InlineData(7)]
+    [InlineData(64)]
+    public void Pieces_of_a_prompt_through_the_cache_give_the_logits_of_the_whole(int piece)
+    {
+        using var model = Tiny.WithAdapter();
+        using var whole = model.Logits(TokenBatch.ForInference([Prompt]));
+        using var cache = new KvCache();
+        var row = 0;
+        foreach (var part in Prompt.Chunk(piece))
+        {
+            using var tape = Tape.Scratch();
+            var batch = TokenBatch.ForInference([part], [row]);
+            Close(whole.ToFloats()[(row * Tiny.Vocabulary)..((row + part.Length) * Tiny.Vocabulary)], model.Logits(model.Hidden(batch, cache), Pass.Inference(batch)).ToFloats());
+            row += part.Length;
+            Assert.Equal(row, cache.Length(0));
+        }
+    }
+
+    [Fact]
+    public void Sequences_share_a_cache_without_seeing_each_other()
+    {
+        using var model = Tiny.WithAdapter();
+        int[][] all = [Prompt[..70], Prompt[5..25], Prompt[40..43]];
+        int[] cut = [60, 4, 2];
+        using var cache = new KvCache();
+        using (var tape = Tape.Scratch()) model.Hidden(TokenBatch.ForInference([.. all.Zip(cut, (s, c) => s[..c])]), cache);
+        using (var tape = Tape.Scratch())
+        {
+            var batch = TokenBatch.ForInference([.. all.Zip(cut, (s, c) => s[c..])], cut);
+            var together = model.Logits(model.Hidden(batch, cache), Pass.Inference(batch)).ToFloats();
+            for (var s = 0; s < all.Length; s++)
+            {
+                using var alone = model.Logits(TokenBatch.ForInference([all[s]]));
+                Close(alone.ToFloats()[(cut[s] * Tiny.Vocabulary)..], together[(batch.SeqStarts[s] * Tiny.Vocabulary)..(batch.SeqStarts[s + 1] * Tiny.Vocabulary)]);
+                Assert.Equal(all[s].Length, cache.Length(s));
+            }
+        }
+    }
+
+    [Fact]
+    public void Greedy_tokens_are_the_largest_logits_of_the_whole_sequence()
+    {
+        using var model = Tiny.WithAdapter();
+        int[] tokens = [.. new Generator(model).Generate(Prompt[..5], Sampling.Greedy(20), [], Stop)];
+        Assert.Equal(20, tokens.Length);
+        Assert.Equal(tokens, new Generator(model).Generate(Prompt[..5], new Sampling(20, DoSample: true, Temperature: 0), [], Stop));
+        int[] sequence = [.. Prompt[..5], .. tokens];
+        using var logits = model.Logits(TokenBatch.ForInference([sequence]));
+        for (var i = 0; i < 20; i++) Assert.Equal(Array.IndexOf(logits.Slice(4 + i, 1).ToFloats(), logits.Slice(4 + i, 1).ToFloats().Max()), tokens[i]);
+    }
+
+    [Fact]
+    public void A_stop_token_ends_the_answer_and_is_not_part_of_it()
+    {
+        using var model = Tiny.WithAdapter();
+        int[] free = [.. new Generator(model).Generate(Prompt[..5], new Sampling(30, Temperature: 2, TopP: 1, TopK: 0), [], Stop)];
+        var at = Enumerable.Range(3, 20).First(i => !free.Take(i).Contains(free[i]));
+        Assert.Equal(free.Take(at), new Generator(model).Generate(Prompt[..5], new Sampling(30, Temperature: 2, TopP: 1, TopK: 0), [free[at]], Stop));
+    }
+
+    [Fact]
+    public void The_seed_decides_the_tokens()
+    {
+        using var model = Tiny.WithAdapter();
+        int[] Draw(ulong seed) => [.. new Generator(model).Generate(Prompt[..5], new Sampling(20, Temperature: 2, TopP: 1, TopK: 0, Seed: seed), [], Stop)];
+        Assert.Equal(Draw(1), Draw(1));
+        Assert.NotEqual(Draw(1), Draw(2));
+    }
+
+    [Fact]
+    public void The_positions_of_the_model_are_the_end()
+    {
+        using var model = Tiny.Build();
+        int[] prompt = [.. Enumerable.Repeat(7, 250)];
+        Assert.Equal(6, new Generator(model).Generate(prompt, Sampling.Greedy(100), [], Stop).Count());
+        Assert.Equal("the prompt has 256 tokens; the model was made for 256 positions", Assert.Throws<ArgumentException>(() => new Generator(model).Generate([.. Enumerable.Repeat(7, 256)], Sampling.Greedy(1), [], Stop)).Message);
+        Assert.Equal("the prompt has no tokens", Assert.Throws<ArgumentException>(() => new Generator(model).Generate([], Sampling.Greedy(1), [], Stop)).Message);
+    }
+
+    [Fact]
+    public void A_finished_a_stopped_and_a_left_answer_leave_nothing()
+    {
+        using var model = Tiny.WithAdapter();
+        var generator = new Generator(model);
+        _ = generator.Generate(Prompt, Sampling.Greedy(3), [], Stop).Count();
+        var before = Tiny.Alive();
+        _ = generator.Generate(Prompt, Sampling.Greedy(3), [], Stop).Count();
+        Assert.Equal(before, (KtNotebooks.Tensors.Buffer.AliveCount, KtNotebooks.Tensors.Buffer.AliveBytes));
+        _ = generator.Generate(Prompt, Sampling.Greedy(30), [], Stop).Take(2).Count();
+        Assert.Equal(before, (KtNotebooks.Tensors.Buffer.AliveCount, KtNotebooks.Tensors.Buffer.AliveBytes));
+        using var stop = new CancellationTokenSource();
+        Assert.Throws<OperationCanceledException>(() =>
+        {
+            foreach (var _ in generator.Generate(Prompt, Sampling.Greedy(30), [], stop.Token)) stop.Cancel();
+        });
+        Assert.Equal(before, (KtNotebooks.Tensors.Buffer.AliveCount, KtNotebooks.Tensors.Buffer.AliveBytes));
+    }
+
+    /// <summary>Rows of the same model in other groupings: sums of at most V terms in another order.</summary>
+    private static void Close(float[] expected, float[] actual)
+    {
+        Assert.Equal(expected.Length, actual.Length);
+        var limit = expected.Max(Math.Abs) * Tiny.Vocabulary / (1 << 23);
+        for (var i = 0; i < expected.Length; i++) Assert.True(Math.Abs(expected[i] - actual[i]) <= limit, $"logits[{i}] is {actual[i]}, expected {expected[i]} within {limit}");
+    }
+}
