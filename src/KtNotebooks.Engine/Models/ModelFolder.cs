@@ -1,5 +1,6 @@
 using System.Reflection;
 
+using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
 using KtNotebooks.Weights;
 
@@ -22,11 +23,12 @@ public static class ModelFolder
     /// <summary>Loads a checkpoint for a folder's config.</summary>
     /// <param name="type">Type of weights and activations: F32 or BF16.</param>
     /// <exception cref="InvalidDataException">A missing or wrongly shaped tensor, named with what was expected and found.</exception>
-    public static CausalLm Load(string folder, DType type = DType.BF16)
+    /// <param name="rules">Where weights live; null: mapped from the files.</param>
+    public static CausalLm Load(string folder, DType type = DType.BF16, PlacementRules? rules = null)
     {
         var config = new ConfigFile(Path.Combine(folder, "config.json"));
         using var checkpoint = new Checkpoint(folder);
-        return Build(config, checkpoint, type);
+        return Build(config, rules is null ? checkpoint : new PlacedWeights(checkpoint, rules), type);
     }
 
     /// <summary>Builds a model of a config with weights from anywhere.</summary>

@@ -3,6 +3,7 @@ using KtNotebooks.Data;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
 using KtNotebooks.Optim;
+using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
 using KtNotebooks.Tokenizers;
 
@@ -75,6 +76,7 @@ public sealed class FineTuneRun : IDisposable
         };
         var data = new DataSettings(c.Text("dataset_dir", "datasets"), c.Required("dataset"), c.Text("eval_dataset"), c.Text("template", "empty"), Positive(c, "cutoff_len", 2048), c.Int("max_samples"), c.Number("val_size", 0), c.Flag("train_on_prompt"), c.Flag("mask_history"));
         var (batch, accumulation, epochs, maxSteps) = (c.Int("per_device_train_batch_size", 8), c.Int("gradient_accumulation_steps", 1), c.Number("num_train_epochs", 3), c.Int("max_steps", -1));
+        var rules = c.Text("kt_optimize_rule") is { } file ? PlacementRules.Load(file) : null;
         if (c.Has("cpu_infer")) RowParallel.Threads = Positive(c, "cpu_infer", Environment.ProcessorCount);
         c.Flag("plot_loss");
         c.Flag("do_train");
@@ -87,7 +89,7 @@ public sealed class FineTuneRun : IDisposable
         var encoder = new SftEncoder(template, tokenizer, data.Cutoff, data.TrainOnPrompt, data.MaskHistory);
         var (train, heldOut) = data.Load(encoder, (int)training.Seed);
         var windows = new ExampleWindows(train, batch, accumulation, epochs, maxSteps, reduction, (int)training.Seed);
-        var model = ModelFolder.Load(modelPath, type);
+        var model = ModelFolder.Load(modelPath, type, rules);
         try
         {
             if (adapter is null) LoraAdapter.Attach(model, lora, training.Seed);
