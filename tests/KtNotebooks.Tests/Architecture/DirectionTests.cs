@@ -7,25 +7,26 @@ namespace KtNotebooks.Tests.Architecture;
 /// <summary>What may use what, read from the `using` lines and qualified names; and how long a file may be.</summary>
 public partial class DirectionTests
 {
-    private static readonly string Source = Path.Combine(Repository.Root, "src");
+    private static readonly string Source = Path.Combine(Checkout.Root, "src");
 
     /// <summary>The folders of the engine and what each stands on. A folder may use those, and whatever they stand on.</summary>
     private static readonly Dictionary<string, string[]> Engine = new()
     {
+        ["Files"] = [],
         ["Interop"] = [],
         ["Tensors"] = ["Interop"],
         ["Autograd"] = ["Tensors"],
         ["Ops"] = ["Autograd"],
-        ["Weights"] = ["Ops"], // a checkpoint hands out an expert bank's matrices in the form that ops take
+        ["Weights"] = ["Ops", "Files"], // a checkpoint hands out an expert bank's matrices in the form that ops take
         ["Nn"] = ["Weights"],
         ["Experts"] = ["Nn"],
         ["Models"] = ["Experts"],
         ["Lora"] = ["Models"],
         ["Optim"] = ["Nn"],
-        ["Tokenizers"] = [],
+        ["Tokenizers"] = ["Files"],
         ["Data"] = ["Tokenizers"],
         ["Configuration"] = ["Data"], // the nearest known word
-        ["Synthetic"] = [],
+        ["Synthetic"] = ["Files"],
         ["Training"] = ["Lora", "Optim", "Configuration", "Synthetic"],
         ["Generation"] = ["Lora", "Configuration"],
         ["Evaluation"] = ["Training", "Generation"],

@@ -1,10 +1,11 @@
+using KtNotebooks.Files;
 using KtNotebooks.Tensors;
 using KtNotebooks.Tests.Tokenizers;
 using KtNotebooks.Weights;
 
 using Xunit;
 
-namespace KtNotebooks.Tests.Weights;
+namespace KtNotebooks.Tests.Files;
 
 public class AtomicFileTests
 {
