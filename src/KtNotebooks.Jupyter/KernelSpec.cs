@@ -62,6 +62,8 @@ public static class KernelSpec
         ["language"] = "C#",
         // Without this, clients send SIGINT to the process instead of a message to the kernel.
         ["interrupt_mode"] = "message",
+        // A runtime outside the system's folders, such as ~/.dotnet, is found by this variable only, which a notebook server need not have.
+        ["env"] = Environment.GetEnvironmentVariable("DOTNET_ROOT") is { Length: > 0 } runtime ? new JsonObject { ["DOTNET_ROOT"] = runtime } : [],
         ["metadata"] = new JsonObject { ["debugger"] = false },
     }.ToJsonString(new JsonSerializerOptions { WriteIndented = true });
 }

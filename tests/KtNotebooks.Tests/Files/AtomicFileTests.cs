@@ -1,6 +1,7 @@
 using KtNotebooks.Files;
 using KtNotebooks.Tensors;
 using KtNotebooks.Tests.Tokenizers;
+using KtNotebooks.Tests.Weights;
 using KtNotebooks.Weights;
 
 using Xunit;

@@ -1,7 +1,6 @@
 using System.Text.Json.Nodes;
 using System.Text.RegularExpressions;
 
-using KtNotebooks.Interactive;
 using KtNotebooks.Jupyter;
 
 using Xunit;
@@ -14,7 +13,9 @@ public sealed partial class NotebookTests(ITestOutputHelper output)
     private const int MinutesAllowed = 15;
     private const long MostMemory = 4_000_000_000, MostBytes = 2_000_000;
 
-    public static TheoryData<string> All => [.. Directory.GetFiles(Repository.Path("notebooks"), "*.ipynb").Order(StringComparer.Ordinal).Select(f => Path.GetFileName(f))];
+    private static readonly string Folder = Path.Combine(Repository.Root, "notebooks");
+
+    public static TheoryData<string> All => [.. Directory.GetFiles(Folder, "*.ipynb").Order(StringComparer.Ordinal).Select(f => Path.GetFileName(f))];
 
     [Theory]
     [MemberData(nameof(All))]
@@ -56,7 +57,7 @@ public sealed partial class NotebookTests(ITestOutputHelper output)
         Assert.False(path.Success, $"{name} holds a path of the machine that ran it: {path.Value}");
     }
 
-    private static string Source(string name) => Repository.Path($"notebooks/{name}");
+    private static string Source(string name) => Path.Combine(Folder, name);
 
     private static IEnumerable<JsonObject> CodeCells(string path) =>
         ((JsonArray)JsonNode.Parse(File.ReadAllText(path))!["cells"]!).OfType<JsonObject>().Where(c => (string?)c["cell_type"] == "code");
