@@ -18,9 +18,16 @@ internal static class Failures
         }
         catch (Exception error) when (error is ArgumentException or IOException or InvalidDataException or NotSupportedException or UnauthorizedAccessException or InvalidOperationException)
         {
-            Console.Error.WriteLine($"kt: {error.Message.ReplaceLineEndings(" ")}");
+            var code = Refuse(error.Message);
             if (Environment.GetEnvironmentVariable("KT_FULL_TRACE") == "1") Console.Error.WriteLine(error);
-            return 2;
+            return code;
         }
+    }
+
+    /// <summary>The one line of a refused request; returns its exit code.</summary>
+    public static int Refuse(string message)
+    {
+        Console.Error.WriteLine($"kt: {message.ReplaceLineEndings(" ")}");
+        return 2;
     }
 }

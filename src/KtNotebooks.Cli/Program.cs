@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.CommandLine.Invocation;
 using System.Globalization;
 
 using KtNotebooks.Cli;
@@ -18,4 +19,6 @@ var root = new RootCommand("kt: fine-tune mixture-of-experts models on one machi
 };
 // Ctrl-C cancels; a run then saves what it has, which may take longer than the two seconds after which the library would end the process.
 var invocation = new InvocationConfiguration { EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = TimeSpan.FromMinutes(10) };
-return await Failures.Guard(() => root.Parse(args).InvokeAsync(invocation));
+var parsed = root.Parse(args.Length == 0 ? ["--help"] : args);
+if (parsed.Action is ParseErrorAction) return Failures.Refuse(string.Join(" ", parsed.Errors.Select(e => e.Message)) + " `kt --help` shows what there is");
+return await Failures.Guard(() => parsed.InvokeAsync(invocation));

@@ -61,10 +61,10 @@ public sealed class Tensor : IDisposable
     /// <summary>Another view on the same elements with another shape of the same count.</summary>
     public Tensor View(params ReadOnlySpan<long> shape)
     {
-        var view = new Tensor(_buffer, _byteOffset, Type, shape);
-        if (view.Count == Count) return view;
-        view.Dispose();
-        throw new ArgumentException($"[Tensor] a view must keep all {Count} elements of {this}, but [{string.Join(", ", shape.ToArray())}] has another count");
+        long count = 1;
+        foreach (var dim in shape) count = checked(count * dim);
+        if (count != Count) throw new ArgumentException($"[Tensor] a view must keep all {Count} elements of {this}, but [{string.Join(", ", shape.ToArray())}] has another count");
+        return new Tensor(_buffer, _byteOffset, Type, shape);
     }
 
     /// <summary>A second handle on the same memory.</summary>

@@ -7,7 +7,7 @@ namespace KtNotebooks.Tests.Architecture;
 /// <summary>What may use what, read from the `using` lines and qualified names; and how long a file may be.</summary>
 public partial class DirectionTests
 {
-    private static readonly string Source = Path.Combine(Repository.Root, "src");
+    private static readonly string Source = Path.Combine(Checkout.Root, "src");
 
     /// <summary>The folders of the engine and what each stands on. A folder may use those, and whatever they stand on.</summary>
     private static readonly Dictionary<string, string[]> Engine = new()

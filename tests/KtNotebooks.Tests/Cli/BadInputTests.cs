@@ -1,8 +1,8 @@
 using KtNotebooks.Lora;
 using KtNotebooks.Tensors;
+using KtNotebooks.Tests.Files;
 using KtNotebooks.Tests.Models;
 using KtNotebooks.Tests.Tokenizers;
-using KtNotebooks.Tests.Weights;
 using KtNotebooks.Weights;
 
 using Xunit;
@@ -91,6 +91,27 @@ public class BadInputTests(Workplace place) : IClassFixture<Workplace>
     public void A_folder_to_verify_that_is_none() => AssertSame($"{Path.Combine(place.Root, "expected.json")}: no such file", Kt.Refuses("verify", place.Root));
 
     [Fact]
+    public void A_tokenizer_of_another_model()
+    {
+        var damaged = Damage(_ => { });
+        var path = Path.Combine(damaged, "config.json");
+        File.WriteAllText(path, File.ReadAllText(path).Replace("\"vocab_size\": 512", "\"vocab_size\": 300", StringComparison.Ordinal));
+        var weights = Path.Combine(damaged, "model.safetensors");
+        using (var whole = new SafetensorsFile(weights))
+        {
+            List<(string, Tensor)> tensors = [.. whole.Entries.Values.Select(e => (e.Name, e.Shape[0] == 512 ? whole.Get(e.Name).Slice(0, 300) : whole.Get(e.Name)))];
+            SafetensorsWriter.Write(weights, tensors);
+        }
+        Assert.Matches($@"^{Path.Combine(place.Root, "data", "good.json")}:1: has token \d+, but the model's vocabulary ends at 299; tokenizer.json in {damaged} belongs to another model$", RefusesToTrain(place.Train($"model_name_or_path={damaged}")));
+    }
+
+    [Theory]
+    [InlineData("Unrecognized command or argument 'trian'.", "trian")]
+    [InlineData("Required argument 'CONFIG' missing for command: 'train'.", "train")]
+    [InlineData("Argument 'f16' not recognized.", "verify", "x", "--dtype", "f16")]
+    public void A_command_line_that_is_none(string message, params string[] arguments) => Assert.Contains(message, Kt.Refuses(arguments), StringComparison.Ordinal);
+
+    [Fact]
     public void Help_is_no_error()
     {
         var (exit, output, errors) = Kt.Run("--help");
@@ -110,7 +131,7 @@ public class BadInputTests(Workplace place) : IClassFixture<Workplace>
     private string Damage(Action<Dictionary<string, Tensor>> change)
     {
         var folder = Path.Combine(place.Root, "damaged-" + Guid.NewGuid().ToString("n"));
-        Repository.Copy(place.Model, folder);
+        Checkout.Copy(place.Model, folder);
         var path = Path.Combine(folder, "model.safetensors");
         Dictionary<string, Tensor> tensors;
         using (var file = new SafetensorsFile(path)) tensors = file.Entries.Keys.ToDictionary(k => k, k => file.Get(k));

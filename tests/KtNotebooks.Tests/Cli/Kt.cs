@@ -13,7 +13,7 @@ internal sealed class Kt : IDisposable
 
     private Kt(string[] arguments, string? folder)
     {
-        var start = new ProcessStartInfo(Path.Combine(AppContext.BaseDirectory, "kt"), arguments) { RedirectStandardOutput = true, RedirectStandardError = true, WorkingDirectory = folder ?? Repository.Root };
+        var start = new ProcessStartInfo(Path.Combine(AppContext.BaseDirectory, "kt"), arguments) { RedirectStandardOutput = true, RedirectStandardError = true, WorkingDirectory = folder ?? Checkout.Root };
         start.Environment["KT_THREADS"] = "1"; // many tests run beside each other
         _process = Process.Start(start)!;
         _output = _process.StandardOutput.ReadToEndAsync();

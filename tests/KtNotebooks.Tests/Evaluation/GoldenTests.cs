@@ -16,7 +16,7 @@ namespace KtNotebooks.Tests.Evaluation;
 [Collection("cpu variant")]
 public class GoldenTests
 {
-    public static string Lite => Path.Combine(Repository.Root, "tests", "KtNotebooks.Tests", "Golden", "deepseek_v2_lite");
+    public static string Lite => Path.Combine(Checkout.Root, "tests", "KtNotebooks.Tests", "Golden", "deepseek_v2_lite");
 
     public static TheoryData<string, DType> Everywhere => [.. from variant in new[] { "amx", "avx512bf16", "avx512", "avx2", Cpu.Plain } from type in new[] { DType.F32, DType.BF16 } select (variant, type)];
 
@@ -42,7 +42,7 @@ public class GoldenTests
     public void A_model_that_computes_something_else_does_not_pass()
     {
         using var folder = new Samples.Folder();
-        Repository.Copy(Lite, folder.Path);
+        Checkout.Copy(Lite, folder.Path);
         EditConfig(folder.Path, config => config["routed_scaling_factor"] = 1.01);
         var wrong = GoldenCheck.Run(folder.Path, DType.F32, TestContext.Current.CancellationToken).Where(r => !r.Passed).Select(r => r.What);
         Assert.Contains("logits", wrong);
@@ -53,7 +53,7 @@ public class GoldenTests
     public void Both_spellings_of_the_rotary_settings_give_the_same_bits()
     {
         using var folder = new Samples.Folder();
-        Repository.Copy(Lite, folder.Path);
+        Checkout.Copy(Lite, folder.Path);
         EditConfig(folder.Path, config =>
         {
             var block = config["rope_parameters"]!.AsObject();

@@ -1,7 +1,6 @@
 using KtNotebooks.Files;
 using KtNotebooks.Tensors;
 using KtNotebooks.Tests.Tokenizers;
-using KtNotebooks.Tests.Weights;
 using KtNotebooks.Weights;
 
 using Xunit;

@@ -13,7 +13,7 @@ public sealed partial class NotebookTests(ITestOutputHelper output)
     private const int MinutesAllowed = 15;
     private const long MostMemory = 4_000_000_000, MostBytes = 2_000_000;
 
-    private static readonly string Folder = Path.Combine(Repository.Root, "notebooks");
+    private static readonly string Folder = Path.Combine(Checkout.Root, "notebooks");
 
     public static TheoryData<string> All => [.. Directory.GetFiles(Folder, "*.ipynb").Order(StringComparer.Ordinal).Select(f => Path.GetFileName(f))];
 

@@ -17,7 +17,7 @@ public sealed class CheckpointTests : IDisposable
     private const string Norm = "model.layers.1.input_layernorm.weight";
     private readonly Samples.Folder _folder = new();
 
-    public CheckpointTests() => Repository.Copy(Path.Combine(GoldenTests.Lite, "model"), _folder.Path);
+    public CheckpointTests() => Checkout.Copy(Path.Combine(GoldenTests.Lite, "model"), _folder.Path);
 
     private string Index => Path.Combine(_folder.Path, "model.safetensors.index.json");
 

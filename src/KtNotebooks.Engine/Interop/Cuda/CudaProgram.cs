@@ -38,7 +38,7 @@ public sealed class CudaProgram(string name, string source)
 
     private static string ReadPrelude()
     {
-        using var stream = typeof(CudaProgram).Assembly.GetManifestResourceStream("KtNotebooks.Ops.Prelude.cu") ?? throw new InvalidOperationException("Prelude.cu is not embedded in the engine");
+        using var stream = typeof(CudaProgram).Assembly.GetManifestResourceStream("KtNotebooks.Interop.Cuda.Prelude.cu") ?? throw new InvalidOperationException("Prelude.cu is not embedded in the engine");
         using var reader = new StreamReader(stream);
         return reader.ReadToEnd();
     }

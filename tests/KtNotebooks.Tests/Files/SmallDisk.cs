@@ -2,7 +2,7 @@ using System.Diagnostics;
 
 using Xunit;
 
-namespace KtNotebooks.Tests.Weights;
+namespace KtNotebooks.Tests.Files;
 
 /// <summary>A file system of a few megabytes in memory, for tests of full disks. Skips the test where mounting is not allowed.</summary>
 internal sealed class SmallDisk : IDisposable
