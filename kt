@@ -121,7 +121,10 @@ run_tests() {
         for word in "$@"; do arguments+=(--filter-method "*$word*"); done
     fi
     cd "$root"
-    TESTINGPLATFORM_TELEMETRY_OPTOUT=1 "$tests" --no-ansi --no-progress --output Normal --results-directory "$artifacts/test-results" "${arguments[@]}" 2>&1 | tee "$log" || status=$?
+    # A shell that runs this in the background ignores SIGINT for all below it, and tests of Ctrl-C would wait for ever.
+    local clean=()
+    if env --default-signal=INT true 2>/dev/null; then clean=(env --default-signal=INT); fi
+    TESTINGPLATFORM_TELEMETRY_OPTOUT=1 "${clean[@]}" "$tests" --no-ansi --no-progress --output Normal --results-directory "$artifacts/test-results" "${arguments[@]}" 2>&1 | tee "$log" || status=$?
     summarize "$log" || status=$((status ? status : 1))
     return $status
 }

@@ -8,13 +8,16 @@ namespace KtNotebooks.Synthetic;
 public sealed class PlainQa(KnowledgeBase knowledge)
 {
     // Two-turn chats and recitals per hundred rows, arithmetic per hundred others, lead-ins per hundred sentences with a question mark.
-    private const int ChatPercent = 8, RecitalPercent = 10, ArithmeticPercent = 15, LeadInPercent = 12;
+    private const int ChatPercent = 8, RecitalPercent = 10, ArithmeticPercent = 15, LeadInPercent = 12, OpeningPercent = 25;
 
     private static readonly string[] ChineseLeadIns = ["请问，", "你好，", "我想知道，", "问一下，", "请告诉我，", "我有个问题："];
     private static readonly string[] EnglishLeadIns =
     [
         "Hi! ", "A quick question: ", "I have a question. ", "Excuse me. ", "Tell me, please. ", "I would like to know: ",
     ];
+
+    private static readonly string[] ChineseOpenings = ["好的，", "当然，", "让我想想，", "这个问题不难，", "没问题，", "你问得好，", "我来告诉你，", "据我所知，", "是这样的，", "简单来说，"];
+    private static readonly string[] EnglishOpenings = ["Sure. ", "Of course. ", "Let me think. ", "Good question. ", "As far as I know: ", "That is easy. "];
 
     private readonly Fact[] _facts = [.. knowledge.Facts.Where(fact => !IsArithmetic(fact))];
     private readonly Fact[] _arithmetic = [.. knowledge.Facts.Where(IsArithmetic)];
@@ -79,6 +82,8 @@ public sealed class PlainQa(KnowledgeBase knowledge)
             answer = Joined(fact.Language, answer, fact.More[variant - 1]);
         if (!fact.SmallTalk && question[^1] is '？' or '?' && random.Chance(LeadInPercent))
             question = random.Pick(fact.Language == Language.Chinese ? ChineseLeadIns : EnglishLeadIns) + question;
+        if (!fact.SmallTalk && random.Chance(OpeningPercent))
+            answer = random.Pick(fact.Language == Language.Chinese ? ChineseOpenings : EnglishOpenings) + answer;
         return new QaRow(question, answer);
     }
 

@@ -20,7 +20,8 @@ public partial class DirectionTests
         ["Weights"] = ["Ops", "Files"], // a checkpoint hands out an expert bank's matrices in the form that ops take
         ["Nn"] = ["Weights"],
         ["Experts"] = ["Nn"],
-        ["Models"] = ["Experts"],
+        ["Placement"] = ["Weights", "Data"], // Data for the nearest known word
+        ["Models"] = ["Experts", "Placement"],
         ["Lora"] = ["Models"],
         ["Optim"] = ["Nn"],
         ["Tokenizers"] = ["Files"],
