@@ -92,19 +92,8 @@ public sealed class Settings
 
     private void ReadFile(string path)
     {
-        if (!File.Exists(path)) throw new FileNotFoundException($"{path}: no such file", path);
-        var yaml = new YamlStream();
-        try
-        {
-            using var reader = new StreamReader(path);
-            yaml.Load(reader);
-        }
-        catch (YamlException error)
-        {
-            throw new InvalidDataException($"{path}:{error.Start.Line}: not valid YAML: {error.Message}");
-        }
-        if (yaml.Documents.Count == 0) return;
-        if (yaml.Documents[0].RootNode is not YamlMappingNode map) throw new InvalidDataException($"{path}:1: a config is a list of `key: value` lines");
+        if (YamlFile.Load(path) is not { } root) return;
+        if (root is not YamlMappingNode map) throw new InvalidDataException($"{path}:1: a config is a list of `key: value` lines");
         foreach (var (key, value) in map.Children)
         {
             var where = $"{path}:{key.Start.Line}";

@@ -1,8 +1,8 @@
 using System.Text.RegularExpressions;
 
+using KtNotebooks.Configuration;
 using KtNotebooks.Data;
 
-using YamlDotNet.Core;
 using YamlDotNet.RepresentationModel;
 
 namespace KtNotebooks.Placement;
@@ -38,18 +38,7 @@ public sealed class PlacementRules
     /// <exception cref="InvalidDataException">Not a rules file; file and line are named.</exception>
     public static PlacementRules Load(string path)
     {
-        if (!File.Exists(path)) throw new FileNotFoundException($"{path}: no such rules file", path);
-        var yaml = new YamlStream();
-        try
-        {
-            using var reader = new StreamReader(path);
-            yaml.Load(reader);
-        }
-        catch (YamlException error)
-        {
-            throw new InvalidDataException($"{path}:{error.Start.Line}: not valid YAML: {error.Message}");
-        }
-        if (yaml.Documents.Count == 0 || yaml.Documents[0].RootNode is not YamlSequenceNode list) throw new InvalidDataException($"{path}:1: a rules file is a list of `- match: … place: …` entries");
+        if (YamlFile.Load(path) is not YamlSequenceNode list) throw new InvalidDataException($"{path}:1: a rules file is a list of `- match: … place: …` entries");
         var rules = new PlacementRules(path);
         foreach (var entry in list.Children) rules._rules.Add(rules.Read(entry));
         return rules;
@@ -67,7 +56,7 @@ public sealed class PlacementRules
     {
         var entry = Mapping(node, node, "match", "place");
         var match = Mapping(Child(entry, "match", node), node, "name");
-        var name = ((YamlScalarNode)Child(match, "name", node)).Value!;
+        var name = Word(Child(match, "name", node));
         var place = Mapping(Child(entry, "place", node), node, "compute", "weights");
         Choice(place, "compute", "cpu", node, "cpu");
         var home = Choice(place, "weights", "mmap", node, "mmap", "host") == "host" ? WeightHome.Host : WeightHome.Mmap;
@@ -84,16 +73,18 @@ public sealed class PlacementRules
     private YamlMappingNode Mapping(YamlNode node, YamlNode near, params string[] known)
     {
         if (node is not YamlMappingNode map) throw Bad(near, $"expected a mapping with {string.Join(", ", known)}");
-        foreach (var key in map.Children.Keys.Cast<YamlScalarNode>())
-            if (!known.Contains(key.Value)) throw Bad(key, $"unknown key '{key.Value}'.{Nearest.Hint(key.Value!, known)}");
+        foreach (var key in map.Children.Keys)
+            if (Word(key) is var word && !known.Contains(word)) throw Bad(key, $"unknown key '{word}'.{Nearest.Hint(word, known)}");
         return map;
     }
+
+    private string Word(YamlNode node) => node is YamlScalarNode { Value: { } word } ? word : throw Bad(node, "expected a word");
 
     private YamlNode Child(YamlMappingNode map, string key, YamlNode near) => map.Children.TryGetValue(new YamlScalarNode(key), out var child) ? child : throw Bad(near, $"'{key}' is missing");
 
     private string Choice(YamlMappingNode map, string key, string missing, YamlNode near, params string[] choices)
     {
-        var value = map.Children.TryGetValue(new YamlScalarNode(key), out var child) ? ((YamlScalarNode)child).Value ?? "" : missing;
+        var value = map.Children.TryGetValue(new YamlScalarNode(key), out var child) ? Word(child) : missing;
         return choices.Contains(value) ? value : throw Bad(child ?? near, $"{key} must be {string.Join(" or ", choices)} in this version, but is '{value}'");
     }
 

@@ -20,7 +20,7 @@ public partial class DirectionTests
         ["Weights"] = ["Ops", "Files"], // a checkpoint hands out an expert bank's matrices in the form that ops take
         ["Nn"] = ["Weights"],
         ["Experts"] = ["Nn"],
-        ["Placement"] = ["Weights", "Data"], // Data for the nearest known word
+        ["Placement"] = ["Weights", "Configuration"],
         ["Models"] = ["Experts", "Placement"],
         ["Lora"] = ["Models"],
         ["Optim"] = ["Nn"],
