@@ -36,6 +36,9 @@ internal sealed class CellThread : IDisposable
         public CancellationTokenSource Abort { get; } = new();
         public ManualResetEventSlim Ended { get; } = new();
         public bool Interrupting { get; set; }
+
+        /// <summary>The thread is in user code, where Thread.Interrupt may hit it.</summary>
+        public bool InUserCode { get; set; }
     }
 
     internal CellThread()
@@ -78,7 +81,20 @@ internal sealed class CellThread : IDisposable
         try
         {
 #pragma warning disable SYSLIB0046 // Aborting is "obsolete" because it may hit any line of the code; that is what a user who presses stop asks for.
-            ControlledExecution.Run(() => pump.RunUntil(task = code()), run.Abort.Token);
+            ControlledExecution.Run(
+                () =>
+                {
+                    try
+                    {
+                        Uninterrupted(() => { lock (_gate) run.InUserCode = true; });
+                        pump.RunUntil(task = code());
+                    }
+                    finally
+                    {
+                        LeaveUserCode(run);
+                    }
+                },
+                run.Abort.Token);
 #pragma warning restore SYSLIB0046
         }
         catch (Exception e)
@@ -126,7 +142,7 @@ internal sealed class CellThread : IDisposable
         {
             lock (_gate)
             {
-                if (_running == run && _thread.ThreadState.HasFlag(ThreadState.WaitSleepJoin)) _thread.Interrupt();
+                if (run.InUserCode && _thread.ThreadState.HasFlag(ThreadState.WaitSleepJoin)) _thread.Interrupt();
             }
             if (waited < GiveUpMilliseconds || reported) continue;
             reported = true;
@@ -134,21 +150,44 @@ internal sealed class CellThread : IDisposable
         }
     }
 
+    /// <summary>
+    /// After this no Thread.Interrupt comes any more, and one that came late has been taken up. It must happen inside ControlledExecution.Run: that method waits, on its way out, for the abort to be
+    /// delivered and takes it back, and an interrupt of that wait would leave the abort to hit the kernel's own code later (seen under load: the cell thread was gone).
+    /// </summary>
+    private void LeaveUserCode(Run run)
+    {
+        Uninterrupted(() => { lock (_gate) run.InUserCode = false; });
+        if (run.Interrupting) Uninterrupted(() => Thread.Sleep(1));
+    }
+
     private void End(Run run)
     {
-        lock (_gate)
+        Uninterrupted(() =>
         {
-            _running = null;
-            CellInterrupt.Set(false);
-        }
+            lock (_gate)
+            {
+                _running = null;
+                run.InUserCode = false; // also where the abort came before the code's first line
+                CellInterrupt.Set(false);
+            }
+        });
         run.Ended.Set();
-        if (!run.Interrupting) return;
-        try
+        if (run.Interrupting) Uninterrupted(() => Thread.Sleep(1));
+    }
+
+    /// <summary>Does something short, again if a Thread.Interrupt breaks its wait.</summary>
+    private static void Uninterrupted(Action action)
+    {
+        while (true)
         {
-            Thread.Sleep(1);     // takes up an interrupt that came too late, so that the next cell does not
-        }
-        catch (ThreadInterruptedException)
-        {
+            try
+            {
+                action();
+                return;
+            }
+            catch (ThreadInterruptedException)
+            {
+            }
         }
     }
 
