@@ -38,17 +38,17 @@ internal static class TrainCommands
         var trained = run.Model.AllTrainable.Sum(p => p.Tensor.Count);
         var all = run.Model.AllWeights.Sum(p => p.Tensor.Count) + trained;
         Console.WriteLine($"trainable params: {trained:N0} || all params: {all:N0} || trainable%: {100.0 * trained / all:F4}");
-        return Follow(run.Trainer, run.Training.OutputDir, run.Run, cancel);
+        return Follow(run.Trainer, run.Training, run.Run, cancel);
     }
 
     private static int Pretrain(string[] arguments, CancellationToken cancel)
     {
         using var run = PretrainRun.Open(arguments);
         Console.WriteLine($"{run.Model.AllWeights.Sum(p => p.Tensor.Count):N0} parameters, vocabulary {run.Tokenizer.VocabSize}");
-        return Follow(run.Trainer, run.Training.OutputDir, run.Run, cancel);
+        return Follow(run.Trainer, run.Training, run.Run, cancel);
     }
 
-    private static int Follow(Trainer trainer, string outputDir, Func<CancellationToken, TrainResult> run, CancellationToken cancel)
+    private static int Follow(Trainer trainer, TrainSettings settings, Func<CancellationToken, TrainResult> run, CancellationToken cancel)
     {
         trainer.OnNote += note => Console.WriteLine(note);
         trainer.OnEvaluation += (step, loss) => Console.WriteLine($"step {step}: eval_loss {loss:F4}");
@@ -66,9 +66,10 @@ internal static class TrainCommands
                 };
                 result = run(cancel);
             });
-        TrainingLossPlot.SaveFromTrainerState(outputDir);
+        var outputDir = settings.OutputDir;
+        if (settings.PlotLoss) TrainingLossPlot.SaveFromTrainerState(outputDir);
         Console.WriteLine(result!.Interrupted
-            ? $"stopped after step {result.Steps} of {result.TotalSteps}; saved in {outputDir}; the same command goes on from there"
+            ? $"stopped after step {result.Steps} of {result.TotalSteps}; saved in {outputDir}; the same command{(settings.Overwrite ? " with overwrite_output_dir=false" : "")} goes on from there"
             : $"done: {result.Steps} steps in {TrainerLog.Duration(result.Elapsed)}, {result.TokensPerSecond:N0} tokens/s, mean loss {result.MeanLoss:F4}{(result.EvalLoss is { } e ? $", eval_loss {e:F4}" : "")}; saved in {outputDir}");
         return result.Interrupted ? 130 : 0;
     }

@@ -73,12 +73,12 @@ public sealed class FineTuneRun : IDisposable
             Seed = (ulong)c.Int("seed", 42),
             ChunkRows = Positive(c, "chunk_size", 8192),
             Overwrite = c.Flag("overwrite_output_dir"),
+            PlotLoss = c.Flag("plot_loss", true),
         };
         var data = new DataSettings(c.Text("dataset_dir", "datasets"), c.Required("dataset"), c.Text("eval_dataset"), c.Text("template", "empty"), Positive(c, "cutoff_len", 2048), c.Int("max_samples"), c.Number("val_size", 0), c.Flag("train_on_prompt"), c.Flag("mask_history"));
         var (batch, accumulation, epochs, maxSteps) = (c.Int("per_device_train_batch_size", 8), c.Int("gradient_accumulation_steps", 1), c.Number("num_train_epochs", 3), c.Int("max_steps", -1));
         var rules = c.Text("kt_optimize_rule") is { } file ? PlacementRules.Load(file) : null;
         if (c.Has("cpu_infer")) RowParallel.Threads = Positive(c, "cpu_infer", Environment.ProcessorCount);
-        c.Flag("plot_loss");
         c.Flag("do_train");
         var silent = c.WithoutEffect("overwrite_cache", "preprocessing_num_workers", "dataloader_num_workers", "ddp_timeout", "report_to", "trust_remote_code", "save_only_model");
         c.RefuseUnknown();

@@ -44,5 +44,8 @@ public sealed record TrainSettings
     /// <summary>Start over although output_dir holds checkpoints, which are removed.</summary>
     public bool Overwrite { get; init; }
 
+    /// <summary>plot_loss: leave training_loss.png beside the logs. On unless switched off, unlike LLaMA-Factory's default.</summary>
+    public bool PlotLoss { get; init; } = true;
+
     public int WarmupOf(int totalSteps) => WarmupSteps > 0 ? WarmupSteps : (int)Math.Ceiling(totalSteps * WarmupRatio);
 }
