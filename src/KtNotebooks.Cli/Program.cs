@@ -12,6 +12,8 @@ var root = new RootCommand("kt: fine-tune mixture-of-experts models on one machi
     TrainCommands.CreatePretrain(),
     ChatCommand.Create(),
     VerifyCommand.Create(),
+    BenchCommands.Create(),
+    DoctorCommand.Create(),
     DataCommands.Create(),
     KernelCommands.Create(),
     NotebookCommands.Create(),

@@ -7,9 +7,12 @@ namespace KtNotebooks.Interop.Cuda;
 /// <summary>CUDA C++ text of an op, after the shared prelude. Compiled on first use for the card that is there and the options asked for; an op keeps one in a static field.</summary>
 public sealed class CudaProgram(string name, string source)
 {
-    private static readonly Lazy<string> Prelude = new(ReadPrelude);
+    private static readonly Lazy<string> Prelude = new(() => ReadText("KtNotebooks.Interop.Cuda.Prelude.cu"));
     private readonly ConcurrentDictionary<(int Device, string Options), CudaModule> _modules = new();
     private readonly ConcurrentDictionary<(int Device, string Options, string Entry), CudaKernel> _kernels = new();
+
+    /// <summary>A program whose text is a file beside its op, embedded in the engine under <paramref name="resource"/>.</summary>
+    internal static CudaProgram Embedded(string name, string resource) => new(name, ReadText(resource));
 
     /// <param name="device">Where it will run.</param>
     /// <param name="entry">Name of an <c>extern "C" __global__</c> function.</param>
@@ -36,9 +39,9 @@ public sealed class CudaProgram(string name, string source)
         lock (_modules) return _modules.GetOrAdd(key, _ => new CudaModule(device, Image(device, options, KernelCache.Default)));
     }
 
-    private static string ReadPrelude()
+    private static string ReadText(string resource)
     {
-        using var stream = typeof(CudaProgram).Assembly.GetManifestResourceStream("KtNotebooks.Interop.Cuda.Prelude.cu") ?? throw new InvalidOperationException("Prelude.cu is not embedded in the engine");
+        using var stream = typeof(CudaProgram).Assembly.GetManifestResourceStream(resource) ?? throw new InvalidOperationException($"{resource} is not embedded in the engine");
         using var reader = new StreamReader(stream);
         return reader.ReadToEnd();
     }
@@ -76,6 +79,19 @@ public readonly unsafe struct CudaKernel
         {
             for (var i = 0; i < arguments.Length; i++) pointers[i] = values + i;
             cuLaunchKernel(_function, checked((uint)grid.X), checked((uint)grid.Y), checked((uint)grid.Z), (uint)block, 1, 1, (uint)sharedBytes, _device.Compute.Pointer, pointers, null).Ok();
+        }
+    }
+
+    /// <summary>The same for a kernel with one parameter, a structure of the same layout here and there.</summary>
+    public void Launch<TArguments>((long X, long Y, long Z) grid, int block, int sharedBytes, in TArguments arguments)
+        where TArguments : unmanaged
+    {
+        if (grid.X == 0 || grid.Y == 0 || grid.Z == 0) return;
+        _device.Use();
+        fixed (TArguments* values = &arguments)
+        {
+            void* pointer = values;
+            cuLaunchKernel(_function, checked((uint)grid.X), checked((uint)grid.Y), checked((uint)grid.Z), (uint)block, 1, 1, (uint)sharedBytes, _device.Compute.Pointer, &pointer, null).Ok();
         }
     }
 
