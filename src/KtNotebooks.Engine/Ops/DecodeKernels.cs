@@ -7,7 +7,7 @@ namespace KtNotebooks.Ops;
 internal static class DecodeKernels
 {
     private const int Block = 256;
-    private static readonly CudaProgram Program = CudaProgram.Embedded("DecodeKernels", "KtNotebooks.Ops.DecodeKernels.cu");
+    private static readonly CudaProgram Program = new("DecodeKernels", CudaProgram.Resource("Ops.DecodeKernels.cu"));
 
     /// <summary>
     /// target [experts, N, K] F32 or BF16 = the matrices whose data (and scales) of the first expert lie at these addresses, the next expert's expertBytes on.

@@ -37,7 +37,7 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
             using (gate)
             using (up)
             {
-                SwiGlu.Forward(gate, up, gate);
+                RouteKernels.SwiGlu(gate, up, gate);
                 using var down = visit.Down(gate);
                 sum.Add(down, visit.FirstRow, f.Saved[2], weights, weights.Width);
             }
@@ -81,7 +81,7 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
 
         public void Add(Tensor rows, int firstRow, Tensor rowOf, Tensor? weights, int k)
         {
-            RouteKernels.Combine(rows, firstRow, rowOf, weights, k, _sum, add: _begun);
+            RouteKernels.Combine(rows, rowOf, firstRow, rows.Rows, k, weights, _sum, add: _begun);
             _begun = true;
         }
 
@@ -100,7 +100,7 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
         private readonly RoutedExpertsCuda _op;
         private readonly DeviceExperts _source;
         private readonly int _group, _first, _count, _k;
-        private readonly Tensor _x, _routes;
+        private readonly Tensor _x, _allRoutes, _routes;
         private readonly ExpertPairs? _pairs;
         private readonly GroupMatrices _w;
         private readonly Tensor _tiles;
@@ -114,7 +114,7 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
             _k = x.Rows == 0 ? 1 : (int)(routes.Count / x.Rows);
             _card = x.Card();
             _w = source.Open(group, x.Type);
-            _routes = routes.Slice(FirstRow, Rows);
+            (_allRoutes, _routes) = (routes, routes.Slice(FirstRow, Rows));
             _tiles = GroupedKernels.Tiles(x.Device, op.Offsets, _first, _count);
         }
 
@@ -180,21 +180,19 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
             using var dGate = gate; // the gradients take the place of the values
             using var dUp = up;
             using var pIn = p;
-            using var dh = Empty(_op._i);
-            using var h = Empty(_op._i);
+            using var h = Empty(_op._i); // first the gradient of h, then h
             using var qDown = _pairs is null ? null : Empty(_pairs.DownRank);
             if (_pairs is { } d)
             {
                 Product(qDown!, true, new GroupedTerm(Tokens(dy), d.DownB(_first), _op._d));
-                BackProject(dh, _op._i, 2, [new GroupedTerm(Tokens(dy), _w.Down, _op._d)], (RowSource.Of(qDown!), d.DownA(_first), d.DownRank));
+                BackProject(h, _op._i, 2, [new GroupedTerm(Tokens(dy), _w.Down, _op._d)], (RowSource.Of(qDown!), d.DownA(_first), d.DownRank));
             }
             else
             {
-                Product(dh, true, new GroupedTerm(Tokens(dy), _w.Down, _op._d));
+                Product(h, true, new GroupedTerm(Tokens(dy), _w.Down, _op._d));
             }
-            using var rowWeights = Tensor.Empty(DType.F32, _x.Device, Rows);
-            RouteKernels.SwiGluBackward(dh, gate, up, _routes, weights, dWeights, h, rowWeights);
-            if (gradients is not null) DownGradients(dy, h, qDown, rowWeights, offsets, gradients);
+            RouteKernels.SwiGluGrad(h, gate, up, weights, _allRoutes, FirstRow, gate, up, h, dWeights);
+            if (gradients is not null) DownGradients(dy, h, qDown, weights, offsets, gradients);
             var dx = Empty(_op._d);
             GroupedTerm[] through = [new(RowSource.Of(dGate), _w.Gate, _op._i), new(RowSource.Of(dUp), _w.Up, _op._i)];
             if (_pairs is not { } pairs)
@@ -265,26 +263,26 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
             if (projection == 2) DropoutKernels.Apply(mask, input, rows, _routes);
             else
             {
-                RouteKernels.Gather(input, _routes, _k, rows);
+                RouteKernels.Gather(input, _allRoutes, FirstRow, Rows, _k, rows);
                 DropoutKernels.Apply(mask, rows, rows, _routes);
             }
             return rows;
         }
 
         /// <summary>dA = (w∘q)ᵀ (m∘h) ; dB = scale · dyᵀ (w∘p), or dW = (w∘dy)ᵀ h.</summary>
-        private void DownGradients(Tensor dy, Tensor h, Tensor? q, Tensor rowWeights, Tensor offsets, Tensor[] gradients)
+        private void DownGradients(Tensor dy, Tensor h, Tensor? q, Tensor weights, Tensor offsets, Tensor[] gradients)
         {
             if (_pairs is not { } pairs)
             {
                 using var rows = Empty(_op._d);
-                RouteKernels.Gather(dy, _routes, _k, rows);
-                RouteKernels.ScaleRows(rows, rowWeights);
+                RouteKernels.Gather(dy, _allRoutes, FirstRow, Rows, _k, rows);
+                RouteKernels.ScaleRows(rows, weights, _allRoutes, FirstRow);
                 Outer(offsets, RowSource.Of(rows), _op._d, RowSource.Of(h), _op._i, gradients[2], _op._d, false, 1);
                 return;
             }
             using var p = DownP(h);
-            RouteKernels.ScaleRows(p, rowWeights);
-            RouteKernels.ScaleRows(q!, rowWeights);
+            RouteKernels.ScaleRows(p, weights, _allRoutes, FirstRow);
+            RouteKernels.ScaleRows(q!, weights, _allRoutes, FirstRow);
             using var masked = Masked(h, 2);
             Outer(offsets, RowSource.Of(q!), pairs.DownRank, RowSource.Of(masked ?? h), _op._i, gradients[4], Lora!.DownB.Width, false, 1);
             Outer(offsets, RowSource.Of(p), pairs.DownRank, Tokens(dy), _op._d, gradients[5], Lora.DownB.Width, true, Lora.Scale);

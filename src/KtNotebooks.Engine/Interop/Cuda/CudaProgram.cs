@@ -7,12 +7,17 @@ namespace KtNotebooks.Interop.Cuda;
 /// <summary>CUDA C++ text of an op, after the shared prelude. Compiled on first use for the card that is there and the options asked for; an op keeps one in a static field.</summary>
 public sealed class CudaProgram(string name, string source)
 {
-    private static readonly Lazy<string> Prelude = new(() => ReadText("KtNotebooks.Interop.Cuda.Prelude.cu"));
+    private static readonly Lazy<string> Prelude = new(() => Resource("Interop.Cuda.Prelude.cu"));
     private readonly ConcurrentDictionary<(int Device, string Options), CudaModule> _modules = new();
     private readonly ConcurrentDictionary<(int Device, string Options, string Entry), CudaKernel> _kernels = new();
 
-    /// <summary>A program whose text is a file beside its op, embedded in the engine under <paramref name="resource"/>.</summary>
-    internal static CudaProgram Embedded(string name, string resource) => new(name, ReadText(resource));
+    /// <summary>The text of a file beside its op, such as `Ops.RouteKernels.cu`.</summary>
+    internal static string Resource(string file)
+    {
+        using var stream = typeof(CudaProgram).Assembly.GetManifestResourceStream("KtNotebooks." + file) ?? throw new InvalidOperationException($"{file} is not embedded in the engine");
+        using var reader = new StreamReader(stream);
+        return reader.ReadToEnd();
+    }
 
     /// <param name="device">Where it will run.</param>
     /// <param name="entry">Name of an <c>extern "C" __global__</c> function.</param>
@@ -27,7 +32,9 @@ public sealed class CudaProgram(string name, string source)
     /// <summary>The machine code, from the cache or the compiler.</summary>
     internal byte[] Image(CudaDevice device, string options, KernelCache cache)
     {
-        string[] all = [Nvrtc.ArchitectureOption(device.Architecture), "-std=c++17", .. options.Split(' ', StringSplitOptions.RemoveEmptyEntries)];
+        // A program for one architecture alone names it itself.
+        string[] own = options.Split(' ', StringSplitOptions.RemoveEmptyEntries);
+        string[] all = own.Any(o => o.StartsWith("-arch=", StringComparison.Ordinal)) ? ["-std=c++17", .. own] : [Nvrtc.ArchitectureOption(device.Architecture), "-std=c++17", .. own];
         var text = Prelude.Value + source;
         return cache.Get(KernelCache.Key(text, all, Nvrtc.Version), () => Nvrtc.Compile(name, text, all));
     }
@@ -37,13 +44,6 @@ public sealed class CudaProgram(string name, string source)
         var key = (device.Index, options);
         if (_modules.TryGetValue(key, out var known)) return known;
         lock (_modules) return _modules.GetOrAdd(key, _ => new CudaModule(device, Image(device, options, KernelCache.Default)));
-    }
-
-    private static string ReadText(string resource)
-    {
-        using var stream = typeof(CudaProgram).Assembly.GetManifestResourceStream(resource) ?? throw new InvalidOperationException($"{resource} is not embedded in the engine");
-        using var reader = new StreamReader(stream);
-        return reader.ReadToEnd();
     }
 }
 
