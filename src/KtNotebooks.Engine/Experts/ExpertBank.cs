@@ -50,7 +50,7 @@ public sealed class ExpertBank : Module
         }
     }
 
-    /// <summary>Under per-expert names: views that this bank owns, as modules do.</summary>
+    /// <summary>Under per-expert names: views that this bank owns, as modules do. Of low-bit experts the stored codes.</summary>
     public override IEnumerable<Parameter> Weights => _weights;
 
     public override IEnumerable<Parameter> Trainable => _set.Lora is { } l

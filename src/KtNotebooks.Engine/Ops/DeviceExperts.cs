@@ -23,34 +23,3 @@ public abstract class DeviceExperts
     /// <summary>All work that reads the group has been queued.</summary>
     internal abstract void Close(int group);
 }
-
-/// <summary>Experts in host memory that nobody streams: the whole bank is copied to the card for one call. Right everywhere and slow.</summary>
-internal sealed class UploadedExperts(ExpertSet experts, Device device) : DeviceExperts
-{
-    private readonly List<Tensor> _here = [];
-
-    public override IReadOnlyList<ExpertGroup> Groups { get; } = [new(0, experts.Count)];
-
-    internal override GroupMatrices Open(int group, DType type) => new(Upload(experts.Gate, type), Upload(experts.Up, type), Upload(experts.Down, type));
-
-    internal override void Close(int group)
-    {
-        foreach (var tensor in _here) tensor.Dispose();
-        _here.Clear();
-    }
-
-    private ExpertSide Upload(Matrices matrices, DType type)
-    {
-        var all = Tensor.Empty(type, device, matrices.Count, matrices.N, matrices.K);
-        _here.Add(all);
-        for (var e = 0; e < matrices.Count; e++)
-        {
-            using var one = matrices[e];
-            using var there = one.To(device);
-            using var right = there.To(type);
-            using var place = all.Slice(e, 1);
-            Memory.Copy(right, place);
-        }
-        return new ExpertSide(all.Pointer, (long)matrices.N * matrices.K, matrices.K);
-    }
-}

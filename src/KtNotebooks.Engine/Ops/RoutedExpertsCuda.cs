@@ -10,6 +10,9 @@ namespace KtNotebooks.Ops;
 /// </summary>
 internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
 {
+    /// <summary>Decoded matrices at a time of experts that nobody placed: they are copied to the card for one call, right everywhere and slow.</summary>
+    private const long UploadedBytes = 256L << 20;
+
     private readonly int _d = experts.Gate.K, _i = experts.Width;
 
     /// <summary>Rows of all experts as the host sees them, [E+1]; read back once a forward.</summary>
@@ -27,7 +30,8 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
             return;
         }
         using var pairs = experts.Lora is { } lora ? new ExpertPairs(lora, x.Type) : null;
-        var source = experts.OnCard ?? new UploadedExperts(experts, x.Device);
+        using var uploaded = experts.OnCard is null ? new ResidentExperts(experts, x.Device, x.Type, UploadedBytes) : null;
+        var source = experts.OnCard ?? uploaded!;
         using var sum = new RowSum(y, source.Groups.Count);
         for (var g = 0; g < source.Groups.Count; g++)
         {
@@ -57,7 +61,8 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
             return;
         }
         using var pairs = experts.Lora is { } lora ? new ExpertPairs(lora, x.Type) : null;
-        var source = experts.OnCard ?? new UploadedExperts(experts, x.Device);
+        using var uploaded = experts.OnCard is null ? new ResidentExperts(experts, x.Device, x.Type, UploadedBytes) : null;
+        var source = experts.OnCard ?? uploaded!;
         using var sum = new RowSum(f.Outputs[0], source.Groups.Count);
         for (var g = source.Groups.Count - 1; g >= 0; g--)
         {

@@ -1,7 +1,6 @@
-using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 
-namespace KtNotebooks.Experts;
+namespace KtNotebooks.Ops;
 
 /// <summary>Experts that live on the card as stored. BF16 is computed in place, all experts at once; low-bit formats are decoded a group at a time.</summary>
 internal sealed class ResidentExperts : DeviceExperts, IDisposable
