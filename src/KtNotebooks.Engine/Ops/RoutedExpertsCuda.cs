@@ -37,7 +37,8 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
         {
             using var visit = new Visit(this, source, g, x, f.Saved[1], pairs);
             if (visit.Rows == 0) continue;
-            var (gate, up, _) = visit.GateAndUp();
+            var (gate, up, p) = visit.GateAndUp();
+            p?.Dispose();
             using (gate)
             using (up)
             {
