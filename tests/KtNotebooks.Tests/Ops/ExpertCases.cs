@@ -71,6 +71,18 @@ public static class ExpertCases
                     x => [RoutedExperts.Apply(x[0], x[1], x[2], Stacked(x) with { Lora = new LowRankExperts(x[6], x[7], x[8], x[9], x[10], x[11], 0.5f, dropout) }, dropoutKey: 11)], Together: [6, 7, 8, 9, 10, 11])
                 { Roundings = 4 };
         }
+        foreach (var type in (DType[])[DType.F32, DType.BF16])
+            foreach (var (format, d, i, scale) in ((MatrixFormat, int, int, float)[])[(MatrixFormat.Fp8, 133, 130, 0.15f), (MatrixFormat.Int8, D, I, 0.006f), (MatrixFormat.Int4, 64, 32, 0.05f)])
+                foreach (var r in (int[])[0, 3])
+                {
+                    Input[] Bank(int n, int k) => [.. Enumerable.Repeat(Codes(format.DataType(), format.DataShape(n, k)), E), .. Enumerable.Repeat(Scales(format.ScaleType(), scale, format.ScaleShape(n, k)), E)];
+                    Input[] lora = r == 0 ? [] : [.. ((long[][])[[E, r, d], [E, i, r], [E, r, d], [E, i, r], [E, r, i], [E, d, r]]).Select(shape => F32(shape) with { Scale = 0.2f })];
+                    Matrices Low(Tensor[] x, int at, int n, int k) => Matrices.Each(format, x[at..(at + E)], x[(at + E)..(at + (2 * E))], n, k);
+                    yield return new OpCase(typeof(RoutedExperts), $"{type} {format}{(r > 0 ? $", low rank {r}" : "")}", 4 * (d + i + r), [Of(type, T, d), F32(T, K), I32(Chosen, T, K), .. Bank(i, d), .. Bank(i, d), .. Bank(d, i), .. lora],
+                        x => [RoutedExperts.Apply(x[0], x[1], x[2], new ExpertSet(Low(x, 3, i, d), Low(x, 13, i, d), Low(x, 23, d, i), r == 0 ? null : new LowRankExperts(x[33], x[34], x[35], x[36], x[37], x[38], 0.5f)))],
+                        Together: r == 0 ? null : [33, 34, 35, 36, 37, 38])
+                    { Roundings = 4 };
+                }
         yield return new OpCase(typeof(RoutedExperts), "trained whole", 4 * (D + I), [F32(T, D), F32(T, K), I32(Chosen, T, K), F32(E, I, D), F32(E, I, D), F32(E, D, I)],
             x => [RoutedExperts.Apply(x[0], x[1], x[2], Stacked(x))], Together: [3, 4, 5]);
     }
