@@ -27,10 +27,11 @@ public partial class DirectionTests
         ["Tokenizers"] = ["Files"],
         ["Data"] = ["Tokenizers"],
         ["Configuration"] = ["Data"], // the nearest known word
-        ["Synthetic"] = ["Files"],
+        ["Synthetic"] = ["Data"], // rows in the layouts that data sets have
         ["Training"] = ["Lora", "Optim", "Configuration", "Synthetic"],
         ["Generation"] = ["Lora", "Configuration"],
-        ["Evaluation"] = ["Training", "Generation"],
+        ["Segmentation"] = [],
+        ["Evaluation"] = ["Training", "Generation", "Segmentation"],
     };
 
     /// <summary>The same for the projects.</summary>
