@@ -17,4 +17,5 @@ g++ "${flags[@]}" -Wl,-soname,libcublasLt.so.13 cublaslt.cpp "$out/libcuda.so.1"
 mv "$out/libcublasLt.so.13.new" "$out/libcublasLt.so.13"
 g++ "${flags[@]}" -Wl,-soname,libnvrtc.so.13 nvrtc.cpp -ldl -o "$out/libnvrtc.so.13.new"
 mv "$out/libnvrtc.so.13.new" "$out/libnvrtc.so.13"
+ln -sfn . "$out/lib64"  # where CUDA_HOME has them
 mv "$out/building" "$out/built"
