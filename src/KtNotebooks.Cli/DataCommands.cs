@@ -1,16 +1,18 @@
 using System.CommandLine;
 
+using KtNotebooks.Data;
 using KtNotebooks.Files;
 using KtNotebooks.Synthetic;
 
 namespace KtNotebooks.Cli;
 
-/// <summary>kt data make …: writes the data sets that the project makes itself.</summary>
+/// <summary>kt data make …: writes the data sets that the project makes itself. kt data afrimed: converts AfriMed-QA's CSV.</summary>
 internal static class DataCommands
 {
     public static Command Create() => new("data", "Data sets of the project's own")
     {
-        new Command("make", "Write a data set from datasets/source") { PlainQaCommand(), NekoCommand() },
+        new Command("make", "Write a data set from datasets/source") { PlainQaCommand(), NekoCommand(), TranslationeseCommand(), MedicalCommand() },
+        AfriMedCommand(),
     };
 
     private static Command PlainQaCommand()
@@ -46,6 +48,61 @@ internal static class DataCommands
             Console.WriteLine($"{NekoSet.TrainRows} + {NekoSet.TestRows} rows → {target}");
         });
         return command;
+    }
+
+    private static Command TranslationeseCommand()
+    {
+        var folder = new Option<DirectoryInfo>("--out") { Description = "The folder to write both files into", Required = true };
+        var source = Source();
+        var command = new Command("translationese", $"{TranslationeseSet.TrainFile} and {TranslationeseSet.TestFile}: the same facts in the tone of dubbed films") { folder, source };
+        command.SetAction(result =>
+        {
+            var target = result.GetRequiredValue(folder).FullName;
+            TranslationeseSet.Write(KnowledgeBase.Load(result.GetValue(source)), target);
+            Console.WriteLine($"{TranslationeseSet.TrainRows} + {TranslationeseSet.TestRows} rows → {target}");
+        });
+        return command;
+    }
+
+    private static Command MedicalCommand()
+    {
+        var folder = new Option<DirectoryInfo>("--out") { Description = "The folder to write into", Required = true };
+        var source = Source();
+        var command = new Command("afrimed-style", $"{MedicalSet.FileName}: textbook medicine in AfriMed-QA's columns, and the alpaca files made from it") { folder, source };
+        command.SetAction(result =>
+        {
+            var facts = MedicalSet.LoadFacts(Path.Combine(result.GetValue(source) ?? KnowledgeBase.FindSource(), MedicalSet.SourceFolder));
+            Console.WriteLine($"{facts.Count} facts");
+            Report(MedicalSet.Write(facts, result.GetRequiredValue(folder).FullName));
+        });
+        return command;
+    }
+
+    private static Command AfriMedCommand()
+    {
+        var csv = new Argument<FileInfo>("CSV") { Description = "AfriMed-QA v2's file" };
+        var folder = new Option<DirectoryInfo>("--out") { Description = "The folder to write into", Required = true };
+        var name = new Option<string?>("--name") { Description = "How the written files begin (default: as the CSV)" };
+        var command = new Command("afrimed", "Convert AfriMed-QA v2's CSV into alpaca files: single choice and short answer, train and test") { csv, folder, name };
+        command.SetAction(result =>
+        {
+            var file = result.GetRequiredValue(csv);
+            if (!file.Exists)
+                throw new FileNotFoundException($"There is no '{file.FullName}'. {DatasetSources.Hint("AfriMed-QA")}", file.FullName);
+            Report(AfriMed.Convert(file.FullName, result.GetRequiredValue(folder).FullName, result.GetValue(name)));
+        });
+        return command;
+    }
+
+    private static void Report(AfriMed.Result result)
+    {
+        foreach (var (file, rows) in result.Written)
+            Console.WriteLine($"{file}: {rows} rows");
+        if (result.Skipped.Count == 0)
+            return;
+        Console.WriteLine($"{result.Skipped.Count} rows left out:");
+        foreach (var line in result.Skipped)
+            Console.WriteLine("  " + line.ReplaceLineEndings(" "));
     }
 
     private static Option<string?> Source() => new("--source") { Description = "The folder of tables (default: datasets/source of the checkout)" };

@@ -36,7 +36,7 @@ public static class DatasetLoader
         if (entry.Ranking)
             throw new NotSupportedException($"The dataset '{entry.Name}' has ranking: true (a chosen and a rejected answer a row), which supervised fine-tuning cannot learn from.");
         if (!File.Exists(entry.Path) && !Directory.Exists(entry.Path))
-            throw new FileNotFoundException($"The file '{entry.Path}' of the dataset '{entry.Name}' does not exist (file_name in {DatasetInfo.FileName} is relative to that file's folder).", entry.Path);
+            throw new FileNotFoundException($"The file '{entry.Path}' of the dataset '{entry.Name}' does not exist (file_name in {DatasetInfo.FileName} is relative to that file's folder).{(DatasetSources.Hint(Path.GetFileName(entry.Path)) is { Length: > 0 } hint ? " " + hint : "")}", entry.Path);
 
         // num_samples draws from all rows; without it no row beyond max_samples is parsed.
         var rows = RowReader.Read(entry.Path, entry.SampleCount is null ? maxSamples : null);

@@ -48,7 +48,7 @@ public sealed class RotaryTable
     {
         lock (_growing)
         {
-            if (_cos.Length < positions * Pairs) Grow(Math.Max(positions, 64));
+            if (_cos.Length < positions * Pairs) Grow(Math.Max(positions, Math.Max(64, 2 * _cos.Length / Pairs))); // by doubling: generation asks for one more each time
             return (_cos, _sin);
         }
     }

@@ -1,3 +1,5 @@
+using KtNotebooks.Data;
+
 namespace KtNotebooks.Synthetic;
 
 /// <summary>

@@ -36,6 +36,9 @@ public sealed record Fact
     /// <summary>What a cat-girl would say instead, where the plain answer does not fit her (who she is, how she feels).</summary>
     public IReadOnlyList<string> NekoAnswers { get; init; } = [];
 
+    /// <summary>The answer as one of several options to choose from, or null.</summary>
+    public string? Option { get; init; }
+
     /// <summary>Small talk is not led in by "may I ask".</summary>
     public bool SmallTalk { get; init; }
 }

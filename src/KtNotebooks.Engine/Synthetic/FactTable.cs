@@ -44,6 +44,7 @@ internal sealed class FactTable
         public string More { get; set; } = "";
         public string Follow { get; set; } = "";
         public string Neko { get; set; } = "";
+        public string Option { get; set; } = "";
     }
 
     /// <summary>Reads one file into facts of both languages.</summary>
@@ -93,6 +94,7 @@ internal sealed class FactTable
                         More = Filled(words.More, row),
                         FollowUps = Filled(words.Follow, row),
                         NekoAnswers = Filled(words.Neko, row),
+                        Option = Filled(words.Option, row).FirstOrDefault(),
                         SmallTalk = table.SmallTalk,
                     };
                 }

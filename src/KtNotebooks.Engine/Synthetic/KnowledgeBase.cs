@@ -48,7 +48,7 @@ public sealed class KnowledgeBase
     }
 
     // A question with two different answers teaches a small model neither.
-    private static void RejectAmbiguousQuestions(IEnumerable<Fact> facts)
+    internal static void RejectAmbiguousQuestions(IEnumerable<Fact> facts)
     {
         var owners = new Dictionary<string, Fact>();
         foreach (var fact in facts)

@@ -27,7 +27,7 @@ public partial class DirectionTests
         ["Tokenizers"] = ["Files"],
         ["Data"] = ["Tokenizers"],
         ["Configuration"] = ["Data"], // the nearest known word
-        ["Synthetic"] = ["Files"],
+        ["Synthetic"] = ["Data"], // rows in the layouts that data sets have
         ["Training"] = ["Lora", "Optim", "Configuration", "Synthetic"],
         ["Generation"] = ["Lora", "Configuration"],
         ["Evaluation"] = ["Training", "Generation"],

@@ -1,4 +1,5 @@
 using System.Text.Json;
+using KtNotebooks.Data;
 using KtNotebooks.Synthetic;
 using Xunit;
 

@@ -81,6 +81,8 @@ internal static unsafe partial class Driver
 
     [LibraryImport(Library)] internal static partial CuResult cuModuleGetFunction(nint* function, nint module, byte* name);
 
+    [LibraryImport(Library)] internal static partial CuResult cuFuncSetAttribute(nint function, int attribute, int value);
+
     [LibraryImport(Library)]
     internal static partial CuResult cuLaunchKernel(nint function, uint gridX, uint gridY, uint gridZ, uint blockX, uint blockY, uint blockZ,
         uint sharedBytes, nint stream, void** parameters, void** extra);

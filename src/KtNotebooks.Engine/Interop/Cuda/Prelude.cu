@@ -48,6 +48,58 @@ __device__ __forceinline__ bool keeps(unsigned long long row_key, unsigned int c
     return (unsigned int)(mix(row_key + column) >> 32) >= threshold;
 }
 
+// The tensor cores and the asynchronous copies, as functions: kernels use these and no assembly of their own. All are of compute capability 8.0.
+// An emulator of kernels on a CPU defines KT_EMULATED and brings its own bodies, of the same meaning.
+#ifndef KT_EMULATED
+
+// The block's dynamic shared memory, as bytes.
+#define DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+
+__device__ __forceinline__ unsigned int shared_address(const void* p) { return (unsigned int)__cvta_generic_to_shared(p); }
+
+// 16 bytes from global to shared memory (both aligned to 16), behind the thread's back; zeros where !valid, and then nothing is read.
+__device__ __forceinline__ void copy_async(void* shared, const void* global, bool valid)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(valid ? 16 : 0) : "memory");
+}
+
+// Closes a group of copies of this thread; copy_async_wait<N> waits until at most the N youngest groups are under way. Other threads see them after __syncthreads().
+__device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+template <int N>
+__device__ __forceinline__ void copy_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
+
+// Four 8×8 matrices of 16-bit elements from shared memory. Lane l passes the address of row l % 8 of matrix l / 8 (16 bytes, aligned); register m of lane l gets elements
+// (2·(l % 4), +1) of row l / 4 of matrix m; with _trans the same of the transposed matrices. By all 32 lanes.
+__device__ __forceinline__ void load_matrix_x4(unsigned int (&r)[4], const void* row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");
+}
+
+__device__ __forceinline__ void load_matrix_x4_trans(unsigned int (&r)[4], const void* row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");
+}
+
+// c [16, 8] += a [16, 16] · b [16, 8], BF16 in, F32 sums, spread over the 32 lanes of a warp. With g = lane / 4 and t = lane % 4:
+// a[0] = (g, 2t..2t+1), a[1] = (g+8, 2t..), a[2] = (g, 2t+8..), a[3] = (g+8, 2t+8..): what load_matrix_x4 gives of the four quarters in the order top left, bottom left, top right, bottom right;
+// b[0] = rows 2t, 2t+1 of column g, b[1] = rows 2t+8, 2t+9: what load_matrix gives of bᵀ stored by rows of k; c[0], c[1] = (g, 2t), (g, 2t+1); c[2], c[3] = (g+8, …). By all 32 lanes.
+__device__ __forceinline__ void mma_bf16(float (&c)[4], const unsigned int (&a)[4], unsigned int b0, unsigned int b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Two floats as two BF16 in one register, the first in the low half; rounded to nearest, ties to even.
+__device__ __forceinline__ unsigned int pack_bf16(float low, float high)
+{
+    unsigned int r;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+    return r;
+}
+
+#endif
+
 #ifdef TYPE
 typedef TYPE T;
 #endif

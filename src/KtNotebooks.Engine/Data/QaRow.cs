@@ -3,15 +3,19 @@ using System.Text.Encodings.Web;
 using System.Text.Json;
 using System.Text.Json.Serialization;
 
-namespace KtNotebooks.Synthetic;
+namespace KtNotebooks.Data;
 
-/// <summary>A row in the alpaca layout: what is asked, what is answered, and the turns before.</summary>
+/// <summary>A row in the alpaca layout as our own data sets write it: what is asked, what is answered, and the turns before.</summary>
 public sealed record QaRow(
-    [property: JsonPropertyName("instruction")] string Instruction,
-    [property: JsonPropertyName("output")] string Output)
+    [property: JsonPropertyName("instruction"), JsonPropertyOrder(0)] string Instruction,
+    [property: JsonPropertyName("output"), JsonPropertyOrder(2)] string Output)
 {
+    /// <summary>The second half of the question; not written if there is none.</summary>
+    [JsonPropertyName("input"), JsonPropertyOrder(1), JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)]
+    public string? Input { get; init; }
+
     /// <summary>Earlier turns, each [question, answer]; not written if there are none.</summary>
-    [JsonPropertyName("history"), JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)]
+    [JsonPropertyName("history"), JsonPropertyOrder(3), JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)]
     public string[][]? History { get; init; }
 
     /// <summary>One line of a .jsonl file, without its end.</summary>

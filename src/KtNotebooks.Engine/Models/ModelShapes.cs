@@ -1,0 +1,26 @@
+using System.Text.Json.Nodes;
+
+namespace KtNotebooks.Models;
+
+/// <summary>The config.json of real models, for checkpoints of true shape, benchmarks and plans without a download.</summary>
+public static class ModelShapes
+{
+    private const string Folder = "KtNotebooks.Models.Shapes.";
+
+    public static IReadOnlyList<string> Known { get; } = [.. typeof(ModelShapes).Assembly.GetManifestResourceNames().Where(n => n.StartsWith(Folder, StringComparison.Ordinal)).Select(n => n[Folder.Length..^".json".Length]).Order(StringComparer.Ordinal)];
+
+    /// <summary>The config of a shape as JSON, cut to its first layers where asked: at least one dense and, of mixture-of-experts models, one sparse layer should be left by the caller's number.</summary>
+    /// <param name="layers">num_hidden_layers; first_k_dense_replace shrinks so that at least one sparse layer stays.</param>
+    /// <exception cref="ArgumentException">An unknown shape, or more layers than it has.</exception>
+    public static JsonObject Config(string shape, int? layers = null)
+    {
+        using var stream = typeof(ModelShapes).Assembly.GetManifestResourceStream($"{Folder}{shape}.json") ?? throw new ArgumentException($"shape '{shape}' is not known; known are {string.Join(", ", Known)}");
+        var config = JsonNode.Parse(stream)!.AsObject();
+        if (layers is not { } wanted) return config;
+        var all = (int)config["num_hidden_layers"]!;
+        if (wanted < 1 || wanted > all) throw new ArgumentException($"{shape} has {all} layers; --layers must be 1 to {all}, but is {wanted}");
+        config["num_hidden_layers"] = wanted;
+        if (config["first_k_dense_replace"] is { } dense && (int)dense >= wanted) config["first_k_dense_replace"] = wanted - 1;
+        return config;
+    }
+}
