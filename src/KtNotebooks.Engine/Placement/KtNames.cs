@@ -9,6 +9,20 @@ internal static class KtNames
 {
     private const string Operators = "ktransformers.operators.";
 
+    /// <summary>Our own words for match.class. Above the tables that are filled from it: initialisers run in this order.</summary>
+    public static readonly Dictionary<string, ModuleClass> Plain = new()
+    {
+        ["embedding"] = ModuleClass.Embedding,
+        ["linear"] = ModuleClass.Linear,
+        ["router"] = ModuleClass.Router,
+        ["norm"] = ModuleClass.Norm,
+        ["attention"] = ModuleClass.Attention,
+        ["mlp"] = ModuleClass.Mlp,
+        ["moe"] = ModuleClass.Moe,
+        ["experts"] = ModuleClass.Experts,
+        ["layer"] = ModuleClass.Layer,
+    };
+
     /// <summary>replace.class → the kind of module that it stands for; null: any (`default` keeps the class and sets devices).</summary>
     public static readonly Dictionary<string, ModuleClass?> Replacements = Replace();
 
@@ -39,20 +53,6 @@ internal static class KtNames
         ["AMXInt4"] = MatrixFormat.Int4,
         ["AMXINT8"] = MatrixFormat.Int8,
         ["AMXINT4"] = MatrixFormat.Int4,
-    };
-
-    /// <summary>Our own words for match.class.</summary>
-    public static readonly Dictionary<string, ModuleClass> Plain = new()
-    {
-        ["embedding"] = ModuleClass.Embedding,
-        ["linear"] = ModuleClass.Linear,
-        ["router"] = ModuleClass.Router,
-        ["norm"] = ModuleClass.Norm,
-        ["attention"] = ModuleClass.Attention,
-        ["mlp"] = ModuleClass.Mlp,
-        ["moe"] = ModuleClass.Moe,
-        ["experts"] = ModuleClass.Experts,
-        ["layer"] = ModuleClass.Layer,
     };
 
     /// <summary>Keyword arguments of a replacement for a kind of module.</summary>
