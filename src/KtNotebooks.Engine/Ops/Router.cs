@@ -91,7 +91,6 @@ public sealed class Router(RouterSettings settings) : Op
         });
     }
 
-    /// <summary>Scores in F32: two experts whose c differ by less than its rounding may change places against the CPU.</summary>
     protected override void Cuda(Frame f)
     {
         var (z, s) = (f.Inputs[0], settings);

@@ -14,16 +14,18 @@ __device__ __forceinline__ float warp_max(float v)
     return v;
 }
 
+// What is compared is F64: in F32 the sigmoid of 17 is 1, and experts that differ would be equal.
+__device__ __forceinline__ double least() { return __longlong_as_double(0xfff0000000000000ll); }
+
 // The place of the largest of n values that are open, the lowest of equals; NaN counts as the smallest. Value i is looked at by lane i % 32 under bit i / 32 of its mask. At least one must be open.
-__device__ __forceinline__ int best_of(const float* values, unsigned int open, int n)
+__device__ __forceinline__ int best_of(const double* values, unsigned int open, int n)
 {
-    const float Least = __uint_as_float(0xff800000u);
-    float value = Least;
+    double value = least();
     int place = 0x7fffffff;
     for (int i = threadIdx.x & 31; i < n; i += 32)
     {
         if (!(open >> (i / 32) & 1)) continue;
-        float v = values[i] == values[i] ? values[i] : Least;
+        double v = values[i] == values[i] ? values[i] : least();
         if (place == 0x7fffffff || v > value)
         {
             value = v;
@@ -32,7 +34,7 @@ __device__ __forceinline__ int best_of(const float* values, unsigned int open, i
     }
     for (int offset = 16; offset > 0; offset >>= 1)
     {
-        float v = __shfl_xor_sync(0xffffffffu, value, offset);
+        double v = __shfl_xor_sync(0xffffffffu, value, offset);
         int p = __shfl_xor_sync(0xffffffffu, place, offset);
         // a lane without an open value has the least value and the last place
         if (v > value || (v == value && p < place))
@@ -60,14 +62,15 @@ __device__ __forceinline__ float score_of(float z, int sigmoid, float max, float
 extern "C" __global__ void __launch_bounds__(32 * Warps) route(const float* logits, const float* bias, float* weights, int* indices, int tokens, int experts, int k, int sigmoid, int normalise, float factor,
     int groups, int kept)
 {
-    __shared__ float choices[Warps][MAX_EXPERTS], of_groups[Warps][MAX_GROUPS];
+    __shared__ double choices[Warps][MAX_EXPERTS], of_groups[Warps][MAX_GROUPS];
     int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     long long token = blockIdx.x * (long long)Warps + warp;
     if (token >= tokens) return;
     const float* z = logits + token * experts;
-    float *choice = choices[warp], *group = of_groups[warp], max = 0, scale = 0;
+    double *choice = choices[warp], *group = of_groups[warp];
+    float max = 0, scale = 0;
     if (!sigmoid) softmax_of(z, experts, max, scale);
-    for (int e = lane; e < experts; e += 32) choice[e] = sigmoid ? score_of(z[e], 1, 0, 0) + (bias ? bias[e] : 0.0f) : z[e];
+    for (int e = lane; e < experts; e += 32) choice[e] = sigmoid ? 1.0 / (1.0 + exp(-(double)z[e])) + (bias ? bias[e] : 0.0f) : z[e];
     __syncwarp();
     unsigned int open = 0xffffffffu;
     if (groups > 1)
@@ -75,10 +78,10 @@ extern "C" __global__ void __launch_bounds__(32 * Warps) route(const float* logi
         int size = experts / groups;
         for (int g = lane; g < groups; g += 32)
         {
-            float first = __uint_as_float(0xff800000u), second = first;
+            double first = least(), second = first;
             for (int e = g * size; e < (g + 1) * size; e++)
             {
-                float c = choice[e];
+                double c = choice[e];
                 if (c > first)
                 {
                     second = first;
@@ -156,6 +159,6 @@ extern "C" __global__ void __launch_bounds__(32 * Warps) route_grad(const float*
     for (int e = lane; e < experts; e += 32)
     {
         float s = score_of(z[e], sigmoid, max, scale);
-        dlogits[token * experts + e] = sigmoid ? ds[e] * s * (1.0f - s) : s * (ds[e] - mean);
+        dlogits[token * experts + e] = sigmoid ? ds[e] * s * score_of(-z[e], 1, 0, 0) : s * (ds[e] - mean); // 1 − σ(z) = σ(−z), also where σ(z) is 1
     }
 }
