@@ -8,12 +8,14 @@ public static unsafe class Memory
     public static Buffer Allocate(Device device, long byteLength) => device.Kind switch
     {
         DeviceKind.Cpu => HostBuffer.Allocate(byteLength),
+        DeviceKind.Meta => new MetaBuffer(byteLength),
         _ => CudaBuffer.Allocate(device, byteLength),
     };
 
     public static void Clear(Tensor tensor)
     {
         ArgumentNullException.ThrowIfNull(tensor);
+        if (tensor.Device.Kind == DeviceKind.Meta) return;
         if (tensor.Device.Kind == DeviceKind.Cuda) tensor.Card().Clear(tensor.Pointer, tensor.ByteLength);
         else NativeMemory.Clear((void*)tensor.Pointer, (nuint)tensor.ByteLength);
     }
