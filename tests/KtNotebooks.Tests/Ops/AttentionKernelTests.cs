@@ -56,10 +56,12 @@ public class AttentionKernelTests
             var test = new OpCase(typeof(Attention), $"{type} {name}", (Tk * H / Hk) + D, [Input.Of(type, Tq, H, D), Input.Of(type, Tk, Hk, D), Input.Of(type, Tk, Hk, Dv)],
                 x => [Attention.Apply(x[0], x[1], x[2], spans, 3 / MathF.Sqrt(D))])
             { Roundings = 4, Terms = 1 };
+            // dP − delta cancels terms of size √Dv that carry the rounding of out; dq and dk take them times scale and a key or query of up to √3.
+            var gradient = test with { Terms = 3 * MathF.Sqrt(3f * Dv / D) };
             var (expected, actual) = (OpHarness.Plain(test), OpHarness.Run(test, Variant.Of("cuda:0")));
             if (Tolerance.Difference($"{type} output", test, expected.Outputs[0], actual.Outputs[0]) is { } wrong) Assert.Fail(wrong);
             for (var i = 0; i < 3; i++)
-                if (Tolerance.Difference($"{type} gradient of input {i}", test, expected.Gradients[i], actual.Gradients[i]) is { } off) Assert.Fail(off);
+                if (Tolerance.Difference($"{type} gradient of input {i}", i < 2 ? gradient : test, expected.Gradients[i], actual.Gradients[i]) is { } off) Assert.Fail(off);
         }
     }
 }
