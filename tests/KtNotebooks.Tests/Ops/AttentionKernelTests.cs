@@ -10,6 +10,7 @@ namespace KtNotebooks.Tests.Ops;
 /// The attention kernels of a card where their tiles end: sequences around the 128 rows of a tile and the 32 of a step, several tiles, cached keys, shared key heads, every choice of kernel by
 /// head size. Against the definition, as in the harness.
 /// </summary>
+[Trait("card", "cuda")]
 [Collection(Alone.Name)]
 public class AttentionKernelTests
 {
