@@ -13,11 +13,12 @@ var root = new RootCommand("kt: fine-tune mixture-of-experts models on one machi
     ChatCommand.Create(),
     EvalCommand.Create(),
     VerifyCommand.Create(),
+    BenchCommands.Create(),
+    DoctorCommand.Create(),
     DataCommands.Create(),
     KernelCommands.Create(),
     NotebookCommands.Create(),
     TourCommand.Create(),
-    BenchCommands.Create(),
 };
 // Ctrl-C cancels; a run then saves what it has, which may take longer than the two seconds after which the library would end the process.
 var invocation = new InvocationConfiguration { EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = TimeSpan.FromMinutes(10) };
