@@ -13,6 +13,8 @@ var root = new RootCommand("kt: fine-tune mixture-of-experts models on one machi
     ChatCommand.Create(),
     EvalCommand.Create(),
     VerifyCommand.Create(),
+    BenchCommands.Create(),
+    DoctorCommand.Create(),
     DataCommands.Create(),
     KernelCommands.Create(),
     NotebookCommands.Create(),
