@@ -93,7 +93,7 @@ int cuDeviceGetUuid_v2(unsigned char* uuid, int device) {
 
 int cuDeviceGetAttribute(int* value, int attribute, int device) {
     if (!is_card(device)) return error(InvalidDevice, "cuDeviceGetAttribute: there is no cuda:" + std::to_string(device));
-    auto architecture = static_cast<int>(setting("ARCH", 90));
+    auto architecture = static_cast<int>(setting("ARCH", 80));
     switch (attribute) {
         case 1:
         case 2:
