@@ -30,7 +30,7 @@ public class GoldenTests
         if (on is null) Cpu.Use(Cpu.Plain);
         try
         {
-            var results = GoldenCheck.Run(Lite, type, TestContext.Current.CancellationToken);
+            var results = GoldenCheck.Run(Lite, type, cancel: TestContext.Current.CancellationToken);
             Assert.Equal(10, results.Count);
             Assert.Empty(results.Where(r => !r.Passed).Select(r => r.ToString()));
         }
@@ -49,7 +49,7 @@ public class GoldenTests
     [InlineData("qwen3_moe", DType.BF16)]
     public void The_other_architectures_are_the_reference_s_as_well(string model, DType type)
     {
-        var results = GoldenCheck.Run(Of(model), type, TestContext.Current.CancellationToken);
+        var results = GoldenCheck.Run(Of(model), type, cancel: TestContext.Current.CancellationToken);
         Assert.Equal(10, results.Count);
         Assert.Empty(results.Where(r => !r.Passed).Select(r => r.ToString()));
     }
@@ -60,7 +60,7 @@ public class GoldenTests
         using var folder = new Samples.Folder();
         Checkout.Copy(Lite, folder.Path);
         EditConfig(folder.Path, config => config["routed_scaling_factor"] = 1.01);
-        var wrong = GoldenCheck.Run(folder.Path, DType.F32, TestContext.Current.CancellationToken).Where(r => !r.Passed).Select(r => r.What);
+        var wrong = GoldenCheck.Run(folder.Path, DType.F32, cancel: TestContext.Current.CancellationToken).Where(r => !r.Passed).Select(r => r.What);
         Assert.Contains("logits", wrong);
         Assert.Contains("LoRA gradients", wrong);
     }
