@@ -14,6 +14,8 @@ var root = new RootCommand("kt: fine-tune mixture-of-experts models on one machi
     PredictCommand.Create(),
     EvalCommand.Create(),
     VerifyCommand.Create(),
+    BenchCommands.Create(),
+    DoctorCommand.Create(),
     DataCommands.Create(),
     KernelCommands.Create(),
     NotebookCommands.Create(),

@@ -9,21 +9,21 @@ using KtNotebooks.Tokenizers;
 namespace KtNotebooks.Generation;
 
 /// <summary>
-/// The keys by which everything that only runs a model names it: model_name_or_path, adapter_name_or_path, template, infer_dtype, kt_optimize_rule, cpu_infer. Reading comes before loading, so that a
+/// The keys by which everything that only runs a model names it: model_name_or_path, adapter_name_or_path, template, infer_dtype, and where its weights live. Reading comes before loading, so that a
 /// wrong key is named before gigabytes are read.
 /// </summary>
-public sealed record ModelKeys(string Path, string? Adapter, Template Template, DType Type, PlacementRules? Rules)
+public sealed record ModelKeys(string Path, string? Adapter, Template Template, DType Type, PlacementSettings Placement)
 {
     public static ModelKeys Read(Settings c)
     {
         ArgumentNullException.ThrowIfNull(c);
         var keys = new ModelKeys(c.Required("model_name_or_path"), c.Text("adapter_name_or_path"), Templates.Get(c.Text("template", "empty")),
             c.OneOf("infer_dtype", "auto", "auto", "float32", "bfloat16") == "float32" ? DType.F32 : DType.BF16,
-            c.Text("kt_optimize_rule") is { } file ? PlacementRules.Load(file) : null);
-        if (c.Has("cpu_infer")) RowParallel.Threads = c.Int("cpu_infer", Environment.ProcessorCount);
+            PlacementSettings.Read(c));
         c.OneOf("infer_backend", "huggingface", "huggingface", "ktransformers");
         c.OneOf("finetuning_type", "lora", "lora");
         c.WithoutEffect("trust_remote_code", "use_kt");
+        if (keys.Placement.Threads is { } threads) RowParallel.Threads = threads;
         return keys;
     }
 
@@ -39,7 +39,9 @@ public sealed record ModelKeys(string Path, string? Adapter, Template Template, 
     public (CausalLm Model, Tokenizer Tokenizer) Load()
     {
         var tokenizer = Tokenizer.Load(Path);
-        var model = ModelFolder.Load(Path, Type, Rules);
+        var placement = ModelFolder.Place(Path, Placement);
+        placement.RequireDevices();
+        var model = ModelFolder.Load(Path, Type, placement);
         try
         {
             if (Adapter is not null) AdapterFolder.Load(model, Adapter);

@@ -23,12 +23,24 @@ public static class ModelFolder
     /// <summary>Loads a checkpoint for a folder's config.</summary>
     /// <param name="type">Type of weights and activations: F32 or BF16.</param>
     /// <exception cref="InvalidDataException">A missing or wrongly shaped tensor, named with what was expected and found.</exception>
-    /// <param name="rules">Where weights live; null: mapped from the files.</param>
-    public static CausalLm Load(string folder, DType type = DType.BF16, PlacementRules? rules = null)
+    /// <param name="placement">Where weights live; null: mapped from the files.</param>
+    public static CausalLm Load(string folder, DType type = DType.BF16, ModelPlacement? placement = null)
     {
         var config = new ConfigFile(Path.Combine(folder, "config.json"));
         using var checkpoint = new Checkpoint(folder);
-        return Build(config, rules is null ? checkpoint : new PlacedWeights(checkpoint, rules), type);
+        var model = Build(config, placement is null ? checkpoint : new PlacedWeights(checkpoint, placement), type);
+        model.Notes = LayersBeyond(model.Info.Layers, config, checkpoint.Names);
+        return model;
+    }
+
+    /// <summary>The model of a config as shapes without memory: its modules, names and sizes, before a weight is there.</summary>
+    public static CausalLm Shape(ConfigFile config, DType type = DType.BF16) => Build(config, new ShapeWeights(), type);
+
+    /// <summary>Where the settings put the model of a folder; its weights need not be there.</summary>
+    public static ModelPlacement Place(string folder, PlacementSettings settings)
+    {
+        using var shape = Shape(new ConfigFile(Path.Combine(folder, "config.json")));
+        return ModelPlacement.Resolve(shape, shape.Info.ModelType, settings);
     }
 
     /// <summary>Builds a model of a config with weights from anywhere.</summary>
@@ -38,6 +50,18 @@ public static class ModelFolder
         if (!type.IsFloat()) throw new ArgumentException($"a model runs in F32 or BF16, not {type}");
         if (!Builders.TryGetValue(config.ModelType, out var build)) throw new NotSupportedException($"{config.Path}: model_type '{config.ModelType}' is not known; known are {string.Join(", ", KnownTypes)}");
         return (CausalLm)build.Invoke(null, BindingFlags.DoNotWrapExceptions, null, [config, weights, type], null)!;
+    }
+
+    /// <summary>DeepSeek-V3 ships its multi-token prediction layer after the last one (model.layers.61.*): said once, not loaded.</summary>
+    private static string[] LayersBeyond(int layers, ConfigFile config, IEnumerable<string> names)
+    {
+        const string Prefix = "model.layers.";
+        var beyond = names.Where(n => n.StartsWith(Prefix, StringComparison.Ordinal))
+            .Select(n => int.TryParse(n[Prefix.Length..].Split('.')[0], out var layer) ? layer : -1).Where(layer => layer >= layers).ToList();
+        if (beyond.Count == 0) return [];
+        var why = config.Int("num_nextn_predict_layers", 0) > 0 ? "they predict further tokens (num_nextn_predict_layers) and are not part of this model" : $"num_hidden_layers is {layers}";
+        var (first, last) = (beyond.Min(), beyond.Max());
+        return [$"{config.Path}: {beyond.Count} tensors of {(first == last ? $"layer {first}" : $"layers {first} to {last}")} are not loaded: {why}"];
     }
 
     private static Dictionary<string, MethodInfo> FindBuilders()

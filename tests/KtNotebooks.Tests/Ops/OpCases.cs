@@ -24,6 +24,7 @@ public static class OpCases
                 yield return new OpCase(typeof(Add), text, 1, [Of(type, shape), Of(type, shape)], x => [Add.Apply(x[0], x[1])]);
                 yield return new OpCase(typeof(SwiGlu), text, 4, [Of(type, shape), Of(type, shape)], x => [SwiGlu.Apply(x[0], x[1])]);
             }
+            yield return new OpCase(typeof(Transfer), $"{type} to its own device", 1, [Of(type, 3, 5)], x => [new Transfer(x[0].Device).Run(x[0])[0]]); // between devices: ExpertExecutorTests
             foreach (long[] shape in (long[][])[[3, 2, 5], [1, 1, 1], [0, 2, 3]])
                 yield return new OpCase(typeof(Flatten), Text(type, shape), 1, [Of(type, shape)], x => [Flatten.Apply(x[0])]);
             foreach (var (width, n) in ((int, int)[])[(2, 1), (7, 3), (40, 32)])
@@ -103,6 +104,16 @@ public static class OpCases
                     var (q, k, v) = MlaHeads.Apply(x[0], x[1], x[2], shape, table, [0, 1, 0, 100]);
                     return [q, k, v];
                 });
+            }
+            foreach (var (H, Hk, d, yarn) in ((int, int, int, YarnSettings?)[])[(1, 1, 2, null), (4, 2, 6, null), (3, 1, 10, new YarnSettings(4, 64, 32, 1, 1, 0)), (8, 2, 128, null)])
+            {
+                var (shape, table) = (new GqaShape(H, Hk, d), new RotaryTable(d, 1e6, yarn));
+                yield return new OpCase(typeof(GqaHeads), $"{type} heads {H}/{Hk} × {d}{(yarn is null ? "" : ", YaRN")}", (H * 4) + d, [Of(type, 4, H * d), Of(type, 4, Hk * d), Of(type, 4, Hk * d), F32(d), F32(d)], x =>
+                {
+                    var (q, k, v) = GqaHeads.Apply(x[0], x[1], x[2], x[3], x[4], shape, table, [0, 1, 0, 100], 1e-6f);
+                    return [q, k, v];
+                })
+                { Terms = d == 2 ? 4 : 0 }; // of two columns, dx nearly cancels
             }
         }
     }

@@ -1,3 +1,4 @@
+using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 
@@ -18,6 +19,7 @@ public static class OpErrors
     [
         new(typeof(Add), "add: shapes", "[Add] b must be F32[2, 3], but is F32[3, 2]", () => Add.Apply(F(2, 3), F(3, 2))),
         new(typeof(Add), "add: integers", "[Add] a must be F32 or BF16, but is I32[2]", () => Add.Apply(Ints(1, 2), Ints(1, 2))),
+        new(typeof(Transfer), "transfer: no such card", $"[Transfer] there is no cuda:77: {CudaDevice.Missing ?? $"the driver shows {CudaDevice.Count} card(s), numbered from 0"}", () => Transfer.Apply(F(2), Device.Cuda(77))),
         new(typeof(SwiGlu), "swiglu: types", "[SwiGlu] u must be F32[2, 3], but is BF16[2, 3]", () => SwiGlu.Apply(F(2, 3), Tensor.Empty(DType.BF16, 2, 3))),
         new(typeof(Flatten), "flatten: rank", "[Flatten] x must be [T, a, …], but is F32[4]", () => Flatten.Apply(F(4))),
         new(typeof(RmsNorm), "norm: weight length", "[RmsNorm] w must be F32[8], the last dimension of x, but is F32[4]", () => RmsNorm.Apply(F(2, 8), F(4), 1e-6f)),
@@ -39,6 +41,17 @@ public static class OpErrors
         new(typeof(MlaHeads), "heads: position", "[MlaHeads] position -1 is negative", () => MlaHeads.Apply(F(2, 14), F(2, 16), F(2, 4), Heads, Table, [0, -1])),
         new(typeof(Router), "router: k", "[Router] top-k must be in 1 … 4, the number of experts, but is 5", () => Router.Apply(F(2, 4), new RouterSettings(5, false, 1))),
         new(typeof(Router), "router: type", "[Router] logits must be F32[T, E], but is BF16[2, 4]", () => Router.Apply(Tensor.Empty(DType.BF16, 2, 4), new RouterSettings(1, false, 1))),
+        new(typeof(Router), "router: groups", "[Router] 8 experts cannot be cut into 3 groups of one size", () => Router.Apply(F(2, 8), new RouterSettings(2, false, 1, Groups: 3))),
+        new(typeof(Router), "router: kept groups", "[Router] kept groups must be in 1 … 4, the number of groups, but is 5", () => Router.Apply(F(2, 8), new RouterSettings(2, false, 1, Groups: 4, KeptGroups: 5))),
+        new(typeof(Router), "router: room", "[Router] 1 groups of 2 experts do not hold the 3 to be chosen", () => Router.Apply(F(2, 8), new RouterSettings(3, false, 1, Groups: 4))),
+        new(typeof(Router), "router: bias", "[Router] bias must be F32[8], but is F32[7]", () => Router.Apply(F(2, 8), new RouterSettings(2, true, 1, Scoring: RouterScoring.Sigmoid), F(7))),
+        new(typeof(Router), "router: softmax with a bias", "[Router] a correction bias goes with sigmoid scores alone", () => Router.Apply(F(2, 8), new RouterSettings(2, true, 1), F(8))),
+        new(typeof(Router), "router: balance of sigmoids", "[Router] the balance term is defined for softmax scores alone", () => Router.Apply(F(2, 8), new RouterSettings(2, true, 1, 0.1f, RouterScoring.Sigmoid))),
+        new(typeof(Router), "router: groups of one", "[Router] groups are scored by their two best experts, but have one each", () => Router.Apply(F(2, 8), new RouterSettings(2, true, 1, 0, RouterScoring.Sigmoid, 8, 4))),
+        new(typeof(GqaHeads), "gqa heads: k", "[GqaHeads] k must be F32[2, 4], but is F32[2, 8]", () => GqaHeads.Apply(F(2, 8), F(2, 8), F(2, 4), F(4), F(4), new GqaShape(2, 1, 4), Table, [0, 1], 1e-6f)),
+        new(typeof(GqaHeads), "gqa heads: norm", "[GqaHeads] wk must be F32[4], but is F32[8]", () => GqaHeads.Apply(F(2, 8), F(2, 4), F(2, 4), F(4), F(8), new GqaShape(2, 1, 4), Table, [0, 1], 1e-6f)),
+        new(typeof(GqaHeads), "gqa heads: rotary width", "[GqaHeads] the rotary table is for width 6, the heads have 4", () => GqaHeads.Apply(F(2, 8), F(2, 4), F(2, 4), F(4), F(4), new GqaShape(2, 1, 4), new RotaryTable(6, 1e4), [0, 1], 1e-6f)),
+        new(typeof(GqaHeads), "gqa heads: position", "[GqaHeads] position -1 is negative", () => GqaHeads.Apply(F(2, 8), F(2, 4), F(2, 4), F(4), F(4), new GqaShape(2, 1, 4), Table, [0, -1], 1e-6f)),
         new(typeof(RoutedExperts), "experts: width", "[RoutedExperts] x must be [T, 4], the experts' input width, but is F32[2, 5]", () => RoutedExperts.Apply(F(2, 5), F(2, 1), Ints2(0, 1), Set())),
         new(typeof(RoutedExperts), "experts: index", "[RoutedExperts] expert index 2 is not in 0 … 1", () => RoutedExperts.Apply(F(2, 4), F(2, 1), Ints2(0, 2), Set())),
     ];
