@@ -13,6 +13,7 @@ var root = new RootCommand("kt: fine-tune mixture-of-experts models on one machi
     ChatCommand.Create(),
     PredictCommand.Create(),
     EvalCommand.Create(),
+    ReportCommand.Create(),
     VerifyCommand.Create(),
     BenchCommands.Create(),
     DoctorCommand.Create(),
