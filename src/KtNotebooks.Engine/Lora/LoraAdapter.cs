@@ -74,17 +74,21 @@ public static class LoraAdapter
     }
 
     private static LowRank Fresh(Nn.Linear linear, LoraSettings s, ulong seed) => new(
-        RandomA(seed, linear.Path, 1, s.Rank, linear.Inputs, flat: true), Trained(Tensor.Zeros(DType.F32, linear.Outputs, s.Rank)), s.Scale, (float)s.Dropout);
+        RandomA(seed, linear, linear.Path, 1, s.Rank, linear.Inputs, flat: true), Trained(Tensor.Zeros(DType.F32, Home(linear), linear.Outputs, s.Rank)), s.Scale, (float)s.Dropout);
 
     private static LowRankExperts Fresh(ExpertBank bank, LoraSettings s, ulong seed)
     {
-        Tensor A(string name, int inputs) => RandomA(seed, $"{bank.Path}.{name}", bank.Count, s.Rank, inputs, flat: false);
-        Tensor B(int outputs) => Trained(Tensor.Zeros(DType.F32, bank.Count, outputs, s.Rank));
+        Tensor A(string name, int inputs) => RandomA(seed, bank, $"{bank.Path}.{name}", bank.Count, s.Rank, inputs, flat: false);
+        Tensor B(int outputs) => Trained(Tensor.Zeros(DType.F32, Home(bank), bank.Count, outputs, s.Rank));
         return new LowRankExperts(A("gate_proj", bank.Width), B(bank.Inner), A("up_proj", bank.Width), B(bank.Inner), A("down_proj", bank.Inner), B(bank.Width), s.Scale, (float)s.Dropout);
     }
 
-    private static Tensor RandomA(ulong seed, string name, int count, int rank, int inputs, bool flat)
+    /// <summary>A model of shapes gets pairs of shapes.</summary>
+    private static Device Home(Module module) => module.Device.Kind == DeviceKind.Meta ? Device.Meta : Device.Cpu;
+
+    private static Tensor RandomA(ulong seed, Module module, string name, int count, int rank, int inputs, bool flat)
     {
+        if (Home(module) == Device.Meta) return Trained(flat ? Tensor.Empty(DType.F32, Device.Meta, rank, inputs) : Tensor.Empty(DType.F32, Device.Meta, count, rank, inputs));
         var random = new NormalRandom(seed, name);
         var values = new float[(long)count * rank * inputs];
         var bound = 1 / Math.Sqrt(inputs);
