@@ -9,6 +9,9 @@ public static class ModelShapes
 
     public static IReadOnlyList<string> Known { get; } = [.. typeof(ModelShapes).Assembly.GetManifestResourceNames().Where(n => n.StartsWith(Folder, StringComparison.Ordinal)).Select(n => n[Folder.Length..^".json".Length]).Order(StringComparer.Ordinal)];
 
+    /// <summary>The config of a whole shape as a file that was never written.</summary>
+    public static ConfigFile File(string shape) => ConfigFile.FromJson(shape, Config(shape).ToJsonString());
+
     /// <summary>The config of a shape as JSON, cut to fewer layers where asked: of a model that begins with dense layers one of them and otherwise sparse ones, so that a few layers stand for all kinds.</summary>
     /// <param name="layers">num_hidden_layers; of one layer alone that is a sparse one.</param>
     /// <exception cref="ArgumentException">An unknown shape, or more layers than it has.</exception>
