@@ -48,6 +48,9 @@ public sealed class ExpertBank : Module
         }
     }
 
+    /// <summary>Frozen pairs by the name of their adapter, for passes that name one; owned by this bank.</summary>
+    public Dictionary<string, LowRankExperts> Named { get; } = [];
+
     /// <summary>Under per-expert names: views that this bank owns, as modules do. Of low-bit experts the stored codes.</summary>
     public override IEnumerable<Parameter> Weights => _weights;
 
@@ -60,7 +63,8 @@ public sealed class ExpertBank : Module
     /// <summary>x [T, D], weights F32 [T, k], indices I32 [T, k] → [T, D].</summary>
     public Tensor Forward(Tensor x, Tensor weights, Tensor indices, Pass pass)
     {
-        var set = pass.Training || _set.Lora is not { Dropout: > 0 } lora ? _set : _set with { Lora = lora with { Dropout = 0 } };
+        var lora = pass.Adapter is { } name ? Named.GetValueOrDefault(name) : _set.Lora;
+        var set = _set with { Lora = pass.Training || lora is not { Dropout: > 0 } ? lora : lora with { Dropout = 0 } };
         return RoutedExperts.Apply(x, weights, indices, set, DropoutMask.Mix(pass.DropoutKey ^ _key), pass.FirstRow * (long)weights.Width);
     }
 
@@ -78,8 +82,7 @@ public sealed class ExpertBank : Module
     /// <summary>Takes the low-rank pairs off and frees them.</summary>
     public void RemoveAdapter()
     {
-        if (_set.Lora is { } l)
-            foreach (var tensor in (Tensor[])[l.GateA, l.GateB, l.UpA, l.UpB, l.DownA, l.DownB]) tensor.Dispose();
+        _set.Lora?.Dispose();
         _set = _set with { Lora = null };
     }
 
@@ -92,5 +95,6 @@ public sealed class ExpertBank : Module
             else matrices.DisposeEach();
         }
         RemoveAdapter();
+        foreach (var pairs in Named.Values) pairs.Dispose();
     }
 }

@@ -73,14 +73,38 @@ public static class LoraAdapter
             }
     }
 
-    private static LowRank Fresh(Nn.Linear linear, LoraSettings s, ulong seed) => new(
-        RandomA(seed, linear.Path, 1, s.Rank, linear.Inputs, flat: true), Trained(Tensor.Zeros(DType.F32, linear.Outputs, s.Rank)), s.Scale, (float)s.Dropout);
+    /// <summary>Rank of each projection of a bank, and their scale: the experts of a layer are multiplied together, so they need one of each.</summary>
+    /// <exception cref="ArgumentException">The patterns give experts of one layer different ranks or scales.</exception>
+    internal static (int[] Rank, float Scale) RanksOf(ExpertBank bank, LoraSettings s)
+    {
+        if (s.RankPattern is null && s.AlphaPattern is null) return ([s.Rank, s.Rank, s.Rank], s.Scale);
+        var ranks = new int[ExpertBank.Projections.Length];
+        var scale = s.ScaleOf($"{bank.Path}.0.{ExpertBank.Projections[0]}");
+        for (var p = 0; p < ranks.Length; p++)
+            for (var e = 0; e < bank.Count; e++)
+            {
+                var path = $"{bank.Path}.{e}.{ExpertBank.Projections[p]}";
+                var rank = s.RankOf(path);
+                if (e > 0 && rank != ranks[p]) throw new ArgumentException($"rank_pattern gives {path} the rank {rank}, but expert 0 of its layer {ranks[p]}; the experts of a layer need one rank a projection");
+                if (s.ScaleOf(path) != scale) throw new ArgumentException($"rank_pattern and alpha_pattern scale {path} by {s.ScaleOf(path)}, but others of its layer by {scale}; the experts of a layer need one scale");
+                ranks[p] = rank;
+            }
+        return (ranks, scale);
+    }
+
+    private static LowRank Fresh(Nn.Linear linear, LoraSettings s, ulong seed)
+    {
+        var r = s.RankOf(linear.Path);
+        return new LowRank(RandomA(seed, linear.Path, 1, r, linear.Inputs, flat: true), Trained(Tensor.Zeros(DType.F32, linear.Outputs, r)), s.ScaleOf(linear.Path), (float)s.Dropout);
+    }
 
     private static LowRankExperts Fresh(ExpertBank bank, LoraSettings s, ulong seed)
     {
-        Tensor A(string name, int inputs) => RandomA(seed, $"{bank.Path}.{name}", bank.Count, s.Rank, inputs, flat: false);
-        Tensor B(int outputs) => Trained(Tensor.Zeros(DType.F32, bank.Count, outputs, s.Rank));
-        return new LowRankExperts(A("gate_proj", bank.Width), B(bank.Inner), A("up_proj", bank.Width), B(bank.Inner), A("down_proj", bank.Inner), B(bank.Width), s.Scale, (float)s.Dropout);
+        var (ranks, scale) = RanksOf(bank, s);
+        var (gate, up, down) = (ranks[0], ranks[1], ranks[2]);
+        Tensor A(string name, int rank, int inputs) => RandomA(seed, $"{bank.Path}.{name}", bank.Count, rank, inputs, flat: false);
+        Tensor B(int outputs, int rank) => Trained(Tensor.Zeros(DType.F32, bank.Count, outputs, rank));
+        return new LowRankExperts(A("gate_proj", gate, bank.Width), B(bank.Inner, gate), A("up_proj", up, bank.Width), B(bank.Inner, up), A("down_proj", down, bank.Inner), B(bank.Width, down), scale, (float)s.Dropout);
     }
 
     private static Tensor RandomA(ulong seed, string name, int count, int rank, int inputs, bool flat)
