@@ -9,6 +9,7 @@ using Xunit;
 namespace KtNotebooks.Tests.Ops;
 
 /// <summary>The same questions for every op: is it right, is it the same everywhere, is the gradient right, does it fail well, is it repeatable, does it leak.</summary>
+[Trait("card", "cuda")]
 [Collection(Alone.Name)] // buffers alive are counted process-wide
 public class OpTests
 {
