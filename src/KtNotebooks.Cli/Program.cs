@@ -12,6 +12,8 @@ var root = new RootCommand("kt: fine-tune mixture-of-experts models on one machi
     TrainCommands.CreatePretrain(),
     ChatCommand.Create(),
     EvalCommand.Create(),
+    ExportCommand.CreateExport(),
+    ExportCommand.CreateAdapter(),
     VerifyCommand.Create(),
     DataCommands.Create(),
     KernelCommands.Create(),

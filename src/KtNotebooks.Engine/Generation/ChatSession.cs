@@ -31,12 +31,23 @@ public sealed class ChatSession : IDisposable
     /// <summary>May be changed between turns.</summary>
     public Sampling Sampling { get; set; }
 
-    /// <summary>Loads base and adapter as a config or key=value pairs say.</summary>
+    /// <summary>The adapter that answers: one of <see cref="NamedAdapters.Of"/>, `base`, or null for the attached one. May be changed between turns; the conversation goes on.</summary>
+    public string? Adapter
+    {
+        get;
+        set
+        {
+            NamedAdapters.Check(Model, value);
+            field = value;
+        }
+    }
+
+    /// <summary>Loads base and adapters as a config or key=value pairs say.</summary>
     public static ChatSession Open(params string[] arguments)
     {
         var c = Settings.Read(arguments);
         var path = c.Required("model_name_or_path");
-        var adapter = c.Text("adapter_name_or_path");
+        var adapters = c.List("adapter_name_or_path") ?? [];
         var template = Templates.Get(c.Text("template", "empty"));
         var defaults = new Sampling();
         var sampling = new Sampling(c.Int("max_new_tokens", defaults.MaxNewTokens), c.Flag("do_sample", true), c.Number("temperature", defaults.Temperature), c.Number("top_p", defaults.TopP), c.Int("top_k", defaults.TopK), c.Number("repetition_penalty", 1), (ulong)c.Int("seed", 42)).Checked();
@@ -52,8 +63,8 @@ public sealed class ChatSession : IDisposable
         var model = ModelFolder.Load(path, type, rules);
         try
         {
-            if (adapter is not null) AdapterFolder.Load(model, adapter);
-            return new ChatSession(model, tokenizer, template, sampling, system);
+            var names = NamedAdapters.Load(model, adapters);
+            return new ChatSession(model, tokenizer, template, sampling, system) { Adapter = names.Count > 0 ? names[0] : null };
         }
         catch
         {
@@ -73,7 +84,7 @@ public sealed class ChatSession : IDisposable
         var stops = Template.StopIds(Tokenizer).ToHashSet();
         var decoder = new StreamDecoder(Tokenizer, skipSpecial: true);
         var answer = new System.Text.StringBuilder();
-        foreach (var id in new Generator(Model).Generate(prompt, Sampling, (IReadOnlySet<int>)stops, cancel))
+        foreach (var id in new Generator(Model, Adapter).Generate(prompt, Sampling, (IReadOnlySet<int>)stops, cancel))
         {
             var piece = decoder.Push(id);
             if (piece.Length == 0) continue;

@@ -15,6 +15,25 @@ public static class NamedAdapters
         return [.. model.All().SelectMany(m => m is Nn.Linear l ? l.Named.Keys : m is ExpertBank b ? b.Named.Keys : (IEnumerable<string>)[]).Distinct().Order(StringComparer.Ordinal)];
     }
 
+    /// <summary>Loads adapters given as `NAME=PATH`, or as a path, whose last part is then the name. Returns the names in the given order.</summary>
+    /// <exception cref="ArgumentException">A name twice.</exception>
+    public static IReadOnlyList<string> Load(CausalLm model, IEnumerable<string> adapters, Action<string>? log = null)
+    {
+        ArgumentNullException.ThrowIfNull(adapters);
+        List<string> names = [];
+        foreach (var adapter in adapters)
+        {
+            var at = adapter.IndexOf('=', StringComparison.Ordinal);
+            var path = adapter[(at + 1)..];
+            var name = at > 0 ? adapter[..at] : NameOf(path);
+            if (name == Nn.Pass.BaseModel) throw new ArgumentException($"'{name}' means the model without an adapter; give {path} another name: NAME={path}");
+            if (names.Contains(name)) throw new ArgumentException($"two adapters are named '{name}'; name one yourself: NAME={path}");
+            AdapterFolder.LoadNamed(model, name, path, log);
+            names.Add(name);
+        }
+        return names;
+    }
+
     /// <summary>Frees an adapter; nothing where the name is unknown.</summary>
     public static void Remove(CausalLm model, string name)
     {
@@ -26,12 +45,18 @@ public static class NamedAdapters
         }
     }
 
-    /// <summary>What a request may ask for: an adapter's name, or `base`. Null asks for the adapter that is attached for training, if there is one.</summary>
+    /// <summary>A request may ask for an adapter's name, for `base`, or for nothing: the adapter that is attached for training, if there is one.</summary>
     /// <exception cref="ArgumentException">An unknown name, with those that there are.</exception>
-    public static string? Checked(CausalLm model, string? name)
+    public static void Check(CausalLm model, string? name)
     {
-        if (name is null || name == Nn.Pass.BaseModel) return name;
+        if (name is null or Nn.Pass.BaseModel) return;
         var known = Of(model);
-        return known.Contains(name) ? name : throw new ArgumentException($"no adapter is named '{name}'; there are {string.Join(", ", known.Prepend(Nn.Pass.BaseModel))}");
+        if (!known.Contains(name)) throw new ArgumentException($"no adapter is named '{name}'; there are {string.Join(", ", known.Prepend(Nn.Pass.BaseModel))}");
+    }
+
+    private static string NameOf(string path)
+    {
+        var last = Path.GetFileName(Path.TrimEndingDirectorySeparator(path));
+        return last.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase) ? last[..^5] : last;
     }
 }
