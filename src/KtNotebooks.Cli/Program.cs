@@ -15,6 +15,8 @@ var root = new RootCommand("kt: fine-tune mixture-of-experts models on one machi
     ExportCommand.CreateExport(),
     ExportCommand.CreateAdapter(),
     VerifyCommand.Create(),
+    BenchCommands.Create(),
+    DoctorCommand.Create(),
     DataCommands.Create(),
     KernelCommands.Create(),
     NotebookCommands.Create(),

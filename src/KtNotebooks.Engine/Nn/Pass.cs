@@ -11,8 +11,9 @@ namespace KtNotebooks.Nn;
 /// <param name="DropoutKey">Changes every step; 0 with <paramref name="Training"/> false.</param>
 /// <param name="Training">Dropout acts.</param>
 /// <param name="Cache">Keys and values of earlier rows, or null.</param>
+/// <param name="ValueUnused">The stage is computed again for its gradients alone: what it adds to the stream will not be read, and the last product before may be left out.</param>
 /// <param name="Adapter">The name of one of the adapters that were loaded under names, or <see cref="BaseModel"/>; null: the one that is attached for training, if there is one.</param>
-public sealed record Pass(int[] Positions, int[] SeqStarts, int FirstRow = 0, ulong DropoutKey = 0, bool Training = false, KvCache? Cache = null, string? Adapter = null)
+public sealed record Pass(int[] Positions, int[] SeqStarts, int FirstRow = 0, ulong DropoutKey = 0, bool Training = false, KvCache? Cache = null, bool ValueUnused = false, string? Adapter = null)
 {
     /// <summary>Asks for the base without any adapter.</summary>
     public const string BaseModel = "base";

@@ -4,14 +4,15 @@ using KtNotebooks.Weights;
 
 namespace KtNotebooks.Placement;
 
-/// <summary>Puts the tensors of a checkpoint where the rules say, on their way into the model: a tensor that is to live in host memory is copied off the mapped file here.</summary>
-public sealed class PlacedWeights(IWeights source, PlacementRules rules) : IWeights
+/// <summary>Puts the tensors of a checkpoint where they belong, on their way into the model: what is to live in host memory is copied off the mapped file here, what is to live on a card is sent there.</summary>
+public sealed class PlacedWeights(IWeights source, ModelPlacement placement) : IWeights
 {
     public Tensor Take(string name, DType type, params ReadOnlySpan<long> shape)
     {
         var tensor = source.Take(name, type, shape);
-        if (rules.Of(name).Weights != WeightHome.Host) return tensor;
-        using (tensor) return tensor.Clone();
+        var place = placement.Of(name);
+        if (place.Weights == WeightHome.Mmap) return tensor;
+        using (tensor) return place.Weights == WeightHome.Host ? tensor.Clone() : tensor.To(place.Compute);
     }
 
     public Matrices TakeExperts(string path, string suffix, DType type, int count, long n, long k)

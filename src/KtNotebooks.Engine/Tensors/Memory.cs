@@ -8,12 +8,14 @@ public static unsafe class Memory
     public static Buffer Allocate(Device device, long byteLength) => device.Kind switch
     {
         DeviceKind.Cpu => HostBuffer.Allocate(byteLength),
+        DeviceKind.Meta => new MetaBuffer(byteLength),
         _ => CudaBuffer.Allocate(device, byteLength),
     };
 
     public static void Clear(Tensor tensor)
     {
         ArgumentNullException.ThrowIfNull(tensor);
+        if (tensor.Device.Kind == DeviceKind.Meta) return;
         if (tensor.Device.Kind == DeviceKind.Cuda) tensor.Card().Clear(tensor.Pointer, tensor.ByteLength);
         else NativeMemory.Clear((void*)tensor.Pointer, (nuint)tensor.ByteLength);
     }
@@ -34,6 +36,12 @@ public static unsafe class Memory
             default: target.Card().CopyFrom(source.Card(), to, from, bytes); break;
         }
     }
+
+    /// <summary>I32 [n] on a device; the values may change afterwards.</summary>
+    public static Tensor Place(ReadOnlySpan<int> values, Device device) => Place(values, DType.I32, device);
+
+    /// <summary>F32 [n] on a device; the values may change afterwards.</summary>
+    public static Tensor Place(ReadOnlySpan<float> values, Device device) => Place(values, DType.F32, device);
 
     /// <summary>A tensor in host memory with the same values: an alias where it is there already.</summary>
     public static Tensor ToHost(this Tensor tensor) => tensor.To(Device.Cpu);
@@ -70,5 +78,15 @@ public static unsafe class Memory
         var copy = Tensor.Empty(tensor.Type, tensor.Device, tensor.Shape);
         Copy(tensor, copy);
         return copy;
+    }
+
+    private static Tensor Place<T>(ReadOnlySpan<T> values, DType type, Device device)
+        where T : unmanaged
+    {
+        var tensor = Tensor.Empty(type, device, values.Length);
+        if (device.Kind == DeviceKind.Cpu) values.CopyTo(tensor.Span<T>());
+        else
+            fixed (T* source = values) tensor.Card().Write(tensor.Pointer, source, tensor.ByteLength);
+        return tensor;
     }
 }
