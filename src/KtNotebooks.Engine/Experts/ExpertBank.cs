@@ -132,6 +132,7 @@ public sealed class ExpertBank : Module
     {
         RemoveAdapter();
         foreach (var pairs in Named.Values) pairs.Dispose();
+        Stream?.Drain(); // copies may have run ahead
         FreeMatrices();
         (_set.OnCard as IDisposable)?.Dispose();
         _slab?.Dispose();

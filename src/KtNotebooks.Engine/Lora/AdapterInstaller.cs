@@ -85,10 +85,9 @@ internal sealed class AdapterInstaller
 
     private LowRankExperts PairsOf(ExpertBank bank)
     {
-        var ranks = LoraAdapter.RanksOf(bank, _settings);
-        (Tensor A, Tensor B) Stack(int projection, int inputs, int outputs)
+        var (ranks, scale) = LoraAdapter.RanksOf(bank, _settings);
+        (Tensor A, Tensor B) Stack(int projection, int r, int inputs, int outputs)
         {
-            var r = ranks.Rank[projection];
             var (a, b) = (new float[(long)bank.Count * r * inputs], new float[(long)bank.Count * outputs * r]);
             for (var e = 0; e < bank.Count; e++)
             {
@@ -96,10 +95,10 @@ internal sealed class AdapterInstaller
                 Take(path, 'A', r, r, inputs).CopyTo(a.AsSpan(e * r * inputs));
                 Take(path, 'B', r, outputs, r).CopyTo(b.AsSpan(e * outputs * r));
             }
-            return (Make(a, Device.Cpu, bank.Count, r, inputs), Make(b, Device.Cpu, bank.Count, outputs, r));
+            return (Make(a, bank.Device, bank.Count, r, inputs), Make(b, bank.Device, bank.Count, outputs, r));
         }
-        var (gate, up, down) = (Stack(0, bank.Width, bank.Inner), Stack(1, bank.Width, bank.Inner), Stack(2, bank.Inner, bank.Width));
-        return new LowRankExperts(gate.A, gate.B, up.A, up.B, down.A, down.B, ranks.Scale, (float)_settings.Dropout);
+        var (gate, up, down) = (Stack(0, ranks.Gate, bank.Width, bank.Inner), Stack(1, ranks.Up, bank.Width, bank.Inner), Stack(2, ranks.Down, bank.Inner, bank.Width));
+        return new LowRankExperts(gate.A, gate.B, up.A, up.B, down.A, down.B, scale, (float)_settings.Dropout);
     }
 
     private float[] Take(string path, char half, int rank, long rows, long columns)

@@ -8,7 +8,7 @@ namespace KtNotebooks.Lora;
 
 /// <summary>
 /// Low-rank pairs for the linears of a model, put beside them from outside: models do not know of adapters. A starts uniform in ±1/√in (PEFT's Kaiming form with a = √5), B at zero, so that a fresh
-/// adapter changes nothing.
+/// adapter changes nothing. A pair lives where its weight lives.
 /// </summary>
 public static class LoraAdapter
 {
@@ -75,9 +75,9 @@ public static class LoraAdapter
 
     /// <summary>Rank of each projection of a bank, and their scale: the experts of a layer are multiplied together, so they need one of each.</summary>
     /// <exception cref="ArgumentException">The patterns give experts of one layer different ranks or scales.</exception>
-    internal static (int[] Rank, float Scale) RanksOf(ExpertBank bank, LoraSettings s)
+    internal static ((int Gate, int Up, int Down) Rank, float Scale) RanksOf(ExpertBank bank, LoraSettings s)
     {
-        if (s.RankPattern is null && s.AlphaPattern is null) return ([s.Rank, s.Rank, s.Rank], s.Scale);
+        if (s.RankPattern is null && s.AlphaPattern is null) return ((s.Rank, s.Rank, s.Rank), s.Scale);
         var ranks = new int[ExpertBank.Projections.Length];
         var scale = s.ScaleOf($"{bank.Path}.0.{ExpertBank.Projections[0]}");
         for (var p = 0; p < ranks.Length; p++)
@@ -89,32 +89,34 @@ public static class LoraAdapter
                 if (s.ScaleOf(path) != scale) throw new ArgumentException($"rank_pattern and alpha_pattern scale {path} by {s.ScaleOf(path)}, but others of its layer by {scale}; the experts of a layer need one scale");
                 ranks[p] = rank;
             }
-        return (ranks, scale);
+        return ((ranks[0], ranks[1], ranks[2]), scale);
     }
 
     private static LowRank Fresh(Nn.Linear linear, LoraSettings s, ulong seed)
     {
-        var r = s.RankOf(linear.Path);
-        return new LowRank(RandomA(seed, linear.Path, 1, r, linear.Inputs, flat: true), Trained(Tensor.Zeros(DType.F32, linear.Outputs, r)), s.ScaleOf(linear.Path), (float)s.Dropout);
+        var (r, device) = (s.RankOf(linear.Path), linear.Weight.Device);
+        return new LowRank(RandomA(seed, linear.Path, device, r, linear.Inputs), Zeros(device, linear.Outputs, r), s.ScaleOf(linear.Path), (float)s.Dropout);
     }
 
     private static LowRankExperts Fresh(ExpertBank bank, LoraSettings s, ulong seed)
     {
-        var (ranks, scale) = RanksOf(bank, s);
-        var (gate, up, down) = (ranks[0], ranks[1], ranks[2]);
-        Tensor A(string name, int rank, int inputs) => RandomA(seed, $"{bank.Path}.{name}", bank.Count, rank, inputs, flat: false);
-        Tensor B(int outputs, int rank) => Trained(Tensor.Zeros(DType.F32, bank.Count, outputs, rank));
+        var ((gate, up, down), scale) = RanksOf(bank, s);
+        var device = bank.Device;
+        Tensor A(string name, int rank, int inputs) => RandomA(seed, $"{bank.Path}.{name}", device, bank.Count, rank, inputs);
+        Tensor B(int outputs, int rank) => Zeros(device, bank.Count, outputs, rank);
         return new LowRankExperts(A("gate_proj", gate, bank.Width), B(bank.Inner, gate), A("up_proj", up, bank.Width), B(bank.Inner, up), A("down_proj", down, bank.Inner), B(bank.Width, down), scale, (float)s.Dropout);
     }
 
-    private static Tensor RandomA(ulong seed, string name, int count, int rank, int inputs, bool flat)
+    private static Tensor RandomA(ulong seed, string name, Device device, params ReadOnlySpan<long> shape)
     {
         var random = new NormalRandom(seed, name);
-        var values = new float[(long)count * rank * inputs];
-        var bound = 1 / Math.Sqrt(inputs);
-        for (var i = 0; i < values.Length; i++) values[i] = (float)(((2 * random.Uniform()) - 1) * bound);
-        return Trained(flat ? Tensor.From(values, rank, inputs) : Tensor.From(values, count, rank, inputs));
+        using var values = Tensor.Empty(DType.F32, shape);
+        var bound = 1 / Math.Sqrt(values.Width);
+        foreach (ref var value in values.Span<float>()) value = (float)(((2 * random.Uniform()) - 1) * bound);
+        return Trained(values.To(device));
     }
+
+    private static Tensor Zeros(Device device, params ReadOnlySpan<long> shape) => Trained(Tensor.Zeros(DType.F32, device, shape));
 
     private static Tensor Trained(Tensor tensor)
     {
