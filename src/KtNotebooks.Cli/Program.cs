@@ -10,6 +10,7 @@ var root = new RootCommand("kt: fine-tune mixture-of-experts models on one machi
 {
     TrainCommands.CreateTrain(),
     TrainCommands.CreatePretrain(),
+    PlanCommand.Create(),
     ChatCommand.Create(),
     PredictCommand.Create(),
     EvalCommand.Create(),

@@ -109,6 +109,7 @@ public static class LoraAdapter
 
     private static Tensor RandomA(ulong seed, string name, Device device, params ReadOnlySpan<long> shape)
     {
+        if (device.Kind == DeviceKind.Meta) return Trained(Tensor.Empty(DType.F32, device, shape)); // of a model of shapes
         var random = new NormalRandom(seed, name);
         using var values = Tensor.Empty(DType.F32, shape);
         var bound = 1 / Math.Sqrt(values.Width);

@@ -70,6 +70,9 @@ public sealed class RoutedExperts(ExpertSet experts, RouteKey dropoutKey = defau
         return new Frame(inputs, [Allocate(x, x.Type, x.Shape)], [.. saved]);
     }
 
+    /// <summary>Rows gathered for the experts [R, D] and h [R, I].</summary>
+    protected override long ScratchBytes(Frame f) => f.Inputs[2].Count * (f.Inputs[0].Width + experts.Width) * f.Inputs[0].Type.Size();
+
     protected override void Plain(Frame f) => RoutedExpertsPlain.Forward(f, experts, dropoutKey);
 
     protected override void Cpu(Frame f)
