@@ -14,6 +14,8 @@ var root = new RootCommand("kt: fine-tune mixture-of-experts models on one machi
     ChatCommand.Create(),
     PredictCommand.Create(),
     EvalCommand.Create(),
+    ExportCommand.CreateExport(),
+    ExportCommand.CreateAdapter(),
     ReportCommand.Create(),
     VerifyCommand.Create(),
     BenchCommands.Create(),
