@@ -13,9 +13,10 @@ internal sealed class Kt : IDisposable
 
     private Kt(string[] arguments, string? folder)
     {
-        var start = new ProcessStartInfo(Path.Combine(AppContext.BaseDirectory, "kt"), arguments) { RedirectStandardOutput = true, RedirectStandardError = true, WorkingDirectory = folder ?? Checkout.Root };
+        var start = new ProcessStartInfo(Path.Combine(AppContext.BaseDirectory, "kt"), arguments) { RedirectStandardOutput = true, RedirectStandardError = true, RedirectStandardInput = true, WorkingDirectory = folder ?? Checkout.Root };
         start.Environment["KT_THREADS"] = "1"; // many tests run beside each other
         _process = Process.Start(start)!;
+        _process.StandardInput.Close(); // whoever asks for a line hears the end, not the terminal of the test run
         _output = _process.StandardOutput.ReadToEndAsync();
         _errors = _process.StandardError.ReadToEndAsync();
     }
