@@ -29,7 +29,17 @@ public static class ModelFolder
         var config = new ConfigFile(Path.Combine(folder, "config.json"));
         using var checkpoint = new Checkpoint(folder);
         var model = Build(config, placement is null ? checkpoint : new PlacedWeights(checkpoint, placement), type);
-        model.Notes = LayersBeyond(model.Info.Layers, config, checkpoint.Names);
+        List<string> notes = [.. LayersBeyond(model.Info.Layers, config, checkpoint.Names)];
+        try
+        {
+            if (placement is not null) model.Executors = ExpertPlacer.Apply(model, placement, notes);
+        }
+        catch
+        {
+            model.Dispose();
+            throw;
+        }
+        model.Notes = notes;
         return model;
     }
 

@@ -51,20 +51,40 @@ public sealed class MlaAttention : Module
 
     public override IEnumerable<Module> Children => _qA is { } a ? [a, _qNorm!, _q, _kvA, _kvNorm, _kvB, _o] : [_q, _kvA, _kvNorm, _kvB, _o];
 
-    /// <summary>x [T, D] → [T, D].</summary>
+    /// <summary>
+    /// x [T, D] → [T, D]. A cache holds one row [latent, rotary key] a token, KvRank + Rope values, whatever the number of heads. Rows of sequences that are not in the cache yet attend to keys
+    /// and values made from their latents (fewer products); rows behind cached ones attend to the cached rows themselves, W_UK and W_UV moved to the other side of the products.
+    /// </summary>
     public Tensor Forward(Tensor x, Pass pass)
     {
         var q = _qA is { } a ? _q.Forward(_qNorm!.Forward(a.Forward(x, pass)), pass) : _q.Forward(x, pass);
         var (latent, rotaryKey) = SplitColumns.Apply(_kvA.Forward(x, pass), _settings.KvRank);
-        var kv = _kvB.Forward(_kvNorm.Forward(latent), pass);
-        var (Q, K, V) = MlaHeads.Apply(q, kv, rotaryKey, _settings.Heads, _rotary, pass.Positions);
-        var spans = Spans.Self(pass.SeqStarts);
+        latent = _kvNorm.Forward(latent);
         if (pass.Cache is { } cache)
         {
-            var (k, v, starts) = cache.Append(Path, K, V, pass.SeqStarts);
-            (K, V, spans) = (Autograd.Tape.Own(k), Autograd.Tape.Own(v), new Spans(pass.SeqStarts, starts));
+            var angles = Autograd.Tape.Own(LatentRows.Angles(_rotary, pass.Positions, x.Device));
+            var begun = Begun(cache, pass.SeqStarts);
+            var held = cache.Append(Path, LatentRows.Apply(latent, rotaryKey, angles), pass.SeqStarts);
+            Autograd.Tape.Own(held.Rows);
+            if (begun) return _o.Forward(Absorbed(q, angles, held, pass.SeqStarts), pass);
         }
-        var attended = Attention.Apply(Q, K, V, spans, _settings.Scale);
-        return _o.Forward(Flatten.Apply(attended), pass);
+        var (Q, K, V) = MlaHeads.Apply(q, _kvB.Forward(latent, pass), rotaryKey, _settings.Heads, _rotary, pass.Positions);
+        return _o.Forward(Flatten.Apply(Attention.Apply(Q, K, V, Spans.Self(pass.SeqStarts), _settings.Scale)), pass);
+    }
+
+    /// <summary>Does a sequence that gets rows now hold some already?</summary>
+    private bool Begun(KvCache cache, int[] seqStarts)
+    {
+        for (var s = 0; s + 1 < seqStarts.Length; s++)
+            if (seqStarts[s + 1] > seqStarts[s] && cache.Length(Path, s) > 0) return true;
+        return false;
+    }
+
+    private Tensor Absorbed(Tensor q, Tensor angles, CachedRows held, int[] seqStarts)
+    {
+        (Tensor, Tensor, float)? low = _kvB.Adapter is { } a ? (a.A, a.B, a.Scale) : null;
+        var queries = AbsorbedQueries.Apply(q, angles, _kvB.Weight, low, _settings.Heads);
+        var context = LatentAttention.Apply(queries, held.Rows, seqStarts, held.Begins, held.Counts, _settings.KvRank, _settings.Scale);
+        return AbsorbedValues.Apply(context, _kvB.Weight, low, _settings.Heads);
     }
 }

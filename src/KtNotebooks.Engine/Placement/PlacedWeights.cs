@@ -17,6 +17,8 @@ public sealed class PlacedWeights(IWeights source, ModelPlacement placement) : I
 
     public Matrices TakeExperts(string path, string suffix, DType type, int count, long n, long k)
     {
+        // What a card computes is brought to it, or to pinned memory, from the mapped file when the model stands: see ExpertPlacer.
+        if (placement.Of(path) is { Compute.Kind: DeviceKind.Cuda, Executor: not ExecutorKind.Cpu }) return source.TakeExperts(path, suffix, type, count, n, k);
         var each = new Tensor[count];
         for (var e = 0; e < count; e++) each[e] = Take($"{path}.{e}.{suffix}", type, n, k);
         return Matrices.Each(each);

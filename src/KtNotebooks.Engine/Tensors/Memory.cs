@@ -40,6 +40,9 @@ public static unsafe class Memory
     /// <summary>I32 [n] on a device; the values may change afterwards.</summary>
     public static Tensor Place(ReadOnlySpan<int> values, Device device) => Place(values, DType.I32, device);
 
+    /// <summary>I64 [n] on a device; the values may change afterwards.</summary>
+    public static Tensor Place(ReadOnlySpan<long> values, Device device) => Place(values, DType.I64, device);
+
     /// <summary>F32 [n] on a device; the values may change afterwards.</summary>
     public static Tensor Place(ReadOnlySpan<float> values, Device device) => Place(values, DType.F32, device);
 
