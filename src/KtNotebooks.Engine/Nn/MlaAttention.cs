@@ -60,25 +60,37 @@ public sealed class MlaAttention : Module
         var q = _qA is { } a ? _q.Forward(_qNorm!.Forward(a.Forward(x, pass)), pass) : _q.Forward(x, pass);
         var (latent, rotaryKey) = SplitColumns.Apply(_kvA.Forward(x, pass), _settings.KvRank);
         latent = _kvNorm.Forward(latent);
-        if (pass.Cache is { } cache)
-        {
-            var angles = Autograd.Tape.Own(LatentRows.Angles(_rotary, pass.Positions, x.Device));
-            var begun = Begun(cache, pass.SeqStarts);
-            var held = cache.Append(Path, LatentRows.Apply(latent, rotaryKey, angles), pass.SeqStarts);
-            Autograd.Tape.Own(held.Rows);
-            if (begun) return _o.Forward(Absorbed(q, angles, held, pass.SeqStarts), pass);
-        }
-        var (Q, K, V) = MlaHeads.Apply(q, _kvB.Forward(latent, pass), rotaryKey, _settings.Heads, _rotary, pass.Positions);
-        return _o.Forward(Flatten.Apply(Attention.Apply(Q, K, V, Spans.Self(pass.SeqStarts), _settings.Scale)), pass);
+        if (pass.Cache is null) return _o.Forward(Expanded(q, latent, rotaryKey, pass), pass);
+        var angles = Autograd.Tape.Own(LatentRows.Angles(_rotary, pass.Positions, x.Device));
+        var begun = Begun(pass.Cache, pass.SeqStarts);
+        var held = pass.Cache.Append(Path, LatentRows.Apply(latent, rotaryKey, angles), pass.SeqStarts);
+        Autograd.Tape.Own(held.Rows);
+        var split = pass.SeqStarts[begun];
+        if (split == 0) return _o.Forward(Expanded(q, latent, rotaryKey, pass), pass);
+        if (split == x.Rows) return _o.Forward(Absorbed(q, angles, held, pass.SeqStarts), pass);
+        // Running sequences and new ones behind them in one batch.
+        var rest = new Pass(pass.Positions[split..], [.. pass.SeqStarts[begun..].Select(start => start - split)]);
+        var all = Autograd.Tape.Own(Tensor.Empty(x.Type, x.Device, x.Rows, _settings.Heads.H * _settings.Heads.Value));
+        Memory.Copy(Absorbed(Part(q, 0, split), Part(angles, 0, split), held, pass.SeqStarts[..(begun + 1)]), Part(all, 0, split));
+        Memory.Copy(Expanded(Part(q, split, x.Rows), Part(latent, split, x.Rows), Part(rotaryKey, split, x.Rows), rest), Part(all, split, x.Rows));
+        return _o.Forward(all, pass);
     }
 
-    /// <summary>Does a sequence that gets rows now hold some already?</summary>
-    private bool Begun(KvCache cache, int[] seqStarts)
+    private Tensor Expanded(Tensor q, Tensor latent, Tensor rotaryKey, Pass pass)
     {
-        for (var s = 0; s + 1 < seqStarts.Length; s++)
-            if (seqStarts[s + 1] > seqStarts[s] && cache.Length(Path, s) > 0) return true;
-        return false;
+        var (Q, K, V) = MlaHeads.Apply(q, _kvB.Forward(latent, pass), rotaryKey, _settings.Heads, _rotary, pass.Positions);
+        return Flatten.Apply(Attention.Apply(Q, K, V, Spans.Self(pass.SeqStarts), _settings.Scale));
     }
+
+    /// <summary>How many sequences at the front to take in the absorbed form: all up to the last one that gets rows behind rows that it has.</summary>
+    private int Begun(KvCache cache, int[] seqStarts)
+    {
+        for (var s = seqStarts.Length - 2; s >= 0; s--)
+            if (seqStarts[s + 1] > seqStarts[s] && cache.Length(Path, s) > 0) return s + 1;
+        return 0;
+    }
+
+    private static Tensor Part(Tensor rows, int from, int to) => Autograd.Tape.Own(rows.Slice(from, to - from));
 
     private Tensor Absorbed(Tensor q, Tensor angles, CachedRows held, int[] seqStarts)
     {

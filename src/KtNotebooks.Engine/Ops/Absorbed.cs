@@ -31,11 +31,12 @@ internal sealed class AbsorbedQueries(MlaShape shape, float scale) : InferenceOp
         for (var t = 0; t < T; t++)
             for (var h = 0; h < H; h++)
             {
-                var (query, target) = (q.AsSpan(((t * H) + h) * (n + r), n + r), y.AsSpan(((t * H) + h) * (rank + r), rank + r));
+                var query = q.AsSpan(((t * H) + h) * (n + r), n + r);
+                var target = y.AsSpan(((t * H) + h) * (rank + r), rank + r);
                 for (var c = 0; c < rank; c++)
                 {
                     double sum = 0;
-                    for (var k = 0; k < n; k++) sum += query[k] * w[((((h * (n + shape.Value)) + k)) * rank) + c];
+                    for (var k = 0; k < n; k++) sum += query[k] * w[(((h * (n + shape.Value)) + k) * rank) + c];
                     target[c] = (float)sum;
                 }
                 LatentRows.Rotate(query[n..], angles.AsSpan(t * r, r), target[rank..]);
