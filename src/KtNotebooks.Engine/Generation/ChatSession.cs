@@ -1,12 +1,13 @@
 using KtNotebooks.Configuration;
 using KtNotebooks.Data;
+using KtNotebooks.Lora;
 using KtNotebooks.Models;
 using KtNotebooks.Tokenizers;
 
 namespace KtNotebooks.Generation;
 
 /// <summary>
-/// A model, its tokenizer, a template and a conversation. Keys are LLaMA-Factory's: model_name_or_path, adapter_name_or_path, template, default_system, do_sample, temperature, top_p, top_k,
+/// A model, its tokenizer, a template and a conversation. Keys are LLaMA-Factory's: model_name_or_path, adapter_name_or_path (a list is several by name, of which the first answers), template, default_system, do_sample, temperature, top_p, top_k,
 /// max_new_tokens, repetition_penalty, seed, infer_dtype, cpu_infer.
 /// </summary>
 public sealed class ChatSession : IDisposable
@@ -28,7 +29,18 @@ public sealed class ChatSession : IDisposable
     /// <summary>May be changed between turns.</summary>
     public Sampling Sampling { get; set; }
 
-    /// <summary>Loads base and adapter as a config or key=value pairs say.</summary>
+    /// <summary>The adapter that answers: one of <see cref="NamedAdapters.Of"/>, `base`, or null for the attached one. May be changed between turns; the conversation goes on.</summary>
+    public string? Adapter
+    {
+        get;
+        set
+        {
+            NamedAdapters.Check(Model, value);
+            field = value;
+        }
+    }
+
+    /// <summary>Loads base and adapters as a config or key=value pairs say.</summary>
     public static ChatSession Open(params string[] arguments)
     {
         var c = Settings.Read(arguments);
@@ -36,8 +48,17 @@ public sealed class ChatSession : IDisposable
         var sampling = ModelKeys.ReadSampling(c);
         var system = c.Text("default_system");
         c.RefuseUnknown();
-        var (model, tokenizer) = keys.Load();
-        return new ChatSession(model, tokenizer, keys.Template, sampling, system);
+        var (model, tokenizer) = (keys with { Adapter = null }).Load(); // adapters lie beside each other here, to be switched
+        try
+        {
+            var names = NamedAdapters.Load(model, keys.Adapter?.Split(',', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries) ?? []);
+            return new ChatSession(model, tokenizer, keys.Template, sampling, system) { Adapter = names.Count > 0 ? names[0] : null };
+        }
+        catch
+        {
+            model.Dispose();
+            throw;
+        }
     }
 
     /// <summary>Forgets the conversation.</summary>
@@ -51,7 +72,7 @@ public sealed class ChatSession : IDisposable
         var stops = Template.StopIds(Tokenizer).ToHashSet();
         var decoder = new StreamDecoder(Tokenizer, skipSpecial: true);
         var answer = new System.Text.StringBuilder();
-        foreach (var id in new Generator(Model).Generate(prompt, Sampling, (IReadOnlySet<int>)stops, cancel))
+        foreach (var id in new Generator(Model, Adapter).Generate(prompt, Sampling, (IReadOnlySet<int>)stops, cancel))
         {
             var piece = decoder.Push(id);
             if (piece.Length == 0) continue;
