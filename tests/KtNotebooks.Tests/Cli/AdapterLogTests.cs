@@ -15,7 +15,7 @@ public sealed class AdapterLogTests : IDisposable
 
     public AdapterLogTests()
     {
-        var (exit, output, errors) = Kt.Run(_place.Train("max_steps=1", "lora_experts=true"));
+        var (exit, output, errors) = Kt.Run(_place.Train("max_steps=2", "save_steps=1", "lora_experts=true"));
         Assert.True(exit == 0, output + errors);
         using var adapter = AdapterSource.Open(_place.Output);
         _tensors = [.. adapter.Tensors.Keys];
@@ -40,7 +40,7 @@ public sealed class AdapterLogTests : IDisposable
     }
 
     [Fact]
-    public void By_a_run_that_goes_on() => IsLogged(_place.Train("max_steps=2", "lora_experts=true", "log_level=debug"), t => t["base_model.model.".Length..^".weight".Length] + ".default.weight");
+    public void By_a_run_that_goes_on() => IsLogged(_place.Train("max_steps=2", "save_steps=1", "lora_experts=true", "log_level=debug"), t => t["base_model.model.".Length..^".weight".Length] + ".default.weight");
 
     [Fact]
     public void By_export() => IsLogged(["export", $"model_name_or_path={_place.Model}", $"adapter_name_or_path={_place.Output}", $"export_dir={_place.Output}-merged", "log_level=debug"],
