@@ -31,8 +31,12 @@ internal static class TokenizeCommand
             var (asJson, back) = (parsed.GetValue(jsonl), parsed.GetValue(decode));
             // Order is kept; a few thousand lines are in work at a time, so a pipe never waits for its end.
             foreach (var lines in Lines(reader).Select((text, i) => (text, Where: $"{name}:{i + 1}")).Chunk(4096))
-                foreach (var result in lines.AsParallel().AsOrdered().Select(line => back ? Decode(tokenizer, line.text, line.Where) : Encode(tokenizer, asJson ? JsonText(line.text, line.Where) : line.text)))
+            {
+                // What can be wrong with a line is found here, in order, and not on some thread.
+                string[] texts = [.. lines.Select(line => back ? Decode(tokenizer, line.text, line.Where) : asJson ? JsonText(line.text, line.Where) : line.text)];
+                foreach (var result in back ? texts : texts.AsParallel().AsOrdered().Select(text => Encode(tokenizer, text)))
                     output.Write(result);
+            }
         });
         return command;
     }
