@@ -31,6 +31,13 @@ inline void need(const char* name, const void* p) {
 inline void check_type(const char* name, int32_t type) {
     if (type != KT_F32 && type != KT_BF16) throw Error(InvalidArgument, "%s must be 0 (F32) or 1 (BF16), but is %d", name, type);
 }
+// The type of a weight matrix with rows of K elements.
+inline void check_weights(int32_t type, int64_t K) {
+    if (type < KT_F32 || type > KT_INT4)
+        throw Error(InvalidArgument, "typeW must be 0 (F32), 1 (BF16), 2 (FP8), 3 (INT8) or 4 (INT4), but is %d", type);
+    if (type == KT_INT4 && K % 32 != 0)
+        throw Error(InvalidArgument, "K must be a multiple of 32, the group of 4-bit weights, but is %lld", static_cast<long long>(K));
+}
 inline void check_size(const char* name, int64_t n) {
     if (n <= 0) throw Error(InvalidArgument, "%s must be positive, but is %lld", name, static_cast<long long>(n));
 }

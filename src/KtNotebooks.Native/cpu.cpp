@@ -28,7 +28,7 @@ Features detect() {
     Features f;
     unsigned a, b, c, d;
     if (!__get_cpuid(1, &a, &b, &c, &d)) return f;
-    bool fma = c & (1u << 12), osxsave = c & (1u << 27), avx = c & (1u << 28);
+    bool fma = c & (1u << 12), f16c = c & (1u << 29), osxsave = c & (1u << 27), avx = c & (1u << 28);
     if (!osxsave || !avx) return f;
     unsigned low, high;
     asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
@@ -36,7 +36,7 @@ Features detect() {
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return f;
     unsigned leaf7_b = b, leaf7_d = d, leaf71_a = 0;
     if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) leaf71_a = a;
-    f.avx2 = fma && (leaf7_b & (1u << 5)) && saves(0x6);
+    f.avx2 = fma && f16c && (leaf7_b & (1u << 5)) && saves(0x6);
     unsigned avx512 = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31);  // F, DQ, BW, VL
     f.avx512 = f.avx2 && (leaf7_b & avx512) == avx512 && saves(0xe6);
     f.avx512bf16 = f.avx512 && (leaf71_a & (1u << 5));

@@ -19,6 +19,7 @@ namespace kt {
 namespace {
 
 constexpr int64_t RangeRows = 512, BlockColumns = 256, DotRows = 4, ShortSide = 24;
+constexpr int64_t DecodedDots = 4;  // rows of low-bit weights decoded at a time: what dots reads together, small enough for the first cache
 constexpr int64_t PackedLimit = 32 << 20;  // bytes of A packed ahead at a time
 constexpr int64_t PackRows = 96;           // a packing task; a multiple of every mr
 
@@ -32,7 +33,7 @@ struct Plan {
 };
 
 Plan plan(const Kernels& kernels, const Term& t) {
-    bool bf16 = kernels.bf16.element && t.a.type == 1 && t.b.type == 1 && t.scale == 1;
+    bool bf16 = kernels.bf16.element && t.a.type == 1 && (t.b.type == 1 || t.b.is_low_bit()) && t.scale == 1;
     const Micro* micro = bf16 ? &kernels.bf16 : &kernels.f32;
     return {micro, round_up(t.k, micro->k_unit)};
 }
@@ -72,8 +73,17 @@ void pack_ahead(const Kernels& kernels, const PackTask& task) {
     }
 }
 
+// A block of B as the kernels read it: low bits are decoded to the type of A, in stored orientation, while the block is in cache.
+Matrix readable(const Kernels& kernels, const Matrix& b, int64_t columns, int64_t k, int32_t type, Scratch& memory) {
+    if (!b.is_low_bit()) return b;
+    int64_t stored_rows = b.low.turned ? k : columns, stored_columns = b.low.turned ? columns : k;
+    void* block = memory.get<char>(stored_rows * stored_columns * (type == 0 ? 4 : 2));
+    kernels.decode(b, stored_rows, stored_columns, block, type);
+    return b.low.turned ? Matrix{block, type, 1, stored_columns} : Matrix{block, type, stored_columns, 1};
+}
+
 void compute(const Kernels& kernels, const Task& task) {
-    thread_local Scratch block_memory, b_memory, a_memory;
+    thread_local Scratch block_memory, b_memory, a_memory, decoded_memory;
     const Range& range = *task.range;
     const Product& product = *range.product;
     const int64_t ldc = round_up(task.columns, 32);
@@ -90,7 +100,8 @@ void compute(const Kernels& kernels, const Task& task) {
         if (micro.begin) micro.begin();
         for (int64_t k0 = 0; k0 < t.k; k0 += micro.k_block) {
             int64_t k = std::min<int64_t>(micro.k_block, t.k - k0), padded = round_up(k, micro.k_unit);
-            kernels.pack(b, micro.element, t.b.from(task.first, k0), task.columns, k, micro.nr, micro.group_b, padded, 1);
+            Matrix block = readable(kernels, t.b.from(task.first, k0), task.columns, k, t.a.type, decoded_memory);
+            kernels.pack(b, micro.element, block, task.columns, k, micro.nr, micro.group_b, padded, 1);
             for (int64_t i = 0; i < range.rows; i += micro.mr) {
                 int32_t rows = static_cast<int32_t>(std::min<int64_t>(micro.mr, range.rows - i));
                 char* a = own;
@@ -115,16 +126,21 @@ void compute(const Kernels& kernels, const Task& task) {
 bool fits_dots(const Product& p) {
     if (p.m > DotRows) return false;
     for (int t = 0; t < p.term_count; t++)
-        if (p.terms[t].a.cols != 1 || p.terms[t].b.cols != 1) return false;
+        if (p.terms[t].a.cols != 1 || (p.terms[t].b.is_low_bit() ? p.terms[t].b.low.turned : p.terms[t].b.cols != 1)) return false;
     return true;
 }
 
 void compute_dots(const Kernels& kernels, const Product& p, int64_t first, int64_t columns) {
+    thread_local Scratch decoded_memory;
     float c[DotRows * BlockColumns] = {};
     for (int index = 0; index < p.term_count; index++) {
         const Term& t = p.terms[index];
-        kernels.dots(p.m, columns, t.k, t.a.data, t.a.type, t.a.rows, t.b.at(first, 0), t.b.type, t.b.rows, t.scale, c, BlockColumns,
-                     index > 0);
+        int64_t step = t.b.is_low_bit() ? DecodedDots : columns;
+        for (int64_t j = 0; j < columns; j += step) {
+            int64_t n = std::min(step, columns - j);
+            Matrix b = readable(kernels, t.b.from(first + j, 0), n, t.k, t.a.type, decoded_memory);
+            kernels.dots(p.m, n, t.k, t.a.data, t.a.type, t.a.rows, b.data, b.type, b.rows, t.scale, c + j, BlockColumns, index > 0);
+        }
     }
     char* out = static_cast<char*>(p.out) + first * p.cols * (p.type == 0 ? 4 : 2);
     kernels.store(c, BlockColumns, p.m, columns, p.alpha, p.beta, out, p.type, p.rows, p.cols);
@@ -181,7 +197,7 @@ void run_wave(const Kernels& kernels, std::vector<Range>& ranges, size_t first, 
 void multiply(std::vector<Product> products) {
     const Kernels& kernels = kt::kernels();
     for (Product& p : products)
-        if (p.n <= ShortSide && p.n < p.m && p.m > DotRows) flip(p);
+        if (p.n <= ShortSide && p.n < p.m && p.m > DotRows && !p.terms[0].b.is_low_bit()) flip(p);
     std::vector<const Product*> small;
     std::vector<Range> ranges;
     int64_t blocks = 0;

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "check.h"
+#include "cpu.h"
 #include "gemm.h"
 
 namespace kt {
@@ -37,6 +38,13 @@ void each_expert(int32_t E, const int32_t* offsets, Body&& body) {
         if (offsets[e + 1] > offsets[e]) body(e, static_cast<int64_t>(offsets[e]), static_cast<int64_t>(offsets[e + 1] - offsets[e]));
 }
 
+// W_e [N, K]; a low-bit one with its scales.
+Matrix weights(const void* const* W, int32_t typeW, const void* const* scalesW, int32_t e, int64_t K) {
+    Matrix m{W[e], typeW, K, 1};
+    if (typeW > KT_BF16) m.low = {scalesW[e], K, 0, 0, false};
+    return m;
+}
+
 void check_experts(const char* what, const void* const* W, int32_t E, const int32_t* offsets) {
     need(what, W);
     each_expert(E, offsets, [&](int32_t e, int64_t, int64_t rows) {
@@ -45,13 +53,14 @@ void check_experts(const char* what, const void* const* W, int32_t E, const int3
 }
 
 void grouped_linear(int32_t E, const int32_t* offsets, int64_t N, int64_t K, const void* x, int32_t typeX, const void* xl,
-                    const void* const* W, int32_t typeW, int32_t r, const float* const* loraA, const float* const* loraB, float scale,
-                    float* p, void* y, int32_t typeY) {
+                    const void* const* W, int32_t typeW, const void* const* scalesW, int32_t r, const float* const* loraA,
+                    const float* const* loraB, float scale, float* p, void* y, int32_t typeY) {
     const bool lora = loraA != nullptr;
     int64_t R = check_offsets(E, offsets);
-    check_size("N", N), check_size("K", K), check_type("typeX", typeX), check_type("typeW", typeW), check_type("typeY", typeY);
+    check_size("N", N), check_size("K", K), check_type("typeX", typeX), check_weights(typeW, K), check_type("typeY", typeY);
     if (R == 0) return;
     need("x", x), need("y", y), check_experts("W", W, E, offsets);
+    if (typeW > KT_BF16) check_experts("scalesW", scalesW, E, offsets);
     if (lora) {
         check_size("r", r), need("xl", xl), need("p", p);
         check_experts("loraA", reinterpret_cast<const void* const*>(loraA), E, offsets);
@@ -60,7 +69,7 @@ void grouped_linear(int32_t E, const int32_t* offsets, int64_t N, int64_t K, con
     std::vector<Product> low, full;
     each_expert(E, offsets, [&](int32_t e, int64_t first, int64_t rows) {
         Product out = onto(y, typeY, N, first, rows, 1);
-        with(out, rows_of(x, typeX, K, first), {W[e], typeW, K, 1}, K);
+        with(out, rows_of(x, typeX, K, first), weights(W, typeW, scalesW, e, K), K);
         if (lora) {
             Product down = onto(p, F32, r, first, rows, 1);
             low.push_back(with(down, rows_of(xl, typeX, K, first), {loraA[e], F32, K, 1}, K));
@@ -73,14 +82,15 @@ void grouped_linear(int32_t E, const int32_t* offsets, int64_t N, int64_t K, con
 }
 
 void grouped_linear_dx(int32_t E, const int32_t* offsets, int64_t N, int64_t K, const void* dy, int32_t typeDy, const void* const* W,
-                       int32_t typeW, int32_t r, const float* const* loraA, const float* const* loraB, float scale, float* q, void* dx,
-                       void* dxl, int32_t typeDx) {
+                       int32_t typeW, const void* const* scalesW, int32_t r, const float* const* loraA, const float* const* loraB,
+                       float scale, float* q, void* dx, void* dxl, int32_t typeDx) {
     const bool lora = loraA != nullptr;
     int64_t R = check_offsets(E, offsets);
-    check_size("N", N), check_size("K", K), check_type("typeDy", typeDy), check_type("typeW", typeW), check_type("typeDx", typeDx);
+    check_size("N", N), check_size("K", K), check_type("typeDy", typeDy), check_weights(typeW, K), check_type("typeDx", typeDx);
     if (R == 0) return;
     need("dy", dy);
     if (dx) check_experts("W", W, E, offsets);
+    if (dx && typeW > KT_BF16) check_experts("scalesW", scalesW, E, offsets);
     if (lora) {
         check_size("r", r), need("q", q);
         check_experts("loraA", reinterpret_cast<const void* const*>(loraA), E, offsets);
@@ -98,7 +108,7 @@ void grouped_linear_dx(int32_t E, const int32_t* offsets, int64_t N, int64_t K, 
         }
         if (dx) {
             Product out = onto(dx, typeDx, K, first, rows, 1);
-            with(out, dyE, {W[e], typeW, 1, K}, N);
+            with(out, dyE, weights(W, typeW, scalesW, e, K).transposed(), N);
             if (lora && !dxl) with(out, qE, aT, r);
             full.push_back(out);
         }
@@ -166,6 +176,14 @@ void gemm(int32_t transA, int32_t transB, int64_t M, int64_t N, int64_t K, float
     multiply({p});
 }
 
+void decode(int32_t type, const void* data, const void* scales, int64_t K, int64_t row, int64_t rows, void* out, int32_t typeOut) {
+    check_size("K", K), check_extent("row", row), check_extent("rows", rows), check_type("typeOut", typeOut), check_weights(type, K);
+    if (type <= KT_BF16) throw Error(InvalidArgument, "type must be 2 (FP8), 3 (INT8) or 4 (INT4), but is %d", type);
+    if (rows == 0) return;
+    need("data", data), need("scales", scales), need("out", out);
+    kernels().decode({data, type, K, 1, {scales, K, row, 0, false}}, rows, K, out, typeOut);
+}
+
 }  // namespace
 }  // namespace kt
 
@@ -177,17 +195,18 @@ int32_t kt_gemm(int32_t transA, int32_t transB, int64_t M, int64_t N, int64_t K,
 }
 
 int32_t kt_grouped_linear(int32_t E, const int32_t* offsets, int64_t N, int64_t K, const void* x, int32_t typeX, const void* xl,
-                          const void* const* W, int32_t typeW, int32_t r, const float* const* loraA, const float* const* loraB, float scale,
-                          float* p, void* y, int32_t typeY) {
+                          const void* const* W, int32_t typeW, const void* const* scalesW, int32_t r, const float* const* loraA,
+                          const float* const* loraB, float scale, float* p, void* y, int32_t typeY) {
     return guarded("kt_grouped_linear",
-                   [&] { kt::grouped_linear(E, offsets, N, K, x, typeX, xl, W, typeW, r, loraA, loraB, scale, p, y, typeY); });
+                   [&] { kt::grouped_linear(E, offsets, N, K, x, typeX, xl, W, typeW, scalesW, r, loraA, loraB, scale, p, y, typeY); });
 }
 
 int32_t kt_grouped_linear_dx(int32_t E, const int32_t* offsets, int64_t N, int64_t K, const void* dy, int32_t typeDy, const void* const* W,
-                             int32_t typeW, int32_t r, const float* const* loraA, const float* const* loraB, float scale, float* q,
-                             void* dx, void* dxl, int32_t typeDx) {
-    return guarded("kt_grouped_linear_dx",
-                   [&] { kt::grouped_linear_dx(E, offsets, N, K, dy, typeDy, W, typeW, r, loraA, loraB, scale, q, dx, dxl, typeDx); });
+                             int32_t typeW, const void* const* scalesW, int32_t r, const float* const* loraA, const float* const* loraB,
+                             float scale, float* q, void* dx, void* dxl, int32_t typeDx) {
+    return guarded("kt_grouped_linear_dx", [&] {
+        kt::grouped_linear_dx(E, offsets, N, K, dy, typeDy, W, typeW, scalesW, r, loraA, loraB, scale, q, dx, dxl, typeDx);
+    });
 }
 
 int32_t kt_grouped_lora_grad(int32_t E, const int32_t* offsets, int64_t N, int64_t K, const void* xl, int32_t typeX, const float* p,
@@ -198,4 +217,8 @@ int32_t kt_grouped_lora_grad(int32_t E, const int32_t* offsets, int64_t N, int64
 int32_t kt_grouped_weight_grad(int32_t E, const int32_t* offsets, int64_t N, int64_t K, const void* x, int32_t typeX, const void* dy,
                                int32_t typeDy, float* const* dW) {
     return guarded("kt_grouped_weight_grad", [&] { kt::grouped_weight_grad(E, offsets, N, K, x, typeX, dy, typeDy, dW); });
+}
+
+int32_t kt_decode(int32_t type, const void* data, const void* scales, int64_t K, int64_t row, int64_t rows, void* out, int32_t typeOut) {
+    return guarded("kt_decode", [&] { kt::decode(type, data, scales, K, row, rows, out, typeOut); });
 }

@@ -1,6 +1,7 @@
 // The kernels of one instruction set (compiled once with AVX2 and once with AVX-512): register tile, packing, dot products, softmax rows.
 #include "kernels.h"
 
+#include "lowbit.h"
 #include "simd.h"
 
 namespace kt {
@@ -366,7 +367,7 @@ extern const Kernels KT_KERNELS = {
     Name,
     {4, MR, NR, 1, 1, 1, 384, tile, nullptr, nullptr},
     {0, 0, 0, 0, 0, 0, 0, nullptr, nullptr, nullptr},
-    pack, dots, store_matrix, softmax_step, scale_row, softmax_grad, inner,
+    pack, dots, decode, store_matrix, softmax_step, scale_row, softmax_grad, inner,
 };
 // clang-format on
 

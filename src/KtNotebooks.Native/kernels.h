@@ -4,15 +4,38 @@
 
 namespace kt {
 
+constexpr int64_t Fp8Block = 128, Int4Group = 32;
+
+// What a low-bit matrix has beside its codes: scales, the stored width, and where in the stored matrix it begins (for 4 bits a column that
+// is a multiple of the group); turned: element (i, k) is the stored (k, i).
+struct LowBit {
+    const void* scales;
+    int64_t width, row, column;
+    bool turned;
+};
+
 // A read-only matrix: element (i, k) stands at data[i * rows + k * cols] (distances in elements), so a transpose is a swap of the two.
+// Low-bit matrices (type 2 and above) have no addresses of elements: they are decoded block by block, see lowbit.h.
 struct Matrix {
     const void* data;
     int32_t type;
     int64_t rows, cols;
+    LowBit low{};
 
+    bool is_low_bit() const { return type > 1; }
     const void* at(int64_t i, int64_t k) const { return static_cast<const char*>(data) + (i * rows + k * cols) * (type == 0 ? 4 : 2); }
-    Matrix from(int64_t i, int64_t k) const { return {at(i, k), type, rows, cols}; }
-    Matrix transposed() const { return {data, type, cols, rows}; }
+    Matrix from(int64_t i, int64_t k) const {
+        if (!is_low_bit()) return {at(i, k), type, rows, cols};
+        Matrix m = *this;
+        m.low.row += low.turned ? k : i;
+        m.low.column += low.turned ? i : k;
+        return m;
+    }
+    Matrix transposed() const {
+        Matrix m{data, type, cols, rows, low};
+        m.low.turned = !low.turned;
+        return m;
+    }
 };
 
 // A register tile: C[rows, nr] (+)= A·B, where A is a packed panel of mr rows and B one of nr columns.
@@ -41,6 +64,8 @@ struct Kernels {
     // c[i, j] (+)= scale · Σ_k x[i, k] w[j, k] for m <= 4 rows of x: reads w once, packs nothing.
     void (*dots)(int64_t m, int64_t n, int64_t k, const void* x, int32_t type_x, int64_t ldx, const void* w, int32_t type_w, int64_t ldw,
                  float scale, float* c, int64_t ldc, bool accumulate);
+    // Decodes rows × columns from the beginning of a low-bit matrix, in its stored orientation, to a dense block of `type` (F32 or BF16).
+    void (*decode)(const Matrix& m, int64_t rows, int64_t columns, void* out, int32_t type);
     // out = alpha · c + beta · out, rounded once. out is a matrix of `type` with distances rows, cols.
     void (*store)(const float* c, int64_t ldc, int64_t m, int64_t n, float alpha, float beta, void* out, int32_t type, int64_t rows,
                   int64_t cols);

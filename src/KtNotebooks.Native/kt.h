@@ -12,10 +12,14 @@ extern "C" {
 #endif
 #define KT_API __attribute__((visibility("default")))
 
-enum { KT_F32 = 0, KT_BF16 = 1 };
+enum { KT_F32 = 0, KT_BF16 = 1, KT_FP8 = 2, KT_INT8 = 3, KT_INT4 = 4 };
+// Weights may be low-bit; a value is code · scale, decoded block by block to the type of the rows that it meets.
+//   KT_FP8   E4M3 [N,K] ; scales f32 [ceil(N/128), ceil(K/128)] (DeepSeek's weight_scale_inv)
+//   KT_INT8  [N,K] ; scales f32 [N]
+//   KT_INT4  [N,K/2] bytes, element 2j in the low nibble of byte j, stored as value + 8 ; scales bf16 [N,K/32] ; K a multiple of 32
 
 // ---- library -------------------------------------------------------------------------------------------------------------
-KT_API int32_t kt_abi_version(void);       // 1
+KT_API int32_t kt_abi_version(void);       // 2
 KT_API const char* kt_last_error(void);    // of the calling thread; never null
 KT_API const char* kt_cpu_variants(void);  // supported here, best first, comma-separated: "amx,avx512bf16,avx512,avx2"
 // Chooses the variant (null or "": the best; "amx-emulated", for tests, computes AMX tiles with loops) and sizes the thread pool (0: all
@@ -33,14 +37,15 @@ KT_API int32_t kt_gemm(int32_t transA, int32_t transB, int64_t M, int64_t N, int
 // y[i,:] = W_e x[i,:] + scale · B_e (A_e xl[i,:]) for the rows i of each expert e; the sum is rounded to y's type once.
 // x [R,K] ; xl [R,K] what LoRA sees, like x (x itself, or x with dropout) ; W_e [N,K] ; A_e [r,K] f32 ; B_e [N,r] f32 ;
 // y [R,N] overwritten ; p [R,r] f32 = A_e xl, overwritten, kept for backward. loraA null: no LoRA (xl, p unused).
+// scalesW: per-expert scales of low-bit W, else unused.
 KT_API int32_t kt_grouped_linear(int32_t E, const int32_t* offsets, int64_t N, int64_t K, const void* x, int32_t typeX, const void* xl,
-                                 const void* const* W, int32_t typeW, int32_t r, const float* const* loraA, const float* const* loraB,
-                                 float scale, float* p, void* y, int32_t typeY);
+                                 const void* const* W, int32_t typeW, const void* const* scalesW, int32_t r, const float* const* loraA,
+                                 const float* const* loraB, float scale, float* p, void* y, int32_t typeY);
 // dx[i,:] = W_eᵀ dy[i,:]  (+ A_eᵀ q[i,:] when dxl is null) ; q[i,:] = scale · B_eᵀ dy[i,:] ; dxl[i,:] = A_eᵀ q[i,:].
 // dy [R,N] ; q [R,r] f32 overwritten ; dx, dxl [R,K] overwritten. dx may be null: only q (and dxl) are computed.
 KT_API int32_t kt_grouped_linear_dx(int32_t E, const int32_t* offsets, int64_t N, int64_t K, const void* dy, int32_t typeDy,
-                                    const void* const* W, int32_t typeW, int32_t r, const float* const* loraA, const float* const* loraB,
-                                    float scale, float* q, void* dx, void* dxl, int32_t typeDx);
+                                    const void* const* W, int32_t typeW, const void* const* scalesW, int32_t r, const float* const* loraA,
+                                    const float* const* loraB, float scale, float* q, void* dx, void* dxl, int32_t typeDx);
 // dA_e [r,K] = qᵀ xl ; dB_e [N,r] = scale · dyᵀ p over the rows of e; overwritten (zero where e has no rows).
 KT_API int32_t kt_grouped_lora_grad(int32_t E, const int32_t* offsets, int64_t N, int64_t K, const void* xl, int32_t typeX, const float* p,
                                     const void* dy, int32_t typeDy, const float* q, int32_t r, float scale, float* const* dA,
@@ -48,6 +53,9 @@ KT_API int32_t kt_grouped_lora_grad(int32_t E, const int32_t* offsets, int64_t N
 // dW_e [N,K] f32 = dyᵀ x over the rows of e; overwritten (zero where e has no rows). Full-parameter training.
 KT_API int32_t kt_grouped_weight_grad(int32_t E, const int32_t* offsets, int64_t N, int64_t K, const void* x, int32_t typeX, const void* dy,
                                       int32_t typeDy, float* const* dW);
+// Rows [row, row + rows) of a low-bit matrix with rows of K elements → out [rows,K] of typeOut, overwritten. On the calling thread alone.
+KT_API int32_t kt_decode(int32_t type, const void* data, const void* scales, int64_t K, int64_t row, int64_t rows, void* out,
+                         int32_t typeOut);
 
 // ---- attention -----------------------------------------------------------------------------------------------------------
 // Block-diagonal causal attention. Sequence s owns query rows [startsQ[s], startsQ[s+1]) and key rows [startsK[s], startsK[s+1]);

@@ -25,7 +25,7 @@ public sealed class ExpertBank : Module
         (Count, Width, Inner) = (experts, width, inner);
         _key = NormalRandom.HashOf(path);
         _set = new ExpertSet(weights.TakeExperts(path, "gate_proj.weight", type, experts, inner, width), weights.TakeExperts(path, "up_proj.weight", type, experts, inner, width), weights.TakeExperts(path, "down_proj.weight", type, experts, width, inner));
-        _weights = [.. Matrices.Zip(Projections).SelectMany(m => Enumerable.Range(0, experts).Select(e => new Parameter($"{path}.{e}.{m.Second}.weight", m.First[e])))];
+        _weights = [.. Matrices.Zip(Projections).SelectMany(m => Enumerable.Range(0, experts).Select(e => new Parameter($"{path}.{e}.{m.Second}.weight", m.First.Data(e))))];
     }
 
     /// <summary>E.</summary>
@@ -48,7 +48,7 @@ public sealed class ExpertBank : Module
         }
     }
 
-    /// <summary>Under per-expert names: views that this bank owns, as modules do.</summary>
+    /// <summary>Under per-expert names: views that this bank owns, as modules do. Of low-bit experts the stored codes.</summary>
     public override IEnumerable<Parameter> Weights => _weights;
 
     public override IEnumerable<Parameter> Trainable => _set.Lora is { } l

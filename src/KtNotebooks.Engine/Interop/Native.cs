@@ -10,7 +10,7 @@ namespace KtNotebooks.Interop;
 internal static unsafe partial class Native
 {
     internal const string Library = "ktnative";
-    internal const int AbiVersion = 1;
+    internal const int AbiVersion = 2;
     internal const int F32 = 0;
     internal const int BF16 = 1;
 
@@ -38,11 +38,11 @@ internal static unsafe partial class Native
 
     [LibraryImport(Library)]
     internal static partial int kt_grouped_linear(int E, int* offsets, long N, long K, void* x, int typeX, void* xl, void** W, int typeW,
-        int r, float** loraA, float** loraB, float scale, float* p, void* y, int typeY);
+        void** scalesW, int r, float** loraA, float** loraB, float scale, float* p, void* y, int typeY);
 
     [LibraryImport(Library)]
     internal static partial int kt_grouped_linear_dx(int E, int* offsets, long N, long K, void* dy, int typeDy, void** W, int typeW,
-        int r, float** loraA, float** loraB, float scale, float* q, void* dx, void* dxl, int typeDx);
+        void** scalesW, int r, float** loraA, float** loraB, float scale, float* q, void* dx, void* dxl, int typeDx);
 
     [LibraryImport(Library)]
     internal static partial int kt_grouped_lora_grad(int E, int* offsets, long N, long K, void* xl, int typeX, float* p, void* dy, int typeDy,
@@ -50,6 +50,9 @@ internal static unsafe partial class Native
 
     [LibraryImport(Library)]
     internal static partial int kt_grouped_weight_grad(int E, int* offsets, long N, long K, void* x, int typeX, void* dy, int typeDy, float** dW);
+
+    [LibraryImport(Library)]
+    internal static partial int kt_decode(int type, void* data, void* scales, long K, long row, long rows, void* @out, int typeOut);
 
     [LibraryImport(Library)]
     internal static partial int kt_attention(int nseq, int* startsQ, int* startsK, int H, int Hk, int D, int Dv, float scale,

@@ -8,7 +8,8 @@ namespace KtNotebooks.Ops;
 /// <summary>
 /// The matrix products of linear layers on the CPU, grouped by expert: rows [offsets[e], offsets[e+1]) belong to matrix e. A dense layer is one expert.
 /// Calls the native kernels where there are any; the managed bodies are the same sums with vectorised dot products. What each computes stands in kt.h.
-/// R rows, N outputs, K inputs, r rank. Rows may be F32 or BF16; p, q and all parameter gradients are F32.
+/// R rows, N outputs, K inputs, r rank. Rows may be F32 or BF16; W may be low-bit;
+/// p, q and all parameter gradients are F32.
 /// </summary>
 internal static unsafe class GroupedMatmul
 {
@@ -19,21 +20,21 @@ internal static unsafe class GroupedMatmul
         {
             var pointers = new Pointers(w, a, b);
             fixed (int* o = offsets)
-            fixed (nint* wp = pointers.W, ap = pointers.A, bp = pointers.B)
+            fixed (nint* wp = pointers.W, sp = pointers.Scales, ap = pointers.A, bp = pointers.B)
             {
-                Native.Ok(Native.kt_grouped_linear(w.Count, o, w.N, w.K, (void*)x.Pointer, Code(x), (void*)(xl ?? x).Pointer, (void**)wp, Code(w.Type), a?.N ?? 0, (float**)ap, (float**)bp, scale, p is null ? null : (float*)p.Pointer, (void*)y.Pointer, Code(y)));
+                Native.Ok(Native.kt_grouped_linear(w.Count, o, w.N, w.K, (void*)x.Pointer, Code(x), (void*)(xl ?? x).Pointer, (void**)wp, (int)w.Format, (void**)sp, a?.N ?? 0, (float**)ap, (float**)bp, scale, p is null ? null : (float*)p.Pointer, (void*)y.Pointer, Code(y)));
             }
             return;
         }
         Each(offsets, w.Count, (e, first, last) =>
         {
             var rows = Floats(x, first, last);
-            var product = Product(rows, Floats(w, e), last - first, w.N, w.K);
+            var product = Product(rows, w.ToFloats(e, x.Type), last - first, w.N, w.K);
             if (a is { } A && b is { } B)
             {
-                var low = Product(xl is null ? rows : Floats(xl, first, last), Floats(A, e), last - first, A.N, w.K);
+                var low = Product(xl is null ? rows : Floats(xl, first, last), A.ToFloats(e, DType.F32), last - first, A.N, w.K);
                 low.CopyTo(p!.Span<float>()[(first * A.N)..]);
-                var update = Product(low, Floats(B, e), last - first, w.N, A.N);
+                var update = Product(low, B.ToFloats(e, DType.F32), last - first, w.N, A.N);
                 TensorPrimitives.MultiplyAdd(update, scale, product, product);
             }
             Store(y, first, product);
@@ -47,9 +48,9 @@ internal static unsafe class GroupedMatmul
         {
             var pointers = new Pointers(w, a, b);
             fixed (int* o = offsets)
-            fixed (nint* wp = pointers.W, ap = pointers.A, bp = pointers.B)
+            fixed (nint* wp = pointers.W, sp = pointers.Scales, ap = pointers.A, bp = pointers.B)
             {
-                Native.Ok(Native.kt_grouped_linear_dx(w.Count, o, w.N, w.K, (void*)dy.Pointer, Code(dy), (void**)wp, Code(w.Type), a?.N ?? 0, (float**)ap, (float**)bp, scale, q is null ? null : (float*)q.Pointer, dx is null ? null : (void*)dx.Pointer, dxl is null ? null : (void*)dxl.Pointer, Code((dx ?? dxl)?.Type ?? DType.F32)));
+                Native.Ok(Native.kt_grouped_linear_dx(w.Count, o, w.N, w.K, (void*)dy.Pointer, Code(dy), (void**)wp, (int)w.Format, (void**)sp, a?.N ?? 0, (float**)ap, (float**)bp, scale, q is null ? null : (float*)q.Pointer, dx is null ? null : (void*)dx.Pointer, dxl is null ? null : (void*)dxl.Pointer, Code((dx ?? dxl)?.Type ?? DType.F32)));
             }
             return;
         }
@@ -57,15 +58,15 @@ internal static unsafe class GroupedMatmul
         {
             var rows = last - first;
             var dyRows = Floats(dy, first, last);
-            var sum = dx is null ? [] : Product(dyRows, Transposed(Floats(w, e), w.N, w.K), rows, w.K, w.N);
+            var sum = dx is null ? [] : Product(dyRows, Transposed(w.ToFloats(e, dy.Type), w.N, w.K), rows, w.K, w.N);
             if (a is { } A && b is { } B)
             {
-                var low = Product(dyRows, Transposed(Floats(B, e), w.N, A.N), rows, A.N, w.N);
+                var low = Product(dyRows, Transposed(B.ToFloats(e, DType.F32), w.N, A.N), rows, A.N, w.N);
                 TensorPrimitives.Multiply(low, scale, low);
                 low.CopyTo(q!.Span<float>()[(first * A.N)..]);
                 if (dxl is not null || dx is not null)
                 {
-                    var update = Product(low, Transposed(Floats(A, e), A.N, w.K), rows, w.K, A.N);
+                    var update = Product(low, Transposed(A.ToFloats(e, DType.F32), A.N, w.K), rows, w.K, A.N);
                     if (dxl is not null) Store(dxl, first, update);
                     else TensorPrimitives.Add(sum, update, sum);
                 }
@@ -160,12 +161,6 @@ internal static unsafe class GroupedMatmul
         return t;
     }
 
-    private static float[] Floats(Matrices w, int e)
-    {
-        using var matrix = w[e];
-        return matrix.ToFloats();
-    }
-
     private static float[] Floats(Tensor rows, int first, int last)
     {
         var width = rows.Width;
@@ -200,11 +195,14 @@ internal static unsafe class GroupedMatmul
         public Pointers(Matrices w, Matrices? a, Matrices? b)
         {
             W = Of(w);
+            if (w.Format.IsLowBit()) w.ScalesPointers(Scales = new nint[w.Count]);
             A = Of(a);
             B = Of(b);
         }
 
         public nint[]? W { get; }
+
+        public nint[]? Scales { get; }
 
         public nint[]? A { get; }
 

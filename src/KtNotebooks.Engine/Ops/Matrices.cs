@@ -3,22 +3,27 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Ops;
 
 /// <summary>
-/// E matrices of one shape [N, K] and type, one an expert: a stacked tensor [E, N, K] (what is trained), or a tensor each (a checkpoint's memory-mapped
-/// experts, which are never copied together). A dense layer is the case E = 1.
+/// E matrices of one shape [N, K] and format, one an expert: a stacked tensor [E, N, K] (what is trained), or a tensor each (a checkpoint's memory-mapped
+/// experts, which are never copied together), with a tensor of scales each where the format is low-bit. A dense layer is the case E = 1.
 /// </summary>
 public readonly struct Matrices
 {
     private readonly Tensor? _stacked;
     private readonly Tensor[]? _each;
+    private readonly Tensor[]? _scales;
 
-    private Matrices(Tensor? stacked, Tensor[]? each, int count, int n, int k)
+    private Matrices(MatrixFormat format, Tensor? stacked, Tensor[]? each, Tensor[]? scales, int count, int n, int k)
     {
+        Format = format;
         _stacked = stacked;
         _each = each;
+        _scales = scales;
         Count = count;
         N = n;
         K = k;
     }
+
+    public MatrixFormat Format { get; }
 
     /// <summary>E.</summary>
     public int Count { get; }
@@ -29,16 +34,15 @@ public readonly struct Matrices
     /// <summary>Columns of each.</summary>
     public int K { get; }
 
-    public DType Type => Any.Type;
-
-    private Tensor Any => _stacked ?? _each![0];
+    /// <summary>Type of the stored data.</summary>
+    public DType Type => (_stacked ?? _each![0]).Type;
 
     /// <summary>The trained form, or null.</summary>
     public Tensor? Stacked => _stacked;
 
-    public static Matrices One(Tensor matrix) => new(null, [matrix], 1, checked((int)matrix.Dim(0)), matrix.Width);
+    public static Matrices One(Tensor matrix) => new(MatrixFormats.Of(matrix.Type), null, [matrix], null, 1, checked((int)matrix.Dim(0)), matrix.Width);
 
-    public static Matrices Stack(Tensor stacked) => new(stacked, null, checked((int)stacked.Dim(0)), checked((int)stacked.Dim(1)), stacked.Width);
+    public static Matrices Stack(Tensor stacked) => new(MatrixFormats.Of(stacked.Type), stacked, null, null, checked((int)stacked.Dim(0)), checked((int)stacked.Dim(1)), stacked.Width);
 
     /// <exception cref="ArgumentException">The tensors differ in shape or type.</exception>
     public static Matrices Each(Tensor[] matrices)
@@ -47,30 +51,73 @@ public readonly struct Matrices
         var first = matrices[0];
         foreach (var m in matrices)
             if (m.Type != first.Type || !m.HasShape(first.Shape)) throw new ArgumentException($"[Matrices] all experts must be like {first}, but one is {m}");
-        return new Matrices(null, matrices, matrices.Length, checked((int)first.Dim(0)), first.Width);
+        return new Matrices(MatrixFormats.Of(first.Type), null, matrices, null, matrices.Length, checked((int)first.Dim(0)), first.Width);
+    }
+
+    /// <summary>Low-bit matrices [n, k]: data and scales of each expert, shaped as <see cref="MatrixFormat"/> says.</summary>
+    /// <exception cref="ArgumentException">A tensor has another shape or type than the format wants.</exception>
+    public static Matrices Each(MatrixFormat format, Tensor[] data, Tensor[] scales, long n, long k)
+    {
+        ArgumentNullException.ThrowIfNull(data);
+        ArgumentNullException.ThrowIfNull(scales);
+        if (format.Refusal(k) is { } refusal) throw new ArgumentException($"[Matrices] {refusal}");
+        if (data.Length != scales.Length) throw new ArgumentException($"[Matrices] {data.Length} experts have data, {scales.Length} have scales");
+        foreach (var d in data) Expect("data", d, format.DataType(), format.DataShape(n, k));
+        foreach (var s in scales) Expect("scales", s, format.ScaleType(), format.ScaleShape(n, k));
+        return new Matrices(format, null, data, scales, data.Length, checked((int)n), checked((int)k));
     }
 
     /// <summary>Frees the tensors of the unstacked form.</summary>
     public void DisposeEach()
     {
         foreach (var matrix in _each ?? []) matrix.Dispose();
+        foreach (var scales in _scales ?? []) scales.Dispose();
     }
 
     internal nint Pointer(int e) => _stacked is { } all ? (nint)(all.Pointer + ((long)e * N * K * all.Type.Size())) : _each![e].Pointer;
+
+    /// <summary>Address of the scales of matrix e; 0 where the format has none.</summary>
+    internal nint ScalesPointer(int e) => _scales is { } scales ? scales[e].Pointer : 0;
 
     internal void Pointers(Span<nint> target)
     {
         for (var e = 0; e < Count; e++) target[e] = Pointer(e);
     }
 
-    /// <summary>A view on matrix e; the caller disposes it.</summary>
-    public Tensor this[int e]
+    internal void ScalesPointers(Span<nint> target)
     {
-        get
-        {
-            if (_stacked is null) return _each![e].Alias();
-            using var slice = _stacked.Slice(e, 1);
-            return slice.View(N, K);
-        }
+        for (var e = 0; e < Count; e++) target[e] = ScalesPointer(e);
+    }
+
+    /// <summary>The stored data of matrix e: [N, K], for 4 bits [N, K/2]. A view; the caller disposes it.</summary>
+    public Tensor Data(int e)
+    {
+        if (_stacked is null) return _each![e].Alias();
+        using var slice = _stacked.Slice(e, 1);
+        return slice.View(N, K);
+    }
+
+    /// <summary>The scales of matrix e, null where the format has none. A view; the caller disposes it.</summary>
+    public Tensor? Scales(int e) => _scales?[e].Alias();
+
+    /// <summary>The values of matrix e [N, K] as they meet rows of <paramref name="rows"/>: low bits are rounded to that type.</summary>
+    public float[] ToFloats(int e, DType rows)
+    {
+        using var data = Data(e);
+        if (!Format.IsLowBit()) return data.ToFloats();
+        using var scales = Scales(e)!;
+        var values = new float[checked(N * K)];
+        for (var i = 0; i < N; i++) LowBit.PlainRow(Format, data, scales, i, values.AsSpan(i * K, K));
+        if (rows == DType.BF16)
+            for (var i = 0; i < values.Length; i++) values[i] = Bf16.Round(values[i]);
+        return values;
+    }
+
+    /// <summary>A view on matrix e of a format without scales; the caller disposes it.</summary>
+    public Tensor this[int e] => Format.IsLowBit() ? throw new InvalidOperationException($"[Matrices] a matrix of {Format} is data and scales, not one tensor") : Data(e);
+
+    private static void Expect(string what, Tensor tensor, DType type, long[] shape)
+    {
+        if (tensor.Type != type || !tensor.HasShape(shape)) throw new ArgumentException($"[Matrices] {what} must be {type}[{string.Join(", ", shape)}], but is {tensor}");
     }
 }

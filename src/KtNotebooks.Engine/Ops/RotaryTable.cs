@@ -1,7 +1,9 @@
+using KtNotebooks.Tensors;
+
 namespace KtNotebooks.Ops;
 
 /// <summary>YaRN's parameters under their config.json names (rope_scaling or rope_parameters). Peng et al. 2023.</summary>
-public sealed record YarnSettings(double Factor, int OriginalMaxPositions, double BetaFast, double BetaSlow, double Mscale, double MscaleAllDim)
+public sealed record YarnSettings(double Factor, int OriginalMaxPositions, double BetaFast, double BetaSlow, double Mscale, double MscaleAllDim, double? AttentionFactor = null)
 {
     /// <summary>0.1 · m · ln(factor) + 1, the temperature that DeepSeek also squares into the softmax scale.</summary>
     public double Magnitude(double m) => Factor <= 1 ? 1 : (0.1 * m * Math.Log(Factor)) + 1;
@@ -9,7 +11,7 @@ public sealed record YarnSettings(double Factor, int OriginalMaxPositions, doubl
 
 /// <summary>
 /// Angles of the rotary embedding: pair i of r/2 turns by position · frequency[i], and the rotated pair is multiplied by <see cref="Attenuation"/> (YaRN's
-/// mscale / mscale_all_dim; 1 without YaRN). cos and sin of all positions seen so far are kept, [positions, r/2] each.
+/// mscale / mscale_all_dim, or its attention_factor where the config gives one; 1 without YaRN). cos and sin of all positions seen so far are kept, [positions, r/2] each.
 /// </summary>
 public sealed class RotaryTable
 {
@@ -17,6 +19,7 @@ public sealed class RotaryTable
     private readonly Lock _growing = new();
     private float[] _cos = [];
     private float[] _sin = [];
+    private readonly Dictionary<Device, Tensor> _onCards = [];
 
     public RotaryTable(int dim, double theta, YarnSettings? yarn = null)
     {
@@ -25,7 +28,7 @@ public sealed class RotaryTable
         _frequencies = new double[Pairs];
         for (var i = 0; i < Pairs; i++) _frequencies[i] = Math.Pow(theta, -2.0 * i / dim);
         if (yarn is null) return;
-        Attenuation = (float)(yarn.Magnitude(yarn.Mscale) / yarn.Magnitude(yarn.MscaleAllDim));
+        Attenuation = (float)(yarn.AttentionFactor ?? (yarn.Magnitude(yarn.Mscale) / yarn.Magnitude(yarn.MscaleAllDim)));
         // The pair that turns `beta` times within the original context: dim · ln(L / (2π·beta)) / (2 · ln theta).
         double Pair(double beta) => dim * Math.Log(yarn.OriginalMaxPositions / (beta * 2 * Math.PI)) / (2 * Math.Log(theta));
         var low = Math.Max(Math.Floor(Pair(yarn.BetaFast)), 0);
@@ -48,8 +51,24 @@ public sealed class RotaryTable
     {
         lock (_growing)
         {
-            if (_cos.Length < positions * Pairs) Grow(Math.Max(positions, 64));
+            if (_cos.Length < positions * Pairs) Grow(Math.Max(positions, Math.Max(64, 2 * _cos.Length / Pairs))); // by doubling: generation asks for one more each time
             return (_cos, _sin);
+        }
+    }
+
+    /// <summary>The same on a card: [positions, r/2, 2], cos and sin side by side. Kept here and sent again only when it grows.</summary>
+    internal Tensor On(Device device, int positions)
+    {
+        lock (_growing)
+        {
+            var known = _onCards.GetValueOrDefault(device);
+            if (known is not null && known.Dim(0) >= positions) return known;
+            var (cos, sin) = Upto(positions);
+            var pairs = new float[2 * cos.Length];
+            for (var i = 0; i < cos.Length; i++) (pairs[2 * i], pairs[(2 * i) + 1]) = (cos.Span[i], sin.Span[i]);
+            using var flat = Memory.Place(pairs, device);
+            known?.Dispose(); // what is queued already still finds it: memory is reused in the stream's order
+            return _onCards[device] = flat.View(cos.Length / Pairs, Pairs, 2);
         }
     }
 

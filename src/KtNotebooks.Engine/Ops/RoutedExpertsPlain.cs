@@ -18,7 +18,7 @@ internal static class RoutedExpertsPlain
         var y = new double[X.Length];
         var (g, u) = (new float[routes.Length * I], new float[routes.Length * I]);
         var p = experts.Lora is null ? [] : f.Saved[4..].Select(t => new float[t.Count]).ToArray();
-        var layer = new Layer(experts, key);
+        var layer = new Layer(experts, key, x.Type);
         for (var i = 0; i < routes.Length; i++)
         {
             var (route, e) = (routes[i], indices.Span<int>()[routes[i]]);
@@ -49,7 +49,7 @@ internal static class RoutedExpertsPlain
         var (routes, G, U) = (f.Inputs[5].ToInts(), f.Inputs[6].ToFloats(), f.Inputs[7].ToFloats());
         var (k, D, I, type) = (weights.Width, f.Inputs[1].Width, experts.Width, f.Inputs[1].Type);
         var (dx, dw) = (new double[x.Length], new float[routes.Length]);
-        var layer = new Layer(experts, key);
+        var layer = new Layer(experts, key, type);
         var sums = wantsParameters ? experts.Trained.Select(t => new double[t.Count]).ToArray() : null;
         for (var i = 0; i < routes.Length; i++)
         {
@@ -87,11 +87,11 @@ internal static class RoutedExpertsPlain
     private static float Rounded(double value, DType type) => type == DType.BF16 ? Bf16.Round((float)value) : (float)value;
 
     /// <summary>One layer's matrices as floats: projection 0 gate, 1 up, 2 down.</summary>
-    private sealed class Layer(ExpertSet experts, RouteKey key)
+    private sealed class Layer(ExpertSet experts, RouteKey key, DType rows)
     {
-        private readonly float[][][] _w = [.. new[] { experts.Gate, experts.Up, experts.Down }.Select(Read)];
-        private readonly float[][][] _a = experts.Lora is { } l ? [.. new[] { l.GateA, l.UpA, l.DownA }.Select(t => Read(Matrices.Stack(t)))] : [];
-        private readonly float[][][] _b = experts.Lora is { } l ? [.. new[] { l.GateB, l.UpB, l.DownB }.Select(t => Read(Matrices.Stack(t)))] : [];
+        private readonly float[][][] _w = [.. new[] { experts.Gate, experts.Up, experts.Down }.Select(m => Read(m, rows))];
+        private readonly float[][][] _a = experts.Lora is { } l ? [.. new[] { l.GateA, l.UpA, l.DownA }.Select(t => Read(Matrices.Stack(t), DType.F32))] : [];
+        private readonly float[][][] _b = experts.Lora is { } l ? [.. new[] { l.GateB, l.UpB, l.DownB }.Select(t => Read(Matrices.Stack(t), DType.F32))] : [];
 
         /// <summary>W v + scale · B A (m∘v), and A (m∘v).</summary>
         public (double[] Output, double[] Low) Project(int m, int e, int route, double[] v)
@@ -128,16 +128,7 @@ internal static class RoutedExpertsPlain
             AddOuter(sums[(2 * m) + 1], e * d.Length * q.Length, d, Multiply(_a[m][e], masked), experts.Lora!.Scale);
         }
 
-        private static float[][] Read(Matrices matrices)
-        {
-            var all = new float[matrices.Count][];
-            for (var e = 0; e < all.Length; e++)
-            {
-                using var one = matrices[e];
-                all[e] = one.ToFloats();
-            }
-            return all;
-        }
+        private static float[][] Read(Matrices matrices, DType rows) => [.. Enumerable.Range(0, matrices.Count).Select(e => matrices.ToFloats(e, rows))];
 
         private double[] Q(int m, int e, double[] d)
         {

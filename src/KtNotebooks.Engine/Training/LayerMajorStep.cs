@@ -17,13 +17,14 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
     {
         ArgumentNullException.ThrowIfNull(batch);
         var inputs = new List<Tensor>();
-        Tensor? d = null;
+        Tensor? d = null, losses = null;
         try
         {
             inputs.Add(Embed(batch));
             foreach (var stage in model.Stages) inputs.Add(Forward(stage, inputs[^1], batch, dropoutKey, cancel));
             d = Tensor.Zeros(inputs[^1].Type, inputs[^1].Device, inputs[^1].Shape);
-            var loss = Head(inputs[^1], batch, d, dropoutKey, cancel);
+            losses = Tensor.Zeros(DType.F32, d.Device, (batch.Tokens + headRows - 1) / headRows);
+            Head(inputs[^1], batch, d, losses, dropoutKey, cancel);
             Drop(inputs);
             for (var i = model.Stages.Count - 1; i >= 0 && NeedsBackward(i); i--)
             {
@@ -33,11 +34,12 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
                 Drop(inputs);
             }
             if (model.Embedding.Weight.RequiresGrad) EmbedBackward(batch, d);
-            return loss;
+            return losses.ToFloats().Sum(part => (double)part); // read last: a card has worked on behind our back until here
         }
         finally
         {
             d?.Dispose();
+            losses?.Dispose();
             while (inputs.Count > 0) Drop(inputs);
         }
     }
@@ -52,7 +54,14 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
             cancel.ThrowIfCancellationRequested();
             var part = batch.Sequence(SequenceAt(batch, from), SequenceAt(batch, to));
             using var tape = Tape.Scratch();
-            loss += HeadLoss(model.Hidden(part), part, from: 0, to: part.Tokens, tape: null, dHidden: null);
+            var hidden = model.Hidden(part);
+            // The logits of a long batch must be bounded here too.
+            for (var first = 0; first < part.Tokens; first += headRows)
+            {
+                using var scratch = Tape.Scratch();
+                using var rows = hidden.Slice(first, Math.Min(headRows, part.Tokens - first));
+                if (HeadLoss(rows, part, first, first + rows.Rows) is { } total) loss += total.Item();
+            }
         }
         return loss;
     }
@@ -124,42 +133,34 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
         }
     }
 
-    /// <summary>Final norm, head and loss on the rows that have a target, a few at a time: T × V logits never exist. Fills d [T, D].</summary>
-    private double Head(Tensor hidden, TokenBatch batch, Tensor d, ulong key, CancellationToken cancel)
+    /// <summary>Final norm, head and loss on the rows that have a target, headRows rows at a time: T × V logits never exist. Fills d [T, D] (given as zeros) and losses, one entry a part.</summary>
+    private void Head(Tensor hidden, TokenBatch batch, Tensor d, Tensor losses, ulong key, CancellationToken cancel)
     {
-        double loss = 0;
         for (var from = 0; from < batch.Tokens; from += headRows)
         {
             cancel.ThrowIfCancellationRequested();
             var to = Math.Min(batch.Tokens, from + headRows);
             using var tape = Tape.Record();
             using var rows = hidden.Slice(from, to - from);
-            using var target = d.Slice(from, to - from);
             rows.RequiresGrad = true;
-            loss += HeadLoss(rows, batch, from, to, tape, target, key);
+            if (HeadLoss(rows, batch, from, to, key, training: true) is not { } total) continue;
+            using var loss = losses.Slice(from / headRows, 1);
+            Memory.Copy(total, loss);
+            tape.Backward(total);
+            using var target = d.Slice(from, to - from);
+            Memory.Copy(rows.Grad!, target);
         }
-        return loss;
     }
 
-    private double HeadLoss(Tensor rows, TokenBatch batch, int from, int to, Tape? tape, Tensor? dHidden, ulong key = 0)
+    /// <summary>Σ weight · cross-entropy of rows [from, to) of a batch, F32 [1] on the rows' device; null when none has a target.</summary>
+    private Tensor? HeadLoss(Tensor rows, TokenBatch batch, int from, int to, ulong key = 0, bool training = false)
     {
         var at = Enumerable.Range(from, to - from).Where(t => batch.Labels[t] >= 0).ToArray();
-        if (at.Length == 0) return 0;
-        double loss = 0;
-        // Without a tape the logits of a long batch must still be bounded.
-        foreach (var part in tape is null ? at.Chunk(headRows) : [at])
-        {
-            using var scratch = tape is null ? Tape.Scratch() : null;
-            // A row of the logits is a target, so the masks of an adapter on the head go by the number of the target.
-            var pass = new Pass([], [0], FirstRow: batch.Labels.Take(from).Count(l => l >= 0), DropoutKey: key, Training: tape is not null);
-            var logits = model.Logits(GatherRows.Apply(rows, [.. part.Select(t => t - from)]), pass);
-            var total = CrossEntropy.Apply(logits, [.. part.Select(t => batch.Labels[t])], [.. part.Select(t => batch.Weights[t])]);
-            loss += total.Item();
-            if (tape is null) continue;
-            tape.Backward(total);
-            Memory.Copy(rows.Grad!, dHidden!);
-        }
-        return loss;
+        if (at.Length == 0) return null;
+        // A row of the logits is a target, so the masks of an adapter on the head go by the number of the target.
+        var pass = new Pass([], [0], FirstRow: batch.Labels.Take(from).Count(l => l >= 0), DropoutKey: key, Training: training);
+        var logits = model.Logits(GatherRows.Apply(rows, [.. at.Select(t => t - from)]), pass);
+        return CrossEntropy.Apply(logits, [.. at.Select(t => batch.Labels[t])], [.. at.Select(t => batch.Weights[t])]);
     }
 
     /// <summary>Row ranges of at most chunkRows rows; whole sequences where asked (a longer sequence is a chunk of its own).</summary>

@@ -86,7 +86,7 @@ public sealed unsafe class NativeGroupedLinearTests
             using var y = new Numbers(_rows * _n, _typeX);
             fixed (int* offsets = _offsets)
             fixed (nint* w = Pointers(_w), a = Pointers(_a), b = Pointers(_b))
-                Native.Ok(Native.kt_grouped_linear(Experts, offsets, _n, _k, _x.Pointer, _typeX, _xl.Pointer, (void**)w, _typeW, _r,
+                Native.Ok(Native.kt_grouped_linear(Experts, offsets, _n, _k, _x.Pointer, _typeX, _xl.Pointer, (void**)w, _typeW, null, _r,
                     _r > 0 ? (float**)a : null, _r > 0 ? (float**)b : null, Scale, _p.Floats, y.Pointer, _typeX));
             for (var i = 0; i < _rows; i++)
             {
@@ -115,7 +115,7 @@ public sealed unsafe class NativeGroupedLinearTests
             using var dxl = new Numbers(_rows * _k, _typeX);
             fixed (int* offsets = _offsets)
             fixed (nint* w = Pointers(_w), a = Pointers(_a), b = Pointers(_b))
-                Native.Ok(Native.kt_grouped_linear_dx(Experts, offsets, _n, _k, _dy.Pointer, _typeX, withDx ? (void**)w : null, _typeW, _r,
+                Native.Ok(Native.kt_grouped_linear_dx(Experts, offsets, _n, _k, _dy.Pointer, _typeX, withDx ? (void**)w : null, _typeW, null, _r,
                     _r > 0 ? (float**)a : null, _r > 0 ? (float**)b : null, Scale, _q.Floats, withDx ? dx.Pointer : null, separate ? dxl.Pointer : null, _typeX));
             for (var i = 0; i < _rows; i++)
             {

@@ -121,7 +121,7 @@ public sealed unsafe class NativeTests
         {
             var offsets = stackalloc int[] { 0, 0, 2 };
             var w = stackalloc void*[] { null, null };
-            return Native.kt_grouped_linear(2, offsets, 2, 2, x.Pointer, 0, null, w, 0, 0, null, null, 1, null, x.Pointer, 0);
+            return Native.kt_grouped_linear(2, offsets, 2, 2, x.Pointer, 0, null, w, 0, null, 0, null, null, 1, null, x.Pointer, 0);
         }));
         Assert.Equal("[kt_attention] sequence 0 has 1 keys, fewer than its 2 queries", Text(() =>
         {

@@ -21,16 +21,36 @@ public static class ExpertCases
     private static IEnumerable<OpCase> Routers()
     {
         foreach (var (T, experts, settings) in ((int, int, RouterSettings)[])
-            [(1, 1, new(1, false, 1)), (6, 8, new(2, false, 1)), (6, 8, new(3, true, 2.5f)), (5, 9, new(9, true, 1)), (6, 8, new(2, false, 1, Balance: 0.3f)), (33, 64, new(6, false, 16))])
+            [(1, 1, new(1, false, 1)), (6, 8, new(2, false, 1)), (6, 8, new(3, true, 2.5f)), (5, 9, new(9, true, 1)), (6, 8, new(2, false, 1, Balance: 0.3f)), (33, 64, new(6, false, 16)),
+             (6, 12, new(3, false, 16, Groups: 4, KeptGroups: 2)), (7, 6, new(2, true, 1, Groups: 6, KeptGroups: 2)), (33, 160, new(6, false, 16, Groups: 8, KeptGroups: 3))])
+            yield return RouterCase(T, experts, settings, Distinct(T, experts), null);
+        // A bias that outweighs the scores: a weight taken from score + bias, or a choice by the score, shows up, and no step of the slope test changes the choice. (The reference numbers of V3 have small ones.)
+        foreach (var (T, experts, settings) in ((int, int, RouterSettings)[])
+            [(1, 2, Sigmoid(1, false, 1, 1, 1)), (6, 8, Sigmoid(3, false, 2.5f, 1, 1)), (6, 16, Sigmoid(4, true, 2.5f, 4, 2)), (9, 7, Sigmoid(7, true, 1, 1, 1)), (33, 256, Sigmoid(8, true, 2.5f, 8, 4)), (5, 384, Sigmoid(8, true, 2.827f, 1, 1))])
         {
-            var input = F32(T, experts) with { Floats = Distinct(T, experts) };
-            var name = $"{T} tokens, {settings.TopK} of {experts}{(settings.Normalise ? ", normalised" : "")}{(settings.Balance > 0 ? ", balanced" : "")}";
-            yield return new OpCase(typeof(Router), name, experts, [input], x =>
-            {
-                var (weights, indices) = Router.Apply(x[0], settings);
-                return [weights, indices];
-            }, settings.Balance > 0 ? x => BalanceLoss(x[0], settings) : null);
+            yield return RouterCase(T, experts, settings, Distinct(T, experts), null);
+            yield return RouterCase(T, experts, settings, Distinct(T, experts), [.. Enumerable.Range(0, experts).Select(e => MathF.Pow(e * 11 % experts, 1.3f) - 2)]);
         }
+        // All equal: the lower experts of the lower groups (RouterTests says which).
+        yield return RouterCase(3, 8, new(2, true, 1, Groups: 4, KeptGroups: 2), new float[24], null, "all equal") with { Smooth = false };
+        yield return RouterCase(3, 8, Sigmoid(3, true, 1, 4, 2), new float[24], new float[8], "all equal") with { Smooth = false };
+        // Every choice score is below 0: experts outside the kept groups must stay out.
+        yield return RouterCase(2, 8, Sigmoid(3, true, 1, 4, 2), Distinct(2, 8), [-3, -3, -2, -2, -5, -5, -2.5f, -2.5f], "all below zero");
+    }
+
+    private static RouterSettings Sigmoid(int k, bool normalise, float scale, int groups, int kept) => new(k, normalise, scale, 0, RouterScoring.Sigmoid, groups, kept);
+
+    private static OpCase RouterCase(int T, int experts, RouterSettings settings, float[] logits, float[]? bias, string? setting = null)
+    {
+        var name = $"{T} tokens, {settings.TopK} of {experts}{(settings.Scoring == RouterScoring.Sigmoid ? ", sigmoid" : "")}{(settings.Groups > 1 ? $", {settings.KeptGroups} of {settings.Groups} groups" : "")}{(bias is null ? "" : ", bias")}"
+            + $"{(settings.Normalise ? ", normalised" : "")}{(settings.Balance > 0 ? ", balanced" : "")}{(setting is null ? "" : ", " + setting)}";
+        Input[] inputs = [F32(T, experts) with { Floats = logits }];
+        if (bias is not null) inputs = [.. inputs, F32(experts).Frozen with { Floats = bias }];
+        return new OpCase(typeof(Router), name, experts, inputs, x =>
+        {
+            var (weights, indices) = Router.Apply(x[0], settings, x.ElementAtOrDefault(1));
+            return [weights, indices];
+        }, settings.Balance > 0 ? x => BalanceLoss(x[0], settings) : null);
     }
 
     private static IEnumerable<OpCase> Experts()
@@ -51,6 +71,18 @@ public static class ExpertCases
                     x => [RoutedExperts.Apply(x[0], x[1], x[2], Stacked(x) with { Lora = new LowRankExperts(x[6], x[7], x[8], x[9], x[10], x[11], 0.5f, dropout) }, dropoutKey: 11)], Together: [6, 7, 8, 9, 10, 11])
                 { Roundings = 4 };
         }
+        foreach (var type in (DType[])[DType.F32, DType.BF16])
+            foreach (var (format, d, i, scale) in ((MatrixFormat, int, int, float)[])[(MatrixFormat.Fp8, 133, 130, 0.15f), (MatrixFormat.Int8, D, I, 0.006f), (MatrixFormat.Int4, 64, 32, 0.05f)])
+                foreach (var r in (int[])[0, 3])
+                {
+                    Input[] Bank(int n, int k) => [.. Enumerable.Repeat(Codes(format.DataType(), format.DataShape(n, k)), E), .. Enumerable.Repeat(Scales(format.ScaleType(), scale, format.ScaleShape(n, k)), E)];
+                    Input[] lora = r == 0 ? [] : [.. ((long[][])[[E, r, d], [E, i, r], [E, r, d], [E, i, r], [E, r, i], [E, d, r]]).Select(shape => F32(shape) with { Scale = 0.2f })];
+                    Matrices Low(Tensor[] x, int at, int n, int k) => Matrices.Each(format, x[at..(at + E)], x[(at + E)..(at + (2 * E))], n, k);
+                    yield return new OpCase(typeof(RoutedExperts), $"{type} {format}{(r > 0 ? $", low rank {r}" : "")}", 4 * (d + i + r), [Of(type, T, d), F32(T, K), I32(Chosen, T, K), .. Bank(i, d), .. Bank(i, d), .. Bank(d, i), .. lora],
+                        x => [RoutedExperts.Apply(x[0], x[1], x[2], new ExpertSet(Low(x, 3, i, d), Low(x, 13, i, d), Low(x, 23, d, i), r == 0 ? null : new LowRankExperts(x[33], x[34], x[35], x[36], x[37], x[38], 0.5f)))],
+                        Together: r == 0 ? null : [33, 34, 35, 36, 37, 38])
+                    { Roundings = 4 };
+                }
         yield return new OpCase(typeof(RoutedExperts), "trained whole", 4 * (D + I), [F32(T, D), F32(T, K), I32(Chosen, T, K), F32(E, I, D), F32(E, I, D), F32(E, D, I)],
             x => [RoutedExperts.Apply(x[0], x[1], x[2], Stacked(x))], Together: [3, 4, 5]);
     }

@@ -15,9 +15,26 @@ public sealed record Input(DType Type, long[] Shape, bool Trained = true, float 
 
     public Input Frozen => this with { Trained = false };
 
+    /// <summary>Codes or scales of a low-bit matrix: what they stand for is exact, so they say nothing about the precision of a case.</summary>
+    public bool Stored { get; init; }
+
+    /// <summary>Codes of a low-bit format: F8E4M3, I8, or U8 with two of 4 bits.</summary>
+    public static Input Codes(DType type, params long[] shape) => new(type, shape, Trained: false) { Stored = true };
+
+    /// <summary>Scales of a low-bit format, 0.5 to 1.5 times <paramref name="scale"/>.</summary>
+    public static Input Scales(DType type, float scale, params long[] shape) => new(type, shape, Trained: false, Floats: [.. Enumerable.Range(0, (int)shape.Aggregate(1L, (a, b) => a * b)).Select(i => scale * (0.5f + (i * 0.618f % 1)))]) { Stored = true };
+
     public Tensor Make(Random random)
     {
         if (Ints is not null) return Tensor.From(Ints, Shape);
+        if (Type.Size() == 1)
+        {
+            var codes = Tensor.Empty(Type, Shape);
+            random.NextBytes(codes.Span<byte>());
+            if (Type == DType.F8E4M3)
+                foreach (ref var code in codes.Span<byte>()) code &= 0xBF; // |values| < 2: no NaN
+            return codes;
+        }
         var values = new float[Shape.Aggregate(1L, (a, b) => a * b)];
         for (var i = 0; i < values.Length; i++) values[i] = Floats?[i] ?? (float)((random.NextDouble() * 2) - 1) * Scale * 1.7320508f;
         return Tensor.From(values, Type, Shape);
@@ -42,10 +59,13 @@ public sealed record OpCase(Type Op, string Setting, int Reduction, Input[] Inpu
     /// <summary>Size of the terms where a result may cancel to nearly nothing; below the size of the results it does not matter.</summary>
     public float Terms { get; init; }
 
+    /// <summary>False where a small step changes a choice: there is no slope to compare with.</summary>
+    public bool Smooth { get; init; } = true;
+
     public string Name => $"{Op.Name} {Setting}";
 
     /// <summary>BF16 as soon as one input is: its rounding is then in every result.</summary>
-    public DType Precision => Inputs.Any(i => i.Type == DType.BF16) ? DType.BF16 : DType.F32;
+    public DType Precision => Inputs.Any(i => i is { Type: DType.BF16, Stored: false }) ? DType.BF16 : DType.F32;
 
     public Tensor[] MakeInputs(int seed = 0)
     {

@@ -119,12 +119,16 @@ public sealed unsafe class CudaDevice
         _current = _context;
     }
 
-    /// <summary>Host to card, in the compute stream's order. Returns when the source may change: pageable memory is staged by the driver before it returns.</summary>
+    /// <summary>
+    /// Host to card, in the compute stream's order. Returns when the source may change: pageable memory is staged by the driver before it returns. Up to 64 KB go into the driver's queue at once, a
+    /// larger copy may wait for the work before it; so what ops send along (positions, targets, token ids) goes in pieces.
+    /// </summary>
     internal void Write(nint target, void* source, long bytes)
     {
-        if (bytes == 0) return;
+        const long Piece = 1 << 16, Small = 1 << 20;
         Use();
-        cuMemcpyHtoDAsync_v2(target, source, (nuint)bytes, Compute.Pointer).Ok();
+        var step = bytes <= Small ? Piece : bytes;
+        for (long at = 0; at < bytes; at += step) cuMemcpyHtoDAsync_v2((nint)(target + at), (byte*)source + at, (nuint)Math.Min(step, bytes - at), Compute.Pointer).Ok();
     }
 
     /// <summary>Card to host; waits for the compute stream, because somebody is about to read the values. Small reads pass through pinned memory.</summary>

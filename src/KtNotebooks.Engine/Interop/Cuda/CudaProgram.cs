@@ -7,9 +7,17 @@ namespace KtNotebooks.Interop.Cuda;
 /// <summary>CUDA C++ text of an op, after the shared prelude. Compiled on first use for the card that is there and the options asked for; an op keeps one in a static field.</summary>
 public sealed class CudaProgram(string name, string source)
 {
-    private static readonly Lazy<string> Prelude = new(ReadPrelude);
+    private static readonly Lazy<string> Prelude = new(() => Resource("Interop.Cuda.Prelude.cu"));
     private readonly ConcurrentDictionary<(int Device, string Options), CudaModule> _modules = new();
     private readonly ConcurrentDictionary<(int Device, string Options, string Entry), CudaKernel> _kernels = new();
+
+    /// <summary>The text of a file beside its op, such as `Ops.RouteKernels.cu`.</summary>
+    internal static string Resource(string file)
+    {
+        using var stream = typeof(CudaProgram).Assembly.GetManifestResourceStream("KtNotebooks." + file) ?? throw new InvalidOperationException($"{file} is not embedded in the engine");
+        using var reader = new StreamReader(stream);
+        return reader.ReadToEnd();
+    }
 
     /// <param name="device">Where it will run.</param>
     /// <param name="entry">Name of an <c>extern "C" __global__</c> function.</param>
@@ -34,13 +42,6 @@ public sealed class CudaProgram(string name, string source)
         var key = (device.Index, options);
         if (_modules.TryGetValue(key, out var known)) return known;
         lock (_modules) return _modules.GetOrAdd(key, _ => new CudaModule(device, Image(device, options, KernelCache.Default)));
-    }
-
-    private static string ReadPrelude()
-    {
-        using var stream = typeof(CudaProgram).Assembly.GetManifestResourceStream("KtNotebooks.Interop.Cuda.Prelude.cu") ?? throw new InvalidOperationException("Prelude.cu is not embedded in the engine");
-        using var reader = new StreamReader(stream);
-        return reader.ReadToEnd();
     }
 }
 

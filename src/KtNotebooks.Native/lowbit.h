@@ -1,0 +1,100 @@
+// Decoding of low-bit matrices to BF16 or F32, compiled once per instruction set (included by kernels.cpp). Formats: kt.h.
+// A value is code · scale in F32, rounded once where BF16 is wanted: the same bits as a checkpoint that was converted beforehand.
+#pragma once
+#include "kernels.h"
+#include "simd.h"
+
+namespace kt {
+namespace {
+
+#if defined(__AVX512F__)
+
+using Codes = __m128i;  // W bytes
+
+KT_INLINE Codes load_codes(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+KT_INLINE Codes load_codes(const uint8_t* p, int64_t n) { return _mm_maskz_loadu_epi8(first(n), p); }
+KT_INLINE F from_int8(Codes c) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(c)); }
+// E4M3 shifted into a half, whose exponent is biased by 8 more: 2^-8 of the value, subnormals included. 0x7f and 0xff are NaN.
+KT_INLINE F from_fp8(Codes c) {
+    __m256i x = _mm256_cvtepu8_epi16(c), magnitude = _mm256_and_si256(x, _mm256_set1_epi16(0x7f));
+    __m256i half = _mm256_or_si256(_mm256_slli_epi16(_mm256_andnot_si256(_mm256_set1_epi16(0x7f), x), 8), _mm256_slli_epi16(magnitude, 7));
+    __mmask16 nan = _mm256_cmpeq_epi16_mask(magnitude, _mm256_set1_epi16(0x7f));
+    return _mm512_cvtph_ps(_mm256_or_si256(half, _mm256_maskz_set1_epi16(nan, 0x7e00)));
+}
+
+#else
+
+using Codes = __m128i;  // the lower W = 8 bytes
+
+KT_INLINE Codes load_codes(const uint8_t* p) { return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)); }
+KT_INLINE Codes load_codes(const uint8_t* p, int64_t n) {
+    uint8_t part[8] = {};
+    for (int64_t i = 0; i < n; i++) part[i] = p[i];
+    return load_codes(part);
+}
+KT_INLINE F from_int8(Codes c) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(c)); }
+KT_INLINE F from_fp8(Codes c) {
+    __m128i x = _mm_cvtepu8_epi16(c), magnitude = _mm_and_si128(x, _mm_set1_epi16(0x7f));
+    __m128i half = _mm_or_si128(_mm_slli_epi16(_mm_andnot_si128(_mm_set1_epi16(0x7f), x), 8), _mm_slli_epi16(magnitude, 7));
+    __m128i nan = _mm_cmpeq_epi16(magnitude, _mm_set1_epi16(0x7f));
+    return _mm256_cvtph_ps(_mm_or_si128(half, _mm_and_si128(nan, _mm_set1_epi16(0x7e00))));
+}
+
+#endif
+
+KT_INLINE F decode_codes(Codes c, bool fp8) { return fp8 ? from_fp8(c) : from_int8(c); }
+
+// n codes of one scale.
+template <bool Fp8, class Out>
+KT_INLINE void decode_run(const uint8_t* codes, int64_t n, float scale, Out* out) {
+    F factor = set1(Fp8 ? scale * 256 : scale);
+    int64_t j = 0;
+    for (; j + W <= n; j += W) store(out + j, mul(decode_codes(load_codes(codes + j), Fp8), factor));
+    if (j < n) store(out + j, mul(decode_codes(load_codes(codes + j, n - j), Fp8), factor), n - j);
+}
+
+// One group: 16 bytes, the even elements in the low nibbles, stored as value + 8.
+template <class Out>
+KT_INLINE void decode_group(const uint8_t* codes, float scale, Out* out) {
+    __m128i both = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)), mask = _mm_set1_epi8(15);
+    __m128i even = _mm_and_si128(both, mask), odd = _mm_and_si128(_mm_srli_epi16(both, 4), mask), eight = _mm_set1_epi8(8);
+    __m128i halves[2] = {_mm_sub_epi8(_mm_unpacklo_epi8(even, odd), eight), _mm_sub_epi8(_mm_unpackhi_epi8(even, odd), eight)};
+    F factor = set1(scale);
+    for (int i = 0; i < Int4Group; i += W) {
+        Codes part = W == 8 && i % 16 ? _mm_srli_si128(halves[i / 16], 8) : halves[i / 16];
+        store(out + i, mul(from_int8(part), factor));
+    }
+}
+
+template <class Out>
+void decode_rows(const Matrix& m, int64_t rows, int64_t columns, Out* out) {
+    const LowBit& low = m.low;
+    for (int64_t i = 0; i < rows; i++, out += columns) {
+        const int64_t row = low.row + i;
+        const uint8_t* codes = static_cast<const uint8_t*>(m.data) + (row * low.width + low.column) / (m.type == 4 ? 2 : 1);
+        if (m.type == 2) {
+            const float* scales = static_cast<const float*>(low.scales) + row / Fp8Block * ((low.width + Fp8Block - 1) / Fp8Block);
+            for (int64_t j = 0; j < columns;) {
+                int64_t at = low.column + j, n = Fp8Block - at % Fp8Block;
+                if (n > columns - j) n = columns - j;
+                decode_run<true>(codes + j, n, scales[at / Fp8Block], out + j);
+                j += n;
+            }
+        } else if (m.type == 3) {
+            decode_run<false>(codes, columns, static_cast<const float*>(low.scales)[row], out);
+        } else {
+            const uint16_t* scales = static_cast<const uint16_t*>(low.scales) + (row * low.width + low.column) / Int4Group;
+            for (int64_t j = 0; j < columns; j += Int4Group) decode_group(codes + j / 2, widen(scales[j / Int4Group]), out + j);
+        }
+    }
+}
+
+void decode(const Matrix& m, int64_t rows, int64_t columns, void* out, int32_t type) {
+    if (type == 0)
+        decode_rows(m, rows, columns, static_cast<float*>(out));
+    else
+        decode_rows(m, rows, columns, static_cast<uint16_t*>(out));
+}
+
+}  // namespace
+}  // namespace kt
