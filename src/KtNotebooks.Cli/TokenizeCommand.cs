@@ -34,7 +34,8 @@ internal static class TokenizeCommand
             {
                 // What can be wrong with a line is found here, in order, and not on some thread.
                 string[] texts = [.. lines.Select(line => back ? Decode(tokenizer, line.text, line.Where) : asJson ? JsonText(line.text, line.Where) : line.text)];
-                foreach (var result in back ? texts : texts.AsParallel().AsOrdered().Select(text => Encode(tokenizer, text)))
+                IEnumerable<string> results = back ? texts : texts.AsParallel().AsOrdered().Select(text => Encode(tokenizer, text));
+                foreach (var result in results)
                     output.Write(result);
             }
         });
