@@ -13,6 +13,8 @@ var root = new RootCommand("kt: fine-tune mixture-of-experts models on one machi
     ChatCommand.Create(),
     EvalCommand.Create(),
     VerifyCommand.Create(),
+    BenchCommands.Create(),
+    DoctorCommand.Create(),
     DataCommands.Create(),
     TokenizeCommand.Create(),
     new Command("bench", "Measure the speed of a part, after a check that it is right") { TokenizerBench.Create() },

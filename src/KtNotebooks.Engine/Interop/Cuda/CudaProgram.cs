@@ -32,7 +32,9 @@ public sealed class CudaProgram(string name, string source)
     /// <summary>The machine code, from the cache or the compiler.</summary>
     internal byte[] Image(CudaDevice device, string options, KernelCache cache)
     {
-        string[] all = [Nvrtc.ArchitectureOption(device.Architecture), "-std=c++17", .. options.Split(' ', StringSplitOptions.RemoveEmptyEntries)];
+        // A program for one architecture alone names it itself.
+        string[] own = options.Split(' ', StringSplitOptions.RemoveEmptyEntries);
+        string[] all = own.Any(o => o.StartsWith("-arch=", StringComparison.Ordinal)) ? ["-std=c++17", .. own] : [Nvrtc.ArchitectureOption(device.Architecture), "-std=c++17", .. own];
         var text = Prelude.Value + source;
         return cache.Get(KernelCache.Key(text, all, Nvrtc.Version), () => Nvrtc.Compile(name, text, all));
     }
@@ -77,6 +79,19 @@ public readonly unsafe struct CudaKernel
         {
             for (var i = 0; i < arguments.Length; i++) pointers[i] = values + i;
             cuLaunchKernel(_function, checked((uint)grid.X), checked((uint)grid.Y), checked((uint)grid.Z), (uint)block, 1, 1, (uint)sharedBytes, _device.Compute.Pointer, pointers, null).Ok();
+        }
+    }
+
+    /// <summary>The same for a kernel with one parameter, a structure of the same layout here and there.</summary>
+    public void Launch<TArguments>((long X, long Y, long Z) grid, int block, int sharedBytes, in TArguments arguments)
+        where TArguments : unmanaged
+    {
+        if (grid.X == 0 || grid.Y == 0 || grid.Z == 0) return;
+        _device.Use();
+        fixed (TArguments* values = &arguments)
+        {
+            void* pointer = values;
+            cuLaunchKernel(_function, checked((uint)grid.X), checked((uint)grid.Y), checked((uint)grid.Z), (uint)block, 1, 1, (uint)sharedBytes, _device.Compute.Pointer, &pointer, null).Ok();
         }
     }
 
