@@ -17,7 +17,6 @@ var root = new RootCommand("kt: fine-tune mixture-of-experts models on one machi
     DoctorCommand.Create(),
     DataCommands.Create(),
     TokenizeCommand.Create(),
-    new Command("bench", "Measure the speed of a part, after a check that it is right") { TokenizerBench.Create() },
     KernelCommands.Create(),
     NotebookCommands.Create(),
     TourCommand.Create(),

@@ -37,7 +37,7 @@ public sealed class ChatSession : IDisposable
         var c = Settings.Read(arguments);
         var path = c.Required("model_name_or_path");
         var adapter = c.Text("adapter_name_or_path");
-        var template = Templates.Get(c.Text("template", "empty"));
+        var template = DataKeys.ReadTemplate(c);
         var defaults = new Sampling();
         var sampling = new Sampling(c.Int("max_new_tokens", defaults.MaxNewTokens), c.Flag("do_sample", true), c.Number("temperature", defaults.Temperature), c.Number("top_p", defaults.TopP), c.Int("top_k", defaults.TopK), c.Number("repetition_penalty", 1), (ulong)c.Int("seed", 42)).Checked();
         var system = c.Text("default_system");
