@@ -23,14 +23,34 @@ public static class ModelFolder
     /// <summary>Loads a checkpoint for a folder's config.</summary>
     /// <param name="type">Type of weights and activations: F32 or BF16.</param>
     /// <exception cref="InvalidDataException">A missing or wrongly shaped tensor, named with what was expected and found.</exception>
-    /// <param name="rules">Where weights live; null: mapped from the files.</param>
-    public static CausalLm Load(string folder, DType type = DType.BF16, PlacementRules? rules = null)
+    /// <param name="placement">Where weights live; null: mapped from the files.</param>
+    public static CausalLm Load(string folder, DType type = DType.BF16, ModelPlacement? placement = null)
     {
         var config = new ConfigFile(Path.Combine(folder, "config.json"));
         using var checkpoint = new Checkpoint(folder);
-        var model = Build(config, rules is null ? checkpoint : new PlacedWeights(checkpoint, rules), type);
-        model.Notes = LayersBeyond(model.Info.Layers, config, checkpoint.Names);
+        var model = Build(config, placement is null ? checkpoint : new PlacedWeights(checkpoint, placement), type);
+        List<string> notes = [.. LayersBeyond(model.Info.Layers, config, checkpoint.Names)];
+        try
+        {
+            if (placement is not null) model.Executors = ExpertPlacer.Apply(model, placement, notes);
+        }
+        catch
+        {
+            model.Dispose();
+            throw;
+        }
+        model.Notes = notes;
         return model;
+    }
+
+    /// <summary>The model of a config as shapes without memory: its modules, names and sizes, before a weight is there.</summary>
+    public static CausalLm Shape(ConfigFile config, DType type = DType.BF16) => Build(config, new ShapeWeights(), type);
+
+    /// <summary>Where the settings put the model of a folder; its weights need not be there.</summary>
+    public static ModelPlacement Place(string folder, PlacementSettings settings)
+    {
+        using var shape = Shape(new ConfigFile(Path.Combine(folder, "config.json")));
+        return ModelPlacement.Resolve(shape, shape.Info.ModelType, settings);
     }
 
     /// <summary>Builds a model of a config with weights from anywhere.</summary>
