@@ -11,5 +11,6 @@ internal static class BenchCommands
         BenchCeilingCommands.CreatePcie(),
         BenchCeilingCommands.CreateGemm(),
         TokenizerBench.Create(),
+        BenchAttentionCommand.Create(),
     };
 }
