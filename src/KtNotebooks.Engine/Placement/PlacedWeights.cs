@@ -16,8 +16,13 @@ public sealed class PlacedWeights(IWeights source, PlacementRules rules) : IWeig
 
     public Matrices TakeExperts(string path, string suffix, DType type, int count, long n, long k)
     {
-        var each = new Tensor[count];
-        for (var e = 0; e < count; e++) each[e] = Take($"{path}.{e}.{suffix}", type, n, k);
-        return Matrices.Each(each);
+        var matrices = source.TakeExperts(path, suffix, type, count, n, k);
+        if (matrices.Stacked is not null) return matrices;
+        var index = 0; // data of every expert, then its scales
+        return matrices.Map(tensor =>
+        {
+            if (rules.Of($"{path}.{index++ % count}.{suffix}").Weights != WeightHome.Host) return tensor;
+            using (tensor) return tensor.Clone();
+        });
     }
 }
