@@ -28,6 +28,12 @@ missing_for() {
         tour | test) has_python nbclient || packages+=(python3-nbclient) ;;
     esac
     case $1 in
+        eval | predict | report | notebook | tour | test) has_python jieba || packages+=(python3-jieba) ;; # its dictionary, for ROUGE and word BLEU
+    esac
+    case $1 in
+        test) has_python nltk || packages+=(python3-nltk) ;;
+    esac
+    case $1 in
         test) has_python jupyter_kernel_test || packages+=(python3-jupyter-kernel-test) ;;
     esac
     echo "${packages[*]}"
@@ -156,7 +162,7 @@ if [[ $command == test ]]; then
     shift
     run_tests "$@"
 else
-    if is_stale cli || [[ $command == tour || $command == kernel ]]; then install_for "$command"; fi
+    if is_stale cli || [[ $command =~ ^(tour|kernel|eval|predict|report)$ ]]; then install_for "$command"; fi
     build cli
     exec "$program" "$@"
 fi

@@ -26,6 +26,7 @@ internal static class ChatCommand
             running.Cancel();
         };
         Console.CancelKeyPress += stop;
+        foreach (var note in chat.Model.Notes) Console.WriteLine(note);
         Console.WriteLine("type a question; `clear` forgets the conversation, `exit` leaves");
         while (true)
         {

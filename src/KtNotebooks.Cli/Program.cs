@@ -11,6 +11,7 @@ var root = new RootCommand("kt: fine-tune mixture-of-experts models on one machi
     TrainCommands.CreateTrain(),
     TrainCommands.CreatePretrain(),
     ChatCommand.Create(),
+    EvalCommand.Create(),
     VerifyCommand.Create(),
     DataCommands.Create(),
     KernelCommands.Create(),

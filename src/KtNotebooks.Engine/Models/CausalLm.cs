@@ -19,6 +19,9 @@ public sealed class CausalLm(ModelInfo info, DType type, Embedding embedding, IR
     /// <summary>Type of weights and activations.</summary>
     public DType Type { get; } = type;
 
+    /// <summary>What a person should know about how this model was loaded.</summary>
+    public IReadOnlyList<string> Notes { get; set; } = [];
+
     public Embedding Embedding { get; } = embedding;
 
     public IReadOnlyList<Stage> Stages { get; } = stages;
@@ -72,6 +75,7 @@ public sealed class CausalLm(ModelInfo info, DType type, Embedding embedding, IR
         if (Type != DType.F32) throw new NotSupportedException($"full-parameter training wants an F32 model, this one is {Type}");
         foreach (var module in All())
         {
+            if (module is Experts.MoeMlp) continue; // its correction bias has no gradient
             if (module is Experts.ExpertBank bank) bank.Unfreeze();
             else foreach (var weight in module.Weights) weight.Tensor.RequiresGrad = true;
         }

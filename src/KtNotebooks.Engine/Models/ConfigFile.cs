@@ -54,6 +54,25 @@ public sealed class ConfigFile
 
     public string Text(string key, string missing) => Find(_root, key) is null ? missing : Text(key);
 
+    /// <summary>A list of whole numbers; empty when absent or null.</summary>
+    public IReadOnlyList<int> Ints(string key) => Find(_root, key) switch
+    {
+        null => [],
+        { ValueKind: JsonValueKind.Array } list when list.EnumerateArray().All(v => v.ValueKind == JsonValueKind.Number && v.TryGetInt32(out _)) => [.. list.EnumerateArray().Select(v => v.GetInt32())],
+        _ => throw Wrong(key, "a list of whole numbers"),
+    };
+
+    /// <summary>A router that can choose, or the field that keeps it from choosing.</summary>
+    public RouterSettings CheckRouter(RouterSettings router, int experts)
+    {
+        if (router.TopK < 1 || router.TopK > experts) throw Wrong("num_experts_per_tok", $"1 to {experts}, the number of routed experts");
+        var size = router.Groups < 1 || experts % router.Groups != 0 ? throw Wrong("n_group", $"a divisor of {experts}, the number of routed experts") : experts / router.Groups;
+        var least = (router.TopK + size - 1) / size;
+        if (router.KeptGroups < least || router.KeptGroups > router.Groups) throw Wrong("topk_group", $"{least} to {router.Groups}: {router.TopK} experts a token of groups of {size}");
+        if (router is { Scoring: RouterScoring.Sigmoid, Groups: > 1 } && size < 2) throw Wrong("n_group", "smaller: groups are scored by their two best experts");
+        return router;
+    }
+
     /// <summary>Fails when a feature that is not implemented is on.</summary>
     public void Refuse(string key, bool on, string why)
     {
@@ -72,7 +91,7 @@ public sealed class ConfigFile
         if (kind != "yarn") throw new NotSupportedException($"{Path}: rotary scaling '{kind}' is not supported; known are default and yarn");
         double Of(string key, double? missing) => Find(rope!.Value, key) is { } v ? AsNumber(v, key) : missing ?? throw new InvalidDataException($"{Path}: the yarn block has no '{key}'");
         var original = Of("original_max_position_embeddings", null);
-        return (theta, new YarnSettings(Of("factor", null), (int)original, Of("beta_fast", 32), Of("beta_slow", 1), Of("mscale", 1), Of("mscale_all_dim", 0)));
+        return (theta, new YarnSettings(Of("factor", null), (int)original, Of("beta_fast", 32), Of("beta_slow", 1), Of("mscale", 1), Of("mscale_all_dim", 0), Find(rope!.Value, "attention_factor") is null ? null : Of("attention_factor", null)));
     }
 
     /// <summary>An error about a field, with the file, what was wanted and what stands there.</summary>

@@ -28,7 +28,9 @@ public static class ModelFolder
     {
         var config = new ConfigFile(Path.Combine(folder, "config.json"));
         using var checkpoint = new Checkpoint(folder);
-        return Build(config, rules is null ? checkpoint : new PlacedWeights(checkpoint, rules), type);
+        var model = Build(config, rules is null ? checkpoint : new PlacedWeights(checkpoint, rules), type);
+        model.Notes = LayersBeyond(model.Info.Layers, config, checkpoint.Names);
+        return model;
     }
 
     /// <summary>Builds a model of a config with weights from anywhere.</summary>
@@ -38,6 +40,18 @@ public static class ModelFolder
         if (!type.IsFloat()) throw new ArgumentException($"a model runs in F32 or BF16, not {type}");
         if (!Builders.TryGetValue(config.ModelType, out var build)) throw new NotSupportedException($"{config.Path}: model_type '{config.ModelType}' is not known; known are {string.Join(", ", KnownTypes)}");
         return (CausalLm)build.Invoke(null, BindingFlags.DoNotWrapExceptions, null, [config, weights, type], null)!;
+    }
+
+    /// <summary>DeepSeek-V3 ships its multi-token prediction layer after the last one (model.layers.61.*): said once, not loaded.</summary>
+    private static string[] LayersBeyond(int layers, ConfigFile config, IEnumerable<string> names)
+    {
+        const string Prefix = "model.layers.";
+        var beyond = names.Where(n => n.StartsWith(Prefix, StringComparison.Ordinal))
+            .Select(n => int.TryParse(n[Prefix.Length..].Split('.')[0], out var layer) ? layer : -1).Where(layer => layer >= layers).ToList();
+        if (beyond.Count == 0) return [];
+        var why = config.Int("num_nextn_predict_layers", 0) > 0 ? "they predict further tokens (num_nextn_predict_layers) and are not part of this model" : $"num_hidden_layers is {layers}";
+        var (first, last) = (beyond.Min(), beyond.Max());
+        return [$"{config.Path}: {beyond.Count} tensors of {(first == last ? $"layer {first}" : $"layers {first} to {last}")} are not loaded: {why}"];
     }
 
     private static Dictionary<string, MethodInfo> FindBuilders()

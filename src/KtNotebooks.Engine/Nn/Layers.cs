@@ -16,22 +16,38 @@ public sealed record LowRank(Tensor A, Tensor B, float Scale, float Dropout = 0)
 }
 
 /// <summary>y = x Wᵀ (+ its low-rank pair). W [out, in] from `path.weight`.</summary>
-public sealed class Linear(IWeights weights, string path, DType type, int outputs, int inputs) : Module(path)
+public sealed class Linear : Module
 {
-    private readonly ulong _key = NormalRandom.HashOf(path);
+    private readonly ulong _key;
+    private readonly bool _tied;
 
-    public Tensor Weight { get; } = weights.Take(path + ".weight", type, outputs, inputs);
+    public Linear(IWeights weights, string path, DType type, int outputs, int inputs)
+        : this(path, weights.Take(path + ".weight", type, outputs, inputs), tied: false)
+    {
+    }
 
-    public int Outputs => outputs;
+    private Linear(string path, Tensor weight, bool tied)
+        : base(path)
+    {
+        (_key, Weight, _tied) = (NormalRandom.HashOf(path), weight, tied);
+    }
 
-    public int Inputs => inputs;
+    public Tensor Weight { get; }
+
+    public int Outputs => checked((int)Weight.Dim(0));
+
+    public int Inputs => Weight.Width;
 
     /// <summary>Set by whoever trains or loads an adapter; owned by this layer.</summary>
     public LowRank? Adapter { get; set; }
 
-    public override IEnumerable<Parameter> Weights => [new(Path + ".weight", Weight)];
+    /// <summary>None where the weight is another module's.</summary>
+    public override IEnumerable<Parameter> Weights => _tied ? [] : [new(Path + ".weight", Weight)];
 
     public override IEnumerable<Parameter> Trainable => Adapter is { } a ? [new(Path + ".lora_A.weight", a.A), new(Path + ".lora_B.weight", a.B)] : base.Trainable;
+
+    /// <summary>A head on the token table (tie_word_embeddings): the very same tensor, which stays the table's, so that a gradient of either is the gradient of both.</summary>
+    public static Linear Tied(string path, Embedding table) => new(path, table.Weight, tied: true);
 
     /// <summary>x [..., in] → [..., out] in x's type or <paramref name="outType"/>.</summary>
     public Tensor Forward(Tensor x, Pass pass, DType? outType = null) => Adapter is { } a

@@ -1,7 +1,7 @@
 namespace KtNotebooks.Ops;
 
 /// <summary>YaRN's parameters under their config.json names (rope_scaling or rope_parameters). Peng et al. 2023.</summary>
-public sealed record YarnSettings(double Factor, int OriginalMaxPositions, double BetaFast, double BetaSlow, double Mscale, double MscaleAllDim)
+public sealed record YarnSettings(double Factor, int OriginalMaxPositions, double BetaFast, double BetaSlow, double Mscale, double MscaleAllDim, double? AttentionFactor = null)
 {
     /// <summary>0.1 · m · ln(factor) + 1, the temperature that DeepSeek also squares into the softmax scale.</summary>
     public double Magnitude(double m) => Factor <= 1 ? 1 : (0.1 * m * Math.Log(Factor)) + 1;
@@ -9,7 +9,7 @@ public sealed record YarnSettings(double Factor, int OriginalMaxPositions, doubl
 
 /// <summary>
 /// Angles of the rotary embedding: pair i of r/2 turns by position · frequency[i], and the rotated pair is multiplied by <see cref="Attenuation"/> (YaRN's
-/// mscale / mscale_all_dim; 1 without YaRN). cos and sin of all positions seen so far are kept, [positions, r/2] each.
+/// mscale / mscale_all_dim, or its attention_factor where the config gives one; 1 without YaRN). cos and sin of all positions seen so far are kept, [positions, r/2] each.
 /// </summary>
 public sealed class RotaryTable
 {
@@ -25,7 +25,7 @@ public sealed class RotaryTable
         _frequencies = new double[Pairs];
         for (var i = 0; i < Pairs; i++) _frequencies[i] = Math.Pow(theta, -2.0 * i / dim);
         if (yarn is null) return;
-        Attenuation = (float)(yarn.Magnitude(yarn.Mscale) / yarn.Magnitude(yarn.MscaleAllDim));
+        Attenuation = (float)(yarn.AttentionFactor ?? (yarn.Magnitude(yarn.Mscale) / yarn.Magnitude(yarn.MscaleAllDim)));
         // The pair that turns `beta` times within the original context: dim · ln(L / (2π·beta)) / (2 · ln theta).
         double Pair(double beta) => dim * Math.Log(yarn.OriginalMaxPositions / (beta * 2 * Math.PI)) / (2 * Math.Log(theta));
         var low = Math.Max(Math.Floor(Pair(yarn.BetaFast)), 0);

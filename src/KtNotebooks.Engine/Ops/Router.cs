@@ -3,58 +3,83 @@ using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Ops;
 
+/// <summary>How logits become scores, and what goes with it.</summary>
+public enum RouterScoring
+{
+    /// <summary>DeepSeek-V2, Qwen3: softmax over all experts; a group counts as much as its best expert.</summary>
+    Softmax,
+
+    /// <summary>DeepSeek-V3, Kimi-K2 (`noaux_tc`): a sigmoid each; a correction bias is added for the choice alone; a group counts as much as its two best experts together.</summary>
+    Sigmoid,
+}
+
 /// <summary>How a router turns scores into weights.</summary>
 /// <param name="TopK">k experts a token.</param>
 /// <param name="Normalise">Divide the k weights by their sum.</param>
 /// <param name="Scale">routed_scaling_factor.</param>
-/// <param name="Balance">α of the load-balancing loss α · Σ_e f_e · P_e (Fedus et al. 2021; DeepSeek's aux_loss_alpha); 0 in fine-tuning. Only its gradient is taken.</param>
-public readonly record struct RouterSettings(int TopK, bool Normalise, float Scale, float Balance = 0);
+/// <param name="Balance">α of the load-balancing loss α · Σ_e f_e · P_e (Fedus et al. 2021; DeepSeek's aux_loss_alpha); 0 in fine-tuning. Only its gradient is taken. Softmax alone.</param>
+/// <param name="Scoring">softmax or sigmoid.</param>
+/// <param name="Groups">n_group: the experts lie in groups of E / n_group neighbours; 1: no groups.</param>
+/// <param name="KeptGroups">topk_group: experts of the best groups alone may be chosen.</param>
+public readonly record struct RouterSettings(int TopK, bool Normalise, float Scale, float Balance = 0, RouterScoring Scoring = RouterScoring.Softmax, int Groups = 1, int KeptGroups = 1);
 
 /// <summary>
-/// s = softmax(z); the k largest s of each row, largest first (ties: the lower expert), give indices and weights = scale · s [/ Σ_k s].
-/// z [T, E] F32; weights F32 [T, k]; indices I32 [T, k].
-/// dz_e = s_e · (ds_e − Σ_j s_j · ds_j), ds zero for experts not chosen, plus the balance term ds_e += α · f_e / T with f_e = E / (k·T) · (tokens that chose e).
+/// s = softmax(z) with c = z, which has the same order on every device, or s = sigmoid(z) with c = s + bias; the k largest c of each row, largest first (ties: the lower expert), give indices, and weights = scale · s [/ (Σ_k s + 1e-20)]: the bias changes the choice and
+/// never a weight. With groups, only experts of the <see cref="RouterSettings.KeptGroups"/> best groups are chosen from (ties: the lower group); others are out even where every c left is negative, as in DeepSeek's
+/// inference code (an early Hugging Face port set them to 0 instead).
+/// z [T, E] F32; bias [E] F32, frozen, sigmoid alone; weights F32 [T, k]; indices I32 [T, k].
+/// With ds zero for experts not chosen: softmax dz_e = s_e · (ds_e − Σ_j s_j · ds_j), where the balance term adds ds_e += α · f_e / T, f_e = E / (k·T) · (tokens that chose e); sigmoid dz_e = ds_e · s_e · (1 − s_e).
+/// DeepSeek-V2 2.1.2 and DeepSeek-V3 2.1.2 (arXiv 2405.04434, 2412.19437).
 /// </summary>
 public sealed class Router(RouterSettings settings) : Op
 {
-    public static (Tensor Weights, Tensor Indices) Apply(Tensor logits, RouterSettings settings)
+    private const double Tiny = 1e-20;
+
+    public static (Tensor Weights, Tensor Indices) Apply(Tensor logits, RouterSettings settings, Tensor? bias = null)
     {
-        var outputs = new Router(settings).Run(logits);
+        var router = new Router(settings);
+        var outputs = bias is null ? router.Run(logits) : router.Run(logits, bias);
         return (outputs[0], outputs[1]);
     }
 
     protected override Frame Prepare(Tensor[] inputs)
     {
-        var z = inputs[0];
+        var (z, s) = (inputs[0], settings);
         if (z.Type != DType.F32 || z.Rank != 2) throw Wrong($"logits must be F32[T, E], but is {z}");
-        if (settings.TopK < 1 || settings.TopK > z.Width) throw Wrong($"top-k must be in 1 … {z.Width}, the number of experts, but is {settings.TopK}");
-        return new Frame(inputs, [Allocate(z, DType.F32, z.Rows, settings.TopK), Allocate(z, DType.I32, z.Rows, settings.TopK)]);
+        if (s.TopK < 1 || s.TopK > z.Width) throw Wrong($"top-k must be in 1 … {z.Width}, the number of experts, but is {s.TopK}");
+        if (s.Groups < 1 || z.Width % s.Groups != 0) throw Wrong($"{z.Width} experts cannot be cut into {s.Groups} groups of one size");
+        if (s.KeptGroups < 1 || s.KeptGroups > s.Groups) throw Wrong($"kept groups must be in 1 … {s.Groups}, the number of groups, but is {s.KeptGroups}");
+        if (s.TopK > z.Width / s.Groups * s.KeptGroups) throw Wrong($"{s.KeptGroups} groups of {z.Width / s.Groups} experts do not hold the {s.TopK} to be chosen");
+        if (s.Scoring == RouterScoring.Sigmoid && s.Groups > 1 && z.Width / s.Groups < 2) throw Wrong("groups are scored by their two best experts, but have one each");
+        if (s.Scoring == RouterScoring.Sigmoid && s.Balance > 0) throw Wrong("the balance term is defined for softmax scores alone");
+        if (inputs.Length > 1 && s.Scoring != RouterScoring.Sigmoid) throw Wrong("a correction bias goes with sigmoid scores alone");
+        if (inputs.Length > 1) Expect(inputs[1], "bias", DType.F32, z.Width);
+        return new Frame(inputs, [Allocate(z, DType.F32, z.Rows, s.TopK), Allocate(z, DType.I32, z.Rows, s.TopK)]);
     }
 
     protected override void Plain(Frame f)
     {
-        var (z, weights, indices) = (f.Inputs[0], f.Outputs[0], f.Outputs[1]);
-        var (E, k) = (z.Width, settings.TopK);
+        var (z, bias, weights, indices) = (f.Inputs[0], f.Inputs.Length > 1 ? f.Inputs[1] : null, f.Outputs[0], f.Outputs[1]);
+        var (E, k, sigmoid) = (z.Width, settings.TopK, settings.Scoring == RouterScoring.Sigmoid);
         RowParallel.For(z.Rows, E * 8L, (first, last) =>
         {
-            var (scores, chosen) = (new double[E], new bool[E]);
+            var (scores, choice, open) = (new double[E], new double[E], new bool[E]);
+            var (groups, left) = (new double[settings.Groups], new bool[settings.Groups]);
             for (var row = first; row < last; row++)
             {
-                Softmax(z.Row<float>(row), scores);
-                Array.Clear(chosen);
+                Score(settings.Scoring, z.Row<float>(row), scores);
+                for (var e = 0; e < E; e++) choice[e] = sigmoid ? scores[e] + (bias?.Span<float>()[e] ?? 0) : z.Row<float>(row)[e];
+                Open(choice, groups, left, open);
                 var w = weights.Row<float>(row);
                 var at = indices.Row<int>(row);
                 double sum = 0;
                 for (var j = 0; j < k; j++)
                 {
-                    var best = -1;
-                    for (var e = 0; e < E; e++)
-                        if (!chosen[e] && (best < 0 || scores[e] > scores[best])) best = e;
-                    chosen[best] = true;
-                    at[j] = best;
-                    sum += scores[best];
+                    at[j] = Best(choice, open);
+                    open[at[j]] = false;
+                    sum += scores[at[j]];
                 }
-                var scale = settings.Normalise ? settings.Scale / sum : settings.Scale;
+                var scale = settings.Normalise ? settings.Scale / (sum + Tiny) : settings.Scale;
                 for (var j = 0; j < k; j++) w[j] = (float)(scores[at[j]] * scale);
             }
         });
@@ -63,15 +88,58 @@ public sealed class Router(RouterSettings settings) : Op
     protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut)
     {
         var zero = dOut[0] is null ? Tensor.Zeros(DType.F32, f.Inputs[0].Device, f.Outputs[0].Shape) : null;
-        using (zero) return [.. new Grad(settings).Run(dOut[0] ?? zero!, f.Inputs[0], f.Outputs[1])];
+        using (zero)
+        {
+            var dz = new Grad(settings).Run(dOut[0] ?? zero!, f.Inputs[0], f.Outputs[1])[0];
+            return f.Inputs.Length > 1 ? [dz, null] : [dz];
+        }
     }
 
-    private static void Softmax(ReadOnlySpan<float> z, Span<double> s)
+    private static void Score(RouterScoring scoring, ReadOnlySpan<float> z, Span<double> s)
     {
+        if (scoring == RouterScoring.Sigmoid)
+        {
+            for (var e = 0; e < z.Length; e++) s[e] = 1 / (1 + Math.Exp(-(double)z[e]));
+            return;
+        }
         double max = double.NegativeInfinity, sum = 0;
         foreach (var v in z) max = Math.Max(max, v);
         for (var e = 0; e < z.Length; e++) sum += s[e] = Math.Exp(z[e] - max);
         for (var e = 0; e < z.Length; e++) s[e] /= sum;
+    }
+
+    /// <summary>The largest of those that are open; the first of equals.</summary>
+    private static int Best(ReadOnlySpan<double> values, ReadOnlySpan<bool> open)
+    {
+        var best = -1;
+        for (var i = 0; i < values.Length; i++)
+            if (open[i] && (best < 0 || values[i] > values[best])) best = i;
+        return best;
+    }
+
+    /// <summary>Opens the experts that may be chosen: all, or those of the best groups.</summary>
+    private void Open(ReadOnlySpan<double> choice, Span<double> groups, Span<bool> left, Span<bool> open)
+    {
+        open.Fill(settings.Groups == 1);
+        if (settings.Groups == 1) return;
+        var size = choice.Length / settings.Groups;
+        for (var g = 0; g < groups.Length; g++)
+        {
+            double first = double.NegativeInfinity, second = double.NegativeInfinity;
+            foreach (var c in choice.Slice(g * size, size))
+            {
+                if (c > first) (first, second) = (c, first);
+                else if (c > second) second = c;
+            }
+            groups[g] = settings.Scoring == RouterScoring.Sigmoid ? first + second : first;
+        }
+        left.Fill(true);
+        for (var n = 0; n < settings.KeptGroups; n++)
+        {
+            var best = Best(groups, left);
+            left[best] = false;
+            open.Slice(best * size, size).Fill(true);
+        }
     }
 
     /// <summary>Inputs dWeights [T, k], z [T, E], indices [T, k]; output dz.</summary>
@@ -91,14 +159,14 @@ public sealed class Router(RouterSettings settings) : Op
                 var (s, ds) = (new double[E], new double[E]);
                 for (var row = first; row < last; row++)
                 {
-                    Softmax(z.Row<float>(row), s);
+                    Score(settings.Scoring, z.Row<float>(row), s);
                     balance.CopyTo(ds, 0);
                     var g = dw.Row<float>(row);
                     var at = indices.Row<int>(row);
                     if (settings.Normalise)
                     {
                         // w_j = scale · s_j / S: dS collects what every weight loses when the sum grows
-                        double sum = 0, dot = 0;
+                        double sum = Tiny, dot = 0;
                         for (var j = 0; j < k; j++) sum += s[at[j]];
                         for (var j = 0; j < k; j++) dot += g[j] * s[at[j]];
                         for (var j = 0; j < k; j++) ds[at[j]] += settings.Scale * ((g[j] / sum) - (dot / (sum * sum)));
@@ -107,9 +175,14 @@ public sealed class Router(RouterSettings settings) : Op
                     {
                         for (var j = 0; j < k; j++) ds[at[j]] += settings.Scale * g[j];
                     }
+                    var target = dz.Row<float>(row);
+                    if (settings.Scoring == RouterScoring.Sigmoid)
+                    {
+                        for (var e = 0; e < E; e++) target[e] = (float)(ds[e] * s[e] * (1 - s[e]));
+                        continue;
+                    }
                     double mean = 0;
                     for (var e = 0; e < E; e++) mean += s[e] * ds[e];
-                    var target = dz.Row<float>(row);
                     for (var e = 0; e < E; e++) target[e] = (float)(s[e] * (ds[e] - mean));
                 }
             });

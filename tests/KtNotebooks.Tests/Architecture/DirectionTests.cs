@@ -30,7 +30,8 @@ public partial class DirectionTests
         ["Synthetic"] = ["Data"], // rows in the layouts that data sets have
         ["Training"] = ["Lora", "Optim", "Configuration", "Synthetic"],
         ["Generation"] = ["Lora", "Configuration"],
-        ["Evaluation"] = ["Training", "Generation"],
+        ["Segmentation"] = [],
+        ["Evaluation"] = ["Training", "Generation", "Segmentation"],
     };
 
     /// <summary>The same for the projects.</summary>

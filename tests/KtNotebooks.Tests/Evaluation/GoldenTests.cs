@@ -16,9 +16,11 @@ namespace KtNotebooks.Tests.Evaluation;
 [Collection("cpu variant")]
 public class GoldenTests
 {
-    public static string Lite => Path.Combine(Checkout.Root, "tests", "KtNotebooks.Tests", "Golden", "deepseek_v2_lite");
+    public static string Lite => Of("deepseek_v2_lite");
 
     public static TheoryData<string, DType> Everywhere => [.. from variant in new[] { "amx", "avx512bf16", "avx512", "avx2", Cpu.Plain } from type in new[] { DType.F32, DType.BF16 } select (variant, type)];
+
+    public static string Of(string model) => Path.Combine(Checkout.Root, "tests", "KtNotebooks.Tests", "Golden", model);
 
     [Theory]
     [MemberData(nameof(Everywhere))]
@@ -38,6 +40,20 @@ public class GoldenTests
         }
     }
 
+    [Theory]
+    [InlineData("deepseek_v2", DType.F32)]
+    [InlineData("deepseek_v2", DType.BF16)]
+    [InlineData("deepseek_v3", DType.F32)]
+    [InlineData("deepseek_v3", DType.BF16)]
+    [InlineData("qwen3_moe", DType.F32)]
+    [InlineData("qwen3_moe", DType.BF16)]
+    public void The_other_architectures_are_the_reference_s_as_well(string model, DType type)
+    {
+        var results = GoldenCheck.Run(Of(model), type, TestContext.Current.CancellationToken);
+        Assert.Equal(10, results.Count);
+        Assert.Empty(results.Where(r => !r.Passed).Select(r => r.ToString()));
+    }
+
     [Fact]
     public void A_model_that_computes_something_else_does_not_pass()
     {
@@ -49,22 +65,28 @@ public class GoldenTests
         Assert.Contains("LoRA gradients", wrong);
     }
 
-    [Fact]
-    public void Both_spellings_of_the_rotary_settings_give_the_same_bits()
+    [Theory]
+    [InlineData("deepseek_v2_lite", "deepseek_v2")]
+    [InlineData("deepseek_v2", "deepseek_v2")]
+    [InlineData("deepseek_v3", "deepseek_v3")]
+    [InlineData("deepseek_v3", "kimi_k2")]
+    [InlineData("qwen3_moe", "qwen3_moe")]
+    public void Both_spellings_of_the_rotary_settings_give_the_same_bits(string model, string type)
     {
         using var folder = new Samples.Folder();
-        Checkout.Copy(Lite, folder.Path);
+        Checkout.Copy(Of(model), folder.Path);
         EditConfig(folder.Path, config =>
         {
             var block = config["rope_parameters"]!.AsObject();
+            config["model_type"] = type;
             config.Remove("rope_parameters");
             config["rope_theta"] = block["rope_theta"]!.DeepClone();
             block.Remove("rope_theta");
             block["type"] = block["rope_type"]!.DeepClone();
             block.Remove("rope_type");
-            config["rope_scaling"] = block;
+            config["rope_scaling"] = block["type"]!.GetValue<string>() == "default" ? null : block;
         });
-        Assert.Equal(LongLogits(Path.Combine(Lite, "model")), LongLogits(Path.Combine(folder.Path, "model")));
+        Assert.Equal(LongLogits(Path.Combine(Of(model), "model")), LongLogits(Path.Combine(folder.Path, "model")));
     }
 
     private static float[] LongLogits(string folder)

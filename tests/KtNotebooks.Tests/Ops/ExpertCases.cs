@@ -21,16 +21,36 @@ public static class ExpertCases
     private static IEnumerable<OpCase> Routers()
     {
         foreach (var (T, experts, settings) in ((int, int, RouterSettings)[])
-            [(1, 1, new(1, false, 1)), (6, 8, new(2, false, 1)), (6, 8, new(3, true, 2.5f)), (5, 9, new(9, true, 1)), (6, 8, new(2, false, 1, Balance: 0.3f)), (33, 64, new(6, false, 16))])
+            [(1, 1, new(1, false, 1)), (6, 8, new(2, false, 1)), (6, 8, new(3, true, 2.5f)), (5, 9, new(9, true, 1)), (6, 8, new(2, false, 1, Balance: 0.3f)), (33, 64, new(6, false, 16)),
+             (6, 12, new(3, false, 16, Groups: 4, KeptGroups: 2)), (7, 6, new(2, true, 1, Groups: 6, KeptGroups: 2)), (33, 160, new(6, false, 16, Groups: 8, KeptGroups: 3))])
+            yield return RouterCase(T, experts, settings, Distinct(T, experts), null);
+        // A bias that outweighs the scores: a weight taken from score + bias, or a choice by the score, shows up, and no step of the slope test changes the choice. (The reference numbers of V3 have small ones.)
+        foreach (var (T, experts, settings) in ((int, int, RouterSettings)[])
+            [(1, 2, Sigmoid(1, false, 1, 1, 1)), (6, 8, Sigmoid(3, false, 2.5f, 1, 1)), (6, 16, Sigmoid(4, true, 2.5f, 4, 2)), (9, 7, Sigmoid(7, true, 1, 1, 1)), (33, 256, Sigmoid(8, true, 2.5f, 8, 4)), (5, 384, Sigmoid(8, true, 2.827f, 1, 1))])
         {
-            var input = F32(T, experts) with { Floats = Distinct(T, experts) };
-            var name = $"{T} tokens, {settings.TopK} of {experts}{(settings.Normalise ? ", normalised" : "")}{(settings.Balance > 0 ? ", balanced" : "")}";
-            yield return new OpCase(typeof(Router), name, experts, [input], x =>
-            {
-                var (weights, indices) = Router.Apply(x[0], settings);
-                return [weights, indices];
-            }, settings.Balance > 0 ? x => BalanceLoss(x[0], settings) : null);
+            yield return RouterCase(T, experts, settings, Distinct(T, experts), null);
+            yield return RouterCase(T, experts, settings, Distinct(T, experts), [.. Enumerable.Range(0, experts).Select(e => MathF.Pow(e * 11 % experts, 1.3f) - 2)]);
         }
+        // All equal: the lower experts of the lower groups (RouterTests says which).
+        yield return RouterCase(3, 8, new(2, true, 1, Groups: 4, KeptGroups: 2), new float[24], null, "all equal") with { Smooth = false };
+        yield return RouterCase(3, 8, Sigmoid(3, true, 1, 4, 2), new float[24], new float[8], "all equal") with { Smooth = false };
+        // Every choice score is below 0: experts outside the kept groups must stay out.
+        yield return RouterCase(2, 8, Sigmoid(3, true, 1, 4, 2), Distinct(2, 8), [-3, -3, -2, -2, -5, -5, -2.5f, -2.5f], "all below zero");
+    }
+
+    private static RouterSettings Sigmoid(int k, bool normalise, float scale, int groups, int kept) => new(k, normalise, scale, 0, RouterScoring.Sigmoid, groups, kept);
+
+    private static OpCase RouterCase(int T, int experts, RouterSettings settings, float[] logits, float[]? bias, string? setting = null)
+    {
+        var name = $"{T} tokens, {settings.TopK} of {experts}{(settings.Scoring == RouterScoring.Sigmoid ? ", sigmoid" : "")}{(settings.Groups > 1 ? $", {settings.KeptGroups} of {settings.Groups} groups" : "")}{(bias is null ? "" : ", bias")}"
+            + $"{(settings.Normalise ? ", normalised" : "")}{(settings.Balance > 0 ? ", balanced" : "")}{(setting is null ? "" : ", " + setting)}";
+        Input[] inputs = [F32(T, experts) with { Floats = logits }];
+        if (bias is not null) inputs = [.. inputs, F32(experts).Frozen with { Floats = bias }];
+        return new OpCase(typeof(Router), name, experts, inputs, x =>
+        {
+            var (weights, indices) = Router.Apply(x[0], settings, x.ElementAtOrDefault(1));
+            return [weights, indices];
+        }, settings.Balance > 0 ? x => BalanceLoss(x[0], settings) : null);
     }
 
     private static IEnumerable<OpCase> Experts()

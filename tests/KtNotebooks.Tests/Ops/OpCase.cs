@@ -59,6 +59,9 @@ public sealed record OpCase(Type Op, string Setting, int Reduction, Input[] Inpu
     /// <summary>Size of the terms where a result may cancel to nearly nothing; below the size of the results it does not matter.</summary>
     public float Terms { get; init; }
 
+    /// <summary>False where a small step changes a choice: there is no slope to compare with.</summary>
+    public bool Smooth { get; init; } = true;
+
     public string Name => $"{Op.Name} {Setting}";
 
     /// <summary>BF16 as soon as one input is: its rounding is then in every result.</summary>

@@ -104,6 +104,16 @@ public static class OpCases
                     return [q, k, v];
                 });
             }
+            foreach (var (H, Hk, d, yarn) in ((int, int, int, YarnSettings?)[])[(1, 1, 2, null), (4, 2, 6, null), (3, 1, 10, new YarnSettings(4, 64, 32, 1, 1, 0)), (8, 2, 128, null)])
+            {
+                var (shape, table) = (new GqaShape(H, Hk, d), new RotaryTable(d, 1e6, yarn));
+                yield return new OpCase(typeof(GqaHeads), $"{type} heads {H}/{Hk} × {d}{(yarn is null ? "" : ", YaRN")}", (H * 4) + d, [Of(type, 4, H * d), Of(type, 4, Hk * d), Of(type, 4, Hk * d), F32(d), F32(d)], x =>
+                {
+                    var (q, k, v) = GqaHeads.Apply(x[0], x[1], x[2], x[3], x[4], shape, table, [0, 1, 0, 100], 1e-6f);
+                    return [q, k, v];
+                })
+                { Terms = d == 2 ? 4 : 0 }; // of two columns, dx nearly cancels
+            }
         }
     }
 

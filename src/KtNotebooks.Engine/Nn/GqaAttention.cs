@@ -1,0 +1,57 @@
+using KtNotebooks.Ops;
+using KtNotebooks.Tensors;
+using KtNotebooks.Weights;
+
+namespace KtNotebooks.Nn;
+
+/// <param name="Width">D.</param>
+/// <param name="Heads">Head sizes; H · head need not be D.</param>
+/// <param name="Eps">Of the norms of query and key heads.</param>
+public sealed record GqaSettings(int Width, GqaShape Heads, float Eps)
+{
+    /// <summary>Softmax scale, 1/√d.</summary>
+    public float Scale => 1 / MathF.Sqrt(Heads.Head);
+}
+
+/// <summary>Grouped-query attention with normalised query and key heads (Qwen3).</summary>
+public sealed class GqaAttention : Module
+{
+    private readonly GqaSettings _settings;
+    private readonly RotaryTable _rotary;
+    private readonly Linear _q;
+    private readonly Linear _k;
+    private readonly Linear _v;
+    private readonly Linear _o;
+    private readonly RmsNorm _qNorm;
+    private readonly RmsNorm _kNorm;
+
+    public GqaAttention(IWeights weights, string path, DType type, GqaSettings settings, RotaryTable rotary)
+        : base(path)
+    {
+        ArgumentNullException.ThrowIfNull(settings);
+        (_settings, _rotary) = (settings, rotary);
+        var (D, s) = (settings.Width, settings.Heads);
+        _q = new Linear(weights, path + ".q_proj", type, s.H * s.Head, D);
+        _k = new Linear(weights, path + ".k_proj", type, s.Hk * s.Head, D);
+        _v = new Linear(weights, path + ".v_proj", type, s.Hk * s.Head, D);
+        _qNorm = new RmsNorm(weights, path + ".q_norm", s.Head, settings.Eps);
+        _kNorm = new RmsNorm(weights, path + ".k_norm", s.Head, settings.Eps);
+        _o = new Linear(weights, path + ".o_proj", type, D, s.H * s.Head);
+    }
+
+    public override IEnumerable<Module> Children => [_q, _k, _v, _qNorm, _kNorm, _o];
+
+    /// <summary>x [T, D] → [T, D].</summary>
+    public Tensor Forward(Tensor x, Pass pass)
+    {
+        var (Q, K, V) = GqaHeads.Apply(_q.Forward(x, pass), _k.Forward(x, pass), _v.Forward(x, pass), _qNorm.Weight, _kNorm.Weight, _settings.Heads, _rotary, pass.Positions, _settings.Eps);
+        var spans = Spans.Self(pass.SeqStarts);
+        if (pass.Cache is { } cache)
+        {
+            var (k, v, starts) = cache.Append(Path, K, V, pass.SeqStarts);
+            (K, V, spans) = (Autograd.Tape.Own(k), Autograd.Tape.Own(v), new Spans(pass.SeqStarts, starts));
+        }
+        var attended = Attention.Apply(Q, K, V, spans, _settings.Scale);
+        return _o.Forward(Flatten.Apply(attended), pass);
+    }
+}

@@ -1,0 +1,162 @@
+using System.Text.Json.Nodes;
+
+using KtNotebooks.Models;
+using KtNotebooks.Nn;
+using KtNotebooks.Tensors;
+using KtNotebooks.Tests.Evaluation;
+using KtNotebooks.Tests.Tokenizers;
+using KtNotebooks.Weights;
+
+using Xunit;
+
+namespace KtNotebooks.Tests.Models;
+
+/// <summary>What config.json may say: the keys that real checkpoints have, and one clear line for what cannot be.</summary>
+public sealed class ModelConfigTests : IDisposable
+{
+    private readonly Samples.Folder _folder = new();
+
+    public void Dispose() => _folder.Dispose();
+
+    [Theory]
+    [InlineData("deepseek_v2", "topk_method", "\"noaux_tc\"", "'topk_method' is noaux_tc: only greedy and group_limited_greedy are known for this model")]
+    [InlineData("deepseek_v2", "n_group", "5", "'n_group' must be a divisor of 12, the number of routed experts, but is 5")]
+    [InlineData("deepseek_v2", "topk_group", "9", "'topk_group' must be 1 to 4: 3 experts a token of groups of 3, but is 9")]
+    [InlineData("deepseek_v2", "kv_lora_rank", null, "'kv_lora_rank' is missing")]
+    [InlineData("deepseek_v3", "scoring_func", "\"softmax\"", "'scoring_func' is softmax: only sigmoid scores are known for this model")]
+    [InlineData("deepseek_v3", "topk_method", "\"greedy\"", "'topk_method' is greedy: only noaux_tc is known for this model")]
+    [InlineData("deepseek_v3", "num_experts_per_tok", "17", "'num_experts_per_tok' must be 1 to 16, the number of routed experts, but is 17")]
+    [InlineData("deepseek_v3", "topk_group", "0", "'topk_group' must be 1 to 4: 4 experts a token of groups of 4, but is 0")]
+    [InlineData("deepseek_v3", "n_group", null, "'n_group' is missing")]
+    [InlineData("deepseek_v3", "n_group", "16", "'topk_group' must be 4 to 16: 4 experts a token of groups of 1, but is 2")]
+    [InlineData("deepseek_v3", "rope_interleave", "false", "'rope_interleave' is False: rotary pairs are neighbours in DeepSeek's checkpoints, and only those are read")]
+    [InlineData("deepseek_v3", "moe_layer_freq", "0", "'moe_layer_freq' must be at least 1, but is 0")]
+    [InlineData("qwen3_moe", "num_key_value_heads", "3", "'num_key_value_heads' must be a divisor of num_attention_heads, 4, but is 3")]
+    [InlineData("qwen3_moe", "head_dim", "7", "'head_dim' must be even and positive, but is 7")]
+    [InlineData("qwen3_moe", "mlp_only_layers", "1", "'mlp_only_layers' must be a list of whole numbers, but is 1")]
+    [InlineData("qwen3_moe", "use_sliding_window", "true", "'use_sliding_window' is True: sliding windows are not supported for this model")]
+    [InlineData("qwen3_moe", "num_local_experts", null, "'num_local_experts' is missing")]
+    [InlineData("qwen3_moe", "model_type", "\"qwen9\"", "model_type 'qwen9' is not known; known are deepseek_v2, deepseek_v3, kimi_k2, qwen3_moe")]
+    public void A_config_that_cannot_be_is_one_line_with_file_and_key(string model, string key, string? value, string message)
+    {
+        var path = Config(model, config =>
+        {
+            if (value is null) config.Remove(key);
+            else config[key] = JsonNode.Parse(value);
+        });
+        var error = Assert.ThrowsAny<Exception>(() => Build(path).Dispose());
+        Assert.Equal($"{path}: {message}", error.Message);
+    }
+
+    /// <summary>The keys of Kimi-K2-Instruct's config.json beside the sizes.</summary>
+    [Fact]
+    public void What_Kimi_says_about_itself_does_not_disturb()
+    {
+        var path = Config("deepseek_v3", config =>
+        {
+            foreach (var (key, value) in JsonNode.Parse("""
+                {"model_type": "kimi_k2", "architectures": ["DeepseekV3ForCausalLM"], "auto_map": {"AutoConfig": "configuration_deepseek.DeepseekV3Config", "AutoModelForCausalLM": "modeling_deepseek.DeepseekV3ForCausalLM"},
+                 "aux_loss_alpha": 0.001, "seq_aux": true, "ep_size": 1, "moe_layer_freq": 1, "n_group": 1, "topk_group": 1, "num_nextn_predict_layers": 0, "routed_scaling_factor": 2.827, "rope_theta": 50000.0,
+                 "rope_scaling": {"beta_fast": 1.0, "beta_slow": 1.0, "factor": 32.0, "mscale": 1.0, "mscale_all_dim": 1.0, "original_max_position_embeddings": 4096, "type": "yarn"}, "rope_parameters": null,
+                 "scoring_func": "sigmoid", "topk_method": "noaux_tc", "pretraining_tp": 1, "torch_dtype": "bfloat16", "use_cache": true,
+                 "quantization_config": {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]}}
+                """)!.AsObject().ToArray()) config[key] = value?.DeepClone();
+        });
+        using var model = Build(path);
+        Assert.Equal("kimi_k2", model.Info.ModelType);
+        using var logits = model.Logits(TokenBatch.ForInference([[1, 2, 3, 200]]));
+        Assert.All(logits.ToFloats(), v => Assert.True(float.IsFinite(v)));
+    }
+
+    [Theory]
+    [InlineData("[]", 1, "MMM")]
+    [InlineData("[1]", 1, "MDM")]
+    [InlineData("[]", 2, "DMD")]
+    [InlineData("[1]", 2, "DDD")]
+    public void A_layer_of_Qwen_is_a_mixture_by_its_number(string dense, int step, string expected)
+    {
+        using var model = Build(Config("qwen3_moe", config => (config["mlp_only_layers"], config["decoder_sparse_step"]) = (JsonNode.Parse(dense), step)));
+        Assert.Equal(expected, Kinds(model));
+    }
+
+    [Theory]
+    [InlineData(1, 1, "DMMM")]
+    [InlineData(3, 1, "DDDM")]
+    [InlineData(1, 2, "DDMD")]
+    public void A_layer_of_DeepSeek_is_a_mixture_by_its_number(int first, int frequency, string expected)
+    {
+        using var model = Build(Config("deepseek_v3", config => (config["first_k_dense_replace"], config["moe_layer_freq"]) = (first, frequency)));
+        Assert.Equal(expected, Kinds(model));
+    }
+
+    [Fact]
+    public void Without_a_head_dim_the_heads_share_the_width()
+    {
+        using var model = Build(Config("qwen3_moe", config =>
+        {
+            config.Remove("head_dim");
+            config["num_experts"] = config["num_local_experts"]!.DeepClone(); // the name in the original checkpoints
+            config.Remove("num_local_experts");
+        }));
+        Assert.Equal([64L, 64], Weight(model, "model.layers.0.self_attn.q_proj.weight").Shape.ToArray());
+        Assert.Equal([32L, 64], Weight(model, "model.layers.0.self_attn.v_proj.weight").Shape.ToArray());
+        Assert.Equal([16L], Weight(model, "model.layers.0.self_attn.k_norm.weight").Shape.ToArray());
+    }
+
+    [Theory]
+    [InlineData("qwen3_moe")]
+    [InlineData("deepseek_v3")]
+    public void A_tied_head_is_the_token_table(string type)
+    {
+        using var model = Build(Config(type, config => config["tie_word_embeddings"] = true));
+        Assert.Same(model.Embedding.Weight, model.Head.Weight);
+        Assert.DoesNotContain(model.AllWeights, w => w.Name == "lm_head.weight");
+        model.Unfreeze();
+        Assert.Single(model.AllTrainable, p => p.Tensor == model.Embedding.Weight);
+        Assert.DoesNotContain(model.AllTrainable, p => p.Name.EndsWith("correction_bias", StringComparison.Ordinal));
+    }
+
+    /// <summary>DeepSeek-V3 ships layer 61 for a second token; here the golden model loses its last layer to it.</summary>
+    [Theory]
+    [InlineData(1, "they predict further tokens (num_nextn_predict_layers) and are not part of this model")]
+    [InlineData(0, "num_hidden_layers is 3")]
+    public void Layers_beyond_the_last_are_said_once(int further, string why)
+    {
+        Checkout.Copy(Path.Combine(GoldenTests.Of("deepseek_v3"), "model"), _folder.Path);
+        var path = Config("deepseek_v3", config => (config["num_hidden_layers"], config["num_nextn_predict_layers"]) = (3, further));
+        using var model = ModelFolder.Load(_folder.Path, DType.F32);
+        Assert.Equal([$"{path}: 62 tensors of layer 3 are not loaded: {why}"], model.Notes);
+        using var whole = ModelFolder.Load(Path.Combine(GoldenTests.Of("deepseek_v3"), "model"), DType.F32);
+        Assert.Empty(whole.Notes);
+    }
+
+    [Fact]
+    public void YaRN_s_attention_factor_wins_over_its_formula()
+    {
+        using var plain = Build(Config("qwen3_moe", config => config["rope_parameters"] = JsonNode.Parse("""{"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 64}""")));
+        using var given = Build(Config("qwen3_moe", config => config["rope_parameters"] = JsonNode.Parse($$"""{"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 64, "attention_factor": {{(0.1 * Math.Log(4)) + 1:R}}}""")));
+        using var other = Build(Config("qwen3_moe", config => config["rope_parameters"] = JsonNode.Parse("""{"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 64, "attention_factor": 1.0}""")));
+        Assert.Equal(Logits(plain), Logits(given));
+        Assert.NotEqual(Logits(plain), Logits(other));
+    }
+
+    private static float[] Logits(CausalLm model)
+    {
+        using var logits = model.Logits(TokenBatch.ForInference([[.. Enumerable.Range(0, 20)]]));
+        return logits.ToFloats();
+    }
+
+    private static string Kinds(CausalLm model) => string.Concat(model.Stages.Where(s => !s.NeedsWholeSequences).Select(s => s.All().Any(m => m is KtNotebooks.Experts.MoeMlp) ? 'M' : 'D'));
+
+    private static Tensor Weight(CausalLm model, string name) => model.AllWeights.Single(w => w.Name == name).Tensor;
+
+    private static CausalLm Build(string config) => ModelFolder.Build(new ConfigFile(config), new RandomWeights(1, deviation: 0.2f), DType.F32);
+
+    /// <summary>The golden model's config, changed.</summary>
+    private string Config(string model, Action<JsonObject> edit)
+    {
+        var config = JsonNode.Parse(File.ReadAllText(Path.Combine(GoldenTests.Of(model), "model", "config.json")))!.AsObject();
+        edit(config);
+        return _folder.Write("config.json", config.ToJsonString());
+    }
+}
