@@ -13,6 +13,7 @@ var root = new RootCommand("kt: fine-tune mixture-of-experts models on one machi
     ChatCommand.Create(),
     EvalCommand.Create(),
     VerifyCommand.Create(),
+    ConvertCommand.Create(),
     DataCommands.Create(),
     KernelCommands.Create(),
     NotebookCommands.Create(),

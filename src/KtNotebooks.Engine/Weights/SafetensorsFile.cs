@@ -5,6 +5,8 @@ using System.Text.Json;
 
 using KtNotebooks.Tensors;
 
+using Microsoft.Win32.SafeHandles;
+
 namespace KtNotebooks.Weights;
 
 /// <summary>One tensor of a safetensors file: type, shape and byte range in the data section.</summary>
@@ -23,7 +25,6 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
     private readonly MemoryMappedViewAccessor _view;
     private readonly Dictionary<string, TensorEntry> _entries = [];
     private readonly byte* _data;
-    private readonly long _dataStart;
     private int _users = 1; // this object, and one for every tensor handed out
     private int _disposed;
 
@@ -45,7 +46,7 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
             if (header <= 1 || header > MaxHeader) throw Bad($"does not start with a safetensors header length (read {header}); it is another format or damaged");
             if (8 + header > info.Length) throw Bad($"is truncated: its header needs {8 + header} bytes, the file has {info.Length}");
             _data = start + 8 + header;
-            _dataStart = 8 + header;
+            DataStart = 8 + header;
             HeaderHash = Convert.ToHexStringLower(SHA256.HashData(new ReadOnlySpan<byte>(start, (int)(8 + header))));
             Read(new ReadOnlySpan<byte>(start + 8, (int)header), info.Length - 8 - header);
         }
@@ -61,6 +62,9 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
     public IReadOnlyDictionary<string, TensorEntry> Entries => _entries;
 
     public IReadOnlyDictionary<string, string> Metadata { get; private set; } = new Dictionary<string, string>();
+
+    /// <summary>Where the data begins in the file.</summary>
+    public long DataStart { get; }
 
     /// <summary>SHA-256 of the header: changes whenever a name, a type, a shape or a place does.</summary>
     public string HeaderHash { get; } = "";
@@ -91,13 +95,8 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
         using var handle = File.OpenHandle(Path);
         RowParallel.For((bytes + ReadPiece - 1) / ReadPiece, ReadPiece, (first, last) =>
         {
-            for (var at = first * ReadPiece; at < Math.Min(last * ReadPiece, bytes);)
-            {
-                var piece = (int)Math.Min(ReadPiece, bytes - at);
-                var count = RandomAccess.Read(handle, new Span<byte>((byte*)target + at, piece), _dataStart + entry.Begin + at);
-                if (count == 0) throw Bad($"ended while tensor '{name}' was read; is it being written?");
-                at += count;
-            }
+            for (var at = first * ReadPiece; at < Math.Min(last * ReadPiece, bytes); at += ReadPiece)
+                ReadAll(handle, new Span<byte>((byte*)target + at, (int)Math.Min(ReadPiece, bytes - at)), DataStart + entry.Begin + at, Path);
         });
         return tensor;
     }
@@ -115,6 +114,17 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
     public void Dispose()
     {
         if (Interlocked.Exchange(ref _disposed, 1) == 0) Release();
+    }
+
+    /// <summary>Fills a span from a place in a file.</summary>
+    internal static void ReadAll(SafeFileHandle file, Span<byte> target, long at, string path)
+    {
+        for (var done = 0; done < target.Length;)
+        {
+            var count = RandomAccess.Read(file, target[done..], at + done);
+            if (count == 0) throw new InvalidDataException($"{path} ended at byte {at + done} while it was read; is it being written?");
+            done += count;
+        }
     }
 
     [LibraryImport("libc")]

@@ -1,7 +1,3 @@
-using System.Buffers.Binary;
-using System.Text.Json;
-using System.Text.Json.Nodes;
-
 using KtNotebooks.Files;
 using KtNotebooks.Tensors;
 
@@ -17,29 +13,10 @@ public static unsafe class SafetensorsWriter
     public static void Write(string path, IReadOnlyList<(string Name, Tensor Tensor)> tensors, IReadOnlyDictionary<string, string>? metadata = null)
     {
         ArgumentNullException.ThrowIfNull(tensors);
-        var about = new JsonObject { ["format"] = "pt" };
-        foreach (var (key, value) in metadata ?? new Dictionary<string, string>()) about[key] = value;
-        var header = new JsonObject { ["__metadata__"] = about };
-        long offset = 0;
-        foreach (var (name, tensor) in tensors)
+        var plan = new SafetensorsPlan([.. tensors.Select(t => (t.Name, t.Tensor.Type, t.Tensor.Shape.ToArray()))], metadata);
+        AtomicFile.Write(path, plan.FileBytes, stream =>
         {
-            header[name] = new JsonObject
-            {
-                ["dtype"] = tensor.Type == DType.F8E4M3 ? "F8_E4M3" : tensor.Type.ToString(),
-                ["shape"] = new JsonArray([.. tensor.Shape.ToArray().Select(d => JsonValue.Create(d))]),
-                ["data_offsets"] = new JsonArray(offset, offset + tensor.ByteLength),
-            };
-            offset += tensor.ByteLength;
-        }
-        var json = JsonSerializer.SerializeToUtf8Bytes(header);
-        var padded = (json.Length + 7) / 8 * 8; // data starts aligned to 8
-        AtomicFile.Write(path, 8 + padded + offset, stream =>
-        {
-            Span<byte> length = stackalloc byte[8];
-            BinaryPrimitives.WriteInt64LittleEndian(length, padded);
-            stream.Write(length);
-            stream.Write(json);
-            for (var i = json.Length; i < padded; i++) stream.WriteByte((byte)' ');
+            stream.Write(plan.Header.Span);
             foreach (var (_, tensor) in tensors)
             {
                 using var host = tensor.ToHost();
