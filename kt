@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The launcher: puts in what is missing, builds what changed, then runs the program kt (or the tests, for `./kt test`).
 # On a built checkout it costs a few milliseconds. KT_NO_INSTALL=1: never install, only say what to type.
+# KT_EMULATE_CUDA=1: any command sees two emulated cards (tests/cuda-emulator); for tests and for looking at kernels, far too slow for work.
 set -euo pipefail
 
 root=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
@@ -118,8 +119,16 @@ compile() {
     say "built in $SECONDS s"
 }
 
+# Puts the emulated CUDA libraries where the engine looks for real ones.
+emulate_cuda() {
+    has g++ || { say "KT_EMULATE_CUDA needs g++"; exit 2; }
+    local libraries=$artifacts/cuda-emulator
+    "$root/tests/cuda-emulator/build.sh" "$libraries"
+    export KT_EMULATE_CUDA=1 CUDA_HOME=$libraries LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+}
+
 # Runs the tests and ends with one line: N passed, N failed, N skipped. Words pick the tests whose class or name contains one of them; options
-# go to the test program as they are (--help lists them).
+# go to the test program as they are (--help lists them). Without any, what uses a card is run once more, on an emulated one.
 run_tests() {
     local log=$artifacts/test.log arguments=("$@") status=0 word
     if [[ $# -gt 0 && $1 != -* ]]; then
@@ -127,27 +136,41 @@ run_tests() {
         for word in "$@"; do arguments+=(--filter-method "*$word*"); done
     fi
     cd "$root"
+    test_program "${arguments[@]}" 2>&1 | tee "$log" || status=$?
+    if [[ $# == 0 && ${KT_EMULATE_CUDA:-} == "" && ,${KT_REQUIRE:-}, != *,cuda,* ]]; then
+        if has g++; then
+            echo "On the emulated card:" | tee -a "$log"
+            (emulate_cuda && test_program --filter-trait card=cuda) 2>&1 | tee -a "$log" || status=$?
+        else
+            printf 'skipped all tests on the emulated card\n  it is made by g++, which is not here\n' | tee -a "$log"
+        fi
+    fi
+    summarize "$log" || status=$((status ? status : 1))
+    return $status
+}
+
+test_program() {
     # A shell that runs this in the background ignores SIGINT for all below it, and tests of Ctrl-C would wait for ever.
     local clean=()
     if env --default-signal=INT true 2>/dev/null; then clean=(env --default-signal=INT); fi
-    TESTINGPLATFORM_TELEMETRY_OPTOUT=1 "${clean[@]}" "$tests" --no-ansi --no-progress --output Normal --results-directory "$artifacts/test-results" "${arguments[@]}" 2>&1 | tee "$log" || status=$?
-    summarize "$log" || status=$((status ? status : 1))
-    return $status
+    TESTINGPLATFORM_TELEMETRY_OPTOUT=1 "${clean[@]}" "$tests" --no-ansi --no-progress --output Normal --results-directory "$artifacts/test-results" "$@"
 }
 
 # Groups the skipped tests by their reasons and writes the last line; fails when a test did or when none ran.
 summarize() {
     awk '
-        /^skipped /           { name = $0; sub(/^skipped /, "", name); sub(/ \([0-9a-z ]+\)$/, "", name); next }
+        /^skipped /           { name = $0; sub(/^skipped /, "", name); sub(/ \([0-9a-z ]+\)$/, "", name); name = where name; next }
         name != ""            { sub(/^ +/, ""); names[$0] = names[$0] "\n  " name; name = ""; next }
-        /^failed /            { name = substr($0, 8); sub(/ \([0-9a-z ]+\)$/, "", name); failures = failures "\n  " name; name = ""; next }
+        /^failed /            { name = substr($0, 8); sub(/ \([0-9a-z ]+\)$/, "", name); failures = failures "\n  " where name; name = ""; next }
+        /^On the emulated card:/ { where = "on the emulated card: "; ended = ended || !summary; summary = 0 }
         /^Test run summary:/  { summary = 1 }
-        summary && / failed:/    { failed = $2 }
-        summary && / succeeded:/ { passed = $2 }
-        summary && / skipped:/   { skipped = $2 }
+        summary && / failed:/    { failed += $2 }
+        summary && / succeeded:/ { passed += $2 }
+        summary && / skipped:/   { skipped += $2 }
         END {
             for (reason in names) print "\nskipped: " reason names[reason]
             if (failures) print "\nfailed:" failures
+            summary = summary && !ended
             if (!summary) print "\nthe test program ended before its summary"
             printf "\n%d passed, %d failed, %d skipped\n", passed, failed, skipped
             exit !(summary && failed == 0 && passed > 0)
@@ -156,6 +179,7 @@ summarize() {
 
 command=${1:-}
 require_sdk
+if [[ ${KT_EMULATE_CUDA:-} == 1 ]]; then emulate_cuda; fi
 if [[ $command == test ]]; then
     install_for test
     build all

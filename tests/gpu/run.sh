@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Tests on a GPU machine that has no .NET and maybe no network:
-#   tests/gpu/run.sh pack OUT.tar.xz    here: a self-contained linux-x64 build of the tests (at most 60 MB)
+# Tests and benchmarks on a GPU machine that has no .NET and maybe no network:
+#   tests/gpu/run.sh pack OUT.tar.xz    here: a self-contained linux-x64 build of kt and of the tests, with the golden folders (at most 60 MB)
 #   ./run.sh test [more options]        there, in the unpacked folder: the ops and the driver layer; a missing card is a failure
+#   ./run.sh verify [options]           there: kt verify --device cuda:0 on every golden folder
+#   ./run.sh bench [which …]            there: the tables of results/ (all of them, or those named: ceilings v2lite v3 formats attention)
 # KT_REQUIRE (default: cuda) names what must be there, e.g. amx,cuda. CUDA 12 or 13 must be found as README says: driver, NVRTC, cuBLASLt.
 set -euo pipefail
 
@@ -9,13 +11,17 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 limit=$((60 * 1000 * 1000))
 
 pack() {
-    local out=$1
+    local out=$1 project
     folder=$(mktemp -d)
     trap 'rm -rf "$folder"' EXIT
-    # A restore for one runtime is not what the lock files describe, and must not change them.
-    dotnet publish "$here/../KtNotebooks.Tests" -c Release -r linux-x64 --self-contained -o "$folder" \
-        -p:NuGetLockFilePath=obj/packages.linux-x64.lock.json -p:RestoreLockedMode=false -p:DebugType=none -p:SatelliteResourceLanguages=en
+    for project in "$here/../../src/KtNotebooks.Cli" "$here/../KtNotebooks.Tests"; do
+        # A restore for one runtime is not what the lock files describe, and must not change them.
+        dotnet publish "$project" -c Release -r linux-x64 --self-contained -o "$folder" \
+            -p:NuGetLockFilePath=obj/packages.linux-x64.lock.json -p:RestoreLockedMode=false -p:DebugType=none -p:SatelliteResourceLanguages=en
+    done
     cp "${BASH_SOURCE[0]}" "$folder/run.sh"
+    mkdir -p "$folder/Golden"
+    cp -r "$here"/../KtNotebooks.Tests/Golden/*/ "$folder/Golden/"
     git -C "$here" describe --always --dirty >"$folder/COMMIT"
     find "$folder" -name '*.xml' -delete
     tar -C "$folder" -c . | xz -T0 -6 >"$out"
@@ -25,15 +31,54 @@ pack() {
     [ "$bytes" -le "$limit" ] || { echo "larger than $((limit / 1000000)) MB" >&2; return 1; }
 }
 
+about() {
+    echo "commit $(cat "$here/COMMIT"), $(date -u +%F)"
+    nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || true
+}
+
 run_tests() {
     export KT_REQUIRE=${KT_REQUIRE:-cuda}
-    echo "commit $(cat "$here/COMMIT"), $(date -u +%F), KT_REQUIRE=$KT_REQUIRE"
-    nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || true
+    about
     "$here/KtNotebooks.Tests" --filter-namespace 'KtNotebooks.Tests.Ops' --filter-namespace 'KtNotebooks.Tests.Interop*' "$@"
 }
+
+run_verify() {
+    about
+    local golden
+    for golden in "$here"/Golden/*/expected.json; do "$here/kt" verify "$(dirname "$golden")" --device cuda:0 "$@"; done
+}
+
+kt() {
+    echo "\$ kt $*"
+    "$here/kt" "$@" 2>>bench.log || echo "failed: $?"
+}
+
+run_bench() {
+    about
+    local which
+    for which in "${@:-ceilings v2lite formats v3 attention}"; do
+        for part in $which; do "bench_$part"; done
+    done
+}
+
+bench_ceilings() { kt bench pcie; kt bench gemm; }
+bench_v2lite() {
+    kt bench train --experts streamed --tokens 8192
+    kt bench train --experts streamed --tokens 32768 --chunk 32768
+    kt bench train --experts resident --tokens 8192 --saved-mb 20000
+    kt bench train --experts cpu --tokens 8192 --steps 2
+}
+bench_formats() {
+    local format
+    for format in fp8 int8 int4; do kt bench train --experts streamed --tokens 8192 --format $format; done
+}
+bench_v3() { kt bench train --shape deepseek-v3 --layers 4 --format fp8 --experts streamed --tokens 8192 --slots-mb 4000 --steps 3; }
+bench_attention() { kt bench attention --seq 512; kt bench attention --seq 4096; }
 
 case ${1:-} in
     pack) [ $# -eq 2 ] || { echo "usage: $0 pack OUT.tar.xz" >&2; exit 2; }; pack "$2" ;;
     test) shift; run_tests "$@" ;;
-    *) sed -n '2,6p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+    verify) shift; run_verify "$@" ;;
+    bench) shift; run_bench "$@" ;;
+    *) sed -n '2,8p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
 esac

@@ -15,8 +15,10 @@ public sealed class ExpertBank : Module
     public static readonly string[] Projections = ["gate_proj", "up_proj", "down_proj"];
 
     private readonly ulong _key;
-    private readonly Parameter[] _weights;
+    private Parameter[] _weights;
     private ExpertSet _set;
+    private Device? _card;
+    private ExpertSlab? _slab;
 
     public ExpertBank(IWeights weights, string path, DType type, int experts, int width, int inner)
         : base(path)
@@ -25,7 +27,7 @@ public sealed class ExpertBank : Module
         (Count, Width, Inner) = (experts, width, inner);
         _key = NormalRandom.HashOf(path);
         _set = new ExpertSet(weights.TakeExperts(path, "gate_proj.weight", type, experts, inner, width), weights.TakeExperts(path, "up_proj.weight", type, experts, inner, width), weights.TakeExperts(path, "down_proj.weight", type, experts, width, inner));
-        _weights = [.. Matrices.Zip(Projections).SelectMany(m => Enumerable.Range(0, experts).Select(e => new Parameter($"{path}.{e}.{m.Second}.weight", m.First.Data(e))))];
+        _weights = Views();
     }
 
     /// <summary>E.</summary>
@@ -60,11 +62,51 @@ public sealed class ExpertBank : Module
 
     private Matrices[] Matrices => [_set.Gate, _set.Up, _set.Down];
 
-    /// <summary>x [T, D], weights F32 [T, k], indices I32 [T, k] → [T, D].</summary>
+    /// <summary>Where rows are computed: the card that streams or keeps the experts, or where they lie.</summary>
+    public override Device Device => _card ?? base.Device;
+
+    /// <summary>The experts cross the bus at every visit: all rows should come at once.</summary>
+    public bool IsStreamed => Stream is not null;
+
+    /// <summary>Bytes of the experts as they are stored.</summary>
+    public long StoredBytes => new BankLayout(_set).Bytes;
+
+    /// <summary>The same of one expert.</summary>
+    public long ExpertBytes => new BankLayout(_set).ExpertBytes;
+
+    /// <summary>Stored bytes of the largest group when groups may have so many.</summary>
+    internal long LargestGroup(long bytes)
+    {
+        var layout = new BankLayout(_set);
+        return layout.Groups(bytes).Max(g => g.Count) * layout.ExpertBytes;
+    }
+
+    internal ExpertStream? Stream => (_set.OnCard as StreamedExperts)?.Stream;
+
+    /// <summary>The groups in the order of forward.</summary>
+    internal IEnumerable<GroupVisit> GroupVisits => _set.OnCard is StreamedExperts streamed ? Enumerable.Range(0, streamed.Groups.Count).Select(g => new GroupVisit(streamed, g)) : [];
+
+    /// <summary>x [T, D], weights F32 [T, k], indices I32 [T, k] → [T, D]. Rows on a card meet experts that are on no card in host memory: they go there and come back.</summary>
     public Tensor Forward(Tensor x, Tensor weights, Tensor indices, Pass pass)
     {
         var set = pass.Training || _set.Lora is not { Dropout: > 0 } lora ? _set : _set with { Lora = lora with { Dropout = 0 } };
-        return RoutedExperts.Apply(x, weights, indices, set, DropoutMask.Mix(pass.DropoutKey ^ _key), pass.FirstRow * (long)weights.Width);
+        var y = RoutedExperts.Apply(Transfer.Apply(x, Device), Transfer.Apply(weights, Device), Transfer.Apply(indices, Device), set, DropoutMask.Mix(pass.DropoutKey ^ _key), pass.FirstRow * (long)weights.Width, pass.ValueUnused);
+        return Transfer.Apply(y, x.Device);
+    }
+
+    /// <summary>Moves the experts to pinned host memory, from where the stream brings groups of at most groupBytes to its card. Attach adapters afterwards.</summary>
+    internal void StreamThrough(ExpertStream stream, Device card, long groupBytes)
+    {
+        var slab = new ExpertSlab(_set, card);
+        Replace(slab.Set with { OnCard = new StreamedExperts(slab, stream, card, groupBytes) }, card);
+        _slab = slab;
+    }
+
+    /// <summary>Puts a copy of the experts, as stored, on a card; the matrices stay where they are too (a mapped checkpoint costs no memory). Attach adapters afterwards.</summary>
+    internal void KeepOn(Device card, DType rows, long decodedBytes)
+    {
+        var resident = new ResidentExperts(_set, card, rows, decodedBytes);
+        (_set, _card) = (_set with { OnCard = resident }, card);
     }
 
     /// <summary>Makes the weights themselves trainable.</summary>
@@ -88,12 +130,29 @@ public sealed class ExpertBank : Module
 
     protected override void DisposeOwn()
     {
+        RemoveAdapter();
+        FreeMatrices();
+        (_set.OnCard as IDisposable)?.Dispose();
+        _slab?.Dispose();
+    }
+
+    private Parameter[] Views() => [.. Matrices.Zip(Projections).SelectMany(m => Enumerable.Range(0, Count).Select(e => new Parameter($"{Path}.{e}.{m.Second}.weight", m.First.Data(e))))];
+
+    private void Replace(ExpertSet set, Device card)
+    {
+        RemoveAdapter();
+        FreeMatrices();
+        (_set, _card) = (set, card);
+        _weights = Views();
+    }
+
+    private void FreeMatrices()
+    {
         base.DisposeOwn();
         foreach (var matrices in Matrices)
         {
             if (matrices.Stacked is { } stacked) stacked.Dispose();
             else matrices.DisposeEach();
         }
-        RemoveAdapter();
     }
 }

@@ -47,7 +47,7 @@ public sealed class CausalLm(ModelInfo info, DType type, Embedding embedding, IR
         foreach (var stage in Stages)
         {
             using var below = x;
-            x = Apart(() => stage.Forward(below, pass));
+            x = Apart(() => stage.Forward(Ops.Transfer.Apply(below, stage.Device), pass));
         }
         return Autograd.Tape.Own(x);
     }
@@ -60,7 +60,7 @@ public sealed class CausalLm(ModelInfo info, DType type, Embedding embedding, IR
     }
 
     /// <summary>Final norm and head: [R, D] → [R, V].</summary>
-    public Tensor Logits(Tensor hidden, Pass pass) => Head.Forward(Norm.Forward(hidden), pass);
+    public Tensor Logits(Tensor hidden, Pass pass) => Head.Forward(Norm.Forward(Ops.Transfer.Apply(hidden, Norm.Device)), pass);
 
     /// <summary>Logits of every row of a batch, [T, V], without gradients. The caller disposes it.</summary>
     public Tensor Logits(TokenBatch batch)

@@ -27,7 +27,16 @@ public sealed class ConfigFile
         }
     }
 
+    private ConfigFile(string path, JsonElement root) => (Path, _root) = (path, root);
+
     public string Path { get; }
+
+    /// <summary>A config from its text; the name stands in errors where a path would.</summary>
+    public static ConfigFile FromJson(string name, string json)
+    {
+        using var document = JsonDocument.Parse(json);
+        return new ConfigFile(name, document.RootElement.Clone());
+    }
 
     public string ModelType => Text("model_type");
 

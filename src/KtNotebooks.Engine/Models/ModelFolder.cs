@@ -24,13 +24,22 @@ public static class ModelFolder
     /// <param name="type">Type of weights and activations: F32 or BF16.</param>
     /// <exception cref="InvalidDataException">A missing or wrongly shaped tensor, named with what was expected and found.</exception>
     /// <param name="rules">Where weights live; null: mapped from the files.</param>
-    public static CausalLm Load(string folder, DType type = DType.BF16, PlacementRules? rules = null)
+    /// <param name="load">How weights come in; null: mapped, experts as stored.</param>
+    public static CausalLm Load(string folder, DType type = DType.BF16, PlacementRules? rules = null, LoadSettings? load = null)
     {
         var config = new ConfigFile(Path.Combine(folder, "config.json"));
-        using var checkpoint = new Checkpoint(folder);
+        using var checkpoint = Open(folder, load ?? new LoadSettings());
         var model = Build(config, rules is null ? checkpoint : new PlacedWeights(checkpoint, rules), type);
         model.Notes = LayersBeyond(model.Info.Layers, config, checkpoint.Names);
         return model;
+    }
+
+    private static Checkpoint Open(string folder, LoadSettings load)
+    {
+        WorkMeter? meter = null;
+        var checkpoint = new Checkpoint(folder) { FormatOf = _ => load.Experts, InMemory = _ => load.InMemory, OnTaken = bytes => meter?.Add(Path.GetFileName(Path.TrimEndingDirectorySeparator(folder)), bytes) };
+        meter = new WorkMeter(checkpoint.Bytes, load.Report);
+        return checkpoint;
     }
 
     /// <summary>Builds a model of a config with weights from anywhere.</summary>

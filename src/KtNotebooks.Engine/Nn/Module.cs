@@ -1,3 +1,5 @@
+using KtNotebooks.Tensors;
+
 namespace KtNotebooks.Nn;
 
 /// <summary>A tensor of a module under its checkpoint name.</summary>
@@ -18,6 +20,9 @@ public abstract class Module(string path) : IDisposable
 
     /// <summary>This module's own tensors that training changes now: weights set to train, or its adapter.</summary>
     public virtual IEnumerable<Parameter> Trainable => Weights.Where(p => p.Tensor.RequiresGrad);
+
+    /// <summary>Where this module computes: the device of its first weight.</summary>
+    public virtual Device Device => All().SelectMany(m => m.Weights).First().Tensor.Device;
 
     /// <summary>This module and everything below it.</summary>
     public IEnumerable<Module> All() => Children.SelectMany(c => c.All()).Prepend(this);

@@ -11,7 +11,8 @@ namespace KtNotebooks.Nn;
 /// <param name="DropoutKey">Changes every step; 0 with <paramref name="Training"/> false.</param>
 /// <param name="Training">Dropout acts.</param>
 /// <param name="Cache">Keys and values of earlier rows, or null.</param>
-public sealed record Pass(int[] Positions, int[] SeqStarts, int FirstRow = 0, ulong DropoutKey = 0, bool Training = false, KvCache? Cache = null)
+/// <param name="ValueUnused">The stage is computed again for its gradients alone: what it adds to the stream will not be read, and the last product before may be left out.</param>
+public sealed record Pass(int[] Positions, int[] SeqStarts, int FirstRow = 0, ulong DropoutKey = 0, bool Training = false, KvCache? Cache = null, bool ValueUnused = false)
 {
     public static Pass Inference(TokenBatch batch, KvCache? cache = null) => new(batch.Positions, batch.SeqStarts, Cache: cache);
 

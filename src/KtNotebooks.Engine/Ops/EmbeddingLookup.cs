@@ -1,6 +1,7 @@
 using System.Numerics.Tensors;
 
 using KtNotebooks.Autograd;
+using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Ops;
@@ -8,6 +9,59 @@ namespace KtNotebooks.Ops;
 /// <summary>y[t] = table[ids[t]]. table [V, D]; ids I32 [T]; y [T, D] in the table's type or outType. dTable[v] = Σ_{t: ids[t]=v} dy[t], F32.</summary>
 public sealed class EmbeddingLookup(DType? outType = null) : Op
 {
+    private const string CudaSource = """
+        typedef Pack<T, VEC> Entries;
+        typedef Pack<OTHER, VEC> Values;
+
+        // One block a token. An id outside the vocabulary gives a row of NaN: nobody looks at ids that are on the card already.
+        extern "C" __global__ void embedding(const Entries* table, const int* ids, Values* y, int width, int vocabulary)
+        {
+            int id = ids[blockIdx.x];
+            bool known = id >= 0 && id < vocabulary;
+            const Entries* source = table + (known ? (long long)id * width : 0);
+            Values* target = y + (long long)blockIdx.x * width;
+            for (int i = threadIdx.x; i < width; i += blockDim.x)
+            {
+                Entries a = source[i];
+                Values r;
+                for (int j = 0; j < VEC; j++) store(&r.v[j], known ? widen(a.v[j]) : __uint_as_float(0x7fffffffu));
+                target[i] = r;
+            }
+        }
+
+        // One block a row of the table: it looks through all ids and adds the rows that are its own, in their order.
+        extern "C" __global__ void embedding_grad(const Entries* dy, const int* ids, Pack<float, VEC>* dtable, int width, int tokens)
+        {
+            __shared__ unsigned int hits[32];
+            int warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
+            Pack<float, VEC>* target = dtable + (long long)blockIdx.x * width;
+            for (int i = threadIdx.x; i < width; i += blockDim.x)
+                for (int j = 0; j < VEC; j++) target[i].v[j] = 0;
+            for (int base = 0; base < tokens; base += blockDim.x)
+            {
+                int t = base + threadIdx.x;
+                unsigned int hit = __ballot_sync(0xffffffffu, t < tokens && ids[t] == (int)blockIdx.x);
+                if ((threadIdx.x & 31) == 0) hits[warp] = hit;
+                __syncthreads();
+                for (int w = 0; w < warps; w++)
+                    for (unsigned int left = hits[w]; left != 0; left &= left - 1)
+                    {
+                        const Entries* row = dy + (long long)(base + 32 * w + __ffs(left) - 1) * width;
+                        for (int i = threadIdx.x; i < width; i += blockDim.x)
+                        {
+                            Entries a = row[i];
+                            Pack<float, VEC> sum = target[i];
+                            for (int j = 0; j < VEC; j++) sum.v[j] += widen(a.v[j]);
+                            target[i] = sum;
+                        }
+                    }
+                __syncthreads();
+            }
+        }
+        """;
+
+    private static readonly CudaProgram Program = new(nameof(EmbeddingLookup), CudaSource);
+
     public static Tensor Apply(Tensor table, Tensor ids, DType? outType = null) => new EmbeddingLookup(outType).Run(table, ids)[0];
 
     protected override Frame Prepare(Tensor[] inputs)
@@ -28,6 +82,13 @@ public sealed class EmbeddingLookup(DType? outType = null) : Op
         for (var t = 0; t < y.Rows; t++) FloatRows.Store(y, t, FloatRows.Load(table, ids.Span<int>()[t], scratch));
     }
 
+    protected override void Cuda(Frame f)
+    {
+        var (table, ids, y) = (f.Inputs[0], f.Inputs[1], f.Outputs[0]);
+        var packs = Packs.Of(y.Width, table, y);
+        Program.Kernel(y.Card(), "embedding", packs.Options).Launch(y.Rows, packs.Threads(y.Width), table.Pointer, ids.Pointer, y.Pointer, (int)packs.In(y.Width), (int)table.Dim(0));
+    }
+
     protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut) => [f.Needs(0) ? new Grad(f.Inputs[0].Dim(0)).Run(dOut[0]!, f.Inputs[1])[0] : null, null];
 
     private sealed class Grad(long vocabulary) : GradOp
@@ -44,6 +105,13 @@ public sealed class EmbeddingLookup(DType? outType = null) : Op
                 var target = dTable.Row<float>(ids.Span<int>()[t]);
                 TensorPrimitives.Add(target, FloatRows.Load(dy, t, scratch), target);
             }
+        }
+
+        protected override void Cuda(Frame f)
+        {
+            var (dy, ids, dTable) = (f.Inputs[0], f.Inputs[1], f.Outputs[0]);
+            var packs = Packs.Of(dy.Width, dy, dTable);
+            Program.Kernel(dy.Card(), "embedding_grad", packs.Options).Launch(vocabulary, Packs.Block, dy.Pointer, ids.Pointer, dTable.Pointer, (int)packs.In(dy.Width), (int)ids.Count);
         }
     }
 }

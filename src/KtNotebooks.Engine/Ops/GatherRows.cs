@@ -1,4 +1,5 @@
 using KtNotebooks.Autograd;
+using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Ops;
@@ -6,6 +7,20 @@ namespace KtNotebooks.Ops;
 /// <summary>y[i] = x[rows[i]]. x [R, D]; rows: n distinct row numbers; y [n, D]. dx[rows[i]] = dy[i], zero elsewhere. The head computes logits only for rows that have a target.</summary>
 public sealed class GatherRows(int[] rows) : Op
 {
+    private const string CudaSource = """
+        typedef Pack<T, VEC> Values;
+
+        // target[rows[i]] = source[i], one block a row.
+        extern "C" __global__ void scatter_rows(const Values* source, const int* rows, Values* target, int width)
+        {
+            const Values* from = source + (long long)blockIdx.x * width;
+            Values* to = target + (long long)rows[blockIdx.x] * width;
+            for (int i = threadIdx.x; i < width; i += blockDim.x) to[i] = from[i];
+        }
+        """;
+
+    private static readonly CudaProgram Program = new(nameof(GatherRows), CudaSource);
+
     public static Tensor Apply(Tensor x, int[] rows) => new GatherRows(rows).Run(x)[0];
 
     protected override Frame Prepare(Tensor[] inputs)
@@ -18,6 +33,12 @@ public sealed class GatherRows(int[] rows) : Op
 
     protected override void Plain(Frame f) => Rows.Gather(f.Inputs[0], rows, f.Outputs[0]);
 
+    protected override void Cuda(Frame f)
+    {
+        using var at = Memory.Place(rows, f.Inputs[0].Device);
+        RouteKernels.Gather(f.Inputs[0], at, 0, rows.Length, 1, f.Outputs[0]);
+    }
+
     protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut) => [.. new Grad(rows, f.Inputs[0].Shape.ToArray()).Run(dOut[0]!)];
 
     private sealed class Grad(int[] rows, long[] shape) : GradOp
@@ -28,6 +49,15 @@ public sealed class GatherRows(int[] rows) : Op
         {
             Memory.Clear(f.Outputs[0]);
             Rows.Scatter(f.Inputs[0], rows, f.Outputs[0]);
+        }
+
+        protected override void Cuda(Frame f)
+        {
+            var (dy, dx) = (f.Inputs[0], f.Outputs[0]);
+            Memory.Clear(dx);
+            using var at = Memory.Place(rows, dx.Device);
+            var packs = Packs.Of(dx.Width, dy, dx);
+            Program.Kernel(dx.Card(), "scatter_rows", packs.Options).Launch(rows.Length, packs.Threads(dx.Width), dy.Pointer, at.Pointer, dx.Pointer, (int)packs.In(dx.Width));
         }
     }
 }

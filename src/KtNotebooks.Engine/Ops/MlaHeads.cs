@@ -1,4 +1,5 @@
 using KtNotebooks.Autograd;
+using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Ops;
@@ -18,6 +19,8 @@ public readonly record struct MlaShape(int H, int Nope, int Rope, int Value)
 /// </summary>
 public sealed class MlaHeads(MlaShape shape, RotaryTable table, int[] positions) : Op
 {
+    private static readonly CudaProgram Program = new(nameof(MlaHeads), CudaProgram.Resource("Ops.MlaHeads.cu"));
+
     public static (Tensor Q, Tensor K, Tensor V) Apply(Tensor q, Tensor kv, Tensor kr, MlaShape shape, RotaryTable table, int[] positions)
     {
         var heads = new MlaHeads(shape, table, positions).Run(q, kv, kr);
@@ -72,6 +75,20 @@ public sealed class MlaHeads(MlaShape shape, RotaryTable table, int[] positions)
                 FloatRows.Store(V, t, z);
             }
         });
+    }
+
+    protected override void Cuda(Frame f) => Launch("mla_heads", f.Inputs[0], [.. f.Inputs, .. f.Outputs]);
+
+    /// <summary>A launch whose tensors stand in the kernel's order: three that are read, three that are written.</summary>
+    private void Launch(string entry, Tensor like, Tensor[] t)
+    {
+        var max = 0;
+        foreach (var p in positions) max = Math.Max(max, p);
+        var angles = table.On(like.Device, max + 1);
+        using var at = Memory.Place(positions, like.Device);
+        var packs = Packs.Of(shape.Nope | shape.Rope | shape.Value, like, like, t);
+        Program.Kernel(like.Card(), entry, packs.Options).Launch(positions.Length, Math.Min(packs.Threads((long)shape.H * shape.Head), Packs.Block),
+            t[0].Pointer, t[1].Pointer, t[2].Pointer, at.Pointer, angles.Pointer, t[3].Pointer, t[4].Pointer, t[5].Pointer, shape.H, shape.Nope, shape.Rope, shape.Value);
     }
 
     protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut)
@@ -148,5 +165,7 @@ public sealed class MlaHeads(MlaShape shape, RotaryTable table, int[] positions)
                 }
             });
         }
+
+        protected override void Cuda(Frame f) => forward.Launch("mla_heads_grad", f.Inputs[0], [.. f.Inputs, .. f.Outputs]);
     }
 }

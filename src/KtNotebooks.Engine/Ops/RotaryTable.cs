@@ -1,3 +1,5 @@
+using KtNotebooks.Tensors;
+
 namespace KtNotebooks.Ops;
 
 /// <summary>YaRN's parameters under their config.json names (rope_scaling or rope_parameters). Peng et al. 2023.</summary>
@@ -17,6 +19,7 @@ public sealed class RotaryTable
     private readonly Lock _growing = new();
     private float[] _cos = [];
     private float[] _sin = [];
+    private readonly Dictionary<Device, Tensor> _onCards = [];
 
     public RotaryTable(int dim, double theta, YarnSettings? yarn = null)
     {
@@ -50,6 +53,22 @@ public sealed class RotaryTable
         {
             if (_cos.Length < positions * Pairs) Grow(Math.Max(positions, Math.Max(64, 2 * _cos.Length / Pairs))); // by doubling: generation asks for one more each time
             return (_cos, _sin);
+        }
+    }
+
+    /// <summary>The same on a card: [positions, r/2, 2], cos and sin side by side. Kept here and sent again only when it grows.</summary>
+    internal Tensor On(Device device, int positions)
+    {
+        lock (_growing)
+        {
+            var known = _onCards.GetValueOrDefault(device);
+            if (known is not null && known.Dim(0) >= positions) return known;
+            var (cos, sin) = Upto(positions);
+            var pairs = new float[2 * cos.Length];
+            for (var i = 0; i < cos.Length; i++) (pairs[2 * i], pairs[(2 * i) + 1]) = (cos.Span[i], sin.Span[i]);
+            using var flat = Memory.Place(pairs, device);
+            known?.Dispose(); // what is queued already still finds it: memory is reused in the stream's order
+            return _onCards[device] = flat.View(cos.Length / Pairs, Pairs, 2);
         }
     }
 

@@ -9,6 +9,9 @@ namespace KtNotebooks.Ops;
 /// </summary>
 public sealed record ExpertSet(Matrices Gate, Matrices Up, Matrices Down, LowRankExperts? Lora = null)
 {
+    /// <summary>The same experts as a card sees them, where rows on a card are to meet them.</summary>
+    public DeviceExperts? OnCard { get; init; }
+
     public int Count => Gate.Count;
 
     /// <summary>I.</summary>
@@ -28,11 +31,15 @@ public sealed record LowRankExperts(Tensor GateA, Tensor GateB, Tensor UpA, Tens
 /// <summary>
 /// y[t] = Σ_j weights[t,j] · down_e( silu(gate_e x[t]) · up_e x[t] ), e = indices[t,j]; each projection with its low-rank pair where there is one.
 /// x [T, D]; weights F32 [T, k]; indices I32 [T, k]; y like x. Rows are sorted by expert once, so every expert's matrices are read once for all its rows; experts without rows are never touched.
-/// Saves g, u [R, I], the routes' order, and p = A·input [R, r] of each projection; R = T·k.
+/// Saves g, u [R, I], the routes' order, and p = A·input [R, r] of each projection; R = T·k. On a card only the order is kept: see <see cref="RoutedExpertsCuda"/>.
 /// </summary>
-public sealed class RoutedExperts(ExpertSet experts, RouteKey dropoutKey = default) : Op
+/// <param name="valueUnused">The pass is for its gradients alone: nobody will read y, which is zeros then, and the down projection is left out.</param>
+public sealed class RoutedExperts(ExpertSet experts, RouteKey dropoutKey = default, bool valueUnused = false) : Op
 {
-    public static Tensor Apply(Tensor x, Tensor weights, Tensor indices, ExpertSet experts, ulong dropoutKey = 0, long firstRoute = 0) => new RoutedExperts(experts, new RouteKey(dropoutKey, firstRoute)).Run([x, weights, indices, .. experts.Trained])[0];
+    private RoutedExpertsCuda? _onCard;
+
+    public static Tensor Apply(Tensor x, Tensor weights, Tensor indices, ExpertSet experts, ulong dropoutKey = 0, long firstRoute = 0, bool valueUnused = false) =>
+        new RoutedExperts(experts, new RouteKey(dropoutKey, firstRoute), valueUnused).Run([x, weights, indices, .. experts.Trained])[0];
 
     protected override Frame Prepare(Tensor[] inputs)
     {
@@ -42,11 +49,17 @@ public sealed class RoutedExperts(ExpertSet experts, RouteKey dropoutKey = defau
         Expect(weights, "weights", DType.F32, x.Dim(0), weights.Width);
         Expect(indices, "indices", DType.I32, weights.Shape);
         int R = checked((int)indices.Count), I = experts.Width;
-        List<Tensor> saved = [Allocate(x, DType.I32, experts.Count + 1), Allocate(x, DType.I32, R), Allocate(x, x.Type, R, I), Allocate(x, x.Type, R, I)];
-        if (experts.Lora is { } lora)
+        if (experts.Lora is { } lora) CheckLora(lora, x.Width, I);
+        List<Tensor> saved = [Allocate(x, DType.I32, experts.Count + 1), Allocate(x, DType.I32, R)];
+        if (x.Device.Kind == DeviceKind.Cuda)
         {
-            CheckLora(lora, x.Width, I);
-            foreach (var a in (Tensor[])[lora.GateA, lora.UpA, lora.DownA]) saved.Add(Allocate(x, DType.F32, R, a.Dim(1)));
+            saved.Add(Allocate(x, DType.I32, R)); // the sorted row of each route
+            return new Frame(inputs, [Allocate(x, x.Type, x.Shape)], [.. saved]);
+        }
+        saved.AddRange([Allocate(x, x.Type, R, I), Allocate(x, x.Type, R, I)]);
+        if (experts.Lora is { } pairs)
+        {
+            foreach (var a in (Tensor[])[pairs.GateA, pairs.UpA, pairs.DownA]) saved.Add(Allocate(x, DType.F32, R, a.Dim(1)));
         }
         return new Frame(inputs, [Allocate(x, x.Type, x.Shape)], [.. saved]);
     }
@@ -65,15 +78,27 @@ public sealed class RoutedExperts(ExpertSet experts, RouteKey dropoutKey = defau
         Project(offsets, routes, xs, experts.Up, lora?.UpA, lora?.UpB, 1, f, u);
         using var h = Allocate(g, g.Type, g.Shape);
         SwiGlu.Forward(g, u, h);
+        if (valueUnused)
+        {
+            if (lora is not null) LowRankInput(offsets, routes, h, lora.DownA, 2, f);
+            Memory.Clear(y);
+            return;
+        }
         Project(offsets, routes, h, experts.Down, lora?.DownA, lora?.DownB, 2, f, xs);
         Routes.Combine(xs, routes, weights, y);
+    }
+
+    protected override void Cuda(Frame f)
+    {
+        _onCard = new RoutedExpertsCuda(experts, dropoutKey);
+        _onCard.Forward(f, valueUnused);
     }
 
     protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut)
     {
         var trains = false;
         for (var i = 3; i < f.Inputs.Length; i++) trains |= f.Needs(i);
-        var outputs = new RoutedExpertsGrad(experts, dropoutKey, trains).Run([dOut[0]!, .. f.Inputs[..3], .. f.Saved, .. f.Inputs[3..]]);
+        var outputs = new RoutedExpertsGrad(experts, dropoutKey, trains, _onCard?.Offsets).Run([dOut[0]!, .. f.Inputs[..3], .. f.Saved, .. f.Inputs[3..]]);
         return [outputs[0], outputs[1], null, .. trains ? outputs[2..] : new Tensor?[f.Inputs.Length - 3]];
     }
 
@@ -89,6 +114,13 @@ public sealed class RoutedExperts(ExpertSet experts, RouteKey dropoutKey = defau
         }
         using var masked = Routes.Masked(input, routes, Mask(experts, dropoutKey, projection));
         GroupedMatmul.Forward(offsets, input, masked, w, Matrices.Stack(a), Matrices.Stack(b), experts.Lora!.Scale, f.Saved[4 + projection], output);
+    }
+
+    /// <summary>p = A·input alone, for the backward of a projection whose output nobody reads.</summary>
+    private void LowRankInput(ReadOnlySpan<int> offsets, int[] routes, Tensor input, Tensor a, int projection, Frame f)
+    {
+        using var masked = Routes.Masked(input, routes, Mask(experts, dropoutKey, projection));
+        GroupedMatmul.Forward(offsets, masked ?? input, null, Matrices.Stack(a), null, null, 0, null, f.Saved[4 + projection]);
     }
 
     private void CheckLora(LowRankExperts lora, int D, int I)

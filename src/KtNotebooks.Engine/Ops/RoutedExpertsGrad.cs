@@ -9,9 +9,10 @@ namespace KtNotebooks.Ops;
 /// Gradient of <see cref="RoutedExperts"/>. With dh' = down_eᵀ dy[t] (not yet weighted):
 /// dweight = dh' · h ; dh = weight · dh' ; (dg, du) from SwiGLU ; dx[t] = Σ_routes gate_eᵀ dg + up_eᵀ du ; parameter gradients as in GroupedMatmul.
 /// The down projection's output is not needed again, so the forward does not keep it.
-/// Inputs dy, x, weights, indices, offsets, routes, g, u [, pGate, pUp, pDown, then the trained tensors]; outputs dx, dweights [, gradients of the trained tensors].
+/// Inputs dy, x, weights, indices, offsets, routes, g, u [, pGate, pUp, pDown, then the trained tensors], on a card the sorted row of each route in the place of g, u and p; outputs dx, dweights [, gradients of the trained tensors].
 /// </summary>
-internal sealed class RoutedExpertsGrad(ExpertSet experts, RouteKey dropoutKey, bool wantsParameters) : GradOp
+/// <param name="offsets">Rows of each expert, of a forward on a card.</param>
+internal sealed class RoutedExpertsGrad(ExpertSet experts, RouteKey dropoutKey, bool wantsParameters, int[]? offsets) : GradOp
 {
     protected override Frame Prepare(Tensor[] inputs)
     {
@@ -22,6 +23,8 @@ internal sealed class RoutedExpertsGrad(ExpertSet experts, RouteKey dropoutKey, 
     }
 
     protected override void Plain(Frame f) => RoutedExpertsPlain.Backward(f, experts, dropoutKey, wantsParameters);
+
+    protected override void Cuda(Frame f) => new RoutedExpertsCuda(experts, dropoutKey).Backward(f, offsets!, wantsParameters);
 
     protected override void Cpu(Frame f)
     {

@@ -1,4 +1,5 @@
 using KtNotebooks.Autograd;
+using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Ops;
@@ -6,6 +7,30 @@ namespace KtNotebooks.Ops;
 /// <summary>a = x[..., :n], b = x[..., n:]. Backward puts them side by side again; a missing gradient counts as zero.</summary>
 public sealed class SplitColumns(int n) : Op
 {
+    // One block a row; a and b are counts of packs.
+    private const string CudaSource = """
+        typedef Pack<T, VEC> Values;
+
+        extern "C" __global__ void split_columns(const Values* x, Values* left, Values* right, int a, int b)
+        {
+            const Values* X = x + blockIdx.x * (long long)(a + b);
+            for (int i = threadIdx.x; i < a + b; i += blockDim.x)
+            {
+                if (i < a) left[blockIdx.x * (long long)a + i] = X[i];
+                else right[blockIdx.x * (long long)b + i - a] = X[i];
+            }
+        }
+
+        extern "C" __global__ void join_columns(const Values* left, const Values* right, Values* x, int a, int b)
+        {
+            Values* X = x + blockIdx.x * (long long)(a + b);
+            for (int i = threadIdx.x; i < a + b; i += blockDim.x)
+                X[i] = i < a ? left[blockIdx.x * (long long)a + i] : right[blockIdx.x * (long long)b + i - a];
+        }
+        """;
+
+    private static readonly CudaProgram Program = new(nameof(SplitColumns), CudaSource);
+
     public static (Tensor A, Tensor B) Apply(Tensor x, int n)
     {
         var parts = new SplitColumns(n).Run(x);
@@ -26,6 +51,18 @@ public sealed class SplitColumns(int n) : Op
         Columns.Copy(f.Inputs[0], n, f.Outputs[1], 0, f.Outputs[1].Width);
     }
 
+    protected override void Cuda(Frame f)
+    {
+        var (x, a, b) = (f.Inputs[0], f.Outputs[0], f.Outputs[1]);
+        Launch("split_columns", x, a, b, x.Pointer, a.Pointer, b.Pointer);
+    }
+
+    private static void Launch(string entry, Tensor x, Tensor a, Tensor b, nint first, nint second, nint third)
+    {
+        var packs = Packs.Of(a.Width | b.Width, x, a, b);
+        Program.Kernel(x.Card(), entry, packs.Options).Launch(x.Rows, packs.Threads(x.Width), first, second, third, (int)packs.In(a.Width), (int)packs.In(b.Width));
+    }
+
     protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut)
     {
         var x = f.Inputs[0];
@@ -44,6 +81,12 @@ public sealed class SplitColumns(int n) : Op
         {
             Columns.Copy(f.Inputs[0], 0, f.Outputs[0], 0, f.Inputs[0].Width);
             Columns.Copy(f.Inputs[1], 0, f.Outputs[0], f.Inputs[0].Width, f.Inputs[1].Width);
+        }
+
+        protected override void Cuda(Frame f)
+        {
+            var (da, db, dx) = (f.Inputs[0], f.Inputs[1], f.Outputs[0]);
+            Launch("join_columns", dx, da, db, da.Pointer, db.Pointer, dx.Pointer);
         }
     }
 }

@@ -1,6 +1,7 @@
 using System.Numerics.Tensors;
 
 using KtNotebooks.Autograd;
+using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Ops;
@@ -8,6 +9,40 @@ namespace KtNotebooks.Ops;
 /// <summary>h = silu(g) · u, silu(g) = g · σ(g). g, u, h [..., I] alike, F32 or BF16. Shazeer 2020.</summary>
 public sealed class SwiGlu : Op
 {
+    private const string CudaSource = """
+        typedef Pack<T, VEC> Values;
+
+        extern "C" __global__ void swiglu(const Values* g, const Values* u, Values* h, long long packs)
+        {
+            long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+            if (i >= packs) return;
+            Values a = g[i], b = u[i];
+            for (int j = 0; j < VEC; j++)
+            {
+                float gate = widen(a.v[j]);
+                store(&a.v[j], gate / (1.0f + expf(-gate)) * widen(b.v[j]));
+            }
+            h[i] = a;
+        }
+
+        extern "C" __global__ void swiglu_grad(const Values* dh, const Values* g, const Values* u, Values* dg, Values* du, long long packs)
+        {
+            long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+            if (i >= packs) return;
+            Values d = dh[i], a = g[i], b = u[i];
+            for (int j = 0; j < VEC; j++)
+            {
+                float gate = widen(a.v[j]), up = widen(b.v[j]), dy = widen(d.v[j]), sigmoid = 1.0f / (1.0f + expf(-gate));
+                store(&a.v[j], dy * up * sigmoid * (1.0f + gate * (1.0f - sigmoid)));
+                store(&b.v[j], dy * gate * sigmoid);
+            }
+            dg[i] = a;
+            du[i] = b;
+        }
+        """;
+
+    private static readonly CudaProgram Program = new(nameof(SwiGlu), CudaSource);
+
     public static Tensor Apply(Tensor g, Tensor u) => new SwiGlu().Run(g, u)[0];
 
     protected override Frame Prepare(Tensor[] inputs)
@@ -26,7 +61,16 @@ public sealed class SwiGlu : Op
 
     protected override void Cpu(Frame f) => Forward(f.Inputs[0], f.Inputs[1], f.Outputs[0]);
 
+    protected override void Cuda(Frame f) => ForwardOnCard(f.Inputs[0], f.Inputs[1], f.Outputs[0]);
+
     protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut) => [.. new Grad().Run(dOut[0]!, f.Inputs[0], f.Inputs[1])];
+
+    /// <summary>h = silu(g) · u on a card; h may be g or u.</summary>
+    internal static void ForwardOnCard(Tensor g, Tensor u, Tensor h)
+    {
+        var packs = Packs.Of(g.Count, g, u, h);
+        Program.Kernel(g.Card(), "swiglu", packs.Options).Launch(packs.Blocks(g.Count), Packs.Block, g.Pointer, u.Pointer, h.Pointer, packs.In(g.Count));
+    }
 
     internal static void Forward(Tensor g, Tensor u, Tensor h) => RowParallel.For(g.Rows, g.Width * 4L, (first, last) =>
     {
@@ -85,5 +129,12 @@ public sealed class SwiGlu : Op
         }
 
         protected override void Cpu(Frame f) => SwiGlu.Backward(f.Inputs[0], f.Inputs[1], f.Inputs[2], f.Outputs[0], f.Outputs[1]);
+
+        protected override void Cuda(Frame f)
+        {
+            var (dh, g, u, dg, du) = (f.Inputs[0], f.Inputs[1], f.Inputs[2], f.Outputs[0], f.Outputs[1]);
+            var packs = Packs.Of(g.Count, g, dh, u, dg, du);
+            Program.Kernel(g.Card(), "swiglu_grad", packs.Options).Launch(packs.Blocks(g.Count), Packs.Block, dh.Pointer, g.Pointer, u.Pointer, dg.Pointer, du.Pointer, packs.In(g.Count));
+        }
     }
 }

@@ -5,18 +5,28 @@ namespace KtNotebooks.Tensors;
 /// <summary>The element-wise work that is not an op: conversion between float types, and addition for the tape. CUDA tensors of one card; the shapes have been checked.</summary>
 internal static class DeviceMath
 {
-    private const int Block = 256;
-
     private const string Source = """
-        typedef SOURCE S; // any of the four pairs of types
-        extern "C" __global__ void convert(const S* source, T* target, long long count)
+        typedef Pack<OTHER, VEC> Source; // any of the four pairs of types
+        typedef Pack<T, VEC> Target;
+
+        extern "C" __global__ void convert(const Source* source, Target* target, long long packs)
         {
-            for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < count; i += (long long)gridDim.x * blockDim.x) store(target + i, widen(source[i]));
+            long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+            if (i >= packs) return;
+            Source a = source[i];
+            Target r;
+            for (int j = 0; j < VEC; j++) store(&r.v[j], widen(a.v[j]));
+            target[i] = r;
         }
 
-        extern "C" __global__ void add_into(const S* source, T* target, long long count)
+        extern "C" __global__ void add_into(const Source* source, Target* target, long long packs)
         {
-            for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < count; i += (long long)gridDim.x * blockDim.x) store(target + i, widen(target[i]) + widen(source[i]));
+            long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+            if (i >= packs) return;
+            Source a = source[i];
+            Target r = target[i];
+            for (int j = 0; j < VEC; j++) store(&r.v[j], widen(r.v[j]) + widen(a.v[j]));
+            target[i] = r;
         }
         """;
 
@@ -32,17 +42,8 @@ internal static class DeviceMath
 
     private static void Run(string entry, Tensor source, Tensor target)
     {
-        var card = target.Card();
-        var blocks = Math.Min((target.Count + Block - 1) / Block, card.Multiprocessors * 16L);
-        Program.Kernel(card, entry, Options(source.Type, target.Type)).Launch(blocks, Block, source.Pointer, target.Pointer, target.Count);
+        if (!source.Type.IsFloat() || !target.Type.IsFloat()) throw new NotSupportedException($"[DeviceMath] from {source.Type} to {target.Type}: only F32 and BF16 are converted on a card");
+        var packs = Packs.Of(target.Count, target, source);
+        Program.Kernel(target.Card(), entry, packs.Options).Launch(packs.Blocks(target.Count), Packs.Block, source.Pointer, target.Pointer, packs.In(target.Count));
     }
-
-    private static string Options(DType source, DType target) => (source, target) switch
-    {
-        (DType.F32, DType.F32) => "-DSOURCE=float -DTYPE=float",
-        (DType.F32, DType.BF16) => "-DSOURCE=float -DTYPE=bf16",
-        (DType.BF16, DType.F32) => "-DSOURCE=bf16 -DTYPE=float",
-        (DType.BF16, DType.BF16) => "-DSOURCE=bf16 -DTYPE=bf16",
-        _ => throw new NotSupportedException($"[DeviceMath] from {source} to {target}: only F32 and BF16 are converted on a card"),
-    };
 }

@@ -35,6 +35,12 @@ public static unsafe class Memory
         }
     }
 
+    /// <summary>I32 [n] on a device; the values may change afterwards.</summary>
+    public static Tensor Place(ReadOnlySpan<int> values, Device device) => Place(values, DType.I32, device);
+
+    /// <summary>F32 [n] on a device; the values may change afterwards.</summary>
+    public static Tensor Place(ReadOnlySpan<float> values, Device device) => Place(values, DType.F32, device);
+
     /// <summary>A tensor in host memory with the same values: an alias where it is there already.</summary>
     public static Tensor ToHost(this Tensor tensor) => tensor.To(Device.Cpu);
 
@@ -70,5 +76,15 @@ public static unsafe class Memory
         var copy = Tensor.Empty(tensor.Type, tensor.Device, tensor.Shape);
         Copy(tensor, copy);
         return copy;
+    }
+
+    private static Tensor Place<T>(ReadOnlySpan<T> values, DType type, Device device)
+        where T : unmanaged
+    {
+        var tensor = Tensor.Empty(type, device, values.Length);
+        if (device.Kind == DeviceKind.Cpu) values.CopyTo(tensor.Span<T>());
+        else
+            fixed (T* source = values) tensor.Card().Write(tensor.Pointer, source, tensor.ByteLength);
+        return tensor;
     }
 }

@@ -67,6 +67,9 @@ public sealed class Tensor : IDisposable
         return new Tensor(_buffer, _byteOffset, Type, shape);
     }
 
+    /// <summary>A tensor of any type on bytes of this one's memory, from <paramref name="byteOffset"/> of its first element on.</summary>
+    internal Tensor Reinterpret(long byteOffset, DType type, params ReadOnlySpan<long> shape) => new(_buffer, _byteOffset + byteOffset, type, shape);
+
     /// <summary>A second handle on the same memory.</summary>
     public Tensor Alias() => new(_buffer, _byteOffset, Type, _shape) { RequiresGrad = RequiresGrad };
 

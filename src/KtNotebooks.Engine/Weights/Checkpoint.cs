@@ -53,7 +53,7 @@ public sealed class Checkpoint : IWeights, IDisposable
     /// <summary>Whether a tensor, or the experts below a path, are copied into memory of ours; if not, they are mapped.</summary>
     public Func<string, bool> InMemory { get; init; } = _ => false;
 
-    /// <summary>Told the bytes of the files that were taken so far, after every tensor.</summary>
+    /// <summary>Told the bytes of every tensor that is taken.</summary>
     public Action<long>? OnTaken { get; init; }
 
     public IEnumerable<string> Names => _fileOf.Keys;
@@ -67,11 +67,17 @@ public sealed class Checkpoint : IWeights, IDisposable
     /// <summary>SHA-256 over the names and headers of all shards: two folders with the same one have the same tensors in the same places.</summary>
     public string HeaderHash => Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(string.Join('\n', _files.Select(f => $"{f.Key} {f.Value.HeaderHash}")))));
 
-    private long _taken;
-
     public bool Has(string name) => _fileOf.ContainsKey(name);
 
     public TensorEntry Entry(string name) => FileOf(name).Entries[name];
+
+    /// <summary>Rows and columns of a matrix, however it is stored.</summary>
+    public (long N, long K) ShapeOf(string name)
+    {
+        var packed = _matrices.FormatOf(name) == MatrixFormat.Int4;
+        var shape = Entry(packed ? name + StoredMatrices.Packed : name).Shape;
+        return shape.Length == 2 ? (shape[0], packed ? shape[1] * 8 : shape[1]) : throw new InvalidDataException($"{FileOf(name).Path}: tensor '{name}' is no matrix: [{string.Join(", ", shape)}]");
+    }
 
     public Tensor Take(string name, DType type, params ReadOnlySpan<long> shape)
     {
@@ -114,7 +120,7 @@ public sealed class Checkpoint : IWeights, IDisposable
     internal void Took(SafetensorsFile file, TensorEntry entry, bool drop)
     {
         if (drop) file.Drop(entry.Name);
-        OnTaken?.Invoke(Interlocked.Add(ref _taken, entry.End - entry.Begin));
+        OnTaken?.Invoke(entry.End - entry.Begin);
     }
 
     internal SafetensorsFile FileOf(string name) => _fileOf.TryGetValue(name, out var file) ? file : throw new InvalidDataException($"{Folder}: tensor '{name}' is missing from the checkpoint (expected by config.json)");

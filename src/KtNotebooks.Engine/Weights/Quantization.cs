@@ -1,4 +1,5 @@
 using System.Text.Json;
+using System.Text.Json.Nodes;
 
 using KtNotebooks.Ops;
 
@@ -11,6 +12,18 @@ namespace KtNotebooks.Weights;
 public static class Quantization
 {
     public const string Key = "quantization_config";
+
+    /// <summary>What a config says of a checkpoint in a low-bit format, as its makers write it.</summary>
+    public static JsonNode Block(MatrixFormat format) => JsonNode.Parse(format switch
+    {
+        MatrixFormat.Fp8 => """{"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]}""",
+        MatrixFormat.Int4 => """
+            {"config_groups": {"group_0": {"input_activations": null, "output_activations": null, "targets": ["Linear"], "weights": {"actorder": null, "block_structure": null, "dynamic": false, "group_size": 32,
+            "num_bits": 4, "observer": "minmax", "strategy": "group", "symmetric": true, "type": "int"}}}, "format": "pack-quantized",
+            "ignore": ["lm_head", "re:.*self_attn.*", "re:.*shared_experts.*", "re:.*mlp\\.(gate|up|gate_up|down)_proj.*"], "kv_cache_scheme": null, "quant_method": "compressed-tensors", "quantization_status": "compressed"}
+            """,
+        _ => throw new ArgumentException($"{format} has no {Key}"),
+    })!;
 
     /// <summary>The format of the folder's low-bit matrices; null where there are none.</summary>
     /// <exception cref="NotSupportedException">Another layout, named with its file.</exception>

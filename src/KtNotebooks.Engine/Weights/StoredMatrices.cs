@@ -10,7 +10,7 @@ namespace KtNotebooks.Weights;
 internal sealed class StoredMatrices(Checkpoint checkpoint)
 {
     private const string Fp8Scales = "_scale_inv";
-    private const string Packed = "_packed";
+    internal const string Packed = "_packed";
     private const string PackedScales = "_scale";
     private const string PackedShape = "_shape";
 

@@ -13,6 +13,9 @@ public static class ExpertCases
     private const int I = 7;
     private const int K = 2;
 
+    /// <summary>BF16 intermediates with low-rank pairs: g, u, h and the result, and on a card, whose tensor cores multiply BF16, also A, B and A·input of the first two projections and of the third.</summary>
+    private const int WithPairs = 4 + 6;
+
     /// <summary>Expert 3 gets no token; expert 0 most.</summary>
     private static readonly int[] Chosen = [0, 1, 2, 0, 0, 4, 1, 0, 0, 2, 4, 2];
 
@@ -69,7 +72,7 @@ public static class ExpertCases
                 yield return new OpCase(typeof(RoutedExperts), $"{type} low rank {r}{(dropout > 0 ? ", dropout" : "")}", 4 * (D + I + r),
                     [.. common, .. frozen, F32(E, r, D), F32(E, I, r), F32(E, r, D), F32(E, I, r), F32(E, r, I), F32(E, D, r)],
                     x => [RoutedExperts.Apply(x[0], x[1], x[2], Stacked(x) with { Lora = new LowRankExperts(x[6], x[7], x[8], x[9], x[10], x[11], 0.5f, dropout) }, dropoutKey: 11)], Together: [6, 7, 8, 9, 10, 11])
-                { Roundings = 4 };
+                { Roundings = WithPairs };
         }
         foreach (var type in (DType[])[DType.F32, DType.BF16])
             foreach (var (format, d, i, scale) in ((MatrixFormat, int, int, float)[])[(MatrixFormat.Fp8, 133, 130, 0.15f), (MatrixFormat.Int8, D, I, 0.006f), (MatrixFormat.Int4, 64, 32, 0.05f)])
@@ -81,7 +84,7 @@ public static class ExpertCases
                     yield return new OpCase(typeof(RoutedExperts), $"{type} {format}{(r > 0 ? $", low rank {r}" : "")}", 4 * (d + i + r), [Of(type, T, d), F32(T, K), I32(Chosen, T, K), .. Bank(i, d), .. Bank(i, d), .. Bank(d, i), .. lora],
                         x => [RoutedExperts.Apply(x[0], x[1], x[2], new ExpertSet(Low(x, 3, i, d), Low(x, 13, i, d), Low(x, 23, d, i), r == 0 ? null : new LowRankExperts(x[33], x[34], x[35], x[36], x[37], x[38], 0.5f)))],
                         Together: r == 0 ? null : [33, 34, 35, 36, 37, 38])
-                    { Roundings = 4 };
+                    { Roundings = r == 0 ? 4 : WithPairs };
                 }
         yield return new OpCase(typeof(RoutedExperts), "trained whole", 4 * (D + I), [F32(T, D), F32(T, K), I32(Chosen, T, K), F32(E, I, D), F32(E, I, D), F32(E, D, I)],
             x => [RoutedExperts.Apply(x[0], x[1], x[2], Stacked(x))], Together: [3, 4, 5]);

@@ -24,6 +24,7 @@ public static class OpCases
                 yield return new OpCase(typeof(Add), text, 1, [Of(type, shape), Of(type, shape)], x => [Add.Apply(x[0], x[1])]);
                 yield return new OpCase(typeof(SwiGlu), text, 4, [Of(type, shape), Of(type, shape)], x => [SwiGlu.Apply(x[0], x[1])]);
             }
+            yield return new OpCase(typeof(Transfer), $"{type} to its own device", 1, [Of(type, 3, 5)], x => [new Transfer(x[0].Device).Run(x[0])[0]]); // between devices: ExpertExecutorTests
             foreach (long[] shape in (long[][])[[3, 2, 5], [1, 1, 1], [0, 2, 3]])
                 yield return new OpCase(typeof(Flatten), Text(type, shape), 1, [Of(type, shape)], x => [Flatten.Apply(x[0])]);
             foreach (var (width, n) in ((int, int)[])[(2, 1), (7, 3), (40, 32)])

@@ -1,3 +1,4 @@
+using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 
@@ -18,6 +19,7 @@ public static class OpErrors
     [
         new(typeof(Add), "add: shapes", "[Add] b must be F32[2, 3], but is F32[3, 2]", () => Add.Apply(F(2, 3), F(3, 2))),
         new(typeof(Add), "add: integers", "[Add] a must be F32 or BF16, but is I32[2]", () => Add.Apply(Ints(1, 2), Ints(1, 2))),
+        new(typeof(Transfer), "transfer: no such card", $"[Transfer] there is no cuda:77: {CudaDevice.Missing ?? $"the driver shows {CudaDevice.Count} card(s), numbered from 0"}", () => Transfer.Apply(F(2), Device.Cuda(77))),
         new(typeof(SwiGlu), "swiglu: types", "[SwiGlu] u must be F32[2, 3], but is BF16[2, 3]", () => SwiGlu.Apply(F(2, 3), Tensor.Empty(DType.BF16, 2, 3))),
         new(typeof(Flatten), "flatten: rank", "[Flatten] x must be [T, a, …], but is F32[4]", () => Flatten.Apply(F(4))),
         new(typeof(RmsNorm), "norm: weight length", "[RmsNorm] w must be F32[8], the last dimension of x, but is F32[4]", () => RmsNorm.Apply(F(2, 8), F(4), 1e-6f)),

@@ -9,13 +9,14 @@ using Xunit;
 namespace KtNotebooks.Tests.Ops;
 
 /// <summary>The same questions for every op: is it right, is it the same everywhere, is the gradient right, does it fail well, is it repeatable, does it leak.</summary>
+[Trait("card", "cuda")]
 [Collection(Alone.Name)] // buffers alive are counted process-wide
 public class OpTests
 {
     /// <summary>Ops that have no CUDA kernel yet: they must say so instead of computing elsewhere. The list only shrinks.</summary>
     private static readonly string[] NotOnCuda =
     [
-        "Add", "Attention", "CrossEntropy", "EmbeddingLookup", "GatherRows", "GqaHeads", "MlaHeads", "RoutedExperts", "Router", "SplitColumns", "SwiGlu",
+        "Attention", "GqaHeads", "Router",
     ];
 
     public static TheoryData<string, string> CasesEverywhere

@@ -49,6 +49,7 @@ public sealed unsafe class CudaDevice
         _context = context;
         Compute = new CudaStream(this);
         Copies = new CudaStream(this);
+        Saves = new CudaStream(this);
         Pool = new CudaPool(this);
         Staging = new PinnedMemory(this, StagingBytes);
     }
@@ -61,6 +62,9 @@ public sealed unsafe class CudaDevice
 
     /// <summary>The CUDA version that the driver supports, as 1000 · major + 10 · minor.</summary>
     public static int DriverVersion => Start.Value.DriverVersion;
+
+    /// <summary>The CUDA libraries in use and where they were found.</summary>
+    public static IReadOnlyDictionary<string, string> LoadedLibraries => CudaLibraries.LoadedPaths;
 
     internal static int DriverMajor => DriverVersion / 1000;
 
@@ -80,6 +84,9 @@ public sealed unsafe class CudaDevice
 
     /// <summary>Copies that overlap with kernels; tie the two together with events.</summary>
     public CudaStream Copies { get; }
+
+    /// <summary>Activations on their way to host memory and back: the other direction of the bus than weights, mostly.</summary>
+    public CudaStream Saves { get; }
 
     public CudaPool Pool { get; }
 
@@ -119,12 +126,16 @@ public sealed unsafe class CudaDevice
         _current = _context;
     }
 
-    /// <summary>Host to card, in the compute stream's order. Returns when the source may change: pageable memory is staged by the driver before it returns.</summary>
+    /// <summary>
+    /// Host to card, in the compute stream's order. Returns when the source may change: pageable memory is staged by the driver before it returns. Up to 64 KB go into the driver's queue at once, a
+    /// larger copy may wait for the work before it; so what ops send along (positions, targets, token ids) goes in pieces.
+    /// </summary>
     internal void Write(nint target, void* source, long bytes)
     {
-        if (bytes == 0) return;
+        const long Piece = 1 << 16, Small = 1 << 20;
         Use();
-        cuMemcpyHtoDAsync_v2(target, source, (nuint)bytes, Compute.Pointer).Ok();
+        var step = bytes <= Small ? Piece : bytes;
+        for (long at = 0; at < bytes; at += step) cuMemcpyHtoDAsync_v2((nint)(target + at), (byte*)source + at, (nuint)Math.Min(step, bytes - at), Compute.Pointer).Ok();
     }
 
     /// <summary>Card to host; waits for the compute stream, because somebody is about to read the values. Small reads pass through pinned memory.</summary>
@@ -144,6 +155,30 @@ public sealed unsafe class CudaDevice
             cuStreamSynchronize(Compute.Pointer).Ok();
             System.Buffer.MemoryCopy((void*)Staging.Pointer, target, bytes, bytes);
         }
+    }
+
+    /// <summary>Pinned host memory to card on the copy stream, beside the kernels: tie both ends to the compute stream with events.</summary>
+    internal void Fetch(nint target, nint source, long bytes)
+    {
+        if (bytes == 0) return;
+        Use();
+        cuMemcpyHtoDAsync_v2(target, (void*)source, (nuint)bytes, Copies.Pointer).Ok();
+    }
+
+    /// <summary>Card to pinned host memory on the stream of saved activations; tie both ends with events.</summary>
+    internal void Save(nint target, nint source, long bytes)
+    {
+        if (bytes == 0) return;
+        Use();
+        cuMemcpyDtoHAsync_v2((void*)target, source, (nuint)bytes, Saves.Pointer).Ok();
+    }
+
+    /// <summary>The way back, on the same stream.</summary>
+    internal void Restore(nint target, nint source, long bytes)
+    {
+        if (bytes == 0) return;
+        Use();
+        cuMemcpyHtoDAsync_v2(target, (void*)source, (nuint)bytes, Saves.Pointer).Ok();
     }
 
     /// <summary>On this card, in order.</summary>

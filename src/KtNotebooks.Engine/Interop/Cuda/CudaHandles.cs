@@ -70,6 +70,13 @@ public sealed unsafe class CudaEvent : SafeHandle
         cuEventRecord(handle, stream.Pointer).Ok();
     }
 
+    /// <summary>Blocks the calling thread until the mark is reached.</summary>
+    public void Synchronize()
+    {
+        _device.Use();
+        cuEventSynchronize(handle).Ok();
+    }
+
     /// <summary>Milliseconds from <paramref name="start"/> to this event; waits for this one.</summary>
     public float Since(CudaEvent start)
     {

@@ -15,6 +15,7 @@ internal static class CudaLibraries
 
     private static readonly Lock Gate = new();
     private static readonly Dictionary<string, nint> Loaded = [];
+    private static readonly Dictionary<string, string> Paths = [];
     private static bool _registered;
 
     /// <summary>Loads one library so that its imports resolve; keeps it for the life of the process.</summary>
@@ -26,7 +27,8 @@ internal static class CudaLibraries
         lock (Gate)
         {
             if (Loaded.ContainsKey(name)) return;
-            Loaded[name] = name == Driver ? Open("the NVIDIA driver", DriverPaths()) : Open(Stem(name), Versioned(Stem(name), driverMajor));
+            Loaded[name] = name == Driver ? Open("the NVIDIA driver", DriverPaths(), out var path) : Open(Stem(name), Versioned(Stem(name), driverMajor), out path);
+            Paths[name == Driver ? "driver" : Stem(name)] = path;
             if (_registered) return;
             NativeLibrary.SetDllImportResolver(typeof(CudaLibraries).Assembly, Resolve);
             _registered = true;
@@ -34,20 +36,30 @@ internal static class CudaLibraries
     }
 
     /// <summary>The first path that loads. A bare file name asks the loader.</summary>
-    internal static nint Open(string what, IEnumerable<string> paths)
+    internal static nint Open(string what, IEnumerable<string> paths, out string path)
     {
         var tried = new List<string>();
-        foreach (var path in paths.Distinct())
+        foreach (var candidate in paths.Distinct())
         {
-            if (Path.IsPathRooted(path) && !File.Exists(path))
+            if (Path.IsPathRooted(candidate) && !File.Exists(candidate))
             {
-                tried.Add(path);
+                tried.Add(candidate);
                 continue;
             }
-            if (NativeLibrary.TryLoad(path, out var handle)) return handle;
-            tried.Add(Path.IsPathRooted(path) ? $"{path} (there, but does not load)" : $"{path} (the loader's path)");
+            path = candidate;
+            if (NativeLibrary.TryLoad(candidate, out var handle)) return handle;
+            tried.Add(Path.IsPathRooted(candidate) ? $"{candidate} (there, but does not load)" : $"{candidate} (the loader's path)");
         }
         throw new FileNotFoundException($"{what} was not found; tried {string.Join(", ", tried)}. Install it, or set CUDA_HOME to the folder of a CUDA toolkit");
+    }
+
+    /// <summary>What has been loaded, by name, and from where; a bare file name came from the loader's path.</summary>
+    public static IReadOnlyDictionary<string, string> LoadedPaths
+    {
+        get
+        {
+            lock (Gate) return new Dictionary<string, string>(Paths);
+        }
     }
 
     /// <summary>Every place of a library, newest usable major version first.</summary>

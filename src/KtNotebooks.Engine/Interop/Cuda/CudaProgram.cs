@@ -7,9 +7,17 @@ namespace KtNotebooks.Interop.Cuda;
 /// <summary>CUDA C++ text of an op, after the shared prelude. Compiled on first use for the card that is there and the options asked for; an op keeps one in a static field.</summary>
 public sealed class CudaProgram(string name, string source)
 {
-    private static readonly Lazy<string> Prelude = new(ReadPrelude);
+    private static readonly Lazy<string> Prelude = new(() => Resource("Interop.Cuda.Prelude.cu"));
     private readonly ConcurrentDictionary<(int Device, string Options), CudaModule> _modules = new();
     private readonly ConcurrentDictionary<(int Device, string Options, string Entry), CudaKernel> _kernels = new();
+
+    /// <summary>The text of a file beside its op, such as `Ops.RouteKernels.cu`.</summary>
+    internal static string Resource(string file)
+    {
+        using var stream = typeof(CudaProgram).Assembly.GetManifestResourceStream("KtNotebooks." + file) ?? throw new InvalidOperationException($"{file} is not embedded in the engine");
+        using var reader = new StreamReader(stream);
+        return reader.ReadToEnd();
+    }
 
     /// <param name="device">Where it will run.</param>
     /// <param name="entry">Name of an <c>extern "C" __global__</c> function.</param>
@@ -24,7 +32,9 @@ public sealed class CudaProgram(string name, string source)
     /// <summary>The machine code, from the cache or the compiler.</summary>
     internal byte[] Image(CudaDevice device, string options, KernelCache cache)
     {
-        string[] all = [Nvrtc.ArchitectureOption(device.Architecture), "-std=c++17", .. options.Split(' ', StringSplitOptions.RemoveEmptyEntries)];
+        // A program for one architecture alone names it itself.
+        string[] own = options.Split(' ', StringSplitOptions.RemoveEmptyEntries);
+        string[] all = own.Any(o => o.StartsWith("-arch=", StringComparison.Ordinal)) ? ["-std=c++17", .. own] : [Nvrtc.ArchitectureOption(device.Architecture), "-std=c++17", .. own];
         var text = Prelude.Value + source;
         return cache.Get(KernelCache.Key(text, all, Nvrtc.Version), () => Nvrtc.Compile(name, text, all));
     }
@@ -34,13 +44,6 @@ public sealed class CudaProgram(string name, string source)
         var key = (device.Index, options);
         if (_modules.TryGetValue(key, out var known)) return known;
         lock (_modules) return _modules.GetOrAdd(key, _ => new CudaModule(device, Image(device, options, KernelCache.Default)));
-    }
-
-    private static string ReadPrelude()
-    {
-        using var stream = typeof(CudaProgram).Assembly.GetManifestResourceStream("KtNotebooks.Interop.Cuda.Prelude.cu") ?? throw new InvalidOperationException("Prelude.cu is not embedded in the engine");
-        using var reader = new StreamReader(stream);
-        return reader.ReadToEnd();
     }
 }
 
@@ -76,6 +79,19 @@ public readonly unsafe struct CudaKernel
         {
             for (var i = 0; i < arguments.Length; i++) pointers[i] = values + i;
             cuLaunchKernel(_function, checked((uint)grid.X), checked((uint)grid.Y), checked((uint)grid.Z), (uint)block, 1, 1, (uint)sharedBytes, _device.Compute.Pointer, pointers, null).Ok();
+        }
+    }
+
+    /// <summary>The same for a kernel with one parameter, a structure of the same layout here and there.</summary>
+    public void Launch<TArguments>((long X, long Y, long Z) grid, int block, int sharedBytes, in TArguments arguments)
+        where TArguments : unmanaged
+    {
+        if (grid.X == 0 || grid.Y == 0 || grid.Z == 0) return;
+        _device.Use();
+        fixed (TArguments* values = &arguments)
+        {
+            void* pointer = values;
+            cuLaunchKernel(_function, checked((uint)grid.X), checked((uint)grid.Y), checked((uint)grid.Z), (uint)block, 1, 1, (uint)sharedBytes, _device.Compute.Pointer, &pointer, null).Ok();
         }
     }
 

@@ -7,6 +7,7 @@ using Xunit;
 namespace KtNotebooks.Tests.Interop.Cuda;
 
 /// <summary>The driver layer on a card: memory, copies, compilation, streams.</summary>
+[Trait("card", "cuda")]
 [Collection(Alone.Name)] // pool figures are the card's
 public class CudaDeviceTests
 {

@@ -9,7 +9,7 @@ public class CudaLibrariesTests
     [Fact]
     public void A_missing_library_lists_every_path_tried()
     {
-        var error = Assert.Throws<FileNotFoundException>(() => CudaLibraries.Open("frob", ["/nowhere/libfrob.so.13", "libfrob-of-nobody.so.13"]));
+        var error = Assert.Throws<FileNotFoundException>(() => CudaLibraries.Open("frob", ["/nowhere/libfrob.so.13", "libfrob-of-nobody.so.13"], out _));
         Assert.Equal("frob was not found; tried /nowhere/libfrob.so.13, libfrob-of-nobody.so.13 (the loader's path). Install it, or set CUDA_HOME to the folder of a CUDA toolkit", error.Message);
     }
 
@@ -19,7 +19,7 @@ public class CudaLibrariesTests
         var file = Path.GetTempFileName();
         try
         {
-            Assert.Contains($"{file} (there, but does not load)", Assert.Throws<FileNotFoundException>(() => CudaLibraries.Open("frob", [file])).Message);
+            Assert.Contains($"{file} (there, but does not load)", Assert.Throws<FileNotFoundException>(() => CudaLibraries.Open("frob", [file], out _)).Message);
         }
         finally
         {

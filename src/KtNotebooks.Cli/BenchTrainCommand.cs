@@ -1,0 +1,57 @@
+using System.CommandLine;
+using System.Text.Json;
+
+using KtNotebooks.Evaluation;
+using KtNotebooks.Experts;
+using KtNotebooks.Models;
+using KtNotebooks.Ops;
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Cli;
+
+/// <summary>`kt bench train`: a real optimizer step on weights of true shape.</summary>
+internal static class BenchTrainCommand
+{
+    private static readonly JsonSerializerOptions Indented = new() { WriteIndented = true };
+
+    public static Command Create()
+    {
+        var shape = new Option<string>("--shape") { Description = string.Join(", ", ModelShapes.Known), DefaultValueFactory = _ => "deepseek-v2-lite" };
+        var layers = new Option<string>("--layers") { Description = "all, or the first so many", DefaultValueFactory = _ => "all" };
+        var tokens = new Option<int>("--tokens") { Description = "tokens of an optimizer step", DefaultValueFactory = _ => 8192 };
+        var sequence = new Option<int>("--seq") { Description = "tokens of a sequence", DefaultValueFactory = _ => 512 };
+        var rank = new Option<int>("--rank") { Description = "LoRA rank, on all linears and all routed experts", DefaultValueFactory = _ => 8 };
+        var experts = new Option<ExpertExecutor>("--experts") { Description = "cpu, streamed or resident", DefaultValueFactory = _ => ExpertExecutor.Streamed };
+        var format = new Option<string>("--format") { Description = "of the experts: bf16, fp8, int8, int4", DefaultValueFactory = _ => "bf16" };
+        var device = new Option<string>("--device") { Description = "cpu or cuda:N", DefaultValueFactory = _ => "cuda:0" };
+        var slots = new Option<int>("--slots-mb") { Description = "MiB of the card for experts on their way", DefaultValueFactory = _ => 1100 };
+        var saved = new Option<int>("--saved-mb") { Description = "MiB of the card for inputs of the stages; what is over goes to pinned host memory", DefaultValueFactory = _ => 0 };
+        var chunk = new Option<int>("--chunk") { Description = "rows that a stage works on at a time", DefaultValueFactory = _ => 8192 };
+        var steps = new Option<int>("--steps") { Description = "measured steps, after two to warm up", DefaultValueFactory = _ => 5 };
+        var json = new Option<bool>("--json") { Description = "one JSON object" };
+        var command = new Command("train", "Tokens per second of a real training step (forward, backward, clipping, AdamW) on random weights of a true shape") { shape, layers, tokens, sequence, rank, experts, format, device, slots, saved, chunk, steps, json };
+        command.SetAction((parsed, cancel) => Task.Run(() =>
+        {
+            var text = parsed.GetRequiredValue(layers);
+            int? count = text == "all" ? null : int.TryParse(text, out var n) ? n : throw new ArgumentException($"--layers must be all or a number, but is '{text}'");
+            var settings = new TrainingBenchmarkSettings(parsed.GetRequiredValue(shape), count, parsed.GetValue(tokens), parsed.GetValue(sequence), parsed.GetValue(rank), parsed.GetValue(experts), MatrixFormats.Parse(parsed.GetRequiredValue(format)),
+                Device.Parse(parsed.GetRequiredValue(device)), (long)parsed.GetValue(slots) << 20, (long)parsed.GetValue(saved) << 20, parsed.GetValue(chunk), parsed.GetValue(steps));
+            var result = TrainingBenchmark.Run(settings, Console.Error.WriteLine, cancel);
+            if (parsed.GetValue(json)) Console.WriteLine(JsonSerializer.Serialize(result, Indented));
+            else Print(result);
+        }, cancel));
+        return command;
+    }
+
+    private static void Print(TrainingBenchmarkResult r)
+    {
+        var s = r.Settings;
+        Console.WriteLine($"{s.Shape}, {s.Layers?.ToString() ?? "all"} layers, {r.Parameters / 1e9:F2} B parameters, LoRA rank {s.Rank} ({r.Trained / 1e6:F1} M trained), {s.Tokens} tokens a step in sequences of {s.Sequence}");
+        Console.WriteLine($"experts {s.Executor.ToString().ToLowerInvariant()} in {s.Format.Name()}, everything else on {r.Card}");
+        Console.WriteLine($"  {r.TokensPerSecond,10:N0} tokens/s   step {r.StepMs:N0} ms ({r.FastestMs:N0} to {r.SlowestMs:N0} in {s.Steps} steps)");
+        Console.WriteLine("  on the compute stream: " + string.Join(", ", r.Parts.Where(p => p.Value > 0).OrderByDescending(p => p.Value).Select(p => $"{p.Key} {p.Value:N0} ms")));
+        if (r.CopiedBytes > 0) Console.WriteLine($"  over the bus: {r.CopiedBytes / 1e9:F1} GB in {r.CopyMs:N0} ms = {r.CopyGbPerSecond:F1} GB/s, busy {r.CopyMs / r.StepMs:P0} of the step");
+        if (r.PeakDeviceBytes > 0) Console.WriteLine($"  on the card: {r.PeakDeviceBytes / 1e9:F2} GB at the peak as the driver sees it, {r.PoolPeakBytes / 1e9:F2} GB of it ours; host {r.ResidentHostBytes / 1e9:F1} GB resident");
+        Console.WriteLine($"  losses {string.Join(" ", r.Losses.Select(l => l.ToString("F3")))}");
+    }
+}

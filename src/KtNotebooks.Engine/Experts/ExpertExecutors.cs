@@ -1,0 +1,59 @@
+using KtNotebooks.Interop.Cuda;
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Experts;
+
+/// <summary>Where the experts of a model are computed: the key `experts` of a config.</summary>
+public enum ExpertExecutor
+{
+    /// <summary>On the CPU, from host memory; attention may be on a card (KTransformers' placement).</summary>
+    Cpu,
+
+    /// <summary>On a card; they cross the bus when their rows are computed.</summary>
+    Streamed,
+
+    /// <summary>On a card, where they live.</summary>
+    Resident,
+}
+
+/// <summary>
+/// Puts the experts of a built model to work. Owns what its banks share: the streams, one a card.
+/// </summary>
+public sealed class ExpertExecutors : IDisposable
+{
+    /// <summary>Decoded matrices of low-bit experts on a card at a time.</summary>
+    private const long DecodedBytes = 512L << 20;
+
+    private readonly List<ExpertStream> _streams = [];
+
+    /// <summary>Bytes that crossed the bus so far.</summary>
+    public long CopiedBytes => _streams.Sum(s => s.CopiedBytes);
+
+    internal IReadOnlyList<ExpertStream> Streams => _streams;
+
+    /// <summary>Streams the experts of these banks through slots of at most <paramref name="slotBytes"/> in all on a card.</summary>
+    public void Stream(IReadOnlyList<ExpertBank> banks, Device card, long slotBytes)
+    {
+        ArgumentNullException.ThrowIfNull(banks);
+        if (banks.Count == 0) return;
+        // Four slots: one computes, one is filled, two wait, so that a stage without experts does not stop the bus.
+        var group = Math.Max(slotBytes / 4, banks.Max(b => b.ExpertBytes));
+        group = banks.Max(b => b.LargestGroup(group));
+        var stream = new ExpertStream(CudaDevice.Get(card.Index), group, (int)Math.Max(2, slotBytes / group));
+        _streams.Add(stream);
+        foreach (var bank in banks) bank.StreamThrough(stream, card, group);
+    }
+
+    /// <summary>Keeps the experts of these banks on a card.</summary>
+    public static void Keep(IReadOnlyList<ExpertBank> banks, Device card, DType rows)
+    {
+        ArgumentNullException.ThrowIfNull(banks);
+        foreach (var bank in banks) bank.KeepOn(card, rows, DecodedBytes);
+    }
+
+    public void Dispose()
+    {
+        foreach (var stream in _streams) stream.Dispose();
+        _streams.Clear();
+    }
+}

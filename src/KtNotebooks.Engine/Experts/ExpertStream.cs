@@ -1,0 +1,168 @@
+using KtNotebooks.Interop.Cuda;
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Experts;
+
+/// <summary>One group of a bank's experts, as something to be fetched.</summary>
+internal readonly record struct GroupVisit(StreamedExperts Bank, int Group);
+
+/// <summary>
+/// The way of experts from pinned host memory to one card: a few slots of device memory and a stream of copies that runs beside the compute stream. Whoever runs a step says beforehand in which order groups will be
+/// opened (<see cref="Plan"/>); copies then run ahead as far as there are free slots, and a slot is given up for the group that is needed again latest (Belady 1966), which at the turn from forward to backward, and with
+/// many slots everywhere, saves the copy. A plan is a hint: opening a group that nobody announced copies it then.
+/// </summary>
+internal sealed class ExpertStream : IDisposable
+{
+    private readonly CudaDevice _card;
+    private readonly Slot[] _slots;
+    private readonly List<GroupVisit> _plan = [];
+    private readonly Dictionary<GroupVisit, Queue<int>> _uses = [];
+    private readonly List<(CudaEvent From, CudaEvent To)> _timings = [];
+    private int _next;
+
+    /// <param name="card">Whose memory the slots take.</param>
+    /// <param name="slotBytes">The largest group of any bank.</param>
+    /// <param name="slots">At least two, or nothing overlaps.</param>
+    public ExpertStream(CudaDevice card, long slotBytes, int slots)
+    {
+        _card = card;
+        _slots = new Slot[slots];
+        for (var s = 0; s < slots; s++) _slots[s] = new Slot(CudaBuffer.Allocate(Device.Cuda(card.Index), slotBytes), new CudaEvent(card), new CudaEvent(card));
+    }
+
+    /// <summary>Bytes copied so far.</summary>
+    public long CopiedBytes { get; private set; }
+
+    /// <summary>Device memory of the slots.</summary>
+    public long Bytes => _slots.Sum(s => s.Memory.ByteLength);
+
+    /// <summary>Keep events around every copy for <see cref="TakeCopyTime"/>.</summary>
+    public bool IsTimed { get; set; }
+
+    /// <summary>The groups that will be opened, in order; replaces the plan before. Copies begin at once.</summary>
+    public void Plan(IEnumerable<GroupVisit> visits)
+    {
+        _plan.Clear();
+        _uses.Clear();
+        _next = 0;
+        foreach (var visit in visits)
+        {
+            if (!_uses.TryGetValue(visit, out var uses)) _uses[visit] = uses = new Queue<int>();
+            uses.Enqueue(_plan.Count);
+            _plan.Add(visit);
+        }
+        Prefetch();
+    }
+
+    /// <summary>The group's address on the card; work queued on the compute stream from now on sees it whole. Close it before the slots run out.</summary>
+    public nint Open(GroupVisit visit)
+    {
+        // What was announced before this visit and did not come is over.
+        if (_uses.TryGetValue(visit, out var uses) && uses.TryPeek(out var at))
+        {
+            while (_next <= at) _uses[_plan[_next++]].Dequeue();
+        }
+        var slot = Array.Find(_slots, s => s.Content == visit) ?? Load(Victim(int.MaxValue) ?? throw new InvalidOperationException($"all {_slots.Length} slots of cuda:{_card.Index} are open"), visit);
+        _card.Compute.Wait(slot.Ready);
+        slot.Open++;
+        return slot.Memory.Pointer;
+    }
+
+    public void Close(GroupVisit visit)
+    {
+        var slot = Array.Find(_slots, s => s.Content == visit) ?? throw new InvalidOperationException($"group {visit.Group} is not open");
+        slot.Free.Record(_card.Compute);
+        slot.Open--;
+        Prefetch();
+    }
+
+    /// <summary>Milliseconds that the copies since the last call took on their stream; waits for them.</summary>
+    public double TakeCopyTime()
+    {
+        double sum = 0;
+        foreach (var (from, to) in _timings)
+        {
+            sum += to.Since(from);
+            from.Dispose();
+            to.Dispose();
+        }
+        _timings.Clear();
+        return sum;
+    }
+
+    public void Dispose()
+    {
+        _card.Copies.Synchronize();
+        _card.Compute.Synchronize();
+        foreach (var slot in _slots)
+        {
+            slot.Memory.Dispose();
+            slot.Ready.Dispose();
+            slot.Free.Dispose();
+        }
+    }
+
+    /// <summary>Fills slots with what comes next, as long as that takes the place of something needed later.</summary>
+    private void Prefetch()
+    {
+        for (var i = _next; i < _plan.Count; i++)
+        {
+            if (Array.Exists(_slots, s => s.Content == _plan[i])) continue;
+            if (Victim(i) is not { } slot) return;
+            Load(slot, _plan[i]);
+        }
+    }
+
+    /// <summary>The closed slot whose group is needed again latest, but later than <paramref name="before"/>; null when there is none.</summary>
+    private Slot? Victim(int before)
+    {
+        Slot? best = null;
+        var latest = before == int.MaxValue ? -1 : before;
+        foreach (var slot in _slots)
+        {
+            if (slot.Open > 0) continue;
+            var use = slot.Content is { } content && _uses.TryGetValue(content, out var uses) && uses.TryPeek(out var at) ? at : int.MaxValue;
+            if (use > latest) (best, latest) = (slot, use);
+            if (use == int.MaxValue) break;
+        }
+        return best;
+    }
+
+    private Slot Load(Slot slot, GroupVisit visit)
+    {
+        var (source, bytes) = visit.Bank.Source(visit.Group);
+        if (slot.Content is not null) _card.Copies.Wait(slot.Free);
+        CudaEvent? from = null;
+        if (IsTimed)
+        {
+            from = new CudaEvent(_card, timing: true);
+            from.Record(_card.Copies);
+        }
+        _card.Fetch(slot.Memory.Pointer, source, bytes);
+        if (from is not null)
+        {
+            var to = new CudaEvent(_card, timing: true);
+            to.Record(_card.Copies);
+            _timings.Add((from, to));
+        }
+        slot.Ready.Record(_card.Copies);
+        slot.Content = visit;
+        CopiedBytes += bytes;
+        return slot;
+    }
+
+    private sealed class Slot(CudaBuffer memory, CudaEvent ready, CudaEvent free)
+    {
+        public CudaBuffer Memory { get; } = memory;
+
+        /// <summary>After the copy into it.</summary>
+        public CudaEvent Ready { get; } = ready;
+
+        /// <summary>After the last work that read it.</summary>
+        public CudaEvent Free { get; } = free;
+
+        public GroupVisit? Content { get; set; }
+
+        public int Open { get; set; }
+    }
+}

@@ -1,0 +1,77 @@
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Ops;
+
+/// <summary>
+/// How the experts of a bank lie in one stretch of memory, in pinned host memory and on a card alike: one expert after the other, each its gate, up and down as stored, data then scales, every piece aligned to 256 bytes.
+/// So any run of experts is one copy.
+/// </summary>
+internal sealed class BankLayout
+{
+    private const int Alignment = 256;
+
+    public BankLayout(ExpertSet experts)
+    {
+        Count = experts.Count;
+        long at = 0;
+        Gate = Place(experts.Gate, ref at);
+        Up = Place(experts.Up, ref at);
+        Down = Place(experts.Down, ref at);
+        ExpertBytes = at;
+    }
+
+    /// <summary>E.</summary>
+    public int Count { get; }
+
+    public long ExpertBytes { get; }
+
+    public long Bytes => ExpertBytes * Count;
+
+    public Piece Gate { get; }
+
+    public Piece Up { get; }
+
+    public Piece Down { get; }
+
+    /// <summary>Whether products read the stored bytes as they are.</summary>
+    public bool IsDirect(DType type) => Gate.Format == MatrixFormats.Of(type) && Up.Format == Gate.Format && Down.Format == Gate.Format;
+
+    /// <summary>Bytes of an expert's matrices after decoding to <paramref name="type"/>.</summary>
+    public long DecodedBytes(DType type) => ((long)Gate.N * Gate.K * 2 + (long)Down.N * Down.K) * type.Size();
+
+    /// <summary>Experts cut into groups of at most <paramref name="bytes"/> stored bytes, at least one a group, nearly equal in size.</summary>
+    public IReadOnlyList<ExpertGroup> Groups(long bytes)
+    {
+        var most = (int)Math.Clamp(bytes / ExpertBytes, 1, Count);
+        var groups = (Count + most - 1) / most;
+        return [.. Enumerable.Range(0, groups).Select(g => new ExpertGroup(Count * g / groups, (Count * (g + 1) / groups) - (Count * g / groups)))];
+    }
+
+    /// <summary>The matrices of a group whose experts lie at <paramref name="address"/> on a card: where they are, or decoded into scratch that is added to <paramref name="scratch"/>.</summary>
+    public GroupMatrices Matrices(nint address, int count, DType type, Device device, List<Tensor> scratch)
+    {
+        ExpertSide Of(Piece piece)
+        {
+            if (piece.Format == MatrixFormats.Of(type)) return new ExpertSide(address + (nint)piece.Data, ExpertBytes / type.Size(), piece.K);
+            var decoded = Tensor.Empty(type, device, count, piece.N, piece.K);
+            scratch.Add(decoded);
+            DecodeKernels.Run(piece.Format, address + (nint)piece.Data, address + (nint)piece.Scales, ExpertBytes, decoded);
+            return new ExpertSide(decoded.Pointer, (long)piece.N * piece.K, piece.K);
+        }
+        return new GroupMatrices(Of(Gate), Of(Up), Of(Down));
+    }
+
+    private static Piece Place(Matrices m, ref long at)
+    {
+        var data = m.Format.DataShape(m.N, m.K).Aggregate((long)m.Format.DataType().Size(), (product, dim) => product * dim);
+        var scales = m.Format.Bytes(m.N, m.K) - data;
+        var piece = new Piece(m.Format, m.N, m.K, at, data, at + Aligned(data), scales);
+        at += Aligned(data) + Aligned(scales);
+        return piece;
+    }
+
+    private static long Aligned(long bytes) => (bytes + Alignment - 1) / Alignment * Alignment;
+
+    /// <summary>One matrix inside an expert: offsets and lengths in bytes.</summary>
+    internal readonly record struct Piece(MatrixFormat Format, int N, int K, long Data, long DataBytes, long Scales, long ScaleBytes);
+}

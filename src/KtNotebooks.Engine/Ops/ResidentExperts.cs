@@ -1,0 +1,54 @@
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Ops;
+
+/// <summary>Experts that live on the card as stored. BF16 is computed in place, all experts at once; low-bit formats are decoded a group at a time.</summary>
+internal sealed class ResidentExperts : DeviceExperts, IDisposable
+{
+    private readonly BankLayout _layout;
+    private readonly Device _card;
+    private readonly Tensor _bytes;
+    private readonly List<Tensor> _scratch = [];
+
+    /// <summary>Copies the matrices of a set (which is left alone) to a card.</summary>
+    /// <param name="type">Type of the rows that will come.</param>
+    /// <param name="decodedBytes">Room for decoded matrices.</param>
+    public ResidentExperts(ExpertSet experts, Device card, DType type, long decodedBytes)
+    {
+        _layout = new BankLayout(experts);
+        _card = card;
+        _bytes = Tensor.Empty(DType.U8, card, _layout.Bytes);
+        Groups = _layout.IsDirect(type) ? [new ExpertGroup(0, experts.Count)] : _layout.Groups(_layout.ExpertBytes * Math.Max(1, decodedBytes / _layout.DecodedBytes(type)));
+        for (var e = 0; e < experts.Count; e++)
+        {
+            Put(experts.Gate, _layout.Gate, e);
+            Put(experts.Up, _layout.Up, e);
+            Put(experts.Down, _layout.Down, e);
+        }
+    }
+
+    public override IReadOnlyList<ExpertGroup> Groups { get; }
+
+    public long Bytes => _layout.Bytes;
+
+    public void Dispose() => _bytes.Dispose();
+
+    internal override GroupMatrices Open(int group, DType type) =>
+        _layout.Matrices(_bytes.Pointer + (nint)(Groups[group].First * _layout.ExpertBytes), Groups[group].Count, type, _card, _scratch);
+
+    internal override void Close(int group)
+    {
+        foreach (var tensor in _scratch) tensor.Dispose();
+        _scratch.Clear();
+    }
+
+    private void Put(Matrices from, BankLayout.Piece piece, int e)
+    {
+        using var data = from.Data(e);
+        using var place = _bytes.Reinterpret((e * _layout.ExpertBytes) + piece.Data, data.Type, data.Shape);
+        Memory.Copy(data, place);
+        if (from.Scales(e) is not { } scales) return;
+        using (scales)
+        using (var scalePlace = _bytes.Reinterpret((e * _layout.ExpertBytes) + piece.Scales, scales.Type, scales.Shape)) Memory.Copy(scales, scalePlace);
+    }
+}
