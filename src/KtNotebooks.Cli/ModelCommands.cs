@@ -1,7 +1,6 @@
 using System.CommandLine;
 using System.Text.Json;
 
-using KtNotebooks.Interactive;
 using KtNotebooks.Models;
 using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
@@ -66,7 +65,7 @@ internal static class ModelCommands
             var progress = FileProgress.Follow("loading", report =>
             {
                 using var model = ModelFolder.Load(parsed.GetRequiredValue(folder), DType.BF16, null, new LoadSettings(Format(parsed.GetValue(format)), !parsed.GetValue(mapped), report));
-                Console.WriteLine($"{FileProgress.Size(Buffer.AliveBytes)} of tensors; {FileProgress.Size(before)} resident before");
+                Console.WriteLine($"{FileProgress.Size(KtNotebooks.Tensors.Buffer.AliveBytes)} of tensors; {FileProgress.Size(before)} resident before");
             });
             Console.WriteLine($"loaded: {FileProgress.Summary(progress)}");
             return 0;

@@ -98,7 +98,8 @@ public static class CheckpointReport
                         double e = 0, w = 0;
                         for (var i = row; i < Math.Min(row + height, n); i++)
                         {
-                            var (a, b) = (exact.Row<float>(i), coded.Row<float>(i));
+                            var a = exact.Row<float>(i);
+                            var b = coded.Row<float>(i);
                             for (var j = column; j < Math.Min(column + width, k); j++)
                             {
                                 e += (double)(b[j] - a[j]) * (b[j] - a[j]);
