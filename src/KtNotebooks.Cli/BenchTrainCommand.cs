@@ -2,9 +2,9 @@ using System.CommandLine;
 using System.Text.Json;
 
 using KtNotebooks.Evaluation;
-using KtNotebooks.Experts;
 using KtNotebooks.Models;
 using KtNotebooks.Ops;
+using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Cli;
@@ -21,7 +21,8 @@ internal static class BenchTrainCommand
         var tokens = new Option<int>("--tokens") { Description = "tokens of an optimizer step", DefaultValueFactory = _ => 8192 };
         var sequence = new Option<int>("--seq") { Description = "tokens of a sequence", DefaultValueFactory = _ => 512 };
         var rank = new Option<int>("--rank") { Description = "LoRA rank, on all linears and all routed experts", DefaultValueFactory = _ => 8 };
-        var experts = new Option<ExpertExecutor>("--experts") { Description = "cpu, streamed or resident", DefaultValueFactory = _ => ExpertExecutor.Streamed };
+        var experts = new Option<ExecutorKind>("--experts") { Description = "cpu, streamed or resident", DefaultValueFactory = _ => ExecutorKind.Streamed };
+        experts.AcceptOnlyFromAmong("cpu", "streamed", "resident");
         var format = new Option<string>("--format") { Description = "of the experts: bf16, fp8, int8, int4", DefaultValueFactory = _ => "bf16" };
         var device = new Option<string>("--device") { Description = "cpu or cuda:N", DefaultValueFactory = _ => "cuda:0" };
         var slots = new Option<int>("--slots-mb") { Description = "MiB of the card for experts on their way", DefaultValueFactory = _ => 1100 };

@@ -8,7 +8,7 @@ using YamlDotNet.RepresentationModel;
 namespace KtNotebooks.Configuration;
 
 /// <summary>
-/// One flat YAML mapping with `key=value` pairs laid over it, as LLaMA-Factory reads its configs. Readers ask for keys by name and type; <see cref="RefuseUnknown"/> then names every key that
+/// One YAML mapping with `key=value` pairs laid over it, as LLaMA-Factory reads its configs; a block inside it reads as keys with a dot (`kt_config.kt_backend`), in the file and on the command line. Readers ask for keys by name and type; <see cref="RefuseUnknown"/> then names every key that
 /// nobody asked for, with its line and the nearest known one. Errors say file, line, key, what was wanted and what stands there.
 /// </summary>
 public sealed class Settings
@@ -35,7 +35,7 @@ public sealed class Settings
         {
             var at = argument.IndexOf('=', StringComparison.Ordinal);
             if (at <= 0) throw new ArgumentException($"'{argument}' is neither a YAML file in first place nor key=value");
-            settings.Add(Parse(argument[(at + 1)..], argument), argument[..at], "command line");
+            settings.Add(new YamlScalarNode(argument[..at]), Parse(argument[(at + 1)..], argument), "", _ => "command line");
         }
         return settings;
     }
@@ -80,8 +80,14 @@ public sealed class Settings
     /// <summary>Keys that other tools use and that have no effect here: accepted, and returned for a note.</summary>
     public IReadOnlyList<string> WithoutEffect(params string[] keys) => [.. keys.Where(Has)];
 
+    /// <summary>Keys that nobody has asked for yet.</summary>
+    public IReadOnlyList<string> Unread => [.. _values.Keys.Where(k => !_known.Contains(k))];
+
+    /// <summary>Where a key stands: file and line, or "command line".</summary>
+    public string Where(string key) => _values.TryGetValue(key, out var entry) ? entry.Where : Name;
+
     /// <summary>An error about a key, with its place.</summary>
-    public ArgumentException Wrong(string key, string wanted) => new($"{(_values.TryGetValue(key, out var entry) ? entry.Where : Name)}: '{key}' must be {wanted}, but is '{Text(key)}'");
+    public ArgumentException Wrong(string key, string wanted) => new($"{Where(key)}: '{key}' must be {wanted}, but is '{Text(key)}'");
 
     /// <exception cref="ArgumentException">A key that no reader asked for.</exception>
     public void RefuseUnknown()
@@ -94,11 +100,7 @@ public sealed class Settings
     {
         if (YamlFile.Load(path) is not { } root) return;
         if (root is not YamlMappingNode map) throw new InvalidDataException($"{path}:1: a config is a list of `key: value` lines");
-        foreach (var (key, value) in map.Children)
-        {
-            var where = $"{path}:{key.Start.Line}";
-            Add(value, key is YamlScalarNode { Value: { } name } ? name : throw new InvalidDataException($"{where}: a key must be a word"), where);
-        }
+        foreach (var (key, value) in map.Children) Add(key, value, "", node => $"{path}:{node.Start.Line}");
     }
 
     private static YamlNode Parse(string value, string argument)
@@ -115,14 +117,21 @@ public sealed class Settings
         }
     }
 
-    private void Add(YamlNode node, string key, string where)
+    /// <summary>One entry; a block becomes its own entries, their keys after its key and a dot.</summary>
+    private void Add(YamlNode key, YamlNode value, string prefix, Func<YamlNode, string> where)
     {
-        _values[key] = node switch
+        var name = prefix + (key is YamlScalarNode { Value: { } word } ? word : throw new InvalidDataException($"{where(key)}: a key must be a word"));
+        if (value is YamlMappingNode block)
         {
-            YamlScalarNode { Value: null or "" or "null" or "~", Style: ScalarStyle.Plain or ScalarStyle.Any } => (null, null, where),
-            YamlScalarNode scalar => (scalar.Value, null, where),
-            YamlSequenceNode list when list.Children.All(c => c is YamlScalarNode) => (null, [.. list.Children.Select(c => ((YamlScalarNode)c).Value ?? "")], where),
-            _ => throw new InvalidDataException($"{where}: '{key}' must be a value or a list of values"),
+            foreach (var (k, v) in block.Children) Add(k, v, name + ".", where);
+            return;
+        }
+        _values[name] = value switch
+        {
+            YamlScalarNode { Value: null or "" or "null" or "~", Style: ScalarStyle.Plain or ScalarStyle.Any } => (null, null, where(key)),
+            YamlScalarNode scalar => (scalar.Value, null, where(key)),
+            YamlSequenceNode list when list.Children.All(c => c is YamlScalarNode) => (null, [.. list.Children.Select(c => ((YamlScalarNode)c).Value ?? "")], where(key)),
+            _ => throw new InvalidDataException($"{where(key)}: '{name}' must be a value or a list of values"),
         };
     }
 }

@@ -7,6 +7,7 @@ using KtNotebooks.Models;
 using KtNotebooks.Nn;
 using KtNotebooks.Ops;
 using KtNotebooks.Optim;
+using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
 using KtNotebooks.Training;
 using KtNotebooks.Weights;
@@ -26,7 +27,7 @@ namespace KtNotebooks.Evaluation;
 /// <param name="SavedBytes">Device memory for the inputs of the stages; what is over goes to pinned host memory.</param>
 /// <param name="ChunkRows">Rows that a stage works on at a time.</param>
 /// <param name="Steps">Measured steps, after two to warm up.</param>
-public sealed record TrainingBenchmarkSettings(string Shape, int? Layers, int Tokens, int Sequence, int Rank, ExpertExecutor Executor, MatrixFormat Format, Device Device, long SlotBytes, long SavedBytes, int ChunkRows, int Steps);
+public sealed record TrainingBenchmarkSettings(string Shape, int? Layers, int Tokens, int Sequence, int Rank, ExecutorKind Executor, MatrixFormat Format, Device Device, long SlotBytes, long SavedBytes, int ChunkRows, int Steps);
 
 /// <summary>What it found; times are medians over the measured steps, in milliseconds.</summary>
 /// <param name="Parameters">Of the base model.</param>
@@ -64,8 +65,8 @@ public static class TrainingBenchmark
         using var model = ModelFolder.Build(config, new PatternWeights(settings.Device, settings.Format), DType.BF16);
         var banks = model.All().OfType<ExpertBank>().ToList();
         note($"weights made in {watch.Elapsed.TotalSeconds:F1} s");
-        if (settings.Executor == ExpertExecutor.Streamed) executors.Stream(banks, settings.Device, settings.SlotBytes);
-        if (settings.Executor == ExpertExecutor.Resident && card is not null) ExpertExecutors.Keep(banks, settings.Device, DType.BF16);
+        if (settings.Executor == ExecutorKind.Streamed) executors.Stream(banks, settings.Device, settings.SlotBytes);
+        if (settings.Executor == ExecutorKind.Resident && card is not null) ExpertExecutors.Keep(banks, settings.Device, DType.BF16);
         note($"experts placed after {watch.Elapsed.TotalSeconds:F1} s");
         LoraAdapter.Attach(model, new LoraSettings(settings.Rank, Experts: true), seed: 1);
         var parameters = model.AllTrainable;

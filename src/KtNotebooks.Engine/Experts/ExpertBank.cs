@@ -131,6 +131,7 @@ public sealed class ExpertBank : Module
     protected override void DisposeOwn()
     {
         RemoveAdapter();
+        Stream?.Drain(); // copies may have run ahead
         FreeMatrices();
         (_set.OnCard as IDisposable)?.Dispose();
         _slab?.Dispose();

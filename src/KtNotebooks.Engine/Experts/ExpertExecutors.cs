@@ -3,19 +3,6 @@ using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Experts;
 
-/// <summary>Where the experts of a model are computed: the key `experts` of a config.</summary>
-public enum ExpertExecutor
-{
-    /// <summary>On the CPU, from host memory; attention may be on a card (KTransformers' placement).</summary>
-    Cpu,
-
-    /// <summary>On a card; they cross the bus when their rows are computed.</summary>
-    Streamed,
-
-    /// <summary>On a card, where they live.</summary>
-    Resident,
-}
-
 /// <summary>
 /// Puts the experts of a built model to work. Owns what its banks share: the streams, one a card.
 /// </summary>

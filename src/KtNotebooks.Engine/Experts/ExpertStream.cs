@@ -76,6 +76,15 @@ internal sealed class ExpertStream : IDisposable
         Prefetch();
     }
 
+    /// <summary>Gives the plan up and waits for the copies under way: their source may be freed then.</summary>
+    public void Drain()
+    {
+        _plan.Clear();
+        _uses.Clear();
+        _next = 0;
+        _card.Copies.Synchronize();
+    }
+
     /// <summary>Milliseconds that the copies since the last call took on their stream; waits for them.</summary>
     public double TakeCopyTime()
     {

@@ -42,14 +42,16 @@ public sealed class ChatSession : IDisposable
         var sampling = new Sampling(c.Int("max_new_tokens", defaults.MaxNewTokens), c.Flag("do_sample", true), c.Number("temperature", defaults.Temperature), c.Number("top_p", defaults.TopP), c.Int("top_k", defaults.TopK), c.Number("repetition_penalty", 1), (ulong)c.Int("seed", 42)).Checked();
         var system = c.Text("default_system");
         var type = c.OneOf("infer_dtype", "auto", "auto", "float32", "bfloat16") == "float32" ? DType.F32 : DType.BF16;
-        var rules = c.Text("kt_optimize_rule") is { } file ? PlacementRules.Load(file) : null;
-        if (c.Has("cpu_infer")) RowParallel.Threads = c.Int("cpu_infer", Environment.ProcessorCount);
+        var settings = PlacementSettings.Read(c);
+        if (settings.Threads is { } threads) RowParallel.Threads = threads;
         c.OneOf("infer_backend", "huggingface", "huggingface", "ktransformers");
         c.OneOf("finetuning_type", "lora", "lora");
         c.WithoutEffect("trust_remote_code", "use_kt");
         c.RefuseUnknown();
         var tokenizer = Tokenizer.Load(path);
-        var model = ModelFolder.Load(path, type, rules);
+        var placement = ModelFolder.Place(path, settings);
+        placement.RequireDevices();
+        var model = ModelFolder.Load(path, type, placement);
         try
         {
             if (adapter is not null) AdapterFolder.Load(model, adapter);

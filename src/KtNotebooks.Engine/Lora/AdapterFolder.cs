@@ -108,7 +108,8 @@ public static class AdapterFolder
                 if (!wanted.Remove(name)) throw new InvalidDataException($"{file.Path}: tensor '{name}' is missing; an adapter holds both halves of every pair{(experts ? " and every expert of a layer" : "")}");
                 using var stored = file.Get(name);
                 if (!stored.Type.IsFloat() || !stored.HasShape(view.Shape)) throw new InvalidDataException($"{file.Path}: tensor '{name}' must be [{string.Join(", ", view.Shape.ToArray())}] for this base and rank {settings.Rank}, but is {stored}");
-                view.Store(stored.ToFloats());
+                using var values = stored.To(DType.F32);
+                Memory.Copy(values, view);
             }
             if (wanted.Count > 0) throw new InvalidDataException($"{file.Path}: tensor '{wanted.Order(StringComparer.Ordinal).First()}' fits no linear layer of this model ({wanted.Count} such)");
         }

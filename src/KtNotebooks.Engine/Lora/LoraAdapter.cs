@@ -8,7 +8,7 @@ namespace KtNotebooks.Lora;
 
 /// <summary>
 /// Low-rank pairs for the linears of a model, put beside them from outside: models do not know of adapters. A starts uniform in ±1/√in (PEFT's Kaiming form with a = √5), B at zero, so that a fresh
-/// adapter changes nothing.
+/// adapter changes nothing. A pair lives where its weight lives.
 /// </summary>
 public static class LoraAdapter
 {
@@ -73,24 +73,30 @@ public static class LoraAdapter
             }
     }
 
-    private static LowRank Fresh(Nn.Linear linear, LoraSettings s, ulong seed) => new(
-        RandomA(seed, linear.Path, 1, s.Rank, linear.Inputs, flat: true), Trained(Tensor.Zeros(DType.F32, linear.Outputs, s.Rank)), s.Scale, (float)s.Dropout);
+    private static LowRank Fresh(Nn.Linear linear, LoraSettings s, ulong seed)
+    {
+        var device = linear.Weight.Device;
+        return new LowRank(RandomA(seed, linear.Path, device, s.Rank, linear.Inputs), Zeros(device, linear.Outputs, s.Rank), s.Scale, (float)s.Dropout);
+    }
 
     private static LowRankExperts Fresh(ExpertBank bank, LoraSettings s, ulong seed)
     {
-        Tensor A(string name, int inputs) => RandomA(seed, $"{bank.Path}.{name}", bank.Count, s.Rank, inputs, flat: false);
-        Tensor B(int outputs) => Trained(Tensor.Zeros(DType.F32, bank.Count, outputs, s.Rank));
+        var device = bank.Device;
+        Tensor A(string name, int inputs) => RandomA(seed, $"{bank.Path}.{name}", device, bank.Count, s.Rank, inputs);
+        Tensor B(int outputs) => Zeros(device, bank.Count, outputs, s.Rank);
         return new LowRankExperts(A("gate_proj", bank.Width), B(bank.Inner), A("up_proj", bank.Width), B(bank.Inner), A("down_proj", bank.Inner), B(bank.Width), s.Scale, (float)s.Dropout);
     }
 
-    private static Tensor RandomA(ulong seed, string name, int count, int rank, int inputs, bool flat)
+    private static Tensor RandomA(ulong seed, string name, Device device, params ReadOnlySpan<long> shape)
     {
         var random = new NormalRandom(seed, name);
-        var values = new float[(long)count * rank * inputs];
-        var bound = 1 / Math.Sqrt(inputs);
-        for (var i = 0; i < values.Length; i++) values[i] = (float)(((2 * random.Uniform()) - 1) * bound);
-        return Trained(flat ? Tensor.From(values, rank, inputs) : Tensor.From(values, count, rank, inputs));
+        using var values = Tensor.Empty(DType.F32, shape);
+        var bound = 1 / Math.Sqrt(values.Width);
+        foreach (ref var value in values.Span<float>()) value = (float)(((2 * random.Uniform()) - 1) * bound);
+        return Trained(values.To(device));
     }
+
+    private static Tensor Zeros(Device device, params ReadOnlySpan<long> shape) => Trained(Tensor.Zeros(DType.F32, device, shape));
 
     private static Tensor Trained(Tensor tensor)
     {

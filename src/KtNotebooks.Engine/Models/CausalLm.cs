@@ -1,3 +1,4 @@
+using KtNotebooks.Experts;
 using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
 
@@ -22,6 +23,9 @@ public sealed class CausalLm(ModelInfo info, DType type, Embedding embedding, IR
     /// <summary>What a person should know about how this model was loaded.</summary>
     public IReadOnlyList<string> Notes { get; set; } = [];
 
+    /// <summary>What the experts of this model share on cards; owned by it, null where all are computed by the CPU.</summary>
+    internal ExpertExecutors? Executors { get; set; }
+
     public Embedding Embedding { get; } = embedding;
 
     public IReadOnlyList<Stage> Stages { get; } = stages;
@@ -31,6 +35,8 @@ public sealed class CausalLm(ModelInfo info, DType type, Embedding embedding, IR
     public Linear Head { get; } = head;
 
     public override IEnumerable<Module> Children => [Embedding, .. Stages, Norm, Head];
+
+    protected override void DisposeOwn() => Executors?.Dispose();
 
     /// <summary>Every weight under its checkpoint name.</summary>
     public IEnumerable<Parameter> AllWeights => All().SelectMany(m => m.Weights);

@@ -23,23 +23,35 @@ public static class ModelFolder
     /// <summary>Loads a checkpoint for a folder's config.</summary>
     /// <param name="type">Type of weights and activations: F32 or BF16.</param>
     /// <exception cref="InvalidDataException">A missing or wrongly shaped tensor, named with what was expected and found.</exception>
-    /// <param name="rules">Where weights live; null: mapped from the files.</param>
-    /// <param name="load">How weights come in; null: mapped, experts as stored.</param>
-    public static CausalLm Load(string folder, DType type = DType.BF16, PlacementRules? rules = null, LoadSettings? load = null)
+    /// <param name="placement">Where weights live; null: mapped from the files.</param>
+    /// <param name="load">How weights come in where the placement does not say; null: mapped, experts as stored.</param>
+    public static CausalLm Load(string folder, DType type = DType.BF16, ModelPlacement? placement = null, LoadSettings? load = null)
     {
         var config = new ConfigFile(Path.Combine(folder, "config.json"));
-        using var checkpoint = Open(folder, load ?? new LoadSettings());
-        var model = Build(config, rules is null ? checkpoint : new PlacedWeights(checkpoint, rules), type);
-        model.Notes = LayersBeyond(model.Info.Layers, config, checkpoint.Names);
+        using var checkpoint = Open(folder, placement, load ?? new LoadSettings());
+        var model = Build(config, placement is null ? checkpoint : new PlacedWeights(checkpoint, placement), type);
+        List<string> notes = [.. LayersBeyond(model.Info.Layers, config, checkpoint.Names)];
+        try
+        {
+            if (placement is not null) model.Executors = ExpertPlacer.Apply(model, placement, notes);
+        }
+        catch
+        {
+            model.Dispose();
+            throw;
+        }
+        model.Notes = notes;
         return model;
     }
 
-    private static Checkpoint Open(string folder, LoadSettings load)
+    /// <summary>The model of a config as shapes without memory: its modules, names and sizes, before a weight is there.</summary>
+    public static CausalLm Shape(ConfigFile config, DType type = DType.BF16) => Build(config, new ShapeWeights(), type);
+
+    /// <summary>Where the settings put the model of a folder; its weights need not be there.</summary>
+    public static ModelPlacement Place(string folder, PlacementSettings settings)
     {
-        WorkMeter? meter = null;
-        var checkpoint = new Checkpoint(folder) { FormatOf = _ => load.Experts, InMemory = _ => load.InMemory, OnTaken = bytes => meter?.Add(Path.GetFileName(Path.TrimEndingDirectorySeparator(folder)), bytes) };
-        meter = new WorkMeter(checkpoint.Bytes, load.Report);
-        return checkpoint;
+        using var shape = Shape(new ConfigFile(Path.Combine(folder, "config.json")));
+        return ModelPlacement.Resolve(shape, shape.Info.ModelType, settings);
     }
 
     /// <summary>Builds a model of a config with weights from anywhere.</summary>
@@ -49,6 +61,19 @@ public static class ModelFolder
         if (!type.IsFloat()) throw new ArgumentException($"a model runs in F32 or BF16, not {type}");
         if (!Builders.TryGetValue(config.ModelType, out var build)) throw new NotSupportedException($"{config.Path}: model_type '{config.ModelType}' is not known; known are {string.Join(", ", KnownTypes)}");
         return (CausalLm)build.Invoke(null, BindingFlags.DoNotWrapExceptions, null, [config, weights, type], null)!;
+    }
+
+    private static Checkpoint Open(string folder, ModelPlacement? placement, LoadSettings load)
+    {
+        WorkMeter? meter = null;
+        var checkpoint = new Checkpoint(folder)
+        {
+            FormatOf = path => placement?.Of(path).Format ?? load.Experts,
+            InMemory = path => load.InMemory || (placement is not null && PlacedWeights.InMemory(placement, path)),
+            OnTaken = bytes => meter?.Add(Path.GetFileName(Path.TrimEndingDirectorySeparator(folder)), bytes),
+        };
+        meter = new WorkMeter(checkpoint.Bytes, load.Report);
+        return checkpoint;
     }
 
     /// <summary>DeepSeek-V3 ships its multi-token prediction layer after the last one (model.layers.61.*): said once, not loaded.</summary>

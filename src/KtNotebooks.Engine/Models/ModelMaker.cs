@@ -75,17 +75,16 @@ public sealed class ModelMaker
     internal static IReadOnlyList<(string Name, long[] Dims)> TensorsOf(JsonObject config)
     {
         var path = Path.Combine(Path.GetTempPath(), $"kt-shape-{Guid.NewGuid():N}.json");
-        var asked = new Asked();
         try
         {
             File.WriteAllText(path, config.ToJsonString());
-            ModelFolder.Build(new ConfigFile(path), asked, DType.BF16).Dispose();
+            using var model = ModelFolder.Shape(new ConfigFile(path));
+            return [.. model.AllWeights.Select(p => (p.Name, p.Tensor.Shape.ToArray()))];
         }
         finally
         {
             File.Delete(path);
         }
-        return asked.Tensors;
     }
 
     private void Add(string name, long[] dims)
@@ -148,31 +147,6 @@ public sealed class ModelMaker
             else if (Numbers is not null) System.Runtime.InteropServices.MemoryMarshal.AsBytes(Numbers.AsSpan()).CopyTo(target);
             else if (Type == DType.BF16) System.Runtime.InteropServices.MemoryMarshal.Cast<byte, ushort>(target).Fill(Bf16.FromFloat(Value));
             else System.Runtime.InteropServices.MemoryMarshal.Cast<byte, float>(target).Fill(Value);
-        }
-    }
-
-    /// <summary>Writes down what a model asks for; hands out tensors whose memory is nowhere and must not be read.</summary>
-    private sealed class Asked : IWeights
-    {
-        public List<(string Name, long[] Dims)> Tensors { get; } = [];
-
-        public Tensor Take(string name, DType type, params ReadOnlySpan<long> shape)
-        {
-            Tensors.Add((name, shape.ToArray()));
-            return Nowhere(type, shape);
-        }
-
-        public Matrices TakeExperts(string path, string suffix, DType type, int count, long n, long k)
-        {
-            for (var e = 0; e < count; e++) Tensors.Add(($"{path}.{e}.{suffix}", [n, k]));
-            return Matrices.Stack(Nowhere(type, [count, n, k]));
-        }
-
-        private static Tensor Nowhere(DType type, ReadOnlySpan<long> shape)
-        {
-            var bytes = (long)type.Size();
-            foreach (var dim in shape) bytes *= dim;
-            return new Tensor(new BorrowedBuffer(64, bytes, () => { }), 0, type, shape);
         }
     }
 }

@@ -1,4 +1,7 @@
+using System.Numerics;
+
 using KtNotebooks.Autograd;
+using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Ops;
@@ -15,6 +18,8 @@ public readonly record struct GqaShape(int H, int Hk, int Head);
 /// </summary>
 public sealed class GqaHeads(GqaShape shape, RotaryTable table, int[] positions, float eps) : Op
 {
+    private static readonly CudaProgram Program = new(nameof(GqaHeads), CudaProgram.Resource("Ops.GqaHeads.cu"));
+
     private GqaShape Shape => shape;
 
     private RotaryTable Table => table;
@@ -47,6 +52,31 @@ public sealed class GqaHeads(GqaShape shape, RotaryTable table, int[] positions,
         Heads(f.Inputs[0], f.Inputs[3], f.Outputs[0], f.Saved[0]);
         Heads(f.Inputs[1], f.Inputs[4], f.Outputs[1], f.Saved[1]);
         Memory.Copy(f.Inputs[2], f.Outputs[2]);
+    }
+
+    protected override void Cuda(Frame f)
+    {
+        var (q, k, wq, wk, Q, K) = (f.Inputs[0], f.Inputs[1], f.Inputs[3], f.Inputs[4], f.Outputs[0], f.Outputs[1]);
+        using var at = Memory.Place(positions, q.Device);
+        var packs = Packs.Of(shape.Head / 2, q, q, k, Q, K);
+        var (lanes, blocks) = Layout(packs);
+        Program.Kernel(q.Card(), "gqa_heads", packs.Options).Launch(blocks, Packs.Block, q.Pointer, k.Pointer, wq.Pointer, wk.Pointer, at.Pointer, OnCard(q.Device).Pointer, Q.Pointer, K.Pointer,
+            f.Saved[0].Pointer, f.Saved[1].Pointer, (long)positions.Length, shape.H, shape.Hk, shape.Head / 2, lanes, eps);
+        Memory.Copy(f.Inputs[2], f.Outputs[2]);
+    }
+
+    /// <summary>Lanes of a head, a power of two up to 32 that has a pack of each half or more; and blocks for all heads of q and k.</summary>
+    private (int Lanes, long Blocks) Layout(Packs packs)
+    {
+        var lanes = Math.Min(32, (int)BitOperations.RoundUpToPowerOf2((uint)packs.In(shape.Head / 2)));
+        return (lanes, (((long)positions.Length * (shape.H + shape.Hk) * lanes) + Packs.Block - 1) / Packs.Block);
+    }
+
+    private Tensor OnCard(Device device)
+    {
+        var max = 0;
+        foreach (var p in positions) max = Math.Max(max, p);
+        return table.On(device, max + 1);
     }
 
     protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut)
@@ -119,6 +149,34 @@ public sealed class GqaHeads(GqaShape shape, RotaryTable table, int[] positions,
             Heads(f.Inputs[0], f.Inputs[3], f.Inputs[5], f.Inputs[7], f.Outputs[0], wantsWeights ? f.Outputs[3] : null);
             Heads(f.Inputs[1], f.Inputs[4], f.Inputs[6], f.Inputs[8], f.Outputs[1], wantsWeights ? f.Outputs[4] : null);
             Memory.Copy(f.Inputs[2], f.Outputs[2]);
+        }
+
+        protected override void Cuda(Frame f)
+        {
+            var (s, q, k, dQ, dK, dq, dk) = (forward.Shape, f.Inputs[3], f.Inputs[4], f.Inputs[0], f.Inputs[1], f.Outputs[0], f.Outputs[1]);
+            var angles = forward.OnCard(q.Device);
+            using var at = Memory.Place(forward.Positions, q.Device);
+            var packs = Packs.Of(s.Head / 2, q, q, k, dQ, dK, dq, dk);
+            var (lanes, blocks) = forward.Layout(packs);
+            Program.Kernel(q.Card(), "gqa_heads_grad", packs.Options).Launch(blocks, Packs.Block, dQ.Pointer, dK.Pointer, q.Pointer, k.Pointer, f.Inputs[5].Pointer, f.Inputs[6].Pointer, f.Inputs[7].Pointer,
+                f.Inputs[8].Pointer, at.Pointer, angles.Pointer, dq.Pointer, dk.Pointer, (long)forward.Positions.Length, s.H, s.Hk, s.Head / 2, lanes);
+            Memory.Copy(f.Inputs[2], f.Outputs[2]);
+            if (!wantsWeights) return;
+            WeightGrad(dQ, q, f.Inputs[7], at, angles, s.H, f.Outputs[3]);
+            WeightGrad(dK, k, f.Inputs[8], at, angles, s.Hk, f.Outputs[4]);
+        }
+
+        private static void WeightGrad(Tensor dy, Tensor x, Tensor rstd, Tensor positions, Tensor angles, int heads, Tensor dw)
+        {
+            const int Columns = 128;
+            var (card, T, d) = (x.Card(), x.Rows, dw.Width);
+            var blocks = (d + Columns - 1) / Columns;
+            // Enough blocks to fill the card, at least eight tokens each.
+            var groups = Math.Clamp(card.Multiprocessors * 8 / blocks, 1, Math.Max(1, (T + 7) / 8));
+            using var partial = Allocate(x, DType.F32, groups, d);
+            var options = Packs.Of(1, x, x).Options;
+            Program.Kernel(card, "gqa_heads_dw_groups", options).Launch((blocks, groups), Columns, dy.Pointer, x.Pointer, rstd.Pointer, positions.Pointer, angles.Pointer, partial.Pointer, T, heads, d / 2, (T + groups - 1) / groups);
+            Program.Kernel(card, "gqa_heads_dw", options).Launch(blocks, Columns, partial.Pointer, dw.Pointer, d, groups);
         }
 
         private void Heads(Tensor dy, Tensor x, Tensor w, Tensor rstd, Tensor dx, Tensor? dw)

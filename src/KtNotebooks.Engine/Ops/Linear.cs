@@ -5,7 +5,7 @@ namespace KtNotebooks.Ops;
 
 /// <summary>
 /// y = x Wᵀ + scale · (m∘x Aᵀ) Bᵀ. x [..., K], W [N, K] F32 or BF16; optional low-rank pair A [r, K], B [N, r] F32 with dropout mask m; y [..., N] in x's type or
-/// <c>outType</c>, rounded once. Saves p = (m∘x) Aᵀ [R, r] F32.
+/// <c>outType</c>, rounded once. Saves p = (m∘x) Aᵀ [R, r], F32, or on a card as its products want it.
 /// Source of the low-rank form: LoRA, Hu et al. 2021, with PEFT's dropout on the input of A.
 /// </summary>
 public sealed class Linear : Op
@@ -37,7 +37,7 @@ public sealed class Linear : Op
         var r = inputs[2].Dim(0);
         Expect(inputs[2], "A", DType.F32, r, x.Width);
         Expect(inputs[3], "B", DType.F32, n, r);
-        return new Frame(inputs, [y], Allocate(x, DType.F32, x.Rows, r));
+        return new Frame(inputs, [y], Allocate(x, x.Device.Kind == DeviceKind.Cuda ? ComputeType(x, w) : DType.F32, x.Rows, r));
     }
 
     protected override void Plain(Frame f)
@@ -97,13 +97,13 @@ public sealed class Linear : Op
             DeviceMatmul.Run(x, false, w, true, y);
             return;
         }
-        using var a = f.Inputs[2].To(type);
-        using var b = f.Inputs[3].To(type);
+        var (a, b) = DeviceMath.ConvertTwo(f.Inputs[2], f.Inputs[3], type);
+        using var aOwned = a;
+        using var bOwned = b;
         using var masked = MaskedOnCard(x, _dropout);
         DeviceMatmul.Run(masked ?? x, false, a, true, f.Saved[0]);
-        using var p = f.Saved[0].To(type);
         using var sum = SumOf(y, type);
-        DeviceMatmul.Run(p, false, b, true, sum, _scale);
+        DeviceMatmul.Run(f.Saved[0], false, b, true, sum, _scale);
         DeviceMatmul.Run(x, false, w, true, sum, add: true);
         if (sum.Type != y.Type) DeviceMath.Convert(sum, y);
     }
@@ -269,23 +269,22 @@ public sealed class Linear : Op
                 DeviceMatmul.Run(dy, false, w, false, dx);
                 return;
             }
-            using var b = f.Inputs[4].To(type);
-            using var wide = Allocate(x, DType.F32, x.Rows, b.Width);
-            DeviceMatmul.Run(dy, false, b, false, wide, scale);
-            using var q = wide.To(type);
-            if (dx is not null) InputGrad(f, dy, q, dx);
+            var (a, b) = DeviceMath.ConvertTwo(f.Inputs[3], f.Inputs[4], type);
+            using var aOwned = a;
+            using var bOwned = b;
+            using var q = Allocate(x, type, x.Rows, b.Width);
+            DeviceMatmul.Run(dy, false, b, false, q, scale);
+            if (dx is not null) InputGrad(f, dy, q, a, dx);
             if (!wantsLora) return;
             using var masked = MaskedOnCard(x, dropout);
-            using var p = f.Inputs[5].To(type);
             DeviceMatmul.Run(q, true, masked ?? x, false, f.Outputs[next]);
-            DeviceMatmul.Run(dy, true, p, false, f.Outputs[next + 1], scale);
+            DeviceMatmul.Run(dy, true, f.Inputs[5], false, f.Outputs[next + 1], scale);
         }
 
         /// <summary>dx = m∘(q A), then + dy W.</summary>
-        private void InputGrad(Frame f, Tensor dy, Tensor q, Tensor dx)
+        private void InputGrad(Frame f, Tensor dy, Tensor q, Tensor a, Tensor dx)
         {
             using var w = f.Inputs[2].To(dy.Type);
-            using var a = f.Inputs[3].To(dy.Type);
             using var sum = SumOf(dx, dy.Type);
             DeviceMatmul.Run(q, false, a, false, sum);
             if (dropout.Active) DropoutKernels.Apply(dropout, sum, sum);

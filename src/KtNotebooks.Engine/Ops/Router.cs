@@ -1,4 +1,5 @@
 using KtNotebooks.Autograd;
+using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Ops;
@@ -34,6 +35,11 @@ public readonly record struct RouterSettings(int TopK, bool Normalise, float Sca
 public sealed class Router(RouterSettings settings) : Op
 {
     private const double Tiny = 1e-20;
+
+    /// <summary>Tokens of a block on a card, a warp each; and the groups that a warp has shared memory for.</summary>
+    private const int Warps = 4, MaxGroups = 128;
+
+    private static readonly CudaProgram Program = new(nameof(Router), $"#define MAX_EXPERTS {RouteKernels.MaxExperts}\n#define MAX_GROUPS {MaxGroups}\n#define WARPS {Warps}\n{CudaProgram.Resource("Ops.Router.cu")}");
 
     public static (Tensor Weights, Tensor Indices) Apply(Tensor logits, RouterSettings settings, Tensor? bias = null)
     {
@@ -83,6 +89,14 @@ public sealed class Router(RouterSettings settings) : Op
                 for (var j = 0; j < k; j++) w[j] = (float)(scores[at[j]] * scale);
             }
         });
+    }
+
+    protected override void Cuda(Frame f)
+    {
+        var (z, s) = (f.Inputs[0], settings);
+        if (z.Width > RouteKernels.MaxExperts || s.Groups > MaxGroups) throw new NotSupportedException($"[Router] a card routes to up to {RouteKernels.MaxExperts} experts in up to {MaxGroups} groups, not {z.Width} in {s.Groups}");
+        Program.Kernel(z.Card(), "route", "").Launch((z.Rows + Warps - 1) / Warps, 32 * Warps, z.Pointer, f.Inputs.Length > 1 ? f.Inputs[1].Pointer : 0, f.Outputs[0].Pointer, f.Outputs[1].Pointer,
+            z.Rows, z.Width, s.TopK, s.Scoring == RouterScoring.Sigmoid ? 1 : 0, s.Normalise ? 1 : 0, s.Scale, s.Groups, s.KeptGroups);
     }
 
     protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut)
@@ -186,6 +200,25 @@ public sealed class Router(RouterSettings settings) : Op
                     for (var e = 0; e < E; e++) target[e] = (float)(s[e] * (ds[e] - mean));
                 }
             });
+        }
+
+        protected override void Cuda(Frame f)
+        {
+            var (dw, z, indices, s) = (f.Inputs[0], f.Inputs[1], f.Inputs[2], settings);
+            using var offsets = s.Balance > 0 ? Counted(indices, z.Width) : null;
+            var balance = (float)(s.Balance * z.Width / ((double)s.TopK * z.Rows * z.Rows));
+            Program.Kernel(z.Card(), "route_grad", "").Launch((z.Rows + Warps - 1) / Warps, 32 * Warps, dw.Pointer, z.Pointer, indices.Pointer, offsets?.Pointer ?? 0, f.Outputs[0].Pointer,
+                z.Rows, z.Width, s.TopK, s.Scoring == RouterScoring.Sigmoid ? 1 : 0, s.Normalise ? 1 : 0, s.Scale, balance);
+        }
+
+        /// <summary>I32 [E + 1], whose differences say how many tokens chose each expert.</summary>
+        private static Tensor Counted(Tensor indices, int experts)
+        {
+            var offsets = Tensor.Empty(DType.I32, indices.Device, experts + 1);
+            using var routes = Tensor.Empty(DType.I32, indices.Device, indices.Count);
+            using var rowOf = Tensor.Empty(DType.I32, indices.Device, indices.Count);
+            RouteKernels.Sort(indices, experts, offsets, routes, rowOf);
+            return offsets;
         }
     }
 }

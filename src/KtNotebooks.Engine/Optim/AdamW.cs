@@ -1,4 +1,5 @@
-using System.Numerics.Tensors;
+using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics;
 
 using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
@@ -8,9 +9,13 @@ namespace KtNotebooks.Optim;
 /// <summary>Settings with the defaults of Hugging Face's trainer.</summary>
 public sealed record AdamWSettings(double Beta1 = 0.9, double Beta2 = 0.999, double Eps = 1e-8, double WeightDecay = 0);
 
+/// <summary>The factors of one step in F32. Rate = lr / (1 − β₁ᵗ); Correction = √(1 − β₂ᵗ); Decay = 1 − lr · decay.</summary>
+internal readonly record struct AdamWFactors(float Beta1, float Beta2, float Rate, float Correction, float Eps, float Decay);
+
 /// <summary>
 /// AdamW (Loshchilov, Hutter 2019) on F32 parameters: m = β₁m + (1−β₁)g; v = β₂v + (1−β₂)g²; w −= lr · (m̂ / (√v̂ + ε) + decay · w), m̂ and v̂ corrected for their start at zero.
-/// A parameter without a gradient in a step counts as having a zero gradient: its moments fade, as everyone's.
+/// A parameter without a gradient in a step counts as having a zero gradient: its moments fade, as everyone's. Moments live where their parameter lives; the parameters of a device are updated in
+/// one go, 28 bytes of memory traffic an element, and a card gives the bits that the CPU gives.
 /// </summary>
 public sealed class AdamW : IDisposable
 {
@@ -18,6 +23,7 @@ public sealed class AdamW : IDisposable
     private readonly AdamWSettings _settings;
     private readonly Tensor[] _m;
     private readonly Tensor[] _v;
+    private readonly List<Group> _groups = [];
 
     public AdamW(IReadOnlyList<Parameter> parameters, AdamWSettings settings)
     {
@@ -25,8 +31,14 @@ public sealed class AdamW : IDisposable
         foreach (var p in parameters)
             if (p.Tensor.Type != DType.F32) throw new ArgumentException($"[AdamW] {p.Name} must be F32, but is {p.Tensor}");
         (_parameters, _settings) = (parameters, settings);
-        _m = [.. parameters.Select(p => Tensor.Zeros(DType.F32, p.Tensor.Shape))];
-        _v = [.. parameters.Select(p => Tensor.Zeros(DType.F32, p.Tensor.Shape))];
+        _m = [.. parameters.Select(p => Tensor.Zeros(DType.F32, p.Tensor.Device, p.Tensor.Shape))];
+        _v = [.. parameters.Select(p => Tensor.Zeros(DType.F32, p.Tensor.Device, p.Tensor.Shape))];
+        foreach (var device in Enumerable.Range(0, parameters.Count).GroupBy(i => parameters[i].Tensor.Device))
+        {
+            int[] indices = [.. device];
+            var chunks = new Chunks([.. indices.Select(i => parameters[i].Tensor)]);
+            _groups.Add(new Group(indices, chunks, device.Key.Kind == DeviceKind.Cuda ? new OptimizerKernels(chunks, [.. indices.Select(i => _m[i])], [.. indices.Select(i => _v[i])]) : null));
+        }
     }
 
     /// <summary>Steps taken.</summary>
@@ -53,48 +65,64 @@ public sealed class AdamW : IDisposable
     public void Step(double learningRate, double gradientScale)
     {
         Steps++;
-        var correction1 = 1 - Math.Pow(_settings.Beta1, Steps);
-        var correction2 = Math.Sqrt(1 - Math.Pow(_settings.Beta2, Steps));
-        for (var i = 0; i < _parameters.Count; i++)
+        var (rate, correction) = (learningRate / (1 - Math.Pow(_settings.Beta1, Steps)), Math.Sqrt(1 - Math.Pow(_settings.Beta2, Steps)));
+        var factors = new AdamWFactors((float)_settings.Beta1, (float)_settings.Beta2, (float)rate, (float)correction, (float)_settings.Eps, (float)(1 - (learningRate * _settings.WeightDecay)));
+        foreach (var group in _groups)
         {
-            var w = _parameters[i].Tensor;
-            Update(w, w.Grad, _m[i], _v[i], (float)gradientScale, (float)(learningRate / correction1), (float)correction2, learningRate);
-            w.Grad?.Dispose();
-            w.Grad = null;
+            if (group.Kernels is { } card) card.Step(group.Indices.Select(i => _parameters[i].Tensor.Grad), (float)gradientScale, factors);
+            else StepOnHost(group, (float)gradientScale, factors);
+        }
+        foreach (var (_, tensor) in _parameters)
+        {
+            tensor.Grad?.Dispose();
+            tensor.Grad = null;
         }
     }
 
     public void Dispose()
     {
+        foreach (var group in _groups) group.Kernels?.Dispose();
         foreach (var tensor in _m.Concat(_v)) tensor.Dispose();
     }
 
-    private void Update(Tensor w, Tensor? gradient, Tensor m, Tensor v, float scale, float rate, float correction2, double learningRate)
+    private void StepOnHost(Group group, float scale, AdamWFactors factors) => RowParallel.For(group.Chunks.Count, Chunks.Size, (first, last) =>
     {
-        var (b1, b2, eps) = ((float)_settings.Beta1, (float)_settings.Beta2, (float)_settings.Eps);
-        var decay = (float)(1 - (learningRate * _settings.WeightDecay));
-        RowParallel.For(w.Rows, w.Width * 8L, (first, last) =>
+        for (var chunk = (int)first; chunk < last; chunk++)
         {
-            var (a, b) = (new float[w.Width], new float[w.Width]);
-            for (var row = first; row < last; row++)
-            {
-                var mRow = m.Row<float>(row);
-                var vRow = v.Row<float>(row);
-                var wRow = w.Row<float>(row);
-                if (gradient is null) Array.Clear(a);
-                else TensorPrimitives.Multiply(gradient.Row<float>(row), scale, a);
-                TensorPrimitives.Multiply(a, 1 - b1, b);
-                TensorPrimitives.MultiplyAdd(mRow, b1, b, mRow);
-                TensorPrimitives.Multiply(a, a, a);
-                TensorPrimitives.Multiply(a, 1 - b2, a);
-                TensorPrimitives.MultiplyAdd(vRow, b2, a, vRow);
-                TensorPrimitives.Sqrt(vRow, a);
-                TensorPrimitives.Divide(a, correction2, a);
-                TensorPrimitives.Add(a, eps, a);
-                TensorPrimitives.Divide(mRow, a, a);
-                TensorPrimitives.Multiply(wRow, decay, wRow);
-                TensorPrimitives.MultiplyAdd(a, -rate, wRow, wRow);
-            }
-        });
+            var (at, from, length) = group.Chunks.At(chunk);
+            var i = group.Indices[at];
+            Span<float> Of(Tensor tensor) => Chunks.Elements(tensor, from, length);
+            var w = _parameters[i].Tensor;
+            Update(w.Grad is { } g ? Of(g) : [], scale, Of(w), Of(_m[i]), Of(_v[i]), factors);
+        }
+    });
+
+    /// <summary>One pass over a chunk; g empty: zeros. Eight elements at a time and the rest one by one, with the same operations.</summary>
+    private static void Update(ReadOnlySpan<float> g, float scale, Span<float> w, Span<float> m, Span<float> v, in AdamWFactors f)
+    {
+        ref float g0 = ref MemoryMarshal.GetReference(g), w0 = ref MemoryMarshal.GetReference(w), m0 = ref MemoryMarshal.GetReference(m), v0 = ref MemoryMarshal.GetReference(v);
+        var (b1, b2, c1, c2) = (Vector256.Create(f.Beta1), Vector256.Create(f.Beta2), Vector256.Create(1 - f.Beta1), Vector256.Create(1 - f.Beta2));
+        var (scales, rate, correction, eps, decay) = (Vector256.Create(scale), Vector256.Create(-f.Rate), Vector256.Create(f.Correction), Vector256.Create(f.Eps), Vector256.Create(f.Decay));
+        var i = 0;
+        for (; i <= w.Length - 8; i += 8)
+        {
+            var at = (nuint)i;
+            var gradient = g.IsEmpty ? Vector256<float>.Zero : Vector256.LoadUnsafe(ref g0, at) * scales;
+            var first = Vector256.FusedMultiplyAdd(Vector256.LoadUnsafe(ref m0, at), b1, gradient * c1);
+            var second = Vector256.FusedMultiplyAdd(Vector256.LoadUnsafe(ref v0, at), b2, gradient * gradient * c2);
+            first.StoreUnsafe(ref m0, at);
+            second.StoreUnsafe(ref v0, at);
+            Vector256.FusedMultiplyAdd(first / ((Vector256.Sqrt(second) / correction) + eps), rate, Vector256.LoadUnsafe(ref w0, at) * decay).StoreUnsafe(ref w0, at);
+        }
+        for (; i < w.Length; i++)
+        {
+            var gradient = g.IsEmpty ? 0 : g[i] * scale;
+            var first = m[i] = MathF.FusedMultiplyAdd(m[i], f.Beta1, gradient * (1 - f.Beta1));
+            var second = v[i] = MathF.FusedMultiplyAdd(v[i], f.Beta2, gradient * gradient * (1 - f.Beta2));
+            w[i] = MathF.FusedMultiplyAdd(first / ((MathF.Sqrt(second) / f.Correction) + f.Eps), -f.Rate, w[i] * f.Decay);
+        }
     }
+
+    /// <summary>The parameters of one device, by their number; kernels where it is a card.</summary>
+    private sealed record Group(int[] Indices, Chunks Chunks, OptimizerKernels? Kernels);
 }

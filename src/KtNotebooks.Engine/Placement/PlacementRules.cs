@@ -1,38 +1,42 @@
+using System.Globalization;
 using System.Text.RegularExpressions;
 
 using KtNotebooks.Configuration;
 using KtNotebooks.Data;
+using KtNotebooks.Ops;
+using KtNotebooks.Tensors;
 
 using YamlDotNet.RepresentationModel;
 
 namespace KtNotebooks.Placement;
 
-/// <summary>Where a module's weights live.</summary>
-public enum WeightHome
-{
-    /// <summary>Mapped from the checkpoint's file; pages are read when touched and may be dropped again.</summary>
-    Mmap,
-
-    /// <summary>Copied into memory of our own at load.</summary>
-    Host,
-}
-
-/// <summary>What a rule says of the modules that it matches.</summary>
-public sealed record ModulePlace(WeightHome Weights);
-
 /// <summary>
-/// A rules file: a list of `match: {name: REGEX}` with `place: {compute, weights}`; the first match wins, a module without a match is mapped. The schema is KTransformers' (match name, first wins) with our
-/// plain `place` in the stead of replacement classes. This engine computes on the CPU; other devices are refused by name.
+/// A rules file: a list of `match: {name: REGEX, class: CLASS}` with either KTransformers' `replace: {class, kwargs}` or our plain `place: {compute, weights, format, kernel, experts}`; the first match wins. Both
+/// say the same thing, an <see cref="Assignment"/>. An unknown key, class, operator or device is an error with file, line and the nearest known word. rules/README.md shows both spellings.
 /// </summary>
 public sealed class PlacementRules
 {
-    private readonly List<(Regex Name, ModulePlace Place)> _rules = [];
+    private static readonly string[] Kernels = ["auto", "amx", "avx512bf16", "avx512", "avx2", "plain"];
+    private readonly List<PlacementRule> _rules = [];
+    private readonly SortedDictionary<int, (string Device, string Where)> _transfers = [];
+    private readonly List<string> _notes = [];
 
     private PlacementRules(string path) => Path = path;
 
     public string Path { get; }
 
     public int Count => _rules.Count;
+
+    /// <summary>What was read and has no effect here.</summary>
+    public IReadOnlyList<string> Notes => _notes;
+
+    internal IReadOnlyList<PlacementRule> All => _rules;
+
+    /// <summary>transfer_map: from this layer on, the device.</summary>
+    internal IReadOnlyDictionary<int, (string Device, string Where)> Transfers => _transfers;
+
+    /// <summary>Does a rule name a card?</summary>
+    internal bool NamesCards => _transfers.Values.Any(t => IsCard(t.Device)) || _rules.Any(r => IsCard(r.Assign.Compute) || IsCard(r.Assign.Output));
 
     /// <exception cref="FileNotFoundException">No such file.</exception>
     /// <exception cref="InvalidDataException">Not a rules file; file and line are named.</exception>
@@ -44,30 +48,124 @@ public sealed class PlacementRules
         return rules;
     }
 
-    /// <summary>The place of a module or tensor by its dotted path.</summary>
-    public ModulePlace Of(string name)
+    internal PlacementRule? First(string path, ModuleClass kind, string modelType) => _rules.Find(r => r.Matches(path, kind, modelType));
+
+    private static bool IsCard(string? device) => device?.StartsWith("cuda", StringComparison.Ordinal) ?? false;
+
+    private PlacementRule Read(YamlNode node)
     {
-        foreach (var (pattern, place) in _rules)
-            if (pattern.IsMatch(name)) return place;
-        return new ModulePlace(WeightHome.Mmap);
+        var entry = Mapping(node, node, "match", "replace", "place", "recursive");
+        var match = Mapping(Child(entry, "match", node), node, "name", "class");
+        if (match.Children.Count == 0) throw Bad(node, "match needs a name, a class, or both");
+        var name = Maybe(match, "name") is { } pattern ? Pattern(pattern) : null;
+        var kind = Maybe(match, "class") is { } word ? Known(word, KtNames.Classes, "class") : null;
+        var recursive = Maybe(entry, "recursive") is not { } flag || Choice(flag, "recursive", "true", "false", "True", "False").StartsWith("true", StringComparison.OrdinalIgnoreCase);
+        var (place, replace) = (Maybe(entry, "place"), Maybe(entry, "replace"));
+        if ((place is null) == (replace is null)) throw Bad(node, place is null ? "'place' (or KTransformers' 'replace') is missing" : "'place' and 'replace' exclude each other");
+        return new PlacementRule(Where(node), name, kind, recursive, place is not null ? Place(place, node) : Replace(replace!, node));
     }
 
-    private (Regex, ModulePlace) Read(YamlNode node)
+    private Regex Pattern(YamlNode node)
     {
-        var entry = Mapping(node, node, "match", "place");
-        var match = Mapping(Child(entry, "match", node), node, "name");
-        var name = Word(Child(match, "name", node));
-        var place = Mapping(Child(entry, "place", node), node, "compute", "weights");
-        Choice(place, "compute", "cpu", node, "cpu");
-        var home = Choice(place, "weights", "mmap", node, "mmap", "host") == "host" ? WeightHome.Host : WeightHome.Mmap;
         try
         {
-            return (new Regex(name, RegexOptions.CultureInvariant), new ModulePlace(home));
+            return new Regex(Word(node), RegexOptions.CultureInvariant);
         }
         catch (ArgumentException error)
         {
-            throw Bad(node, $"'{name}' is not a regular expression: {error.Message}");
+            throw Bad(node, $"'{Word(node)}' is not a regular expression: {error.Message}");
         }
+    }
+
+    /// <summary>Our spelling.</summary>
+    private Assignment Place(YamlNode node, YamlNode near)
+    {
+        var place = Mapping(node, near, "compute", "weights", "format", "kernel", "experts");
+        var compute = Maybe(place, "compute") is { } c ? DeviceWord(c, "auto") : null;
+        WeightHome? home = Maybe(place, "weights") is { } w ? Enum.Parse<WeightHome>(Choice(w, "weights", "host", "device", "mmap"), ignoreCase: true) : null;
+        MatrixFormat? format = Maybe(place, "format") is { } f ? MatrixFormats.Parse(Choice(f, "format", "bf16", "fp8", "int8", "int4")) : null;
+        ExecutorKind? executor = Maybe(place, "experts") is { } e ? Enum.Parse<ExecutorKind>(Choice(e, "experts", "auto", "cpu", "streamed", "resident", "split"), ignoreCase: true) : null;
+        var kernel = Maybe(place, "kernel") is { } k ? Choice(k, "kernel", Kernels) : "auto";
+        if (compute == "cpu" && home == WeightHome.Device) throw Bad(node, "weights: device means a card, but compute is cpu; write weights: host or mmap");
+        if (compute == "cpu" && executor is ExecutorKind.Streamed or ExecutorKind.Resident or ExecutorKind.Split) throw Bad(node, $"experts: {executor.ToString()!.ToLowerInvariant()} needs a card, but compute is cpu");
+        return new Assignment(compute, home, format, executor, kernel);
+    }
+
+    /// <summary>KTransformers' spelling.</summary>
+    private Assignment Replace(YamlNode node, YamlNode near)
+    {
+        var replace = Mapping(node, near, "class", "kwargs");
+        var kind = Known(Child(replace, "class", node), KtNames.Replacements, "class");
+        var kwargs = Maybe(replace, "kwargs") is { } given ? Mapping(given, node, KtNames.Arguments(kind)) : new YamlMappingNode();
+        string? Get(string key, params string[] more) => Maybe(kwargs, key) is { } device ? DeviceWord(device, more) : null;
+        var compute = Get("generate_device") ?? Get("prefill_device");
+        switch (kind)
+        {
+            case ModuleClass.Linear:
+                foreach (var key in (string[])["generate_op", "prefill_op"]) Operator(kwargs, key, KtNames.LinearOps);
+                break;
+            case ModuleClass.Experts:
+                return Experts(kwargs, compute, Get("out_device")) with { For = kind };
+            case ModuleClass.Model:
+                ReadModel(kwargs);
+                break;
+            case ModuleClass.Attention when Maybe(kwargs, "absorb_for_prefill") is { } absorb:
+                _notes.Add($"{Where(absorb)}: absorb_for_prefill has no effect here");
+                break;
+        }
+        return new Assignment(compute) { For = kind };
+    }
+
+    /// <summary>CPU operators: the CPU, whatever the prompt's operator says, since a training window is not a prompt; a card's operators: resident there.</summary>
+    private Assignment Experts(YamlMappingNode kwargs, string? device, string? output)
+    {
+        var generate = Operator(kwargs, "generate_op", KtNames.ExpertOps.Keys);
+        var prefill = Operator(kwargs, "prefill_op", KtNames.ExpertOps.Keys);
+        MatrixFormat? format = Maybe(kwargs, "backend") is { } backend ? Known(backend, KtNames.Backends, "backend") : null;
+        var op = generate ?? prefill;
+        if (op is "KExpertsMarlin") format = MatrixFormat.Int4;
+        var onCpu = op is null ? device == "cpu" : KtNames.ExpertOps[op] || device == "cpu";
+        return onCpu ? new Assignment("cpu", WeightHome.Host, format, ExecutorKind.Cpu, Output: output) : new Assignment(device, WeightHome.Device, format, ExecutorKind.Resident, Output: output);
+    }
+
+    private void ReadModel(YamlMappingNode kwargs)
+    {
+        if (Maybe(kwargs, "per_layer_prefill_intput_threshold") is { } threshold && Word(threshold) != "0")
+            _notes.Add($"{Where(threshold)}: per_layer_prefill_intput_threshold has no effect here; `experts: streamed` in the config streams layers to the card");
+        if (Maybe(kwargs, "transfer_map") is not { } node) return;
+        if (node is not YamlMappingNode map) throw Bad(node, "transfer_map must map a layer's number to a device");
+        foreach (var (key, value) in map.Children)
+        {
+            if (!int.TryParse(Word(key), NumberStyles.None, CultureInfo.InvariantCulture, out var layer)) throw Bad(key, $"transfer_map must name the number of a layer, but says '{Word(key)}'");
+            _transfers[layer] = (DeviceWord(value), Where(key));
+        }
+    }
+
+    private string? Operator(YamlMappingNode kwargs, string key, IReadOnlyCollection<string> known)
+    {
+        if (Maybe(kwargs, key) is not { } node || Word(node) is not { } word || word is "null" or "~" or "") return null;
+        return known.Contains(word) ? word : throw Bad(node, $"unknown {key} '{word}'.{Nearest.Hint(word, known)}");
+    }
+
+    private string DeviceWord(YamlNode node, params string[] more)
+    {
+        var word = Word(node);
+        if (more.Contains(word)) return word;
+        try
+        {
+            Device.Parse(word);
+            return word;
+        }
+        catch (ArgumentException error)
+        {
+            throw Bad(node, error.Message);
+        }
+    }
+
+    private T Known<T>(YamlNode node, Dictionary<string, T> known, string what)
+    {
+        var word = Word(node);
+        return known.TryGetValue(word, out var value) ? value : throw Bad(node, $"unknown {what} '{word}'.{Nearest.Hint(word, known.Keys)}");
     }
 
     private YamlMappingNode Mapping(YamlNode node, YamlNode near, params string[] known)
@@ -80,13 +178,13 @@ public sealed class PlacementRules
 
     private string Word(YamlNode node) => node is YamlScalarNode { Value: { } word } ? word : throw Bad(node, "expected a word");
 
-    private YamlNode Child(YamlMappingNode map, string key, YamlNode near) => map.Children.TryGetValue(new YamlScalarNode(key), out var child) ? child : throw Bad(near, $"'{key}' is missing");
+    private YamlNode Child(YamlMappingNode map, string key, YamlNode near) => Maybe(map, key) ?? throw Bad(near, $"'{key}' is missing");
 
-    private string Choice(YamlMappingNode map, string key, string missing, YamlNode near, params string[] choices)
-    {
-        var value = map.Children.TryGetValue(new YamlScalarNode(key), out var child) ? Word(child) : missing;
-        return choices.Contains(value) ? value : throw Bad(child ?? near, $"{key} must be {string.Join(" or ", choices)} in this version, but is '{value}'");
-    }
+    private static YamlNode? Maybe(YamlMappingNode map, string key) => map.Children.TryGetValue(new YamlScalarNode(key), out var child) ? child : null;
 
-    private InvalidDataException Bad(YamlNode node, string what) => new($"{Path}:{node.Start.Line}: {what}");
+    private string Choice(YamlNode node, string key, params string[] choices) => choices.Contains(Word(node)) ? Word(node) : throw Bad(node, $"{key} must be {string.Join(", ", choices[..^1])} or {choices[^1]}, but is '{Word(node)}'");
+
+    private string Where(YamlNode node) => $"{Path}:{node.Start.Line}";
+
+    private InvalidDataException Bad(YamlNode node, string what) => new($"{Where(node)}: {what}");
 }

@@ -10,6 +10,7 @@ public abstract class Buffer : SafeHandle
 {
     private static long _aliveCount;
     private static long _aliveBytes;
+    private static long _peakBytes;
     private int _views;
 
     protected Buffer(nint pointer, long byteLength, Device device)
@@ -19,13 +20,16 @@ public abstract class Buffer : SafeHandle
         ByteLength = byteLength;
         Device = device;
         Interlocked.Increment(ref _aliveCount);
-        Interlocked.Add(ref _aliveBytes, byteLength);
+        Count(byteLength);
     }
 
     /// <summary>Buffers not yet freed in this process.</summary>
     public static long AliveCount => Volatile.Read(ref _aliveCount);
 
     public static long AliveBytes => Volatile.Read(ref _aliveBytes);
+
+    /// <summary>The most bytes alive at once since the process began or <see cref="ResetPeak"/>; mapped files and cards count, shapes without memory do not.</summary>
+    public static long PeakBytes => Volatile.Read(ref _peakBytes);
 
     public long ByteLength { get; }
 
@@ -34,10 +38,13 @@ public abstract class Buffer : SafeHandle
     public override bool IsInvalid => handle == 0;
 
     /// <summary>Address on <see cref="Device"/>.</summary>
-    internal nint Pointer => IsClosed ? throw new ObjectDisposedException(nameof(Tensor), "the tensor's memory has been freed") : handle;
+    internal nint Pointer => IsClosed || Device.Kind == DeviceKind.Meta ? throw NoAddress() : handle;
 
     /// <summary>True while exactly one tensor looks at this memory: only then may it be added to in place.</summary>
     internal bool IsUnique => Volatile.Read(ref _views) == 1;
+
+    /// <summary>Counts the peak anew, from what is alive now.</summary>
+    public static void ResetPeak() => Volatile.Write(ref _peakBytes, AliveBytes);
 
     internal void Retain() => Interlocked.Increment(ref _views);
 
@@ -50,9 +57,21 @@ public abstract class Buffer : SafeHandle
     {
         Free(handle);
         Interlocked.Decrement(ref _aliveCount);
-        Interlocked.Add(ref _aliveBytes, -ByteLength);
+        Count(-ByteLength);
         return true;
     }
+
+    private void Count(long bytes)
+    {
+        if (Device.Kind == DeviceKind.Meta) return;
+        var alive = Interlocked.Add(ref _aliveBytes, bytes);
+        for (var peak = PeakBytes; alive > peak; peak = PeakBytes)
+            if (Interlocked.CompareExchange(ref _peakBytes, alive, peak) == peak) return;
+    }
+
+    private Exception NoAddress() => IsClosed
+        ? new ObjectDisposedException(nameof(Tensor), "the tensor's memory has been freed")
+        : new InvalidOperationException("[Tensor] a shape without memory has no values");
 
     protected abstract void Free(nint pointer);
 }
@@ -81,4 +100,14 @@ public sealed unsafe class HostBuffer : Buffer
 public sealed class BorrowedBuffer(nint pointer, long byteLength, Action returned) : Buffer(pointer, byteLength, Device.Cpu)
 {
     protected override void Free(nint pointer) => returned();
+}
+
+/// <summary>No memory at all, for shapes that nobody computes with.</summary>
+public sealed class MetaBuffer(long byteLength) : Buffer(NoAddressAtAll, byteLength, Device.Meta)
+{
+    private const nint NoAddressAtAll = 1; // 0 would be an invalid handle
+
+    protected override void Free(nint pointer)
+    {
+    }
 }

@@ -4,12 +4,17 @@ public enum DeviceKind
 {
     Cpu,
     Cuda,
+
+    /// <summary>Nowhere: a tensor of a shape and a type, without memory. What a model would hold is asked of the model itself, built from such tensors.</summary>
+    Meta,
 }
 
 /// <summary>Where a tensor's bytes are and where ops on it run: `cpu` or `cuda:N`.</summary>
 public readonly record struct Device(DeviceKind Kind, int Index)
 {
     public static Device Cpu => new(DeviceKind.Cpu, 0);
+
+    public static Device Meta => new(DeviceKind.Meta, 0);
 
     public static Device Cuda(int index = 0) => new(DeviceKind.Cuda, index);
 
@@ -23,5 +28,10 @@ public readonly record struct Device(DeviceKind Kind, int Index)
         throw new ArgumentException($"device '{text}' is not known; write cpu, cuda or cuda:N");
     }
 
-    public override string ToString() => Kind == DeviceKind.Cpu ? "cpu" : $"cuda:{Index}";
+    public override string ToString() => Kind switch
+    {
+        DeviceKind.Cpu => "cpu",
+        DeviceKind.Meta => "meta",
+        _ => $"cuda:{Index}",
+    };
 }

@@ -8,12 +8,14 @@ public static unsafe class Memory
     public static Buffer Allocate(Device device, long byteLength) => device.Kind switch
     {
         DeviceKind.Cpu => HostBuffer.Allocate(byteLength),
+        DeviceKind.Meta => new MetaBuffer(byteLength),
         _ => CudaBuffer.Allocate(device, byteLength),
     };
 
     public static void Clear(Tensor tensor)
     {
         ArgumentNullException.ThrowIfNull(tensor);
+        if (tensor.Device.Kind == DeviceKind.Meta) return;
         if (tensor.Device.Kind == DeviceKind.Cuda) tensor.Card().Clear(tensor.Pointer, tensor.ByteLength);
         else NativeMemory.Clear((void*)tensor.Pointer, (nuint)tensor.ByteLength);
     }
@@ -37,6 +39,9 @@ public static unsafe class Memory
 
     /// <summary>I32 [n] on a device; the values may change afterwards.</summary>
     public static Tensor Place(ReadOnlySpan<int> values, Device device) => Place(values, DType.I32, device);
+
+    /// <summary>I64 [n] on a device; the values may change afterwards.</summary>
+    public static Tensor Place(ReadOnlySpan<long> values, Device device) => Place(values, DType.I64, device);
 
     /// <summary>F32 [n] on a device; the values may change afterwards.</summary>
     public static Tensor Place(ReadOnlySpan<float> values, Device device) => Place(values, DType.F32, device);

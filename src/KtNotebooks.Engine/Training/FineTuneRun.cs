@@ -77,19 +77,23 @@ public sealed class FineTuneRun : IDisposable
         };
         var data = new DataSettings(c.Text("dataset_dir", "datasets"), c.Required("dataset"), c.Text("eval_dataset"), c.Text("template", "empty"), Positive(c, "cutoff_len", 2048), c.Int("max_samples"), c.Number("val_size", 0), c.Flag("train_on_prompt"), c.Flag("mask_history"));
         var (batch, accumulation, epochs, maxSteps) = (c.Int("per_device_train_batch_size", 8), c.Int("gradient_accumulation_steps", 1), c.Number("num_train_epochs", 3), c.Int("max_steps", -1));
-        var rules = c.Text("kt_optimize_rule") is { } file ? PlacementRules.Load(file) : null;
-        if (c.Has("cpu_infer")) RowParallel.Threads = Positive(c, "cpu_infer", Environment.ProcessorCount);
+        var settings = PlacementSettings.Read(c);
+        if (settings.Threads is { } threads) RowParallel.Threads = threads;
+        if (settings.SkipExpertLora && lora.Experts) throw new ArgumentException($"{c.Where("lora_experts")}: lora_experts and a kt_backend that ends in _SkipLoRA exclude each other");
         c.Flag("do_train");
         var silent = c.WithoutEffect("overwrite_cache", "preprocessing_num_workers", "dataloader_num_workers", "ddp_timeout", "report_to", "trust_remote_code", "save_only_model");
         c.RefuseUnknown();
-        List<string> notes = silent.Count == 0 ? [] : [$"no effect here: {string.Join(", ", silent)}"];
+        List<string> notes = [.. settings.Notes];
+        if (silent.Count > 0) notes.Add($"no effect here: {string.Join(", ", silent)}");
+        var placement = ModelFolder.Place(modelPath, settings);
+        placement.RequireDevices();
 
         var tokenizer = Tokenizer.Load(modelPath);
         var template = Templates.Get(data.Template);
         var encoder = new SftEncoder(template, tokenizer, data.Cutoff, data.TrainOnPrompt, data.MaskHistory);
         var (train, heldOut) = data.Load(encoder, (int)training.Seed);
         var windows = new ExampleWindows(train, batch, accumulation, epochs, maxSteps, reduction, (int)training.Seed);
-        var model = ModelFolder.Load(modelPath, type, rules);
+        var model = ModelFolder.Load(modelPath, type, placement);
         try
         {
             foreach (var example in train.Concat(heldOut))

@@ -20,8 +20,8 @@ public partial class DirectionTests
         ["Weights"] = ["Ops", "Files"], // a checkpoint hands out an expert bank's matrices in the form that ops take
         ["Nn"] = ["Weights"],
         ["Experts"] = ["Nn"],
-        ["Placement"] = ["Weights", "Configuration"],
-        ["Models"] = ["Experts", "Placement"],
+        ["Placement"] = ["Experts", "Configuration"],
+        ["Models"] = ["Placement"],
         ["Lora"] = ["Models"],
         ["Optim"] = ["Nn"],
         ["Tokenizers"] = ["Files"],

@@ -71,13 +71,26 @@ public sealed class SettingsTests : IDisposable
     [InlineData("x: [1\n", "{0}:2: not valid YAML")]
     [InlineData("- x\n- y\n", "{0}:1: a config is a list of `key: value` lines")]
     [InlineData("just text\n", "{0}:1: a config is a list of `key: value` lines")]
-    [InlineData("a: 1\nx: {y: 1}\n", "{0}:2: 'x' must be a value or a list")]
+    [InlineData("a: 1\nx: {y: [1, [2]]}\n", "{0}:2: 'x.y' must be a value or a list of values")]
     [InlineData("a: 1\nx: [1, [2]]\n", "{0}:2: 'x' must be a value or a list of values")]
     [InlineData("a: 1\n[1, 2]: 3\n", "{0}:2: a key must be a word")]
     public void A_file_that_is_no_flat_mapping_is_named_with_its_line(string text, string message)
     {
         var file = _folder.Write("a.yaml", text);
         Assert.StartsWith(string.Format(message, file), Assert.Throws<InvalidDataException>(() => Settings.Read([file])).Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void A_block_reads_as_keys_with_a_dot_that_know_their_lines()
+    {
+        var file = _folder.Write("a.yaml", "a: 1\nkt_config:\n  kt_backend: INT8\n  kt_policy: {cpu: retain, gpu: recompute}\n");
+        var s = Settings.Read([file, "kt_config.kt_backend=FP8"]);
+        Assert.Equal("FP8", s.Text("kt_config.kt_backend"));
+        Assert.Equal("recompute", s.Text("kt_config.kt_policy.gpu"));
+        Assert.Equal("command line", s.Where("kt_config.kt_backend"));
+        Assert.Equal(["a", "kt_config.kt_policy.cpu"], s.Unread);
+        s.Int("a");
+        Assert.StartsWith($"{file}:4: unknown key 'kt_config.kt_policy.cpu'.", Assert.Throws<ArgumentException>(s.RefuseUnknown).Message, StringComparison.Ordinal);
     }
 
     [Fact]

@@ -1,0 +1,46 @@
+using KtNotebooks.Experts;
+using KtNotebooks.Interop.Cuda;
+using KtNotebooks.Placement;
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Models;
+
+/// <summary>
+/// Puts the experts of a loaded model to work as its placement says: banks that a card computes are streamed to it or kept on it, the others stay with the CPU. All other weights are where they belong already, so what is
+/// free on a card now is what experts, adapters and activations share.
+/// </summary>
+internal static class ExpertPlacer
+{
+    /// <summary>`auto` keeps experts on a card when they take at most this share of what is free: adapters, their moments and activations need the rest.</summary>
+    private const double ResidentShare = 0.6;
+
+    /// <summary>Share of what is free that the slots of streamed experts take: more than the few that hide copies save copies at the turn from forward to backward.</summary>
+    private const double SlotShare = 0.25;
+
+    /// <param name="reasons">Gets one line for every choice that was made here.</param>
+    /// <exception cref="NotSupportedException">An executor that does not exist yet.</exception>
+    public static ExpertExecutors? Apply(CausalLm model, ModelPlacement placement, List<string> reasons)
+    {
+        foreach (var device in placement.Devices)
+            if (device.Kind == DeviceKind.Cuda && placement.Settings.GpuMemoryLimit is { } limit) CudaDevice.Get(device.Index).Pool.Limit = limit;
+        ExpertExecutors? executors = null;
+        foreach (var group in model.All().OfType<ExpertBank>().Select(b => (Bank: b, Place: placement.Of(b.Path))).Where(b => b.Place.Compute.Kind == DeviceKind.Cuda && b.Place.Executor is not ExecutorKind.Cpu)
+            .GroupBy(b => (b.Place.Compute, Kind: b.Place.Executor ?? ExecutorKind.Auto)))
+        {
+            if (group.Key.Kind == ExecutorKind.Split) throw new NotSupportedException($"{group.First().Place.Because}: experts cannot be split between the CPU and a card yet; write streamed");
+            ExpertBank[] banks = [.. group.Select(b => b.Bank)];
+            var (card, stored) = (group.Key.Compute, banks.Sum(b => b.StoredBytes));
+            var room = Room(CudaDevice.Get(card.Index));
+            var resident = group.Key.Kind == ExecutorKind.Resident || (group.Key.Kind == ExecutorKind.Auto && stored <= ResidentShare * room);
+            if (group.Key.Kind == ExecutorKind.Auto)
+                reasons.Add($"experts: {(resident ? "resident" : "streamed")}: they take {stored / 1e9:F1} GB, {card} has {room / 1e9:F1} GB for them, adapters and activations");
+            executors ??= new ExpertExecutors();
+            if (resident) ExpertExecutors.Keep(banks, card, model.Type);
+            else executors.Stream(banks, card, (long)Math.Min(SlotShare * room, stored));
+        }
+        return executors;
+    }
+
+    /// <summary>What the card can still give: its own limit, and what the driver has.</summary>
+    private static long Room(CudaDevice card) => Math.Min(card.FreeBytes, card.Pool.Limit - card.Pool.UsedBytes);
+}
