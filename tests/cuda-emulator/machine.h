@@ -104,6 +104,9 @@ class Machine {
     int opened_ = -1;
 };
 
+// A retained context; null: not one.
+Context* find_context(void* context);
+
 // The card of the calling thread's context, or -1.
 int current_card();
 

@@ -40,36 +40,41 @@ void kt_complete_load_matrix(unsigned, void** payloads) { load_matrix(payloads, 
 void kt_complete_load_matrix_trans(unsigned, void** payloads) { load_matrix(payloads, true); }
 
 void kt_complete_mma(unsigned, void** payloads) {
-    float a[16][16], b[16][8], c[16][8];
+    typedef float Row __attribute__((vector_size(32)));
+    alignas(32) float a[16][16], b[16][8];
+    Row c[16];
+    auto wide = [](uint32_t pair) { return uint64_t{pair & 0xffff0000u} << 32 | pair << 16; };  // two BF16 as two floats
     for (int lane = 0; lane < 32; lane++) {
         auto p = static_cast<KtMmaPayload*>(payloads[lane]);
         int g = lane / 4, t = lane % 4 * 2;
-        for (int half = 0; half < 2; half++) {  // the low and the high 16 bits of a register
-            auto part = [half](uint32_t r) { return widen(half ? r >> 16 : r & 0xffff); };
-            a[g][t + half] = part(p->a[0]);
-            a[g + 8][t + half] = part(p->a[1]);
-            a[g][t + 8 + half] = part(p->a[2]);
-            a[g + 8][t + 8 + half] = part(p->a[3]);
-            b[t + half][g] = part(p->b[0]);
-            b[t + 8 + half][g] = part(p->b[1]);
-            c[g][t + half] = p->c[half];
-            c[g + 8][t + half] = p->c[2 + half];
+        for (int quarter = 0; quarter < 4; quarter++) {
+            auto pair = wide(p->a[quarter]);
+            memcpy(&a[g + quarter % 2 * 8][t + quarter / 2 * 8], &pair, 8);
         }
-    }
-    for (int m = 0; m < 16; m++) {
-        float sum[8];
-        memcpy(sum, c[m], sizeof sum);
-        for (int k = 0; k < 16; k++)
-            for (int n = 0; n < 8; n++) sum[n] += a[m][k] * b[k][n];
-        memcpy(c[m], sum, sizeof sum);
-    }
-    for (int lane = 0; lane < 32; lane++) {
-        auto p = static_cast<KtMmaPayload*>(payloads[lane]);
-        int g = lane / 4, t = lane % 4 * 2;
         for (int half = 0; half < 2; half++) {
-            p->c[half] = c[g][t + half];
-            p->c[2 + half] = c[g + 8][t + half];
+            b[t + half * 8][g] = widen(p->b[half] & 0xffff);
+            b[t + half * 8 + 1][g] = widen(p->b[half] >> 16);
+            memcpy(reinterpret_cast<float*>(&c[g + half * 8]) + t, p->c + 2 * half, 8);
         }
+    }
+    for (int m = 0; m < 16; m += 4) {  // four sums at a time hide each other's latency
+        Row c0 = c[m], c1 = c[m + 1], c2 = c[m + 2], c3 = c[m + 3];
+        for (int k = 0; k < 16; k++) {
+            Row row;
+            memcpy(&row, b[k], sizeof row);
+            c0 += a[m][k] * row;
+            c1 += a[m + 1][k] * row;
+            c2 += a[m + 2][k] * row;
+            c3 += a[m + 3][k] * row;
+        }
+        c[m] = c0;
+        c[m + 1] = c1;
+        c[m + 2] = c2;
+        c[m + 3] = c3;
+    }
+    for (int lane = 0; lane < 32; lane++) {
+        auto p = static_cast<KtMmaPayload*>(payloads[lane]);
+        for (int half = 0; half < 2; half++) memcpy(p->c + 2 * half, reinterpret_cast<float*>(&c[lane / 4 + half * 8]) + lane % 4 * 2, 8);
     }
 }
 }

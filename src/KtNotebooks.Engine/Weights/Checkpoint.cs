@@ -71,6 +71,9 @@ public sealed class Checkpoint : IWeights, IDisposable
 
     public TensorEntry Entry(string name) => FileOf(name).Entries[name];
 
+    /// <summary>A view on a tensor as it is stored, whatever its type. The caller disposes it.</summary>
+    public Tensor Stored(string name) => FileOf(name).Get(name);
+
     /// <summary>Rows and columns of a matrix, however it is stored.</summary>
     public (long N, long K) ShapeOf(string name)
     {
