@@ -30,6 +30,9 @@ internal sealed class Kt : IDisposable
         return kt.End();
     }
 
+    /// <summary>The peak of resident memory that kt says at its end.</summary>
+    public static double PeakMegabytes(string output) => double.Parse(System.Text.RegularExpressions.Regex.Match(output, @"peak memory ([\d.]+) MB").Groups[1].Value, System.Globalization.CultureInfo.InvariantCulture);
+
     /// <summary>Runs what must be refused: exit code 2 and exactly one line on standard error, which is returned.</summary>
     public static string Refuses(params string[] arguments)
     {
