@@ -100,7 +100,7 @@ public sealed class FineTuneRun : IDisposable
             foreach (var example in train.Concat(heldOut))
                 if (example.Ids.FirstOrDefault(i => i >= model.Info.Vocabulary) is > 0 and var id) throw new InvalidDataException($"{example.Source}: has token {id}, but the model's vocabulary ends at {model.Info.Vocabulary - 1}; tokenizer.json in {modelPath} belongs to another model");
             if (adapter is null) LoraAdapter.Attach(model, lora, training.Seed);
-else lora = AdapterFolder.Load(model, adapter, log) with { Dropout = lora.Dropout };
+            else lora = AdapterFolder.Load(model, adapter, log) with { Dropout = lora.Dropout };
             return new FineTuneRun(modelPath, tokenizer, data.Template, model, lora, training, train, heldOut, windows, [.. notes, .. model.Notes], log);
         }
         catch
