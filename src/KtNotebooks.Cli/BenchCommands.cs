@@ -10,5 +10,6 @@ internal static class BenchCommands
         BenchTrainCommand.Create(),
         BenchCeilingCommands.CreatePcie(),
         BenchCeilingCommands.CreateGemm(),
+        BenchAttentionCommand.Create(),
     };
 }

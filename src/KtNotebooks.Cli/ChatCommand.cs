@@ -1,10 +1,12 @@
 using System.CommandLine;
 
 using KtNotebooks.Generation;
+using KtNotebooks.Lora;
+using KtNotebooks.Nn;
 
 namespace KtNotebooks.Cli;
 
-/// <summary>`kt chat`: talk with a model and its adapter; answers stream. `clear` forgets, `exit` leaves, Ctrl-C stops an answer.</summary>
+/// <summary>`kt chat`: talk with a model and its adapter; answers stream. `clear` forgets, `/adapter NAME` switches, `exit` leaves, Ctrl-C stops an answer.</summary>
 internal static class ChatCommand
 {
     public static Command Create()
@@ -27,7 +29,7 @@ internal static class ChatCommand
         };
         Console.CancelKeyPress += stop;
         foreach (var note in chat.Model.Notes) Console.WriteLine(note);
-        Console.WriteLine("type a question; `clear` forgets the conversation, `exit` leaves");
+        Console.WriteLine("type a question; `clear` forgets the conversation, `/adapter NAME` lets another adapter answer (`base`: none), `exit` leaves");
         while (true)
         {
             Console.Write("\nUser: ");
@@ -38,6 +40,11 @@ internal static class ChatCommand
             {
                 chat.Clear();
                 Console.WriteLine("history cleared");
+                continue;
+            }
+            if (line.Trim().Split(' ', 2, StringSplitOptions.TrimEntries) is ["/adapter", ..] words)
+            {
+                Switch(chat, words.ElementAtOrDefault(1));
                 continue;
             }
             Console.Write("Assistant: ");
@@ -54,6 +61,20 @@ internal static class ChatCommand
             }
             answering = null;
             Console.WriteLine();
+        }
+    }
+
+    private static void Switch(ChatSession chat, string? name)
+    {
+        try
+        {
+            if (name is not null) chat.Adapter = name;
+            var all = NamedAdapters.Of(chat.Model).Prepend(Pass.BaseModel);
+            Console.WriteLine(string.Join("  ", all.Select(a => a == (chat.Adapter ?? Pass.BaseModel) ? $"[{a}]" : a)));
+        }
+        catch (ArgumentException error)
+        {
+            Console.WriteLine(error.Message);
         }
     }
 }

@@ -1,35 +1,64 @@
 using System.CommandLine;
+using System.Diagnostics;
+using System.Text.Json.Nodes;
 
 using KtNotebooks.Evaluation;
 using KtNotebooks.Files;
 using KtNotebooks.Segmentation;
+using KtNotebooks.Training;
 
 namespace KtNotebooks.Cli;
 
-/// <summary>`kt eval`: scores of a file of predictions.</summary>
+/// <summary>`kt eval`: scores of a file of predictions, or of a model on a data set.</summary>
 internal static class EvalCommand
 {
     public static Command Create()
     {
-        var predictions = new Option<string?>("--predictions") { Description = "score this file of rows with predict and label (generated_predictions.jsonl)" };
+        var arguments = new Argument<string[]>("CONFIG") { Description = "a YAML file and key=value pairs over it: score a model on eval_dataset (multiple choice, or token accuracy and loss)", Arity = ArgumentArity.ZeroOrMore };
+        var predictions = new Option<string?>("--predictions") { Description = "score this file of rows with predict and label (generated_predictions.jsonl) instead" };
         var json = new Option<bool>("--json") { Description = "print one JSON object instead of a table" };
         var save = new Option<string?>("--save") { Description = "also write the JSON object into this file" };
-        var command = new Command("eval", "Score predictions: LLaMA-Factory's bleu-4 and rouge-1/2/l, KTransformers' kt-bleu-1 … 4") { predictions, json, save };
-        command.SetAction((parsed, cancel) => Task.Run(() => Score(parsed.GetValue(predictions) ?? throw new ArgumentException("what to score? kt eval --predictions FILE.jsonl"), parsed.GetValue(json), parsed.GetValue(save), cancel), CancellationToken.None));
+        var command = new Command("eval", "Scores of predictions (LLaMA-Factory's bleu-4 and rouge-1/2/l, KTransformers' kt-bleu-1 … 4) or of a model (multiple choice two ways, token accuracy)") { arguments, predictions, json, save };
+        command.SetAction((parsed, cancel) => Task.Run(() =>
+        {
+            var given = parsed.GetValue(arguments) ?? [];
+            var file = parsed.GetValue(predictions);
+            if (file is null == (given.Length == 0)) throw new ArgumentException("what to score? Either kt eval --predictions FILE.jsonl, or kt eval CONFIG.yaml key=value … with a model and eval_dataset");
+            var quiet = parsed.GetValue(json);
+            Print(file is null ? Model(given, quiet, cancel) : Score(file, quiet, cancel), quiet, parsed.GetValue(save));
+            return 0;
+        }, CancellationToken.None));
         return command;
     }
 
-    private static int Score(string path, bool json, string? save, CancellationToken cancel)
+    private static IReadOnlyList<(string Name, double Value)> Score(string path, bool quiet, CancellationToken cancel)
     {
         var rows = Predictions.Read(path);
-        var scores = TextScores.Mean(TextScores.OfAll(rows, Jieba.Default, cancel));
-        if (save is not null) AtomicFile.WriteText(save, scores.ToJson().ToJsonString() + "\n");
-        if (json) Console.WriteLine(scores.ToJson().ToJsonString());
-        else
+        if (!quiet) Console.WriteLine($"{rows.Count} rows of {path}");
+        return [.. TextScores.Mean(TextScores.OfAll(rows, Jieba.Default, cancel)).All, .. ChoiceScores.OfPredictions(rows)?.All ?? []];
+    }
+
+    private static IReadOnlyList<(string Name, double Value)> Model(string[] arguments, bool quiet, CancellationToken cancel)
+    {
+        using var run = EvalRun.Open(arguments);
+        var watch = Stopwatch.StartNew();
+        var next = TimeSpan.FromSeconds(2);
+        run.OnProgress += text =>
         {
-            Console.WriteLine($"{rows.Count} rows of {path}");
-            foreach (var (name, value) in scores.All) Console.WriteLine($"{name,-10}{value,10:F4}");
-        }
-        return 0;
+            if (quiet || watch.Elapsed < next) return;
+            next = watch.Elapsed + TimeSpan.FromSeconds(2);
+            Console.WriteLine(text);
+        };
+        var result = run.Run(cancel);
+        if (!quiet) Console.WriteLine($"{result.Rows} rows in {TrainerLog.Duration(result.Elapsed)}, {result.Rows / result.Elapsed.TotalSeconds:F0} rows/s");
+        return result.All;
+    }
+
+    private static void Print(IReadOnlyList<(string Name, double Value)> scores, bool json, string? save)
+    {
+        var text = new JsonObject(scores.Select(s => KeyValuePair.Create(s.Name, (JsonNode?)s.Value))).ToJsonString();
+        if (save is not null) AtomicFile.WriteText(save, text + "\n");
+        if (json) Console.WriteLine(text);
+        else foreach (var (name, value) in scores) Console.WriteLine($"{name,-20}{value,10:F4}");
     }
 }

@@ -10,8 +10,13 @@ var root = new RootCommand("kt: fine-tune mixture-of-experts models on one machi
 {
     TrainCommands.CreateTrain(),
     TrainCommands.CreatePretrain(),
+    PlanCommand.Create(),
     ChatCommand.Create(),
+    PredictCommand.Create(),
     EvalCommand.Create(),
+    ExportCommand.CreateExport(),
+    ExportCommand.CreateAdapter(),
+    ReportCommand.Create(),
     VerifyCommand.Create(),
     BenchCommands.Create(),
     DoctorCommand.Create(),

@@ -10,6 +10,7 @@
 #include "gemm.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "cpu.h"
 #include "pool.h"
@@ -22,6 +23,8 @@ constexpr int64_t RangeRows = 512, BlockColumns = 256, DotRows = 4, ShortSide = 
 constexpr int64_t DecodedDots = 4;  // rows of low-bit weights decoded at a time: what dots reads together, small enough for the first cache
 constexpr int64_t PackedLimit = 32 << 20;  // bytes of A packed ahead at a time
 constexpr int64_t PackRows = 96;           // a packing task; a multiple of every mr
+
+std::atomic<bool> row_invariant{false};
 
 int64_t round_up(int64_t x, int64_t unit) { return (x + unit - 1) / unit * unit; }
 
@@ -122,9 +125,10 @@ void compute(const Kernels& kernels, const Task& task) {
     kernels.store(c, ldc, range.rows, task.columns, product.alpha, product.beta, out, product.type, product.rows, product.cols);
 }
 
-// A few rows times stored rows of weights (decoding): bound by reading B once, so nothing is packed.
+// A few rows times stored rows of weights (decoding): bound by reading B once, so nothing is packed. A dot product sums in another order
+// than a tile, so a row's bits then depend on how many rows come with it.
 bool fits_dots(const Product& p) {
-    if (p.m > DotRows) return false;
+    if (p.m > DotRows || row_invariant) return false;
     for (int t = 0; t < p.term_count; t++)
         if (p.terms[t].a.cols != 1 || (p.terms[t].b.is_low_bit() ? p.terms[t].b.low.turned : p.terms[t].b.cols != 1)) return false;
     return true;
@@ -193,6 +197,8 @@ void run_wave(const Kernels& kernels, std::vector<Range>& ranges, size_t first, 
 }
 
 }  // namespace
+
+void set_row_invariant(bool on) { row_invariant = on; }
 
 void multiply(std::vector<Product> products) {
     const Kernels& kernels = kt::kernels();

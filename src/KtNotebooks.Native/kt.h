@@ -19,7 +19,7 @@ enum { KT_F32 = 0, KT_BF16 = 1, KT_FP8 = 2, KT_INT8 = 3, KT_INT4 = 4 };
 //   KT_INT4  [N,K/2] bytes, element 2j in the low nibble of byte j, stored as value + 8 ; scales bf16 [N,K/32] ; K a multiple of 32
 
 // ---- library -------------------------------------------------------------------------------------------------------------
-KT_API int32_t kt_abi_version(void);       // 2
+KT_API int32_t kt_abi_version(void);       // 3
 KT_API const char* kt_last_error(void);    // of the calling thread; never null
 KT_API const char* kt_cpu_variants(void);  // supported here, best first, comma-separated: "amx,avx512bf16,avx512,avx2"
 // Chooses the variant (null or "": the best; "amx-emulated", for tests, computes AMX tiles with loops) and sizes the thread pool (0: all
@@ -27,6 +27,9 @@ KT_API const char* kt_cpu_variants(void);  // supported here, best first, comma-
 KT_API int32_t kt_init(const char* variant, int32_t threads);
 KT_API const char* kt_cpu_variant(void);  // the chosen one
 KT_API int32_t kt_threads(void);
+// On: a row's results do not depend on the rows that are computed with it, bit for bit (few rows then take the slower path of many).
+// For the whole process; off at first.
+KT_API void kt_set_row_invariant(int32_t on);
 
 // ---- dense GEMM ----------------------------------------------------------------------------------------------------------
 // C[M,N] = alpha · op(A)·op(B) + beta · C, op(X) = X or Xᵀ (transA: A is stored [K,M]; transB: B is stored [N,K]).

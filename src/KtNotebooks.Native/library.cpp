@@ -1,6 +1,7 @@
 // The library itself: version, error text, choice of the variant and of the number of threads.
 #include "check.h"
 #include "cpu.h"
+#include "gemm.h"
 #include "pool.h"
 
 namespace kt {
@@ -15,7 +16,7 @@ int32_t failed(const char* function, Status status, const char* text) noexcept {
 
 }  // namespace kt
 
-int32_t kt_abi_version(void) { return 2; }
+int32_t kt_abi_version(void) { return 3; }
 
 const char* kt_last_error(void) { return kt::last_error; }
 
@@ -38,6 +39,8 @@ const char* kt_cpu_variant(void) {
     kt::guarded("kt_cpu_variant", [&] { name = kt::kernels().name; });
     return name;
 }
+
+void kt_set_row_invariant(int32_t on) { kt::set_row_invariant(on != 0); }
 
 int32_t kt_threads(void) {
     int32_t n = 1;

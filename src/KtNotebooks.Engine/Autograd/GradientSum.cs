@@ -13,6 +13,7 @@ public static class GradientSum
         ArgumentNullException.ThrowIfNull(source);
         if (!target.HasShape(source.Shape)) throw new ArgumentException($"[GradientSum] {source} cannot be added to {target}");
         if (source.Device != target.Device) throw new ArgumentException($"[GradientSum] source is on {source.Device}, target on {target.Device}");
+        if (target.Device.Kind == DeviceKind.Meta) return;
         if (target.Device.Kind == DeviceKind.Cuda)
         {
             DeviceMath.AddInto(target, source);

@@ -29,6 +29,9 @@ public abstract class Op
 
     protected virtual void Cuda(Frame f) => throw new NotSupportedException($"[{Name}] has no CUDA kernel yet");
 
+    /// <summary>Bytes that a run takes beside inputs and outputs and gives back when it ends: asked when an op meets shapes without memory, to predict what a model needs.</summary>
+    protected virtual long ScratchBytes(Frame f) => 0;
+
     /// <summary>Gradients of the inputs for given gradients of the outputs (null: zero). An entry may be null where f.Needs(i) is false.</summary>
     protected internal abstract Tensor?[] Backward(Frame f, Tensor?[] dOut);
 
@@ -42,7 +45,8 @@ public abstract class Op
         frame.Op = this;
         try
         {
-            if (device.Kind == DeviceKind.Cuda) Cuda(frame);
+            if (device.Kind == DeviceKind.Meta) MetaBuffer.Touch(ScratchBytes(frame));
+            else if (device.Kind == DeviceKind.Cuda) Cuda(frame);
             else if (PlainOnly.Value) Plain(frame);
             else Cpu(frame);
         }

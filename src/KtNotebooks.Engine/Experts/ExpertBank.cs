@@ -50,6 +50,9 @@ public sealed class ExpertBank : Module
         }
     }
 
+    /// <summary>Frozen pairs by the name of their adapter, for passes that name one; owned by this bank.</summary>
+    public Dictionary<string, LowRankExperts> Named { get; } = [];
+
     /// <summary>Under per-expert names: views that this bank owns, as modules do. Of low-bit experts the stored codes.</summary>
     public override IEnumerable<Parameter> Weights => _weights;
 
@@ -86,7 +89,8 @@ public sealed class ExpertBank : Module
     /// <summary>x [T, D], weights F32 [T, k], indices I32 [T, k] → [T, D]. Rows on a card meet experts that are on no card in host memory: they go there and come back.</summary>
     public Tensor Forward(Tensor x, Tensor weights, Tensor indices, Pass pass)
     {
-        var set = pass.Training || _set.Lora is not { Dropout: > 0 } lora ? _set : _set with { Lora = lora with { Dropout = 0 } };
+        var lora = pass.Adapter is { } name ? Named.GetValueOrDefault(name) : _set.Lora;
+        var set = _set with { Lora = pass.Training || lora is not { Dropout: > 0 } ? lora : lora with { Dropout = 0 } };
         var y = RoutedExperts.Apply(Transfer.Apply(x, Device), Transfer.Apply(weights, Device), Transfer.Apply(indices, Device), set, DropoutMask.Mix(pass.DropoutKey ^ _key), pass.FirstRow * (long)weights.Width, pass.ValueUnused);
         return Transfer.Apply(y, x.Device);
     }
@@ -120,14 +124,14 @@ public sealed class ExpertBank : Module
     /// <summary>Takes the low-rank pairs off and frees them.</summary>
     public void RemoveAdapter()
     {
-        if (_set.Lora is { } l)
-            foreach (var tensor in (Tensor[])[l.GateA, l.GateB, l.UpA, l.UpB, l.DownA, l.DownB]) tensor.Dispose();
+        _set.Lora?.Dispose();
         _set = _set with { Lora = null };
     }
 
     protected override void DisposeOwn()
     {
         RemoveAdapter();
+        foreach (var pairs in Named.Values) pairs.Dispose();
         Stream?.Drain(); // copies may have run ahead
         FreeMatrices();
         (_set.OnCard as IDisposable)?.Dispose();

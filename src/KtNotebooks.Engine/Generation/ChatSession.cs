@@ -2,14 +2,12 @@ using KtNotebooks.Configuration;
 using KtNotebooks.Data;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
-using KtNotebooks.Placement;
-using KtNotebooks.Tensors;
 using KtNotebooks.Tokenizers;
 
 namespace KtNotebooks.Generation;
 
 /// <summary>
-/// A model, its tokenizer, a template and a conversation. Keys are LLaMA-Factory's: model_name_or_path, adapter_name_or_path, template, default_system, do_sample, temperature, top_p, top_k,
+/// A model, its tokenizer, a template and a conversation. Keys are LLaMA-Factory's: model_name_or_path, adapter_name_or_path (a list is several by name, of which the first answers), template, default_system, do_sample, temperature, top_p, top_k,
 /// max_new_tokens, repetition_penalty, seed, infer_dtype, cpu_infer.
 /// </summary>
 public sealed class ChatSession : IDisposable
@@ -31,31 +29,30 @@ public sealed class ChatSession : IDisposable
     /// <summary>May be changed between turns.</summary>
     public Sampling Sampling { get; set; }
 
-    /// <summary>Loads base and adapter as a config or key=value pairs say.</summary>
+    /// <summary>The adapter that answers: one of <see cref="NamedAdapters.Of"/>, `base`, or null for the attached one. May be changed between turns; the conversation goes on.</summary>
+    public string? Adapter
+    {
+        get;
+        set
+        {
+            NamedAdapters.Check(Model, value);
+            field = value;
+        }
+    }
+
+    /// <summary>Loads base and adapters as a config or key=value pairs say.</summary>
     public static ChatSession Open(params string[] arguments)
     {
         var c = Settings.Read(arguments);
-        var path = c.Required("model_name_or_path");
-        var adapter = c.Text("adapter_name_or_path");
-        var template = Templates.Get(c.Text("template", "empty"));
-        var defaults = new Sampling();
-        var sampling = new Sampling(c.Int("max_new_tokens", defaults.MaxNewTokens), c.Flag("do_sample", true), c.Number("temperature", defaults.Temperature), c.Number("top_p", defaults.TopP), c.Int("top_k", defaults.TopK), c.Number("repetition_penalty", 1), (ulong)c.Int("seed", 42)).Checked();
+        var keys = ModelKeys.Read(c);
+        var sampling = ModelKeys.ReadSampling(c);
         var system = c.Text("default_system");
-        var type = c.OneOf("infer_dtype", "auto", "auto", "float32", "bfloat16") == "float32" ? DType.F32 : DType.BF16;
-        var settings = PlacementSettings.Read(c);
-        if (settings.Threads is { } threads) RowParallel.Threads = threads;
-        c.OneOf("infer_backend", "huggingface", "huggingface", "ktransformers");
-        c.OneOf("finetuning_type", "lora", "lora");
-        c.WithoutEffect("trust_remote_code", "use_kt");
         c.RefuseUnknown();
-        var tokenizer = Tokenizer.Load(path);
-        var placement = ModelFolder.Place(path, settings);
-        placement.RequireDevices();
-        var model = ModelFolder.Load(path, type, placement);
+        var (model, tokenizer) = (keys with { Adapter = null }).Load(); // adapters lie beside each other here, to be switched
         try
         {
-            if (adapter is not null) AdapterFolder.Load(model, adapter);
-            return new ChatSession(model, tokenizer, template, sampling, system);
+            var names = NamedAdapters.Load(model, keys.Adapter?.Split(',', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries) ?? []);
+            return new ChatSession(model, tokenizer, keys.Template, sampling, system) { Adapter = names.Count > 0 ? names[0] : null };
         }
         catch
         {
@@ -75,7 +72,7 @@ public sealed class ChatSession : IDisposable
         var stops = Template.StopIds(Tokenizer).ToHashSet();
         var decoder = new StreamDecoder(Tokenizer, skipSpecial: true);
         var answer = new System.Text.StringBuilder();
-        foreach (var id in new Generator(Model).Generate(prompt, Sampling, (IReadOnlySet<int>)stops, cancel))
+        foreach (var id in new Generator(Model, Adapter).Generate(prompt, Sampling, (IReadOnlySet<int>)stops, cancel))
         {
             var piece = decoder.Push(id);
             if (piece.Length == 0) continue;

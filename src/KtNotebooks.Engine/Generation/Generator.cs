@@ -1,14 +1,17 @@
 using KtNotebooks.Autograd;
+using KtNotebooks.Lora;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
 
 namespace KtNotebooks.Generation;
 
 /// <summary>Token by token generation with a cache of keys and values: the prompt runs once, then one row a token.</summary>
-public sealed class Generator(CausalLm model)
+/// <param name="model">Shared by as many generators as one likes.</param>
+/// <param name="adapter">One of <see cref="NamedAdapters.Of"/>, or `base`; null: the attached one.</param>
+public sealed class Generator(CausalLm model, string? adapter = null)
 {
     /// <summary>Yields new tokens as they are drawn, without the stop token. Ends at a stop token, max_new_tokens, or cancellation (OperationCanceledException).</summary>
-    /// <exception cref="ArgumentException">An empty prompt, or one longer than the model's positions.</exception>
+    /// <exception cref="ArgumentException">An empty prompt, one longer than the model's positions, or an unknown adapter.</exception>
     public IEnumerable<int> Generate(IReadOnlyList<int> prompt, Sampling sampling, IReadOnlySet<int> stops, CancellationToken cancel = default)
     {
         ArgumentNullException.ThrowIfNull(prompt);
@@ -16,6 +19,7 @@ public sealed class Generator(CausalLm model)
         ArgumentNullException.ThrowIfNull(stops);
         if (prompt.Count == 0) throw new ArgumentException("the prompt has no tokens");
         if (prompt.Count >= model.Info.MaxPositions) throw new ArgumentException($"the prompt has {prompt.Count} tokens; the model was made for {model.Info.MaxPositions} positions");
+        NamedAdapters.Check(model, adapter);
         return Loop(prompt, sampling, stops, cancel);
     }
 
@@ -44,8 +48,9 @@ public sealed class Generator(CausalLm model)
     {
         using var tape = Tape.Scratch();
         var batch = TokenBatch.ForInference([ids], [firstPosition]);
-        var hidden = model.Hidden(batch, cache);
+        var pass = Pass.Inference(batch, cache, adapter);
+        var hidden = model.Hidden(batch, pass);
         using var last = hidden.Slice(ids.Length - 1, 1);
-        return model.Logits(last, Pass.Inference(batch)).ToFloats();
+        return model.Logits(last, pass).ToFloats();
     }
 }

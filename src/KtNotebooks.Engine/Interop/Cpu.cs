@@ -27,6 +27,12 @@ public static class Cpu
     /// <summary>Threads of the native pool; without it, the processors that .NET sees.</summary>
     public static int Threads => Current.Threads;
 
+    /// <summary>
+    /// Until it is disposed, a row's results do not depend on the rows computed with it, bit for bit, so that what is generated does not depend on the batch. Costs time where few rows are computed at
+    /// once. For the whole process; several may be open.
+    /// </summary>
+    public static IDisposable RowInvariant() => new InvariantScope();
+
     private static State Current
     {
         get
@@ -84,6 +90,30 @@ public static class Cpu
         else
             missing = "this processor has no AVX2 with FMA";
         return [Plain];
+    }
+
+    private sealed class InvariantScope : IDisposable
+    {
+        private static int _open;
+        private bool _closed;
+
+        public InvariantScope() => Count(1);
+
+        public void Dispose()
+        {
+            if (_closed) return;
+            _closed = true;
+            Count(-1);
+        }
+
+        private static void Count(int change)
+        {
+            lock (Gate)
+            {
+                _open += change;
+                if (IsNative) Native.kt_set_row_invariant(_open > 0 ? 1 : 0);
+            }
+        }
     }
 
     private sealed record State(bool IsNative, string Variant, string[] Variants, int Threads);

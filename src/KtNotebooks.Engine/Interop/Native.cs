@@ -10,7 +10,7 @@ namespace KtNotebooks.Interop;
 internal static unsafe partial class Native
 {
     internal const string Library = "ktnative";
-    internal const int AbiVersion = 2;
+    internal const int AbiVersion = 3;
     internal const int F32 = 0;
     internal const int BF16 = 1;
 
@@ -31,6 +31,9 @@ internal static unsafe partial class Native
 
     [LibraryImport(Library)]
     internal static partial int kt_threads();
+
+    [LibraryImport(Library)]
+    internal static partial void kt_set_row_invariant(int on);
 
     [LibraryImport(Library)]
     internal static partial int kt_gemm(int transA, int transB, long M, long N, long K, float alpha, void* A, long lda, int typeA,

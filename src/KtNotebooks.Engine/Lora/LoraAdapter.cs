@@ -73,22 +73,43 @@ public static class LoraAdapter
             }
     }
 
+    /// <summary>Rank of each projection of a bank, and their scale: the experts of a layer are multiplied together, so they need one of each.</summary>
+    /// <exception cref="ArgumentException">The patterns give experts of one layer different ranks or scales.</exception>
+    internal static ((int Gate, int Up, int Down) Rank, float Scale) RanksOf(ExpertBank bank, LoraSettings s)
+    {
+        if (s.RankPattern is null && s.AlphaPattern is null) return ((s.Rank, s.Rank, s.Rank), s.Scale);
+        var ranks = new int[ExpertBank.Projections.Length];
+        var scale = s.ScaleOf($"{bank.Path}.0.{ExpertBank.Projections[0]}");
+        for (var p = 0; p < ranks.Length; p++)
+            for (var e = 0; e < bank.Count; e++)
+            {
+                var path = $"{bank.Path}.{e}.{ExpertBank.Projections[p]}";
+                var rank = s.RankOf(path);
+                if (e > 0 && rank != ranks[p]) throw new ArgumentException($"rank_pattern gives {path} the rank {rank}, but expert 0 of its layer {ranks[p]}; the experts of a layer need one rank a projection");
+                if (s.ScaleOf(path) != scale) throw new ArgumentException($"rank_pattern and alpha_pattern scale {path} by {s.ScaleOf(path)}, but others of its layer by {scale}; the experts of a layer need one scale");
+                ranks[p] = rank;
+            }
+        return ((ranks[0], ranks[1], ranks[2]), scale);
+    }
+
     private static LowRank Fresh(Nn.Linear linear, LoraSettings s, ulong seed)
     {
-        var device = linear.Weight.Device;
-        return new LowRank(RandomA(seed, linear.Path, device, s.Rank, linear.Inputs), Zeros(device, linear.Outputs, s.Rank), s.Scale, (float)s.Dropout);
+        var (r, device) = (s.RankOf(linear.Path), linear.Weight.Device);
+        return new LowRank(RandomA(seed, linear.Path, device, r, linear.Inputs), Zeros(device, linear.Outputs, r), s.ScaleOf(linear.Path), (float)s.Dropout);
     }
 
     private static LowRankExperts Fresh(ExpertBank bank, LoraSettings s, ulong seed)
     {
+        var ((gate, up, down), scale) = RanksOf(bank, s);
         var device = bank.Device;
-        Tensor A(string name, int inputs) => RandomA(seed, $"{bank.Path}.{name}", device, bank.Count, s.Rank, inputs);
-        Tensor B(int outputs) => Zeros(device, bank.Count, outputs, s.Rank);
-        return new LowRankExperts(A("gate_proj", bank.Width), B(bank.Inner), A("up_proj", bank.Width), B(bank.Inner), A("down_proj", bank.Inner), B(bank.Width), s.Scale, (float)s.Dropout);
+        Tensor A(string name, int rank, int inputs) => RandomA(seed, $"{bank.Path}.{name}", device, bank.Count, rank, inputs);
+        Tensor B(int outputs, int rank) => Zeros(device, bank.Count, outputs, rank);
+        return new LowRankExperts(A("gate_proj", gate, bank.Width), B(bank.Inner, gate), A("up_proj", up, bank.Width), B(bank.Inner, up), A("down_proj", down, bank.Inner), B(bank.Width, down), scale, (float)s.Dropout);
     }
 
     private static Tensor RandomA(ulong seed, string name, Device device, params ReadOnlySpan<long> shape)
     {
+        if (device.Kind == DeviceKind.Meta) return Trained(Tensor.Empty(DType.F32, device, shape)); // of a model of shapes
         var random = new NormalRandom(seed, name);
         using var values = Tensor.Empty(DType.F32, shape);
         var bound = 1 / Math.Sqrt(values.Width);

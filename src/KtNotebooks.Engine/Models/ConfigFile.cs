@@ -1,6 +1,7 @@
 using System.Text.Json;
 
 using KtNotebooks.Ops;
+using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Models;
 
@@ -37,6 +38,17 @@ public sealed class ConfigFile
         using var document = JsonDocument.Parse(json);
         return new ConfigFile(name, document.RootElement.Clone());
     }
+
+    /// <summary>Type of what the checkpoint does not quantise: torch_dtype, in newer files dtype.</summary>
+    public DType StoredType => Text("torch_dtype", Text("dtype", "bfloat16")) == "float32" ? DType.F32 : DType.BF16;
+
+    /// <summary>How the checkpoint stores its experts by quantization_config; null: not quantised.</summary>
+    public MatrixFormat? StoredFormat => Find(_root, "quantization_config") is not { ValueKind: JsonValueKind.Object } block || Find(block, "quant_method") is not { } method ? null : method.ToString() switch
+    {
+        "fp8" => MatrixFormat.Fp8,
+        "compressed-tensors" => MatrixFormat.Int4,
+        _ => throw new NotSupportedException($"{Path}: quantization_config.quant_method '{method}' is not known; known are fp8 and compressed-tensors"),
+    };
 
     public string ModelType => Text("model_type");
 

@@ -9,6 +9,9 @@ public static class ModelShapes
 
     public static IReadOnlyList<string> Known { get; } = [.. typeof(ModelShapes).Assembly.GetManifestResourceNames().Where(n => n.StartsWith(Folder, StringComparison.Ordinal)).Select(n => n[Folder.Length..^".json".Length]).Order(StringComparer.Ordinal)];
 
+    /// <summary>The config of a whole shape as a file that was never written.</summary>
+    public static ConfigFile File(string shape) => ConfigFile.FromJson(shape, Config(shape).ToJsonString());
+
     /// <summary>The config of a shape as JSON, cut to its first layers where asked: at least one dense and, of mixture-of-experts models, one sparse layer should be left by the caller's number.</summary>
     /// <param name="layers">num_hidden_layers; first_k_dense_replace shrinks so that at least one sparse layer stays.</param>
     /// <exception cref="ArgumentException">An unknown shape, or more layers than it has.</exception>

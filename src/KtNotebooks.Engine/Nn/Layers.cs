@@ -41,6 +41,9 @@ public sealed class Linear : Module
     /// <summary>Set by whoever trains or loads an adapter; owned by this layer.</summary>
     public LowRank? Adapter { get; set; }
 
+    /// <summary>Frozen pairs by the name of their adapter, for passes that name one; owned by this layer.</summary>
+    public Dictionary<string, LowRank> Named { get; } = [];
+
     /// <summary>None where the weight is another module's.</summary>
     public override IEnumerable<Parameter> Weights => _tied ? [] : [new(Path + ".weight", Weight)];
 
@@ -50,7 +53,7 @@ public sealed class Linear : Module
     public static Linear Tied(string path, Embedding table) => new(path, table.Weight, tied: true);
 
     /// <summary>x [..., in] → [..., out] in x's type or <paramref name="outType"/>.</summary>
-    public Tensor Forward(Tensor x, Pass pass, DType? outType = null) => Adapter is { } a
+    public Tensor Forward(Tensor x, Pass pass, DType? outType = null) => (pass.Adapter is { } name ? Named.GetValueOrDefault(name) : Adapter) is { } a
         ? Ops.Linear.Apply(x, Weight, a.A, a.B, a.Scale, pass.Mask(a.Dropout, _key))
         : Ops.Linear.Apply(x, Weight, outType);
 
@@ -58,6 +61,7 @@ public sealed class Linear : Module
     {
         base.DisposeOwn();
         Adapter?.Dispose();
+        foreach (var pair in Named.Values) pair.Dispose();
     }
 }
 

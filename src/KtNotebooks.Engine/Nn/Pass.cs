@@ -12,9 +12,13 @@ namespace KtNotebooks.Nn;
 /// <param name="Training">Dropout acts.</param>
 /// <param name="Cache">Keys and values of earlier rows, or null.</param>
 /// <param name="ValueUnused">The stage is computed again for its gradients alone: what it adds to the stream will not be read, and the last product before may be left out.</param>
-public sealed record Pass(int[] Positions, int[] SeqStarts, int FirstRow = 0, ulong DropoutKey = 0, bool Training = false, KvCache? Cache = null, bool ValueUnused = false)
+/// <param name="Adapter">The name of one of the adapters that were loaded under names, or <see cref="BaseModel"/>; null: the one that is attached for training, if there is one.</param>
+public sealed record Pass(int[] Positions, int[] SeqStarts, int FirstRow = 0, ulong DropoutKey = 0, bool Training = false, KvCache? Cache = null, bool ValueUnused = false, string? Adapter = null)
 {
-    public static Pass Inference(TokenBatch batch, KvCache? cache = null) => new(batch.Positions, batch.SeqStarts, Cache: cache);
+    /// <summary>Asks for the base without any adapter.</summary>
+    public const string BaseModel = "base";
+
+    public static Pass Inference(TokenBatch batch, KvCache? cache = null, string? adapter = null) => new(batch.Positions, batch.SeqStarts, Cache: cache, Adapter: adapter);
 
     /// <summary>Rows [from, to) of a batch; attention wants whole sequences, other layers any rows.</summary>
     public static Pass ForTraining(TokenBatch batch, int from, int to, ulong dropoutKey)

@@ -24,6 +24,8 @@ public sealed record Spans(int[] Queries, int[] Keys)
 /// </summary>
 public sealed unsafe class Attention(Spans spans, float scale) : Op
 {
+    private Spans Spans => spans;
+
     private int[] QueryStarts => spans.Queries;
 
     private int[] KeyStarts => spans.Keys;
@@ -81,6 +83,8 @@ public sealed unsafe class Attention(Spans spans, float scale) : Op
             Native.Ok(Native.kt_attention(spans.Count, starts, keys, H, Hk, D, Dv, scale, (void*)f.Inputs[0].Pointer, (void*)f.Inputs[1].Pointer, (void*)f.Inputs[2].Pointer, f.Inputs[0].Type == DType.F32 ? 0 : 1, (void*)f.Outputs[0].Pointer, (float*)f.Saved[0].Pointer));
         }
     }
+
+    protected override void Cuda(Frame f) => AttentionKernels.Forward(spans, scale, f.Inputs[0], f.Inputs[1], f.Inputs[2], f.Outputs[0], f.Saved[0]);
 
     protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut) => [.. new Grad(this).Run(dOut[0]!, f.Inputs[0], f.Inputs[1], f.Inputs[2], f.Outputs[0], f.Saved[0])];
 
@@ -211,6 +215,9 @@ public sealed unsafe class Attention(Spans spans, float scale) : Op
                 Native.Ok(Native.kt_attention_grad(forward.QueryStarts.Length - 1, starts, keys, H, Hk, D, Dv, forward.Scale, (void*)f.Inputs[1].Pointer, (void*)f.Inputs[2].Pointer, (void*)f.Inputs[3].Pointer, (void*)f.Inputs[4].Pointer, (float*)f.Inputs[5].Pointer, (void*)f.Inputs[0].Pointer, f.Inputs[1].Type == DType.F32 ? 0 : 1, (void*)f.Outputs[0].Pointer, (void*)f.Outputs[1].Pointer, (void*)f.Outputs[2].Pointer));
             }
         }
+
+        protected override void Cuda(Frame f) =>
+            AttentionKernels.Backward(forward.Spans, forward.Scale, f.Inputs[0], f.Inputs[1], f.Inputs[2], f.Inputs[3], f.Inputs[4], f.Inputs[5], f.Outputs[0], f.Outputs[1], f.Outputs[2]);
 
         /// <summary>Parallel over key heads, which own their dK, dV and the dQ of their query heads.</summary>
         private void Managed(Frame f)

@@ -26,7 +26,13 @@ public sealed record ExpertSet(Matrices Gate, Matrices Up, Matrices Down, LowRan
 public readonly record struct RouteKey(ulong Key, long FirstRoute);
 
 /// <summary>Low-rank pairs of all experts of a layer; scale = alpha / rank (or rslora's).</summary>
-public sealed record LowRankExperts(Tensor GateA, Tensor GateB, Tensor UpA, Tensor UpB, Tensor DownA, Tensor DownB, float Scale, float Dropout = 0);
+public sealed record LowRankExperts(Tensor GateA, Tensor GateB, Tensor UpA, Tensor UpB, Tensor DownA, Tensor DownB, float Scale, float Dropout = 0) : IDisposable
+{
+    public void Dispose()
+    {
+        foreach (var tensor in (Tensor[])[GateA, GateB, UpA, UpB, DownA, DownB]) tensor.Dispose();
+    }
+}
 
 /// <summary>
 /// y[t] = Σ_j weights[t,j] · down_e( silu(gate_e x[t]) · up_e x[t] ), e = indices[t,j]; each projection with its low-rank pair where there is one.
@@ -63,6 +69,9 @@ public sealed class RoutedExperts(ExpertSet experts, RouteKey dropoutKey = defau
         }
         return new Frame(inputs, [Allocate(x, x.Type, x.Shape)], [.. saved]);
     }
+
+    /// <summary>Rows gathered for the experts [R, D] and h [R, I].</summary>
+    protected override long ScratchBytes(Frame f) => f.Inputs[2].Count * (f.Inputs[0].Width + experts.Width) * f.Inputs[0].Type.Size();
 
     protected override void Plain(Frame f) => RoutedExpertsPlain.Forward(f, experts, dropoutKey);
 

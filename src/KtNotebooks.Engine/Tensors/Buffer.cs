@@ -102,12 +102,29 @@ public sealed class BorrowedBuffer(nint pointer, long byteLength, Action returne
     protected override void Free(nint pointer) => returned();
 }
 
-/// <summary>No memory at all, for shapes that nobody computes with.</summary>
-public sealed class MetaBuffer(long byteLength) : Buffer(NoAddressAtAll, byteLength, Device.Meta)
+/// <summary>No memory at all, for shapes that nobody computes with. What it would take is counted on the thread that asks.</summary>
+public sealed class MetaBuffer : Buffer
 {
     private const nint NoAddressAtAll = 1; // 0 would be an invalid handle
 
-    protected override void Free(nint pointer)
-    {
-    }
+    [ThreadStatic] private static long _alive;
+    [ThreadStatic] private static long _peak;
+
+    public MetaBuffer(long byteLength)
+        : base(NoAddressAtAll, byteLength, Device.Meta) => Touch(0, _alive += byteLength);
+
+    /// <summary>Bytes that shapes made and not freed by this thread would hold.</summary>
+    public static long AliveHere => _alive;
+
+    /// <summary>The most of them at once since <see cref="ResetPeakHere"/>.</summary>
+    public static long PeakHere => _peak;
+
+    public static void ResetPeakHere() => _peak = _alive;
+
+    /// <summary>Counts bytes that are taken and given back at once.</summary>
+    public static void Touch(long bytes) => Touch(bytes, _alive);
+
+    protected override void Free(nint pointer) => _alive -= ByteLength;
+
+    private static void Touch(long bytes, long alive) => _peak = Math.Max(_peak, alive + bytes);
 }

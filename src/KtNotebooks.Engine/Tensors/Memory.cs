@@ -26,6 +26,7 @@ public static unsafe class Memory
         ArgumentNullException.ThrowIfNull(source);
         ArgumentNullException.ThrowIfNull(target);
         if (source.Type != target.Type || source.Count != target.Count) throw new ArgumentException($"[Copy] {source} does not fit {target}");
+        if (target.Device.Kind == DeviceKind.Meta) return;
         var (from, to, bytes) = (source.Pointer, target.Pointer, source.ByteLength);
         switch (source.Device.Kind, target.Device.Kind)
         {
@@ -64,6 +65,7 @@ public static unsafe class Memory
         ArgumentNullException.ThrowIfNull(tensor);
         if (tensor.Type == type) return tensor.Alias();
         var copy = Tensor.Empty(type, tensor.Device, tensor.Shape);
+        if (copy.Device.Kind == DeviceKind.Meta) return copy;
         if (tensor.Device.Kind == DeviceKind.Cuda)
         {
             DeviceMath.Convert(tensor, copy);
@@ -88,7 +90,7 @@ public static unsafe class Memory
     {
         var tensor = Tensor.Empty(type, device, values.Length);
         if (device.Kind == DeviceKind.Cpu) values.CopyTo(tensor.Span<T>());
-        else
+        else if (device.Kind == DeviceKind.Cuda)
             fixed (T* source = values) tensor.Card().Write(tensor.Pointer, source, tensor.ByteLength);
         return tensor;
     }

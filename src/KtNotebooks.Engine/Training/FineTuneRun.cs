@@ -53,10 +53,10 @@ public sealed class FineTuneRun : IDisposable
         var modelPath = c.Required("model_name_or_path");
         c.OneOf("stage", "sft", "sft");
         c.OneOf("finetuning_type", "lora", "lora");
-        var lora = new LoraSettings(c.Int("lora_rank", 8), c.Number("lora_alpha"), c.Number("lora_dropout", 0), c.List("lora_target"), c.Flag("lora_experts")).Checked();
+        var lora = ReadLora(c);
         var useKt = c.Flag("use_kt");
         var reduction = c.OneOf("loss_reduction", useKt ? "micro" : "token", "token", "micro") == "micro" ? LossReduction.Micro : LossReduction.Token;
-        var type = c.OneOf("infer_dtype", "auto", "auto", "float32", "bfloat16") == "float32" || !c.Flag("bf16", true) ? DType.F32 : DType.BF16;
+        var type = ReadType(c);
         var adapter = c.Text("adapter_name_or_path");
         var training = new TrainSettings
         {
@@ -108,6 +108,12 @@ public sealed class FineTuneRun : IDisposable
             throw;
         }
     }
+
+    /// <summary>The keys of the adapter.</summary>
+    public static LoraSettings ReadLora(Settings c) => new LoraSettings(c.Int("lora_rank", 8), c.Number("lora_alpha"), c.Number("lora_dropout", 0), c.List("lora_target"), c.Flag("lora_experts")).Checked();
+
+    /// <summary>The type of weights and activations.</summary>
+    public static DType ReadType(Settings c) => c.OneOf("infer_dtype", "auto", "auto", "float32", "bfloat16") == "float32" || !c.Flag("bf16", true) ? DType.F32 : DType.BF16;
 
     public TrainResult Run(CancellationToken cancel = default) => Trainer.Run(cancel);
 

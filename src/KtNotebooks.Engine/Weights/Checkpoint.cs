@@ -41,6 +41,9 @@ public sealed class Checkpoint : IWeights, IDisposable
 
     public TensorEntry Entry(string name) => FileOf(name).Entries[name];
 
+    /// <summary>A view on a tensor as it is stored, whatever its type. The caller disposes it.</summary>
+    public Tensor Stored(string name) => FileOf(name).Get(name);
+
     public Tensor Take(string name, DType type, params ReadOnlySpan<long> shape)
     {
         var file = FileOf(name);

@@ -17,19 +17,33 @@ public static unsafe class SafetensorsWriter
     public static void Write(string path, IReadOnlyList<(string Name, Tensor Tensor)> tensors, IReadOnlyDictionary<string, string>? metadata = null)
     {
         ArgumentNullException.ThrowIfNull(tensors);
+        Write(path, [.. tensors.Select(t => (t.Name, t.Tensor.Type, t.Tensor.Shape.ToArray()))], i => tensors[i].Tensor.ToHost(), metadata);
+    }
+
+    /// <summary>The same with every tensor made when its turn comes and freed after it, so that a file may be larger than memory.</summary>
+    /// <param name="path">Target file.</param>
+    /// <param name="tensors">What will be written, in this order.</param>
+    /// <param name="make">Makes the i-th, in host memory.</param>
+    /// <param name="metadata">Strings beside `format: pt`.</param>
+    /// <exception cref="IOException">Not enough disk: said before a byte is written.</exception>
+    public static void Write(string path, IReadOnlyList<(string Name, DType Type, long[] Shape)> tensors, Func<int, Tensor> make, IReadOnlyDictionary<string, string>? metadata = null)
+    {
+        ArgumentNullException.ThrowIfNull(tensors);
+        ArgumentNullException.ThrowIfNull(make);
         var about = new JsonObject { ["format"] = "pt" };
         foreach (var (key, value) in metadata ?? new Dictionary<string, string>()) about[key] = value;
         var header = new JsonObject { ["__metadata__"] = about };
         long offset = 0;
-        foreach (var (name, tensor) in tensors)
+        foreach (var (name, type, shape) in tensors)
         {
+            var bytes = shape.Aggregate((long)type.Size(), (product, dim) => checked(product * dim));
             header[name] = new JsonObject
             {
-                ["dtype"] = tensor.Type == DType.F8E4M3 ? "F8_E4M3" : tensor.Type.ToString(),
-                ["shape"] = new JsonArray([.. tensor.Shape.ToArray().Select(d => JsonValue.Create(d))]),
-                ["data_offsets"] = new JsonArray(offset, offset + tensor.ByteLength),
+                ["dtype"] = type == DType.F8E4M3 ? "F8_E4M3" : type.ToString(),
+                ["shape"] = new JsonArray([.. shape.Select(d => JsonValue.Create(d))]),
+                ["data_offsets"] = new JsonArray(offset, offset + bytes),
             };
-            offset += tensor.ByteLength;
+            offset += bytes;
         }
         var json = JsonSerializer.SerializeToUtf8Bytes(header);
         var padded = (json.Length + 7) / 8 * 8; // data starts aligned to 8
@@ -40,9 +54,10 @@ public static unsafe class SafetensorsWriter
             stream.Write(length);
             stream.Write(json);
             for (var i = json.Length; i < padded; i++) stream.WriteByte((byte)' ');
-            foreach (var (_, tensor) in tensors)
+            for (var i = 0; i < tensors.Count; i++)
             {
-                using var host = tensor.ToHost();
+                using var host = make(i);
+                if (host.Type != tensors[i].Type || !host.HasShape(tensors[i].Shape)) throw new InvalidOperationException($"{path}: '{tensors[i].Name}' was announced as {tensors[i].Type}[{string.Join(", ", tensors[i].Shape)}], but is {host}");
                 for (long at = 0; at < host.ByteLength;)
                 {
                     var part = (int)Math.Min(1 << 24, host.ByteLength - at);

@@ -29,6 +29,7 @@ public partial class DirectionTests
         ["Configuration"] = ["Data"], // the nearest known word
         ["Synthetic"] = ["Data"], // rows in the layouts that data sets have
         ["Training"] = ["Lora", "Optim", "Configuration", "Synthetic"],
+        ["Planning"] = ["Training"],
         ["Generation"] = ["Lora", "Configuration"],
         ["Segmentation"] = [],
         ["Evaluation"] = ["Training", "Generation", "Segmentation"],

@@ -28,6 +28,8 @@ public class ChartTests
         { "large heat", new HeatMap("large", new double[58, 256]) },
         { "histogram", new Histogram("h", Enumerable.Range(0, 100).Select(i => (double)i)) },
         { "empty histogram", new Histogram("h", [double.NaN]) },
+        { "treemap", new Treemap("parts", "GB").Add("large", 90).Add("专家", 9).Add("tiny", 0.01).Add("none", 0).Add("nan", double.NaN) },
+        { "empty treemap", new Treemap("nothing") },
     };
 
     [Theory]
@@ -44,6 +46,20 @@ public class ChartTests
         var png = PngReader.Read((byte[])data["image/png"]);
         Assert.Equal(((int)(chart.Width * chart.PngScale), (int)(chart.Height * chart.PngScale)), (png.Width, png.Height));
         Assert.NotEmpty(chart.ToText());
+    }
+
+    [Fact]
+    public void A_treemap_s_areas_are_the_values_and_fill_the_box_without_overlap()
+    {
+        double[] values = [50, 20, 12, 9, 5, 3, 1];
+        var boxes = Treemap.Layout(values, new(10, 20, 300, 200));
+        foreach (var (value, box) in values.Zip(boxes)) Assert.Equal(value * 600, box.Width * box.Height, 1e-6);
+        for (var i = 0; i < boxes.Count; i++)
+        {
+            Assert.True(boxes[i].X >= 10 - 1e-9 && boxes[i].Right <= 310 + 1e-9 && boxes[i].Y >= 20 - 1e-9 && boxes[i].Bottom <= 220 + 1e-9);
+            Assert.InRange(Math.Max(boxes[i].Width / boxes[i].Height, boxes[i].Height / boxes[i].Width), 1, 3);
+            for (var j = 0; j < i; j++) Assert.True(boxes[i].X >= boxes[j].Right - 1e-9 || boxes[j].X >= boxes[i].Right - 1e-9 || boxes[i].Y >= boxes[j].Bottom - 1e-9 || boxes[j].Y >= boxes[i].Bottom - 1e-9);
+        }
     }
 
     [Fact]

@@ -130,8 +130,11 @@ public sealed class AdapterTests : IDisposable
     [InlineData("lora_alpha", null, "adapter_config.json: damaged adapter_config.json: ")]
     [InlineData("r", "0", "adapter_config.json: lora_rank must be at least 1, but is 0")]
     [InlineData("use_dora", "true", "adapter_config.json: use_dora adapters are not supported")]
-    [InlineData("alpha_pattern", "{\"q_proj\": 32}", "adapter_config.json: alpha_pattern is not supported: all pairs of an adapter have one rank and one alpha here")]
-    [InlineData("rank_pattern", "{\"q_proj\": 2}", "adapter_config.json: rank_pattern is not supported: all pairs of an adapter have one rank and one alpha here")]
+    [InlineData("rank_pattern", "{\"q_proj\": 0}", "adapter_config.json: rank_pattern gives 'q_proj' the rank 0; it must be at least 1")]
+    [InlineData("rank_pattern", "{\"q_proj\": 2}", "adapter_model.safetensors: tensor 'base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight' must be [2, 40] for this base and rank 2, but is F32[3, 40]")]
+    [InlineData("alpha_pattern", "{\"(\": 2}", "adapter_config.json: pattern '(' is no regular expression: ")]
+    [InlineData("bias", "\"all\"", "adapter_config.json: bias 'all' is not supported; only none is")]
+    [InlineData("modules_to_save", "[\"lm_head\"]", "adapter_config.json: modules_to_save is not supported: [\"lm_head\"]")]
     [InlineData("peft_type", "\"IA3\"", "adapter_config.json: peft_type 'IA3' is not supported; only LORA is")]
     public void A_config_that_does_not_fit_is_named(string key, string? value, string message)
     {

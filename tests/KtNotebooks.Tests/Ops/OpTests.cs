@@ -13,12 +13,6 @@ namespace KtNotebooks.Tests.Ops;
 [Collection(Alone.Name)] // buffers alive are counted process-wide
 public class OpTests
 {
-    /// <summary>Ops that have no CUDA kernel yet: they must say so instead of computing elsewhere. The list only shrinks.</summary>
-    private static readonly string[] NotOnCuda =
-    [
-        "Attention",
-    ];
-
     public static TheoryData<string, string> CasesEverywhere
     {
         get
@@ -26,7 +20,7 @@ public class OpTests
             var data = new TheoryData<string, string>();
             foreach (var test in OpCases.All)
                 foreach (var variant in Variant.Present)
-                    if (!variant.IsCuda || !NotOnCuda.Contains(test.Op.Name)) data.Add(test.Name, variant.Name);
+                    data.Add(test.Name, variant.Name);
             return data;
         }
     }
@@ -34,8 +28,6 @@ public class OpTests
     public static TheoryData<string> FloatCases => [.. OpCases.All.Where(c => c.Precision == DType.F32 && c.Smooth).Select(c => c.Name)];
 
     public static TheoryData<string> Errors => [.. OpErrors.All.Select(e => e.What)];
-
-    public static TheoryData<string> Missing => [.. NotOnCuda];
 
     public static TheoryData<string> Variants => [.. Variant.Known.Where(v => v.IsCuda || !Require.EmulatedCard).Select(v => v.Name)];
 
@@ -173,22 +165,8 @@ public class OpTests
         Assert.Equal(error.Message, Assert.Throws<ArgumentException>(error.Act).Message);
     }
 
-    [Theory]
-    [MemberData(nameof(Missing))]
-    public void An_op_without_a_cuda_kernel_says_so(string op)
-    {
-        Require.Hardware("cuda", Variant.Of("cuda:0").Missing);
-        var test = OpCases.All.First(c => c.Op.Name == op);
-        var error = Assert.Throws<NotSupportedException>(() => OpHarness.Run(test, Variant.Of("cuda:0")));
-        Assert.Equal($"[{op}] has no CUDA kernel yet", error.Message);
-    }
-
     [Fact]
-    public void The_list_of_ops_without_a_cuda_kernel_is_true()
-    {
-        var without = AllOps.Where(t => t.GetMethod("Cuda", BindingFlags.NonPublic | BindingFlags.Instance)!.DeclaringType == typeof(Op)).Select(t => t.Name);
-        Assert.Equal(NotOnCuda.Order(), without.Order());
-    }
+    public void Every_op_has_a_cuda_kernel() => Assert.Empty(AllOps.Where(t => t.GetMethod("Cuda", BindingFlags.NonPublic | BindingFlags.Instance)!.DeclaringType == typeof(Op)).Select(t => t.Name));
 
     [Fact]
     public void Every_op_has_cases_in_both_types_and_an_error()

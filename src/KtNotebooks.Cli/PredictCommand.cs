@@ -1,0 +1,68 @@
+using System.CommandLine;
+using System.Diagnostics;
+
+using KtNotebooks.Evaluation;
+using KtNotebooks.Training;
+
+using Spectre.Console;
+
+namespace KtNotebooks.Cli;
+
+/// <summary>`kt predict`: answers for all rows of a data set. Ctrl-C keeps what is there; the same command goes on.</summary>
+internal static class PredictCommand
+{
+    public static Command Create()
+    {
+        var arguments = new Argument<string[]>("CONFIG") { Description = "a YAML file and key=value pairs over it, or key=value pairs alone", Arity = ArgumentArity.OneOrMore };
+        var command = new Command("predict", "Answer every row of a data set in batches: kt predict model_name_or_path=FOLDER [adapter_name_or_path=FOLDER] template=deepseek eval_dataset=NAME output_dir=FOLDER …") { arguments };
+        command.SetAction((parsed, cancel) => Task.Run(() => Run(parsed.GetValue(arguments)!, cancel)));
+        return command;
+    }
+
+    private static int Run(string[] arguments, CancellationToken cancel)
+    {
+        using var run = PredictRun.Open(arguments);
+        run.OnNote += note => Console.WriteLine(note);
+        var result = Follow(run, cancel);
+        var output = run.Settings.OutputDir;
+        if (result.Interrupted)
+        {
+            Console.WriteLine($"stopped with {result.Done} of {result.Total} rows; they are in {output}; the same command{(run.Settings.Overwrite ? " with overwrite_output_dir=false" : "")} goes on from there");
+            return 130;
+        }
+        Console.WriteLine($"done: {result.Generated} rows, {result.Tokens:N0} tokens in {TrainerLog.Duration(result.Elapsed)}, {result.Tokens / result.Elapsed.TotalSeconds:N0} tokens/s; {Path.Combine(output, Predictions.FileName)}");
+        foreach (var (name, value) in result.Scores?.All ?? []) Console.WriteLine($"{name,-10}{value,10:F4}");
+        return 0;
+    }
+
+    private static PredictResult Follow(PredictRun run, CancellationToken cancel)
+    {
+        if (Console.IsOutputRedirected)
+        {
+            var watch = Stopwatch.StartNew();
+            var next = TimeSpan.Zero;
+            run.OnProgress += p =>
+            {
+                if (watch.Elapsed < next && p.Done < p.Total) return;
+                next = watch.Elapsed + TimeSpan.FromSeconds(2);
+                Console.WriteLine(Describe(p));
+            };
+            return run.Run(cancel);
+        }
+        PredictResult? result = null;
+        AnsiConsole.Progress().AutoClear(false).Columns(new TaskDescriptionColumn { Alignment = Justify.Left }, new ProgressBarColumn(), new PercentageColumn()).Start(context =>
+        {
+            var task = context.AddTask("starting");
+            run.OnProgress += p =>
+            {
+                task.MaxValue = p.Total;
+                task.Value = p.Done;
+                task.Description = Describe(p);
+            };
+            result = run.Run(cancel);
+        });
+        return result!;
+    }
+
+    private static string Describe(PredictProgress p) => $"row {p.Done}/{p.Total}  {p.TokensPerSecond:N0} tokens/s  ETA {TrainerLog.Duration(p.Remaining)}";
+}

@@ -1,0 +1,88 @@
+using System.Diagnostics;
+
+using KtNotebooks.Configuration;
+using KtNotebooks.Data;
+using KtNotebooks.Generation;
+using KtNotebooks.Models;
+using KtNotebooks.Tokenizers;
+
+namespace KtNotebooks.Evaluation;
+
+/// <param name="Choices">For a multiple-choice data set.</param>
+/// <param name="Accuracy">Token accuracy and loss, for any other.</param>
+public sealed record EvalResult(ChoiceScores? Choices, (double Accuracy, double Loss)? Accuracy, int Rows, TimeSpan Elapsed)
+{
+    public IReadOnlyList<(string Name, double Value)> All => Choices?.All ?? [("accuracy", Accuracy!.Value.Accuracy), ("loss", Accuracy.Value.Loss)];
+}
+
+/// <summary>
+/// `kt eval` with a model: a data set of which every row is a multiple-choice question is scored two ways, by likelihood and by strict parse of a short answer; on any other the token accuracy and the loss
+/// are computed. Writes eval_results.json.
+/// </summary>
+public sealed class EvalRun : IDisposable
+{
+    /// <summary>Enough to see that a letter stands alone.</summary>
+    private const int AnswerTokens = 4;
+
+    private readonly PredictSettings _settings;
+    private readonly List<Example> _examples;
+
+    private EvalRun(PredictSettings settings, CausalLm model, Tokenizer tokenizer, List<Example> examples) => (_settings, Model, Tokenizer, _examples) = (settings, model, tokenizer, examples);
+
+    /// <summary>What is done of how many rows, in words.</summary>
+    public event Action<string>? OnProgress;
+
+    public CausalLm Model { get; }
+
+    public Tokenizer Tokenizer { get; }
+
+    public static EvalRun Open(params string[] arguments)
+    {
+        var c = Settings.Read(arguments);
+        var settings = PredictSettings.Read(c, AnswerTokens);
+        c.WithoutEffect("compute_accuracy");
+        c.RefuseUnknown();
+        var examples = settings.Load();
+        foreach (var example in examples) _ = example.Answer; // the first row without one is named
+        var (model, tokenizer) = settings.Model.Load();
+        return new EvalRun(settings, model, tokenizer, examples);
+    }
+
+    public EvalResult Run(CancellationToken cancel = default)
+    {
+        var watch = Stopwatch.StartNew();
+        var encoder = new SftEncoder(_settings.Model.Template, Tokenizer, _settings.Cutoff);
+        string?[] letters = [.. _examples.Select(ChoiceQuestion.LettersOf)];
+        var result = letters.All(l => l is not null)
+            ? new EvalResult(Choose(encoder, letters!, cancel), null, _examples.Count, watch.Elapsed)
+            : new EvalResult(null, new TokenAccuracy(Model).Of(encoder.EncodeAll(_examples, cancel), cancel), _examples.Count, watch.Elapsed);
+        result = result with { Elapsed = watch.Elapsed };
+        ResultsFile.Write(_settings.OutputDir, "eval", [.. result.All, ("samples", result.Rows), ("runtime", Math.Round(result.Elapsed.TotalSeconds, 4)), ("samples_per_second", Math.Round(result.Rows / result.Elapsed.TotalSeconds, 3))]);
+        return result;
+    }
+
+    public void Dispose() => Model.Dispose();
+
+    private ChoiceScores Choose(SftEncoder encoder, string[] letters, CancellationToken cancel)
+    {
+        var prompts = _examples.AsParallel().AsOrdered().WithCancellation(cancel).Select(e => encoder.EncodePrompt(e).Prompt).ToArray();
+        var rows = _examples.Count;
+        var likeliest = new ChoiceLikelihood(Model, Tokenizer).Choose([.. prompts.Zip(letters)], done => OnProgress?.Invoke($"likelihood of the letters: {done}/{rows}"), cancel);
+        var stops = _settings.Model.Template.StopIds(Tokenizer).ToHashSet();
+        if (Tokenizer.EosId is { } eos) stops.Add(eos);
+        var generator = new BatchGenerator(Model, _settings.Sampling with { DoSample = false }, stops, _settings.BatchSize, Tokenizer.VocabSize);
+        var (done, strict, unread, likely) = (0, 0, 0, 0);
+        foreach (var (row, ids) in generator.Run([.. prompts.Select((p, row) => new GenerationRequest(row, p))], cancel))
+        {
+            var answer = ChoiceQuestion.Parse(Tokenizer.Decode(ids, skipSpecial: true), letters[row]);
+            if (answer is null) unread++;
+            if (answer == Label(row)) strict++;
+            if (++done % 64 == 0 || done == rows) OnProgress?.Invoke($"written answers: {done}/{rows}");
+        }
+        for (var row = 0; row < rows; row++)
+            if (likeliest[row] == Label(row)) likely++;
+        return new ChoiceScores(rows, (double)likely / rows, (double)strict / rows, (double)unread / rows, letters.Average(l => 1.0 / l.Length));
+    }
+
+    private char Label(int row) => _examples[row].Answer.Trim()[0];
+}

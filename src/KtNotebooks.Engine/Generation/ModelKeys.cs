@@ -1,0 +1,56 @@
+using KtNotebooks.Configuration;
+using KtNotebooks.Data;
+using KtNotebooks.Lora;
+using KtNotebooks.Models;
+using KtNotebooks.Placement;
+using KtNotebooks.Tensors;
+using KtNotebooks.Tokenizers;
+
+namespace KtNotebooks.Generation;
+
+/// <summary>
+/// The keys by which everything that only runs a model names it: model_name_or_path, adapter_name_or_path, template, infer_dtype, and where its weights live. Reading comes before loading, so that a
+/// wrong key is named before gigabytes are read.
+/// </summary>
+public sealed record ModelKeys(string Path, string? Adapter, Template Template, DType Type, PlacementSettings Placement)
+{
+    public static ModelKeys Read(Settings c)
+    {
+        ArgumentNullException.ThrowIfNull(c);
+        var keys = new ModelKeys(c.Required("model_name_or_path"), c.Text("adapter_name_or_path"), Templates.Get(c.Text("template", "empty")),
+            c.OneOf("infer_dtype", "auto", "auto", "float32", "bfloat16") == "float32" ? DType.F32 : DType.BF16,
+            PlacementSettings.Read(c));
+        c.OneOf("infer_backend", "huggingface", "huggingface", "ktransformers");
+        c.OneOf("finetuning_type", "lora", "lora");
+        c.WithoutEffect("trust_remote_code", "use_kt");
+        if (keys.Placement.Threads is { } threads) RowParallel.Threads = threads;
+        return keys;
+    }
+
+    /// <summary>do_sample, temperature, top_p, top_k, max_new_tokens, repetition_penalty, seed.</summary>
+    public static Sampling ReadSampling(Settings c)
+    {
+        ArgumentNullException.ThrowIfNull(c);
+        var defaults = new Sampling();
+        return new Sampling(c.Int("max_new_tokens", defaults.MaxNewTokens), c.Flag("do_sample", true), c.Number("temperature", defaults.Temperature), c.Number("top_p", defaults.TopP), c.Int("top_k", defaults.TopK), c.Number("repetition_penalty", 1), (ulong)c.Int("seed", 42)).Checked();
+    }
+
+    /// <summary>Tokenizer and model with the adapter on it. The caller disposes the model.</summary>
+    public (CausalLm Model, Tokenizer Tokenizer) Load()
+    {
+        var tokenizer = Tokenizer.Load(Path);
+        var placement = ModelFolder.Place(Path, Placement);
+        placement.RequireDevices();
+        var model = ModelFolder.Load(Path, Type, placement);
+        try
+        {
+            if (Adapter is not null) AdapterFolder.Load(model, Adapter);
+            return (model, tokenizer);
+        }
+        catch
+        {
+            model.Dispose();
+            throw;
+        }
+    }
+}

@@ -1,0 +1,210 @@
+using System.Text.Json;
+using System.Text.Json.Nodes;
+
+using KtNotebooks.Files;
+using KtNotebooks.Tensors;
+using KtNotebooks.Weights;
+
+namespace KtNotebooks.Lora;
+
+/// <summary>What an export shall do; the keys are LLaMA-Factory's, and ours beside them export_dtype.</summary>
+/// <param name="Model">model_name_or_path: the base.</param>
+/// <param name="Adapters">adapter_name_or_path: merged together, in any form that <see cref="AdapterSource"/> opens. None: the base is written again in other shards.</param>
+/// <param name="Target">export_dir: must not exist, or be empty.</param>
+/// <param name="ShardBytes">export_size, in GB of 10⁹ bytes there.</param>
+/// <param name="WithoutFp8">Every FP8 matrix is written as BF16 and quantization_config goes. Otherwise tensors keep their types: what was merged into FP8 is rounded to FP8 again.</param>
+public sealed record ExportSettings(string Model, IReadOnlyList<string> Adapters, string Target, long ShardBytes = 5_000_000_000, bool WithoutFp8 = false);
+
+/// <summary>
+/// Merges adapters into a checkpoint, tensor by tensor from mapped files: memory holds one matrix at a time, whatever the model's size, and no model is built. A folder that loads like any checkpoint appears under
+/// its name when it is whole; until then it is `export_dir.tmp`, which the next export clears away.
+/// </summary>
+public sealed class AdapterExport : IDisposable
+{
+    private const string ScaleSuffix = "_scale_inv";
+    private const string IndexName = "model.safetensors.index.json";
+    private static readonly JsonSerializerOptions Indented = new() { WriteIndented = true, Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
+
+    private readonly ExportSettings _settings;
+    private readonly Checkpoint _base;
+    private readonly List<AdapterSource> _adapters = [];
+    private readonly Dictionary<string, List<(AdapterSource Source, string Path)>> _pairs = []; // by weight
+    private readonly HashSet<string> _names;
+    private (string Name, Tensor Scales)? _pending; // of the FP8 matrix written last
+
+    /// <summary>Opens and checks everything; nothing is written.</summary>
+    /// <exception cref="InvalidDataException">A pair that fits no weight of the base.</exception>
+    public AdapterExport(ExportSettings settings)
+    {
+        ArgumentNullException.ThrowIfNull(settings);
+        _settings = settings;
+        if (Directory.Exists(settings.Target) && Directory.EnumerateFileSystemEntries(settings.Target).Any()) throw new ArgumentException($"export_dir '{settings.Target}' is not empty; name a new folder");
+        if (settings.ShardBytes < 1) throw new ArgumentException("export_size must be positive");
+        _base = new Checkpoint(settings.Model);
+        _names = [.. _base.Names];
+        try
+        {
+            foreach (var path in settings.Adapters)
+            {
+                _adapters.Add(AdapterSource.Open(path));
+                Plan(_adapters[^1]);
+            }
+        }
+        catch
+        {
+            Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Matrices that change.</summary>
+    public int Merged => _pairs.Count;
+
+    /// <summary>Writes the folder.</summary>
+    /// <param name="onShard">Told shards written, shards in all.</param>
+    /// <param name="cancel">Between tensors; what was written is removed.</param>
+    public void Run(Action<int, int>? onShard = null, CancellationToken cancel = default)
+    {
+        var target = Path.GetFullPath(_settings.Target);
+        var work = target + ".tmp";
+        var shards = Shards();
+        AtomicFile.RequireSpace(target, shards.Sum(s => s.Sum(Bytes)));
+        if (Directory.Exists(work)) Directory.Delete(work, recursive: true);
+        Directory.CreateDirectory(work);
+        try
+        {
+            var map = new SortedDictionary<string, string>(StringComparer.Ordinal);
+            for (var i = 0; i < shards.Count; i++)
+            {
+                var (shard, file) = (shards[i], shards.Count == 1 ? "model.safetensors" : $"model-{i + 1:D5}-of-{shards.Count:D5}.safetensors");
+                SafetensorsWriter.Write(Path.Combine(work, file), shard, t =>
+                {
+                    cancel.ThrowIfCancellationRequested();
+                    return Make(shard[t].Name, shard[t].Type);
+                });
+                foreach (var (name, _, _) in shard) map.Add(name, file);
+                onShard?.Invoke(i + 1, shards.Count);
+            }
+            if (shards.Count > 1) WriteIndex(Path.Combine(work, IndexName), map, shards.Sum(s => s.Sum(Bytes)));
+            CopyOthers(work);
+            if (Directory.Exists(target)) Directory.Delete(target); // empty, or it fails
+            Directory.Move(work, target);
+        }
+        catch
+        {
+            Directory.Delete(work, recursive: true);
+            throw;
+        }
+    }
+
+    public void Dispose()
+    {
+        _pending?.Scales.Dispose();
+        foreach (var adapter in _adapters) adapter.Dispose();
+        _base.Dispose();
+    }
+
+    private static long Bytes((string Name, DType Type, long[] Shape) tensor) => tensor.Shape.Aggregate((long)tensor.Type.Size(), (product, dim) => product * dim);
+
+    private void Plan(AdapterSource source)
+    {
+        foreach (var name in source.Tensors.Keys.Order(StringComparer.Ordinal))
+        {
+            const string A = ".lora_A.weight", B = ".lora_B.weight";
+            var half = name.EndsWith(A, StringComparison.Ordinal) ? A : B;
+            if (!name.StartsWith(AdapterTensors.Prefix, StringComparison.Ordinal) || !name.EndsWith(half, StringComparison.Ordinal)) throw new InvalidDataException($"{source.Path}: tensor '{name}' is no half of a low-rank pair");
+            var other = name[..^half.Length] + (half == A ? B : A);
+            if (!source.Tensors.ContainsKey(other)) throw new InvalidDataException($"{source.Path}: tensor '{other}' is missing; an adapter holds both halves of every pair");
+            if (half == B) continue;
+            var path = name[AdapterTensors.Prefix.Length..^A.Length];
+            var weight = path + ".weight";
+            if (!_names.Contains(weight))
+                throw new InvalidDataException(_names.Contains(weight + "_packed") ? $"{_settings.Model}: '{path}' is stored in 4 bits, which cannot be merged into; export onto the BF16 or FP8 checkpoint" : $"{source.Path}: tensor '{name}' fits no weight of {_settings.Model}");
+            var entry = _base.Entry(weight);
+            var (a, b, rank) = (source.Tensors[name], source.Tensors[other], source.Settings.RankOf(path));
+            if (entry.Shape.Length != 2 || !a.Shape.SequenceEqual([rank, entry.Shape[1]])) throw new InvalidDataException($"{source.Path}: tensor '{a.Source}' must be [{rank}, {entry.Shape[^1]}] for this base and rank {rank}, but is {a}");
+            if (!b.Shape.SequenceEqual([entry.Shape[0], rank])) throw new InvalidDataException($"{source.Path}: tensor '{b.Source}' must be [{entry.Shape[0]}, {rank}] for this base and rank {rank}, but is {b}");
+            if (!_pairs.TryGetValue(weight, out var pairs)) _pairs.Add(weight, pairs = []);
+            pairs.Add((source, path));
+        }
+    }
+
+    /// <summary>
+    /// What is written, cut into files: the base's tensors in its files' order. An FP8 matrix is followed by its scales at once, in the same file, for they are made together.
+    /// </summary>
+    private List<List<(string Name, DType Type, long[] Shape)>> Shards()
+    {
+        List<List<(string, DType, long[])>> shards = [[]];
+        long bytes = 0;
+        foreach (var name in _base.Names)
+        {
+            if (name.EndsWith(ScaleSuffix, StringComparison.Ordinal) && _names.Contains(name[..^ScaleSuffix.Length])) continue;
+            var entry = _base.Entry(name);
+            List<(string Name, DType Type, long[] Shape)> group = [(name, _settings.WithoutFp8 && entry.Type == DType.F8E4M3 ? DType.BF16 : entry.Type, entry.Shape)];
+            if (entry.Type == DType.F8E4M3)
+            {
+                if (!_names.Contains(name + ScaleSuffix)) throw new InvalidDataException($"{_settings.Model}: '{name}' is FP8 without its '{name + ScaleSuffix}'");
+                if (!_settings.WithoutFp8) group.Add((name + ScaleSuffix, DType.F32, _base.Entry(name + ScaleSuffix).Shape));
+            }
+            var size = group.Sum(Bytes);
+            if (bytes > 0 && bytes + size > _settings.ShardBytes)
+            {
+                shards.Add([]);
+                bytes = 0;
+            }
+            shards[^1].AddRange(group);
+            bytes += size;
+        }
+        return shards;
+    }
+
+    private Tensor Make(string name, DType type)
+    {
+        if (_pending is { } pending && pending.Name == name)
+        {
+            _pending = null;
+            return pending.Scales;
+        }
+        var stored = _base.Stored(name);
+        if (!_pairs.TryGetValue(name, out var sources) && stored.Type == type) return stored;
+        using (stored)
+        {
+            using var scales = stored.Type == DType.F8E4M3 ? _base.Stored(name + ScaleSuffix) : null;
+            var sum = MergedTensor.Sum(stored, scales, [.. (sources ?? []).Select(s => PairOf(s.Source, s.Path))]);
+            if (type != DType.F8E4M3) return MergedTensor.Round(sum, type, stored.Shape);
+            var (codes, blocks) = MergedTensor.ToFp8(sum, (int)stored.Dim(0), stored.Width);
+            _pending = (name + ScaleSuffix, blocks);
+            return codes;
+        }
+    }
+
+    private static MergedTensor.Pair PairOf(AdapterSource source, string path)
+    {
+        var name = AdapterTensors.Prefix + path;
+        return new MergedTensor.Pair(source.Tensors[name + ".lora_A.weight"].Read(), source.Tensors[name + ".lora_B.weight"].Read(), source.Settings.RankOf(path), source.Settings.ScaleOf(path));
+    }
+
+    private static void WriteIndex(string path, SortedDictionary<string, string> map, long bytes)
+    {
+        var index = new JsonObject { ["metadata"] = new JsonObject { ["total_size"] = bytes }, ["weight_map"] = new JsonObject(map.Select(e => KeyValuePair.Create(e.Key, (JsonNode?)e.Value))) };
+        AtomicFile.WriteText(path, index.ToJsonString(Indented) + "\n");
+    }
+
+    /// <summary>config.json, tokenizer, generation settings, model code: every file beside the weights.</summary>
+    private void CopyOthers(string work)
+    {
+        foreach (var file in Directory.EnumerateFiles(_settings.Model))
+        {
+            var name = Path.GetFileName(file);
+            if (name == IndexName || Path.GetExtension(name) is ".safetensors" or ".bin" or ".pt" or ".pth" or ".gguf" or ".tmp") continue;
+            if (name != "config.json" || !_settings.WithoutFp8)
+            {
+                AtomicFile.Write(Path.Combine(work, name), File.ReadAllBytes(file));
+                continue;
+            }
+            var config = JsonNode.Parse(File.ReadAllText(file))!.AsObject();
+            config.Remove("quantization_config");
+            AtomicFile.WriteText(Path.Combine(work, name), config.ToJsonString(Indented) + "\n");
+        }
+    }
+}

@@ -1,0 +1,62 @@
+using KtNotebooks.Experts;
+using KtNotebooks.Models;
+
+namespace KtNotebooks.Lora;
+
+/// <summary>
+/// Several adapters beside one base, each under a name and frozen; a pass chooses one, or <see cref="Nn.Pass.BaseModel"/>, so requests with different adapters may run at once. They take no part in training.
+/// </summary>
+public static class NamedAdapters
+{
+    /// <summary>The names, sorted.</summary>
+    public static IReadOnlyList<string> Of(CausalLm model)
+    {
+        ArgumentNullException.ThrowIfNull(model);
+        return [.. model.All().SelectMany(m => m is Nn.Linear l ? l.Named.Keys : m is ExpertBank b ? b.Named.Keys : (IEnumerable<string>)[]).Distinct().Order(StringComparer.Ordinal)];
+    }
+
+    /// <summary>Loads adapters given as `NAME=PATH`, or as a path, whose last part is then the name. Returns the names in the given order.</summary>
+    /// <exception cref="ArgumentException">A name twice.</exception>
+    public static IReadOnlyList<string> Load(CausalLm model, IEnumerable<string> adapters, Action<string>? log = null)
+    {
+        ArgumentNullException.ThrowIfNull(adapters);
+        List<string> names = [];
+        foreach (var adapter in adapters)
+        {
+            var at = adapter.IndexOf('=', StringComparison.Ordinal);
+            var path = adapter[(at + 1)..];
+            var name = at > 0 ? adapter[..at] : NameOf(path);
+            if (name == Nn.Pass.BaseModel) throw new ArgumentException($"'{name}' means the model without an adapter; give {path} another name: NAME={path}");
+            if (names.Contains(name)) throw new ArgumentException($"two adapters are named '{name}'; name one yourself: NAME={path}");
+            AdapterFolder.LoadNamed(model, name, path, log);
+            names.Add(name);
+        }
+        return names;
+    }
+
+    /// <summary>Frees an adapter; nothing where the name is unknown.</summary>
+    public static void Remove(CausalLm model, string name)
+    {
+        ArgumentNullException.ThrowIfNull(model);
+        foreach (var module in model.All())
+        {
+            if (module is Nn.Linear linear && linear.Named.Remove(name, out var pair)) pair.Dispose();
+            if (module is ExpertBank bank && bank.Named.Remove(name, out var pairs)) pairs.Dispose();
+        }
+    }
+
+    /// <summary>A request may ask for an adapter's name, for `base`, or for nothing: the adapter that is attached for training, if there is one.</summary>
+    /// <exception cref="ArgumentException">An unknown name, with those that there are.</exception>
+    public static void Check(CausalLm model, string? name)
+    {
+        if (name is null or Nn.Pass.BaseModel) return;
+        var known = Of(model);
+        if (!known.Contains(name)) throw new ArgumentException($"no adapter is named '{name}'; there are {string.Join(", ", known.Prepend(Nn.Pass.BaseModel))}");
+    }
+
+    private static string NameOf(string path)
+    {
+        var last = Path.GetFileName(Path.TrimEndingDirectorySeparator(path));
+        return last.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase) ? last[..^5] : last;
+    }
+}

@@ -1,0 +1,162 @@
+using System.Collections.Concurrent;
+
+using KtNotebooks.Interop.Cuda;
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Ops;
+
+/// <summary>
+/// Attention on a card: the list of tiles and the choice of the kernel. BF16 with head sizes that are multiples of 16 up to 256 goes to the tensor cores (Attention.cu); anything else goes a row
+/// at a time (AttentionRows.cu). Everything fits into the 99 KB of shared memory that a block has on the smallest card.
+/// </summary>
+internal static class AttentionKernels
+{
+    private const int MaxShared = 99 << 10, MaxWidth = 256, RowWarps = 4, RowTile = 16, TileInts = 8;
+
+    private static readonly CudaProgram TensorCores = new("Attention", CudaProgram.Resource("Ops.Attention.cu"));
+    private static readonly CudaProgram RowByRow = new("AttentionRows", CudaProgram.Resource("Ops.AttentionRows.cu"));
+    private static readonly ConcurrentDictionary<(Pass, int D, int Dv), Plan> Plans = new();
+    private static readonly ConcurrentDictionary<(DType, int D, int Dv, int Vec), string> RowOptions = new();
+    private static readonly ConcurrentDictionary<(int Device, string Options), CudaKernel> Kernels = new();
+
+    /// <summary>What one walk computes.</summary>
+    [Flags]
+    private enum Pass
+    {
+        Forward = 1,
+        Queries = 2,
+        Keys = 4,
+        Values = 8,
+    }
+
+    /// <summary>Shapes as <see cref="Attention"/> says.</summary>
+    public static void Forward(Spans spans, float scale, Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse)
+    {
+        var (card, H, Hk, D, Dv) = (q.Card(), (int)q.Dim(1), (int)k.Dim(1), q.Width, v.Width);
+        if (OnTensorCores(D, Dv, q, k, v, o))
+        {
+            var plan = PlanOf(Pass.Forward, D, Dv);
+            using var tiles = QueryTiles(spans, plan.Rows, q.Device);
+            plan.Kernel(card, "attention").Launch((tiles.Dim(0) * H, 1, 1), plan.Threads, plan.SharedBytes, q.Pointer, k.Pointer, v.Pointer, o.Pointer, lse.Pointer, tiles.Pointer, H, Hk, scale);
+            return;
+        }
+        using var rows = QueryTiles(spans, RowTile, q.Device);
+        RowByRow.Kernel(card, "attention_rows", OptionsOf(q.Type, D, Dv, 1)).Launch(rows.Dim(0) * H, RowWarps * 32, q.Pointer, k.Pointer, v.Pointer, o.Pointer, lse.Pointer, rows.Pointer, H, Hk, Hk * D, Hk * Dv, scale);
+    }
+
+    public static void Backward(Spans spans, float scale, Tensor dO, Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse, Tensor dq, Tensor dk, Tensor dv)
+    {
+        var (card, H, Hk, D, Dv) = (q.Card(), (int)q.Dim(1), (int)k.Dim(1), q.Width, v.Width);
+        using var delta = Tensor.Empty(DType.F32, q.Device, q.Dim(0), H);
+        var vec = q.Type == DType.BF16 ? 8 : 4;
+        if (Dv % vec != 0 || (dO.Pointer | o.Pointer) % 16 != 0) vec = 1;
+        RowByRow.Kernel(card, "attention_delta", OptionsOf(q.Type, D, Dv, vec)).Launch((delta.Count + RowWarps - 1) / RowWarps, RowWarps * 32, dO.Pointer, o.Pointer, delta.Pointer, delta.Count);
+        if (OnTensorCores(D, Dv, q, k, v, dO, dq, dk, dv))
+        {
+            var queries = PlanOf(Pass.Queries, D, Dv);
+            using var queryTiles = QueryTiles(spans, queries.Rows, q.Device);
+            queries.Kernel(card, "attention_dq").Launch((queryTiles.Dim(0) * H, 1, 1), queries.Threads, queries.SharedBytes, q.Pointer, k.Pointer, v.Pointer, dO.Pointer, lse.Pointer, delta.Pointer, dq.Pointer, queryTiles.Pointer, H, Hk, scale);
+            ReadOnlySpan<Pass> walks = D + Dv <= 320 ? [Pass.Keys | Pass.Values] : [Pass.Keys, Pass.Values];
+            foreach (var walk in walks)
+            {
+                var keys = PlanOf(walk, D, Dv);
+                using var keyTiles = KeyTiles(spans, keys.Rows, q.Device);
+                keys.Kernel(card, "attention_dkv").Launch((keyTiles.Dim(0) * Hk, 1, 1), keys.Threads, keys.SharedBytes, q.Pointer, k.Pointer, v.Pointer, dO.Pointer, lse.Pointer, delta.Pointer, dk.Pointer, dv.Pointer, keyTiles.Pointer, H, Hk, scale);
+            }
+            return;
+        }
+        var options = OptionsOf(q.Type, D, Dv, 1);
+        using var byQuery = QueryTiles(spans, RowTile, q.Device);
+        using var byKey = KeyTiles(spans, RowTile, q.Device);
+        RowByRow.Kernel(card, "attention_rows_dq", options).Launch(byQuery.Dim(0) * H, RowWarps * 32, q.Pointer, k.Pointer, v.Pointer, dO.Pointer, lse.Pointer, delta.Pointer, dq.Pointer, byQuery.Pointer, H, Hk, scale);
+        RowByRow.Kernel(card, "attention_rows_dkv", options).Launch(byKey.Dim(0) * Hk, RowWarps * 32, q.Pointer, k.Pointer, v.Pointer, dO.Pointer, lse.Pointer, delta.Pointer, dk.Pointer, dv.Pointer, byKey.Pointer, H, Hk, scale);
+    }
+
+    private static bool OnTensorCores(int D, int Dv, params ReadOnlySpan<Tensor> tensors)
+    {
+        nint addresses = 0;
+        foreach (var tensor in tensors) addresses |= tensor.Pointer;
+        return tensors[0].Type == DType.BF16 && D % 16 == 0 && Dv % 16 == 0 && D is > 0 and <= MaxWidth && Dv is > 0 and <= MaxWidth && addresses % 16 == 0;
+    }
+
+    /// <summary>Tiles of at most so many queries and the keys that they see; the longest walk first.</summary>
+    private static Tensor QueryTiles(Spans spans, int rows, Device device)
+    {
+        List<Tile> tiles = [];
+        for (var s = 0; s < spans.Count; s++)
+        {
+            var queries = spans.Queries[s + 1] - spans.Queries[s];
+            var cached = spans.Keys[s + 1] - spans.Keys[s] - queries;
+            for (var j = 0; j < queries; j += rows)
+            {
+                var n = Math.Min(rows, queries - j);
+                tiles.Add(new Tile(spans.Queries[s] + j, n, spans.Keys[s], cached + j + n, cached + j));
+            }
+        }
+        return OnCard(tiles, device);
+    }
+
+    /// <summary>Tiles of at most so many keys and the queries that see one of them; keys that nobody sees are there too, to get their zeros.</summary>
+    private static Tensor KeyTiles(Spans spans, int rows, Device device)
+    {
+        List<Tile> tiles = [];
+        for (var s = 0; s < spans.Count; s++)
+        {
+            var (queries, keys) = (spans.Queries[s + 1] - spans.Queries[s], spans.Keys[s + 1] - spans.Keys[s]);
+            var cached = keys - queries;
+            for (var n = 0; n < keys; n += rows)
+            {
+                var first = Math.Max(0, n - cached); // the first query that sees key n
+                tiles.Add(new Tile(spans.Keys[s] + n, Math.Min(rows, keys - n), spans.Queries[s] + first, queries - first, cached + first - n));
+            }
+        }
+        return OnCard(tiles, device);
+    }
+
+    private static Tensor OnCard(List<Tile> tiles, Device device)
+    {
+        tiles.Sort(static (a, b) => a.Count != b.Count ? b.Count.CompareTo(a.Count) : a.Held.CompareTo(b.Held));
+        using var host = Tensor.Empty(DType.I32, tiles.Count, TileInts);
+        var target = host.Span<int>();
+        for (var i = 0; i < tiles.Count; i++)
+        {
+            var t = tiles[i];
+            ReadOnlySpan<int> values = [t.Held, t.Rows, t.Streamed, t.Count, t.Shift, 0, 0, 0];
+            values.CopyTo(target[(i * TileInts)..]);
+        }
+        return host.To(device);
+    }
+
+    private static string OptionsOf(DType type, int D, int Dv, int vec) => RowOptions.GetOrAdd((type, D, Dv, vec), static key => $"-DTYPE={(key.Item1 == DType.BF16 ? "bf16" : "float")} -DQK_WIDTH={key.D} -DV_WIDTH={key.Dv} -DVEC={key.Vec}");
+
+    /// <summary>
+    /// The largest shape of the kernel that fits, as far as the registers hold its sums: 32 rows a warp (M_TILES = 2) for values up to 128 in the forward, which has one sum only.
+    /// </summary>
+    private static Plan PlanOf(Pass pass, int D, int Dv) => Plans.GetOrAdd((pass, D, Dv), static key =>
+    {
+        var (pass, D, Dv) = key;
+        foreach (var (tiles, step, warps) in ((int, int, int)[])[(2, 32, 4), (1, 32, 4), (1, 16, 4), (1, 16, 2)])
+        {
+            if (tiles == 2 && (pass != Pass.Forward || Dv > 128)) continue;
+            if (step == 32 && pass != Pass.Forward && D + Dv > 320) continue;
+            var rows = warps * tiles * 16;
+            // Pitches are 8 elements longer than the rows. Held: Q, or Q and dO, or K and V; streamed twice: K and V, or Q and dO with lse and delta.
+            var held = rows * (D + 8 + (pass == Pass.Forward ? 0 : Dv + 8)) * 2;
+            var streamed = 2 * step * (D + 8 + Dv + 8) * 2;
+            var shared = held + streamed + ((pass & (Pass.Keys | Pass.Values)) != 0 ? 2 * 2 * step * sizeof(float) : 0);
+            if (shared > MaxShared) continue;
+            var defines = string.Concat(Enum.GetValues<Pass>().Where(p => pass.HasFlag(p)).Select(p => $" -DPASS_{p.ToString().ToUpperInvariant()}"));
+            return new Plan($"-DQK_WIDTH={D} -DV_WIDTH={Dv} -DM_TILES={tiles} -DSTEP_ROWS={step} -DBLOCK_WARPS={warps} -DMIN_BLOCKS=2{defines} --use_fast_math", rows, warps * 32, shared);
+        }
+        throw new NotSupportedException($"[Attention] head sizes {D} and {Dv} do not fit into {MaxShared} bytes of shared memory");
+    });
+
+    private readonly record struct Tile(int Held, int Rows, int Streamed, int Count, int Shift);
+
+    private sealed record Plan(string Options, int Rows, int Threads, int SharedBytes)
+    {
+        public CudaKernel Kernel(CudaDevice card, string entry) => Kernels.TryGetValue((card.Index, Options), out var known)
+            ? known
+            : Kernels.GetOrAdd((card.Index, Options), TensorCores.Kernel(card, entry, Options).AllowShared(SharedBytes));
+    }
+}

@@ -1,0 +1,153 @@
+// Attention a row at a time, for what the tensor-core kernels do not take: F32, and head sizes that are no multiples of 16. A warp owns one row of one head; lanes share out the other side for the
+// scores and the head width for the sums. Compiled with -DTYPE -DQK_WIDTH -DV_WIDTH. FLOPs as in Attention.cu; every row reads the other side again, from the caches.
+
+constexpr int D = QK_WIDTH, DV = V_WIDTH, WARPS = 4;
+
+// As in Attention.cu: query i of a tile sees key n iff n <= i + shift.
+struct Tile { int held, rows, streamed, count, shift, unused0, unused1, unused2; };
+
+__device__ __forceinline__ float warp_sum(float v)
+{
+    for (int offset = 16; offset > 0; offset >>= 1) v += __shfl_xor_sync(0xffffffffu, v, offset);
+    return v;
+}
+
+__device__ __forceinline__ float warp_max(float v)
+{
+    for (int offset = 16; offset > 0; offset >>= 1) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, offset));
+    return v;
+}
+
+template <int W>
+__device__ __forceinline__ float dot(const T* a, const T* b)
+{
+    float sum = 0;
+    for (int i = 0; i < W; i++) sum += widen(a[i]) * widen(b[i]);
+    return sum;
+}
+
+// sum += p · row, each lane for columns lane, lane + 32, …
+template <int W>
+__device__ __forceinline__ void add_row(float (&sum)[(W + 31) / 32], float p, const T* row)
+{
+#pragma unroll
+    for (int i = 0; i < (W + 31) / 32; i++)
+    {
+        int column = i * 32 + (threadIdx.x & 31);
+        if (column < W) sum[i] += p * widen(row[column]);
+    }
+}
+
+template <int W>
+__device__ __forceinline__ void store_row(T* row, const float (&sum)[(W + 31) / 32], float factor)
+{
+#pragma unroll
+    for (int i = 0; i < (W + 31) / 32; i++)
+    {
+        int column = i * 32 + (threadIdx.x & 31);
+        if (column < W) store(row + column, sum[i] * factor);
+    }
+}
+
+// grid: tiles · H. Keys and values of one row may lie in a wider row: key_pitch and value_pitch are elements from row to row.
+extern "C" __global__ void attention_rows(const T* q, const T* k, const T* v, T* out, float* lse, const Tile* tiles, int H, int Hk, int key_pitch, int value_pitch, float scale)
+{
+    Tile tile = tiles[blockIdx.x / H];
+    int head = blockIdx.x % H, key_head = head / (H / Hk), lane = threadIdx.x & 31;
+    const T* keys = k + (long long)tile.streamed * key_pitch + key_head * D;
+    const T* values = v + (long long)tile.streamed * value_pitch + key_head * DV;
+    for (int row = threadIdx.x >> 5; row < tile.rows; row += WARPS)
+    {
+        long long place = (long long)(tile.held + row) * H + head;
+        int visible = min(tile.count, row + tile.shift + 1);
+        float sum[(DV + 31) / 32], top = __uint_as_float(0xFF800000u), total = 0;
+        for (int i = 0; i < (DV + 31) / 32; i++) sum[i] = 0;
+        for (int first = 0; first < visible; first += 32)
+        {
+            int n = first + lane, count = min(32, visible - first);
+            float s = lane < count ? scale * dot<D>(q + place * D, keys + (long long)n * key_pitch) : __uint_as_float(0xFF800000u);
+            float now = fmaxf(top, warp_max(s)), shrink = expf(top - now), p = expf(s - now);
+            top = now;
+            total = total * shrink + p;
+            for (int i = 0; i < (DV + 31) / 32; i++) sum[i] *= shrink;
+            for (int j = 0; j < count; j++) add_row<DV>(sum, __shfl_sync(0xffffffffu, p, j), values + (long long)(first + j) * value_pitch);
+        }
+        total = warp_sum(total);
+        store_row<DV>(out + place * DV, sum, 1 / total);
+        if (lane == 0) lse[place] = top + logf(total);
+    }
+}
+
+// delta[row] = Σ dout[row] · out[row] over DV; one warp a row of [Tq · H].
+extern "C" __global__ void attention_delta(const T* dout, const T* out, float* delta, long long rows)
+{
+    long long row = blockIdx.x * (long long)WARPS + (threadIdx.x >> 5);
+    if (row >= rows) return;
+    typedef Pack<T, VEC> Values;
+    const Values *g = (const Values*)(dout + row * DV), *o = (const Values*)(out + row * DV);
+    float sum = 0;
+    for (int i = threadIdx.x & 31; i < DV / VEC; i += 32)
+    {
+        Values a = g[i], b = o[i];
+        for (int j = 0; j < VEC; j++) sum += widen(a.v[j]) * widen(b.v[j]);
+    }
+    sum = warp_sum(sum);
+    if ((threadIdx.x & 31) == 0) delta[row] = sum;
+}
+
+// grid: tiles · H.
+extern "C" __global__ void attention_rows_dq(const T* q, const T* k, const T* v, const T* dout, const float* lse, const float* delta, T* dq, const Tile* tiles, int H, int Hk, float scale)
+{
+    Tile tile = tiles[blockIdx.x / H];
+    int head = blockIdx.x % H, key_head = head / (H / Hk), lane = threadIdx.x & 31;
+    for (int row = threadIdx.x >> 5; row < tile.rows; row += WARPS)
+    {
+        long long place = (long long)(tile.held + row) * H + head;
+        int visible = min(tile.count, row + tile.shift + 1);
+        float sum[(D + 31) / 32];
+        for (int i = 0; i < (D + 31) / 32; i++) sum[i] = 0;
+        for (int first = 0; first < visible; first += 32)
+        {
+            int count = min(32, visible - first);
+            long long key = (long long)(tile.streamed + first + lane) * Hk + key_head;
+            float ds = 0;
+            if (lane < count) ds = expf(scale * dot<D>(q + place * D, k + key * D) - lse[place]) * (dot<DV>(dout + place * DV, v + key * DV) - delta[place]);
+            for (int j = 0; j < count; j++) add_row<D>(sum, __shfl_sync(0xffffffffu, ds, j), k + ((long long)(tile.streamed + first + j) * Hk + key_head) * D);
+        }
+        store_row<D>(dq + place * D, sum, scale);
+    }
+}
+
+// grid: tiles · Hk. A warp owns one key; it goes over its query heads and over the queries that see it.
+extern "C" __global__ void attention_rows_dkv(const T* q, const T* k, const T* v, const T* dout, const float* lse, const float* delta, T* dk, T* dv, const Tile* tiles, int H, int Hk, float scale)
+{
+    Tile tile = tiles[blockIdx.x / Hk];
+    int key_head = blockIdx.x % Hk, group = H / Hk, lane = threadIdx.x & 31;
+    for (int row = threadIdx.x >> 5; row < tile.rows; row += WARPS)
+    {
+        long long key = (long long)(tile.held + row) * Hk + key_head;
+        float sum_k[(D + 31) / 32], sum_v[(DV + 31) / 32];
+        for (int i = 0; i < (D + 31) / 32; i++) sum_k[i] = 0;
+        for (int i = 0; i < (DV + 31) / 32; i++) sum_v[i] = 0;
+        for (int head = key_head * group; head < (key_head + 1) * group; head++)
+            for (int first = max(0, row - tile.shift); first < tile.count; first += 32)
+            {
+                int count = min(32, tile.count - first);
+                long long place = (long long)(tile.streamed + first + lane) * H + head;
+                float p = 0, ds = 0;
+                if (lane < count)
+                {
+                    p = expf(scale * dot<D>(q + place * D, k + key * D) - lse[place]);
+                    ds = p * (dot<DV>(dout + place * DV, v + key * DV) - delta[place]);
+                }
+                for (int j = 0; j < count; j++)
+                {
+                    long long at = (long long)(tile.streamed + first + j) * H + head;
+                    add_row<DV>(sum_v, __shfl_sync(0xffffffffu, p, j), dout + at * DV);
+                    add_row<D>(sum_k, __shfl_sync(0xffffffffu, ds, j), q + at * D);
+                }
+            }
+        store_row<D>(dk + key * D, sum_k, scale);
+        store_row<DV>(dv + key * DV, sum_v, 1);
+    }
+}

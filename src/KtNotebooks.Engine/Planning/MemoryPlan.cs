@@ -1,0 +1,87 @@
+using KtNotebooks.Configuration;
+using KtNotebooks.Lora;
+using KtNotebooks.Models;
+using KtNotebooks.Placement;
+using KtNotebooks.Training;
+
+namespace KtNotebooks.Planning;
+
+/// <summary>A group of like modules and where it goes.</summary>
+/// <param name="Modules">Path, layers as ranges: `model.layers.3-60.mlp.experts`.</param>
+/// <param name="Count">Layers in the group.</param>
+/// <param name="Executor">Of routed experts; else empty.</param>
+/// <param name="Bytes">Of the weights in that format.</param>
+/// <param name="Because">The line or key that says so.</param>
+public sealed record PlanRow(string Modules, int Count, long Parameters, string Compute, string Weights, string Format, string Executor, long Bytes, string Because);
+
+/// <summary>Memory of one kind on one device.</summary>
+public sealed record PlanItem(string Device, string What, long Bytes);
+
+/// <summary>
+/// Where everything of a run goes and how much memory it needs, said before a weight is loaded: config.json is enough. Weights, adapter, gradients and optimizer state are exact; workspace and layer inputs
+/// are what the model's own code allocates when it runs over shapes, for the longest window that the config allows. Totals are upper bounds: not all of it lives at the same moment.
+/// </summary>
+public sealed record MemoryPlan
+{
+    public const string Weights = "weights", Mapped = "mapped weights", Adapter = "adapter", Gradients = "gradients", Optimizer = "AdamW state", Inputs = "layer inputs", Workspace = "workspace", Ring = "streaming ring";
+
+    public required string Model { get; init; }
+
+    public required string ModelType { get; init; }
+
+    /// <summary>Of the model, without the adapter.</summary>
+    public required long Parameters { get; init; }
+
+    public required long Trainable { get; init; }
+
+    /// <summary>Tokens a step at most; 0: no training.</summary>
+    public required int Tokens { get; init; }
+
+    public required IReadOnlyList<PlanRow> Rows { get; init; }
+
+    public required IReadOnlyList<PlanItem> Items { get; init; }
+
+    public required IReadOnlyList<string> Notes { get; init; }
+
+    /// <summary>Devices with memory in the plan, the CPU first.</summary>
+    public IReadOnlyList<string> Devices => [.. Items.Select(i => i.Device).Distinct().Order(StringComparer.Ordinal)];
+
+    /// <summary>Bytes of one kind on a device.</summary>
+    public long Bytes(string device, string what) => Items.Where(i => i.Device == device && i.What == what).Sum(i => i.Bytes);
+
+    /// <summary>Bytes on a device that cannot be dropped: all but mapped weights.</summary>
+    public long Total(string device) => Items.Where(i => i.Device == device && i.What != Mapped).Sum(i => i.Bytes);
+
+    /// <summary>
+    /// `kt plan`: a training config, a model folder, a config.json or the name of a known shape, then key=value. Without output_dir or tokens_per_step only the weights are counted.
+    /// </summary>
+    /// <exception cref="ArgumentException">A wrong key or value.</exception>
+    public static MemoryPlan Open(params string[] arguments)
+    {
+        ArgumentNullException.ThrowIfNull(arguments);
+        if (arguments.Length == 0) throw new ArgumentException("a plan wants a training config, a model folder, a config.json or a shape: " + string.Join(", ", ModelShapes.Known));
+        var first = arguments[0];
+        if (Directory.Exists(first) || first.EndsWith(".json", StringComparison.Ordinal) || ModelShapes.Known.Contains(first)) arguments = ["model_name_or_path=" + first, .. arguments[1..]];
+        var c = Settings.Read(arguments);
+        var path = c.Required("model_name_or_path");
+        var config = ModelShapes.Known.Contains(path) && !Directory.Exists(path) ? ModelShapes.File(path) : new ConfigFile(File.Exists(path) ? path : Path.Combine(path, "config.json"));
+        var settings = PlacementSettings.Read(c);
+        var lora = FineTuneRun.ReadLora(c);
+        var type = FineTuneRun.ReadType(c);
+        var (sequence, chunk) = (c.Int("cutoff_len", 2048), c.Int("chunk_size", 8192));
+        var tokens = c.Int("tokens_per_step") ?? (c.Has("output_dir") ? checked(c.Int("per_device_train_batch_size", 8) * c.Int("gradient_accumulation_steps", 1) * sequence) : 0);
+        if (tokens < 0 || sequence < 1 || chunk < 1) throw new ArgumentException($"{c.Name}: tokens_per_step, cutoff_len and chunk_size must be positive");
+        using var model = ModelFolder.Shape(config, type);
+        var placement = ModelPlacement.Resolve(model, model.Info.ModelType, settings);
+        if (tokens > 0) LoraAdapter.Attach(model, lora);
+        var plan = new PlanBuilder(model, placement, config, new Window(tokens, Math.Min(sequence, Math.Max(tokens, 1)), Math.Min(chunk, tokens))).Build(path);
+        var unread = c.Unread;
+        return unread.Count == 0 ? plan : plan with { Notes = [.. plan.Notes, $"not looked at by the plan: {string.Join(", ", unread)}"] };
+    }
+}
+
+/// <summary>What a step works on.</summary>
+/// <param name="Tokens">T; 0: no training.</param>
+/// <param name="Sequence">Longest sequence.</param>
+/// <param name="Chunk">Rows that a layer works on at a time.</param>
+internal sealed record Window(int Tokens, int Sequence, int Chunk);

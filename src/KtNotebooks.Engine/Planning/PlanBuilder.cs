@@ -1,0 +1,147 @@
+using KtNotebooks.Experts;
+using KtNotebooks.Models;
+using KtNotebooks.Nn;
+using KtNotebooks.Ops;
+using KtNotebooks.Placement;
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Planning;
+
+/// <summary>Counts a model of shapes, module by module, into a <see cref="MemoryPlan"/>.</summary>
+internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, ConfigFile config, Window window)
+{
+    private readonly List<(string Pattern, int? Layer, ModulePlace Place, string Format, long Parameters, long Bytes)> _parts = [];
+    private readonly Dictionary<(string Device, string What), long> _items = [];
+    private readonly List<string> _notes = [.. placement.Settings.Notes];
+    private long _parameters;
+    private long _trainable;
+
+    private MatrixFormat OwnFormat => MatrixFormats.Of(model.Type);
+
+    public MemoryPlan Build(string name)
+    {
+        foreach (var child in model.Children) Walk(child, model);
+        if (window.Tokens > 0) CountStep();
+        foreach (var ring in placement.All.Where(m => m.Place.Executor is ExecutorKind.Streamed or ExecutorKind.Split or ExecutorKind.Auto).GroupBy(m => m.Place.Compute))
+            Add(ring.Key, MemoryPlan.Ring, 2 * ring.Max(m => BankBytes(m.Path)));
+        var plan = new MemoryPlan
+        {
+            Model = name,
+            ModelType = model.Info.ModelType,
+            Parameters = _parameters,
+            Trainable = _trainable,
+            Tokens = window.Tokens,
+            Rows = Rows(),
+            Items = [.. _items.Select(i => new PlanItem(i.Key.Device, i.Key.What, i.Value)).OrderBy(i => i.Device, StringComparer.Ordinal)],
+            Notes = [],
+        };
+        if (placement.All.Any(m => m.Place.Executor == ExecutorKind.Auto)) _notes.Add("experts: auto is counted as streamed; what fits on the card may stay there");
+        if (placement.Settings.GpuMemoryLimit is { } limit)
+            foreach (var device in plan.Devices.Where(d => d != Device.Cpu.ToString() && plan.Total(d) > limit)) _notes.Add($"{device} may need {plan.Total(device) / 1e9:F1} GB, more than gpu_memory_limit, {limit / 1e9:F1} GB: fewer tokens a step, a smaller chunk_size, or experts: streamed");
+        return plan with { Notes = _notes };
+    }
+
+    private void Walk(Module module, Module parent)
+    {
+        if (module is ExpertBank bank) CountBank(bank);
+        else foreach (var (name, tensor) in module.Weights) CountWeight(module, parent, name, tensor);
+        foreach (var (_, tensor) in module.Trainable) CountTrained(module, tensor.ByteLength, tensor.Count);
+        foreach (var child in module.Children) Walk(child, module);
+    }
+
+    private void CountBank(ExpertBank bank)
+    {
+        var place = placement.Of(bank.Path);
+        var parameters = bank.Weights.Sum(w => w.Tensor.Count);
+        var format = place.Format ?? config.StoredFormat ?? OwnFormat;
+        var bytes = BankBytes(bank.Path);
+        _parameters += parameters;
+        _parts.Add((Pattern(bank.Path), Layer(bank.Path), place, format.Name(), parameters, bytes));
+        var mapped = place.Weights == WeightHome.Mmap && format == (config.StoredFormat ?? StoredType);
+        Add(place.Weights == WeightHome.Device ? place.Compute : Device.Cpu, mapped ? MemoryPlan.Mapped : MemoryPlan.Weights, bytes);
+    }
+
+    private void CountWeight(Module module, Module parent, string name, Tensor tensor)
+    {
+        var place = placement.Of(name);
+        var group = module is MoeMlp ? name[..name.LastIndexOf('.')] : parent is MlaAttention or GqaAttention or SwiGluMlp ? parent.Path : module.Path;
+        _parameters += tensor.Count;
+        _parts.Add((Pattern(group), Layer(group), place, MatrixFormats.Of(tensor.Type).Name(), tensor.Count, tensor.ByteLength));
+        // A tensor stays mapped where it is stored as it is used; low-bit checkpoints keep their linear layers as codes, which are decoded at load.
+        var decoded = config.StoredFormat is not null && module is Nn.Linear && group != "lm_head";
+        var mapped = place.Weights == WeightHome.Mmap && !decoded && MatrixFormats.Of(tensor.Type) == StoredType;
+        Add(place.Weights == WeightHome.Device ? place.Compute : Device.Cpu, mapped ? MemoryPlan.Mapped : MemoryPlan.Weights, tensor.ByteLength);
+    }
+
+    /// <summary>The type of what is not quantised in the checkpoint.</summary>
+    private MatrixFormat StoredType => config.StoredType == DType.F32 ? MatrixFormat.F32 : MatrixFormat.BF16;
+
+    private void CountTrained(Module module, long bytes, long count)
+    {
+        var device = placement.Of(module.Path).Compute;
+        _trainable += count;
+        Add(device, MemoryPlan.Adapter, bytes);
+        Add(device, MemoryPlan.Gradients, bytes);
+        Add(device, MemoryPlan.Optimizer, 2 * bytes); // two moments
+    }
+
+    /// <summary>What a step allocates beside parameters: every stage's input, the gradient on its way down twice, and the largest stage's workspace.</summary>
+    private void CountStep()
+    {
+        var row = (long)model.Info.Width * model.Type.Size();
+        var largest = new Dictionary<Device, long>();
+        foreach (var stage in model.Stages)
+        {
+            var device = placement.Of(stage.Path).Compute;
+            Add(device, MemoryPlan.Inputs, window.Tokens * row);
+            foreach (var (where, bytes) in Workspace.Of(stage, model, placement, window)) largest[where] = Math.Max(largest.GetValueOrDefault(where), bytes);
+        }
+        var last = placement.Of(model.Stages[^1].Path).Compute;
+        Add(last, MemoryPlan.Inputs, 2 * window.Tokens * row);
+        var head = placement.Of("lm_head").Compute;
+        largest[head] = Math.Max(largest.GetValueOrDefault(head), Workspace.OfHead(model, Math.Min(window.Tokens, Workspace.HeadRows)));
+        foreach (var (device, bytes) in largest) Add(device, MemoryPlan.Workspace, bytes);
+    }
+
+    private long BankBytes(string path)
+    {
+        var bank = _banks.TryGetValue(path, out var known) ? known : throw new ArgumentException($"[Plan] no experts at {path}");
+        var format = placement.Of(path).Format ?? config.StoredFormat ?? OwnFormat;
+        return bank.Count * ((2 * format.Bytes(bank.Inner, bank.Width)) + format.Bytes(bank.Width, bank.Inner));
+    }
+
+    private readonly Dictionary<string, ExpertBank> _banks = model.All().OfType<ExpertBank>().ToDictionary(b => b.Path);
+
+    private void Add(Device device, string what, long bytes) => _items[(device.ToString(), what)] = _items.GetValueOrDefault((device.ToString(), what)) + bytes;
+
+    /// <summary>Like modules of neighbouring layers in one row, in the order in which they first come.</summary>
+    private PlanRow[] Rows() =>
+    [
+        .. from part in _parts
+           group part by (part.Pattern, part.Place.Compute, part.Place.Weights, part.Place.Executor, Expert: part.Place.Executor is null ? "" : part.Format) into like
+           let layers = like.Where(p => p.Layer is not null).Select(p => p.Layer!.Value).Distinct().Order().ToArray()
+           let place = like.First().Place
+           select new PlanRow(like.Key.Pattern.Replace("{}", Ranges(layers), StringComparison.Ordinal), Math.Max(1, layers.Length), like.Sum(p => p.Parameters), place.Compute.ToString(), Word(place.Weights),
+               like.MaxBy(p => p.Bytes).Format, place.Executor is { } e ? Word(e) : "", like.Sum(p => p.Bytes), place.Because),
+    ];
+
+    private static int? Layer(string path) => path.Split('.').SkipWhile(p => p != "layers").Skip(1).FirstOrDefault() is { } digits ? int.Parse(digits) : null;
+
+    private static string Pattern(string path) => Layer(path) is { } layer ? path.Replace($"layers.{layer}", "layers.{}", StringComparison.Ordinal) : path;
+
+    /// <summary>[0, 1, 2, 5] → "0-2,5".</summary>
+    private static string Ranges(int[] numbers)
+    {
+        var parts = new List<string>();
+        for (var i = 0; i < numbers.Length; i++)
+        {
+            var first = numbers[i];
+            while (i + 1 < numbers.Length && numbers[i + 1] == numbers[i] + 1) i++;
+            parts.Add(first == numbers[i] ? $"{first}" : $"{first}-{numbers[i]}");
+        }
+        return string.Join(",", parts);
+    }
+
+    private static string Word<T>(T value)
+        where T : struct, Enum => value.ToString().ToLowerInvariant();
+}

@@ -1,0 +1,96 @@
+using System.Text;
+
+using KtNotebooks.Interactive.Drawing;
+
+namespace KtNotebooks.Interactive;
+
+/// <summary>
+/// Shares of a whole as rectangles whose areas are the values, nearly square (Bruls, Huizing, van Wijk 2000), largest first from the upper left. Values that are not above zero are left out.
+/// <code>
+/// new Treemap("parameters", unit: "M").Add("routed experts", 4.9).Add("attention", 0.7)
+/// </code>
+/// </summary>
+public sealed class Treemap(string title, string unit = "") : Chart(title)
+{
+    private const double LabelSize = 12;
+
+    private readonly List<(string Name, double Value, Color Color)> _parts = [];
+
+    private double Total => Shown.Sum(p => p.Value);
+
+    private IEnumerable<(string Name, double Value, Color Color)> Shown => _parts.Where(p => double.IsFinite(p.Value) && p.Value > 0).OrderByDescending(p => p.Value);
+
+    /// <param name="name">Written into the rectangle where it fits.</param>
+    /// <param name="value">Its area.</param>
+    /// <param name="color">Without one the part takes the next one of <see cref="Palette"/>.</param>
+    public Treemap Add(string name, double value, Color? color = null)
+    {
+        _parts.Add((name, value, color ?? Palette.At(_parts.Count)));
+        return this;
+    }
+
+    /// <summary>The rectangles of values above zero, largest first, that fill a box.</summary>
+    public static IReadOnlyList<Box> Layout(IReadOnlyList<double> values, Box box)
+    {
+        var boxes = new List<Box>();
+        var scale = box.Width * box.Height / values.Sum();
+        for (var first = 0; first < values.Count;)
+        {
+            // A row along the shorter side takes values as long as its worst rectangle does not get longer.
+            var side = Math.Min(box.Width, box.Height);
+            var (count, sum) = (1, values[first] * scale);
+            while (first + count < values.Count && Worst(values[first], values[first + count], sum + (values[first + count] * scale), scale, side) <= Worst(values[first], values[first + count - 1], sum, scale, side))
+                sum += values[first + count++] * scale;
+            var depth = sum / side;
+            var at = 0.0;
+            for (var i = first; i < first + count; i++)
+            {
+                var length = values[i] * scale / depth;
+                boxes.Add(box.Width >= box.Height ? new(box.X, box.Y + at, depth, length) : new(box.X + at, box.Y, length, depth));
+                at += length;
+            }
+            box = box.Width >= box.Height ? new(box.X + depth, box.Y, box.Width - depth, box.Height) : new(box.X, box.Y + depth, box.Width, box.Height - depth);
+            first += count;
+        }
+        return boxes;
+    }
+
+    internal override Scene Draw()
+    {
+        var plot = Plot.Begin(this, Describe(), [], "", "");
+        var parts = Shown.ToArray();
+        if (parts.Length == 0) return plot.Scene;
+        var boxes = Layout([.. parts.Select(p => p.Value)], new Box(12, plot.Area.Y, Width - 24, Height - plot.Area.Y - 12));
+        foreach (var (part, box) in parts.Zip(boxes))
+        {
+            var gap = Math.Min(1, Math.Min(box.Width, box.Height) * 0.1);
+            plot.Scene.Rect(new(box.X + gap, box.Y + gap, box.Width - (2 * gap), box.Height - (2 * gap)), part.Color);
+            var ink = part.Color.Brightness > 0.5 ? Palette.Ink : new Color(255, 255, 255);
+            if (box.Height < LabelSize + 8 || box.Width < 40) continue;
+            plot.Scene.Text(box.X + 7, box.Y + LabelSize + 5, Plot.Fit(part.Name, box.Width - 12, LabelSize, bold: true), LabelSize, ink, bold: true);
+            if (box.Height >= 2.6 * LabelSize + 8) plot.Scene.Text(box.X + 7, box.Y + (2.3 * LabelSize) + 6, Plot.Fit(Number(part.Value), box.Width - 12, LabelSize - 1), LabelSize - 1, ink);
+        }
+        return plot.Scene;
+    }
+
+    public override string ToText()
+    {
+        var text = new StringBuilder();
+        if (Title.Length > 0) text.AppendLine(Title);
+        var name = Shown.Select(p => TextWidth.Of(p.Name)).DefaultIfEmpty(0).Max();
+        var number = Shown.Select(p => Number(p.Value).Length).DefaultIfEmpty(0).Max();
+        foreach (var p in Shown) text.Append(TextWidth.PadRight(p.Name, name)).Append("  ").Append(Number(p.Value).PadLeft(number)).Append("  ").AppendLine(TextWidth.Bar(p.Value / Total, 40));
+        return text.ToString().TrimEnd() is { Length: > 0 } full ? full : "nothing";
+    }
+
+    /// <summary>The longer side over the shorter one of the worst rectangle of a row.</summary>
+    private static double Worst(double largest, double smallest, double sum, double scale, double side)
+    {
+        var square = side * side;
+        return Math.Max(square * largest * scale / (sum * sum), sum * sum / (square * smallest * scale));
+    }
+
+    private string Number(double value) => $"{Ticks.Format(value)}{(unit.Length > 0 ? " " + unit : "")}, {100 * value / Total:F1} %";
+
+    private string Describe() => $"{(Title.Length > 0 ? Title + ": " : "")}{string.Join("; ", Shown.Select(p => $"{p.Name} {Number(p.Value)}"))}";
+}

@@ -1,0 +1,100 @@
+using System.Text.Json.Nodes;
+
+using KtNotebooks.Evaluation;
+using KtNotebooks.Tests.Segmentation;
+
+using Xunit;
+
+namespace KtNotebooks.Tests.Cli;
+
+/// <summary>`kt predict` as a user meets it: run through, killed, stopped by Ctrl-C, started again, with other batch sizes.</summary>
+public class PredictRunTests
+{
+    private const string Ahead = "generated_predictions.ahead.jsonl";
+
+    [Fact]
+    public void A_run_leaves_all_rows_in_order_and_the_scores()
+    {
+        Python.Require();
+        using var place = new Workplace();
+        var (exit, output, errors) = Kt.Run(Predict(place));
+        Assert.Equal((0, ""), (exit, errors));
+        Assert.Contains("done: 24 rows", output, StringComparison.Ordinal);
+        Assert.Contains("ETA", output, StringComparison.Ordinal);
+        Assert.Equal(["all_results.json", "generated_predictions.jsonl", "predict_results.json", "predict_settings.json"], Directory.GetFiles(place.Output).Select(Path.GetFileName).Order(StringComparer.Ordinal));
+        var rows = Predictions.Read(FileOf(place));
+        for (var i = 0; i < 24; i++)
+        {
+            Assert.EndsWith($"User: What is the weather on day {i}?\n\nAssistant:", rows[i].Prompt, StringComparison.Ordinal);
+            Assert.Equal(i % 2 == 0 ? "主人，今天天气真好喵~" : "The weather is fine.", rows[i].Label);
+        }
+        var results = JsonNode.Parse(File.ReadAllText(Path.Combine(place.Output, "predict_results.json")))!.AsObject();
+        Assert.Equal(["predict_bleu-4", "predict_kt-bleu-1", "predict_kt-bleu-2", "predict_kt-bleu-3", "predict_kt-bleu-4", "predict_rouge-1", "predict_rouge-2", "predict_rouge-l", "predict_runtime", "predict_samples_per_second", "predict_tokens_per_second"], results.Select(r => r.Key));
+        var again = JsonNode.Parse(Kt.Run("eval", "--predictions", FileOf(place), "--json").Output)!;
+        Assert.Equal((double)again["bleu-4"]!, (double)results["predict_bleu-4"]!);
+    }
+
+    [Fact]
+    public void A_killed_run_goes_on_to_the_same_file_whatever_the_batch_size()
+    {
+        using var place = new Workplace();
+        Assert.Equal(0, Kt.Run(Predict(place, $"output_dir={place.Output}-straight", "per_device_eval_batch_size=1", "overwrite_output_dir=true")).Exit);
+        using (var kt = Kt.Start(Predict(place, "per_device_eval_batch_size=3", "cpu_infer=1")))
+        {
+            kt.Until(() => File.Exists(FileOf(place)) && new FileInfo(FileOf(place)).Length > 0);
+            kt.Kill();
+            kt.End();
+        }
+        // As if the kill had come in the middle of a line, here and in the side file.
+        File.AppendAllText(FileOf(place), "{\"prompt\": \"Us");
+        File.AppendAllText(Path.Combine(place.Output, Ahead), "{\"row\": 23, \"pro");
+        var (exit, output, errors) = Kt.Run(Predict(place, "per_device_eval_batch_size=8"));
+        Assert.Equal((0, ""), (exit, errors));
+        Assert.Contains("of 24 rows are done; going on", output, StringComparison.Ordinal);
+        Assert.Equal(File.ReadAllText(FileOf(place, "-straight")), File.ReadAllText(FileOf(place)));
+        Assert.False(File.Exists(Path.Combine(place.Output, Ahead)));
+    }
+
+    [Fact]
+    public void Ctrl_C_keeps_what_is_there()
+    {
+        using var place = new Workplace();
+        using (var kt = Kt.Start(Predict(place, "per_device_eval_batch_size=1", "max_new_tokens=200")))
+        {
+            kt.Until(() => File.Exists(FileOf(place)) && new FileInfo(FileOf(place)).Length > 0);
+            kt.Interrupt();
+            var (exit, output, errors) = kt.End();
+            Assert.Equal((130, ""), (exit, errors));
+            Assert.Contains("of 24 rows; they are in", output, StringComparison.Ordinal);
+        }
+        Assert.InRange(Predictions.Read(FileOf(place)).Count, 1, 23);
+    }
+
+    [Fact]
+    public void Other_settings_do_not_go_on_with_the_rows_of_these()
+    {
+        using var place = new Workplace();
+        Assert.Equal(0, Kt.Run(Predict(place, "max_samples=2")).Exit);
+        Assert.Equal($"{place.Output} holds predictions made with seed 42, now it is 43; choose another output_dir, or overwrite_output_dir=true to begin again", Kt.Refuses(Predict(place, "max_samples=2", "seed=43")));
+        Assert.Equal(0, Kt.Run(Predict(place, "max_samples=2", "seed=43", "overwrite_output_dir=true")).Exit);
+        place.Write("data/good.json", File.ReadAllText(Path.Combine(place.Root, "data/good.json")).Replace("day 1?", "day one?", StringComparison.Ordinal));
+        Assert.Equal($"{FileOf(place)}: row 2 was made from another prompt than the data set has there now; choose another output_dir, or overwrite_output_dir=true to begin again", Kt.Refuses(Predict(place, "max_samples=2", "seed=43")));
+    }
+
+    [Theory]
+    [InlineData("eval_dataset=godo", "Unknown dataset 'godo'")]
+    [InlineData("per_device_eval_batch_size=0", "command line: 'per_device_eval_batch_size' must be positive, but is '0'")]
+    [InlineData("temprature=1", "command line: unknown key 'temprature'. Did you mean 'temperature'")]
+    [InlineData("do_train=true", "command line: 'do_train' must be false here")]
+    public void A_wrong_value_by_its_key(string pair, string message)
+    {
+        using var place = new Workplace();
+        Assert.StartsWith(message, Kt.Refuses(Predict(place, pair)), StringComparison.Ordinal);
+        Assert.False(Directory.Exists(place.Output));
+    }
+
+    private static string FileOf(Workplace place, string suffix = "") => Path.Combine(place.Output + suffix, Predictions.FileName);
+
+    private static string[] Predict(Workplace place, params string[] pairs) =>
+        ["predict", $"model_name_or_path={place.Model}", $"dataset_dir={Path.Combine(place.Root, "data")}", "eval_dataset=good", "template=deepseek", $"output_dir={place.Output}", "max_new_tokens=40", "top_p=1", "temperature=1.5", .. pairs];
+}

@@ -1,0 +1,292 @@
+using System.Text.Json.Nodes;
+
+using KtNotebooks.Lora;
+using KtNotebooks.Models;
+using KtNotebooks.Ops;
+using KtNotebooks.Tensors;
+using KtNotebooks.Tests.Cli;
+using KtNotebooks.Tests.Models;
+using KtNotebooks.Tests.Tokenizers;
+using KtNotebooks.Training;
+using KtNotebooks.Weights;
+
+using Xunit;
+
+namespace KtNotebooks.Tests.Lora;
+
+/// <summary>A base with an adapter merged in is a checkpoint like any other.</summary>
+public sealed class AdapterExportTests : IDisposable
+{
+    private const string Expert = "model.layers.1.mlp.experts.2.up_proj";
+
+    private readonly Samples.Folder _folder = new();
+
+    public void Dispose() => _folder.Dispose();
+
+    [Fact]
+    public void In_F32_the_merged_model_is_the_model_with_its_adapter()
+    {
+        var (model, adapter) = (Base(DType.F32), Adapter("a", 1));
+        Export(model, [adapter], shard: 40_000);
+        using var merged = ModelFolder.Load(At("out"), DType.F32);
+        using var expected = ModelFolder.Load(model, DType.F32);
+        AdapterFolder.Load(expected, adapter);
+        AdapterFormsTests.Close(AdapterFormsTests.Logits(expected), AdapterFormsTests.Logits(merged), 2e-5);
+        // Every weight: the sum in double, rounded once or in the last place.
+        foreach (var (name, stored) in Tensors(At("out")))
+        {
+            var sum = Sum(model, adapter, name);
+            for (var i = 0; i < sum.Length; i++) Assert.Equal(sum[i], stored[i], 4e-7 * Math.Max(1, Math.Abs(sum[i])));
+        }
+        var index = JsonNode.Parse(File.ReadAllText(Path.Combine(At("out"), "model.safetensors.index.json")))!;
+        Assert.True(index["weight_map"]!.AsObject().Select(e => e.Value!.GetValue<string>()).Distinct().Count() > 3);
+        Assert.True(File.Exists(Path.Combine(At("out"), "tokenizer.json")));
+        Assert.False(Directory.Exists(At("out.tmp")));
+    }
+
+    [Fact]
+    public void In_BF16_every_weight_is_the_sum_rounded_once()
+    {
+        var (model, adapter) = (Base(DType.BF16), Adapter("a", 1));
+        Export(model, [adapter]);
+        Assert.False(File.Exists(Path.Combine(At("out"), "model.safetensors.index.json")));
+        using var pairs = AdapterSource.Open(adapter);
+        foreach (var (name, stored) in Tensors(At("out")))
+        {
+            var sum = Sum(model, adapter, name);
+            for (var i = 0; i < sum.Length; i++) Assert.True(Math.Abs(sum[i] - stored[i]) <= (Math.Abs(sum[i]) / 256 * 1.001) + 1e-6, $"{name}[{i}] is {stored[i]}, the sum {sum[i]}");
+            if (!pairs.Tensors.ContainsKey($"base_model.model.{name[..^".weight".Length]}.lora_A.weight")) Assert.Equal(sum.Select(v => (float)v), stored);
+        }
+    }
+
+    [Fact]
+    public void Two_adapters_add_up()
+    {
+        var model = Base(DType.F32);
+        var (a, b) = (Adapter("a", 1), Adapter("b", 2));
+        Export(model, [a, b]);
+        var (one, two, plain) = (Sum(model, a, Expert + ".weight"), Sum(model, b, Expert + ".weight"), Sum(model, null, Expert + ".weight"));
+        var merged = Tensors(At("out"))[Expert + ".weight"];
+        for (var i = 0; i < merged.Length; i++) Assert.Equal(one[i] + two[i] - plain[i], merged[i], 1e-6);
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void An_FP8_base_stays_FP8_or_becomes_BF16(bool asBf16)
+    {
+        var (model, adapter) = (Fp8Base(), Adapter("a", 1));
+        Export(model, [adapter], shard: 20_000, withoutFp8: asBf16);
+        using var source = new Checkpoint(model);
+        using var target = new Checkpoint(At("out"));
+        Assert.Equal(asBf16 ? DType.BF16 : DType.F8E4M3, target.Entry(Expert + ".weight").Type);
+        Assert.Equal(asBf16, !target.Names.Any(n => n.EndsWith("_scale_inv", StringComparison.Ordinal)));
+        Assert.Equal(asBf16, JsonNode.Parse(File.ReadAllText(Path.Combine(At("out"), "config.json")))!["quantization_config"] is null);
+        foreach (var name in source.Names.Where(n => source.Entry(n).Type == DType.F8E4M3))
+        {
+            var (values, sum) = (Decoded(target, name), Sum(Decoded(source, name), adapter, name));
+            // FP8: half a step of 2⁻³ of the value, or of the smallest step of a block, where the largest value is 448.
+            var largest = sum.Max(Math.Abs);
+            for (var i = 0; i < sum.Length; i++) Assert.True(Math.Abs(sum[i] - values[i]) <= Math.Max(Math.Abs(sum[i]) / (asBf16 ? 256 : 16), largest / 448 / 512) * 1.01, $"{name}[{i}] is {values[i]}, the sum {sum[i]}");
+        }
+        using var norm = target.Stored("model.norm.weight");
+        using var before = source.Stored("model.norm.weight");
+        Assert.Equal(before.ToFloats(), norm.ToFloats());
+    }
+
+    [Fact]
+    public void Without_an_adapter_every_stored_byte_is_kept()
+    {
+        var model = Fp8Base();
+        Export(model, []);
+        using var source = new Checkpoint(model);
+        using var target = new Checkpoint(At("out"));
+        Assert.Equal(source.Names.Order(), target.Names.Order());
+        foreach (var name in source.Names)
+        {
+            using var a = source.Stored(name);
+            using var b = target.Stored(name);
+            Assert.Equal(a.Type, b.Type);
+            Assert.Equal(a.Shape.ToArray(), b.Shape.ToArray());
+            if (a.Type == DType.F8E4M3) Assert.Equal(a.Span<byte>().ToArray(), b.Span<byte>().ToArray());
+            else Assert.Equal(a.ToFloats(), b.ToFloats());
+        }
+    }
+
+    [Fact]
+    public void FP8_blocks_hold_their_largest_value_and_tails()
+    {
+        var random = new Random(5);
+        var values = Enumerable.Range(0, 130 * 260).Select(_ => (float)(random.NextDouble() - 0.5)).ToArray();
+        values[(129 * 260) + 259] = 7; // alone with few others in the last block
+        Array.Clear(values, 0, 1);
+        var (codes, scales) = MergedTensor.ToFp8(values, 130, 260);
+        using (codes)
+        using (scales)
+        {
+            Assert.Equal([2L, 3], scales.Shape.ToArray());
+            Assert.Equal(7 / 448f, scales.Row<float>(1)[2]);
+            using var decoded = LowBit.Decode(MatrixFormat.Fp8, codes, scales, 130, 260, DType.F32);
+            var back = decoded.ToFloats();
+            Assert.Equal(7f, back[^1], 1e-6f);
+            Assert.Equal(0f, back[0]);
+            for (var i = 0; i < values.Length - 260 * 2; i++) Assert.Equal(values[i], back[i], Math.Max(Math.Abs(values[i]) / 16, 0.5f / 448 / 512) * 1.01);
+        }
+        var (zeros, ones) = MergedTensor.ToFp8(new float[4], 2, 2);
+        using (zeros)
+        using (ones) Assert.Equal((0, 1f), (zeros.Span<byte>().ToArray().Sum(b => b), ones.Item()));
+    }
+
+    [Fact]
+    public void An_export_that_is_cut_short_leaves_no_folder_and_the_next_one_is_whole()
+    {
+        var (model, adapter) = (Base(DType.F32), Adapter("a", 1));
+        using (var export = new AdapterExport(new ExportSettings(model, [adapter], At("out"), 40_000)))
+            Assert.Throws<IOException>(() => export.Run((shard, _) => throw new IOException($"the disk failed at file {shard}"), TestContext.Current.CancellationToken));
+        Assert.False(Directory.Exists(At("out")) || Directory.Exists(At("out.tmp")));
+        using var stop = new CancellationTokenSource();
+        using (var export = new AdapterExport(new ExportSettings(model, [adapter], At("out"), 40_000)))
+            Assert.Throws<OperationCanceledException>(() => export.Run((_, _) => stop.Cancel(), stop.Token));
+        Assert.False(Directory.Exists(At("out")) || Directory.Exists(At("out.tmp")));
+        // What a killed export leaves does not end up in the next.
+        Directory.CreateDirectory(At("out.tmp"));
+        File.WriteAllText(Path.Combine(At("out.tmp"), "model-00009-of-00099.safetensors"), "half");
+        Export(model, [adapter], shard: 40_000);
+        Assert.DoesNotContain(Directory.GetFiles(At("out")), f => f.Contains("00099", StringComparison.Ordinal));
+        using var merged = ModelFolder.Load(At("out"), DType.F32);
+    }
+
+    [Fact]
+    public void What_does_not_fit_is_named_before_anything_is_written()
+    {
+        var (model, adapter) = (Base(DType.F32), Adapter("a", 1));
+        Directory.CreateDirectory(At("full"));
+        File.WriteAllText(Path.Combine(At("full"), "x"), "");
+        Assert.Equal($"export_dir '{At("full")}' is not empty; name a new folder", Refused(model, adapter, "full"));
+        var weights = Path.Combine(adapter, "adapter_model.safetensors");
+        Edit(weights, tensors => tensors["base_model.model.model.layers.9.mlp.up_proj.lora_A.weight"] = tensors["base_model.model.model.layers.9.mlp.up_proj.lora_B.weight"] = Tensor.Zeros(DType.F32, 3, 3));
+        Assert.Equal($"{weights}: tensor 'base_model.model.model.layers.9.mlp.up_proj.lora_A.weight' fits no weight of {model}", Refused(model, adapter));
+        Edit(weights, tensors => tensors.Remove("base_model.model.model.layers.9.mlp.up_proj.lora_B.weight"));
+        Assert.Equal($"{weights}: tensor 'base_model.model.model.layers.9.mlp.up_proj.lora_B.weight' is missing; an adapter holds both halves of every pair", Refused(model, adapter));
+        Edit(weights, tensors =>
+        {
+            tensors.Remove("base_model.model.model.layers.9.mlp.up_proj.lora_A.weight");
+            tensors[$"base_model.model.{Expert}.lora_A.weight"] = Tensor.Zeros(DType.F32, 3, 41);
+        });
+        Assert.Equal($"{weights}: tensor 'base_model.model.{Expert}.lora_A.weight' must be [3, 40] for this base and rank 3, but is F32[3, 41]", Refused(model, adapter));
+        Assert.False(Directory.Exists(At("out")));
+    }
+
+    [Fact]
+    public void The_program_exports_and_says_what_it_does()
+    {
+        var (model, adapter) = (Base(DType.F32), Adapter("a", 1));
+        var (exit, output, errors) = Kt.Run("export", $"model_name_or_path={model}", $"adapter_name_or_path={adapter}", "template=deepseek", "finetuning_type=lora", $"export_dir={At("out")}", "export_size=1", "export_device=cpu");
+        Assert.True(exit == 0, output + errors);
+        Assert.Contains("45 matrices of", output, StringComparison.Ordinal);
+        using var merged = ModelFolder.Load(At("out"), DType.F32);
+        Assert.StartsWith("command line: unknown key 'export_dirr'.", Kt.Refuses("export", $"model_name_or_path={model}", "export_dirr=x", $"export_dir={At("two")}"), StringComparison.Ordinal);
+        Assert.Equal($"export_dir '{At("out")}' is not empty; name a new folder", Kt.Refuses("export", $"model_name_or_path={model}", $"export_dir={At("out")}"));
+    }
+
+    private string At(string name) => Path.Combine(_folder.Path, name);
+
+    private void Export(string model, string[] adapters, long shard = 5_000_000_000, bool withoutFp8 = false)
+    {
+        using var export = new AdapterExport(new ExportSettings(model, adapters, At("out"), shard, withoutFp8));
+        export.Run(cancel: TestContext.Current.CancellationToken);
+    }
+
+    private string Refused(string model, string adapter, string target = "out") => Assert.ThrowsAny<Exception>(() => new AdapterExport(new ExportSettings(model, [adapter], At(target)))).Message;
+
+    private static void Edit(string path, Action<Dictionary<string, Tensor>> edit)
+    {
+        Dictionary<string, Tensor> tensors;
+        using (var file = new SafetensorsFile(path)) tensors = file.Entries.Keys.ToDictionary(k => k, k => file.Get(k));
+        edit(tensors);
+        SafetensorsWriter.Write(path, [.. tensors.Select(t => (t.Key, t.Value))]);
+        foreach (var tensor in tensors.Values) tensor.Dispose();
+    }
+
+    /// <summary>The tiny model as a folder in one file.</summary>
+    private string Base(DType type)
+    {
+        Tiny.Save(At("base"));
+        if (type == DType.F32) return At("base");
+        using var model = ModelFolder.Load(At("base"), type);
+        ModelWriter.Save(model, Path.Combine(At("base"), "config.json"), At("bf16"), type);
+        return At("bf16");
+    }
+
+    /// <summary>The tiny model with every matrix but the token table, the head and the routers in FP8.</summary>
+    private string Fp8Base()
+    {
+        var plain = Base(DType.BF16);
+        List<(string, Tensor)> tensors = [];
+        using (var checkpoint = new Checkpoint(plain))
+            foreach (var name in checkpoint.Names)
+            {
+                var tensor = checkpoint.Stored(name);
+                if (tensor.Rank == 1 || name.Contains("embed", StringComparison.Ordinal) || name.Contains("lm_head", StringComparison.Ordinal) || name.EndsWith(".gate.weight", StringComparison.Ordinal))
+                {
+                    tensors.Add((name, tensor));
+                    continue;
+                }
+                var (codes, scales) = MergedTensor.ToFp8(tensor.ToFloats(), (int)tensor.Dim(0), tensor.Width);
+                tensor.Dispose();
+                tensors.Insert(0, (name + "_scale_inv", scales)); // far from its matrix
+                tensors.Add((name, codes));
+            }
+        SafetensorsWriter.Write(Path.Combine(At("fp8"), "model.safetensors"), tensors);
+        foreach (var (_, tensor) in tensors) tensor.Dispose();
+        var config = JsonNode.Parse(Tiny.Config)!.AsObject();
+        config["quantization_config"] = JsonNode.Parse("""{"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]}""");
+        File.WriteAllText(Path.Combine(At("fp8"), "config.json"), config.ToJsonString());
+        return At("fp8");
+    }
+
+    private string Adapter(string name, ulong seed)
+    {
+        using var model = Tiny.WithAdapter(seed: seed);
+        AdapterFolder.Save(model, new LoraSettings(3, Experts: true), At(name), null);
+        if (seed == 1) return At(name);
+        Edit(Path.Combine(At(name), "adapter_model.safetensors"), _ => { }); // without the fingerprint: seed 2 is another base
+        return At(name);
+    }
+
+    private static Dictionary<string, float[]> Tensors(string folder)
+    {
+        using var checkpoint = new Checkpoint(folder);
+        return checkpoint.Names.ToDictionary(n => n, n => Decoded(checkpoint, n));
+    }
+
+    private static float[] Decoded(Checkpoint checkpoint, string name)
+    {
+        using var stored = checkpoint.Stored(name);
+        if (stored.Type != DType.F8E4M3) return stored.ToFloats();
+        using var scales = checkpoint.Stored(name + "_scale_inv");
+        using var values = LowBit.Decode(MatrixFormat.Fp8, stored, scales, stored.Dim(0), stored.Dim(1), DType.F32);
+        return values.ToFloats();
+    }
+
+    private static double[] Sum(string model, string? adapter, string name)
+    {
+        using var checkpoint = new Checkpoint(model);
+        return Sum(Decoded(checkpoint, name), adapter, name);
+    }
+
+    /// <summary>W + 2 · B·A in double.</summary>
+    private static double[] Sum(float[] weight, string? adapter, string name)
+    {
+        var sum = Array.ConvertAll(weight, v => (double)v);
+        if (adapter is null) return sum;
+        using var source = AdapterSource.Open(adapter);
+        var pair = $"base_model.model.{name[..^".weight".Length]}";
+        if (!source.Tensors.TryGetValue(pair + ".lora_A.weight", out var stored)) return sum;
+        var (a, b, r) = (stored.Read(), source.Tensors[pair + ".lora_B.weight"].Read(), (int)stored.Shape[0]);
+        var K = (int)stored.Shape[1];
+        for (var i = 0; i < sum.Length; i++)
+            for (var j = 0; j < r; j++) sum[i] += 2.0 * b[(i / K * r) + j] * a[(j * K) + (i % K)];
+        return sum;
+    }
+}

@@ -1,0 +1,103 @@
+using KtNotebooks.Models;
+using KtNotebooks.Ops;
+using KtNotebooks.Planning;
+using KtNotebooks.Tensors;
+using KtNotebooks.Tests.Cli;
+
+using Xunit;
+
+namespace KtNotebooks.Tests.Planning;
+
+public sealed class MemoryPlanTests
+{
+    private static readonly string V3Rules = Path.Combine(Checkout.Root, "rules/DeepSeek-V3-Chat-sft-amx.yaml");
+
+    [Fact]
+    public void DeepSeek_V3_is_counted_from_its_config_alone()
+    {
+        var plan = MemoryPlan.Open("deepseek-v3", "kt_optimize_rule=" + V3Rules);
+        // 671,026,419,200 parameters without the layer that predicts further tokens: token table and head 2 · 129280 · 7168, 61 layers of attention 187,107,328 with their norms, three dense
+        // ones of 3 · 18432 · 7168, and 58 of 257 experts 3 · 2048 · 7168 with a router and its bias.
+        const long attention = (7168L * 1536) + 1536 + (1536L * 128 * 192) + (7168L * 576) + 512 + (512L * 128 * 256) + (128L * 128 * 7168) + (2 * 7168);
+        const long expert = 3L * 2048 * 7168;
+        const long all = (2 * 129280L * 7168) + 7168 + (61 * attention) + (3 * 3L * 18432 * 7168) + (58 * ((257 * expert) + (256 * 7168) + 256));
+        Assert.Equal(all, plan.Parameters);
+        Assert.Equal(plan.Parameters, plan.Rows.Sum(r => r.Parameters));
+        var experts = Assert.Single(plan.Rows, r => r.Modules == "model.layers.3-60.mlp.experts");
+        Assert.Equal(("cpu", "host", "int8", "cpu", 58), (experts.Compute, experts.Weights, experts.Format, experts.Executor, experts.Count));
+        Assert.Equal(58 * 256 * (expert + (4L * ((2 * 2048) + 7168))), experts.Bytes); // a byte each and an F32 scale a row
+        Assert.Equal(experts.Bytes + (129280L * 7168 * 2), plan.Bytes("cpu", MemoryPlan.Weights));
+        Assert.Equal(["cpu", "cuda:0"], plan.Devices);
+    }
+
+    [Theory]
+    [InlineData("experts=cpu", 0)]
+    [InlineData("experts=streamed", 2)]
+    [InlineData("experts=resident", 58)]
+    public void Experts_take_their_memory_where_their_executor_wants_them(string experts, int banksOnCard)
+    {
+        var plan = MemoryPlan.Open("deepseek-v3", "device=cuda:0", experts);
+        var bank = 3 * MatrixFormat.Fp8.Bytes(2048, 7168) * 256; // as stored: FP8 with a scale for 128 × 128
+        Assert.Equal(banksOnCard == 58 ? 58 * bank : 0, plan.Rows.Where(r => r.Executor == "resident").Sum(r => r.Bytes));
+        Assert.Equal(banksOnCard == 2 ? 2 * bank : 0, plan.Bytes("cuda:0", MemoryPlan.Ring));
+        Assert.Equal(banksOnCard == 58 ? 0 : 58 * bank, plan.Bytes("cpu", banksOnCard == 0 ? MemoryPlan.Mapped : MemoryPlan.Weights));
+    }
+
+    [Fact]
+    public void A_training_config_counts_adapter_gradients_and_optimizer_exactly()
+    {
+        var plan = MemoryPlan.Open("deepseek-v2-lite", "device=cuda:0", "lora_rank=8", "lora_experts=true", "tokens_per_step=8192", "experts=streamed");
+        long Pair(long inputs, long outputs) => 8 * (inputs + outputs);
+        var attention = Pair(2048, 16 * 192) + Pair(2048, 576) + Pair(512, 16 * 256) + Pair(2048, 2048);
+        var expert = (2 * Pair(2048, 1408)) + Pair(1408, 2048);
+        var shared = (2 * Pair(2048, 2816)) + Pair(2816, 2048);
+        var dense = (2 * Pair(2048, 10944)) + Pair(10944, 2048);
+        var trained = (27 * attention) + dense + (26 * ((64 * expert) + shared));
+        Assert.Equal(trained, plan.Trainable);
+        Assert.Equal([4 * trained, 4 * trained, 8 * trained], new[] { MemoryPlan.Adapter, MemoryPlan.Gradients, MemoryPlan.Optimizer }.Select(what => plan.Bytes("cuda:0", what)));
+        Assert.Equal((54 + 2) * 8192L * 2048 * 2, plan.Bytes("cuda:0", MemoryPlan.Inputs));
+    }
+
+    [Fact]
+    public void A_limit_that_is_too_small_is_said()
+    {
+        var plan = MemoryPlan.Open("deepseek-v2-lite", "device=cuda:0", "experts=resident", "gpu_memory_limit=20GB");
+        Assert.Contains(plan.Notes, n => n.StartsWith("cuda:0 may need 31.", StringComparison.Ordinal) && n.Contains("20.0 GB", StringComparison.Ordinal));
+    }
+
+    [Fact]
+    public void Shapes_hold_no_memory_and_have_no_values()
+    {
+        var bytes = MetaBuffer.AliveHere;
+        using (var model = ModelFolder.Shape(ModelShapes.File("kimi-k2")))
+        {
+            Assert.True(MetaBuffer.AliveHere - bytes > 2_000_000_000_000); // a trillion parameters of two bytes
+            Assert.Equal("[Tensor] a shape without memory has no values", Assert.Throws<InvalidOperationException>(() => model.Norm.Weight.ToFloats()).Message);
+        }
+        Assert.Equal(bytes, MetaBuffer.AliveHere);
+    }
+
+    [Fact]
+    public void The_text_of_a_plan_is_this()
+    {
+        using var work = new Workplace();
+        var (exit, output, errors) = Kt.Run("plan", Path.Combine(work.Model, "config.json"), "device=cuda:0", "experts=streamed", "lora_experts=true", "tokens_per_step=256", "cutoff_len=64", "bf16=false", "template=deepseek");
+        Assert.True(exit == 0, errors);
+        Assert.Equal(File.ReadAllText(Path.Combine(Checkout.Root, "tests/KtNotebooks.Tests/Planning/plan.txt")), output.Replace(work.Root, "FOLDER", StringComparison.Ordinal), ignoreLineEndingDifferences: true);
+    }
+
+    [Fact]
+    public void JSON_holds_the_same_plan()
+    {
+        var (_, output, _) = Kt.Run("plan", "deepseek-v2-lite", "device=cuda:0", "--json");
+        using var json = System.Text.Json.JsonDocument.Parse(output);
+        Assert.Equal(MemoryPlan.Open("deepseek-v2-lite", "device=cuda:0").Parameters, json.RootElement.GetProperty("parameters").GetInt64());
+        Assert.Equal("cuda:0", json.RootElement.GetProperty("rows")[1].GetProperty("compute").GetString());
+    }
+
+    [Theory]
+    [InlineData("nowhere.yaml: no such file", "plan", "nowhere.yaml")]
+    [InlineData("command line: 'model_name_or_path' is required", "plan", "device=cpu")]
+    [InlineData("command line: unknown kt_backend 'AMX8'.", "plan", "deepseek-v3", "kt_config.kt_backend=AMX8")]
+    public void A_wrong_plan_is_one_line(string expected, params string[] arguments) => Assert.StartsWith(expected, Kt.Refuses(arguments), StringComparison.Ordinal);
+}
