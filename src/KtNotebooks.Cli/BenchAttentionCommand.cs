@@ -115,8 +115,8 @@ internal static class BenchAttentionCommand
             foreach (var leaf in (Tensor[])[q, k, v]) (leaf.Grad, _) = (null, Drop(leaf.Grad!));
         });
         Console.WriteLine($"{sizes}, {type}, {(device.Kind == DeviceKind.Cuda ? CudaDevice.Get(device.Index) : "cpu")}");
-        Console.WriteLine($"  forward   {forward,9:F3} ms  {sizes.ForwardFlops / forward / 1e9,8:F1} TFLOP/s");
-        Console.WriteLine($"  backward  {both - forward,9:F3} ms  {sizes.BackwardFlops / (both - forward) / 1e9,8:F1} TFLOP/s");
+        Console.WriteLine($"  forward   {forward,9:F3} ms  {sizes.ForwardFlops / forward / 1e9,9:F3} TFLOP/s");
+        Console.WriteLine($"  backward  {both - forward,9:F3} ms  {sizes.BackwardFlops / (both - forward) / 1e9,9:F3} TFLOP/s");
         if (device.Kind == DeviceKind.Cuda) Console.WriteLine($"  for comparison: a product of 8192 × 4096 × 4096 runs at {Product(device, type):F1} TFLOP/s");
         return 0;
     }

@@ -10,6 +10,7 @@ internal static class BenchCommands
         BenchTrainCommand.Create(),
         BenchCeilingCommands.CreatePcie(),
         BenchCeilingCommands.CreateGemm(),
+        TokenizerBench.Create(),
         BenchAttentionCommand.Create(),
     };
 }

@@ -27,16 +27,17 @@ internal static class BenchTrainCommand
         var device = new Option<string>("--device") { Description = "cpu or cuda:N", DefaultValueFactory = _ => "cuda:0" };
         var slots = new Option<int>("--slots-mb") { Description = "MiB of the card for experts on their way", DefaultValueFactory = _ => 1100 };
         var saved = new Option<int>("--saved-mb") { Description = "MiB of the card for inputs of the stages; what is over goes to pinned host memory", DefaultValueFactory = _ => 0 };
+        var moments = new Option<bool>("--moments-on-host") { Description = "AdamW's moments wait in pinned host memory" };
         var chunk = new Option<int>("--chunk") { Description = "rows that a stage works on at a time", DefaultValueFactory = _ => 8192 };
         var steps = new Option<int>("--steps") { Description = "measured steps, after two to warm up", DefaultValueFactory = _ => 5 };
         var json = new Option<bool>("--json") { Description = "one JSON object" };
-        var command = new Command("train", "Tokens per second of a real training step (forward, backward, clipping, AdamW) on random weights of a true shape") { shape, layers, tokens, sequence, rank, experts, format, device, slots, saved, chunk, steps, json };
+        var command = new Command("train", "Tokens per second of a real training step (forward, backward, clipping, AdamW) on random weights of a true shape") { shape, layers, tokens, sequence, rank, experts, format, device, slots, saved, moments, chunk, steps, json };
         command.SetAction((parsed, cancel) => Task.Run(() =>
         {
             var text = parsed.GetRequiredValue(layers);
             int? count = text == "all" ? null : int.TryParse(text, out var n) ? n : throw new ArgumentException($"--layers must be all or a number, but is '{text}'");
             var settings = new TrainingBenchmarkSettings(parsed.GetRequiredValue(shape), count, parsed.GetValue(tokens), parsed.GetValue(sequence), parsed.GetValue(rank), parsed.GetValue(experts), MatrixFormats.Parse(parsed.GetRequiredValue(format)),
-                Device.Parse(parsed.GetRequiredValue(device)), (long)parsed.GetValue(slots) << 20, (long)parsed.GetValue(saved) << 20, parsed.GetValue(chunk), parsed.GetValue(steps));
+                Device.Parse(parsed.GetRequiredValue(device)), (long)parsed.GetValue(slots) << 20, (long)parsed.GetValue(saved) << 20, parsed.GetValue(moments), parsed.GetValue(chunk), parsed.GetValue(steps));
             var result = TrainingBenchmark.Run(settings, Console.Error.WriteLine, cancel);
             if (parsed.GetValue(json)) Console.WriteLine(JsonSerializer.Serialize(result, Indented));
             else Print(result);

@@ -13,6 +13,7 @@ internal static class DataCommands
     {
         new Command("make", "Write a data set from datasets/source") { PlainQaCommand(), NekoCommand(), TranslationeseCommand(), MedicalCommand() },
         AfriMedCommand(),
+        DataCheck.Create(),
     };
 
     private static Command PlainQaCommand()

@@ -21,6 +21,7 @@ var root = new RootCommand("kt: fine-tune mixture-of-experts models on one machi
     BenchCommands.Create(),
     DoctorCommand.Create(),
     DataCommands.Create(),
+    TokenizeCommand.Create(),
     KernelCommands.Create(),
     NotebookCommands.Create(),
     TourCommand.Create(),

@@ -83,6 +83,12 @@ public abstract class Op
     }
 }
 
+/// <summary>An op of generation alone: same dispatch, no gradient.</summary>
+internal abstract class InferenceOp : Op
+{
+    protected internal sealed override Tensor?[] Backward(Frame f, Tensor?[] dOut) => throw new NotSupportedException($"[{Name}] is for inference: it has no gradient");
+}
+
 /// <summary>The gradient of an op as an op of its own: same dispatch, same harness, no second derivative.</summary>
 public abstract class GradOp : Op
 {

@@ -68,6 +68,9 @@ public sealed class Settings
         _ => throw Wrong(key, "true or false"),
     };
 
+    /// <summary>A flag that can also be given as null, which is not the same as not being given.</summary>
+    public bool? FlagOrNull(string key, bool? missing) => Has(key) ? Flag(key) : _values.ContainsKey(key) ? null : missing;
+
     /// <summary>A YAML list or a comma list.</summary>
     public IReadOnlyList<string>? List(string key) => Has(key) ? _values[key].List ?? _values[key].Value!.Split(',', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries) : null;
 

@@ -9,6 +9,12 @@ namespace KtNotebooks.Data;
 /// <param name="Source">"file:row".</param>
 public sealed record EncodedExample(int[] Ids, int[] Labels, string Source)
 {
+    /// <summary>Where the rows begin that were packed into this one; positions begin anew there.</summary>
+    public int[] Starts { get; init; } = [0];
+
+    /// <summary>Packed rows do not attend to each other (neat_packing).</summary>
+    public bool Apart { get; init; }
+
     /// <summary>The number of tokens that are learned.</summary>
     public int Targets => Labels.Count(l => l != SftEncoder.Ignore);
 }
@@ -48,15 +54,31 @@ public sealed class SftEncoder
     {
         foreach (var example in examples)
             _ = example.Answer; // before the parallel part, so that the first bad row is the one that is named
-        return [.. examples.AsParallel().AsOrdered().WithCancellation(cancellation).Select(Encode)];
+        try
+        {
+            return [.. examples.AsParallel().AsOrdered().WithCancellation(cancellation).Select(Encode)];
+        }
+        catch (AggregateException e) when (e.Flatten().InnerExceptions is [var first, ..])
+        {
+            System.Runtime.ExceptionServices.ExceptionDispatchInfo.Throw(first);
+            throw;
+        }
     }
 
     /// <exception cref="InvalidDataException">The row has no answer; the message names file and row.</exception>
     public EncodedExample Encode(Example example)
     {
-        var turns = _template.EncodeTurns(_tokenizer, [.. example.Prompt, new Message(Role.Assistant, example.Answer)], example.System);
-        var (ids, labels) = Assemble(turns);
-        return new EncodedExample(ids, labels, example.Source);
+        _ = example.Answer; // exactly one, or an error that names the row
+        try
+        {
+            // As upstream, what is not learned is told as it would be in a prompt.
+            var (ids, labels) = Assemble(_template.EncodeTurns(_tokenizer, [.. example.Prompt, example.Responses[0]], example.System, example.Tools, bareHistory: _maskHistory));
+            return new EncodedExample(ids, labels, example.Source);
+        }
+        catch (Exception e) when (e is ArgumentException or NotSupportedException || (e is InvalidDataException && !e.Message.StartsWith("The template", StringComparison.Ordinal)))
+        {
+            throw new InvalidDataException($"{example.Source}: {e.Message}", e);
+        }
     }
 
     /// <summary>
@@ -64,10 +86,10 @@ public sealed class SftEncoder
     /// </summary>
     public (int[] Prompt, int[] Answer) EncodePrompt(Example example)
     {
-        var prompt = _template.EncodePrompt(_tokenizer, example.Prompt, example.System);
+        var prompt = _template.EncodePrompt(_tokenizer, example.Prompt, example.System, example.Tools);
         int[] answer = example.Responses.Count == 0
             ? []
-            : _template.EncodeTurns(_tokenizer, [.. example.Prompt, example.Responses[0]], example.System)[^1].Target;
+            : _template.EncodeTurns(_tokenizer, [.. example.Prompt, example.Responses[0]], example.System, example.Tools)[^1].Target;
         if (_template.EfficientEos && example.Responses.Count > 0)
             answer = [.. answer, _template.EosId(_tokenizer)];
         var (source, target) = Allocate(prompt.Length, answer.Length, _cutoff);

@@ -22,8 +22,20 @@ public sealed record Template
     /// <summary>An answer with what ends it.</summary>
     public IReadOnlyList<Slot> Assistant { get; init; } = [Slot.Content, Slot.Eos];
 
+    /// <summary>A call of functions; null: the call and an end token.</summary>
+    public IReadOnlyList<Slot>? Function { get; init; }
+
     /// <summary>What a tool returned; null: like a question.</summary>
     public IReadOnlyList<Slot>? Observation { get; init; }
+
+    /// <summary>How tools are described and called; null: the template has no form for them.</summary>
+    public ToolForm? Tools { get; init; } = ToolForm.Plain;
+
+    /// <summary>The marks of a reasoning model's thought; null: the model does not think.</summary>
+    public Thinking? Thinking { get; init; }
+
+    /// <summary>enable_thinking: true, the model thinks by itself; false, it does not and thoughts in the data are removed; null, thoughts stay and answers without one get an empty one that is not learned.</summary>
+    public bool? EnableThinking { get; init; } = true;
 
     /// <summary>The system prompt when a conversation brings none.</summary>
     public string? DefaultSystem { get; init; }
@@ -40,24 +52,44 @@ public sealed record Template
     /// <summary>
     /// The turns as pairs of (source ids, target ids): question and answer of each round. Prefix and system prompt belong to the first source.
     /// </summary>
+    /// <param name="tokenizer">The model's tokenizer.</param>
+    /// <param name="messages">Questions and answers in turn.</param>
+    /// <param name="system">System prompt, or null for the template's own.</param>
+    /// <param name="tools">JSON list of tools, or null.</param>
+    /// <param name="bareHistory">Earlier answers lose their thoughts, as in a prompt.</param>
     /// <exception cref="ArgumentException">The number of messages is odd, or their roles do not alternate.</exception>
-    public List<(int[] Source, int[] Target)> EncodeTurns(Tokenizer tokenizer, IReadOnlyList<Message> messages, string? system = null)
+    public List<(int[] Source, int[] Target)> EncodeTurns(Tokenizer tokenizer, IReadOnlyList<Message> messages, string? system = null, string? tools = null, bool bareHistory = false)
     {
         if (messages.Count % 2 != 0)
             throw new ArgumentException($"A conversation has questions and answers in turn, so an even number of messages, but it has {messages.Count}.", nameof(messages));
         var turns = new List<(int[], int[])>(messages.Count / 2);
+        messages = WithoutThoughts(messages, bareHistory ? messages.Count - 2 : 0);
+        if (EnableThinking == false)
+            messages = WithoutThoughts(messages, messages.Count);
         for (var i = 0; i < messages.Count; i += 2)
-            turns.Add((EncodeMessage(tokenizer, messages, i, system), EncodeMessage(tokenizer, messages, i + 1, system)));
+        {
+            var (source, target) = (EncodeMessage(tokenizer, messages, i, system, tools), EncodeMessage(tokenizer, messages, i + 1, system, tools));
+            if (Thinking is { } thinking && !thinking.IsIn(messages[i + 1].Content))
+            {
+                if (EnableThinking == true)
+                    target = [.. tokenizer.Encode(thinking.Empty), .. target];
+                else
+                    source = [.. source, .. tokenizer.Encode(thinking.Empty)];
+            }
+            turns.Add((source, target));
+        }
         return turns;
     }
 
-    /// <summary>The ids of a conversation that ends with a question, up to where the answer begins.</summary>
+    /// <summary>The ids of a conversation that ends with a question, up to where the answer begins: earlier answers without their thoughts, and an empty thought unless the model may think.</summary>
     /// <exception cref="ArgumentException">The number of messages is even, or their roles do not alternate.</exception>
-    public int[] EncodePrompt(Tokenizer tokenizer, IReadOnlyList<Message> messages, string? system = null)
+    public int[] EncodePrompt(Tokenizer tokenizer, IReadOnlyList<Message> messages, string? system = null, string? tools = null)
     {
         if (messages.Count % 2 == 0)
             throw new ArgumentException($"A prompt ends with a question, so it has an odd number of messages, but it has {messages.Count}.", nameof(messages));
-        return [.. Enumerable.Range(0, messages.Count).SelectMany(i => EncodeMessage(tokenizer, messages, i, system))];
+        messages = WithoutThoughts(messages, messages.Count);
+        int[] thought = Thinking is { } thinking && EnableThinking != true ? tokenizer.Encode(thinking.Empty) : [];
+        return [.. Enumerable.Range(0, messages.Count).SelectMany(i => EncodeMessage(tokenizer, messages, i, system, tools)), .. thought];
     }
 
     /// <summary>The ids that end an answer: the tokenizer's eos (or what replaces it) and the stop words.</summary>
@@ -74,7 +106,20 @@ public sealed record Template
     public int EosId(Tokenizer tokenizer) => ReplaceEos ? Id(tokenizer, StopWords[0]) : tokenizer.EosId
         ?? throw new InvalidDataException($"The template '{Name}' ends answers with the tokenizer's eos token, but the tokenizer names none. Set eos_token in tokenizer_config.json.");
 
-    private int[] EncodeMessage(Tokenizer tokenizer, IReadOnlyList<Message> messages, int i, string? system)
+    // The answers among the first `count` messages without their thoughts.
+    private IReadOnlyList<Message> WithoutThoughts(IReadOnlyList<Message> messages, int count) => Thinking is not { } thinking || count <= 0
+        ? messages
+        : [.. messages.Select((m, i) => i < count && m.Role is (Role.Assistant or Role.Function) ? m with { Content = thinking.Remove(m.Content) } : m)];
+
+    private string Call(string content)
+    {
+        if (Tools is null)
+            throw new NotSupportedException($"The template '{Name}' has no form for function calls.");
+        var (thought, call) = (Thinking ?? new Thinking()).Split(content);
+        return thought + Tools.Call(call);
+    }
+
+    private int[] EncodeMessage(Tokenizer tokenizer, IReadOnlyList<Message> messages, int i, string? system, string? tools)
     {
         var (role, content) = messages[i];
         if (role is Role.User or Role.Observation != (i % 2 == 0))
@@ -85,6 +130,8 @@ public sealed record Template
             Append(Prefix, "");
             if (string.IsNullOrEmpty(system))
                 system = DefaultSystem;
+            if (!string.IsNullOrEmpty(tools))
+                system += (Tools ?? throw new NotSupportedException($"The template '{Name}' has no form for tools.")).Describe(tools);
             if (!string.IsNullOrEmpty(system))
                 Append(System, system);
         }
@@ -92,9 +139,9 @@ public sealed record Template
         {
             Role.User => User,
             Role.Observation => Observation ?? User,
-            Role.Assistant => Assistant,
-            _ => throw new NotSupportedException($"The template '{Name}' has no form for a message of role {role}."),
-        }, content);
+            Role.Function => Function ?? (EfficientEos ? [Slot.Content] : [Slot.Content, Slot.Eos]),
+            _ => Assistant,
+        }, role == Role.Function ? Call(content) : content);
         return [.. ids];
 
         void Append(IReadOnlyList<Slot> slots, string text)

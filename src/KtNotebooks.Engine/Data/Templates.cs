@@ -3,7 +3,42 @@ namespace KtNotebooks.Data;
 /// <summary>The templates by LLaMA-Factory's names.</summary>
 public static class Templates
 {
-    // The bars in DeepSeek's tokens are full-width (U+FF5C).
+    private const string QwenSystem = "<|im_start|>system\n", QwenEnd = "<|im_end|>\n", QwenUser = "<|im_start|>user\n", QwenAssistant = "<|im_start|>assistant\n";
+    private const string MoonSystem = "<|im_system|>system<|im_middle|>", MoonUser = "<|im_user|>user<|im_middle|>", MoonAssistant = "<|im_assistant|>assistant<|im_middle|>", MoonEnd = "<|im_end|>";
+
+    private static readonly Template Deepseek3 = new()
+    {
+        // The bars in DeepSeek's tokens are full-width (U+FF5C).
+        Name = "deepseek3",
+        Prefix = [Slot.Bos],
+        User = [Slot.Around("<｜User｜>", "<｜Assistant｜>")],
+    };
+
+    private static readonly Template Qwen3 = new()
+    {
+        Name = "qwen3",
+        System = [Slot.Around(QwenSystem, QwenEnd)],
+        User = [Slot.Around(QwenUser, QwenEnd + QwenAssistant)],
+        Assistant = [Slot.Around("", QwenEnd)],
+        Function = [Slot.Around("", QwenEnd)],
+        Observation = [Slot.Around(QwenUser + "<tool_response>\n", "\n</tool_response>" + QwenEnd + QwenAssistant)],
+        Tools = ToolForm.Qwen,
+        StopWords = ["<|im_end|>"],
+        ReplaceEos = true,
+        Thinking = new Thinking(),
+    };
+
+    private static readonly Template Moonlight = new()
+    {
+        Name = "moonlight",
+        System = [Slot.Around(MoonSystem, MoonEnd)],
+        User = [Slot.Around(MoonUser, MoonEnd + MoonAssistant)],
+        Assistant = [Slot.Around("", MoonEnd)],
+        DefaultSystem = "You are a helpful assistant provided by Moonshot-AI.",
+        StopWords = [MoonEnd],
+        ReplaceEos = true,
+    };
+
     private static readonly Template[] All =
     [
         // No end token: for text that carries its own, pre-rendered with the model's chat template.
@@ -16,11 +51,24 @@ public static class Templates
             System = [Slot.Around("", "\n\n")],
             User = [Slot.Around("User: ", "\n\nAssistant:")],
         },
+        Deepseek3,
+        Deepseek3 with { Name = "deepseekr1", Thinking = new Thinking() },
+        Qwen3,
+        Qwen3 with { Name = "qwen3_nothink", Thinking = null },
+        Moonlight,
+        // Ours: LLaMA-Factory has none. Kimi-K2's own chat template has Moonlight's shape with this system prompt; its tool calls carry ids, which data sets here have not.
+        Moonlight with { Name = "kimi_k2", DefaultSystem = "You are Kimi, an AI assistant created by Moonshot AI.", Tools = null },
         new()
         {
-            Name = "deepseek3",
-            Prefix = [Slot.Bos],
-            User = [Slot.Around("<｜User｜>", "<｜Assistant｜>")],
+            Name = "glm4",
+            Prefix = [Slot.Fixed("[gMASK]<sop>")],
+            System = [Slot.Around("<|system|>\n", "")],
+            User = [Slot.Around("<|user|>\n", "<|assistant|>")],
+            Assistant = [Slot.Around("\n", "")],
+            Observation = [Slot.Around("<|observation|>\n", "<|assistant|>")],
+            Tools = ToolForm.Glm4,
+            StopWords = ["<|user|>", "<|observation|>"],
+            EfficientEos = true,
         },
     ];
 

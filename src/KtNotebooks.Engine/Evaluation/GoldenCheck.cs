@@ -5,6 +5,7 @@ using KtNotebooks.Lora;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
 using KtNotebooks.Optim;
+using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
 using KtNotebooks.Training;
 using KtNotebooks.Weights;
@@ -32,12 +33,16 @@ public static class GoldenCheck
     /// </summary>
     private static Limits LimitsOf(DType type) => type == DType.F32 ? new Limits(2e-4, 2e-4, 2e-4, 2e-4, 1) : new Limits(0.1, 0.03, 0.35, 0.02, 0);
 
-    public static IReadOnlyList<GoldenResult> Run(string folder, DType type, CancellationToken cancel = default)
+    /// <param name="placement">Where the model goes; null: mapped from its files, on the CPU.</param>
+    public static IReadOnlyList<GoldenResult> Run(string folder, DType type, PlacementSettings? placement = null, CancellationToken cancel = default)
     {
         var limits = LimitsOf(type);
         var expected = Expected.Read(Path.Combine(folder, "expected.json"));
         using var numbers = new SafetensorsFile(Path.Combine(folder, "expected.safetensors"));
-        using var model = ModelFolder.Load(Path.Combine(folder, "model"), type);
+        var path = Path.Combine(folder, "model");
+        var places = placement is null ? null : ModelFolder.Place(path, placement);
+        places?.RequireDevices();
+        using var model = ModelFolder.Load(path, type, places);
         var step = new LayerMajorStep(model);
         var batch = expected.Batch();
         List<GoldenResult> results = [];

@@ -25,9 +25,10 @@ namespace KtNotebooks.Evaluation;
 /// <param name="Device">Where everything else is.</param>
 /// <param name="SlotBytes">Device memory of the streaming slots.</param>
 /// <param name="SavedBytes">Device memory for the inputs of the stages; what is over goes to pinned host memory.</param>
+/// <param name="MomentsOnHost">AdamW's moments wait in pinned host memory.</param>
 /// <param name="ChunkRows">Rows that a stage works on at a time.</param>
 /// <param name="Steps">Measured steps, after two to warm up.</param>
-public sealed record TrainingBenchmarkSettings(string Shape, int? Layers, int Tokens, int Sequence, int Rank, ExecutorKind Executor, MatrixFormat Format, Device Device, long SlotBytes, long SavedBytes, int ChunkRows, int Steps);
+public sealed record TrainingBenchmarkSettings(string Shape, int? Layers, int Tokens, int Sequence, int Rank, ExecutorKind Executor, MatrixFormat Format, Device Device, long SlotBytes, long SavedBytes, bool MomentsOnHost, int ChunkRows, int Steps);
 
 /// <summary>What it found; times are medians over the measured steps, in milliseconds.</summary>
 /// <param name="Parameters">Of the base model.</param>
@@ -71,7 +72,7 @@ public static class TrainingBenchmark
         LoraAdapter.Attach(model, new LoraSettings(settings.Rank, Experts: true), seed: 1);
         var parameters = model.AllTrainable;
         note($"adapter attached after {watch.Elapsed.TotalSeconds:F1} s");
-        using var optimizer = new AdamW(parameters, new AdamWSettings());
+        using var optimizer = new AdamW(parameters, new AdamWSettings(), settings.MomentsOnHost);
         var step = new LayerMajorStep(model, settings.ChunkRows, savedBytes: settings.SavedBytes);
         foreach (var stream in executors.Streams) stream.IsTimed = true;
         var parts = new PartTimer(card);

@@ -17,7 +17,7 @@ public sealed record ModelKeys(string Path, string? Adapter, Template Template, 
     public static ModelKeys Read(Settings c)
     {
         ArgumentNullException.ThrowIfNull(c);
-        var keys = new ModelKeys(c.Required("model_name_or_path"), c.Text("adapter_name_or_path"), Templates.Get(c.Text("template", "empty")),
+        var keys = new ModelKeys(c.Required("model_name_or_path"), c.Text("adapter_name_or_path"), DataKeys.ReadTemplate(c),
             c.OneOf("infer_dtype", "auto", "auto", "float32", "bfloat16") == "float32" ? DType.F32 : DType.BF16,
             PlacementSettings.Read(c));
         c.OneOf("infer_backend", "huggingface", "huggingface", "ktransformers");

@@ -12,8 +12,8 @@ public static class ModelShapes
     /// <summary>The config of a whole shape as a file that was never written.</summary>
     public static ConfigFile File(string shape) => ConfigFile.FromJson(shape, Config(shape).ToJsonString());
 
-    /// <summary>The config of a shape as JSON, cut to its first layers where asked: at least one dense and, of mixture-of-experts models, one sparse layer should be left by the caller's number.</summary>
-    /// <param name="layers">num_hidden_layers; first_k_dense_replace shrinks so that at least one sparse layer stays.</param>
+    /// <summary>The config of a shape as JSON, cut to fewer layers where asked: of a model that begins with dense layers one of them and otherwise sparse ones, so that a few layers stand for all kinds.</summary>
+    /// <param name="layers">num_hidden_layers; of one layer alone that is a sparse one.</param>
     /// <exception cref="ArgumentException">An unknown shape, or more layers than it has.</exception>
     public static JsonObject Config(string shape, int? layers = null)
     {
@@ -23,7 +23,7 @@ public static class ModelShapes
         var all = (int)config["num_hidden_layers"]!;
         if (wanted < 1 || wanted > all) throw new ArgumentException($"{shape} has {all} layers; --layers must be 1 to {all}, but is {wanted}");
         config["num_hidden_layers"] = wanted;
-        if (config["first_k_dense_replace"] is { } dense && (int)dense >= wanted) config["first_k_dense_replace"] = wanted - 1;
+        if (wanted < all && config["first_k_dense_replace"] is { } dense) config["first_k_dense_replace"] = Math.Min((int)dense, Math.Min(wanted - 1, 1));
         return config;
     }
 }

@@ -51,20 +51,52 @@ public sealed class MlaAttention : Module
 
     public override IEnumerable<Module> Children => _qA is { } a ? [a, _qNorm!, _q, _kvA, _kvNorm, _kvB, _o] : [_q, _kvA, _kvNorm, _kvB, _o];
 
-    /// <summary>x [T, D] → [T, D].</summary>
+    /// <summary>
+    /// x [T, D] → [T, D]. A cache holds one row [latent, rotary key] a token, KvRank + Rope values, whatever the number of heads. Rows of sequences that are not in the cache yet attend to keys
+    /// and values made from their latents (fewer products); rows behind cached ones attend to the cached rows themselves, W_UK and W_UV moved to the other side of the products.
+    /// </summary>
     public Tensor Forward(Tensor x, Pass pass)
     {
         var q = _qA is { } a ? _q.Forward(_qNorm!.Forward(a.Forward(x, pass)), pass) : _q.Forward(x, pass);
         var (latent, rotaryKey) = SplitColumns.Apply(_kvA.Forward(x, pass), _settings.KvRank);
-        var kv = _kvB.Forward(_kvNorm.Forward(latent), pass);
-        var (Q, K, V) = MlaHeads.Apply(q, kv, rotaryKey, _settings.Heads, _rotary, pass.Positions);
-        var spans = Spans.Self(pass.SeqStarts);
-        if (pass.Cache is { } cache)
-        {
-            var (k, v, starts) = cache.Append(Path, K, V, pass.SeqStarts);
-            (K, V, spans) = (Autograd.Tape.Own(k), Autograd.Tape.Own(v), new Spans(pass.SeqStarts, starts));
-        }
-        var attended = Attention.Apply(Q, K, V, spans, _settings.Scale);
-        return _o.Forward(Flatten.Apply(attended), pass);
+        latent = _kvNorm.Forward(latent);
+        if (pass.Cache is null) return _o.Forward(Expanded(q, latent, rotaryKey, pass), pass);
+        var angles = Autograd.Tape.Own(LatentRows.Angles(_rotary, pass.Positions, x.Device));
+        var begun = Begun(pass.Cache, pass.SeqStarts);
+        var held = pass.Cache.Append(Path, LatentRows.Apply(latent, rotaryKey, angles), pass.SeqStarts);
+        Autograd.Tape.Own(held.Rows);
+        var split = pass.SeqStarts[begun];
+        if (split == 0) return _o.Forward(Expanded(q, latent, rotaryKey, pass), pass);
+        if (split == x.Rows) return _o.Forward(Absorbed(q, angles, held, pass.SeqStarts), pass);
+        // Running sequences and new ones behind them in one batch.
+        var rest = new Pass(pass.Positions[split..], [.. pass.SeqStarts[begun..].Select(start => start - split)]);
+        var all = Autograd.Tape.Own(Tensor.Empty(x.Type, x.Device, x.Rows, _settings.Heads.H * _settings.Heads.Value));
+        Memory.Copy(Absorbed(Part(q, 0, split), Part(angles, 0, split), held, pass.SeqStarts[..(begun + 1)]), Part(all, 0, split));
+        Memory.Copy(Expanded(Part(q, split, x.Rows), Part(latent, split, x.Rows), Part(rotaryKey, split, x.Rows), rest), Part(all, split, x.Rows));
+        return _o.Forward(all, pass);
+    }
+
+    private Tensor Expanded(Tensor q, Tensor latent, Tensor rotaryKey, Pass pass)
+    {
+        var (Q, K, V) = MlaHeads.Apply(q, _kvB.Forward(latent, pass), rotaryKey, _settings.Heads, _rotary, pass.Positions);
+        return Flatten.Apply(Attention.Apply(Q, K, V, Spans.Self(pass.SeqStarts), _settings.Scale));
+    }
+
+    /// <summary>How many sequences at the front to take in the absorbed form: all up to the last one that gets rows behind rows that it has.</summary>
+    private int Begun(KvCache cache, int[] seqStarts)
+    {
+        for (var s = seqStarts.Length - 2; s >= 0; s--)
+            if (seqStarts[s + 1] > seqStarts[s] && cache.Length(Path, s) > 0) return s + 1;
+        return 0;
+    }
+
+    private static Tensor Part(Tensor rows, int from, int to) => Autograd.Tape.Own(rows.Slice(from, to - from));
+
+    private Tensor Absorbed(Tensor q, Tensor angles, CachedRows held, int[] seqStarts)
+    {
+        (Tensor, Tensor, float)? low = _kvB.Adapter is { } a ? (a.A, a.B, a.Scale) : null;
+        var queries = AbsorbedQueries.Apply(q, angles, _kvB.Weight, low, _settings.Heads);
+        var context = LatentAttention.Apply(queries, held.Rows, seqStarts, held.Begins, held.Counts, _settings.KvRank, _settings.Scale);
+        return AbsorbedValues.Apply(context, _kvB.Weight, low, _settings.Heads);
     }
 }

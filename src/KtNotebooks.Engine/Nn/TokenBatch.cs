@@ -56,14 +56,16 @@ public sealed class TokenBatch
         private readonly List<float> _weights = [];
         private readonly List<int> _starts = [0];
 
-        /// <summary>Adds one sequence. labels: aligned with ids as data sets store them (labels[t] is ids[t] where trained, else −100), shifted here; empty: none. Each target gets weight.</summary>
-        public Builder Add(ReadOnlySpan<int> ids, ReadOnlySpan<int> labels, float weight, int firstPosition = 0)
+        /// <summary>Adds one sequence. labels: aligned with ids as data sets store them (labels[t] is ids[t] where trained, else −100), shifted here; empty: none. Each target gets weight. Positions begin anew at restarts, where rows were packed into the sequence.</summary>
+        public Builder Add(ReadOnlySpan<int> ids, ReadOnlySpan<int> labels, float weight, int firstPosition = 0, ReadOnlySpan<int> restarts = default)
         {
+            var (begin, next) = (0, 0);
             for (var t = 0; t < ids.Length; t++)
             {
                 var label = t + 1 < labels.Length ? labels[t + 1] : -100;
+                if (next < restarts.Length && restarts[next] == t) (begin, next) = (t, next + 1);
                 _ids.Add(ids[t]);
-                _positions.Add(firstPosition + t);
+                _positions.Add(firstPosition + t - begin);
                 _labels.Add(label);
                 _weights.Add(label >= 0 ? weight : 0);
             }

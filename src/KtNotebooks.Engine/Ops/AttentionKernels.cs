@@ -41,16 +41,15 @@ internal static class AttentionKernels
             return;
         }
         using var rows = QueryTiles(spans, RowTile, q.Device);
-        RowByRow.Kernel(card, "attention_rows", OptionsOf(q.Type, D, Dv, 1)).Launch(rows.Dim(0) * H, RowWarps * 32, q.Pointer, k.Pointer, v.Pointer, o.Pointer, lse.Pointer, rows.Pointer, H, Hk, Hk * D, Hk * Dv, scale);
+        RowByRow.Kernel(card, "attention_rows", OptionsOf(D, Dv, q, k, v)).Launch(rows.Dim(0) * H, RowWarps * 32, q.Pointer, k.Pointer, v.Pointer, o.Pointer, lse.Pointer, rows.Pointer, H, Hk, Hk * D, Hk * Dv, scale);
     }
 
     public static void Backward(Spans spans, float scale, Tensor dO, Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse, Tensor dq, Tensor dk, Tensor dv)
     {
         var (card, H, Hk, D, Dv) = (q.Card(), (int)q.Dim(1), (int)k.Dim(1), q.Width, v.Width);
         using var delta = Tensor.Empty(DType.F32, q.Device, q.Dim(0), H);
-        var vec = q.Type == DType.BF16 ? 8 : 4;
-        if (Dv % vec != 0 || (dO.Pointer | o.Pointer) % 16 != 0) vec = 1;
-        RowByRow.Kernel(card, "attention_delta", OptionsOf(q.Type, D, Dv, vec)).Launch((delta.Count + RowWarps - 1) / RowWarps, RowWarps * 32, dO.Pointer, o.Pointer, delta.Pointer, delta.Count);
+        var options = OptionsOf(D, Dv, q, k, v, o, dO);
+        RowByRow.Kernel(card, "attention_delta", options).Launch((delta.Count + RowWarps - 1) / RowWarps, RowWarps * 32, dO.Pointer, o.Pointer, delta.Pointer, delta.Count);
         if (OnTensorCores(D, Dv, q, k, v, dO, dq, dk, dv))
         {
             var queries = PlanOf(Pass.Queries, D, Dv);
@@ -65,11 +64,50 @@ internal static class AttentionKernels
             }
             return;
         }
-        var options = OptionsOf(q.Type, D, Dv, 1);
         using var byQuery = QueryTiles(spans, RowTile, q.Device);
         using var byKey = KeyTiles(spans, RowTile, q.Device);
         RowByRow.Kernel(card, "attention_rows_dq", options).Launch(byQuery.Dim(0) * H, RowWarps * 32, q.Pointer, k.Pointer, v.Pointer, dO.Pointer, lse.Pointer, delta.Pointer, dq.Pointer, byQuery.Pointer, H, Hk, scale);
         RowByRow.Kernel(card, "attention_rows_dkv", options).Launch(byKey.Dim(0) * Hk, RowWarps * 32, q.Pointer, k.Pointer, v.Pointer, dO.Pointer, lse.Pointer, delta.Pointer, dk.Pointer, dv.Pointer, byKey.Pointer, H, Hk, scale);
+    }
+
+    /// <summary>
+    /// Attention on one row a token, value and key in one, as <see cref="LatentAttention"/> says. Few queries are cut into parts of their keys, about sixteen warps a multiprocessor together, and
+    /// joined; the parts of many would be larger than what they save.
+    /// </summary>
+    public static void Latent(int[] seqStarts, int[] begins, int[] counts, float scale, Tensor q, Tensor c, Tensor o)
+    {
+        const int FewQueries = 64, SmallestPart = 128;
+        var (card, T, H, W, R) = (q.Card(), (int)q.Dim(0), (int)q.Dim(1), q.Width, o.Width);
+        var options = OptionsOf(W, R, q, c);
+        if (T > FewQueries)
+        {
+            using var lse = Tensor.Empty(DType.F32, q.Device, T, H);
+            using var tiles = QueryTiles(seqStarts, begins, counts, RowTile, q.Device);
+            RowByRow.Kernel(card, "attention_rows", options).Launch(tiles.Dim(0) * H, RowWarps * 32, q.Pointer, c.Pointer, c.Pointer, o.Pointer, lse.Pointer, tiles.Pointer, H, 1, W, W, scale);
+            return;
+        }
+        long pairs = 0;
+        for (var s = 0; s + 1 < seqStarts.Length; s++) pairs += (long)(seqStarts[s + 1] - seqStarts[s]) * counts[s];
+        var part = (int)Math.Max(SmallestPart, pairs * H / (card.Multiprocessors * 16L) / 32 * 32);
+        List<Tile> parts = [];
+        var first = new int[T + 1];
+        for (var s = 0; s + 1 < seqStarts.Length; s++)
+            for (var t = seqStarts[s]; t < seqStarts[s + 1]; t++)
+            {
+                var seen = counts[s] - (seqStarts[s + 1] - t) + 1;
+                for (var from = 0; from < seen; from += part)
+                {
+                    var n = Math.Min(part, seen - from);
+                    parts.Add(new Tile(t, 1, begins[s] + from, n, n - 1, parts.Count));
+                }
+                first[t + 1] = parts.Count;
+            }
+        using var sums = Tensor.Empty(DType.F32, q.Device, parts.Count, H, R);
+        using var lses = Tensor.Empty(DType.F32, q.Device, parts.Count, H);
+        using var slots = Memory.Place(first, q.Device);
+        using var cut = OnCard(parts, q.Device);
+        RowByRow.Kernel(card, "attention_parts", options).Launch(cut.Dim(0) * H, 32, q.Pointer, c.Pointer, c.Pointer, sums.Pointer, lses.Pointer, cut.Pointer, H, 1, W, W, scale);
+        RowByRow.Kernel(card, "attention_join", options).Launch((T, H), 128, sums.Pointer, lses.Pointer, slots.Pointer, o.Pointer, H);
     }
 
     private static bool OnTensorCores(int D, int Dv, params ReadOnlySpan<Tensor> tensors)
@@ -80,17 +118,19 @@ internal static class AttentionKernels
     }
 
     /// <summary>Tiles of at most so many queries and the keys that they see; the longest walk first.</summary>
-    private static Tensor QueryTiles(Spans spans, int rows, Device device)
+    private static Tensor QueryTiles(Spans spans, int rows, Device device) => QueryTiles(spans.Queries, spans.Keys, [.. spans.Keys.Zip(spans.Keys.Skip(1), (a, b) => b - a)], rows, device);
+
+    private static Tensor QueryTiles(int[] starts, int[] begins, int[] counts, int rows, Device device)
     {
         List<Tile> tiles = [];
-        for (var s = 0; s < spans.Count; s++)
+        for (var s = 0; s + 1 < starts.Length; s++)
         {
-            var queries = spans.Queries[s + 1] - spans.Queries[s];
-            var cached = spans.Keys[s + 1] - spans.Keys[s] - queries;
+            var queries = starts[s + 1] - starts[s];
+            var cached = counts[s] - queries;
             for (var j = 0; j < queries; j += rows)
             {
                 var n = Math.Min(rows, queries - j);
-                tiles.Add(new Tile(spans.Queries[s] + j, n, spans.Keys[s], cached + j + n, cached + j));
+                tiles.Add(new Tile(starts[s] + j, n, begins[s], cached + j + n, cached + j));
             }
         }
         return OnCard(tiles, device);
@@ -116,15 +156,24 @@ internal static class AttentionKernels
     private static Tensor OnCard(List<Tile> tiles, Device device)
     {
         tiles.Sort(static (a, b) => a.Count != b.Count ? b.Count.CompareTo(a.Count) : a.Held.CompareTo(b.Held));
-        using var host = Tensor.Empty(DType.I32, tiles.Count, TileInts);
-        var target = host.Span<int>();
+        var target = new int[tiles.Count * TileInts];
         for (var i = 0; i < tiles.Count; i++)
         {
             var t = tiles[i];
-            ReadOnlySpan<int> values = [t.Held, t.Rows, t.Streamed, t.Count, t.Shift, 0, 0, 0];
-            values.CopyTo(target[(i * TileInts)..]);
+            ReadOnlySpan<int> values = [t.Held, t.Rows, t.Streamed, t.Count, t.Shift, t.Slot, 0, 0];
+            values.CopyTo(target.AsSpan(i * TileInts));
         }
-        return host.To(device);
+        using var flat = Memory.Place(target, device);
+        return flat.View(tiles.Count, TileInts);
+    }
+
+    /// <summary>16 bytes at a time where both head sizes and all addresses allow it.</summary>
+    private static string OptionsOf(int D, int Dv, params ReadOnlySpan<Tensor> tensors)
+    {
+        nint addresses = 0;
+        foreach (var tensor in tensors) addresses |= tensor.Pointer;
+        var (type, vec) = (tensors[0].Type, tensors[0].Type == DType.BF16 ? 8 : 4);
+        return OptionsOf(type, D, Dv, D % vec == 0 && Dv % vec == 0 && addresses % 16 == 0 ? vec : 1);
     }
 
     private static string OptionsOf(DType type, int D, int Dv, int vec) => RowOptions.GetOrAdd((type, D, Dv, vec), static key => $"-DTYPE={(key.Item1 == DType.BF16 ? "bf16" : "float")} -DQK_WIDTH={key.D} -DV_WIDTH={key.Dv} -DVEC={key.Vec}");
@@ -151,7 +200,7 @@ internal static class AttentionKernels
         throw new NotSupportedException($"[Attention] head sizes {D} and {Dv} do not fit into {MaxShared} bytes of shared memory");
     });
 
-    private readonly record struct Tile(int Held, int Rows, int Streamed, int Count, int Shift);
+    private readonly record struct Tile(int Held, int Rows, int Streamed, int Count, int Shift, int Slot = 0);
 
     private sealed record Plan(string Options, int Rows, int Threads, int SharedBytes)
     {

@@ -1,10 +1,10 @@
 // Attention a row at a time, for what the tensor-core kernels do not take: F32, and head sizes that are no multiples of 16. A warp owns one row of one head; lanes share out the other side for the
-// scores and the head width for the sums. Compiled with -DTYPE -DQK_WIDTH -DV_WIDTH. FLOPs as in Attention.cu; every row reads the other side again, from the caches.
+// scores and the head width for the sums. Compiled with -DTYPE -DQK_WIDTH -DV_WIDTH -DVEC. FLOPs as in Attention.cu; every row reads the other side again, from the caches.
 
 constexpr int D = QK_WIDTH, DV = V_WIDTH, WARPS = 4;
 
 // As in Attention.cu: query i of a tile sees key n iff n <= i + shift.
-struct Tile { int held, rows, streamed, count, shift, unused0, unused1, unused2; };
+struct Tile { int held, rows, streamed, count, shift, slot, unused0, unused1; };
 
 __device__ __forceinline__ float warp_sum(float v)
 {
@@ -18,11 +18,18 @@ __device__ __forceinline__ float warp_max(float v)
     return v;
 }
 
+typedef Pack<T, VEC> Values; // VEC divides both head sizes
+
 template <int W>
 __device__ __forceinline__ float dot(const T* a, const T* b)
 {
+    const Values *x = (const Values*)a, *y = (const Values*)b;
     float sum = 0;
-    for (int i = 0; i < W; i++) sum += widen(a[i]) * widen(b[i]);
+    for (int i = 0; i < W / VEC; i++)
+    {
+        Values left = x[i], right = y[i];
+        for (int j = 0; j < VEC; j++) sum += widen(left.v[j]) * widen(right.v[j]);
+    }
     return sum;
 }
 
@@ -38,8 +45,8 @@ __device__ __forceinline__ void add_row(float (&sum)[(W + 31) / 32], float p, co
     }
 }
 
-template <int W>
-__device__ __forceinline__ void store_row(T* row, const float (&sum)[(W + 31) / 32], float factor)
+template <int W, class O>
+__device__ __forceinline__ void store_row(O* row, const float (&sum)[(W + 31) / 32], float factor)
 {
 #pragma unroll
     for (int i = 0; i < (W + 31) / 32; i++)
@@ -49,16 +56,16 @@ __device__ __forceinline__ void store_row(T* row, const float (&sum)[(W + 31) / 
     }
 }
 
-// grid: tiles · H. Keys and values of one row may lie in a wider row: key_pitch and value_pitch are elements from row to row.
-extern "C" __global__ void attention_rows(const T* q, const T* k, const T* v, T* out, float* lse, const Tile* tiles, int H, int Hk, int key_pitch, int value_pitch, float scale)
+// Results of query row `row` go to row to + row of out and lse. Keys and values of one row may lie in a wider row: key_pitch and value_pitch are elements from row to row.
+template <class O>
+__device__ __forceinline__ void attend(const T* q, const T* k, const T* v, O* out, float* lse, Tile tile, int to, int H, int Hk, int key_pitch, int value_pitch, float scale)
 {
-    Tile tile = tiles[blockIdx.x / H];
     int head = blockIdx.x % H, key_head = head / (H / Hk), lane = threadIdx.x & 31;
     const T* keys = k + (long long)tile.streamed * key_pitch + key_head * D;
     const T* values = v + (long long)tile.streamed * value_pitch + key_head * DV;
     for (int row = threadIdx.x >> 5; row < tile.rows; row += WARPS)
     {
-        long long place = (long long)(tile.held + row) * H + head;
+        long long place = (long long)(tile.held + row) * H + head, target = (long long)(to + row) * H + head;
         int visible = min(tile.count, row + tile.shift + 1);
         float sum[(DV + 31) / 32], top = __uint_as_float(0xFF800000u), total = 0;
         for (int i = 0; i < (DV + 31) / 32; i++) sum[i] = 0;
@@ -73,8 +80,38 @@ extern "C" __global__ void attention_rows(const T* q, const T* k, const T* v, T*
             for (int j = 0; j < count; j++) add_row<DV>(sum, __shfl_sync(0xffffffffu, p, j), values + (long long)(first + j) * value_pitch);
         }
         total = warp_sum(total);
-        store_row<DV>(out + place * DV, sum, 1 / total);
-        if (lane == 0) lse[place] = top + logf(total);
+        store_row<DV>(out + target * DV, sum, 1 / total);
+        if (lane == 0) lse[target] = top + logf(total);
+    }
+}
+
+// grid: tiles · H.
+extern "C" __global__ void attention_rows(const T* q, const T* k, const T* v, T* out, float* lse, const Tile* tiles, int H, int Hk, int key_pitch, int value_pitch, float scale)
+{
+    Tile tile = tiles[blockIdx.x / H];
+    attend(q, k, v, out, lse, tile, tile.held, H, Hk, key_pitch, value_pitch, scale);
+}
+
+// Decoding: few queries, many keys. The keys of a query are cut into parts of `part` rows; each is a tile of its own and leaves out and lse in its slot: parts [slots, H, DV] and lses [slots, H].
+// grid: tiles · H, one warp.
+extern "C" __global__ void attention_parts(const T* q, const T* k, const T* v, float* parts, float* lses, const Tile* tiles, int H, int Hk, int key_pitch, int value_pitch, float scale)
+{
+    Tile tile = tiles[blockIdx.x / H];
+    attend(q, k, v, parts, lses, tile, tile.slot, H, Hk, key_pitch, value_pitch, scale);
+}
+
+// Query t has slots [first[t], first[t + 1]): out = Σ exp(lse_p − max) part_p / Σ exp(lse_p − max), in the order of the parts. grid: (T, H).
+extern "C" __global__ void attention_join(const float* parts, const float* lses, const int* first, T* out, int H)
+{
+    int t = blockIdx.x, h = blockIdx.y, begin = first[t], end = first[t + 1];
+    float top = __uint_as_float(0xFF800000u), total = 0;
+    for (int p = begin; p < end; p++) top = fmaxf(top, lses[(long long)p * H + h]);
+    for (int p = begin; p < end; p++) total += expf(lses[(long long)p * H + h] - top);
+    for (int d = threadIdx.x; d < DV; d += blockDim.x)
+    {
+        float sum = 0;
+        for (int p = begin; p < end; p++) sum += expf(lses[(long long)p * H + h] - top) * parts[((long long)p * H + h) * DV + d];
+        store(out + ((long long)t * H + h) * DV + d, sum / total);
     }
 }
 
@@ -83,7 +120,6 @@ extern "C" __global__ void attention_delta(const T* dout, const T* out, float* d
 {
     long long row = blockIdx.x * (long long)WARPS + (threadIdx.x >> 5);
     if (row >= rows) return;
-    typedef Pack<T, VEC> Values;
     const Values *g = (const Values*)(dout + row * DV), *o = (const Values*)(out + row * DV);
     float sum = 0;
     for (int i = threadIdx.x & 31; i < DV / VEC; i += 32)

@@ -82,6 +82,22 @@ public sealed class EmbeddingLookup(DType? outType = null) : Op
         for (var t = 0; t < y.Rows; t++) FloatRows.Store(y, t, FloatRows.Load(table, ids.Span<int>()[t], scratch));
     }
 
+    protected override unsafe void Cpu(Frame f)
+    {
+        var (table, ids, y) = (f.Inputs[0], f.Inputs[1], f.Outputs[0]);
+        if (table.Type != y.Type)
+        {
+            Plain(f);
+            return;
+        }
+        var bytes = (long)table.Width * table.Type.Size();
+        var (from, to, rows) = (table.Pointer, y.Pointer, ids.Pointer);
+        RowParallel.For(y.Rows, table.Width, (first, last) =>
+        {
+            for (var t = first; t < last; t++) System.Buffer.MemoryCopy((byte*)from + (((int*)rows)[t] * bytes), (byte*)to + (t * bytes), bytes, bytes);
+        });
+    }
+
     protected override void Cuda(Frame f)
     {
         var (table, ids, y) = (f.Inputs[0], f.Inputs[1], f.Outputs[0]);

@@ -192,7 +192,7 @@ public sealed class Router(RouterSettings settings) : Op
                     var target = dz.Row<float>(row);
                     if (settings.Scoring == RouterScoring.Sigmoid)
                     {
-                        for (var e = 0; e < E; e++) target[e] = (float)(ds[e] * s[e] * (1 - s[e]));
+                        for (var e = 0; e < E; e++) target[e] = (float)(ds[e] * s[e] / (1 + Math.Exp(z.Row<float>(row)[e]))); // 1 − σ(z) = 1 / (1 + e^z), also where σ(z) is 1
                         continue;
                     }
                     double mean = 0;

@@ -18,5 +18,5 @@ public sealed class CudaBuffer : Buffer
         return new CudaBuffer(pool, pool.Allocate(byteLength), byteLength, device);
     }
 
-    protected override void Free(nint pointer) => _pool.Free(pointer, ByteLength);
+    protected override void Free(nint pointer) => _pool.Free(pointer);
 }

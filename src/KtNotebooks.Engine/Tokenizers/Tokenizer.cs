@@ -69,6 +69,7 @@ public sealed class Tokenizer
     /// <inheritdoc cref="Encode(ReadOnlySpan{char}, bool)"/>
     public int[] Encode(string text, bool addSpecial = false)
     {
+        text = WithWholeSurrogates(text);
         if (!_encoders.TryTake(out var worker))
         {
             var encoder = new BpeEncoder(_parts.Model);
@@ -143,6 +144,25 @@ public sealed class Tokenizer
         if ((uint)id >= (uint)_texts.Length || _texts[id] is not { } text)
             throw new ArgumentOutOfRangeException(nameof(id), id, $"The tokenizer has no token {id}; its ids go from 0 to {VocabSize - 1}.");
         return _bytes[id] ??= ByteLevel.Decode(text);
+    }
+
+    /// <summary>Half of a surrogate pair is no character: it becomes U+FFFD before anything looks at it, as it would in UTF-8.</summary>
+    private static string WithWholeSurrogates(string text)
+    {
+        var at = text.AsSpan().IndexOfAnyInRange('\uD800', '\uDFFF');
+        if (at < 0)
+            return text;
+        char[]? changed = null;
+        for (; at < text.Length; at++)
+        {
+            if (!char.IsSurrogate(text[at]))
+                continue;
+            if (at + 1 < text.Length && char.IsSurrogatePair(text[at], text[at + 1]))
+                at++;
+            else
+                (changed ??= text.ToCharArray())[at] = '\uFFFD';
+        }
+        return changed is null ? text : new string(changed);
     }
 
     private void EncodeOrdinary((BpeEncoder Encoder, PieceSink Pipe) worker, string text)

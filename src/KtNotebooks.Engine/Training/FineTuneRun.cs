@@ -75,13 +75,13 @@ public sealed class FineTuneRun : IDisposable
             Overwrite = c.Flag("overwrite_output_dir"),
             PlotLoss = c.Flag("plot_loss", true),
         };
-        var data = new DataSettings(c.Text("dataset_dir", "datasets"), c.Required("dataset"), c.Text("eval_dataset"), c.Text("template", "empty"), Positive(c, "cutoff_len", 2048), c.Int("max_samples"), c.Number("val_size", 0), c.Flag("train_on_prompt"), c.Flag("mask_history"));
+        var data = DataKeys.Read(c);
         var (batch, accumulation, epochs, maxSteps) = (c.Int("per_device_train_batch_size", 8), c.Int("gradient_accumulation_steps", 1), c.Number("num_train_epochs", 3), c.Int("max_steps", -1));
         var settings = PlacementSettings.Read(c);
         if (settings.Threads is { } threads) RowParallel.Threads = threads;
         if (settings.SkipExpertLora && lora.Experts) throw new ArgumentException($"{c.Where("lora_experts")}: lora_experts and a kt_backend that ends in _SkipLoRA exclude each other");
         c.Flag("do_train");
-        var silent = c.WithoutEffect("overwrite_cache", "preprocessing_num_workers", "dataloader_num_workers", "ddp_timeout", "report_to", "trust_remote_code", "save_only_model");
+        var silent = c.WithoutEffect("preprocessing_num_workers", "dataloader_num_workers", "ddp_timeout", "report_to", "trust_remote_code", "save_only_model");
         c.RefuseUnknown();
         List<string> notes = [.. settings.Notes];
         if (silent.Count > 0) notes.Add($"no effect here: {string.Join(", ", silent)}");
@@ -89,9 +89,9 @@ public sealed class FineTuneRun : IDisposable
         placement.RequireDevices();
 
         var tokenizer = Tokenizer.Load(modelPath);
-        var template = Templates.Get(data.Template);
-        var encoder = new SftEncoder(template, tokenizer, data.Cutoff, data.TrainOnPrompt, data.MaskHistory);
-        var (train, heldOut) = data.Load(encoder, (int)training.Seed);
+        var rows = TrainingData.Load(data, modelPath, tokenizer);
+        var (train, heldOut) = (rows.Train, rows.HeldOut);
+        notes.AddRange(rows.Notes(tokenizer));
         var windows = new ExampleWindows(train, batch, accumulation, epochs, maxSteps, reduction, (int)training.Seed);
         var model = ModelFolder.Load(modelPath, type, placement);
         try
@@ -100,7 +100,7 @@ public sealed class FineTuneRun : IDisposable
                 if (example.Ids.FirstOrDefault(i => i >= model.Info.Vocabulary) is > 0 and var id) throw new InvalidDataException($"{example.Source}: has token {id}, but the model's vocabulary ends at {model.Info.Vocabulary - 1}; tokenizer.json in {modelPath} belongs to another model");
             if (adapter is null) LoraAdapter.Attach(model, lora, training.Seed);
             else lora = AdapterFolder.Load(model, adapter) with { Dropout = lora.Dropout };
-            return new FineTuneRun(modelPath, tokenizer, template, model, lora, training, train, heldOut, windows, [.. notes, .. model.Notes]);
+            return new FineTuneRun(modelPath, tokenizer, data.Template, model, lora, training, train, heldOut, windows, [.. notes, .. model.Notes]);
         }
         catch
         {
@@ -120,16 +120,4 @@ public sealed class FineTuneRun : IDisposable
     public void Dispose() => Model.Dispose();
 
     private static int Positive(Settings c, string key, int missing) => c.Int(key, missing) is > 0 and var value ? value : throw c.Wrong(key, "positive");
-
-    private sealed record DataSettings(string Folder, string Names, string? Evaluation, string Template, int Cutoff, int? MaxSamples, double ValSize, bool TrainOnPrompt, bool MaskHistory)
-    {
-        public (EncodedExample[] Train, EncodedExample[] HeldOut) Load(SftEncoder encoder, int seed)
-        {
-            if (Evaluation is not null && ValSize > 0) throw new ArgumentException("eval_dataset and val_size exclude each other");
-            var examples = DatasetLoader.Load(Folder, Names, MaxSamples);
-            var heldOut = Evaluation is null ? [] : DatasetLoader.Load(Folder, Evaluation, MaxSamples);
-            if (ValSize > 0) (examples, heldOut) = DatasetLoader.Split(examples, ValSize, seed);
-            return (encoder.EncodeAll(examples), encoder.EncodeAll(heldOut));
-        }
-    }
 }

@@ -63,11 +63,27 @@ public sealed class ExampleWindows : IWindowSource
         foreach (var micro in micros)
         {
             var targets = reduction == LossReduction.Micro ? Targets(micro) * micros.Length : all;
-            foreach (var example in micro) builder.Add(example.Ids, example.Labels, targets == 0 ? 0 : 1f / targets);
+            foreach (var example in micro) Add(builder, example, targets == 0 ? 0 : 1f / targets);
         }
         return builder.Build();
     }
 
-    /// <summary>Positions whose next token is learned.</summary>
-    private static int Targets(IEnumerable<EncodedExample> examples) => examples.Sum(e => e.Labels.Skip(1).Count(l => l >= 0));
+    // Packed rows that may not see each other are sequences; all others are one, whose positions begin anew with each row.
+    private static void Add(TokenBatch.Builder builder, EncodedExample example, float weight)
+    {
+        if (!example.Apart)
+        {
+            builder.Add(example.Ids, example.Labels, weight, 0, example.Starts);
+            return;
+        }
+        for (var i = 0; i < example.Starts.Length; i++)
+        {
+            var (from, to) = (example.Starts[i], i + 1 < example.Starts.Length ? example.Starts[i + 1] : example.Ids.Length);
+            builder.Add(example.Ids.AsSpan(from..to), example.Labels.AsSpan(from..to), weight);
+        }
+    }
+
+    /// <summary>Positions whose next token is learned: all targets but the first token of a sequence.</summary>
+    private static int Targets(IEnumerable<EncodedExample> examples) =>
+        examples.Sum(e => e.Labels.Count(l => l >= 0) - (e.Apart ? e.Starts : [0]).Count(start => start < e.Labels.Length && e.Labels[start] >= 0));
 }

@@ -31,6 +31,7 @@ public static class NotebookRunner
     {
         if (!File.Exists(path)) throw new FileNotFoundException($"[notebook] {path} does not exist", path);
         var notebook = Read(path);
+        if (outputPath is not null) outputPath = Path.GetFullPath(outputPath); // now: a cell may change the current directory
         using var console = CellConsole.Install();
         using var session = new CSharpSession();
         using var interrupt = cancel.Register(session.Interrupt);

@@ -2,8 +2,10 @@ using System.Text.Json.Nodes;
 
 using KtNotebooks.Evaluation;
 using KtNotebooks.Interop;
+using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
+using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
 using KtNotebooks.Tests.Interop;
 using KtNotebooks.Tests.Tokenizers;
@@ -30,7 +32,7 @@ public class GoldenTests
         if (on is null) Cpu.Use(Cpu.Plain);
         try
         {
-            var results = GoldenCheck.Run(Lite, type, TestContext.Current.CancellationToken);
+            var results = GoldenCheck.Run(Lite, type, cancel: TestContext.Current.CancellationToken);
             Assert.Equal(10, results.Count);
             Assert.Empty(results.Where(r => !r.Passed).Select(r => r.ToString()));
         }
@@ -49,7 +51,24 @@ public class GoldenTests
     [InlineData("qwen3_moe", DType.BF16)]
     public void The_other_architectures_are_the_reference_s_as_well(string model, DType type)
     {
-        var results = GoldenCheck.Run(Of(model), type, TestContext.Current.CancellationToken);
+        var results = GoldenCheck.Run(Of(model), type, cancel: TestContext.Current.CancellationToken);
+        Assert.Equal(10, results.Count);
+        Assert.Empty(results.Where(r => !r.Passed).Select(r => r.ToString()));
+    }
+
+    /// <summary>Every architecture, and every way to run the experts of a card.</summary>
+    [Theory]
+    [InlineData("deepseek_v2_lite", DType.F32, ExecutorKind.Resident)]
+    [InlineData("deepseek_v2_lite", DType.F32, ExecutorKind.Streamed)]
+    [InlineData("deepseek_v2_lite", DType.F32, ExecutorKind.Cpu)]
+    [InlineData("deepseek_v2_lite", DType.BF16, ExecutorKind.Resident)]
+    [InlineData("deepseek_v2", DType.F32, ExecutorKind.Resident)]
+    [InlineData("deepseek_v3", DType.F32, ExecutorKind.Streamed)]
+    [InlineData("qwen3_moe", DType.F32, ExecutorKind.Resident)]
+    public void A_card_gives_the_reference_s_numbers(string model, DType type, ExecutorKind experts)
+    {
+        Require.Hardware("cuda", CudaDevice.Missing);
+        var results = GoldenCheck.Run(Of(model), type, new PlacementSettings { Device = "cuda:0", Experts = experts }, TestContext.Current.CancellationToken);
         Assert.Equal(10, results.Count);
         Assert.Empty(results.Where(r => !r.Passed).Select(r => r.ToString()));
     }
@@ -60,7 +79,7 @@ public class GoldenTests
         using var folder = new Samples.Folder();
         Checkout.Copy(Lite, folder.Path);
         EditConfig(folder.Path, config => config["routed_scaling_factor"] = 1.01);
-        var wrong = GoldenCheck.Run(folder.Path, DType.F32, TestContext.Current.CancellationToken).Where(r => !r.Passed).Select(r => r.What);
+        var wrong = GoldenCheck.Run(folder.Path, DType.F32, cancel: TestContext.Current.CancellationToken).Where(r => !r.Passed).Select(r => r.What);
         Assert.Contains("logits", wrong);
         Assert.Contains("LoRA gradients", wrong);
     }

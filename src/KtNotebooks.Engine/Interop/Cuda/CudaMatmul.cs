@@ -50,7 +50,7 @@ internal static unsafe class CudaMatmul
         var workspace = plan.WorkspaceBytes == 0 ? 0 : device.Pool.Allocate((long)plan.WorkspaceBytes);
         var beta = add ? 1f : 0f;
         plan.Run(handle, &alpha, a, b, &beta, d, workspace, device.Compute.Pointer);
-        if (workspace != 0) device.Pool.Free(workspace, (long)plan.WorkspaceBytes);
+        if (workspace != 0) device.Pool.Free(workspace);
     }
 
     /// <summary>log2 of the address's alignment, at most 256 bytes.</summary>

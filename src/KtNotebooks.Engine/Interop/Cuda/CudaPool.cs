@@ -1,27 +1,30 @@
-using System.Numerics;
-
 using static KtNotebooks.Interop.Cuda.Driver;
 
 namespace KtNotebooks.Interop.Cuda;
 
 /// <summary>
 /// Memory of one card, in the order of its compute stream: a freed block may be given out at once, because whatever uses it next is queued behind what used it last. Work of another
-/// stream on a block must be tied to the compute stream by events before the block is freed. Freed blocks are kept by size class, so that a training step asks the driver for nothing.
+/// stream on a block must be tied to the compute stream by events before the block is freed. The driver is asked for segments, which are kept; a request takes the smallest free stretch that holds it, and what is
+/// freed joins its free neighbours, so that sizes that change from step to step (rows of an expert) do not pile up and a training step asks the driver for nothing.
 /// </summary>
 public sealed unsafe class CudaPool
 {
-    private const long Granule = 512;
+    private const long Granule = 512, SegmentGranule = 2 << 20;
+
+    /// <summary>Requests below this share segments of their own, so that long-lived small ones do not cut large segments to pieces.</summary>
+    private const long Small = 1 << 20, LeastSegment = 16 << 20;
 
     private readonly CudaDevice _device;
     private readonly Lock _gate = new();
-    private readonly Dictionary<long, Stack<nint>> _free = [];
+    private readonly Dictionary<nint, Block> _used = [];
+    private readonly SortedSet<Block> _freeSmall = new(Block.BySize), _freeLarge = new(Block.BySize);
 
     internal CudaPool(CudaDevice device) => _device = device;
 
     /// <summary>`gpu_memory_limit`: bytes that this pool may hold on the card, in use and cached.</summary>
     public long Limit { get; set; } = long.MaxValue;
 
-    /// <summary>Bytes given out, rounded up to their size class.</summary>
+    /// <summary>Bytes given out, rounded up.</summary>
     public long UsedBytes { get; private set; }
 
     /// <summary>Bytes held from the driver: in use and cached.</summary>
@@ -33,70 +36,88 @@ public sealed unsafe class CudaPool
     /// <summary>How often the driver was asked for memory; stands still in steady state.</summary>
     public long DriverAllocations { get; private set; }
 
-    /// <summary>Bytes that a request really takes: a multiple of 512, eight classes to each doubling, so at most an eighth is wasted.</summary>
-    public static long SizeClass(long bytes)
-    {
-        if (bytes <= Granule) return Granule;
-        var step = Math.Max(Granule, 1L << (BitOperations.Log2((ulong)(bytes - 1)) - 3));
-        return (bytes + step - 1) / step * step;
-    }
-
     /// <summary>At least <paramref name="bytes"/> bytes, aligned to 512 and with any content.</summary>
-    /// <exception cref="InsufficientMemoryException">The limit or the card is full even after the cached blocks were given back.</exception>
+    /// <exception cref="InsufficientMemoryException">The limit or the card is full even after the cached segments were given back.</exception>
     public nint Allocate(long bytes)
     {
-        var size = SizeClass(bytes);
+        var size = RoundUp(Math.Max(bytes, 1), Granule);
         lock (_gate)
         {
-            if (!_free.TryGetValue(size, out var blocks) || !blocks.TryPop(out var pointer)) pointer = FromDriver(size);
-            UsedBytes += size;
-            return pointer;
+            var free = FreeOf(size);
+            var block = free.GetViewBetween(Block.Key(size), Block.Key(long.MaxValue)).Min ?? FromDriver(size);
+            free.Remove(block);
+            if (block.Split(size, Granule) is { } rest) free.Add(rest);
+            block.IsFree = false;
+            _used.Add(block.Address, block);
+            UsedBytes += block.Size;
+            return block.Address;
         }
     }
 
-    /// <summary>Takes back a block of <see cref="Allocate"/>, with the same number of bytes. Never touches the driver: finalizers call this too.</summary>
-    public void Free(nint pointer, long bytes)
+    /// <summary>Takes back what <see cref="Allocate"/> gave. Never touches the driver: finalizers call this too.</summary>
+    public void Free(nint pointer)
     {
-        var size = SizeClass(bytes);
         lock (_gate)
         {
-            if (!_free.TryGetValue(size, out var blocks)) _free[size] = blocks = new Stack<nint>();
-            blocks.Push(pointer);
-            UsedBytes -= size;
+            _used.Remove(pointer, out var block);
+            UsedBytes -= block!.Size;
+            var free = block.IsSmall ? _freeSmall : _freeLarge;
+            block.IsFree = true;
+            if (block.After is { IsFree: true } after)
+            {
+                free.Remove(after);
+                block.Join();
+            }
+            if (block.Before is { IsFree: true } before)
+            {
+                free.Remove(before);
+                before.Join();
+                block = before;
+            }
+            free.Add(block);
         }
     }
 
-    /// <summary>Gives all cached blocks back to the driver, which waits for the card's work.</summary>
+    /// <summary>Gives all segments without a used block back to the driver, which waits for the card's work.</summary>
     public void Trim()
     {
         _device.Use();
         lock (_gate)
-            foreach (var (size, blocks) in _free)
-                while (blocks.TryPop(out var pointer))
+            foreach (var free in (SortedSet<Block>[])[_freeSmall, _freeLarge])
+                foreach (var segment in free.Where(b => b.Before is null && b.After is null).ToArray())
                 {
-                    cuMemFree_v2(pointer).Ok();
-                    HeldBytes -= size;
+                    free.Remove(segment);
+                    cuMemFree_v2(segment.Address).Ok();
+                    HeldBytes -= segment.Size;
                 }
     }
 
-    private nint FromDriver(long size)
+    private static long RoundUp(long bytes, long granule) => (bytes + granule - 1) / granule * granule;
+
+    private SortedSet<Block> FreeOf(long size) => size < Small ? _freeSmall : _freeLarge;
+
+    /// <summary>A new segment, all of it free.</summary>
+    private Block FromDriver(long size)
     {
+        var segment = size < Small ? SegmentGranule : RoundUp(Math.Max(size, LeastSegment), SegmentGranule);
         _device.Use();
-        if (HeldBytes + size > Limit) Trim();
-        if (HeldBytes + size > Limit) throw Full(size);
+        if (HeldBytes + segment > Limit) Trim();
+        if (HeldBytes + segment > Limit) segment = size;
+        if (HeldBytes + segment > Limit) throw Full(size);
         nint pointer;
-        var status = cuMemAlloc_v2(&pointer, (nuint)size);
+        var status = cuMemAlloc_v2(&pointer, (nuint)segment);
         if (status == CuResult.OutOfMemory)
         {
             Trim();
-            status = cuMemAlloc_v2(&pointer, (nuint)size);
+            segment = size;
+            status = cuMemAlloc_v2(&pointer, (nuint)segment);
         }
         if (status == CuResult.OutOfMemory) throw Full(size);
         status.Ok("cuMemAlloc_v2");
         DriverAllocations++;
-        HeldBytes += size;
+        HeldBytes += segment;
         PeakBytes = Math.Max(PeakBytes, HeldBytes);
-        return pointer;
+        return new Block(pointer, segment, size < Small);
     }
 
     private InsufficientMemoryException Full(long size)
@@ -112,4 +133,43 @@ public sealed unsafe class CudaPool
         >= 1L << 20 => $"{bytes / (double)(1L << 20):0.##} MiB",
         _ => $"{bytes / 1024.0:0.##} KiB",
     };
+
+    /// <summary>A stretch of a segment; its neighbours lie right before and behind it.</summary>
+    private sealed class Block(nint address, long size, bool isSmall)
+    {
+        public static IComparer<Block> BySize { get; } = Comparer<Block>.Create((a, b) => a.Size != b.Size ? a.Size.CompareTo(b.Size) : a.Address.CompareTo(b.Address));
+
+        public nint Address { get; } = address;
+
+        public long Size { get; private set; } = size;
+
+        public bool IsSmall { get; } = isSmall;
+
+        public bool IsFree { get; set; } = true;
+
+        public Block? Before { get; private set; }
+
+        public Block? After { get; private set; }
+
+        /// <summary>For looking up: below every block of at least this size.</summary>
+        public static Block Key(long size) => new(size == long.MaxValue ? nint.MaxValue : 0, size, false);
+
+        /// <summary>Keeps the first bytes; what is behind them becomes a block of its own, which is returned.</summary>
+        public Block? Split(long bytes, long least)
+        {
+            if (Size - bytes < least) return null;
+            var rest = new Block(Address + (nint)bytes, Size - bytes, IsSmall) { Before = this, After = After };
+            if (After is { } after) after.Before = rest;
+            (After, Size) = (rest, bytes);
+            return rest;
+        }
+
+        /// <summary>Takes the block behind in.</summary>
+        public void Join()
+        {
+            var gone = After!;
+            (Size, After) = (Size + gone.Size, gone.After);
+            if (After is { } after) after.Before = this;
+        }
+    }
 }

@@ -31,14 +31,34 @@ public class CudaDeviceTests
         Assert.Equal($"cuda:0 cannot be used: {missing}", Assert.Throws<NotSupportedException>(() => Tensor.Empty(DType.F32, Device.Cuda(), 1)).Message);
     }
 
-    [Theory]
-    [InlineData(1, 512)]
-    [InlineData(512, 512)]
-    [InlineData(513, 1024)]
-    [InlineData(8192, 8192)]
-    [InlineData(8193, 9216)]
-    [InlineData((1L << 33) + 1, (1L << 33) + (1L << 30))]
-    public void A_size_class_wastes_at_most_an_eighth(long bytes, long size) => Assert.Equal(size, CudaPool.SizeClass(bytes));
+    [Fact]
+    public void Blocks_never_overlap_and_what_is_freed_joins_again()
+    {
+        var pool = Card.Pool;
+        pool.Trim();
+        var (used, random) = (pool.UsedBytes, new Random(1));
+        var blocks = new List<(nint Address, long Bytes)>();
+        for (var i = 0; i < 4000; i++)
+        {
+            if (blocks.Count > 0 && random.Next(100) < 48)
+            {
+                var at = random.Next(blocks.Count);
+                pool.Free(blocks[at].Address);
+                blocks.RemoveAt(at);
+                continue;
+            }
+            var bytes = random.Next(10) < 5 ? random.Next(1, 4000) : random.NextInt64(1, 5 << 20);
+            var address = pool.Allocate(bytes);
+            Assert.Equal(0, address % 512);
+            Assert.DoesNotContain(blocks, b => address < b.Address + b.Bytes && b.Address < address + bytes);
+            blocks.Add((address, bytes));
+        }
+        foreach (var (address, _) in blocks) pool.Free(address);
+        Assert.Equal(used, pool.UsedBytes);
+        var held = pool.HeldBytes;
+        pool.Trim(); // all segments are whole again, or this would leave some
+        Assert.True(pool.HeldBytes <= held && pool.HeldBytes < used + (64 << 20), $"{pool.HeldBytes:N0} bytes are held for {used:N0} in use");
+    }
 
     [Fact]
     public void Bytes_come_back_as_they_went()
@@ -75,13 +95,13 @@ public class CudaDeviceTests
     {
         var pool = Card.Pool;
         var first = pool.Allocate(100_000);
-        pool.Free(first, 100_000);
+        pool.Free(first);
         var (held, asked) = (pool.HeldBytes, pool.DriverAllocations);
         for (var i = 0; i < 100; i++)
         {
             var again = pool.Allocate(99_000 + i);
             Assert.Equal(first, again);
-            pool.Free(again, 99_000 + i);
+            pool.Free(again);
         }
         Assert.Equal((held, asked), (pool.HeldBytes, pool.DriverAllocations));
     }

@@ -1,0 +1,63 @@
+using System.Text.Json;
+
+namespace KtNotebooks.Data;
+
+/// <summary>What a row became: an example, or the reason why it is left out. Wrong types and missing columns are errors; this is for rows that are only of no use.</summary>
+internal readonly record struct Converted(Example? Example, string Reason = "")
+{
+    public static implicit operator Converted(Example example) => new(example);
+
+    public static Converted Skip(string reason) => new(null, reason);
+}
+
+/// <summary>Converts the rows of one data set to examples.</summary>
+internal interface IRowFormat
+{
+    /// <exception cref="InvalidDataException">The row lacks something; the message begins with file:row.</exception>
+    Converted Convert(Row row);
+}
+
+/// <summary>The columns of a data set's rows, read by name.</summary>
+internal sealed class RowFields(DatasetEntry entry, IReadOnlySet<string> present)
+{
+    /// <summary>A field of the row; null when it is null, or missing from this row but there in others.</summary>
+    /// <exception cref="InvalidDataException">No row has the column.</exception>
+    public JsonElement? Field(Row row, string? column)
+    {
+        if (column is null)
+            return null;
+        if (row.Fields.TryGetProperty(column, out var value))
+            return value.ValueKind == JsonValueKind.Null ? null : value;
+        return present.Contains(column)
+            ? null
+            : throw new InvalidDataException($"{row.Source}: there is no column '{column}'.{Nearest.Hint(column, [.. present])} Say in {DatasetInfo.FileName}, '{entry.Name}', 'columns', which column holds what.");
+    }
+
+    /// <summary>A field that must be a string or null.</summary>
+    public string? Text(Row row, string? column)
+    {
+        if (Field(row, column) is not { } value)
+            return null;
+        return value.ValueKind == JsonValueKind.String
+            ? value.GetString()
+            : throw new InvalidDataException($"{row.Source}: column '{column}' must be a string, but is {RowReader.KindName(value)}.");
+    }
+
+    /// <summary>A description of tools: JSON text, or JSON itself.</summary>
+    public string? Tools(Row row, string? column) => Field(row, column) switch
+    {
+        null => null,
+        { ValueKind: JsonValueKind.String } text => text.GetString(),
+        { ValueKind: JsonValueKind.Array or JsonValueKind.Object } json => PythonJson.Dump(json),
+        { } other => throw new InvalidDataException($"{row.Source}: column '{column}' must be a list of tools, but is {RowReader.KindName(other)}."),
+    };
+
+    /// <summary>The answers of a row that says whether its answer is wanted: a real one first if it is, second if it is not, beside an empty one. Null when the set or the row says nothing.</summary>
+    public Message[]? Liked(Row row, string? column, Message? answer)
+    {
+        if (answer is null || Field(row, column) is not { ValueKind: JsonValueKind.True or JsonValueKind.False } liked)
+            return null;
+        var none = new Message(Role.Assistant, "");
+        return liked.ValueKind == JsonValueKind.True ? [answer, none] : [none, answer];
+    }
+}

@@ -1,0 +1,89 @@
+// Multi-head latent attention on latent rows, for few rows: see Absorbed.cs and LatentRows.cs. T rows, H heads, R latent width, n without and r with rotary part, v values.
+// W [H·(n+v), R] holds, for each head, n rows of W_UK and v rows of W_UV. Sums are F32.
+
+constexpr int ROWS = 8; // of T in one pass over the weights
+
+__device__ __forceinline__ void rotate(const T* pair, const float* angle, T* target)
+{
+    float a = widen(pair[0]), b = widen(pair[1]);
+    store(target, a * angle[0] - b * angle[1]);
+    store(target + 1, a * angle[1] + b * angle[0]);
+}
+
+// row t of target = [latent (R), rotated key (r)]. grid: T.
+extern "C" __global__ void latent_rows(const T* latent, const T* key, const float* angles, T* target, int R, int r)
+{
+    long long t = blockIdx.x;
+    for (int i = threadIdx.x; i < R; i += blockDim.x) target[t * (R + r) + i] = latent[t * R + i];
+    for (int i = threadIdx.x; i < r / 2; i += blockDim.x) rotate(key + t * r + 2 * i, angles + t * r + 2 * i, target + t * (R + r) + R + 2 * i);
+}
+
+// y[t, h] = [q_nope W_UK + factor · (q_nope B_h) A (R), rotated q_rope (r)]; q [T, H, n + r], A [rank, R], B [H·(n+v), rank] F32 or rank 0; y [T, H, R + r].
+// grid: (H, R / 64 rounded up, T / ROWS rounded up), 64 threads: a thread owns a column of R for ROWS rows; W is read along rows. Dynamic shared memory: ROWS · (n + rank) floats.
+extern "C" __global__ void absorb_queries(const T* q, const float* angles, const T* w, const float* a, const float* b, T* y, int rows, int H, int n, int r, int v, int R, int rank, float factor)
+{
+    DYNAMIC_SHARED(memory);
+    float *query = (float*)memory, *low = query + ROWS * n;
+    int h = blockIdx.x, column = blockIdx.y * 64 + threadIdx.x, first = blockIdx.z * ROWS, count = min(ROWS, rows - first);
+    long long weights = (long long)h * (n + v);
+    for (int i = threadIdx.x; i < ROWS * n; i += 64) query[i] = i / n < count ? widen(q[((long long)(first + i / n) * H + h) * (n + r) + i % n]) : 0;
+    __syncthreads();
+    for (int i = threadIdx.x; i < ROWS * rank; i += 64)
+    {
+        float sum = 0;
+        for (int k = 0; k < n; k++) sum += query[i / rank * n + k] * b[(weights + k) * rank + i % rank];
+        low[i] = sum * factor;
+    }
+    __syncthreads();
+    if (column < R)
+    {
+        float sum[ROWS];
+        for (int i = 0; i < ROWS; i++) sum[i] = 0;
+#pragma unroll 8
+        for (int k = 0; k < n; k++)
+        {
+            float x = widen(w[(weights + k) * R + column]);
+            for (int i = 0; i < ROWS; i++) sum[i] += query[i * n + k] * x;
+        }
+        for (int k = 0; k < rank; k++)
+        {
+            float x = a[(long long)k * R + column];
+            for (int i = 0; i < ROWS; i++) sum[i] += low[i * rank + k] * x;
+        }
+        for (int i = 0; i < ROWS; i++)
+            if (i < count) store(y + ((long long)(first + i) * H + h) * (R + r) + column, sum[i]);
+    }
+    if (blockIdx.y > 0) return;
+    for (int i = threadIdx.x; i < count * (r / 2); i += 64)
+    {
+        long long t = first + i / (r / 2), pair = i % (r / 2) * 2;
+        rotate(q + (t * H + h) * (n + r) + n + pair, angles + t * r + pair, y + (t * H + h) * (R + r) + R + pair);
+    }
+}
+
+// y[t, h, j] = context[t, h] · W_UV,h[j] + factor · p[t, h] · B_h[n + j]; context [T, H, R], p [T, H, rank] F32; y [T, H · v]. grid: (H, v / 4 rounded up), 4 warps, each for one j and all T.
+extern "C" __global__ void absorb_values(const T* context, const T* w, const float* p, const float* b, T* y, int rows, int H, int n, int v, int R, int rank, float factor)
+{
+    int h = blockIdx.x, j = blockIdx.y * 4 + (threadIdx.x >> 5), lane = threadIdx.x & 31;
+    if (j >= v) return;
+    long long line = (long long)h * (n + v) + n + j;
+    for (int first = 0; first < rows; first += ROWS)
+    {
+        float sum[ROWS];
+        for (int i = 0; i < ROWS; i++) sum[i] = 0;
+        for (int k = lane; k < R; k += 32)
+        {
+            float x = widen(w[line * R + k]);
+            for (int i = 0; i < ROWS; i++)
+                if (first + i < rows) sum[i] += x * widen(context[((long long)(first + i) * H + h) * R + k]);
+        }
+        for (int k = lane; k < rank; k += 32)
+            for (int i = 0; i < ROWS; i++)
+                if (first + i < rows) sum[i] += factor * b[line * rank + k] * p[((long long)(first + i) * H + h) * rank + k];
+        for (int i = 0; i < ROWS; i++)
+        {
+            for (int offset = 16; offset > 0; offset >>= 1) sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], offset);
+            if (lane == 0 && first + i < rows) store(y + ((long long)(first + i) * H + h) * v + j, sum[i]);
+        }
+    }
+}

@@ -1,0 +1,73 @@
+using KtNotebooks.Autograd;
+using KtNotebooks.Interop.Cuda;
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Ops;
+
+/// <summary>
+/// What a token leaves in the cache of latent attention: row t = [latent (R), rotary key turned by its position (r)]. latent [T, R], key [T, r], one float type; angles [T, r/2, 2] F32.
+/// Inference only.
+/// </summary>
+internal sealed class LatentRows : InferenceOp
+{
+    public static Tensor Apply(Tensor latent, Tensor key, Tensor angles) => new LatentRows().Run(latent, key, angles)[0];
+
+    /// <summary>cos and sin (times the attenuation) of each pair at each row's position, F32 [T, r/2, 2], on a device.</summary>
+    public static Tensor Angles(RotaryTable table, int[] positions, Device device)
+    {
+        var (cos, sin) = table.Upto(positions.Length == 0 ? 1 : positions.Max() + 1);
+        using var host = Tensor.Empty(DType.F32, positions.Length, table.Pairs, 2);
+        var angles = host.Span<float>();
+        for (var t = 0; t < positions.Length; t++)
+            for (var i = 0; i < table.Pairs; i++) (angles[2 * ((t * table.Pairs) + i)], angles[(2 * ((t * table.Pairs) + i)) + 1]) = (cos.Span[(positions[t] * table.Pairs) + i], sin.Span[(positions[t] * table.Pairs) + i]);
+        return host.To(device);
+    }
+
+    /// <summary>Pairs (2i, 2i + 1) of a row turned by its angles.</summary>
+    public static void Rotate(ReadOnlySpan<float> source, ReadOnlySpan<float> angles, Span<float> target)
+    {
+        for (var i = 0; i < source.Length; i += 2) (target[i], target[i + 1]) = ((source[i] * angles[i]) - (source[i + 1] * angles[i + 1]), (source[i] * angles[i + 1]) + (source[i + 1] * angles[i]));
+    }
+
+    protected override Frame Prepare(Tensor[] inputs)
+    {
+        var (latent, key) = (inputs[0], inputs[1]);
+        ExpectFloat(latent, "latent");
+        Expect(key, "key", latent.Type, latent.Dim(0), key.Width);
+        Expect(inputs[2], "angles", DType.F32, latent.Dim(0), key.Width / 2, 2);
+        return new Frame(inputs, [Allocate(latent, latent.Type, latent.Dim(0), latent.Width + key.Width)]);
+    }
+
+    protected override void Plain(Frame f)
+    {
+        var (latent, key, rows) = (f.Inputs[0], f.Inputs[1], f.Outputs[0]);
+        using var angles = f.Inputs[2].View(key.Dim(0), key.Width);
+        RowParallel.For(rows.Rows, rows.Width, (first, last) =>
+        {
+            var (scratch, target) = (new float[Math.Max(latent.Width, key.Width)], new float[rows.Width]);
+            for (var t = first; t < last; t++)
+            {
+                FloatRows.Load(latent, t, scratch).CopyTo(target);
+                Rotate(FloatRows.Load(key, t, scratch), angles.Row<float>(t), target.AsSpan(latent.Width));
+                FloatRows.Store(rows, t, target);
+            }
+        });
+    }
+
+    protected override void Cuda(Frame f)
+    {
+        var (latent, key, angles, rows) = (f.Inputs[0], f.Inputs[1], f.Inputs[2], f.Outputs[0]);
+        AbsorbedKernels.Kernel(latent, "latent_rows").Launch(rows.Dim(0), 128, latent.Pointer, key.Pointer, angles.Pointer, rows.Pointer, latent.Width, key.Width);
+    }
+}
+
+/// <summary>The program of Absorbed.cu.</summary>
+internal static class AbsorbedKernels
+{
+    /// <summary>Rows of one pass over the weights, as in the file.</summary>
+    public const int Rows = 8;
+
+    private static readonly CudaProgram Program = new("Absorbed", CudaProgram.Resource("Ops.Absorbed.cu"));
+
+    public static CudaKernel Kernel(Tensor like, string entry) => Program.Kernel(like.Card(), entry, like.Type == DType.BF16 ? "-DTYPE=bf16" : "-DTYPE=float");
+}

@@ -1,0 +1,158 @@
+using KtNotebooks.Autograd;
+using KtNotebooks.Interop.Cuda;
+using KtNotebooks.Nn;
+using KtNotebooks.Ops;
+using KtNotebooks.Tensors;
+using KtNotebooks.Weights;
+
+using Xunit;
+
+namespace KtNotebooks.Tests.Nn;
+
+/// <summary>Latent attention through its cache, at DeepSeek-V2-Lite's head sizes and a small width: what is kept a token, and that rows behind cached ones see what they saw without a cache.</summary>
+[Trait("card", "cuda")]
+[Collection(Alone.Name)]
+public class MlaCacheTests
+{
+    private static readonly MlaSettings Lite = new(32, null, 512, new MlaShape(H: 3, Nope: 128, Rope: 64, Value: 128), 0.1f, 1e-6f);
+
+    public static TheoryData<string, DType, bool> Places => new()
+    {
+        { "cpu", DType.F32, false }, { "cpu", DType.F32, true }, { "cpu", DType.BF16, true }, { "cuda:0", DType.F32, true }, { "cuda:0", DType.BF16, false }, { "cuda:0", DType.BF16, true },
+    };
+
+    [Fact]
+    public void A_token_keeps_its_latent_and_its_rotary_key_alone()
+    {
+        using var layer = Layer(DType.BF16, lowRank: false);
+        using var x = Rows(DType.BF16, 64);
+        using var cache = new KvCache();
+        using (var tape = Tape.Scratch()) layer.Forward(x, new Pass([.. Enumerable.Range(0, 64)], [0, 64], Cache: cache));
+        Assert.Equal(576 * 2, cache.BytesPerToken); // keys and values of 3 heads would be 3 · (192 + 128) · 2
+        Assert.Equal(64 * 576 * 2, cache.ByteLength);
+    }
+
+    /// <summary>Two sequences in pieces: a prompt, single rows, a piece of several rows behind cached ones; against the whole at once.</summary>
+    [Theory]
+    [MemberData(nameof(Places))]
+    public void Pieces_give_what_the_whole_gives(string where, DType type, bool lowRank)
+    {
+        var device = Device.Parse(where);
+        if (device.Kind == DeviceKind.Cuda) Require.Hardware("cuda", CudaDevice.Missing);
+        using var layer = Layer(type, lowRank);
+        using var onDevice = device.Kind == DeviceKind.Cpu ? null : Layer(type, lowRank, device);
+        using var a = Rows(type, 140, seed: 5);
+        using var b = Rows(type, 30, seed: 6);
+        var (wholeA, wholeB) = (Whole(layer, a), Whole(layer, b));
+        using var cache = new KvCache();
+        var (atA, atB) = (0, 0);
+        foreach (var (stepA, stepB) in ((int, int)[])[(131, 0), (1, 20), (1, 1), (0, 1), (7, 8)])
+        {
+            using var tape = Tape.Scratch();
+            using var x = Tensor.Empty(type, stepA + stepB, Lite.Width);
+            Put(a, atA, x, 0, stepA);
+            Put(b, atB, x, stepA, stepB);
+            int[] positions = [.. Enumerable.Range(atA, stepA), .. Enumerable.Range(atB, stepB)];
+            using var moved = x.To(device);
+            var y = (onDevice ?? layer).Forward(moved, new Pass(positions, [0, stepA, stepA + stepB], Cache: cache)).ToFloats();
+            Close(wholeA.AsSpan(atA * Lite.Width, stepA * Lite.Width), y.AsSpan(0, stepA * Lite.Width), type);
+            Close(wholeB.AsSpan(atB * Lite.Width, stepB * Lite.Width), y.AsSpan(stepA * Lite.Width), type);
+            (atA, atB) = (atA + stepA, atB + stepB);
+        }
+    }
+
+    /// <summary>The op for rows in a cache against attention on one key head, whose values are the first columns of its keys.</summary>
+    [Theory]
+    [InlineData("cpu", DType.F32)]
+    [InlineData("cpu", DType.BF16)]
+    [InlineData("cuda:0", DType.F32)]
+    [InlineData("cuda:0", DType.BF16)]
+    public void Latent_attention_is_attention_on_shared_rows(string where, DType type)
+    {
+        const int H = 4, W = 40, R = 24;
+        var device = Device.Parse(where);
+        if (device.Kind == DeviceKind.Cuda) Require.Hardware("cuda", CudaDevice.Missing);
+        foreach (var (queries, keys) in ((int[], int[])[])[([0, 1, 2], [300, 7]), ([0, 5, 5, 75], [140, 9, 80])])
+        {
+            int[] begins = [.. keys.Select((_, s) => 11 + keys[..s].Sum() + (3 * s))]; // gaps between the rooms
+            var (T, C) = (queries[^1], begins[^1] + keys[^1] + 5);
+            using var q = Rows(type, T * H, 7, W);
+            using var c = Rows(type, C, 8, W);
+            using var tape = Tape.Scratch();
+            using var shaped = q.View(T, H, W);
+            using var there = shaped.To(device);
+            using var rows = c.To(device);
+            var actual = LatentAttention.Apply(there, rows, queries, begins, keys, R, 0.3f).ToFloats();
+            var values = c.ToFloats();
+            for (var s = 0; s < keys.Length; s++)
+            {
+                var count = queries[s + 1] - queries[s];
+                if (count == 0) continue;
+                using var own = shaped.Slice(queries[s], count);
+                using var k = c.Slice(begins[s], keys[s]);
+                using var k3 = k.View(keys[s], 1, W);
+                using var v = Tensor.From([.. Enumerable.Range(0, keys[s] * R).Select(i => values[((begins[s] + (i / R)) * W) + (i % R)])], type, keys[s], 1, R);
+                var expected = Attention.Apply(own, k3, v, new Spans([0, count], [0, keys[s]]), 0.3f).ToFloats();
+                Close(expected, actual.AsSpan(queries[s] * H * R, expected.Length), type);
+            }
+        }
+    }
+
+    private static MlaAttention Layer(DType type, bool lowRank, Device? device = null)
+    {
+        var layer = new MlaAttention(new Placed(new RandomWeights(3, deviation: 0.1f), device ?? Device.Cpu), "a", type, Lite, new RotaryTable(64, 10000));
+        if (!lowRank) return layer;
+        foreach (var linear in layer.All().OfType<KtNotebooks.Nn.Linear>())
+        {
+            using var a = Rows(DType.F32, 4, 11, linear.Inputs);
+            using var b = Rows(DType.F32, linear.Outputs, 12, 4);
+            linear.Adapter = new LowRank(a.To(device ?? Device.Cpu), b.To(device ?? Device.Cpu), 0.05f);
+        }
+        return layer;
+    }
+
+    private static float[] Whole(MlaAttention layer, Tensor x)
+    {
+        using var tape = Tape.Scratch();
+        return layer.Forward(x, new Pass([.. Enumerable.Range(0, x.Rows)], [0, x.Rows])).ToFloats();
+    }
+
+    private static Tensor Rows(DType type, int rows, int seed = 4, int width = 32)
+    {
+        var random = new Random(seed);
+        return Tensor.From([.. Enumerable.Range(0, rows * width).Select(_ => (random.NextSingle() - 0.5f) * 2)], type, rows, width);
+    }
+
+    private static void Put(Tensor source, int from, Tensor target, int to, int count)
+    {
+        using var s = source.Slice(from, count);
+        using var t = target.Slice(to, count);
+        Memory.Copy(s, t);
+    }
+
+    /// <summary>By the norm of the difference: sums of 576 terms in another order; in BF16 some ten roundings of 2⁻⁹ on the way.</summary>
+    private static void Close(ReadOnlySpan<float> expected, ReadOnlySpan<float> actual, DType type)
+    {
+        Assert.Equal(expected.Length, actual.Length);
+        double difference = 0, size = 0;
+        for (var i = 0; i < expected.Length; i++)
+        {
+            difference += ((double)expected[i] - actual[i]) * ((double)expected[i] - actual[i]);
+            size += (double)expected[i] * expected[i];
+        }
+        var error = Math.Sqrt(difference / Math.Max(size, double.Epsilon));
+        Assert.True(error <= (type == DType.F32 ? 1e-5 : 0.02), $"relative error {error:E2}");
+    }
+
+    /// <summary>Weights made on the host, handed out on a device.</summary>
+    private sealed class Placed(IWeights weights, Device device) : IWeights
+    {
+        public Tensor Take(string name, DType type, params ReadOnlySpan<long> shape)
+        {
+            using var host = weights.Take(name, type, shape);
+            return host.To(device);
+        }
+
+        public Matrices TakeExperts(string path, string suffix, DType type, int count, long n, long k) => throw new NotSupportedException();
+    }
+}
