@@ -1,5 +1,6 @@
 using System.CommandLine;
 using System.Text.Json;
+using System.Text.Json.Serialization;
 
 using KtNotebooks.Evaluation;
 using KtNotebooks.Models;
@@ -12,7 +13,7 @@ namespace KtNotebooks.Cli;
 /// <summary>`kt bench train`: a real optimizer step on weights of true shape.</summary>
 internal static class BenchTrainCommand
 {
-    private static readonly JsonSerializerOptions Indented = new() { WriteIndented = true };
+    private static readonly JsonSerializerOptions Indented = new() { WriteIndented = true, Converters = { new JsonStringEnumConverter() } };
 
     public static Command Create()
     {

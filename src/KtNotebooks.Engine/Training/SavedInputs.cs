@@ -123,9 +123,7 @@ internal sealed class SavedInputs(long deviceBudget) : IDisposable
             Here?.Dispose();
             Here = null;
             if (Host is not null) PinnedPool.Return(Host, _done!);
-            Host = null;
-            _done?.Dispose();
-            _done = null;
+            (Host, _done) = (null, null);
         }
     }
 }

@@ -12,29 +12,32 @@ internal sealed class PinnedBlock(PinnedMemory memory)
 internal static class PinnedPool
 {
     private static readonly Lock Gate = new();
-    private static readonly Dictionary<long, Stack<PinnedBlock>> Free = [];
+    private static readonly Dictionary<long, Queue<(PinnedBlock Block, CudaEvent LastCopy)>> Free = [];
 
     /// <summary>Bytes locked so far, in use and kept.</summary>
     public static long HeldBytes { get; private set; }
 
+    /// <summary>A block whose last copy is over: the one returned first is waited for, if it must be.</summary>
     public static PinnedBlock Take(CudaDevice card, long bytes)
     {
+        (PinnedBlock? Block, CudaEvent LastCopy) known = (null, null!);
         lock (Gate)
         {
-            if (Free.TryGetValue(bytes, out var blocks) && blocks.TryPop(out var block)) return block;
-            HeldBytes += bytes;
+            if (Free.TryGetValue(bytes, out var blocks) && blocks.TryDequeue(out var first)) known = first;
+            else HeldBytes += bytes;
         }
-        return new PinnedBlock(new PinnedMemory(card, bytes));
+        if (known.Block is null) return new PinnedBlock(new PinnedMemory(card, bytes));
+        using (known.LastCopy) known.LastCopy.Synchronize();
+        return known.Block;
     }
 
-    /// <summary>Takes a block back once the copies before <paramref name="lastCopy"/> are over.</summary>
+    /// <summary>Takes a block back, and the event behind its last copy, without waiting for it.</summary>
     public static void Return(PinnedBlock block, CudaEvent lastCopy)
     {
-        lastCopy.Synchronize();
         lock (Gate)
         {
-            if (!Free.TryGetValue(block.Bytes, out var blocks)) Free[block.Bytes] = blocks = new Stack<PinnedBlock>();
-            blocks.Push(block);
+            if (!Free.TryGetValue(block.Bytes, out var blocks)) Free[block.Bytes] = blocks = new();
+            blocks.Enqueue((block, lastCopy));
         }
     }
 }
