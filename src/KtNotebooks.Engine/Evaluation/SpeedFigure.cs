@@ -22,7 +22,9 @@ public sealed record SpeedFigure(string Model, string Run, double TokensPerSecon
         new("deepseek-v3", "KTransformers", 40.35, 70, Theirs),
     ];
 
-    /// <summary>Measured on the H200 that our results are of, with transformers 5.17 and PEFT 0.21: DeepSeek-V2-Lite's shape, 8,192 tokens a step in sequences of 512, LoRA of rank 8 on all linears and experts in BF16.</summary>
+    /// <summary>
+    /// Measured on an H200 like the one of our results, DeepSeek-V2-Lite's shape, with transformers 5.17 and PEFT 0.21; 1 × 16: sequences one at a time, 16 accumulated. The scripts are not part of this repository.
+    /// </summary>
     public static IReadOnlyList<SpeedFigure> HuggingFaceOnTheSameCard { get; } =
     [
         new("deepseek-v2-lite", "HF, 1 × 16", 2127, 67, Ours),
