@@ -22,11 +22,12 @@ internal static class ExportCommand
         var target = new Argument<string>("TO") { Description = "the folder to write" };
         var experts = new Option<string>("--experts") { Description = "peft: every expert under its own name (F32); fused: KTransformers' fused_expert_lora.safetensors (BF16)", DefaultValueFactory = _ => "peft" };
         experts.AcceptOnlyFromAmong("peft", "fused");
-        var command = new Command("adapter", "Write an adapter in another form") { source, target, experts };
+        var verbose = new Option<bool>("--verbose") { Description = "say under which name every tensor goes on" };
+        var command = new Command("adapter", "Write an adapter in another form") { source, target, experts, verbose };
         command.SetAction(parsed =>
         {
             using var adapter = AdapterSource.Open(parsed.GetRequiredValue(source));
-            adapter.Save(parsed.GetRequiredValue(target), parsed.GetRequiredValue(experts) == "fused");
+            adapter.Save(parsed.GetRequiredValue(target), parsed.GetRequiredValue(experts) == "fused", parsed.GetValue(verbose) ? Console.Error.WriteLine : null);
             Console.WriteLine($"{adapter.Tensors.Count} tensors → {parsed.GetRequiredValue(target)}");
         });
         return command;
@@ -41,9 +42,10 @@ internal static class ExportCommand
         if (c.Flag("export_legacy_format")) throw c.Wrong("export_legacy_format", "false: safetensors are written");
         if (c.Has("export_quantization_bit")) throw c.Wrong("export_quantization_bit", "left out: weights keep the type of the base, or become BF16 with export_dtype=bfloat16");
         var silent = c.WithoutEffect("template", "export_device", "trust_remote_code", "infer_dtype", "use_kt");
+        var log = LogLevel.Debug(c);
         c.RefuseUnknown();
         if (silent.Count > 0) Console.WriteLine($"no effect here: {string.Join(", ", silent)}");
-        using var export = new AdapterExport(settings);
+        using var export = new AdapterExport(settings, log);
         Console.WriteLine($"{export.Merged} matrices of {settings.Model} change");
         export.Run((shard, of) => Console.WriteLine($"file {shard} of {of}"), cancel);
         Console.WriteLine($"saved in {settings.Target}");

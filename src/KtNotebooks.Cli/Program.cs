@@ -18,6 +18,8 @@ var root = new RootCommand("kt: fine-tune mixture-of-experts models on one machi
     ExportCommand.CreateAdapter(),
     ReportCommand.Create(),
     VerifyCommand.Create(),
+    ModelCommands.Create(),
+    ConvertCommand.Create(),
     BenchCommands.Create(),
     DoctorCommand.Create(),
     DataCommands.Create(),

@@ -33,6 +33,9 @@ public sealed class ExpertBank : Module
     /// <summary>E.</summary>
     public int Count { get; }
 
+    /// <summary>How the matrices are stored.</summary>
+    public MatrixFormat Format => _set.Gate.Format;
+
     /// <summary>D.</summary>
     public int Width { get; }
 

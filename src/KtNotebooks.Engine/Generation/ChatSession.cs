@@ -8,7 +8,7 @@ namespace KtNotebooks.Generation;
 
 /// <summary>
 /// A model, its tokenizer, a template and a conversation. Keys are LLaMA-Factory's: model_name_or_path, adapter_name_or_path (a list is several by name, of which the first answers), template, default_system, do_sample, temperature, top_p, top_k,
-/// max_new_tokens, repetition_penalty, seed, infer_dtype, cpu_infer.
+/// max_new_tokens, repetition_penalty, seed, infer_dtype, cpu_infer, log_level.
 /// </summary>
 public sealed class ChatSession : IDisposable
 {
@@ -51,7 +51,7 @@ public sealed class ChatSession : IDisposable
         var (model, tokenizer) = (keys with { Adapter = null }).Load(); // adapters lie beside each other here, to be switched
         try
         {
-            var names = NamedAdapters.Load(model, keys.Adapter?.Split(',', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries) ?? []);
+            var names = NamedAdapters.Load(model, keys.Adapter?.Split(',', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries) ?? [], keys.Log);
             return new ChatSession(model, tokenizer, keys.Template, sampling, system) { Adapter = names.Count > 0 ? names[0] : null };
         }
         catch

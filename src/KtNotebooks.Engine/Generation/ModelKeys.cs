@@ -9,17 +9,23 @@ using KtNotebooks.Tokenizers;
 namespace KtNotebooks.Generation;
 
 /// <summary>
-/// The keys by which everything that only runs a model names it: model_name_or_path, adapter_name_or_path, template, infer_dtype, and where its weights live. Reading comes before loading, so that a
+/// The keys by which everything that only runs a model names it: model_name_or_path, adapter_name_or_path, template, infer_dtype, log_level, and where its weights live. Reading comes before loading, so that a
 /// wrong key is named before gigabytes are read.
 /// </summary>
 public sealed record ModelKeys(string Path, string? Adapter, Template Template, DType Type, PlacementSettings Placement)
 {
+    /// <summary>Hears where every tensor of an adapter goes; null: nobody asked.</summary>
+    public Action<string>? Log { get; init; }
+
     public static ModelKeys Read(Settings c)
     {
         ArgumentNullException.ThrowIfNull(c);
         var keys = new ModelKeys(c.Required("model_name_or_path"), c.Text("adapter_name_or_path"), DataKeys.ReadTemplate(c),
             c.OneOf("infer_dtype", "auto", "auto", "float32", "bfloat16") == "float32" ? DType.F32 : DType.BF16,
-            PlacementSettings.Read(c));
+            PlacementSettings.Read(c))
+        {
+            Log = LogLevel.Debug(c),
+        };
         c.OneOf("infer_backend", "huggingface", "huggingface", "ktransformers");
         c.OneOf("finetuning_type", "lora", "lora");
         c.WithoutEffect("trust_remote_code", "use_kt");
@@ -44,7 +50,7 @@ public sealed record ModelKeys(string Path, string? Adapter, Template Template, 
         var model = ModelFolder.Load(Path, Type, placement);
         try
         {
-            if (Adapter is not null) AdapterFolder.Load(model, Adapter);
+            if (Adapter is not null) AdapterFolder.Load(model, Adapter, Log);
             return (model, tokenizer);
         }
         catch

@@ -33,8 +33,10 @@ public sealed class AdapterExport : IDisposable
     private (string Name, Tensor Scales)? _pending; // of the FP8 matrix written last
 
     /// <summary>Opens and checks everything; nothing is written.</summary>
+    /// <param name="settings">What to do.</param>
+    /// <param name="log">Hears which weight every tensor of an adapter goes into.</param>
     /// <exception cref="InvalidDataException">A pair that fits no weight of the base.</exception>
-    public AdapterExport(ExportSettings settings)
+    public AdapterExport(ExportSettings settings, Action<string>? log = null)
     {
         ArgumentNullException.ThrowIfNull(settings);
         _settings = settings;
@@ -47,7 +49,7 @@ public sealed class AdapterExport : IDisposable
             foreach (var path in settings.Adapters)
             {
                 _adapters.Add(AdapterSource.Open(path));
-                Plan(_adapters[^1]);
+                Plan(_adapters[^1], log);
             }
         }
         catch
@@ -106,7 +108,7 @@ public sealed class AdapterExport : IDisposable
 
     private static long Bytes((string Name, DType Type, long[] Shape) tensor) => tensor.Shape.Aggregate((long)tensor.Type.Size(), (product, dim) => product * dim);
 
-    private void Plan(AdapterSource source)
+    private void Plan(AdapterSource source, Action<string>? log)
     {
         foreach (var name in source.Tensors.Keys.Order(StringComparer.Ordinal))
         {
@@ -126,6 +128,7 @@ public sealed class AdapterExport : IDisposable
             if (!b.Shape.SequenceEqual([entry.Shape[0], rank])) throw new InvalidDataException($"{source.Path}: tensor '{b.Source}' must be [{entry.Shape[0]}, {rank}] for this base and rank {rank}, but is {b}");
             if (!_pairs.TryGetValue(weight, out var pairs)) _pairs.Add(weight, pairs = []);
             pairs.Add((source, path));
+            foreach (var stored in new[] { a, b }) log?.Invoke($"Loaded adapter weight: {stored.Source} -> {weight}");
         }
     }
 

@@ -55,7 +55,7 @@ public static class AdapterFolder
 
     /// <summary>Loads the adapter of a checkpoint into a run that has attached its own: both must be of one form.</summary>
     /// <exception cref="InvalidDataException">The checkpoint's adapter has another rank, alpha or other layers.</exception>
-    public static void Resume(CausalLm model, LoraSettings settings, string folder)
+    public static void Resume(CausalLm model, LoraSettings settings, string folder, Action<string>? log = null)
     {
         ArgumentNullException.ThrowIfNull(model);
         ArgumentNullException.ThrowIfNull(settings);
@@ -69,7 +69,7 @@ public static class AdapterFolder
         var names = wanted.Select(t => t.Name).ToHashSet();
         if (names.Except(source.Tensors.Keys).Concat(source.Tensors.Keys.Except(names)).FirstOrDefault() is { } other)
             throw new InvalidDataException($"{folder}: holds an adapter of other layers than this run's lora_target and lora_experts ask for ('{other}' is in one only); {Otherwise}");
-        AdapterInstaller.Put(model, source.Path, settings, source.Tensors);
+        AdapterInstaller.Put(model, source.Path, settings, source.Tensors, log: log);
     }
 
     /// <summary>Loads the tensors of a file in PEFT's names, whatever its config.</summary>

@@ -82,15 +82,22 @@ public sealed class AdapterSource(string path, LoraSettings settings, IReadOnlyD
     /// <summary>
     /// Writes it as a folder in PEFT's form (F32), or with routed experts in KTransformers' form (BF16). Needs no model.
     /// </summary>
-    public void Save(string folder, bool fused)
+    /// <param name="folder">Made if it is not there.</param>
+    /// <param name="fused">Routed experts in KTransformers' form.</param>
+    /// <param name="log">Hears under which name every tensor goes on.</param>
+    public void Save(string folder, bool fused, Action<string>? log = null)
     {
         List<(string Name, Tensor Tensor)> plain = [];
         try
         {
             foreach (var (name, tensor) in tensors.OrderBy(t => t.Key, StringComparer.Ordinal))
-                if (!fused || !FusedExperts.IsExpert(name)) plain.Add((name, Tensor.From(tensor.Read(), tensor.Shape)));
+            {
+                if (fused && FusedExperts.IsExpert(name)) continue;
+                plain.Add((name, Tensor.From(tensor.Read(), tensor.Shape)));
+                log?.Invoke($"Loaded adapter weight: {tensor.Source} -> {name}");
+            }
             var metadata = fingerprint is null ? null : new Dictionary<string, string> { [AdapterFolder.FingerprintKey] = fingerprint };
-            if (fused) FusedExperts.Write(System.IO.Path.Combine(folder, FusedExperts.FileName), tensors);
+            if (fused) FusedExperts.Write(System.IO.Path.Combine(folder, FusedExperts.FileName), tensors, log);
             if (plain.Count > 0) SafetensorsWriter.Write(System.IO.Path.Combine(folder, AdapterFolder.FileName), plain, metadata);
         }
         finally

@@ -41,7 +41,7 @@ internal static partial class FusedExperts
 
     /// <summary>Stacks the routed experts among the tensors.</summary>
     /// <exception cref="InvalidDataException">A missing expert, or experts of different shapes.</exception>
-    public static void Write(string path, IReadOnlyDictionary<string, AdapterTensor> tensors)
+    public static void Write(string path, IReadOnlyDictionary<string, AdapterTensor> tensors, Action<string>? log = null)
     {
         var stacks = tensors.Select(t => (Match: PeftName().Match(t.Key), Tensor: t.Value)).Where(t => t.Match.Success)
             .GroupBy(t => (Layer: int.Parse(t.Match.Groups[1].Value), Key: $"{t.Match.Groups[3].Value}_lora_{t.Match.Groups[4].Value.ToLowerInvariant()}"))
@@ -66,6 +66,7 @@ internal static partial class FusedExperts
                 {
                     using var one = all.Slice(e, 1);
                     one.Store(experts[e].Tensor.Read());
+                    log?.Invoke($"Loaded adapter weight: {experts[e].Tensor.Source} -> {name}[{e}]");
                 }
             }
             SafetensorsWriter.Write(path, fused);

@@ -24,10 +24,11 @@ public static class ModelFolder
     /// <param name="type">Type of weights and activations: F32 or BF16.</param>
     /// <exception cref="InvalidDataException">A missing or wrongly shaped tensor, named with what was expected and found.</exception>
     /// <param name="placement">Where weights live; null: mapped from the files.</param>
-    public static CausalLm Load(string folder, DType type = DType.BF16, ModelPlacement? placement = null)
+    /// <param name="load">How weights come in where the placement does not say; null: mapped, experts as stored.</param>
+    public static CausalLm Load(string folder, DType type = DType.BF16, ModelPlacement? placement = null, LoadSettings? load = null)
     {
         var config = new ConfigFile(Path.Combine(folder, "config.json"));
-        using var checkpoint = new Checkpoint(folder);
+        using var checkpoint = Open(folder, placement, load ?? new LoadSettings());
         var model = Build(config, placement is null ? checkpoint : new PlacedWeights(checkpoint, placement), type);
         List<string> notes = [.. LayersBeyond(model.Info.Layers, config, checkpoint.Names)];
         try
@@ -60,6 +61,19 @@ public static class ModelFolder
         if (!type.IsFloat()) throw new ArgumentException($"a model runs in F32 or BF16, not {type}");
         if (!Builders.TryGetValue(config.ModelType, out var build)) throw new NotSupportedException($"{config.Path}: model_type '{config.ModelType}' is not known; known are {string.Join(", ", KnownTypes)}");
         return (CausalLm)build.Invoke(null, BindingFlags.DoNotWrapExceptions, null, [config, weights, type], null)!;
+    }
+
+    private static Checkpoint Open(string folder, ModelPlacement? placement, LoadSettings load)
+    {
+        WorkMeter? meter = null;
+        var checkpoint = new Checkpoint(folder)
+        {
+            FormatOf = path => placement?.Of(path).Format ?? load.Experts,
+            InMemory = path => load.InMemory || (placement is not null && PlacedWeights.InMemory(placement, path)),
+            OnTaken = bytes => meter?.Add(Path.GetFileName(Path.TrimEndingDirectorySeparator(folder)), bytes),
+        };
+        meter = new WorkMeter(checkpoint.Bytes, load.Report);
+        return checkpoint;
     }
 
     /// <summary>DeepSeek-V3 ships its multi-token prediction layer after the last one (model.layers.61.*): said once, not loaded.</summary>

@@ -4,23 +4,32 @@ using KtNotebooks.Weights;
 
 namespace KtNotebooks.Placement;
 
-/// <summary>Puts the tensors of a checkpoint where they belong, on their way into the model: what is to live in host memory is copied off the mapped file here, what is to live on a card is sent there.</summary>
+/// <summary>Puts the tensors of a checkpoint where they belong, on their way into the model: what is to live on a card is sent there. What is to live in host memory the checkpoint reads
+/// there at once (<see cref="InMemory"/>): a copy of mapped pages would count twice.</summary>
 public sealed class PlacedWeights(IWeights source, ModelPlacement placement) : IWeights
 {
+    /// <summary>Whether a tensor or the experts below a path are read into host memory when they are taken.</summary>
+    public static bool InMemory(ModelPlacement placement, string path) => placement.Of(path) is { Weights: WeightHome.Host } place && !IsBroughtLater(place);
+
     public Tensor Take(string name, DType type, params ReadOnlySpan<long> shape)
     {
         var tensor = source.Take(name, type, shape);
         var place = placement.Of(name);
-        if (place.Weights == WeightHome.Mmap) return tensor;
-        using (tensor) return place.Weights == WeightHome.Host ? tensor.Clone() : tensor.To(place.Compute);
+        if (place.Weights != WeightHome.Device) return tensor;
+        using (tensor) return tensor.To(place.Compute);
     }
 
     public Matrices TakeExperts(string path, string suffix, DType type, int count, long n, long k)
     {
-        // What a card computes is brought to it, or to pinned memory, from the mapped file when the model stands: see ExpertPlacer.
-        if (placement.Of(path) is { Compute.Kind: DeviceKind.Cuda, Executor: not ExecutorKind.Cpu }) return source.TakeExperts(path, suffix, type, count, n, k);
-        var each = new Tensor[count];
-        for (var e = 0; e < count; e++) each[e] = Take($"{path}.{e}.{suffix}", type, n, k);
-        return Matrices.Each(each);
+        var matrices = source.TakeExperts(path, suffix, type, count, n, k);
+        var place = placement.Of(path);
+        if (place.Weights != WeightHome.Device || IsBroughtLater(place)) return matrices;
+        return matrices.Map(tensor =>
+        {
+            using (tensor) return tensor.To(place.Compute);
+        });
     }
+
+    /// <summary>Experts that a card computes are brought to it, or to pinned memory, from the mapped file when the model stands: see ExpertPlacer.</summary>
+    private static bool IsBroughtLater(ModulePlace place) => place is { Compute.Kind: DeviceKind.Cuda, Executor: not (null or ExecutorKind.Cpu) };
 }

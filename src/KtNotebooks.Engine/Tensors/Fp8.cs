@@ -21,10 +21,10 @@ public static class Fp8
         var sign = float.IsNegative(value) ? 0x80 : 0;
         var size = Math.Abs(value);
         if (size >= Max) return (byte)(sign | 0x7E);
-        // The steps of a binade are 2^(exponent − 3); below 2⁻⁶ all steps are 2⁻⁹. Counting in steps carries into the exponent by itself.
-        var exponent = Math.Max(size == 0 ? -6 : Math.ILogB(size), -6);
-        var steps = (int)MathF.Round(MathF.ScaleB(size, 3 - exponent), MidpointRounding.ToEven);
-        return (byte)(sign | (((exponent + 6) << 3) + steps));
+        // Below 2⁻⁶ all steps are 2⁻⁹, the last place of numbers near 2¹⁴: adding that rounds, and counting in steps carries into the exponent by itself.
+        if (size < 1f / 64) return (byte)(sign | (int)(BitConverter.SingleToUInt32Bits(size + 16384) & 15));
+        var bits = BitConverter.SingleToUInt32Bits(size);
+        return (byte)(sign | (int)(((bits + 0x7FFFF + ((bits >> 20) & 1)) >> 20) - (120 << 3)));
     }
 
     private static float Value(byte bits)

@@ -15,12 +15,12 @@ namespace KtNotebooks.Training;
 /// </summary>
 public sealed class FineTuneRun : IDisposable
 {
-    private FineTuneRun(string modelPath, Tokenizer tokenizer, Template template, CausalLm model, LoraSettings lora, TrainSettings training, IReadOnlyList<EncodedExample> examples, IReadOnlyList<EncodedExample> heldOut, ExampleWindows windows, IReadOnlyList<string> notes)
+    private FineTuneRun(string modelPath, Tokenizer tokenizer, Template template, CausalLm model, LoraSettings lora, TrainSettings training, IReadOnlyList<EncodedExample> examples, IReadOnlyList<EncodedExample> heldOut, ExampleWindows windows, IReadOnlyList<string> notes, Action<string>? log)
     {
         (ModelPath, Tokenizer, Template, Model, Lora, Training, Examples, HeldOut, Notes) = (modelPath, tokenizer, template, model, lora, training, examples, heldOut, notes);
         Trainer = new Trainer(model, windows, training, folder => AdapterFolder.Save(model, lora, folder, modelPath), heldOut.Count > 0 ? ExampleWindows.Batch(heldOut) : null)
         {
-            LoadWeights = folder => AdapterFolder.Resume(model, lora, folder),
+            LoadWeights = folder => AdapterFolder.Resume(model, lora, folder, log),
         };
     }
 
@@ -81,6 +81,7 @@ public sealed class FineTuneRun : IDisposable
         if (settings.Threads is { } threads) RowParallel.Threads = threads;
         if (settings.SkipExpertLora && lora.Experts) throw new ArgumentException($"{c.Where("lora_experts")}: lora_experts and a kt_backend that ends in _SkipLoRA exclude each other");
         c.Flag("do_train");
+        var log = LogLevel.Debug(c);
         var silent = c.WithoutEffect("preprocessing_num_workers", "dataloader_num_workers", "ddp_timeout", "report_to", "trust_remote_code", "save_only_model");
         c.RefuseUnknown();
         List<string> notes = [.. settings.Notes];
@@ -99,8 +100,8 @@ public sealed class FineTuneRun : IDisposable
             foreach (var example in train.Concat(heldOut))
                 if (example.Ids.FirstOrDefault(i => i >= model.Info.Vocabulary) is > 0 and var id) throw new InvalidDataException($"{example.Source}: has token {id}, but the model's vocabulary ends at {model.Info.Vocabulary - 1}; tokenizer.json in {modelPath} belongs to another model");
             if (adapter is null) LoraAdapter.Attach(model, lora, training.Seed);
-            else lora = AdapterFolder.Load(model, adapter) with { Dropout = lora.Dropout };
-            return new FineTuneRun(modelPath, tokenizer, data.Template, model, lora, training, train, heldOut, windows, [.. notes, .. model.Notes]);
+            else lora = AdapterFolder.Load(model, adapter, log) with { Dropout = lora.Dropout };
+            return new FineTuneRun(modelPath, tokenizer, data.Template, model, lora, training, train, heldOut, windows, [.. notes, .. model.Notes], log);
         }
         catch
         {

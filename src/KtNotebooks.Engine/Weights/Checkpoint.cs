@@ -1,3 +1,5 @@
+using System.Security.Cryptography;
+using System.Text;
 using System.Text.Json;
 
 using KtNotebooks.Ops;
@@ -7,20 +9,23 @@ namespace KtNotebooks.Weights;
 
 /// <summary>
 /// A model folder as Hugging Face saves it: model.safetensors, or shards with model.safetensors.index.json. A tensor that is stored in the wanted type is a view on the mapped file,
-/// so an expert costs no memory of ours until it is used.
+/// so an expert costs no memory of ours until it is used. Low-bit experts stay as they are stored or become what <see cref="FormatOf"/> says; all other low-bit tensors are decoded when they are taken.
 /// </summary>
 public sealed class Checkpoint : IWeights, IDisposable
 {
-    private readonly string _folder;
     private readonly Dictionary<string, SafetensorsFile> _fileOf = [];
-    private readonly Dictionary<string, SafetensorsFile> _files = [];
+    private readonly SortedDictionary<string, SafetensorsFile> _files = new(StringComparer.Ordinal);
+    private readonly StoredMatrices _matrices;
 
     /// <exception cref="FileNotFoundException">The folder, an index or a shard is missing.</exception>
     /// <exception cref="InvalidDataException">A damaged file, or an index that does not fit its shards.</exception>
+    /// <exception cref="NotSupportedException">config.json names a quantisation that is not known.</exception>
     public Checkpoint(string folder)
     {
-        _folder = folder;
+        Folder = folder;
+        _matrices = new StoredMatrices(this);
         if (!Directory.Exists(folder)) throw new FileNotFoundException($"{folder}: no such folder; a model folder holds config.json and *.safetensors");
+        Quantized = Quantization.Read(folder);
         var index = Path.Combine(folder, "model.safetensors.index.json");
         var single = Path.Combine(folder, "model.safetensors");
         try
@@ -37,35 +42,65 @@ public sealed class Checkpoint : IWeights, IDisposable
         }
     }
 
+    public string Folder { get; }
+
+    /// <summary>The low-bit format that config.json announces, or null.</summary>
+    public MatrixFormat? Quantized { get; }
+
+    /// <summary>Wanted format of the experts below a path (`model.layers.3.mlp.experts`); null: as stored.</summary>
+    public Func<string, MatrixFormat?> FormatOf { get; init; } = _ => null;
+
+    /// <summary>Whether a tensor, or the experts below a path, are copied into memory of ours; if not, they are mapped.</summary>
+    public Func<string, bool> InMemory { get; init; } = _ => false;
+
+    /// <summary>Told the bytes of every tensor that is taken.</summary>
+    public Action<long>? OnTaken { get; init; }
+
     public IEnumerable<string> Names => _fileOf.Keys;
+
+    /// <summary>The shards by name.</summary>
+    public IReadOnlyDictionary<string, SafetensorsFile> Files => _files;
+
+    /// <summary>Bytes of all tensors.</summary>
+    public long Bytes => _files.Values.Sum(f => f.Entries.Values.Sum(e => e.End - e.Begin));
+
+    /// <summary>SHA-256 over the names and headers of all shards: two folders with the same one have the same tensors in the same places.</summary>
+    public string HeaderHash => Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(string.Join('\n', _files.Select(f => $"{f.Key} {f.Value.HeaderHash}")))));
+
+    public bool Has(string name) => _fileOf.ContainsKey(name);
 
     public TensorEntry Entry(string name) => FileOf(name).Entries[name];
 
     /// <summary>A view on a tensor as it is stored, whatever its type. The caller disposes it.</summary>
     public Tensor Stored(string name) => FileOf(name).Get(name);
 
-    public Tensor Take(string name, DType type, params ReadOnlySpan<long> shape)
+    /// <summary>Rows and columns of a matrix, however it is stored.</summary>
+    public (long N, long K) ShapeOf(string name)
     {
-        var file = FileOf(name);
-        var tensor = file.Get(name);
-        if (!tensor.HasShape(shape))
-        {
-            using (tensor) throw new InvalidDataException($"{file.Path}: tensor '{name}' must be [{string.Join(", ", shape.ToArray())}] by config.json, but is {tensor}");
-        }
-        if (tensor.Type == type) return tensor;
-        using (tensor)
-        {
-            if (!tensor.Type.IsFloat()) throw new InvalidDataException($"{file.Path}: tensor '{name}' is stored as {tensor.Type}, which cannot be used as {type} yet");
-            return tensor.To(type);
-        }
+        var packed = _matrices.FormatOf(name) == MatrixFormat.Int4;
+        var shape = Entry(packed ? name + StoredMatrices.Packed : name).Shape;
+        return shape.Length == 2 ? (shape[0], packed ? shape[1] * 8 : shape[1]) : throw new InvalidDataException($"{FileOf(name).Path}: tensor '{name}' is no matrix: [{string.Join(", ", shape)}]");
     }
 
-    public Matrices TakeExperts(string path, string suffix, DType type, int count, long n, long k)
+    public Tensor Take(string name, DType type, params ReadOnlySpan<long> shape)
     {
-        var each = new Tensor[count];
-        for (var e = 0; e < count; e++) each[e] = Take($"{path}.{e}.{suffix}", type, n, k);
-        return Matrices.Each(each);
+        if (_matrices.FormatOf(name) is { } format && format.IsLowBit())
+        {
+            if (shape.Length != 2) throw new InvalidDataException($"{Folder}: tensor '{name}' must be [{string.Join(", ", shape.ToArray())}] by config.json, but is a matrix of {format.Name()}");
+            return _matrices.Decode(name, format, shape[0], shape[1], type);
+        }
+        var file = FileOf(name);
+        var entry = file.Entries[name];
+        if (!shape.SequenceEqual(entry.Shape)) throw new InvalidDataException($"{file.Path}: tensor '{name}' must be [{string.Join(", ", shape.ToArray())}] by config.json, but is {entry.Type}[{string.Join(", ", entry.Shape)}]");
+        if (entry.Type == type) return TakeBytes(name, InMemory(name), entry.Type, shape);
+        if (!entry.Type.IsFloat()) throw new InvalidDataException($"{file.Path}: tensor '{name}' is stored as {entry.Type}, which cannot be used as {type} yet");
+        using var stored = file.Get(name);
+        var converted = stored.To(type);
+        Took(file, entry, drop: true);
+        return converted;
     }
+
+    public Matrices TakeExperts(string path, string suffix, DType type, int count, long n, long k) => _matrices.TakeExperts(path, suffix, type, count, n, k);
 
     public void Dispose()
     {
@@ -75,11 +110,27 @@ public sealed class Checkpoint : IWeights, IDisposable
         _fileOf.Clear();
     }
 
-    private SafetensorsFile FileOf(string name) => _fileOf.TryGetValue(name, out var file) ? file : throw new InvalidDataException($"{_folder}: tensor '{name}' is missing from the checkpoint (expected by config.json)");
+    /// <summary>A tensor's bytes, mapped or copied, under a type and shape of the same size.</summary>
+    internal Tensor TakeBytes(string name, bool inMemory, DType type, params ReadOnlySpan<long> shape)
+    {
+        var file = FileOf(name);
+        var tensor = inMemory ? file.Read(name, type, shape) : file.Get(name, type, shape);
+        Took(file, file.Entries[name], drop: false);
+        return tensor;
+    }
+
+    /// <summary>Counts a tensor as taken; <paramref name="drop"/>: it has been converted, its mapped pages may go.</summary>
+    internal void Took(SafetensorsFile file, TensorEntry entry, bool drop)
+    {
+        if (drop) file.Drop(entry.Name);
+        OnTaken?.Invoke(entry.End - entry.Begin);
+    }
+
+    internal SafetensorsFile FileOf(string name) => _fileOf.TryGetValue(name, out var file) ? file : throw new InvalidDataException($"{Folder}: tensor '{name}' is missing from the checkpoint (expected by config.json)");
 
     private SafetensorsFile Open(string file)
     {
-        if (!_files.TryGetValue(file, out var opened)) _files[file] = opened = new SafetensorsFile(Path.Combine(_folder, file));
+        if (!_files.TryGetValue(file, out var opened)) _files[file] = opened = new SafetensorsFile(Path.Combine(Folder, file));
         return opened;
     }
 
@@ -91,7 +142,7 @@ public sealed class Checkpoint : IWeights, IDisposable
             foreach (var entry in json.RootElement.GetProperty("weight_map").EnumerateObject())
             {
                 var shard = entry.Value.GetString() ?? "";
-                if (!_files.ContainsKey(shard) && !File.Exists(Path.Combine(_folder, shard))) throw new FileNotFoundException($"{_folder}: shard {shard} is missing; {Path.GetFileName(path)} names it for '{entry.Name}'");
+                if (!_files.ContainsKey(shard) && !File.Exists(Path.Combine(Folder, shard))) throw new FileNotFoundException($"{Folder}: shard {shard} is missing; {Path.GetFileName(path)} names it for '{entry.Name}'");
                 var file = Open(shard);
                 if (!file.Entries.ContainsKey(entry.Name)) throw new InvalidDataException($"{path}: says '{entry.Name}' is in {shard}, but it is not there");
                 _fileOf.Add(entry.Name, file);

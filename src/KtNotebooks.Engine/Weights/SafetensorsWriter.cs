@@ -1,7 +1,3 @@
-using System.Buffers.Binary;
-using System.Text.Json;
-using System.Text.Json.Nodes;
-
 using KtNotebooks.Files;
 using KtNotebooks.Tensors;
 
@@ -30,30 +26,10 @@ public static unsafe class SafetensorsWriter
     {
         ArgumentNullException.ThrowIfNull(tensors);
         ArgumentNullException.ThrowIfNull(make);
-        var about = new JsonObject { ["format"] = "pt" };
-        foreach (var (key, value) in metadata ?? new Dictionary<string, string>()) about[key] = value;
-        var header = new JsonObject { ["__metadata__"] = about };
-        long offset = 0;
-        foreach (var (name, type, shape) in tensors)
+        var plan = new SafetensorsPlan(tensors, metadata);
+        AtomicFile.Write(path, plan.FileBytes, stream =>
         {
-            var bytes = shape.Aggregate((long)type.Size(), (product, dim) => checked(product * dim));
-            header[name] = new JsonObject
-            {
-                ["dtype"] = type == DType.F8E4M3 ? "F8_E4M3" : type.ToString(),
-                ["shape"] = new JsonArray([.. shape.Select(d => JsonValue.Create(d))]),
-                ["data_offsets"] = new JsonArray(offset, offset + bytes),
-            };
-            offset += bytes;
-        }
-        var json = JsonSerializer.SerializeToUtf8Bytes(header);
-        var padded = (json.Length + 7) / 8 * 8; // data starts aligned to 8
-        AtomicFile.Write(path, 8 + padded + offset, stream =>
-        {
-            Span<byte> length = stackalloc byte[8];
-            BinaryPrimitives.WriteInt64LittleEndian(length, padded);
-            stream.Write(length);
-            stream.Write(json);
-            for (var i = json.Length; i < padded; i++) stream.WriteByte((byte)' ');
+            stream.Write(plan.Header.Span);
             for (var i = 0; i < tensors.Count; i++)
             {
                 using var host = make(i);

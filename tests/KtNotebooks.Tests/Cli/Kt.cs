@@ -13,9 +13,10 @@ internal sealed class Kt : IDisposable
 
     private Kt(string[] arguments, string? folder)
     {
-        var start = new ProcessStartInfo(Path.Combine(AppContext.BaseDirectory, "kt"), arguments) { RedirectStandardOutput = true, RedirectStandardError = true, WorkingDirectory = folder ?? Checkout.Root };
+        var start = new ProcessStartInfo(Path.Combine(AppContext.BaseDirectory, "kt"), arguments) { RedirectStandardOutput = true, RedirectStandardError = true, RedirectStandardInput = true, WorkingDirectory = folder ?? Checkout.Root };
         start.Environment["KT_THREADS"] = "1"; // many tests run beside each other
         _process = Process.Start(start)!;
+        _process.StandardInput.Close(); // whoever asks for a line hears the end, not the terminal of the test run
         _output = _process.StandardOutput.ReadToEndAsync();
         _errors = _process.StandardError.ReadToEndAsync();
     }
@@ -28,6 +29,9 @@ internal sealed class Kt : IDisposable
         using var kt = Start(arguments);
         return kt.End();
     }
+
+    /// <summary>The peak of resident memory that kt says at its end.</summary>
+    public static double PeakMegabytes(string output) => double.Parse(System.Text.RegularExpressions.Regex.Match(output, @"peak memory ([\d.]+) MB").Groups[1].Value, System.Globalization.CultureInfo.InvariantCulture);
 
     /// <summary>Runs what must be refused: exit code 2 and exactly one line on standard error, which is returned.</summary>
     public static string Refuses(params string[] arguments)

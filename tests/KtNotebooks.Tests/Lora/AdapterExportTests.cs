@@ -1,5 +1,6 @@
 using System.Text.Json.Nodes;
 
+using KtNotebooks.Experts;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
 using KtNotebooks.Ops;
@@ -92,6 +93,34 @@ public sealed class AdapterExportTests : IDisposable
         using var norm = target.Stored("model.norm.weight");
         using var before = source.Stored("model.norm.weight");
         Assert.Equal(before.ToFloats(), norm.ToFloats());
+    }
+
+    /// <summary>
+    /// How far rounding may move the logits is asked of the model itself: the exact sums, each number off by a random share of at most u (half a step: 2⁻⁴ of E4M3, 2⁻⁸ of BF16), move them by as much and somewhat more
+    /// than rounding does, whose error is often smaller than half a step.
+    /// </summary>
+    [Theory]
+    [InlineData(true, "auto", 4)]
+    [InlineData(true, "bfloat16", 8)]
+    [InlineData(false, "auto", 8)]
+    public void The_exported_folder_answers_as_base_and_adapter_do(bool isFp8, string type, int bits)
+    {
+        var (model, adapter) = (isFp8 ? Fp8Base() : Base(DType.BF16), Adapter("a", 1));
+        // With all experts chosen no rounding sends a token to another one.
+        var config = JsonNode.Parse(File.ReadAllText(Path.Combine(model, "config.json")))!;
+        config["num_experts_per_tok"] = Tiny.Experts;
+        File.WriteAllText(Path.Combine(model, "config.json"), config.ToJsonString());
+        var (exit, output, errors) = Kt.Run("export", $"model_name_or_path={model}", $"adapter_name_or_path={adapter}", $"export_dir={At("out")}", $"export_dtype={type}", "export_size=0.00002");
+        Assert.True(exit == 0, output + errors);
+
+        var expected = Logits(model, adapter);
+        AdapterFormsTests.Close(expected, Logits(Sums(model, adapter, 0)), 2e-5);
+        var limit = Difference(expected, Logits(Sums(model, adapter, Math.Pow(2, -bits))));
+        using var merged = ModelFolder.Load(At("out"), DType.F32);
+        Assert.Equal([.. Enumerable.Repeat(isFp8 && type == "auto" ? MatrixFormat.Fp8 : MatrixFormat.F32, 2)], merged.All().OfType<ExpertBank>().Select(b => b.Format));
+        var error = Difference(expected, AdapterFormsTests.Logits(merged));
+        Assert.InRange(error, limit / 4, limit * 1.25);
+        Assert.True(Difference(expected, Logits(model)) > 3 * error, $"rounding moves the logits by {error}, the adapter only by {Difference(expected, Logits(model))}");
     }
 
     [Fact]
@@ -267,6 +296,36 @@ public sealed class AdapterExportTests : IDisposable
         using var scales = checkpoint.Stored(name + "_scale_inv");
         using var values = LowBit.Decode(MatrixFormat.Fp8, stored, scales, stored.Dim(0), stored.Dim(1), DType.F32);
         return values.ToFloats();
+    }
+
+    /// <summary>Root mean square of the difference over that of the first.</summary>
+    private static double Difference(float[] one, float[] two) => Math.Sqrt(one.Zip(two, (a, b) => (double)(a - b) * (a - b)).Sum() / one.Sum(v => (double)v * v));
+
+    private static float[] Logits(string model, string? adapter = null)
+    {
+        using var loaded = ModelFolder.Load(model, DType.F32);
+        if (adapter is not null) AdapterFolder.Load(loaded, adapter);
+        return AdapterFormsTests.Logits(loaded);
+    }
+
+    /// <summary>Base and adapter added up in double, as an F32 model; what the adapter changes is then off by a random share of at most `noise`.</summary>
+    private string Sums(string model, string adapter, double noise)
+    {
+        var random = new Random(7);
+        var (folder, config) = (At($"sums-{noise}"), JsonNode.Parse(File.ReadAllText(Path.Combine(model, "config.json")))!.AsObject());
+        List<(string Name, Tensor Tensor)> tensors = [];
+        using (var source = new Checkpoint(model))
+            foreach (var name in source.Names.Where(n => !n.EndsWith("_scale_inv", StringComparison.Ordinal)))
+            {
+                var (before, sum) = (Decoded(source, name), Sum(model, adapter, name));
+                var changes = !before.SequenceEqual(sum.Select(v => (float)v));
+                tensors.Add((name, Tensor.From([.. sum.Select(v => (float)(changes ? v * (1 + (noise * ((2 * random.NextDouble()) - 1))) : v))], source.Entry(name).Shape)));
+            }
+        SafetensorsWriter.Write(Path.Combine(folder, "model.safetensors"), tensors);
+        foreach (var (_, tensor) in tensors) tensor.Dispose();
+        config.Remove("quantization_config");
+        File.WriteAllText(Path.Combine(folder, "config.json"), config.ToJsonString());
+        return folder;
     }
 
     private static double[] Sum(string model, string? adapter, string name)

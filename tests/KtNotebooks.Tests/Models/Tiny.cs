@@ -35,12 +35,13 @@ internal static class Tiny
     }
 
     /// <summary>The same model as a folder: config.json, model.safetensors (F32) and the small tokenizer.</summary>
-    public static string Save(string folder, ulong seed = 1)
+    /// <param name="change">Another config of the same kind.</param>
+    public static string Save(string folder, ulong seed = 1, Func<string, string>? change = null)
     {
         Directory.CreateDirectory(folder);
         var config = Path.Combine(folder, "config.json");
-        File.WriteAllText(config, Config);
-        using var model = Build(seed: seed);
+        File.WriteAllText(config, change?.Invoke(Config) ?? Config);
+        using var model = ModelFolder.Build(new ConfigFile(config), new RandomWeights(seed, deviation: 0.2f), DType.F32);
         ModelWriter.Save(model, config, folder, DType.F32);
         Samples.Small.Save(folder);
         return folder;

@@ -1,0 +1,223 @@
+using System.Text.Json;
+using System.Text.Json.Nodes;
+
+using KtNotebooks.Files;
+using KtNotebooks.Ops;
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Weights;
+
+/// <summary>
+/// Makes a BF16 checkpoint of one in DeepSeek-V3's FP8 layout: every F8E4M3 matrix times its `weight_scale_inv`, all else as it is. Shard by shard under the same names, in pieces of a few megabytes a thread, so memory does
+/// not depend on the model. A shard gets its name when it is whole: a run that was stopped or killed goes on where it was.
+/// </summary>
+public sealed class Fp8Conversion : IDisposable
+{
+    private const string ScaleSuffix = "_scale_inv";
+    private const string Journal = ".kt-convert.json";
+    private const long PieceBytes = 4 << 20; // of FP8 codes; twice that in BF16
+    private readonly string _target;
+    private readonly Checkpoint _source;
+    private readonly List<(string Name, SafetensorsPlan Plan)> _shards = [];
+    private readonly string[] _otherFiles;
+
+    /// <summary>Reads all headers and checks that the work can be done: scales, free disk, a target that is empty or holds the beginning of this same conversion.</summary>
+    /// <exception cref="InvalidDataException">A matrix without scales, or a damaged source.</exception>
+    /// <exception cref="IOException">The target is in use, or the disk is too small.</exception>
+    public Fp8Conversion(string source, string target)
+    {
+        _target = Path.GetFullPath(target);
+        var from = Path.GetFullPath(source);
+        if (_target == from || _target.StartsWith(from + Path.DirectorySeparatorChar, StringComparison.Ordinal)) throw new ArgumentException($"{target}: the converted model must not lie in the source folder {source}");
+        _source = new Checkpoint(from);
+        try
+        {
+            if (_source.Quantized != MatrixFormat.Fp8) throw new InvalidDataException($"{Path.Combine(source, "config.json")}: has no {Quantization.Key} of quant_method fp8; there is nothing to convert");
+            foreach (var (name, file) in _source.Files)
+                if (PlanOf(file) is { } plan) _shards.Add((name, plan));
+            _otherFiles = [.. Directory.EnumerateFiles(from, "*", new EnumerationOptions { RecurseSubdirectories = true }).Select(f => Path.GetRelativePath(from, f)).Where(f => !IsRewritten(f))];
+            CheckTarget();
+            Finished = _shards.Count(s => s.Plan.IsAt(Path.Combine(_target, s.Name)));
+            Bytes = Remaining.Sum(s => s.Plan.FileBytes);
+            AtomicFile.RequireSpace(_target, Bytes + _otherFiles.Sum(f => new FileInfo(Path.Combine(from, f)).Length) + 1_000_000);
+        }
+        catch
+        {
+            Dispose();
+            throw;
+        }
+    }
+
+    public int Shards => _shards.Count;
+
+    /// <summary>Shards that an earlier run made.</summary>
+    public int Finished { get; }
+
+    /// <summary>Bytes that this run writes.</summary>
+    public long Bytes { get; }
+
+    private IEnumerable<(string Name, SafetensorsPlan Plan)> Remaining => _shards.Where(s => !s.Plan.IsAt(Path.Combine(_target, s.Name)));
+
+    /// <summary>Converts what is left. Index and config.json come last: a folder that has them is whole.</summary>
+    /// <exception cref="OperationCanceledException">Cancelled; the next run goes on after the last whole shard.</exception>
+    public void Run(Action<WorkProgress>? report = null, CancellationToken cancel = default)
+    {
+        Directory.CreateDirectory(_target);
+        AtomicFile.WriteText(Path.Combine(_target, Journal), Identity());
+        var meter = new WorkMeter(Bytes, report);
+        foreach (var (name, plan) in Remaining.ToList()) Convert(name, plan, meter, cancel);
+        foreach (var file in _otherFiles)
+        {
+            var to = Path.Combine(_target, file);
+            Directory.CreateDirectory(Path.GetDirectoryName(to)!);
+            File.Copy(Path.Combine(_source.Folder, file), to, overwrite: true);
+        }
+        WriteIndex();
+        WriteConfig();
+        File.Delete(Path.Combine(_target, Journal));
+    }
+
+    public void Dispose() => _source.Dispose();
+
+    private static bool IsRewritten(string file) => file is "config.json" or Journal || file.EndsWith(".safetensors", StringComparison.Ordinal) || file.EndsWith(".safetensors.index.json", StringComparison.Ordinal) || file.EndsWith(".tmp", StringComparison.Ordinal);
+
+    /// <summary>The tensors of a shard without scales, in order.</summary>
+    private IEnumerable<TensorEntry> Kept(SafetensorsFile file) => file.Entries.Values.Where(e => !(e.Name.EndsWith(ScaleSuffix, StringComparison.Ordinal) && _source.Has(e.Name[..^ScaleSuffix.Length]))).OrderBy(e => e.Begin);
+
+    private SafetensorsPlan? PlanOf(SafetensorsFile file)
+    {
+        List<(string, DType, long[])> tensors = [];
+        foreach (var entry in Kept(file))
+        {
+            if (entry.Type == DType.F8E4M3) CheckScales(file, entry);
+            tensors.Add((entry.Name, entry.Type == DType.F8E4M3 ? DType.BF16 : entry.Type, entry.Shape));
+        }
+        return tensors.Count == 0 ? null : new SafetensorsPlan(tensors);
+    }
+
+    private void CheckScales(SafetensorsFile file, TensorEntry entry)
+    {
+        var name = entry.Name + ScaleSuffix;
+        if (entry.Shape.Length != 2) throw new InvalidDataException($"{file.Path}: tensor '{entry.Name}' is FP8 but no matrix: [{string.Join(", ", entry.Shape)}]");
+        if (!_source.Has(name)) throw new InvalidDataException($"{file.Path}: tensor '{entry.Name}' is stored as fp8, but its scales '{name}' are in no shard");
+        var (scales, wanted) = (_source.Entry(name), MatrixFormat.Fp8.ScaleShape(entry.Shape[0], entry.Shape[1]));
+        if (scales.Type != DType.F32 || !scales.Shape.AsSpan().SequenceEqual(wanted)) throw new InvalidDataException($"{_source.FileOf(name).Path}: tensor '{name}' must be F32[{string.Join(", ", wanted)}], but is {scales.Type}[{string.Join(", ", scales.Shape)}]");
+    }
+
+    private void CheckTarget()
+    {
+        var journal = Path.Combine(_target, Journal);
+        if (File.Exists(journal))
+        {
+            if (File.ReadAllText(journal) != Identity()) throw new IOException($"{_target}: holds the beginning of a conversion of another source, or the source has changed since; remove it or choose another folder");
+        }
+        else if (Directory.Exists(_target) && Directory.EnumerateFileSystemEntries(_target).FirstOrDefault() is { } found)
+        {
+            throw new IOException($"{_target}: is not empty (there is {Path.GetFileName(found)}); choose a new folder");
+        }
+    }
+
+    /// <summary>What the source is: its place, its headers, and size and time of every shard.</summary>
+    private string Identity() => JsonSerializer.Serialize(new
+    {
+        source = _source.Folder,
+        headers = _source.HeaderHash,
+        shards = _source.Files.Select(f => new FileInfo(f.Value.Path)).Select(f => $"{f.Name} {f.Length} {f.LastWriteTimeUtc.Ticks}"),
+    });
+
+    private void Convert(string name, SafetensorsPlan plan, WorkMeter meter, CancellationToken cancel)
+    {
+        var file = _source.Files[name];
+        using var source = File.OpenHandle(file.Path);
+        using var shard = new ShardFile(Path.Combine(_target, name), plan);
+        List<Piece> pieces = [];
+        foreach (var entry in Kept(file))
+        {
+            var row = entry.Type == DType.F8E4M3 ? entry.Shape[1] : 1;
+            var count = entry.Type == DType.F8E4M3 ? entry.Shape[0] : entry.End - entry.Begin; // bytes of what is copied
+            var step = entry.Type == DType.F8E4M3 ? Math.Max(PieceBytes / Math.Max(row, 1) / MatrixFormats.Fp8Block, 1) * MatrixFormats.Fp8Block : 2 * PieceBytes;
+            for (long at = 0; at < count; at += step) pieces.Add(new Piece(entry, at, Math.Min(step, count - at)));
+        }
+        ShardWork.Run(RowParallel.Threads, pieces.Count, () => new PieceMemory(), (index, memory) =>
+        {
+            var (entry, at, count) = pieces[(int)index];
+            if (entry.Type != DType.F8E4M3)
+            {
+                var bytes = memory.Bytes(count);
+                SafetensorsFile.ReadAll(source, bytes, file.DataStart + entry.Begin + at, file.Path);
+                shard.Write(entry.Name, at, bytes);
+                meter.Add(name, count);
+                return;
+            }
+            var k = entry.Shape[1];
+            SafetensorsFile.ReadAll(source, memory.Bytes(count * k), file.DataStart + entry.Begin + (at * k), file.Path);
+            using var codes = memory.Codes(count, k);
+            using var all = _source.FileOf(entry.Name + ScaleSuffix).Get(entry.Name + ScaleSuffix);
+            using var scales = all.Slice(at / MatrixFormats.Fp8Block, ((count - 1) / MatrixFormats.Fp8Block) + 1);
+            shard.Write(entry.Name, at * k * 2, memory.Decoded(codes, scales, count, k));
+            meter.Add(name, count * k * 2);
+        }, cancel);
+        shard.Complete();
+        meter.Add(name, plan.Header.Length);
+    }
+
+    private void WriteIndex()
+    {
+        var map = new JsonObject();
+        foreach (var (tensor, shard) in _shards.SelectMany(s => Kept(_source.Files[s.Name]).Select(e => (e.Name, s.Name))).OrderBy(t => t.Item1, StringComparer.Ordinal)) map[tensor] = shard;
+        if (_shards is [{ Name: "model.safetensors" }]) return;
+        AtomicFile.WriteText(Path.Combine(_target, "model.safetensors.index.json"), new JsonObject { ["metadata"] = new JsonObject { ["total_size"] = _shards.Sum(s => s.Plan.DataBytes) }, ["weight_map"] = map }.ToJsonString(Indented));
+    }
+
+    private void WriteConfig()
+    {
+        var config = JsonNode.Parse(File.ReadAllText(Path.Combine(_source.Folder, "config.json")))!.AsObject();
+        config.Remove(Quantization.Key);
+        if (config.ContainsKey("torch_dtype")) config["torch_dtype"] = "bfloat16";
+        AtomicFile.WriteText(Path.Combine(_target, "config.json"), config.ToJsonString(Indented));
+    }
+
+    private static readonly JsonSerializerOptions Indented = new() { WriteIndented = true };
+
+    /// <summary>Rows of an FP8 matrix, from a multiple of 128, or bytes of what is copied.</summary>
+    private readonly record struct Piece(TensorEntry Entry, long At, long Count);
+
+    /// <summary>What a thread works in; grows to the largest piece.</summary>
+    private sealed unsafe class PieceMemory : IDisposable
+    {
+        private Tensor _input = Tensor.Empty(DType.U8, 2 * PieceBytes);
+        private Tensor _output = Tensor.Empty(DType.BF16, PieceBytes);
+
+        public Span<byte> Bytes(long count)
+        {
+            if (count > _input.Count) Grow(ref _input, DType.U8, count);
+            return _input.Span<byte>()[..(int)count];
+        }
+
+        /// <summary>The bytes read last, as a matrix.</summary>
+        public Tensor Codes(long rows, long k)
+        {
+            using var part = _input.Slice(0, rows * k);
+            return part.View(rows, k);
+        }
+
+        public ReadOnlySpan<byte> Decoded(Tensor codes, Tensor scales, long rows, long k)
+        {
+            if (rows * k > _output.Count) Grow(ref _output, DType.BF16, rows * k);
+            LowBit.DecodeRows(MatrixFormat.Fp8, codes, scales, k, 0, rows, (void*)_output.Pointer, DType.BF16);
+            return new ReadOnlySpan<byte>((void*)_output.Pointer, (int)(rows * k * 2));
+        }
+
+        public void Dispose()
+        {
+            _input.Dispose();
+            _output.Dispose();
+        }
+
+        private static void Grow(ref Tensor memory, DType type, long count)
+        {
+            memory.Dispose();
+            memory = Tensor.Empty(type, count);
+        }
+    }
+}

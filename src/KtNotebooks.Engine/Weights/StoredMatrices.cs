@@ -1,0 +1,115 @@
+using KtNotebooks.Ops;
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Weights;
+
+/// <summary>
+/// Matrices of a checkpoint in whatever format they are stored: plain (`X.weight`), FP8 (`X.weight` F8E4M3 with `X.weight_scale_inv`), or 4 bits (`X.weight_packed` I32 [N, K/8], `X.weight_scale` BF16 [N, K/32], `X.weight_shape`).
+/// A matrix and its scales may lie in different shards.
+/// </summary>
+internal sealed class StoredMatrices(Checkpoint checkpoint)
+{
+    private const string Fp8Scales = "_scale_inv";
+    internal const string Packed = "_packed";
+    private const string PackedScales = "_scale";
+    private const string PackedShape = "_shape";
+
+    /// <summary>How a tensor of this name is stored; null: not a matrix, or not there.</summary>
+    public MatrixFormat? FormatOf(string name) => !checkpoint.Has(name) ? checkpoint.Has(name + Packed) ? MatrixFormat.Int4 : null
+        : checkpoint.Entry(name).Type switch { DType.F32 => MatrixFormat.F32, DType.BF16 => MatrixFormat.BF16, DType.F8E4M3 => MatrixFormat.Fp8, _ => null };
+
+    /// <summary>A low-bit matrix as a tensor of <paramref name="type"/>.</summary>
+    public Tensor Decode(string name, MatrixFormat format, long n, long k, DType type)
+    {
+        var (data, scales) = Stored(name, format, n, k, inMemory: false);
+        using (data)
+        using (scales)
+        {
+            var decoded = LowBit.Decode(format, data, scales, n, k, type);
+            Drop(name, format);
+            return decoded;
+        }
+    }
+
+    public Matrices TakeExperts(string path, string suffix, DType type, int count, long n, long k)
+    {
+        string Name(int e) => $"{path}.{e}.{suffix}";
+        var stored = FormatOf(Name(0));
+        var wanted = checkpoint.FormatOf(path) ?? stored ?? MatrixFormats.Of(type);
+        if (!wanted.IsLowBit()) return Matrices.Each(All(count, e => checkpoint.Take(Name(e), type, n, k)));
+        if (wanted.Refusal(k) is { } refusal) throw new InvalidDataException($"{checkpoint.Folder}: experts '{path}.*.{suffix}' [{n}, {k}]: {refusal}; choose int8 or fp8");
+        var scales = new Tensor[count];
+        var inMemory = checkpoint.InMemory(path);
+        var data = All(count, e =>
+        {
+            (var codes, scales[e]) = wanted == FormatOf(Name(e)) ? Stored(Name(e), wanted, n, k, inMemory) : Encode(Name(e), wanted, n, k);
+            return codes;
+        });
+        return Matrices.Each(wanted, data, scales, n, k);
+    }
+
+    /// <summary>Codes and scales as they are stored.</summary>
+    private (Tensor Data, Tensor Scales) Stored(string name, MatrixFormat format, long n, long k, bool inMemory)
+    {
+        if (format == MatrixFormat.Int4) CheckPackedShape(name, n, k);
+        var scaleName = name + (format == MatrixFormat.Fp8 ? Fp8Scales : PackedScales);
+        var dataName = format == MatrixFormat.Fp8 ? name : name + Packed;
+        if (!checkpoint.Has(scaleName)) throw new InvalidDataException($"{checkpoint.FileOf(dataName).Path}: tensor '{name}' is stored as {format.Name()}, but its scales '{scaleName}' are in no shard");
+        Expect(dataName, format == MatrixFormat.Fp8 ? DType.F8E4M3 : DType.I32, format == MatrixFormat.Fp8 ? [n, k] : [n, k / 8]);
+        Expect(scaleName, format.ScaleType(), format.ScaleShape(n, k));
+        return (checkpoint.TakeBytes(dataName, inMemory, format.DataType(), format.DataShape(n, k)), checkpoint.TakeBytes(scaleName, inMemory, format.ScaleType(), format.ScaleShape(n, k)));
+    }
+
+    /// <summary>Quantises a matrix while it is loaded. From a low-bit one by way of F32.</summary>
+    private (Tensor Data, Tensor Scales) Encode(string name, MatrixFormat wanted, long n, long k)
+    {
+        var stored = FormatOf(name);
+        using var floats = stored?.IsLowBit() == true ? Decode(name, stored.Value, n, k, DType.F32) : checkpoint.Take(name, stored == MatrixFormat.F32 ? DType.F32 : DType.BF16, n, k);
+        var encoded = LowBitEncoder.Encode(wanted, floats);
+        if (stored is MatrixFormat.F32 or MatrixFormat.BF16) checkpoint.FileOf(name).Drop(name);
+        return encoded;
+    }
+
+    private void Drop(string name, MatrixFormat format)
+    {
+        foreach (var part in format == MatrixFormat.Fp8 ? [name, name + Fp8Scales] : new[] { name + Packed, name + PackedScales }) checkpoint.FileOf(part).Drop(part);
+    }
+
+    private void Expect(string name, DType type, long[] shape)
+    {
+        var entry = checkpoint.Entry(name);
+        if (entry.Type != type || !entry.Shape.AsSpan().SequenceEqual(shape))
+            throw new InvalidDataException($"{checkpoint.FileOf(name).Path}: tensor '{name}' must be {type}[{string.Join(", ", shape)}], but is {entry.Type}[{string.Join(", ", entry.Shape)}]");
+    }
+
+    /// <summary>weight_shape says [N, K] where the packed form has lost it.</summary>
+    private void CheckPackedShape(string name, long n, long k)
+    {
+        if (!checkpoint.Has(name + PackedShape)) return;
+        var file = checkpoint.FileOf(name + PackedShape);
+        using var shape = file.Get(name + PackedShape);
+        long[] values = shape.Type switch
+        {
+            DType.I64 => shape.Span<long>().ToArray(),
+            DType.I32 => [.. shape.ToInts().Select(v => (long)v)],
+            _ => throw new InvalidDataException($"{file.Path}: tensor '{name}{PackedShape}' must be I64[2], but is {shape}"),
+        };
+        if (!values.AsSpan().SequenceEqual([n, k])) throw new InvalidDataException($"{file.Path}: tensor '{name}' must be [{n}, {k}] by config.json, but '{name}{PackedShape}' says [{string.Join(", ", values)}]");
+    }
+
+    /// <summary>One tensor an expert; what was made is freed when a later one fails.</summary>
+    private static Tensor[] All(int count, Func<int, Tensor> make)
+    {
+        var all = new Tensor[count];
+        try
+        {
+            for (var e = 0; e < count; e++) all[e] = make(e);
+            return all;
+        }
+        catch
+        {
+            foreach (var tensor in all) tensor?.Dispose();
+            throw;
+        }
+    }
+}

@@ -1,0 +1,98 @@
+using System.Text.Json.Nodes;
+
+using KtNotebooks.Experts;
+using KtNotebooks.Models;
+using KtNotebooks.Ops;
+using KtNotebooks.Tensors;
+using KtNotebooks.Tests.Cli;
+using KtNotebooks.Tests.Files;
+using KtNotebooks.Tests.Tokenizers;
+using KtNotebooks.Weights;
+
+using Xunit;
+
+namespace KtNotebooks.Tests.Models;
+
+/// <summary>Checkpoints of true shape: what real models publish about themselves holds, what is made loads, and loading takes the memory that the weights need.</summary>
+public sealed class ModelMakerTests : IDisposable
+{
+    private readonly Samples.Folder _folder = new();
+
+    private string Target => Path.Combine(_folder.Path, "made");
+
+    public void Dispose() => _folder.Dispose();
+
+    [Theory]
+    [InlineData("deepseek-v2-lite", 15_706_484_224)] // what Hugging Face shows for DeepSeek-V2-Lite
+    [InlineData("qwen3-30b-a3b", 30_532_122_624)] // and for Qwen3-30B-A3B
+    [InlineData("deepseek-v3", 671_026_419_200)] // 671 billion without the prediction layer
+    public void A_whole_shape_has_the_published_number_of_parameters(string shape, long parameters) =>
+        Assert.Equal(parameters, ModelMaker.TensorsOf(ModelShapes.Config(shape)).Sum(t => t.Dims.Aggregate(1L, (a, b) => a * b)));
+
+    [Fact]
+    public void What_is_made_loads_in_no_more_memory_than_it_has_and_can_be_inspected()
+    {
+        // One layer of DeepSeek-V2-Lite's shape: a billion parameters.
+        var (exit, output, errors) = Kt.Run("model", "make", "--shape", "deepseek-v2-lite", "--layers", "1", "--out", Target);
+        Assert.True(exit == 0, errors);
+        var bytes = new FileInfo(Path.Combine(Target, "model.safetensors")).Length;
+        Assert.InRange(bytes, 2_000_000_000, 2_020_000_000);
+        Assert.InRange(Kt.PeakMegabytes(output), 20, 200); // written in pieces
+
+        (exit, output, errors) = Kt.Run("model", "load", Target);
+        Assert.True(exit == 0, errors);
+        var before = double.Parse(System.Text.RegularExpressions.Regex.Match(output, @"([\d.]+) MB resident before").Groups[1].Value, System.Globalization.CultureInfo.InvariantCulture);
+        Assert.InRange((Kt.PeakMegabytes(output) - before) * 1e6 / bytes, 0.95, 1.05);
+
+        (exit, output, errors) = Kt.Run("model", "inspect", Target, "--json");
+        Assert.True(exit == 0, errors);
+        var parts = JsonNode.Parse(output)!["parts"]!.AsArray().ToDictionary(p => (string)p!["part"]!, p => (long)p!["parameters"]!);
+        Assert.Equal(102400L * 2048, parts["embedding"]);
+        Assert.Equal(3L * 64 * 2048 * 1408, parts["routed experts"]);
+    }
+
+    [Fact]
+    public void Four_bits_are_made_as_Kimi_ships_them_and_stay_so()
+    {
+        var maker = new ModelMaker("deepseek-v2-lite", Target, 2, MatrixFormat.Int4);
+        Assert.Throws<OperationCanceledException>(() => maker.Run(cancel: new CancellationToken(canceled: true)));
+        Assert.Empty(Directory.GetFiles(Target)); // nothing half
+        maker.Run(cancel: TestContext.Current.CancellationToken);
+        using var model = ModelFolder.Load(Target);
+        var bank = Assert.Single(model.All().OfType<ExpertBank>());
+        Assert.Equal(MatrixFormat.Int4, bank.Format);
+        using var checkpoint = new Checkpoint(Target);
+        const string name = "model.layers.1.mlp.experts.63.down_proj.weight";
+        using var matrix = checkpoint.Take(name, DType.F32, 2048, 1408);
+        var values = matrix.ToFloats();
+        Assert.Equal(0.02, Math.Sqrt(values.Average(v => (double)v * v)), 0.002); // initializer_range
+        var experts = CheckpointReport.Parts(checkpoint).Single(p => p.Part == "routed experts");
+        Assert.Equal(3L * 64 * 2048 * 1408, experts.Parameters);
+        Assert.Equal(experts.Parameters * 9 / 16 + (3 * 64 * 16), experts.Bytes); // 4 bits and a BF16 for 32 of them; shapes
+        var errors = CheckpointReport.Errors(checkpoint, MatrixFormat.Int8, expertsPerLayer: 1).ToList();
+        Assert.Equal(["gate_proj", "up_proj", "down_proj"], errors.Select(e => e.Projection));
+        Assert.All(errors, e => Assert.InRange(e.Relative, 0.001, 0.02));
+        Assert.Equal([1408L, 1408, 2048], errors.Select(e => e.Blocks.Sum())); // a block is a row
+    }
+
+    [Fact]
+    public void FP8_is_made_as_DeepSeek_ships_it()
+    {
+        var config = ModelShapes.Config("deepseek-v3", 1);
+        var maker = new ModelMaker("deepseek-v3", Target, 1);
+        Assert.Equal(MatrixFormat.Fp8, maker.Format);
+        Assert.Equal(7168, (int)config["hidden_size"]!);
+        using var small = new SmallDisk(8);
+        Assert.Contains("not enough disk", Assert.Throws<IOException>(() => new ModelMaker("deepseek-v3", Path.Combine(small.Path, "x"), 1)).Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void What_cannot_be_made_is_named()
+    {
+        Assert.StartsWith("shape 'llama' is not known", Assert.Throws<ArgumentException>(() => new ModelMaker("llama", Target)).Message, StringComparison.Ordinal);
+        Assert.StartsWith("a checkpoint is made as bf16, fp8 or int4", Assert.Throws<ArgumentException>(() => new ModelMaker("deepseek-v2-lite", Target, 1, MatrixFormat.Int8)).Message, StringComparison.Ordinal);
+        Directory.CreateDirectory(Target);
+        File.WriteAllText(Path.Combine(Target, "a"), "b");
+        Assert.EndsWith("is not empty (there is a); choose a new folder", Assert.Throws<IOException>(() => new ModelMaker("deepseek-v2-lite", Target, 1)).Message, StringComparison.Ordinal);
+    }
+}

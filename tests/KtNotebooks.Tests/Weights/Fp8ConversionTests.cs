@@ -1,0 +1,175 @@
+using System.Text.Json.Nodes;
+
+using KtNotebooks.Interop;
+using KtNotebooks.Tensors;
+using KtNotebooks.Tests.Cli;
+using KtNotebooks.Tests.Files;
+using KtNotebooks.Tests.Tokenizers;
+using KtNotebooks.Weights;
+
+using Xunit;
+
+namespace KtNotebooks.Tests.Weights;
+
+/// <summary>FP8 → BF16 as `kt convert` does it: PyTorch's bytes, resumable after a kill, bounded memory, nothing written where it cannot end well.</summary>
+[Collection("cpu variant")]
+public sealed class Fp8ConversionTests : IDisposable
+{
+    private static readonly string Golden = Path.Combine(Checkout.Root, "tests/KtNotebooks.Tests/Golden/fp8");
+    private readonly Samples.Folder _folder = new();
+
+    private string Target => Path.Combine(_folder.Path, "target");
+
+    public void Dispose() => _folder.Dispose();
+
+    [Theory]
+    [InlineData(null)]
+    [InlineData(Cpu.Plain)]
+    public void The_golden_checkpoint_becomes_the_bytes_of_pytorch(string? variant)
+    {
+        Cpu.Use(variant);
+        try
+        {
+            Convert(Source());
+        }
+        finally
+        {
+            Cpu.Use(null);
+        }
+        using var expected = new SafetensorsFile(Path.Combine(Golden, "expected_bf16.safetensors"));
+        using var actual = new Checkpoint(Target);
+        Assert.Equal(expected.Entries.Keys.Order(StringComparer.Ordinal), actual.Names.Order(StringComparer.Ordinal));
+        foreach (var (name, entry) in expected.Entries)
+        {
+            using var wanted = expected.Get(name);
+            using var made = actual.Take(name, DType.BF16, entry.Shape);
+            Assert.True(wanted.Span<ushort>().SequenceEqual(made.Span<ushort>()), name);
+        }
+    }
+
+    [Fact]
+    public void Everything_else_of_the_folder_comes_along()
+    {
+        var source = Source();
+        Directory.CreateDirectory(Path.Combine(source, "assets"));
+        File.WriteAllText(Path.Combine(source, "tokenizer.json"), "{}");
+        File.WriteAllText(Path.Combine(source, "assets", "card.txt"), "card");
+        Convert(source);
+        var config = JsonNode.Parse(File.ReadAllText(Path.Combine(Target, "config.json")))!.AsObject();
+        Assert.False(config.ContainsKey("quantization_config"));
+        Assert.Equal("deepseek_v3", (string?)config["model_type"]);
+        Assert.Equal("card", File.ReadAllText(Path.Combine(Target, "assets", "card.txt")));
+        Assert.Equal(["assets", "config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.json"], Directory.GetFileSystemEntries(Target).Select(f => Path.GetFileName(f)).Order(StringComparer.Ordinal));
+        var index = JsonNode.Parse(File.ReadAllText(Path.Combine(Target, "model.safetensors.index.json")))!;
+        Assert.DoesNotContain(index["weight_map"]!.AsObject(), t => t.Key.EndsWith("_scale_inv", StringComparison.Ordinal));
+        Assert.Equal(366784, (long)index["metadata"]!["total_size"]!);
+    }
+
+    [Fact]
+    public void A_killed_conversion_goes_on_without_doing_a_shard_twice_and_in_bounded_memory()
+    {
+        var source = LowBitFolder.Large(_folder, shards: 10, rows: 2001, k: 4099);
+        using (var kt = Kt.Start("convert", "fp8-to-bf16", source, Target))
+        {
+            kt.Until(() => Directory.Exists(Target) && Directory.GetFiles(Target, "*.safetensors").Length >= 2);
+            kt.Kill();
+            kt.End();
+        }
+        var finished = Directory.GetFiles(Target, "*.safetensors").ToDictionary(f => f, File.GetLastWriteTimeUtc);
+        Assert.InRange(finished.Count, 2, 9);
+        Assert.False(File.Exists(Path.Combine(Target, "config.json"))); // not whole yet, and no loader takes it for whole
+        var (exit, output, errors) = Kt.Run("convert", "fp8-to-bf16", source, Target);
+        Assert.True(exit == 0, errors);
+        Assert.StartsWith($"10 shards, {finished.Count} of them finished before; ", output, StringComparison.Ordinal);
+        foreach (var (file, time) in finished) Assert.Equal(time, File.GetLastWriteTimeUtc(file));
+        Assert.Empty(Directory.GetFiles(Target, "*.tmp"));
+        Assert.Empty(Directory.GetFiles(Target, ".kt*"));
+        // 164 MB of BF16 are written in all; the program itself is most of what it needs.
+        Assert.InRange(Kt.PeakMegabytes(output), 20, 160);
+        using var whole = new Checkpoint(Target);
+        using var from = new Checkpoint(source);
+        foreach (var name in whole.Names)
+        {
+            using var made = whole.Take(name, DType.BF16, 2001, 4099);
+            using var decoded = from.Take(name, DType.BF16, 2001, 4099);
+            Assert.True(made.Span<ushort>().SequenceEqual(decoded.Span<ushort>()), name);
+        }
+    }
+
+    [Fact]
+    public void A_disk_that_is_too_small_is_said_before_anything_is_written()
+    {
+        using var disk = new SmallDisk(1);
+        var source = LowBitFolder.Large(_folder, shards: 2, rows: 300, k: 1000);
+        var target = Path.Combine(disk.Path, "target");
+        var error = Assert.Throws<IOException>(() => new Fp8Conversion(source, target));
+        Assert.StartsWith($"{target}: not enough disk: 2.2 MB are needed", error.Message, StringComparison.Ordinal);
+        Assert.False(Directory.Exists(target));
+    }
+
+    [Fact]
+    public void A_disk_that_fills_on_the_way_leaves_whole_shards_only()
+    {
+        using var disk = new SmallDisk(6);
+        var source = LowBitFolder.Large(_folder, shards: 4, rows: 300, k: 1000); // 2.4 MB and a reserve
+        var target = Path.Combine(disk.Path, "target");
+        using (var conversion = new Fp8Conversion(source, target))
+        {
+            File.WriteAllBytes(Path.Combine(disk.Path, "other.bin"), new byte[4_000_000]); // someone else needs the disk too
+            Assert.ThrowsAny<IOException>(() => conversion.Run(cancel: TestContext.Current.CancellationToken));
+        }
+        Assert.Empty(Directory.GetFiles(target, "*.tmp"));
+        File.Delete(Path.Combine(disk.Path, "other.bin"));
+        using (var conversion = new Fp8Conversion(source, target))
+        {
+            Assert.InRange(conversion.Finished, 1, 3);
+            conversion.Run(cancel: TestContext.Current.CancellationToken);
+        }
+        Assert.True(File.Exists(Path.Combine(target, "config.json")));
+    }
+
+    [Fact]
+    public void A_stopped_conversion_is_not_continued_from_another_source()
+    {
+        var source = LowBitFolder.Large(_folder, shards: 2, rows: 10, k: 20);
+        using (var conversion = new Fp8Conversion(source, Target))
+        {
+            using var stop = new CancellationTokenSource();
+            Assert.Throws<OperationCanceledException>(() => conversion.Run(_ => stop.Cancel(), stop.Token));
+        }
+        File.SetLastWriteTimeUtc(Path.Combine(source, "model-00001.safetensors"), DateTime.UnixEpoch);
+        Assert.StartsWith($"{Target}: holds the beginning of a conversion of another source", Assert.Throws<IOException>(() => new Fp8Conversion(source, Target)).Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void What_cannot_be_converted_is_named()
+    {
+        var source = Source();
+        Assert.Contains("must not lie in the source folder", Assert.Throws<ArgumentException>(() => new Fp8Conversion(source, Path.Combine(source, "x"))).Message, StringComparison.Ordinal);
+        Directory.CreateDirectory(Target);
+        File.WriteAllText(Path.Combine(Target, "notes.txt"), "mine");
+        Assert.Equal($"{Target}: is not empty (there is notes.txt); choose a new folder", Assert.Throws<IOException>(() => new Fp8Conversion(source, Target)).Message);
+        File.Delete(Path.Combine(Target, "notes.txt"));
+        var index = Path.Combine(source, "model.safetensors.index.json");
+        var map = JsonNode.Parse(File.ReadAllText(index))!;
+        map["weight_map"]!.AsObject().Remove("model.layers.1.mlp.experts.0.up_proj.weight_scale_inv");
+        File.WriteAllText(index, map.ToJsonString());
+        Assert.Equal($"{Path.Combine(source, "model-00001-of-00002.safetensors")}: tensor 'model.layers.1.mlp.experts.0.up_proj.weight' is stored as fp8, but its scales 'model.layers.1.mlp.experts.0.up_proj.weight_scale_inv' are in no shard",
+            Assert.Throws<InvalidDataException>(() => new Fp8Conversion(source, Target)).Message);
+        LowBitFolder.Edit(source, c => c.Remove("quantization_config"));
+        Assert.Contains("there is nothing to convert", Assert.Throws<InvalidDataException>(() => new Fp8Conversion(source, Target)).Message, StringComparison.Ordinal);
+    }
+
+    private string Source()
+    {
+        var source = Path.Combine(_folder.Path, "source");
+        Checkout.Copy(Path.Combine(Golden, "model"), source);
+        return source;
+    }
+
+    private void Convert(string source)
+    {
+        using var conversion = new Fp8Conversion(source, Target);
+        conversion.Run(cancel: TestContext.Current.CancellationToken);
+    }
+}

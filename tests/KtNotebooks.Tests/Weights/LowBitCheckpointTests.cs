@@ -1,0 +1,108 @@
+using KtNotebooks.Experts;
+using KtNotebooks.Lora;
+using KtNotebooks.Models;
+using KtNotebooks.Ops;
+using KtNotebooks.Tensors;
+using KtNotebooks.Tests.Models;
+using KtNotebooks.Tests.Tokenizers;
+using KtNotebooks.Training;
+using KtNotebooks.Weights;
+
+using Xunit;
+
+namespace KtNotebooks.Tests.Weights;
+
+/// <summary>Models that stay in low bits: as stored (FP8, packed 4 bits), or quantised while they are loaded.</summary>
+[Collection("cpu variant")]
+public sealed class LowBitCheckpointTests : IDisposable
+{
+    private readonly Samples.Folder _folder = new();
+
+    private string Source => Path.Combine(_folder.Path, "source");
+
+    public void Dispose() => _folder.Dispose();
+
+    [Fact]
+    public void Training_on_an_FP8_base_has_the_bits_of_training_on_the_converted_one()
+    {
+        LowBitFolder.Save(Source, MatrixFormat.Fp8);
+        var converted = Path.Combine(_folder.Path, "converted");
+        using (var conversion = new Fp8Conversion(Source, converted)) conversion.Run(cancel: TestContext.Current.CancellationToken);
+        var (direct, directLoss) = Train(Source, MatrixFormat.Fp8);
+        var (plain, plainLoss) = Train(converted, MatrixFormat.BF16);
+        Assert.Equal(plainLoss, directLoss);
+        Assert.Equal(plain.Keys, direct.Keys);
+        foreach (var (name, gradient) in plain) Assert.Equal(gradient, direct[name]);
+        Assert.Contains(plain, g => g.Key.Contains("experts", StringComparison.Ordinal) && g.Value.Any(v => v != 0));
+    }
+
+    [Fact]
+    public void Packed_4_bits_are_used_as_they_are_stored()
+    {
+        LowBitFolder.Save(Source, MatrixFormat.Int4);
+        using var checkpoint = new Checkpoint(Source);
+        const string path = "model.layers.1.mlp.experts";
+        var experts = checkpoint.TakeExperts(path, "gate_proj.weight", DType.BF16, 4, 32, 64);
+        Assert.Equal(MatrixFormat.Int4, experts.Format);
+        using (var dense = checkpoint.Take($"{path}.2.gate_proj.weight", DType.F32, 32, 64)) Assert.Equal(experts.ToFloats(2, DType.F32), dense.ToFloats());
+        experts.DisposeEach();
+        var (gradients, loss) = Train(Source, MatrixFormat.Int4);
+        Assert.True(float.IsFinite((float)loss));
+        Assert.All(gradients.Values, g => Assert.All(g, v => Assert.True(float.IsFinite(v))));
+    }
+
+    [Theory]
+    [InlineData(MatrixFormat.Fp8, 0.03)]
+    [InlineData(MatrixFormat.Int8, 0.012)]
+    [InlineData(MatrixFormat.Int4, 0.11)]
+    public void Experts_are_quantised_on_the_way_in(MatrixFormat format, double limit)
+    {
+        // Normal numbers: relative error about 2.6 % (3 bits of mantissa), 0.9 % (largest of 64 over 127), 8.6 %.
+        Tiny.Save(Source, change: c => c.Replace("\"hidden_size\": 40", "\"hidden_size\": 64", StringComparison.Ordinal));
+        using var checkpoint = new Checkpoint(Source) { FormatOf = path => path == "model.layers.1.mlp.experts" ? format : null };
+        using var stored = new Checkpoint(Source);
+        var quantised = checkpoint.TakeExperts("model.layers.1.mlp.experts", "up_proj.weight", DType.BF16, 4, 18, 64);
+        Assert.Equal(format, quantised.Format);
+        for (var e = 0; e < 4; e++)
+        {
+            using var exact = stored.Take($"model.layers.1.mlp.experts.{e}.up_proj.weight", DType.F32, 18, 64);
+            var (w, q) = (exact.ToFloats(), quantised.ToFloats(e, DType.F32));
+            var error = Math.Sqrt(w.Zip(q, (a, b) => (double)(a - b) * (a - b)).Sum() / w.Sum(v => (double)v * v));
+            Assert.InRange(error, limit / 10, limit);
+        }
+        quantised.DisposeEach();
+        var others = checkpoint.TakeExperts("model.layers.2.mlp.experts", "up_proj.weight", DType.BF16, 4, 18, 64);
+        Assert.Equal(MatrixFormat.BF16, others.Format);
+        others.DisposeEach();
+    }
+
+    [Fact]
+    public void What_does_not_fit_is_named()
+    {
+        Tiny.Save(Source);
+        using (var checkpoint = new Checkpoint(Source) { FormatOf = _ => MatrixFormat.Int4 })
+            Assert.Equal($"{Source}: experts 'model.layers.1.mlp.experts.*.up_proj.weight' [18, 40]: int4 needs rows of a multiple of 32 elements, but they have 40; choose int8 or fp8",
+                Assert.Throws<InvalidDataException>(() => checkpoint.TakeExperts("model.layers.1.mlp.experts", "up_proj.weight", DType.BF16, 4, 18, 40)).Message);
+        Directory.Delete(Source, recursive: true);
+        LowBitFolder.Save(Source, MatrixFormat.Fp8);
+        LowBitFolder.Edit(Source, c => c["quantization_config"]!["weight_block_size"] = new System.Text.Json.Nodes.JsonArray(64, 64));
+        Assert.StartsWith($"{Path.Combine(Source, "config.json")}: FP8 is read as e4m3 with blocks of 128×128", Assert.Throws<NotSupportedException>(() => new Checkpoint(Source)).Message, StringComparison.Ordinal);
+        LowBitFolder.Edit(Source, c => c["quantization_config"] = new System.Text.Json.Nodes.JsonObject { ["quant_method"] = "awq" });
+        Assert.EndsWith("quant_method 'awq' is not known; known are fp8 and compressed-tensors", Assert.Throws<NotSupportedException>(() => new Checkpoint(Source)).Message, StringComparison.Ordinal);
+        LowBitFolder.Edit(Source, c => c.Remove("quantization_config"));
+        using var wrong = new Checkpoint(Source);
+        Assert.EndsWith("tensor 'model.layers.1.mlp.experts.0.up_proj.weight' must be F8E4M3[18, 140], but is F8E4M3[18, 40]", Assert.Throws<InvalidDataException>(() => wrong.TakeExperts("model.layers.1.mlp.experts", "up_proj.weight", DType.BF16, 4, 18, 140)).Message, StringComparison.Ordinal);
+    }
+
+    /// <summary>One step with an adapter beside everything, in BF16.</summary>
+    private static (Dictionary<string, float[]> Gradients, double Loss) Train(string folder, MatrixFormat format)
+    {
+        using var model = ModelFolder.Load(folder, DType.BF16);
+        Assert.Contains(model.All(), m => m is ExpertBank bank && bank.Format == format);
+        LoraAdapter.Attach(model, new LoraSettings(Rank: 3, Experts: true), 1);
+        var random = new Random(1);
+        foreach (var (_, tensor) in model.AllTrainable) tensor.Store([.. Enumerable.Range(0, (int)tensor.Count).Select(_ => (random.NextSingle() - 0.5f) * 0.3f)]);
+        var loss = new LayerMajorStep(model).Run(Tiny.Batch(1, 5, 11, 30), cancel: TestContext.Current.CancellationToken);
+        return (Tiny.TakeGradients(model), loss);
+    }
+}
