@@ -23,8 +23,7 @@ internal readonly record struct GroupedTerm(RowSource A, ExpertSide B, int K);
 
 /// <summary>
 /// <see cref="GroupedMatmul"/> on a card: see GroupedKernels.cu. BF16 with sizes that are multiples of 8 runs on tensor cores, anything else one thread an element.
-/// Measured on one H200 at DeepSeek-V2-Lite's shape, 49,152 rows of 64 experts: 290 to 305 TFLOP/s by mma.sync (tiles of 128 × 128 by four warps won over wider ones, which leave one block a multiprocessor),
-/// 425 to 470 by Hopper's warpgroup products (GroupedKernelsHopper.cu); cuBLAS reaches 736 there when all experts have equally many rows.
+/// On an H200 tiles of 128 × 128 by four warps won over wider ones, which leave one block a multiprocessor; Hopper's warpgroup products (GroupedKernelsHopper.cu) are half as fast again. `kt bench experts` measures them.
 /// </summary>
 internal static unsafe class GroupedKernels
 {

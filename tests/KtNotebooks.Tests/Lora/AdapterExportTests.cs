@@ -16,6 +16,7 @@ using Xunit;
 namespace KtNotebooks.Tests.Lora;
 
 /// <summary>A base with an adapter merged in is a checkpoint like any other.</summary>
+[Collection("cpu variant")] // bits are compared: nobody may change the kernels meanwhile
 public sealed class AdapterExportTests : IDisposable
 {
     private const string Expert = "model.layers.1.mlp.experts.2.up_proj";

@@ -15,6 +15,7 @@ using Xunit;
 namespace KtNotebooks.Tests.Lora;
 
 /// <summary>Adapters as others write them, with ranks of their own, and several beside one base.</summary>
+[Collection("cpu variant")] // bits are compared: nobody may change the kernels meanwhile
 public sealed class AdapterFormsTests : IDisposable
 {
     /// <summary>What PEFT 0.17 writes, abridged by nothing but runtime_config.</summary>

@@ -13,6 +13,7 @@ using Xunit;
 
 namespace KtNotebooks.Tests.Lora;
 
+[Collection("cpu variant")] // bits are compared: nobody may change the kernels meanwhile
 public sealed class AdapterTests : IDisposable
 {
     private const string Q = "base_model.model.model.layers.1.self_attn.q_proj";

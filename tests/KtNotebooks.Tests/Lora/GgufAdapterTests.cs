@@ -10,6 +10,7 @@ using Xunit;
 namespace KtNotebooks.Tests.Lora;
 
 /// <summary>Adapters as llama.cpp's converter writes them; the files are written here byte by byte.</summary>
+[Collection("cpu variant")] // bits are compared: nobody may change the kernels meanwhile
 public sealed class GgufAdapterTests : IDisposable
 {
     private const uint F32 = 0, F16 = 1, Q8 = 8, BF16 = 30;
