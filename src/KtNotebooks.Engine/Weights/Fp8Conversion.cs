@@ -77,6 +77,9 @@ public sealed class Fp8Conversion : IDisposable
         File.Delete(Path.Combine(_target, Journal));
     }
 
+    /// <summary>Whether a folder holds the beginning of a conversion.</summary>
+    public static bool IsUnfinished(string folder) => File.Exists(Path.Combine(folder, Journal));
+
     public void Dispose() => _source.Dispose();
 
     private static bool IsRewritten(string file) => file is "config.json" or Journal || file.EndsWith(".safetensors", StringComparison.Ordinal) || file.EndsWith(".safetensors.index.json", StringComparison.Ordinal) || file.EndsWith(".tmp", StringComparison.Ordinal);
@@ -110,6 +113,10 @@ public sealed class Fp8Conversion : IDisposable
         if (File.Exists(journal))
         {
             if (File.ReadAllText(journal) != Identity()) throw new IOException($"{_target}: holds the beginning of a conversion of another source, or the source has changed since; remove it or choose another folder");
+        }
+        else if (_shards.TrueForAll(s => s.Plan.IsAt(Path.Combine(_target, s.Name))) && File.Exists(Path.Combine(_target, "config.json")))
+        {
+            throw new IOException($"{_target}: holds the whole converted model already; remove it to convert again");
         }
         else if (Directory.Exists(_target) && Directory.EnumerateFileSystemEntries(_target).FirstOrDefault() is { } found)
         {

@@ -78,6 +78,7 @@ public sealed class Fp8ConversionTests : IDisposable
         var finished = Directory.GetFiles(Target, "*.safetensors").ToDictionary(f => f, File.GetLastWriteTimeUtc);
         Assert.InRange(finished.Count, 2, 9);
         Assert.False(File.Exists(Path.Combine(Target, "config.json"))); // not whole yet, and no loader takes it for whole
+        Assert.Equal($"{Target}: a conversion into this folder is not finished; give the same `kt convert` again, and it goes on", Kt.Refuses("model", "inspect", Target));
         var (exit, output, errors) = Kt.Run("convert", "fp8-to-bf16", source, Target);
         Assert.True(exit == 0, errors);
         Assert.StartsWith($"10 shards, {finished.Count} of them finished before; ", output, StringComparison.Ordinal);
@@ -86,6 +87,7 @@ public sealed class Fp8ConversionTests : IDisposable
         Assert.Empty(Directory.GetFiles(Target, ".kt*"));
         // 164 MB of BF16 are written in all; the program itself is most of what it needs.
         Assert.InRange(Kt.PeakMegabytes(output), 20, 160);
+        Assert.Equal($"{Target}: holds the whole converted model already; remove it to convert again", Kt.Refuses("convert", "fp8-to-bf16", source, Target));
         using var whole = new Checkpoint(Target);
         using var from = new Checkpoint(source);
         foreach (var name in whole.Names)
