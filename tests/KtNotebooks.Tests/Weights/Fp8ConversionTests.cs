@@ -99,6 +99,25 @@ public sealed class Fp8ConversionTests : IDisposable
     }
 
     [Fact]
+    public void No_page_of_the_source_stays_mapped_so_memory_does_not_grow_with_the_model()
+    {
+        Assert.SkipUnless(OperatingSystem.IsLinux(), "reads /proc/self/smaps");
+        var source = Path.Combine(_folder.Path, "source");
+        List<(string, Tensor)> tensors = [];
+        for (var i = 0; i < 64; i++) tensors.AddRange([($"layers.{i}.weight", Tensor.Zeros(DType.F8E4M3, 256, 1024)), ($"layers.{i}.weight_scale_inv", Tensor.Zeros(DType.F32, 2, 8))]);
+        SafetensorsWriter.Write(Path.Combine(source, "model.safetensors"), tensors);
+        foreach (var (_, tensor) in tensors) tensor.Dispose();
+        File.WriteAllText(Path.Combine(source, "config.json"), """{"quantization_config": {"fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]}}""");
+        using var conversion = new Fp8Conversion(source, Target);
+        conversion.Run(cancel: TestContext.Current.CancellationToken);
+        var lines = File.ReadAllLines("/proc/self/smaps");
+        var at = Array.FindIndex(lines, l => l.EndsWith(Path.Combine(source, "model.safetensors"), StringComparison.Ordinal));
+        Assert.True(at >= 0, "the source is mapped, that its headers may be read");
+        var resident = lines.Skip(at).First(l => l.StartsWith("Rss:", StringComparison.Ordinal)).Split(' ', StringSplitOptions.RemoveEmptyEntries)[1];
+        Assert.InRange(int.Parse(resident, System.Globalization.CultureInfo.InvariantCulture), 0, 256); // kB, of 16 MB with 64 scales among them
+    }
+
+    [Fact]
     public void A_disk_that_is_too_small_is_said_before_anything_is_written()
     {
         using var disk = new SmallDisk(1);
