@@ -77,8 +77,9 @@ bool BlockRunner::run(const Launch& launch, const Program& program, uint3 index)
                 t.index = {x, y, z};
                 t.state = State::Fresh;
                 t.fiber = -1;
-                t.group = 0;
+                t.group = t.product_group = 0;
                 t.copies.clear();
+                t.products.clear();
             }
     ready_warps_ = 0;
     for (int w = 0; w * 32 < count_; w++) {

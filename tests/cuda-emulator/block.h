@@ -44,6 +44,10 @@ class BlockRunner {
     void copy_async(void* shared, const void* global, bool valid);
     void copy_commit();
     void copy_wait(int groups);
+    void multiply(float* d, uint64_t a, uint64_t b, bool b_by_k);
+    void multiply_commit();
+    void multiply_wait(int groups);
+    unsigned shared_address(const void* p);
     unsigned char* dynamic_shared() const { return dynamic_; }
     unsigned lane() const { return static_cast<unsigned>(current_) & 31; }
     [[noreturn]] void fail(int status, const std::string& what);  // from a kernel or from the handler of a fault
@@ -63,6 +67,16 @@ class BlockRunner {
         bool valid;
         int group;
     };
+    struct Product {
+        float* d;
+        uint64_t a, b;
+        bool b_by_k;
+        int group;
+    };
+    struct Due {
+        std::vector<Product>* products;
+        size_t count;
+    };
     struct Thread {
         uint3 index;
         State state;
@@ -73,6 +87,8 @@ class BlockRunner {
         void (*complete)(unsigned, void**);
         int group;
         std::vector<Copy> copies;
+        int product_group;
+        std::vector<Product> products;
     };
     struct Warp {
         unsigned ready, waiting, at_barrier, alive;
@@ -88,6 +104,9 @@ class BlockRunner {
     bool try_complete(int warp, unsigned mask);
     int free_fiber();
     void reset_fiber(int fiber);
+    void meet_for_products(int groups);
+    void do_products(void** dues);
+    float shared_bf16(uint64_t descriptor, int row, int k, bool by_k);
     static void do_copy(const Copy& copy);
     std::string place() const;
     std::string stuck() const;

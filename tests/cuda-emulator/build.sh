@@ -11,7 +11,7 @@ touch "$out/building"
 flags=(-std=c++17 -O3 -march=native -ffp-contract=fast -fPIC -shared -ftls-model=initial-exec -Wall -Wextra -Werror -pthread -Wl,--no-undefined)
 cp "$here"/{device,warp,runtime}.h "$out"
 cd "$here"
-g++ "${flags[@]}" -Wl,-soname,libcuda.so.1 block.cpp matrix.cpp sanitizer.cpp machine.cpp workers.cpp streams.cpp driver.cpp copies.cpp modules.cpp -ldl -o "$out/libcuda.so.1.new"
+g++ "${flags[@]}" -Wl,-soname,libcuda.so.1 block.cpp matrix.cpp warpgroup.cpp sanitizer.cpp machine.cpp workers.cpp streams.cpp driver.cpp copies.cpp modules.cpp -ldl -o "$out/libcuda.so.1.new"
 mv "$out/libcuda.so.1.new" "$out/libcuda.so.1"
 g++ "${flags[@]}" -Wl,-soname,libcublasLt.so.13 cublaslt.cpp "$out/libcuda.so.1" '-Wl,-rpath,$ORIGIN' -o "$out/libcublasLt.so.13.new"
 mv "$out/libcublasLt.so.13.new" "$out/libcublasLt.so.13"

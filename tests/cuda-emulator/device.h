@@ -298,6 +298,20 @@ static inline unsigned int kt_round_bf16(float v) {
 }
 static inline unsigned int pack_bf16(float low, float high) { return kt_round_bf16(low) | kt_round_bf16(high) << 16; }
 
+// Hopper's warpgroup products: see GroupedKernelsHopper.cu.
+#define WARPGROUP_SHARED(name) DYNAMIC_SHARED(name)
+static inline unsigned int shared_address(const void* p) { return kt_shared_address(p); }
+static inline void warpgroup_multiply(float (&d)[128], unsigned long long a, unsigned long long b, bool b_by_k) {
+    kt_warpgroup_multiply(d, a, b, b_by_k);
+}
+static inline void warpgroup_begin() {}
+static inline void warpgroup_commit() { kt_warpgroup_commit(); }
+template <int N>
+static inline void warpgroup_wait() {
+    kt_warpgroup_wait(N);
+}
+static inline void copies_for_products() {}
+
 // The list of a program's kernels.
 template <class... A>
 struct KtSizes {

@@ -22,7 +22,7 @@ struct KtEntry {
     unsigned int max_threads;        // __launch_bounds__, or 1024
 };
 
-enum KtCollective { KtShuffle, KtVote, KtSyncWarp, KtReduce, KtMatch, KtLoadMatrix, KtLoadMatrixTransposed, KtMma };
+enum KtCollective { KtShuffle, KtVote, KtSyncWarp, KtReduce, KtMatch, KtLoadMatrix, KtLoadMatrixTransposed, KtMma, KtWarpgroup };
 
 extern "C" {
 // Copied at every switch of threads, so that a kernel reads it without asking. Kernels are loaded at run time and use the loader's static
@@ -40,6 +40,11 @@ unsigned int kt_lane();
 void kt_copy_async(void* shared, const void* global, bool valid);
 void kt_copy_commit();
 void kt_copy_wait(int groups);
+// Products of a warpgroup: see GroupedKernelsHopper.cu. Queued, and done at once or when they are waited for.
+unsigned int kt_shared_address(const void* p);
+void kt_warpgroup_multiply(float* d, unsigned long long a, unsigned long long b, bool b_by_k);
+void kt_warpgroup_commit();
+void kt_warpgroup_wait(int groups);
 [[noreturn]] void kt_fail(const char* what);  // ends the launch with an error that names kernel, block and thread
 
 void kt_complete_load_matrix(unsigned int mask, void** payloads);

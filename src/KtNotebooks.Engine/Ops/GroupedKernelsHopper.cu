@@ -1,5 +1,5 @@
 // grouped_product of GroupedKernels.cu for Hopper (sm_90a): the same arguments and result, by warpgroup products (wgmma) that read both sides from shared memory.
-// The one kernel with assembly of its own: its instructions exist on this architecture alone, so no emulator stands in; GroupedKernels.cu is the portable twin that tests compare.
+// The one kernel with assembly of its own, because its instructions exist on this architecture alone; an emulator (KT_EMULATED) brings the functions that hold it. GroupedKernels.cu is the portable twin.
 //
 // Two warpgroups, each 64 × 256 of a block's 128 × 256 tile; K goes by 64 through four buffers filled by asynchronous copies. A buffer is free again two steps after its product was
 // queued, so that a product is always under way while the threads wait, meet and fetch.
@@ -25,8 +25,12 @@ __device__ __forceinline__ unsigned long long describe(const void* p, int leadin
     return ((unsigned long long)(shared_address(p) & 0x3FFFF) >> 4) | ((unsigned long long)(leading >> 4) << 16) | (1024ull >> 4 << 32) | (1ull << 62);
 }
 
-// d [64, 256] += a [64, 16] · b [16, 256] of a warpgroup, queued; d must not be touched before it has been waited for.
-__device__ __forceinline__ void multiply(float (&d)[128], unsigned long long a, unsigned long long b)
+#ifndef KT_EMULATED
+
+#define WARPGROUP_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]
+
+// d [64, 256] += a [64, 16] · b [16, 256] of a warpgroup, queued; d must not be touched before it has been waited for. b_by_k: B lies by rows of k; a constant, and NN.
+__device__ __forceinline__ void warpgroup_multiply(float (&d)[128], unsigned long long a, unsigned long long b, bool)
 {
     asm volatile(
         "{ .reg .pred p; setp.ne.b32 p, 1, 0; wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
@@ -57,9 +61,19 @@ __device__ __forceinline__ void multiply(float (&d)[128], unsigned long long a, 
         : "l"(a), "l"(b), "n"(NN));
 }
 
+__device__ __forceinline__ void warpgroup_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void warpgroup_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int N>
+__device__ __forceinline__ void warpgroup_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
+
+// What was copied becomes visible to the products.
+__device__ __forceinline__ void copies_for_products() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+#endif
+
 extern "C" __global__ void __launch_bounds__(THREADS, 1) grouped_product(Product p)
 {
-    extern __shared__ __align__(1024) unsigned char shared[];
+    WARPGROUP_SHARED(shared);
     __shared__ Term terms[3];
     const Tile tile = p.tiles[blockIdx.y];
     const int n0 = blockIdx.x * BN, thread = threadIdx.x, lane = thread & 31, group = thread >> 7;
@@ -136,18 +150,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) grouped_product(Product
     for (int step = 0; step < steps; step++)
     {
         copy_async_wait<STAGES - 3>();
-        asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); // what was copied becomes visible to the products
+        copies_for_products();
         __syncthreads();
         const unsigned char* A = shared + step % STAGES * STAGE + group * 64 * 128;
         const unsigned char* B = shared + step % STAGES * STAGE + A_BYTES;
-        asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+        warpgroup_begin();
 #pragma unroll
-        for (int kk = 0; kk < BK / 16; kk++) multiply(d, describe(A + kk * 32, 16), NN ? describe(B + kk * 16 * 128, BK * 128) : describe(B + kk * 32, 16));
-        asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+        for (int kk = 0; kk < BK / 16; kk++) warpgroup_multiply(d, describe(A + kk * 32, 16), NN ? describe(B + kk * 16 * 128, BK * 128) : describe(B + kk * 32, 16), NN);
+        warpgroup_commit();
         fetch((step + STAGES - 2) % STAGES);
-        asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
+        warpgroup_wait<1>();
     }
-    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+    warpgroup_wait<0>();
     copy_async_wait<0>();
     __syncthreads();
 

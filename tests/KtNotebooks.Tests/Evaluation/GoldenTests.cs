@@ -57,6 +57,7 @@ public class GoldenTests
     }
 
     /// <summary>Every architecture, and every way to run the experts of a card.</summary>
+    [Trait("card", "cuda")]
     [Theory]
     [InlineData("deepseek_v2_lite", DType.F32, ExecutorKind.Resident)]
     [InlineData("deepseek_v2_lite", DType.F32, ExecutorKind.Streamed)]

@@ -11,6 +11,7 @@ using Xunit;
 namespace KtNotebooks.Tests.Experts;
 
 /// <summary>Where experts are computed changes nothing: streamed and resident banks give what an unplaced one gives, in every format; and the stream copies what its plan says, not more.</summary>
+[Trait("card", "cuda")]
 [Collection("cpu variant")]
 public class ExpertExecutorTests
 {

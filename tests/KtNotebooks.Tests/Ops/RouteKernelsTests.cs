@@ -7,6 +7,7 @@ using Xunit;
 namespace KtNotebooks.Tests.Ops;
 
 /// <summary>The row work around the experts on a card, against <see cref="Routes"/> and the formulas in double.</summary>
+[Trait("card", "cuda")]
 public class RouteKernelsTests
 {
     public static TheoryData<int, int, int> Sorts => new() { { 1, 1, 1 }, { 5, 2, 3 }, { 3, 1, 384 }, { 700, 6, 64 }, { 300, 8, 257 }, { 1000, 8, 384 }, { 0, 2, 4 } };

@@ -10,6 +10,7 @@ using Xunit;
 namespace KtNotebooks.Tests.Optim;
 
 /// <summary>The optimizer and the gradient norm of parameters on a card against the CPU's: many tensors of odd lengths, some at addresses that are not aligned, one without a gradient, one empty.</summary>
+[Trait("card", "cuda")]
 public class OptimizerOnCardTests
 {
     private static readonly long[] Lengths = [1, 7, 4096, 0, Chunks.Size, Chunks.Size + 5, (2 * Chunks.Size) + 1, 33, 8];

@@ -7,6 +7,7 @@ using Xunit;
 namespace KtNotebooks.Tests.Training;
 
 /// <summary>Inputs that wait in host memory come back with the same bits, in the right order, whatever the budget; and nothing stays behind.</summary>
+[Trait("card", "cuda")]
 [Collection(Alone.Name)] // the card's memory in use is counted
 public class SavedInputsTests
 {

@@ -108,7 +108,7 @@ public class CudaSpeedTests(ITestOutputHelper output)
     public void The_optimizer_moves_bytes_nearly_as_fast_as_a_copy()
     {
         Require.RealCard();
-        const int Tensors = 1000, Each = 100_000;
+        const int Tensors = 40, Each = 5_000_000; // large, or the clearing of new gradients, a launch each, would be what is measured
         using var a = RandomBF16(T, D);
         using var b = RandomBF16(T, D);
         var copy = Report("copy", Median(() => Memory.Copy(a, b)), 2.0 * a.ByteLength);
@@ -119,14 +119,12 @@ public class CudaSpeedTests(ITestOutputHelper output)
             foreach (var p in parameters) p.Tensor.Grad ??= Tensor.Zeros(DType.F32, Device.Cuda(), Each);
         }
         Gradients();
-        var norm = Report("gradient norm of 1,000 tensors", Median(() => KtNotebooks.Optim.Gradients.Norm(parameters)), 4.0 * Tensors * Each);
-        var zeros = Median(Gradients);
-        var step = Report("AdamW of 1,000 tensors", Median(() =>
+        var norm = Report("gradient norm of 200 million values", Median(() => KtNotebooks.Optim.Gradients.Norm(parameters)), 4.0 * Tensors * Each);
+        var step = Report("AdamW of 200 million values", Median(() =>
         {
             optimizer.Step(1e-3, 1);
             Gradients(); // step frees them
         }), (28.0 + 4) * Tensors * Each); // clearing new ones included
-        output.WriteLine($"  without gradients to make: {zeros:0.000} ms");
         foreach (var p in parameters) p.Tensor.Dispose();
         Assert.True(norm > 0.4 * copy && step > 0.5 * copy, $"norm {norm:0}, step {step:0}, copy {copy:0} GB/s");
     }
