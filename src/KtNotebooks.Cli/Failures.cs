@@ -1,3 +1,6 @@
+using System.CommandLine;
+using System.CommandLine.Parsing;
+
 namespace KtNotebooks.Cli;
 
 /// <summary>
@@ -22,6 +25,14 @@ internal static class Failures
             if (Environment.GetEnvironmentVariable("KT_FULL_TRACE") == "1") Console.Error.WriteLine(error);
             return code;
         }
+    }
+
+    /// <summary>A command line that is none: what is wrong with it, and the help of the command that it got as far as.</summary>
+    public static int Refuse(ParseResult parsed)
+    {
+        List<string> words = [];
+        for (var at = parsed.CommandResult; at is not null; at = at.Parent as CommandResult) words.Insert(0, at.Command is RootCommand ? "kt" : at.Command.Name);
+        return Refuse($"{string.Join(" ", parsed.Errors.Select(e => e.Message))} `{string.Join(' ', words)} --help` shows what there is");
     }
 
     /// <summary>The one line of a refused request; returns its exit code.</summary>

@@ -80,7 +80,7 @@ internal static class ModelCommands
     private static void Print(Checkpoint checkpoint, IReadOnlyList<PartSize> parts, IEnumerable<LayerError> errors)
     {
         var (parameters, bytes) = (parts.Sum(p => p.Parameters), parts.Sum(p => p.Bytes));
-        Console.WriteLine($"{checkpoint.Folder}: {parameters:N0} parameters, {FileProgress.Size(bytes)} in {checkpoint.Files.Count} files, headers sha256 {checkpoint.HeaderHash[..16]}");
+        Console.WriteLine($"{checkpoint.Folder}: {parameters:N0} parameters, {FileProgress.Size(bytes)} in {checkpoint.Files.Count} file{(checkpoint.Files.Count == 1 ? "" : "s")}, headers sha256 {checkpoint.HeaderHash[..16]}");
         Console.WriteLine($"  {"part",-16}{"parameters",18}{"share",8}{"bytes",12}  formats");
         foreach (var p in parts) Console.WriteLine($"  {p.Part,-16}{p.Parameters,18:N0}{(double)p.Parameters / parameters,8:P1}{FileProgress.Size(p.Bytes),12}  {string.Join(", ", p.BytesByFormat.Select(f => $"{f.Key} {FileProgress.Size(f.Value)}"))}");
         var first = true;

@@ -31,5 +31,5 @@ var root = new RootCommand("kt: fine-tune mixture-of-experts models on one machi
 // Ctrl-C cancels; a run then saves what it has, which may take longer than the two seconds after which the library would end the process.
 var invocation = new InvocationConfiguration { EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = TimeSpan.FromMinutes(10) };
 var parsed = root.Parse(args.Length == 0 ? ["--help"] : args);
-if (parsed.Action is ParseErrorAction) return Failures.Refuse(string.Join(" ", parsed.Errors.Select(e => e.Message)) + " `kt --help` shows what there is");
+if (parsed.Action is ParseErrorAction) return Failures.Refuse(parsed);
 return await Failures.Guard(() => parsed.InvokeAsync(invocation));

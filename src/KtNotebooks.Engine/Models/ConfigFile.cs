@@ -15,7 +15,7 @@ public sealed class ConfigFile
     public ConfigFile(string path)
     {
         Path = path;
-        if (!File.Exists(path)) throw new FileNotFoundException($"{path}: no such file; a model folder holds config.json");
+        if (!File.Exists(path)) throw new FileNotFoundException($"{path}: no such file; a model is a folder on this machine that holds config.json (nothing is downloaded)");
         try
         {
             using var json = JsonDocument.Parse(File.ReadAllBytes(path));

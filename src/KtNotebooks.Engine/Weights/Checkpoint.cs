@@ -24,7 +24,7 @@ public sealed class Checkpoint : IWeights, IDisposable
     {
         Folder = folder;
         _matrices = new StoredMatrices(this);
-        if (!Directory.Exists(folder)) throw new FileNotFoundException($"{folder}: no such folder; a model folder holds config.json and *.safetensors");
+        if (!Directory.Exists(folder)) throw new FileNotFoundException($"{folder}: no such folder; a model is a folder on this machine that holds config.json and *.safetensors (nothing is downloaded)");
         Quantized = Quantization.Read(folder);
         var index = Path.Combine(folder, "model.safetensors.index.json");
         var single = Path.Combine(folder, "model.safetensors");
@@ -33,7 +33,8 @@ public sealed class Checkpoint : IWeights, IDisposable
             if (File.Exists(index)) ReadIndex(index);
             else if (File.Exists(single))
                 foreach (var name in Open("model.safetensors").Entries.Keys) _fileOf.Add(name, _files["model.safetensors"]);
-            else throw new FileNotFoundException($"{folder}: neither model.safetensors nor model.safetensors.index.json is there");
+            else if (Fp8Conversion.IsUnfinished(folder)) throw new FileNotFoundException($"{folder}: a conversion into this folder is not finished; give the same `kt convert` again, and it goes on");
+            else throw new FileNotFoundException($"{folder}: neither model.safetensors nor model.safetensors.index.json is there; the weights belong beside config.json, which alone is enough for `kt plan` only");
         }
         catch
         {

@@ -107,7 +107,8 @@ public class BadInputTests(Workplace place) : IClassFixture<Workplace>
 
     [Theory]
     [InlineData("Unrecognized command or argument 'trian'.", "trian")]
-    [InlineData("Required argument 'CONFIG' missing for command: 'train'.", "train")]
+    [InlineData("Required argument 'CONFIG' missing for command: 'train'. `kt train --help` shows what there is", "train")]
+    [InlineData("Required command was not provided. `kt convert --help` shows what there is", "convert")]
     [InlineData("Argument 'f16' not recognized.", "verify", "x", "--dtype", "f16")]
     public void A_command_line_that_is_none(string message, params string[] arguments) => Assert.Contains(message, Kt.Refuses(arguments), StringComparison.Ordinal);
 

@@ -84,7 +84,7 @@ public sealed class CheckpointTests : IDisposable
     public void A_folder_without_weights_and_no_folder_are_told_apart()
     {
         foreach (var file in Directory.GetFiles(_folder.Path, "*.safetensors*")) File.Delete(file);
-        Assert.Equal($"{_folder.Path}: neither model.safetensors nor model.safetensors.index.json is there", Load<FileNotFoundException>());
+        Assert.Equal($"{_folder.Path}: neither model.safetensors nor model.safetensors.index.json is there; the weights belong beside config.json, which alone is enough for `kt plan` only", Load<FileNotFoundException>());
         var nowhere = Path.Combine(_folder.Path, "nowhere");
         Assert.StartsWith($"{Path.Combine(nowhere, "config.json")}: no such file", Assert.Throws<FileNotFoundException>(() => ModelFolder.Load(nowhere)).Message, StringComparison.Ordinal);
     }

@@ -78,6 +78,7 @@ public sealed class Fp8ConversionTests : IDisposable
         var finished = Directory.GetFiles(Target, "*.safetensors").ToDictionary(f => f, File.GetLastWriteTimeUtc);
         Assert.InRange(finished.Count, 2, 9);
         Assert.False(File.Exists(Path.Combine(Target, "config.json"))); // not whole yet, and no loader takes it for whole
+        Assert.Equal($"{Target}: a conversion into this folder is not finished; give the same `kt convert` again, and it goes on", Kt.Refuses("model", "inspect", Target));
         var (exit, output, errors) = Kt.Run("convert", "fp8-to-bf16", source, Target);
         Assert.True(exit == 0, errors);
         Assert.StartsWith($"10 shards, {finished.Count} of them finished before; ", output, StringComparison.Ordinal);
@@ -86,6 +87,7 @@ public sealed class Fp8ConversionTests : IDisposable
         Assert.Empty(Directory.GetFiles(Target, ".kt*"));
         // 164 MB of BF16 are written in all; the program itself is most of what it needs.
         Assert.InRange(Kt.PeakMegabytes(output), 20, 160);
+        Assert.Equal($"{Target}: holds the whole converted model already; remove it to convert again", Kt.Refuses("convert", "fp8-to-bf16", source, Target));
         using var whole = new Checkpoint(Target);
         using var from = new Checkpoint(source);
         foreach (var name in whole.Names)
@@ -94,6 +96,25 @@ public sealed class Fp8ConversionTests : IDisposable
             using var decoded = from.Take(name, DType.BF16, 2001, 4099);
             Assert.True(made.Span<ushort>().SequenceEqual(decoded.Span<ushort>()), name);
         }
+    }
+
+    [Fact]
+    public void No_page_of_the_source_stays_mapped_so_memory_does_not_grow_with_the_model()
+    {
+        Assert.SkipUnless(OperatingSystem.IsLinux(), "reads /proc/self/smaps");
+        var source = Path.Combine(_folder.Path, "source");
+        List<(string, Tensor)> tensors = [];
+        for (var i = 0; i < 64; i++) tensors.AddRange([($"layers.{i}.weight", Tensor.Zeros(DType.F8E4M3, 256, 1024)), ($"layers.{i}.weight_scale_inv", Tensor.Zeros(DType.F32, 2, 8))]);
+        SafetensorsWriter.Write(Path.Combine(source, "model.safetensors"), tensors);
+        foreach (var (_, tensor) in tensors) tensor.Dispose();
+        File.WriteAllText(Path.Combine(source, "config.json"), """{"quantization_config": {"fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]}}""");
+        using var conversion = new Fp8Conversion(source, Target);
+        conversion.Run(cancel: TestContext.Current.CancellationToken);
+        var lines = File.ReadAllLines("/proc/self/smaps");
+        var at = Array.FindIndex(lines, l => l.EndsWith(Path.Combine(source, "model.safetensors"), StringComparison.Ordinal));
+        Assert.True(at >= 0, "the source is mapped, that its headers may be read");
+        var resident = lines.Skip(at).First(l => l.StartsWith("Rss:", StringComparison.Ordinal)).Split(' ', StringSplitOptions.RemoveEmptyEntries)[1];
+        Assert.InRange(int.Parse(resident, System.Globalization.CultureInfo.InvariantCulture), 0, 256); // kB, of 16 MB with 64 scales among them
     }
 
     [Fact]
