@@ -36,16 +36,19 @@ public sealed class EvalRun : IDisposable
 
     public Tokenizer Tokenizer { get; }
 
+    /// <summary>Rows that are not scored, with file, row and reason.</summary>
+    public IReadOnlyList<string> LeftOut { get; private init; } = [];
+
     public static EvalRun Open(params string[] arguments)
     {
         var c = Settings.Read(arguments);
         var settings = PredictSettings.Read(c, AnswerTokens);
         c.WithoutEffect("compute_accuracy");
         c.RefuseUnknown();
-        var examples = settings.Load();
+        var examples = settings.Load(out var left);
         foreach (var example in examples) _ = example.Answer; // the first row without one is named
         var (model, tokenizer) = settings.Model.Load();
-        return new EvalRun(settings, model, tokenizer, examples);
+        return new EvalRun(settings, model, tokenizer, examples) { LeftOut = left };
     }
 
     public EvalResult Run(CancellationToken cancel = default)

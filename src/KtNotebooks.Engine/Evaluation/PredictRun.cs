@@ -49,14 +49,17 @@ public sealed class PredictRun : IDisposable
 
     public Tokenizer Tokenizer { get; }
 
+    /// <summary>Rows that no prediction is made for, with file, row and reason.</summary>
+    public IReadOnlyList<string> LeftOut { get; private init; } = [];
+
     public static PredictRun Open(params string[] arguments)
     {
         var c = Configuration.Settings.Read(arguments);
         var settings = PredictSettings.Read(c);
         c.RefuseUnknown();
-        var examples = settings.Load();
+        var examples = settings.Load(out var left);
         var (model, tokenizer) = settings.Model.Load();
-        return new PredictRun(settings, model, tokenizer, examples);
+        return new PredictRun(settings, model, tokenizer, examples) { LeftOut = left };
     }
 
     public PredictResult Run(CancellationToken cancel = default)

@@ -37,9 +37,12 @@ public sealed record PredictSettings(ModelKeys Model, Sampling Sampling, string?
     }
 
     /// <summary>The rows.</summary>
-    public List<Example> Load()
+    /// <param name="left">Rows that are of no use, with file, row and reason.</param>
+    public List<Example> Load(out IReadOnlyList<string> left)
     {
-        var examples = DatasetLoader.Load(DatasetFolder, Datasets, MaxSamples);
+        var sets = DatasetLoader.Read(DatasetFolder, Datasets, MaxSamples);
+        left = [.. sets.Where(s => s.Skipped.Count > 0).SelectMany(s => s.Skipped.Prepend($"{s.Name}: {s.Skipped.Count} rows are left out:"))];
+        List<Example> examples = [.. sets.SelectMany(s => s.Examples)];
         if (ValSize > 0) examples = DatasetLoader.Split(examples, ValSize, (int)Sampling.Seed).Evaluation;
         return System is null ? examples : [.. examples.Select(e => e with { System = e.System ?? System })];
     }
