@@ -52,8 +52,11 @@ public sealed class Linear : Module
     /// <summary>A head on the token table (tie_word_embeddings): the very same tensor, which stays the table's, so that a gradient of either is the gradient of both.</summary>
     public static Linear Tied(string path, Embedding table) => new(path, table.Weight, tied: true);
 
+    /// <summary>The pair that acts in a pass: the named one it asks for, or the attached one. Whoever reads the weight beside <see cref="Forward"/> must ask here too.</summary>
+    public LowRank? Acting(Pass pass) => pass.Adapter is { } name ? Named.GetValueOrDefault(name) : Adapter;
+
     /// <summary>x [..., in] → [..., out] in x's type or <paramref name="outType"/>.</summary>
-    public Tensor Forward(Tensor x, Pass pass, DType? outType = null) => (pass.Adapter is { } name ? Named.GetValueOrDefault(name) : Adapter) is { } a
+    public Tensor Forward(Tensor x, Pass pass, DType? outType = null) => Acting(pass) is { } a
         ? Ops.Linear.Apply(x, Weight, a.A, a.B, a.Scale, pass.Mask(a.Dropout, _key))
         : Ops.Linear.Apply(x, Weight, outType);
 

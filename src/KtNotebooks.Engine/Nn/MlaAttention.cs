@@ -67,11 +67,11 @@ public sealed class MlaAttention : Module
         Autograd.Tape.Own(held.Rows);
         var split = pass.SeqStarts[begun];
         if (split == 0) return _o.Forward(Expanded(q, latent, rotaryKey, pass), pass);
-        if (split == x.Rows) return _o.Forward(Absorbed(q, angles, held, pass.SeqStarts), pass);
+        if (split == x.Rows) return _o.Forward(Absorbed(q, angles, held, pass.SeqStarts, pass), pass);
         // Running sequences and new ones behind them in one batch.
         var rest = new Pass(pass.Positions[split..], [.. pass.SeqStarts[begun..].Select(start => start - split)]);
         var all = Autograd.Tape.Own(Tensor.Empty(x.Type, x.Device, x.Rows, _settings.Heads.H * _settings.Heads.Value));
-        Memory.Copy(Absorbed(Part(q, 0, split), Part(angles, 0, split), held, pass.SeqStarts[..(begun + 1)]), Part(all, 0, split));
+        Memory.Copy(Absorbed(Part(q, 0, split), Part(angles, 0, split), held, pass.SeqStarts[..(begun + 1)], pass), Part(all, 0, split));
         Memory.Copy(Expanded(Part(q, split, x.Rows), Part(latent, split, x.Rows), Part(rotaryKey, split, x.Rows), rest), Part(all, split, x.Rows));
         return _o.Forward(all, pass);
     }
@@ -92,9 +92,9 @@ public sealed class MlaAttention : Module
 
     private static Tensor Part(Tensor rows, int from, int to) => Autograd.Tape.Own(rows.Slice(from, to - from));
 
-    private Tensor Absorbed(Tensor q, Tensor angles, CachedRows held, int[] seqStarts)
+    private Tensor Absorbed(Tensor q, Tensor angles, CachedRows held, int[] seqStarts, Pass pass)
     {
-        (Tensor, Tensor, float)? low = _kvB.Adapter is { } a ? (a.A, a.B, a.Scale) : null;
+        (Tensor, Tensor, float)? low = _kvB.Acting(pass) is { } a ? (a.A, a.B, a.Scale) : null;
         var queries = AbsorbedQueries.Apply(q, angles, _kvB.Weight, low, _settings.Heads);
         var context = LatentAttention.Apply(queries, held.Rows, seqStarts, held.Begins, held.Counts, _settings.KvRank, _settings.Scale);
         return AbsorbedValues.Apply(context, _kvB.Weight, low, _settings.Heads);
