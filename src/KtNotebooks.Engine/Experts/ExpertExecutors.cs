@@ -19,7 +19,7 @@ public sealed class ExpertExecutors : IDisposable
     internal IReadOnlyList<ExpertStream> Streams => _streams;
 
     /// <summary>Streams the experts of these banks through slots of at most <paramref name="slotBytes"/> in all on a card.</summary>
-    public void Stream(IReadOnlyList<ExpertBank> banks, Device card, long slotBytes)
+    public void Stream(IReadOnlyList<ExpertBank> banks, Device card, long slotBytes, Action<ExpertBank>? brought = null)
     {
         ArgumentNullException.ThrowIfNull(banks);
         if (banks.Count == 0) return;
@@ -28,14 +28,22 @@ public sealed class ExpertExecutors : IDisposable
         group = banks.Max(b => b.LargestGroup(group));
         var stream = new ExpertStream(CudaDevice.Get(card.Index), group, (int)Math.Max(2, slotBytes / group));
         _streams.Add(stream);
-        foreach (var bank in banks) bank.StreamThrough(stream, card, group);
+        foreach (var bank in banks)
+        {
+            bank.StreamThrough(stream, card, group);
+            brought?.Invoke(bank);
+        }
     }
 
     /// <summary>Keeps the experts of these banks on a card.</summary>
-    public static void Keep(IReadOnlyList<ExpertBank> banks, Device card, DType rows)
+    public static void Keep(IReadOnlyList<ExpertBank> banks, Device card, DType rows, Action<ExpertBank>? brought = null)
     {
         ArgumentNullException.ThrowIfNull(banks);
-        foreach (var bank in banks) bank.KeepOn(card, rows, DecodedBytes);
+        foreach (var bank in banks)
+        {
+            bank.KeepOn(card, rows, DecodedBytes);
+            brought?.Invoke(bank);
+        }
     }
 
     public void Dispose()

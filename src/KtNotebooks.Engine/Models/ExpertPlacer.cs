@@ -18,8 +18,9 @@ internal static class ExpertPlacer
     private const double SlotShare = 0.25;
 
     /// <param name="reasons">Gets one line for every choice that was made here.</param>
+    /// <param name="brought">Told every bank that has come to its card or to pinned memory.</param>
     /// <exception cref="NotSupportedException">An executor that does not exist yet.</exception>
-    public static ExpertExecutors? Apply(CausalLm model, ModelPlacement placement, List<string> reasons)
+    public static ExpertExecutors? Apply(CausalLm model, ModelPlacement placement, List<string> reasons, Action<ExpertBank>? brought = null)
     {
         foreach (var device in placement.Devices)
             if (device.Kind == DeviceKind.Cuda && placement.Settings.GpuMemoryLimit is { } limit) CudaDevice.Get(device.Index).Pool.Limit = limit;
@@ -35,8 +36,8 @@ internal static class ExpertPlacer
             if (group.Key.Kind == ExecutorKind.Auto)
                 reasons.Add($"experts: {(resident ? "resident" : "streamed")}: they take {stored / 1e9:F1} GB, {card} has {room / 1e9:F1} GB for them, adapters and activations");
             executors ??= new ExpertExecutors();
-            if (resident) ExpertExecutors.Keep(banks, card, model.Type);
-            else executors.Stream(banks, card, (long)Math.Min(SlotShare * room, stored));
+            if (resident) ExpertExecutors.Keep(banks, card, model.Type, brought);
+            else executors.Stream(banks, card, (long)Math.Min(SlotShare * room, stored), brought);
         }
         return executors;
     }
