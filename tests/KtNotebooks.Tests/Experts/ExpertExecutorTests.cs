@@ -55,7 +55,7 @@ public class ExpertExecutorTests
             for (var step = 0; step < 3; step++)
             {
                 var before = executors.CopiedBytes;
-                ExpertStreams.Plan(banks, backward: true);
+                ExpertStreams.Plan([.. banks.Select(b => new BankVisit(b, false)), .. banks.Reverse().Select(b => new BankVisit(b, true))]);
                 foreach (var b in banks) _ = Run(b, Device.Cuda(), gradient: false);
                 foreach (var b in banks.Reverse()) _ = Run(b, Device.Cuda(), gradient: false, downwards: true);
                 // Forward brings three banks, backward two more: it begins with what forward ended with; from the second step on forward begins with what backward ended with. Copies that the
@@ -79,7 +79,7 @@ public class ExpertExecutorTests
         using var plain = Bank(MatrixFormat.BF16, "b");
         var expected = Run(plain, Device.Cpu);
         executors.Stream([a, b], Device.Cuda(), 8 * a.ExpertBytes);
-        ExpertStreams.Plan([a], backward: true);
+        ExpertStreams.Plan([new BankVisit(a, false), new BankVisit(a, true)]);
         Close(expected, Run(b, Device.Cuda()));
     }
 
