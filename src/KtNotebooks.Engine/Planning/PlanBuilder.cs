@@ -134,8 +134,13 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
         // The input of every stage and of the head; on cards the newest stay as far as they may.
         var last = placement.Of(model.Stages[^1].Path).Compute;
         Device[] saved = [.. model.Stages.Select(s => placement.Of(s.Path).Compute), last];
-        var leaving = saved.Count(d => d != Device.Cpu) is > 0 and var onCards ? onCards - SavedInputs.OnCards([.. Enumerable.Repeat(input, onCards)], window.SavedBytes) : 0;
-        foreach (var device in saved) Add(device != Device.Cpu && leaving-- > 0 ? Device.Cpu : device, MemoryPlan.Inputs, input);
+        foreach (var group in saved.GroupBy(d => d))
+        {
+            long[] inputs = [.. group.Select(_ => input)];
+            var staying = group.Key == Device.Cpu ? inputs.Length : SavedInputs.OnCards(inputs, window.SavedBytes);
+            Add(group.Key, MemoryPlan.Inputs, staying * input);
+            if (staying < inputs.Length) Add(Device.Cpu, MemoryPlan.Inputs, (inputs.Length - staying) * input);
+        }
         Add(last, MemoryPlan.Inputs, input); // the gradient on its way down
         var head = placement.Of("lm_head").Compute;
         largest[head] = Math.Max(largest.GetValueOrDefault(head), Workspace.OfHead(model, Math.Min(window.Tokens, Workspace.HeadRows)));
