@@ -26,9 +26,10 @@ namespace KtNotebooks.Evaluation;
 /// <param name="SlotBytes">Device memory of the streaming slots.</param>
 /// <param name="SavedBytes">Device memory for the inputs of the stages; what is over goes to pinned host memory.</param>
 /// <param name="MomentsOnHost">AdamW's moments wait in pinned host memory.</param>
+/// <param name="PairsOnHost">The experts' low-rank pairs live, and are updated, in pinned host memory; always so where experts are split.</param>
 /// <param name="ChunkRows">Rows that a stage works on at a time.</param>
 /// <param name="Steps">Measured steps, after two to warm up.</param>
-public sealed record TrainingBenchmarkSettings(string Shape, int? Layers, int Tokens, int Sequence, int Rank, ExecutorKind Executor, MatrixFormat Format, Device Device, long SlotBytes, long SavedBytes, bool MomentsOnHost, int ChunkRows, int Steps);
+public sealed record TrainingBenchmarkSettings(string Shape, int? Layers, int Tokens, int Sequence, int Rank, ExecutorKind Executor, MatrixFormat Format, Device Device, long SlotBytes, long SavedBytes, bool MomentsOnHost, bool PairsOnHost, int ChunkRows, int Steps);
 
 /// <summary>What it found; times are medians over the measured steps, in milliseconds.</summary>
 /// <param name="Parameters">Of the base model.</param>
@@ -67,6 +68,9 @@ public static class TrainingBenchmark
         var banks = model.All().OfType<ExpertBank>().ToList();
         note($"weights made in {watch.Elapsed.TotalSeconds:F1} s");
         if (settings.Executor == ExecutorKind.Streamed) executors.Stream(banks, settings.Device, settings.SlotBytes);
+        if (settings.Executor == ExecutorKind.Split) note($"split: {executors.Split(banks, settings.Device, settings.SlotBytes)}");
+        if (settings.PairsOnHost)
+            foreach (var bank in banks) bank.PairsOnHost = true;
         if (settings.Executor == ExecutorKind.Resident && card is not null) ExpertExecutors.Keep(banks, settings.Device, DType.BF16);
         note($"experts placed after {watch.Elapsed.TotalSeconds:F1} s");
         LoraAdapter.Attach(model, new LoraSettings(settings.Rank, Experts: true), seed: 1);

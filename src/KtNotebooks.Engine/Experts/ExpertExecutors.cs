@@ -11,6 +11,12 @@ public sealed class ExpertExecutors : IDisposable
     /// <summary>Decoded matrices of low-bit experts on a card at a time.</summary>
     private const long DecodedBytes = 512L << 20;
 
+    /// <summary>One computes, one is filled, two wait, so that a stage without experts does not stop the bus.</summary>
+    private const int Slots = 4;
+
+    /// <summary>A split goes by whole groups, so it wants smaller ones.</summary>
+    private const int SplitSlots = 16;
+
     private readonly List<ExpertStream> _streams = [];
 
     /// <summary>Bytes that crossed the bus so far.</summary>
@@ -19,12 +25,26 @@ public sealed class ExpertExecutors : IDisposable
     internal IReadOnlyList<ExpertStream> Streams => _streams;
 
     /// <summary>Streams the experts of these banks through slots of at most <paramref name="slotBytes"/> in all on a card.</summary>
-    public void Stream(IReadOnlyList<ExpertBank> banks, Device card, long slotBytes)
+    public void Stream(IReadOnlyList<ExpertBank> banks, Device card, long slotBytes) => Stream(banks, card, slotBytes, Slots);
+
+    /// <summary>
+    /// The same, with the CPU taking as many experts of a visit as let both end together: few or none of a large window, all of a token that is generated. Returns what that choice rests on, measured here.
+    /// </summary>
+    public ExpertCosts? Split(IReadOnlyList<ExpertBank> banks, Device card, long slotBytes, ExpertCosts? costs = null)
+    {
+        ArgumentNullException.ThrowIfNull(banks);
+        if (banks.Count == 0) return costs;
+        Stream(banks, card, slotBytes, SplitSlots);
+        costs ??= banks[0].MeasureCosts();
+        foreach (var bank in banks) bank.Split(costs);
+        return costs;
+    }
+
+    private void Stream(IReadOnlyList<ExpertBank> banks, Device card, long slotBytes, int slots)
     {
         ArgumentNullException.ThrowIfNull(banks);
         if (banks.Count == 0) return;
-        // Four slots: one computes, one is filled, two wait, so that a stage without experts does not stop the bus.
-        var group = Math.Max(slotBytes / 4, banks.Max(b => b.ExpertBytes));
+        var group = Math.Max(slotBytes / slots, banks.Max(b => b.ExpertBytes));
         group = banks.Max(b => b.LargestGroup(group));
         var stream = new ExpertStream(CudaDevice.Get(card.Index), group, (int)Math.Max(2, slotBytes / group));
         _streams.Add(stream);

@@ -27,16 +27,27 @@ internal static class ExpertPlacer
         foreach (var group in model.All().OfType<ExpertBank>().Select(b => (Bank: b, Place: placement.Of(b.Path))).Where(b => b.Place.Compute.Kind == DeviceKind.Cuda && b.Place.Executor is not ExecutorKind.Cpu)
             .GroupBy(b => (b.Place.Compute, Kind: b.Place.Executor ?? ExecutorKind.Auto)))
         {
-            if (group.Key.Kind == ExecutorKind.Split) throw new NotSupportedException($"{group.First().Place.Because}: experts cannot be split between the CPU and a card yet; write streamed");
             ExpertBank[] banks = [.. group.Select(b => b.Bank)];
             var (card, stored) = (group.Key.Compute, banks.Sum(b => b.StoredBytes));
             var room = Room(CudaDevice.Get(card.Index));
             var resident = group.Key.Kind == ExecutorKind.Resident || (group.Key.Kind == ExecutorKind.Auto && stored <= ResidentShare * room);
-            if (group.Key.Kind == ExecutorKind.Auto)
-                reasons.Add($"experts: {(resident ? "resident" : "streamed")}: they take {stored / 1e9:F1} GB, {card} has {room / 1e9:F1} GB for them, adapters and activations");
+            var sizes = $"they take {stored / 1e9:F1} GB, {card} has {room / 1e9:F1} GB for them, adapters and activations";
             executors ??= new ExpertExecutors();
-            if (resident) ExpertExecutors.Keep(banks, card, model.Type);
-            else executors.Stream(banks, card, (long)Math.Min(SlotShare * room, stored));
+            if (resident)
+            {
+                ExpertExecutors.Keep(banks, card, model.Type);
+                if (group.Key.Kind == ExecutorKind.Auto) reasons.Add($"experts: resident: {sizes}");
+                continue;
+            }
+            var slots = (long)Math.Min(SlotShare * room, stored);
+            if (group.Key.Kind == ExecutorKind.Streamed)
+            {
+                executors.Stream(banks, card, slots);
+                continue;
+            }
+            var costs = executors.Split(banks, card, slots)!;
+            var shared = banks[0].CpuUpTo(costs);
+            reasons.Add($"experts: split: {sizes}; measured: {costs}, so the CPU computes alone up to {shared.Alone} tokens a pass, takes a share up to {shared.Share}, and the card streams everything above");
         }
         return executors;
     }

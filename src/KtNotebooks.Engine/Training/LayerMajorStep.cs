@@ -29,7 +29,7 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
         ArgumentNullException.ThrowIfNull(batch);
         using var inputs = new SavedInputs(savedBytes);
         Tensor? d = null, losses = null;
-        ExpertStreams.Plan(_banks, backward: true);
+        ExpertStreams.Plan(_banks, batch.Tokens, backward: true);
         try
         {
             OnPart?.Invoke("embedding");

@@ -41,6 +41,9 @@ public sealed record TrainSettings
     /// <summary>chunk_size: rows a layer works on at a time.</summary>
     public int ChunkRows { get; init; } = 8192;
 
+    /// <summary>Where the keys want what training adds to the model.</summary>
+    public TrainingMemoryKeys Memory { get; init; } = new();
+
     /// <summary>Start over although output_dir holds checkpoints, which are removed.</summary>
     public bool Overwrite { get; init; }
 

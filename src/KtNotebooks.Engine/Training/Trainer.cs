@@ -38,6 +38,12 @@ public sealed class Trainer
     /// <summary>Restores weights from a checkpoint folder when a run is resumed; null: runs cannot be resumed.</summary>
     public Action<string>? LoadWeights { get; init; }
 
+    /// <summary>AdamW's moments of what is on a card wait in pinned host memory.</summary>
+    public bool MomentsOnHost { get; init; }
+
+    /// <summary>Bytes of stage inputs that may stay on a card.</summary>
+    public long SavedBytes { get; init; } = long.MaxValue;
+
     public TrainResult Run(CancellationToken cancel = default)
     {
         var parameters = _model.AllTrainable;
@@ -51,7 +57,7 @@ public sealed class Trainer
             LoadWeights!(resumeFrom);
             parameters = _model.AllTrainable;
         }
-        using var optimizer = new AdamW(parameters, _settings.Adam);
+        using var optimizer = new AdamW(parameters, _settings.Adam, MomentsOnHost);
         if (resumeFrom is not null)
         {
             first = log.Restore(resumeFrom);
@@ -66,7 +72,7 @@ public sealed class Trainer
     {
         var total = _windows.TotalSteps;
         var schedule = new LearningRate(_settings.Schedule, _settings.LearningRate, _settings.WarmupOf(total), total);
-        var step = new LayerMajorStep(_model, _settings.ChunkRows);
+        var step = new LayerMajorStep(_model, _settings.ChunkRows, savedBytes: SavedBytes);
         var watch = Stopwatch.StartNew();
         StepReport? last = null;
         long tokens = 0;
