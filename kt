@@ -140,7 +140,7 @@ run_tests() {
     if [[ $# == 0 && ${KT_EMULATE_CUDA:-} == "" && ,${KT_REQUIRE:-}, != *,cuda,* ]]; then
         if has g++; then
             echo "On the emulated card:" | tee -a "$log"
-            (emulate_cuda && KT_EMULATED_STREAMS=${KT_EMULATED_STREAMS:-lazy} test_program --filter-trait card=cuda) 2>&1 | tee -a "$log" || status=$?
+            (emulate_cuda && KT_EMULATED_STREAMS=${KT_EMULATED_STREAMS:-lazy} KT_EMULATED_CARDS=${KT_EMULATED_CARDS:-4} test_program --filter-trait card=cuda) 2>&1 | tee -a "$log" || status=$?
         else
             printf 'skipped all tests on the emulated card\n  it is made by g++, which is not here\n' | tee -a "$log"
         fi

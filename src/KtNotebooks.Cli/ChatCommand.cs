@@ -19,7 +19,7 @@ internal static class ChatCommand
 
     private static int Run(string[] arguments)
     {
-        using var chat = ChatSession.Open(arguments);
+        using var chat = FileProgress.Load(report => ChatSession.Open(report, arguments));
         CancellationTokenSource? answering = null;
         ConsoleCancelEventHandler stop = (_, e) =>
         {

@@ -40,6 +40,43 @@ internal static class FileProgress
         return last;
     }
 
+    /// <summary>
+    /// Opens what loads a model: one line that is written over while it comes in, and one that stays. Where the output is no terminal the last one alone, and a line every half minute of a long load. No live
+    /// display, since whoever opens may write lines of its own.
+    /// </summary>
+    public static T Load<T>(Func<Action<WorkProgress>, T> open)
+    {
+        var (last, next, width, terminal) = (default(WorkProgress), TimeSpan.FromSeconds(30), 0, !Console.IsOutputRedirected);
+        try
+        {
+            var opened = open(p =>
+            {
+                last = p;
+                var line = $"loading {Describe(p)}";
+                if (terminal)
+                {
+                    if (width == 0 && p.Elapsed < TimeSpan.FromSeconds(0.5)) return;
+                    line = line.Length < Console.WindowWidth ? line : line[..Math.Max(1, Console.WindowWidth - 1)]; // a wrapped line could not be written over
+                    Console.Write($"\r{line.PadRight(width)}");
+                    width = line.Length;
+                }
+                else if (p.Elapsed >= next)
+                {
+                    next = p.Elapsed + TimeSpan.FromSeconds(30);
+                    Console.WriteLine(line);
+                }
+            });
+            if (width > 0) Console.Write($"\r{new string(' ', width)}\r");
+            if (last.Total > 0) Console.WriteLine($"loaded {last.What}: {Size(last.Done)} read or mapped in {last.Elapsed.TotalSeconds:F1} s, {last.BytesPerSecond / 1e9:F2} GB/s");
+            return opened;
+        }
+        catch when (width > 0)
+        {
+            Console.WriteLine();
+            throw;
+        }
+    }
+
     public static string Summary(WorkProgress p) => $"{Size(p.Done)} in {p.Elapsed.TotalSeconds:F1} s, {p.BytesPerSecond / 1e9:F2} GB/s; {PeakMemory}";
 
     /// <summary>The largest resident size of this process so far, mapped pages included (VmHWM).</summary>

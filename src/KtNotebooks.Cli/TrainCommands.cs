@@ -32,11 +32,11 @@ internal static class TrainCommands
 
     private static int Train(string[] arguments, CancellationToken cancel)
     {
-        using var run = FineTuneRun.Open(arguments);
+        using var run = FileProgress.Load(report => FineTuneRun.Open(report, arguments));
         foreach (var note in run.Notes) Console.WriteLine(note);
         Console.WriteLine(FirstExampleReport.Of(run.Examples[0], run.Tokenizer));
         var trained = run.Model.AllTrainable.Sum(p => p.Tensor.Count);
-        var all = run.Model.AllWeights.Sum(p => p.Tensor.Count) + trained;
+        var all = run.Model.AllWeights.Sum(p => p.Count) + trained;
         Console.WriteLine($"trainable params: {trained:N0} || all params: {all:N0} || trainable%: {100.0 * trained / all:F4}");
         return Follow(run.Trainer, run.Training, run.Run, cancel);
     }
@@ -44,7 +44,7 @@ internal static class TrainCommands
     private static int Pretrain(string[] arguments, CancellationToken cancel)
     {
         using var run = PretrainRun.Open(arguments);
-        Console.WriteLine($"{run.Model.AllWeights.Sum(p => p.Tensor.Count):N0} parameters, vocabulary {run.Tokenizer.VocabSize}");
+        Console.WriteLine($"{run.Model.AllWeights.Sum(p => p.Count):N0} parameters, vocabulary {run.Tokenizer.VocabSize}");
         return Follow(run.Trainer, run.Training, run.Run, cancel);
     }
 

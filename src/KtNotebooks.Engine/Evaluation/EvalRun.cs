@@ -5,6 +5,7 @@ using KtNotebooks.Data;
 using KtNotebooks.Generation;
 using KtNotebooks.Models;
 using KtNotebooks.Tokenizers;
+using KtNotebooks.Weights;
 
 namespace KtNotebooks.Evaluation;
 
@@ -39,7 +40,11 @@ public sealed class EvalRun : IDisposable
     /// <summary>Rows that are not scored, with file, row and reason.</summary>
     public IReadOnlyList<string> LeftOut { get; private init; } = [];
 
-    public static EvalRun Open(params string[] arguments)
+    public static EvalRun Open(params string[] arguments) => Open(null, arguments);
+
+    /// <param name="loading">Told how far the model has come in.</param>
+    /// <param name="arguments">A YAML file and key=value pairs over it.</param>
+    public static EvalRun Open(Action<WorkProgress>? loading, string[] arguments)
     {
         var c = Settings.Read(arguments);
         var settings = PredictSettings.Read(c, AnswerTokens);
@@ -47,7 +52,7 @@ public sealed class EvalRun : IDisposable
         c.RefuseUnknown();
         var examples = settings.Load(out var left);
         foreach (var example in examples) _ = example.Answer; // the first row without one is named
-        var (model, tokenizer) = settings.Model.Load();
+        var (model, tokenizer) = settings.Model.Load(loading);
         return new EvalRun(settings, model, tokenizer, examples) { LeftOut = left };
     }
 

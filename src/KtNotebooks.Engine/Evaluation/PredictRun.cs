@@ -5,6 +5,7 @@ using KtNotebooks.Generation;
 using KtNotebooks.Models;
 using KtNotebooks.Segmentation;
 using KtNotebooks.Tokenizers;
+using KtNotebooks.Weights;
 
 namespace KtNotebooks.Evaluation;
 
@@ -52,13 +53,17 @@ public sealed class PredictRun : IDisposable
     /// <summary>Rows that no prediction is made for, with file, row and reason.</summary>
     public IReadOnlyList<string> LeftOut { get; private init; } = [];
 
-    public static PredictRun Open(params string[] arguments)
+    public static PredictRun Open(params string[] arguments) => Open(null, arguments);
+
+    /// <param name="loading">Told how far the model has come in.</param>
+    /// <param name="arguments">A YAML file and key=value pairs over it.</param>
+    public static PredictRun Open(Action<WorkProgress>? loading, string[] arguments)
     {
         var c = Configuration.Settings.Read(arguments);
         var settings = PredictSettings.Read(c);
         c.RefuseUnknown();
         var examples = settings.Load(out var left);
-        var (model, tokenizer) = settings.Model.Load();
+        var (model, tokenizer) = settings.Model.Load(loading);
         return new PredictRun(settings, model, tokenizer, examples) { LeftOut = left };
     }
 

@@ -1,7 +1,7 @@
 using System.Diagnostics;
+using System.Globalization;
 
 using KtNotebooks.Experts;
-using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
@@ -29,24 +29,28 @@ namespace KtNotebooks.Evaluation;
 /// <param name="PairsOnHost">The experts' low-rank pairs live, and are updated, in pinned host memory; always so where experts are split.</param>
 /// <param name="ChunkRows">Rows that a stage works on at a time.</param>
 /// <param name="Steps">Measured steps, after two to warm up.</param>
-public sealed record TrainingBenchmarkSettings(string Shape, int? Layers, int Tokens, int Sequence, int Rank, ExecutorKind Executor, MatrixFormat Format, Device Device, long SlotBytes, long SavedBytes, bool MomentsOnHost, bool PairsOnHost, int ChunkRows, int Steps);
+/// <param name="Cards">Over how many cards the layers lie, from <paramref name="Device"/> on.</param>
+/// <param name="Contiguous">Each card has consecutive layers, as in KTransformers' rule files; else the cards take turns.</param>
+/// <param name="Parts">Into how many parts the window is cut; null: one a card.</param>
+public sealed record TrainingBenchmarkSettings(string Shape, int? Layers, int Tokens, int Sequence, int Rank, ExecutorKind Executor, MatrixFormat Format, Device Device, long SlotBytes, long SavedBytes, bool MomentsOnHost, bool PairsOnHost, int ChunkRows, int Steps, int Cards = 1, bool Contiguous = false, int? Parts = null);
 
 /// <summary>What it found; times are medians over the measured steps, in milliseconds.</summary>
 /// <param name="Parameters">Of the base model.</param>
 /// <param name="Trained">Of the adapter.</param>
 /// <param name="StepMs">From the first kernel to the updated weights.</param>
-/// <param name="Parts">Time on the compute stream by part of the step (attention, experts, dense, head, embedding, optimizer); waiting for copies is inside.</param>
-/// <param name="CopyMs">Time of the copy stream.</param>
-/// <param name="CopiedBytes">Expert bytes over the bus a step.</param>
-/// <param name="PeakDeviceBytes">The most that was in use on the card as its driver sees it, contexts included; 0 on the CPU.</param>
+/// <param name="Parts">Time on the compute stream by part of the step (attention, experts, dense, head, embedding, optimizer); waiting for copies is inside. Of several cards the mean.</param>
+/// <param name="CopyMs">Time of the copy stream; of several cards the longest.</param>
+/// <param name="CopiedBytes">Expert bytes over the bus a step, over those of all cards.</param>
+/// <param name="PeakDeviceBytes">The most that was in use on a card as its driver sees it, contexts included; 0 on the CPU.</param>
 /// <param name="PoolPeakBytes">The most that the engine's own pool held.</param>
 /// <param name="ResidentHostBytes">Of the process at the end.</param>
 /// <param name="Losses">Of all steps, the warm-up included: a check that something is computed.</param>
-public sealed record TrainingBenchmarkResult(TrainingBenchmarkSettings Settings, string Card, long Parameters, long Trained, double StepMs, double FastestMs, double SlowestMs, IReadOnlyDictionary<string, double> Parts, double CopyMs, long CopiedBytes, long PeakDeviceBytes, long PoolPeakBytes, long ResidentHostBytes, IReadOnlyList<double> Losses)
+/// <param name="PerCard">The same card by card, where there are several.</param>
+public sealed record TrainingBenchmarkResult(TrainingBenchmarkSettings Settings, string Card, long Parameters, long Trained, double StepMs, double FastestMs, double SlowestMs, IReadOnlyDictionary<string, double> Parts, double CopyMs, long CopiedBytes, long PeakDeviceBytes, long PoolPeakBytes, long ResidentHostBytes, IReadOnlyList<double> Losses, IReadOnlyList<CardFigures>? PerCard = null)
 {
     public double TokensPerSecond => Settings.Tokens / (StepMs / 1000);
 
-    /// <summary>Rate of the bus while it copied.</summary>
+    /// <summary>Rate of the bus while it copied; of several cards all their buses together.</summary>
     public double CopyGbPerSecond => CopyMs == 0 ? 0 : CopiedBytes / CopyMs / 1e6;
 }
 
@@ -59,72 +63,86 @@ public static class TrainingBenchmark
     {
         ArgumentNullException.ThrowIfNull(settings);
         ArgumentNullException.ThrowIfNull(note);
+        if (settings.Cards < 1 || (settings.Cards > 1 && settings.Device.Kind != DeviceKind.Cuda)) throw new ArgumentException($"{settings.Cards} cards from {settings.Device} on: wanted a positive number, and a card to begin with");
         var watch = Stopwatch.StartNew();
-        var card = settings.Device.Kind == DeviceKind.Cuda ? CudaDevice.Get(settings.Device.Index) : null;
-        using var sampler = new MemorySampler(card);
+        CardMeter[] meters = [.. Enumerable.Range(0, settings.Cards).Select(c => new CardMeter(settings.Device with { Index = settings.Device.Index + c }))];
+        try
+        {
+            return Run(settings, meters, watch, note, cancel);
+        }
+        finally
+        {
+            foreach (var meter in meters) meter.Dispose();
+        }
+    }
+
+    private static TrainingBenchmarkResult Run(TrainingBenchmarkSettings settings, CardMeter[] meters, Stopwatch watch, Action<string> note, CancellationToken cancel)
+    {
         var config = ConfigFile.FromJson(settings.Shape, ModelShapes.Config(settings.Shape, settings.Layers).ToJsonString());
+        int layers;
+        using (var shape = ModelFolder.Shape(config)) layers = shape.Info.Layers;
+        Device DeviceOf(string name) => meters[CardOf(name, layers, settings)].Device;
         using var executors = new ExpertExecutors();
-        using var model = ModelFolder.Build(config, new PatternWeights(settings.Device, settings.Format), DType.BF16);
-        var banks = model.All().OfType<ExpertBank>().ToList();
+        using var model = ModelFolder.Build(config, new PatternWeights(DeviceOf, settings.Format), DType.BF16);
         note($"weights made in {watch.Elapsed.TotalSeconds:F1} s");
-        if (settings.Executor == ExecutorKind.Streamed) executors.Stream(banks, settings.Device, settings.SlotBytes);
-        if (settings.Executor == ExecutorKind.Split) note($"split: {executors.Split(banks, settings.Device, settings.SlotBytes)}");
-        if (settings.PairsOnHost)
-            foreach (var bank in banks) bank.PairsOnHost = true;
-        if (settings.Executor == ExecutorKind.Resident && card is not null) ExpertExecutors.Keep(banks, settings.Device, DType.BF16);
+        foreach (var banks in model.All().OfType<ExpertBank>().GroupBy(b => DeviceOf(b.Path)))
+        {
+            foreach (var bank in banks) bank.PairsOnHost = settings.PairsOnHost;
+            if (settings.Executor == ExecutorKind.Resident && banks.Key.Kind == DeviceKind.Cuda) ExpertExecutors.Keep([.. banks], banks.Key, DType.BF16);
+            if (settings.Executor is not (ExecutorKind.Streamed or ExecutorKind.Split)) continue;
+            if (settings.Executor == ExecutorKind.Streamed) executors.Stream([.. banks], banks.Key, settings.SlotBytes);
+            else note($"split, measured: {executors.Split([.. banks], banks.Key, settings.SlotBytes)}");
+            meters.First(m => m.Device == banks.Key).Watch(executors.Streams[^1]);
+        }
         note($"experts placed after {watch.Elapsed.TotalSeconds:F1} s");
         LoraAdapter.Attach(model, new LoraSettings(settings.Rank, Experts: true), seed: 1);
         var parameters = model.AllTrainable;
         note($"adapter attached after {watch.Elapsed.TotalSeconds:F1} s");
         using var optimizer = new AdamW(parameters, new AdamWSettings(), settings.MomentsOnHost);
-        var step = new LayerMajorStep(model, settings.ChunkRows, savedBytes: settings.SavedBytes);
-        foreach (var stream in executors.Streams) stream.IsTimed = true;
-        var parts = new PartTimer(card);
-        step.OnPart = parts.Begin;
+        var step = new LayerMajorStep(model, settings.ChunkRows, savedBytes: settings.SavedBytes, parts: settings.Parts)
+        {
+            OnPart = mark => meters.First(m => m.Device == mark.Device).Begin(mark.Name), // each from the thread of its card
+        };
 
-        List<double> times = [], losses = [], copies = [];
-        List<Dictionary<string, double>> all = [];
-        long copied = 0;
+        List<double> times = [], losses = [];
         for (var s = 0; s < WarmUp + settings.Steps; s++)
         {
             cancel.ThrowIfCancellationRequested();
             var batch = Batch(settings, model.Info.Vocabulary, s);
-            card?.Compute.Synchronize();
-            var before = executors.CopiedBytes;
+            foreach (var meter in meters) meter.Settle();
             watch.Restart();
             var loss = step.Run(batch, cancel: cancel);
-            parts.Begin("optimizer");
+            foreach (var meter in meters) meter.Begin("optimizer");
             var norm = Gradients.Norm(parameters);
             optimizer.Step(1e-4, Gradients.ClipScale(norm, 1));
-            parts.Begin("");
-            card?.Compute.Synchronize();
+            foreach (var meter in meters) meter.Begin("");
+            foreach (var meter in meters) meter.Settle();
             var time = watch.Elapsed.TotalMilliseconds;
-            var copyTime = executors.Streams.Sum(stream => stream.TakeCopyTime());
-            var split = parts.Take();
+            foreach (var meter in meters) meter.EndStep(keep: s >= WarmUp);
             losses.Add(loss);
             note($"step {s + 1}: {time:F0} ms, loss {loss:F4}, gradient norm {norm:F4}{(s < WarmUp ? " (warm-up)" : "")}");
             if (!double.IsFinite(loss) || !double.IsFinite(norm)) throw new InvalidOperationException($"the benchmark's step {s + 1} has the loss {loss} and the gradient norm {norm}: its figures would mean nothing");
-            if (s < WarmUp) continue;
-            times.Add(time);
-            copies.Add(copyTime);
-            all.Add(split);
-            copied = executors.CopiedBytes - before;
+            if (s >= WarmUp) times.Add(time);
         }
-        var trained = parameters.Sum(p => p.Tensor.Count);
-        return new TrainingBenchmarkResult(settings, card?.ToString() ?? $"CPU, {Cpu()}", Count(model), trained, Median(times), times.Min(), times.Max(),
-            all.SelectMany(a => a.Keys).Distinct().ToDictionary(k => k, k => Median(all.Select(a => a.GetValueOrDefault(k)))), Median(copies), copied, sampler.PeakBytes, card?.Pool.PeakBytes ?? 0, Environment.WorkingSet, losses);
+        CardFigures[] cards = [.. meters.Select(m => m.Figures)];
+        return new TrainingBenchmarkResult(settings, meters[0].Name ?? $"CPU, {Cpu()}", Count(model), parameters.Sum(p => p.Tensor.Count), CardMeter.Median(times), times.Min(), times.Max(),
+            cards.SelectMany(c => c.Parts.Keys).Distinct().ToDictionary(k => k, k => cards.Average(c => c.Parts.GetValueOrDefault(k))), cards.Max(c => c.CopyMs), cards.Sum(c => c.CopiedBytes),
+            cards.Max(c => c.PeakDeviceBytes), cards.Max(c => c.PoolPeakBytes), Environment.WorkingSet, losses, cards.Length > 1 ? cards : null);
+    }
+
+    /// <summary>Token table, final norm and head lie with the first and the last layer.</summary>
+    private static int CardOf(string name, int layers, TrainingBenchmarkSettings settings)
+    {
+        var parts = name.Split('.');
+        var at = Array.IndexOf(parts, "layers");
+        var layer = at >= 0 ? int.Parse(parts[at + 1], CultureInfo.InvariantCulture) : name.StartsWith("model.embed_tokens", StringComparison.Ordinal) ? 0 : layers - 1;
+        return settings.Contiguous ? (int)((long)layer * settings.Cards / layers) : layer % settings.Cards;
     }
 
     private static string Cpu() => $"{Interop.Cpu.Variant}, {Interop.Cpu.Threads} threads";
 
     /// <summary>Elements of the base, whatever its storage.</summary>
     private static long Count(CausalLm model) => model.All().Sum(m => m is ExpertBank b ? 3L * b.Count * b.Width * b.Inner : m.Weights.Sum(w => w.Tensor.Count));
-
-    private static double Median(IEnumerable<double> values)
-    {
-        double[] sorted = [.. values.Order()];
-        return sorted.Length == 0 ? 0 : (sorted[(sorted.Length - 1) / 2] + sorted[sorted.Length / 2]) / 2;
-    }
 
     /// <summary>Random tokens, every one a target.</summary>
     private static TokenBatch Batch(TrainingBenchmarkSettings settings, int vocabulary, int step)
@@ -138,71 +156,5 @@ public static class TrainingBenchmark
             builder.Add(ids, ids, 1f / settings.Tokens);
         }
         return builder.Build();
-    }
-
-    /// <summary>Time between marks on the compute stream, summed by name; on the CPU by the clock.</summary>
-    private sealed class PartTimer(CudaDevice? card)
-    {
-        private readonly List<(string Name, CudaEvent? Mark, long Ticks)> _marks = [];
-
-        public void Begin(string name)
-        {
-            CudaEvent? mark = null;
-            if (card is not null)
-            {
-                mark = new CudaEvent(card, timing: true);
-                mark.Record(card.Compute);
-            }
-            _marks.Add((name, mark, Stopwatch.GetTimestamp()));
-        }
-
-        public Dictionary<string, double> Take()
-        {
-            var sums = new Dictionary<string, double>();
-            for (var i = 0; i + 1 < _marks.Count; i++)
-            {
-                var ((name, from, started), (_, to, ended)) = (_marks[i], _marks[i + 1]);
-                if (name.Length == 0) continue;
-                sums[name] = sums.GetValueOrDefault(name) + (from is null ? Stopwatch.GetElapsedTime(started, ended).TotalMilliseconds : to!.Since(from));
-            }
-            foreach (var (_, mark, _) in _marks) mark?.Dispose();
-            _marks.Clear();
-            return sums;
-        }
-    }
-
-    /// <summary>Asks the driver a hundred times a second how much of the card is in use.</summary>
-    private sealed class MemorySampler : IDisposable
-    {
-        private readonly CudaDevice? _card;
-        private readonly Thread? _thread;
-        private volatile bool _stop;
-        private long _peak;
-
-        public MemorySampler(CudaDevice? card)
-        {
-            _card = card;
-            if (card is null) return;
-            _thread = new Thread(Watch) { IsBackground = true, Name = "memory sampler" };
-            _thread.Start();
-        }
-
-        public long PeakBytes => Interlocked.Read(ref _peak);
-
-        public void Dispose()
-        {
-            _stop = true;
-            _thread?.Join();
-        }
-
-        private void Watch()
-        {
-            while (!_stop)
-            {
-                var used = _card!.TotalBytes - _card.FreeBytes;
-                if (used > _peak) Interlocked.Exchange(ref _peak, used);
-                Thread.Sleep(10);
-            }
-        }
     }
 }

@@ -63,7 +63,7 @@ public sealed class ExpertBank : Module
     /// <summary>Frozen pairs by the name of their adapter, for passes that name one; owned by this bank.</summary>
     public Dictionary<string, LowRankExperts> Named { get; } = [];
 
-    /// <summary>Under per-expert names: views that this bank owns, as modules do. Of low-bit experts the stored codes.</summary>
+    /// <summary>Under per-expert names: views that this bank owns, as modules do. Of low-bit experts the stored codes, which 4 bits pack in pairs: their number is <see cref="Parameter.Count"/>.</summary>
     public override IEnumerable<Parameter> Weights => _weights;
 
     public override IEnumerable<Parameter> Trainable => _set.Lora is { } l
@@ -198,7 +198,7 @@ public sealed class ExpertBank : Module
         _slab?.Dispose();
     }
 
-    private Parameter[] Views() => [.. Matrices.Zip(Projections).SelectMany(m => Enumerable.Range(0, Count).Select(e => new Parameter($"{Path}.{e}.{m.Second}.weight", m.First.Data(e))))];
+    private Parameter[] Views() => [.. Matrices.Zip(Projections).SelectMany(m => Enumerable.Range(0, Count).Select(e => new Parameter($"{Path}.{e}.{m.Second}.weight", m.First.Data(e)) { Shape = [m.First.N, m.First.K] }))];
 
     private void Replace(ExpertSet set, Device card)
     {

@@ -25,22 +25,22 @@ public sealed class ExpertExecutors : IDisposable
     internal IReadOnlyList<ExpertStream> Streams => _streams;
 
     /// <summary>Streams the experts of these banks through slots of at most <paramref name="slotBytes"/> in all on a card.</summary>
-    public void Stream(IReadOnlyList<ExpertBank> banks, Device card, long slotBytes) => Stream(banks, card, slotBytes, Slots);
+    public void Stream(IReadOnlyList<ExpertBank> banks, Device card, long slotBytes, Action<ExpertBank>? brought = null) => Stream(banks, card, slotBytes, Slots, brought);
 
     /// <summary>
     /// The same, with the CPU taking as many experts of a visit as let both end together: few or none of a large window, all of a token that is generated. Returns what that choice rests on, measured here.
     /// </summary>
-    public ExpertCosts? Split(IReadOnlyList<ExpertBank> banks, Device card, long slotBytes, ExpertCosts? costs = null)
+    public ExpertCosts? Split(IReadOnlyList<ExpertBank> banks, Device card, long slotBytes, ExpertCosts? costs = null, Action<ExpertBank>? brought = null)
     {
         ArgumentNullException.ThrowIfNull(banks);
         if (banks.Count == 0) return costs;
-        Stream(banks, card, slotBytes, SplitSlots);
+        Stream(banks, card, slotBytes, SplitSlots, brought);
         costs ??= banks[0].MeasureCosts();
         foreach (var bank in banks) bank.Split(costs);
         return costs;
     }
 
-    private void Stream(IReadOnlyList<ExpertBank> banks, Device card, long slotBytes, int slots)
+    private void Stream(IReadOnlyList<ExpertBank> banks, Device card, long slotBytes, int slots, Action<ExpertBank>? brought)
     {
         ArgumentNullException.ThrowIfNull(banks);
         if (banks.Count == 0) return;
@@ -48,14 +48,22 @@ public sealed class ExpertExecutors : IDisposable
         group = banks.Max(b => b.LargestGroup(group));
         var stream = new ExpertStream(CudaDevice.Get(card.Index), group, (int)Math.Max(2, slotBytes / group));
         _streams.Add(stream);
-        foreach (var bank in banks) bank.StreamThrough(stream, card, group);
+        foreach (var bank in banks)
+        {
+            bank.StreamThrough(stream, card, group);
+            brought?.Invoke(bank);
+        }
     }
 
     /// <summary>Keeps the experts of these banks on a card.</summary>
-    public static void Keep(IReadOnlyList<ExpertBank> banks, Device card, DType rows)
+    public static void Keep(IReadOnlyList<ExpertBank> banks, Device card, DType rows, Action<ExpertBank>? brought = null)
     {
         ArgumentNullException.ThrowIfNull(banks);
-        foreach (var bank in banks) bank.KeepOn(card, rows, DecodedBytes);
+        foreach (var bank in banks)
+        {
+            bank.KeepOn(card, rows, DecodedBytes);
+            brought?.Invoke(bank);
+        }
     }
 
     public void Dispose()

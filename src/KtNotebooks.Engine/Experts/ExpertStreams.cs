@@ -1,19 +1,26 @@
 namespace KtNotebooks.Experts;
 
-/// <summary>Tells the streams of a model in which order a pass will open its experts.</summary>
+/// <summary>A bank's turn in a step with so many tokens: forward opens its groups upwards, backward downwards.</summary>
+internal readonly record struct BankVisit(ExpertBank Bank, bool Backward, long Tokens)
+{
+    /// <summary>Those that cross the bus, upwards.</summary>
+    public IEnumerable<GroupVisit> Groups => Bank.GroupVisits(Tokens, Backward);
+}
+
+/// <summary>Tells the streams of a model in which order a step will open its experts.</summary>
 internal static class ExpertStreams
 {
     /// <summary>
-    /// banks: in forward order. Forward opens groups upwards, backward the banks and their groups downwards; behind a training step the next one's forward is announced, so that what backward ended with stays.
+    /// visits: those of one training step, in the order in which each card makes its own (how the cards interleave does not matter: every card has a stream). Behind them the same are announced once more, for the next step,
+    /// so that what this one ends with stays where the next one begins.
     /// </summary>
-    /// <param name="tokens">Of the pass, by which split banks know their shares.</param>
-    public static void Plan(IReadOnlyList<ExpertBank> banks, long tokens, bool backward)
+    public static void Plan(IReadOnlyList<BankVisit> visits)
     {
-        foreach (var stream in banks.Select(b => b.Stream).OfType<ExpertStream>().Distinct())
+        foreach (var own in visits.GroupBy(v => v.Bank.Stream))
         {
-            GroupVisit[] Visits(bool back) => [.. banks.Where(b => b.Stream == stream).SelectMany(b => b.GroupVisits(tokens, back))];
-            var up = Visits(false);
-            stream.Plan(backward ? [.. up, .. Visits(true).Reverse(), .. up] : up);
+            if (own.Key is not { } stream) continue;
+            GroupVisit[] step = [.. own.SelectMany(v => v.Backward ? v.Groups.Reverse() : v.Groups)];
+            stream.Plan([.. step, .. step]);
         }
     }
 }

@@ -3,6 +3,7 @@ using KtNotebooks.Data;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
 using KtNotebooks.Tokenizers;
+using KtNotebooks.Weights;
 
 namespace KtNotebooks.Generation;
 
@@ -41,14 +42,18 @@ public sealed class ChatSession : IDisposable
     }
 
     /// <summary>Loads base and adapters as a config or key=value pairs say.</summary>
-    public static ChatSession Open(params string[] arguments)
+    public static ChatSession Open(params string[] arguments) => Open(null, arguments);
+
+    /// <param name="loading">Told how far the model has come in.</param>
+    /// <param name="arguments">A YAML file and key=value pairs over it.</param>
+    public static ChatSession Open(Action<WorkProgress>? loading, string[] arguments)
     {
         var c = Settings.Read(arguments);
         var keys = ModelKeys.Read(c);
         var sampling = ModelKeys.ReadSampling(c);
         var system = c.Text("default_system");
         c.RefuseUnknown();
-        var (model, tokenizer) = (keys with { Adapter = null }).Load(); // adapters lie beside each other here, to be switched
+        var (model, tokenizer) = (keys with { Adapter = null }).Load(loading); // adapters lie beside each other here, to be switched
         try
         {
             var names = NamedAdapters.Load(model, keys.Adapter?.Split(',', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries) ?? [], keys.Log);

@@ -5,6 +5,7 @@ using KtNotebooks.Models;
 using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
 using KtNotebooks.Tokenizers;
+using KtNotebooks.Weights;
 
 namespace KtNotebooks.Generation;
 
@@ -42,12 +43,13 @@ public sealed record ModelKeys(string Path, string? Adapter, Template Template, 
     }
 
     /// <summary>Tokenizer and model with the adapter on it. The caller disposes the model.</summary>
-    public (CausalLm Model, Tokenizer Tokenizer) Load()
+    /// <param name="loading">Told how far the model has come in.</param>
+    public (CausalLm Model, Tokenizer Tokenizer) Load(Action<WorkProgress>? loading = null)
     {
         var tokenizer = Tokenizer.Load(Path);
         var placement = ModelFolder.Place(Path, Placement);
         placement.RequireDevices();
-        var model = ModelFolder.Load(Path, Type, placement);
+        var model = ModelFolder.Load(Path, Type, placement, new LoadSettings(Report: loading));
         try
         {
             if (Adapter is not null) AdapterFolder.Load(model, Adapter, Log);

@@ -80,14 +80,14 @@ public static class AdapterFolder
     }
 
     /// <summary>
-    /// A short hash of the base: names and shapes of all weights, the first rows of the token table and of the head, and all norms, which any further training moves; values rounded to BF16, so that F32
+    /// A short hash of the base: names and shapes of all weights (of packed codes the shape that they stand for: one model has one fingerprint in every format), the first rows of the token table and of the head, and all norms, which any further training moves; values rounded to BF16, so that F32
     /// and BF16 copies agree.
     /// </summary>
     public static string Fingerprint(CausalLm model)
     {
         ArgumentNullException.ThrowIfNull(model);
         var text = new StringBuilder();
-        foreach (var parameter in model.AllWeights) text.Append(parameter.Name).Append('[').AppendJoin(',', parameter.Tensor.Shape.ToArray()).Append(']');
+        foreach (var parameter in model.AllWeights) text.Append(parameter.Name).Append('[').AppendJoin(',', parameter.Shape).Append(']');
         foreach (var weight in model.AllWeights.Select(p => p.Tensor).Where(t => t.Rank == 1).Concat([model.Embedding.Weight, model.Head.Weight]))
         {
             using var first = weight.Rank == 1 ? weight.Alias() : weight.Slice(0, Math.Min(8, weight.Dim(0)));

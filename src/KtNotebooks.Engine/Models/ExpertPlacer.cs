@@ -18,8 +18,8 @@ internal static class ExpertPlacer
     private const double SlotShare = 0.25;
 
     /// <param name="reasons">Gets one line for every choice that was made here.</param>
-    /// <exception cref="NotSupportedException">An executor that does not exist yet.</exception>
-    public static ExpertExecutors? Apply(CausalLm model, ModelPlacement placement, List<string> reasons)
+    /// <param name="brought">Told every bank that has come to its card or to pinned memory.</param>
+    public static ExpertExecutors? Apply(CausalLm model, ModelPlacement placement, List<string> reasons, Action<ExpertBank>? brought = null)
     {
         foreach (var device in placement.Devices)
             if (device.Kind == DeviceKind.Cuda && placement.Settings.GpuMemoryLimit is { } limit) CudaDevice.Get(device.Index).Pool.Limit = limit;
@@ -35,17 +35,17 @@ internal static class ExpertPlacer
             executors ??= new ExpertExecutors();
             if (resident)
             {
-                ExpertExecutors.Keep(banks, card, model.Type);
+                ExpertExecutors.Keep(banks, card, model.Type, brought);
                 if (group.Key.Kind == ExecutorKind.Auto) reasons.Add($"experts: resident: {sizes}");
                 continue;
             }
             var slots = (long)Math.Min(SlotShare * room, stored);
             if (group.Key.Kind == ExecutorKind.Streamed)
             {
-                executors.Stream(banks, card, slots);
+                executors.Stream(banks, card, slots, brought);
                 continue;
             }
-            var costs = executors.Split(banks, card, slots)!;
+            var costs = executors.Split(banks, card, slots, brought: brought)!;
             var shared = banks[0].CpuUpTo(costs);
             reasons.Add($"experts: split: {sizes}; measured: {costs}, so the CPU computes alone up to {shared.Alone} tokens a pass, takes a share up to {shared.Share}, and the card streams everything above");
         }

@@ -28,12 +28,20 @@ public static class ModelFolder
     public static CausalLm Load(string folder, DType type = DType.BF16, ModelPlacement? placement = null, LoadSettings? load = null)
     {
         var config = new ConfigFile(Path.Combine(folder, "config.json"));
-        using var checkpoint = Open(folder, placement, load ?? new LoadSettings());
+        load ??= new LoadSettings();
+        LoadMeter? meter = null;
+        using var checkpoint = new Checkpoint(folder)
+        {
+            FormatOf = path => placement?.Of(path).Format ?? load.Experts,
+            InMemory = path => load.InMemory || (placement is not null && PlacedWeights.InMemory(placement, path)),
+            OnTaken = (name, bytes) => meter?.Taken(name, bytes),
+        };
+        meter = new LoadMeter(folder, checkpoint.Bytes, placement, load.Report);
         var model = Build(config, placement is null ? checkpoint : new PlacedWeights(checkpoint, placement), type);
         List<string> notes = [.. LayersBeyond(model.Info.Layers, config, checkpoint.Names)];
         try
         {
-            if (placement is not null) model.Executors = ExpertPlacer.Apply(model, placement, notes);
+            if (placement is not null) model.Executors = ExpertPlacer.Apply(model, placement, notes, meter.Brought);
         }
         catch
         {
@@ -61,19 +69,6 @@ public static class ModelFolder
         if (!type.IsFloat()) throw new ArgumentException($"a model runs in F32 or BF16, not {type}");
         if (!Builders.TryGetValue(config.ModelType, out var build)) throw new NotSupportedException($"{config.Path}: model_type '{config.ModelType}' is not known; known are {string.Join(", ", KnownTypes)}");
         return (CausalLm)build.Invoke(null, BindingFlags.DoNotWrapExceptions, null, [config, weights, type], null)!;
-    }
-
-    private static Checkpoint Open(string folder, ModelPlacement? placement, LoadSettings load)
-    {
-        WorkMeter? meter = null;
-        var checkpoint = new Checkpoint(folder)
-        {
-            FormatOf = path => placement?.Of(path).Format ?? load.Experts,
-            InMemory = path => load.InMemory || (placement is not null && PlacedWeights.InMemory(placement, path)),
-            OnTaken = bytes => meter?.Add(Path.GetFileName(Path.TrimEndingDirectorySeparator(folder)), bytes),
-        };
-        meter = new WorkMeter(checkpoint.Bytes, load.Report);
-        return checkpoint;
     }
 
     /// <summary>DeepSeek-V3 ships its multi-token prediction layer after the last one (model.layers.61.*): said once, not loaded.</summary>

@@ -3,7 +3,14 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Nn;
 
 /// <summary>A tensor of a module under its checkpoint name.</summary>
-public readonly record struct Parameter(string Name, Tensor Tensor);
+public readonly record struct Parameter(string Name, Tensor Tensor)
+{
+    /// <summary>The rows and columns it stands for: the tensor's own, unless that holds packed codes, several values a byte.</summary>
+    public IReadOnlyList<long> Shape { get => field ?? [.. Tensor.Shape]; init; }
+
+    /// <summary>Values, however they are packed.</summary>
+    public long Count => Shape.Aggregate(1L, (product, dim) => product * dim);
+}
 
 /// <summary>
 /// A piece of a model. <see cref="Path"/> is its dotted name in the checkpoint, so loading, saving, adapters and placement rules all speak of it with the same word. Owns its tensors.

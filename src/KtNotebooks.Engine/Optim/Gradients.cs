@@ -12,22 +12,25 @@ public static class Gradients
     public static double Norm(IReadOnlyList<Parameter> parameters)
     {
         ArgumentNullException.ThrowIfNull(parameters);
-        double sum = 0;
-        foreach (var gradients in parameters.Select(p => p.Tensor.Grad).OfType<Tensor>().Where(g => g.Count > 0).GroupBy(g => g.Device))
-        {
-            var chunks = new Chunks([.. gradients]);
-            sum += gradients.Key.Kind == DeviceKind.Cuda ? OnCard(chunks) : OnHost(chunks);
-        }
-        return Math.Sqrt(sum);
+        // Every card is asked before the first one is waited for.
+        Func<double>[] sums = [.. parameters.Select(p => p.Tensor.Grad).OfType<Tensor>().Where(g => g.Count > 0).GroupBy(g => g.Device)
+            .Select(gradients => new Chunks([.. gradients])).Select(chunks => chunks.Device.Kind == DeviceKind.Cuda ? OnCard(chunks) : () => OnHost(chunks))];
+        return Math.Sqrt(sums.Sum(sum => sum()));
     }
 
     /// <summary>What gradients must be multiplied by so that their norm is at most <paramref name="max"/> (torch's clip_grad_norm_); 1 where max is 0 or below.</summary>
     public static double ClipScale(double norm, double max) => max <= 0 ? 1 : Math.Min(1, max / (norm + 1e-6));
 
-    private static double OnCard(Chunks chunks)
+    /// <summary>Queues the sum; what is returned waits for it.</summary>
+    private static Func<double> OnCard(Chunks chunks)
     {
         using var kernels = new OptimizerKernels(chunks);
-        return kernels.Squares();
+        var total = kernels.Squares();
+        return () =>
+        {
+            using (total)
+            using (var host = total.ToHost()) return host.Span<double>()[0];
+        };
     }
 
     private static double OnHost(Chunks chunks)

@@ -117,17 +117,16 @@ internal sealed class OptimizerKernels : IDisposable
         if (m is not null && v is not null) _state = Memory.Place([.. Enumerable.Range(0, m.Count).SelectMany(i => new long[] { chunks.Tensors[i].Pointer, m[i].Pointer, v[i].Pointer })], chunks.Device);
     }
 
-    /// <summary>Σ x² over all tensors in F64; waits for the card, once.</summary>
-    public double Squares()
+    /// <summary>Σ x² over all tensors, F64 [1] on the card.</summary>
+    public Tensor Squares()
     {
         var (card, device) = (CudaDevice.Get(_chunks.Device.Index), _chunks.Device);
         using var tensors = Addresses(_chunks.Tensors);
         using var partial = Tensor.Empty(DType.F64, device, _chunks.Count);
-        using var total = Tensor.Empty(DType.F64, device, 1);
+        var total = Tensor.Empty(DType.F64, device, 1);
         Program.Kernel(card, "squares", "").Launch(_chunks.Count, Threads, tensors.Pointer, _counts.Pointer, _ends.Pointer, _addresses.Length, Chunks.Size, partial.Pointer);
         Program.Kernel(card, "sum_squares", "").Launch(1, Threads, partial.Pointer, _chunks.Count, total.Pointer);
-        using var host = total.ToHost();
-        return host.Span<double>()[0];
+        return total;
     }
 
     /// <summary>One update of all weights and moments; gradients in the order of the weights.</summary>

@@ -31,5 +31,5 @@ public sealed class PlacedWeights(IWeights source, ModelPlacement placement) : I
     }
 
     /// <summary>Experts that a card computes are brought to it, or to pinned memory, from the mapped file when the model stands: see ExpertPlacer.</summary>
-    private static bool IsBroughtLater(ModulePlace place) => place is { Compute.Kind: DeviceKind.Cuda, Executor: not (null or ExecutorKind.Cpu) };
+    public static bool IsBroughtLater(ModulePlace place) => place is { Compute.Kind: DeviceKind.Cuda, Executor: not (null or ExecutorKind.Cpu) };
 }

@@ -38,6 +38,9 @@ public sealed class PlacementRules
     /// <summary>Does a rule name a card?</summary>
     internal bool NamesCards => _transfers.Values.Any(t => IsCard(t.Device)) || _rules.Any(r => IsCard(r.Assign.Compute) || IsCard(r.Assign.Output));
 
+    /// <summary>Does a rule say which card, or where layers change from one to the next?</summary>
+    internal bool NumbersCards => _transfers.Count > 0 || _rules.Any(r => r.Assign.Compute?.Contains(':', StringComparison.Ordinal) ?? r.Assign.Output?.Contains(':', StringComparison.Ordinal) ?? false);
+
     /// <exception cref="FileNotFoundException">No such file.</exception>
     /// <exception cref="InvalidDataException">Not a rules file; file and line are named.</exception>
     public static PlacementRules Load(string path)

@@ -2,6 +2,7 @@ using System.Globalization;
 
 using KtNotebooks.Configuration;
 using KtNotebooks.Data;
+using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Ops;
 
 namespace KtNotebooks.Placement;
@@ -33,6 +34,9 @@ public sealed record PlacementSettings
     /// <summary>device: auto, cpu (wins over every rule) or cuda:N (where rules say plain `cuda`, or nothing).</summary>
     public string Device { get; init; } = "auto";
 
+    /// <summary>cards: the layers lie on the first so many cards in turn, where no rule names one; null: all on the device.</summary>
+    public int? Cards { get; init; }
+
     /// <summary>experts: who runs them, whatever the rules say; null: the rules decide.</summary>
     public ExecutorKind? Experts { get; init; }
 
@@ -58,6 +62,8 @@ public sealed record PlacementSettings
 
     internal string ExpertsWhere { get; init; } = "experts";
 
+    internal string CardsWhere { get; init; } = "cards";
+
     /// <summary>Reads all keys of both generations.</summary>
     /// <exception cref="ArgumentException">A value or an option that cannot be honoured; file and line are named.</exception>
     /// <exception cref="InvalidDataException">A wrong rules file.</exception>
@@ -79,6 +85,7 @@ public sealed record PlacementSettings
         {
             throw c.Wrong("device", "auto, cpu or cuda:N");
         }
+        var cards = ReadCards(c, device, rules);
         var (format, skip) = Format(c);
         if (format is not null && rules is not null) throw new ArgumentException($"{c.Where("kt_optimize_rule")}: a rules file and a format in kt_config exclude each other: the rules say the format (backend or format)");
         var lifecycle = c.OneOf(Block + "kt_weight_lifecycle", "persistent", "persistent", "ephemeral");
@@ -93,6 +100,7 @@ public sealed record PlacementSettings
         {
             Rules = rules,
             Device = device,
+            Cards = cards,
             Experts = experts,
             ExpertFormat = format,
             ExpertHome = !generation || rules is not null ? null : lifecycle == "ephemeral" ? WeightHome.Mmap : WeightHome.Host,
@@ -102,7 +110,19 @@ public sealed record PlacementSettings
             Notes = notes,
             DeviceWhere = c.Has("device") ? c.Where("device") : "device",
             ExpertsWhere = c.Has("experts") ? c.Where("experts") : "experts",
+            CardsWhere = c.Has("cards") ? c.Where("cards") : "cards",
         };
+    }
+
+    /// <summary>A number, or all that the driver shows (CUDA_VISIBLE_DEVICES applies), so that one config does for a machine with one card and for one with four.</summary>
+    private static int? ReadCards(Settings c, string device, PlacementRules? rules)
+    {
+        if (c.Text("cards") is not { } word) return null;
+        var cards = word == "all" ? Math.Max(1, CudaDevice.Count) : int.TryParse(word, NumberStyles.None, CultureInfo.InvariantCulture, out var n) && n > 0 ? n : throw c.Wrong("cards", "all or a positive number");
+        if (device == "cpu") return null;
+        if (device != "auto") throw new ArgumentException($"{c.Where("cards")}: cards and device: {device} exclude each other: with cards: {word} layers lie on the first cards in turn; write one of the two");
+        if (rules is { NumbersCards: true }) throw new ArgumentException($"{c.Where("cards")}: cards and a rules file that numbers cards exclude each other: {rules.Path} says where layers go; write one of the two, or cuda without a number in the rules");
+        return cards;
     }
 
     /// <summary>Every option of <see cref="KtOption.All"/>: refused, noted, or checked against the keys that it must agree with. True when any stands in kt_config.</summary>

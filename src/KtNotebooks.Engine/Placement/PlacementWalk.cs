@@ -14,12 +14,14 @@ internal sealed class PlacementWalk
     private readonly Device _default;
     private readonly List<KeyValuePair<string, ModulePlace>> _places = [];
     private readonly Dictionary<string, (string Path, ModulePlace Place)> _layers = [];
+    private Device _here; // of the layer that was reached; before and behind the layers the first and the last one's
 
     public PlacementWalk(string modelType, PlacementSettings settings)
     {
         (_modelType, _settings) = (modelType, settings);
         // Without a device named anywhere everything stays on the CPU; a rules file that names cards has cuda:0 for all that it leaves out, as in KTransformers.
-        _default = settings.Device == "auto" ? (settings.Rules?.NamesCards ?? false ? Device.Cuda() : Device.Cpu) : Device.Parse(settings.Device);
+        _default = settings.Device != "auto" ? Device.Parse(settings.Device) : settings.Cards is not null || settings.Rules is { NamesCards: true } ? Device.Cuda() : Device.Cpu;
+        _here = _default;
     }
 
     private PlacementRules? Rules => _settings.Rules;
@@ -80,11 +82,22 @@ internal sealed class PlacementWalk
         if (_settings.Device == "cpu") return Device.Cpu;
         return word switch
         {
-            null or "auto" => Transfer(path)?.Device ?? _default,
-            "cuda" => _default.Kind == DeviceKind.Cuda ? _default : Device.Cuda(),
+            null or "auto" => Transfer(path)?.Device ?? Default(path),
+            "cuda" => Default(path) is { Kind: DeviceKind.Cuda } card ? card : Device.Cuda(),
             _ => Device.Parse(word),
         };
     }
+
+    /// <summary>With `cards`, layer i is on card i mod n: neighbours in the model work at the same time on different parts of a window, and each card's bus brings every n-th bank of experts alone.</summary>
+    private Device Default(string path)
+    {
+        if (_settings is not { Device: "auto", Cards: { } cards }) return _default;
+        if (LayerOf(path) is { } layer) _here = Device.Cuda(layer % cards);
+        return _here;
+    }
+
+    /// <summary>What says where a module goes that no rule names.</summary>
+    private string Key => _settings.Device != "auto" ? _settings.DeviceWhere : _settings.Cards is not null ? _settings.CardsWhere : Rules?.Path ?? "default";
 
     /// <summary>Where transfer_map sends a layer's module, and the line that says so.</summary>
     private (Device Device, string Where)? Transfer(string path)
@@ -99,7 +112,7 @@ internal sealed class PlacementWalk
         var assign = rule?.Assign ?? new Assignment();
         var device = DeviceOf(path, assign.Compute);
         var home = device.Kind == DeviceKind.Cuda ? WeightHome.Device : assign.Weights is { } w and not WeightHome.Device ? w : rule is null ? WeightHome.Mmap : WeightHome.Host;
-        var because = rule?.Where ?? (_settings.Device == "auto" ? Transfer(path)?.Where ?? Rules?.Path ?? "default" : _settings.DeviceWhere);
+        var because = rule?.Where ?? (_settings.Device == "auto" ? Transfer(path)?.Where : null) ?? Key;
         if (owns && rule is not null && device.Kind == DeviceKind.Cuda && assign.Weights is WeightHome.Host or WeightHome.Mmap) throw new InvalidDataException($"{because}: {path} computes on {device}, so its weights must live there (weights: device); only experts can stream from host memory: match them alone");
         return new ModulePlace(device, home, Kernel: assign.Kernel, Because: because);
     }
@@ -108,7 +121,7 @@ internal sealed class PlacementWalk
     {
         var assign = rule?.Assign ?? new Assignment();
         var layer = _layers[LayerPath(path)!].Place.Compute; // of the norm before it
-        var because = rule?.Where ?? (_settings.Device == "auto" ? Rules?.Path ?? "default" : _settings.DeviceWhere);
+        var because = rule?.Where ?? Key;
         if (assign.Output is { } output && DeviceOf(path, output) != layer) throw new InvalidDataException($"{because}: out_device of {path} is {DeviceOf(path, output)}, but its layer computes on {layer}");
         var device = assign.Compute is null or "auto" ? layer : DeviceOf(path, assign.Compute);
         var executor = _settings.Experts ?? assign.Executor;

@@ -52,7 +52,7 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
     private void CountBank(ExpertBank bank)
     {
         var place = placement.Of(bank.Path);
-        var parameters = bank.Weights.Sum(w => w.Tensor.Count);
+        var parameters = bank.Weights.Sum(w => w.Count);
         var format = place.Format ?? config.StoredFormat ?? OwnFormat;
         var bytes = BankBytes(bank.Path);
         _parameters += parameters;

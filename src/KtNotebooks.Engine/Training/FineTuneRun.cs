@@ -6,6 +6,7 @@ using KtNotebooks.Optim;
 using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
 using KtNotebooks.Tokenizers;
+using KtNotebooks.Weights;
 
 namespace KtNotebooks.Training;
 
@@ -49,7 +50,11 @@ public sealed class FineTuneRun : IDisposable
     public IReadOnlyList<string> Notes { get; }
 
     /// <summary>Reads, checks and loads everything a config names; nothing is written yet.</summary>
-    public static FineTuneRun Open(params string[] arguments)
+    public static FineTuneRun Open(params string[] arguments) => Open(null, arguments);
+
+    /// <param name="loading">Told how far the model has come in.</param>
+    /// <param name="arguments">A YAML file and key=value pairs over it.</param>
+    public static FineTuneRun Open(Action<WorkProgress>? loading, string[] arguments)
     {
         var c = Settings.Read(arguments);
         var modelPath = c.Required("model_name_or_path");
@@ -97,7 +102,7 @@ public sealed class FineTuneRun : IDisposable
         var (train, heldOut) = (rows.Train, rows.HeldOut);
         notes.AddRange(rows.Notes(tokenizer));
         var windows = new ExampleWindows(train, batch, accumulation, epochs, maxSteps, reduction, (int)training.Seed);
-        var model = ModelFolder.Load(modelPath, type, placement);
+        var model = ModelFolder.Load(modelPath, type, placement, new LoadSettings(Report: loading));
         try
         {
             foreach (var example in train.Concat(heldOut))

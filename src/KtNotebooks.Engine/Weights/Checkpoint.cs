@@ -54,8 +54,8 @@ public sealed class Checkpoint : IWeights, IDisposable
     /// <summary>Whether a tensor, or the experts below a path, are copied into memory of ours; if not, they are mapped.</summary>
     public Func<string, bool> InMemory { get; init; } = _ => false;
 
-    /// <summary>Told the bytes of every tensor that is taken.</summary>
-    public Action<long>? OnTaken { get; init; }
+    /// <summary>Told the name and bytes of every tensor that is taken.</summary>
+    public Action<string, long>? OnTaken { get; init; }
 
     public IEnumerable<string> Names => _fileOf.Keys;
 
@@ -124,7 +124,7 @@ public sealed class Checkpoint : IWeights, IDisposable
     internal void Took(SafetensorsFile file, TensorEntry entry, bool drop)
     {
         if (drop) file.Drop(entry.Name);
-        OnTaken?.Invoke(entry.End - entry.Begin);
+        OnTaken?.Invoke(entry.Name, entry.End - entry.Begin);
     }
 
     internal SafetensorsFile FileOf(string name) => _fileOf.TryGetValue(name, out var file) ? file : throw new InvalidDataException($"{Folder}: tensor '{name}' is missing from the checkpoint (expected by config.json)");

@@ -13,7 +13,7 @@ public sealed unsafe class PatternWeights : IWeights
 {
     private const int Pool = 1 << 22;
     private const float Deviation = 0.02f;
-    private readonly Device _device;
+    private readonly Func<string, Device> _deviceOf;
     private readonly MatrixFormat _format;
     private readonly ushort[] _values = new ushort[Pool];
     private readonly byte[] _bytes = new byte[Pool];
@@ -21,8 +21,15 @@ public sealed unsafe class PatternWeights : IWeights
     /// <param name="device">Where all tensors but experts and the token table go.</param>
     /// <param name="format">Of the experts.</param>
     public PatternWeights(Device device, MatrixFormat format, ulong seed = 1)
+        : this(_ => device, format, seed)
     {
-        (_device, _format) = (device, format);
+    }
+
+    /// <param name="deviceOf">The same by the tensor's name.</param>
+    /// <param name="format">Of the experts.</param>
+    public PatternWeights(Func<string, Device> deviceOf, MatrixFormat format, ulong seed = 1)
+    {
+        (_deviceOf, _format) = (deviceOf, format);
         var random = new NormalRandom(seed, "pattern");
         var row = new float[Pool];
         random.Fill(row, Deviation);
@@ -47,8 +54,8 @@ public sealed unsafe class PatternWeights : IWeights
             Memory.Copy(wide, tensor);
         }
         // The token table is read a few rows at a time: it stays with the host.
-        if (_device == Device.Cpu || name.StartsWith("model.embed_tokens", StringComparison.Ordinal)) return tensor;
-        using (tensor) return tensor.To(_device);
+        if (name.StartsWith("model.embed_tokens", StringComparison.Ordinal) || _deviceOf(name) is not { Kind: DeviceKind.Cuda } card) return tensor;
+        using (tensor) return tensor.To(card);
     }
 
     public Matrices TakeExperts(string path, string suffix, DType type, int count, long n, long k)

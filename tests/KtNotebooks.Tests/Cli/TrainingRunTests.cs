@@ -14,6 +14,7 @@ public class TrainingRunTests
         var (exit, output, errors) = Kt.Run(place.Train("save_steps=5"));
         Assert.Equal((0, ""), (exit, errors));
         Assert.Contains("done: 12 steps", output, StringComparison.Ordinal);
+        Assert.Single(System.Text.RegularExpressions.Regex.Matches(output, @"(?m)^loaded model: [\d.]+ kB read or mapped in \d+\.\d s, \d+\.\d\d GB/s$"));
         Assert.Contains("tokens/s", output, StringComparison.Ordinal);
         Assert.Contains("ETA", output, StringComparison.Ordinal);
         Assert.Equal(["adapter_config.json", "adapter_model.safetensors", "checkpoint-10", "checkpoint-5", "trainer_log.jsonl", "trainer_state.json", "training_loss.png"],

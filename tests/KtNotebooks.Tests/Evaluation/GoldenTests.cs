@@ -75,6 +75,22 @@ public class GoldenTests
         Assert.Empty(results.Where(r => !r.Passed).Select(r => r.ToString()));
     }
 
+    /// <summary>Layers in turn over two cards, the window in two parts.</summary>
+    [Trait("card", "cuda")]
+    [Theory]
+    [InlineData("deepseek_v2_lite", DType.F32, ExecutorKind.Streamed)]
+    [InlineData("deepseek_v2_lite", DType.F32, ExecutorKind.Cpu)]
+    [InlineData("deepseek_v3", DType.F32, ExecutorKind.Resident)]
+    [InlineData("qwen3_moe", DType.F32, ExecutorKind.Streamed)]
+    public void Two_cards_give_the_reference_s_numbers(string model, DType type, ExecutorKind experts)
+    {
+        Require.Hardware("cuda", CudaDevice.Missing);
+        if (CudaDevice.Count < 2) Assert.Skip("there is one card");
+        var results = GoldenCheck.Run(Of(model), type, new PlacementSettings { Cards = 2, Experts = experts }, TestContext.Current.CancellationToken);
+        Assert.Equal(10, results.Count);
+        Assert.Empty(results.Where(r => !r.Passed).Select(r => r.ToString()));
+    }
+
     [Fact]
     public void A_model_that_computes_something_else_does_not_pass()
     {

@@ -43,6 +43,7 @@ public sealed class StoredBenchmarkTests : IDisposable
     {
         Assert.Equal("./kt bench train --shape deepseek-v3 --layers 4 --tokens 8192 --seq 512 --rank 8 --experts streamed --format fp8 --device cuda:1 --slots-mb 3000 --saved-mb 0 --chunk 4096 --steps 3 --moments-on-host --json",
             new StoredBenchmark("x", Result).Command);
+        Assert.EndsWith(" --steps 3 --moments-on-host --cards 2 --contiguous --parts 4 --json", new StoredBenchmark("x", Result with { Settings = Result.Settings with { Cards = 2, Contiguous = true, Parts = 4 } }).Command, StringComparison.Ordinal);
     }
 
     [Fact]

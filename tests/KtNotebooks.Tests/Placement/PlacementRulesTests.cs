@@ -52,6 +52,43 @@ public sealed class PlacementRulesTests : IDisposable
         Assert.Equal([Device.Cpu, Device.Cuda(0), Device.Cuda(1)], placement.Devices);
     }
 
+    [Fact]
+    public void Cards_take_layers_in_turn_where_no_rule_names_a_card()
+    {
+        var placement = Resolve("""
+            - match: { class: experts, name: 'layers\.[45]\.' }
+              place: { compute: cpu, weights: host, format: int8 }
+            - match: { class: experts }
+              place: { weights: host }
+            - match: { class: attention }
+              place: { compute: cuda }
+            """, "cards=4");
+        for (var layer = 0; layer < 27; layer++)
+        {
+            Assert.Equal(Device.Cuda(layer % 4), placement.Of($"model.layers.{layer}").Compute);
+            Assert.Equal(Device.Cuda(layer % 4), placement.Of($"model.layers.{layer}.self_attn.q_proj.weight").Compute);
+            if (layer is not (0 or 4 or 5)) Assert.Equal((Device.Cuda(layer % 4), WeightHome.Host, ExecutorKind.Streamed), Bank(placement, layer));
+        }
+        Assert.Equal((Device.Cpu, WeightHome.Host, ExecutorKind.Cpu), Bank(placement, 4));
+        Assert.Equal((Device.Cuda(0), Device.Cuda(2), Device.Cuda(2)), (placement.Of("model.embed_tokens").Compute, placement.Of("model.norm").Compute, placement.Of("lm_head").Compute)); // with the last layer, 26
+        Assert.Equal([Device.Cpu, Device.Cuda(0), Device.Cuda(1), Device.Cuda(2), Device.Cuda(3)], placement.Devices);
+    }
+
+    [Fact]
+    public void One_card_of_cards_is_the_first()
+    {
+        Assert.Equal([Device.Cuda(0)], Resolve("- match: { class: experts }\n  place: { weights: host }\n", "cards=1").Devices);
+        Assert.Equal([Device.Cpu], Resolve("- match: { class: experts }\n  place: { weights: host }\n", "cards=2", "device=cpu").Devices);
+    }
+
+    [Theory]
+    [InlineData("- match: { name: x }\n  place: { compute: 'cuda:1' }\n", "cards=2", "cards and a rules file that numbers cards exclude each other")]
+    [InlineData("- match: { name: x }\n  place: { compute: auto }\n", "cards=2 device=cuda:1", "cards and device: cuda:1 exclude each other")]
+    [InlineData("- match: { name: x }\n  place: { compute: auto }\n", "cards=0", "cards")]
+    [InlineData("- match: { name: x }\n  place: { compute: auto }\n", "cards=both", "cards")]
+    public void Cards_that_cannot_be_are_refused(string rules, string keys, string says) =>
+        Assert.Contains(says, Assert.ThrowsAny<ArgumentException>(() => Resolve(rules, keys.Split(' '))).Message, StringComparison.Ordinal);
+
     [Theory]
     [InlineData("weights: device", "cuda:0", WeightHome.Device, ExecutorKind.Resident)]
     [InlineData("weights: host", "cuda:0", WeightHome.Host, ExecutorKind.Streamed)]

@@ -11,10 +11,13 @@ namespace KtNotebooks.Tests.Weights;
 /// <summary>The tiny model as a folder in a low-bit layout: all matrices but embedding, head and router in FP8, as DeepSeek ships it, or the experts in packed 4 bits, as Kimi does; matrices and scales in different shards.</summary>
 internal static class LowBitFolder
 {
-    /// <summary>Widths that are multiples of 32, for 4 bits; for FP8 as odd as before.</summary>
-    public static string Save(string folder, MatrixFormat format, ulong seed = 1)
+    /// <summary>The tiny config with widths that are multiples of 32, as 4 bits want them.</summary>
+    public static string Wide(string config) => config.Replace("\"hidden_size\": 40", "\"hidden_size\": 64", StringComparison.Ordinal).Replace("\"moe_intermediate_size\": 18", "\"moe_intermediate_size\": 32", StringComparison.Ordinal);
+
+    /// <param name="wide">With the widths that 4 bits have anyway; if not, FP8 has odd ones.</param>
+    public static string Save(string folder, MatrixFormat format, ulong seed = 1, bool wide = false)
     {
-        Tiny.Save(folder, seed, format == MatrixFormat.Int4 ? c => c.Replace("\"hidden_size\": 40", "\"hidden_size\": 64", StringComparison.Ordinal).Replace("\"moe_intermediate_size\": 18", "\"moe_intermediate_size\": 32", StringComparison.Ordinal) : null);
+        Tiny.Save(folder, seed, wide || format == MatrixFormat.Int4 ? Wide : null);
         List<(string, Tensor)> matrices = [], scales = [];
         using (var file = new SafetensorsFile(Path.Combine(folder, "model.safetensors")))
             foreach (var (name, entry) in file.Entries)

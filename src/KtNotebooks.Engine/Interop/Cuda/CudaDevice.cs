@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using System.Runtime.InteropServices;
 
 using static KtNotebooks.Interop.Cuda.Driver;
@@ -28,6 +29,7 @@ public sealed unsafe class CudaDevice
 
     private readonly nint _context;
     private readonly Lock _stagingGate = new();
+    private readonly ConcurrentDictionary<int, bool> _reached = new();
 
     private CudaDevice(int index)
     {
@@ -214,12 +216,32 @@ public sealed unsafe class CudaDevice
         if (bytes == 0) return;
         using var written = new CudaEvent(other);
         written.Record(other.Compute);
-        Compute.Wait(written);
-        Copy(target, source, bytes);
-        using var read = new CudaEvent(this);
-        read.Record(Compute);
+        using var read = CopyFrom(other, written, target, source, bytes);
         other.Compute.Wait(read);
     }
+
+    /// <summary>The same after a mark of the other's, which goes on meanwhile: the memory there may be used again after the mark that is returned.</summary>
+    internal CudaEvent CopyFrom(CudaDevice other, CudaEvent written, nint target, nint source, long bytes)
+    {
+        Reach(other);
+        Compute.Wait(written);
+        Copy(target, source, bytes);
+        var read = new CudaEvent(this);
+        read.Record(Compute);
+        return read;
+    }
+
+    /// <summary>Lets this card read the other's memory directly (NVLink, or PCIe where the machine allows it); where it may not, the driver takes copies through host memory.</summary>
+    private void Reach(CudaDevice other) => _reached.GetOrAdd(other.Index, static (peer, pair) =>
+    {
+        int can;
+        cuDeviceCanAccessPeer(&can, pair.Here.Index, peer).Ok();
+        if (can == 0) return false;
+        pair.Here.Use();
+        var status = cuCtxEnablePeerAccess(pair.There._context, 0);
+        if (status != CuResult.PeerAccessAlreadyEnabled) status.Ok(nameof(cuCtxEnablePeerAccess));
+        return true;
+    }, (Here: this, There: other));
 
     internal void Clear(nint target, long bytes)
     {

@@ -77,6 +77,18 @@ public sealed unsafe class CudaEvent : SafeHandle
         cuEventSynchronize(handle).Ok();
     }
 
+    /// <summary>Is the work before the mark done? Does not wait.</summary>
+    public bool IsReached
+    {
+        get
+        {
+            _device.Use();
+            var status = cuEventQuery(handle);
+            if (status != CuResult.NotReady) status.Ok(nameof(cuEventQuery));
+            return status == CuResult.Success;
+        }
+    }
+
     /// <summary>Milliseconds from <paramref name="start"/> to this event; waits for this one.</summary>
     public float Since(CudaEvent start)
     {

@@ -9,6 +9,8 @@ internal enum CuResult
     Success = 0,
     OutOfMemory = 2,
     NoDevice = 100,
+    NotReady = 600,
+    PeerAccessAlreadyEnabled = 704,
 }
 
 /// <summary>The driver API under its real symbol names. Addresses and handles are <c>nint</c>; <c>CUdevice</c> is an int. Every status goes through <see cref="CuResults.Ok"/>.</summary>
@@ -37,6 +39,11 @@ internal static unsafe partial class Driver
     [LibraryImport(Library)] internal static partial CuResult cuDevicePrimaryCtxRetain(nint* context, int device);
 
     [LibraryImport(Library)] internal static partial CuResult cuCtxSetCurrent(nint context);
+
+    [LibraryImport(Library)] internal static partial CuResult cuDeviceCanAccessPeer(int* can, int device, int peer);
+
+    /// <summary>The current context may use the other's memory from now on; the other way is asked for apart.</summary>
+    [LibraryImport(Library)] internal static partial CuResult cuCtxEnablePeerAccess(nint peer, uint flags);
 
     [LibraryImport(Library)] internal static partial CuResult cuMemGetInfo_v2(nuint* free, nuint* total);
 
@@ -70,6 +77,8 @@ internal static unsafe partial class Driver
     [LibraryImport(Library)] internal static partial CuResult cuEventRecord(nint @event, nint stream);
 
     [LibraryImport(Library)] internal static partial CuResult cuEventSynchronize(nint @event);
+
+    [LibraryImport(Library)] internal static partial CuResult cuEventQuery(nint @event);
 
     [LibraryImport(Library)] internal static partial CuResult cuEventElapsedTime(float* milliseconds, nint start, nint end);
 

@@ -1,18 +1,23 @@
 namespace KtNotebooks.Interop.Cuda;
 
 /// <summary>A stretch of pinned memory in use.</summary>
-internal sealed class PinnedBlock(PinnedMemory memory)
+internal sealed class PinnedBlock(CudaDevice card, PinnedMemory memory)
 {
+    /// <summary>The card whose streams copy from and to it.</summary>
+    public CudaDevice Card => card;
+
     public nint Pointer => memory.Pointer;
 
     public long Bytes => memory.ByteLength;
 }
 
-/// <summary>Pinned memory kept for reuse by size: locking pages costs the system far more than the copies that they speed up.</summary>
+/// <summary>
+/// Pinned memory kept for reuse, by card and size: locking pages costs the system far more than the copies that they speed up, and a thread that drives one card must not wait for the copies of another.
+/// </summary>
 internal static class PinnedPool
 {
     private static readonly Lock Gate = new();
-    private static readonly Dictionary<long, Queue<(PinnedBlock Block, CudaEvent LastCopy)>> Free = [];
+    private static readonly Dictionary<(int Card, long Bytes), Queue<(PinnedBlock Block, CudaEvent LastCopy)>> Free = [];
 
     /// <summary>Bytes locked so far, in use and kept.</summary>
     public static long HeldBytes { get; private set; }
@@ -23,10 +28,10 @@ internal static class PinnedPool
         (PinnedBlock? Block, CudaEvent LastCopy) known = (null, null!);
         lock (Gate)
         {
-            if (Free.TryGetValue(bytes, out var blocks) && blocks.TryDequeue(out var first)) known = first;
+            if (Free.TryGetValue((card.Index, bytes), out var blocks) && blocks.TryDequeue(out var first)) known = first;
             else HeldBytes += bytes;
         }
-        if (known.Block is null) return new PinnedBlock(new PinnedMemory(card, bytes));
+        if (known.Block is null) return new PinnedBlock(card, new PinnedMemory(card, bytes));
         using (known.LastCopy) known.LastCopy.Synchronize();
         return known.Block;
     }
@@ -36,7 +41,8 @@ internal static class PinnedPool
     {
         lock (Gate)
         {
-            if (!Free.TryGetValue(block.Bytes, out var blocks)) Free[block.Bytes] = blocks = new();
+            var key = (block.Card.Index, block.Bytes);
+            if (!Free.TryGetValue(key, out var blocks)) Free[key] = blocks = new();
             blocks.Enqueue((block, lastCopy));
         }
     }

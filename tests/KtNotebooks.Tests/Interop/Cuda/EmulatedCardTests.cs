@@ -1,3 +1,5 @@
+using System.Runtime.InteropServices;
+
 using KtNotebooks.Interop;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Tensors;
@@ -9,7 +11,7 @@ namespace KtNotebooks.Tests.Interop.Cuda;
 /// <summary>The emulator of tests/cuda-emulator finds what a kernel does wrong: an emulator that lets everything pass would prove nothing. A real card would lose its context over most of this.</summary>
 [Trait("card", "cuda")]
 [Collection(Alone.Name)] // cards are shared with the tests that count their pool
-public class EmulatedCardTests
+public partial class EmulatedCardTests
 {
     private const string Source = """
         extern "C" __global__ void beyond_the_end(float* x, int n) { x[n + threadIdx.x] = 1; }
@@ -140,13 +142,20 @@ public class EmulatedCardTests
         card.Compute.Synchronize();
     }
 
+    [LibraryImport("libcuda.so.1")] private static partial int cuCtxDisablePeerAccess(nint context);
+
     [Fact]
-    public void Another_cards_memory_is_out_of_reach()
+    public unsafe void Another_cards_memory_is_out_of_reach()
     {
         var card = Card;
         if (CudaDevice.Count < 2) Assert.Skip("KT_EMULATED_CARDS is below 2");
         using var there = Tensor.Zeros(DType.F32, Device.Cuda(1), 128);
-        CudaDevice.Get(1).Compute.Synchronize();
+        using (there.To(Device.Cuda())) CudaDevice.Get(1).Compute.Synchronize();
+        // That copy opened the way for kernels too.
+        nint other;
+        Driver.cuDevicePrimaryCtxRetain(&other, 1).Ok();
+        card.Use();
+        Assert.Equal(0, cuCtxDisablePeerAccess(other));
         var error = Assert.Throws<KtNativeException>(() =>
         {
             Program.Kernel(card, "bounded", "").Launch(1, 32, there.Pointer, 1);

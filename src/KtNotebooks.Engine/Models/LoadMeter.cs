@@ -1,0 +1,30 @@
+using KtNotebooks.Experts;
+using KtNotebooks.Placement;
+using KtNotebooks.Weights;
+
+namespace KtNotebooks.Models;
+
+/// <summary>
+/// Counts a checkpoint's bytes once as a model loads: when a tensor is taken, or, where experts stay mapped until they are brought to a card or to pinned memory (which is what takes the time), when their bank is there.
+/// </summary>
+internal sealed class LoadMeter(string folder, long total, ModelPlacement? placement, Action<WorkProgress>? report)
+{
+    private readonly WorkMeter _meter = new(total, report);
+    private readonly Dictionary<string, long> _waiting = [];
+
+    public void Taken(string name, long bytes)
+    {
+        if (placement is not null && name.IndexOf(".experts.", StringComparison.Ordinal) is > 0 and var at && PlacedWeights.IsBroughtLater(placement.Of(name)))
+            lock (_waiting) _waiting[name[..(at + ".experts".Length)]] = _waiting.GetValueOrDefault(name[..(at + ".experts".Length)]) + bytes;
+        else Count(bytes);
+    }
+
+    public void Brought(ExpertBank bank)
+    {
+        long bytes;
+        lock (_waiting) _ = _waiting.Remove(bank.Path, out bytes);
+        Count(bytes);
+    }
+
+    private void Count(long bytes) => _meter.Add(Path.GetFileName(Path.TrimEndingDirectorySeparator(folder)), bytes);
+}

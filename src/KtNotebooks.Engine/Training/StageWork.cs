@@ -1,0 +1,185 @@
+using KtNotebooks.Autograd;
+using KtNotebooks.Experts;
+using KtNotebooks.Models;
+using KtNotebooks.Nn;
+using KtNotebooks.Ops;
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Training;
+
+/// <summary>
+/// What a step does at one place of a model with the rows of one part of the window: a stage forward or backward, the token table, the head. Rows go in chunks; only a bank of experts that has to cross the bus sees all rows
+/// of the part at once, group of experts by group. Of different devices it may be asked from a thread each.
+/// </summary>
+internal sealed class StageWork(CausalLm model, int chunkRows, int headRows)
+{
+    private readonly Device[] _devices = [.. model.Stages.Select(s => s.Device)];
+
+    /// <summary>The device of every stage.</summary>
+    public IReadOnlyList<Device> Devices => _devices;
+
+    public bool TrainsEmbedding => model.Embedding.Weight.RequiresGrad;
+
+    /// <summary>Σ weight · cross-entropy of a batch, without gradients or dropout.</summary>
+    public double Loss(TokenBatch batch, CancellationToken cancel)
+    {
+        double loss = 0;
+        foreach (var (from, to) in Chunks(batch, new WindowPart(0, 0, batch.Tokens), wholeSequences: true))
+        {
+            cancel.ThrowIfCancellationRequested();
+            var part = batch.Sequence(SequenceAt(batch, from), SequenceAt(batch, to));
+            using var tape = Tape.Scratch();
+            var hidden = model.Hidden(part);
+            // The logits of a long batch must be bounded here too.
+            for (var first = 0; first < part.Tokens; first += headRows)
+            {
+                using var scratch = Tape.Scratch();
+                using var rows = hidden.Slice(first, Math.Min(headRows, part.Tokens - first));
+                if (HeadLoss(rows, part, first, first + rows.Rows) is { } total) loss += total.Item();
+            }
+        }
+        return loss;
+    }
+
+    /// <summary>The first stage in which something is trained, or 0 where the token table is; the number of stages where nothing is.</summary>
+    public int Lowest()
+    {
+        if (TrainsEmbedding) return 0;
+        var i = 0;
+        while (i < model.Stages.Count && !model.Stages[i].All().Any(m => m.Trainable.Any())) i++;
+        return i;
+    }
+
+    /// <summary>The banks of experts in a stage.</summary>
+    public IEnumerable<ExpertBank> BanksOf(int i) => model.Stages[i].All().OfType<ExpertBank>();
+
+    /// <summary>attention, experts or dense.</summary>
+    public string NameOf(int i) => model.Stages[i].NeedsWholeSequences ? "attention" : BanksOf(i).Any() ? "experts" : "dense";
+
+    /// <summary>Rows of the token table → [rows, D] on the first stage's device.</summary>
+    public Tensor Embed(TokenBatch batch, WindowPart part)
+    {
+        using var tape = Tape.Scratch();
+        return tape.Keep(Embedded(batch, part));
+    }
+
+    public void EmbedBackward(TokenBatch batch, WindowPart part, Tensor d)
+    {
+        using var tape = Tape.Record();
+        tape.Backward(Embedded(batch, part), d);
+    }
+
+    /// <summary>x [rows, D] → y [rows, D] of stage i, chunk by chunk.</summary>
+    public Tensor Forward(int i, Tensor x, TokenBatch batch, WindowPart part, ulong key, CancellationToken cancel)
+    {
+        var stage = model.Stages[i];
+        return ByChunks(stage, x, batch, part, (from, to, target) =>
+        {
+            using var tape = Tape.Scratch();
+            using var rows = x.Slice(from - part.From, to - from);
+            Memory.Copy(stage.Forward(rows, Pass.ForTraining(batch, from, to, key)), target);
+        }, cancel);
+    }
+
+    /// <summary>dy [rows, D] → dx [rows, D] of stage i; parameter gradients are added on the way.</summary>
+    public Tensor Backward(int i, Tensor x, Tensor dy, TokenBatch batch, WindowPart part, ulong key, CancellationToken cancel)
+    {
+        var stage = model.Stages[i];
+        return ByChunks(stage, x, batch, part, (from, to, target) =>
+        {
+            using var tape = Tape.Record();
+            using var rows = x.Slice(from - part.From, to - from);
+            using var dRows = dy.Slice(from - part.From, to - from);
+            rows.RequiresGrad = true;
+            tape.Backward(stage.Forward(rows, Pass.ForTraining(batch, from, to, key) with { ValueUnused = true }), dRows);
+            Memory.Copy(rows.Grad!, target);
+        }, cancel);
+    }
+
+    /// <summary>Final norm, head and loss on the rows that have a target, headRows rows at a time: T × V logits never exist. Fills d [rows, D] (given as zeros); the losses, one entry for headRows rows, are the caller's.</summary>
+    public Tensor Head(Tensor hidden, TokenBatch batch, WindowPart part, Tensor d, ulong key, CancellationToken cancel)
+    {
+        var losses = Tensor.Zeros(DType.F32, d.Device, (part.Rows + headRows - 1) / headRows);
+        try
+        {
+            for (var from = 0; from < part.Rows; from += headRows)
+            {
+                cancel.ThrowIfCancellationRequested();
+                var count = Math.Min(headRows, part.Rows - from);
+                using var tape = Tape.Record();
+                using var rows = hidden.Slice(from, count);
+                rows.RequiresGrad = true;
+                if (HeadLoss(rows, batch, part.From + from, part.From + from + count, key, training: true) is not { } total) continue;
+                using var loss = losses.Slice(from / headRows, 1);
+                Memory.Copy(total, loss);
+                tape.Backward(total);
+                using var target = d.Slice(from, count);
+                Memory.Copy(rows.Grad!, target);
+            }
+            return losses;
+        }
+        catch
+        {
+            losses.Dispose();
+            throw;
+        }
+    }
+
+    private Tensor Embedded(TokenBatch batch, WindowPart part) => Transfer.Apply(model.Embedding.Forward(part.Rows == batch.Tokens ? batch.Ids : batch.Ids[part.From..part.To]), _devices[0]);
+
+    /// <summary>A tensor like x, filled chunk by chunk; freed again when that is cut short.</summary>
+    private Tensor ByChunks(Stage stage, Tensor x, TokenBatch batch, WindowPart part, Action<int, int, Tensor> fill, CancellationToken cancel)
+    {
+        var result = Tensor.Empty(x.Type, x.Device, x.Shape);
+        try
+        {
+            foreach (var (from, to) in stage.All().Any(m => m is ExpertBank { IsStreamed: true }) ? [(part.From, part.To)] : Chunks(batch, part, stage.NeedsWholeSequences))
+            {
+                cancel.ThrowIfCancellationRequested();
+                using var target = result.Slice(from - part.From, to - from);
+                fill(from, to, target);
+            }
+            return result;
+        }
+        catch
+        {
+            result.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Σ weight · cross-entropy of rows [from, to) of a batch, F32 [1] on the head's device; null when none has a target.</summary>
+    private Tensor? HeadLoss(Tensor rows, TokenBatch batch, int from, int to, ulong key = 0, bool training = false)
+    {
+        var at = Enumerable.Range(from, to - from).Where(t => batch.Labels[t] >= 0).ToArray();
+        if (at.Length == 0) return null;
+        // A row of the logits is a target, so the masks of an adapter on the head go by the number of the target.
+        var pass = new Pass([], [0], FirstRow: batch.Labels.Take(from).Count(l => l >= 0), DropoutKey: key, Training: training);
+        var logits = model.Logits(GatherRows.Apply(rows, [.. at.Select(t => t - from)]), pass);
+        return CrossEntropy.Apply(logits, [.. at.Select(t => batch.Labels[t])], [.. at.Select(t => batch.Weights[t])]);
+    }
+
+    /// <summary>Row ranges of at most chunkRows rows; whole sequences where asked (a longer sequence is a chunk of its own).</summary>
+    private IEnumerable<(int From, int To)> Chunks(TokenBatch batch, WindowPart part, bool wholeSequences)
+    {
+        if (!wholeSequences)
+        {
+            for (var from = part.From; from < part.To; from += chunkRows) yield return (from, Math.Min(part.To, from + chunkRows));
+            yield break;
+        }
+        var (start, last) = (part.From, part.From);
+        foreach (var end in batch.SeqStarts)
+        {
+            if (end <= part.From || end > part.To) continue;
+            if (end - start > chunkRows && last > start)
+            {
+                yield return (start, last);
+                start = last;
+            }
+            last = end;
+        }
+        if (start < part.To) yield return (start, part.To);
+    }
+
+    private static int SequenceAt(TokenBatch batch, int row) => Array.IndexOf(batch.SeqStarts, row);
+}

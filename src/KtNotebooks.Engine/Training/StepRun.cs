@@ -1,0 +1,182 @@
+using System.Runtime.ExceptionServices;
+
+using KtNotebooks.Nn;
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Training;
+
+/// <summary>What is queued from now on, for whoever measures or watches.</summary>
+/// <param name="Device">Whose thread says so.</param>
+/// <param name="Name">embedding, attention, experts, dense, head; waiting for another device; empty at the end.</param>
+/// <param name="Stage">−1 outside the stages.</param>
+/// <param name="Part">Number of the window's part.</param>
+internal readonly record struct StepMark(Device Device, string Name, int Stage = -1, int Part = 0);
+
+/// <summary>
+/// One step under way: the tasks of its schedule, the saved inputs of every device and part, and what devices hand to each other. With one part everything runs on the caller's thread; else every device has a thread,
+/// because the host waits once a sparse layer and pass for the number of rows of each expert, and must not keep the other cards waiting with it. The first error stops all threads and is thrown when they have ended.
+/// </summary>
+internal sealed class StepRun : IDisposable
+{
+    private readonly StageWork _work;
+    private readonly StepSchedule _schedule;
+    private readonly TokenBatch _batch;
+    private readonly ulong _key;
+    private readonly Action<StepMark>? _mark;
+    private readonly Dictionary<(Device Device, int Part), SavedInputs> _saved = [];
+    private readonly TaskCompletionSource<Parcel>[,] _up, _down; // [run, part]: what a run gets from the one below, and from the one above
+    private readonly Tensor?[] _losses, _dEmbedded;
+
+    public StepRun(StageWork work, StepSchedule schedule, TokenBatch batch, ulong key, long savedBytes, Action<StepMark>? mark)
+    {
+        (_work, _schedule, _batch, _key, _mark) = (work, schedule, batch, key, mark);
+        var (runs, parts) = (schedule.Runs.Count, schedule.Parts.Count);
+        foreach (var device in schedule.Devices)
+            foreach (var part in schedule.Parts) _saved[(device, part.Number)] = new SavedInputs(savedBytes / parts);
+        (_up, _down) = (new TaskCompletionSource<Parcel>[runs, parts], new TaskCompletionSource<Parcel>[runs, parts]);
+        for (var r = 0; r < runs; r++)
+            for (var p = 0; p < parts; p++) (_up[r, p], _down[r, p]) = (new(), new());
+        (_losses, _dEmbedded) = (new Tensor?[parts], new Tensor?[parts]);
+    }
+
+    /// <summary>Σ weight · cross-entropy; gradients are added to the parameters' Grad.</summary>
+    public double Run(CancellationToken cancel)
+    {
+        if (_schedule.IsConcurrent) RunOnThreads(cancel);
+        else Work(_schedule.Tasks, cancel);
+        foreach (var part in _schedule.Parts)
+            if (_dEmbedded[part.Number] is { } d) _work.EmbedBackward(_batch, part, d);
+        foreach (var device in _schedule.Devices) _mark?.Invoke(new StepMark(device, ""));
+        return _losses.Sum(losses => losses!.ToFloats().Sum(part => (double)part)); // read last: the cards have worked on behind our back until here
+    }
+
+    /// <summary>When no thread works any more.</summary>
+    public void Dispose()
+    {
+        foreach (var saved in _saved.Values) saved.Dispose();
+        foreach (var slot in _up.Cast<TaskCompletionSource<Parcel>>().Concat(_down.Cast<TaskCompletionSource<Parcel>>()))
+            if (slot.Task.IsCompletedSuccessfully) slot.Task.Result.Dispose();
+        foreach (var tensor in _losses.Concat(_dEmbedded)) tensor?.Dispose();
+    }
+
+    private void RunOnThreads(CancellationToken cancel)
+    {
+        using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancel);
+        Exception? first = null;
+        Thread[] threads = [.. _schedule.Devices.Select(device => new Thread(() =>
+        {
+            try
+            {
+                Work(_schedule.Of(device), stop.Token);
+            }
+            catch (Exception e)
+            {
+                if (Interlocked.CompareExchange(ref first, e, null) is null) stop.Cancel();
+            }
+        }) { IsBackground = true, Name = $"training on {device}" })];
+        foreach (var thread in threads) thread.Start();
+        foreach (var thread in threads) thread.Join();
+        if (first is OperationCanceledException) cancel.ThrowIfCancellationRequested();
+        if (first is not null) ExceptionDispatchInfo.Throw(first);
+    }
+
+    private void Work(IEnumerable<StepTask> tasks, CancellationToken stop)
+    {
+        List<Parcel> sent = [];
+        foreach (var (phase, run, part) in tasks)
+        {
+            Forget(sent);
+            var saved = _saved[(run.Device, part.Number)];
+            if (phase == StepPhase.Backward)
+            {
+                Descend(run, part, saved, Receive(_down[run.Number, part.Number], run.Device, stop), sent, stop);
+                continue;
+            }
+            Ascend(run, part, saved, sent, stop);
+            if (phase == StepPhase.Turn) Descend(run, part, saved, Head(part, saved, stop), sent, stop);
+        }
+    }
+
+    /// <summary>A part through the stages of a run; the output goes to the next run, or stays on top of the saved inputs for the head.</summary>
+    private void Ascend(StageRun run, WindowPart part, SavedInputs saved, List<Parcel> sent, CancellationToken stop)
+    {
+        if (run.Number > 0) saved.Push(Receive(_up[run.Number, part.Number], run.Device, stop));
+        else
+        {
+            _mark?.Invoke(new StepMark(run.Device, "embedding", Part: part.Number));
+            saved.Push(_work.Embed(_batch, part));
+        }
+        for (var i = run.First; i < run.End; i++)
+        {
+            _mark?.Invoke(new StepMark(run.Device, _work.NameOf(i), i, part.Number));
+            var y = _work.Forward(i, saved.Top, _batch, part, _key, stop);
+            if (i + 1 < run.End || run.Number == _schedule.Runs.Count - 1) saved.Push(y);
+            else Send(y, _up[run.Number + 1, part.Number], sent);
+        }
+    }
+
+    /// <summary>The loss of a part, and its gradient at the last stage's output.</summary>
+    private Tensor Head(WindowPart part, SavedInputs saved, CancellationToken stop)
+    {
+        var hidden = saved.Top;
+        _mark?.Invoke(new StepMark(hidden.Device, "head", Part: part.Number));
+        var d = Tensor.Zeros(hidden.Type, hidden.Device, hidden.Shape);
+        try
+        {
+            _losses[part.Number] = _work.Head(hidden, _batch, part, d, _key, stop);
+            saved.Pop();
+            return d;
+        }
+        catch
+        {
+            d.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>The gradient of a part back through the stages of a run, as far down as anything is trained. Takes d over.</summary>
+    private void Descend(StageRun run, WindowPart part, SavedInputs saved, Tensor d, List<Parcel> sent, CancellationToken stop)
+    {
+        try
+        {
+            for (var i = run.End - 1; i >= Math.Max(run.First, _schedule.Lowest); i--)
+            {
+                _mark?.Invoke(new StepMark(run.Device, _work.NameOf(i), i, part.Number));
+                var below = _work.Backward(i, saved.Top, d, _batch, part, _key, stop);
+                d.Dispose();
+                d = below;
+                saved.Pop();
+            }
+        }
+        catch
+        {
+            d.Dispose();
+            throw;
+        }
+        if (run.First > _schedule.Lowest) Send(d, _down[run.Number - 1, part.Number], sent);
+        else if (_work.TrainsEmbedding) _dEmbedded[part.Number] = d;
+        else d.Dispose();
+    }
+
+    private static void Send(Tensor value, TaskCompletionSource<Parcel> slot, List<Parcel> sent)
+    {
+        var parcel = new Parcel(value);
+        sent.Add(parcel);
+        slot.SetResult(parcel);
+    }
+
+    private Tensor Receive(TaskCompletionSource<Parcel> slot, Device device, CancellationToken stop)
+    {
+        if (_schedule.IsConcurrent) _mark?.Invoke(new StepMark(device, "waiting"));
+        slot.Task.Wait(stop);
+        return slot.Task.Result.Take(device);
+    }
+
+    /// <summary>Frees what the other cards have copied.</summary>
+    private static void Forget(List<Parcel> sent)
+    {
+        foreach (var parcel in sent)
+            if (parcel.IsOver) parcel.Dispose();
+        sent.RemoveAll(p => p.IsGone);
+    }
+}
