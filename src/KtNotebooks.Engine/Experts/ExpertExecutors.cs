@@ -1,4 +1,5 @@
 using KtNotebooks.Interop.Cuda;
+using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Experts;
@@ -9,7 +10,7 @@ namespace KtNotebooks.Experts;
 public sealed class ExpertExecutors : IDisposable
 {
     /// <summary>Decoded matrices of low-bit experts on a card at a time.</summary>
-    private const long DecodedBytes = 512L << 20;
+    internal const long DecodedBytes = 512L << 20;
 
     /// <summary>One computes, one is filled, two wait, so that a stage without experts does not stop the bus.</summary>
     private const int Slots = 4;
@@ -25,7 +26,7 @@ public sealed class ExpertExecutors : IDisposable
     internal IReadOnlyList<ExpertStream> Streams => _streams;
 
     /// <summary>Streams the experts of these banks through slots of at most <paramref name="slotBytes"/> in all on a card.</summary>
-    public void Stream(IReadOnlyList<ExpertBank> banks, Device card, long slotBytes, Action<ExpertBank>? brought = null) => Stream(banks, card, slotBytes, Slots, brought);
+    public void Stream(IReadOnlyList<ExpertBank> banks, Device card, long slotBytes, Action<ExpertBank>? brought = null) => Stream(banks, card, slotBytes, split: false, brought);
 
     /// <summary>
     /// The same, with the CPU taking as many experts of a visit as let both end together: few or none of a large window, all of a token that is generated. Returns what that choice rests on, measured here.
@@ -34,25 +35,32 @@ public sealed class ExpertExecutors : IDisposable
     {
         ArgumentNullException.ThrowIfNull(banks);
         if (banks.Count == 0) return costs;
-        Stream(banks, card, slotBytes, SplitSlots, brought);
+        Stream(banks, card, slotBytes, split: true, brought);
         costs ??= banks[0].MeasureCosts();
         foreach (var bank in banks) bank.Split(costs);
         return costs;
     }
 
-    private void Stream(IReadOnlyList<ExpertBank> banks, Device card, long slotBytes, int slots, Action<ExpertBank>? brought)
+    private void Stream(IReadOnlyList<ExpertBank> banks, Device card, long slotBytes, bool split, Action<ExpertBank>? brought)
     {
         ArgumentNullException.ThrowIfNull(banks);
         if (banks.Count == 0) return;
-        var group = Math.Max(slotBytes / slots, banks.Max(b => b.ExpertBytes));
-        group = banks.Max(b => b.LargestGroup(group));
-        var stream = new ExpertStream(CudaDevice.Get(card.Index), group, (int)Math.Max(2, slotBytes / group));
+        var (group, count) = SlotsOf([.. banks.Select(b => b.Layout)], slotBytes, split);
+        var stream = new ExpertStream(CudaDevice.Get(card.Index), group, count);
         _streams.Add(stream);
         foreach (var bank in banks)
         {
             bank.StreamThrough(stream, card, group);
             brought?.Invoke(bank);
         }
+    }
+
+    /// <summary>Bytes of a slot, which holds the largest group of any bank, and how many slots there are.</summary>
+    internal static (long GroupBytes, int Count) SlotsOf(IReadOnlyList<BankLayout> banks, long slotBytes, bool split)
+    {
+        var group = Math.Max(slotBytes / (split ? SplitSlots : Slots), banks.Max(b => b.ExpertBytes));
+        group = banks.Max(b => b.Groups(group).Max(g => g.Count) * b.ExpertBytes);
+        return (group, (int)Math.Max(2, slotBytes / group));
     }
 
     /// <summary>Keeps the experts of these banks on a card.</summary>

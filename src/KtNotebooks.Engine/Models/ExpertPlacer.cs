@@ -11,12 +11,6 @@ namespace KtNotebooks.Models;
 /// </summary>
 internal static class ExpertPlacer
 {
-    /// <summary>`auto` keeps experts on a card when they take at most this share of what is free: adapters, their moments and activations need the rest.</summary>
-    private const double ResidentShare = 0.6;
-
-    /// <summary>Share of what is free that the slots of streamed experts take: more than the few that hide copies save copies at the turn from forward to backward.</summary>
-    private const double SlotShare = 0.25;
-
     /// <param name="reasons">Gets one line for every choice that was made here.</param>
     /// <param name="brought">Told every bank that has come to its card or to pinned memory.</param>
     public static ExpertExecutors? Apply(CausalLm model, ModelPlacement placement, List<string> reasons, Action<ExpertBank>? brought = null)
@@ -30,24 +24,16 @@ internal static class ExpertPlacer
             ExpertBank[] banks = [.. group.Select(b => b.Bank)];
             var (card, stored) = (group.Key.Compute, banks.Sum(b => b.StoredBytes));
             var room = Room(CudaDevice.Get(card.Index));
-            var resident = group.Key.Kind == ExecutorKind.Resident || (group.Key.Kind == ExecutorKind.Auto && stored <= ResidentShare * room);
-            var sizes = $"they take {stored / 1e9:F1} GB, {card} has {room / 1e9:F1} GB for them, adapters and activations";
+            var share = ExpertShare.Of(group.Key.Kind, stored, room);
             executors ??= new ExpertExecutors();
-            if (resident)
+            if (share.Executor == ExecutorKind.Resident) ExpertExecutors.Keep(banks, card, model.Type, brought);
+            if (share.Executor == ExecutorKind.Streamed) executors.Stream(banks, card, share.SlotBytes, brought);
+            if (group.Key.Kind == ExecutorKind.Auto) reasons.Add(share.Because(card, stored, room));
+            if (share.Executor == ExecutorKind.Split && executors.Split(banks, card, share.SlotBytes, brought: brought) is { } costs)
             {
-                ExpertExecutors.Keep(banks, card, model.Type, brought);
-                if (group.Key.Kind == ExecutorKind.Auto) reasons.Add($"experts: resident: {sizes}");
-                continue;
+                var (alone, some) = banks[0].CpuUpTo(costs);
+                reasons.Add($"experts: measured: {costs}: the CPU computes alone up to {alone} tokens a pass, takes a share up to {some}, and {card} computes everything above");
             }
-            var slots = (long)Math.Min(SlotShare * room, stored);
-            if (group.Key.Kind == ExecutorKind.Streamed)
-            {
-                executors.Stream(banks, card, slots, brought);
-                continue;
-            }
-            var costs = executors.Split(banks, card, slots, brought: brought)!;
-            var shared = banks[0].CpuUpTo(costs);
-            reasons.Add($"experts: split: {sizes}; measured: {costs}, so the CPU computes alone up to {shared.Alone} tokens a pass, takes a share up to {shared.Share}, and the card streams everything above");
         }
         return executors;
     }
