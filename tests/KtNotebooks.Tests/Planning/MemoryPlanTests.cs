@@ -88,7 +88,7 @@ public sealed class MemoryPlanTests
         var experts = 58L * 256 * 3 * 8 * (7168 + 2048);
         var plan = MemoryPlan.Open(keys);
         Assert.Equal([4 * experts, 4 * experts, 8 * experts], new[] { MemoryPlan.Adapter, MemoryPlan.Gradients, MemoryPlan.Optimizer }.Select(what => plan.Bytes("cpu", what)));
-        Assert.InRange(plan.Total("cuda:0"), 40e9, 60e9);
+        Assert.InRange(plan.Total("cuda:0"), 40e9, 80e9);
         Assert.Equal(0, MemoryPlan.Open([.. keys, "expert_lora=card"]).Bytes("cpu", MemoryPlan.Adapter));
     }
 
