@@ -41,6 +41,12 @@ public sealed class Trainer
     /// <summary>Restores weights from a checkpoint folder when a run is resumed; null: runs cannot be resumed.</summary>
     public Action<string>? LoadWeights { get; init; }
 
+    /// <summary>AdamW's moments of what is on a card wait in pinned host memory.</summary>
+    public bool MomentsOnHost { get; init; }
+
+    /// <summary>Bytes of stage inputs that may stay on a card.</summary>
+    public long SavedBytes { get; init; } = long.MaxValue;
+
     public TrainResult Run(CancellationToken cancel = default)
     {
         var parameters = _model.AllTrainable;
@@ -75,7 +81,7 @@ public sealed class Trainer
     private TrainResult RunFrom(string? resumeFrom, TrainerLog log, IReadOnlyList<Parameter> parameters, CancellationToken cancel)
     {
         var first = 0;
-        using var optimizer = new AdamW(parameters, _settings.Adam);
+        using var optimizer = new AdamW(parameters, _settings.Adam, MomentsOnHost);
         if (resumeFrom is not null)
         {
             first = log.Restore(resumeFrom);
@@ -90,7 +96,7 @@ public sealed class Trainer
     {
         var total = _windows.TotalSteps;
         var schedule = new LearningRate(_settings.Schedule, _settings.LearningRate, _settings.WarmupOf(total), total);
-        var step = new LayerMajorStep(_model, _settings.ChunkRows, savedBytes: _settings.SavedBytes) { OnPart = mark => _part = mark.Stage < 0 ? mark.Name : $"{mark.Name} of layer {mark.Stage / 2}" };
+        var step = new LayerMajorStep(_model, _settings.ChunkRows, savedBytes: SavedBytes) { OnPart = mark => _part = mark.Stage < 0 ? mark.Name : $"{mark.Name} of layer {mark.Stage / 2}" };
         var watch = Stopwatch.StartNew();
         StepReport? last = null;
         long tokens = 0;
