@@ -4,6 +4,7 @@ using System.Diagnostics;
 using KtNotebooks.Configuration;
 using KtNotebooks.Data;
 using KtNotebooks.Tokenizers;
+using KtNotebooks.Training;
 
 namespace KtNotebooks.Cli;
 
@@ -22,7 +23,9 @@ internal static class DataCheck
     {
         var watch = Stopwatch.StartNew();
         var c = Settings.Read(arguments);
-        var (folder, settings) = (c.Required("model_name_or_path"), DataKeys.Read(c)); // keys of training are left to kt train
+        var keys = FineTuneKeys.Read(c, outputToo: false); // a config that passes here passes in kt train
+        c.RefuseUnknown();
+        var (folder, settings) = (keys.ModelPath, keys.Data);
         var tokenizer = Tokenizer.Load(folder);
         var loaded = watch.Elapsed;
         var data = TrainingData.Load(settings, folder, tokenizer);

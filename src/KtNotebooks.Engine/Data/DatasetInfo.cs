@@ -84,7 +84,7 @@ public sealed class DatasetInfo
     {
         var where = $"{_file}, '{name}'";
         Expect(json, JsonValueKind.Object, where);
-        CheckKeys(json, EntryKeys, where);
+        CheckKeys(json, EntryKeys, name);
         var columns = Section("columns", ColumnKeys);
         var tags = Section("tags", TagKeys);
         var path = Text("file_name") is { } file && !Remote.Any(k => json.TryGetProperty(k, out _)) ? Path.Combine(folder, file) : "";
@@ -117,7 +117,7 @@ public sealed class DatasetInfo
             if (!json.TryGetProperty(key, out var section) || section.ValueKind == JsonValueKind.Null)
                 return null;
             Expect(section, JsonValueKind.Object, $"{where}, '{key}'");
-            CheckKeys(section, known, $"{where}, '{key}'");
+            CheckKeys(section, known, name, key);
             var values = new Dictionary<string, string>();
             foreach (var entry in section.EnumerateObject().Where(e => e.Value.ValueKind != JsonValueKind.Null))
             {
@@ -128,12 +128,12 @@ public sealed class DatasetInfo
         }
     }
 
-    private static void CheckKeys(JsonElement json, string[] known, string where)
+    private void CheckKeys(JsonElement json, string[] known, params string[] path)
     {
         foreach (var entry in json.EnumerateObject())
         {
             if (!known.Contains(entry.Name))
-                throw new InvalidDataException($"{where}: unknown key '{entry.Name}'.{Nearest.Hint(entry.Name, known)}");
+                throw new InvalidDataException($"{_file}:{RowReader.LineOf(_file, [.. path, entry.Name])}, {string.Join(", ", path.Select(p => $"'{p}'"))}: unknown key '{entry.Name}'.{Nearest.Hint(entry.Name, known)}");
         }
     }
 

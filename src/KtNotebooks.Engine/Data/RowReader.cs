@@ -44,6 +44,22 @@ internal static class RowReader
         }
     }
 
+    /// <summary>The line on which a key of a JSON file stands: the names of the objects around it, outermost first, then its own. 0: it is not there.</summary>
+    public static long LineOf(string file, IReadOnlyList<string> path)
+    {
+        var bytes = WithoutMark(File.ReadAllBytes(file)).Span;
+        var reader = new Utf8JsonReader(bytes);
+        var open = new List<string>();
+        while (reader.Read())
+        {
+            if (reader.TokenType != JsonTokenType.PropertyName) continue;
+            open.RemoveRange(Math.Min(open.Count, reader.CurrentDepth - 1), Math.Max(0, open.Count - (reader.CurrentDepth - 1)));
+            open.Add(reader.GetString()!);
+            if (open.SequenceEqual(path)) return bytes[..(int)reader.TokenStartIndex].Count((byte)'\n') + 1;
+        }
+        return 0;
+    }
+
     /// <summary>What a JSON value is, in words.</summary>
     public static string KindName(JsonElement json) => json.ValueKind switch
     {

@@ -2,8 +2,6 @@ using KtNotebooks.Configuration;
 using KtNotebooks.Data;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
-using KtNotebooks.Optim;
-using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
 using KtNotebooks.Tokenizers;
 using KtNotebooks.Weights;
@@ -57,43 +55,11 @@ public sealed class FineTuneRun : IDisposable
     public static FineTuneRun Open(Action<WorkProgress>? loading, string[] arguments)
     {
         var c = Settings.Read(arguments);
-        var modelPath = c.Required("model_name_or_path");
-        c.OneOf("stage", "sft", "sft");
-        c.OneOf("finetuning_type", "lora", "lora");
-        var lora = ReadLora(c);
-        var useKt = c.Flag("use_kt");
-        var reduction = c.OneOf("loss_reduction", useKt ? "micro" : "token", "token", "micro") == "micro" ? LossReduction.Micro : LossReduction.Token;
-        var type = ReadType(c);
-        var adapter = c.Text("adapter_name_or_path");
-        var training = new TrainSettings
-        {
-            OutputDir = c.Required("output_dir"),
-            LearningRate = c.Number("learning_rate", 5e-5),
-            Schedule = c.OneOf("lr_scheduler_type", "linear", LearningRate.Known),
-            WarmupRatio = c.Number("warmup_ratio", 0),
-            WarmupSteps = c.Int("warmup_steps", 0),
-            MaxGradientNorm = c.Number("max_grad_norm", 1),
-            Adam = new AdamWSettings(c.Number("adam_beta1", 0.9), c.Number("adam_beta2", 0.999), c.Number("adam_epsilon", 1e-8), c.Number("weight_decay", 0)),
-            LoggingSteps = Positive(c, "logging_steps", 500),
-            SaveSteps = c.Int("save_steps", 500),
-            EvalSteps = c.Int("eval_steps", 0),
-            Seed = (ulong)c.Int("seed", 42),
-            ChunkRows = Positive(c, "chunk_size", 8192),
-            Overwrite = c.Flag("overwrite_output_dir"),
-            Memory = TrainingMemoryKeys.Read(c),
-            PlotLoss = c.Flag("plot_loss", true),
-        };
-        var data = DataKeys.Read(c);
-        var (batch, accumulation, epochs, maxSteps) = (c.Int("per_device_train_batch_size", 8), c.Int("gradient_accumulation_steps", 1), c.Number("num_train_epochs", 3), c.Int("max_steps", -1));
-        var settings = PlacementSettings.Read(c);
-        if (settings.Threads is { } threads) RowParallel.Threads = threads;
-        if (settings.SkipExpertLora && lora.Experts) throw new ArgumentException($"{c.Where("lora_experts")}: lora_experts and a kt_backend that ends in _SkipLoRA exclude each other");
-        c.Flag("do_train");
-        var log = LogLevel.Debug(c);
-        var silent = c.WithoutEffect("preprocessing_num_workers", "dataloader_num_workers", "ddp_timeout", "report_to", "trust_remote_code", "save_only_model");
+        var keys = FineTuneKeys.Read(c);
         c.RefuseUnknown();
-        List<string> notes = [.. settings.Notes];
-        if (silent.Count > 0) notes.Add($"no effect here: {string.Join(", ", silent)}");
+        var (modelPath, lora, training, data, settings, log) = (keys.ModelPath, keys.Lora, keys.Training, keys.Data, keys.Placement, keys.Log);
+        if (settings.Threads is { } threads) RowParallel.Threads = threads;
+        List<string> notes = [.. keys.Notes];
         var placement = ModelFolder.Place(modelPath, settings);
         placement.RequireDevices();
 
@@ -101,14 +67,14 @@ public sealed class FineTuneRun : IDisposable
         var rows = TrainingData.Load(data, modelPath, tokenizer);
         var (train, heldOut) = (rows.Train, rows.HeldOut);
         notes.AddRange(rows.Notes(tokenizer));
-        var windows = new ExampleWindows(train, batch, accumulation, epochs, maxSteps, reduction, (int)training.Seed);
-        var model = ModelFolder.Load(modelPath, type, placement, new LoadSettings(Report: loading));
+        var windows = new ExampleWindows(train, keys.Batch, keys.Accumulation, keys.Epochs, keys.MaxSteps, keys.Reduction, (int)training.Seed);
+        var model = ModelFolder.Load(modelPath, keys.Type, placement, new LoadSettings(Report: loading));
         try
         {
             foreach (var example in train.Concat(heldOut))
                 if (example.Ids.FirstOrDefault(i => i >= model.Info.Vocabulary) is > 0 and var id) throw new InvalidDataException($"{example.Source}: has token {id}, but the model's vocabulary ends at {model.Info.Vocabulary - 1}; tokenizer.json in {modelPath} belongs to another model");
             var memory = TrainingMemory.Choose(model, lora, training.Memory, windows.TotalSteps > 0 ? windows.At(0).Batch.Tokens : 0, notes);
-            if (adapter is null) LoraAdapter.Attach(model, lora, training.Seed);
+            if (keys.Adapter is not { } adapter) LoraAdapter.Attach(model, lora, training.Seed);
             else lora = AdapterFolder.Load(model, adapter, log) with { Dropout = lora.Dropout };
             return new FineTuneRun(modelPath, tokenizer, data.Template, model, lora, training, train, heldOut, windows, memory, [.. notes, .. model.Notes], log);
         }
@@ -125,10 +91,7 @@ public sealed class FineTuneRun : IDisposable
     /// <summary>The type of weights and activations.</summary>
     public static DType ReadType(Settings c) => c.OneOf("infer_dtype", "auto", "auto", "float32", "bfloat16") == "float32" || !c.Flag("bf16", true) ? DType.F32 : DType.BF16;
 
-
     public TrainResult Run(CancellationToken cancel = default) => Trainer.Run(cancel);
 
     public void Dispose() => Model.Dispose();
-
-    private static int Positive(Settings c, string key, int missing) => c.Int(key, missing) is > 0 and var value ? value : throw c.Wrong(key, "positive");
 }

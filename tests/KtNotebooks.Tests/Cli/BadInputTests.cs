@@ -23,6 +23,40 @@ public class BadInputTests(Workplace place) : IClassFixture<Workplace>
         Assert.Contains("learning_rate", Kt.Refuses("train", file), StringComparison.Ordinal);
     }
 
+    [Fact]
+    public void An_unknown_key_of_a_config_whose_data_is_checked()
+    {
+        var file = place.Write("check.yaml", $"model_name_or_path: {place.Model}\ndataset: good\ndataset_dir: {Path.Combine(place.Root, "data")}\ncutof_len: 40\nlearning_rate: 1e-4\n");
+        Assert.Equal($"{file}:4: unknown key 'cutof_len'. Did you mean 'cutoff_len'?", Kt.Refuses("data", "check", file));
+        Assert.Equal(0, Kt.Run("data", "check", place.Write("right.yaml", File.ReadAllText(file).Replace("cutof_len", "cutoff_len", StringComparison.Ordinal))).Exit); // keys of training are known; output_dir need not be there
+    }
+
+    [Theory]
+    [InlineData("file_nam", 4, "'odd': unknown key 'file_nam'. Did you mean 'file_name'?")]
+    [InlineData("promt", 6, "'odd', 'columns': unknown key 'promt'. Did you mean 'prompt'?")]
+    [InlineData("role_tga", 9, "'odd', 'tags': unknown key 'role_tga'. Did you mean 'role_tag'?")]
+    public void An_unknown_key_of_a_data_set_s_entry(string key, int line, string message)
+    {
+        var right = key switch { "file_nam" => "file_name", "promt" => "prompt", _ => "role_tag" };
+        var info = """
+            {
+              "other": { "file_name": "good.json", "columns": { "prompt": "instruction", "response": "output" } },
+              "odd": {
+                "file_name": "good.json",
+                "columns": {
+                  "prompt": "instruction", "response": "output"
+                },
+                "tags": {
+                  "role_tag": "from"
+                }
+              }
+            }
+            """;
+        var at = info.LastIndexOf($"\"{right}\"", StringComparison.Ordinal);
+        var file = place.Write($"odd-{key}/dataset_info.json", info[..at] + $"\"{key}\"" + info[(at + right.Length + 2)..]);
+        Assert.Equal($"{file}:{line}, {message}", Kt.Refuses("data", "check", $"model_name_or_path={place.Model}", $"dataset_dir={Path.GetDirectoryName(file)}", "dataset=odd"));
+    }
+
     [Theory]
     [InlineData("lora_rank=many", "command line: 'lora_rank' must be a whole number, but is 'many'")]
     [InlineData("lora_rank=0", "lora_rank must be at least 1, but is 0")]
