@@ -17,7 +17,7 @@ internal static class ModelCommands
 
     private static Command Make()
     {
-        var shape = new Option<string>("--shape") { Description = string.Join(", ", ModelShapes.Known), Required = true };
+        var shape = new Option<string>("--shape") { Description = string.Join(", ", ModelShapes.Known) + ", or the path of a config.json", Required = true };
         var layers = new Option<int?>("--layers") { Description = "the first N layers alone" };
         var folder = new Option<string>("--out") { Description = "the folder to write", Required = true };
         var format = new Option<string?>("--format") { Description = "bf16, fp8 (as DeepSeek-V3 ships) or int4 (as Kimi-K2-Thinking ships); default: as the shape's config says" };

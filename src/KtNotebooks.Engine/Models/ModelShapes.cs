@@ -12,12 +12,12 @@ public static class ModelShapes
     /// <summary>The config of a whole shape as a file that was never written.</summary>
     public static ConfigFile File(string shape) => ConfigFile.FromJson(shape, Config(shape).ToJsonString());
 
-    /// <summary>The config of a shape as JSON, cut to fewer layers where asked: of a model that begins with dense layers one of them and otherwise sparse ones, so that a few layers stand for all kinds.</summary>
+    /// <summary>The config of a shape (a known name, or the path of a config.json) as JSON, cut to fewer layers where asked: of a model that begins with dense layers one of them and otherwise sparse ones, so that a few layers stand for all kinds.</summary>
     /// <param name="layers">num_hidden_layers; of one layer alone that is a sparse one.</param>
     /// <exception cref="ArgumentException">An unknown shape, or more layers than it has.</exception>
     public static JsonObject Config(string shape, int? layers = null)
     {
-        using var stream = typeof(ModelShapes).Assembly.GetManifestResourceStream($"{Folder}{shape}.json") ?? throw new ArgumentException($"shape '{shape}' is not known; known are {string.Join(", ", Known)}");
+        using var stream = shape.EndsWith(".json", StringComparison.Ordinal) && System.IO.File.Exists(shape) ? System.IO.File.OpenRead(shape) : typeof(ModelShapes).Assembly.GetManifestResourceStream($"{Folder}{shape}.json") ?? throw new ArgumentException($"shape '{shape}' is not known; known are {string.Join(", ", Known)}, or the path of a config.json");
         var config = JsonNode.Parse(stream)!.AsObject();
         if (layers is not { } wanted) return config;
         var all = (int)config["num_hidden_layers"]!;
