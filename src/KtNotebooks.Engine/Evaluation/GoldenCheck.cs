@@ -24,14 +24,22 @@ public sealed record GoldenResult(string What, double Error, double Limit, strin
 /// </summary>
 public static class GoldenCheck
 {
-    private sealed record Limits(double Logits, double Loss, double Gradients, double Adapter, double AgreeingTokens);
+    private sealed record Limits(double Logits, double Loss, double Losses, double Norms, double Gradients, double Adapter, double AgreeingTokens);
 
     /// <summary>
     /// F32: DESIGN section 12's 2e-4, largest error. BF16: rounding moves some tokens of a random model over the edge between two experts, and everything later in their sequence and every gradient with them (with
     /// V2's scale of 16 by half their size), which says nothing about the arithmetic. A wrong formula moves every row, to a distance near 1. So relative L2 distances are judged: of logits that of the row at the
-    /// first quartile (1.2 to 6.3 % over the four architectures), of gradients and adapters that of the median tensor (6 to 25 %, 0.4 to 0.8 %). Greedy tokens are shown in BF16, not judged.
+    /// first quartile, of gradients and adapters that of the median tensor. Greedy tokens are shown in BF16, not judged. Each limit stands beside what V2, V2-Lite, V3 and Qwen3 measure
+    /// (`kt verify FOLDER --dtype bf16` on the CPU; in brackets the most on an H200, results/h200). How much of each comes from moved tokens has not been measured apart: the same routes in both types would say it.
     /// </summary>
-    private static Limits LimitsOf(DType type) => type == DType.F32 ? new Limits(2e-4, 2e-4, 2e-4, 2e-4, 1) : new Limits(0.1, 0.03, 0.35, 0.02, 0);
+    private static Limits LimitsOf(DType type) => type == DType.F32 ? new Limits(2e-4, 2e-4, 2e-4, 1e-3, 2e-4, 2e-4, 1) : new Limits(
+        Logits: 0.1, // without adapter 2.3, 1.3, 6.3, 1.1 %; long context 2.3, 1.5, 3.4, 1.3 % (3.2)
+        Loss: 0.01, // 0.08, 0.02, 0.16, 0.14 % (0.38): a mean over all rows
+        Losses: 0.03, // 2.1, 0.1, 0.6, 0.4 % (1.9): the worst of six steps, each on the weights that the one before left
+        Norms: 0.12, // 7.7, 0.6, 3.2, 6.8 % (8.3): all tensors together
+        Gradients: 0.35, // 24, 6, 7, 12 % (25)
+        Adapter: 0.02, // 0.8, 0.4, 0.5, 0.6 % (1.1): AdamW's steps are of one size, whatever the gradient's
+        AgreeingTokens: 0); // 3, 8, 3, 0 of 24
 
     /// <param name="placement">Where the model goes; null: mapped from its files, on the CPU.</param>
     public static IReadOnlyList<GoldenResult> Run(string folder, DType type, PlacementSettings? placement = null, CancellationToken cancel = default)
@@ -81,8 +89,8 @@ public static class GoldenCheck
             worstRate = Math.Max(worstRate, Math.Abs(schedule.At(s) - expected.Rates[s]) / expected.BaseRate);
             optimizer.Step(schedule.At(s), Gradients.ClipScale(norm, expected.MaxGradientNorm));
         }
-        results.Add(new GoldenResult("losses of six AdamW steps", worstLoss, limits.Loss, ""));
-        results.Add(new GoldenResult("gradient norms of six steps", worstNorm, limits.Loss * 5, ""));
+        results.Add(new GoldenResult("losses of six AdamW steps", worstLoss, limits.Losses, ""));
+        results.Add(new GoldenResult("gradient norms of six steps", worstNorm, limits.Norms, ""));
         results.Add(new GoldenResult("learning rates", worstRate, 1e-12, ""));
     }
 
