@@ -1,4 +1,5 @@
 using KtNotebooks.Experts;
+using KtNotebooks.Generation;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
 using KtNotebooks.Ops;
@@ -49,6 +50,62 @@ public sealed class LowBitCheckpointTests : IDisposable
         var (gradients, loss) = Train(Source, MatrixFormat.Int4);
         Assert.True(float.IsFinite((float)loss));
         Assert.All(gradients.Values, g => Assert.All(g, v => Assert.True(float.IsFinite(v))));
+    }
+
+    /// <summary>Generation straight from the codes: prefill, the cache and decoding a row at a time give the tokens of the model whose weights are what the codes stand for, in BF16.</summary>
+    [Theory]
+    [InlineData(MatrixFormat.Fp8)]
+    [InlineData(MatrixFormat.Int4)]
+    public void Greedy_tokens_from_low_bits_are_those_of_the_decoded_model(MatrixFormat format)
+    {
+        LowBitFolder.Save(Source, format);
+        var plain = Path.Combine(_folder.Path, "plain");
+        if (format == MatrixFormat.Fp8)
+        {
+            using var conversion = new Fp8Conversion(Source, plain);
+            conversion.Run(cancel: TestContext.Current.CancellationToken);
+        }
+        else
+        {
+            Decode(Source, plain);
+        }
+        foreach (var seed in new[] { 3, 5, 7 })
+        {
+            int[] prompt = [.. Enumerable.Range(0, 9).Select(i => ((i * 31) + seed) % Tiny.Vocabulary)];
+            var expected = Tokens(plain, MatrixFormat.BF16, prompt);
+            Assert.Equal(24, expected.Length);
+            Assert.True(expected.Distinct().Count() > 1, "one token again and again would say nothing");
+            Assert.Equal(expected, Tokens(Source, format, prompt));
+        }
+    }
+
+    private static int[] Tokens(string folder, MatrixFormat format, int[] prompt)
+    {
+        using var model = ModelFolder.Load(folder, DType.BF16);
+        Assert.All(model.All().OfType<ExpertBank>(), bank => Assert.Equal(format, bank.Format));
+        return [.. new Generator(model).Generate(prompt, Sampling.Greedy(24), [], TestContext.Current.CancellationToken)];
+    }
+
+    /// <summary>The folder in BF16, every packed matrix decoded.</summary>
+    private static void Decode(string from, string to)
+    {
+        Directory.CreateDirectory(to);
+        File.Copy(Path.Combine(from, "config.json"), Path.Combine(to, "config.json"));
+        LowBitFolder.Edit(to, c => c.Remove("quantization_config"));
+        using var checkpoint = new Checkpoint(from);
+        List<(string Name, Tensor Tensor)> tensors = [];
+        foreach (var name in checkpoint.Names)
+        {
+            if (name.EndsWith("_packed", StringComparison.Ordinal))
+            {
+                var weight = name[..^"_packed".Length];
+                var (n, k) = checkpoint.ShapeOf(weight);
+                tensors.Add((weight, checkpoint.Take(weight, DType.BF16, n, k)));
+            }
+            else if (!name.EndsWith("_scale", StringComparison.Ordinal) && !name.EndsWith("_shape", StringComparison.Ordinal)) tensors.Add((name, checkpoint.Stored(name)));
+        }
+        SafetensorsWriter.Write(Path.Combine(to, "model.safetensors"), tensors);
+        foreach (var (_, tensor) in tensors) tensor.Dispose();
     }
 
     [Theory]
