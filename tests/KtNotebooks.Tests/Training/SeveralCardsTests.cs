@@ -59,6 +59,29 @@ public sealed class SeveralCardsTests : IDisposable
         foreach (var (name, values) in actual.Gradients) Assert.Equal(values, again.Gradients[name]);
     }
 
+    /// <summary>Layers on the CPU between layers on cards, and a head that is not where the last layer is.</summary>
+    [Theory]
+    [InlineData(null)]
+    [InlineData(1)]
+    public void Layers_may_lie_anywhere(int? parts)
+    {
+        Need(2);
+        var batch = Tiny.Batch(1, Lengths);
+        using var one = Load(new PlacementSettings { Device = "cuda:0", Experts = ExecutorKind.Cpu });
+        var rules = PlacementRules.Load(_folder.Write("rules.yaml", """
+            - match: { name: 'layers\.2(\.|$)|embed_tokens' }
+              place: { compute: cpu }
+            - match: { name: 'layers\.[14](\.|$)' }
+              place: { compute: 'cuda:1' }
+            - match: { name: . }
+              place: { compute: 'cuda:0' }
+            """));
+        using var several = Load(new PlacementSettings { Rules = rules });
+        Assert.Equal([Device.Cuda(0), Device.Cuda(1), Device.Cpu, Device.Cuda(0), Device.Cuda(1)], several.Stages.Where(s => s.NeedsWholeSequences).Select(s => s.Device));
+        Assert.Equal(Device.Cuda(0), several.Head.Device);
+        Close(Run(one, batch, new LayerMajorStep(one)), Run(several, batch, new LayerMajorStep(several, parts: parts)), batch.Tokens);
+    }
+
     /// <summary>
     /// Not by the clock: card 0 holds the second part in layer 0 until card 1 has begun the first part in layer 1, and card 1 holds that until card 0 has begun. Then the same on the way back, in layers 4 and 3. Cards that
     /// took turns would wait for ever.
