@@ -72,17 +72,12 @@ public sealed class ExpertBank : Module
     public bool IsStreamed => Stream is not null;
 
     /// <summary>Bytes of the experts as they are stored.</summary>
-    public long StoredBytes => new BankLayout(_set).Bytes;
+    public long StoredBytes => Layout.Bytes;
 
     /// <summary>The same of one expert.</summary>
-    public long ExpertBytes => new BankLayout(_set).ExpertBytes;
+    public long ExpertBytes => Layout.ExpertBytes;
 
-    /// <summary>Stored bytes of the largest group when groups may have so many.</summary>
-    internal long LargestGroup(long bytes)
-    {
-        var layout = new BankLayout(_set);
-        return layout.Groups(bytes).Max(g => g.Count) * layout.ExpertBytes;
-    }
+    internal BankLayout Layout => new(_set);
 
     internal ExpertStream? Stream => (_set.OnCard as StreamedExperts)?.Stream;
 
@@ -112,6 +107,9 @@ public sealed class ExpertBank : Module
         var resident = new ResidentExperts(_set, card, rows, decodedBytes);
         (_set, _card) = (_set with { OnCard = resident }, card);
     }
+
+    /// <summary>On a bank of shapes: computes as if a card had the experts in these groups, so that what that takes can be counted.</summary>
+    internal void PlanOn(DeviceExperts card) => _set = _set with { OnCard = card };
 
     /// <summary>Makes the weights themselves trainable.</summary>
     /// <exception cref="NotSupportedException">They are views on a checkpoint.</exception>

@@ -1,4 +1,5 @@
 using KtNotebooks.Interop.Cuda;
+using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Experts;
@@ -9,7 +10,7 @@ namespace KtNotebooks.Experts;
 public sealed class ExpertExecutors : IDisposable
 {
     /// <summary>Decoded matrices of low-bit experts on a card at a time.</summary>
-    private const long DecodedBytes = 512L << 20;
+    internal const long DecodedBytes = 512L << 20;
 
     private readonly List<ExpertStream> _streams = [];
 
@@ -23,16 +24,23 @@ public sealed class ExpertExecutors : IDisposable
     {
         ArgumentNullException.ThrowIfNull(banks);
         if (banks.Count == 0) return;
-        // Four slots: one computes, one is filled, two wait, so that a stage without experts does not stop the bus.
-        var group = Math.Max(slotBytes / 4, banks.Max(b => b.ExpertBytes));
-        group = banks.Max(b => b.LargestGroup(group));
-        var stream = new ExpertStream(CudaDevice.Get(card.Index), group, (int)Math.Max(2, slotBytes / group));
+        var (group, slots) = Slots([.. banks.Select(b => b.Layout)], slotBytes);
+        var stream = new ExpertStream(CudaDevice.Get(card.Index), group, slots);
         _streams.Add(stream);
         foreach (var bank in banks)
         {
             bank.StreamThrough(stream, card, group);
             brought?.Invoke(bank);
         }
+    }
+
+    /// <summary>Bytes of a slot, which holds the largest group of any bank, and how many slots there are.</summary>
+    internal static (long GroupBytes, int Count) Slots(IReadOnlyList<BankLayout> banks, long slotBytes)
+    {
+        // Four slots: one computes, one is filled, two wait, so that a stage without experts does not stop the bus.
+        var group = Math.Max(slotBytes / 4, banks.Max(b => b.ExpertBytes));
+        group = banks.Max(b => b.Groups(group).Max(g => g.Count) * b.ExpertBytes);
+        return (group, (int)Math.Max(2, slotBytes / group));
     }
 
     /// <summary>Keeps the experts of these banks on a card.</summary>

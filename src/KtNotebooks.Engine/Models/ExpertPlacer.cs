@@ -11,12 +11,6 @@ namespace KtNotebooks.Models;
 /// </summary>
 internal static class ExpertPlacer
 {
-    /// <summary>`auto` keeps experts on a card when they take at most this share of what is free: adapters, their moments and activations need the rest.</summary>
-    private const double ResidentShare = 0.6;
-
-    /// <summary>Share of what is free that the slots of streamed experts take: more than the few that hide copies save copies at the turn from forward to backward.</summary>
-    private const double SlotShare = 0.25;
-
     /// <param name="reasons">Gets one line for every choice that was made here.</param>
     /// <param name="brought">Told every bank that has come to its card or to pinned memory.</param>
     /// <exception cref="NotSupportedException">An executor that does not exist yet.</exception>
@@ -32,12 +26,11 @@ internal static class ExpertPlacer
             ExpertBank[] banks = [.. group.Select(b => b.Bank)];
             var (card, stored) = (group.Key.Compute, banks.Sum(b => b.StoredBytes));
             var room = Room(CudaDevice.Get(card.Index));
-            var resident = group.Key.Kind == ExecutorKind.Resident || (group.Key.Kind == ExecutorKind.Auto && stored <= ResidentShare * room);
-            if (group.Key.Kind == ExecutorKind.Auto)
-                reasons.Add($"experts: {(resident ? "resident" : "streamed")}: they take {stored / 1e9:F1} GB, {card} has {room / 1e9:F1} GB for them, adapters and activations");
+            var share = ExpertShare.Of(group.Key.Kind, stored, room);
+            if (group.Key.Kind == ExecutorKind.Auto) reasons.Add(share.Because(card, stored, room));
             executors ??= new ExpertExecutors();
-            if (resident) ExpertExecutors.Keep(banks, card, model.Type, brought);
-            else executors.Stream(banks, card, (long)Math.Min(SlotShare * room, stored), brought);
+            if (share.Resident) ExpertExecutors.Keep(banks, card, model.Type, brought);
+            else executors.Stream(banks, card, share.SlotBytes, brought);
         }
         return executors;
     }

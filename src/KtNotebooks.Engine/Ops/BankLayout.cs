@@ -11,12 +11,23 @@ internal sealed class BankLayout
     private const int Alignment = 256;
 
     public BankLayout(ExpertSet experts)
+        : this(experts.Count, experts.Gate.K, experts.Width, experts.Gate.Format, experts.Up.Format, experts.Down.Format)
     {
-        Count = experts.Count;
+    }
+
+    /// <summary>Of experts with gate and up [inner, width] and down [width, inner] in one format.</summary>
+    public BankLayout(int count, int width, int inner, MatrixFormat format)
+        : this(count, width, inner, format, format, format)
+    {
+    }
+
+    private BankLayout(int count, int width, int inner, MatrixFormat gate, MatrixFormat up, MatrixFormat down)
+    {
+        Count = count;
         long at = 0;
-        Gate = Place(experts.Gate, ref at);
-        Up = Place(experts.Up, ref at);
-        Down = Place(experts.Down, ref at);
+        Gate = Place(gate, inner, width, ref at);
+        Up = Place(up, inner, width, ref at);
+        Down = Place(down, width, inner, ref at);
         ExpertBytes = at;
     }
 
@@ -61,11 +72,11 @@ internal sealed class BankLayout
         return new GroupMatrices(Of(Gate), Of(Up), Of(Down));
     }
 
-    private static Piece Place(Matrices m, ref long at)
+    private static Piece Place(MatrixFormat format, int n, int k, ref long at)
     {
-        var data = m.Format.DataShape(m.N, m.K).Aggregate((long)m.Format.DataType().Size(), (product, dim) => product * dim);
-        var scales = m.Format.Bytes(m.N, m.K) - data;
-        var piece = new Piece(m.Format, m.N, m.K, at, data, at + Aligned(data), scales);
+        var data = format.DataShape(n, k).Aggregate((long)format.DataType().Size(), (product, dim) => product * dim);
+        var scales = format.Bytes(n, k) - data;
+        var piece = new Piece(format, n, k, at, data, at + Aligned(data), scales);
         at += Aligned(data) + Aligned(scales);
         return piece;
     }

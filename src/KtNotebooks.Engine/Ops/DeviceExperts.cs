@@ -17,6 +17,9 @@ public abstract class DeviceExperts
     /// <summary>In the order of the experts; forward walks them upwards, backward downwards.</summary>
     public abstract IReadOnlyList<ExpertGroup> Groups { get; }
 
+    /// <summary>Bytes that opening a group takes: asked when a run is planned.</summary>
+    internal virtual long OpenBytes(ExpertGroup group, DType type) => 0;
+
     /// <summary>The matrices of a group in F32 or BF16; work queued on the compute stream from now on may read them.</summary>
     internal abstract GroupMatrices Open(int group, DType type);
 

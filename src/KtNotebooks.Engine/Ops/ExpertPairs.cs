@@ -73,6 +73,14 @@ internal sealed class ExpertPairs : IDisposable
         foreach (var tensor in (Tensor[])[_inA, _downA, _gateB, _upB, _downB]) tensor.Dispose();
     }
 
+    /// <summary>Bytes of the pairs of all experts, and elements of a row's products with A.</summary>
+    public static (long Bytes, int In, int Down) Sizes(LowRankExperts lora, DType type)
+    {
+        (long E, int D, int I) = (lora.GateA.Dim(0), lora.GateA.Width, lora.DownA.Width);
+        var (both, down) = (Padded(lora.GateB.Width) + Padded(lora.UpB.Width), Padded(lora.DownB.Width));
+        return (E * (D + I) * (both + down) * type.Size(), both, down);
+    }
+
     /// <summary>A rank as it is stored: a multiple of 8.</summary>
     private static int Padded(int rank) => (rank + 7) / 8 * 8;
 

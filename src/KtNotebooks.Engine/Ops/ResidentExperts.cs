@@ -18,7 +18,7 @@ internal sealed class ResidentExperts : DeviceExperts, IDisposable
         _layout = new BankLayout(experts);
         _card = card;
         _bytes = Tensor.Empty(DType.U8, card, _layout.Bytes);
-        Groups = _layout.IsDirect(type) ? [new ExpertGroup(0, experts.Count)] : _layout.Groups(_layout.ExpertBytes * Math.Max(1, decodedBytes / _layout.DecodedBytes(type)));
+        Groups = GroupsOf(_layout, type, decodedBytes);
         for (var e = 0; e < experts.Count; e++)
         {
             Put(experts.Gate, _layout.Gate, e);
@@ -28,6 +28,9 @@ internal sealed class ResidentExperts : DeviceExperts, IDisposable
     }
 
     public override IReadOnlyList<ExpertGroup> Groups { get; }
+
+    public static IReadOnlyList<ExpertGroup> GroupsOf(BankLayout layout, DType type, long decodedBytes) =>
+        layout.IsDirect(type) ? [new ExpertGroup(0, layout.Count)] : layout.Groups(layout.ExpertBytes * Math.Max(1, decodedBytes / layout.DecodedBytes(type)));
 
     public long Bytes => _layout.Bytes;
 

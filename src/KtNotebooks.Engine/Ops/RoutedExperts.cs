@@ -57,7 +57,7 @@ public sealed class RoutedExperts(ExpertSet experts, RouteKey dropoutKey = defau
         int R = checked((int)indices.Count), I = experts.Width;
         if (experts.Lora is { } lora) CheckLora(lora, x.Width, I);
         List<Tensor> saved = [Allocate(x, DType.I32, experts.Count + 1), Allocate(x, DType.I32, R)];
-        if (x.Device.Kind == DeviceKind.Cuda)
+        if (x.Device.Kind == DeviceKind.Cuda || IsPlannedOnCard(x))
         {
             saved.Add(Allocate(x, DType.I32, R)); // the sorted row of each route
             return new Frame(inputs, [Allocate(x, x.Type, x.Shape)], [.. saved]);
@@ -70,8 +70,11 @@ public sealed class RoutedExperts(ExpertSet experts, RouteKey dropoutKey = defau
         return new Frame(inputs, [Allocate(x, x.Type, x.Shape)], [.. saved]);
     }
 
+    /// <summary>Shapes without memory that stand for a card.</summary>
+    private bool IsPlannedOnCard(Tensor x) => x.Device.Kind == DeviceKind.Meta && experts.OnCard is not null;
+
     /// <summary>Rows gathered for the experts [R, D] and h [R, I].</summary>
-    protected override long ScratchBytes(Frame f) => f.Inputs[2].Count * (f.Inputs[0].Width + experts.Width) * f.Inputs[0].Type.Size();
+    protected override long ScratchBytes(Frame f) => IsPlannedOnCard(f.Inputs[0]) ? RoutedExpertsCuda.ScratchBytes(experts, f.Inputs[0], f.Inputs[2].Count, backward: false) : f.Inputs[2].Count * (f.Inputs[0].Width + experts.Width) * f.Inputs[0].Type.Size();
 
     protected override void Plain(Frame f) => RoutedExpertsPlain.Forward(f, experts, dropoutKey);
 

@@ -18,6 +18,26 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
     /// <summary>Rows of all experts as the host sees them, [E+1]; read back once a forward.</summary>
     public int[] Offsets { get; private set; } = [];
 
+    /// <summary>
+    /// Bytes that forward or backward takes beside inputs and outputs while its largest group is open, for whoever plans: gate, up, h (backward) and a row of D, what a row has of low rank, decoded matrices, padded pairs and
+    /// the sum over groups. Nobody knows how tokens will choose: a group is taken to get twice its share of the rows at most.
+    /// </summary>
+    public static long ScratchBytes(ExpertSet experts, Tensor x, long routes, bool backward)
+    {
+        var card = experts.OnCard!;
+        var (size, type, groups) = (x.Type.Size(), x.Type, card.Groups);
+        var rows = Math.Min(routes, 2 * routes * groups.Max(g => g.Count) / experts.Count);
+        long row = ((backward ? 3 : 2) * experts.Width) + experts.Gate.K, pairs = 0;
+        if (experts.Lora is { } lora)
+        {
+            (pairs, var both, var down) = ExpertPairs.Sizes(lora, type);
+            row += backward ? 2 * (both + down) : both + down;
+            if (lora.Dropout > 0) row += 2 * Math.Max(experts.Gate.K, experts.Width); // masked copies of what goes in
+        }
+        var sum = groups.Count > 1 && type != DType.F32 ? x.Count * sizeof(float) : 0;
+        return (rows * row * size) + pairs + sum + groups.Max(g => card.OpenBytes(g, type));
+    }
+
     /// <summary>Fills saved = offsets, routes, rowOf and, unless nobody will look at it, y.</summary>
     public void Forward(Frame f, bool valueUnused)
     {

@@ -172,7 +172,7 @@ public sealed record PlacementSettings
     private static int? Positive(Settings c, string key) => c.Int(key) is not { } value ? null : value > 0 ? value : throw c.Wrong(key, "positive");
 
     /// <summary>A number of bytes: `20GB`, `20 GiB`, `512MiB`.</summary>
-    private static long? Bytes(Settings c, string key)
+    public static long? Bytes(Settings c, string key)
     {
         if (c.Text(key) is not { } text) return null;
         foreach (var (unit, size) in (ReadOnlySpan<(string, double)>)[("GiB", 1L << 30), ("MiB", 1L << 20), ("GB", 1e9), ("MB", 1e6)])

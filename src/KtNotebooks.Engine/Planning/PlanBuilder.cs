@@ -1,17 +1,24 @@
 using KtNotebooks.Experts;
+using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
 using KtNotebooks.Ops;
 using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
+using KtNotebooks.Training;
 
 namespace KtNotebooks.Planning;
 
 /// <summary>Counts a model of shapes, module by module, into a <see cref="MemoryPlan"/>.</summary>
 internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, ConfigFile config, Window window)
 {
+    /// <summary>Of a card that is not in this machine, when nobody says its size: what most people have.</summary>
+    private const long AssumedBytes = 24_000_000_000;
+
     private readonly List<(string Pattern, int? Layer, ModulePlace Place, string Format, long Parameters, long Bytes)> _parts = [];
     private readonly Dictionary<(string Device, string What), long> _items = [];
+    private readonly Dictionary<string, ExpertBank> _banks = model.All().OfType<ExpertBank>().ToDictionary(b => b.Path);
+    private readonly Dictionary<string, ModulePlace> _placed = [];
     private readonly List<string> _notes = [.. placement.Settings.Notes];
     private long _parameters;
     private long _trainable;
@@ -20,10 +27,9 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
 
     public MemoryPlan Build(string name)
     {
+        PlaceExperts();
         foreach (var child in model.Children) Walk(child, model);
         if (window.Tokens > 0) CountStep();
-        foreach (var ring in placement.All.Where(m => m.Place.Executor is ExecutorKind.Streamed or ExecutorKind.Split or ExecutorKind.Auto).GroupBy(m => m.Place.Compute))
-            Add(ring.Key, MemoryPlan.Ring, 2 * ring.Max(m => BankBytes(m.Path)));
         var plan = new MemoryPlan
         {
             Model = name,
@@ -32,14 +38,44 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
             Trainable = _trainable,
             Tokens = window.Tokens,
             Rows = Rows(),
-            Items = [.. _items.Select(i => new PlanItem(i.Key.Device, i.Key.What, i.Value)).OrderBy(i => i.Device, StringComparer.Ordinal)],
+            Items = [.. _items.Select(i => new PlanItem(i.Key.Device, i.Key.What, i.Value)).OrderBy(i => i.Device, StringComparer.Ordinal).ThenBy(i => i.What == MemoryPlan.Ring)],
             Notes = [],
         };
-        if (placement.All.Any(m => m.Place.Executor == ExecutorKind.Auto)) _notes.Add("experts: auto is counted as streamed; what fits on the card may stay there");
         if (placement.Settings.GpuMemoryLimit is { } limit)
             foreach (var device in plan.Devices.Where(d => d != Device.Cpu.ToString() && plan.Total(d) > limit)) _notes.Add($"{device} may need {plan.Total(device) / 1e9:F1} GB, more than gpu_memory_limit, {limit / 1e9:F1} GB: fewer tokens a step, a smaller chunk_size, or experts: streamed");
         return plan with { Notes = _notes };
     }
+
+    /// <summary>Decides for the experts of every card as a run does (<see cref="ExpertPlacer"/>), when all other weights are on it.</summary>
+    private void PlaceExperts()
+    {
+        var taken = model.All().Where(m => m is not ExpertBank).SelectMany(m => m.Weights).Select(w => (Place: placement.Of(w.Name), w.Tensor.ByteLength)).Where(w => w.Place.Weights == WeightHome.Device)
+            .GroupBy(w => w.Place.Compute).ToDictionary(g => g.Key, g => g.Sum(w => w.ByteLength));
+        foreach (var group in _banks.Values.Select(b => (Bank: b, Place: placement.Of(b.Path))).Where(b => PlacedWeights.IsBroughtLater(b.Place)).GroupBy(b => (b.Place.Compute, Kind: b.Place.Executor!.Value)))
+        {
+            var (card, kind) = group.Key;
+            BankLayout[] layouts = [.. group.Select(b => LayoutOf(b.Bank))];
+            var (stored, room) = (layouts.Sum(l => l.Bytes), CardBytes(card) - taken.GetValueOrDefault(card));
+            var share = ExpertShare.Of(kind, stored, room);
+            if (kind == ExecutorKind.Auto) _notes.Add(share.Because(card, stored, room));
+            if (kind != ExecutorKind.Resident && CardOf(card) is null && placement.Settings.GpuMemoryLimit is null) _notes.Add($"{card} is not here: what experts get of it is counted for a card of {AssumedBytes / 1e9:F0} GB; gpu_memory_limit says another size");
+            var (groupBytes, slots) = share.Resident ? (stored, 1) : ExpertExecutors.Slots(layouts, share.SlotBytes);
+            if (!share.Resident) Add(card, MemoryPlan.Ring, groupBytes * slots);
+            taken[card] = taken.GetValueOrDefault(card) + (groupBytes * slots);
+            foreach (var ((bank, place), layout) in group.Zip(layouts))
+            {
+                bank.PlanOn(new PlannedExperts(layout, share.Resident ? ResidentExperts.GroupsOf(layout, model.Type, ExpertExecutors.DecodedBytes) : layout.Groups(groupBytes)));
+                _placed[bank.Path] = kind != ExecutorKind.Auto ? place : share.Resident ? place with { Executor = ExecutorKind.Resident, Weights = WeightHome.Device } : place with { Executor = ExecutorKind.Streamed, Weights = WeightHome.Host };
+            }
+        }
+    }
+
+    /// <summary>What a card can give: its own limit, and what is free on it now where it is in this machine.</summary>
+    private long CardBytes(Device card) => Math.Min(placement.Settings.GpuMemoryLimit ?? long.MaxValue, CardOf(card)?.FreeBytes ?? placement.Settings.GpuMemoryLimit ?? AssumedBytes);
+
+    private static CudaDevice? CardOf(Device card) => CudaDevice.Missing is null && card.Index < CudaDevice.Count ? CudaDevice.Get(card.Index) : null;
+
+    private ModulePlace PlaceOf(ExpertBank bank) => _placed.TryGetValue(bank.Path, out var place) ? place : placement.Of(bank.Path);
 
     private void Walk(Module module, Module parent)
     {
@@ -51,10 +87,10 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
 
     private void CountBank(ExpertBank bank)
     {
-        var place = placement.Of(bank.Path);
+        var place = PlaceOf(bank);
         var parameters = bank.Weights.Sum(w => w.Count);
-        var format = place.Format ?? config.StoredFormat ?? OwnFormat;
-        var bytes = BankBytes(bank.Path);
+        var format = FormatOf(bank);
+        var bytes = bank.Count * ((2 * format.Bytes(bank.Inner, bank.Width)) + format.Bytes(bank.Width, bank.Inner));
         _parameters += parameters;
         _parts.Add((Pattern(bank.Path), Layer(bank.Path), place, format.Name(), parameters, bytes));
         var mapped = place.Weights == WeightHome.Mmap && format == (config.StoredFormat ?? StoredType);
@@ -85,32 +121,34 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
         Add(device, MemoryPlan.Optimizer, 2 * bytes); // two moments
     }
 
-    /// <summary>What a step allocates beside parameters: every stage's input, the gradient on its way down twice, and the largest stage's workspace.</summary>
+    /// <summary>What a step allocates beside parameters: the inputs of stages and head, the gradient on its way down, and the largest stage's workspace.</summary>
     private void CountStep()
     {
-        var row = (long)model.Info.Width * model.Type.Size();
+        var input = (long)window.Tokens * model.Info.Width * model.Type.Size();
         var largest = new Dictionary<Device, long>();
         foreach (var stage in model.Stages)
         {
-            var device = placement.Of(stage.Path).Compute;
-            Add(device, MemoryPlan.Inputs, window.Tokens * row);
-            foreach (var (where, bytes) in Workspace.Of(stage, model, placement, window)) largest[where] = Math.Max(largest.GetValueOrDefault(where), bytes);
+            var rows = stage.All().OfType<ExpertBank>().Any(b => PlaceOf(b).Executor is ExecutorKind.Streamed or ExecutorKind.Split) ? window.Tokens : window.Chunk;
+            foreach (var (where, bytes) in Workspace.Of(stage, model, placement, window, rows)) largest[where] = Math.Max(largest.GetValueOrDefault(where), bytes);
         }
+        // The input of every stage and of the head; on each card the newest stay as far as they may.
         var last = placement.Of(model.Stages[^1].Path).Compute;
-        Add(last, MemoryPlan.Inputs, 2 * window.Tokens * row);
+        Device[] saved = [.. model.Stages.Select(s => placement.Of(s.Path).Compute), last];
+        foreach (var (device, count) in saved.CountBy(d => d))
+        {
+            var leaving = device == Device.Cpu ? 0 : count - SavedInputs.OnCards([.. Enumerable.Repeat(input, count)], window.SavedBytes);
+            if (leaving > 0) Add(Device.Cpu, MemoryPlan.Inputs, leaving * input);
+            Add(device, MemoryPlan.Inputs, (count - leaving) * input);
+        }
+        Add(last, MemoryPlan.Inputs, input); // the gradient on its way down
         var head = placement.Of("lm_head").Compute;
         largest[head] = Math.Max(largest.GetValueOrDefault(head), Workspace.OfHead(model, Math.Min(window.Tokens, Workspace.HeadRows)));
         foreach (var (device, bytes) in largest) Add(device, MemoryPlan.Workspace, bytes);
     }
 
-    private long BankBytes(string path)
-    {
-        var bank = _banks.TryGetValue(path, out var known) ? known : throw new ArgumentException($"[Plan] no experts at {path}");
-        var format = placement.Of(path).Format ?? config.StoredFormat ?? OwnFormat;
-        return bank.Count * ((2 * format.Bytes(bank.Inner, bank.Width)) + format.Bytes(bank.Width, bank.Inner));
-    }
+    private MatrixFormat FormatOf(ExpertBank bank) => placement.Of(bank.Path).Format ?? config.StoredFormat ?? OwnFormat;
 
-    private readonly Dictionary<string, ExpertBank> _banks = model.All().OfType<ExpertBank>().ToDictionary(b => b.Path);
+    private BankLayout LayoutOf(ExpertBank bank) => new(bank.Count, bank.Width, bank.Inner, FormatOf(bank));
 
     private void Add(Device device, string what, long bytes) => _items[(device.ToString(), what)] = _items.GetValueOrDefault((device.ToString(), what)) + bytes;
 

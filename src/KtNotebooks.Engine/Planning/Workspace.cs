@@ -18,9 +18,10 @@ internal static class Workspace
     public const int HeadRows = 1024;
 
     /// <summary>Bytes by device: experts that compute elsewhere than their layer have their rows there.</summary>
-    public static IEnumerable<(Device Device, long Bytes)> Of(Stage stage, CausalLm model, ModelPlacement placement, Window window)
+    /// <param name="rows">That the stage works on at a time: a chunk, or all where its experts cross the bus.</param>
+    public static IEnumerable<(Device Device, long Bytes)> Of(Stage stage, CausalLm model, ModelPlacement placement, Window window, int rows)
     {
-        var (rows, device) = (window.Chunk, placement.Of(stage.Path).Compute);
+        var device = placement.Of(stage.Path).Compute;
         var pass = PassOf(rows, window.Sequence);
         var all = Peak(() => Backward(x => stage.Forward(x, pass), model, rows));
         if (stage.All().OfType<MoeMlp>().FirstOrDefault() is not { } moe || placement.Of(moe.Experts.Path).Compute is var at && at == device) return [(device, all)];

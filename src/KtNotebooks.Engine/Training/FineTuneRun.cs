@@ -11,7 +11,7 @@ using KtNotebooks.Weights;
 namespace KtNotebooks.Training;
 
 /// <summary>
-/// A fine-tuning run from one config: `kt train FILE.yaml key=value` and the notebooks build this and call <see cref="Run"/>. Keys and defaults are LLaMA-Factory's; ours beyond them are lora_experts,
+/// A fine-tuning run from one config: `kt train FILE.yaml key=value` and the notebooks build this and call <see cref="Run"/>. Keys and defaults are LLaMA-Factory's; ours beyond them are lora_experts, saved_inputs_limit,
 /// loss_reduction and cpu_infer without use_kt.
 /// </summary>
 public sealed class FineTuneRun : IDisposable
@@ -77,6 +77,7 @@ public sealed class FineTuneRun : IDisposable
             EvalSteps = c.Int("eval_steps", 0),
             Seed = (ulong)c.Int("seed", 42),
             ChunkRows = Positive(c, "chunk_size", 8192),
+            SavedBytes = ReadSavedBytes(c),
             Overwrite = c.Flag("overwrite_output_dir"),
             PlotLoss = c.Flag("plot_loss", true),
         };
@@ -120,6 +121,9 @@ public sealed class FineTuneRun : IDisposable
 
     /// <summary>The type of weights and activations.</summary>
     public static DType ReadType(Settings c) => c.OneOf("infer_dtype", "auto", "auto", "float32", "bfloat16") == "float32" || !c.Flag("bf16", true) ? DType.F32 : DType.BF16;
+
+    /// <summary>saved_inputs_limit, a size such as 2GB.</summary>
+    public static long ReadSavedBytes(Settings c) => PlacementSettings.Bytes(c, "saved_inputs_limit") ?? long.MaxValue;
 
     public TrainResult Run(CancellationToken cancel = default) => Trainer.Run(cancel);
 

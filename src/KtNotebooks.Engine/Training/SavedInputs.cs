@@ -17,6 +17,14 @@ internal sealed class SavedInputs(long deviceBudget) : IDisposable
 
     public long DeviceBudget => deviceBudget;
 
+    /// <summary>How many of the newest of these inputs stay on their cards at most, those on their way to the host or back included; the others are in host memory when forward ends.</summary>
+    public static int OnCards(IReadOnlyList<long> bytes, long budget)
+    {
+        var staying = 1;
+        for (var sum = bytes[^1]; staying < bytes.Count && (sum += bytes[^(staying + 1)]) <= budget; staying++) ;
+        return Math.Min(bytes.Count, staying + Ahead);
+    }
+
     public int Count => _entries.Count;
 
     /// <summary>The newest, ready on its device.</summary>

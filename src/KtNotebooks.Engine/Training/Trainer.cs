@@ -66,7 +66,7 @@ public sealed class Trainer
     {
         var total = _windows.TotalSteps;
         var schedule = new LearningRate(_settings.Schedule, _settings.LearningRate, _settings.WarmupOf(total), total);
-        var step = new LayerMajorStep(_model, _settings.ChunkRows);
+        var step = new LayerMajorStep(_model, _settings.ChunkRows, savedBytes: _settings.SavedBytes);
         if (step.Devices.Count > 1) OnNote?.Invoke($"layers on {string.Join(", ", step.Devices)}; each window in at most {step.Parts} parts");
         var watch = Stopwatch.StartNew();
         StepReport? last = null;

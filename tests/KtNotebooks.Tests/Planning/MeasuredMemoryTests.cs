@@ -1,4 +1,10 @@
+using KtNotebooks.Configuration;
+using KtNotebooks.Interop.Cuda;
+using KtNotebooks.Lora;
+using KtNotebooks.Models;
 using KtNotebooks.Nn;
+using KtNotebooks.Optim;
+using KtNotebooks.Placement;
 using KtNotebooks.Planning;
 using KtNotebooks.Tensors;
 using KtNotebooks.Tests.Models;
@@ -35,5 +41,54 @@ public class MeasuredMemoryTests
         var said = plan.Bytes("cpu", MemoryPlan.Gradients) + plan.Bytes("cpu", MemoryPlan.Inputs) + plan.Bytes("cpu", MemoryPlan.Workspace);
         Assert.InRange(used, 0.9 * said, said);
         Tiny.DropGradients(model);
+    }
+
+    /// <summary>
+    /// The whole of a run on a card, weights, adapter, optimizer and all: the plan is an upper bound, and what it says too much is a part of its workspace (other ops than the experts count the scratch of
+    /// the CPU, and a group of experts gets twice its share of rows). Measured on the emulated card: 90 to 94 % of what is said.
+    /// </summary>
+    [Theory]
+    [Trait("card", "cuda")]
+    [InlineData("streamed", "bf16=true")]
+    [InlineData("streamed", "bf16=false")]
+    [InlineData("streamed", "bf16=true", "kt_config.kt_backend=FP8")]
+    [InlineData("streamed", "bf16=true", "saved_inputs_limit=1MB")]
+    [InlineData("resident", "bf16=true")]
+    [InlineData("auto", "bf16=true")]
+    public void A_card_needs_what_the_plan_says(string experts, params string[] more)
+    {
+        Require.Hardware("cuda", CudaDevice.Missing);
+        using var folder = new Samples.Folder();
+        var path = Tiny.Save(Path.Combine(folder.Path, "model"), change: c => c.Replace("\"hidden_size\": 40", "\"hidden_size\": 256", StringComparison.Ordinal).Replace("\"moe_intermediate_size\": 18", "\"moe_intermediate_size\": 128", StringComparison.Ordinal)
+            .Replace("\"n_routed_experts\": 4", "\"n_routed_experts\": 32", StringComparison.Ordinal));
+        string[] keys = ["device=cuda:0", "experts=" + experts, "cutoff_len=128", "lora_rank=3", "lora_experts=true", "gpu_memory_limit=50MB", .. more];
+        var plan = MemoryPlan.Open([path, "tokens_per_step=512", .. keys]);
+        var c = Settings.Read(["model_name_or_path=" + path, .. keys]);
+        var pool = CudaDevice.Get(0).Pool;
+        Tiny.Alive();
+        var before = pool.UsedBytes;
+        pool.ResetPeakUsed();
+        try
+        {
+            using var model = ModelFolder.Load(path, FineTuneRun.ReadType(c), ModelFolder.Place(path, PlacementSettings.Read(c)));
+            LoraAdapter.Attach(model, FineTuneRun.ReadLora(c), 1);
+            using var optimizer = new AdamW(model.AllTrainable, new AdamWSettings());
+            var builder = new TokenBatch.Builder();
+            int[] ids = [.. Enumerable.Range(0, 128).Select(i => i * 7 % Tiny.Vocabulary)];
+            for (var s = 0; s < 4; s++) builder.Add(ids, ids, 1f / (4 * 127));
+            for (var step = 0; step < 2; step++)
+            {
+                new LayerMajorStep(model, savedBytes: FineTuneRun.ReadSavedBytes(c)).Run(builder.Build(), cancel: TestContext.Current.CancellationToken);
+                optimizer.Step(1e-3, 1);
+            }
+            var (used, said) = (pool.PeakUsedBytes - before, plan.Total("cuda:0"));
+            TestContext.Current.SendDiagnosticMessage($"{experts} {string.Join(' ', more)}: used {used:N0}, said {said:N0}: {(double)used / said:P1}");
+            Assert.InRange(used, 0.85 * said, said);
+            Assert.Equal(plan.Bytes("cuda:0", MemoryPlan.Ring), model.Executors!.Streams.Sum(s => s.Bytes));
+        }
+        finally
+        {
+            pool.Limit = long.MaxValue;
+        }
     }
 }

@@ -36,10 +36,13 @@ public sealed class MemoryPlanTests
     [InlineData("experts=resident", 58)]
     public void Experts_take_their_memory_where_their_executor_wants_them(string experts, int banksOnCard)
     {
-        var plan = MemoryPlan.Open("deepseek-v3", "device=cuda:0", experts);
+        var plan = MemoryPlan.Open("deepseek-v3", "device=cuda:0", experts, "gpu_memory_limit=80GB");
         var bank = 3 * MatrixFormat.Fp8.Bytes(2048, 7168) * 256; // as stored: FP8 with a scale for 128 × 128
         Assert.Equal(banksOnCard == 58 ? 58 * bank : 0, plan.Rows.Where(r => r.Executor == "resident").Sum(r => r.Bytes));
-        Assert.Equal(banksOnCard == 2 ? 2 * bank : 0, plan.Bytes("cuda:0", MemoryPlan.Ring));
+        // A quarter of what the other weights leave, in whole slots.
+        var room = 80e9 - plan.Bytes("cuda:0", MemoryPlan.Weights);
+        if (banksOnCard == 2) Assert.InRange(plan.Bytes("cuda:0", MemoryPlan.Ring), 0.22 * room, 0.25 * room);
+        else Assert.Equal(0, plan.Bytes("cuda:0", MemoryPlan.Ring));
         Assert.Equal(banksOnCard == 58 ? 0 : 58 * bank, plan.Bytes("cpu", banksOnCard == 0 ? MemoryPlan.Mapped : MemoryPlan.Weights));
     }
 
@@ -56,6 +59,25 @@ public sealed class MemoryPlanTests
         Assert.Equal(trained, plan.Trainable);
         Assert.Equal([4 * trained, 4 * trained, 8 * trained], new[] { MemoryPlan.Adapter, MemoryPlan.Gradients, MemoryPlan.Optimizer }.Select(what => plan.Bytes("cuda:0", what)));
         Assert.Equal((54 + 2) * 8192L * 2048 * 2, plan.Bytes("cuda:0", MemoryPlan.Inputs));
+    }
+
+    [Fact]
+    public void Layer_inputs_beyond_their_limit_wait_in_host_memory()
+    {
+        var plan = MemoryPlan.Open("deepseek-v2-lite", "device=cuda:0", "tokens_per_step=8192", "experts=streamed", "saved_inputs_limit=500MB");
+        const long input = 8192L * 2048 * 2;
+        Assert.Equal((55 - 14 - 2) * input, plan.Bytes("cpu", MemoryPlan.Inputs)); // of 55, 14 fit and two are on their way
+        Assert.Equal((14 + 2 + 1) * input, plan.Bytes("cuda:0", MemoryPlan.Inputs)); // and the gradient
+    }
+
+    [Theory]
+    [InlineData("60GB", "resident", "device")]
+    [InlineData("40GB", "streamed", "host")]
+    public void Auto_is_decided_as_the_run_decides_it(string limit, string executor, string home)
+    {
+        var plan = MemoryPlan.Open("deepseek-v2-lite", "device=cuda:0", "experts=auto", "gpu_memory_limit=" + limit);
+        Assert.Equal((executor, home), plan.Rows.Where(r => r.Executor.Length > 0).Select(r => (r.Executor, r.Weights)).Distinct().Single());
+        Assert.Contains(plan.Notes, n => n.StartsWith($"experts: {executor}: they take 28.8 GB, cuda:0 has ", StringComparison.Ordinal));
     }
 
     [Fact]
@@ -81,7 +103,7 @@ public sealed class MemoryPlanTests
     public void The_text_of_a_plan_is_this()
     {
         using var work = new Workplace();
-        var (exit, output, errors) = Kt.Run("plan", Path.Combine(work.Model, "config.json"), "device=cuda:0", "experts=streamed", "lora_experts=true", "tokens_per_step=256", "cutoff_len=64", "bf16=false", "template=deepseek");
+        var (exit, output, errors) = Kt.Run("plan", Path.Combine(work.Model, "config.json"), "device=cuda:0", "experts=streamed", "gpu_memory_limit=1GB", "lora_experts=true", "tokens_per_step=256", "cutoff_len=64", "bf16=false", "template=deepseek");
         Assert.True(exit == 0, errors);
         Assert.Equal(File.ReadAllText(Path.Combine(Checkout.Root, "tests/KtNotebooks.Tests/Planning/plan.txt")), output.Replace(work.Root, "FOLDER", StringComparison.Ordinal), ignoreLineEndingDifferences: true);
     }

@@ -33,6 +33,9 @@ public sealed unsafe class CudaPool
     /// <summary>The largest <see cref="HeldBytes"/> so far.</summary>
     public long PeakBytes { get; private set; }
 
+    /// <summary>The largest <see cref="UsedBytes"/> since <see cref="ResetPeakUsed"/>: what a plan predicts, without what is cached.</summary>
+    public long PeakUsedBytes { get; private set; }
+
     /// <summary>How often the driver was asked for memory; stands still in steady state.</summary>
     public long DriverAllocations { get; private set; }
 
@@ -50,6 +53,7 @@ public sealed unsafe class CudaPool
             block.IsFree = false;
             _used.Add(block.Address, block);
             UsedBytes += block.Size;
+            PeakUsedBytes = Math.Max(PeakUsedBytes, UsedBytes);
             return block.Address;
         }
     }
@@ -90,6 +94,11 @@ public sealed unsafe class CudaPool
                     cuMemFree_v2(segment.Address).Ok();
                     HeldBytes -= segment.Size;
                 }
+    }
+
+    internal void ResetPeakUsed()
+    {
+        lock (_gate) PeakUsedBytes = UsedBytes;
     }
 
     private static long RoundUp(long bytes, long granule) => (bytes + granule - 1) / granule * granule;

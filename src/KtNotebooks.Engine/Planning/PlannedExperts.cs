@@ -1,0 +1,19 @@
+using KtNotebooks.Ops;
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Planning;
+
+/// <summary>Experts of a card that nobody has loaded: their groups and what opening one takes, for ops that run over shapes.</summary>
+internal sealed class PlannedExperts(BankLayout layout, IReadOnlyList<ExpertGroup> groups) : DeviceExperts
+{
+    public override IReadOnlyList<ExpertGroup> Groups => groups;
+
+    /// <summary>Low-bit matrices are decoded when their group is opened.</summary>
+    internal override long OpenBytes(ExpertGroup group, DType type) => layout.IsDirect(type) ? 0 : group.Count * layout.DecodedBytes(type);
+
+    internal override GroupMatrices Open(int group, DType type) => throw Nothing();
+
+    internal override void Close(int group) => throw Nothing();
+
+    private static InvalidOperationException Nothing() => new("[Plan] planned experts have no weights");
+}
