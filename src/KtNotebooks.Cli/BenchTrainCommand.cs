@@ -22,8 +22,8 @@ internal static class BenchTrainCommand
         var tokens = new Option<int>("--tokens") { Description = "tokens of an optimizer step", DefaultValueFactory = _ => 8192 };
         var sequence = new Option<int>("--seq") { Description = "tokens of a sequence", DefaultValueFactory = _ => 512 };
         var rank = new Option<int>("--rank") { Description = "LoRA rank, on all linears and all routed experts", DefaultValueFactory = _ => 8 };
-        var experts = new Option<ExecutorKind>("--experts") { Description = "cpu, streamed or resident", DefaultValueFactory = _ => ExecutorKind.Streamed };
-        experts.AcceptOnlyFromAmong("cpu", "streamed", "resident");
+        var experts = new Option<ExecutorKind>("--experts") { Description = "cpu, streamed, resident or split", DefaultValueFactory = _ => ExecutorKind.Streamed };
+        experts.AcceptOnlyFromAmong("cpu", "streamed", "resident", "split");
         var format = new Option<string>("--format") { Description = "of the experts: bf16, fp8, int8, int4", DefaultValueFactory = _ => "bf16" };
         var device = new Option<string>("--device") { Description = "cpu or cuda:N", DefaultValueFactory = _ => "cuda:0" };
         var cards = new Option<int>("--cards") { Description = "lay the layers over so many cards, from --device on", DefaultValueFactory = _ => 1 };
@@ -32,16 +32,17 @@ internal static class BenchTrainCommand
         var slots = new Option<int>("--slots-mb") { Description = "MiB of each card for experts on their way", DefaultValueFactory = _ => 1100 };
         var saved = new Option<int>("--saved-mb") { Description = "MiB of each card for inputs of the stages; what is over goes to pinned host memory", DefaultValueFactory = _ => 0 };
         var moments = new Option<bool>("--moments-on-host") { Description = "AdamW's moments wait in pinned host memory" };
+        var pairs = new Option<bool>("--lora-on-host") { Description = "the experts' low-rank pairs, their gradients and moments live in pinned host memory and are updated there" };
         var chunk = new Option<int>("--chunk") { Description = "rows that a stage works on at a time", DefaultValueFactory = _ => 8192 };
         var steps = new Option<int>("--steps") { Description = "measured steps, after two to warm up", DefaultValueFactory = _ => 5 };
         var json = new Option<bool>("--json") { Description = "one JSON object" };
-        var command = new Command("train", "Tokens per second of a real training step (forward, backward, clipping, AdamW) on random weights of a true shape") { shape, layers, tokens, sequence, rank, experts, format, device, cards, contiguous, parts, slots, saved, moments, chunk, steps, json };
+        var command = new Command("train", "Tokens per second of a real training step (forward, backward, clipping, AdamW) on random weights of a true shape") { shape, layers, tokens, sequence, rank, experts, format, device, cards, contiguous, parts, slots, saved, moments, pairs, chunk, steps, json };
         command.SetAction((parsed, cancel) => Task.Run(() =>
         {
             var text = parsed.GetRequiredValue(layers);
             int? count = text == "all" ? null : int.TryParse(text, out var n) ? n : throw new ArgumentException($"--layers must be all or a number, but is '{text}'");
             var settings = new TrainingBenchmarkSettings(parsed.GetRequiredValue(shape), count, parsed.GetValue(tokens), parsed.GetValue(sequence), parsed.GetValue(rank), parsed.GetValue(experts), MatrixFormats.Parse(parsed.GetRequiredValue(format)),
-                Device.Parse(parsed.GetRequiredValue(device)), (long)parsed.GetValue(slots) << 20, (long)parsed.GetValue(saved) << 20, parsed.GetValue(moments), parsed.GetValue(chunk), parsed.GetValue(steps), parsed.GetValue(cards), parsed.GetValue(contiguous), parsed.GetValue(parts));
+                Device.Parse(parsed.GetRequiredValue(device)), (long)parsed.GetValue(slots) << 20, (long)parsed.GetValue(saved) << 20, parsed.GetValue(moments), parsed.GetValue(pairs), parsed.GetValue(chunk), parsed.GetValue(steps), parsed.GetValue(cards), parsed.GetValue(contiguous), parsed.GetValue(parts));
             var result = TrainingBenchmark.Run(settings, Console.Error.WriteLine, cancel);
             if (parsed.GetValue(json)) Console.WriteLine(JsonSerializer.Serialize(result, Indented));
             else Print(result);

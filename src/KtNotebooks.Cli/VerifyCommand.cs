@@ -15,8 +15,8 @@ internal static class VerifyCommand
         var dtype = new Option<string>("--dtype") { Description = "f32, bf16, or both", DefaultValueFactory = _ => "both" };
         dtype.AcceptOnlyFromAmong("f32", "bf16", "both");
         var device = new Option<string>("--device") { Description = "cpu or cuda:N", DefaultValueFactory = _ => "cpu" };
-        var experts = new Option<string>("--experts") { Description = "with a card: auto, cpu, streamed or resident", DefaultValueFactory = _ => "auto" };
-        experts.AcceptOnlyFromAmong("auto", "cpu", "streamed", "resident");
+        var experts = new Option<string>("--experts") { Description = "with a card: auto, cpu, streamed, resident or split", DefaultValueFactory = _ => "auto" };
+        experts.AcceptOnlyFromAmong("auto", "cpu", "streamed", "resident", "split");
         var command = new Command("verify", "Compare logits, loss, LoRA gradients, six optimizer steps and greedy tokens with reference numbers") { folder, dtype, device, experts };
         command.SetAction((parsed, cancel) => Task.Run(() => Run(parsed.GetRequiredValue(folder), parsed.GetRequiredValue(dtype), Placement(parsed.GetRequiredValue(device), parsed.GetRequiredValue(experts)), cancel)));
         return command;

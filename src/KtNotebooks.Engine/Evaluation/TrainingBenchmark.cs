@@ -26,12 +26,13 @@ namespace KtNotebooks.Evaluation;
 /// <param name="SlotBytes">Device memory of the streaming slots.</param>
 /// <param name="SavedBytes">Device memory for the inputs of the stages; what is over goes to pinned host memory.</param>
 /// <param name="MomentsOnHost">AdamW's moments wait in pinned host memory.</param>
+/// <param name="PairsOnHost">The experts' low-rank pairs live, and are updated, in pinned host memory; always so where experts are split.</param>
 /// <param name="ChunkRows">Rows that a stage works on at a time.</param>
 /// <param name="Steps">Measured steps, after two to warm up.</param>
 /// <param name="Cards">Over how many cards the layers lie, from <paramref name="Device"/> on.</param>
 /// <param name="Contiguous">Each card has consecutive layers, as in KTransformers' rule files; else the cards take turns.</param>
 /// <param name="Parts">Into how many parts the window is cut; null: one a card.</param>
-public sealed record TrainingBenchmarkSettings(string Shape, int? Layers, int Tokens, int Sequence, int Rank, ExecutorKind Executor, MatrixFormat Format, Device Device, long SlotBytes, long SavedBytes, bool MomentsOnHost, int ChunkRows, int Steps, int Cards = 1, bool Contiguous = false, int? Parts = null);
+public sealed record TrainingBenchmarkSettings(string Shape, int? Layers, int Tokens, int Sequence, int Rank, ExecutorKind Executor, MatrixFormat Format, Device Device, long SlotBytes, long SavedBytes, bool MomentsOnHost, bool PairsOnHost, int ChunkRows, int Steps, int Cards = 1, bool Contiguous = false, int? Parts = null);
 
 /// <summary>What it found; times are medians over the measured steps, in milliseconds.</summary>
 /// <param name="Parameters">Of the base model.</param>
@@ -86,9 +87,11 @@ public static class TrainingBenchmark
         note($"weights made in {watch.Elapsed.TotalSeconds:F1} s");
         foreach (var banks in model.All().OfType<ExpertBank>().GroupBy(b => DeviceOf(b.Path)))
         {
+            foreach (var bank in banks) bank.PairsOnHost = settings.PairsOnHost;
             if (settings.Executor == ExecutorKind.Resident && banks.Key.Kind == DeviceKind.Cuda) ExpertExecutors.Keep([.. banks], banks.Key, DType.BF16);
-            if (settings.Executor != ExecutorKind.Streamed) continue;
-            executors.Stream([.. banks], banks.Key, settings.SlotBytes);
+            if (settings.Executor is not (ExecutorKind.Streamed or ExecutorKind.Split)) continue;
+            if (settings.Executor == ExecutorKind.Streamed) executors.Stream([.. banks], banks.Key, settings.SlotBytes);
+            else note($"split, measured: {executors.Split([.. banks], banks.Key, settings.SlotBytes)}");
             meters.First(m => m.Device == banks.Key).Watch(executors.Streams[^1]);
         }
         note($"experts placed after {watch.Elapsed.TotalSeconds:F1} s");

@@ -1,3 +1,4 @@
+using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Nn;
 using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
@@ -32,6 +33,12 @@ public sealed class ExpertBank : Module
 
     /// <summary>E.</summary>
     public int Count { get; }
+
+    /// <summary>k, by which passes are announced to streams; 0 where nobody knows it.</summary>
+    public int TopK { get; init; }
+
+    /// <summary>Low-rank pairs that are attached from now on lie in pinned host memory and come to the card that computes at every visit; their moments and gradients stay out there with them.</summary>
+    public bool PairsOnHost { get; set; }
 
     /// <summary>How the matrices are stored.</summary>
     public MatrixFormat Format => _set.Gate.Format;
@@ -68,6 +75,15 @@ public sealed class ExpertBank : Module
     /// <summary>Where rows are computed: the card that streams or keeps the experts, or where they lie.</summary>
     public override Device Device => _card ?? base.Device;
 
+    /// <summary>A place for a stack of low-rank halves, uninitialised.</summary>
+    internal Tensor EmptyPairs(params ReadOnlySpan<long> shape)
+    {
+        if (!PairsOnHost || Device.Kind != DeviceKind.Cuda) return Tensor.Empty(DType.F32, Device, shape);
+        long bytes = sizeof(float);
+        foreach (var dim in shape) bytes *= dim;
+        return new Tensor(PinnedBuffer.Allocate(Device, bytes), 0, DType.F32, shape);
+    }
+
     /// <summary>The experts cross the bus at every visit: all rows should come at once.</summary>
     public bool IsStreamed => Stream is not null;
 
@@ -79,19 +95,34 @@ public sealed class ExpertBank : Module
 
     internal BankLayout Layout => new(_set);
 
-    internal ExpertStream? Stream => (_set.OnCard as StreamedExperts)?.Stream;
+    internal ExpertStream? Stream => Streamed?.Stream;
 
-    /// <summary>The groups in the order of forward.</summary>
-    internal IEnumerable<GroupVisit> GroupVisits => _set.OnCard is StreamedExperts streamed ? Enumerable.Range(0, streamed.Groups.Count).Select(g => new GroupVisit(streamed, g)) : [];
+    private StreamedExperts? Streamed => _set.OnCard as StreamedExperts;
 
-    /// <summary>x [T, D], weights F32 [T, k], indices I32 [T, k] → [T, D]. Rows on a card meet experts that are on no card in host memory: they go there and come back.</summary>
+    /// <summary>The groups that cross the bus when so many tokens pass, in the order of forward.</summary>
+    internal IEnumerable<GroupVisit> GroupVisits(long tokens, bool backward)
+    {
+        if (Streamed is not { } streamed) return [];
+        var host = HostGroups(tokens * TopK, backward, _set.Lora);
+        return Enumerable.Range(host, streamed.Groups.Count - host).Select(g => new GroupVisit(streamed, g));
+    }
+
+    /// <summary>x [T, D], weights F32 [T, k], indices I32 [T, k] → [T, D]. Rows on a card meet experts that are on no card, or that the CPU is to compute, in host memory: they go there and come back.</summary>
     public Tensor Forward(Tensor x, Tensor weights, Tensor indices, Pass pass)
     {
         var lora = pass.Adapter is { } name ? Named.GetValueOrDefault(name) : _set.Lora;
-        var set = _set with { Lora = pass.Training || lora is not { Dropout: > 0 } ? lora : lora with { Dropout = 0 } };
-        var y = RoutedExperts.Apply(Transfer.Apply(x, Device), Transfer.Apply(weights, Device), Transfer.Apply(indices, Device), set, DropoutMask.Mix(pass.DropoutKey ^ _key), pass.FirstRow * (long)weights.Width, pass.ValueUnused);
+        if (lora is { Dropout: > 0 } && !pass.Training) lora = lora with { Dropout = 0 };
+        var host = HostGroups(indices.Count, pass.ValueUnused, lora);
+        var device = host == Streamed?.Groups.Count ? Device.Cpu : Device;
+        var set = _set with { Lora = lora?.Device == device ? lora : lora?.Map(t => Fetched.Apply(t, device)) };
+        if (device.Kind == DeviceKind.Cuda && host > 0) set = set with { OnHost = new HostShare(host, lora) };
+        var y = RoutedExperts.Apply(Transfer.Apply(x, device), Transfer.Apply(weights, device), Transfer.Apply(indices, device), set, DropoutMask.Mix(pass.DropoutKey ^ _key), pass.FirstRow * (long)weights.Width, pass.ValueUnused);
         return Transfer.Apply(y, x.Device);
     }
+
+    /// <summary>How many of the first groups the CPU computes when so many routes pass: as the costs of a split say, none where pairs lie on the card.</summary>
+    private int HostGroups(long routes, bool backward, LowRankExperts? lora) =>
+        Streamed is { Costs: { } costs } streamed && (lora is null || lora.Device.Kind == DeviceKind.Cpu) ? costs.HostGroups(streamed.Groups, ExpertBytes, 3.0 * Width * Inner, routes, backward) : 0;
 
     /// <summary>Moves the experts to pinned host memory, from where the stream brings groups of at most groupBytes to its card. Attach adapters afterwards.</summary>
     internal void StreamThrough(ExpertStream stream, Device card, long groupBytes)
@@ -100,6 +131,32 @@ public sealed class ExpertBank : Module
         Replace(slab.Set with { OnCard = new StreamedExperts(slab, stream, card, groupBytes) }, card);
         _slab = slab;
     }
+
+    /// <summary>Lets the CPU take groups of the streamed experts where that ends earlier. Pairs attached from now on lie in host memory, where both sides reach them.</summary>
+    internal void Split(ExpertCosts costs)
+    {
+        Streamed!.Costs = costs;
+        PairsOnHost = true;
+    }
+
+    /// <summary>Whether a training step of so many tokens leaves the CPU a share.</summary>
+    internal bool CpuTakesPart(long tokens) => HostGroups(tokens * TopK, false, null) > 0 || HostGroups(tokens * TopK, true, null) > 0;
+
+    /// <summary>For saying it: up to so many tokens a forward pass the CPU computes all groups, and up to so many it still takes some.</summary>
+    internal (int Alone, int Share) CpuUpTo(ExpertCosts costs)
+    {
+        var (alone, share) = (0, 0);
+        for (var tokens = 1; tokens <= 1 << 20; tokens *= 2)
+        {
+            var host = costs.HostGroups(Streamed!.Groups, ExpertBytes, 3.0 * Width * Inner, (long)tokens * Math.Max(1, TopK), backward: false);
+            if (host == Streamed.Groups.Count) alone = tokens;
+            if (host > 0) share = tokens;
+        }
+        return (alone, share);
+    }
+
+    /// <summary>What both sides of a split cost here, measured with these experts.</summary>
+    internal ExpertCosts MeasureCosts() => ExpertCosts.Measure(_set, _slab!, CudaDevice.Get(Device.Index));
 
     /// <summary>Puts a copy of the experts, as stored, on a card; the matrices stay where they are too (a mapped checkpoint costs no memory). Attach adapters afterwards.</summary>
     internal void KeepOn(Device card, DType rows, long decodedBytes)

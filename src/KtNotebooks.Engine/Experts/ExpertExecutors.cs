@@ -12,6 +12,12 @@ public sealed class ExpertExecutors : IDisposable
     /// <summary>Decoded matrices of low-bit experts on a card at a time.</summary>
     internal const long DecodedBytes = 512L << 20;
 
+    /// <summary>One computes, one is filled, two wait, so that a stage without experts does not stop the bus.</summary>
+    private const int Slots = 4;
+
+    /// <summary>A split goes by whole groups, so it wants smaller ones.</summary>
+    private const int SplitSlots = 16;
+
     private readonly List<ExpertStream> _streams = [];
 
     /// <summary>Bytes that crossed the bus so far.</summary>
@@ -20,12 +26,27 @@ public sealed class ExpertExecutors : IDisposable
     internal IReadOnlyList<ExpertStream> Streams => _streams;
 
     /// <summary>Streams the experts of these banks through slots of at most <paramref name="slotBytes"/> in all on a card.</summary>
-    public void Stream(IReadOnlyList<ExpertBank> banks, Device card, long slotBytes, Action<ExpertBank>? brought = null)
+    public void Stream(IReadOnlyList<ExpertBank> banks, Device card, long slotBytes, Action<ExpertBank>? brought = null) => Stream(banks, card, slotBytes, split: false, brought);
+
+    /// <summary>
+    /// The same, with the CPU taking as many experts of a visit as let both end together: few or none of a large window, all of a token that is generated. Returns what that choice rests on, measured here.
+    /// </summary>
+    public ExpertCosts? Split(IReadOnlyList<ExpertBank> banks, Device card, long slotBytes, ExpertCosts? costs = null, Action<ExpertBank>? brought = null)
+    {
+        ArgumentNullException.ThrowIfNull(banks);
+        if (banks.Count == 0) return costs;
+        Stream(banks, card, slotBytes, split: true, brought);
+        costs ??= banks[0].MeasureCosts();
+        foreach (var bank in banks) bank.Split(costs);
+        return costs;
+    }
+
+    private void Stream(IReadOnlyList<ExpertBank> banks, Device card, long slotBytes, bool split, Action<ExpertBank>? brought)
     {
         ArgumentNullException.ThrowIfNull(banks);
         if (banks.Count == 0) return;
-        var (group, slots) = Slots([.. banks.Select(b => b.Layout)], slotBytes);
-        var stream = new ExpertStream(CudaDevice.Get(card.Index), group, slots);
+        var (group, count) = SlotsOf([.. banks.Select(b => b.Layout)], slotBytes, split);
+        var stream = new ExpertStream(CudaDevice.Get(card.Index), group, count);
         _streams.Add(stream);
         foreach (var bank in banks)
         {
@@ -35,10 +56,9 @@ public sealed class ExpertExecutors : IDisposable
     }
 
     /// <summary>Bytes of a slot, which holds the largest group of any bank, and how many slots there are.</summary>
-    internal static (long GroupBytes, int Count) Slots(IReadOnlyList<BankLayout> banks, long slotBytes)
+    internal static (long GroupBytes, int Count) SlotsOf(IReadOnlyList<BankLayout> banks, long slotBytes, bool split)
     {
-        // Four slots: one computes, one is filled, two wait, so that a stage without experts does not stop the bus.
-        var group = Math.Max(slotBytes / 4, banks.Max(b => b.ExpertBytes));
+        var group = Math.Max(slotBytes / (split ? SplitSlots : Slots), banks.Max(b => b.ExpertBytes));
         group = banks.Max(b => b.Groups(group).Max(g => g.Count) * b.ExpertBytes);
         return (group, (int)Math.Max(2, slotBytes / group));
     }

@@ -1,7 +1,11 @@
 namespace KtNotebooks.Experts;
 
-/// <summary>A bank's turn in a step: forward opens its groups upwards, backward downwards.</summary>
-internal readonly record struct BankVisit(ExpertBank Bank, bool Backward);
+/// <summary>A bank's turn in a step with so many tokens: forward opens its groups upwards, backward downwards.</summary>
+internal readonly record struct BankVisit(ExpertBank Bank, bool Backward, long Tokens)
+{
+    /// <summary>Those that cross the bus, upwards.</summary>
+    public IEnumerable<GroupVisit> Groups => Bank.GroupVisits(Tokens, Backward);
+}
 
 /// <summary>Tells the streams of a model in which order a step will open its experts.</summary>
 internal static class ExpertStreams
@@ -15,7 +19,7 @@ internal static class ExpertStreams
         foreach (var own in visits.GroupBy(v => v.Bank.Stream))
         {
             if (own.Key is not { } stream) continue;
-            GroupVisit[] step = [.. own.SelectMany(v => v.Backward ? v.Bank.GroupVisits.Reverse() : v.Bank.GroupVisits)];
+            GroupVisit[] step = [.. own.SelectMany(v => v.Backward ? v.Groups.Reverse() : v.Groups)];
             stream.Plan([.. step, .. step]);
         }
     }

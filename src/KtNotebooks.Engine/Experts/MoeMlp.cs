@@ -20,7 +20,7 @@ public sealed class MoeMlp : Module
     {
         _router = new Nn.Linear(weights, path + ".gate", DType.F32, experts, width);
         _bias = settings.Scoring == RouterScoring.Sigmoid ? weights.Take(path + BiasName, DType.F32, experts) : null;
-        Experts = new ExpertBank(weights, path + ".experts", type, experts, width, inner);
+        Experts = new ExpertBank(weights, path + ".experts", type, experts, width, inner) { TopK = settings.TopK };
         Shared = sharedInner > 0 ? new SwiGluMlp(weights, path + ".shared_experts", type, width, sharedInner) : null;
         Settings = settings;
     }

@@ -12,6 +12,9 @@ internal sealed class StreamedExperts(ExpertSlab slab, ExpertStream stream, Devi
 
     public ExpertStream Stream => stream;
 
+    /// <summary>Of a split between the CPU and the card; null: the card computes everything.</summary>
+    public ExpertCosts? Costs { get; set; }
+
     /// <summary>Where a group lies in host memory.</summary>
     public (nint Address, long Bytes) Source(int group) => (slab.Address + (nint)(Groups[group].First * slab.Layout.ExpertBytes), Groups[group].Count * slab.Layout.ExpertBytes);
 

@@ -80,7 +80,7 @@ internal sealed class AdapterInstaller
     {
         var r = _settings.RankOf(linear.Path);
         var (a, b) = (Take(linear.Path, 'A', r, r, linear.Inputs), Take(linear.Path, 'B', r, linear.Outputs, r));
-        return new LowRank(Make(a, linear.Weight.Device, r, linear.Inputs), Make(b, linear.Weight.Device, linear.Outputs, r), _settings.ScaleOf(linear.Path), (float)_settings.Dropout);
+        return new LowRank(Make(a, Tensor.Empty(DType.F32, linear.Weight.Device, r, linear.Inputs)), Make(b, Tensor.Empty(DType.F32, linear.Weight.Device, linear.Outputs, r)), _settings.ScaleOf(linear.Path), (float)_settings.Dropout);
     }
 
     private LowRankExperts PairsOf(ExpertBank bank)
@@ -95,7 +95,7 @@ internal sealed class AdapterInstaller
                 Take(path, 'A', r, r, inputs).CopyTo(a.AsSpan(e * r * inputs));
                 Take(path, 'B', r, outputs, r).CopyTo(b.AsSpan(e * outputs * r));
             }
-            return (Make(a, bank.Device, bank.Count, r, inputs), Make(b, bank.Device, bank.Count, outputs, r));
+            return (Make(a, bank.EmptyPairs(bank.Count, r, inputs)), Make(b, bank.EmptyPairs(bank.Count, outputs, r)));
         }
         var (gate, up, down) = (Stack(0, ranks.Gate, bank.Width, bank.Inner), Stack(1, ranks.Up, bank.Width, bank.Inner), Stack(2, ranks.Down, bank.Inner, bank.Width));
         return new LowRankExperts(gate.A, gate.B, up.A, up.B, down.A, down.B, scale, (float)_settings.Dropout);
@@ -111,12 +111,12 @@ internal sealed class AdapterInstaller
         return stored.Read();
     }
 
-    private Tensor Make(float[] values, Device device, params ReadOnlySpan<long> shape)
+    private Tensor Make(float[] values, Tensor target)
     {
-        using var host = Tensor.From(values, shape);
-        var tensor = host.To(device);
-        tensor.RequiresGrad = _trained;
-        _made.Add(tensor);
-        return tensor;
+        _made.Add(target);
+        using var host = Tensor.From(values, target.Shape);
+        Memory.Copy(host, target);
+        target.RequiresGrad = _trained;
+        return target;
     }
 }

@@ -21,7 +21,7 @@ public static class LoraAdapter
         ArgumentNullException.ThrowIfNull(model);
         ArgumentNullException.ThrowIfNull(settings);
         settings.Checked();
-        var targets = settings.Target is not { } named || named.Contains("all") ? null : named;
+        var targets = settings.Targets;
         if (targets is not null) RequireKnown(model, targets);
         var attached = 0;
         foreach (var module in model.All())
@@ -95,29 +95,33 @@ public static class LoraAdapter
     private static LowRank Fresh(Nn.Linear linear, LoraSettings s, ulong seed)
     {
         var (r, device) = (s.RankOf(linear.Path), linear.Weight.Device);
-        return new LowRank(RandomA(seed, linear.Path, device, r, linear.Inputs), Zeros(device, linear.Outputs, r), s.ScaleOf(linear.Path), (float)s.Dropout);
+        return new LowRank(RandomA(seed, linear.Path, Tensor.Empty(DType.F32, device, r, linear.Inputs)), Zeros(Tensor.Empty(DType.F32, device, linear.Outputs, r)), s.ScaleOf(linear.Path), (float)s.Dropout);
     }
 
     private static LowRankExperts Fresh(ExpertBank bank, LoraSettings s, ulong seed)
     {
         var ((gate, up, down), scale) = RanksOf(bank, s);
-        var device = bank.Device;
-        Tensor A(string name, int rank, int inputs) => RandomA(seed, $"{bank.Path}.{name}", device, bank.Count, rank, inputs);
-        Tensor B(int outputs, int rank) => Zeros(device, bank.Count, outputs, rank);
+        Tensor A(string name, int rank, int inputs) => RandomA(seed, $"{bank.Path}.{name}", bank.EmptyPairs(bank.Count, rank, inputs));
+        Tensor B(int outputs, int rank) => Zeros(bank.EmptyPairs(bank.Count, outputs, rank));
         return new LowRankExperts(A("gate_proj", gate, bank.Width), B(bank.Inner, gate), A("up_proj", up, bank.Width), B(bank.Inner, up), A("down_proj", down, bank.Inner), B(bank.Width, down), scale, (float)s.Dropout);
     }
 
-    private static Tensor RandomA(ulong seed, string name, Device device, params ReadOnlySpan<long> shape)
+    private static Tensor RandomA(ulong seed, string name, Tensor target)
     {
-        if (device.Kind == DeviceKind.Meta) return Trained(Tensor.Empty(DType.F32, device, shape)); // of a model of shapes
+        if (target.Device.Kind == DeviceKind.Meta) return Trained(target); // of a model of shapes
         var random = new NormalRandom(seed, name);
-        using var values = Tensor.Empty(DType.F32, shape);
+        using var values = target.Device.Kind == DeviceKind.Cpu ? target.Alias() : Tensor.Empty(DType.F32, target.Shape);
         var bound = 1 / Math.Sqrt(values.Width);
         foreach (ref var value in values.Span<float>()) value = (float)(((2 * random.Uniform()) - 1) * bound);
-        return Trained(values.To(device));
+        if (target.Device.Kind != DeviceKind.Cpu) Memory.Copy(values, target);
+        return Trained(target);
     }
 
-    private static Tensor Zeros(Device device, params ReadOnlySpan<long> shape) => Trained(Tensor.Zeros(DType.F32, device, shape));
+    private static Tensor Zeros(Tensor target)
+    {
+        Memory.Clear(target);
+        return Trained(target);
+    }
 
     private static Tensor Trained(Tensor tensor)
     {

@@ -19,6 +19,9 @@ public sealed record LoraSettings(int Rank = 8, double? Alpha = null, double Dro
 
     public double EffectiveAlpha => Alpha is > 0 ? Alpha.Value : 2.0 * Rank;
 
+    /// <summary>The named targets; null: all.</summary>
+    internal IReadOnlyList<string>? Targets => Target is { } named && !named.Contains("all") ? named : null;
+
     /// <summary>Of modules that no pattern names.</summary>
     public float Scale => ScaleOf(EffectiveAlpha, Rank);
 

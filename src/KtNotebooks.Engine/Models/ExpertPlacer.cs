@@ -13,24 +13,25 @@ internal static class ExpertPlacer
 {
     /// <param name="reasons">Gets one line for every choice that was made here.</param>
     /// <param name="brought">Told every bank that has come to its card or to pinned memory.</param>
-    /// <exception cref="NotSupportedException">An executor that does not exist yet.</exception>
     public static ExpertExecutors? Apply(CausalLm model, ModelPlacement placement, List<string> reasons, Action<ExpertBank>? brought = null)
     {
-        foreach (var device in placement.Devices)
-            if (device.Kind == DeviceKind.Cuda && placement.Settings.GpuMemoryLimit is { } limit) CudaDevice.Get(device.Index).Pool.Limit = limit;
         ExpertExecutors? executors = null;
         foreach (var group in model.All().OfType<ExpertBank>().Select(b => (Bank: b, Place: placement.Of(b.Path))).Where(b => b.Place.Compute.Kind == DeviceKind.Cuda && b.Place.Executor is not ExecutorKind.Cpu)
             .GroupBy(b => (b.Place.Compute, Kind: b.Place.Executor ?? ExecutorKind.Auto)))
         {
-            if (group.Key.Kind == ExecutorKind.Split) throw new NotSupportedException($"{group.First().Place.Because}: experts cannot be split between the CPU and a card yet; write streamed");
             ExpertBank[] banks = [.. group.Select(b => b.Bank)];
             var (card, stored) = (group.Key.Compute, banks.Sum(b => b.StoredBytes));
             var room = Room(CudaDevice.Get(card.Index));
             var share = ExpertShare.Of(group.Key.Kind, stored, room);
-            if (group.Key.Kind == ExecutorKind.Auto) reasons.Add(share.Because(card, stored, room));
             executors ??= new ExpertExecutors();
-            if (share.Resident) ExpertExecutors.Keep(banks, card, model.Type, brought);
-            else executors.Stream(banks, card, share.SlotBytes, brought);
+            if (share.Executor == ExecutorKind.Resident) ExpertExecutors.Keep(banks, card, model.Type, brought);
+            if (share.Executor == ExecutorKind.Streamed) executors.Stream(banks, card, share.SlotBytes, brought);
+            if (group.Key.Kind == ExecutorKind.Auto) reasons.Add(share.Because(card, stored, room));
+            if (share.Executor == ExecutorKind.Split && executors.Split(banks, card, share.SlotBytes, brought: brought) is { } costs)
+            {
+                var (alone, some) = banks[0].CpuUpTo(costs);
+                reasons.Add($"experts: measured: {costs}: the CPU computes alone up to {alone} tokens a pass, takes a share up to {some}, and {card} computes everything above");
+            }
         }
         return executors;
     }

@@ -4,11 +4,11 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Models;
 
 /// <summary>What the experts of one card get of it. Asked by the run, which knows what is free, and by the plan, which predicts it: one rule.</summary>
-/// <param name="Resident">They live on the card; if not, they are streamed to it.</param>
-/// <param name="SlotBytes">What the slots of streamed experts may take at most.</param>
-internal readonly record struct ExpertShare(bool Resident, long SlotBytes)
+/// <param name="Executor">Resident, streamed or split.</param>
+/// <param name="SlotBytes">What the slots of experts on their way may take at most.</param>
+internal readonly record struct ExpertShare(ExecutorKind Executor, long SlotBytes)
 {
-    /// <summary>`auto` keeps experts on a card when they take at most this share of what is free: adapters, their moments and activations need the rest.</summary>
+    /// <summary>`auto` keeps experts on a card when they take at most this share of what is free: adapters, their moments and activations need the rest. Others it splits.</summary>
     private const double ResidentShare = 0.6;
 
     /// <summary>Share of what is free that the slots of streamed experts take: more than the few that hide copies save copies at the turn from forward to backward.</summary>
@@ -18,9 +18,9 @@ internal readonly record struct ExpertShare(bool Resident, long SlotBytes)
     /// <param name="stored">Bytes of all its experts.</param>
     /// <param name="room">What the card can still give when all other weights are on it.</param>
     public static ExpertShare Of(ExecutorKind kind, long stored, long room) =>
-        new(kind == ExecutorKind.Resident || (kind == ExecutorKind.Auto && stored <= ResidentShare * room), (long)Math.Min(SlotShare * room, stored));
+        new(kind != ExecutorKind.Auto ? kind : stored <= ResidentShare * room ? ExecutorKind.Resident : ExecutorKind.Split, (long)Math.Min(SlotShare * room, stored));
 
     /// <summary>What `auto` chose and why.</summary>
     public string Because(Device card, long stored, long room) =>
-        $"experts: {(Resident ? "resident" : "streamed")}: they take {stored / 1e9:F1} GB, {card} has {room / 1e9:F1} GB for them, adapters and activations";
+        $"experts: {(Executor == ExecutorKind.Resident ? "resident" : "split between the CPU and the card by measured costs")}: they take {stored / 1e9:F1} GB, {card} has {room / 1e9:F1} GB for them, adapters and activations";
 }

@@ -70,6 +70,9 @@ public readonly struct Matrices
     /// <summary>The same matrices with every tensor (data and scales of each) replaced, for instance by a copy on another device.</summary>
     public Matrices Map(Func<Tensor, Tensor> replace) => new(Format, _stacked is null ? null : replace(_stacked), _each is null ? null : Array.ConvertAll(_each, t => replace(t)), _scales is null ? null : Array.ConvertAll(_scales, t => replace(t)), Count, N, K);
 
+    /// <summary>The first matrices of the unstacked form, on the same tensors.</summary>
+    public Matrices First(int count) => new(Format, null, _each![..count], _scales?[..count], count, N, K);
+
     /// <summary>Frees the tensors of the unstacked form.</summary>
     public void DisposeEach()
     {

@@ -12,15 +12,26 @@ public sealed record ExpertSet(Matrices Gate, Matrices Up, Matrices Down, LowRan
     /// <summary>The same experts as a card sees them, where rows on a card are to meet them.</summary>
     public DeviceExperts? OnCard { get; init; }
 
+    /// <summary>Of rows on a card: the first so many groups of <see cref="OnCard"/> are computed by the CPU, at the same time as the card computes the others.</summary>
+    internal HostShare? OnHost { get; init; }
+
     public int Count => Gate.Count;
 
     /// <summary>I.</summary>
     public int Width => Gate.N;
 
+    /// <summary>Experts 0 … count − 1 of it. Their low-rank pairs are views that the caller disposes.</summary>
+    internal ExpertSet First(int count) => new(Gate.First(count), Up.First(count), Down.First(count), Lora?.Map(t => t.Slice(0, count)));
+
     /// <summary>What the tape must see, in the order of <see cref="RoutedExperts"/>'s inputs after x, weights and indices.</summary>
-    internal Tensor[] Trained => Lora is { } l ? [l.GateA, l.GateB, l.UpA, l.UpB, l.DownA, l.DownB]
+    internal Tensor[] Trained => Lora is { } l ? l.All
         : Gate.Stacked is { RequiresGrad: true } gate ? [gate, Up.Stacked!, Down.Stacked!] : [];
 }
+
+/// <summary>What the CPU takes of a visit of rows on a card.</summary>
+/// <param name="Groups">The first groups; fewer than all.</param>
+/// <param name="Lora">The low-rank pairs in host memory, null where there are none.</param>
+internal sealed record HostShare(int Groups, LowRankExperts? Lora);
 
 /// <summary>Decides dropout inside the experts: the key of the layer in this step, and the number of the first route (token · k + choice) in the whole stream, so that masks do not depend on chunking.</summary>
 public readonly record struct RouteKey(ulong Key, long FirstRoute);
@@ -28,10 +39,18 @@ public readonly record struct RouteKey(ulong Key, long FirstRoute);
 /// <summary>Low-rank pairs of all experts of a layer; scale = alpha / rank (or rslora's).</summary>
 public sealed record LowRankExperts(Tensor GateA, Tensor GateB, Tensor UpA, Tensor UpB, Tensor DownA, Tensor DownB, float Scale, float Dropout = 0) : IDisposable
 {
+    /// <summary>Where the pairs lie.</summary>
+    public Device Device => GateA.Device;
+
+    internal Tensor[] All => [GateA, GateB, UpA, UpB, DownA, DownB];
+
     public void Dispose()
     {
-        foreach (var tensor in (Tensor[])[GateA, GateB, UpA, UpB, DownA, DownB]) tensor.Dispose();
+        foreach (var tensor in All) tensor.Dispose();
     }
+
+    /// <summary>Other tensors in the place of these.</summary>
+    internal LowRankExperts Map(Func<Tensor, Tensor> replace) => this with { GateA = replace(GateA), GateB = replace(GateB), UpA = replace(UpA), UpB = replace(UpB), DownA = replace(DownA), DownB = replace(DownB) };
 }
 
 /// <summary>
@@ -80,24 +99,9 @@ public sealed class RoutedExperts(ExpertSet experts, RouteKey dropoutKey = defau
 
     protected override void Cpu(Frame f)
     {
-        var (x, weights, indices, y) = (f.Inputs[0], f.Inputs[1], f.Inputs[2], f.Outputs[0]);
-        var (g, u) = (f.Saved[2], f.Saved[3]);
+        var (x, weights, indices) = (f.Inputs[0], f.Inputs[1], f.Inputs[2]);
         var offsets = Routes.Sort(indices, experts.Count, f.Saved[0], f.Saved[1]);
-        var routes = f.Saved[1].ToInts(); // route t·k + j of each sorted row
-        var lora = experts.Lora;
-        using var xs = Routes.GatherTokens(x, routes, weights.Width);
-        Project(offsets, routes, xs, experts.Gate, lora?.GateA, lora?.GateB, 0, f, g);
-        Project(offsets, routes, xs, experts.Up, lora?.UpA, lora?.UpB, 1, f, u);
-        using var h = Allocate(g, g.Type, g.Shape);
-        SwiGlu.Forward(g, u, h);
-        if (valueUnused)
-        {
-            if (lora is not null) LowRankInput(offsets, routes, h, lora.DownA, 2, f);
-            Memory.Clear(y);
-            return;
-        }
-        Project(offsets, routes, h, experts.Down, lora?.DownA, lora?.DownB, 2, f, xs);
-        Routes.Combine(xs, routes, weights, y);
+        new ExpertRows(experts, dropoutKey, offsets, f.Saved[1].ToInts()).Forward(x, weights, new ExpertActivations(f.Saved[2], f.Saved[3], f.Saved[4..]), f.Outputs[0], valueUnused);
     }
 
     protected override void Cuda(Frame f)
@@ -116,24 +120,6 @@ public sealed class RoutedExperts(ExpertSet experts, RouteKey dropoutKey = defau
 
     /// <summary>A mask for projection 0 gate, 1 up, 2 down; rows are numbered by route, so that sorting does not change it.</summary>
     internal static DropoutMask Mask(ExpertSet experts, RouteKey key, int projection) => new(experts.Lora?.Dropout ?? 0, DropoutMask.Mix(key.Key + (ulong)projection), key.FirstRoute);
-
-    private void Project(ReadOnlySpan<int> offsets, int[] routes, Tensor input, Matrices w, Tensor? a, Tensor? b, int projection, Frame f, Tensor output)
-    {
-        if (a is null || b is null)
-        {
-            GroupedMatmul.Forward(offsets, input, null, w, null, null, 0, null, output);
-            return;
-        }
-        using var masked = Routes.Masked(input, routes, Mask(experts, dropoutKey, projection));
-        GroupedMatmul.Forward(offsets, input, masked, w, Matrices.Stack(a), Matrices.Stack(b), experts.Lora!.Scale, f.Saved[4 + projection], output);
-    }
-
-    /// <summary>p = A·input alone, for the backward of a projection whose output nobody reads.</summary>
-    private void LowRankInput(ReadOnlySpan<int> offsets, int[] routes, Tensor input, Tensor a, int projection, Frame f)
-    {
-        using var masked = Routes.Masked(input, routes, Mask(experts, dropoutKey, projection));
-        GroupedMatmul.Forward(offsets, masked ?? input, null, Matrices.Stack(a), null, null, 0, null, f.Saved[4 + projection]);
-    }
 
     private void CheckLora(LowRankExperts lora, int D, int I)
     {

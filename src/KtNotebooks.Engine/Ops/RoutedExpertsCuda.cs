@@ -49,14 +49,16 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
             Memory.Clear(y);
             return;
         }
+        using var host = HostExperts.Begin(experts, dropoutKey, Offsets, x, weights, f.Saved[1]);
+        host?.Forward();
         using var pairs = experts.Lora is { } lora ? new ExpertPairs(lora, x.Type) : null;
         using var uploaded = experts.OnCard is null ? new ResidentExperts(experts, x.Device, x.Type, UploadedBytes) : null;
         var source = experts.OnCard ?? uploaded!;
-        using var sum = new RowSum(y, source.Groups.Count);
-        for (var g = 0; g < source.Groups.Count; g++)
+        using var sum = new RowSum(y, source.Groups.Count, host is not null);
+        for (var g = HostGroups; g < source.Groups.Count; g++)
         {
+            if (IsEmpty(source.Groups[g])) continue;
             using var visit = new Visit(this, source, g, x, f.Saved[1], pairs);
-            if (visit.Rows == 0) continue;
             var (gate, up, p) = visit.GateAndUp();
             p?.Dispose();
             using (gate)
@@ -66,6 +68,11 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
                 using var down = visit.Down(gate);
                 sum.Add(down, visit.FirstRow, f.Saved[2], weights, weights.Width);
             }
+        }
+        if (host is not null)
+        {
+            using var part = host.Value();
+            sum.Add(part);
         }
         sum.Finish();
     }
@@ -81,33 +88,63 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
             foreach (var output in f.Outputs) Memory.Clear(output);
             return;
         }
+        using var host = HostExperts.Begin(experts, dropoutKey, Offsets, x, weights, routes);
+        host?.Backward(dy, wantsParameters);
         using var pairs = experts.Lora is { } lora ? new ExpertPairs(lora, x.Type) : null;
         using var uploaded = experts.OnCard is null ? new ResidentExperts(experts, x.Device, x.Type, UploadedBytes) : null;
         var source = experts.OnCard ?? uploaded!;
-        using var sum = new RowSum(f.Outputs[0], source.Groups.Count);
-        for (var g = source.Groups.Count - 1; g >= 0; g--)
+        using var sum = new RowSum(f.Outputs[0], source.Groups.Count, host is not null);
+        if (host is not null) Memory.Clear(f.Outputs[1]); // each side writes the routes of its own experts
+        for (var g = source.Groups.Count - 1; g >= HostGroups; g--)
         {
-            using var visit = new Visit(this, source, g, x, routes, pairs);
-            if (visit.Rows == 0)
+            if (IsEmpty(source.Groups[g]))
             {
-                if (gradients is not null) visit.ClearGradients(gradients);
+                if (gradients is not null) ClearGradients(source.Groups[g], gradients);
                 continue;
             }
+            using var visit = new Visit(this, source, g, x, routes, pairs);
             using var dx = visit.Backward(dy, weights, f.Inputs[4], f.Outputs[1], gradients);
             sum.Add(dx, visit.FirstRow, rowOf, null, weights.Width);
+        }
+        if (host is not null)
+        {
+            using var part = host.Gradients(f.Outputs[1], gradients);
+            sum.Add(part);
         }
         sum.Finish();
     }
 
-    /// <summary>The sum over a token's routes when they come group by group: straight into the target when there is one group, in F32 otherwise and rounded at the end.</summary>
-    private sealed class RowSum(Tensor target, int groups) : IDisposable
+    private int HostGroups => experts.OnHost?.Groups ?? 0;
+
+    private bool IsEmpty(ExpertGroup group) => Offsets[group.First] == Offsets[group.First + group.Count];
+
+    /// <summary>Experts without rows have no gradient.</summary>
+    private static void ClearGradients(ExpertGroup group, Tensor[] gradients)
     {
-        private readonly Tensor _sum = groups == 1 || target.Type == DType.F32 ? target.Alias() : Tensor.Empty(DType.F32, target.Device, target.Shape);
+        foreach (var gradient in gradients)
+        {
+            using var mine = gradient.Slice(group.First, group.Count);
+            Memory.Clear(mine);
+        }
+    }
+
+    /// <summary>The sum over a token's routes when they come group by group: straight into the target when there is one group, in F32 otherwise and rounded at the end.</summary>
+    private sealed class RowSum(Tensor target, int groups, bool andHost) : IDisposable
+    {
+        private readonly Tensor _sum = (groups == 1 && !andHost) || target.Type == DType.F32 ? target.Alias() : Tensor.Empty(DType.F32, target.Device, target.Shape);
         private bool _begun;
 
         public void Add(Tensor rows, int firstRow, Tensor rowOf, Tensor? weights, int k)
         {
             RouteKernels.Combine(rows, rowOf, firstRow, rows.Rows, k, weights, _sum, add: _begun);
+            _begun = true;
+        }
+
+        /// <summary>The sum of other routes, F32 [T, D].</summary>
+        public void Add(Tensor part)
+        {
+            if (_begun) DeviceMath.AddInto(_sum, part);
+            else Memory.Copy(part, _sum);
             _begun = true;
         }
 
@@ -234,16 +271,6 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
             else Product(dx, true, [.. through, new(RowSource.Of(q), pairs.InA(_first), pairs.InRank)]);
             if (gradients is not null) InGradients(dGate, dUp, pIn!, q, offsets, gradients);
             return dx;
-        }
-
-        /// <summary>Experts without rows have no gradient.</summary>
-        public void ClearGradients(Tensor[] gradients)
-        {
-            foreach (var gradient in gradients)
-            {
-                using var mine = gradient.Slice(_first, _count);
-                Memory.Clear(mine);
-            }
         }
 
         private Tensor Empty(int width) => Tensor.Empty(Type, _x.Device, Rows, width);

@@ -46,12 +46,13 @@ internal static class Routes
         return masked;
     }
 
-    /// <summary>y[t] = Σ_j weights[t, j] · rows[sorted row of route t·k + j], summed in F32 in the order of j. weights null: all 1.</summary>
-    public static void Combine(Tensor rows, int[] routes, Tensor? weights, Tensor y)
+    /// <summary>y[t] = Σ_j weights[t, j] · rows[sorted row of route t·k + j] over the routes that are there, summed in F32 in the order of j. weights null: all 1.</summary>
+    public static void Combine(Tensor rows, int[] routes, int k, Tensor? weights, Tensor y)
     {
-        var rowOf = new int[routes.Length];
+        var rowOf = new int[y.Rows * k];
+        Array.Fill(rowOf, -1);
         for (var i = 0; i < routes.Length; i++) rowOf[routes[i]] = i;
-        var (D, k) = (y.Width, y.Rows == 0 ? 0 : routes.Length / y.Rows);
+        var D = y.Width;
         RowParallel.For(y.Rows, (long)k * D, (first, last) =>
         {
             var (scratch, sum) = (new float[D], new float[D]);
@@ -61,6 +62,7 @@ internal static class Routes
                 for (var j = 0; j < k; j++)
                 {
                     var route = (int)(t * k) + j;
+                    if (rowOf[route] < 0) continue;
                     var row = FloatRows.Load(rows, rowOf[route], scratch);
                     if (weights is null) TensorPrimitives.Add(row, sum, sum);
                     else TensorPrimitives.MultiplyAdd(row, weights.Span<float>()[route], sum, sum);

@@ -77,7 +77,7 @@ public sealed record MemoryPlan
         using var model = ModelFolder.Shape(config, type);
         var placement = ModelPlacement.Resolve(model, model.Info.ModelType, settings);
         if (tokens > 0) LoraAdapter.Attach(model, lora);
-        var plan = new PlanBuilder(model, placement, config, new Window(tokens, Math.Min(sequence, Math.Max(tokens, 1)), Math.Min(chunk, tokens), FineTuneRun.ReadSavedBytes(c))).Build(path);
+        var plan = new PlanBuilder(model, placement, config, new Window(tokens, Math.Min(sequence, Math.Max(tokens, 1)), Math.Min(chunk, tokens), TrainingMemoryKeys.Read(c))).Build(path);
         var unread = c.Unread;
         return unread.Count == 0 ? plan : plan with { Notes = [.. plan.Notes, $"not looked at by the plan: {string.Join(", ", unread)}"] };
     }
@@ -87,5 +87,5 @@ public sealed record MemoryPlan
 /// <param name="Tokens">T; 0: no training.</param>
 /// <param name="Sequence">Longest sequence.</param>
 /// <param name="Chunk">Rows that a layer works on at a time.</param>
-/// <param name="SavedBytes">Layer inputs that may stay on each card.</param>
-internal sealed record Window(int Tokens, int Sequence, int Chunk, long SavedBytes);
+/// <param name="Memory">Where its keys want adapters, moments and layer inputs.</param>
+internal sealed record Window(int Tokens, int Sequence, int Chunk, TrainingMemoryKeys Memory);

@@ -20,6 +20,7 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
     private readonly Dictionary<string, ExpertBank> _banks = model.All().OfType<ExpertBank>().ToDictionary(b => b.Path);
     private readonly Dictionary<string, ModulePlace> _placed = [];
     private readonly List<string> _notes = [.. placement.Settings.Notes];
+    private readonly Dictionary<Device, TrainingMemory> _memory = [];
     private long _parameters;
     private long _trainable;
 
@@ -27,7 +28,8 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
 
     public MemoryPlan Build(string name)
     {
-        PlaceExperts();
+        var taken = PlaceExperts();
+        foreach (var card in placement.Devices.Where(d => d.Kind == DeviceKind.Cuda)) _memory[card] = Training(card, CardBytes(card) - taken.GetValueOrDefault(card));
         foreach (var child in model.Children) Walk(child, model);
         if (window.Tokens > 0) CountStep();
         var plan = new MemoryPlan
@@ -46,8 +48,8 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
         return plan with { Notes = _notes };
     }
 
-    /// <summary>Decides for the experts of every card as a run does (<see cref="ExpertPlacer"/>), when all other weights are on it.</summary>
-    private void PlaceExperts()
+    /// <summary>Decides for the experts of every card as a run does (<see cref="ExpertPlacer"/>), when all other weights are on it. Returns what weights and experts take of the cards.</summary>
+    private Dictionary<Device, long> PlaceExperts()
     {
         var taken = model.All().Where(m => m is not ExpertBank).SelectMany(m => m.Weights).Select(w => (Place: placement.Of(w.Name), w.Tensor.ByteLength)).Where(w => w.Place.Weights == WeightHome.Device)
             .GroupBy(w => w.Place.Compute).ToDictionary(g => g.Key, g => g.Sum(w => w.ByteLength));
@@ -59,15 +61,24 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
             var share = ExpertShare.Of(kind, stored, room);
             if (kind == ExecutorKind.Auto) _notes.Add(share.Because(card, stored, room));
             if (kind != ExecutorKind.Resident && CardOf(card) is null && placement.Settings.GpuMemoryLimit is null) _notes.Add($"{card} is not here: what experts get of it is counted for a card of {AssumedBytes / 1e9:F0} GB; gpu_memory_limit says another size");
-            var (groupBytes, slots) = share.Resident ? (stored, 1) : ExpertExecutors.Slots(layouts, share.SlotBytes);
-            if (!share.Resident) Add(card, MemoryPlan.Ring, groupBytes * slots);
+            var resident = share.Executor == ExecutorKind.Resident;
+            var (groupBytes, slots) = resident ? (stored, 1) : ExpertExecutors.SlotsOf(layouts, share.SlotBytes, share.Executor == ExecutorKind.Split);
+            if (!resident) Add(card, MemoryPlan.Ring, groupBytes * slots);
             taken[card] = taken.GetValueOrDefault(card) + (groupBytes * slots);
             foreach (var ((bank, place), layout) in group.Zip(layouts))
             {
-                bank.PlanOn(new PlannedExperts(layout, share.Resident ? ResidentExperts.GroupsOf(layout, model.Type, ExpertExecutors.DecodedBytes) : layout.Groups(groupBytes)));
-                _placed[bank.Path] = kind != ExecutorKind.Auto ? place : share.Resident ? place with { Executor = ExecutorKind.Resident, Weights = WeightHome.Device } : place with { Executor = ExecutorKind.Streamed, Weights = WeightHome.Host };
+                bank.PlanOn(new PlannedExperts(layout, resident ? ResidentExperts.GroupsOf(layout, model.Type, ExpertExecutors.DecodedBytes) : layout.Groups(groupBytes)));
+                _placed[bank.Path] = kind != ExecutorKind.Auto ? place : place with { Executor = share.Executor, Weights = resident ? WeightHome.Device : WeightHome.Host };
             }
         }
+        return taken;
+    }
+
+    /// <summary>Decides for what training adds as a run does. What the CPU would take of split experts is measured when they are loaded; here it takes nothing.</summary>
+    private TrainingMemory Training(Device card, long room)
+    {
+        double Trained(bool experts) => model.All().Where(m => m is ExpertBank == experts && m.Trainable.Any() && placement.Of(m.Path).Compute == card).Sum(m => m.Trainable.Sum(p => (double)p.Tensor.Count));
+        return TrainingMemory.Of(room, Trained(false), Trained(true), wantedOnHost: false, window.Memory);
     }
 
     /// <summary>What a card can give: its own limit, and what is free on it now where it is in this machine.</summary>
@@ -114,11 +125,13 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
 
     private void CountTrained(Module module, long bytes, long count)
     {
-        var device = placement.Of(module.Path).Compute;
+        var card = placement.Of(module.Path).Compute;
+        var memory = _memory.GetValueOrDefault(card);
+        var device = module is ExpertBank && memory.PairsOnHost ? Device.Cpu : card;
         _trainable += count;
         Add(device, MemoryPlan.Adapter, bytes);
         Add(device, MemoryPlan.Gradients, bytes);
-        Add(device, MemoryPlan.Optimizer, 2 * bytes); // two moments
+        Add(memory.MomentsOnHost ? Device.Cpu : device, MemoryPlan.Optimizer, 2 * bytes); // two moments
     }
 
     /// <summary>What a step allocates beside parameters: the inputs of stages and head, the gradient on its way down, and the largest stage's workspace.</summary>
@@ -129,16 +142,19 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
         foreach (var stage in model.Stages)
         {
             var rows = stage.All().OfType<ExpertBank>().Any(b => PlaceOf(b).Executor is ExecutorKind.Streamed or ExecutorKind.Split) ? window.Tokens : window.Chunk;
-            foreach (var (where, bytes) in Workspace.Of(stage, model, placement, window, rows)) largest[where] = Math.Max(largest.GetValueOrDefault(where), bytes);
+            // Pairs that lie on the host come to the card for a visit: they and their gradient are on it then.
+            var visitors = stage.All().OfType<ExpertBank>().FirstOrDefault(b => _memory.GetValueOrDefault(PlaceOf(b).Compute).PairsOnHost);
+            var (card, pairs) = visitors is null ? (Device.Cpu, 0) : (PlaceOf(visitors).Compute, 2 * visitors.Trainable.Sum(p => p.Tensor.ByteLength));
+            foreach (var (where, bytes) in Workspace.Of(stage, model, placement, window, rows)) largest[where] = Math.Max(largest.GetValueOrDefault(where), bytes + (where == card ? pairs : 0));
         }
         // The input of every stage and of the head; on each card the newest stay as far as they may.
         var last = placement.Of(model.Stages[^1].Path).Compute;
         Device[] saved = [.. model.Stages.Select(s => placement.Of(s.Path).Compute), last];
-        foreach (var (device, count) in saved.CountBy(d => d))
+        foreach (var device in saved.GroupBy(d => d))
         {
-            var leaving = device == Device.Cpu ? 0 : count - SavedInputs.OnCards([.. Enumerable.Repeat(input, count)], window.SavedBytes);
-            if (leaving > 0) Add(Device.Cpu, MemoryPlan.Inputs, leaving * input);
-            Add(device, MemoryPlan.Inputs, (count - leaving) * input);
+            var stay = device.Key == Device.Cpu ? device.Count() : SavedInputs.OnCards([.. Enumerable.Repeat(input, device.Count())], _memory[device.Key].SavedBytes);
+            Add(device.Key, MemoryPlan.Inputs, stay * input);
+            if (stay < device.Count()) Add(Device.Cpu, MemoryPlan.Inputs, (device.Count() - stay) * input);
         }
         Add(last, MemoryPlan.Inputs, input); // the gradient on its way down
         var head = placement.Of("lm_head").Compute;

@@ -1,3 +1,4 @@
+using KtNotebooks.Interop;
 using KtNotebooks.Interop.Cuda;
 
 namespace KtNotebooks.Tensors;
@@ -5,14 +6,39 @@ namespace KtNotebooks.Tensors;
 /// <summary>Page-locked host memory as a tensor's buffer: ops on the CPU use it like any other, and cards copy from and to it at the full speed of the bus.</summary>
 public sealed class PinnedBuffer : Buffer
 {
-    private readonly PinnedMemory _memory;
+    private readonly Action _free;
 
-    private PinnedBuffer(PinnedMemory memory, long byteLength)
-        : base(memory.Pointer, byteLength, Device.Cpu) => _memory = memory;
+    private PinnedBuffer(nint pointer, long byteLength, Action free)
+        : base(pointer, byteLength, Device.Cpu) => _free = free;
 
     /// <exception cref="NotSupportedException">There is no such card here.</exception>
     /// <exception cref="InsufficientMemoryException">The system does not lock that much.</exception>
-    public static PinnedBuffer Allocate(Device card, long byteLength) => new(new PinnedMemory(CudaDevice.Get(card.Index), Math.Max(byteLength, 1)), byteLength);
+    public static PinnedBuffer Allocate(Device card, long byteLength)
+    {
+        var memory = new PinnedMemory(CudaDevice.Get(card.Index), Math.Max(byteLength, 1));
+        return new PinnedBuffer(memory.Pointer, byteLength, memory.Dispose);
+    }
 
-    protected override void Free(nint pointer) => _memory.Dispose();
+    /// <summary>A tensor in memory that goes back to the pool when it is disposed, and from there to the next user behind the work that was queued on the card's compute stream by then.</summary>
+    internal static Tensor Rent(CudaDevice card, DType type, ReadOnlySpan<long> shape)
+    {
+        long bytes = type.Size();
+        foreach (var dim in shape) bytes *= dim;
+        var block = PinnedPool.Take(card, Math.Max(bytes, 1));
+        return new Tensor(new PinnedBuffer(block.Pointer, bytes, () =>
+        {
+            try
+            {
+                var last = new CudaEvent(card);
+                last.Record(card.Compute);
+                PinnedPool.Return(block, last);
+            }
+            catch (KtNativeException)
+            {
+                // A lost card: whoever used it hears of it, and the system takes the memory back.
+            }
+        }), 0, type, shape);
+    }
+
+    protected override void Free(nint pointer) => _free();
 }

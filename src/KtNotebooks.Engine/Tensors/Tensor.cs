@@ -51,6 +51,9 @@ public sealed class Tensor : IDisposable
 
     internal nint Pointer => _disposed != 0 ? throw new ObjectDisposedException(nameof(Tensor), $"tensor {this} has been disposed") : (nint)(_buffer.Pointer + _byteOffset);
 
+    /// <summary>In page-locked host memory: a card can copy from here behind our back.</summary>
+    internal bool IsPinned => _buffer is PinnedBuffer;
+
     internal bool IsUnique => _buffer.IsUnique;
 
     /// <summary>Dimension <paramref name="index"/>; negative counts from the end.</summary>

@@ -11,16 +11,18 @@ using KtNotebooks.Weights;
 namespace KtNotebooks.Training;
 
 /// <summary>
-/// A fine-tuning run from one config: `kt train FILE.yaml key=value` and the notebooks build this and call <see cref="Run"/>. Keys and defaults are LLaMA-Factory's; ours beyond them are lora_experts, saved_inputs_limit,
-/// loss_reduction and cpu_infer without use_kt.
+/// A fine-tuning run from one config: `kt train FILE.yaml key=value` and the notebooks build this and call <see cref="Run"/>. Keys and defaults are LLaMA-Factory's; ours beyond them are lora_experts,
+/// loss_reduction, cpu_infer without use_kt, and expert_lora, optimizer_state and saved_inputs_limit for memory on a card.
 /// </summary>
 public sealed class FineTuneRun : IDisposable
 {
-    private FineTuneRun(string modelPath, Tokenizer tokenizer, Template template, CausalLm model, LoraSettings lora, TrainSettings training, IReadOnlyList<EncodedExample> examples, IReadOnlyList<EncodedExample> heldOut, ExampleWindows windows, IReadOnlyList<string> notes, Action<string>? log)
+    private FineTuneRun(string modelPath, Tokenizer tokenizer, Template template, CausalLm model, LoraSettings lora, TrainSettings training, IReadOnlyList<EncodedExample> examples, IReadOnlyList<EncodedExample> heldOut, ExampleWindows windows, TrainingMemory memory, IReadOnlyList<string> notes, Action<string>? log)
     {
         (ModelPath, Tokenizer, Template, Model, Lora, Training, Examples, HeldOut, Notes) = (modelPath, tokenizer, template, model, lora, training, examples, heldOut, notes);
         Trainer = new Trainer(model, windows, training, folder => AdapterFolder.Save(model, lora, folder, modelPath), heldOut.Count > 0 ? ExampleWindows.Batch(heldOut) : null)
         {
+            MomentsOnHost = memory.MomentsOnHost,
+            SavedBytes = memory.SavedBytes,
             LoadWeights = folder => AdapterFolder.Resume(model, lora, folder, log),
         };
     }
@@ -77,8 +79,8 @@ public sealed class FineTuneRun : IDisposable
             EvalSteps = c.Int("eval_steps", 0),
             Seed = (ulong)c.Int("seed", 42),
             ChunkRows = Positive(c, "chunk_size", 8192),
-            SavedBytes = ReadSavedBytes(c),
             Overwrite = c.Flag("overwrite_output_dir"),
+            Memory = TrainingMemoryKeys.Read(c),
             PlotLoss = c.Flag("plot_loss", true),
         };
         var data = DataKeys.Read(c);
@@ -105,9 +107,10 @@ public sealed class FineTuneRun : IDisposable
         {
             foreach (var example in train.Concat(heldOut))
                 if (example.Ids.FirstOrDefault(i => i >= model.Info.Vocabulary) is > 0 and var id) throw new InvalidDataException($"{example.Source}: has token {id}, but the model's vocabulary ends at {model.Info.Vocabulary - 1}; tokenizer.json in {modelPath} belongs to another model");
+            var memory = TrainingMemory.Choose(model, lora, training.Memory, windows.TotalSteps > 0 ? windows.At(0).Batch.Tokens : 0, notes);
             if (adapter is null) LoraAdapter.Attach(model, lora, training.Seed);
             else lora = AdapterFolder.Load(model, adapter, log) with { Dropout = lora.Dropout };
-            return new FineTuneRun(modelPath, tokenizer, data.Template, model, lora, training, train, heldOut, windows, [.. notes, .. model.Notes], log);
+            return new FineTuneRun(modelPath, tokenizer, data.Template, model, lora, training, train, heldOut, windows, memory, [.. notes, .. model.Notes], log);
         }
         catch
         {
@@ -122,8 +125,6 @@ public sealed class FineTuneRun : IDisposable
     /// <summary>The type of weights and activations.</summary>
     public static DType ReadType(Settings c) => c.OneOf("infer_dtype", "auto", "auto", "float32", "bfloat16") == "float32" || !c.Flag("bf16", true) ? DType.F32 : DType.BF16;
 
-    /// <summary>saved_inputs_limit, a size such as 2GB.</summary>
-    public static long ReadSavedBytes(Settings c) => PlacementSettings.Bytes(c, "saved_inputs_limit") ?? long.MaxValue;
 
     public TrainResult Run(CancellationToken cancel = default) => Trainer.Run(cancel);
 

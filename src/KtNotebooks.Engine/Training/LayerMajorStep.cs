@@ -46,7 +46,7 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
     {
         ArgumentNullException.ThrowIfNull(batch);
         var schedule = new StepSchedule(_work.Devices, batch.SeqStarts, Parts, _work.Lowest());
-        ExpertStreams.Plan([.. schedule.Visits().SelectMany(visit => _work.BanksOf(visit.Stage).Select(bank => new BankVisit(bank, visit.Backward)))]);
+        ExpertStreams.Plan([.. schedule.Visits().SelectMany(visit => _work.BanksOf(visit.Stage).Select(bank => new BankVisit(bank, visit.Backward, visit.Rows)))]);
         using var run = new StepRun(_work, schedule, batch, dropoutKey, savedBytes, OnPart);
         return run.Run(cancel);
     }

@@ -70,15 +70,15 @@ internal sealed class StepSchedule
 
     public IEnumerable<StepTask> Of(Device device) => Tasks.Where(t => t.Run.Device == device);
 
-    /// <summary>The stages that tasks visit, in order.</summary>
-    public IEnumerable<(int Stage, bool Backward)> Visits()
+    /// <summary>The stages that tasks visit, in order, and with how many rows.</summary>
+    public IEnumerable<(int Stage, bool Backward, int Rows)> Visits()
     {
-        foreach (var (phase, run, _) in Tasks)
+        foreach (var (phase, run, part) in Tasks)
         {
             if (phase != StepPhase.Backward)
-                for (var i = run.First; i < run.End; i++) yield return (i, false);
+                for (var i = run.First; i < run.End; i++) yield return (i, false, part.Rows);
             if (phase != StepPhase.Forward)
-                for (var i = run.End - 1; i >= Math.Max(run.First, Lowest); i--) yield return (i, true);
+                for (var i = run.End - 1; i >= Math.Max(run.First, Lowest); i--) yield return (i, true, part.Rows);
         }
     }
 

@@ -41,8 +41,8 @@ public sealed record TrainSettings
     /// <summary>chunk_size: rows a layer works on at a time.</summary>
     public int ChunkRows { get; init; } = 8192;
 
-    /// <summary>saved_inputs_limit: bytes of layer inputs that may stay on each card between forward and backward; what is over waits in pinned host memory. All stay unless set.</summary>
-    public long SavedBytes { get; init; } = long.MaxValue;
+    /// <summary>Where the keys want what training adds to the model.</summary>
+    public TrainingMemoryKeys Memory { get; init; } = new();
 
     /// <summary>Start over although output_dir holds checkpoints, which are removed.</summary>
     public bool Overwrite { get; init; }

@@ -62,6 +62,7 @@ public class GoldenTests
     [InlineData("deepseek_v2_lite", DType.F32, ExecutorKind.Resident)]
     [InlineData("deepseek_v2_lite", DType.F32, ExecutorKind.Streamed)]
     [InlineData("deepseek_v2_lite", DType.F32, ExecutorKind.Cpu)]
+    [InlineData("deepseek_v2_lite", DType.F32, ExecutorKind.Split)]
     [InlineData("deepseek_v2_lite", DType.BF16, ExecutorKind.Resident)]
     [InlineData("deepseek_v2", DType.F32, ExecutorKind.Resident)]
     [InlineData("deepseek_v3", DType.F32, ExecutorKind.Streamed)]

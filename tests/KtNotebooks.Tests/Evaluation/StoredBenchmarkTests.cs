@@ -14,7 +14,7 @@ namespace KtNotebooks.Tests.Evaluation;
 public sealed class StoredBenchmarkTests : IDisposable
 {
     private static readonly TrainingBenchmarkResult Result = new(
-        new TrainingBenchmarkSettings("deepseek-v3", 4, 8192, 512, 8, ExecutorKind.Streamed, MatrixFormat.Fp8, Device.Cuda(1), 3000L << 20, 0, true, 4096, 3),
+        new TrainingBenchmarkSettings("deepseek-v3", 4, 8192, 512, 8, ExecutorKind.Streamed, MatrixFormat.Fp8, Device.Cuda(1), 3000L << 20, 0, true, false, 4096, 3),
         "card", 100, 10, 1000, 990, 1010, new Dictionary<string, double> { ["experts"] = 900 }, 800, 44_000_000_000, 7, 6, 5, [1.5, 1.25]);
 
     private readonly string _folder = Directory.CreateTempSubdirectory("kt-stored-").FullName;

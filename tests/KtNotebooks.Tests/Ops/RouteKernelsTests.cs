@@ -44,7 +44,7 @@ public class RouteKernelsTests
         var (sorted, rowOf) = Sorted(indices, E);
         using var xs = Routes.GatherTokens(x, sorted.Routes, K);
         using var y = Tensor.Empty(DType.F32, T, D);
-        Routes.Combine(xs, sorted.Routes, weights, y);
+        Routes.Combine(xs, sorted.Routes, K, weights, y);
 
         using var xThere = x.To(Device.Cuda());
         using var wThere = weights.To(Device.Cuda());
@@ -68,7 +68,7 @@ public class RouteKernelsTests
         using var ones = Tensor.Empty(DType.F32, Device.Cuda(), T, D);
         using var rows = xs.To(Device.Cuda());
         RouteKernels.Combine(rows, places, 0, T * K, K, null, ones, add: false);
-        Routes.Combine(xs, sorted.Routes, null, y);
+        Routes.Combine(xs, sorted.Routes, K, null, y);
         Near(y.ToFloats(), ones.ToFloats(), 1e-5f);
 
         using var scaled = rows.Clone();

@@ -53,6 +53,8 @@ public class MeasuredMemoryTests
     [InlineData("streamed", "bf16=false")]
     [InlineData("streamed", "bf16=true", "kt_config.kt_backend=FP8")]
     [InlineData("streamed", "bf16=true", "saved_inputs_limit=1MB")]
+    [InlineData("streamed", "bf16=true", "expert_lora=host")]
+    [InlineData("streamed", "bf16=true", "optimizer_state=host")]
     [InlineData("resident", "bf16=true")]
     [InlineData("auto", "bf16=true")]
     public void A_card_needs_what_the_plan_says(string experts, params string[] more)
@@ -71,14 +73,15 @@ public class MeasuredMemoryTests
         try
         {
             using var model = ModelFolder.Load(path, FineTuneRun.ReadType(c), ModelFolder.Place(path, PlacementSettings.Read(c)));
+            var memory = TrainingMemory.Choose(model, FineTuneRun.ReadLora(c), TrainingMemoryKeys.Read(c), 512, []);
             LoraAdapter.Attach(model, FineTuneRun.ReadLora(c), 1);
-            using var optimizer = new AdamW(model.AllTrainable, new AdamWSettings());
+            using var optimizer = new AdamW(model.AllTrainable, new AdamWSettings(), memory.MomentsOnHost);
             var builder = new TokenBatch.Builder();
             int[] ids = [.. Enumerable.Range(0, 128).Select(i => i * 7 % Tiny.Vocabulary)];
             for (var s = 0; s < 4; s++) builder.Add(ids, ids, 1f / (4 * 127));
             for (var step = 0; step < 2; step++)
             {
-                new LayerMajorStep(model, savedBytes: FineTuneRun.ReadSavedBytes(c)).Run(builder.Build(), cancel: TestContext.Current.CancellationToken);
+                new LayerMajorStep(model, savedBytes: memory.SavedBytes).Run(builder.Build(), cancel: TestContext.Current.CancellationToken);
                 optimizer.Step(1e-3, 1);
             }
             var (used, said) = (pool.PeakUsedBytes - before, plan.Total("cuda:0"));

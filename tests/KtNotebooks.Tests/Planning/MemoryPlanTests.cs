@@ -72,12 +72,24 @@ public sealed class MemoryPlanTests
 
     [Theory]
     [InlineData("60GB", "resident", "device")]
-    [InlineData("40GB", "streamed", "host")]
+    [InlineData("40GB", "split", "host")]
     public void Auto_is_decided_as_the_run_decides_it(string limit, string executor, string home)
     {
         var plan = MemoryPlan.Open("deepseek-v2-lite", "device=cuda:0", "experts=auto", "gpu_memory_limit=" + limit);
         Assert.Equal((executor, home), plan.Rows.Where(r => r.Executor.Length > 0).Select(r => (r.Executor, r.Weights)).Distinct().Single());
-        Assert.Contains(plan.Notes, n => n.StartsWith($"experts: {executor}: they take 28.8 GB, cuda:0 has ", StringComparison.Ordinal));
+        Assert.Contains(plan.Notes, n => n.StartsWith($"experts: {executor}", StringComparison.Ordinal) && n.Contains(": they take 28.8 GB, cuda:0 has ", StringComparison.Ordinal));
+    }
+
+    /// <summary>DeepSeek-V3's experts have 3.3 billion elements of LoRA at rank 8: 52 GB with gradients and moments, which no card of 24 GB holds beside anything else.</summary>
+    [Fact]
+    public void Pairs_of_experts_that_no_card_holds_are_planned_in_host_memory()
+    {
+        string[] keys = ["deepseek-v3", "device=cuda:0", "lora_rank=8", "lora_experts=true", "tokens_per_step=8192", "experts=streamed", "gpu_memory_limit=80GB"];
+        var experts = 58L * 256 * 3 * 8 * (7168 + 2048);
+        var plan = MemoryPlan.Open(keys);
+        Assert.Equal([4 * experts, 4 * experts, 8 * experts], new[] { MemoryPlan.Adapter, MemoryPlan.Gradients, MemoryPlan.Optimizer }.Select(what => plan.Bytes("cpu", what)));
+        Assert.InRange(plan.Total("cuda:0"), 40e9, 80e9);
+        Assert.Equal(0, MemoryPlan.Open([.. keys, "expert_lora=card"]).Bytes("cpu", MemoryPlan.Adapter));
     }
 
     [Fact]

@@ -17,7 +17,7 @@ public class StepScheduleTests
         var task = Assert.Single(schedule.Tasks);
         Assert.Equal((StepPhase.Turn, new StageRun(0, Device.Cpu, 0, 6), new WindowPart(0, 0, 57)), (task.Phase, task.Run, task.Part));
         Assert.False(schedule.IsConcurrent);
-        Assert.Equal([.. Enumerable.Range(0, 6).Select(i => (i, false)), .. Enumerable.Range(0, 6).Reverse().Select(i => (i, true))], schedule.Visits());
+        Assert.Equal([.. Enumerable.Range(0, 6).Select(i => (i, false, 57)), .. Enumerable.Range(0, 6).Reverse().Select(i => (i, true, 57))], schedule.Visits());
     }
 
     [Theory]

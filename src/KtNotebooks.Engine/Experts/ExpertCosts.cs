@@ -1,0 +1,117 @@
+using System.Diagnostics;
+
+using KtNotebooks.Interop.Cuda;
+using KtNotebooks.Ops;
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Experts;
+
+/// <summary>
+/// What it costs to compute routed experts on either side of the bus, measured once when experts are split: the card must bring an expert over before it computes, the CPU reads it where it lies. Rates in bytes and floating
+/// point operations a second.
+/// </summary>
+/// <param name="BusBytes">Pinned host memory to the card.</param>
+/// <param name="HostBytes">Expert weights through the CPU's kernels with a row each: what its memory gives.</param>
+/// <param name="HostFlops">The same kernels with many rows an expert.</param>
+/// <param name="CardFlops">BF16 products on the card.</param>
+public sealed record ExpertCosts(double BusBytes, double HostBytes, double HostFlops, double CardFlops)
+{
+    /// <summary>Products of a forward, and of a backward that computes gate and up again.</summary>
+    private const int ForwardProducts = 3, BackwardProducts = 5;
+
+    /// <summary>Seconds that a visit of both sides takes beside their work: rows to the host and back, a thread to wake, a dozen launches.</summary>
+    private const double BothSides = 200e-6;
+
+    public override string ToString() => $"bus {BusBytes / 1e9:F1} GB/s, CPU {HostBytes / 1e9:F1} GB/s and {HostFlops / 1e12:F2} TFLOP/s";
+
+    /// <summary>
+    /// How many of the first groups the CPU should take when <paramref name="routes"/> rows spread evenly over the experts: the number for which the slower of the two sides ends first.
+    /// An expert costs the CPU max(its bytes, its rows' work), a group costs the card max(its bytes over the bus, its rows' work); what no row asks for is skipped by both.
+    /// </summary>
+    /// <param name="groups">Of the bank.</param>
+    /// <param name="expertBytes">An expert as stored.</param>
+    /// <param name="elements">Of the expert's three matrices, 3·D·I.</param>
+    /// <param name="routes">T·k.</param>
+    /// <param name="backward">Gradients instead of values.</param>
+    internal int HostGroups(IReadOnlyList<ExpertGroup> groups, long expertBytes, double elements, long routes, bool backward)
+    {
+        if (routes == 0) return 0;
+        var experts = groups[^1].First + groups[^1].Count;
+        var rows = routes / (double)experts;
+        var used = 1 - Math.Pow(1 - (1.0 / experts), routes); // the chance that an expert has a row
+        var work = 2 * elements / 3 * (backward ? BackwardProducts : ForwardProducts) * rows;
+        var host = Math.Max(used * expertBytes / HostBytes, work / HostFlops);
+        double Card(ExpertGroup group) => Math.Max((1 - Math.Pow(1 - used, group.Count)) * group.Count * expertBytes / BusBytes, group.Count * work / CardFlops);
+        var card = groups.Sum(Card);
+        var (best, least, hostTime) = (0, card, 0.0);
+        for (var n = 1; n <= groups.Count; n++)
+        {
+            hostTime += groups[n - 1].Count * host;
+            card -= Card(groups[n - 1]);
+            var time = n == groups.Count ? hostTime : Math.Max(hostTime, card) + BothSides;
+            if (time < least) (best, least) = (n, time);
+        }
+        return best;
+    }
+
+    /// <summary>Takes a few hundred milliseconds at most on a machine that can hold the model.</summary>
+    internal static ExpertCosts Measure(ExpertSet experts, ExpertSlab slab, CudaDevice card)
+    {
+        const long Copied = 256L << 20, Read = 1L << 30;
+        const int Many = 4, ManyRows = 128;
+        var one = slab.Layout.ExpertBytes;
+        var few = (int)Math.Clamp(Read / one, 1, experts.Count);
+        var bytes = Math.Min(Copied, slab.Layout.Bytes);
+        using var there = Tensor.Empty(DType.U8, Device.Cuda(card.Index), bytes);
+        var copy = Best(() =>
+        {
+            card.Fetch(there.Pointer, slab.Address, bytes);
+            card.Copies.Synchronize();
+        });
+        var (narrow, wide) = (Rows(experts, few, 1), Rows(experts, Math.Min(Many, experts.Count), ManyRows));
+        return new ExpertCosts(bytes / copy, few * one / narrow, 2.0 * Math.Min(Many, experts.Count) * ManyRows * 3 * experts.Width * experts.Gate.K / wide, CardRate(card));
+    }
+
+    /// <summary>Seconds of the CPU for a number of experts with so many rows each.</summary>
+    private static double Rows(ExpertSet experts, int count, int rowsEach)
+    {
+        var set = (experts with { Lora = null }).First(count);
+        int[] offsets = [.. Enumerable.Range(0, count + 1).Select(e => e * rowsEach)];
+        int[] routes = [.. Enumerable.Range(0, count * rowsEach)];
+        var type = set.Gate.Format == MatrixFormat.F32 ? DType.F32 : DType.BF16;
+        using var x = Tensor.Zeros(type, routes.Length, set.Gate.K);
+        using var weights = Tensor.Zeros(DType.F32, routes.Length, 1);
+        using var y = Tensor.Empty(type, x.Shape);
+        using var g = Tensor.Empty(type, routes.Length, set.Width);
+        using var u = Tensor.Empty(type, routes.Length, set.Width);
+        return Best(() => new ExpertRows(set, default, offsets, routes).Forward(x, weights, new ExpertActivations(g, u, []), y, valueUnused: false));
+    }
+
+    private static double CardRate(CudaDevice card)
+    {
+        const int N = 512, Queued = 8;
+        var device = Device.Cuda(card.Index);
+        using var a = Tensor.Zeros(DType.BF16, device, N, N);
+        using var b = Tensor.Zeros(DType.BF16, device, N, N);
+        using var c = Tensor.Empty(DType.BF16, device, N, N);
+        return Queued * 2.0 * N * N * N / Best(() =>
+        {
+            for (var i = 0; i < Queued; i++) DeviceMatmul.Run(a, false, b, true, c);
+            card.Compute.Synchronize();
+        });
+    }
+
+    /// <summary>Seconds of the fastest of three runs, after one to warm up.</summary>
+    private static double Best(Action run)
+    {
+        run();
+        var best = double.MaxValue;
+        for (var i = 0; i < 3; i++)
+        {
+            var start = Stopwatch.GetTimestamp();
+            run();
+            best = Math.Min(best, Stopwatch.GetElapsedTime(start).TotalSeconds);
+        }
+        return best;
+    }
+}

@@ -1,0 +1,142 @@
+using System.Numerics.Tensors;
+
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Ops;
+
+/// <summary>What the gradient of experts wants back of their forward, for R sorted rows: g, u [R, I] and, with low-rank pairs, p = A·input F32 [R, r] of gate, up and down.</summary>
+internal sealed record ExpertActivations(Tensor Gate, Tensor Up, Tensor[] P);
+
+/// <summary>
+/// <see cref="RoutedExperts"/> and its gradient on the CPU for routes that are sorted by expert: all experts of a set, or those of a share of it. Rows [offsets[e], offsets[e+1]) belong to expert e; routes[i] = t·k + j is the
+/// route of row i, by which rows find their token, their weight and their dropout mask, so a share computes what the whole would.
+/// </summary>
+internal sealed class ExpertRows(ExpertSet experts, RouteKey key, int[] offsets, int[] routes)
+{
+    /// <summary>y[t] = Σ over the routes that are here, F32 or like x; tokens without one get zeros. valueUnused: only the activations are filled, y is zeros.</summary>
+    public void Forward(Tensor x, Tensor weights, ExpertActivations saved, Tensor y, bool valueUnused)
+    {
+        var lora = experts.Lora;
+        using var xs = Routes.GatherTokens(x, routes, weights.Width);
+        Project(xs, experts.Gate, lora?.GateA, lora?.GateB, 0, saved, saved.Gate);
+        Project(xs, experts.Up, lora?.UpA, lora?.UpB, 1, saved, saved.Up);
+        using var h = Tensor.Empty(saved.Gate.Type, saved.Gate.Shape);
+        SwiGlu.Forward(saved.Gate, saved.Up, h);
+        if (valueUnused)
+        {
+            if (lora is not null) LowRankInput(h, lora.DownA, 2, saved);
+            Memory.Clear(y);
+            return;
+        }
+        Project(h, experts.Down, lora?.DownA, lora?.DownB, 2, saved, xs);
+        Routes.Combine(xs, routes, weights.Width, weights, y);
+    }
+
+    /// <summary>Fills dx [T, D] with the sum over the routes that are here, dWeights at these routes, and the gradients of the trained tensors (null: none is wanted).</summary>
+    public void Backward(Tensor dy, Tensor x, Tensor weights, ExpertActivations saved, Tensor dx, Tensor dWeights, Tensor[]? gradients)
+    {
+        var (g, u, lora) = (saved.Gate, saved.Up, experts.Lora);
+        var k = weights.Width;
+        using var dys = Routes.GatherTokens(dy, routes, k);
+        using var dh = Tensor.Empty(g.Type, g.Shape);
+        using var h = Tensor.Empty(g.Type, g.Shape);
+        SwiGlu.Forward(g, u, h);
+        using var qDown = LowRank(lora?.DownA);
+        BackProject(dys, experts.Down, lora?.DownA, lora?.DownB, 2, qDown, dh);
+        var rowWeights = new float[routes.Length];
+        WeightGrad(dh, h, weights, dWeights, rowWeights);
+        if (gradients is not null)
+        {
+            ScaleRows(dys, rowWeights); // from here on the gradient of the weighted output
+            if (qDown is not null) ScaleRows(qDown, rowWeights);
+            ParameterGrad(h, dys, 2, saved, qDown, gradients);
+        }
+
+        using var dg = Tensor.Empty(g.Type, g.Shape);
+        using var du = Tensor.Empty(g.Type, g.Shape);
+        SwiGlu.Backward(dh, g, u, dg, du, rowWeights);
+        using var dxs = Tensor.Empty(x.Type, routes.Length, x.Width);
+        using var dxUp = Tensor.Empty(x.Type, routes.Length, x.Width);
+        using var qGate = LowRank(lora?.GateA);
+        using var qUp = LowRank(lora?.UpA);
+        BackProject(dg, experts.Gate, lora?.GateA, lora?.GateB, 0, qGate, dxs);
+        BackProject(du, experts.Up, lora?.UpA, lora?.UpB, 1, qUp, dxUp);
+        Autograd.GradientSum.AddInto(dxs, dxUp);
+        Routes.Combine(dxs, routes, k, null, dx);
+        if (gradients is null) return;
+        using var xs = Routes.GatherTokens(x, routes, k);
+        ParameterGrad(xs, dg, 0, saved, qGate, gradients);
+        ParameterGrad(xs, du, 1, saved, qUp, gradients);
+    }
+
+    private DropoutMask Mask(int projection) => RoutedExperts.Mask(experts, key, projection);
+
+    private void Project(Tensor input, Matrices w, Tensor? a, Tensor? b, int projection, ExpertActivations saved, Tensor output)
+    {
+        if (a is null || b is null)
+        {
+            GroupedMatmul.Forward(offsets, input, null, w, null, null, 0, null, output);
+            return;
+        }
+        using var masked = Routes.Masked(input, routes, Mask(projection));
+        GroupedMatmul.Forward(offsets, input, masked, w, Matrices.Stack(a), Matrices.Stack(b), experts.Lora!.Scale, saved.P[projection], output);
+    }
+
+    /// <summary>p = A·input alone, for the backward of a projection whose output nobody reads.</summary>
+    private void LowRankInput(Tensor input, Tensor a, int projection, ExpertActivations saved)
+    {
+        using var masked = Routes.Masked(input, routes, Mask(projection));
+        GroupedMatmul.Forward(offsets, masked ?? input, null, Matrices.Stack(a), null, null, 0, null, saved.P[projection]);
+    }
+
+    private Tensor? LowRank(Tensor? a) => a is null ? null : Tensor.Empty(DType.F32, routes.Length, a.Dim(1));
+
+    /// <summary>dInput = Wᵀ dOutput + m∘(Aᵀ q), q = scale · Bᵀ dOutput.</summary>
+    private void BackProject(Tensor dOutput, Matrices w, Tensor? a, Tensor? b, int projection, Tensor? q, Tensor dInput)
+    {
+        if (a is null || b is null)
+        {
+            GroupedMatmul.InputGrad(offsets, dOutput, w, null, null, 0, null, dInput, null);
+            return;
+        }
+        var mask = Mask(projection);
+        using var low = mask.Active ? Tensor.Empty(dInput.Type, dInput.Shape) : null;
+        GroupedMatmul.InputGrad(offsets, dOutput, w, Matrices.Stack(a), Matrices.Stack(b), experts.Lora!.Scale, q, dInput, low);
+        if (low is null) return;
+        mask.Apply(low, low, routes);
+        Autograd.GradientSum.AddInto(dInput, low);
+    }
+
+    private void ParameterGrad(Tensor input, Tensor dOutput, int projection, ExpertActivations saved, Tensor? q, Tensor[] gradients)
+    {
+        if (experts.Lora is null)
+        {
+            GroupedMatmul.WeightGrad(offsets, input, dOutput, Matrices.Stack(gradients[projection]));
+            return;
+        }
+        using var masked = Routes.Masked(input, routes, Mask(projection));
+        GroupedMatmul.LoraGrad(offsets, masked ?? input, saved.P[projection], dOutput, q!, experts.Lora.Scale, Matrices.Stack(gradients[2 * projection]), Matrices.Stack(gradients[(2 * projection) + 1]));
+    }
+
+    /// <summary>dweights[route] = dh'[i] · h[i]; rowWeights[i] = weights[route of i].</summary>
+    private void WeightGrad(Tensor dh, Tensor h, Tensor weights, Tensor dWeights, float[] rowWeights) => RowParallel.For(routes.Length, h.Width, (first, last) =>
+    {
+        var (a, b) = (new float[h.Width], new float[h.Width]);
+        for (var i = first; i < last; i++)
+        {
+            rowWeights[i] = weights.Span<float>()[routes[i]];
+            dWeights.Span<float>()[routes[i]] = TensorPrimitives.Dot(FloatRows.Load(dh, i, a), FloatRows.Load(h, i, b));
+        }
+    });
+
+    private static void ScaleRows(Tensor rows, float[] scale) => RowParallel.For(rows.Rows, rows.Width, (first, last) =>
+    {
+        var scratch = new float[rows.Width];
+        for (var i = first; i < last; i++)
+        {
+            var target = FloatRows.Target(rows, i, scratch);
+            TensorPrimitives.Multiply(FloatRows.Load(rows, i, scratch), scale[i], target);
+            FloatRows.Store(rows, i, target);
+        }
+    });
+}
