@@ -33,6 +33,7 @@ public sealed class SeveralCardsTests : IDisposable
     [InlineData(2, false, ExecutorKind.Resident, null)]
     [InlineData(2, false, ExecutorKind.Streamed, null)]
     [InlineData(2, false, ExecutorKind.Cpu, null)]
+    [InlineData(2, false, ExecutorKind.Split, null)]
     [InlineData(2, true, ExecutorKind.Resident, null)]
     [InlineData(2, true, ExecutorKind.Streamed, null)]
     [InlineData(2, false, ExecutorKind.Streamed, 1)]
