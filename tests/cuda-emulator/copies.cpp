@@ -6,9 +6,10 @@
 
 using namespace kt;
 #define LOCKED std::lock_guard<std::recursive_mutex> lock(Machine::get().gate)
-#define NEEDS_CONTEXT \
-    LOCKED;           \
-    if (current_card() < 0) return error(InvalidContext, std::string(__func__) + ": no context is current on this thread")
+#define NEEDS_CONTEXT                                                                                                       \
+    LOCKED;                                                                                                                 \
+    if (current_card() < 0) return error(InvalidContext, std::string(__func__) + ": no context is current on this thread"); \
+    if (int lost = lost_status(current_card())) return lost
 
 namespace {
 

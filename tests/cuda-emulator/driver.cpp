@@ -8,9 +8,10 @@
 
 using namespace kt;
 #define LOCKED std::lock_guard<std::recursive_mutex> lock(Machine::get().gate)
-#define NEEDS_CONTEXT \
-    LOCKED;           \
-    if (current_card() < 0) return error(InvalidContext, std::string(__func__) + ": no context is current on this thread")
+#define NEEDS_CONTEXT                                                                                                       \
+    LOCKED;                                                                                                                 \
+    if (current_card() < 0) return error(InvalidContext, std::string(__func__) + ": no context is current on this thread"); \
+    if (int lost = lost_status(current_card())) return lost
 
 namespace {
 
@@ -254,6 +255,7 @@ int cuMemFree_v2(uintptr_t pointer) {
     auto a = Machine::get().find(pointer);
     if (!a || a->begin != pointer)
         return error(InvalidValue, "cuMemFree: not the start of an allocation: " + Machine::get().describe(pointer));
+    if (int lost = lost_status(a->card)) return lost;
     int status = drain_all();  // the driver waits for the card
     Machine::get().memory[a->card]->free(pointer);
     return status;

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
@@ -74,6 +75,33 @@ const char* error_text(int status) {
     auto w = words(status);
     return w ? w->text : nullptr;
 }
+
+namespace {
+std::atomic<int> lost_card{-1};
+
+// What stands behind lost@; null: no fault is asked for.
+const char* fault() {
+    static const char* where = [] {
+        auto text = getenv("KT_EMULATED_FAULT");
+        if (!text || !*text) return static_cast<const char*>(nullptr);
+        if (strncmp(text, "lost@", 5) != 0) {
+            fprintf(stderr, "KT_EMULATED_FAULT must be lost@N or lost@/FILE, but is %s\n", text);
+            abort();
+        }
+        return static_cast<const char*>(text + 5);
+    }();
+    return where;
+}
+}  // namespace
+
+void count_launch(int card) {
+    static std::atomic<long> launches{0};
+    auto where = fault();
+    if (!where || lost_card >= 0) return;
+    if (*where == '/' ? access(where, F_OK) == 0 : ++launches > strtol(where, nullptr, 10)) lost_card = card;
+}
+
+int lost_status(int card) { return card >= 0 && card == lost_card ? error(LaunchFailed, "the card is lost") : Success; }
 
 long setting(const char* name, long otherwise) {
     auto text = getenv((std::string("KT_EMULATED_") + name).c_str());

@@ -39,6 +39,12 @@ int error(int status, const std::string& detail);
 const char* error_name(int status);
 const char* error_text(int status);
 
+// KT_EMULATED_FAULT=lost@N or lost@/FILE: from the launch after the first N on, or the first when the file is there, the card that it was
+// meant for is gone, as after a fallen bus or a broken power cable: whatever touches it fails with CUDA_ERROR_LAUNCH_FAILED, its memory
+// cannot be read, and nothing brings it back in this process.
+void count_launch(int card);
+int lost_status(int card);  // Success while it is there
+
 // KT_EMULATED_<name>, a whole number.
 long setting(const char* name, long otherwise);
 

@@ -171,6 +171,8 @@ int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsign
     auto found = functions().find(function);
     if (found == functions().end()) return error(InvalidHandle, "cuLaunchKernel: no such function");
     auto f = found->second;
+    count_launch(f->module->card);
+    if (int lost = lost_status(f->module->card)) return lost;
     auto& entry = *f->programs[0].entry;
     auto where = std::string("cuLaunchKernel: kernel ") + entry.name + ": ";
     auto s = find_stream(stream);

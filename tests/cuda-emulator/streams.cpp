@@ -130,9 +130,10 @@ int Stream::drain(uint64_t position) {
 
 using namespace kt;
 #define LOCKED std::lock_guard<std::recursive_mutex> lock(Machine::get().gate)
-#define NEEDS_CONTEXT \
-    LOCKED;           \
-    if (current_card() < 0) return error(InvalidContext, std::string(__func__) + ": no context is current on this thread")
+#define NEEDS_CONTEXT                                                                                                       \
+    LOCKED;                                                                                                                 \
+    if (current_card() < 0) return error(InvalidContext, std::string(__func__) + ": no context is current on this thread"); \
+    if (int lost = lost_status(current_card())) return lost
 
 extern "C" {
 
@@ -151,6 +152,7 @@ int cuStreamDestroy_v2(void* stream) {
     LOCKED;  // also from a finalizer, without a context
     auto s = stream ? find_stream(stream) : nullptr;
     if (!s) return error(InvalidHandle, "cuStreamDestroy: no such stream");
+    if (int lost = lost_status(s->card)) return lost;
     int status = s->drain();
     streams().erase(stream);
     return status;
@@ -192,6 +194,9 @@ int cuEventCreate(void** event, unsigned flags) {
 
 int cuEventDestroy_v2(void* event) {
     LOCKED;
+    auto e = events().find(event);
+    if (e != events().end())
+        if (int lost = lost_status(e->second->card)) return lost;
     return events().erase(event) ? Success : error(InvalidHandle, "cuEventDestroy: no such event");
 }
 

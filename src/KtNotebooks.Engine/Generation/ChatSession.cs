@@ -77,7 +77,7 @@ public sealed class ChatSession : IDisposable
         var stops = Template.StopIds(Tokenizer).ToHashSet();
         var decoder = new StreamDecoder(Tokenizer, skipSpecial: true);
         var answer = new System.Text.StringBuilder();
-        foreach (var id in new Generator(Model, Adapter).Generate(prompt, Sampling, (IReadOnlySet<int>)stops, cancel))
+        foreach (var id in new Generator(Model, Adapter, Tokenizer.VocabSize).Generate(prompt, Sampling, (IReadOnlySet<int>)stops, cancel))
         {
             var piece = decoder.Push(id);
             if (piece.Length == 0) continue;

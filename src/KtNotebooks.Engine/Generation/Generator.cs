@@ -8,7 +8,8 @@ namespace KtNotebooks.Generation;
 /// <summary>Token by token generation with a cache of keys and values: the prompt runs once, then one row a token.</summary>
 /// <param name="model">Shared by as many generators as one likes.</param>
 /// <param name="adapter">One of <see cref="NamedAdapters.Of"/>, or `base`; null: the attached one.</param>
-public sealed class Generator(CausalLm model, string? adapter = null)
+/// <param name="vocabulary">Tokens from this number on are never drawn: models pad their vocabulary beyond what the tokenizer has text for. Null: all may be.</param>
+public sealed class Generator(CausalLm model, string? adapter = null, int? vocabulary = null)
 {
     /// <summary>Yields new tokens as they are drawn, without the stop token. Ends at a stop token, max_new_tokens, or cancellation (OperationCanceledException).</summary>
     /// <exception cref="ArgumentException">An empty prompt, one longer than the model's positions, or an unknown adapter.</exception>
@@ -35,7 +36,8 @@ public sealed class Generator(CausalLm model, string? adapter = null)
         for (var n = 0; n < room; n++)
         {
             cancel.ThrowIfCancellationRequested();
-            var token = sampler.Next(LastLogits(next, ids.Count - next.Length, cache), ids);
+            var logits = LastLogits(next, ids.Count - next.Length, cache);
+            var token = sampler.Next(logits.AsSpan(0, Math.Min(logits.Length, vocabulary ?? logits.Length)), ids);
             if (stops.Contains(token)) yield break;
             ids.Add(token);
             yield return token;

@@ -4,11 +4,15 @@ using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Generation;
 
-/// <summary>Draws tokens from logits: repetition penalty, temperature, top-k, then top-p, in Hugging Face's order. Deterministic by seed.</summary>
+/// <summary>
+/// Draws tokens from logits: repetition penalty, temperature, top-k, then top-p, in Hugging Face's order. Deterministic by seed. Candidates are walked from the most likely on (equal ones by their number), and only as many
+/// are put in order as the draw asks for (<see cref="LikeliestFirst"/>).
+/// </summary>
 public sealed class Sampler
 {
     private readonly Sampling _settings;
     private readonly NormalRandom _random;
+    private readonly LikeliestFirst _candidates = new();
 
     public Sampler(Sampling settings)
     {
@@ -24,33 +28,20 @@ public sealed class Sampler
         if (!_settings.DoSample || _settings.Temperature == 0) return TensorPrimitives.IndexOfMax<float>(logits);
         TensorPrimitives.Divide(logits, (float)_settings.Temperature, logits);
         var keep = _settings.TopK == 0 ? logits.Length : Math.Min(_settings.TopK, logits.Length);
-        var order = new int[logits.Length];
-        var values = logits.ToArray();
-        for (var i = 0; i < order.Length; i++) order[i] = i;
-        TensorPrimitives.Negate<float>(values, values);
-        Array.Sort(values, order); // ascending in −logit: most likely first
-        var probabilities = new double[keep];
-        double sum = 0;
-        for (var i = 0; i < keep; i++) sum += probabilities[i] = Math.Exp(values[0] - values[i]);
+        _candidates.Start(logits, keep);
+        var sum = keep == logits.Length ? _candidates.Mass(logits) : 0.0;
+        for (var i = 0; i < keep && keep < logits.Length; i++) sum += _candidates.Weight(logits, i);
         // Nucleus: the shortest prefix whose mass reaches top_p; the first token always stays.
-        double mass = 0;
-        var nucleus = keep;
-        for (var i = 0; i < keep; i++)
-        {
-            mass += probabilities[i];
-            if (mass >= _settings.TopP * sum)
-            {
-                nucleus = i + 1;
-                break;
-            }
-        }
+        var (nucleus, mass) = (keep, sum);
+        if (_settings.TopP < 1)
+            for ((nucleus, mass) = (0, 0); nucleus < keep && (nucleus == 0 || mass < _settings.TopP * sum); nucleus++) mass += _candidates.Weight(logits, nucleus);
         var draw = _random.Uniform() * Math.Min(mass, sum);
         for (var i = 0; i < nucleus; i++)
         {
-            draw -= probabilities[i];
-            if (draw < 0) return order[i];
+            draw -= _candidates.Weight(logits, i);
+            if (draw < 0) return _candidates.Id(i);
         }
-        return order[nucleus - 1];
+        return _candidates.Id(nucleus - 1);
     }
 
     private void Penalise(Span<float> logits, IEnumerable<int> seen)

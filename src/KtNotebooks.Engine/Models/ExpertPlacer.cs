@@ -15,8 +15,6 @@ internal static class ExpertPlacer
     /// <param name="brought">Told every bank that has come to its card or to pinned memory.</param>
     public static ExpertExecutors? Apply(CausalLm model, ModelPlacement placement, List<string> reasons, Action<ExpertBank>? brought = null)
     {
-        foreach (var device in placement.Devices)
-            if (device.Kind == DeviceKind.Cuda && placement.Settings.GpuMemoryLimit is { } limit) CudaDevice.Get(device.Index).Pool.Limit = limit;
         ExpertExecutors? executors = null;
         foreach (var group in model.All().OfType<ExpertBank>().Select(b => (Bank: b, Place: placement.Of(b.Path))).Where(b => b.Place.Compute.Kind == DeviceKind.Cuda && b.Place.Executor is not ExecutorKind.Cpu)
             .GroupBy(b => (b.Place.Compute, Kind: b.Place.Executor ?? ExecutorKind.Auto)))

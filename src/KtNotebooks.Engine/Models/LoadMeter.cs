@@ -12,8 +12,12 @@ internal sealed class LoadMeter(string folder, long total, ModelPlacement? place
     private readonly WorkMeter _meter = new(total, report);
     private readonly Dictionary<string, long> _waiting = [];
 
+    /// <summary>What came in last, for who must say at what it stopped.</summary>
+    public string Last { get; private set; } = "the beginning";
+
     public void Taken(string name, long bytes)
     {
+        Last = name;
         if (placement is not null && name.IndexOf(".experts.", StringComparison.Ordinal) is > 0 and var at && PlacedWeights.IsBroughtLater(placement.Of(name)))
             lock (_waiting) _waiting[name[..(at + ".experts".Length)]] = _waiting.GetValueOrDefault(name[..(at + ".experts".Length)]) + bytes;
         else Count(bytes);
@@ -21,6 +25,7 @@ internal sealed class LoadMeter(string folder, long total, ModelPlacement? place
 
     public void Brought(ExpertBank bank)
     {
+        Last = bank.Path;
         long bytes;
         lock (_waiting) _ = _waiting.Remove(bank.Path, out bytes);
         Count(bytes);

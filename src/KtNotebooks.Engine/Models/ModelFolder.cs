@@ -1,5 +1,6 @@
 using System.Reflection;
 
+using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
 using KtNotebooks.Weights;
@@ -37,19 +38,27 @@ public static class ModelFolder
             OnTaken = (name, bytes) => meter?.Taken(name, bytes),
         };
         meter = new LoadMeter(folder, checkpoint.Bytes, placement, load.Report);
-        var model = Build(config, placement is null ? checkpoint : new PlacedWeights(checkpoint, placement), type);
-        List<string> notes = [.. LayersBeyond(model.Info.Layers, config, checkpoint.Names)];
+        if (placement?.Settings.GpuMemoryLimit is { } limit)
+            foreach (var device in placement.Devices.Where(d => d.Kind == DeviceKind.Cuda)) CudaDevice.Get(device.Index).Pool.Limit = limit;
+        CausalLm? model = null;
         try
         {
+            model = Build(config, placement is null ? checkpoint : new PlacedWeights(checkpoint, placement), type);
+            List<string> notes = [.. LayersBeyond(model.Info.Layers, config, checkpoint.Names)];
             if (placement is not null) model.Executors = ExpertPlacer.Apply(model, placement, notes, meter.Brought);
+            model.Notes = notes;
+            return model;
+        }
+        catch (InsufficientMemoryException full)
+        {
+            model?.Dispose();
+            throw new InsufficientMemoryException($"{folder}: does not fit, after {meter.Last} had come in: {full.Message}; `kt plan` says what goes where", full);
         }
         catch
         {
-            model.Dispose();
+            model?.Dispose();
             throw;
         }
-        model.Notes = notes;
-        return model;
     }
 
     /// <summary>The model of a config as shapes without memory: its modules, names and sizes, before a weight is there.</summary>

@@ -1,5 +1,7 @@
 using System.Diagnostics;
 
+using KtNotebooks.Interop;
+using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
 using KtNotebooks.Ops;
@@ -18,6 +20,7 @@ public sealed class Trainer
     private readonly TrainSettings _settings;
     private readonly Action<string> _saveWeights;
     private readonly TokenBatch? _evaluation;
+    private string _step = "the beginning", _part = "AdamW's moments"; // what is going on, for who must say what failed
 
     /// <param name="saveWeights">Writes what is trained (an adapter, or the whole model) into a folder.</param>
     /// <param name="evaluation">Held-out rows whose weights sum to one, or null.</param>
@@ -51,12 +54,33 @@ public sealed class Trainer
         var resumeFrom = _settings.Overwrite || LoadWeights is null ? null : Checkpoints.Newest(_settings.OutputDir);
         Checkpoints.Clear(_settings.OutputDir, all: _settings.Overwrite);
         var log = new TrainerLog(_settings.OutputDir, startOver: resumeFrom is null);
-        var first = 0;
         if (resumeFrom is not null)
         {
             LoadWeights!(resumeFrom);
             parameters = _model.AllTrainable;
         }
+        try
+        {
+            return RunFrom(resumeFrom, log, parameters, cancel);
+        }
+        catch (KtNativeException failed) when (CudaDevice.FindLost() is { } card) // asked before anything is disposed on the way here
+        {
+            throw CardLostException.During(card, $"in {_step}, {_part}", failed, $"{Saved()}. ");
+        }
+        catch (InsufficientMemoryException full)
+        {
+            throw new InsufficientMemoryException($"{_step}, {_part}: {full.Message}. {Saved()}", full);
+        }
+    }
+
+    /// <summary>What a run that breaks off leaves.</summary>
+    private string Saved() => Checkpoints.Newest(_settings.OutputDir) is { } folder && LoadWeights is not null
+        ? $"The same command{(_settings.Overwrite ? " with overwrite_output_dir=false" : "")} goes on from {folder}"
+        : "Nothing is saved yet: the same command starts over (save_steps says how often a run saves)";
+
+    private TrainResult RunFrom(string? resumeFrom, TrainerLog log, IReadOnlyList<Parameter> parameters, CancellationToken cancel)
+    {
+        var first = 0;
         using var optimizer = new AdamW(parameters, _settings.Adam, MomentsOnHost);
         if (resumeFrom is not null)
         {
@@ -72,7 +96,8 @@ public sealed class Trainer
     {
         var total = _windows.TotalSteps;
         var schedule = new LearningRate(_settings.Schedule, _settings.LearningRate, _settings.WarmupOf(total), total);
-        var step = new LayerMajorStep(_model, _settings.ChunkRows, savedBytes: SavedBytes);
+        var step = new LayerMajorStep(_model, _settings.ChunkRows, savedBytes: SavedBytes) { OnPart = Follow };
+        if (step.Devices.Count > 1) OnNote?.Invoke($"layers on {string.Join(", ", step.Devices)}; each window in at most {step.Parts} parts");
         var watch = Stopwatch.StartNew();
         StepReport? last = null;
         long tokens = 0;
@@ -82,6 +107,7 @@ public sealed class Trainer
         for (var s = first; s < total; s++)
         {
             var (batch, epoch) = _windows.At(s);
+            _step = $"step {s + 1} of {total} ({batch.Tokens:N0} tokens)";
             double loss;
             try
             {
@@ -93,6 +119,7 @@ public sealed class Trainer
                 interrupted = true;
                 break;
             }
+            _part = "optimizer";
             var norm = Gradients.Norm(parameters);
             if (!double.IsFinite(loss) || !double.IsFinite(norm))
             {
@@ -124,9 +151,17 @@ public sealed class Trainer
         return new TrainResult(done, total, done > first ? all / (done - first) : double.NaN, last?.Loss ?? double.NaN, double.IsNaN(evaluation) ? null : evaluation, tokens / watch.Elapsed.TotalSeconds, watch.Elapsed, interrupted);
     }
 
+    /// <summary>Of several cards the one that began something last: a thread that waits for another says nothing.</summary>
+    private void Follow(StepMark mark)
+    {
+        if (mark.Name is "" or StepMark.Waiting) return;
+        _part = mark.Stage < 0 ? mark.Name : $"{mark.Name} of layer {mark.Stage / 2}";
+    }
+
     /// <summary>False when cancelled.</summary>
     private bool TryEvaluate(LayerMajorStep step, TrainerLog log, StepReport report, ref double loss, CancellationToken cancel)
     {
+        _part = "evaluation after it";
         try
         {
             loss = step.Loss(_evaluation!, cancel);
@@ -142,6 +177,7 @@ public sealed class Trainer
 
     private void Save(TrainerLog log, AdamW optimizer, StepReport report)
     {
+        _part = "saving after it";
         var folder = Checkpoints.Write(_settings.OutputDir, report.Step, target =>
         {
             _saveWeights(target);

@@ -11,17 +11,21 @@ internal sealed class Kt : IDisposable
     private readonly Task<string> _output;
     private readonly Task<string> _errors;
 
-    private Kt(string[] arguments, string? folder)
+    private Kt(string[] arguments, (string Name, string Value)? variable = null)
     {
-        var start = new ProcessStartInfo(Path.Combine(AppContext.BaseDirectory, "kt"), arguments) { RedirectStandardOutput = true, RedirectStandardError = true, RedirectStandardInput = true, WorkingDirectory = folder ?? Checkout.Root };
+        var start = new ProcessStartInfo(Path.Combine(AppContext.BaseDirectory, "kt"), arguments) { RedirectStandardOutput = true, RedirectStandardError = true, RedirectStandardInput = true, WorkingDirectory = Checkout.Root };
         start.Environment["KT_THREADS"] = "1"; // many tests run beside each other
+        if (variable is var (name, value)) start.Environment[name] = value;
         _process = Process.Start(start)!;
         _process.StandardInput.Close(); // whoever asks for a line hears the end, not the terminal of the test run
         _output = _process.StandardOutput.ReadToEndAsync();
         _errors = _process.StandardError.ReadToEndAsync();
     }
 
-    public static Kt Start(params string[] arguments) => new(arguments, null);
+    public static Kt Start(params string[] arguments) => new(arguments);
+
+    /// <summary>With one more variable of the environment.</summary>
+    public static Kt StartWith(string variable, string value, params string[] arguments) => new(arguments, (variable, value));
 
     /// <summary>Runs to the end.</summary>
     public static (int Exit, string Output, string Errors) Run(params string[] arguments)

@@ -1,7 +1,9 @@
 using KtNotebooks.Autograd;
+using KtNotebooks.Data;
 using KtNotebooks.Generation;
 using KtNotebooks.Nn;
 using KtNotebooks.Tests.Models;
+using KtNotebooks.Tests.Tokenizers;
 
 using Xunit;
 
@@ -54,6 +56,24 @@ public class GeneratorTests
                 Assert.Equal(all[s].Length, cache.Length(s));
             }
         }
+    }
+
+    [Fact]
+    public void Tokens_that_the_tokenizer_has_no_text_for_are_never_drawn()
+    {
+        using var folder = new Samples.Folder();
+        var path = Tiny.Save(Path.Combine(folder.Path, "model"));
+        var flat = new Sampling(60, TopP: 1, TopK: 0, Temperature: 5);
+        using var chat = ChatSession.Open($"model_name_or_path={path}", "template=deepseek", "top_p=1", "top_k=0", "temperature=5", "max_new_tokens=60");
+        var known = chat.Tokenizer.VocabSize;
+        Assert.InRange(known, 1, Tiny.Vocabulary - 1);
+        var prompt = chat.Template.EncodePrompt(chat.Tokenizer, [new Message(Role.User, "Hello?")], null);
+        var stops = chat.Template.StopIds(chat.Tokenizer).ToHashSet();
+        Assert.Contains(new Generator(chat.Model).Generate(prompt, flat, [], Stop), id => id >= known);
+        int[] masked = [.. new Generator(chat.Model, vocabulary: known).Generate(prompt, flat, (IReadOnlySet<int>)stops, Stop)];
+        Assert.True(masked.Length > 10);
+        Assert.All(masked, id => Assert.InRange(id, 0, known - 1));
+        Assert.Equal(chat.Tokenizer.Decode(masked, skipSpecial: true), string.Concat(chat.Ask("Hello?", Stop)));
     }
 
     [Fact]

@@ -1,4 +1,5 @@
 using KtNotebooks.Generation;
+using KtNotebooks.Tensors;
 
 using Xunit;
 
@@ -52,6 +53,45 @@ public class SamplerTests
     [InlineData(1, 1, 1, 0, 0, "repetition_penalty must be positive, but is 0")]
     public void Values_out_of_range_are_named(int tokens, double temperature, double topP, int topK, double penalty, string message) =>
         Assert.Equal(message, Assert.Throws<ArgumentException>(() => new Sampler(new Sampling(tokens, true, temperature, topP, topK, penalty))).Message);
+
+    /// <summary>Against a sampler that puts the whole vocabulary in order for every token: the same draws, whatever the shape of the distribution, equal logits and tokens that cannot be (−∞) included.</summary>
+    [Theory]
+    [InlineData("a few tokens have nearly all")]
+    [InlineData("flat: the nucleus is most of the vocabulary")]
+    [InlineData("many equal ones")]
+    [InlineData("two of three cannot be")]
+    public void Draws_are_those_of_a_full_sort(string shape)
+    {
+        for (var seed = 1; seed <= 100; seed++)
+        {
+            var random = new Random(seed);
+            var V = random.Next(1, 6000);
+            var settings = new Sampling(TopP: random.Next(3) == 0 ? 1 : random.Next(1, 100) / 100.0, TopK: random.Next(2) == 0 ? 0 : random.Next(1, 800), Temperature: 0.2 + random.NextDouble(), Seed: (ulong)seed);
+            float[] logits = [.. Enumerable.Range(0, V).Select(_ => shape[0] switch
+            {
+                'a' => (float)((random.NextDouble() - 0.5) * 40),
+                'f' => (float)(random.NextDouble() * 0.01),
+                'm' => random.Next(6),
+                _ => random.Next(3) > 0 ? float.NegativeInfinity : (float)random.NextDouble() * 8,
+            })];
+            logits[random.Next(V)] = 3;
+            var (sampler, reference) = (new Sampler(settings), new NormalRandom((ulong)seed, "sampler"));
+            for (var draw = 0; draw < 5; draw++) Assert.Equal(BySorting([.. logits], settings, reference), sampler.Next([.. logits], []));
+        }
+    }
+
+    private static int BySorting(float[] logits, Sampling settings, NormalRandom random)
+    {
+        for (var i = 0; i < logits.Length; i++) logits[i] /= (float)settings.Temperature;
+        int[] order = [.. Enumerable.Range(0, logits.Length).OrderByDescending(i => logits[i]).Take(settings.TopK == 0 ? logits.Length : settings.TopK)];
+        double[] probabilities = [.. order.Select(i => Math.Exp(logits[i] - logits[order[0]]))];
+        var (sum, mass, nucleus) = (probabilities.Sum(), 0.0, 0);
+        while (nucleus < order.Length && (nucleus == 0 || mass < settings.TopP * sum)) mass += probabilities[nucleus++];
+        var draw = random.Uniform() * Math.Min(mass, sum);
+        for (var i = 0; i < nucleus; i++)
+            if ((draw -= probabilities[i]) < 0) return order[i];
+        return order[nucleus - 1];
+    }
 
     private static void Check(Sampling settings, double[] shares)
     {

@@ -123,6 +123,23 @@ public sealed unsafe class CudaDevice
         }
     }
 
+    /// <summary>Found by <see cref="FindLost"/>: there is no work to wait for any more, so that whoever tidies up after it can.</summary>
+    public bool IsLost { get; private set; }
+
+    /// <summary>After a call that failed: a card in use that answers nothing any more, or null. The driver keeps such an error for good, so the card is asked again.</summary>
+    public static CudaDevice? FindLost()
+    {
+        foreach (var device in Volatile.Read(ref _devices))
+        {
+            if (device is null) continue;
+            nuint free, total;
+            device.IsLost |= cuCtxSetCurrent(device._context) != CuResult.Success || (cuStreamSynchronize(device.Compute.Pointer) != CuResult.Success && cuMemGetInfo_v2(&free, &total) != CuResult.Success);
+            _current = device._context;
+            if (device.IsLost) return device;
+        }
+        return null;
+    }
+
     /// <summary>Makes this card the calling thread's; a comparison where it is already.</summary>
     internal void Use()
     {

@@ -27,6 +27,7 @@ public sealed unsafe class CudaStream : SafeHandle
     /// <summary>Blocks the calling thread until all work queued so far is done.</summary>
     public void Synchronize()
     {
+        if (_device.IsLost) return;
         _device.Use();
         cuStreamSynchronize(handle).Ok();
     }
@@ -35,6 +36,7 @@ public sealed unsafe class CudaStream : SafeHandle
     public void Wait(CudaEvent after)
     {
         ArgumentNullException.ThrowIfNull(after);
+        if (_device.IsLost) return;
         _device.Use();
         cuStreamWaitEvent(handle, after.Pointer, 0).Ok();
     }
@@ -66,6 +68,7 @@ public sealed unsafe class CudaEvent : SafeHandle
     public void Record(CudaStream stream)
     {
         ArgumentNullException.ThrowIfNull(stream);
+        if (_device.IsLost) return;
         _device.Use();
         cuEventRecord(handle, stream.Pointer).Ok();
     }
@@ -73,6 +76,7 @@ public sealed unsafe class CudaEvent : SafeHandle
     /// <summary>Blocks the calling thread until the mark is reached.</summary>
     public void Synchronize()
     {
+        if (_device.IsLost) return;
         _device.Use();
         cuEventSynchronize(handle).Ok();
     }

@@ -133,7 +133,7 @@ public sealed unsafe class CudaPool
     {
         var limit = Limit == long.MaxValue ? "not set" : Text(Limit);
         return new InsufficientMemoryException($"cuda:{_device.Index} has no room for {Text(size)}: {Text(_device.FreeBytes)} of {Text(_device.TotalBytes)} are free on the card, " +
-            $"{Text(UsedBytes)} are in use here, gpu_memory_limit is {limit}; a smaller chunk_size needs less");
+            $"{Text(UsedBytes)} are in use here, gpu_memory_limit is {limit}. Less is needed with a smaller chunk_size or cutoff_len, saved_inputs_limit: 1GB (layer inputs in host memory), experts: streamed");
     }
 
     private static string Text(long bytes) => bytes switch
