@@ -8,6 +8,7 @@ internal static class BenchCommands
     public static Command Create() => new("bench", "Measure speed; every measurement checks its result first")
     {
         BenchTrainCommand.Create(),
+        BenchGenerateCommand.Create(),
         BenchExpertsCommand.Create(),
         BenchCeilingCommands.CreatePcie(),
         BenchCeilingCommands.CreateGemm(),

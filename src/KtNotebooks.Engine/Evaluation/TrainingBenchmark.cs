@@ -10,7 +10,6 @@ using KtNotebooks.Optim;
 using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
 using KtNotebooks.Training;
-using KtNotebooks.Weights;
 
 namespace KtNotebooks.Evaluation;
 
@@ -78,23 +77,12 @@ public static class TrainingBenchmark
 
     private static TrainingBenchmarkResult Run(TrainingBenchmarkSettings settings, CardMeter[] meters, Stopwatch watch, Action<string> note, CancellationToken cancel)
     {
-        var config = ConfigFile.FromJson(settings.Shape, ModelShapes.Config(settings.Shape, settings.Layers).ToJsonString());
-        int layers;
-        using (var shape = ModelFolder.Shape(config)) layers = shape.Info.Layers;
-        Device DeviceOf(string name) => meters[CardOf(name, layers, settings)].Device;
-        using var executors = new ExpertExecutors();
-        using var model = ModelFolder.Build(config, new PatternWeights(DeviceOf, settings.Format), DType.BF16);
-        note($"weights made in {watch.Elapsed.TotalSeconds:F1} s");
-        foreach (var banks in model.All().OfType<ExpertBank>().GroupBy(b => DeviceOf(b.Path)))
-        {
-            foreach (var bank in banks) bank.PairsOnHost = settings.PairsOnHost;
-            if (settings.Executor == ExecutorKind.Resident && banks.Key.Kind == DeviceKind.Cuda) ExpertExecutors.Keep([.. banks], banks.Key, DType.BF16);
-            if (settings.Executor is not (ExecutorKind.Streamed or ExecutorKind.Split)) continue;
-            if (settings.Executor == ExecutorKind.Streamed) executors.Stream([.. banks], banks.Key, settings.SlotBytes);
-            else note($"split, measured: {executors.Split([.. banks], banks.Key, settings.SlotBytes)}");
-            meters.First(m => m.Device == banks.Key).Watch(executors.Streams[^1]);
-        }
-        note($"experts placed after {watch.Elapsed.TotalSeconds:F1} s");
+        using var made = new BenchmarkModel(settings.Shape, settings.Layers, settings.Executor, settings.Format, settings.SlotBytes, (name, layers) => meters[CardOf(name, layers, settings)].Device,
+            (device, stream) => meters.First(m => m.Device == device).Watch(stream), note);
+        var model = made.Model;
+        if (settings.PairsOnHost)
+            foreach (var bank in model.All().OfType<ExpertBank>()) bank.PairsOnHost = true;
+        note($"weights made and placed after {watch.Elapsed.TotalSeconds:F1} s");
         LoraAdapter.Attach(model, new LoraSettings(settings.Rank, Experts: true), seed: 1);
         var parameters = model.AllTrainable;
         note($"adapter attached after {watch.Elapsed.TotalSeconds:F1} s");
@@ -125,7 +113,7 @@ public static class TrainingBenchmark
             if (s >= WarmUp) times.Add(time);
         }
         CardFigures[] cards = [.. meters.Select(m => m.Figures)];
-        return new TrainingBenchmarkResult(settings, meters[0].Name ?? $"CPU, {Cpu()}", Count(model), parameters.Sum(p => p.Tensor.Count), CardMeter.Median(times), times.Min(), times.Max(),
+        return new TrainingBenchmarkResult(settings, meters[0].Name ?? $"CPU, {Cpu()}", made.Parameters, parameters.Sum(p => p.Tensor.Count), CardMeter.Median(times), times.Min(), times.Max(),
             cards.SelectMany(c => c.Parts.Keys).Distinct().ToDictionary(k => k, k => cards.Average(c => c.Parts.GetValueOrDefault(k))), cards.Max(c => c.CopyMs), cards.Sum(c => c.CopiedBytes),
             cards.Max(c => c.PeakDeviceBytes), cards.Max(c => c.PoolPeakBytes), Environment.WorkingSet, losses, cards.Length > 1 ? cards : null);
     }
@@ -140,9 +128,6 @@ public static class TrainingBenchmark
     }
 
     private static string Cpu() => $"{Interop.Cpu.Variant}, {Interop.Cpu.Threads} threads";
-
-    /// <summary>Elements of the base, whatever its storage.</summary>
-    private static long Count(CausalLm model) => model.All().Sum(m => m is ExpertBank b ? 3L * b.Count * b.Width * b.Inner : m.Weights.Sum(w => w.Tensor.Count));
 
     /// <summary>Random tokens, every one a target.</summary>
     private static TokenBatch Batch(TrainingBenchmarkSettings settings, int vocabulary, int step)

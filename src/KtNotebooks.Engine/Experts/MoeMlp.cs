@@ -35,7 +35,7 @@ public sealed class MoeMlp : Module
     /// <summary>Pre-training sets the balance term here.</summary>
     public RouterSettings Settings { get; set; }
 
-    /// <summary>Called with the indices [T, k] of every forward pass, for routing pictures; null: nobody looks.</summary>
+    /// <summary>Called with the indices [T, k] of every forward pass, for routing pictures, in training from the thread of the card; null: nobody looks.</summary>
     public Action<string, Tensor>? OnRouted { get; set; }
 
     public override IEnumerable<Module> Children => Shared is { } shared ? [_router, Experts, shared] : [_router, Experts];

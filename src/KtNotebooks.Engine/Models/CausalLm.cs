@@ -15,6 +15,8 @@ public record ModelInfo(string ModelType, int Vocabulary, int Width, int Layers,
 /// <summary>A decoder: token table → stages (two a layer) → final norm → head. Models fill in the stages.</summary>
 public sealed class CausalLm(ModelInfo info, DType type, Embedding embedding, IReadOnlyList<Stage> stages, RmsNorm norm, Linear head) : Module("")
 {
+    private readonly ExpertBank[] _banks = [.. stages.SelectMany(s => s.All()).OfType<ExpertBank>()];
+
     public ModelInfo Info { get; } = info;
 
     /// <summary>Type of weights and activations.</summary>
@@ -52,6 +54,7 @@ public sealed class CausalLm(ModelInfo info, DType type, Embedding embedding, IR
     {
         ArgumentNullException.ThrowIfNull(batch);
         ArgumentNullException.ThrowIfNull(pass);
+        ExpertStreams.Plan(_banks, batch.Tokens);
         var x = Apart(() => Embedding.Forward(batch.Ids));
         foreach (var stage in Stages)
         {

@@ -147,7 +147,7 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
             var (card, pairs) = visitors is null ? (Device.Cpu, 0) : (PlaceOf(visitors).Compute, 2 * visitors.Trainable.Sum(p => p.Tensor.ByteLength));
             foreach (var (where, bytes) in Workspace.Of(stage, model, placement, window, rows)) largest[where] = Math.Max(largest.GetValueOrDefault(where), bytes + (where == card ? pairs : 0));
         }
-        // The input of every stage and of the head; on cards the newest stay as far as they may.
+        // The input of every stage and of the head; on each card the newest stay as far as they may.
         var last = placement.Of(model.Stages[^1].Path).Compute;
         Device[] saved = [.. model.Stages.Select(s => placement.Of(s.Path).Compute), last];
         foreach (var device in saved.GroupBy(d => d))

@@ -13,7 +13,7 @@ namespace KtNotebooks.Training;
 /// <param name="chunkRows">Rows that a stage works on at a time.</param>
 /// <param name="headRows">Rows of logits at a time.</param>
 /// <param name="savedBytes">Bytes of stage inputs that may stay on a card; the others wait in pinned host memory.</param>
-/// <param name="parts">Of the window; null: one a card.</param>
+/// <param name="parts">Of the window at most; null: see <see cref="Parts"/>.</param>
 public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int headRows = 1024, long savedBytes = long.MaxValue, int? parts = null)
 {
     private readonly StageWork _work = new(model, chunkRows, headRows);
@@ -24,11 +24,28 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
     /// <summary>The devices of the stages.</summary>
     public IReadOnlyList<Device> Devices => [.. _work.Devices.Distinct()];
 
+    /// <summary>
+    /// Parts of a window: one a card; but one alone where a bank of experts is larger than the slots through which it streams, and layers lie on the cards in turn: every part would bring the bank anew, while with one part
+    /// each bus has the time of all cards' layers for it.
+    /// </summary>
+    public int Parts
+    {
+        get
+        {
+            if (parts is { } given) return given;
+            var cards = Devices.Count(d => d.Kind == DeviceKind.Cuda);
+            if (cards < 2) return 1;
+            bool IsTooLarge(ExpertBank bank) => bank.Stream is { } stream && bank.StoredBytes > stream.Bytes;
+            var runs = new StepSchedule(_work.Devices, [0], 1, 0).Runs.Select(run => Enumerable.Range(run.First, run.End - run.First).SelectMany(_work.BanksOf).ToList());
+            return runs.Any(banks => banks.Count == 1 && IsTooLarge(banks[0])) ? 1 : cards;
+        }
+    }
+
     /// <summary>Forward, loss and backward; gradients are added to the parameters' Grad. Returns Σ weight · cross-entropy. Stops between chunks when cancelled, leaving the gradients to be dropped.</summary>
     public double Run(TokenBatch batch, ulong dropoutKey = 0, CancellationToken cancel = default)
     {
         ArgumentNullException.ThrowIfNull(batch);
-        var schedule = new StepSchedule(_work.Devices, batch.SeqStarts, parts ?? Devices.Count(d => d.Kind == DeviceKind.Cuda), _work.Lowest());
+        var schedule = new StepSchedule(_work.Devices, batch.SeqStarts, Parts, _work.Lowest());
         ExpertStreams.Plan([.. schedule.Visits().SelectMany(visit => _work.BanksOf(visit.Stage).Select(bank => new BankVisit(bank, visit.Backward, visit.Rows)))]);
         using var run = new StepRun(_work, schedule, batch, dropoutKey, savedBytes, OnPart);
         return run.Run(cancel);

@@ -7,10 +7,14 @@ namespace KtNotebooks.Training;
 
 /// <summary>What is queued from now on, for whoever measures or watches.</summary>
 /// <param name="Device">Whose thread says so.</param>
-/// <param name="Name">embedding, attention, experts, dense, head; waiting for another device; empty at the end.</param>
+/// <param name="Name">embedding, attention, experts, dense, head; <see cref="Waiting"/>; empty at the end.</param>
 /// <param name="Stage">−1 outside the stages.</param>
 /// <param name="Part">Number of the window's part.</param>
-internal readonly record struct StepMark(Device Device, string Name, int Stage = -1, int Part = 0);
+internal readonly record struct StepMark(Device Device, string Name, int Stage = -1, int Part = 0)
+{
+    /// <summary>The name where a thread has to wait for another device.</summary>
+    public const string Waiting = "waiting";
+}
 
 /// <summary>
 /// One step under way: the tasks of its schedule, the saved inputs of every device and part, and what devices hand to each other. With one part everything runs on the caller's thread; else every device has a thread,
@@ -167,7 +171,7 @@ internal sealed class StepRun : IDisposable
 
     private Tensor Receive(TaskCompletionSource<Parcel> slot, Device device, CancellationToken stop)
     {
-        if (_schedule.IsConcurrent) _mark?.Invoke(new StepMark(device, "waiting"));
+        if (_schedule.IsConcurrent) _mark?.Invoke(new StepMark(device, StepMark.Waiting));
         slot.Task.Wait(stop);
         return slot.Task.Result.Take(device);
     }

@@ -96,7 +96,8 @@ public sealed class Trainer
     {
         var total = _windows.TotalSteps;
         var schedule = new LearningRate(_settings.Schedule, _settings.LearningRate, _settings.WarmupOf(total), total);
-        var step = new LayerMajorStep(_model, _settings.ChunkRows, savedBytes: SavedBytes) { OnPart = mark => _part = mark.Stage < 0 ? mark.Name : $"{mark.Name} of layer {mark.Stage / 2}" };
+        var step = new LayerMajorStep(_model, _settings.ChunkRows, savedBytes: SavedBytes) { OnPart = Follow };
+        if (step.Devices.Count > 1) OnNote?.Invoke($"layers on {string.Join(", ", step.Devices)}; each window in at most {step.Parts} parts");
         var watch = Stopwatch.StartNew();
         StepReport? last = null;
         long tokens = 0;
@@ -148,6 +149,13 @@ public sealed class Trainer
         log.WriteState(last, _settings);
         var done = last?.Step ?? first;
         return new TrainResult(done, total, done > first ? all / (done - first) : double.NaN, last?.Loss ?? double.NaN, double.IsNaN(evaluation) ? null : evaluation, tokens / watch.Elapsed.TotalSeconds, watch.Elapsed, interrupted);
+    }
+
+    /// <summary>Of several cards the one that began something last: a thread that waits for another says nothing.</summary>
+    private void Follow(StepMark mark)
+    {
+        if (mark.Name is "" or StepMark.Waiting) return;
+        _part = mark.Stage < 0 ? mark.Name : $"{mark.Name} of layer {mark.Stage / 2}";
     }
 
     /// <summary>False when cancelled.</summary>

@@ -83,6 +83,21 @@ public class ExpertExecutorTests
         Close(expected, Run(b, Device.Cuda()));
     }
 
+    [Fact]
+    public void A_pass_without_gradients_brings_each_group_once_and_a_token_only_what_it_opens()
+    {
+        Require.Hardware("cuda", CudaDevice.Missing);
+        using var executors = new ExpertExecutors();
+        using var bank = Bank(MatrixFormat.BF16);
+        executors.Stream([bank], Device.Cuda(), 4 * bank.ExpertBytes);
+        ExpertStreams.Plan([bank], T);
+        Assert.InRange(executors.CopiedBytes, 1, bank.StoredBytes - 1); // as far as there are slots
+        _ = Run(bank, Device.Cuda(), gradient: false);
+        Assert.Equal(bank.StoredBytes, executors.CopiedBytes);
+        ExpertStreams.Plan([bank], 1);
+        Assert.Equal(bank.StoredBytes, executors.CopiedBytes);
+    }
+
     [Theory]
     [InlineData(MatrixFormat.BF16, 0)]
     [InlineData(MatrixFormat.BF16, 0.3)]

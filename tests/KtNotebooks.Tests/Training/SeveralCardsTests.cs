@@ -33,6 +33,7 @@ public sealed class SeveralCardsTests : IDisposable
     [InlineData(2, false, ExecutorKind.Resident, null)]
     [InlineData(2, false, ExecutorKind.Streamed, null)]
     [InlineData(2, false, ExecutorKind.Cpu, null)]
+    [InlineData(2, false, ExecutorKind.Split, null)]
     [InlineData(2, true, ExecutorKind.Resident, null)]
     [InlineData(2, true, ExecutorKind.Streamed, null)]
     [InlineData(2, false, ExecutorKind.Streamed, 1)]
@@ -57,6 +58,29 @@ public sealed class SeveralCardsTests : IDisposable
         var again = Run(several, batch, step);
         Assert.Equal(actual.Loss, again.Loss);
         foreach (var (name, values) in actual.Gradients) Assert.Equal(values, again.Gradients[name]);
+    }
+
+    /// <summary>Layers on the CPU between layers on cards, and a head that is not where the last layer is.</summary>
+    [Theory]
+    [InlineData(null)]
+    [InlineData(1)]
+    public void Layers_may_lie_anywhere(int? parts)
+    {
+        Need(2);
+        var batch = Tiny.Batch(1, Lengths);
+        using var one = Load(new PlacementSettings { Device = "cuda:0", Experts = ExecutorKind.Cpu });
+        var rules = PlacementRules.Load(_folder.Write("rules.yaml", """
+            - match: { name: 'layers\.2(\.|$)|embed_tokens' }
+              place: { compute: cpu }
+            - match: { name: 'layers\.[14](\.|$)' }
+              place: { compute: 'cuda:1' }
+            - match: { name: . }
+              place: { compute: 'cuda:0' }
+            """));
+        using var several = Load(new PlacementSettings { Rules = rules });
+        Assert.Equal([Device.Cuda(0), Device.Cuda(1), Device.Cpu, Device.Cuda(0), Device.Cuda(1)], several.Stages.Where(s => s.NeedsWholeSequences).Select(s => s.Device));
+        Assert.Equal(Device.Cuda(0), several.Head.Device);
+        Close(Run(one, batch, new LayerMajorStep(one)), Run(several, batch, new LayerMajorStep(several, parts: parts)), batch.Tokens);
     }
 
     /// <summary>
@@ -153,15 +177,38 @@ public sealed class SeveralCardsTests : IDisposable
         Assert.Equal([6.0, 4.0], CopiedBanks(2, contiguous: true));
     }
 
+    /// <summary>Where slots do not hold a bank, layers in turn go without parts; ranges bring every bank once a part in any case.</summary>
+    [Theory]
+    [InlineData(false, 1.0, 2)]
+    [InlineData(false, 0.5, 1)]
+    [InlineData(true, 0.5, 2)]
+    public void Parts_are_as_many_as_the_slots_bear(bool contiguous, double banksInSlots, int parts)
+    {
+        Need(2);
+        using var model = Load(Over(2, contiguous, ExecutorKind.Cpu));
+        var step = new LayerMajorStep(model);
+        Assert.Equal(2, step.Parts); // the CPU's experts need no slots
+        Stream(model, banksInSlots);
+        Assert.Equal((parts, 3), (step.Parts, new LayerMajorStep(model, parts: 3).Parts));
+    }
+
+    /// <summary>Streams all experts, each card's through slots of so many banks.</summary>
+    private static ExpertExecutors Stream(CausalLm model, double banksInSlots)
+    {
+        var executors = model.Executors = new ExpertExecutors();
+        foreach (var banks in model.Stages.SelectMany(s => s.All().OfType<ExpertBank>().Select(b => (s.Device, Bank: b))).GroupBy(b => b.Device, b => b.Bank))
+        {
+            foreach (var bank in banks) bank.RemoveAdapter();
+            executors.Stream([.. banks], banks.Key, (long)(banksInSlots * banks.First().StoredBytes));
+        }
+        return executors;
+    }
+
     /// <summary>Banks over the bus of each card in the second step; what is announced for the third and fetched ahead counts there.</summary>
     private double[] CopiedBanks(int cards, bool contiguous)
     {
         using var model = Load(cards == 1 ? new PlacementSettings { Device = "cuda:0", Experts = ExecutorKind.Cpu } : Over(cards, contiguous, ExecutorKind.Cpu));
-        var executors = model.Executors = new ExpertExecutors();
-        var adapters = model.All().OfType<ExpertBank>().ToList();
-        foreach (var bank in adapters) bank.RemoveAdapter();
-        foreach (var banks in model.Stages.SelectMany(s => s.All().OfType<ExpertBank>().Select(b => (s.Device, Bank: b))).GroupBy(b => b.Device, b => b.Bank))
-            executors.Stream([.. banks], banks.Key, banks.First().StoredBytes);
+        var executors = Stream(model, banksInSlots: 1);
         var step = new LayerMajorStep(model);
         var before = Array.Empty<long>();
         for (var s = 0; s < 2; s++)
@@ -170,7 +217,7 @@ public sealed class SeveralCardsTests : IDisposable
             step.Run(Tiny.Batch(1, Lengths), cancel: Stop);
             Tiny.DropGradients(model);
         }
-        var bytes = adapters[0].StoredBytes;
+        var bytes = model.All().OfType<ExpertBank>().First().StoredBytes;
         return [.. executors.Streams.Zip(before, (stream, then) => (stream.CopiedBytes - then) / (double)bytes)];
     }
 

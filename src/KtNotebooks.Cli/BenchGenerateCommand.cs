@@ -1,0 +1,49 @@
+using System.CommandLine;
+using System.Text.Json;
+using System.Text.Json.Serialization;
+
+using KtNotebooks.Evaluation;
+using KtNotebooks.Models;
+using KtNotebooks.Ops;
+using KtNotebooks.Placement;
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Cli;
+
+/// <summary>`kt bench generate`: a prompt and its continuation on weights of true shape.</summary>
+internal static class BenchGenerateCommand
+{
+    private static readonly JsonSerializerOptions Indented = new() { WriteIndented = true, Converters = { new JsonStringEnumConverter() } };
+
+    public static Command Create()
+    {
+        var shape = new Option<string>("--shape") { Description = string.Join(", ", ModelShapes.Known), DefaultValueFactory = _ => "deepseek-v2-lite" };
+        var layers = new Option<int?>("--layers") { Description = "the first so many; all without it" };
+        var prompt = new Option<int>("--prompt") { Description = "tokens of the prompt", DefaultValueFactory = _ => 512 };
+        var tokens = new Option<int>("--tokens") { Description = "tokens to draw after it", DefaultValueFactory = _ => 32 };
+        var experts = new Option<ExecutorKind>("--experts") { Description = "cpu, streamed, resident or split", DefaultValueFactory = _ => ExecutorKind.Split };
+        experts.AcceptOnlyFromAmong("cpu", "streamed", "resident", "split");
+        var format = new Option<string>("--format") { Description = "of the experts: bf16, fp8, int8, int4", DefaultValueFactory = _ => "bf16" };
+        var device = new Option<string>("--device") { Description = "cpu or cuda:N", DefaultValueFactory = _ => "cuda:0" };
+        var slots = new Option<int>("--slots-mb") { Description = "MiB of the card for experts on their way", DefaultValueFactory = _ => 1100 };
+        var json = new Option<bool>("--json") { Description = "one JSON object" };
+        var command = new Command("generate", "Tokens per second of a prompt and of the tokens after it, on random weights of a true shape") { shape, layers, prompt, tokens, experts, format, device, slots, json };
+        command.SetAction((parsed, cancel) => Task.Run(() =>
+        {
+            var settings = new GenerationBenchmarkSettings(parsed.GetRequiredValue(shape), parsed.GetValue(layers), parsed.GetValue(prompt), parsed.GetValue(tokens), parsed.GetValue(experts), MatrixFormats.Parse(parsed.GetRequiredValue(format)),
+                Device.Parse(parsed.GetRequiredValue(device)), (long)parsed.GetValue(slots) << 20);
+            if (settings.Prompt < 1 || settings.NewTokens < 1) throw new ArgumentException($"--prompt and --tokens must be positive, but are {settings.Prompt} and {settings.NewTokens}");
+            var r = GenerationBenchmark.Run(settings, Console.Error.WriteLine, cancel);
+            if (parsed.GetValue(json))
+            {
+                Console.WriteLine(JsonSerializer.Serialize(r, Indented));
+                return;
+            }
+            Console.WriteLine($"{settings.Shape}, {settings.Layers?.ToString() ?? "all"} layers, {r.Parameters / 1e9:F2} B parameters; experts {settings.Executor.ToString().ToLowerInvariant()} in {settings.Format.Name()}, everything else on {r.Card}");
+            Console.WriteLine($"  prompt   {r.PromptTokensPerSecond,10:N1} tokens/s   {r.PromptMs:N0} ms for {settings.Prompt} tokens, {r.PromptBytes / 1e9:F2} GB of experts over the bus");
+            Console.WriteLine($"  then     {r.TokensPerSecond,10:N1} tokens/s   {r.TokenMs:N1} ms a token, {r.TokenBytes / 1e9:F2} GB of experts over the bus");
+            if (r.PeakDeviceBytes > 0) Console.WriteLine($"  on the card: {r.PeakDeviceBytes / 1e9:F2} GB at the peak as the driver sees it");
+        }, cancel));
+        return command;
+    }
+}
