@@ -63,17 +63,17 @@ run_bench() {
 
 bench_ceilings() { kt bench pcie; kt bench gemm; }
 bench_v2lite() {
-    kt bench train --experts streamed --tokens 8192
-    kt bench train --experts streamed --tokens 32768 --chunk 32768
-    kt bench train --experts resident --tokens 8192 --saved-mb 20000
-    kt bench train --experts cpu --tokens 8192 --steps 2
+    kt bench train --slots-mb 560 --chunk 4096 --moments-on-host
+    kt bench train --tokens 32768 --slots-mb 1100 --moments-on-host
+    kt bench train --experts resident --saved-mb 20000
+    kt bench train --experts cpu --saved-mb 20000 --steps 1
 }
 bench_formats() {
     local format
-    for format in fp8 int8 int4; do kt bench train --experts streamed --tokens 8192 --format $format; done
+    for format in fp8 int8 int4; do kt bench train --format $format --slots-mb 560 --chunk 4096 --moments-on-host; done
 }
-bench_v3() { kt bench train --shape deepseek-v3 --layers 4 --format fp8 --experts streamed --tokens 8192 --slots-mb 4000 --steps 3; }
-bench_attention() { kt bench attention --seq 512; kt bench attention --seq 4096; }
+bench_v3() { kt bench train --shape deepseek-v3 --layers 4 --format fp8 --slots-mb 3000 --chunk 4096 --moments-on-host; }
+bench_attention() { kt bench attention --seq 512 --device cuda:0; kt bench attention --seq 4096 --device cuda:0; }
 
 case ${1:-} in
     pack) [ $# -eq 2 ] || { echo "usage: $0 pack OUT.tar.xz" >&2; exit 2; }; pack "$2" ;;
