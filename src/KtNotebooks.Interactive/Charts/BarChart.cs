@@ -36,7 +36,8 @@ public sealed class BarChart(string title, IReadOnlyList<string> categories, str
     {
         var tips = _series.SelectMany(s => s.Values.SelectMany((v, i) => new[] { v - Error(s, i), v + Error(s, i) }));
         var ends = tips.Where(double.IsFinite).Append(0).ToArray();
-        var axis = Axis.Nice(ends.Min(), ends.Max(), 6);
+        var headroom = ValueLabels ? (ends.Max() - ends.Min()) * 0.06 : 0; // numbers stand above the bars
+        var axis = Axis.Nice(ends.Min() < 0 ? ends.Min() - headroom : 0, ends.Max() > 0 ? ends.Max() + headroom : 0, 6);
         var plot = Plot.Begin(this, Describe(), axis.Labels, y, x);
         plot.DrawYGrid(axis);
 
@@ -49,7 +50,7 @@ public sealed class BarChart(string title, IReadOnlyList<string> categories, str
             var middle = plot.Area.X + group * (c + 0.5);
             for (var s = 0; s < _series.Count; s++)
                 if (double.IsFinite(_series[s].Values[c]))
-                    marks.Add(DrawBar(plot, axis, _series[s], c, middle + (s - _series.Count / 2.0) * bar, bar, labelSize));
+                    marks.AddRange(DrawBar(plot, axis, _series[s], c, middle + (s - _series.Count / 2.0) * bar, bar, labelSize));
             plot.DrawXLabel(middle, Plot.Fit(categories[c], group - 4, 11));
         }
         var zero = Plot.Crisp(plot.Y(axis, 0));
@@ -58,8 +59,8 @@ public sealed class BarChart(string title, IReadOnlyList<string> categories, str
         return plot.Scene;
     }
 
-    /// <summary>Draws one bar and returns its tip.</summary>
-    private Point DrawBar(Plot plot, Axis axis, Series series, int category, double left, double width, double labelSize)
+    /// <summary>Draws one bar and returns what a legend should not hide: its tip from side to side, its number, its body.</summary>
+    private Point[] DrawBar(Plot plot, Axis axis, Series series, int category, double left, double width, double labelSize)
     {
         double value = series.Values[category], tip = plot.Y(axis, value), zero = plot.Y(axis, 0), middle = left + width / 2;
         var gap = Math.Min(1.5, width * 0.08);
@@ -75,7 +76,7 @@ public sealed class BarChart(string title, IReadOnlyList<string> categories, str
         var text = Ticks.Format(value);
         if (ValueLabels && StrokeFont.Width(text, labelSize) <= width + 6)
             plot.Scene.Text(middle, value < 0 ? outer + labelSize + 2 : outer - 4, text, labelSize, Palette.Ink, Anchor.Middle);
-        return new(middle, tip);
+        return [new(left, tip), new(middle, tip), new(left + width, tip), new(middle, tip - labelSize), new(middle, (tip + zero) / 2), new(middle, zero)];
     }
 
     private static double Error(Series s, int i) => s.Errors is { } e && double.IsFinite(e[i]) ? Math.Abs(e[i]) : 0;
