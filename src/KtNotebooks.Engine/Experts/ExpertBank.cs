@@ -139,8 +139,10 @@ public sealed class ExpertBank : Module
         PairsOnHost = true;
     }
 
-    /// <summary>Whether a training step of so many tokens leaves the CPU a share.</summary>
-    internal bool CpuTakesPart(long tokens) => HostGroups(tokens * TopK, false, null) > 0 || HostGroups(tokens * TopK, true, null) > 0;
+    /// <summary>
+    /// Whether a training step of so many tokens leaves the CPU a share worth having: a quarter of the groups. The pairs must be in host memory for it, and fetching them for every visit costs a step of V2-Lite on an H100 a tenth.
+    /// </summary>
+    internal bool CpuTakesPart(long tokens) => Streamed is { } streamed && 4 * Math.Max(HostGroups(tokens * TopK, false, null), HostGroups(tokens * TopK, true, null)) >= streamed.Groups.Count;
 
     /// <summary>For saying it: up to so many tokens a forward pass the CPU computes all groups, and up to so many it still takes some.</summary>
     internal (int Alone, int Share) CpuUpTo(ExpertCosts costs)
