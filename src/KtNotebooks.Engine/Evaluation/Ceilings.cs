@@ -68,16 +68,20 @@ public static class Ceilings
         return Measured(what, 2.0 * m * n * k / 1e12, "TFLOP/s", device, Multiply);
     }
 
-    /// <summary>The rate of a call: by events around groups of five on a card, which then never waits for the host that queues them; by the clock on the CPU.</summary>
+    /// <summary>The rate of a call: by events around groups of five on a card, which then never waits for the host that queues them; by the clock on the CPU, in groups that it can resolve.</summary>
     internal static Ceiling Measured(string what, double work, string unit, Device device, Action call)
     {
-        if (device.Kind == DeviceKind.Cpu) return Clocked(what, work, unit, call);
-        const int Group = 5;
-        var card = CudaDevice.Get(device.Index);
-        return Timed(what, Group * work, unit, card, card.Compute, () =>
+        call();
+        var start = Stopwatch.GetTimestamp();
+        if (device.Kind == DeviceKind.Cpu) call();
+        var group = device.Kind == DeviceKind.Cpu ? (int)Math.Clamp(1e-4 / Math.Max(Stopwatch.GetElapsedTime(start).TotalSeconds, 1e-7), 1, 1000) : 5;
+        void Calls()
         {
-            for (var i = 0; i < Group; i++) call();
-        });
+            for (var i = 0; i < group; i++) call();
+        }
+        if (device.Kind == DeviceKind.Cpu) return Clocked(what, group * work, unit, Calls);
+        var card = CudaDevice.Get(device.Index);
+        return Timed(what, group * work, unit, card, card.Compute, Calls);
     }
 
     /// <summary>Rows of unit variance in host memory, always the same for a name: zeros would multiply faster.</summary>
@@ -100,7 +104,7 @@ public static class Ceilings
     {
         using var a = Tensor.Zeros(DType.U8, bytes);
         using var b = Tensor.Zeros(DType.U8, bytes);
-        return Clocked($"host to host, {RowParallel.Threads} threads, read and written", 2 * bytes / 1e9, "GB/s", () => RowParallel.For(256, bytes / 256, (first, last) =>
+        return Measured($"host to host, {RowParallel.Threads} threads, read and written", 2 * bytes / 1e9, "GB/s", Device.Cpu, () => RowParallel.For(256, bytes / 256, (first, last) =>
         {
             var (from, to) = (bytes * first / 256, bytes * last / 256);
             System.Buffer.MemoryCopy((byte*)a.Pointer + from, (byte*)b.Pointer + from, to - from, to - from);
