@@ -10,6 +10,7 @@ internal static class BenchCommands
         BenchTrainCommand.Create(),
         BenchGenerateCommand.Create(),
         BenchExpertsCommand.Create(),
+        BenchKernelsCommand.Create(),
         BenchCeilingCommands.CreatePcie(),
         BenchCeilingCommands.CreateGemm(),
         TokenizerBench.Create(),

@@ -22,11 +22,4 @@ public static class Require
         Assert.False(Wanted.Contains(what), $"KT_REQUIRE names {what}, but {missing}");
         Assert.Skip($"no {what}: {missing}");
     }
-
-    /// <summary>A card whose speed means something.</summary>
-    public static void RealCard()
-    {
-        Hardware("cuda", KtNotebooks.Interop.Cuda.CudaDevice.Missing);
-        if (EmulatedCard) Assert.Skip("the card is emulated: its speed says nothing");
-    }
 }

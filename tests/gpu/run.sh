@@ -61,7 +61,7 @@ run_bench() {
     done
 }
 
-bench_ceilings() { kt bench pcie; kt bench gemm; }
+bench_ceilings() { kt bench pcie; kt bench gemm; kt bench kernels --device cuda:0; }
 bench_v2lite() {
     kt bench train --slots-mb 560 --chunk 4096 --moments-on-host
     kt bench train --tokens 32768 --slots-mb 1100 --moments-on-host

@@ -35,48 +35,62 @@ public static class Ceilings
         yield return Timed("on the card, read and written", 2 * bytes / 1e9, "GB/s", card, card.Compute, () => Memory.Copy(there, other));
     }
 
-    /// <summary>Square products of size n in BF16: cuBLASLt on a card, checked against the CPU on one row first.</summary>
-    public static Ceiling CardProduct(int cardIndex, int n)
-    {
-        var device = Device.Cuda(cardIndex);
-        var card = CudaDevice.Get(cardIndex);
-        using var a = Random("a", n).To(device);
-        using var b = Random("b", n).To(device);
-        using var c = Tensor.Empty(DType.BF16, device, n, n);
-        DeviceMatmul.Run(a, false, b, true, c);
-        Check(a, b, c);
-        return Timed($"BF16 product {n}³ on the card (cuBLASLt)", 2.0 * n * n * n / 1e12, "TFLOP/s", card, card.Compute, () => DeviceMatmul.Run(a, false, b, true, c));
-    }
+    /// <summary>Square products of size n in BF16: cuBLASLt on a card, checked on one row first.</summary>
+    public static Ceiling CardProduct(int cardIndex, int n) => Product($"BF16 product {n}³ on the card (cuBLASLt)", Device.Cuda(cardIndex), n, n, n);
 
     /// <summary>The same by the engine's CPU kernels, all threads.</summary>
-    public static Ceiling HostProduct(int n)
+    public static Ceiling HostProduct(int n) => Product($"BF16 product {n}³ on the CPU ({Cpu.Variant}, {Cpu.Threads} threads)", Device.Cpu, n, n, n);
+
+    /// <summary>One copy within a device that reads and writes <paramref name="bytes"/> together.</summary>
+    public static Ceiling Copy(Device device, long bytes)
     {
-        using var a = Random("a", n);
-        using var b = Random("b", n);
-        using var c = Tensor.Empty(DType.BF16, n, n);
-        void Multiply() => GroupedMatmul.Forward([0, n], a, null, Matrices.One(b), null, null, 0, null, c);
+        if (device.Kind == DeviceKind.Cpu) return HostCopy(bytes / 2);
+        using var from = Tensor.Empty(DType.U8, device, bytes / 2);
+        using var to = Tensor.Empty(DType.U8, device, bytes / 2);
+        return Measured("on the card, read and written", bytes / 2 * 2 / 1e9, "GB/s", device, () => Memory.Copy(from, to));
+    }
+
+    /// <summary>[m, k] [n, k]ᵀ in BF16 by nothing but the device's product, checked on one row first.</summary>
+    public static Ceiling Product(string what, Device device, int m, int n, int k)
+    {
+        using var aHost = Random(DType.BF16, "a", m, k);
+        using var bHost = Random(DType.BF16, "b", n, k);
+        using var a = aHost.To(device);
+        using var b = bHost.To(device);
+        using var c = Tensor.Empty(DType.BF16, device, m, n);
+        void Multiply()
+        {
+            if (device.Kind == DeviceKind.Cuda) DeviceMatmul.Run(a, false, b, true, c);
+            else GroupedMatmul.Forward([0, m], a, null, Matrices.One(b), null, null, 0, null, c);
+        }
         Multiply();
-        Check(a, b, c);
-        return Clocked($"BF16 product {n}³ on the CPU ({Cpu.Variant}, {Cpu.Threads} threads)", 2.0 * n * n * n / 1e12, "TFLOP/s", Multiply);
+        Check(aHost, bHost, c);
+        return Measured(what, 2.0 * m * n * k / 1e12, "TFLOP/s", device, Multiply);
     }
 
-    private static unsafe Ceiling HostCopy(long bytes)
+    /// <summary>The rate of a call: by events around groups of five on a card, which then never waits for the host that queues them; by the clock on the CPU, in groups that it can resolve.</summary>
+    internal static Ceiling Measured(string what, double work, string unit, Device device, Action call)
     {
-        using var a = Tensor.Zeros(DType.U8, bytes);
-        using var b = Tensor.Zeros(DType.U8, bytes);
-        return Clocked($"host to host, {RowParallel.Threads} threads, read and written", 2 * bytes / 1e9, "GB/s", () => RowParallel.For(256, bytes / 256, (first, last) =>
+        call();
+        var start = Stopwatch.GetTimestamp();
+        if (device.Kind == DeviceKind.Cpu) call();
+        var group = device.Kind == DeviceKind.Cpu ? (int)Math.Clamp(1e-4 / Math.Max(Stopwatch.GetElapsedTime(start).TotalSeconds, 1e-7), 1, 1000) : 5;
+        void Calls()
         {
-            var (from, to) = (bytes / 256 * first, bytes / 256 * last);
-            System.Buffer.MemoryCopy((byte*)a.Pointer + from, (byte*)b.Pointer + from, to - from, to - from);
-        }));
+            for (var i = 0; i < group; i++) call();
+        }
+        if (device.Kind == DeviceKind.Cpu) return Clocked(what, group * work, unit, Calls);
+        var card = CudaDevice.Get(device.Index);
+        return Timed(what, group * work, unit, card, card.Compute, Calls);
     }
 
-    private static Tensor Random(string name, int n)
+    /// <summary>Rows of unit variance in host memory, always the same for a name: zeros would multiply faster.</summary>
+    internal static Tensor Random(DType type, string name, long rows, int width)
     {
-        var tensor = Tensor.Empty(DType.BF16, n, n);
-        RowParallel.For(n, n * 16L, (first, last) =>
+        var tensor = Tensor.Empty(type, rows, width);
+        RowParallel.For(rows, width * 16L, (first, last) =>
         {
-            var row = new float[n];
+            var row = new float[width];
             for (var r = first; r < last; r++)
             {
                 new NormalRandom((ulong)r, name).Fill(row, 1);
@@ -86,22 +100,30 @@ public static class Ceilings
         return tensor;
     }
 
-    /// <summary>The first row of c = a bᵀ in double.</summary>
+    private static unsafe Ceiling HostCopy(long bytes)
+    {
+        using var a = Tensor.Zeros(DType.U8, bytes);
+        using var b = Tensor.Zeros(DType.U8, bytes);
+        return Measured($"host to host, {RowParallel.Threads} threads, read and written", 2 * bytes / 1e9, "GB/s", Device.Cpu, () => RowParallel.For(256, bytes / 256, (first, last) =>
+        {
+            var (from, to) = (bytes * first / 256, bytes * last / 256);
+            System.Buffer.MemoryCopy((byte*)a.Pointer + from, (byte*)b.Pointer + from, to - from, to - from);
+        }));
+    }
+
+    /// <summary>The first row of c = a bᵀ in double; a and b in host memory.</summary>
     private static void Check(Tensor a, Tensor b, Tensor c)
     {
-        using var aHost = a.ToHost();
-        using var bHost = b.ToHost();
         using var cHost = c.ToHost();
-        var n = a.Width;
-        var (x, y, z) = (new float[n], new float[n], new float[n]);
-        var first = FloatRows.Load(aHost, 0, x);
+        var (x, y, z) = (new float[a.Width], new float[a.Width], new float[c.Width]);
+        var first = FloatRows.Load(a, 0, x);
         var result = FloatRows.Load(cHost, 0, z);
         double error = 0, norm = 0;
-        for (var j = 0; j < n; j++)
+        for (var j = 0; j < c.Width; j++)
         {
-            var row = FloatRows.Load(bHost, j, y);
+            var row = FloatRows.Load(b, j, y);
             double sum = 0;
-            for (var k = 0; k < n; k++) sum += (double)first[k] * row[k];
+            for (var k = 0; k < a.Width; k++) sum += (double)first[k] * row[k];
             error += Math.Pow(result[j] - sum, 2);
             norm += sum * sum;
         }

@@ -44,7 +44,7 @@ internal sealed class ExpertRows(ExpertSet experts, RouteKey key, int[] offsets,
         using var qDown = LowRank(lora?.DownA);
         BackProject(dys, experts.Down, lora?.DownA, lora?.DownB, 2, qDown, dh);
         var rowWeights = new float[routes.Length];
-        WeightGrad(dh, h, weights, dWeights, rowWeights);
+        WeightGrad(routes, dh, h, weights, dWeights, rowWeights);
         if (gradients is not null)
         {
             ScaleRows(dys, rowWeights); // from here on the gradient of the weighted output
@@ -119,7 +119,7 @@ internal sealed class ExpertRows(ExpertSet experts, RouteKey key, int[] offsets,
     }
 
     /// <summary>dweights[route] = dh'[i] · h[i]; rowWeights[i] = weights[route of i].</summary>
-    private void WeightGrad(Tensor dh, Tensor h, Tensor weights, Tensor dWeights, float[] rowWeights) => RowParallel.For(routes.Length, h.Width, (first, last) =>
+    internal static void WeightGrad(int[] routes, Tensor dh, Tensor h, Tensor weights, Tensor dWeights, float[] rowWeights) => RowParallel.For(routes.Length, h.Width, (first, last) =>
     {
         var (a, b) = (new float[h.Width], new float[h.Width]);
         for (var i = first; i < last; i++)
