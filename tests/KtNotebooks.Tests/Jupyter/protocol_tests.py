@@ -66,6 +66,12 @@ class Kernel(unittest.TestCase):
             if reply["parent_header"].get("msg_id") == msg["header"]["msg_id"]:
                 return reply
 
+    def until_printed(self, msg_id, line, timeout=60):
+        while True:
+            msg = self.kc.get_iopub_msg(timeout=timeout)
+            if msg["parent_header"].get("msg_id") == msg_id and msg["msg_type"] == "stream" and line in msg["content"]["text"]:
+                return
+
 
 def types(outputs):
     return [m["msg_type"] for m in outputs]
@@ -99,8 +105,9 @@ class Interrupts(Kernel):
         self.assertEqual(self.run_cell("long x = 0; bool ran = false; volatile bool stop = false;".replace("volatile ", ""))[0]["status"], "ok")
         for kind, code in self.STUCK.items():
             with self.subTest(kind=kind):
-                msg_id = self.kc.execute(f'stop = false; var mine = "{kind}";\n{code}')
-                time.sleep(0.7)
+                msg_id = self.kc.execute(f'stop = false; var mine = "{kind}"; Console.WriteLine("here");\n{code}')
+                self.until_printed(msg_id, "here")  # a cell that is still compiled on a busy machine is not stuck yet
+                time.sleep(0.3)
                 started = time.monotonic()
                 self.assertEqual(self.control("interrupt_request")["content"]["status"], "ok")
                 self.assertLess(time.monotonic() - started, 1, "control must answer at once")
