@@ -171,12 +171,12 @@ public sealed record PlacementSettings
 
     private static int? Positive(Settings c, string key) => c.Int(key) is not { } value ? null : value > 0 ? value : throw c.Wrong(key, "positive");
 
-    /// <summary>A number of bytes: `20GB`, `20 GiB`, `512MiB`.</summary>
-    public static long? Bytes(Settings c, string key)
+    /// <summary>A number of bytes: `20GB`, `20 GiB`, `512MiB`; `0GB` where nothing is a sensible limit.</summary>
+    public static long? Bytes(Settings c, string key, bool orNone = false)
     {
         if (c.Text(key) is not { } text) return null;
         foreach (var (unit, size) in (ReadOnlySpan<(string, double)>)[("GiB", 1L << 30), ("MiB", 1L << 20), ("GB", 1e9), ("MB", 1e6)])
-            if (text.EndsWith(unit, StringComparison.OrdinalIgnoreCase) && double.TryParse(text[..^unit.Length].Trim(), NumberStyles.Float, CultureInfo.InvariantCulture, out var value) && value > 0) return (long)(value * size);
-        throw c.Wrong(key, "a size such as 20GB or 20GiB");
+            if (text.EndsWith(unit, StringComparison.OrdinalIgnoreCase) && double.TryParse(text[..^unit.Length].Trim(), NumberStyles.Float, CultureInfo.InvariantCulture, out var value) && (value > 0 || (orNone && value == 0))) return (long)(value * size);
+        throw c.Wrong(key, orNone ? "a size such as 2GB or 2GiB, or 0GB" : "a size such as 20GB or 20GiB");
     }
 }

@@ -18,7 +18,7 @@ public sealed record TrainingMemoryKeys(bool? ExpertLoraOnHost = null, bool? Opt
     {
         ArgumentNullException.ThrowIfNull(c);
         bool? OnHost(string key) => c.OneOf(key, "auto", "auto", "card", "host") switch { "card" => false, "host" => true, _ => null };
-        return new TrainingMemoryKeys(OnHost("expert_lora"), OnHost("optimizer_state"), PlacementSettings.Bytes(c, "saved_inputs_limit"));
+        return new TrainingMemoryKeys(OnHost("expert_lora"), OnHost("optimizer_state"), PlacementSettings.Bytes(c, "saved_inputs_limit", orNone: true));
     }
 }
 
