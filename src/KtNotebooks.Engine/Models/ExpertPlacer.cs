@@ -21,7 +21,7 @@ internal static class ExpertPlacer
         {
             ExpertBank[] banks = [.. group.Select(b => b.Bank)];
             var (card, stored) = (group.Key.Compute, banks.Sum(b => b.StoredBytes));
-            var room = Room(CudaDevice.Get(card.Index));
+            var room = CudaDevice.Get(card.Index).Room;
             var share = ExpertShare.Of(group.Key.Kind, stored, room);
             executors ??= new ExpertExecutors();
             if (share.Executor == ExecutorKind.Resident) ExpertExecutors.Keep(banks, card, model.Type, brought);
@@ -35,7 +35,4 @@ internal static class ExpertPlacer
         }
         return executors;
     }
-
-    /// <summary>What the card can still give: its own limit, and what the driver has.</summary>
-    private static long Room(CudaDevice card) => Math.Min(card.FreeBytes, card.Pool.Limit - card.Pool.UsedBytes);
 }

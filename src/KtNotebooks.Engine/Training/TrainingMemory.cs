@@ -59,11 +59,10 @@ internal readonly record struct TrainingMemory(bool PairsOnHost, bool MomentsOnH
         var all = new TrainingMemory(false, false, keys.SavedBytes ?? long.MaxValue);
         foreach (var device in model.All().Select(m => m.Device).Where(d => d.Kind == DeviceKind.Cuda).Distinct().OrderBy(d => d.Index))
         {
-            var card = CudaDevice.Get(device.Index);
             var dense = model.All().OfType<Nn.Linear>().Where(l => l.Weight.Device == device && LoraAdapter.IsTarget(l.Path, lora.Targets)).Sum(l => (double)lora.RankOf(l.Path) * (l.Inputs + l.Outputs));
             ExpertBank[] banks = lora.Experts ? [.. model.All().OfType<ExpertBank>().Where(b => b.Device == device)] : [];
             var experts = banks.Sum(b => Elements(b, lora));
-            var memory = Of(Math.Min(card.FreeBytes, card.Pool.Limit - card.Pool.UsedBytes), dense, experts, banks.Any(b => b.CpuTakesPart(tokens)), keys);
+            var memory = Of(CudaDevice.Get(device.Index).Room, dense, experts, banks.Any(b => b.CpuTakesPart(tokens)), keys);
             foreach (var bank in banks) bank.PairsOnHost = memory.PairsOnHost;
             all = new TrainingMemory(all.PairsOnHost || memory.PairsOnHost, all.MomentsOnHost || memory.MomentsOnHost, Math.Min(all.SavedBytes, memory.SavedBytes));
             if (experts > 0 && memory.PairsOnHost) notes.Add($"{device}: the LoRA of its experts ({experts / 1e6:F1} M elements, {experts * (OnCardBytes + MomentBytes) / 1e9:F2} GB with gradients and moments) is in host memory and updated there");

@@ -125,6 +125,29 @@ public class ExpertExecutorTests
         Assert.True(shares.Count > 3, string.Join(" ", shares));
     }
 
+    /// <summary>Few tokens leave experts without a row: all of the CPU's share, or some on both sides. Their gradients are zeros, not what was in the memory.</summary>
+    [Theory]
+    [InlineData(0, 1)]
+    [InlineData(6, 1)]
+    [InlineData(1, 5)]
+    public void Experts_without_rows_on_either_side_have_no_gradient(int first, int second)
+    {
+        Require.Hardware("cuda", CudaDevice.Missing);
+        using var plain = Bank(MatrixFormat.BF16);
+        plain.Adapter = Pairs(plain, 0);
+        using var executors = new ExpertExecutors();
+        using var bank = Bank(MatrixFormat.BF16);
+        executors.Split([bank], Device.Cuda(), 6 * bank.ExpertBytes, new ExpertCosts(1e3, 1e3, 1e18, 1e18));
+        bank.Adapter = Pairs(bank, 0);
+        Assert.InRange(bank.GroupVisits(2, backward: false).Count(), 1, E - 1);
+        int[] indices = [first, second, 7, first, second, 7];
+        if (first == 0) indices = [5, 6, 7, 5, 6, 7];
+        var (expected, actual) = (Run(plain, Device.Cpu, indices: indices), Run(bank, Device.Cuda(), indices: indices));
+        Close(expected, actual);
+        for (var e = 0; e < E; e++)
+            if (!indices.Contains(e)) Assert.All(actual[3..], gradient => Assert.All(gradient[(gradient.Length / E * e)..(gradient.Length / E * (e + 1))], v => Assert.Equal(0, v)));
+    }
+
     [Theory]
     [InlineData(true)]
     [InlineData(false)]
@@ -181,17 +204,18 @@ public class ExpertExecutorTests
     private static ExpertBank Bank(MatrixFormat format, string name = "bank") => new(new PatternWeights(Device.Cpu, format), $"model.layers.1.mlp.{name}", DType.BF16, E, D, I) { TopK = K };
 
     /// <summary>y, dx, dweights and the gradients of the pairs of a bank for fixed rows and routes.</summary>
-    private static float[][] Run(ExpertBank bank, Device device, bool gradient = true, bool downwards = false, Device? rows = null, bool twice = false)
+    private static float[][] Run(ExpertBank bank, Device device, bool gradient = true, bool downwards = false, Device? rows = null, bool twice = false, int[]? indices = null)
     {
         var random = new NormalRandom(5, "rows");
-        var x = new float[T * D];
+        indices ??= [.. Enumerable.Range(0, T * K).Select(i => ((i / K * 5) + (i % K * 2)) % E)];
+        var tokens = indices.Length / K;
+        var x = new float[tokens * D];
         random.Fill(x, 1);
-        int[] indices = [.. Enumerable.Range(0, T * K).Select(i => ((i / K * 5) + (i % K * 2)) % E)];
         using var scope = Tape.Record();
         Tensor On(Tensor host) => host.To(rows ?? device);
-        using var input = On(Tensor.From(x, DType.BF16, T, D));
-        using var weights = On(Tensor.From([.. indices.Select(i => 0.1f + (0.05f * i))], T, K));
-        using var chosen = On(Tensor.From(indices, T, K));
+        using var input = On(Tensor.From(x, DType.BF16, tokens, D));
+        using var weights = On(Tensor.From([.. indices.Select(i => 0.1f + (0.05f * i))], tokens, K));
+        using var chosen = On(Tensor.From(indices, tokens, K));
         (input.RequiresGrad, weights.RequiresGrad) = (gradient, gradient);
         if (downwards)
         {

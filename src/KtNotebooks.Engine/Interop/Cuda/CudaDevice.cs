@@ -97,6 +97,9 @@ public sealed unsafe class CudaDevice
 
     private PinnedMemory Staging { get; }
 
+    /// <summary>What may still be taken: the pool's limit less what is in use, and no more than the driver has.</summary>
+    public long Room => Math.Min(FreeBytes, Pool.Limit - Pool.UsedBytes);
+
     /// <summary>Bytes free on the card, whoever uses the rest.</summary>
     public long FreeBytes
     {
