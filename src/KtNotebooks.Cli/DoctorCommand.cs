@@ -41,7 +41,7 @@ internal static class DoctorCommand
 
     private static void HostMemory(List<string> advice)
     {
-        var memory = File.Exists("/proc/meminfo") ? File.ReadLines("/proc/meminfo").Select(l => l.Split(':', StringSplitOptions.TrimEntries)).ToDictionary(p => p[0], p => long.Parse(p[1].Split(' ')[0]) * 1024) : [];
+        var memory = Tensors.HostMemory.Read();
         var (total, free) = (memory.GetValueOrDefault("MemTotal"), memory.GetValueOrDefault("MemAvailable"));
         Line("memory", $"{Gb(free)} of {Gb(total)} available, {Gb(memory.GetValueOrDefault("SwapTotal"))} swap");
         if (total is > 0 and < 8L << 30) advice.Add($"{Gb(total)} of memory train the built-in model; DeepSeek-V2-Lite in BF16 takes 31 GB, in 4 bits 9 GB: kt plan CONFIG tells before anything is loaded");

@@ -14,6 +14,7 @@ internal sealed unsafe class ExpertSlab : IDisposable
     public ExpertSlab(ExpertSet experts, Device card)
     {
         Layout = new BankLayout(experts);
+        HostMemory.Require(Layout.Bytes);
         _bytes = new Tensor(PinnedBuffer.Allocate(card, Layout.Bytes), 0, DType.U8, [Layout.Bytes]);
         // From a mapped checkpoint this is where its pages are read; several readers keep a disk busy.
         RowParallel.For(Layout.Count, Layout.ExpertBytes, (first, last) =>

@@ -115,6 +115,7 @@ public sealed class Checkpoint : IWeights, IDisposable
     internal Tensor TakeBytes(string name, bool inMemory, DType type, params ReadOnlySpan<long> shape)
     {
         var file = FileOf(name);
+        if (inMemory) HostMemory.Require(file.Entries[name].End - file.Entries[name].Begin);
         var tensor = inMemory ? file.Read(name, type, shape) : file.Get(name, type, shape);
         Took(file, file.Entries[name], drop: false);
         return tensor;

@@ -63,6 +63,7 @@ internal sealed class StoredMatrices(Checkpoint checkpoint)
     /// <summary>Quantises a matrix while it is loaded. From a low-bit one by way of F32.</summary>
     private (Tensor Data, Tensor Scales) Encode(string name, MatrixFormat wanted, long n, long k)
     {
+        HostMemory.Require(wanted.Bytes(n, k));
         var stored = FormatOf(name);
         using var floats = stored?.IsLowBit() == true ? Decode(name, stored.Value, n, k, DType.F32) : checkpoint.Take(name, stored == MatrixFormat.F32 ? DType.F32 : DType.BF16, n, k);
         var encoded = LowBitEncoder.Encode(wanted, floats);

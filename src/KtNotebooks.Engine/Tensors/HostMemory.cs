@@ -1,0 +1,25 @@
+namespace KtNotebooks.Tensors;
+
+/// <summary>
+/// The memory of the machine, as its system tells. Linux gives out more than it has and kills the process that touches it; whoever is about to fill much of it for long (weights) asks first, and a person reads a line
+/// instead of "Killed".
+/// </summary>
+public static class HostMemory
+{
+    /// <summary>What the rest of the process and the system keep.</summary>
+    private const long Reserve = 512L << 20;
+
+    /// <summary>/proc/meminfo in bytes by name; empty where there is none.</summary>
+    public static IReadOnlyDictionary<string, long> Read() => File.Exists("/proc/meminfo")
+        ? File.ReadLines("/proc/meminfo").Select(l => l.Split(':', StringSplitOptions.TrimEntries)).ToDictionary(p => p[0], p => long.Parse(p[1].Split(' ')[0], System.Globalization.CultureInfo.InvariantCulture) * 1024)
+        : new Dictionary<string, long>();
+
+    /// <summary>Asks for bytes that will all be written. Small ones pass unasked.</summary>
+    /// <exception cref="InsufficientMemoryException">So much is not available.</exception>
+    internal static void Require(long bytes)
+    {
+        if (bytes < 1 << 20) return;
+        if (Read().TryGetValue("MemAvailable", out var available) && bytes > available - Reserve)
+            throw new InsufficientMemoryException($"{bytes / 1e9:F2} GB more do not fit the host memory, of which {available / 1e9:F1} GB are available; map the weights instead of copying them, or keep experts in fewer bits (int8, int4)");
+    }
+}
