@@ -12,7 +12,7 @@ public partial class DirectionTests
     /// <summary>The folders of the engine and what each stands on. A folder may use those, and whatever they stand on.</summary>
     private static readonly Dictionary<string, string[]> Engine = new()
     {
-        ["Files"] = [],
+        ["Files"] = ["Interop"],
         ["Interop"] = [],
         ["Tensors"] = ["Interop"],
         ["Autograd"] = ["Tensors"],
