@@ -28,7 +28,7 @@ internal static class ChatCommand
             running.Cancel();
         };
         Console.CancelKeyPress += stop;
-        foreach (var note in chat.Model.Notes) Console.WriteLine(note);
+        foreach (var note in chat.Notes) Console.WriteLine(note);
         Console.WriteLine("type a question; `clear` forgets the conversation, `/adapter NAME` lets another adapter answer (`base`: none), `exit` leaves");
         while (true)
         {

@@ -24,7 +24,7 @@ internal static class DataCheck
         var watch = Stopwatch.StartNew();
         var c = Settings.Read(arguments);
         var keys = FineTuneKeys.Read(c, outputToo: false); // a config that passes here passes in kt train
-        c.RefuseUnknown();
+        foreach (var note in c.Finish("kt data check").Concat(keys.Notes)) Console.WriteLine(note);
         var (folder, settings) = (keys.ModelPath, keys.Data);
         var tokenizer = Tokenizer.Load(folder);
         var loaded = watch.Elapsed;

@@ -36,15 +36,11 @@ internal static class ExportCommand
     private static int Export(string[] arguments, CancellationToken cancel)
     {
         var c = Settings.Read(arguments);
-        var size = c.Number("export_size", 5) is > 0 and var gigabytes ? gigabytes : throw c.Wrong("export_size", "a positive number of GB");
-        var settings = new ExportSettings(c.Required("model_name_or_path"), c.List("adapter_name_or_path") ?? [], c.Required("export_dir"), (long)(size * 1e9), c.OneOf("export_dtype", "auto", "auto", "bfloat16") == "bfloat16");
-        c.OneOf("finetuning_type", "lora", "lora");
-        if (c.Flag("export_legacy_format")) throw c.Wrong("export_legacy_format", "false: safetensors are written");
-        if (c.Has("export_quantization_bit")) throw c.Wrong("export_quantization_bit", "left out: weights keep the type of the base, or become BF16 with export_dtype=bfloat16");
-        var silent = c.WithoutEffect("template", "export_device", "trust_remote_code", "infer_dtype", "use_kt");
+        var size = c.Number("export_size") is > 0 and var gigabytes ? gigabytes : throw c.Wrong("export_size", "a positive number of GB");
+        var settings = new ExportSettings(c.Required("model_name_or_path"), c.List("adapter_name_or_path") ?? [], c.Required("export_dir"), (long)(size * 1e9), c.OneOf("export_dtype") == "bfloat16");
+        c.OneOf("finetuning_type");
         var log = LogLevel.Debug(c);
-        c.RefuseUnknown();
-        if (silent.Count > 0) Console.WriteLine($"no effect here: {string.Join(", ", silent)}");
+        foreach (var note in c.Finish("kt export")) Console.WriteLine(note);
         using var export = new AdapterExport(settings, log);
         Console.WriteLine($"{export.Merged} matrices of {settings.Model} change");
         export.Run((shard, of) => Console.WriteLine($"file {shard} of {of}"), cancel);

@@ -22,7 +22,7 @@ internal static class PredictCommand
     private static int Run(string[] arguments, CancellationToken cancel)
     {
         using var run = FileProgress.Load(report => PredictRun.Open(report, arguments));
-        foreach (var line in run.LeftOut) Console.Error.WriteLine(line);
+        foreach (var line in run.Notes.Concat(run.LeftOut)) Console.Error.WriteLine(line);
         run.OnNote += note => Console.WriteLine(note);
         var result = Follow(run, cancel);
         var output = run.Settings.OutputDir;

@@ -17,6 +17,7 @@ var root = new RootCommand("kt: fine-tune mixture-of-experts models on one machi
     ExportCommand.CreateExport(),
     ExportCommand.CreateAdapter(),
     ReportCommand.Create(),
+    KeysCommand.Create(),
     VerifyCommand.Create(),
     ModelCommands.Create(),
     ConvertCommand.Create(),

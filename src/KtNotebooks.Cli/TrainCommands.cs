@@ -44,6 +44,7 @@ internal static class TrainCommands
     private static int Pretrain(string[] arguments, CancellationToken cancel)
     {
         using var run = PretrainRun.Open(arguments);
+        foreach (var note in run.Notes) Console.WriteLine(note);
         Console.WriteLine($"{run.Model.AllWeights.Sum(p => p.Count):N0} parameters, vocabulary {run.Tokenizer.VocabSize}");
         return Follow(run.Trainer, run.Training, run.Run, cancel);
     }

@@ -7,6 +7,6 @@ public static class LogLevel
     public static Action<string>? Debug(Settings c)
     {
         ArgumentNullException.ThrowIfNull(c);
-        return c.OneOf("log_level", "passive", "debug", "info", "warning", "error", "critical", "passive") == "debug" ? Console.Error.WriteLine : null;
+        return c.OneOf("log_level") == "debug" ? Console.Error.WriteLine : null;
     }
 }

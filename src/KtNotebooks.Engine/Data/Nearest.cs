@@ -3,12 +3,16 @@ namespace KtNotebooks.Data;
 /// <summary>Finds the known name that a mistyped one was probably meant to be.</summary>
 public static class Nearest
 {
+    /// <summary>A longer text is no slip of the pen, and comparing it would take its length times each name's.</summary>
+    private const int LongestWord = 200;
+
     /// <summary>
     /// The known name with the smallest edit distance (case is ignored; a known name that contains the unknown one counts as near), or null when none is
     /// near enough to be a likely slip: more than a third of the letters differ.
     /// </summary>
     public static string? Find(string unknown, IEnumerable<string> known)
     {
+        if (unknown.Length > LongestWord) return null;
         var near =
             from name in known
             let distance = Distance(unknown, name)

@@ -40,6 +40,9 @@ public sealed class EvalRun : IDisposable
     /// <summary>Rows that are not scored, with file, row and reason.</summary>
     public IReadOnlyList<string> LeftOut { get; private init; } = [];
 
+    /// <summary>What a person should know before it starts.</summary>
+    public IReadOnlyList<string> Notes { get; private init; } = [];
+
     public static EvalRun Open(params string[] arguments) => Open(null, arguments);
 
     /// <param name="loading">Told how far the model has come in.</param>
@@ -48,12 +51,11 @@ public sealed class EvalRun : IDisposable
     {
         var c = Settings.Read(arguments);
         var settings = PredictSettings.Read(c, AnswerTokens);
-        c.WithoutEffect("compute_accuracy");
-        c.RefuseUnknown();
+        var notes = c.Finish("kt eval");
         var examples = settings.Load(out var left);
         foreach (var example in examples) _ = example.Answer; // the first row without one is named
         var (model, tokenizer) = settings.Model.Load(loading);
-        return new EvalRun(settings, model, tokenizer, examples) { LeftOut = left };
+        return new EvalRun(settings, model, tokenizer, examples) { LeftOut = left, Notes = [.. notes, .. settings.Model.Placement.Notes, .. model.Notes] };
     }
 
     public EvalResult Run(CancellationToken cancel = default)

@@ -49,7 +49,7 @@ public static class GoldenCheck
         using var numbers = new SafetensorsFile(Path.Combine(folder, "expected.safetensors"));
         var path = Path.Combine(folder, "model");
         var places = placement is null ? null : ModelFolder.Place(path, placement);
-        places?.RequireDevices();
+        places?.PrepareDevices();
         using var model = ModelFolder.Load(path, type, places);
         var step = new LayerMajorStep(model);
         var batch = expected.Batch();

@@ -53,6 +53,9 @@ public sealed class PredictRun : IDisposable
     /// <summary>Rows that no prediction is made for, with file, row and reason.</summary>
     public IReadOnlyList<string> LeftOut { get; private init; } = [];
 
+    /// <summary>What a person should know before it starts.</summary>
+    public IReadOnlyList<string> Notes { get; private init; } = [];
+
     public static PredictRun Open(params string[] arguments) => Open(null, arguments);
 
     /// <param name="loading">Told how far the model has come in.</param>
@@ -61,10 +64,10 @@ public sealed class PredictRun : IDisposable
     {
         var c = Configuration.Settings.Read(arguments);
         var settings = PredictSettings.Read(c);
-        c.RefuseUnknown();
+        var notes = c.Finish("kt predict");
         var examples = settings.Load(out var left);
         var (model, tokenizer) = settings.Model.Load(loading);
-        return new PredictRun(settings, model, tokenizer, examples) { LeftOut = left };
+        return new PredictRun(settings, model, tokenizer, examples) { LeftOut = left, Notes = [.. notes, .. settings.Model.Placement.Notes, .. model.Notes] };
     }
 
     public PredictResult Run(CancellationToken cancel = default)

@@ -14,9 +14,6 @@ public sealed record PredictSettings(ModelKeys Model, Sampling Sampling, string?
 {
     public const string FileName = "predict_settings.json";
 
-    /// <summary>Sequences at once where per_device_eval_batch_size says nothing. LLaMA-Factory's default is 8; here more cost no padding, and results do not depend on it.</summary>
-    private const int DefaultBatch = 32;
-
     private static readonly JsonSerializerOptions Indented = new() { WriteIndented = true };
 
     /// <param name="newTokens">max_new_tokens where the config says nothing; null: LLaMA-Factory's 1024.</param>
@@ -26,14 +23,14 @@ public sealed record PredictSettings(ModelKeys Model, Sampling Sampling, string?
         var model = ModelKeys.Read(c);
         var sampling = ModelKeys.ReadSampling(c);
         if (newTokens is { } few && !c.Has("max_new_tokens")) sampling = sampling with { MaxNewTokens = few };
-        var valSize = c.Number("val_size", 0);
+        var valSize = c.Number("val_size");
         // A training config's rows for evaluation: eval_dataset, or the part of dataset that val_size split off.
-        var sets = c.Text("eval_dataset") ?? (valSize > 0 ? c.Required("dataset") : throw new ArgumentException($"{c.Name}: 'eval_dataset' is required (or 'dataset' with 'val_size')"));
-        var settings = new PredictSettings(model, sampling, c.Text("default_system"), c.Text("dataset_dir", "datasets"), sets, Positive(c, "cutoff_len", 2048), c.Int("max_samples"), c.Has("eval_dataset") ? 0 : valSize, Positive(c, "per_device_eval_batch_size", DefaultBatch), c.Required("output_dir"), c.Flag("overwrite_output_dir"));
-        c.OneOf("stage", "sft", "sft");
-        c.WithoutEffect("do_predict", "predict_with_generate", "do_eval", "dataset", "overwrite_cache", "preprocessing_num_workers", "dataloader_num_workers", "ddp_timeout", "report_to", "skip_special_tokens", "bf16");
-        if (c.Flag("do_train")) throw c.Wrong("do_train", "false here (`kt train` trains)");
-        return settings;
+        var trained = c.Text("dataset");
+        var sets = c.Text("eval_dataset") ?? (valSize > 0 && trained is not null ? trained : throw new ArgumentException($"{c.Name}: 'eval_dataset' is required (or 'dataset' with 'val_size')"));
+        if (c.Has("stage") && c.Text("stage") != "sft") throw c.Wrong("stage", "sft: other stages are not offered yet");
+        foreach (var key in (string[])["do_predict", "do_eval"]) c.Flag(key); // both are what these commands do
+        return new PredictSettings(model, sampling, c.Text("default_system"), c.TextOrDefault("dataset_dir"), sets, c.Positive("cutoff_len"), c.MaybePositive("max_samples"), c.Has("eval_dataset") ? 0 : valSize,
+            c.Positive("per_device_eval_batch_size"), c.Required("output_dir"), c.Flag("overwrite_output_dir"));
     }
 
     /// <summary>The rows.</summary>
@@ -85,8 +82,6 @@ public sealed record PredictSettings(ModelKeys Model, Sampling Sampling, string?
         }
         AtomicFile.WriteText(path, now.ToJsonString(Indented) + "\n");
     }
-
-    internal static int Positive(Settings c, string key, int missing) => c.Int(key, missing) is > 0 and var value ? value : throw c.Wrong(key, "positive");
 
     private string? AdapterHash()
     {

@@ -27,6 +27,9 @@ public sealed class ChatSession : IDisposable
 
     public Template Template { get; }
 
+    /// <summary>What a person should know before the first question.</summary>
+    public IReadOnlyList<string> Notes { get; private init; } = [];
+
     /// <summary>May be changed between turns.</summary>
     public Sampling Sampling { get; set; }
 
@@ -52,12 +55,12 @@ public sealed class ChatSession : IDisposable
         var keys = ModelKeys.Read(c);
         var sampling = ModelKeys.ReadSampling(c);
         var system = c.Text("default_system");
-        c.RefuseUnknown();
+        var notes = c.Finish("kt chat");
         var (model, tokenizer) = (keys with { Adapter = null }).Load(loading); // adapters lie beside each other here, to be switched
         try
         {
             var names = NamedAdapters.Load(model, keys.Adapter?.Split(',', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries) ?? [], keys.Log);
-            return new ChatSession(model, tokenizer, keys.Template, sampling, system) { Adapter = names.Count > 0 ? names[0] : null };
+            return new ChatSession(model, tokenizer, keys.Template, sampling, system) { Adapter = names.Count > 0 ? names[0] : null, Notes = [.. notes, .. keys.Placement.Notes, .. model.Notes] };
         }
         catch
         {

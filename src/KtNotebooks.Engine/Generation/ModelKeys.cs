@@ -21,25 +21,22 @@ public sealed record ModelKeys(string Path, string? Adapter, Template Template, 
     public static ModelKeys Read(Settings c)
     {
         ArgumentNullException.ThrowIfNull(c);
-        var keys = new ModelKeys(c.Required("model_name_or_path"), c.Text("adapter_name_or_path"), DataKeys.ReadTemplate(c),
-            c.OneOf("infer_dtype", "auto", "auto", "float32", "bfloat16") == "float32" ? DType.F32 : DType.BF16,
-            PlacementSettings.Read(c))
+        if (c.TextOrDefault("infer_backend") is "vllm" or "sglang") throw c.Wrong("infer_backend", "huggingface or ktransformers: this engine takes the place of either");
+        c.OneOf("infer_backend");
+        if (c.TextOrDefault("finetuning_type") is "full" or "freeze" or "oft") throw c.Wrong("finetuning_type", "lora: adapters are LoRA; a model whose own weights were trained is given as model_name_or_path alone");
+        c.OneOf("finetuning_type");
+        c.Flag("use_kt");
+        return new ModelKeys(c.Required("model_name_or_path"), c.Text("adapter_name_or_path"), DataKeys.ReadTemplate(c), c.OneOf("infer_dtype") == "float32" ? DType.F32 : DType.BF16, PlacementSettings.Read(c))
         {
             Log = LogLevel.Debug(c),
         };
-        c.OneOf("infer_backend", "huggingface", "huggingface", "ktransformers");
-        c.OneOf("finetuning_type", "lora", "lora");
-        c.WithoutEffect("trust_remote_code", "use_kt");
-        if (keys.Placement.Threads is { } threads) RowParallel.Threads = threads;
-        return keys;
     }
 
     /// <summary>do_sample, temperature, top_p, top_k, max_new_tokens, repetition_penalty, seed.</summary>
     public static Sampling ReadSampling(Settings c)
     {
         ArgumentNullException.ThrowIfNull(c);
-        var defaults = new Sampling();
-        return new Sampling(c.Int("max_new_tokens", defaults.MaxNewTokens), c.Flag("do_sample", true), c.Number("temperature", defaults.Temperature), c.Number("top_p", defaults.TopP), c.Int("top_k", defaults.TopK), c.Number("repetition_penalty", 1), (ulong)c.Int("seed", 42)).Checked();
+        return new Sampling(c.Int("max_new_tokens"), c.Flag("do_sample"), c.Number("temperature"), c.Number("top_p"), c.Int("top_k"), c.Number("repetition_penalty"), (ulong)c.Int("seed")).Checked();
     }
 
     /// <summary>Tokenizer and model with the adapter on it. The caller disposes the model.</summary>
@@ -48,7 +45,7 @@ public sealed record ModelKeys(string Path, string? Adapter, Template Template, 
     {
         var tokenizer = Tokenizer.Load(Path);
         var placement = ModelFolder.Place(Path, Placement);
-        placement.RequireDevices();
+        placement.PrepareDevices();
         var model = ModelFolder.Load(Path, Type, placement, new LoadSettings(Report: loading));
         try
         {

@@ -12,8 +12,12 @@ public static class Cpu
     /// <summary>The variant that does not use the native library.</summary>
     public const string Plain = "plain";
 
+    /// <summary>The environment variable that forces a variant.</summary>
+    public const string VariantVariable = "KT_CPU";
+
     private static readonly Lock Gate = new();
     private static volatile State? _state;
+    private static bool _configured; // by the last Configure
 
     /// <summary>Whether the native kernels are loaded and in use.</summary>
     public static bool IsNative => Current.IsNative;
@@ -40,7 +44,7 @@ public static class Cpu
             if (_state is { } state)
                 return state;
             lock (Gate)
-                return _state ??= Start(Environment.GetEnvironmentVariable("KT_CPU"), Environment.GetEnvironmentVariable("KT_THREADS"));
+                return _state ??= Start();
         }
     }
 
@@ -53,11 +57,24 @@ public static class Cpu
             _state = Choose(variant, threads, Probe(out _));
     }
 
-    private static State Start(string? variant, string? threadsText)
+    /// <summary>What a run asks for: `kernel` of its rules and `cpu_infer`. What it leaves open is as at the start: KT_CPU and KT_THREADS, else the best variant and all processors.</summary>
+    /// <exception cref="ArgumentException">The variant does not run here.</exception>
+    public static void Configure(string? variant, int? threads)
     {
-        var threads = 0;
-        if (!string.IsNullOrEmpty(threadsText) && (!int.TryParse(threadsText, out threads) || threads < 0))
-            throw new ArgumentException($"KT_THREADS must be a number of threads (0: all), but is '{threadsText}'");
+        lock (Gate)
+        {
+            if (variant is null && threads is null && !_configured) return; // a notebook's own Cpu.Use stays
+            _configured = variant is not null || threads is not null;
+            _state = Choose(variant ?? Environment.GetEnvironmentVariable(VariantVariable), threads ?? ThreadsVariable(), Probe(out _));
+        }
+    }
+
+    private static int ThreadsVariable() => Environment.GetEnvironmentVariable("KT_THREADS") is not { Length: > 0 } text ? 0
+        : int.TryParse(text, out var threads) && threads >= 0 ? threads : throw new ArgumentException($"KT_THREADS must be a number of threads (0: all), but is '{text}'");
+
+    private static State Start()
+    {
+        var (variant, threads) = (Environment.GetEnvironmentVariable(VariantVariable), ThreadsVariable());
         var variants = Probe(out var missing);
         if (missing is not null && variant != Plain)
             Console.Error.WriteLine($"note: {missing}; computing on the CPU with managed code, which is much slower");

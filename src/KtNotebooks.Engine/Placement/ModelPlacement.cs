@@ -1,6 +1,7 @@
 using System.Collections.Frozen;
 
 using KtNotebooks.Experts;
+using KtNotebooks.Interop;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
@@ -46,9 +47,22 @@ public sealed class ModelPlacement
     /// <exception cref="InvalidDataException">A rule asks for what cannot be; file and line are named.</exception>
     public static ModelPlacement Resolve(Module root, string modelType, PlacementSettings settings) => new PlacementWalk(modelType, settings).Run(root);
 
-    /// <summary>Fails when a card that something is put on is not there.</summary>
+    /// <summary>The CPU variant that the rules' `kernel` asks for, and the line that says so; null: the best one. One serves the whole process, so two rules may not ask for two.</summary>
+    /// <exception cref="InvalidDataException">Two rules ask for different ones.</exception>
+    public (string Variant, string Because)? Kernel
+    {
+        get
+        {
+            var asked = All.Select(a => a.Place).Where(p => p.Compute.Kind == DeviceKind.Cpu && p.Kernel != ModulePlace.AnyKernel).DistinctBy(p => p.Kernel).Take(2).ToArray();
+            if (asked.Length == 2)
+                throw new InvalidDataException($"{asked[1].Because}: asks for kernel: {asked[1].Kernel}, but {asked[0].Because} asks for {asked[0].Kernel}; one CPU variant serves the whole process: write the same in both");
+            return asked.Length == 0 ? null : (asked[0].Kernel, asked[0].Because);
+        }
+    }
+
+    /// <summary>Fails when a card that something is put on is not there; makes the CPU's kernels and threads what rules and cpu_infer say.</summary>
     /// <exception cref="NotSupportedException">Says why, and which line to change.</exception>
-    public void RequireDevices()
+    public void PrepareDevices()
     {
         foreach (var (path, place) in All)
         {
@@ -56,6 +70,10 @@ public sealed class ModelPlacement
             var why = CudaDevice.Missing ?? (place.Compute.Index >= CudaDevice.Count ? $"there are {CudaDevice.Count} cards, numbered from 0" : null);
             if (why is not null) throw new NotSupportedException($"{place.Because}: puts {path} on {place.Compute}, but {why}. Change that line, or write device: cpu to compute everything on the CPU");
         }
+        if (Kernel is { } kernel && !Cpu.Variants.Contains(kernel.Variant))
+            throw new NotSupportedException($"{kernel.Because}: asks for kernel: {kernel.Variant}, which does not run on this processor; it has {string.Join(", ", Cpu.Variants)}; write one of them, or auto");
+        Cpu.Configure(Kernel?.Variant, Settings.Threads);
+        RowParallel.Threads = Settings.Threads ?? Environment.ProcessorCount;
     }
 
     /// <summary>What kind of module this is, for rules that match a class; null: none that rules know.</summary>

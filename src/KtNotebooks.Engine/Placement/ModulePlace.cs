@@ -1,3 +1,4 @@
+using KtNotebooks.Files;
 using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 
@@ -42,7 +43,11 @@ public enum ExecutorKind
 /// <param name="Executor">Of routed experts; null for all else.</param>
 /// <param name="Kernel">CPU variant: auto, or a name that KT_CPU takes.</param>
 /// <param name="Because">File and line, or the key, that says so: errors name it.</param>
-public sealed record ModulePlace(Device Compute, WeightHome Weights, MatrixFormat? Format = null, ExecutorKind? Executor = null, string Kernel = "auto", string Because = "default");
+public sealed record ModulePlace(Device Compute, WeightHome Weights, MatrixFormat? Format = null, ExecutorKind? Executor = null, string Kernel = ModulePlace.AnyKernel, string Because = "default")
+{
+    /// <summary>The word that leaves the kernel open.</summary>
+    public const string AnyKernel = "auto";
+}
 
 /// <summary>What kind of module a rule speaks of.</summary>
 public enum ModuleClass
@@ -63,7 +68,7 @@ public enum ModuleClass
 }
 
 /// <summary>What a rule says of the modules that it matches; null: it does not say.</summary>
-internal sealed record Assignment(string? Compute = null, WeightHome? Weights = null, MatrixFormat? Format = null, ExecutorKind? Executor = null, string Kernel = "auto", string? Output = null)
+internal sealed record Assignment(string? Compute = null, WeightHome? Weights = null, MatrixFormat? Format = null, ExecutorKind? Executor = null, string Kernel = ModulePlace.AnyKernel, string? Output = null)
 {
     /// <summary>The kind of module that a KTransformers class stands for; null: any.</summary>
     public ModuleClass? For { get; init; }
@@ -74,7 +79,7 @@ internal sealed record Assignment(string? Compute = null, WeightHome? Weights = 
 /// <param name="Name">Searched in the dotted path; null: any.</param>
 /// <param name="Class">Null: any.</param>
 /// <param name="Recursive">False: the walk stops here, what lies below belongs to the matched module.</param>
-internal sealed record PlacementRule(string Where, System.Text.RegularExpressions.Regex? Name, ClassMatch? Class, bool Recursive, Assignment Assign)
+internal sealed record PlacementRule(string Where, UserPattern? Name, ClassMatch? Class, bool Recursive, Assignment Assign)
 {
     public bool Matches(string path, ModuleClass kind, string modelType) => (Name?.IsMatch(path) ?? true) && (Class?.Matches(kind, modelType) ?? true);
 }

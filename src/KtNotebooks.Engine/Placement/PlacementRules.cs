@@ -1,8 +1,8 @@
 using System.Globalization;
-using System.Text.RegularExpressions;
 
 using KtNotebooks.Configuration;
 using KtNotebooks.Data;
+using KtNotebooks.Files;
 using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 
@@ -16,7 +16,7 @@ namespace KtNotebooks.Placement;
 /// </summary>
 public sealed class PlacementRules
 {
-    private static readonly string[] Kernels = ["auto", "amx", "avx512bf16", "avx512", "avx2", "plain"];
+    private static readonly string[] Kernels = [ModulePlace.AnyKernel, "amx", "avx512bf16", "avx512", "avx2", "plain"];
     private readonly List<PlacementRule> _rules = [];
     private readonly SortedDictionary<int, (string Device, string Where)> _transfers = [];
     private readonly List<string> _notes = [];
@@ -68,17 +68,7 @@ public sealed class PlacementRules
         return new PlacementRule(Where(node), name, kind, recursive, place is not null ? Place(place, node) : Replace(replace!, node));
     }
 
-    private Regex Pattern(YamlNode node)
-    {
-        try
-        {
-            return new Regex(Word(node), RegexOptions.CultureInvariant);
-        }
-        catch (ArgumentException error)
-        {
-            throw Bad(node, $"'{Word(node)}' is not a regular expression: {error.Message}");
-        }
-    }
+    private UserPattern Pattern(YamlNode node) => new(Word(node), Where(node));
 
     /// <summary>Our spelling.</summary>
     private Assignment Place(YamlNode node, YamlNode near)
@@ -88,9 +78,11 @@ public sealed class PlacementRules
         WeightHome? home = Maybe(place, "weights") is { } w ? Enum.Parse<WeightHome>(Choice(w, "weights", "host", "device", "mmap"), ignoreCase: true) : null;
         MatrixFormat? format = Maybe(place, "format") is { } f ? MatrixFormats.Parse(Choice(f, "format", "bf16", "fp8", "int8", "int4")) : null;
         ExecutorKind? executor = Maybe(place, "experts") is { } e ? Enum.Parse<ExecutorKind>(Choice(e, "experts", "auto", "cpu", "streamed", "resident", "split"), ignoreCase: true) : null;
-        var kernel = Maybe(place, "kernel") is { } k ? Choice(k, "kernel", Kernels) : "auto";
+        var kernel = Maybe(place, "kernel") is { } k ? Choice(k, "kernel", Kernels) : ModulePlace.AnyKernel;
         if (compute == "cpu" && home == WeightHome.Device) throw Bad(node, "weights: device means a card, but compute is cpu; write weights: host or mmap");
         if (compute == "cpu" && executor is ExecutorKind.Streamed or ExecutorKind.Resident or ExecutorKind.Split) throw Bad(node, $"experts: {executor.ToString()!.ToLowerInvariant()} needs a card, but compute is cpu");
+        if (IsCard(compute) && kernel != ModulePlace.AnyKernel && executor is not (ExecutorKind.Cpu or ExecutorKind.Split))
+            throw Bad(node, $"kernel: {kernel} names kernels of the CPU, but compute is {compute}; leave kernel out");
         return new Assignment(compute, home, format, executor, kernel);
     }
 

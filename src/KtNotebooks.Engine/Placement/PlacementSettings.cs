@@ -15,6 +15,9 @@ public sealed record PlacementSettings
 {
     private const string Block = "kt_config.";
 
+    /// <summary>More cards than any one machine has.</summary>
+    private const int MostCards = 64;
+
     private static readonly Dictionary<string, MatrixFormat?> Backends = new()
     {
         ["auto"] = null,
@@ -71,25 +74,18 @@ public sealed record PlacementSettings
     {
         ArgumentNullException.ThrowIfNull(c);
         List<string> notes = [];
-        var generation = ReadOptions(c, notes);
-        var rules = c.Text("kt_optimize_rule") is { } file ? PlacementRules.Load(file) : null;
+        SwitchOff(c);
+        Agree(c);
+        var generation = c.FlagOrNull("use_kt", null) != false && c.HasBlock(Block);
+        var rules = c.FlagOrNull("use_kt", null) != false && c.Text("kt_optimize_rule") is { } file ? PlacementRules.Load(RulesFile(c, file, notes)) : null;
         if (rules is not null) notes.AddRange(rules.Notes);
-        foreach (var key in c.WithoutEffect("kt_mode", "kt_use_cuda_graph", "kt_force_think", "kt_maxlen")) notes.Add($"{c.Where(key)}: {key} has no effect here");
-        if (c.OneOf("mode", "normal", "normal", "long_context") != "normal") throw c.Wrong("mode", "normal: long sequences need no mode here");
-        var device = c.Text("device", "auto");
-        try
-        {
-            if (device != "auto") Tensors.Device.Parse(device);
-        }
-        catch (ArgumentException)
-        {
-            throw c.Wrong("device", "auto, cpu or cuda:N");
-        }
+        if (c.OneOf("mode") != "normal") throw c.Wrong("mode", "normal: long sequences need no mode here");
+        var device = ReadDevice(c);
         var cards = ReadCards(c, device, rules);
         var (format, skip) = Format(c);
-        if (format is not null && rules is not null) throw new ArgumentException($"{c.Where("kt_optimize_rule")}: a rules file and a format in kt_config exclude each other: the rules say the format (backend or format)");
-        var lifecycle = c.OneOf(Block + "kt_weight_lifecycle", "persistent", "persistent", "ephemeral");
-        var threads = Positive(c, "cpu_infer") ?? Positive(c, Block + "kt_num_threads");
+        if (format is not null && rules is not null)
+            throw new ArgumentException($"{c.Where("kt_optimize_rule")}: a rules file and a format in kt_config exclude each other: the rules say the format (backend or format)");
+        var lifecycle = c.OneOf(Block + "kt_weight_lifecycle");
         ExecutorKind? experts = c.Has("experts") ? Enum.Parse<ExecutorKind>(c.OneOf("experts", "auto", "auto", "cpu", "streamed", "resident", "split"), ignoreCase: true) : null;
         if (generation && experts is null && rules is null)
         {
@@ -105,7 +101,7 @@ public sealed record PlacementSettings
             ExpertFormat = format,
             ExpertHome = !generation || rules is not null ? null : lifecycle == "ephemeral" ? WeightHome.Mmap : WeightHome.Host,
             GpuMemoryLimit = Bytes(c, "gpu_memory_limit"),
-            Threads = threads,
+            Threads = ReadThreads(c, notes),
             SkipExpertLora = skip,
             Notes = notes,
             DeviceWhere = c.Has("device") ? c.Where("device") : "device",
@@ -114,45 +110,85 @@ public sealed record PlacementSettings
         };
     }
 
+    /// <summary>`use_kt: false` leaves KTransformers' placement aside, as LLaMA-Factory does.</summary>
+    private static void SwitchOff(Settings c)
+    {
+        if (c.FlagOrNull("use_kt", null) != false) return;
+        c.Ignore("kt_optimize_rule", "use_kt is false");
+        c.IgnoreBlock(Block, "use_kt is false");
+    }
+
+    /// <summary>The rules file that a config names: there, or under its name among those that the program brings, for configs of LLaMA-Factory's checkout name them by its folders.</summary>
+    private static string RulesFile(Settings c, string file, List<string> notes)
+    {
+        if (File.Exists(file)) return file;
+        var name = Path.GetFileName(file);
+        if (ShippedRules.Find(name) is not { } shipped)
+            throw new FileNotFoundException($"{c.Where("kt_optimize_rule")}: {file}: no such file, and none of the rules in rules/ is called '{name}'.{Nearest.Hint(name, ShippedRules.Names)}", file);
+        notes.Add($"{c.Where("kt_optimize_rule")}: {file} is not there; {shipped} is used, the file of that name that comes with this program");
+        return shipped;
+    }
+
+    private static string ReadDevice(Settings c)
+    {
+        var device = c.TextOrDefault("device");
+        foreach (var key in (string[])["use_cpu", "no_cuda"])
+        {
+            if (!c.Flag(key)) continue;
+            if (device is not ("auto" or "cpu")) throw new ArgumentException($"{c.Where(key)}: {key} and device: {device} exclude each other");
+            device = "cpu";
+        }
+        try
+        {
+            if (device != "auto") Tensors.Device.Parse(device);
+        }
+        catch (ArgumentException)
+        {
+            throw c.Wrong("device", "auto, cpu or cuda:N");
+        }
+        return device;
+    }
+
+    /// <summary>Not more than there are processors: threads beyond them only wait for each other (LLaMA-Factory's examples say 32 and 96, whatever the machine).</summary>
+    private static int? ReadThreads(Settings c, List<string> notes)
+    {
+        var key = c.Has("cpu_infer") ? "cpu_infer" : Block + "kt_num_threads";
+        if (c.MaybePositive(key) is not { } wanted || c.FlagOrNull("use_kt", null) == false && key != "cpu_infer") return null;
+        var most = Environment.ProcessorCount;
+        if (wanted > most) notes.Add($"{c.Where(key)}: {key} is {wanted}, but this process may use {most} processors: {most} threads");
+        return Math.Min(wanted, most);
+    }
+
     /// <summary>A number, or all that the driver shows (CUDA_VISIBLE_DEVICES applies), so that one config does for a machine with one card and for one with four.</summary>
     private static int? ReadCards(Settings c, string device, PlacementRules? rules)
     {
         if (c.Text("cards") is not { } word) return null;
-        var cards = word == "all" ? Math.Max(1, CudaDevice.Count) : int.TryParse(word, NumberStyles.None, CultureInfo.InvariantCulture, out var n) && n > 0 ? n : throw c.Wrong("cards", "all or a positive number");
+        var cards = word == "all" ? Math.Max(1, CudaDevice.Count) : int.TryParse(word, NumberStyles.None, CultureInfo.InvariantCulture, out var n) && n is > 0 and <= MostCards ? n
+            : throw c.Wrong("cards", $"all or a number from 1 to {MostCards}");
         if (device == "cpu") return null;
-        if (device != "auto") throw new ArgumentException($"{c.Where("cards")}: cards and device: {device} exclude each other: with cards: {word} layers lie on the first cards in turn; write one of the two");
-        if (rules is { NumbersCards: true }) throw new ArgumentException($"{c.Where("cards")}: cards and a rules file that numbers cards exclude each other: {rules.Path} says where layers go; write one of the two, or cuda without a number in the rules");
+        if (device != "auto")
+            throw new ArgumentException($"{c.Where("cards")}: cards and device: {device} exclude each other: with cards: {word} layers lie on the first cards in turn; write one of the two");
+        if (rules is { NumbersCards: true })
+            throw new ArgumentException($"{c.Where("cards")}: cards and a rules file that numbers cards exclude each other: {rules.Path} says where layers go; write one of the two, or cuda without a number in the rules");
         return cards;
     }
 
-    /// <summary>Every option of <see cref="KtOption.All"/>: refused, noted, or checked against the keys that it must agree with. True when any stands in kt_config.</summary>
-    private static bool ReadOptions(Settings c, List<string> notes)
+    /// <summary>Options of kt_config that say again what another key says must say the same.</summary>
+    private static void Agree(Settings c)
     {
-        var any = false;
-        foreach (var option in KtOption.All)
-        {
-            foreach (var key in KtOption.TopLevel.Contains(option.Name) ? [Block + option.Name, option.Name] : (string[])[Block + option.Name])
-            {
-                if (!c.Has(key)) continue;
-                any |= key.StartsWith(Block, StringComparison.Ordinal);
-                if (option.Effect == KtEffect.Refused && !KtOption.AsksForNothing(c.Text(key)!)) throw new ArgumentException($"{c.Where(key)}: '{key}' is not for this engine: {option.Says}");
-                if (option.Effect == KtEffect.WithoutEffect) notes.Add($"{c.Where(key)}: {key} has no effect here: {option.Says}");
-            }
-        }
-        if (c.Flag(Block + "enabled", true) != c.Flag("use_kt", c.Flag(Block + "enabled", true))) throw c.Wrong(Block + "enabled", "what use_kt says");
-        if (c.OneOf(Block + "kt_train_mode", "lora", "lora", "full", "hybrid") != "lora") throw c.Wrong(Block + "kt_train_mode", "lora: other modes are not supported by finetuning_type either");
-        Agree(c, "kt_lora_rank", "lora_rank", () => 8);
-        Agree(c, "lora_rank", "lora_rank", () => 8);
-        Agree(c, "kt_lora_alpha", "lora_alpha", () => 2 * c.Number("lora_rank", 8));
-        Agree(c, "kt_lora_dropout", "lora_dropout", () => 0);
-        return any;
+        if (c.Has(Block + "enabled") && c.Has("use_kt") && c.Flag(Block + "enabled") != c.Flag("use_kt")) throw c.Wrong(Block + "enabled", "what use_kt says");
+        if (c.OneOf(Block + "kt_train_mode") != "lora") throw c.Wrong(Block + "kt_train_mode", "lora: other modes are not supported by finetuning_type either");
+        Agree(c, "kt_lora_rank", "lora_rank", () => c.Int("lora_rank"));
+        Agree(c, "lora_rank", "lora_rank", () => c.Int("lora_rank"));
+        Agree(c, "kt_lora_alpha", "lora_alpha", () => 2 * c.Number("lora_rank"));
+        Agree(c, "kt_lora_dropout", "lora_dropout", () => c.Number("lora_dropout"));
     }
 
     /// <summary>Asks for the other key only where the option stands: a config without it must not have that key thereby known.</summary>
     private static void Agree(Settings c, string option, string key, Func<double> missing)
     {
-        if (c.Number(Block + option) is not { } value) return;
-        var other = c.Number(key) ?? missing();
+        if (c.MaybeNumber(Block + option) is not { } value) return;
+        var other = c.MaybeNumber(key) ?? missing();
         if (value != other) throw c.Wrong(Block + option, $"{key}'s {other.ToString(CultureInfo.InvariantCulture)}");
     }
 
@@ -163,13 +199,13 @@ public sealed record PlacementSettings
         var word = c.Text(backend, "auto");
         var skips = word.EndsWith(skip, StringComparison.Ordinal);
         if (skips) word = word[..^skip.Length];
-        if (!Backends.TryGetValue(word, out var byBackend)) throw new ArgumentException($"{c.Where(backend)}: unknown kt_backend '{word}'.{Nearest.Hint(word, Backends.Keys)}");
+        if (!Backends.TryGetValue(word, out var byBackend))
+            throw new ArgumentException($"{c.Where(backend)}: unknown kt_backend '{word}'.{Nearest.Hint(word, Backends.Keys)}");
         MatrixFormat? byName = c.Has(named) ? MatrixFormats.Parse(c.OneOf(named, "bf16", "bf16", "int8", "fp8", "int4")) : null;
+        if (c.FlagOrNull("use_kt", null) == false) return (null, false);
         if (byBackend is { } a && byName is { } b && a != b) throw c.Wrong(named, $"{a.Name()}, as kt_backend says");
         return (byBackend ?? byName, skips);
     }
-
-    private static int? Positive(Settings c, string key) => c.Int(key) is not { } value ? null : value > 0 ? value : throw c.Wrong(key, "positive");
 
     /// <summary>A number of bytes: `20GB`, `20 GiB`, `512MiB`; `0GB` where nothing is a sensible limit.</summary>
     public static long? Bytes(Settings c, string key, bool orNone = false)

@@ -69,17 +69,25 @@ public sealed record MemoryPlan
         var path = c.Required("model_name_or_path");
         var config = ModelShapes.Known.Contains(path) && !Directory.Exists(path) ? ModelShapes.File(path) : new ConfigFile(File.Exists(path) ? path : Path.Combine(path, "config.json"));
         var settings = PlacementSettings.Read(c);
-        var lora = FineTuneRun.ReadLora(c);
-        var type = FineTuneRun.ReadType(c);
-        var (sequence, chunk) = (c.Int("cutoff_len", 2048), c.Int("chunk_size", 8192));
-        var tokens = c.Int("tokens_per_step") ?? (c.Has("output_dir") ? checked(c.Int("per_device_train_batch_size", 8) * c.Int("gradient_accumulation_steps", 1) * sequence) : 0);
-        if (tokens < 0 || sequence < 1 || chunk < 1) throw new ArgumentException($"{c.Name}: tokens_per_step, cutoff_len and chunk_size must be positive");
+        var lora = FineTuneKeys.ReadLora(c);
+        var type = FineTuneKeys.ReadType(c);
+        var (sequence, chunk) = (c.Positive("cutoff_len"), c.Positive("chunk_size"));
+        var tokens = c.MaybePositive("tokens_per_step") ?? (c.Has("output_dir") ? Window(c, sequence) : 0);
         using var model = ModelFolder.Shape(config, type);
         var placement = ModelPlacement.Resolve(model, model.Info.ModelType, settings);
         if (tokens > 0) LoraAdapter.Attach(model, lora);
         var plan = new PlanBuilder(model, placement, config, new Window(tokens, Math.Min(sequence, Math.Max(tokens, 1)), Math.Min(chunk, tokens), TrainingMemoryKeys.Read(c))).Build(path);
+        // A training file has many keys that no memory depends on; what kt train would refuse is left to kt train.
         var unread = c.Unread;
         return unread.Count == 0 ? plan : plan with { Notes = [.. plan.Notes, $"not looked at by the plan: {string.Join(", ", unread)}"] };
+    }
+
+    /// <summary>Tokens of the longest window that a training file allows.</summary>
+    private static int Window(Settings c, int sequence)
+    {
+        var tokens = (Int128)c.Positive("per_device_train_batch_size") * c.Positive("gradient_accumulation_steps") * sequence;
+        return tokens <= int.MaxValue ? (int)tokens
+            : throw c.Wrong("per_device_train_batch_size", $"smaller: with gradient_accumulation_steps and cutoff_len a step has {tokens:N0} tokens, at most {int.MaxValue:N0} can be planned");
     }
 }
 

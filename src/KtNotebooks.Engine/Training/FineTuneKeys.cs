@@ -7,52 +7,139 @@ using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Training;
 
-/// <summary>What the keys of a training config say, before anything is loaded. Whoever has read them refuses what is left (<see cref="Settings.RefuseUnknown"/>).</summary>
-public sealed record FineTuneKeys(string ModelPath, LoraSettings Lora, LossReduction Reduction, DType Type, string? Adapter, TrainSettings Training, DataSettings Data, int Batch, int Accumulation, double Epochs, int MaxSteps,
-    PlacementSettings Placement, Action<string>? Log, IReadOnlyList<string> Notes)
+/// <summary>What the keys of a training config say, before anything is loaded. Whoever has read them asks <see cref="Settings.Finish"/> about what is left.</summary>
+public sealed record FineTuneKeys
 {
+    /// <summary>model_name_or_path, as it is written.</summary>
+    public required string ModelPath { get; init; }
+
+    public required LoraSettings Lora { get; init; }
+
+    public required LossReduction Reduction { get; init; }
+
+    /// <summary>Of weights and activations: F32 or BF16.</summary>
+    public required DType Type { get; init; }
+
+    /// <summary>adapter_name_or_path: the adapter to go on with; null: a new one.</summary>
+    public string? Adapter { get; init; }
+
+    public required TrainSettings Training { get; init; }
+
+    public required DataSettings Data { get; init; }
+
+    /// <summary>Rows of a micro-batch, and micro-batches of a step.</summary>
+    public required int Batch { get; init; }
+
+    /// <inheritdoc cref="Batch"/>
+    public required int Accumulation { get; init; }
+
+    public required double Epochs { get; init; }
+
+    /// <summary>Steps in place of epochs, when positive.</summary>
+    public required int MaxSteps { get; init; }
+
+    /// <summary>What the order of the rows comes from; null: they keep their own (disable_shuffling).</summary>
+    public required int? OrderSeed { get; init; }
+
+    public required PlacementSettings Placement { get; init; }
+
+    /// <summary>Hears where every tensor of an adapter goes; null: nobody asked.</summary>
+    public Action<string>? Log { get; init; }
+
+    /// <summary>What a person should know before it starts.</summary>
+    public required IReadOnlyList<string> Notes { get; init; }
+
     /// <param name="c">The config.</param>
     /// <param name="outputToo">output_dir must be there: a run writes.</param>
     public static FineTuneKeys Read(Settings c, bool outputToo = true)
     {
         ArgumentNullException.ThrowIfNull(c);
-        var modelPath = c.Required("model_name_or_path");
-        c.OneOf("stage", "sft", "sft");
-        c.OneOf("finetuning_type", "lora", "lora");
-        var lora = FineTuneRun.ReadLora(c);
-        var useKt = c.Flag("use_kt");
-        var reduction = c.OneOf("loss_reduction", useKt ? "micro" : "token", "token", "micro") == "micro" ? LossReduction.Micro : LossReduction.Token;
-        var type = FineTuneRun.ReadType(c);
-        var adapter = c.Text("adapter_name_or_path");
-        var training = new TrainSettings
+        List<string> notes = [];
+        RequireSupported(c);
+        WhatElseIsAsked(c, notes);
+        var placement = PlacementSettings.Read(c);
+        var lora = ReadLora(c);
+        if (placement.SkipExpertLora && lora.Experts) throw new ArgumentException($"{c.Where("lora_experts")}: lora_experts and a kt_backend that ends in _SkipLoRA exclude each other");
+        notes.AddRange(placement.Notes);
+        var seed = c.MaybeInt("data_seed") ?? c.Int("seed");
+        return new FineTuneKeys
         {
-            OutputDir = outputToo ? c.Required("output_dir") : c.Text("output_dir", ""),
-            LearningRate = c.Number("learning_rate", 5e-5),
-            Schedule = c.OneOf("lr_scheduler_type", "linear", LearningRate.Known),
-            WarmupRatio = c.Number("warmup_ratio", 0),
-            WarmupSteps = c.Int("warmup_steps", 0),
-            MaxGradientNorm = c.Number("max_grad_norm", 1),
-            Adam = new AdamWSettings(c.Number("adam_beta1", 0.9), c.Number("adam_beta2", 0.999), c.Number("adam_epsilon", 1e-8), c.Number("weight_decay", 0)),
-            LoggingSteps = Positive(c, "logging_steps", 500),
-            SaveSteps = c.Int("save_steps", 500),
-            EvalSteps = c.Int("eval_steps", 0),
-            Seed = (ulong)c.Int("seed", 42),
-            ChunkRows = Positive(c, "chunk_size", 8192),
-            Overwrite = c.Flag("overwrite_output_dir"),
-            Memory = TrainingMemoryKeys.Read(c),
-            PlotLoss = c.Flag("plot_loss", true),
+            ModelPath = c.Required("model_name_or_path"),
+            Lora = lora,
+            Reduction = c.OneOf("loss_reduction", c.Flag("use_kt") ? "micro" : "token", "token", "micro") == "micro" ? LossReduction.Micro : LossReduction.Token,
+            Type = ReadType(c),
+            Adapter = c.Text("adapter_name_or_path"),
+            Training = ReadTraining(c, outputToo),
+            Data = DataKeys.Read(c),
+            Batch = c.Int("per_device_train_batch_size"),
+            Accumulation = c.Int("gradient_accumulation_steps"),
+            Epochs = c.Number("num_train_epochs"),
+            MaxSteps = c.Int("max_steps"),
+            OrderSeed = c.Flag("disable_shuffling") ? null : seed,
+            Placement = placement,
+            Log = LogLevel.Debug(c),
+            Notes = notes,
         };
-        var data = DataKeys.Read(c);
-        var (batch, accumulation, epochs, maxSteps) = (c.Int("per_device_train_batch_size", 8), c.Int("gradient_accumulation_steps", 1), c.Number("num_train_epochs", 3), c.Int("max_steps", -1));
-        var settings = PlacementSettings.Read(c);
-        if (settings.SkipExpertLora && lora.Experts) throw new ArgumentException($"{c.Where("lora_experts")}: lora_experts and a kt_backend that ends in _SkipLoRA exclude each other");
-        c.Flag("do_train");
-        var log = LogLevel.Debug(c);
-        var silent = c.WithoutEffect("preprocessing_num_workers", "dataloader_num_workers", "ddp_timeout", "report_to", "trust_remote_code", "save_only_model");
-        List<string> notes = [.. settings.Notes];
-        if (silent.Count > 0) notes.Add($"no effect here: {string.Join(", ", silent)}");
-        return new FineTuneKeys(modelPath, lora, reduction, type, adapter, training, data, batch, accumulation, epochs, maxSteps, settings, log, notes);
     }
 
-    private static int Positive(Settings c, string key, int missing) => c.Int(key, missing) is > 0 and var value ? value : throw c.Wrong(key, "positive");
+    /// <summary>The keys of the adapter.</summary>
+    public static LoraSettings ReadLora(Settings c)
+    {
+        ArgumentNullException.ThrowIfNull(c);
+        return new LoraSettings(c.Int("lora_rank"), c.MaybeNumber("lora_alpha"), c.Number("lora_dropout"), c.List("lora_target"), c.Flag("lora_experts"), RankStabilised: c.Flag("use_rslora")).Checked();
+    }
+
+    /// <summary>The type of weights and activations.</summary>
+    public static DType ReadType(Settings c)
+    {
+        ArgumentNullException.ThrowIfNull(c);
+        var pure = c.Flag("pure_bf16");
+        return c.OneOf("infer_dtype") == "float32" || (!c.Flag("bf16") && !pure) ? DType.F32 : DType.BF16;
+    }
+
+    private static TrainSettings ReadTraining(Settings c, bool outputToo)
+    {
+        var warmup = c.Number("warmup_steps"); // transformers 5: below 1 it is a share
+        return new TrainSettings
+        {
+            OutputDir = outputToo ? c.Required("output_dir") : c.Text("output_dir", ""),
+            LearningRate = c.Number("learning_rate"),
+            Schedule = c.OneOf("lr_scheduler_type"),
+            WarmupRatio = warmup is > 0 and < 1 ? warmup : c.Number("warmup_ratio"),
+            WarmupSteps = warmup is > 0 and < 1 ? 0 : c.Int("warmup_steps"),
+            MaxGradientNorm = c.Number("max_grad_norm"),
+            Adam = new AdamWSettings(c.Number("adam_beta1"), c.Number("adam_beta2"), c.Number("adam_epsilon"), c.Number("weight_decay")),
+            LoggingSteps = c.Positive("logging_steps"),
+            SaveSteps = c.Int("save_steps"),
+            EvalSteps = c.Int("eval_steps", 0),
+            Seed = (ulong)c.Int("seed"),
+            ChunkRows = c.Positive("chunk_size"),
+            Overwrite = c.Flag("overwrite_output_dir"),
+            Memory = TrainingMemoryKeys.Read(c),
+            PlotLoss = c.Flag("plot_loss"),
+        };
+    }
+
+    private static void RequireSupported(Settings c)
+    {
+        var stage = c.TextOrDefault("stage");
+        if (stage is "pt" or "rm" or "ppo" or "dpo" or "kto") throw c.Wrong("stage", "sft: other stages are not offered yet");
+        c.OneOf("stage");
+        var adaptation = c.TextOrDefault("finetuning_type");
+        if (adaptation is "full" or "freeze" or "oft") throw c.Wrong("finetuning_type", "lora: the weights themselves are not trained yet");
+        c.OneOf("finetuning_type");
+        c.OneOf("optim");
+        if (c.TextOrDefault("infer_backend") is "vllm" or "sglang") throw c.Wrong("infer_backend", "huggingface or ktransformers: this engine takes the place of either");
+        c.OneOf("infer_backend");
+    }
+
+    /// <summary>What LLaMA-Factory would do before or after the training, or in its place.</summary>
+    private static void WhatElseIsAsked(Settings c, List<string> notes)
+    {
+        var (evaluate, predict) = (c.Flag("do_eval"), c.Flag("do_predict"));
+        if (!c.Flag("do_train"))
+            throw c.Wrong("do_train", $"true for kt train, which does nothing else; for {(predict ? "predictions: `kt predict`" : evaluate ? "an evaluation: `kt eval`" : "answers of a trained model: `kt predict`, `kt eval` or `kt chat`")} with the same file");
+        if (predict) notes.Add($"{c.Where("do_predict")}: do_predict: afterwards, `kt predict` with the same file and adapter_name_or_path set to output_dir predicts");
+        if (evaluate && !c.Has("eval_dataset") && c.Number("val_size") == 0) notes.Add($"{c.Where("do_eval")}: do_eval: there is nothing to evaluate on; give eval_dataset or val_size");
+    }
 }

@@ -1,8 +1,8 @@
 using KtNotebooks.Configuration;
 using KtNotebooks.Data;
+using KtNotebooks.Experts;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
-using KtNotebooks.Tensors;
 using KtNotebooks.Tokenizers;
 using KtNotebooks.Weights;
 
@@ -56,23 +56,23 @@ public sealed class FineTuneRun : IDisposable
     {
         var c = Settings.Read(arguments);
         var keys = FineTuneKeys.Read(c);
-        c.RefuseUnknown();
+        List<string> notes = [.. c.Finish("kt train"), .. keys.Notes];
         var (modelPath, lora, training, data, settings, log) = (keys.ModelPath, keys.Lora, keys.Training, keys.Data, keys.Placement, keys.Log);
-        if (settings.Threads is { } threads) RowParallel.Threads = threads;
-        List<string> notes = [.. keys.Notes];
         var placement = ModelFolder.Place(modelPath, settings);
-        placement.RequireDevices();
+        placement.PrepareDevices();
 
         var tokenizer = Tokenizer.Load(modelPath);
         var rows = TrainingData.Load(data, modelPath, tokenizer);
         var (train, heldOut) = (rows.Train, rows.HeldOut);
         notes.AddRange(rows.Notes(tokenizer));
-        var windows = new ExampleWindows(train, keys.Batch, keys.Accumulation, keys.Epochs, keys.MaxSteps, keys.Reduction, (int)training.Seed);
+        var windows = new ExampleWindows(train, keys.Batch, keys.Accumulation, keys.Epochs, keys.MaxSteps, keys.Reduction, keys.OrderSeed);
         var model = ModelFolder.Load(modelPath, keys.Type, placement, new LoadSettings(Report: loading));
         try
         {
             foreach (var example in train.Concat(heldOut))
                 if (example.Ids.FirstOrDefault(i => i >= model.Info.Vocabulary) is > 0 and var id) throw new InvalidDataException($"{example.Source}: has token {id}, but the model's vocabulary ends at {model.Info.Vocabulary - 1}; tokenizer.json in {modelPath} belongs to another model");
+            if (!lora.Experts && lora.Targets is null && model.All().OfType<ExpertBank>().Any())
+                notes.Add("lora_target: all is attention, dense and shared experts, as KTransformers trains; routed experts stay as they are (lora_experts: true gives each an adapter)");
             var memory = TrainingMemory.Choose(model, lora, training.Memory, windows.TotalSteps > 0 ? windows.At(0).Batch.Tokens : 0, notes);
             if (keys.Adapter is not { } adapter) LoraAdapter.Attach(model, lora, training.Seed);
             else lora = AdapterFolder.Load(model, adapter, log) with { Dropout = lora.Dropout };
@@ -84,12 +84,6 @@ public sealed class FineTuneRun : IDisposable
             throw;
         }
     }
-
-    /// <summary>The keys of the adapter.</summary>
-    public static LoraSettings ReadLora(Settings c) => new LoraSettings(c.Int("lora_rank", 8), c.Number("lora_alpha"), c.Number("lora_dropout", 0), c.List("lora_target"), c.Flag("lora_experts")).Checked();
-
-    /// <summary>The type of weights and activations.</summary>
-    public static DType ReadType(Settings c) => c.OneOf("infer_dtype", "auto", "auto", "float32", "bfloat16") == "float32" || !c.Flag("bf16", true) ? DType.F32 : DType.BF16;
 
     public TrainResult Run(CancellationToken cancel = default) => Trainer.Run(cancel);
 

@@ -1,6 +1,7 @@
 using KtNotebooks.Configuration;
 using KtNotebooks.Data;
 using KtNotebooks.Experts;
+using KtNotebooks.Interop;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
 using KtNotebooks.Optim;
@@ -41,6 +42,9 @@ public sealed class PretrainRun : IDisposable
 
     public Trainer Trainer { get; }
 
+    /// <summary>What a person should know before it starts.</summary>
+    public IReadOnlyList<string> Notes { get; private init; } = [];
+
     public static PretrainRun Open(params string[] arguments)
     {
         var c = Settings.Read(arguments);
@@ -61,11 +65,15 @@ public sealed class PretrainRun : IDisposable
         };
         var knowledge = KnowledgeBase.Load(c.Text("source"));
         var template = Templates.Get(c.Text("template", "deepseek"));
-        var (vocabulary, tokenizerRows) = (c.Int("vocab_size", 4096), c.Int("tokenizer_rows", 24000));
-        var (tokensPerStep, steps, balance) = (c.Int("tokens_per_step", 8192), c.Int("max_steps", 1000), (float)c.Number("aux_loss_alpha", 0.01));
-        var (datasetDir, tokenizerDataset) = (c.Text("dataset_dir", "datasets"), c.Text("tokenizer_dataset"));
-        if (c.Has("cpu_infer")) RowParallel.Threads = c.Int("cpu_infer", Environment.ProcessorCount);
-        c.RefuseUnknown();
+        var (vocabulary, tokenizerRows) = (c.Positive("vocab_size"), c.Positive("tokenizer_rows"));
+        var (tokensPerStep, steps, balance) = (c.Int("tokens_per_step", 8192), c.Int("max_steps", 1000), (float)c.Number("aux_loss_alpha"));
+        var (datasetDir, tokenizerDataset) = (c.TextOrDefault("dataset_dir"), c.Text("tokenizer_dataset"));
+        if (c.MaybePositive("cpu_infer") is { } threads)
+        {
+            RowParallel.Threads = Math.Min(threads, Environment.ProcessorCount);
+            Cpu.Configure(null, RowParallel.Threads);
+        }
+        var notes = c.Finish("kt pretrain");
 
         var config = new ConfigFile(configPath);
         var existing = Path.Combine(training.OutputDir, "tokenizer.json");
@@ -74,7 +82,7 @@ public sealed class PretrainRun : IDisposable
         var model = ModelFolder.Build(config, new RandomWeights(training.Seed), DType.F32);
         model.Unfreeze();
         foreach (var moe in model.All().OfType<MoeMlp>()) moe.Settings = moe.Settings with { Balance = balance };
-        return new PretrainRun(model, tokenizer, training, new CorpusWindows(knowledge, new SftEncoder(template, tokenizer, 512, trainOnPrompt: true), tokensPerStep, steps, training.Seed), configPath);
+        return new PretrainRun(model, tokenizer, training, new CorpusWindows(knowledge, new SftEncoder(template, tokenizer, 512, trainOnPrompt: true), tokensPerStep, steps, training.Seed), configPath) { Notes = notes };
     }
 
     public TrainResult Run(CancellationToken cancel = default) => Trainer.Run(cancel);

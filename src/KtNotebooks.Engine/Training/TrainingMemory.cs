@@ -17,7 +17,7 @@ public sealed record TrainingMemoryKeys(bool? ExpertLoraOnHost = null, bool? Opt
     public static TrainingMemoryKeys Read(Settings c)
     {
         ArgumentNullException.ThrowIfNull(c);
-        bool? OnHost(string key) => c.OneOf(key, "auto", "auto", "card", "host") switch { "card" => false, "host" => true, _ => null };
+        bool? OnHost(string key) => c.OneOf(key) switch { "card" => false, "host" => true, _ => null };
         return new TrainingMemoryKeys(OnHost("expert_lora"), OnHost("optimizer_state"), PlacementSettings.Bytes(c, "saved_inputs_limit", orNone: true));
     }
 }

@@ -22,14 +22,15 @@ public sealed class ExampleWindows : IWindowSource
     private readonly int _batch;
     private readonly int _accumulation;
     private readonly LossReduction _reduction;
-    private readonly int _seed;
+    private readonly int? _seed;
     private readonly int _stepsPerEpoch;
     private (int Epoch, int[] Order) _order = (-1, []);
 
     /// <param name="epochs">num_train_epochs.</param>
     /// <param name="maxSteps">max_steps; wins when positive.</param>
+    /// <param name="seed">Of the order of the rows in each epoch; null: they keep their own (disable_shuffling).</param>
     /// <exception cref="ArgumentException">No examples, or a size below one.</exception>
-    public ExampleWindows(IReadOnlyList<EncodedExample> examples, int batch, int accumulation, double epochs, int maxSteps, LossReduction reduction, int seed)
+    public ExampleWindows(IReadOnlyList<EncodedExample> examples, int batch, int accumulation, double epochs, int maxSteps, LossReduction reduction, int? seed)
     {
         ArgumentNullException.ThrowIfNull(examples);
         if (examples.Count == 0) throw new ArgumentException("the training set has no rows");
@@ -47,7 +48,7 @@ public sealed class ExampleWindows : IWindowSource
     public (TokenBatch Batch, double Epoch) At(int step)
     {
         var (epoch, within) = (step / _stepsPerEpoch, step % _stepsPerEpoch);
-        if (_order.Epoch != epoch) _order = (epoch, EpochOrder.Of(_seed, epoch, _examples.Count));
+        if (_order.Epoch != epoch) _order = (epoch, _seed is { } seed ? EpochOrder.Of(seed, epoch, _examples.Count) : [.. Enumerable.Range(0, _examples.Count)]);
         var window = _order.Order.Skip(within * _accumulation * _batch).Take(_accumulation * _batch).Select(i => _examples[i]).ToArray();
         return (Batch(window, _batch, _reduction), epoch + ((within + 1.0) / _stepsPerEpoch));
     }

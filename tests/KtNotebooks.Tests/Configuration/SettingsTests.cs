@@ -25,7 +25,7 @@ public sealed class SettingsTests : IDisposable
         Assert.False(s.Has("empty"));
         Assert.Equal(3, s.Int("nothing", 3));
         Assert.Equal("a=b", s.Text("text"));
-        s.RefuseUnknown();
+        Assert.Empty(s.Unread);
     }
 
     [Fact]
@@ -35,12 +35,12 @@ public sealed class SettingsTests : IDisposable
         var s = Settings.Read([file]);
         s.Int("lora_rank", 8);
         s.Int("lora_alpha", 8);
-        var error = Assert.Throws<ArgumentException>(s.RefuseUnknown);
+        var error = Assert.Throws<ArgumentException>(() => s.Finish("kt train"));
         Assert.StartsWith($"{file}:3: unknown key 'lora_rnak'.", error.Message, StringComparison.Ordinal);
         Assert.Contains("lora_rank", error.Message, StringComparison.Ordinal);
 
         s = Settings.Read([_folder.Write("b.yaml", ""), "zzz=1"]);
-        Assert.StartsWith("command line: unknown key 'zzz'.", Assert.Throws<ArgumentException>(s.RefuseUnknown).Message, StringComparison.Ordinal);
+        Assert.StartsWith("command line: unknown key 'zzz'.", Assert.Throws<ArgumentException>(() => s.Finish("kt train")).Message, StringComparison.Ordinal);
     }
 
     [Theory]
@@ -58,8 +58,8 @@ public sealed class SettingsTests : IDisposable
         var s = Settings.Read([file]);
         Action read = wanted switch
         {
-            "a whole number" => () => s.Int("x"),
-            "a number" => () => s.Number("x"),
+            "a whole number" => () => s.MaybeInt("x"),
+            "a number" => () => s.MaybeNumber("x"),
             "true or false" => () => s.Flag("x"),
             _ => () => s.OneOf("x", "a", "a", "b"),
         };
@@ -89,8 +89,8 @@ public sealed class SettingsTests : IDisposable
         Assert.Equal("recompute", s.Text("kt_config.kt_policy.gpu"));
         Assert.Equal("command line", s.Where("kt_config.kt_backend"));
         Assert.Equal(["a", "kt_config.kt_policy.cpu"], s.Unread);
-        s.Int("a");
-        Assert.StartsWith($"{file}:4: unknown key 'kt_config.kt_policy.cpu'.", Assert.Throws<ArgumentException>(s.RefuseUnknown).Message, StringComparison.Ordinal);
+        s.MaybeInt("a");
+        Assert.StartsWith($"{file}:4: unknown key 'kt_config.kt_policy.cpu'.", Assert.Throws<ArgumentException>(() => s.Finish("kt train")).Message, StringComparison.Ordinal);
     }
 
     [Fact]
@@ -98,6 +98,58 @@ public sealed class SettingsTests : IDisposable
     {
         Assert.Equal("nowhere.yaml: no such file", Assert.Throws<FileNotFoundException>(() => Settings.Read(["nowhere.yaml"])).Message);
         Assert.Equal("'second.yaml' is neither a YAML file in first place nor key=value", Assert.Throws<ArgumentException>(() => Settings.Read(["a=1", "second.yaml"])).Message);
-        Assert.Equal("command line: 'x' is required", Assert.Throws<ArgumentException>(() => Settings.Read(["a=1"]).Required("x")).Message);
+        Assert.Equal("command line: 'x' is required: it has no default", Assert.Throws<ArgumentException>(() => Settings.Read(["a=1"]).Required("x")).Message);
+    }
+
+    [Fact]
+    public void Merge_keys_bring_what_is_not_there()
+    {
+        var file = _folder.Write("a.yaml", "base: &base {lora_rank: 4, seed: 7}\n<<: *base\nseed: 8\nkt_config:\n  <<: [*base]\n  kt_backend: BF16\n");
+        var s = Settings.Read([file]);
+        Assert.Equal((4, 8), (s.Int("lora_rank"), s.Int("seed")));
+        Assert.Equal("7", s.Text("kt_config.seed"));
+        Assert.Contains(":2: << takes a mapping", Assert.Throws<InvalidDataException>(() => Settings.Read([_folder.Write("b.yaml", "a: &a 1\n<<: *a\n")])).Message, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData("x: 1e5", 100_000)]
+    [InlineData("x: 8.0", 8)]
+    [InlineData("x: -3", -3)]
+    public void A_whole_number_has_YAML_s_spellings(string line, int value) => Assert.Equal(value, Settings.Read([_folder.Write("n.yaml", line)]).MaybeInt("x"));
+
+    [Theory]
+    [InlineData("x: 2147483648")]
+    [InlineData("x: 1e300")]
+    public void A_number_beyond_the_type_is_refused(string line) =>
+        Assert.Contains("'x' must be a whole number", Assert.Throws<ArgumentException>(() => Settings.Read([_folder.Write("n.yaml", line)]).MaybeInt("x")).Message, StringComparison.Ordinal);
+
+    [Fact]
+    public void Files_that_grow_when_they_are_read_are_refused_at_once()
+    {
+        string Refused(string text) => Assert.Throws<InvalidDataException>(() => Settings.Read([_folder.Write("bomb.yaml", text)])).Message;
+        var laughs = "a0: &a0 {x: 1}\n" + string.Concat(Enumerable.Range(1, 30).Select(i => $"a{i}: &a{i} {{l: *a{i - 1}, r: *a{i - 1}}}\n"));
+        Assert.Contains("bomb.yaml:", Refused(laughs), StringComparison.Ordinal);
+        Assert.Contains("nested more than", Refused("a: " + new string('[', 200_000)), StringComparison.Ordinal);
+        Assert.Contains("nested more than", Refused(string.Concat(Enumerable.Range(0, 1000).Select(i => new string(' ', i) + "a:\n"))), StringComparison.Ordinal);
+        Assert.Contains("values", Refused("a: [" + string.Concat(Enumerable.Repeat("1,", 300_000)) + "1]"), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Every_key_that_nobody_reads_has_its_answer()
+    {
+        var file = _folder.Write("a.yaml", """
+            ddp_timeout: 7200
+            local_rank: 3
+            fp16: false
+            deepspeed: null
+            learning_rate: 1e-4
+            fsdp_config: {fsdp_version: 2}
+            """);
+        var notes = Settings.Read([file]).Finish("kt chat");
+        Assert.Equal(
+            ["no effect here: ddp_timeout, local_rank (one process uses all processors and cards of a machine)", "no effect here: learning_rate (`kt chat` does not use it)", "no effect here: fsdp_config.fsdp_version (goes with fsdp)"], notes);
+        Assert.Equal("command line: 'fp16' is true, which is not to be had here: write bf16: true; F16 has too small a range to train in without loss scaling",
+            Assert.Throws<ArgumentException>(() => Settings.Read([file, "fp16=true"]).Finish("kt train")).Message);
+        Assert.Contains("Did you mean 'eval_strategy'?", Assert.Throws<ArgumentException>(() => Settings.Read(["eval_stratgy=no"]).Finish("kt train")).Message, StringComparison.Ordinal);
     }
 }

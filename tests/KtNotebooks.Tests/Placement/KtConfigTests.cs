@@ -9,6 +9,8 @@ namespace KtNotebooks.Tests.Placement;
 /// <summary>The newer generation's options: each is understood, refused with what to write instead, or noted.</summary>
 public class KtConfigTests
 {
+    private const string Block = "kt_config.";
+
     /// <summary>Every option that KTransformers 0.6.1 to 0.7.2 documents, with a value that it allows.</summary>
     private static readonly Dictionary<string, string> Documented = """
         enabled=true lora_rank=8 kt_backend=INT8 kt_num_threads=3 kt_tp_enabled=true kt_threadpool_count=2 kt_weight_path=folder
@@ -19,31 +21,32 @@ public class KtConfigTests
         kt_sharded_metadata=a kt_wrap_fn=a kt_wrap_kwargs=a kt_cpu_activation=retain
         """.Split((char[])[' ', '\n']).Select(pair => pair.Split('=')).ToDictionary(pair => pair[0], pair => pair[1]);
 
-    public static TheoryData<string> Options => [.. KtOption.All.Select(o => o.Name)];
+    public static TheoryData<string> Options => [.. Documented.Keys];
 
     [Fact]
-    public void The_table_is_complete() => Assert.Equal(Documented.Keys.Order(), KtOption.All.Select(o => o.Name).Order());
+    public void The_table_is_complete() => Assert.Equal(Documented.Keys.Order(), Keys.All.Select(k => k.Name).Where(n => n.StartsWith(Block, StringComparison.Ordinal)).Select(n => n[Block.Length..]).Order());
 
     [Theory]
     [MemberData(nameof(Options))]
     public void Every_option_does_what_the_table_says(string name)
     {
-        var option = KtOption.All.Single(o => o.Name == name);
-        var key = "kt_config." + name;
-        switch (option.Effect)
+        var key = Keys.Find(Block + name)!;
+        var settings = Settings.Read([$"{key.Name}={Documented[name]}"]);
+        var read = PlacementSettings.Read(settings);
+        switch (key.Effect)
         {
-            case KtEffect.Understood:
-                Assert.DoesNotContain(Read($"{key}={Documented[name]}").Notes, n => n.Contains(name, StringComparison.Ordinal));
+            case KeyEffect.Acts:
+                Assert.Empty(settings.Finish("kt train"));
                 break;
-            case KtEffect.WithoutEffect:
-                Assert.Contains($"command line: {key} has no effect here: {option.Says}", Read($"{key}={Documented[name]}").Notes);
+            case KeyEffect.NoEffect:
+                Assert.Equal(key.AsksForNothing(Documented[name]) ? [] : [$"no effect here: {key.Name} ({key.Help})"], settings.Finish("kt train"));
                 break;
             default:
-                var error = Assert.Throws<ArgumentException>(() => Read($"{key}={Documented[name]}"));
-                Assert.Equal($"command line: '{key}' is not for this engine: {option.Says}", error.Message);
-                Read($"{key}=false");
+                Assert.Equal($"command line: '{key.Name}' is {Documented[name]}, which is not to be had here: {key.Help}", Assert.Throws<ArgumentException>(() => settings.Finish("kt train")).Message);
+                Assert.Empty(Settings.Read([$"{key.Name}=false"]).Finish("kt train"));
                 break;
         }
+        Assert.NotNull(read);
     }
 
     [Fact]
@@ -53,7 +56,7 @@ public class KtConfigTests
         var bank = placement.Of("model.layers.1.mlp.experts");
         Assert.Equal((ExecutorKind.Cpu, MatrixFormat.Int8, WeightHome.Host), (bank.Executor, bank.Format, bank.Weights));
         Assert.Equal("cuda:0", placement.Of("model.layers.1.self_attn.q_proj").Compute.ToString());
-        Assert.Equal(7, placement.Settings.Threads);
+        Assert.Equal(Math.Min(7, Environment.ProcessorCount), placement.Settings.Threads);
         Assert.Equal(WeightHome.Mmap, Shapes.Resolve("deepseek-v2-lite", "kt_config.kt_weight_lifecycle=ephemeral").Of("model.layers.1.mlp.experts").Weights);
         Assert.Equal(ExecutorKind.Streamed, Shapes.Resolve("deepseek-v2-lite", "device=cuda", "kt_config.kt_backend=FP8", "experts=streamed").Of("model.layers.1.mlp.experts").Executor);
     }
@@ -71,6 +74,33 @@ public class KtConfigTests
     [InlineData("command line: 'cpu_infer' must be positive, but is '0'", "cpu_infer=0")]
     [InlineData("command line: 'mode' must be normal", "mode=long_context")]
     public void What_cannot_be_honoured_is_one_line(string expected, params string[] keys) => Assert.StartsWith(expected, Assert.Throws<ArgumentException>(() => Read(keys)).Message, StringComparison.Ordinal);
+
+    [Fact]
+    public void Use_kt_false_leaves_its_block_and_rules_aside()
+    {
+        var settings = Settings.Read(["use_kt=false", "kt_config.kt_backend=INT8", "kt_optimize_rule=nowhere.yaml"]);
+        var read = PlacementSettings.Read(settings);
+        Assert.Equal((null, null, null), (read.Rules, read.Experts, read.ExpertFormat));
+        Assert.Equal(["no effect here: kt_optimize_rule, kt_config.kt_backend (use_kt is false)"], settings.Finish("kt train"));
+    }
+
+    [Fact]
+    public void Rules_of_another_checkout_are_found_by_their_name()
+    {
+        var read = Read("kt_optimize_rule=examples/kt_optimize_rules/DeepSeek-V3-Chat-sft-amx-multi-gpu.yaml");
+        Assert.EndsWith("rules/DeepSeek-V3-Chat-sft-amx-multi-gpu.yaml", read.Rules!.Path, StringComparison.Ordinal);
+        Assert.Contains(read.Notes, n => n.StartsWith("command line: examples/kt_optimize_rules/DeepSeek-V3-Chat-sft-amx-multi-gpu.yaml is not there; ", StringComparison.Ordinal));
+        Assert.Contains("Did you mean 'DeepSeek-V2-Lite-Chat-sft.yaml'?", Assert.Throws<FileNotFoundException>(() => Read("kt_optimize_rule=my/DeepSeek-V2-Lite-Chat-sfd.yaml")).Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void More_threads_than_processors_are_said()
+    {
+        Assert.Equal(1, Read("cpu_infer=1").Threads);
+        var many = Read("cpu_infer=100000");
+        Assert.Equal(Environment.ProcessorCount, many.Threads);
+        Assert.Equal([$"command line: cpu_infer is 100000, but this process may use {Environment.ProcessorCount} processors: {Environment.ProcessorCount} threads"], many.Notes);
+    }
 
     [Fact]
     public void Sizes_have_units()

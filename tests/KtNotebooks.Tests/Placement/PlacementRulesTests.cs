@@ -121,13 +121,13 @@ public sealed class PlacementRulesTests : IDisposable
         Assert.Equal([Device.Cpu], placement.Devices);
         Assert.DoesNotContain(placement.All, m => m.Place.Weights == WeightHome.Device);
         Assert.Equal(MatrixFormat.Int8, placement.Of("model.layers.20.mlp.experts").Format);
-        placement.RequireDevices();
+        placement.PrepareDevices();
     }
 
     [Fact]
     public void A_card_that_is_not_there_is_refused_with_the_line_to_change()
     {
-        var error = Assert.Throws<NotSupportedException>(Resolve("# a comment\n- match: { class: embedding }\n  place: { compute: cpu }\n- match: { class: layer }\n  place: { compute: 'cuda:97' }\n").RequireDevices);
+        var error = Assert.Throws<NotSupportedException>(Resolve("# a comment\n- match: { class: embedding }\n  place: { compute: cpu }\n- match: { class: layer }\n  place: { compute: 'cuda:97' }\n").PrepareDevices);
         Assert.StartsWith($"{_folder.Path}/rules.yaml:4: puts model.layers.0.input_layernorm on cuda:97, but ", error.Message, StringComparison.Ordinal);
         Assert.EndsWith("Change that line, or write device: cpu to compute everything on the CPU", error.Message, StringComparison.Ordinal);
     }
@@ -140,7 +140,7 @@ public sealed class PlacementRulesTests : IDisposable
     [InlineData("- match: { name: x }\n  place: { kernel: sse }", ":2: kernel must be auto, amx, avx512bf16, avx512, avx2 or plain, but is 'sse'")]
     [InlineData("- match: { name: x }\n  place: { compute: cpu, weights: device }", ":2: weights: device means a card, but compute is cpu")]
     [InlineData("- match: { name: x }\n  place: { compute: cpu, experts: split }", ":2: experts: split needs a card, but compute is cpu")]
-    [InlineData("- match: { name: '(' }\n  place: { weights: host }", ":1: '(' is not a regular expression")]
+    [InlineData("- match: { name: '(' }\n  place: { weights: host }", ":1: not a regular expression")]
     [InlineData("- match: { name: [a] }\n  place: { weights: host }", ":1: expected a word")]
     [InlineData("- match: { name: x }", ":1: 'place' (or KTransformers' 'replace') is missing")]
     [InlineData("- match: {}\n  place: { weights: host }", ":1: match needs a name, a class, or both")]

@@ -23,7 +23,7 @@ internal static class Shapes
     {
         var (model, settings) = (Of(name), Settings.Read(keys));
         var placement = PlacementSettings.Read(settings);
-        settings.RefuseUnknown();
+        settings.Finish("kt plan");
         return ModelPlacement.Resolve(model, model.Info.ModelType, placement);
     }
 }

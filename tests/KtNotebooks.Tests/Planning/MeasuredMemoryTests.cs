@@ -72,9 +72,9 @@ public class MeasuredMemoryTests
         pool.ResetPeakUsed();
         try
         {
-            using var model = ModelFolder.Load(path, FineTuneRun.ReadType(c), ModelFolder.Place(path, PlacementSettings.Read(c)));
-            var memory = TrainingMemory.Choose(model, FineTuneRun.ReadLora(c), TrainingMemoryKeys.Read(c), 512, []);
-            LoraAdapter.Attach(model, FineTuneRun.ReadLora(c), 1);
+            using var model = ModelFolder.Load(path, FineTuneKeys.ReadType(c), ModelFolder.Place(path, PlacementSettings.Read(c)));
+            var memory = TrainingMemory.Choose(model, FineTuneKeys.ReadLora(c), TrainingMemoryKeys.Read(c), 512, []);
+            LoraAdapter.Attach(model, FineTuneKeys.ReadLora(c), 1);
             using var optimizer = new AdamW(model.AllTrainable, new AdamWSettings(), memory.MomentsOnHost);
             var builder = new TokenBatch.Builder();
             int[] ids = [.. Enumerable.Range(0, 128).Select(i => i * 7 % Tiny.Vocabulary)];
