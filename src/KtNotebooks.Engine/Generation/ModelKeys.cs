@@ -35,11 +35,14 @@ public sealed record ModelKeys(string Path, string? Adapter, Template Template, 
     }
 
     /// <summary>do_sample, temperature, top_p, top_k, max_new_tokens, repetition_penalty, seed.</summary>
-    public static Sampling ReadSampling(Settings c)
+    /// <param name="c">The config.</param>
+    /// <param name="missing">What counts where a key is not given; null: LLaMA-Factory's defaults.</param>
+    public static Sampling ReadSampling(Settings c, Sampling? missing = null)
     {
         ArgumentNullException.ThrowIfNull(c);
-        var defaults = new Sampling();
-        return new Sampling(c.Int("max_new_tokens", defaults.MaxNewTokens), c.Flag("do_sample", true), c.Number("temperature", defaults.Temperature), c.Number("top_p", defaults.TopP), c.Int("top_k", defaults.TopK), c.Number("repetition_penalty", 1), (ulong)c.Int("seed", 42)).Checked();
+        missing ??= new Sampling();
+        return new Sampling(c.Int("max_new_tokens", missing.MaxNewTokens), c.Flag("do_sample", missing.DoSample), c.Number("temperature", missing.Temperature), c.Number("top_p", missing.TopP),
+            c.Int("top_k", missing.TopK), c.Number("repetition_penalty", missing.RepetitionPenalty), (ulong)c.Int("seed", 42)).Checked();
     }
 
     /// <summary>Tokenizer and model with the adapter on it. The caller disposes the model.</summary>
