@@ -10,7 +10,7 @@ internal static class ExportCommand
 {
     public static Command CreateExport()
     {
-        var arguments = new Argument<string[]>("CONFIG") { Description = "a YAML file and key=value pairs over it, or key=value pairs alone", Arity = ArgumentArity.OneOrMore };
+        var arguments = new Argument<string[]>(Commands.Config) { Description = "a YAML file and key=value pairs over it, or key=value pairs alone", Arity = ArgumentArity.OneOrMore };
         var command = new Command("export", "Merge adapters into a checkpoint: kt export model_name_or_path=FOLDER adapter_name_or_path=FOLDER export_dir=FOLDER [export_size=5] [export_dtype=bfloat16]") { arguments };
         command.SetAction((parsed, cancel) => Task.Run(() => Export(parsed.GetRequiredValue(arguments), cancel)));
         return command;
@@ -36,13 +36,7 @@ internal static class ExportCommand
     private static int Export(string[] arguments, CancellationToken cancel)
     {
         var c = Settings.Read(arguments);
-        var size = c.Number("export_size", 5) is > 0 and var gigabytes ? gigabytes : throw c.Wrong("export_size", "a positive number of GB");
-        var settings = new ExportSettings(c.Required("model_name_or_path"), c.List("adapter_name_or_path") ?? [], c.Required("export_dir"), (long)(size * 1e9), c.OneOf("export_dtype", "auto", "auto", "bfloat16") == "bfloat16");
-        c.OneOf("finetuning_type", "lora", "lora");
-        if (c.Flag("export_legacy_format")) throw c.Wrong("export_legacy_format", "false: safetensors are written");
-        if (c.Has("export_quantization_bit")) throw c.Wrong("export_quantization_bit", "left out: weights keep the type of the base, or become BF16 with export_dtype=bfloat16");
-        var silent = c.WithoutEffect("template", "export_device", "trust_remote_code", "infer_dtype", "use_kt");
-        var log = LogLevel.Debug(c);
+        var (settings, log, silent) = ReadKeys(c);
         c.RefuseUnknown();
         if (silent.Count > 0) Console.WriteLine($"no effect here: {string.Join(", ", silent)}");
         using var export = new AdapterExport(settings, log);
@@ -50,5 +44,17 @@ internal static class ExportCommand
         export.Run((shard, of) => Console.WriteLine($"file {shard} of {of}"), cancel);
         Console.WriteLine($"saved in {settings.Target}");
         return 0;
+    }
+
+    /// <summary>What the keys say, those without effect last.</summary>
+    internal static (ExportSettings Settings, Action<string>? Log, IReadOnlyList<string> Silent) ReadKeys(Settings c)
+    {
+        var size = c.Number("export_size", 5) is > 0 and var gigabytes ? gigabytes : throw c.Wrong("export_size", "a positive number of GB");
+        var settings = new ExportSettings(c.Required("model_name_or_path"), c.List("adapter_name_or_path") ?? [], c.Required("export_dir"), (long)(size * 1e9),
+            c.OneOf("export_dtype", "auto", "auto", "bfloat16") == "bfloat16");
+        c.OneOf("finetuning_type", "lora", "lora");
+        if (c.Flag("export_legacy_format")) throw c.Wrong("export_legacy_format", "false: safetensors are written");
+        if (c.Has("export_quantization_bit")) throw c.Wrong("export_quantization_bit", "left out: weights keep the type of the base, or become BF16 with export_dtype=bfloat16");
+        return (settings, LogLevel.Debug(c), c.WithoutEffect("template", "export_device", "trust_remote_code", "infer_dtype", "use_kt"));
     }
 }
