@@ -12,7 +12,8 @@ _kt() {
         if [[ $candidate == :files ]]; then files=1; else COMPREPLY+=("${candidate#"$done"}"); fi
     done < <("${words[0]/#\~/$HOME}" complete -- "${words[@]:1}" 2>/dev/null)
     if [[ $files ]]; then
-        compopt -o filenames 2>/dev/null
+        # It quotes what it completes, which is right for names and wrong for `key=`.
+        [[ ${#COMPREPLY[@]} == 0 ]] && compopt -o filenames 2>/dev/null
         while IFS= read -r candidate; do COMPREPLY+=("$candidate"); done < <(compgen -f -- "${current#"$done"}")
     fi
     if [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *= ]]; then compopt -o nospace 2>/dev/null; fi
