@@ -178,7 +178,10 @@ summarize() {
 }
 
 command=${1:-}
+# At every TAB: never installs or builds; before the first build there is nothing to ask.
+if [[ $command == complete && ! -x $program ]]; then exit 0; fi
 require_sdk
+if [[ $command == complete ]]; then exec "$program" "$@"; fi
 if [[ ${KT_EMULATE_CUDA:-} == 1 ]]; then emulate_cuda; fi
 if [[ $command == test ]]; then
     install_for test

@@ -11,15 +11,20 @@ internal static class ChatCommand
 {
     public static Command Create()
     {
-        var arguments = new Argument<string[]>("CONFIG") { Description = "a YAML file and key=value pairs over it, or key=value pairs alone", Arity = ArgumentArity.OneOrMore };
-        var command = new Command("chat", "Talk with a model: kt chat model_name_or_path=FOLDER [adapter_name_or_path=FOLDER] template=deepseek …") { arguments };
+        var arguments = new Argument<string[]>(Commands.Config)
+        {
+            Description = "a model folder, the folder of an adapter, or a YAML file; key=value pairs over it, or pairs alone",
+            Arity = ArgumentArity.OneOrMore,
+        };
+        var command = new Command("chat", "Talk with a model: kt chat FOLDER [key=value …]") { arguments };
         command.SetAction(parsed => Run(parsed.GetValue(arguments)!));
         return command;
     }
 
     private static int Run(string[] arguments)
     {
-        using var chat = FileProgress.Load(report => ChatSession.Open(report, arguments));
+        var (completed, notes) = ChatTarget.Complete(arguments);
+        using var chat = FileProgress.Load(report => ChatSession.Open(report, completed));
         CancellationTokenSource? answering = null;
         ConsoleCancelEventHandler stop = (_, e) =>
         {
@@ -28,7 +33,7 @@ internal static class ChatCommand
             running.Cancel();
         };
         Console.CancelKeyPress += stop;
-        foreach (var note in chat.Notes) Console.WriteLine(note);
+        foreach (var note in notes.Concat(chat.Notes)) Console.WriteLine(note);
         Console.WriteLine("type a question; `clear` forgets the conversation, `/adapter NAME` lets another adapter answer (`base`: none), `exit` leaves");
         while (true)
         {

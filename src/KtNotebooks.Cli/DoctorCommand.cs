@@ -1,84 +1,53 @@
 using System.CommandLine;
-using System.Runtime.InteropServices;
 
-using KtNotebooks.Interop;
-using KtNotebooks.Interop.Cuda;
+using KtNotebooks.Interactive;
+using KtNotebooks.Planning;
 
 namespace KtNotebooks.Cli;
 
-/// <summary>`kt doctor`: what this machine has of what the engine can use, and what to type for the rest.</summary>
+/// <summary>`kt doctor`: what this machine has of what the engine can use, what fits it, and what to type for the rest. `kt env`: the same facts, to be put into a report.</summary>
 internal static class DoctorCommand
 {
+    /// <summary>What `kt tour` takes: the largest kernel, all folders that it writes.</summary>
+    private const long NotebookMemory = 1_500_000_000, NotebookDisk = 500_000_000;
+
+    /// <summary>Said beside a plan that does not fit.</summary>
+    public const string NotebooksAnyway = "the notebooks need none of this: they use the built-in model, without a card (./kt tour)";
+
     public static Command Create()
     {
-        var command = new Command("doctor", "Show processor, memory, cards and libraries, and what to type for what is missing");
-        command.SetAction(_ => Run());
+        var command = new Command("doctor", "Show processor, memory, cards and libraries, what fits this machine, and what to type for what is missing");
+        command.SetAction(_ =>
+        {
+            var facts = MachineFacts.Read();
+            foreach (var (what, text) in facts.Lines) Console.WriteLine($"{what,-14}{text}");
+            var here = Repository.Find() ?? Environment.CurrentDirectory;
+            Console.WriteLine($"{"notebooks",-14}{Notebooks(Machine.Here(here))}");
+            Console.WriteLine($"{"your model",-14}kt plan FOLDER (or {string.Join(", ", Models.ModelShapes.Known)}) says whether it fits");
+            Console.WriteLine();
+            if (facts.Advice.Count == 0) Console.WriteLine("nothing is missing");
+            foreach (var line in facts.Advice) Console.WriteLine($"- {line}");
+        });
         return command;
     }
 
-    private static int Run()
+    public static Command CreateEnv()
     {
-        List<string> advice = [];
-        Line("system", $"{RuntimeInformation.OSDescription}, .NET {Environment.Version}");
-        Processor(advice);
-        HostMemory(advice);
-        Cards(advice);
-        Console.WriteLine();
-        if (advice.Count == 0) Console.WriteLine("nothing is missing");
-        foreach (var line in advice) Console.WriteLine($"- {line}");
-        return 0;
-    }
-
-    private static void Processor(List<string> advice)
-    {
-        Line("processor", $"{Model()}, {Environment.ProcessorCount} processors for this process");
-        Line("CPU kernels", $"{Cpu.Variant}, {Cpu.Threads} threads; here run {string.Join(", ", Cpu.Variants)}");
-        if (!Cpu.IsNative) advice.Add("no native CPU kernels, everything on the CPU is slow: sudo apt-get install -y g++ cmake make, then ./kt doctor again");
-        else if (Flags().Contains("amx_tile") && !Cpu.Variants.Contains("amx")) advice.Add("the processor has AMX, but the system does not grant it: a kernel of 5.16 or newer is needed, and a virtual machine that passes AMX on");
-        var nodes = Directory.Exists("/sys/devices/system/node") ? Directory.GetDirectories("/sys/devices/system/node", "node*").Length : 1;
-        Line("NUMA nodes", $"{nodes}{(nodes > 1 ? ": weights are spread by the threads that touch them first" : "")}");
-    }
-
-    private static void HostMemory(List<string> advice)
-    {
-        var memory = Tensors.HostMemory.Read();
-        var (total, free) = (memory.GetValueOrDefault("MemTotal"), memory.GetValueOrDefault("MemAvailable"));
-        Line("memory", $"{Gb(free)} of {Gb(total)} available, {Gb(memory.GetValueOrDefault("SwapTotal"))} swap");
-        if (total is > 0 and < 8L << 30) advice.Add($"{Gb(total)} of memory train the built-in model; DeepSeek-V2-Lite in BF16 takes 31 GB, in 4 bits 9 GB: kt plan CONFIG tells before anything is loaded");
-    }
-
-    private static void Cards(List<string> advice)
-    {
-        if (CudaDevice.Missing is { } missing)
+        var command = new Command("env", "Show versions and machine as a list, for a report of a fault");
+        command.SetAction(_ =>
         {
-            Line("cards", "none");
-            advice.Add($"no card: {missing}");
-            return;
-        }
-        Line("driver", $"for CUDA {CudaDevice.DriverVersion / 1000}.{CudaDevice.DriverVersion % 1000 / 10}");
-        for (var i = 0; i < CudaDevice.Count; i++)
-        {
-            try
-            {
-                var card = CudaDevice.Get(i);
-                Line($"cuda:{i}", $"{card.Name}, sm_{card.Architecture}, {card.Multiprocessors} multiprocessors, {Gb(card.FreeBytes)} of {Gb(card.TotalBytes)} free");
-            }
-            catch (Exception error) when (error is NotSupportedException or FileNotFoundException or KtNativeException)
-            {
-                Line($"cuda:{i}", "cannot be used");
-                advice.Add(error.Message);
-            }
-        }
-        foreach (var (name, path) in CudaDevice.LoadedLibraries) Line(name, path);
+            Console.WriteLine($"- kt version: {HelpCommands.Version}");
+            foreach (var (what, text) in MachineFacts.Read().Lines) Console.WriteLine($"- {what}: {text}");
+        });
+        return command;
     }
 
-    private static string Model() => Cpuinfo("model name");
-
-    private static string[] Flags() => Cpuinfo("flags").Split(' ');
-
-    private static string Cpuinfo(string key) => File.Exists("/proc/cpuinfo") && File.ReadLines("/proc/cpuinfo").FirstOrDefault(l => l.StartsWith(key, StringComparison.Ordinal)) is { } line ? line[(line.IndexOf(':') + 1)..].Trim() : "unknown";
-
-    private static string Gb(long bytes) => $"{bytes / 1e9:F1} GB";
-
-    private static void Line(string what, string text) => Console.WriteLine($"{what,-14}{text}");
+    /// <summary>Whether the notebooks of the checkout can be executed here.</summary>
+    internal static string Notebooks(Machine machine)
+    {
+        List<string> lacks = [];
+        if (machine.Host < NotebookMemory) lacks.Add($"{Machine.Size(NotebookMemory)} of memory, here are {Machine.Size(machine.Host)}");
+        if (machine.DiskFree < NotebookDisk) lacks.Add($"{Machine.Size(NotebookDisk)} of free disk, here are {Machine.Size(machine.DiskFree)}");
+        return lacks.Count == 0 ? "fit; they need nothing more than this, no card either: ./kt tour" : $"do not fit: they need {string.Join(" and ", lacks)}";
+    }
 }

@@ -14,7 +14,7 @@ internal static class EvalCommand
 {
     public static Command Create()
     {
-        var arguments = new Argument<string[]>("CONFIG") { Description = "a YAML file and key=value pairs over it: score a model on eval_dataset (multiple choice, or token accuracy and loss)", Arity = ArgumentArity.ZeroOrMore };
+        var arguments = new Argument<string[]>(Commands.Config) { Description = "a YAML file and key=value pairs over it: score a model on eval_dataset (multiple choice, or token accuracy and loss)", Arity = ArgumentArity.ZeroOrMore };
         var predictions = new Option<string?>("--predictions") { Description = "score this file of rows with predict and label (generated_predictions.jsonl) instead" };
         var json = new Option<bool>("--json") { Description = "print one JSON object instead of a table" };
         var save = new Option<string?>("--save") { Description = "also write the JSON object into this file" };

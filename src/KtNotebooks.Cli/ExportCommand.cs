@@ -10,7 +10,7 @@ internal static class ExportCommand
 {
     public static Command CreateExport()
     {
-        var arguments = new Argument<string[]>("CONFIG") { Description = "a YAML file and key=value pairs over it, or key=value pairs alone", Arity = ArgumentArity.OneOrMore };
+        var arguments = new Argument<string[]>(Commands.Config) { Description = "a YAML file and key=value pairs over it, or key=value pairs alone", Arity = ArgumentArity.OneOrMore };
         var command = new Command("export", "Merge adapters into a checkpoint: kt export model_name_or_path=FOLDER adapter_name_or_path=FOLDER export_dir=FOLDER [export_size=5] [export_dtype=bfloat16]") { arguments };
         command.SetAction((parsed, cancel) => Task.Run(() => Export(parsed.GetRequiredValue(arguments), cancel)));
         return command;

@@ -1,5 +1,4 @@
 using System.CommandLine;
-using System.CommandLine.Parsing;
 
 using KtNotebooks.Interop;
 using KtNotebooks.Interop.Cuda;
@@ -45,13 +44,8 @@ internal static class Failures
         return 3;
     }
 
-    /// <summary>A command line that is none: what is wrong with it, and the help of the command that it got as far as.</summary>
-    public static int Refuse(ParseResult parsed)
-    {
-        List<string> words = [];
-        for (var at = parsed.CommandResult; at is not null; at = at.Parent as CommandResult) words.Insert(0, at.Command is RootCommand ? "kt" : at.Command.Name);
-        return Refuse($"{string.Join(" ", parsed.Errors.Select(e => e.Message))} `{string.Join(' ', words)} --help` shows what there is");
-    }
+    /// <summary>A command line that is none.</summary>
+    public static int Refuse(ParseResult parsed) => Refuse(CommandLineErrors.Describe(parsed));
 
     /// <summary>The one line of a refused request; returns its exit code.</summary>
     public static int Refuse(string message)

@@ -7,12 +7,12 @@ namespace KtNotebooks.Cli;
 /// <summary>kt kernel: the Jupyter kernel and its installation.</summary>
 internal static class KernelCommands
 {
-    public static Command Create() => new("kernel", "the C# Jupyter kernel") { Install(), Uninstall(), Run() };
+    public static Command Create() => new("kernel", "The C# Jupyter kernel") { Install(), Uninstall(), Run() };
 
     private static Command Run()
     {
         var file = new Option<string>("--connection-file") { Required = true, Description = "written by Jupyter" };
-        var command = new Command("run", "serve one Jupyter client; Jupyter calls this") { file };
+        var command = new Command("run", "Serve one Jupyter client; Jupyter calls this") { file };
         command.Hidden = true;
         // Not an async action: those come with a Ctrl-C handler that ends the process, while here Ctrl-C only interrupts the cell.
         command.SetAction(parsed => KernelServer.Run(parsed.GetRequiredValue(file), CancellationToken.None));
@@ -23,7 +23,7 @@ internal static class KernelCommands
     {
         var prefix = new Option<string?>("--prefix") { Description = "install for an environment, in PREFIX/share/jupyter, instead of for the user" };
         var alias = new Option<bool>("--dotnet-interactive") { Description = "also answer to .net-csharp, the name that .NET Interactive's notebooks ask for" };
-        var command = new Command("install", "make the kernel known to Jupyter") { prefix, alias };
+        var command = new Command("install", "Make the kernel known to Jupyter") { prefix, alias };
         command.SetAction(parsed =>
         {
             foreach (var folder in KernelSpec.Install(parsed.GetValue(prefix), Start(), parsed.GetValue(alias))) Console.WriteLine($"installed {folder}");
@@ -34,7 +34,7 @@ internal static class KernelCommands
     private static Command Uninstall()
     {
         var prefix = new Option<string?>("--prefix") { Description = "as given to install" };
-        var command = new Command("uninstall", "remove the kernel from Jupyter") { prefix };
+        var command = new Command("uninstall", "Remove the kernel from Jupyter") { prefix };
         command.SetAction(parsed =>
         {
             foreach (var folder in KernelSpec.Uninstall(parsed.GetValue(prefix))) Console.WriteLine($"removed {folder}");

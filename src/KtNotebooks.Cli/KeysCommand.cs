@@ -27,7 +27,4 @@ internal static class KeysCommand
         });
         return command;
     }
-
-    /// <summary>The keys that a command reads, for the end of its help.</summary>
-    public static string HelpOf(KeyUse use) => KeyText.Lines(Keys.All.Where(k => k.Uses.HasFlag(use)));
 }

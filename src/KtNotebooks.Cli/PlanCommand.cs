@@ -2,6 +2,7 @@ using System.CommandLine;
 using System.Text.Json;
 
 using KtNotebooks.Interactive;
+using KtNotebooks.Models;
 using KtNotebooks.Planning;
 
 namespace KtNotebooks.Cli;
@@ -13,13 +14,26 @@ internal static class PlanCommand
 
     public static Command Create()
     {
-        var arguments = new Argument<string[]>("CONFIG") { Description = "a training config, a model folder, a config.json or the name of a shape; then key=value", Arity = ArgumentArity.OneOrMore };
+        var arguments = new Argument<string[]>(Commands.Config)
+        {
+            Description = $"a training config, a model folder, a config.json or the name of a shape ({string.Join(", ", ModelShapes.Known)}); then key=value",
+            Arity = ArgumentArity.OneOrMore,
+        };
         var json = new Option<bool>("--json") { Description = "print the plan as JSON" };
-        var command = new Command("plan", "Show where a model goes and what memory it needs; config.json is enough: kt plan deepseek-v3 kt_optimize_rule=rules/DeepSeek-V3-Chat-sft-amx.yaml tokens_per_step=8192") { arguments, json };
+        var command = new Command("plan", "Show where a model goes, what memory it needs and whether this machine has it, before anything is loaded: kt plan deepseek-v2-lite tokens_per_step=8192") { arguments, json };
         command.SetAction(parsed =>
         {
             var plan = MemoryPlan.Open(parsed.GetValue(arguments)!);
-            Console.WriteLine(parsed.GetValue(json) ? JsonSerializer.Serialize(plan, Json) : Text(plan));
+            var (fits, line) = Machine.Here(Environment.CurrentDirectory).Judge(plan);
+            if (parsed.GetValue(json))
+            {
+                var node = JsonSerializer.SerializeToNode(plan, Json)!.AsObject();
+                (node["fits"], node["machine"]) = (fits, line);
+                Console.WriteLine(node.ToJsonString(Json));
+                return;
+            }
+            Console.WriteLine($"{Text(plan)}\n\n{line}");
+            if (!fits) Console.WriteLine(DoctorCommand.NotebooksAnyway);
         });
         return command;
     }

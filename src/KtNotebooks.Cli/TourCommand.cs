@@ -13,7 +13,7 @@ internal static class TourCommand
     {
         var output = new Option<string?>("--out") { Description = "where the executed notebooks and index.html go (default: artifacts/tour of the checkout)" };
         var notebooks = new Option<string?>("--notebooks") { Description = "the folder of notebooks (default: notebooks of the checkout)" };
-        var command = new Command("tour", "execute every notebook with the built-in tiny model; results and charts in artifacts/tour") { output, notebooks };
+        var command = new Command("tour", "Execute every notebook with the built-in tiny model; results and charts in artifacts/tour") { output, notebooks };
         command.SetAction((parsed, cancel) => Task.Run(
             () => Run(parsed.GetValue(notebooks) ?? Repository.Path("notebooks"), parsed.GetValue(output) ?? Repository.Path("artifacts/tour"), cancel), CancellationToken.None));
         return command;

@@ -11,8 +11,11 @@ public static class Repository
 
     /// <summary>The absolute path of the folder that holds KtNotebooks.sln: found upwards from the current directory, else upwards from the program.</summary>
     /// <exception cref="DirectoryNotFoundException">Neither lies in a checkout.</exception>
-    public static string Root => Above(Environment.CurrentDirectory) ?? Above(AppContext.BaseDirectory) ?? throw new DirectoryNotFoundException(
+    public static string Root => Find() ?? throw new DirectoryNotFoundException(
         $"[repository] no {Marker} in {Environment.CurrentDirectory} or above it, nor above {AppContext.BaseDirectory}; run this inside a checkout of KtNotebooks");
+
+    /// <summary>The same, or null outside every checkout.</summary>
+    public static string? Find() => Above(Environment.CurrentDirectory) ?? Above(AppContext.BaseDirectory);
 
     /// <summary>The absolute path of a file or folder of the checkout, given from its root. It need not exist.</summary>
     public static string Path(string relative)

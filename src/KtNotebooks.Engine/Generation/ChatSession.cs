@@ -52,21 +52,29 @@ public sealed class ChatSession : IDisposable
     public static ChatSession Open(Action<WorkProgress>? loading, string[] arguments)
     {
         var c = Settings.Read(arguments);
-        var keys = ModelKeys.Read(c);
-        var sampling = ModelKeys.ReadSampling(c);
-        var system = c.Text("default_system");
+        var (keys, sampling, system, asMade) = ReadKeys(c);
         var notes = c.Finish("kt chat");
         var (model, tokenizer) = (keys with { Adapter = null }).Load(loading); // adapters lie beside each other here, to be switched
         try
         {
             var names = NamedAdapters.Load(model, keys.Adapter?.Split(',', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries) ?? [], keys.Log);
-            return new ChatSession(model, tokenizer, keys.Template, sampling, system) { Adapter = names.Count > 0 ? names[0] : null, Notes = [.. notes, .. keys.Placement.Notes, .. model.Notes] };
+            return new ChatSession(model, tokenizer, keys.Template, sampling, system) { Adapter = names.Count > 0 ? names[0] : null, Notes = [.. notes, .. asMade, .. keys.Placement.Notes, .. model.Notes] };
         }
         catch
         {
             model.Dispose();
             throw;
         }
+    }
+
+    /// <summary>What its keys say, before anything is loaded.</summary>
+    public static (ModelKeys Model, Sampling Sampling, string? System, IReadOnlyList<string> Notes) ReadKeys(Settings c)
+    {
+        var keys = ModelKeys.Read(c);
+        var asMade = GenerationConfig.Read(keys.Path);
+        var sampling = ModelKeys.ReadSampling(c, asMade);
+        var note = asMade is null ? [] : new[] { $"as {Path.Combine(keys.Path, GenerationConfig.FileName)} says: {sampling.Describe()}" };
+        return (keys, sampling, c.Text("default_system"), note);
     }
 
     /// <summary>Forgets the conversation.</summary>

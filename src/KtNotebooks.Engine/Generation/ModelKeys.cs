@@ -33,10 +33,15 @@ public sealed record ModelKeys(string Path, string? Adapter, Template Template, 
     }
 
     /// <summary>do_sample, temperature, top_p, top_k, max_new_tokens, repetition_penalty, seed.</summary>
-    public static Sampling ReadSampling(Settings c)
+    /// <param name="c">The config.</param>
+    /// <param name="missing">What counts where a key is not given; null: LLaMA-Factory's defaults.</param>
+    public static Sampling ReadSampling(Settings c, Sampling? missing = null)
     {
         ArgumentNullException.ThrowIfNull(c);
-        return new Sampling(c.Int("max_new_tokens"), c.Flag("do_sample"), c.Number("temperature"), c.Number("top_p"), c.Int("top_k"), c.Number("repetition_penalty"), (ulong)c.Int("seed")).Checked();
+        return new Sampling(
+            c.MaybeInt("max_new_tokens") ?? missing?.MaxNewTokens ?? c.Int("max_new_tokens"), c.FlagOrNull("do_sample", null) ?? missing?.DoSample ?? c.Flag("do_sample"),
+            c.MaybeNumber("temperature") ?? missing?.Temperature ?? c.Number("temperature"), c.MaybeNumber("top_p") ?? missing?.TopP ?? c.Number("top_p"), c.MaybeInt("top_k") ?? missing?.TopK ?? c.Int("top_k"),
+            c.MaybeNumber("repetition_penalty") ?? missing?.RepetitionPenalty ?? c.Number("repetition_penalty"), (ulong)c.Int("seed")).Checked();
     }
 
     /// <summary>Tokenizer and model with the adapter on it. The caller disposes the model.</summary>

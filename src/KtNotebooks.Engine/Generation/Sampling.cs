@@ -1,3 +1,5 @@
+using System.Globalization;
+
 namespace KtNotebooks.Generation;
 
 /// <summary>How the next token is drawn; names and defaults are Hugging Face's and LLaMA-Factory's.</summary>
@@ -5,6 +7,10 @@ public sealed record Sampling(int MaxNewTokens = 1024, bool DoSample = true, dou
 {
     /// <summary>The most likely token, always.</summary>
     public static Sampling Greedy(int maxNewTokens) => new(maxNewTokens, DoSample: false);
+
+    /// <summary>In a few words.</summary>
+    public string Describe() => (DoSample && Temperature > 0 ? string.Create(CultureInfo.InvariantCulture, $"drawn at temperature {Temperature}, top_p {TopP}, top_k {TopK}") : "the most likely token, always")
+        + (RepetitionPenalty == 1 ? "" : string.Create(CultureInfo.InvariantCulture, $", repetition_penalty {RepetitionPenalty}"));
 
     /// <exception cref="ArgumentException">A value out of range, with its key.</exception>
     public Sampling Checked()

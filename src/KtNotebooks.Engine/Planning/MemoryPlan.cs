@@ -35,6 +35,15 @@ public sealed record MemoryPlan
 
     public required long Trainable { get; init; }
 
+    /// <summary>Bytes of the checkpoint's weights as its config says that they are stored.</summary>
+    public required long Stored { get; init; }
+
+    /// <summary>Bytes of weights that are not in the folder yet: all of them, or none.</summary>
+    public long ToFetch { get; init; }
+
+    /// <summary>Bytes that a run writes: the adapter in F32, and a checkpoint with the same and AdamW's two moments.</summary>
+    public long Written => Tokens > 0 ? 16 * Trainable : 0;
+
     /// <summary>Tokens a step at most; 0: no training.</summary>
     public required int Tokens { get; init; }
 
@@ -77,6 +86,8 @@ public sealed record MemoryPlan
         var placement = ModelPlacement.Resolve(model, model.Info.ModelType, settings);
         if (tokens > 0) LoraAdapter.Attach(model, lora);
         var plan = new PlanBuilder(model, placement, config, new Window(tokens, Math.Min(sequence, Math.Max(tokens, 1)), Math.Min(chunk, tokens), TrainingMemoryKeys.Read(c))).Build(path);
+        var isHere = Directory.Exists(path) && Directory.EnumerateFiles(path, "*.safetensors").Any();
+        plan = plan with { ToFetch = isHere ? 0 : plan.Stored };
         // A training file has many keys that no memory depends on; what kt train would refuse is left to kt train.
         var unread = c.Unread;
         return unread.Count == 0 ? plan : plan with { Notes = [.. plan.Notes, $"not looked at by the plan: {string.Join(", ", unread)}"] };

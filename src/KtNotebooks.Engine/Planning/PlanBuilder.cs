@@ -22,6 +22,7 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
     private readonly List<string> _notes = [.. placement.Settings.Notes];
     private readonly Dictionary<Device, TrainingMemory> _memory = [];
     private long _parameters;
+    private long _stored;
     private long _trainable;
 
     private MatrixFormat OwnFormat => MatrixFormats.Of(model.Type);
@@ -38,6 +39,7 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
             ModelType = model.Info.ModelType,
             Parameters = _parameters,
             Trainable = _trainable,
+            Stored = _stored,
             Tokens = window.Tokens,
             Rows = Rows(),
             Items = [.. _items.Select(i => new PlanItem(i.Key.Device, i.Key.What, i.Value)).OrderBy(i => i.Device, StringComparer.Ordinal).ThenBy(i => i.What == MemoryPlan.Ring)],
@@ -103,6 +105,8 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
         var format = FormatOf(bank);
         var bytes = bank.Count * ((2 * format.Bytes(bank.Inner, bank.Width)) + format.Bytes(bank.Width, bank.Inner));
         _parameters += parameters;
+        var stored = config.StoredFormat ?? StoredType;
+        _stored += bank.Count * ((2 * stored.Bytes(bank.Inner, bank.Width)) + stored.Bytes(bank.Width, bank.Inner));
         _parts.Add((Pattern(bank.Path), Layer(bank.Path), place, format.Name(), parameters, bytes));
         var mapped = place.Weights == WeightHome.Mmap && format == (config.StoredFormat ?? StoredType);
         Add(place.Weights == WeightHome.Device ? place.Compute : Device.Cpu, mapped ? MemoryPlan.Mapped : MemoryPlan.Weights, bytes);
@@ -116,6 +120,7 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
         _parts.Add((Pattern(group), Layer(group), place, MatrixFormats.Of(tensor.Type).Name(), tensor.Count, tensor.ByteLength));
         // A tensor stays mapped where it is stored as it is used; low-bit checkpoints keep their linear layers as codes, which are decoded at load.
         var decoded = config.StoredFormat is not null && module is Nn.Linear && group != "lm_head";
+        _stored += decoded && config.StoredFormat == MatrixFormat.Fp8 ? MatrixFormat.Fp8.Bytes(tensor.Rows, tensor.Width) : tensor.Count * StoredType.Bytes(1, 1);
         var mapped = place.Weights == WeightHome.Mmap && !decoded && MatrixFormats.Of(tensor.Type) == StoredType;
         Add(place.Weights == WeightHome.Device ? place.Compute : Device.Cpu, mapped ? MemoryPlan.Mapped : MemoryPlan.Weights, tensor.ByteLength);
     }

@@ -1,0 +1,55 @@
+using System.Text.Json;
+
+using KtNotebooks.Configuration;
+using KtNotebooks.Data;
+using KtNotebooks.Files;
+using KtNotebooks.Interactive;
+
+namespace KtNotebooks.Cli;
+
+/// <summary>
+/// What a conversation is with: `kt chat FOLDER` names a model, or an adapter whose adapter_config.json names its model, and the template is the one that the model's own files name. Keys that are given are
+/// left as they are.
+/// </summary>
+internal static class ChatTarget
+{
+    private const string Model = "model_name_or_path", Adapter = "adapter_name_or_path";
+
+    /// <summary>The arguments with what they left unsaid, and what to tell about that.</summary>
+    /// <exception cref="ArgumentException">A folder that holds neither a model nor an adapter, or a template that only a person can choose.</exception>
+    public static (string[] Arguments, IReadOnlyList<string> Notes) Complete(string[] arguments)
+    {
+        string[] given = Named(arguments);
+        var c = Settings.Read(given);
+        if (c.Has("template") || c.Text(Model) is not { } model || !Directory.Exists(model)) return (given, []);
+        // The folder of an adapter may hold the tokenizer that it was trained with.
+        string[] folders = [.. (c.List(Adapter) ?? []).Where(Directory.Exists), model];
+        var fitting = folders.Select(TemplateGuess.Of).FirstOrDefault(f => f.Count > 0) ?? [];
+        if (fitting is [var only]) return ([.. given, $"template={only}"], [$"template {only}: the chat template in {model} is of that form"]);
+        throw new ArgumentException($"{c.Name}: 'template' is required: {model} {(fitting.Count > 0 ? $"may be {string.Join(" or ", fitting)}" : "does not say which it was made with")}; "
+            + $"write template={(fitting.Count > 0 ? fitting[0] : "NAME")}{(fitting.Count > 0 ? "" : $", one of {string.Join(", ", Templates.Names)}")}");
+    }
+
+    /// <summary>A folder in the first place becomes the keys that it stands for.</summary>
+    private static string[] Named(string[] arguments)
+    {
+        var first = arguments[0];
+        if (first.Contains('=', StringComparison.Ordinal)) return arguments;
+        if (Path.GetExtension(first) is ".gguf" or ".safetensors") throw new ArgumentException($"{first} is a file of weights; kt chat takes its folder, or {Model}=FOLDER {Adapter}={first}");
+        if (!Directory.Exists(first)) return arguments;
+        string[] rest = arguments[1..];
+        if (File.Exists(Path.Combine(first, "adapter_config.json"))) return [.. rest.Any(a => a.StartsWith(Model + "=", StringComparison.Ordinal)) ? [] : new[] { $"{Model}={BaseOf(first)}" }, $"{Adapter}={first}", .. rest];
+        if (File.Exists(Path.Combine(first, "config.json"))) return [$"{Model}={first}", .. rest];
+        throw new ArgumentException($"{first}: holds neither a model (config.json) nor an adapter (adapter_config.json)");
+    }
+
+    private static string BaseOf(string folder)
+    {
+        var path = Path.Combine(folder, "adapter_config.json");
+        if (!JsonSource.Read(path, "an adapter's settings").TryGetProperty("base_model_name_or_path", out var value) || value.ValueKind != JsonValueKind.String || value.GetString() is not { Length: > 0 } name)
+            throw new InvalidDataException($"{path}: names no base_model_name_or_path; write {Model}=FOLDER as well");
+        if (Directory.Exists(name) || Path.IsPathRooted(name)) return name;
+        // A path from the root of the checkout, as the configs here have it, while one stands elsewhere.
+        return Repository.Find() is { } root && Directory.Exists(Path.Combine(root, name)) ? Path.Combine(root, name) : name;
+    }
+}

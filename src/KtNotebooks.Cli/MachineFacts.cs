@@ -1,0 +1,72 @@
+using System.Runtime.InteropServices;
+
+using KtNotebooks.Interop;
+using KtNotebooks.Interop.Cuda;
+using KtNotebooks.Planning;
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Cli;
+
+/// <summary>What this machine has of what the engine can use.</summary>
+/// <param name="Lines">Name and text, in the order in which a person reads them.</param>
+/// <param name="Advice">What is missing, and what to type for it.</param>
+internal sealed record MachineFacts(IReadOnlyList<(string What, string Text)> Lines, IReadOnlyList<string> Advice)
+{
+    public static MachineFacts Read()
+    {
+        List<(string, string)> lines = [("system", $"{RuntimeInformation.OSDescription}, .NET {Environment.Version}")];
+        List<string> advice = [];
+        Processor(lines, advice);
+        Memory(lines, advice);
+        lines.Add(("disk", $"{Machine.Size(Machine.Here(Environment.CurrentDirectory).DiskFree)} free in {Environment.CurrentDirectory}"));
+        Cards(lines, advice);
+        return new MachineFacts(lines, advice);
+    }
+
+    private static void Processor(List<(string, string)> lines, List<string> advice)
+    {
+        lines.Add(("processor", $"{Cpuinfo("model name")}, {Environment.ProcessorCount} processors for this process"));
+        lines.Add(("CPU kernels", $"{Cpu.Variant}, {Cpu.Threads} threads; here run {string.Join(", ", Cpu.Variants)}"));
+        if (!Cpu.IsNative) advice.Add("no native CPU kernels, everything on the CPU is slow: sudo apt-get install -y g++ cmake make, then ./kt doctor again");
+        else if (Cpuinfo("flags").Split(' ').Contains("amx_tile") && !Cpu.Variants.Contains("amx"))
+            advice.Add("the processor has AMX, but the system does not grant it: a kernel of 5.16 or newer is needed, and a virtual machine that passes AMX on");
+        var nodes = Directory.Exists("/sys/devices/system/node") ? Directory.GetDirectories("/sys/devices/system/node", "node*").Length : 1;
+        lines.Add(("NUMA nodes", $"{nodes}{(nodes > 1 ? ": weights are spread by the threads that touch them first" : "")}"));
+    }
+
+    private static void Memory(List<(string, string)> lines, List<string> advice)
+    {
+        var memory = HostMemory.Read();
+        var (total, free) = (memory.GetValueOrDefault("MemTotal"), memory.GetValueOrDefault("MemAvailable"));
+        lines.Add(("memory", $"{Machine.Size(free)} of {Machine.Size(total)} available, {Machine.Size(memory.GetValueOrDefault("SwapTotal"))} swap"));
+        if (total is > 0 and < 8L << 30) advice.Add($"{Machine.Size(total)} of memory train the built-in model; for a larger one kt plan says what it needs before anything is loaded");
+    }
+
+    private static void Cards(List<(string, string)> lines, List<string> advice)
+    {
+        if (CudaDevice.Missing is { } missing)
+        {
+            lines.Add(("cards", "none"));
+            advice.Add($"no card, so everything is computed on the CPU: {missing}");
+            return;
+        }
+        lines.Add(("driver", $"for CUDA {CudaDevice.DriverVersion / 1000}.{CudaDevice.DriverVersion % 1000 / 10}"));
+        for (var i = 0; i < CudaDevice.Count; i++)
+        {
+            try
+            {
+                var card = CudaDevice.Get(i);
+                lines.Add(($"cuda:{i}", $"{card.Name}, sm_{card.Architecture}, {card.Multiprocessors} multiprocessors, {Machine.Size(card.FreeBytes)} of {Machine.Size(card.TotalBytes)} free"));
+            }
+            catch (Exception error) when (error is NotSupportedException or FileNotFoundException or KtNativeException)
+            {
+                lines.Add(($"cuda:{i}", "cannot be used"));
+                advice.Add(error.Message);
+            }
+        }
+        lines.AddRange(CudaDevice.LoadedLibraries.Select(l => (l.Key, l.Value)));
+    }
+
+    private static string Cpuinfo(string key) =>
+        File.Exists("/proc/cpuinfo") && File.ReadLines("/proc/cpuinfo").FirstOrDefault(l => l.StartsWith(key, StringComparison.Ordinal)) is { } line ? line[(line.IndexOf(':') + 1)..].Trim() : "unknown";
+}

@@ -1,0 +1,90 @@
+using System.Globalization;
+
+using KtNotebooks.Interop;
+using KtNotebooks.Interop.Cuda;
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Planning;
+
+/// <summary>What a machine has of what runs need, in bytes.</summary>
+/// <param name="Host">Its memory.</param>
+/// <param name="HostFree">Of that what other programs leave now.</param>
+/// <param name="Cards">The memory of each card that can be used, by number.</param>
+/// <param name="DiskFree">Free where files are written.</param>
+public sealed record Machine(long Host, long HostFree, IReadOnlyList<long> Cards, long DiskFree)
+{
+    /// <summary>What the program itself and the system need besides tensors.</summary>
+    private const long HostReserve = 500_000_000;
+
+    /// <summary>What the driver takes of a card for a program: its context and loaded kernels; 0.56 to 0.63 GB on an H200.</summary>
+    private const long CardReserve = 650_000_000;
+
+    /// <summary>This machine.</summary>
+    /// <param name="folder">Where files will be written; it need not be there yet.</param>
+    public static Machine Here(string folder)
+    {
+        var memory = HostMemory.Read();
+        var cards = CudaDevice.Missing is null ? Enumerable.Range(0, CudaDevice.Count).Select(BytesOf) : [];
+        return new Machine(memory.GetValueOrDefault("MemTotal"), memory.GetValueOrDefault("MemAvailable"), [.. cards], DiskOf(folder));
+    }
+
+    /// <summary>Whether a plan fits, and what decides that: `fits: …` or `does not fit: needs 447 GB of host memory, this machine has 24 GB`.</summary>
+    public (bool Fits, string Line) Judge(MemoryPlan plan)
+    {
+        ArgumentNullException.ThrowIfNull(plan);
+        List<string> has = [], lacks = [], remarks = [];
+        foreach (var device in plan.Devices.Where(d => plan.Total(d) > 0))
+        {
+            var needs = plan.Total(device);
+            if (device == "cpu") Weigh(needs, needs + HostReserve, Host, "of host memory", has, lacks);
+            else if (IndexOf(device) is var card && card < Cards.Count) Weigh(needs, needs + CardReserve, Cards[card], $"of {device}", has, lacks);
+            else lacks.Add($"needs {Size(needs)} on a card ({device}), this machine has {(Cards.Count == 0 ? "no card" : $"{Cards.Count} card{(Cards.Count == 1 ? "" : "s")}")}");
+        }
+        if (plan.ToFetch + plan.Written is > 0 and var disk)
+        {
+            string[] what = [.. plan.ToFetch > 0 ? ["the model"] : Array.Empty<string>(), .. plan.Written > 0 ? ["the adapter and a checkpoint"] : Array.Empty<string>()];
+            Weigh(disk, disk, DiskFree, $"of free disk for {string.Join(", ", what)}", has, lacks);
+        }
+        if (plan.Total("cpu") + HostReserve is var host && lacks.Count == 0 && host > HostFree) remarks.Add($"only {Size(HostFree)} of host memory are free now: end other programs first");
+        // Mapped weights are pages of files that the system drops and reads again as it needs room.
+        if (plan.Bytes("cpu", MemoryPlan.Mapped) is > 0 and var mapped && mapped > Host - plan.Total("cpu"))
+            remarks.Add($"{Size(mapped)} of weights stay mapped in their files, more than this memory holds: they are read from disk again and again");
+        var line = lacks.Count > 0 ? $"does not fit: {string.Join("; ", lacks)}" : $"fits: needs {string.Join(", ", has)}{(plan.Devices.All(d => d == "cpu") ? "; no card is needed" : "")}";
+        return (lacks.Count == 0, string.Join("; ", remarks.Prepend(line)));
+    }
+
+    /// <summary>Bytes for people.</summary>
+    public static string Size(long bytes) => bytes switch
+    {
+        >= 99_500_000_000 => string.Create(CultureInfo.InvariantCulture, $"{bytes / 1e9:N0} GB"),
+        >= 100_000_000 => string.Create(CultureInfo.InvariantCulture, $"{bytes / 1e9:F1} GB"),
+        _ => string.Create(CultureInfo.InvariantCulture, $"{bytes / 1e6:F1} MB"),
+    };
+
+    private static void Weigh(long needs, long withReserve, long there, string what, List<string> has, List<string> lacks)
+    {
+        if (withReserve <= there) has.Add($"{Size(needs)} of {Size(there)} {what}");
+        else lacks.Add($"needs {Size(needs)} {what}, this machine has {Size(there)}");
+    }
+
+    private static int IndexOf(string device) => int.Parse(device.AsSpan(device.IndexOf(':') + 1), CultureInfo.InvariantCulture);
+
+    private static long BytesOf(int card)
+    {
+        try
+        {
+            return CudaDevice.Get(card).TotalBytes;
+        }
+        catch (Exception error) when (error is NotSupportedException or FileNotFoundException or KtNativeException) // `kt doctor` says why
+        {
+            return 0;
+        }
+    }
+
+    private static long DiskOf(string folder)
+    {
+        var at = Path.GetFullPath(folder);
+        while (!Directory.Exists(at)) at = Path.GetDirectoryName(at)!;
+        return new DriveInfo(at).AvailableFreeSpace;
+    }
+}
