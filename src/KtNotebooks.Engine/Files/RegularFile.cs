@@ -24,6 +24,19 @@ public static class RegularFile
         }
     }
 
+    /// <summary>The same of a folder.</summary>
+    /// <exception cref="FileNotFoundException">Nothing is there.</exception>
+    /// <exception cref="InvalidDataException">A file, a pipe or a device.</exception>
+    public static void RequireFolder(string path, string what)
+    {
+        switch (FileKinds.Of(path))
+        {
+            case FileKind.Folder: return;
+            case FileKind.None: throw new FileNotFoundException(new FileInfo(path).LinkTarget is { } target ? $"{path}: is a link to {target}, which is not there" : $"{path}: no such folder; {what} is wanted there", path);
+            default: throw new InvalidDataException($"{path}: is no folder, but {what} is wanted there");
+        }
+    }
+
     /// <summary>Opens it for reading; others may read and write it meanwhile.</summary>
     /// <inheritdoc cref="Require"/>
     public static FileStream Open(string path, string what = "a file")
