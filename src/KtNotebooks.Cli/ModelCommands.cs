@@ -74,7 +74,8 @@ internal static class ModelCommands
         return command;
     }
 
-    private static Argument<string> Folder() => new("FOLDER") { Description = "a model folder, or the name of a model in Hugging Face's or ModelScope's cache" };
+    private static Argument<string> Folder() =>
+        new("FOLDER") { Description = "a model folder, or the name of a model in Hugging Face's or ModelScope's cache" };
 
     private static MatrixFormat? Format(string? name) => name is null ? null : MatrixFormats.Parse(name);
 

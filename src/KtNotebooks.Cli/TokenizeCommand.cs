@@ -15,7 +15,11 @@ internal static class TokenizeCommand
 {
     public static Command Create()
     {
-        var path = new Option<string>("--tokenizer") { Description = "A folder with tokenizer.json or tiktoken.model, that file, or a model's name in Hugging Face's or ModelScope's cache", Required = true };
+        var path = new Option<string>("--tokenizer")
+        {
+            Description = "A folder with tokenizer.json or tiktoken.model, that file, or a model's name in Hugging Face's or ModelScope's cache",
+            Required = true,
+        };
         var file = new Option<FileInfo?>("--file") { Description = "One text a line (default: standard input)" };
         var jsonl = new Option<bool>("--jsonl") { Description = "Each line is a JSON string, so that a text can hold line breaks" };
         var decode = new Option<bool>("--decode") { Description = "The other way: each line is a JSON array of ids, and becomes a JSON string" };

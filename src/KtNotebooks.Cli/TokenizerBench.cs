@@ -18,7 +18,11 @@ internal static class TokenizerBench
 
     public static Command Create()
     {
-        var path = new Option<string>("--tokenizer") { Description = "A folder with tokenizer.json or tiktoken.model, that file, or a model's name in Hugging Face's or ModelScope's cache", Required = true };
+        var path = new Option<string>("--tokenizer")
+        {
+            Description = "A folder with tokenizer.json or tiktoken.model, that file, or a model's name in Hugging Face's or ModelScope's cache",
+            Required = true,
+        };
         var file = new Option<FileInfo?>("--file") { Description = "A text of your own besides the built-in ones" };
         var command = new Command("tokenize", "Encoding speed of a tokenizer on one core, in MB of UTF-8 a second") { path, file };
         command.SetAction(parsed => Run(parsed.GetRequiredValue(path), parsed.GetValue(file)));

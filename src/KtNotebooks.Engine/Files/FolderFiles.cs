@@ -8,8 +8,10 @@ namespace KtNotebooks.Files;
 public sealed record FolderFile(string Name, string Source, long Bytes);
 
 /// <summary>
-/// The files of a downloaded folder that are its own, for copying them. A link counts where it leads to a file in the same folder, or in the blobs of Hugging Face's cache that the folder belongs to
-/// (snapshots/REVISION/FILE → ../../blobs/HASH); one that leads elsewhere would copy a stranger's file into a model. Linked folders are not entered: they would come twice, or for ever.
+/// The files of a downloaded folder that are its own, for copying them. A link counts where it leads to a file in the same folder, or in the blobs of Hugging
+/// Face's cache that the folder belongs to
+/// (snapshots/REVISION/FILE → ../../blobs/HASH); one that leads elsewhere would copy a stranger's file into a model. Linked folders are not entered: they would
+/// come twice, or for ever.
 /// </summary>
 public static class FolderFiles
 {
@@ -29,6 +31,8 @@ public static class FolderFiles
         Walk(root, "", 0);
         return ([.. files.OrderBy(f => f.Name, StringComparer.Ordinal)], leftOut);
 
+        bool IsOwn(string source) => own.Exists(place => source.StartsWith(place, StringComparison.Ordinal));
+
         void Walk(string at, string below, int depth)
         {
             FileSystemInfo[] entries;
@@ -46,10 +50,11 @@ public static class FolderFiles
                 var name = below + entry.Name;
                 var kind = FileKinds.Of(entry.FullName);
                 if (kind == FileKind.Folder && entry.LinkTarget is null && depth < Depth) Walk(entry.FullName, name + "/", depth + 1);
-                else if (kind == FileKind.Folder) leftOut.Add($"{name}: {(entry.LinkTarget is { } to ? $"a link to the folder {to}" : $"more than {Depth} folders deep")}");
+                else if (kind == FileKind.Folder && entry.LinkTarget is { } to) leftOut.Add($"{name}: a link to the folder {to}");
+                else if (kind == FileKind.Folder) leftOut.Add($"{name}: more than {Depth} folders deep");
                 else if (kind == FileKind.Other) leftOut.Add($"{name}: a pipe, a device or a socket");
-                else if (kind == FileKind.None || FileKinds.RealPath(entry.FullName) is not { } source) leftOut.Add($"{name}: a link to {entry.LinkTarget}, which is not there");
-                else if (!own.Exists(place => source.StartsWith(place, StringComparison.Ordinal))) leftOut.Add($"{name}: a link to {source}, outside this folder");
+                else if (FileKinds.RealPath(entry.FullName) is not { } source) leftOut.Add($"{name}: a link to {entry.LinkTarget}, which is not there");
+                else if (!IsOwn(source)) leftOut.Add($"{name}: a link to {source}, outside this folder");
                 else files.Add(new FolderFile(name, source, new FileInfo(source).Length));
             }
         }

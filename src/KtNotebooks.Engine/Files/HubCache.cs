@@ -3,7 +3,8 @@ using System.Text.RegularExpressions;
 namespace KtNotebooks.Files;
 
 /// <summary>
-/// Models and adapters by their names on Hugging Face or ModelScope (`deepseek-ai/DeepSeek-V2-Lite`), found in the caches that those programs keep on this machine. Nothing is downloaded.
+/// Models and adapters by their names on Hugging Face or ModelScope (`deepseek-ai/DeepSeek-V2-Lite`), found in the caches that those programs keep on this
+/// machine. Nothing is downloaded.
 /// </summary>
 public static partial class HubCache
 {
@@ -36,21 +37,25 @@ public static partial class HubCache
             foreach (var folder in ModelScopeFolders(place, nameOrFolder))
                 if (Directory.Exists(folder)) return Checked(folder, whole);
         }
-        throw new FileNotFoundException($"{nameOrFolder}: no such folder here, and no model or adapter of that name in {string.Join(", ", looked)}; nothing is downloaded by kt: "
-            + $"get it with `hf download {nameOrFolder}{(revision is null ? "" : $" --revision {revision}")}` or `modelscope download {nameOrFolder}`, or name its folder");
+        throw new FileNotFoundException($"{nameOrFolder}: no such folder here, and no model or adapter of that name in {string.Join(", ", looked)}; "
+            + $"nothing is downloaded by kt: get it with {Download(nameOrFolder, revision)} or `modelscope download {nameOrFolder}`, or name its folder");
     }
 
-    /// <summary>What to say behind an error about a file that a snapshot lacks: that its download is not complete, and how it goes on. Empty for other folders.</summary>
+    /// <summary>
+    /// What to say behind an error about a file that a snapshot lacks: that its download is not complete, and how it goes on. Empty for other folders.
+    /// </summary>
     public static string Hint(string folder)
     {
         var full = Path.GetFullPath(folder);
-        if (Path.GetDirectoryName(full) is not { } snapshots || Path.GetFileName(snapshots) != "snapshots" || Path.GetDirectoryName(snapshots) is not { } model) return "";
+        if (Path.GetDirectoryName(full) is not { } snapshots || Path.GetFileName(snapshots) != "snapshots"
+            || Path.GetDirectoryName(snapshots) is not { } model) return "";
         var name = Path.GetFileName(model);
         if (!name.StartsWith("models--", StringComparison.Ordinal)) return "";
         var blobs = Path.Combine(model, "blobs");
         var begun = Directory.Exists(blobs) ? Directory.GetFiles(blobs, "*.incomplete").Length : 0;
         var state = begun > 0 ? $"its download was broken off or still runs ({begun} *.incomplete in {blobs})" : "not all of it was downloaded";
-        return $"; this is a snapshot in Hugging Face's cache, {state}: `hf download {name["models--".Length..].Replace("--", "/", StringComparison.Ordinal)}` goes on";
+        var written = name["models--".Length..].Replace("--", "/", StringComparison.Ordinal);
+        return $"; this is a snapshot in Hugging Face's cache, {state}: {Download(written, null)} goes on";
     }
 
     private static string Checked(string folder, bool whole)
@@ -61,7 +66,8 @@ public static partial class HubCache
         {
             string[] shards = [.. map.EnumerateObject().Select(entry => entry.Value.ToString()).Distinct()];
             string[] missing = [.. shards.Where(shard => !File.Exists(InnerPath.Of(folder, shard, index)))];
-            if (missing.Length > 0) throw new FileNotFoundException($"{folder}: {missing.Length} of {shards.Length} shards are missing, the first is {missing[0]}{Hint(folder)}");
+            if (missing.Length > 0)
+                throw new FileNotFoundException($"{folder}: {missing.Length} of {shards.Length} shards are missing, the first is {missing[0]}{Hint(folder)}");
         }
         return folder;
     }
@@ -69,18 +75,21 @@ public static partial class HubCache
     /// <summary>models--org--name/refs/REVISION holds the commit, snapshots/COMMIT the files.</summary>
     private static string Snapshot(string model, string name, string? revision)
     {
-        var how = $"`hf download {name}{(revision is null ? "" : $" --revision {revision}")}` gets it";
         var commit = revision ?? "main";
         var reference = Path.Combine(model, "refs", commit);
         if (File.Exists(reference)) commit = RegularFile.ReadAllText(reference, "the commit of a revision", limit: 4096).Trim();
         var snapshots = Path.Combine(model, "snapshots");
         var folder = InnerPath.Of(snapshots, commit, reference);
         if (Directory.Exists(folder)) return folder;
-        string[] there = Directory.Exists(snapshots) ? [.. Directory.GetDirectories(snapshots).Select(f => Path.GetFileName(f)).Order(StringComparer.Ordinal)] : [];
+        string[] there = [];
+        if (Directory.Exists(snapshots)) there = [.. Directory.GetDirectories(snapshots).Select(f => Path.GetFileName(f)).Order(StringComparer.Ordinal)];
         if (!File.Exists(reference) && revision is null && there.Length == 1) return Path.Combine(snapshots, there[0]); // downloaded by its commit
-        throw new FileNotFoundException($"{name}: {model} has no snapshot of {(commit == (revision ?? "main") ? $"revision {commit}" : $"{revision ?? "main"} ({commit})")}"
-            + $"{(there.Length == 0 ? "" : $", only of {string.Join(", ", there)}")}; {how}");
+        var wanted = commit == (revision ?? "main") ? $"revision {commit}" : $"{revision ?? "main"} ({commit})";
+        var others = there.Length == 0 ? "" : $", only of {string.Join(", ", there)}";
+        throw new FileNotFoundException($"{name}: {model} has no snapshot of {wanted}{others}; {Download(name, revision)} gets it");
     }
+
+    private static string Download(string name, string? revision) => $"`hf download {name}{(revision is null ? "" : $" --revision {revision}")}`";
 
     private static List<string> HuggingFacePlaces()
     {
@@ -90,7 +99,8 @@ public static partial class HubCache
         return [Path.Combine(Variable("XDG_CACHE_HOME") ?? Home("~/.cache"), "huggingface", "hub")];
     }
 
-    private static List<string> ModelScopePlaces() => Variable("MODELSCOPE_CACHE") is { } place ? [place, Path.Combine(place, "hub")] : [Home("~/.cache/modelscope/hub")];
+    private static List<string> ModelScopePlaces() => Variable("MODELSCOPE_CACHE") is { } place
+        ? [place, Path.Combine(place, "hub")] : [Home("~/.cache/modelscope/hub")];
 
     /// <summary>models/org/name, and org/name as older versions had it; a dot in a name is written as three underscores.</summary>
     private static IEnumerable<string> ModelScopeFolders(string place, string name) =>

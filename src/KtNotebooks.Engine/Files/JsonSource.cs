@@ -77,10 +77,12 @@ public static class JsonSource
 
     /// <summary>What a text value says.</summary>
     /// <exception cref="InvalidDataException">No text.</exception>
-    public static string Text(JsonElement value, string where) => value.ValueKind == JsonValueKind.String ? value.GetString()! : throw new InvalidDataException($"{where} must be a text, but is {Named(value)}");
+    public static string Text(JsonElement value, string where) => value.ValueKind == JsonValueKind.String ? value.GetString()!
+        : throw new InvalidDataException($"{where} must be a text, but is {Named(value)}");
 
     /// <summary>
-    /// What .NET's parser lets through and then fails at when a text is asked for: bytes that are not UTF-8, and escapes of half a character. Null where all texts can be read.
+    /// What .NET's parser lets through and then fails at when a text is asked for: bytes that are not UTF-8, and escapes of half a character. Null where all
+    /// texts can be read.
     /// </summary>
     public static (int Line, string What)? BadText(ReadOnlySpan<byte> bytes)
     {
@@ -123,7 +125,8 @@ public static class JsonSource
     public static bool Flag(JsonElement parent, string key, bool missing, string where)
     {
         if (parent.ValueKind != JsonValueKind.Object || !parent.TryGetProperty(key, out var value) || value.ValueKind == JsonValueKind.Null) return missing;
-        return value.ValueKind is JsonValueKind.True or JsonValueKind.False ? value.GetBoolean() : throw new InvalidDataException($"{where}: '{key}' must be true or false, but is {Named(value)}");
+        return value.ValueKind is JsonValueKind.True or JsonValueKind.False ? value.GetBoolean()
+            : throw new InvalidDataException($"{where}: '{key}' must be true or false, but is {Named(value)}");
     }
 
     /// <summary>.NET's reason without its place, which counts lines from zero.</summary>
@@ -135,7 +138,8 @@ public static class JsonSource
     }
 
     /// <summary>"a list", "a text", "null" …, for errors.</summary>
-    public static string Named(JsonElement value) => value.ValueKind is JsonValueKind.Null or JsonValueKind.True or JsonValueKind.False ? value.GetRawText() : WithArticle(value.ValueKind);
+    public static string Named(JsonElement value) => value.ValueKind is JsonValueKind.Null or JsonValueKind.True or JsonValueKind.False ? value.GetRawText()
+        : WithArticle(value.ValueKind);
 
     private static string WithArticle(JsonValueKind kind) => kind == JsonValueKind.Object ? "an object" : $"a {Name(kind)}";
 

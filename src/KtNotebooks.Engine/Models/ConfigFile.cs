@@ -22,7 +22,10 @@ public sealed class ConfigFile
     {
         Path = path;
         if (FileKinds.Of(path) == FileKind.None && new FileInfo(path).LinkTarget is null)
-            throw new FileNotFoundException($"{path}: no such file; a model is a folder on this machine that holds config.json (nothing is downloaded){HubCache.Hint(System.IO.Path.GetDirectoryName(path) ?? "")}");
+        {
+            var hint = HubCache.Hint(System.IO.Path.GetDirectoryName(System.IO.Path.GetFullPath(path)) ?? path);
+            throw new FileNotFoundException($"{path}: no such file; a model is a folder on this machine that holds config.json (nothing is downloaded){hint}");
+        }
         _root = JsonSource.Read(path, "a model's config.json");
     }
 
@@ -31,8 +34,11 @@ public sealed class ConfigFile
     public string Path { get; }
 
     /// <summary>A config from its text; the name stands in errors where a path would.</summary>
-    public static ConfigFile FromJson(string name, string json) => JsonSource.Parse(System.Text.Encoding.UTF8.GetBytes(json), name) is { ValueKind: JsonValueKind.Object } root
-        ? new ConfigFile(name, root) : throw new InvalidDataException($"{name}: must be a JSON object");
+    public static ConfigFile FromJson(string name, string json)
+    {
+        var root = JsonSource.Parse(System.Text.Encoding.UTF8.GetBytes(json), name);
+        return root.ValueKind == JsonValueKind.Object ? new ConfigFile(name, root) : throw new InvalidDataException($"{name}: must be a JSON object");
+    }
 
     /// <summary>Type of what the checkpoint does not quantise: torch_dtype, in newer files dtype.</summary>
     public DType StoredType => Text("torch_dtype", Text("dtype", "bfloat16")) == "float32" ? DType.F32 : DType.BF16;
@@ -45,9 +51,11 @@ public sealed class ConfigFile
     /// <summary>A whole number within its <see cref="ConfigLimits"/>.</summary>
     public int Int(string key)
     {
-        if (Require(key) is not { ValueKind: JsonValueKind.Number } number || number.GetRawText().AsSpan().IndexOfAny(".eE") >= 0) throw Wrong(key, "a whole number");
+        var number = Require(key);
+        if (number.ValueKind != JsonValueKind.Number || number.GetRawText().AsSpan().IndexOfAny(".eE") >= 0) throw Wrong(key, "a whole number");
         var (least, most) = ConfigLimits.Whole.GetValueOrDefault(key, (int.MinValue, int.MaxValue));
-        return number.TryGetInt32(out var value) && value >= least && value <= most ? value : throw Wrong(key, string.Create(CultureInfo.InvariantCulture, $"{least:N0} to {most:N0}"));
+        return number.TryGetInt32(out var value) && value >= least && value <= most ? value
+            : throw Wrong(key, string.Create(CultureInfo.InvariantCulture, $"{least:N0} to {most:N0}"));
     }
 
     public int Int(string key, int missing) => Find(_root, key) is null ? missing : Int(key);
@@ -74,7 +82,8 @@ public sealed class ConfigFile
 
     /// <summary>Fails when all layers together have more experts than any model has.</summary>
     public int CheckExperts(int experts, int layers) => (long)experts * layers <= ConfigLimits.Experts
-        ? experts : throw new InvalidDataException(string.Create(CultureInfo.InvariantCulture, $"{Path}: {layers} layers ('num_hidden_layers') of {experts} experts are {(long)experts * layers:N0}; at most {ConfigLimits.Experts:N0} are taken"));
+        ? experts : throw new InvalidDataException(string.Create(CultureInfo.InvariantCulture,
+            $"{Path}: {layers} layers ('num_hidden_layers') of {experts} experts make {(long)experts * layers:N0}, more than {ConfigLimits.Experts:N0}"));
 
     /// <summary>A list of whole numbers; empty when absent or null.</summary>
     public IReadOnlyList<int> Ints(string key) => Find(_root, key) switch
@@ -131,6 +140,7 @@ public sealed class ConfigFile
         if (value.ValueKind != JsonValueKind.Number) throw new InvalidDataException($"{Path}: '{key}' must be a number, but is {value}");
         var number = value.GetDouble();
         var (least, most) = ConfigLimits.Real.GetValueOrDefault(key, (double.MinValue, double.MaxValue));
-        return number >= least && number <= most ? number : throw new InvalidDataException(string.Create(CultureInfo.InvariantCulture, $"{Path}: '{key}' must be {least} to {most}, but is {value.GetRawText()}"));
+        return number >= least && number <= most ? number : throw new InvalidDataException(string.Create(CultureInfo.InvariantCulture,
+            $"{Path}: '{key}' must be {least} to {most}, but is {value.GetRawText()}"));
     }
 }

@@ -1,7 +1,8 @@
 namespace KtNotebooks.Models;
 
 /// <summary>
-/// What the numbers of a config.json may be. Every field that is read is looked up here, before anything is built or allocated: a size of 2³¹ or −1 is then a line that names file and key, and not minutes
+/// What the numbers of a config.json may be. Every field that is read is looked up here, before anything is built or allocated: a size of 2³¹ or −1 is then a
+/// line that names file and key, and not minutes
 /// without end or a model that means nothing. The limits stand far above every known model.
 /// </summary>
 internal static class ConfigLimits

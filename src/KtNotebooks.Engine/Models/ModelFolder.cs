@@ -96,18 +96,24 @@ public static class ModelFolder
         return (CausalLm)build.Invoke(null, BindingFlags.DoNotWrapExceptions, null, [config, weights, type], null)!;
     }
 
-    /// <summary>Tensors of the model's own layers that its config has no use for: biases, shared experts that it does not count. Said, for the checkpoint may then be of another model.</summary>
+    /// <summary>
+    /// Tensors of the model's own layers that its config has no use for: biases, shared experts that it does not count. Said, for the checkpoint may then be of
+    /// another model.
+    /// </summary>
     private static string[] Unused(int layers, ConfigFile config, IEnumerable<string> names, HashSet<string> taken)
     {
         var tied = config.Flag("tie_word_embeddings"); // some files hold a copy of the token table as the head
         List<string> unused = [.. names.Where(n => !taken.Contains(n) && LayerOf(n) < layers && !IsCarriedAlong(n) && !(tied && n == "lm_head.weight"))];
-        return unused.Count == 0 ? [] : [$"{config.Path}: {unused.Count} tensors of the checkpoint are not used by a model of this config; the first is '{unused[0]}'"];
+        return unused.Count == 0 ? []
+            : [$"{config.Path}: {unused.Count} tensors of the checkpoint are not used by a model of this config; the first is '{unused[0]}'"];
     }
 
     /// <summary>Tables that old files store, and the shapes of packed matrices, which are read beside them.</summary>
-    private static bool IsCarriedAlong(string name) => name.EndsWith("rotary_emb.inv_freq", StringComparison.Ordinal) || name.EndsWith("_shape", StringComparison.Ordinal);
+    private static bool IsCarriedAlong(string name) => name.EndsWith("rotary_emb.inv_freq", StringComparison.Ordinal)
+        || name.EndsWith("_shape", StringComparison.Ordinal);
 
-    private static int LayerOf(string name) => name.StartsWith(LayerPrefix, StringComparison.Ordinal) && int.TryParse(name[LayerPrefix.Length..].Split('.')[0], out var layer) ? layer : -1;
+    private static int LayerOf(string name) =>
+        name.StartsWith(LayerPrefix, StringComparison.Ordinal) && int.TryParse(name[LayerPrefix.Length..].Split('.')[0], out var layer) ? layer : -1;
 
     /// <summary>DeepSeek-V3 ships its multi-token prediction layer after the last one (model.layers.61.*): said once, not loaded.</summary>
     private static string[] LayersBeyond(int layers, ConfigFile config, IEnumerable<string> names)

@@ -15,7 +15,8 @@ public static class ModelShapes
     public static ConfigFile File(string shape) => ConfigFile.FromJson(shape, Config(shape).ToJsonString());
 
     /// <summary>
-    /// The config of a shape (a known name, or the path of a config.json) as JSON, cut to fewer layers where asked: of a model that begins with dense layers one of them and otherwise sparse ones, so that a few
+    /// The config of a shape (a known name, or the path of a config.json) as JSON, cut to fewer layers where asked: of a model that begins with dense layers
+    /// one of them and otherwise sparse ones, so that a few
     /// layers stand for all kinds.
     /// </summary>
     /// <param name="layers">num_hidden_layers; of one layer alone that is a sparse one.</param>
@@ -35,7 +36,8 @@ public static class ModelShapes
     private static JsonObject Read(string shape)
     {
         if (shape.EndsWith(".json", StringComparison.Ordinal)) return JsonSource.ReadNodes(shape, "a model's config.json");
-        using var stream = typeof(ModelShapes).Assembly.GetManifestResourceStream($"{Folder}{shape}.json") ?? throw new ArgumentException($"shape '{shape}' is not known; known are {string.Join(", ", Known)}, or the path of a config.json");
+        using var stream = typeof(ModelShapes).Assembly.GetManifestResourceStream($"{Folder}{shape}.json")
+            ?? throw new ArgumentException($"shape '{shape}' is not known; known are {string.Join(", ", Known)}, or the path of a config.json");
         return JsonNode.Parse(stream)!.AsObject();
     }
 }

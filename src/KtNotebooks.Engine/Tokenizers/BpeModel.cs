@@ -21,7 +21,8 @@ internal sealed class BpeModel
     /// <param name="merges">Pairs of ids in the order of their rank, with the id of what they make.</param>
     /// <param name="ignoreMerges">A word that is a token becomes that token without merging.</param>
     /// <param name="rankIsId">
-    /// The rank of a pair is the id of what it makes, as tiktoken has it, and not its place in the list: of two pairs that make the same token the one further left is merged first.
+    /// The rank of a pair is the id of what it makes, as tiktoken has it, and not its place in the list: of two pairs that make the same token the one further
+    /// left is merged first.
     /// </param>
     public BpeModel(string?[] tokens, IReadOnlyList<(int Left, int Right, int Id)> merges, bool ignoreMerges, bool rankIsId = false)
     {

@@ -16,7 +16,8 @@ internal abstract class Normalizer
     /// <summary>The whole of it on a text as it was given.</summary>
     public string Apply(string text) => Apply(text, LimitFor(text));
 
-    protected static InvalidDataException TooLong(int limit) => new($"the normalizer makes a text of more than {limit:N0} characters; a Replace or a Prepend in it grows without measure.");
+    protected static InvalidDataException TooLong(int limit) =>
+        new($"the normalizer makes a text of more than {limit:N0} characters; a Replace or a Prepend in it grows without measure.");
 }
 
 /// <summary>One of Unicode's normalisation forms.</summary>
@@ -49,7 +50,8 @@ internal sealed class ReplaceNormalizer(Pattern pattern, string content) : Norma
 /// <summary>Puts a text before every non-empty text.</summary>
 internal sealed class PrependNormalizer(string prefix) : Normalizer
 {
-    public override string Apply(string text, int limit) => text.Length == 0 ? text : prefix.Length <= limit - text.Length ? prefix + text : throw TooLong(limit);
+    public override string Apply(string text, int limit) => text.Length == 0 ? text : prefix.Length <= limit - text.Length ? prefix + text
+        : throw TooLong(limit);
 }
 
 /// <summary>One after another.</summary>

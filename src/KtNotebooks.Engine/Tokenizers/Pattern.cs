@@ -31,7 +31,7 @@ internal sealed class Pattern
     {
         var syntax = new PatternParser(regex).Parse();
         if (syntax.Size > MostNodes)
-            throw new NotSupportedException($"The pattern '{Short(regex)}' is too large: {syntax.Size} steps when its repetitions are written out; at most {MostNodes} are taken.");
+            throw new NotSupportedException($"The pattern '{Short(regex)}' is too large: {syntax.Size} steps when written out, more than {MostNodes}.");
         return new Pattern(regex, syntax.Compile(new Accept()), syntax.First());
     }
 
@@ -59,7 +59,10 @@ internal sealed class Pattern
             {
                 var stop = _start.Match(text, at, ref steps);
                 if (steps < 0)
-                    throw new InvalidDataException($"the pattern '{Short(_regex)}' takes more than {StepsFor(text.Length):N0} steps on a text of {text.Length:N0} characters; it has loops behind loops over the same characters.");
+                {
+                    throw new InvalidDataException($"the pattern '{Short(_regex)}' takes more than {StepsFor(text.Length):N0} steps "
+                        + $"on a text of {text.Length:N0} characters; it has loops behind loops over the same characters.");
+                }
                 if (stop > at)
                 {
                     (start, end) = (at, stop);
@@ -92,7 +95,10 @@ internal sealed class Pattern
     /// <summary>A pattern as messages show it.</summary>
     internal static string Short(string regex) => regex.Length <= 80 ? regex : regex[..79] + "…";
 
-    /// <summary>One step of the compiled pattern: matches at an index and goes on with what follows it. Returns the end, or -1; also -1, with no steps left, when the work has become too much.</summary>
+    /// <summary>
+    /// One step of the compiled pattern: matches at an index and goes on with what follows it. Returns the end, or -1; also -1, with no steps left, when the
+    /// work has become too much.
+    /// </summary>
     internal abstract class Node
     {
         public abstract int Match(ReadOnlySpan<char> text, int at, ref long steps);
@@ -173,7 +179,8 @@ internal sealed class Pattern
     /// <summary>Look-ahead: asks without moving.</summary>
     internal sealed class Ahead(Node inner, bool negative, Node next) : Node
     {
-        public override int Match(ReadOnlySpan<char> text, int at, ref long steps) => inner.Match(text, at, ref steps) >= 0 == negative ? -1 : next.Match(text, at, ref steps);
+        public override int Match(ReadOnlySpan<char> text, int at, ref long steps) => inner.Match(text, at, ref steps) >= 0 == negative ? -1
+            : next.Match(text, at, ref steps);
     }
 
     /// <summary>Look-behind of one character.</summary>

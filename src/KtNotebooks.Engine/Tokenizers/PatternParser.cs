@@ -5,7 +5,8 @@ namespace KtNotebooks.Tokenizers;
 
 /// <summary>
 /// Reads the regular-expression dialect of tokenizer.json files (Oniguruma's): classes with ranges, nesting and &amp;&amp;, \p{…} categories,
-/// greedy, lazy and possessive loops, alternatives, groups, (?i:…), look-ahead and one-character look-behind. Its length and the depth of its brackets are limited.
+/// greedy, lazy and possessive loops, alternatives, groups, (?i:…), look-ahead and one-character look-behind. Its length and the depth of its brackets are
+/// limited.
 /// </summary>
 internal sealed class PatternParser(string regex)
 {
@@ -18,7 +19,8 @@ internal sealed class PatternParser(string regex)
     /// <summary>The largest number in {m,n}.</summary>
     private const int MostRepeats = 1_000_000;
 
-    private readonly int[] _text = regex.Length > Pattern.Longest ? throw new NotSupportedException($"The pattern '{Pattern.Short(regex)}' has {regex.Length:N0} characters; at most {Pattern.Longest:N0} are taken.")
+    private readonly int[] _text = regex.Length > Pattern.Longest
+        ? throw new NotSupportedException($"The pattern '{Pattern.Short(regex)}' has {regex.Length:N0} characters; at most {Pattern.Longest:N0} are taken.")
         : [.. regex.EnumerateRunes().Select(r => r.Value)];
     private int _at;
     private int _depth;
@@ -343,5 +345,6 @@ internal sealed class PatternParser(string regex)
         return true;
     }
 
-    private NotSupportedException Unsupported(string what) => new($"The pattern '{Pattern.Short(regex)}' has {what} at character {_at}, which is not supported.");
+    private NotSupportedException Unsupported(string what) =>
+        new($"The pattern '{Pattern.Short(regex)}' has {what} at character {_at}, which is not supported.");
 }

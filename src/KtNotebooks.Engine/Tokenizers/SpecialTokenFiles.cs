@@ -6,7 +6,8 @@ using KtNotebooks.Files;
 namespace KtNotebooks.Tokenizers;
 
 /// <summary>
-/// Special tokens that stand beside tokenizer.json: in tokenizer_config.json (added_tokens_decoder, bos_token …), and as older versions of transformers wrote them, in added_tokens.json and special_tokens_map.json. The
+/// Special tokens that stand beside tokenizer.json: in tokenizer_config.json (added_tokens_decoder, bos_token …), and as older versions of transformers wrote
+/// them, in added_tokens.json and special_tokens_map.json. The
 /// rules are transformers': where added_tokens_decoder is there, the older files only fill gaps; what they say of a token's flags holds over tokenizer.json.
 /// </summary>
 internal sealed class SpecialTokenFiles
@@ -60,15 +61,17 @@ internal sealed class SpecialTokenFiles
         {
             var id = byContent.TryGetValue(token.Content, out var known) ? known.Id : model.IdOf(token.Content) ?? token.Id;
             var other = byId.GetValueOrDefault(id) ?? (id < model.Tokens.Length ? model.Tokens[id] : null);
-            if (other is not null && other != token.Content) throw new InvalidDataException($"{source} gives '{token.Content}' the id {id}, which {name} gives to '{other}'");
+            if (other is not null
+                && other != token.Content) throw new InvalidDataException($"{source} gives '{token.Content}' the id {id}, which {name} gives to '{other}'");
             byContent[token.Content] = token with { Id = id };
             byId[id] = token.Content;
         }
+        var places = $"{name}, {DecoderKey} of {TokenizerJson.ConfigName} and {AddedName}";
         foreach (var (content, source, needed) in _special)
         {
             if (byContent.TryGetValue(content, out var known)) byContent[content] = known with { Special = true };
             else if (model.IdOf(content) is int id) byContent[content] = new AddedToken(id, content, Special: true);
-            else if (needed) throw new InvalidDataException($"{source}, but none of {name}, {DecoderKey} of {TokenizerJson.ConfigName} and {AddedName} gives that token an id");
+            else if (needed) throw new InvalidDataException($"{source}, but none of {places} gives that token an id");
         }
         return [.. byContent.Values.OrderBy(t => t.Id)];
     }
@@ -102,7 +105,8 @@ internal sealed class SpecialTokenFiles
     }
 
     /// <summary>A text, or an object with 'content'.</summary>
-    private static string NameOf(JsonElement value, string where) => value.ValueKind == JsonValueKind.Object ? JsonSource.Text(value, "content", where) : JsonSource.Text(value, where);
+    private static string NameOf(JsonElement value, string where) => value.ValueKind == JsonValueKind.Object ? JsonSource.Text(value, "content", where)
+        : JsonSource.Text(value, where);
 
     private static JsonElement Element(JsonNode node) => JsonSerializer.SerializeToElement(node);
 
@@ -110,11 +114,14 @@ internal sealed class SpecialTokenFiles
     private static AddedToken TokenOf(JsonProperty entry, string path)
     {
         var where = $"{path}: {DecoderKey} '{entry.Name}'";
-        if (!int.TryParse(entry.Name, out var id) || id < 0 || id >= TokenizerJson.MaxId) throw new InvalidDataException($"{where} must be an id, 0 to {TokenizerJson.MaxId - 1}");
+        if (!int.TryParse(entry.Name, out var id) || id < 0
+            || id >= TokenizerJson.MaxId) throw new InvalidDataException($"{where} must be an id, 0 to {TokenizerJson.MaxId - 1}");
         return TokenizerJson.ReadToken(entry.Value, id, where);
     }
 
     /// <summary>`"&lt;|im_end|&gt;": 151645`. Whether it is special, other files say.</summary>
-    private static AddedToken AddedOf(JsonProperty entry, string path) => entry.Value.ValueKind == JsonValueKind.Number && entry.Value.TryGetInt32(out var id) && id >= 0 && id < TokenizerJson.MaxId
-        ? new AddedToken(id, entry.Name, Special: false) : throw new InvalidDataException($"{path}: '{entry.Name}' must have an id, 0 to {TokenizerJson.MaxId - 1}, but has {entry.Value.GetRawText()}");
+    private static AddedToken AddedOf(JsonProperty entry, string path) => entry.Value.ValueKind == JsonValueKind.Number && entry.Value.TryGetInt32(out var id)
+        && id >= 0 && id < TokenizerJson.MaxId
+        ? new AddedToken(id, entry.Name, Special: false)
+            : throw new InvalidDataException($"{path}: '{entry.Name}' must have an id, 0 to {TokenizerJson.MaxId - 1}, but has {entry.Value.GetRawText()}");
 }

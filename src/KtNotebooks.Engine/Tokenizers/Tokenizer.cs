@@ -54,7 +54,10 @@ public sealed class Tokenizer
     /// <summary>The padding token, or null when tokenizer_config.json names none.</summary>
     public int? PadId { get; }
 
-    /// <summary>Loads a folder with tokenizer.json or tiktoken.model and, if present, tokenizer_config.json; or that file itself; or the name of a model in Hugging Face's or ModelScope's cache.</summary>
+    /// <summary>
+    /// Loads a folder with tokenizer.json or tiktoken.model and, if present, tokenizer_config.json; or that file itself; or the name of a model in Hugging
+    /// Face's or ModelScope's cache.
+    /// </summary>
     /// <exception cref="FileNotFoundException">There is no tokenizer.</exception>
     /// <exception cref="InvalidDataException">A file is not valid; the message names the file and the place.</exception>
     /// <exception cref="NotSupportedException">The tokenizer has a component of an unknown kind; the message names it.</exception>

@@ -82,9 +82,11 @@ internal static class TokenizerComponents
                     side = after;
                     continue;
                 }
-                var token = JsonSource.Field(JsonSource.Field(template, "special_tokens", JsonValueKind.Object, Template), JsonSource.Text(special, "id", Template), JsonValueKind.Object, $"{Template}: special_tokens");
+                var tokens = JsonSource.Field(template, "special_tokens", JsonValueKind.Object, Template);
+                var token = JsonSource.Field(tokens, JsonSource.Text(special, "id", Template), JsonValueKind.Object, $"{Template}: special_tokens");
                 foreach (var id in JsonSource.Field(token, "ids", JsonValueKind.Array, Template).EnumerateArray())
-                    side.Add(id.ValueKind == JsonValueKind.Number && id.TryGetInt32(out var whole) ? whole : throw new InvalidDataException($"{Template}: 'ids' must be whole numbers, but has {id.GetRawText()}."));
+                    side.Add(id.ValueKind == JsonValueKind.Number && id.TryGetInt32(out var whole) ? whole
+                        : throw new InvalidDataException($"{Template}: 'ids' must be whole numbers, but has {id.GetRawText()}."));
             }
             return ([.. before], [.. after]);
         }
@@ -99,7 +101,8 @@ internal static class TokenizerComponents
     private static JsonElement[] Stages(JsonElement json, string key, string where)
     {
         var list = JsonSource.Field(json, key, JsonValueKind.Array, where);
-        return list.GetArrayLength() <= MostStages ? [.. list.EnumerateArray()] : throw new NotSupportedException($"the {where} has {list.GetArrayLength()} stages; at most {MostStages} are taken.");
+        return list.GetArrayLength() <= MostStages ? [.. list.EnumerateArray()]
+            : throw new NotSupportedException($"the {where} has {list.GetArrayLength()} stages; at most {MostStages} are taken.");
     }
 
     private static JsonElement? FindTemplate(JsonElement json)

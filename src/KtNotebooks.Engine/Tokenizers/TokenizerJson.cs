@@ -20,7 +20,7 @@ internal static class TokenizerJson
     public const int MaxId = 4_000_000;
 
     /// <summary>How a tokenizer of another form becomes a tokenizer.json.</summary>
-    public const string HowToSave = "Save it in the new form with transformers: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes tokenizer.json";
+    public const string HowToSave = "Save it anew with transformers: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes tokenizer.json";
 
     private static readonly string[] ComponentNames = ["normalizer", "pre_tokenizer", "post_processor", "decoder"];
 
@@ -48,9 +48,11 @@ internal static class TokenizerJson
         var added = beside.Complete(ReadAdded(root, model), model, Path.GetFileName(file));
         TokenizerComponents.CheckDecoder(components.GetValueOrDefault("decoder"));
         var ids = added.ToDictionary(t => t.Content, t => t.Id, StringComparer.Ordinal);
-        var (before, after) = TokenizerComponents.SpecialsAround(components.GetValueOrDefault("post_processor"), beside.Config, name => ids.TryGetValue(name, out var id) ? id : model.IdOf(name));
+        int? IdOf(string name) => ids.TryGetValue(name, out var id) ? id : model.IdOf(name);
+        var (before, after) = TokenizerComponents.SpecialsAround(components.GetValueOrDefault("post_processor"), beside.Config, IdOf);
         foreach (var id in (int[])[.. before, .. after])
-            Expect(ids.ContainsValue(id) || (id >= 0 && id < model.Tokens.Length && model.Tokens[id] is not null), $"the post_processor puts the id {id} around texts, which is no token");
+            Expect(ids.ContainsValue(id) || (id >= 0 && id < model.Tokens.Length && model.Tokens[id] is not null),
+                $"the post_processor puts the id {id} around texts, which is no token");
         return new TokenizerParts(
             file, model, added, TokenizerComponents.ReadNormalizer(components.GetValueOrDefault("normalizer")),
             TokenizerComponents.ReadPreTokenizer(components.GetValueOrDefault("pre_tokenizer")), before, after, components, beside.Config);
@@ -73,17 +75,20 @@ internal static class TokenizerJson
         }
     }
 
-    private static string WithFile(string file, string message) => message.StartsWith(Path.GetDirectoryName(file) ?? file, StringComparison.Ordinal) && file.Contains('/', StringComparison.Ordinal) ? message : $"{file}: {message}";
+    private static string WithFile(string file, string message) => message.StartsWith(Path.GetDirectoryName(file) ?? file, StringComparison.Ordinal)
+        && file.Contains('/', StringComparison.Ordinal) ? message : $"{file}: {message}";
 
     private static FileNotFoundException Missing(string path, string file)
     {
         var folder = Directory.Exists(path) ? path : Path.GetDirectoryName(Path.GetFullPath(file))!;
         bool There(string name) => File.Exists(Path.Combine(folder, name));
-        var instead = There("qwen.tiktoken") ? " qwen.tiktoken there belongs to the first Qwen models, whose tokenizer is not read; Qwen2 and later have tokenizer.json."
+        var instead = There("qwen.tiktoken")
+            ? " qwen.tiktoken there belongs to the first Qwen models, whose tokenizer is not read; Qwen2 and later have tokenizer.json."
             : There("tokenizer.model") ? " tokenizer.model there is SentencePiece's, and only byte-level BPE is read."
             : There("vocab.json") ? $" vocab.json there is the old form. {HowToSave}."
             : "";
-        return new FileNotFoundException($"There is no tokenizer at '{file}'. A model folder holds {FileName} or {TikTokenFile.FileName}; give that folder or the file.{instead}{HubCache.Hint(folder)}", file);
+        return new FileNotFoundException($"There is no tokenizer at '{file}'. A model folder holds {FileName} or {TikTokenFile.FileName}; "
+            + $"give that folder or the file.{instead}{HubCache.Hint(folder)}", file);
     }
 
     public static void Write(TokenizerParts parts, string folder)
@@ -104,7 +109,8 @@ internal static class TokenizerJson
     internal static AddedToken ReadToken(JsonElement token, int id, string where)
     {
         bool Flag(string name) => JsonSource.Flag(token, name, missing: false, where);
-        return new AddedToken(id, JsonSource.Text(token, "content", where), Flag("special"), Flag("single_word"), Flag("lstrip"), Flag("rstrip"), Flag("normalized"));
+        return new AddedToken(id, JsonSource.Text(token, "content", where), Flag("special"), Flag("single_word"), Flag("lstrip"), Flag("rstrip"),
+            Flag("normalized"));
     }
 
     private static BpeModel ReadModel(JsonElement model)
@@ -118,7 +124,7 @@ internal static class TokenizerJson
                 throw new NotSupportedException($"the model sets '{affix}', which byte-level BPE does not use.");
         }
         if (JsonSource.MaybeField(model, "dropout", JsonValueKind.Number, "model") is { } dropout && dropout.GetDouble() != 0)
-            throw new NotSupportedException($"the model sets 'dropout' to {dropout.GetRawText()}: the same text would have other ids each time; only 0 is supported.");
+            throw new NotSupportedException($"the model sets 'dropout' to {dropout.GetRawText()}: a text would have other ids each time; only 0 is supported.");
         var tokens = ReadVocabulary(JsonSource.Field(model, "vocab", JsonValueKind.Object, "model"));
         var ids = new Dictionary<string, int>(tokens.Length, StringComparer.Ordinal);
         for (var id = 0; id < tokens.Length; id++)
@@ -147,7 +153,8 @@ internal static class TokenizerJson
         var size = 0;
         foreach (var entry in vocab.EnumerateObject())
         {
-            Expect(entry.Value.ValueKind == JsonValueKind.Number && entry.Value.TryGetInt32(out var id) && (uint)id < MaxId, $"the token '{entry.Name}' has the id {Pattern.Short(entry.Value.GetRawText())}; expected 0 to {MaxId - 1}");
+            Expect(entry.Value.ValueKind == JsonValueKind.Number && entry.Value.TryGetInt32(out var id) && (uint)id < MaxId,
+                $"the token '{entry.Name}' has the id {Pattern.Short(entry.Value.GetRawText())}; expected 0 to {MaxId - 1}");
             size = Math.Max(size, entry.Value.GetInt32() + 1);
         }
         Expect(size > 0, "the vocabulary is empty");
@@ -175,8 +182,10 @@ internal static class TokenizerJson
             var given = JsonSource.Whole(entry, "id", $"the added token '{content}'");
             Expect(given is >= 0 and < MaxId, $"the added token '{content}' has the id {given}; expected 0 to {MaxId - 1}");
             var token = ReadToken(entry, model.IdOf(content) ?? (int)given, where);
-            Expect(!added.TryGetValue(content, out var before) || before.Id == token.Id, $"the added token '{content}' has two ids, {before?.Id} and {token.Id}");
-            Expect(names.TryAdd(token.Id, content) || names[token.Id] == content, $"the id {token.Id} is given to two added tokens, '{names[token.Id]}' and '{content}'");
+            Expect(!added.TryGetValue(content, out var before) || before.Id == token.Id,
+                $"the added token '{content}' has two ids, {before?.Id} and {token.Id}");
+            Expect(names.TryAdd(token.Id, content) || names[token.Id] == content,
+                $"the id {token.Id} is given to two added tokens, '{names[token.Id]}' and '{content}'");
             added[content] = token;
         }
         return [.. added.Values.OrderBy(t => t.Id)];

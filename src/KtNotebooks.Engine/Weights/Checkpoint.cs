@@ -38,7 +38,11 @@ public sealed class Checkpoint : IWeights, IDisposable
             else if (Exists(single))
                 foreach (var name in Open(Single).Entries.Keys) _fileOf.Add(name, _files[Single]);
             else if (Fp8Conversion.IsUnfinished(folder)) throw new FileNotFoundException($"{folder}: a conversion into this folder is not finished; give the same `kt convert` again, and it goes on");
-            else throw new FileNotFoundException($"{folder}: neither {Single} nor {Index} is there; the weights belong beside config.json, which alone is enough for `kt plan` only{HubCache.Hint(folder)}");
+            else
+            {
+                throw new FileNotFoundException($"{folder}: neither {Single} nor {Index} is there; "
+                    + $"the weights belong beside config.json, which alone is enough for `kt plan` only{HubCache.Hint(folder)}");
+            }
         }
         catch
         {
@@ -181,7 +185,8 @@ public sealed class Checkpoint : IWeights, IDisposable
     private string ShardName(string shard, string where, string tensor)
     {
         var full = InnerPath.Of(Folder, shard, where);
-        if (!shard.EndsWith(".safetensors", StringComparison.Ordinal)) throw new InvalidDataException($"{where}: '{shard}' must be the name of a *.safetensors file");
+        if (!shard.EndsWith(".safetensors", StringComparison.Ordinal))
+            throw new InvalidDataException($"{where}: '{shard}' must be the name of a *.safetensors file");
         if (!Exists(full)) throw new FileNotFoundException($"{Folder}: shard {shard} is missing; {Index} names it for '{tensor}'{HubCache.Hint(Folder)}");
         return Path.GetRelativePath(Folder, full);
     }

@@ -29,7 +29,8 @@ public sealed class Fp8Conversion : IDisposable
     {
         _target = Path.GetFullPath(target);
         var from = Path.GetFullPath(HubCache.Resolve(source));
-        if (IsWithin(RealPath(_target), RealPath(from))) throw new ArgumentException($"{target}: the converted model must not lie in the source folder {source}");
+        if (IsWithin(RealPath(_target), RealPath(from)))
+            throw new ArgumentException($"{target}: the converted model must not lie in the source folder {source}");
         _source = new Checkpoint(from);
         try
         {
@@ -89,10 +90,12 @@ public sealed class Fp8Conversion : IDisposable
 
     public void Dispose() => _source.Dispose();
 
-    private static bool IsWithin(string path, string folder) => path == folder || path.StartsWith(folder + Path.DirectorySeparatorChar, StringComparison.Ordinal);
+    private static bool IsWithin(string path, string folder) =>
+        path == folder || path.StartsWith(folder + Path.DirectorySeparatorChar, StringComparison.Ordinal);
 
     /// <summary>With all links followed, also where the last folders are not there yet.</summary>
-    private static string RealPath(string path) => FileKinds.RealPath(path) ?? (Path.GetDirectoryName(path) is { } above ? Path.Combine(RealPath(above), Path.GetFileName(path)) : path);
+    private static string RealPath(string path) =>
+        FileKinds.RealPath(path) ?? (Path.GetDirectoryName(path) is { } above ? Path.Combine(RealPath(above), Path.GetFileName(path)) : path);
 
     private static bool IsRewritten(string file) => file is "config.json" or Journal || file.EndsWith(".safetensors", StringComparison.Ordinal) || file.EndsWith(".safetensors.index.json", StringComparison.Ordinal) || file.EndsWith(".tmp", StringComparison.Ordinal);
 
@@ -104,11 +107,17 @@ public sealed class Fp8Conversion : IDisposable
         List<(string, DType, long[])> tensors = [];
         foreach (var entry in Kept(file))
         {
-            if (entry.Type == DType.F8E4M3 && entry.Shape.Length != 2) throw new InvalidDataException($"{file.Path}: tensor '{entry.Name}' is FP8 but no matrix: [{string.Join(", ", entry.Shape)}]");
-            if (entry.Type == DType.F8E4M3) _source.CheckFp8Scales(entry.Name);
+            if (entry.Type == DType.F8E4M3) CheckMatrix(file, entry);
             tensors.Add((entry.Name, entry.Type == DType.F8E4M3 ? DType.BF16 : entry.Type, entry.Shape));
         }
         return tensors.Count == 0 ? null : new SafetensorsPlan(tensors);
+    }
+
+    private void CheckMatrix(SafetensorsFile file, TensorEntry entry)
+    {
+        if (entry.Shape.Length != 2)
+            throw new InvalidDataException($"{file.Path}: tensor '{entry.Name}' is FP8 but no matrix: [{string.Join(", ", entry.Shape)}]");
+        _source.CheckFp8Scales(entry.Name);
     }
 
     private void CheckTarget()
@@ -116,7 +125,11 @@ public sealed class Fp8Conversion : IDisposable
         var journal = Path.Combine(_target, Journal);
         if (File.Exists(journal))
         {
-            if (RegularFile.ReadAllText(journal, "the record of a conversion") != Identity()) throw new IOException($"{_target}: holds the beginning of a conversion of another source, or the source has changed since; remove it or choose another folder");
+            if (RegularFile.ReadAllText(journal, "the record of a conversion") != Identity())
+            {
+                throw new IOException($"{_target}: holds the beginning of a conversion of another source, or the source has changed since; "
+                    + "remove it or choose another folder");
+            }
         }
         else if (_shards.TrueForAll(s => s.Plan.IsAt(Path.Combine(_target, s.Name))) && File.Exists(Path.Combine(_target, "config.json")))
         {
@@ -137,7 +150,8 @@ public sealed class Fp8Conversion : IDisposable
     {
         source = _source.Folder,
         headers = _source.HeaderHash,
-        shards = _source.Files.Select(f => (f.Key, File: new FileInfo(RealPath(f.Value.Path)))).Select(f => $"{f.Key} {f.File.Length} {f.File.LastWriteTimeUtc.Ticks}"),
+        shards = _source.Files.Select(f => (f.Key, File: new FileInfo(RealPath(f.Value.Path)))).Select(f =>
+            $"{f.Key} {f.File.Length} {f.File.LastWriteTimeUtc.Ticks}"),
     });
 
     private void Convert(string name, SafetensorsPlan plan, WorkMeter meter, CancellationToken cancel)

@@ -40,20 +40,26 @@ public static class Quantization
         if (JsonSource.MaybeField(config, Key, JsonValueKind.Object, path) is not { } block) return null;
         return Text(block, "quant_method") switch
         {
-            "fp8" => IsBlockFp8(block) ? MatrixFormat.Fp8 : throw Refused(path, $"FP8 is read as e4m3 with blocks of 128×128, but the config says {block.GetRawText().ReplaceLineEndings(" ")}"),
-            "compressed-tensors" => IsPackedInt4(block) ? MatrixFormat.Int4 : throw Refused(path, "of compressed-tensors only pack-quantized, symmetric 4-bit integers in groups of 32 are read"),
+            "fp8" => IsBlockFp8(block) ? MatrixFormat.Fp8
+                : throw Refused(path, $"FP8 is read as e4m3 with blocks of 128×128, but the config says {block.GetRawText().ReplaceLineEndings(" ")}"),
+            "compressed-tensors" => IsPackedInt4(block) ? MatrixFormat.Int4
+                : throw Refused(path, "of compressed-tensors only pack-quantized, symmetric 4-bit integers in groups of 32 are read"),
             var method => throw Refused(path, $"{Key}.quant_method '{method}' is not known; known are fp8 and compressed-tensors"),
         };
     }
 
-    private static bool IsBlockFp8(JsonElement block) => Text(block, "fmt", "e4m3") == "e4m3" && block.TryGetProperty("weight_block_size", out var size) && size.ValueKind == JsonValueKind.Array
+    private static bool IsBlockFp8(JsonElement block) => Text(block, "fmt", "e4m3") == "e4m3" && block.TryGetProperty("weight_block_size", out var size)
+        && size.ValueKind == JsonValueKind.Array
         && size.EnumerateArray().Select(WholeOf).SequenceEqual([MatrixFormats.Fp8Block, MatrixFormats.Fp8Block]);
 
     private static bool IsPackedInt4(JsonElement block) => Text(block, "format") == "pack-quantized"
-        && block.TryGetProperty("config_groups", out var groups) && groups.ValueKind == JsonValueKind.Object && groups.EnumerateObject().All(g => IsPackedInt4Group(g.Value));
+        && block.TryGetProperty("config_groups", out var groups) && groups.ValueKind == JsonValueKind.Object
+        && groups.EnumerateObject().All(g => IsPackedInt4Group(g.Value));
 
-    private static bool IsPackedInt4Group(JsonElement group) => group.ValueKind == JsonValueKind.Object && group.TryGetProperty("weights", out var w) && w.ValueKind == JsonValueKind.Object
-        && Number(w, "num_bits") == 4 && Number(w, "group_size") == MatrixFormats.Int4Group && Text(w, "type", "int") == "int" && (!w.TryGetProperty("symmetric", out var s) || s.ValueKind == JsonValueKind.True);
+    private static bool IsPackedInt4Group(JsonElement group) => group.ValueKind == JsonValueKind.Object && group.TryGetProperty("weights", out var w)
+        && w.ValueKind == JsonValueKind.Object
+        && Number(w, "num_bits") == 4 && Number(w, "group_size") == MatrixFormats.Int4Group && Text(w, "type", "int") == "int"
+        && (!w.TryGetProperty("symmetric", out var s) || s.ValueKind == JsonValueKind.True);
 
     private static string Text(JsonElement block, string key, string missing = "") => block.TryGetProperty(key, out var value) && value.ValueKind == JsonValueKind.String ? value.GetString()! : missing;
 

@@ -136,7 +136,8 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
     }
 
     /// <summary>
-    /// Fails when the file has become shorter since it was opened. It costs one call of the system (0.2 µs). What it cannot see is a file that is cut after the check while its mapped pages are in use:
+    /// Fails when the file has become shorter since it was opened. It costs one call of the system (0.2 µs). What it cannot see is a file that is cut after the
+    /// check while its mapped pages are in use:
     /// reading a page beyond the end is SIGBUS, which .NET cannot turn into an error.
     /// </summary>
     /// <exception cref="InvalidDataException">It has.</exception>
@@ -202,9 +203,11 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
     {
         var name = item.Name;
         if (item.Value.ValueKind != JsonValueKind.Object) throw Damaged($"tensor '{name}' is {JsonSource.Named(item.Value)}, not an object");
-        if (Numbers(item.Value, "shape") is not { Length: <= MaxDimensions } shape) throw Damaged($"tensor '{name}' has no 'shape' of at most {MaxDimensions} whole numbers");
+        if (Numbers(item.Value, "shape") is not { Length: <= MaxDimensions } shape)
+            throw Damaged($"tensor '{name}' has no 'shape' of at most {MaxDimensions} whole numbers");
         if (Numbers(item.Value, "data_offsets") is not [var begin, var finish]) throw Damaged($"tensor '{name}' has no 'data_offsets' of two whole numbers");
-        var dtype = item.Value.TryGetProperty("dtype", out var text) && text.ValueKind == JsonValueKind.String ? text.ToString() : throw Damaged($"tensor '{name}' has no 'dtype'");
+        var dtype = item.Value.TryGetProperty("dtype", out var text) && text.ValueKind == JsonValueKind.String ? text.ToString()
+            : throw Damaged($"tensor '{name}' has no 'dtype'");
         var entry = new TensorEntry(name, TypeOf(dtype, name), shape, begin, finish);
         if (shape.Any(dim => dim < 0)) throw Bad($"says tensor '{name}' has the shape [{string.Join(", ", shape)}]");
         if (begin < 0) throw Bad($"says tensor '{name}' begins at byte {begin}");

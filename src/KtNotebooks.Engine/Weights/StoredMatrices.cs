@@ -6,7 +6,8 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Weights;
 
 /// <summary>
-/// Matrices of a checkpoint in whatever format they are stored: plain (`X.weight`), FP8 (`X.weight` F8E4M3 with `X.weight_scale_inv` in F32, BF16 or F16), or 4 bits (`X.weight_packed` I32 [N, K/8],
+/// Matrices of a checkpoint in whatever format they are stored: plain (`X.weight`), FP8 (`X.weight` F8E4M3 with `X.weight_scale_inv` in F32, BF16 or F16), or 4
+/// bits (`X.weight_packed` I32 [N, K/8],
 /// `X.weight_scale` BF16 [N, K/32], `X.weight_shape`). A matrix and its scales may lie in different shards.
 /// </summary>
 internal sealed class StoredMatrices(Checkpoint checkpoint)
@@ -63,11 +64,13 @@ internal sealed class StoredMatrices(Checkpoint checkpoint)
         RequireScales(name, name + Packed, name + PackedScales, format);
         Expect(name + Packed, DType.I32, [n, k / 8]);
         Expect(name + PackedScales, format.ScaleType(), format.ScaleShape(n, k));
-        return (checkpoint.TakeBytes(name + Packed, inMemory, format.DataType(), format.DataShape(n, k)), checkpoint.TakeBytes(name + PackedScales, inMemory, format.ScaleType(), format.ScaleShape(n, k)));
+        return (checkpoint.TakeBytes(name + Packed, inMemory, format.DataType(), format.DataShape(n, k)),
+            checkpoint.TakeBytes(name + PackedScales, inMemory, format.ScaleType(), format.ScaleShape(n, k)));
     }
 
     /// <summary>
-    /// The scales of an FP8 matrix as F32. DeepSeek stores them so; Qwen3's FP8 releases have BF16, others F16: both are widened, which is exact, into memory of ours (they are 1/8192 of the codes).
+    /// The scales of an FP8 matrix as F32. DeepSeek stores them so; Qwen3's FP8 releases have BF16, others F16: both are widened, which is exact, into memory
+    /// of ours (they are 1/8192 of the codes).
     /// </summary>
     public Tensor Fp8Scales(string name, long n, long k, bool inMemory)
     {
@@ -89,7 +92,10 @@ internal sealed class StoredMatrices(Checkpoint checkpoint)
         RequireScales(name, name, name + Fp8ScaleSuffix, MatrixFormat.Fp8);
         var (scales, wanted) = (checkpoint.Entry(name + Fp8ScaleSuffix), MatrixFormat.Fp8.ScaleShape(n, k));
         if (scales.Type is not (DType.F32 or DType.BF16 or DType.F16) || !scales.Shape.AsSpan().SequenceEqual(wanted))
-            throw new InvalidDataException($"{checkpoint.FileOf(scales.Name).Path}: tensor '{scales.Name}' must be F32, BF16 or F16 [{string.Join(", ", wanted)}], but is {scales.Type}[{string.Join(", ", scales.Shape)}]");
+        {
+            throw new InvalidDataException($"{checkpoint.FileOf(scales.Name).Path}: tensor '{scales.Name}' must be "
+                + $"F32, BF16 or F16 [{string.Join(", ", wanted)}], but is {scales.Type}[{string.Join(", ", scales.Shape)}]");
+        }
     }
 
     /// <summary>Quantises a matrix while it is loaded. From a low-bit one by way of F32.</summary>
@@ -105,12 +111,15 @@ internal sealed class StoredMatrices(Checkpoint checkpoint)
 
     private void Drop(string name, MatrixFormat format)
     {
-        foreach (var part in format == MatrixFormat.Fp8 ? [name, name + Fp8ScaleSuffix] : new[] { name + Packed, name + PackedScales }) checkpoint.FileOf(part).Drop(part);
+        string[] parts = format == MatrixFormat.Fp8 ? [name, name + Fp8ScaleSuffix] : [name + Packed, name + PackedScales];
+        foreach (var part in parts) checkpoint.FileOf(part).Drop(part);
     }
 
     private void RequireScales(string name, string data, string scales, MatrixFormat format)
     {
-        if (!checkpoint.Has(scales)) throw new InvalidDataException($"{checkpoint.FileOf(data).Path}: tensor '{name}' is stored as {format.Name()}, but its scales '{scales}' are in no shard");
+        if (checkpoint.Has(scales)) return;
+        var file = checkpoint.FileOf(data).Path;
+        throw new InvalidDataException($"{file}: tensor '{name}' is stored as {format.Name()}, but its scales '{scales}' are in no shard");
     }
 
     private void Expect(string name, DType type, long[] shape)

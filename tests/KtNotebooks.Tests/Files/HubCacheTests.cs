@@ -86,17 +86,20 @@ public sealed class HubCacheTests : IDisposable
 
     [Fact]
     public void What_is_not_there_is_said_with_where_was_looked_and_how_to_get_it() => Assert.Equal(
-        $"org/gone: no such folder here, and no model or adapter of that name in {_cache.Path}; nothing is downloaded by kt: get it with `hf download org/gone` or `modelscope download org/gone`, or name its folder",
+        $"org/gone: no such folder here, and no model or adapter of that name in {_cache.Path}; nothing is downloaded by kt: "
+            + "get it with `hf download org/gone` or `modelscope download org/gone`, or name its folder",
         Assert.Throws<FileNotFoundException>(() => HubCache.Resolve("org/gone", cacheDir: _cache.Path)).Message);
 
     [Fact]
     public void A_revision_that_is_not_there_and_one_that_is_a_path_are_named()
     {
         Fill();
-        Assert.Equal($"org/tiny.v1: {Model} has no snapshot of revision v2, only of {Commit}; `hf download org/tiny.v1 --revision v2` gets it", Assert.Throws<FileNotFoundException>(() => HubCache.Resolve("org/tiny.v1", "v2", _cache.Path)).Message);
+        Assert.Equal($"org/tiny.v1: {Model} has no snapshot of revision v2, only of {Commit}; `hf download org/tiny.v1 --revision v2` gets it",
+            Assert.Throws<FileNotFoundException>(() => HubCache.Resolve("org/tiny.v1", "v2", _cache.Path)).Message);
         Assert.Throws<ArgumentException>(() => HubCache.Resolve("org/tiny.v1", "../../..", _cache.Path));
         File.WriteAllText(Path.Combine(Model, "refs", "main"), "../../../etc");
-        Assert.Contains("must be the name of a file below", Assert.Throws<InvalidDataException>(() => HubCache.Resolve("org/tiny.v1", cacheDir: _cache.Path)).Message);
+        Assert.Contains("must be the name of a file below", Assert.Throws<InvalidDataException>(() =>
+            HubCache.Resolve("org/tiny.v1", cacheDir: _cache.Path)).Message);
     }
 
     /// <summary>Shards that the index names and that have not come yet; a plan and a tokenizer need none of them.</summary>
@@ -106,10 +109,13 @@ public sealed class HubCacheTests : IDisposable
         Fill();
         File.Delete(Path.Combine(Snapshot, "model.safetensors"));
         File.WriteAllText(Path.Combine(Model, "blobs", "abc.incomplete"), "");
-        var hint = $"; this is a snapshot in Hugging Face's cache, its download was broken off or still runs (1 *.incomplete in {Path.Combine(Model, "blobs")}): `hf download org/tiny.v1` goes on";
+        var hint = "; this is a snapshot in Hugging Face's cache, its download was broken off or still runs "
+            + $"(1 *.incomplete in {Path.Combine(Model, "blobs")}): `hf download org/tiny.v1` goes on";
         Assert.EndsWith(hint, Assert.Throws<FileNotFoundException>(() => ModelFolder.Load(Snapshot)).Message);
-        File.WriteAllText(Path.Combine(Snapshot, "model.safetensors.index.json"), """{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}""");
-        Assert.Equal($"{Snapshot}: 2 of 2 shards are missing, the first is model-1.safetensors{hint}", Assert.Throws<FileNotFoundException>(() => HubCache.Resolve("org/tiny.v1", cacheDir: _cache.Path)).Message);
+        File.WriteAllText(Path.Combine(Snapshot, "model.safetensors.index.json"),
+            """{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}""");
+        Assert.Equal($"{Snapshot}: 2 of 2 shards are missing, the first is model-1.safetensors{hint}", Assert.Throws<FileNotFoundException>(() =>
+            HubCache.Resolve("org/tiny.v1", cacheDir: _cache.Path)).Message);
         Assert.Equal(Snapshot, HubCache.Resolve("org/tiny.v1", cacheDir: _cache.Path, whole: false));
     }
 

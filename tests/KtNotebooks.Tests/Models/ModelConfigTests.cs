@@ -43,7 +43,8 @@ public sealed class ModelConfigTests : IDisposable
     [InlineData("deepseek_v3", "num_attention_heads", "0", "'num_attention_heads' must be 1 to 10,000, but is 0")]
     [InlineData("deepseek_v3", "rms_norm_eps", "1e300", "'rms_norm_eps' must be 1E-12 to 0.1, but is 1e300")]
     [InlineData("deepseek_v3", "rms_norm_eps", "0", "'rms_norm_eps' must be 1E-12 to 0.1, but is 0")]
-    [InlineData("deepseek_v3", "rope_parameters", "{\"rope_type\":\"yarn\",\"rope_theta\":1e4,\"factor\":-1,\"original_max_position_embeddings\":64}", "'factor' must be 1 to 100000, but is -1")]
+    [InlineData("deepseek_v3", "rope_parameters", "{\"rope_type\":\"yarn\",\"rope_theta\":1e4,\"factor\":-1,\"original_max_position_embeddings\":64}",
+        "'factor' must be 1 to 100000, but is -1")]
     [InlineData("deepseek_v3", "rope_parameters", "{\"rope_type\":\"default\",\"rope_theta\":1e999}", "'rope_theta' must be 1 to 1000000000000, but is 1e999")]
     [InlineData("qwen3_moe", "num_attention_heads", "0", "'num_attention_heads' must be 1 to 10,000, but is 0")]
     [InlineData("qwen3_moe", "num_key_value_heads", "0", "'num_key_value_heads' must be 1 to 10,000, but is 0")]
@@ -69,7 +70,7 @@ public sealed class ModelConfigTests : IDisposable
     {
         var path = Config("deepseek_v3", config => (config["num_hidden_layers"], config["n_routed_experts"]) = (1000, 10_000));
         var error = Assert.Throws<InvalidDataException>(() => Build(path).Dispose());
-        Assert.Equal($"{path}: 1000 layers ('num_hidden_layers') of 10000 experts are 10,000,000; at most 400,000 are taken", error.Message);
+        Assert.Equal($"{path}: 1000 layers ('num_hidden_layers') of 10000 experts make 10,000,000, more than 400,000", error.Message);
     }
 
     /// <summary>Shared experts that config.json does not count would be left out without a word.</summary>
@@ -79,7 +80,10 @@ public sealed class ModelConfigTests : IDisposable
         Checkout.Copy(Path.Combine(GoldenTests.Of("deepseek_v3"), "model"), _folder.Path);
         var path = Config("deepseek_v3", config => config["n_shared_experts"] = 0);
         using var model = ModelFolder.Load(_folder.Path, DType.F32);
-        Assert.Matches($"^{path}: \\d+ tensors of the checkpoint are not used by a model of this config; the first is 'model.layers.\\d.mlp.shared_experts.\\w+_proj.weight'$", Assert.Single(model.Notes));
+        var note = Assert.Single(model.Notes);
+        Assert.StartsWith($"{path}: ", note, StringComparison.Ordinal);
+        Assert.Matches(@": \d+ tensors of the checkpoint are not used by a model of this config; the first is 'model.layers.\d.mlp.shared_experts.\w+.weight'$",
+            note);
     }
 
     /// <summary>The keys of Kimi-K2-Instruct's config.json beside the sizes.</summary>

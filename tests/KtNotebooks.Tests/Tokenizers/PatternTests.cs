@@ -81,10 +81,14 @@ public class PatternTests
     [Fact]
     public void Long_and_deep_patterns_are_refused()
     {
-        Assert.Contains("brackets more than 100 deep", Assert.Throws<NotSupportedException>(() => Pattern.Parse(new string('(', 5000) + new string(')', 5000))).Message);
-        Assert.Contains("brackets more than 100 deep", Assert.Throws<NotSupportedException>(() => Pattern.Parse(new string('[', 5000) + new string(']', 5000))).Message);
-        Assert.Contains("has 1,999,999 characters; at most 10,000", Assert.Throws<NotSupportedException>(() => Pattern.Parse(string.Join('|', Enumerable.Repeat('a', 1_000_000)))).Message);
-        Assert.Contains("over too many large classes", Assert.Throws<NotSupportedException>(() => Pattern.Parse("(?i)" + string.Concat(Enumerable.Repeat(@"[\x{0}-\x{10FFFF}]", 500)))).Message);
+        Assert.Contains("brackets more than 100 deep", Assert.Throws<NotSupportedException>(() =>
+            Pattern.Parse(new string('(', 5000) + new string(')', 5000))).Message);
+        Assert.Contains("brackets more than 100 deep", Assert.Throws<NotSupportedException>(() =>
+            Pattern.Parse(new string('[', 5000) + new string(']', 5000))).Message);
+        Assert.Contains("has 1,999,999 characters; at most 10,000", Assert.Throws<NotSupportedException>(() =>
+            Pattern.Parse(string.Join('|', Enumerable.Repeat('a', 1_000_000)))).Message);
+        Assert.Contains("over too many large classes", Assert.Throws<NotSupportedException>(() =>
+            Pattern.Parse("(?i)" + string.Concat(Enumerable.Repeat(@"[\x{0}-\x{10FFFF}]", 500)))).Message);
     }
 
     /// <summary>The real patterns stay far below the limit of work, on the texts that are hardest for them too.</summary>

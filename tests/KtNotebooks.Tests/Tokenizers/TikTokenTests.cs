@@ -9,12 +9,15 @@ using Xunit;
 
 namespace KtNotebooks.Tests.Tokenizers;
 
-/// <summary>tiktoken.model as Kimi-K2 ships it: a small made-up file of ranks, against a slow tokenizer that cuts and merges as the model's own code does.</summary>
+/// <summary>
+/// tiktoken.model as Kimi-K2 ships it: a small made-up file of ranks, against a slow tokenizer that cuts and merges as the model's own code does.
+/// </summary>
 public sealed class TikTokenTests : IDisposable
 {
     private const string Special = """
         {"tokenizer_class": "TikTokenTokenizer", "bos_token": "[BOS]", "eos_token": "[EOS]", "additional_special_tokens": ["<|im_end|>"],
-         "added_tokens_decoder": {"FIRST": {"content": "[BOS]", "special": true}, "SECOND": {"content": "[EOS]", "special": true}, "FIFTH": {"content": "<|im_end|>", "special": true}}}
+         "added_tokens_decoder": {"FIRST": {"content": "[BOS]", "special": true}, "SECOND": {"content": "[EOS]", "special": true},
+             "FIFTH": {"content": "<|im_end|>", "special": true}}}
         """;
 
     private readonly Samples.Folder _folder = new();
@@ -23,11 +26,13 @@ public sealed class TikTokenTests : IDisposable
     public TikTokenTests()
     {
         // Words with several ways to be made, so that ties between pairs of the same result matter; half characters too.
-        foreach (var text in new[] { "aa", "aaa", "ab", "ba", "aba", "bab", "th", "the", " t", " the", "er", "in", "ing", "  ", "    ", "你", "好", "你好", "'l", "ll", "'ll", "12", "123", "\n\n", "é" })
+        foreach (var text in new[] { "aa", "aaa", "ab", "ba", "aba", "bab", "th", "the", " t", " the", "er", "in", "ing", "  ", "    ", "你", "好", "你好", "'l",
+            "ll", "'ll", "12", "123", "\n\n", "é" })
             if (!_ranks.Exists(r => r.AsSpan().SequenceEqual(Encoding.UTF8.GetBytes(text)))) _ranks.Add(Encoding.UTF8.GetBytes(text));
         _ranks.Add([0xE4, 0xBD]);
         Write(_ranks);
-        _folder.Write("tokenizer_config.json", Special.Replace("FIRST", $"{_ranks.Count}").Replace("SECOND", $"{_ranks.Count + 1}").Replace("FIFTH", $"{_ranks.Count + 4}"));
+        _folder.Write("tokenizer_config.json", Special.Replace("FIRST", $"{_ranks.Count}").Replace("SECOND", $"{_ranks.Count + 1}").Replace("FIFTH",
+            $"{_ranks.Count + 4}"));
     }
 
     public void Dispose() => _folder.Dispose();
@@ -36,7 +41,8 @@ public sealed class TikTokenTests : IDisposable
     public void Ids_are_those_of_merging_by_trying_and_every_text_comes_back()
     {
         var tokenizer = Tokenizer.Load(_folder.Path);
-        var repeats = Gen.Elements("a", "b", "aa", "the", " the", "'ll", "'LL", "你", "好", "汉字", "1234", " ", "   ", "\n", "é", "Ab", "ABC", "aBc", "ﬁ", "😀", "!?", "\u0301", "ア", "ʰ", "Ǆ", "x", "\r\n", "<", "|")
+        var repeats = Gen.Elements("a", "b", "aa", "the", " the", "'ll", "'LL", "你", "好", "汉字", "1234", " ", "   ", "\n", "é", "Ab", "ABC", "aBc", "ﬁ", "😀",
+            "!?", "\u0301", "ア", "ʰ", "Ǆ", "x", "\r\n", "<", "|")
             .ListOf().Select(string.Concat).ToArbitrary();
         foreach (var texts in new[] { repeats, Samples.ValidText })
             Samples.Check(texts, text => tokenizer.Encode(text).SequenceEqual(Slow(text)) && tokenizer.Decode(tokenizer.Encode(text)) == text);
@@ -85,14 +91,20 @@ public sealed class TikTokenTests : IDisposable
     public void A_gap_and_another_kind_of_tokenizer_are_named()
     {
         File.AppendAllText(Path.Combine(_folder.Path, "tiktoken.model"), "enp6eg== 9999\n");
-        Assert.EndsWith($"none of rank {_ranks.Count}; ranks go from 0 without a gap", Assert.Throws<InvalidDataException>(() => Tokenizer.Load(_folder.Path)).Message);
+        Assert.EndsWith($"none of rank {_ranks.Count}; ranks go from 0 without a gap", Assert.Throws<InvalidDataException>(() =>
+            Tokenizer.Load(_folder.Path)).Message);
         _folder.Write("tokenizer_config.json", """{"tokenizer_class": "QWenTokenizer"}""");
-        Assert.Contains("tokenizer_class of tokenizer_config.json is 'QWenTokenizer'", Assert.Throws<NotSupportedException>(() => Tokenizer.Load(_folder.Path)).Message);
+        Assert.Contains("tokenizer_class of tokenizer_config.json is 'QWenTokenizer'", Assert.Throws<NotSupportedException>(() =>
+            Tokenizer.Load(_folder.Path)).Message);
     }
 
-    private void Write(List<byte[]> ranks) => _folder.Write("tiktoken.model", string.Concat(ranks.Select((token, rank) => $"{Convert.ToBase64String(token)} {rank}\n")));
+    private void Write(List<byte[]> ranks) => _folder.Write("tiktoken.model", string.Concat(ranks.Select((token, rank) =>
+        $"{Convert.ToBase64String(token)} {rank}\n")));
 
-    /// <summary>tiktoken's definition: cut; a piece that has a rank is that token; else the neighbours whose bytes together have the lowest rank are joined, leftmost first.</summary>
+    /// <summary>
+    /// tiktoken's definition: cut; a piece that has a rank is that token; else the neighbours whose bytes together have the lowest rank are joined, leftmost
+    /// first.
+    /// </summary>
     private List<int> Slow(string text)
     {
         List<int> ids = [];
@@ -127,9 +139,11 @@ public sealed class TikTokenTests : IDisposable
         static bool Is(int c, params UnicodeCategory[] kinds) => kinds.Contains(CharUnicodeInfo.GetUnicodeCategory(c));
         static bool Letter(int c) => CharUnicodeInfo.GetUnicodeCategory(c) <= UnicodeCategory.OtherLetter;
         static bool Number(int c) => Is(c, UnicodeCategory.DecimalDigitNumber, UnicodeCategory.LetterNumber, UnicodeCategory.OtherNumber);
-        static bool White(int c) => c is (>= 9 and <= 13) or 0x85 || Is(c, UnicodeCategory.SpaceSeparator, UnicodeCategory.LineSeparator, UnicodeCategory.ParagraphSeparator);
+        static bool White(int c) => c is (>= 9 and <= 13) or 0x85 || Is(c, UnicodeCategory.SpaceSeparator, UnicodeCategory.LineSeparator,
+            UnicodeCategory.ParagraphSeparator);
         static bool Line(int c) => c is '\r' or '\n';
-        static bool Either(int c) => Is(c, UnicodeCategory.ModifierLetter, UnicodeCategory.OtherLetter, UnicodeCategory.NonSpacingMark, UnicodeCategory.SpacingCombiningMark, UnicodeCategory.EnclosingMark);
+        static bool Either(int c) => Is(c, UnicodeCategory.ModifierLetter, UnicodeCategory.OtherLetter, UnicodeCategory.NonSpacingMark,
+            UnicodeCategory.SpacingCombiningMark, UnicodeCategory.EnclosingMark);
         static bool Upper(int c) => !Han(c) && (Either(c) || Is(c, UnicodeCategory.UppercaseLetter, UnicodeCategory.TitlecaseLetter));
         static bool Lower(int c) => !Han(c) && (Either(c) || Is(c, UnicodeCategory.LowercaseLetter));
         static bool Before(int c) => !Line(c) && !Letter(c) && !Number(c);
@@ -144,7 +158,8 @@ public sealed class TikTokenTests : IDisposable
         for (var at = 0; at < all.Length;)
         {
             var end = -1;
-            for (var way = 0; end < 0; way++) end = Match(ways[way], 0, at, last => way == 6 && last < all.Length && !White(all[last]) ? -1 : way is 1 or 2 ? Contracted(last) : last);
+            for (var way = 0; end < 0; way++) end = Match(ways[way], 0, at, last => way == 6 && last < all.Length && !White(all[last]) ? -1 : way is 1 or 2
+                ? Contracted(last) : last);
             pieces.Add(string.Concat(all[at..end].Select(char.ConvertFromUtf32)));
             at = end;
         }
@@ -163,7 +178,8 @@ public sealed class TikTokenTests : IDisposable
         int Contracted(int at)
         {
             foreach (var ending in new[] { "'s", "'t", "'re", "'ve", "'m", "'ll", "'d" })
-                if (at + ending.Length <= all.Length && ending.Index().All(c => all[at + c.Index] == c.Item || all[at + c.Index] == char.ToUpperInvariant(c.Item) || (c.Item == 's' && all[at + c.Index] == 'ſ'))) return at + ending.Length;
+                if (at + ending.Length <= all.Length && ending.Index().All(c => all[at + c.Index] == c.Item
+                    || all[at + c.Index] == char.ToUpperInvariant(c.Item) || (c.Item == 's' && all[at + c.Index] == 'ſ'))) return at + ending.Length;
             return at;
         }
     }

@@ -110,7 +110,9 @@ public class TokenizerJsonTests
         Assert.Equal([256], tokenizer.Encode("", addSpecial: true));
 
         folder.Write("tokenizer_config.json", """{"bos_token":"<nope>"}""");
-        Assert.EndsWith("tokenizer.json: '<nope>' is bos_token, but none of tokenizer.json, added_tokens_decoder of tokenizer_config.json and added_tokens.json gives that token an id", Assert.Throws<InvalidDataException>(() => Tokenizer.Load(folder.Path)).Message);
+        var nameless = Assert.Throws<InvalidDataException>(() => Tokenizer.Load(folder.Path)).Message;
+        Assert.Contains("/tokenizer.json: '<nope>' is bos_token, but none of tokenizer.json, added_tokens_decoder of tokenizer_config.json", nameless);
+        Assert.EndsWith("gives that token an id", nameless);
     }
 
     [Theory]
@@ -178,7 +180,10 @@ public class TokenizerJsonTests
     [InlineData("""{"model":{"vocab":{"a":0},"merges":[]},"pre_tokenizer":{"type":"Split","pattern":{"Regex":"a"},"behavior":"3"}}""")]
     [InlineData("""{"model":{"vocab":{"a":0},"merges":[]},"decoder":{"type":null}}""")]
     [InlineData("""{"model":{"vocab":{"a":0},"merges":[]},"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"x"}}]}}""")]
-    [InlineData("""{"model":{"vocab":{"a":0},"merges":[]},"pre_tokenizer":{"type":"ByteLevel"},"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"x"}}],"special_tokens":{"x":{"ids":[77]}}}}""")]
+    [InlineData("""
+        {"model":{"vocab":{"a":0},"merges":[]},"pre_tokenizer":{"type":"ByteLevel"},
+         "post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"x"}}],"special_tokens":{"x":{"ids":[77]}}}}
+        """)]
     [InlineData("""{"added_tokens":7,"model":{"vocab":{"a":0},"merges":[]}}""")]
     [InlineData("""{"added_tokens":[{"id":1,"content":"x"},{"id":2,"content":"x"}],"model":{"vocab":{"a":0},"merges":[]}}""")]
     [InlineData("""{"added_tokens":[{"id":1,"content":"x"},{"id":1,"content":"y"}],"model":{"vocab":{"a":0},"merges":[]}}""")]
@@ -191,12 +196,15 @@ public class TokenizerJsonTests
         var error = Assert.ThrowsAny<Exception>(() => Tokenizer.Load(file));
         Assert.True(error is InvalidDataException or NotSupportedException, error.ToString());
         Assert.Contains(file, error.Message);
-        foreach (var sentence in new[] { "The given key", "same key", "requires an element", "Nullable", "(Parameter" }) Assert.DoesNotContain(sentence, error.Message);
+        foreach (var sentence in new[] { "The given key", "same key", "requires an element", "Nullable", "(Parameter" }) Assert.DoesNotContain(sentence,
+            error.Message);
     }
 
     /// <summary>Old tokenizers name their special tokens beside tokenizer.json.</summary>
     [Theory]
-    [InlineData("tokenizer_config.json", """{"eos_token":"<end>","added_tokens_decoder":{"260":{"content":"<end>","lstrip":true,"special":true},"261":{"content":"<tool>","special":false}}}""", null)]
+    [InlineData("tokenizer_config.json",
+        """{"eos_token":"<end>","added_tokens_decoder":{"260":{"content":"<end>","lstrip":true,"special":true},"261":{"content":"<tool>","special":false}}}""",
+        null)]
     [InlineData("added_tokens.json", """{"<end>":260,"<tool>":261}""", """{"eos_token":{"content":"<end>","lstrip":false}}""")]
     public void Special_tokens_beside_the_tokenizer_are_read(string name, string text, string? map)
     {
@@ -218,7 +226,8 @@ public class TokenizerJsonTests
     }
 
     [Theory]
-    [InlineData("tokenizer_config.json", """{"added_tokens_decoder":{"7":{"content":"<x>"}}}""", "tokenizer_config.json gives '<x>' the id 7, which tokenizer.json gives to")]
+    [InlineData("tokenizer_config.json", """{"added_tokens_decoder":{"7":{"content":"<x>"}}}""",
+        "tokenizer_config.json gives '<x>' the id 7, which tokenizer.json gives to")]
     [InlineData("tokenizer_config.json", """{"added_tokens_decoder":{"x":{"content":"<x>"}}}""", "added_tokens_decoder 'x' must be an id")]
     [InlineData("tokenizer_config.json", """{"added_tokens_decoder":{"300":{}}}""", "added_tokens_decoder '300': has no 'content'")]
     [InlineData("tokenizer_config.json", """{"added_tokens_decoder":[]}""", "'added_tokens_decoder' must be an object, but is a list")]
@@ -249,14 +258,21 @@ public class TokenizerJsonTests
     public void A_normalizer_that_grows_and_a_pattern_without_end_are_stopped()
     {
         var json = Json([]);
-        json["normalizer"] = new JsonObject { ["type"] = "Sequence", ["normalizers"] = new JsonArray([.. Enumerable.Range(0, 40).Select(_ => JsonNode.Parse("""{"type":"Replace","pattern":{"String":"a"},"content":"aa"}"""))]) };
-        Assert.Contains("the normalizer makes a text of more than 65,556 characters", Assert.Throws<InvalidDataException>(() => Load(json).Encode("a")).Message);
+        const string Doubles = """{"type":"Replace","pattern":{"String":"a"},"content":"aa"}""";
+        json["normalizer"] = Sequence("normalizers", Doubles, 40);
+        Assert.Contains("the normalizer makes a text of more than 65,556 characters", Assert.Throws<InvalidDataException>(() =>
+            Load(json).Encode("a")).Message);
         json = Json([]);
-        json["pre_tokenizer"] = JsonNode.Parse($$"""{"type":"Sequence","pretokenizers":[{"type":"Split","pattern":{"Regex":"a*a*a*a*a*a*a*a*b"},"behavior":"Isolated"},{{ByteLevelOnly}}]}""");
-        Assert.Matches(@"tokenizer\.json: the pattern 'a\*a.*b' takes more than 1,400,000 steps on a text of 2,000 characters", Assert.Throws<InvalidDataException>(() => Load(json).Encode(new string('a', 2000))).Message);
-        json["pre_tokenizer"] = new JsonObject { ["type"] = "Sequence", ["pretokenizers"] = new JsonArray([.. Enumerable.Range(0, 1000).Select(_ => JsonNode.Parse(ByteLevelOnly))]) };
+        const string Split = """{"type":"Split","pattern":{"Regex":"a*a*a*a*a*a*a*a*b"},"behavior":"Isolated"}""";
+        json["pre_tokenizer"] = JsonNode.Parse($$"""{"type":"Sequence","pretokenizers":[{{Split}},{{ByteLevelOnly}}]}""");
+        Assert.Matches(@"tokenizer\.json: the pattern 'a\*a.*b' takes more than 1,400,000 steps on a text of 2,000 characters",
+            Assert.Throws<InvalidDataException>(() => Load(json).Encode(new string('a', 2000))).Message);
+        json["pre_tokenizer"] = Sequence("pretokenizers", ByteLevelOnly, 1000);
         Assert.Contains("the pre_tokenizer has 1000 stages; at most 64 are taken", Assert.Throws<NotSupportedException>(() => Load(json)).Message);
     }
+
+    private static JsonObject Sequence(string key, string stage, int count) =>
+        new() { ["type"] = "Sequence", [key] = new JsonArray([.. Enumerable.Range(0, count).Select(_ => JsonNode.Parse(stage))]) };
 
     [Theory]
     [InlineData("qwen.tiktoken", "belongs to the first Qwen models")]

@@ -191,9 +191,11 @@ public sealed class Fp8ConversionTests : IDisposable
         var first = Path.Combine(source, "model-00001-of-00002.safetensors");
         File.Copy(first, Path.Combine(_folder.Path, "evil.safetensors"));
         var index = Path.Combine(source, "model.safetensors.index.json");
-        File.WriteAllText(index, File.ReadAllText(index).Replace("model-00001-of-00002.safetensors", name.Replace("/SOURCE", source, StringComparison.Ordinal), StringComparison.Ordinal));
+        File.WriteAllText(index, File.ReadAllText(index).Replace("model-00001-of-00002.safetensors", name.Replace("/SOURCE", source, StringComparison.Ordinal),
+            StringComparison.Ordinal));
         var before = File.ReadAllBytes(first);
-        Assert.Contains("must be the name of a file below", Assert.Throws<InvalidDataException>(() => new Fp8Conversion(source, Target)).Message, StringComparison.Ordinal);
+        Assert.Contains("must be the name of a file below", Assert.Throws<InvalidDataException>(() => new Fp8Conversion(source, Target)).Message,
+            StringComparison.Ordinal);
         Assert.Equal(before, File.ReadAllBytes(first));
         Assert.False(Directory.Exists(Target));
     }
@@ -213,11 +215,13 @@ public sealed class Fp8ConversionTests : IDisposable
         using var conversion = new Fp8Conversion(source, Target);
         Assert.Equal(
             [
-                $"{source}: not copied: assets/circle: a link to the folder ..", $"{source}: not copied: etc: a link to the folder /etc", $"{source}: not copied: gone.txt: a link to nothing, which is not there",
+                $"{source}: not copied: assets/circle: a link to the folder ..", $"{source}: not copied: etc: a link to the folder /etc",
+                    $"{source}: not copied: gone.txt: a link to nothing, which is not there",
                 $"{source}: not copied: pipe: a pipe, a device or a socket", $"{source}: not copied: shadow.txt: a link to /etc/passwd, outside this folder",
             ], conversion.Notes);
         conversion.Run(cancel: TestContext.Current.CancellationToken);
-        Assert.Equal(["assets/card.txt", "inner.txt"], Directory.EnumerateFiles(Target, "*.txt", SearchOption.AllDirectories).Select(f => Path.GetRelativePath(Target, f)).Order(StringComparer.Ordinal));
+        Assert.Equal(["assets/card.txt", "inner.txt"], Directory.EnumerateFiles(Target, "*.txt", SearchOption.AllDirectories).Select(f =>
+            Path.GetRelativePath(Target, f)).Order(StringComparer.Ordinal));
         Assert.Equal("card", File.ReadAllText(Path.Combine(Target, "inner.txt")));
         Assert.Null(new FileInfo(Path.Combine(Target, "inner.txt")).LinkTarget);
     }
@@ -236,7 +240,8 @@ public sealed class Fp8ConversionTests : IDisposable
             File.CreateSymbolicLink(Path.Combine(snapshot, Path.GetFileName(file)), "../../blobs/hash-of-" + Path.GetFileName(file));
         }
         Convert(snapshot);
-        Assert.Equal(["config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.json"], Directory.GetFileSystemEntries(Target).Select(f => Path.GetFileName(f)).Order(StringComparer.Ordinal));
+        Assert.Equal(["config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.json"],
+            Directory.GetFileSystemEntries(Target).Select(f => Path.GetFileName(f)).Order(StringComparer.Ordinal));
         Assert.All(Directory.GetFiles(Target), file => Assert.Null(new FileInfo(file).LinkTarget));
     }
 

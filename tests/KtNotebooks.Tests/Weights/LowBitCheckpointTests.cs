@@ -52,7 +52,8 @@ public sealed class LowBitCheckpointTests : IDisposable
         {
             using var wide = new Checkpoint(Source) { InMemory = _ => inMemory };
             using var other = new Checkpoint(narrow) { InMemory = _ => inMemory };
-            var (a, b) = (wide.TakeExperts("model.layers.1.mlp.experts", "up_proj.weight", DType.BF16, 4, 18, 40), other.TakeExperts("model.layers.1.mlp.experts", "up_proj.weight", DType.BF16, 4, 18, 40));
+            var (a, b) = (wide.TakeExperts("model.layers.1.mlp.experts", "up_proj.weight", DType.BF16, 4, 18, 40),
+                other.TakeExperts("model.layers.1.mlp.experts", "up_proj.weight", DType.BF16, 4, 18, 40));
             for (var e = 0; e < 4; e++) Assert.Equal(a.ToFloats(e, DType.F32), b.ToFloats(e, DType.F32));
             a.DisposeEach();
             b.DisposeEach();
@@ -85,7 +86,8 @@ public sealed class LowBitCheckpointTests : IDisposable
             SafetensorsWriter.Write(shard, scales);
             foreach (var (_, scale) in scales) scale.Dispose();
         }
-        Assert.Matches($@"^{shard}: tensor 'model\.layers\.\d.*_scale_inv' must be F32, BF16 or F16 \[1, 1\], but is I32\[1\]$", Assert.Throws<InvalidDataException>(() => new Fp8Conversion(Source, Source + "-bf16")).Message);
+        Assert.Matches($@"^{shard}: tensor 'model\.layers\.\d.*_scale_inv' must be F32, BF16 or F16 \[1, 1\], but is I32\[1\]$",
+            Assert.Throws<InvalidDataException>(() => new Fp8Conversion(Source, Source + "-bf16")).Message);
         Assert.Matches("_scale_inv' must be F32, BF16 or F16", Assert.Throws<InvalidDataException>(() => ModelFolder.Load(Source).Dispose()).Message);
     }
 
