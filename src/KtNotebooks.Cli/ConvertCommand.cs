@@ -11,7 +11,10 @@ internal static class ConvertCommand
 
     private static Command Fp8ToBf16()
     {
-        var source = new Argument<string>("SRC") { Description = "a folder in DeepSeek-V3's FP8 layout: F8_E4M3 weights with weight_scale_inv" };
+        var source = new Argument<string>("SRC")
+        {
+            Description = "a folder in DeepSeek-V3's FP8 layout (F8_E4M3 with weight_scale_inv), or a model's name in Hugging Face's or ModelScope's cache",
+        };
         var target = new Argument<string>("DST") { Description = "the folder to write; run the same command again to go on after an interruption" };
         var command = new Command("fp8-to-bf16", "Write a BF16 copy of an FP8 checkpoint; resumable, in bounded memory") { source, target };
         command.SetAction((parsed, cancel) => Task.Run(() => Run(parsed.GetRequiredValue(source), parsed.GetRequiredValue(target), cancel)));
@@ -22,6 +25,7 @@ internal static class ConvertCommand
     {
         using var conversion = new Fp8Conversion(source, target);
         Console.WriteLine($"{conversion.Shards} shards{(conversion.Finished > 0 ? $", {conversion.Finished} of them finished before" : "")}; {FileProgress.Size(conversion.Bytes)} to write");
+        foreach (var note in conversion.Notes) Console.WriteLine(note);
         try
         {
             var last = FileProgress.Follow("converting", report => conversion.Run(report, cancel));

@@ -44,6 +44,7 @@ internal static class ModelCommands
         var command = new Command("inspect", "Parameters, bytes and formats by part; with --format the quantisation error of every layer") { folder, format, experts, json };
         command.SetAction(parsed =>
         {
+            if (parsed.GetValue(experts) < 1) throw new ArgumentException($"--experts must be at least 1, but is {parsed.GetValue(experts)}");
             using var checkpoint = new Checkpoint(parsed.GetRequiredValue(folder));
             var parts = CheckpointReport.Parts(checkpoint);
             var errors = Format(parsed.GetValue(format)) is { } f ? CheckpointReport.Errors(checkpoint, f, parsed.GetValue(experts)) : [];
@@ -73,7 +74,8 @@ internal static class ModelCommands
         return command;
     }
 
-    private static Argument<string> Folder() => new("FOLDER") { Description = "a model folder" };
+    private static Argument<string> Folder() =>
+        new("FOLDER") { Description = "a model folder, or the name of a model in Hugging Face's or ModelScope's cache" };
 
     private static MatrixFormat? Format(string? name) => name is null ? null : MatrixFormats.Parse(name);
 

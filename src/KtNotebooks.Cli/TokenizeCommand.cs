@@ -5,6 +5,7 @@ using System.Text.Encodings.Web;
 using System.Text.Json;
 using System.Text.Json.Serialization;
 
+using KtNotebooks.Files;
 using KtNotebooks.Tokenizers;
 
 namespace KtNotebooks.Cli;
@@ -14,7 +15,11 @@ internal static class TokenizeCommand
 {
     public static Command Create()
     {
-        var path = new Option<string>("--tokenizer") { Description = "A folder with tokenizer.json, or that file", Required = true };
+        var path = new Option<string>("--tokenizer")
+        {
+            Description = "A folder with tokenizer.json or tiktoken.model, that file, or a model's name in Hugging Face's or ModelScope's cache",
+            Required = true,
+        };
         var file = new Option<FileInfo?>("--file") { Description = "One text a line (default: standard input)" };
         var jsonl = new Option<bool>("--jsonl") { Description = "Each line is a JSON string, so that a text can hold line breaks" };
         var decode = new Option<bool>("--decode") { Description = "The other way: each line is a JSON array of ids, and becomes a JSON string" };
@@ -22,9 +27,7 @@ internal static class TokenizeCommand
         command.SetAction(parsed =>
         {
             var tokenizer = Tokenizer.Load(parsed.GetRequiredValue(path));
-            using var input = parsed.GetValue(file) is { } source
-                ? source.Exists ? source.OpenRead() : throw new FileNotFoundException($"There is no file '{source.FullName}' to tokenize.", source.FullName)
-                : Console.OpenStandardInput();
+            using var input = parsed.GetValue(file) is { } source ? RegularFile.Open(source.FullName, "a file of texts") : Console.OpenStandardInput();
             using var output = new StreamWriter(Console.OpenStandardOutput(), new UTF8Encoding(false), 1 << 16);
             var name = parsed.GetValue(file)?.FullName ?? "standard input";
             using var reader = new StreamReader(input, Encoding.UTF8, detectEncodingFromByteOrderMarks: true);
@@ -72,15 +75,28 @@ internal static class TokenizeCommand
 
     private static string Decode(Tokenizer tokenizer, string line, string where)
     {
+        int[]? ids = null;
         try
         {
-            return JsonSerializer.Serialize(tokenizer.Decode(JsonSerializer.Deserialize(line, TextJson.Default.Int32Array)), TextJson.Readable.String) + "\n";
+            ids = JsonSerializer.Deserialize(line, TextJson.Default.Int32Array);
         }
-        catch (Exception e) when (e is JsonException or ArgumentOutOfRangeException)
+        catch (JsonException)
         {
-            throw new InvalidDataException($"{where}: not a JSON array of the tokenizer's ids: {e.Message}", e);
+            // said below, together with `null`
+        }
+        if (ids is null)
+            throw new InvalidDataException($"{where}: not a JSON array of the tokenizer's ids, such as [1, 2, 3]: {Short(line)}");
+        try
+        {
+            return JsonSerializer.Serialize(tokenizer.Decode(ids), TextJson.Readable.String) + "\n";
+        }
+        catch (ArgumentOutOfRangeException e)
+        {
+            throw new InvalidDataException($"{where}: {e.Message}", e);
         }
     }
+
+    private static string Short(string line) => line.Length <= 60 ? line : line[..60] + "…";
 
     private static string JsonText(string line, string where)
     {

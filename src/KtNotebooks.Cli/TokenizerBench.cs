@@ -2,6 +2,7 @@ using System.CommandLine;
 using System.Diagnostics;
 using System.Text;
 
+using KtNotebooks.Files;
 using KtNotebooks.Interactive;
 using KtNotebooks.Synthetic;
 using KtNotebooks.Tokenizers;
@@ -17,7 +18,11 @@ internal static class TokenizerBench
 
     public static Command Create()
     {
-        var path = new Option<string>("--tokenizer") { Description = "A folder with tokenizer.json, or that file", Required = true };
+        var path = new Option<string>("--tokenizer")
+        {
+            Description = "A folder with tokenizer.json or tiktoken.model, that file, or a model's name in Hugging Face's or ModelScope's cache",
+            Required = true,
+        };
         var file = new Option<FileInfo?>("--file") { Description = "A text of your own besides the built-in ones" };
         var command = new Command("tokenize", "Encoding speed of a tokenizer on one core, in MB of UTF-8 a second") { path, file };
         command.SetAction(parsed => Run(parsed.GetRequiredValue(path), parsed.GetValue(file)));
@@ -57,7 +62,7 @@ internal static class TokenizerBench
     private static IEnumerable<(string Name, string[] Pieces, bool Exact)> Texts(FileInfo? file)
     {
         if (file is not null)
-            yield return (file.Name, [File.ReadAllText(file.FullName)], false);
+            yield return (file.Name, [RegularFile.ReadAllText(file.FullName, "a text to tokenize")], false);
         yield return ("questions and answers, Chinese and English", [.. new PlainQa(KnowledgeBase.Load()).Stream(1).Take(40_000).Select(row => row.Instruction + "\n" + row.Output + "\n")], true);
         yield return ("C# source", [.. Directory.EnumerateFiles(Path.Combine(Repository.Root, "src"), "*.cs", SearchOption.AllDirectories).Order(StringComparer.Ordinal).Select(File.ReadAllText)], true);
         yield return ("random code points of all planes", [Random(300_000)], false);

@@ -1,3 +1,5 @@
+using KtNotebooks.Interop;
+
 namespace KtNotebooks.Files;
 
 /// <summary>Files that exist whole or not at all: written beside the target under a temporary name, flushed, then renamed over it.</summary>
@@ -10,7 +12,8 @@ public static class AtomicFile
         ArgumentNullException.ThrowIfNull(write);
         var full = Path.GetFullPath(path);
         RequireSpace(full, expectedBytes);
-        Directory.CreateDirectory(Path.GetDirectoryName(full)!);
+        OutputFolder.Create(Path.GetDirectoryName(full)!, Path.GetFileName(full));
+        if (FileKinds.Of(full) == FileKind.Folder) throw new IOException($"{path}: is a folder, but a file is to be written there");
         var temporary = full + ".tmp";
         try
         {
@@ -20,6 +23,10 @@ public static class AtomicFile
                 stream.Flush(flushToDisk: true);
             }
             File.Move(temporary, full, overwrite: true);
+        }
+        catch (Exception error) when (error is UnauthorizedAccessException or PathTooLongException)
+        {
+            throw new IOException($"{path}: cannot be written: {OutputFolder.Reason(error)}", error);
         }
         catch
         {

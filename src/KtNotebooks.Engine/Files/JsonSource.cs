@@ -1,4 +1,7 @@
+using System.Text;
 using System.Text.Json;
+using System.Text.Json.Nodes;
+using System.Text.Unicode;
 
 namespace KtNotebooks.Files;
 
@@ -21,10 +24,14 @@ public static class JsonSource
         return root;
     }
 
+    /// <summary>The same as nodes, for files that are changed and written again. Of a key that stands twice the last counts, as everywhere.</summary>
+    public static JsonObject ReadNodes(string path, string what) => (JsonObject)Nodes(Read(path, what))!;
+
     /// <summary>The same of bytes that are there already; the name stands in errors where a path would.</summary>
     public static JsonElement Parse(ReadOnlyMemory<byte> bytes, string name)
     {
         if (bytes.Span.StartsWith(new byte[] { 0xEF, 0xBB, 0xBF })) bytes = bytes[3..]; // a byte order mark
+        if (BadText(bytes.Span) is var (line, what)) throw new InvalidDataException($"{name}:{line}: {what}");
         try
         {
             using var document = JsonDocument.Parse(bytes, new JsonDocumentOptions { MaxDepth = Depth });
@@ -36,6 +43,92 @@ public static class JsonSource
         }
     }
 
+    /// <summary>A value as nodes. .NET's own conversion fails later, and without a place, where a key stands twice.</summary>
+    public static JsonNode? Nodes(JsonElement value)
+    {
+        switch (value.ValueKind)
+        {
+            case JsonValueKind.Object:
+                var block = new JsonObject();
+                foreach (var property in value.EnumerateObject()) block[property.Name] = Nodes(property.Value);
+                return block;
+            case JsonValueKind.Array: return new JsonArray([.. value.EnumerateArray().Select(Nodes)]);
+            case JsonValueKind.Null or JsonValueKind.Undefined: return null;
+            default: return JsonValue.Create(value);
+        }
+    }
+
+    /// <summary>A field that must be there and of a kind.</summary>
+    /// <param name="where">What the object is, as the error begins: file and path in it.</param>
+    /// <exception cref="InvalidDataException">It is missing, or of another kind.</exception>
+    public static JsonElement Field(JsonElement parent, string key, JsonValueKind kind, string where) =>
+        MaybeField(parent, key, kind, where) ?? throw new InvalidDataException($"{where}: has no '{key}'");
+
+    /// <summary>The same; null where it is missing or null.</summary>
+    public static JsonElement? MaybeField(JsonElement parent, string key, JsonValueKind kind, string where)
+    {
+        if (parent.ValueKind != JsonValueKind.Object) throw new InvalidDataException($"{where}: must be an object, but is {Named(parent)}");
+        if (!parent.TryGetProperty(key, out var value) || value.ValueKind == JsonValueKind.Null) return null;
+        return value.ValueKind == kind ? value : throw new InvalidDataException($"{where}: '{key}' must be {WithArticle(kind)}, but is {Named(value)}");
+    }
+
+    /// <summary>A text that must be there.</summary>
+    public static string Text(JsonElement parent, string key, string where) => Text(Field(parent, key, JsonValueKind.String, where), $"{where}: '{key}'");
+
+    /// <summary>What a text value says.</summary>
+    /// <exception cref="InvalidDataException">No text.</exception>
+    public static string Text(JsonElement value, string where) => value.ValueKind == JsonValueKind.String ? value.GetString()!
+        : throw new InvalidDataException($"{where} must be a text, but is {Named(value)}");
+
+    /// <summary>
+    /// What .NET's parser lets through and then fails at when a text is asked for: bytes that are not UTF-8, and escapes of half a character. Null where all
+    /// texts can be read.
+    /// </summary>
+    public static (int Line, string What)? BadText(ReadOnlySpan<byte> bytes)
+    {
+        if (!Utf8.IsValid(bytes)) return (LineOf(bytes, FirstInvalid(bytes)), "not UTF-8; save it as UTF-8");
+        if (bytes.IndexOf("\\ud"u8) < 0 && bytes.IndexOf("\\uD"u8) < 0) return null;
+        var reader = new Utf8JsonReader(bytes, new JsonReaderOptions { MaxDepth = Depth });
+        try
+        {
+            while (reader.Read())
+                if (reader.TokenType is JsonTokenType.String or JsonTokenType.PropertyName && reader.ValueIsEscaped) reader.GetString();
+        }
+        catch (JsonException)
+        {
+            return null; // the parser names it
+        }
+        catch (InvalidOperationException)
+        {
+            return (LineOf(bytes, (int)reader.TokenStartIndex), "a text holds half a character: one of \\uD800 to \\uDFFF without its partner");
+        }
+        return null;
+    }
+
+    private static int LineOf(ReadOnlySpan<byte> bytes, int at) => bytes[..at].Count((byte)'\n') + 1;
+
+    private static int FirstInvalid(ReadOnlySpan<byte> bytes)
+    {
+        for (var at = 0; at < bytes.Length;)
+        {
+            if (Rune.DecodeFromUtf8(bytes[at..], out _, out var used) != System.Buffers.OperationStatus.Done) return at;
+            at += used;
+        }
+        return bytes.Length;
+    }
+
+    /// <summary>A whole number that must be there.</summary>
+    public static long Whole(JsonElement parent, string key, string where) => Field(parent, key, JsonValueKind.Number, where).TryGetInt64(out var value)
+        ? value : throw new InvalidDataException($"{where}: '{key}' must be a whole number, but is {parent.GetProperty(key).GetRawText()}");
+
+    /// <summary>True or false, or <paramref name="missing"/>.</summary>
+    public static bool Flag(JsonElement parent, string key, bool missing, string where)
+    {
+        if (parent.ValueKind != JsonValueKind.Object || !parent.TryGetProperty(key, out var value) || value.ValueKind == JsonValueKind.Null) return missing;
+        return value.ValueKind is JsonValueKind.True or JsonValueKind.False ? value.GetBoolean()
+            : throw new InvalidDataException($"{where}: '{key}' must be true or false, but is {Named(value)}");
+    }
+
     /// <summary>.NET's reason without its place, which counts lines from zero.</summary>
     public static string Reason(JsonException error)
     {
@@ -45,7 +138,10 @@ public static class JsonSource
     }
 
     /// <summary>"a list", "a text", "null" …, for errors.</summary>
-    public static string Named(JsonElement value) => value.ValueKind is JsonValueKind.Null or JsonValueKind.True or JsonValueKind.False ? value.GetRawText() : $"a {Name(value.ValueKind)}";
+    public static string Named(JsonElement value) => value.ValueKind is JsonValueKind.Null or JsonValueKind.True or JsonValueKind.False ? value.GetRawText()
+        : WithArticle(value.ValueKind);
+
+    private static string WithArticle(JsonValueKind kind) => kind == JsonValueKind.Object ? "an object" : $"a {Name(kind)}";
 
     private static string Name(JsonValueKind kind) => kind switch
     {

@@ -20,7 +20,20 @@ public static class RegularFile
             case FileKind.File: return;
             case FileKind.Folder: throw new InvalidDataException($"{path}: is a folder, but {what} is wanted there");
             case FileKind.Other: throw new InvalidDataException($"{path}: is a pipe, a device or a socket; {what} is read from regular files only: save it as one");
-            default: throw new FileNotFoundException(new FileInfo(path).LinkTarget is { } target ? $"{path}: is a link to {target}, which is not there" : $"{path}: no such file", path);
+            default: throw Missing(path, "no such file");
+        }
+    }
+
+    /// <summary>The same of a folder.</summary>
+    /// <exception cref="FileNotFoundException">Nothing is there.</exception>
+    /// <exception cref="InvalidDataException">A file, a pipe or a device.</exception>
+    public static void RequireFolder(string path, string what)
+    {
+        switch (FileKinds.Of(path))
+        {
+            case FileKind.Folder: return;
+            case FileKind.None: throw Missing(path, $"no such folder; {what} is wanted there");
+            default: throw new InvalidDataException($"{path}: is no folder, but {what} is wanted there");
         }
     }
 
@@ -57,4 +70,7 @@ public static class RegularFile
         using var reader = new StreamReader(new MemoryStream(ReadAllBytes(path, what, limit)), detectEncodingFromByteOrderMarks: true);
         return reader.ReadToEnd();
     }
+
+    private static FileNotFoundException Missing(string path, string otherwise) =>
+        new($"{path}: {(new FileInfo(path).LinkTarget is { } target ? $"is a link to {target}, which is not there" : otherwise)}", path);
 }

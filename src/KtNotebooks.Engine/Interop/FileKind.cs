@@ -34,6 +34,19 @@ public static partial class FileKinds
         return (BitConverter.ToUInt16(record[28..]) & TypeBits) switch { Folder => FileKind.Folder, RegularFile => FileKind.File, _ => FileKind.Other };
     }
 
+    /// <summary>The path with every link in it followed; null where nothing is there.</summary>
+    public static unsafe string? RealPath(string path)
+    {
+        ArgumentNullException.ThrowIfNull(path);
+        if (path.Length == 0 || path.Contains('\0', StringComparison.Ordinal)) return null;
+        const int longest = 4096; // PATH_MAX: what realpath writes at most
+        var buffer = stackalloc byte[longest];
+        return realpath(path, buffer) == null ? null : Marshal.PtrToStringUTF8((nint)buffer);
+    }
+
+    [LibraryImport("libc", StringMarshalling = StringMarshalling.Utf8)]
+    private static unsafe partial byte* realpath(string path, byte* resolved);
+
     [LibraryImport("libc", StringMarshalling = StringMarshalling.Utf8)]
     private static partial int statx(int folder, string path, int flags, uint mask, Span<byte> record);
 }

@@ -172,7 +172,7 @@ public sealed class AdapterExport : IDisposable
         if (!_pairs.TryGetValue(name, out var sources) && stored.Type == type) return stored;
         using (stored)
         {
-            using var scales = stored.Type == DType.F8E4M3 ? _base.Stored(name + ScaleSuffix) : null;
+            using var scales = stored.Type == DType.F8E4M3 ? _base.Fp8Scales(name) : null;
             var sum = MergedTensor.Sum(stored, scales, [.. (sources ?? []).Select(s => PairOf(s.Source, s.Path))]);
             if (type != DType.F8E4M3) return MergedTensor.Round(sum, type, stored.Shape);
             var (codes, blocks) = MergedTensor.ToFp8(sum, (int)stored.Dim(0), stored.Width);

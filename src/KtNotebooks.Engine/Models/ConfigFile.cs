@@ -1,7 +1,11 @@
+using System.Globalization;
 using System.Text.Json;
 
+using KtNotebooks.Files;
+using KtNotebooks.Interop;
 using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
+using KtNotebooks.Weights;
 
 namespace KtNotebooks.Models;
 
@@ -12,20 +16,17 @@ public sealed class ConfigFile
 {
     private readonly JsonElement _root;
 
+    /// <exception cref="FileNotFoundException">It is not there.</exception>
+    /// <exception cref="InvalidDataException">Not a JSON object; file and line are named.</exception>
     public ConfigFile(string path)
     {
         Path = path;
-        if (!File.Exists(path)) throw new FileNotFoundException($"{path}: no such file; a model is a folder on this machine that holds config.json (nothing is downloaded)");
-        try
+        if (FileKinds.Of(path) == FileKind.None && new FileInfo(path).LinkTarget is null)
         {
-            using var json = JsonDocument.Parse(File.ReadAllBytes(path));
-            _root = json.RootElement.Clone();
-            if (_root.ValueKind != JsonValueKind.Object) throw new InvalidDataException($"{path}: not a JSON object of settings");
+            var hint = HubCache.Hint(System.IO.Path.GetDirectoryName(System.IO.Path.GetFullPath(path)) ?? path);
+            throw new FileNotFoundException($"{path}: no such file; a model is a folder on this machine that holds config.json (nothing is downloaded){hint}");
         }
-        catch (JsonException error)
-        {
-            throw new InvalidDataException($"{path}: not valid JSON: {error.Message}");
-        }
+        _root = JsonSource.Read(path, "a model's config.json");
     }
 
     private ConfigFile(string path, JsonElement root) => (Path, _root) = (path, root);
@@ -35,30 +36,34 @@ public sealed class ConfigFile
     /// <summary>A config from its text; the name stands in errors where a path would.</summary>
     public static ConfigFile FromJson(string name, string json)
     {
-        using var document = JsonDocument.Parse(json);
-        return new ConfigFile(name, document.RootElement.Clone());
+        var root = JsonSource.Parse(System.Text.Encoding.UTF8.GetBytes(json), name);
+        return root.ValueKind == JsonValueKind.Object ? new ConfigFile(name, root) : throw new InvalidDataException($"{name}: must be a JSON object");
     }
 
     /// <summary>Type of what the checkpoint does not quantise: torch_dtype, in newer files dtype.</summary>
     public DType StoredType => Text("torch_dtype", Text("dtype", "bfloat16")) == "float32" ? DType.F32 : DType.BF16;
 
     /// <summary>How the checkpoint stores its experts by quantization_config; null: not quantised.</summary>
-    public MatrixFormat? StoredFormat => Find(_root, "quantization_config") is not { ValueKind: JsonValueKind.Object } block || Find(block, "quant_method") is not { } method ? null : method.ToString() switch
-    {
-        "fp8" => MatrixFormat.Fp8,
-        "compressed-tensors" => MatrixFormat.Int4,
-        _ => throw new NotSupportedException($"{Path}: quantization_config.quant_method '{method}' is not known; known are fp8 and compressed-tensors"),
-    };
+    public MatrixFormat? StoredFormat => Quantization.Of(_root, Path);
 
     public string ModelType => Text("model_type");
 
-    public int Int(string key) => Require(key) is { ValueKind: JsonValueKind.Number } number && number.TryGetInt32(out var value) ? value : throw Wrong(key, "a whole number");
+    /// <summary>A whole number within its <see cref="ConfigLimits"/>.</summary>
+    public int Int(string key)
+    {
+        var number = Require(key);
+        if (number.ValueKind != JsonValueKind.Number || number.GetRawText().AsSpan().IndexOfAny(".eE") >= 0) throw Wrong(key, "a whole number");
+        var (least, most) = ConfigLimits.Whole.GetValueOrDefault(key, (int.MinValue, int.MaxValue));
+        return number.TryGetInt32(out var value) && value >= least && value <= most ? value
+            : throw Wrong(key, string.Create(CultureInfo.InvariantCulture, $"{least:N0} to {most:N0}"));
+    }
 
     public int Int(string key, int missing) => Find(_root, key) is null ? missing : Int(key);
 
     /// <summary>Null when absent or null.</summary>
     public int? MaybeInt(string key) => Find(_root, key) is null ? null : Int(key);
 
+    /// <summary>A number within its <see cref="ConfigLimits"/>.</summary>
     public double Number(string key) => AsNumber(Require(key), key);
 
     public double Number(string key, double missing) => Find(_root, key) is null ? missing : Number(key);
@@ -74,6 +79,11 @@ public sealed class ConfigFile
     public string Text(string key) => Require(key) is { ValueKind: JsonValueKind.String } value ? value.GetString()! : throw Wrong(key, "a text");
 
     public string Text(string key, string missing) => Find(_root, key) is null ? missing : Text(key);
+
+    /// <summary>Fails when all layers together have more experts than any model has.</summary>
+    public int CheckExperts(int experts, int layers) => (long)experts * layers <= ConfigLimits.Experts
+        ? experts : throw new InvalidDataException(string.Create(CultureInfo.InvariantCulture,
+            $"{Path}: {layers} layers ('num_hidden_layers') of {experts} experts make {(long)experts * layers:N0}, more than {ConfigLimits.Experts:N0}"));
 
     /// <summary>A list of whole numbers; empty when absent or null.</summary>
     public IReadOnlyList<int> Ints(string key) => Find(_root, key) switch
@@ -97,7 +107,7 @@ public sealed class ConfigFile
     /// <summary>Fails when a feature that is not implemented is on.</summary>
     public void Refuse(string key, bool on, string why)
     {
-        if (on) throw new NotSupportedException($"{Path}: '{key}' is {Find(_root, key)}: {why}");
+        if (on) throw new NotSupportedException($"{Path}: '{key}' is {Shown(key)}: {why}");
     }
 
     /// <summary>theta and YaRN settings from either spelling.</summary>
@@ -116,11 +126,21 @@ public sealed class ConfigFile
     }
 
     /// <summary>An error about a field, with the file, what was wanted and what stands there.</summary>
-    public InvalidDataException Wrong(string key, string wanted) => new($"{Path}: '{key}' must be {wanted}, but is {Find(_root, key)}");
+    public InvalidDataException Wrong(string key, string wanted) => new($"{Path}: '{key}' must be {wanted}, but is {Shown(key)}");
 
     private static JsonElement? Find(JsonElement element, string key) => element.TryGetProperty(key, out var value) && value.ValueKind != JsonValueKind.Null ? value : null;
 
     private JsonElement Require(string key) => Find(_root, key) ?? throw new InvalidDataException($"{Path}: '{key}' is missing");
 
-    private double AsNumber(JsonElement value, string key) => value.ValueKind == JsonValueKind.Number ? value.GetDouble() : throw new InvalidDataException($"{Path}: '{key}' must be a number, but is {value}");
+    /// <summary>What stands there, cut where it is long.</summary>
+    private string Shown(string key) => Find(_root, key)?.ToString() is { } text ? text.Length <= 60 ? text : text[..60] + "…" : "missing";
+
+    private double AsNumber(JsonElement value, string key)
+    {
+        if (value.ValueKind != JsonValueKind.Number) throw new InvalidDataException($"{Path}: '{key}' must be a number, but is {value}");
+        var number = value.GetDouble();
+        var (least, most) = ConfigLimits.Real.GetValueOrDefault(key, (double.MinValue, double.MaxValue));
+        return number >= least && number <= most ? number : throw new InvalidDataException(string.Create(CultureInfo.InvariantCulture,
+            $"{Path}: '{key}' must be {least} to {most}, but is {value.GetRawText()}"));
+    }
 }

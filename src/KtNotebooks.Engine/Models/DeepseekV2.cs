@@ -73,9 +73,9 @@ public static class DeepseekV2
             f.Refuse("attention_bias", f.Flag("attention_bias"), "biases are not supported for this model");
             f.Refuse("hidden_act", f.Text("hidden_act", "silu") != "silu", "only silu is known");
             f.Refuse("rope_interleave", !f.Flag("rope_interleave", true), "rotary pairs are neighbours in DeepSeek's checkpoints, and only those are read");
-            var experts = f.Int("n_routed_experts");
+            var experts = f.CheckExperts(f.Int("n_routed_experts"), f.Int("num_hidden_layers"));
             var frequency = f.Int("moe_layer_freq", 1);
-            if (frequency < 1) throw f.Wrong("moe_layer_freq", "at least 1");
+            if (f.Int("qk_rope_head_dim") % 2 != 0) throw f.Wrong("qk_rope_head_dim", "even");
             return new Config(f.Int("vocab_size"), f.Int("hidden_size"), f.Int("num_hidden_layers"), f.Int("max_position_embeddings"), (float)f.Number("rms_norm_eps", 1e-6), f.Flag("tie_word_embeddings"), f.MaybeInt("q_lora_rank"), f.Int("kv_lora_rank"),
                 new MlaShape(f.Int("num_attention_heads"), f.Int("qk_nope_head_dim"), f.Int("qk_rope_head_dim"), f.Int("v_head_dim")), theta, yarn,
                 f.Int("first_k_dense_replace", 0), frequency, f.Int("intermediate_size"), experts, inner, inner * (f.MaybeInt("n_shared_experts") ?? 0), f.CheckRouter(router(f), experts));

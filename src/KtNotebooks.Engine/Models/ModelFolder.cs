@@ -1,5 +1,7 @@
 using System.Reflection;
 
+using KtNotebooks.Files;
+using KtNotebooks.Interop;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
@@ -17,25 +19,33 @@ public sealed class ModelTypeAttribute(params string[] names) : Attribute
 /// <summary>A model on disk: config.json, safetensors, tokenizer.</summary>
 public static class ModelFolder
 {
+    private const string LayerPrefix = "model.layers.";
     private static readonly Dictionary<string, MethodInfo> Builders = FindBuilders();
 
     public static IEnumerable<string> KnownTypes => Builders.Keys.Order();
 
     /// <summary>Loads a checkpoint for a folder's config.</summary>
+    /// <param name="folder">The folder, or the name of a model in Hugging Face's or ModelScope's cache.</param>
     /// <param name="type">Type of weights and activations: F32 or BF16.</param>
     /// <exception cref="InvalidDataException">A missing or wrongly shaped tensor, named with what was expected and found.</exception>
     /// <param name="placement">Where weights live; null: mapped from the files.</param>
     /// <param name="load">How weights come in where the placement does not say; null: mapped, experts as stored.</param>
     public static CausalLm Load(string folder, DType type = DType.BF16, ModelPlacement? placement = null, LoadSettings? load = null)
     {
-        var config = new ConfigFile(Path.Combine(folder, "config.json"));
+        folder = HubCache.Resolve(folder);
+        var config = ConfigOf(folder);
         load ??= new LoadSettings();
         LoadMeter? meter = null;
+        HashSet<string> taken = [];
         using var checkpoint = new Checkpoint(folder)
         {
             FormatOf = path => placement?.Of(path).Format ?? load.Experts,
             InMemory = path => load.InMemory || (placement is not null && PlacedWeights.InMemory(placement, path)),
-            OnTaken = (name, bytes) => meter?.Taken(name, bytes),
+            OnTaken = (name, bytes) =>
+            {
+                lock (taken) taken.Add(name);
+                meter?.Taken(name, bytes);
+            },
         };
         meter = new LoadMeter(folder, checkpoint.Bytes, placement, load.Report);
         if (placement?.Settings.GpuMemoryLimit is { } limit)
@@ -44,7 +54,7 @@ public static class ModelFolder
         try
         {
             model = Build(config, placement is null ? checkpoint : new PlacedWeights(checkpoint, placement), type);
-            List<string> notes = [.. LayersBeyond(model.Info.Layers, config, checkpoint.Names)];
+            List<string> notes = [.. LayersBeyond(model.Info.Layers, config, checkpoint.Names), .. Unused(model.Info.Layers, config, checkpoint.Names, taken)];
             if (placement is not null) model.Executors = ExpertPlacer.Apply(model, placement, notes, meter.Brought);
             model.Notes = notes;
             return model;
@@ -67,8 +77,14 @@ public static class ModelFolder
     /// <summary>Where the settings put the model of a folder; its weights need not be there.</summary>
     public static ModelPlacement Place(string folder, PlacementSettings settings)
     {
-        using var shape = Shape(new ConfigFile(Path.Combine(folder, "config.json")));
+        using var shape = Shape(ConfigOf(HubCache.Resolve(folder, whole: false)));
         return ModelPlacement.Resolve(shape, shape.Info.ModelType, settings);
+    }
+
+    private static ConfigFile ConfigOf(string folder)
+    {
+        if (FileKinds.Of(folder) is FileKind.File or FileKind.Other) RegularFile.RequireFolder(folder, "a model's folder with config.json");
+        return new ConfigFile(Path.Combine(folder, "config.json"));
     }
 
     /// <summary>Builds a model of a config with weights from anywhere.</summary>
@@ -80,12 +96,29 @@ public static class ModelFolder
         return (CausalLm)build.Invoke(null, BindingFlags.DoNotWrapExceptions, null, [config, weights, type], null)!;
     }
 
+    /// <summary>
+    /// Tensors of the model's own layers that its config has no use for: biases, shared experts that it does not count. Said, for the checkpoint may then be of
+    /// another model.
+    /// </summary>
+    private static string[] Unused(int layers, ConfigFile config, IEnumerable<string> names, HashSet<string> taken)
+    {
+        var tied = config.Flag("tie_word_embeddings"); // some files hold a copy of the token table as the head
+        List<string> unused = [.. names.Where(n => !taken.Contains(n) && LayerOf(n) < layers && !IsCarriedAlong(n) && !(tied && n == "lm_head.weight"))];
+        return unused.Count == 0 ? []
+            : [$"{config.Path}: {unused.Count} tensors of the checkpoint are not used by a model of this config; the first is '{unused[0]}'"];
+    }
+
+    /// <summary>Tables that old files store, and the shapes of packed matrices, which are read beside them.</summary>
+    private static bool IsCarriedAlong(string name) => name.EndsWith("rotary_emb.inv_freq", StringComparison.Ordinal)
+        || name.EndsWith("_shape", StringComparison.Ordinal);
+
+    private static int LayerOf(string name) =>
+        name.StartsWith(LayerPrefix, StringComparison.Ordinal) && int.TryParse(name[LayerPrefix.Length..].Split('.')[0], out var layer) ? layer : -1;
+
     /// <summary>DeepSeek-V3 ships its multi-token prediction layer after the last one (model.layers.61.*): said once, not loaded.</summary>
     private static string[] LayersBeyond(int layers, ConfigFile config, IEnumerable<string> names)
     {
-        const string Prefix = "model.layers.";
-        var beyond = names.Where(n => n.StartsWith(Prefix, StringComparison.Ordinal))
-            .Select(n => int.TryParse(n[Prefix.Length..].Split('.')[0], out var layer) ? layer : -1).Where(layer => layer >= layers).ToList();
+        var beyond = names.Select(LayerOf).Where(layer => layer >= layers).ToList();
         if (beyond.Count == 0) return [];
         var why = config.Int("num_nextn_predict_layers", 0) > 0 ? "they predict further tokens (num_nextn_predict_layers) and are not part of this model" : $"num_hidden_layers is {layers}";
         var (first, last) = (beyond.Min(), beyond.Max());

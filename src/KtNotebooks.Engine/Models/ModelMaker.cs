@@ -39,7 +39,7 @@ public sealed class ModelMaker
         // The multi-token prediction layer is not made.
         if (_config.ContainsKey("num_nextn_predict_layers")) _config["num_nextn_predict_layers"] = 0;
         _codes = new RandomCodes(seed, Deviation);
-        foreach (var (name, dims) in TensorsOf(_config)) Add(name, dims);
+        foreach (var (name, dims) in TensorsOf(shape, _config)) Add(name, dims);
         Bytes = _shards.Sum(s => PlanOf(s).FileBytes);
         AtomicFile.RequireSpace(folder, Bytes + 10_000_000);
     }
@@ -56,7 +56,7 @@ public sealed class ModelMaker
 
     public void Run(Action<WorkProgress>? report = null, CancellationToken cancel = default)
     {
-        Directory.CreateDirectory(_folder);
+        OutputFolder.Create(_folder, "a random model");
         var meter = new WorkMeter(Bytes, report);
         var map = new JsonObject();
         for (var s = 0; s < _shards.Count; s++)
@@ -72,19 +72,12 @@ public sealed class ModelMaker
     private static readonly JsonSerializerOptions Indented = new() { WriteIndented = true };
 
     /// <summary>Every tensor that the model of a config asks for, in its order.</summary>
-    internal static IReadOnlyList<(string Name, long[] Dims)> TensorsOf(JsonObject config)
+    /// <param name="name">Of the config, for errors.</param>
+    /// <param name="config">Its fields.</param>
+    internal static IReadOnlyList<(string Name, long[] Dims)> TensorsOf(string name, JsonObject config)
     {
-        var path = Path.Combine(Path.GetTempPath(), $"kt-shape-{Guid.NewGuid():N}.json");
-        try
-        {
-            File.WriteAllText(path, config.ToJsonString());
-            using var model = ModelFolder.Shape(new ConfigFile(path));
-            return [.. model.AllWeights.Select(p => (p.Name, p.Tensor.Shape.ToArray()))];
-        }
-        finally
-        {
-            File.Delete(path);
-        }
+        using var model = ModelFolder.Shape(ConfigFile.FromJson(name, config.ToJsonString()));
+        return [.. model.AllWeights.Select(p => (p.Name, p.Tensor.Shape.ToArray()))];
     }
 
     private void Add(string name, long[] dims)

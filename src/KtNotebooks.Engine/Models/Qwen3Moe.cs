@@ -55,11 +55,11 @@ public static class Qwen3Moe
             f.Refuse("hidden_act", f.Text("hidden_act", "silu") != "silu", "only silu is known");
             f.Refuse("use_sliding_window", f.Flag("use_sliding_window"), "sliding windows are not supported for this model");
             var shape = new GqaShape(heads, f.MaybeInt("num_key_value_heads") ?? heads, f.MaybeInt("head_dim") ?? (width / heads));
-            if (shape.Hk < 1 || heads % shape.Hk != 0) throw f.Wrong("num_key_value_heads", $"a divisor of num_attention_heads, {heads}");
+            if (heads % shape.Hk != 0) throw f.Wrong("num_key_value_heads", $"a divisor of num_attention_heads, {heads}");
             if (shape.Head < 2 || shape.Head % 2 != 0) throw f.Wrong("head_dim", "even and positive");
             var experts = f.MaybeInt("num_experts") ?? f.Int("num_local_experts"); // the original's name, and what transformers 5 writes
+            f.CheckExperts(experts, f.Int("num_hidden_layers"));
             var step = f.Int("decoder_sparse_step", 1);
-            if (step < 1) throw f.Wrong("decoder_sparse_step", "at least 1");
             var router = new RouterSettings(f.Int("num_experts_per_tok"), f.Flag("norm_topk_prob"), 1);
             return new Config(f.Int("vocab_size"), width, f.Int("num_hidden_layers"), f.Int("max_position_embeddings"), eps, f.Flag("tie_word_embeddings"), new GqaSettings(width, shape, eps), theta, yarn,
                 step, f.Ints("mlp_only_layers"), f.Int("intermediate_size"), experts, f.Int("moe_intermediate_size"), experts == 0 ? router : f.CheckRouter(router, experts));

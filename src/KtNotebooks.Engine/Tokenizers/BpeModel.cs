@@ -20,7 +20,11 @@ internal sealed class BpeModel
     /// <param name="tokens">Token texts in the byte alphabet, by id; holes are null.</param>
     /// <param name="merges">Pairs of ids in the order of their rank, with the id of what they make.</param>
     /// <param name="ignoreMerges">A word that is a token becomes that token without merging.</param>
-    public BpeModel(string?[] tokens, IReadOnlyList<(int Left, int Right, int Id)> merges, bool ignoreMerges)
+    /// <param name="rankIsId">
+    /// The rank of a pair is the id of what it makes, as tiktoken has it, and not its place in the list: of two pairs that make the same token the one further
+    /// left is merged first.
+    /// </param>
+    public BpeModel(string?[] tokens, IReadOnlyList<(int Left, int Right, int Id)> merges, bool ignoreMerges, bool rankIsId = false)
     {
         Tokens = tokens;
         Merges = merges;
@@ -47,7 +51,7 @@ internal sealed class BpeModel
             if (_pairs[slot] == key)
                 continue;
             _pairs[slot] = key;
-            _merged[slot] = (rank, merges[rank].Id);
+            _merged[slot] = (rankIsId ? merges[rank].Id : rank, merges[rank].Id);
         }
     }
 

@@ -62,7 +62,7 @@ public static class BpeTrainer
             ["clean_up_tokenization_spaces"] = false,
         };
         return new Tokenizer(new TokenizerParts(
-            new BpeModel([.. tokens], merges, ignoreMerges: false),
+            "the trained tokenizer", new BpeModel([.. tokens], merges, ignoreMerges: false),
             [.. specialTokens.Select((content, id) => new AddedToken(id, content, Special: true))],
             Normalizer: null, cutter, Before: [], After: [],
             new Dictionary<string, JsonElement>

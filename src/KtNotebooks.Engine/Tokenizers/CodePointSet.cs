@@ -60,7 +60,7 @@ internal sealed class CodePointSet
     /// </summary>
     public CodePointSet IgnoringCase()
     {
-        var set = this;
+        var others = new List<int>();
         for (var i = 0; i < _toggles.Length; i += 2)
         {
             var end = i + 1 < _toggles.Length ? _toggles[i + 1] : End;
@@ -70,15 +70,42 @@ internal sealed class CodePointSet
                     continue;
                 var lower = Rune.ToLowerInvariant(rune).Value;
                 var upper = Rune.ToUpperInvariant(rune).Value;
-                set |= Range(lower, lower) | Range(upper, upper);
+                if (lower != c)
+                    others.Add(lower);
+                if (upper != c)
+                    others.Add(upper);
                 // The two letters outside ASCII that fold into it: long s and the Kelvin sign.
                 if (lower == 's')
-                    set |= Range(0x17F, 0x17F);
+                    others.Add(0x17F);
                 if (lower == 'k')
-                    set |= Range(0x212A, 0x212A);
+                    others.Add(0x212A);
             }
         }
-        return set;
+        others.Sort();
+        // Each letter alone would be a set as long as the one before: neighbours are joined first.
+        var toggles = new List<int>();
+        foreach (var c in others)
+        {
+            if (toggles.Count > 0 && toggles[^1] > c)
+                continue;
+            if (toggles.Count > 0 && toggles[^1] == c)
+                toggles[^1] = c + 1;
+            else
+                toggles.AddRange([c, c + 1]);
+        }
+        return this | new CodePointSet([.. toggles]);
+    }
+
+    /// <summary>How many code points it holds.</summary>
+    public int Count
+    {
+        get
+        {
+            var count = 0;
+            for (var i = 0; i < _toggles.Length; i += 2)
+                count += (i + 1 < _toggles.Length ? _toggles[i + 1] : End) - _toggles[i];
+            return count;
+        }
     }
 
     private static CodePointSet Combine(CodePointSet a, CodePointSet b, Func<bool, bool, bool> rule)

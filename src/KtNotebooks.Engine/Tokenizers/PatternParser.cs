@@ -5,12 +5,26 @@ namespace KtNotebooks.Tokenizers;
 
 /// <summary>
 /// Reads the regular-expression dialect of tokenizer.json files (Oniguruma's): classes with ranges, nesting and &amp;&amp;, \p{…} categories,
-/// greedy, lazy and possessive loops, alternatives, groups, (?i:…), look-ahead and one-character look-behind.
+/// greedy, lazy and possessive loops, alternatives, groups, (?i:…), look-ahead and one-character look-behind. Its length and the depth of its brackets are
+/// limited.
 /// </summary>
 internal sealed class PatternParser(string regex)
 {
-    private readonly int[] _text = [.. regex.EnumerateRunes().Select(r => r.Value)];
+    /// <summary>The deepest brackets taken: the parser calls itself for each.</summary>
+    private const int Deepest = 100;
+
+    /// <summary>The most code points that (?i) is applied to, over the whole pattern.</summary>
+    private const int MostCased = 3_000_000;
+
+    /// <summary>The largest number in {m,n}.</summary>
+    private const int MostRepeats = 1_000_000;
+
+    private readonly int[] _text = regex.Length > Pattern.Longest
+        ? throw new NotSupportedException($"The pattern '{Pattern.Short(regex)}' has {regex.Length:N0} characters; at most {Pattern.Longest:N0} are taken.")
+        : [.. regex.EnumerateRunes().Select(r => r.Value)];
     private int _at;
+    private int _depth;
+    private int _cased;
     private bool _ignoreCase;
 
     private bool AtEnd => _at >= _text.Length;
@@ -73,7 +87,7 @@ internal sealed class PatternParser(string regex)
             if (Accept('}') && (low ?? high) is not null)
             {
                 (min, max) = (low ?? 0, high ?? int.MaxValue);
-                return true;
+                return min <= max ? true : throw Unsupported($"a repetition from {min} down to {max}");
             }
         }
         _at = back; // a lone { is a character
@@ -84,7 +98,11 @@ internal sealed class PatternParser(string regex)
     {
         int? value = null;
         while (Peek is >= '0' and <= '9')
+        {
             value = ((value ?? 0) * 10) + _text[_at++] - '0';
+            if (value > MostRepeats)
+                throw Unsupported($"more than {MostRepeats:N0} repetitions");
+        }
         return value;
     }
 
@@ -116,6 +134,7 @@ internal sealed class PatternParser(string regex)
 
     private Syntax Group()
     {
+        Enter();
         var ignoreCase = _ignoreCase;
         Syntax group;
         if (!Accept('?') || Accept(':'))
@@ -142,6 +161,7 @@ internal sealed class PatternParser(string regex)
             {
                 var rest = Alternatives();
                 _ignoreCase = ignoreCase;
+                _depth--;
                 return rest;
             }
             if (!Accept(':'))
@@ -153,11 +173,19 @@ internal sealed class PatternParser(string regex)
             throw Unsupported("a group of an unknown kind");
         }
         _ignoreCase = ignoreCase;
+        _depth--;
         return Accept(')') ? group : throw Unsupported("a '(' that is not closed");
+    }
+
+    private void Enter()
+    {
+        if (++_depth > Deepest)
+            throw Unsupported($"brackets more than {Deepest} deep in each other");
     }
 
     private CodePointSet Class()
     {
+        Enter();
         var negative = Accept('^');
         var set = CodePointSet.Empty;
         CodePointSet? left = null;
@@ -181,6 +209,7 @@ internal sealed class PatternParser(string regex)
         }
         if (left is not null)
             set = left & set;
+        _depth--;
         return negative ? ~set : set;
     }
 
@@ -260,7 +289,7 @@ internal sealed class PatternParser(string regex)
             value = (value << 4) + Convert.ToInt32(((char)_text[_at++]).ToString(), 16);
         if (_at == start || (closing && !Accept('}')))
             throw Unsupported("a hexadecimal escape without its digits");
-        return value;
+        return value is >= 0 and <= 0x10FFFF ? value : throw Unsupported("a hexadecimal escape beyond U+10FFFF");
     }
 
     private string Name()
@@ -286,7 +315,7 @@ internal sealed class PatternParser(string regex)
         "Word" => Categories("Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc"),
         "Han" or "Script=Han" => Han,
         _ when CategoryNames.IndexOf(name) is >= 0 and var i => CodePointSet.Of((UnicodeCategory)i),
-        _ => throw Unsupported($"\\p{{{name}}}"),
+        _ => throw Unsupported($"\\p{{{Pattern.Short(name)}}}"),
     };
 
     private static CodePointSet Categories(string names) =>
@@ -301,7 +330,12 @@ internal sealed class PatternParser(string regex)
         0x4E00, 0x9FFF, 0xF900, 0xFA6D, 0xFA70, 0xFAD9, 0x16FE2, 0x16FE3, 0x16FF0, 0x16FF1, 0x20000, 0x2A6DF, 0x2A700, 0x2B739,
         0x2B740, 0x2B81D, 0x2B820, 0x2CEA1, 0x2CEB0, 0x2EBE0, 0x2EBF0, 0x2EE5D, 0x2F800, 0x2FA1D, 0x30000, 0x3134A, 0x31350, 0x323AF);
 
-    private CodePointSet Cased(CodePointSet set) => _ignoreCase ? set.IgnoringCase() : set;
+    private CodePointSet Cased(CodePointSet set)
+    {
+        if (!_ignoreCase)
+            return set;
+        return (_cased += set.Count) <= MostCased ? set.IgnoringCase() : throw Unsupported("(?i) over too many large classes");
+    }
 
     private bool Accept(int c)
     {
@@ -311,5 +345,6 @@ internal sealed class PatternParser(string regex)
         return true;
     }
 
-    private NotSupportedException Unsupported(string what) => new($"The pattern '{regex}' has {what} at character {_at}, which is not supported.");
+    private NotSupportedException Unsupported(string what) =>
+        new($"The pattern '{Pattern.Short(regex)}' has {what} at character {_at}, which is not supported.");
 }

@@ -43,9 +43,10 @@ internal sealed class Split(Pattern pattern, SplitBehavior behavior, bool invert
             var span = text.AsSpan(start, end - start);
             _start = -1;
             _lastMatched = false;
+            var steps = Pattern.StepsFor(span.Length);
             for (var at = 0; at < span.Length;)
             {
-                var found = pattern.Find(span, at, out var from, out var to);
+                var found = pattern.Find(span, at, ref steps, out var from, out var to);
                 if (from > at)
                     Take(text, start + at, start + from, invert);
                 if (found)

@@ -8,6 +8,9 @@ internal abstract record Syntax
     /// <summary>True when it can match the empty text.</summary>
     public abstract bool Nullable { get; }
 
+    /// <summary>The nodes that it compiles to.</summary>
+    public abstract long Size { get; }
+
     /// <summary>What a match can begin with; a nullable part adds nothing certain.</summary>
     protected abstract CodePointSet Begin { get; }
 
@@ -18,6 +21,8 @@ internal abstract record Syntax
     {
         public override bool Nullable => false;
 
+        public override long Size => 1;
+
         protected override CodePointSet Begin => Set;
 
         public override Pattern.Node Compile(Pattern.Node next) => new Pattern.One(Set, next);
@@ -26,6 +31,8 @@ internal abstract record Syntax
     public sealed record Sequence(Syntax[] Items) : Syntax
     {
         public override bool Nullable => Items.All(i => i.Nullable);
+
+        public override long Size => Items.Sum(i => i.Size);
 
         protected override CodePointSet Begin
         {
@@ -49,6 +56,8 @@ internal abstract record Syntax
     {
         public override bool Nullable => Branches.Any(b => b.Nullable);
 
+        public override long Size => 1 + Branches.Sum(b => b.Size);
+
         protected override CodePointSet Begin => Branches.Aggregate(CodePointSet.Empty, (set, b) => set | b.Begin);
 
         public override Pattern.Node Compile(Pattern.Node next) => new Pattern.Choice([.. Branches.Select(b => (b.First(), b.Compile(next)))]);
@@ -60,6 +69,8 @@ internal abstract record Syntax
         private const int MaxCopies = 16;
 
         public override bool Nullable => Min == 0 || Item.Nullable;
+
+        public override long Size => Item is One ? 1 : Math.Min(Math.Clamp(Max, 1, MaxCopies) * (Item.Size + 1), int.MaxValue);
 
         protected override CodePointSet Begin => Item.Begin;
 
@@ -85,6 +96,8 @@ internal abstract record Syntax
     {
         public override bool Nullable => true;
 
+        public override long Size => 1 + Inner.Size;
+
         protected override CodePointSet Begin => CodePointSet.Empty;
 
         public override Pattern.Node Compile(Pattern.Node next) => new Pattern.Ahead(Inner.Compile(new Pattern.Accept()), Negative, next);
@@ -94,6 +107,8 @@ internal abstract record Syntax
     {
         public override bool Nullable => true;
 
+        public override long Size => 1;
+
         protected override CodePointSet Begin => CodePointSet.Empty;
 
         public override Pattern.Node Compile(Pattern.Node next) => new Pattern.Behind(Set, Negative, next);
@@ -102,6 +117,8 @@ internal abstract record Syntax
     public sealed record Edge(bool AtEnd, bool OfLine) : Syntax
     {
         public override bool Nullable => true;
+
+        public override long Size => 1;
 
         protected override CodePointSet Begin => CodePointSet.Empty;
 

@@ -54,8 +54,11 @@ public sealed class Tokenizer
     /// <summary>The padding token, or null when tokenizer_config.json names none.</summary>
     public int? PadId { get; }
 
-    /// <summary>Loads a folder with tokenizer.json and, if present, tokenizer_config.json; or that file itself.</summary>
-    /// <exception cref="FileNotFoundException">There is no tokenizer.json.</exception>
+    /// <summary>
+    /// Loads a folder with tokenizer.json or tiktoken.model and, if present, tokenizer_config.json; or that file itself; or the name of a model in Hugging
+    /// Face's or ModelScope's cache.
+    /// </summary>
+    /// <exception cref="FileNotFoundException">There is no tokenizer.</exception>
     /// <exception cref="InvalidDataException">A file is not valid; the message names the file and the place.</exception>
     /// <exception cref="NotSupportedException">The tokenizer has a component of an unknown kind; the message names it.</exception>
     public static Tokenizer Load(string path) => new(TokenizerJson.Read(path));
@@ -80,7 +83,7 @@ public sealed class Tokenizer
         {
             var token = _rawTokens.Next(text, at, out var start, out var end);
             if (start > at)
-                EncodeOrdinary(worker, at == 0 && start == text.Length ? text : text[at..start]);
+                EncodeNamed(worker, at == 0 && start == text.Length ? text : text[at..start]);
             if (token is not null)
                 worker.Encoder.Emit(token.Id);
             at = end;
@@ -142,7 +145,7 @@ public sealed class Tokenizer
     internal ReadOnlySpan<byte> Bytes(int id)
     {
         if ((uint)id >= (uint)_texts.Length || _texts[id] is not { } text)
-            throw new ArgumentOutOfRangeException(nameof(id), id, $"The tokenizer has no token {id}; its ids go from 0 to {VocabSize - 1}.");
+            throw new ArgumentOutOfRangeException(null, $"The tokenizer has no token {id}; its ids go from 0 to {VocabSize - 1}.");
         return _bytes[id] ??= ByteLevel.Decode(text);
     }
 
@@ -165,6 +168,19 @@ public sealed class Tokenizer
         return changed is null ? text : new string(changed);
     }
 
+    /// <summary>What a text cannot be encoded for is the tokenizer's doing: its file is named.</summary>
+    private void EncodeNamed((BpeEncoder Encoder, PieceSink Pipe) worker, string text)
+    {
+        try
+        {
+            EncodeOrdinary(worker, text);
+        }
+        catch (InvalidDataException error)
+        {
+            throw new InvalidDataException($"{_parts.Source}: {error.Message}", error);
+        }
+    }
+
     private void EncodeOrdinary((BpeEncoder Encoder, PieceSink Pipe) worker, string text)
     {
         if (_parts.Normalizer is not null)
@@ -184,11 +200,12 @@ public sealed class Tokenizer
     {
         if (TokenizerJson.TokenName(_parts.Config, key) is not { } name)
             return null;
-        return IdOf(name) ?? throw new InvalidDataException($"tokenizer_config.json gives '{name}' as {key}, but tokenizer.json has no such token.");
+        return IdOf(name) ?? throw new InvalidDataException($"{_parts.Source}: '{name}' is {key}, but has no id there");
     }
 }
 
 /// <summary>What a tokenizer is made of, and the parts of its files that are kept as they were for writing.</summary>
+/// <param name="Source">The file that it was read from, for errors.</param>
 /// <param name="Model">Vocabulary and merges.</param>
 /// <param name="Added">Added tokens by rising id.</param>
 /// <param name="Normalizer">Rewrites text, or null.</param>
@@ -198,5 +215,5 @@ public sealed class Tokenizer
 /// <param name="Components">normalizer, pre_tokenizer, post_processor and decoder of tokenizer.json.</param>
 /// <param name="Config">tokenizer_config.json.</param>
 internal sealed record TokenizerParts(
-    BpeModel Model, AddedToken[] Added, Normalizer? Normalizer, PreTokenizer PreTokenizer, int[] Before, int[] After,
+    string Source, BpeModel Model, AddedToken[] Added, Normalizer? Normalizer, PreTokenizer PreTokenizer, int[] Before, int[] After,
     IReadOnlyDictionary<string, JsonElement> Components, JsonObject Config);

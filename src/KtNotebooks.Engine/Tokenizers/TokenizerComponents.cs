@@ -2,11 +2,16 @@ using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 
+using KtNotebooks.Files;
+
 namespace KtNotebooks.Tokenizers;
 
 /// <summary>Turns the typed JSON components of a tokenizer.json into objects; an unknown type is an error that names it.</summary>
 internal static class TokenizerComponents
 {
+    /// <summary>The most stages of a normalizer or a pre-tokenizer: each is a frame of the stack; real ones have up to five.</summary>
+    private const int MostStages = 64;
+
     public static Normalizer? ReadNormalizer(JsonElement json)
     {
         if (json.ValueKind is JsonValueKind.Null or JsonValueKind.Undefined)
@@ -14,7 +19,7 @@ internal static class TokenizerComponents
         switch (Type(json))
         {
             case "Sequence":
-                var stages = json.GetProperty("normalizers").EnumerateArray().Select(ReadNormalizer).OfType<Normalizer>().ToArray();
+                var stages = Stages(json, "normalizers", "normalizer").Select(ReadNormalizer).OfType<Normalizer>().ToArray();
                 return stages.Length == 0 ? null : new NormalizerSequence(stages);
             case "NFC":
                 return new UnicodeNormalizer(NormalizationForm.FormC);
@@ -25,9 +30,9 @@ internal static class TokenizerComponents
             case "NFKD":
                 return new UnicodeNormalizer(NormalizationForm.FormKD);
             case "Replace":
-                return new ReplaceNormalizer(ReadPattern(json), json.GetProperty("content").GetString()!);
+                return new ReplaceNormalizer(ReadPattern(json), JsonSource.Text(json, "content", "normalizer Replace"));
             case "Prepend":
-                return new PrependNormalizer(json.GetProperty("prepend").GetString()!);
+                return new PrependNormalizer(JsonSource.Text(json, "prepend", "normalizer Prepend"));
             case var type:
                 throw Unknown("normalizer", type, "Sequence, NFC, NFD, NFKC, NFKD, Replace, Prepend");
         }
@@ -36,8 +41,10 @@ internal static class TokenizerComponents
     public static PreTokenizer ReadPreTokenizer(JsonElement json)
     {
         var stages = new List<PreTokenizer>();
-        if (json.ValueKind == JsonValueKind.Object)
+        if (json.ValueKind is not (JsonValueKind.Null or JsonValueKind.Undefined))
             AddStages(json, stages);
+        if (stages.Count > MostStages)
+            throw new NotSupportedException($"the pre_tokenizer has {stages.Count} stages; at most {MostStages} are taken.");
         if (!stages.Any(s => s is ByteLevelPreTokenizer))
             throw new NotSupportedException("the pre_tokenizer has no ByteLevel stage; only byte-level tokenizers are supported.");
         return stages.Count == 1 ? stages[0] : new PreTokenizerSequence([.. stages]);
@@ -49,7 +56,7 @@ internal static class TokenizerComponents
             return;
         if (Type(json) == "Sequence")
         {
-            foreach (var stage in json.GetProperty("decoders").EnumerateArray())
+            foreach (var stage in Stages(json, "decoders", "decoder"))
                 CheckDecoder(stage);
         }
         else if (Type(json) != "ByteLevel")
@@ -68,12 +75,18 @@ internal static class TokenizerComponents
         {
             List<int> before = [], after = [];
             var side = before;
-            foreach (var part in template.GetProperty("single").EnumerateArray())
+            foreach (var part in JsonSource.Field(template, "single", JsonValueKind.Array, Template).EnumerateArray())
             {
-                if (part.TryGetProperty("SpecialToken", out var special))
-                    side.AddRange(template.GetProperty("special_tokens").GetProperty(special.GetProperty("id").GetString()!).GetProperty("ids").EnumerateArray().Select(e => e.GetInt32()));
-                else
+                if (JsonSource.MaybeField(part, "SpecialToken", JsonValueKind.Object, Template) is not { } special)
+                {
                     side = after;
+                    continue;
+                }
+                var tokens = JsonSource.Field(template, "special_tokens", JsonValueKind.Object, Template);
+                var token = JsonSource.Field(tokens, JsonSource.Text(special, "id", Template), JsonValueKind.Object, $"{Template}: special_tokens");
+                foreach (var id in JsonSource.Field(token, "ids", JsonValueKind.Array, Template).EnumerateArray())
+                    side.Add(id.ValueKind == JsonValueKind.Number && id.TryGetInt32(out var whole) ? whole
+                        : throw new InvalidDataException($"{Template}: 'ids' must be whole numbers, but has {id.GetRawText()}."));
             }
             return ([.. before], [.. after]);
         }
@@ -83,14 +96,23 @@ internal static class TokenizerComponents
             config[flag] is JsonValue value && value.TryGetValue<bool>(out var on) && on && TokenizerJson.TokenName(config, token) is { } name && idOf(name) is int id ? [id] : [];
     }
 
+    private const string Template = "post_processor TemplateProcessing";
+
+    private static JsonElement[] Stages(JsonElement json, string key, string where)
+    {
+        var list = JsonSource.Field(json, key, JsonValueKind.Array, where);
+        return list.GetArrayLength() <= MostStages ? [.. list.EnumerateArray()]
+            : throw new NotSupportedException($"the {where} has {list.GetArrayLength()} stages; at most {MostStages} are taken.");
+    }
+
     private static JsonElement? FindTemplate(JsonElement json)
     {
-        if (json.ValueKind != JsonValueKind.Object)
+        if (json.ValueKind is JsonValueKind.Null or JsonValueKind.Undefined)
             return null;
         return Type(json) switch
         {
             "TemplateProcessing" => json,
-            "Sequence" => json.GetProperty("processors").EnumerateArray().Select(FindTemplate).FirstOrDefault(t => t is not null),
+            "Sequence" => Stages(json, "processors", "post_processor").Select(FindTemplate).FirstOrDefault(t => t is not null),
             "ByteLevel" => null, // only trims offsets
             var type => throw Unknown("post_processor", type, "ByteLevel, TemplateProcessing, Sequence"),
         };
@@ -101,12 +123,12 @@ internal static class TokenizerComponents
         switch (Type(json))
         {
             case "Sequence":
-                foreach (var stage in json.GetProperty("pretokenizers").EnumerateArray())
+                foreach (var stage in Stages(json, "pretokenizers", "pre_tokenizer"))
                     AddStages(stage, stages);
                 break;
             case "Split":
-                var behavior = json.GetProperty("behavior").GetString();
-                if (!Enum.TryParse<SplitBehavior>(behavior, out var parsed))
+                var behavior = JsonSource.Text(json, "behavior", "pre_tokenizer Split");
+                if (!Enum.TryParse<SplitBehavior>(behavior, out var parsed) || !Enum.GetNames<SplitBehavior>().Contains(behavior))
                     throw Unknown("split behavior", behavior, string.Join(", ", Enum.GetNames<SplitBehavior>()));
                 stages.Add(new Split(ReadPattern(json), parsed, Flag(json, "invert", otherwise: false)));
                 break;
@@ -124,17 +146,17 @@ internal static class TokenizerComponents
 
     private static Pattern ReadPattern(JsonElement json)
     {
-        var pattern = json.GetProperty("pattern");
-        if (pattern.TryGetProperty("Regex", out var regex))
+        var pattern = JsonSource.Field(json, "pattern", JsonValueKind.Object, Type(json));
+        if (JsonSource.MaybeField(pattern, "Regex", JsonValueKind.String, "pattern") is { } regex)
             return Pattern.Parse(regex.GetString()!);
-        if (pattern.TryGetProperty("String", out var text) && text.GetString() is { Length: > 0 } literal)
+        if (JsonSource.MaybeField(pattern, "String", JsonValueKind.String, "pattern") is { } text && text.GetString() is { Length: > 0 } literal)
             return Pattern.Literal(literal);
-        throw new InvalidDataException($"a pattern must be {{\"Regex\": …}} or {{\"String\": …}} and not empty, but is {pattern.GetRawText()}.");
+        throw new InvalidDataException($"a pattern must be {{\"Regex\": …}} or {{\"String\": …}} and not empty, but is {Pattern.Short(pattern.GetRawText())}.");
     }
 
-    private static string? Type(JsonElement json) => json.GetProperty("type").GetString();
+    private static string Type(JsonElement json) => JsonSource.Text(json, "type", "a component");
 
-    private static bool Flag(JsonElement json, string name, bool otherwise) => json.TryGetProperty(name, out var value) ? value.GetBoolean() : otherwise;
+    private static bool Flag(JsonElement json, string name, bool otherwise) => JsonSource.Flag(json, name, otherwise, Type(json));
 
-    private static NotSupportedException Unknown(string kind, string? name, string known) => new($"unknown {kind} '{name}'. Known: {known}.");
+    private static NotSupportedException Unknown(string kind, string name, string known) => new($"unknown {kind} '{Pattern.Short(name)}'. Known: {known}.");
 }

@@ -3,6 +3,7 @@ using System.Text.Json;
 using System.Text.Json.Nodes;
 
 using KtNotebooks.Files;
+using KtNotebooks.Interop;
 
 namespace KtNotebooks.Tokenizers;
 
@@ -16,7 +17,10 @@ internal static class TokenizerJson
     public const string ConfigName = "tokenizer_config.json";
 
     /// <summary>Far above every real vocabulary; keeps a wrong id from asking for gigabytes.</summary>
-    private const int MaxId = 1 << 24;
+    public const int MaxId = 4_000_000;
+
+    /// <summary>How a tokenizer of another form becomes a tokenizer.json.</summary>
+    public const string HowToSave = "Save it anew with transformers: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes tokenizer.json";
 
     private static readonly string[] ComponentNames = ["normalizer", "pre_tokenizer", "post_processor", "decoder"];
 
@@ -24,37 +28,67 @@ internal static class TokenizerJson
 
     public static TokenizerParts Read(string path)
     {
+        path = HubCache.Resolve(path, whole: false);
         var file = Directory.Exists(path) ? Path.Combine(path, FileName) : path;
-        if (!File.Exists(file))
-            throw new FileNotFoundException($"There is no tokenizer at '{file}'. A model folder holds {FileName}; give that folder or the file.", file);
-        using var document = Parse(file);
+        if (Path.GetFileName(file) == TikTokenFile.FileName) return Named(file, () => TikTokenFile.Read(file));
+        if (FileKinds.Of(file) == FileKind.None && new FileInfo(file).LinkTarget is null)
+        {
+            var other = Path.Combine(path, TikTokenFile.FileName);
+            return File.Exists(other) ? Named(other, () => TikTokenFile.Read(other)) : throw Missing(path, file);
+        }
+        var root = JsonSource.Read(file, "a tokenizer");
+        return Named(file, () => Parts(root, file));
+    }
+
+    private static TokenizerParts Parts(JsonElement root, string file)
+    {
+        var components = ComponentNames.Where(n => root.TryGetProperty(n, out _)).ToDictionary(n => n, n => root.GetProperty(n));
+        var model = ReadModel(root.TryGetProperty("model", out var m) ? m : throw Wrong("it has no 'model'"));
+        var beside = SpecialTokenFiles.Read(Path.GetDirectoryName(Path.GetFullPath(file))!);
+        var added = beside.Complete(ReadAdded(root, model), model, Path.GetFileName(file));
+        TokenizerComponents.CheckDecoder(components.GetValueOrDefault("decoder"));
+        var ids = added.ToDictionary(t => t.Content, t => t.Id, StringComparer.Ordinal);
+        int? IdOf(string name) => ids.TryGetValue(name, out var id) ? id : model.IdOf(name);
+        var (before, after) = TokenizerComponents.SpecialsAround(components.GetValueOrDefault("post_processor"), beside.Config, IdOf);
+        foreach (var id in (int[])[.. before, .. after])
+            Expect(ids.ContainsValue(id) || (id >= 0 && id < model.Tokens.Length && model.Tokens[id] is not null),
+                $"the post_processor puts the id {id} around texts, which is no token");
+        return new TokenizerParts(
+            file, model, added, TokenizerComponents.ReadNormalizer(components.GetValueOrDefault("normalizer")),
+            TokenizerComponents.ReadPreTokenizer(components.GetValueOrDefault("pre_tokenizer")), before, after, components, beside.Config);
+    }
+
+    /// <summary>Puts the file's name before errors that lack it.</summary>
+    private static T Named<T>(string file, Func<T> read)
+    {
         try
         {
-            var root = document.RootElement;
-            Expect(root.ValueKind == JsonValueKind.Object, "it is not a JSON object");
-            var components = ComponentNames.Where(n => root.TryGetProperty(n, out _)).ToDictionary(n => n, n => root.GetProperty(n).Clone());
-            var model = ReadModel(root.TryGetProperty("model", out var m) ? m : throw Wrong("it has no 'model'"));
-            var added = ReadAdded(root, model);
-            TokenizerComponents.CheckDecoder(components.GetValueOrDefault("decoder"));
-            var config = ReadConfig(Path.Combine(Path.GetDirectoryName(file)!, ConfigName));
-            var ids = added.ToDictionary(t => t.Content, t => t.Id, StringComparer.Ordinal);
-            var (before, after) = TokenizerComponents.SpecialsAround(components.GetValueOrDefault("post_processor"), config, name => ids.TryGetValue(name, out var id) ? id : model.IdOf(name));
-            return new TokenizerParts(
-                model, added, TokenizerComponents.ReadNormalizer(components.GetValueOrDefault("normalizer")),
-                TokenizerComponents.ReadPreTokenizer(components.GetValueOrDefault("pre_tokenizer")), before, after, components, config);
+            return read();
         }
         catch (InvalidDataException e)
         {
-            throw new InvalidDataException($"{file}: {e.Message}", e);
+            throw new InvalidDataException(WithFile(file, e.Message), e);
         }
         catch (NotSupportedException e)
         {
-            throw new NotSupportedException($"{file}: {e.Message}", e);
+            throw new NotSupportedException(WithFile(file, e.Message), e);
         }
-        catch (Exception e) when (e is InvalidOperationException or KeyNotFoundException or FormatException or ArgumentException)
-        {
-            throw new InvalidDataException($"{file}: not a tokenizer in Hugging Face's layout ({e.Message})", e);
-        }
+    }
+
+    private static string WithFile(string file, string message) => message.StartsWith(Path.GetDirectoryName(file) ?? file, StringComparison.Ordinal)
+        && file.Contains('/', StringComparison.Ordinal) ? message : $"{file}: {message}";
+
+    private static FileNotFoundException Missing(string path, string file)
+    {
+        var folder = Directory.Exists(path) ? path : Path.GetDirectoryName(Path.GetFullPath(file))!;
+        bool There(string name) => File.Exists(Path.Combine(folder, name));
+        var instead = There("qwen.tiktoken")
+            ? " qwen.tiktoken there belongs to the first Qwen models, whose tokenizer is not read; Qwen2 and later have tokenizer.json."
+            : There("tokenizer.model") ? " tokenizer.model there is SentencePiece's, and only byte-level BPE is read."
+            : There("vocab.json") ? $" vocab.json there is the old form. {HowToSave}."
+            : "";
+        return new FileNotFoundException($"There is no tokenizer at '{file}'. A model folder holds {FileName} or {TikTokenFile.FileName}; "
+            + $"give that folder or the file.{instead}{HubCache.Hint(folder)}", file);
     }
 
     public static void Write(TokenizerParts parts, string folder)
@@ -67,85 +101,94 @@ internal static class TokenizerJson
     public static string? TokenName(JsonObject config, string key) => config[key] switch
     {
         JsonValue value when value.TryGetValue<string>(out var text) => text,
-        JsonObject token => token["content"]?.GetValue<string>(),
+        JsonObject token => token["content"] is JsonValue content && content.TryGetValue<string>(out var inner) ? inner : null,
         _ => null,
     };
 
-    private static JsonDocument Parse(string file)
+    /// <summary>One added token of any file.</summary>
+    internal static AddedToken ReadToken(JsonElement token, int id, string where)
     {
-        try
-        {
-            return JsonDocument.Parse(File.ReadAllBytes(file));
-        }
-        catch (JsonException e)
-        {
-            throw new InvalidDataException($"{file}: not valid JSON at line {e.LineNumber + 1}, byte {e.BytePositionInLine + 1}. The file may be cut off; fetch it again.", e);
-        }
+        bool Flag(string name) => JsonSource.Flag(token, name, missing: false, where);
+        return new AddedToken(id, JsonSource.Text(token, "content", where), Flag("special"), Flag("single_word"), Flag("lstrip"), Flag("rstrip"),
+            Flag("normalized"));
     }
 
     private static BpeModel ReadModel(JsonElement model)
     {
-        var type = model.TryGetProperty("type", out var t) ? t.GetString() : "BPE";
+        var type = JsonSource.MaybeField(model, "type", JsonValueKind.String, "model") is { } t ? JsonSource.Text(t, "model: 'type'") : "BPE";
         if (type != "BPE")
-            throw new NotSupportedException($"the model is of type '{type}'; only 'BPE' (byte-level) is supported.");
+            throw new NotSupportedException($"the model is of type '{Pattern.Short(type)}'; only 'BPE' (byte-level) is supported.");
         foreach (var affix in (string[])["continuing_subword_prefix", "end_of_word_suffix"])
         {
-            if (model.TryGetProperty(affix, out var value) && value.ValueKind == JsonValueKind.String && value.GetString() != "")
+            if (JsonSource.MaybeField(model, affix, JsonValueKind.String, "model") is { } value && value.ToString() != "")
                 throw new NotSupportedException($"the model sets '{affix}', which byte-level BPE does not use.");
         }
+        if (JsonSource.MaybeField(model, "dropout", JsonValueKind.Number, "model") is { } dropout && dropout.GetDouble() != 0)
+            throw new NotSupportedException($"the model sets 'dropout' to {dropout.GetRawText()}: a text would have other ids each time; only 0 is supported.");
+        var tokens = ReadVocabulary(JsonSource.Field(model, "vocab", JsonValueKind.Object, "model"));
+        var ids = new Dictionary<string, int>(tokens.Length, StringComparer.Ordinal);
+        for (var id = 0; id < tokens.Length; id++)
+        {
+            if (tokens[id] is { } token)
+                Expect(ids.TryAdd(token, id), $"the token '{token}' has two ids");
+        }
 
-        var vocab = model.GetProperty("vocab");
+        var merges = new List<(int, int, int)>();
+        foreach (var entry in JsonSource.Field(model, "merges", JsonValueKind.Array, "model").EnumerateArray())
+        {
+            string[] pair = entry.ValueKind == JsonValueKind.Array
+                ? [.. entry.EnumerateArray().Select(e => JsonSource.Text(e, $"merge {merges.Count}"))]
+                : JsonSource.Text(entry, $"merge {merges.Count}").Split(' ');
+            Expect(pair.Length == 2, $"merge {merges.Count} is {Pattern.Short(entry.GetRawText())}; expected two tokens");
+            merges.Add((Id(pair[0]), Id(pair[1]), Id(pair[0] + pair[1])));
+        }
+        return new BpeModel(tokens, merges, JsonSource.Flag(model, "ignore_merges", missing: false, "model"));
+
+        int Id(string token) => ids.TryGetValue(token, out var id) ? id : throw Wrong($"merge {merges.Count} needs the token '{token}', which is not in the vocabulary");
+    }
+
+    /// <summary>Token texts by id; holes are null.</summary>
+    private static string?[] ReadVocabulary(JsonElement vocab)
+    {
+        var size = 0;
         foreach (var entry in vocab.EnumerateObject())
-            Expect(entry.Value.TryGetInt32(out var id) && (uint)id < MaxId, $"the token '{entry.Name}' has the id {entry.Value.GetRawText()}; expected 0 to {MaxId - 1}");
-        var tokens = new string?[vocab.EnumerateObject().Select(p => p.Value.GetInt32() + 1).DefaultIfEmpty(0).Max()];
+        {
+            Expect(entry.Value.ValueKind == JsonValueKind.Number && entry.Value.TryGetInt32(out var id) && (uint)id < MaxId,
+                $"the token '{entry.Name}' has the id {Pattern.Short(entry.Value.GetRawText())}; expected 0 to {MaxId - 1}");
+            size = Math.Max(size, entry.Value.GetInt32() + 1);
+        }
+        Expect(size > 0, "the vocabulary is empty");
+        var tokens = new string?[size];
         foreach (var entry in vocab.EnumerateObject())
         {
             ref var token = ref tokens[entry.Value.GetInt32()];
             Expect(token is null, $"the id {entry.Value.GetInt32()} is given to two tokens, '{token}' and '{entry.Name}'");
             token = entry.Name;
         }
-        var ids = new Dictionary<string, int>(tokens.Length, StringComparer.Ordinal);
-        for (var id = 0; id < tokens.Length; id++)
-        {
-            if (tokens[id] is { } token)
-                ids[token] = id;
-        }
-
-        var merges = new List<(int, int, int)>();
-        foreach (var entry in model.GetProperty("merges").EnumerateArray())
-        {
-            string[] pair = entry.ValueKind == JsonValueKind.Array
-                ? [.. entry.EnumerateArray().Select(e => e.GetString() ?? "")]
-                : (entry.GetString() ?? "").Split(' ');
-            Expect(pair.Length == 2, $"merge {merges.Count} is {entry.GetRawText()}; expected two tokens");
-            merges.Add((Id(pair[0]), Id(pair[1]), Id(pair[0] + pair[1])));
-        }
-        return new BpeModel(tokens, merges, model.TryGetProperty("ignore_merges", out var ignore) && ignore.ValueKind == JsonValueKind.True);
-
-        int Id(string token) => ids.TryGetValue(token, out var id) ? id : throw Wrong($"merge {merges.Count} needs the token '{token}', which is not in the vocabulary");
+        return tokens;
     }
 
+    /// <summary>The added tokens; of one that stands there twice the last counts.</summary>
     private static AddedToken[] ReadAdded(JsonElement root, BpeModel model)
     {
-        if (!root.TryGetProperty("added_tokens", out var list) || list.ValueKind != JsonValueKind.Array)
+        if (JsonSource.MaybeField(root, "added_tokens", JsonValueKind.Array, "the file") is not { } list)
             return [];
-        var added = list.EnumerateArray().Select(e =>
+        Dictionary<string, AddedToken> added = new(StringComparer.Ordinal);
+        Dictionary<int, string> names = [];
+        foreach (var entry in list.EnumerateArray())
         {
-            var content = e.GetProperty("content").GetString() ?? "";
-            bool Flag(string name) => e.TryGetProperty(name, out var value) && value.ValueKind == JsonValueKind.True;
-            return new AddedToken(model.IdOf(content) ?? e.GetProperty("id").GetInt32(), content, Flag("special"), Flag("single_word"), Flag("lstrip"), Flag("rstrip"), Flag("normalized"));
-        }).OrderBy(t => t.Id).ToArray();
-        foreach (var token in added)
-            Expect((uint)token.Id < MaxId, $"the added token '{token.Content}' has the id {token.Id}; expected 0 to {MaxId - 1}");
-        return added;
-    }
-
-    private static JsonObject ReadConfig(string file)
-    {
-        if (!File.Exists(file))
-            return [];
-        using var document = Parse(file);
-        return JsonObject.Create(document.RootElement.Clone()) ?? throw Wrong($"{ConfigName} is not a JSON object");
+            var where = $"added token {added.Count}";
+            var content = JsonSource.Text(entry, "content", where);
+            var given = JsonSource.Whole(entry, "id", $"the added token '{content}'");
+            Expect(given is >= 0 and < MaxId, $"the added token '{content}' has the id {given}; expected 0 to {MaxId - 1}");
+            var token = ReadToken(entry, model.IdOf(content) ?? (int)given, where);
+            Expect(!added.TryGetValue(content, out var before) || before.Id == token.Id,
+                $"the added token '{content}' has two ids, {before?.Id} and {token.Id}");
+            Expect(names.TryAdd(token.Id, content) || names[token.Id] == content,
+                $"the id {token.Id} is given to two added tokens, '{names[token.Id]}' and '{content}'");
+            added[content] = token;
+        }
+        return [.. added.Values.OrderBy(t => t.Id)];
     }
 
     private static void WriteTokenizer(TokenizerParts parts, Utf8JsonWriter writer)

@@ -2,6 +2,7 @@ using System.Security.Cryptography;
 using System.Text;
 using System.Text.Json;
 
+using KtNotebooks.Files;
 using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 
@@ -13,28 +14,35 @@ namespace KtNotebooks.Weights;
 /// </summary>
 public sealed class Checkpoint : IWeights, IDisposable
 {
+    private const string Index = "model.safetensors.index.json";
+    private const string Single = "model.safetensors";
     private readonly Dictionary<string, SafetensorsFile> _fileOf = [];
     private readonly SortedDictionary<string, SafetensorsFile> _files = new(StringComparer.Ordinal);
     private readonly StoredMatrices _matrices;
 
+    /// <param name="folder">The folder, or the name of a model in a cache (<see cref="HubCache"/>).</param>
     /// <exception cref="FileNotFoundException">The folder, an index or a shard is missing.</exception>
     /// <exception cref="InvalidDataException">A damaged file, or an index that does not fit its shards.</exception>
     /// <exception cref="NotSupportedException">config.json names a quantisation that is not known.</exception>
     public Checkpoint(string folder)
     {
-        Folder = folder;
+        Folder = folder = HubCache.Resolve(folder);
         _matrices = new StoredMatrices(this);
-        if (!Directory.Exists(folder)) throw new FileNotFoundException($"{folder}: no such folder; a model is a folder on this machine that holds config.json and *.safetensors (nothing is downloaded)");
+        RegularFile.RequireFolder(folder, "a model's folder with config.json and *.safetensors (nothing is downloaded)");
         Quantized = Quantization.Read(folder);
-        var index = Path.Combine(folder, "model.safetensors.index.json");
-        var single = Path.Combine(folder, "model.safetensors");
+        var index = Path.Combine(folder, Index);
+        var single = Path.Combine(folder, Single);
         try
         {
-            if (File.Exists(index)) ReadIndex(index);
-            else if (File.Exists(single))
-                foreach (var name in Open("model.safetensors").Entries.Keys) _fileOf.Add(name, _files["model.safetensors"]);
+            if (Exists(index)) ReadIndex(index);
+            else if (Exists(single))
+                foreach (var name in Open(Single).Entries.Keys) _fileOf.Add(name, _files[Single]);
             else if (Fp8Conversion.IsUnfinished(folder)) throw new FileNotFoundException($"{folder}: a conversion into this folder is not finished; give the same `kt convert` again, and it goes on");
-            else throw new FileNotFoundException($"{folder}: neither model.safetensors nor model.safetensors.index.json is there; the weights belong beside config.json, which alone is enough for `kt plan` only");
+            else
+            {
+                throw new FileNotFoundException($"{folder}: neither {Single} nor {Index} is there; "
+                    + $"the weights belong beside config.json, which alone is enough for `kt plan` only{HubCache.Hint(folder)}");
+            }
         }
         catch
         {
@@ -74,6 +82,13 @@ public sealed class Checkpoint : IWeights, IDisposable
 
     /// <summary>A view on a tensor as it is stored, whatever its type. The caller disposes it.</summary>
     public Tensor Stored(string name) => FileOf(name).Get(name);
+
+    /// <summary>The scales of an FP8 matrix as F32, in whatever type they are stored. The caller disposes them.</summary>
+    public Tensor Fp8Scales(string name)
+    {
+        var (n, k) = ShapeOf(name);
+        return _matrices.Fp8Scales(name, n, k, inMemory: true);
+    }
 
     /// <summary>Rows and columns of a matrix, however it is stored.</summary>
     public (long N, long K) ShapeOf(string name)
@@ -128,7 +143,23 @@ public sealed class Checkpoint : IWeights, IDisposable
         OnTaken?.Invoke(entry.Name, entry.End - entry.Begin);
     }
 
+    /// <summary>Fails when the scales of an FP8 matrix are missing or cannot be its own.</summary>
+    internal void CheckFp8Scales(string name)
+    {
+        var (n, k) = ShapeOf(name);
+        _matrices.CheckFp8Scales(name, n, k);
+    }
+
+    /// <summary>Fails when a file that tensors are mapped from has become shorter: asked before a pass over the model, not at every tensor.</summary>
+    internal void RequireWhole()
+    {
+        foreach (var file in _files.Values) file.RequireWhole();
+    }
+
     internal SafetensorsFile FileOf(string name) => _fileOf.TryGetValue(name, out var file) ? file : throw new InvalidDataException($"{Folder}: tensor '{name}' is missing from the checkpoint (expected by config.json)");
+
+    /// <summary>Also a link to nothing, a pipe or a folder: what stands there is then named when it is opened, and not called missing.</summary>
+    private static bool Exists(string path) => File.Exists(path) || Directory.Exists(path) || new FileInfo(path).LinkTarget is not null;
 
     private SafetensorsFile Open(string file)
     {
@@ -138,21 +169,25 @@ public sealed class Checkpoint : IWeights, IDisposable
 
     private void ReadIndex(string path)
     {
-        try
+        var map = JsonSource.Field(JsonSource.Read(path, "a checkpoint's index"), "weight_map", JsonValueKind.Object, path);
+        Dictionary<string, SafetensorsFile> opened = new(StringComparer.Ordinal); // by the name as it is written
+        foreach (var entry in map.EnumerateObject())
         {
-            using var json = JsonDocument.Parse(File.ReadAllBytes(path));
-            foreach (var entry in json.RootElement.GetProperty("weight_map").EnumerateObject())
-            {
-                var shard = entry.Value.GetString() ?? "";
-                if (!_files.ContainsKey(shard) && !File.Exists(Path.Combine(Folder, shard))) throw new FileNotFoundException($"{Folder}: shard {shard} is missing; {Path.GetFileName(path)} names it for '{entry.Name}'");
-                var file = Open(shard);
-                if (!file.Entries.ContainsKey(entry.Name)) throw new InvalidDataException($"{path}: says '{entry.Name}' is in {shard}, but it is not there");
-                _fileOf.Add(entry.Name, file);
-            }
+            var where = $"{path}: weight_map '{entry.Name}'";
+            var shard = JsonSource.Text(entry.Value, where);
+            if (!opened.TryGetValue(shard, out var file)) opened.Add(shard, file = Open(ShardName(shard, where, entry.Name)));
+            if (!file.Entries.ContainsKey(entry.Name)) throw new InvalidDataException($"{path}: says '{entry.Name}' is in {shard}, but it is not there");
+            if (!_fileOf.TryAdd(entry.Name, file)) throw new InvalidDataException($"{path}: names '{entry.Name}' twice");
         }
-        catch (Exception error) when (error is JsonException or KeyNotFoundException or InvalidOperationException or ArgumentException)
-        {
-            throw new InvalidDataException($"{path}: damaged index: {error.Message}");
-        }
+    }
+
+    /// <summary>A shard's name below the folder, one for each file however it is written.</summary>
+    private string ShardName(string shard, string where, string tensor)
+    {
+        var full = InnerPath.Of(Folder, shard, where);
+        if (!shard.EndsWith(".safetensors", StringComparison.Ordinal))
+            throw new InvalidDataException($"{where}: '{shard}' must be the name of a *.safetensors file");
+        if (!Exists(full)) throw new FileNotFoundException($"{Folder}: shard {shard} is missing; {Index} names it for '{tensor}'{HubCache.Hint(Folder)}");
+        return Path.GetRelativePath(Folder, full);
     }
 }

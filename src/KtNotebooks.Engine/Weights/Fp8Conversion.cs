@@ -2,6 +2,7 @@ using System.Text.Json;
 using System.Text.Json.Nodes;
 
 using KtNotebooks.Files;
+using KtNotebooks.Interop;
 using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 
@@ -13,13 +14,13 @@ namespace KtNotebooks.Weights;
 /// </summary>
 public sealed class Fp8Conversion : IDisposable
 {
-    private const string ScaleSuffix = "_scale_inv";
+    private const string ScaleSuffix = StoredMatrices.Fp8ScaleSuffix;
     private const string Journal = ".kt-convert.json";
     private const long PieceBytes = 4 << 20; // of FP8 codes; twice that in BF16
     private readonly string _target;
     private readonly Checkpoint _source;
     private readonly List<(string Name, SafetensorsPlan Plan)> _shards = [];
-    private readonly string[] _otherFiles;
+    private readonly FolderFile[] _otherFiles;
 
     /// <summary>Reads all headers and checks that the work can be done: scales, free disk, a target that is empty or holds the beginning of this same conversion.</summary>
     /// <exception cref="InvalidDataException">A matrix without scales, or a damaged source.</exception>
@@ -27,19 +28,22 @@ public sealed class Fp8Conversion : IDisposable
     public Fp8Conversion(string source, string target)
     {
         _target = Path.GetFullPath(target);
-        var from = Path.GetFullPath(source);
-        if (_target == from || _target.StartsWith(from + Path.DirectorySeparatorChar, StringComparison.Ordinal)) throw new ArgumentException($"{target}: the converted model must not lie in the source folder {source}");
+        var from = Path.GetFullPath(HubCache.Resolve(source));
+        if (IsWithin(RealPath(_target), RealPath(from)))
+            throw new ArgumentException($"{target}: the converted model must not lie in the source folder {source}");
         _source = new Checkpoint(from);
         try
         {
             if (_source.Quantized != MatrixFormat.Fp8) throw new InvalidDataException($"{Path.Combine(source, "config.json")}: has no {Quantization.Key} of quant_method fp8; there is nothing to convert");
             foreach (var (name, file) in _source.Files)
                 if (PlanOf(file) is { } plan) _shards.Add((name, plan));
-            _otherFiles = [.. Directory.EnumerateFiles(from, "*", new EnumerationOptions { RecurseSubdirectories = true }).Select(f => Path.GetRelativePath(from, f)).Where(f => !IsRewritten(f))];
+            var (files, leftOut) = FolderFiles.Of(from);
+            _otherFiles = [.. files.Where(f => !IsRewritten(f.Name))];
+            Notes = [.. leftOut.Select(what => $"{source}: not copied: {what}")];
             CheckTarget();
             Finished = _shards.Count(s => s.Plan.IsAt(Path.Combine(_target, s.Name)));
             Bytes = Remaining.Sum(s => s.Plan.FileBytes);
-            AtomicFile.RequireSpace(_target, Bytes + _otherFiles.Sum(f => new FileInfo(Path.Combine(from, f)).Length) + 1_000_000);
+            AtomicFile.RequireSpace(_target, Bytes + _otherFiles.Sum(f => f.Bytes) + 1_000_000);
         }
         catch
         {
@@ -56,21 +60,25 @@ public sealed class Fp8Conversion : IDisposable
     /// <summary>Bytes that this run writes.</summary>
     public long Bytes { get; }
 
+    /// <summary>What of the source folder is not copied, and why.</summary>
+    public IReadOnlyList<string> Notes { get; }
+
     private IEnumerable<(string Name, SafetensorsPlan Plan)> Remaining => _shards.Where(s => !s.Plan.IsAt(Path.Combine(_target, s.Name)));
 
     /// <summary>Converts what is left. Index and config.json come last: a folder that has them is whole.</summary>
     /// <exception cref="OperationCanceledException">Cancelled; the next run goes on after the last whole shard.</exception>
     public void Run(Action<WorkProgress>? report = null, CancellationToken cancel = default)
     {
-        Directory.CreateDirectory(_target);
+        OutputFolder.Create(_target, "the converted model");
         AtomicFile.WriteText(Path.Combine(_target, Journal), Identity());
         var meter = new WorkMeter(Bytes, report);
         foreach (var (name, plan) in Remaining.ToList()) Convert(name, plan, meter, cancel);
         foreach (var file in _otherFiles)
         {
-            var to = Path.Combine(_target, file);
-            Directory.CreateDirectory(Path.GetDirectoryName(to)!);
-            File.Copy(Path.Combine(_source.Folder, file), to, overwrite: true);
+            var to = Path.Combine(_target, file.Name);
+            OutputFolder.Create(Path.GetDirectoryName(to)!, "the converted model");
+            using var stream = RegularFile.Open(file.Source, "a file of the model");
+            AtomicFile.Write(to, file.Bytes, copy => stream.CopyTo(copy));
         }
         WriteIndex();
         WriteConfig();
@@ -82,6 +90,13 @@ public sealed class Fp8Conversion : IDisposable
 
     public void Dispose() => _source.Dispose();
 
+    private static bool IsWithin(string path, string folder) =>
+        path == folder || path.StartsWith(folder + Path.DirectorySeparatorChar, StringComparison.Ordinal);
+
+    /// <summary>With all links followed, also where the last folders are not there yet.</summary>
+    private static string RealPath(string path) =>
+        FileKinds.RealPath(path) ?? (Path.GetDirectoryName(path) is { } above ? Path.Combine(RealPath(above), Path.GetFileName(path)) : path);
+
     private static bool IsRewritten(string file) => file is "config.json" or Journal || file.EndsWith(".safetensors", StringComparison.Ordinal) || file.EndsWith(".safetensors.index.json", StringComparison.Ordinal) || file.EndsWith(".tmp", StringComparison.Ordinal);
 
     /// <summary>The tensors of a shard without scales, in order.</summary>
@@ -92,19 +107,17 @@ public sealed class Fp8Conversion : IDisposable
         List<(string, DType, long[])> tensors = [];
         foreach (var entry in Kept(file))
         {
-            if (entry.Type == DType.F8E4M3) CheckScales(file, entry);
+            if (entry.Type == DType.F8E4M3) CheckMatrix(file, entry);
             tensors.Add((entry.Name, entry.Type == DType.F8E4M3 ? DType.BF16 : entry.Type, entry.Shape));
         }
         return tensors.Count == 0 ? null : new SafetensorsPlan(tensors);
     }
 
-    private void CheckScales(SafetensorsFile file, TensorEntry entry)
+    private void CheckMatrix(SafetensorsFile file, TensorEntry entry)
     {
-        var name = entry.Name + ScaleSuffix;
-        if (entry.Shape.Length != 2) throw new InvalidDataException($"{file.Path}: tensor '{entry.Name}' is FP8 but no matrix: [{string.Join(", ", entry.Shape)}]");
-        if (!_source.Has(name)) throw new InvalidDataException($"{file.Path}: tensor '{entry.Name}' is stored as fp8, but its scales '{name}' are in no shard");
-        var (scales, wanted) = (_source.Entry(name), MatrixFormat.Fp8.ScaleShape(entry.Shape[0], entry.Shape[1]));
-        if (scales.Type != DType.F32 || !scales.Shape.AsSpan().SequenceEqual(wanted)) throw new InvalidDataException($"{_source.FileOf(name).Path}: tensor '{name}' must be F32[{string.Join(", ", wanted)}], but is {scales.Type}[{string.Join(", ", scales.Shape)}]");
+        if (entry.Shape.Length != 2)
+            throw new InvalidDataException($"{file.Path}: tensor '{entry.Name}' is FP8 but no matrix: [{string.Join(", ", entry.Shape)}]");
+        _source.CheckFp8Scales(entry.Name);
     }
 
     private void CheckTarget()
@@ -112,11 +125,19 @@ public sealed class Fp8Conversion : IDisposable
         var journal = Path.Combine(_target, Journal);
         if (File.Exists(journal))
         {
-            if (File.ReadAllText(journal) != Identity()) throw new IOException($"{_target}: holds the beginning of a conversion of another source, or the source has changed since; remove it or choose another folder");
+            if (RegularFile.ReadAllText(journal, "the record of a conversion") != Identity())
+            {
+                throw new IOException($"{_target}: holds the beginning of a conversion of another source, or the source has changed since; "
+                    + "remove it or choose another folder");
+            }
         }
         else if (_shards.TrueForAll(s => s.Plan.IsAt(Path.Combine(_target, s.Name))) && File.Exists(Path.Combine(_target, "config.json")))
         {
             throw new IOException($"{_target}: holds the whole converted model already; remove it to convert again");
+        }
+        else if (FileKinds.Of(_target) is FileKind.File or FileKind.Other)
+        {
+            throw new IOException($"{_target}: is a file, but the converted model is a folder; choose another name");
         }
         else if (Directory.Exists(_target) && Directory.EnumerateFileSystemEntries(_target).FirstOrDefault() is { } found)
         {
@@ -129,14 +150,16 @@ public sealed class Fp8Conversion : IDisposable
     {
         source = _source.Folder,
         headers = _source.HeaderHash,
-        shards = _source.Files.Select(f => new FileInfo(f.Value.Path)).Select(f => $"{f.Name} {f.Length} {f.LastWriteTimeUtc.Ticks}"),
+        shards = _source.Files.Select(f => (f.Key, File: new FileInfo(RealPath(f.Value.Path)))).Select(f =>
+            $"{f.Key} {f.File.Length} {f.File.LastWriteTimeUtc.Ticks}"),
     });
 
     private void Convert(string name, SafetensorsPlan plan, WorkMeter meter, CancellationToken cancel)
     {
         var file = _source.Files[name];
-        using var source = File.OpenHandle(file.Path);
-        using var shard = new ShardFile(Path.Combine(_target, name), plan);
+        var path = Path.Combine(_target, name);
+        OutputFolder.Create(Path.GetDirectoryName(path)!, "the converted model");
+        using var shard = new ShardFile(path, plan);
         List<Piece> pieces = [];
         foreach (var entry in Kept(file))
         {
@@ -151,16 +174,16 @@ public sealed class Fp8Conversion : IDisposable
             if (entry.Type != DType.F8E4M3)
             {
                 var bytes = memory.Bytes(count);
-                SafetensorsFile.ReadAll(source, bytes, file.DataStart + entry.Begin + at, file.Path);
+                file.ReadAt(bytes, entry.Begin + at);
                 shard.Write(entry.Name, at, bytes);
                 meter.Add(name, count);
                 return;
             }
             var k = entry.Shape[1];
-            SafetensorsFile.ReadAll(source, memory.Bytes(count * k), file.DataStart + entry.Begin + (at * k), file.Path);
+            file.ReadAt(memory.Bytes(count * k), entry.Begin + (at * k));
             using var codes = memory.Codes(count, k);
             // Read, not mapped: a mapped page counts as memory of the process until the end, and the system maps its neighbours with it (measured: 26 MB a GB of BF16).
-            using var all = _source.FileOf(entry.Name + ScaleSuffix).Read(entry.Name + ScaleSuffix, DType.F32, MatrixFormat.Fp8.ScaleShape(entry.Shape[0], k));
+            using var all = _source.Fp8Scales(entry.Name);
             using var scales = all.Slice(at / MatrixFormats.Fp8Block, ((count - 1) / MatrixFormats.Fp8Block) + 1);
             shard.Write(entry.Name, at * k * 2, memory.Decoded(codes, scales, count, k));
             meter.Add(name, count * k * 2);
@@ -179,7 +202,7 @@ public sealed class Fp8Conversion : IDisposable
 
     private void WriteConfig()
     {
-        var config = JsonNode.Parse(File.ReadAllText(Path.Combine(_source.Folder, "config.json")))!.AsObject();
+        var config = JsonSource.ReadNodes(Path.Combine(_source.Folder, "config.json"), "a model's config.json");
         config.Remove(Quantization.Key);
         if (config.ContainsKey("torch_dtype")) config["torch_dtype"] = "bfloat16";
         AtomicFile.WriteText(Path.Combine(_target, "config.json"), config.ToJsonString(Indented));

@@ -1,6 +1,7 @@
 using System.Text.Json;
 using System.Text.Json.Nodes;
 
+using KtNotebooks.Files;
 using KtNotebooks.Ops;
 
 namespace KtNotebooks.Weights;
@@ -30,33 +31,41 @@ public static class Quantization
     public static MatrixFormat? Read(string folder)
     {
         var path = Path.Combine(folder, "config.json");
-        if (!File.Exists(path)) return null;
-        try
-        {
-            using var json = JsonDocument.Parse(File.ReadAllBytes(path));
-            if (json.RootElement.ValueKind != JsonValueKind.Object || !json.RootElement.TryGetProperty(Key, out var block) || block.ValueKind == JsonValueKind.Null) return null;
-            var method = Text(block, "quant_method");
-            return method switch
-            {
-                "fp8" => IsBlockFp8(block) ? MatrixFormat.Fp8 : throw Refused(path, $"FP8 is read as e4m3 with blocks of 128×128, but the config says {block.GetRawText().ReplaceLineEndings(" ")}"),
-                "compressed-tensors" => IsPackedInt4(block) ? MatrixFormat.Int4 : throw Refused(path, "of compressed-tensors only pack-quantized, symmetric 4-bit integers in groups of 32 are read"),
-                _ => throw Refused(path, $"quant_method '{method}' is not known; known are fp8 and compressed-tensors"),
-            };
-        }
-        catch (Exception error) when (error is JsonException or InvalidOperationException)
-        {
-            throw new InvalidDataException($"{path}: {Key} cannot be read: {error.Message}");
-        }
+        return File.Exists(path) ? Of(JsonSource.Read(path, "a model's config.json"), path) : null;
     }
 
-    private static bool IsBlockFp8(JsonElement block) => Text(block, "fmt", "e4m3") == "e4m3" && block.TryGetProperty("weight_block_size", out var size) && size.ValueKind == JsonValueKind.Array && size.EnumerateArray().Select(s => s.GetInt32()).SequenceEqual([MatrixFormats.Fp8Block, MatrixFormats.Fp8Block]);
+    /// <summary>The same of a config that has been read; the path stands in errors.</summary>
+    public static MatrixFormat? Of(JsonElement config, string path)
+    {
+        if (JsonSource.MaybeField(config, Key, JsonValueKind.Object, path) is not { } block) return null;
+        return Text(block, "quant_method") switch
+        {
+            "fp8" => IsBlockFp8(block) ? MatrixFormat.Fp8
+                : throw Refused(path, $"FP8 is read as e4m3 with blocks of 128×128, but the config says {block.GetRawText().ReplaceLineEndings(" ")}"),
+            "compressed-tensors" => IsPackedInt4(block) ? MatrixFormat.Int4
+                : throw Refused(path, "of compressed-tensors only pack-quantized, symmetric 4-bit integers in groups of 32 are read"),
+            var method => throw Refused(path, $"{Key}.quant_method '{method}' is not known; known are fp8 and compressed-tensors"),
+        };
+    }
 
-    private static bool IsPackedInt4(JsonElement block) => Text(block, "format") == "pack-quantized" && block.TryGetProperty("config_groups", out var groups) && groups.EnumerateObject().All(g =>
-        g.Value.TryGetProperty("weights", out var w) && Number(w, "num_bits") == 4 && Number(w, "group_size") == MatrixFormats.Int4Group && Text(w, "type", "int") == "int" && (!w.TryGetProperty("symmetric", out var s) || s.ValueKind == JsonValueKind.True));
+    private static bool IsBlockFp8(JsonElement block) => Text(block, "fmt", "e4m3") == "e4m3" && block.TryGetProperty("weight_block_size", out var size)
+        && size.ValueKind == JsonValueKind.Array
+        && size.EnumerateArray().Select(WholeOf).SequenceEqual([MatrixFormats.Fp8Block, MatrixFormats.Fp8Block]);
+
+    private static bool IsPackedInt4(JsonElement block) => Text(block, "format") == "pack-quantized"
+        && block.TryGetProperty("config_groups", out var groups) && groups.ValueKind == JsonValueKind.Object
+        && groups.EnumerateObject().All(g => IsPackedInt4Group(g.Value));
+
+    private static bool IsPackedInt4Group(JsonElement group) => group.ValueKind == JsonValueKind.Object && group.TryGetProperty("weights", out var w)
+        && w.ValueKind == JsonValueKind.Object
+        && Number(w, "num_bits") == 4 && Number(w, "group_size") == MatrixFormats.Int4Group && Text(w, "type", "int") == "int"
+        && (!w.TryGetProperty("symmetric", out var s) || s.ValueKind == JsonValueKind.True);
 
     private static string Text(JsonElement block, string key, string missing = "") => block.TryGetProperty(key, out var value) && value.ValueKind == JsonValueKind.String ? value.GetString()! : missing;
 
-    private static int Number(JsonElement block, string key) => block.TryGetProperty(key, out var value) && value.ValueKind == JsonValueKind.Number ? value.GetInt32() : -1;
+    private static int Number(JsonElement block, string key) => block.TryGetProperty(key, out var value) ? WholeOf(value) : -1;
+
+    private static int WholeOf(JsonElement value) => value.ValueKind == JsonValueKind.Number && value.TryGetInt32(out var whole) ? whole : -1;
 
     private static NotSupportedException Refused(string path, string what) => new($"{path}: {what}");
 }

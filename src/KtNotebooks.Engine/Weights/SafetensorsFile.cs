@@ -3,9 +3,8 @@ using System.Runtime.InteropServices;
 using System.Security.Cryptography;
 using System.Text.Json;
 
+using KtNotebooks.Files;
 using KtNotebooks.Tensors;
-
-using Microsoft.Win32.SafeHandles;
 
 namespace KtNotebooks.Weights;
 
@@ -19,8 +18,11 @@ public sealed record TensorEntry(string Name, DType Type, long[] Shape, long Beg
 public sealed unsafe partial class SafetensorsFile : IDisposable
 {
     private const long MaxHeader = 100_000_000; // the format's own limit
+    private const int MaxDimensions = 8;
     private const int ReadPiece = 16 << 20;
     private const int DontNeed = 4;
+    private readonly FileStream _file; // stays open, so that a file which is replaced meanwhile is still read as it was
+    private readonly long _length;
     private readonly MemoryMappedFile _map;
     private readonly MemoryMappedViewAccessor _view;
     private readonly Dictionary<string, TensorEntry> _entries = [];
@@ -28,15 +30,20 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
     private int _users = 1; // this object, and one for every tensor handed out
     private int _disposed;
 
+    /// <param name="path">The file, or a link to it: what Hugging Face's cache is made of.</param>
     /// <exception cref="FileNotFoundException">No such file.</exception>
     /// <exception cref="InvalidDataException">Not a safetensors file, truncated, or with a header that does not fit the data.</exception>
     public SafetensorsFile(string path)
     {
         Path = path;
-        var info = new FileInfo(path);
-        if (!info.Exists) throw new FileNotFoundException($"{path}: no such file", path);
-        if (info.Length < 8) throw Bad("is too short for a safetensors header; it may be truncated or a Git LFS pointer");
-        _map = MemoryMappedFile.CreateFromFile(path, FileMode.Open, null, 0, MemoryMappedFileAccess.Read);
+        _file = RegularFile.Open(path, "a safetensors file");
+        _length = Length;
+        if (_length < 8)
+        {
+            _file.Dispose();
+            throw Bad("is too short for a safetensors header; it may be truncated or a Git LFS pointer");
+        }
+        _map = MemoryMappedFile.CreateFromFile(_file, null, 0, MemoryMappedFileAccess.Read, HandleInheritability.None, leaveOpen: true);
         _view = _map.CreateViewAccessor(0, 0, MemoryMappedFileAccess.Read);
         byte* start = null;
         _view.SafeMemoryMappedViewHandle.AcquirePointer(ref start);
@@ -44,11 +51,11 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
         {
             var header = *(long*)start;
             if (header <= 1 || header > MaxHeader) throw Bad($"does not start with a safetensors header length (read {header}); it is another format or damaged");
-            if (8 + header > info.Length) throw Bad($"is truncated: its header needs {8 + header} bytes, the file has {info.Length}");
+            if (8 + header > _length) throw Bad($"is truncated: its header needs {8 + header} bytes, the file has {_length}");
             _data = start + 8 + header;
             DataStart = 8 + header;
             HeaderHash = Convert.ToHexStringLower(SHA256.HashData(new ReadOnlySpan<byte>(start, (int)(8 + header))));
-            Read(new ReadOnlySpan<byte>(start + 8, (int)header), info.Length - 8 - header);
+            Read(new ReadOnlySpan<byte>(start + 8, (int)header), _length - 8 - header);
         }
         catch
         {
@@ -81,6 +88,7 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
     {
         var entry = Entry(name);
         ObjectDisposedException.ThrowIf(_disposed != 0, this);
+        RequireWhole();
         Interlocked.Increment(ref _users);
         return new Tensor(new BorrowedBuffer((nint)(_data + entry.Begin), entry.End - entry.Begin, Release), 0, type, shape);
     }
@@ -92,11 +100,11 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
         var tensor = Tensor.Empty(type, shape);
         var (target, bytes) = (tensor.Pointer, tensor.ByteLength);
         if (bytes != entry.End - entry.Begin) throw new ArgumentException($"[SafetensorsFile] {tensor} is not the size of '{name}'");
-        using var handle = File.OpenHandle(Path);
+        RequireWhole();
         RowParallel.For((bytes + ReadPiece - 1) / ReadPiece, ReadPiece, (first, last) =>
         {
             for (var at = first * ReadPiece; at < Math.Min(last * ReadPiece, bytes); at += ReadPiece)
-                ReadAll(handle, new Span<byte>((byte*)target + at, (int)Math.Min(ReadPiece, bytes - at)), DataStart + entry.Begin + at, Path);
+                ReadAt(new Span<byte>((byte*)target + at, (int)Math.Min(ReadPiece, bytes - at)), entry.Begin + at);
         });
         return tensor;
     }
@@ -116,19 +124,32 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
         if (Interlocked.Exchange(ref _disposed, 1) == 0) Release();
     }
 
-    /// <summary>Fills a span from a place in a file.</summary>
-    internal static void ReadAll(SafeFileHandle file, Span<byte> target, long at, string path)
+    /// <summary>Fills a span with the data from a place in the data section, past the mapping.</summary>
+    internal void ReadAt(Span<byte> target, long at)
     {
         for (var done = 0; done < target.Length;)
         {
-            var count = RandomAccess.Read(file, target[done..], at + done);
-            if (count == 0) throw new InvalidDataException($"{path} ended at byte {at + done} while it was read; is it being written?");
+            var count = RandomAccess.Read(_file.SafeFileHandle, target[done..], DataStart + at + done);
+            if (count == 0) throw Bad($"ended at byte {DataStart + at + done} while it was read; is it being written?");
             done += count;
         }
     }
 
+    /// <summary>
+    /// Fails when the file has become shorter since it was opened. It costs one call of the system (0.2 µs). What it cannot see is a file that is cut after the
+    /// check while its mapped pages are in use:
+    /// reading a page beyond the end is SIGBUS, which .NET cannot turn into an error.
+    /// </summary>
+    /// <exception cref="InvalidDataException">It has.</exception>
+    internal void RequireWhole()
+    {
+        if (Length < _length) throw Bad($"has {Length} bytes, but had {_length} when it was opened; leave a model's files alone while it is in use");
+    }
+
     [LibraryImport("libc")]
     private static partial int madvise(void* address, nuint length, int advice);
+
+    private long Length => RandomAccess.GetLength(_file.SafeFileHandle);
 
     private TensorEntry Entry(string name) => _entries.TryGetValue(name, out var entry) ? entry : throw Bad($"has no tensor '{name}'");
 
@@ -138,45 +159,86 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
         _view.SafeMemoryMappedViewHandle.ReleasePointer();
         _view.Dispose();
         _map.Dispose();
+        _file.Dispose();
     }
 
     private void Read(ReadOnlySpan<byte> header, long dataLength)
     {
+        if (JsonSource.BadText(header) is var (_, what)) throw Damaged(what);
+        JsonDocument json;
         try
         {
-            using var json = JsonDocument.Parse(header.ToArray());
+            json = JsonDocument.Parse(header.ToArray());
+        }
+        catch (JsonException error)
+        {
+            throw Damaged(JsonSource.Reason(error));
+        }
+        using (json)
+        {
+            if (json.RootElement.ValueKind != JsonValueKind.Object) throw Damaged($"it is {JsonSource.Named(json.RootElement)}, not an object of tensors");
             foreach (var item in json.RootElement.EnumerateObject())
             {
                 if (item.Name == "__metadata__")
                 {
-                    Metadata = item.Value.EnumerateObject().ToDictionary(p => p.Name, p => p.Value.GetString() ?? "");
+                    if (item.Value.ValueKind != JsonValueKind.Object) throw Damaged($"__metadata__ is {JsonSource.Named(item.Value)}");
+                    Metadata = item.Value.EnumerateObject().GroupBy(p => p.Name).ToDictionary(p => p.Key, p => p.Last().Value.ToString());
                     continue;
                 }
-                var offsets = item.Value.GetProperty("data_offsets");
-                var shape = item.Value.GetProperty("shape").EnumerateArray().Select(d => d.GetInt64()).ToArray();
-                var entry = new TensorEntry(item.Name, TypeOf(item.Value.GetProperty("dtype").GetString(), item.Name), shape, offsets[0].GetInt64(), offsets[1].GetInt64());
-                if (shape.Any(dim => dim < 0)) throw Bad($"says tensor '{entry.Name}' has the shape [{string.Join(", ", shape)}]");
-                if (entry.Begin < 0) throw Bad($"says tensor '{entry.Name}' begins at byte {entry.Begin}");
-                var bytes = shape.Aggregate((long)entry.Type.Size(), (product, dim) => checked(product * dim));
-                if (entry.End - entry.Begin != bytes) throw Bad($"says tensor '{entry.Name}' has {entry.End - entry.Begin} bytes, but {entry.Type}[{string.Join(", ", shape)}] needs {bytes}");
+                var entry = EntryOf(item);
+                if (!_entries.TryAdd(entry.Name, entry)) throw Damaged($"tensor '{entry.Name}' stands there twice");
                 if (entry.End > dataLength) throw Bad($"is truncated: tensor '{entry.Name}' ends at byte {entry.End} of the data, the file has {dataLength}");
-                _entries.Add(entry.Name, entry);
             }
-            long end = 0;
-            foreach (var entry in _entries.Values.OrderBy(e => e.Begin).ThenBy(e => e.End))
-            {
-                if (entry.Begin != end) throw Bad($"has a damaged safetensors header: tensor '{entry.Name}' begins at byte {entry.Begin} of the data, the one before ends at byte {end}");
-                end = entry.End;
-            }
-            if (end != dataLength) throw Bad($"has {dataLength} bytes of data, but its header describes {end}");
         }
-        catch (Exception error) when (error is JsonException or KeyNotFoundException or InvalidOperationException or FormatException or OverflowException or IndexOutOfRangeException or ArgumentException)
+        long end = 0;
+        foreach (var entry in _entries.Values.OrderBy(e => e.Begin).ThenBy(e => e.End))
         {
-            throw Bad($"has a damaged safetensors header: {error.Message}");
+            if (entry.Begin != end) throw Damaged($"tensor '{entry.Name}' begins at byte {entry.Begin} of the data, the one before ends at byte {end}");
+            end = entry.End;
         }
+        if (end != dataLength) throw Bad($"has {dataLength} bytes of data, but its header describes {end}");
     }
 
-    private DType TypeOf(string? text, string tensor) => text switch
+    private TensorEntry EntryOf(JsonProperty item)
+    {
+        var name = item.Name;
+        if (item.Value.ValueKind != JsonValueKind.Object) throw Damaged($"tensor '{name}' is {JsonSource.Named(item.Value)}, not an object");
+        if (Numbers(item.Value, "shape") is not { Length: <= MaxDimensions } shape)
+            throw Damaged($"tensor '{name}' has no 'shape' of at most {MaxDimensions} whole numbers");
+        if (Numbers(item.Value, "data_offsets") is not [var begin, var finish]) throw Damaged($"tensor '{name}' has no 'data_offsets' of two whole numbers");
+        var dtype = item.Value.TryGetProperty("dtype", out var text) && text.ValueKind == JsonValueKind.String ? text.ToString()
+            : throw Damaged($"tensor '{name}' has no 'dtype'");
+        var entry = new TensorEntry(name, TypeOf(dtype, name), shape, begin, finish);
+        if (shape.Any(dim => dim < 0)) throw Bad($"says tensor '{name}' has the shape [{string.Join(", ", shape)}]");
+        if (begin < 0) throw Bad($"says tensor '{name}' begins at byte {begin}");
+        if (Bytes(entry.Type, shape) is not { } bytes) throw Damaged($"tensor '{name}' with the shape [{string.Join(", ", shape)}] is larger than any file");
+        if (finish - begin != bytes) throw Bad($"says tensor '{name}' has {finish - begin} bytes, but {entry.Type}[{string.Join(", ", shape)}] needs {bytes}");
+        return entry;
+    }
+
+    /// <summary>Null where the product leaves 63 bits.</summary>
+    private static long? Bytes(DType type, long[] shape)
+    {
+        if (shape.Contains(0)) return 0;
+        UInt128 bytes = (ulong)type.Size();
+        foreach (var dim in shape)
+            if ((bytes *= (ulong)dim) > long.MaxValue) return null;
+        return (long)bytes;
+    }
+
+    private static long[]? Numbers(JsonElement item, string key)
+    {
+        if (!item.TryGetProperty(key, out var list) || list.ValueKind != JsonValueKind.Array) return null;
+        List<long> numbers = [];
+        foreach (var element in list.EnumerateArray())
+        {
+            if (element.ValueKind != JsonValueKind.Number || !element.TryGetInt64(out var number)) return null;
+            numbers.Add(number);
+        }
+        return [.. numbers];
+    }
+
+    private DType TypeOf(string text, string tensor) => text switch
     {
         "F32" => DType.F32,
         "BF16" => DType.BF16,
@@ -187,8 +249,10 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
         "U8" or "BOOL" => DType.U8,
         "I32" => DType.I32,
         "I64" => DType.I64,
-        _ => throw Bad($"stores tensor '{tensor}' as {text}, a type that is not supported"),
+        _ => throw Bad($"stores tensor '{tensor}' as {(text.Length <= 20 ? text : text[..20] + "…")}, a type that is not supported"),
     };
+
+    private InvalidDataException Damaged(string how) => Bad($"has a damaged safetensors header: {how}");
 
     private InvalidDataException Bad(string what) => new($"{Path} {what}");
 }

@@ -2,6 +2,7 @@ using System.Buffers.Binary;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 
+using KtNotebooks.Files;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Weights;
@@ -55,9 +56,9 @@ public sealed class SafetensorsPlan
     /// <summary>Is there a file of this length with this header?</summary>
     public bool IsAt(string path)
     {
-        var info = new FileInfo(path);
-        if (!info.Exists || info.Length != FileBytes) return false;
-        using var stream = info.OpenRead();
+        if (!File.Exists(path)) return false;
+        using var stream = RegularFile.Open(path, "a safetensors file");
+        if (stream.Length != FileBytes) return false;
         var start = new byte[Header.Length];
         return stream.ReadAtLeast(start, start.Length, throwOnEndOfStream: false) == start.Length && start.AsSpan().SequenceEqual(Header.Span);
     }

@@ -1,15 +1,18 @@
+using System.Numerics.Tensors;
+
 using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Weights;
 
 /// <summary>
-/// Matrices of a checkpoint in whatever format they are stored: plain (`X.weight`), FP8 (`X.weight` F8E4M3 with `X.weight_scale_inv`), or 4 bits (`X.weight_packed` I32 [N, K/8], `X.weight_scale` BF16 [N, K/32], `X.weight_shape`).
-/// A matrix and its scales may lie in different shards.
+/// Matrices of a checkpoint in whatever format they are stored: plain (`X.weight`), FP8 (`X.weight` F8E4M3 with `X.weight_scale_inv` in F32, BF16 or F16), or 4
+/// bits (`X.weight_packed` I32 [N, K/8],
+/// `X.weight_scale` BF16 [N, K/32], `X.weight_shape`). A matrix and its scales may lie in different shards.
 /// </summary>
 internal sealed class StoredMatrices(Checkpoint checkpoint)
 {
-    private const string Fp8Scales = "_scale_inv";
+    internal const string Fp8ScaleSuffix = "_scale_inv";
     internal const string Packed = "_packed";
     private const string PackedScales = "_scale";
     private const string PackedShape = "_shape";
@@ -48,16 +51,51 @@ internal sealed class StoredMatrices(Checkpoint checkpoint)
         return Matrices.Each(wanted, data, scales, n, k);
     }
 
-    /// <summary>Codes and scales as they are stored.</summary>
+    /// <summary>Codes and scales as they are stored; FP8 scales as F32.</summary>
     private (Tensor Data, Tensor Scales) Stored(string name, MatrixFormat format, long n, long k, bool inMemory)
     {
-        if (format == MatrixFormat.Int4) CheckPackedShape(name, n, k);
-        var scaleName = name + (format == MatrixFormat.Fp8 ? Fp8Scales : PackedScales);
-        var dataName = format == MatrixFormat.Fp8 ? name : name + Packed;
-        if (!checkpoint.Has(scaleName)) throw new InvalidDataException($"{checkpoint.FileOf(dataName).Path}: tensor '{name}' is stored as {format.Name()}, but its scales '{scaleName}' are in no shard");
-        Expect(dataName, format == MatrixFormat.Fp8 ? DType.F8E4M3 : DType.I32, format == MatrixFormat.Fp8 ? [n, k] : [n, k / 8]);
-        Expect(scaleName, format.ScaleType(), format.ScaleShape(n, k));
-        return (checkpoint.TakeBytes(dataName, inMemory, format.DataType(), format.DataShape(n, k)), checkpoint.TakeBytes(scaleName, inMemory, format.ScaleType(), format.ScaleShape(n, k)));
+        if (format == MatrixFormat.Fp8)
+        {
+            Expect(name, DType.F8E4M3, [n, k]);
+            var scales = Fp8Scales(name, n, k, inMemory);
+            return (checkpoint.TakeBytes(name, inMemory, DType.F8E4M3, n, k), scales);
+        }
+        CheckPackedShape(name, n, k);
+        RequireScales(name, name + Packed, name + PackedScales, format);
+        Expect(name + Packed, DType.I32, [n, k / 8]);
+        Expect(name + PackedScales, format.ScaleType(), format.ScaleShape(n, k));
+        return (checkpoint.TakeBytes(name + Packed, inMemory, format.DataType(), format.DataShape(n, k)),
+            checkpoint.TakeBytes(name + PackedScales, inMemory, format.ScaleType(), format.ScaleShape(n, k)));
+    }
+
+    /// <summary>
+    /// The scales of an FP8 matrix as F32. DeepSeek stores them so; Qwen3's FP8 releases have BF16, others F16: both are widened, which is exact, into memory
+    /// of ours (they are 1/8192 of the codes).
+    /// </summary>
+    public Tensor Fp8Scales(string name, long n, long k, bool inMemory)
+    {
+        CheckFp8Scales(name, n, k);
+        var entry = checkpoint.Entry(name + Fp8ScaleSuffix);
+        if (entry.Type == DType.F32) return checkpoint.TakeBytes(entry.Name, inMemory, DType.F32, entry.Shape);
+        var file = checkpoint.FileOf(entry.Name);
+        using var narrow = file.Read(entry.Name, entry.Type, entry.Shape);
+        var wide = Tensor.Empty(DType.F32, entry.Shape);
+        if (entry.Type == DType.BF16) Bf16.Widen(narrow.Span<ushort>(), wide.Span<float>());
+        else TensorPrimitives.ConvertToSingle(narrow.Span<Half>(), wide.Span<float>());
+        checkpoint.Took(file, entry, drop: false);
+        return wide;
+    }
+
+    /// <summary>Fails when the scales of an FP8 matrix [n, k] are missing, or of another type or shape.</summary>
+    public void CheckFp8Scales(string name, long n, long k)
+    {
+        RequireScales(name, name, name + Fp8ScaleSuffix, MatrixFormat.Fp8);
+        var (scales, wanted) = (checkpoint.Entry(name + Fp8ScaleSuffix), MatrixFormat.Fp8.ScaleShape(n, k));
+        if (scales.Type is not (DType.F32 or DType.BF16 or DType.F16) || !scales.Shape.AsSpan().SequenceEqual(wanted))
+        {
+            throw new InvalidDataException($"{checkpoint.FileOf(scales.Name).Path}: tensor '{scales.Name}' must be "
+                + $"F32, BF16 or F16 [{string.Join(", ", wanted)}], but is {scales.Type}[{string.Join(", ", scales.Shape)}]");
+        }
     }
 
     /// <summary>Quantises a matrix while it is loaded. From a low-bit one by way of F32.</summary>
@@ -73,7 +111,15 @@ internal sealed class StoredMatrices(Checkpoint checkpoint)
 
     private void Drop(string name, MatrixFormat format)
     {
-        foreach (var part in format == MatrixFormat.Fp8 ? [name, name + Fp8Scales] : new[] { name + Packed, name + PackedScales }) checkpoint.FileOf(part).Drop(part);
+        string[] parts = format == MatrixFormat.Fp8 ? [name, name + Fp8ScaleSuffix] : [name + Packed, name + PackedScales];
+        foreach (var part in parts) checkpoint.FileOf(part).Drop(part);
+    }
+
+    private void RequireScales(string name, string data, string scales, MatrixFormat format)
+    {
+        if (checkpoint.Has(scales)) return;
+        var file = checkpoint.FileOf(data).Path;
+        throw new InvalidDataException($"{file}: tensor '{name}' is stored as {format.Name()}, but its scales '{scales}' are in no shard");
     }
 
     private void Expect(string name, DType type, long[] shape)

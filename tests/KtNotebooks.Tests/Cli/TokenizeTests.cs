@@ -35,7 +35,10 @@ public sealed class TokenizeTests : IDisposable
     {
         var file = _folder.Write("a.jsonl", "\"a\"\nplain\n");
         Assert.StartsWith($"{file}:2: not a JSON string", Kt.Refuses("tokenize", "--tokenizer", Model, "--file", file, "--jsonl"));
-        Assert.StartsWith($"{file}:1: not a JSON array of the tokenizer's ids", Kt.Refuses("tokenize", "--tokenizer", Model, "--file", _folder.Write("a.jsonl", "[99999999]"), "--decode"));
+        Assert.StartsWith($"{file}:1: The tokenizer has no token 99999999; its ids go from 0 to ", Kt.Refuses("tokenize", "--tokenizer", Model, "--file",
+            _folder.Write("a.jsonl", "[99999999]"), "--decode"));
+        Assert.Equal($"{file}:1: not a JSON array of the tokenizer's ids, such as [1, 2, 3]: null", Kt.Refuses("tokenize", "--tokenizer", Model, "--file",
+            _folder.Write("a.jsonl", "null"), "--decode"));
         Assert.Contains("/nowhere", Kt.Refuses("tokenize", "--tokenizer", Model, "--file", "/nowhere"));
     }
 

@@ -30,7 +30,24 @@ public sealed class ModelConfigTests : IDisposable
     [InlineData("deepseek_v3", "n_group", null, "'n_group' is missing")]
     [InlineData("deepseek_v3", "n_group", "16", "'topk_group' must be 4 to 16: 4 experts a token of groups of 1, but is 2")]
     [InlineData("deepseek_v3", "rope_interleave", "false", "'rope_interleave' is False: rotary pairs are neighbours in DeepSeek's checkpoints, and only those are read")]
-    [InlineData("deepseek_v3", "moe_layer_freq", "0", "'moe_layer_freq' must be at least 1, but is 0")]
+    [InlineData("deepseek_v3", "moe_layer_freq", "0", "'moe_layer_freq' must be 1 to 1,000, but is 0")]
+    [InlineData("deepseek_v3", "num_hidden_layers", "0", "'num_hidden_layers' must be 1 to 1,000, but is 0")]
+    [InlineData("deepseek_v3", "num_hidden_layers", "2147483648", "'num_hidden_layers' must be 1 to 1,000, but is 2147483648")]
+    [InlineData("deepseek_v3", "n_routed_experts", "100000", "'n_routed_experts' must be 1 to 10,000, but is 100000")]
+    [InlineData("deepseek_v3", "n_shared_experts", "-1", "'n_shared_experts' must be 0 to 100, but is -1")]
+    [InlineData("deepseek_v3", "hidden_size", "0", "'hidden_size' must be 1 to 131,072, but is 0")]
+    [InlineData("deepseek_v3", "intermediate_size", "-1", "'intermediate_size' must be 1 to 1,000,000, but is -1")]
+    [InlineData("deepseek_v3", "moe_intermediate_size", "0", "'moe_intermediate_size' must be 1 to 1,000,000, but is 0")]
+    [InlineData("deepseek_v3", "vocab_size", "99999999999999999999", "'vocab_size' must be 1 to 4,000,000, but is 99999999999999999999")]
+    [InlineData("deepseek_v3", "qk_rope_head_dim", "7", "'qk_rope_head_dim' must be even, but is 7")]
+    [InlineData("deepseek_v3", "num_attention_heads", "0", "'num_attention_heads' must be 1 to 10,000, but is 0")]
+    [InlineData("deepseek_v3", "rms_norm_eps", "1e300", "'rms_norm_eps' must be 1E-12 to 0.1, but is 1e300")]
+    [InlineData("deepseek_v3", "rms_norm_eps", "0", "'rms_norm_eps' must be 1E-12 to 0.1, but is 0")]
+    [InlineData("deepseek_v3", "rope_parameters", "{\"rope_type\":\"yarn\",\"rope_theta\":1e4,\"factor\":-1,\"original_max_position_embeddings\":64}",
+        "'factor' must be 1 to 100000, but is -1")]
+    [InlineData("deepseek_v3", "rope_parameters", "{\"rope_type\":\"default\",\"rope_theta\":1e999}", "'rope_theta' must be 1 to 1000000000000, but is 1e999")]
+    [InlineData("qwen3_moe", "num_attention_heads", "0", "'num_attention_heads' must be 1 to 10,000, but is 0")]
+    [InlineData("qwen3_moe", "num_key_value_heads", "0", "'num_key_value_heads' must be 1 to 10,000, but is 0")]
     [InlineData("qwen3_moe", "num_key_value_heads", "3", "'num_key_value_heads' must be a divisor of num_attention_heads, 4, but is 3")]
     [InlineData("qwen3_moe", "head_dim", "7", "'head_dim' must be even and positive, but is 7")]
     [InlineData("qwen3_moe", "mlp_only_layers", "1", "'mlp_only_layers' must be a list of whole numbers, but is 1")]
@@ -46,6 +63,27 @@ public sealed class ModelConfigTests : IDisposable
         });
         var error = Assert.ThrowsAny<Exception>(() => Build(path).Dispose());
         Assert.Equal($"{path}: {message}", error.Message);
+    }
+
+    [Fact]
+    public void More_experts_than_any_model_has_are_refused_before_they_are_counted_out()
+    {
+        var path = Config("deepseek_v3", config => (config["num_hidden_layers"], config["n_routed_experts"]) = (1000, 10_000));
+        var error = Assert.Throws<InvalidDataException>(() => Build(path).Dispose());
+        Assert.Equal($"{path}: 1000 layers ('num_hidden_layers') of 10000 experts make 10,000,000, more than 400,000", error.Message);
+    }
+
+    /// <summary>Shared experts that config.json does not count would be left out without a word.</summary>
+    [Fact]
+    public void Tensors_that_the_config_has_no_use_for_are_said()
+    {
+        Checkout.Copy(Path.Combine(GoldenTests.Of("deepseek_v3"), "model"), _folder.Path);
+        var path = Config("deepseek_v3", config => config["n_shared_experts"] = 0);
+        using var model = ModelFolder.Load(_folder.Path, DType.F32);
+        var note = Assert.Single(model.Notes);
+        Assert.StartsWith($"{path}: ", note, StringComparison.Ordinal);
+        Assert.Matches(@": \d+ tensors of the checkpoint are not used by a model of this config; the first is 'model.layers.\d.mlp.shared_experts.\w+.weight'$",
+            note);
     }
 
     /// <summary>The keys of Kimi-K2-Instruct's config.json beside the sizes.</summary>

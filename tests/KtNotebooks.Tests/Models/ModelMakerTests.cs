@@ -27,7 +27,7 @@ public sealed class ModelMakerTests : IDisposable
     [InlineData("qwen3-30b-a3b", 30_532_122_624)] // and for Qwen3-30B-A3B
     [InlineData("deepseek-v3", 671_026_419_200)] // 671 billion without the prediction layer
     public void A_whole_shape_has_the_published_number_of_parameters(string shape, long parameters) =>
-        Assert.Equal(parameters, ModelMaker.TensorsOf(ModelShapes.Config(shape)).Sum(t => t.Dims.Aggregate(1L, (a, b) => a * b)));
+        Assert.Equal(parameters, ModelMaker.TensorsOf(shape, ModelShapes.Config(shape)).Sum(t => t.Dims.Aggregate(1L, (a, b) => a * b)));
 
     [Fact]
     public void What_is_made_loads_in_no_more_memory_than_it_has_and_can_be_inspected()

@@ -56,6 +56,10 @@ public class PatternTests
     [InlineData(@"\b", @"\b")]
     [InlineData(@"+", "nothing to repeat")]
     [InlineData(@"a\", "backslash at the end")]
+    [InlineData(@"a{5,2}", "a repetition from 5 down to 2")]
+    [InlineData(@"a{99999999999}", "more than 1,000,000 repetitions")]
+    [InlineData(@"\x{FFFFFFFF}", "beyond U+10FFFF")]
+    [InlineData(@"((((a{1,2}b){16}){16}){16}){16}", "is too large")]
     public void Refuses_by_name_what_it_cannot_do(string regex, string expected) =>
         Assert.Contains(expected, Assert.Throws<NotSupportedException>(() => Pattern.Parse(regex)).Message);
 
@@ -72,6 +76,42 @@ public class PatternTests
     {
         if (Record.Exception(() => Pattern.Parse(regex)) is { } error)
             Assert.IsType<NotSupportedException>(error);
+    }
+
+    [Fact]
+    public void Long_and_deep_patterns_are_refused()
+    {
+        Assert.Contains("brackets more than 100 deep", Assert.Throws<NotSupportedException>(() =>
+            Pattern.Parse(new string('(', 5000) + new string(')', 5000))).Message);
+        Assert.Contains("brackets more than 100 deep", Assert.Throws<NotSupportedException>(() =>
+            Pattern.Parse(new string('[', 5000) + new string(']', 5000))).Message);
+        Assert.Contains("has 1,999,999 characters; at most 10,000", Assert.Throws<NotSupportedException>(() =>
+            Pattern.Parse(string.Join('|', Enumerable.Repeat('a', 1_000_000)))).Message);
+        Assert.Contains("over too many large classes", Assert.Throws<NotSupportedException>(() =>
+            Pattern.Parse("(?i)" + string.Concat(Enumerable.Repeat(@"[\x{0}-\x{10FFFF}]", 500)))).Message);
+    }
+
+    /// <summary>The real patterns stay far below the limit of work, on the texts that are hardest for them too.</summary>
+    [Theory]
+    [InlineData("a")]
+    [InlineData(" ")]
+    [InlineData("A")]
+    [InlineData("!")]
+    [InlineData("\n ")]
+    [InlineData("e\u0301")]
+    public void A_megabyte_of_one_thing_is_within_the_limit(string unit)
+    {
+        var text = string.Concat(Enumerable.Repeat(unit, 500_000)) + "x";
+        foreach (var regex in new[] { DeepSeekWords, Qwen }) Assert.Equal(text.Length, Matches(regex, text).Sum(m => m.Length));
+    }
+
+    [Fact]
+    public void The_other_case_of_a_class_is_that_of_each_letter()
+    {
+        var set = CodePointSet.Ranges('A', 'C', 'x', 'x', 0x3B1, 0x3B3).IgnoringCase();
+        foreach (var c in "abcABCxXαβγΑΒΓ") Assert.True(set.Contains(c), c.ToString());
+        foreach (var c in "dDyYδΔ1") Assert.False(set.Contains(c), c.ToString());
+        Assert.Equal(14, set.Count);
     }
 
     [Fact]
@@ -94,7 +134,8 @@ public class PatternTests
     {
         var pattern = Pattern.Parse(regex);
         var found = new List<string>();
-        for (var at = 0; pattern.Find(text, at, out var start, out var end); at = end)
+        var steps = Pattern.StepsFor(text.Length);
+        for (var at = 0; pattern.Find(text, at, ref steps, out var start, out var end); at = end)
             found.Add(text[start..end]);
         return found;
     }

@@ -110,7 +110,9 @@ public class TokenizerJsonTests
         Assert.Equal([256], tokenizer.Encode("", addSpecial: true));
 
         folder.Write("tokenizer_config.json", """{"bos_token":"<nope>"}""");
-        Assert.Contains("'<nope>' as bos_token", Assert.Throws<InvalidDataException>(() => Tokenizer.Load(folder.Path)).Message);
+        var nameless = Assert.Throws<InvalidDataException>(() => Tokenizer.Load(folder.Path)).Message;
+        Assert.Contains("/tokenizer.json: '<nope>' is bos_token, but none of tokenizer.json, added_tokens_decoder of tokenizer_config.json", nameless);
+        Assert.EndsWith("gives that token an id", nameless);
     }
 
     [Theory]
@@ -167,6 +169,25 @@ public class TokenizerJsonTests
     [InlineData("""{"model":{"type":"BPE","vocab":{"a":2147483647},"merges":[]}}""")]
     [InlineData("""{"model":{"type":"BPE","vocab":{"a":0,"b":0},"merges":[]}}""")]
     [InlineData("""{"model":{"type":"BPE","vocab":{"a":0},"merges":[7]}}""")]
+    [InlineData("""{"model":{"type":"BPE","vocab":{},"merges":[]}}""")]
+    [InlineData("""{"model":{"type":7,"vocab":{"a":0},"merges":[]}}""")]
+    [InlineData("""{"model":{"vocab":{"a":0},"merges":[["a"]]}}""")]
+    [InlineData("""{"model":{"vocab":{"a":0},"merges":[[1,2]]}}""")]
+    [InlineData("""{"model":{"vocab":{"a":0},"merges":[],"dropout":0.1}}""")]
+    [InlineData("""{"model":{"vocab":{"a":0},"merges":[]},"normalizer":7}""")]
+    [InlineData("""{"model":{"vocab":{"a":0},"merges":[]},"normalizer":{"type":"Replace"}}""")]
+    [InlineData("""{"model":{"vocab":{"a":0},"merges":[]},"pre_tokenizer":{"type":"Sequence"}}""")]
+    [InlineData("""{"model":{"vocab":{"a":0},"merges":[]},"pre_tokenizer":{"type":"Split","pattern":{"Regex":"a"},"behavior":"3"}}""")]
+    [InlineData("""{"model":{"vocab":{"a":0},"merges":[]},"decoder":{"type":null}}""")]
+    [InlineData("""{"model":{"vocab":{"a":0},"merges":[]},"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"x"}}]}}""")]
+    [InlineData("""
+        {"model":{"vocab":{"a":0},"merges":[]},"pre_tokenizer":{"type":"ByteLevel"},
+         "post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"x"}}],"special_tokens":{"x":{"ids":[77]}}}}
+        """)]
+    [InlineData("""{"added_tokens":7,"model":{"vocab":{"a":0},"merges":[]}}""")]
+    [InlineData("""{"added_tokens":[{"id":1,"content":"x"},{"id":2,"content":"x"}],"model":{"vocab":{"a":0},"merges":[]}}""")]
+    [InlineData("""{"added_tokens":[{"id":1,"content":"x"},{"id":1,"content":"y"}],"model":{"vocab":{"a":0},"merges":[]}}""")]
+    [InlineData("""{"added_tokens":[{"id":1,"content":"\ud800"}],"model":{"vocab":{"a":0},"merges":[]}}""")]
     [InlineData("""{"added_tokens":[{"id":1}],"model":{"type":"BPE","vocab":{"a":0},"merges":[]}}""")]
     public void Garbage_is_an_error_that_names_the_file(string text)
     {
@@ -175,6 +196,93 @@ public class TokenizerJsonTests
         var error = Assert.ThrowsAny<Exception>(() => Tokenizer.Load(file));
         Assert.True(error is InvalidDataException or NotSupportedException, error.ToString());
         Assert.Contains(file, error.Message);
+        foreach (var sentence in new[] { "The given key", "same key", "requires an element", "Nullable", "(Parameter" }) Assert.DoesNotContain(sentence,
+            error.Message);
+    }
+
+    /// <summary>Old tokenizers name their special tokens beside tokenizer.json.</summary>
+    [Theory]
+    [InlineData("tokenizer_config.json",
+        """{"eos_token":"<end>","added_tokens_decoder":{"260":{"content":"<end>","lstrip":true,"special":true},"261":{"content":"<tool>","special":false}}}""",
+        null)]
+    [InlineData("added_tokens.json", """{"<end>":260,"<tool>":261}""", """{"eos_token":{"content":"<end>","lstrip":false}}""")]
+    public void Special_tokens_beside_the_tokenizer_are_read(string name, string text, string? map)
+    {
+        using var folder = new Samples.Folder();
+        folder.Write("tokenizer.json", Json([]).ToJsonString());
+        folder.Write(name, text);
+        if (map is not null) folder.Write("special_tokens_map.json", map);
+        var tokenizer = Tokenizer.Load(folder.Path);
+        Assert.Equal(260, tokenizer.EosId);
+        Assert.Equal(262, tokenizer.VocabSize);
+        Assert.True(tokenizer.IsSpecial(260));
+        Assert.False(tokenizer.IsSpecial(261));
+        var spaces = tokenizer.Encode(" ")[0];
+        Assert.Equal(map is null ? [260, 261] : [spaces, 260, 261], tokenizer.Encode(" <end><tool>"));
+        using var again = new Samples.Folder();
+        tokenizer.Save(again.Path);
+        Assert.Equal(tokenizer.Encode(" <end><tool>"), Tokenizer.Load(again.Path).Encode(" <end><tool>"));
+        Assert.Equal(260, Tokenizer.Load(again.Path).EosId);
+    }
+
+    [Theory]
+    [InlineData("tokenizer_config.json", """{"added_tokens_decoder":{"7":{"content":"<x>"}}}""",
+        "tokenizer_config.json gives '<x>' the id 7, which tokenizer.json gives to")]
+    [InlineData("tokenizer_config.json", """{"added_tokens_decoder":{"x":{"content":"<x>"}}}""", "added_tokens_decoder 'x' must be an id")]
+    [InlineData("tokenizer_config.json", """{"added_tokens_decoder":{"300":{}}}""", "added_tokens_decoder '300': has no 'content'")]
+    [InlineData("tokenizer_config.json", """{"added_tokens_decoder":[]}""", "'added_tokens_decoder' must be an object, but is a list")]
+    [InlineData("tokenizer_config.json", """{"additional_special_tokens":["<x>"]}""", "'<x>' stands in additional_special_tokens, but none of")]
+    [InlineData("tokenizer_config.json", """{"eos_token":7}""", "'eos_token' must be a text, but is a number")]
+    [InlineData("added_tokens.json", """{"<x>":"7"}""", "'<x>' must have an id")]
+    [InlineData("special_tokens_map.json", """{"eos_token":"<x>"}""", "'<x>' is eos_token, but none of")]
+    [InlineData("special_tokens_map.json", "[]", "must be a JSON object, but is a list")]
+    public void Special_tokens_that_cannot_be_are_named_with_their_file(string name, string text, string message)
+    {
+        using var folder = new Samples.Folder();
+        folder.Write("tokenizer.json", Json([]).ToJsonString());
+        folder.Write(name, text);
+        Assert.Contains(message, Assert.Throws<InvalidDataException>(() => Tokenizer.Load(folder.Path)).Message);
+    }
+
+    [Fact]
+    public void A_key_that_stands_twice_counts_once()
+    {
+        using var folder = new Samples.Folder();
+        folder.Write("tokenizer.json", Json([]).ToJsonString());
+        folder.Write("tokenizer_config.json", """{"eos_token":"<y>","eos_token":"<x>","added_tokens_decoder":{"300":{"content":"<x>","content":"<x>"}}}""");
+        Assert.Equal(300, Tokenizer.Load(folder.Path).EosId);
+    }
+
+    /// <summary>What a downloaded tokenizer may ask for is bounded.</summary>
+    [Fact]
+    public void A_normalizer_that_grows_and_a_pattern_without_end_are_stopped()
+    {
+        var json = Json([]);
+        const string Doubles = """{"type":"Replace","pattern":{"String":"a"},"content":"aa"}""";
+        json["normalizer"] = Sequence("normalizers", Doubles, 40);
+        Assert.Contains("the normalizer makes a text of more than 65,556 characters", Assert.Throws<InvalidDataException>(() =>
+            Load(json).Encode("a")).Message);
+        json = Json([]);
+        const string Split = """{"type":"Split","pattern":{"Regex":"a*a*a*a*a*a*a*a*b"},"behavior":"Isolated"}""";
+        json["pre_tokenizer"] = JsonNode.Parse($$"""{"type":"Sequence","pretokenizers":[{{Split}},{{ByteLevelOnly}}]}""");
+        Assert.Matches(@"tokenizer\.json: the pattern 'a\*a.*b' takes more than 1,400,000 steps on a text of 2,000 characters",
+            Assert.Throws<InvalidDataException>(() => Load(json).Encode(new string('a', 2000))).Message);
+        json["pre_tokenizer"] = Sequence("pretokenizers", ByteLevelOnly, 1000);
+        Assert.Contains("the pre_tokenizer has 1000 stages; at most 64 are taken", Assert.Throws<NotSupportedException>(() => Load(json)).Message);
+    }
+
+    private static JsonObject Sequence(string key, string stage, int count) =>
+        new() { ["type"] = "Sequence", [key] = new JsonArray([.. Enumerable.Range(0, count).Select(_ => JsonNode.Parse(stage))]) };
+
+    [Theory]
+    [InlineData("qwen.tiktoken", "belongs to the first Qwen models")]
+    [InlineData("tokenizer.model", "is SentencePiece's")]
+    [InlineData("vocab.json", "save_pretrained")]
+    public void What_stands_there_instead_is_named(string file, string message)
+    {
+        using var folder = new Samples.Folder();
+        folder.Write(file, "");
+        Assert.Contains(message, Assert.Throws<FileNotFoundException>(() => Tokenizer.Load(folder.Path)).Message);
     }
 
     [Fact]

@@ -45,15 +45,20 @@ public sealed class CheckpointTests : IDisposable
     }
 
     [Theory]
-    [InlineData("{")]
-    [InlineData("[]")]
-    [InlineData("{\"weight_map\": []}")]
-    [InlineData("{\"weight_map\": {\"a\": 1}}")]
-    [InlineData("{}")]
-    public void A_damaged_index_is_named(string text)
+    [InlineData("{", ":1: not valid JSON: ")]
+    [InlineData("[]", ": must be a JSON object, but is a list")]
+    [InlineData("{\"weight_map\": []}", ": 'weight_map' must be an object, but is a list")]
+    [InlineData("{\"weight_map\": {\"a\": 1}}", ": weight_map 'a' must be a text, but is a number")]
+    [InlineData("{}", ": has no 'weight_map'")]
+    [InlineData("{\"weight_map\": {\"a\": \"../stolen.safetensors\"}}",
+        ": weight_map 'a': '../stolen.safetensors' must be the name of a file below FOLDER, without .. and without a leading /")]
+    [InlineData("{\"weight_map\": {\"a\": \"/tmp/x.safetensors\"}}",
+        ": weight_map 'a': '/tmp/x.safetensors' must be the name of a file below FOLDER, without .. and without a leading /")]
+    [InlineData("{\"weight_map\": {\"a\": \"config.json\"}}", ": weight_map 'a': 'config.json' must be the name of a *.safetensors file")]
+    public void A_damaged_index_is_named(string text, string message)
     {
         File.WriteAllText(Index, text);
-        Assert.StartsWith($"{Index}: damaged index", Load<InvalidDataException>(), StringComparison.Ordinal);
+        Assert.StartsWith(Index + message.Replace("FOLDER", _folder.Path, StringComparison.Ordinal), Load<InvalidDataException>(), StringComparison.Ordinal);
     }
 
     [Fact]
@@ -110,14 +115,14 @@ public sealed class CheckpointTests : IDisposable
     }
 
     [Theory]
-    [InlineData("{")]
-    [InlineData("[]")]
-    [InlineData("7")]
-    public void A_config_that_is_no_object_is_named(string text)
+    [InlineData("{", ":1: not valid JSON: ")]
+    [InlineData("[]", ": must be a JSON object, but is a list")]
+    [InlineData("7", ": must be a JSON object, but is a number")]
+    public void A_config_that_is_no_object_is_named(string text, string message)
     {
         var path = Path.Combine(_folder.Path, "config.json");
         File.WriteAllText(path, text);
-        Assert.StartsWith($"{path}: not ", Load<InvalidDataException>(), StringComparison.Ordinal);
+        Assert.StartsWith(path + message, Load<InvalidDataException>(), StringComparison.Ordinal);
     }
 
     [Fact]
@@ -126,6 +131,36 @@ public sealed class CheckpointTests : IDisposable
         var path = Path.Combine(_folder.Path, "config.json");
         File.WriteAllText(path, """{"model_type":"llama"}""");
         Assert.Equal($"{path}: model_type 'llama' is not known; known are {string.Join(", ", ModelFolder.KnownTypes)}", Load<NotSupportedException>());
+    }
+
+    [Fact]
+    public void Pipes_links_to_nothing_and_files_in_the_place_of_folders_are_named()
+    {
+        var shard = Path.Combine(_folder.Path, "model-00004-of-00006.safetensors");
+        File.Delete(shard);
+        using (var made = System.Diagnostics.Process.Start("mkfifo", shard)) made.WaitForExit();
+        Assert.StartsWith($"{shard}: is a pipe, a device or a socket; a safetensors file is read from regular files only", Load<InvalidDataException>(),
+            StringComparison.Ordinal);
+        File.Delete(shard);
+        File.CreateSymbolicLink(shard, "gone");
+        Assert.Equal($"{shard}: is a link to gone, which is not there", Load<FileNotFoundException>());
+        var config = Path.Combine(_folder.Path, "config.json");
+        File.Delete(config);
+        File.CreateSymbolicLink(config, "/dev/zero");
+        Assert.StartsWith($"{config}: is a pipe, a device or a socket; a model's config.json is read", Load<InvalidDataException>(), StringComparison.Ordinal);
+        Assert.StartsWith($"{Index}: is no folder, but a model's folder", Assert.Throws<InvalidDataException>(() => ModelFolder.Load(Index)).Message,
+            StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void A_file_that_is_cut_while_it_is_open_is_an_error_at_the_next_tensor()
+    {
+        using var checkpoint = new Checkpoint(_folder.Path);
+        var shard = Path.Combine(_folder.Path, ShardOf(Norm));
+        var length = new FileInfo(shard).Length;
+        using (var stream = new FileStream(shard, FileMode.Open, FileAccess.Write, FileShare.ReadWrite)) stream.SetLength(length - 1);
+        Assert.Equal($"{shard} has {length - 1} bytes, but had {length} when it was opened; leave a model's files alone while it is in use",
+            Assert.Throws<InvalidDataException>(() => checkpoint.Stored(Norm)).Message);
     }
 
     [Fact]

@@ -181,6 +181,70 @@ public sealed class Fp8ConversionTests : IDisposable
         Assert.Contains("there is nothing to convert", Assert.Throws<InvalidDataException>(() => new Fp8Conversion(source, Target)).Message, StringComparison.Ordinal);
     }
 
+    /// <summary>A downloaded index may name what it likes; nothing is read or written beside the two folders.</summary>
+    [Theory]
+    [InlineData("../evil.safetensors")]
+    [InlineData("/SOURCE/model-00001-of-00002.safetensors")]
+    public void A_shard_stays_in_its_folder(string name)
+    {
+        var source = Source();
+        var first = Path.Combine(source, "model-00001-of-00002.safetensors");
+        File.Copy(first, Path.Combine(_folder.Path, "evil.safetensors"));
+        var index = Path.Combine(source, "model.safetensors.index.json");
+        File.WriteAllText(index, File.ReadAllText(index).Replace("model-00001-of-00002.safetensors", name.Replace("/SOURCE", source, StringComparison.Ordinal),
+            StringComparison.Ordinal));
+        var before = File.ReadAllBytes(first);
+        Assert.Contains("must be the name of a file below", Assert.Throws<InvalidDataException>(() => new Fp8Conversion(source, Target)).Message,
+            StringComparison.Ordinal);
+        Assert.Equal(before, File.ReadAllBytes(first));
+        Assert.False(Directory.Exists(Target));
+    }
+
+    [Fact]
+    public void Links_out_of_the_folder_pipes_and_circles_are_left_out_and_said()
+    {
+        var source = Source();
+        Directory.CreateDirectory(Path.Combine(source, "assets"));
+        File.WriteAllText(Path.Combine(source, "assets", "card.txt"), "card");
+        File.CreateSymbolicLink(Path.Combine(source, "inner.txt"), "assets/card.txt");
+        File.CreateSymbolicLink(Path.Combine(source, "shadow.txt"), "/etc/passwd");
+        File.CreateSymbolicLink(Path.Combine(source, "gone.txt"), "nothing");
+        Directory.CreateSymbolicLink(Path.Combine(source, "assets", "circle"), "..");
+        Directory.CreateSymbolicLink(Path.Combine(source, "etc"), "/etc");
+        using (var made = System.Diagnostics.Process.Start("mkfifo", Path.Combine(source, "pipe"))) made.WaitForExit();
+        using var conversion = new Fp8Conversion(source, Target);
+        Assert.Equal(
+            [
+                $"{source}: not copied: assets/circle: a link to the folder ..", $"{source}: not copied: etc: a link to the folder /etc",
+                    $"{source}: not copied: gone.txt: a link to nothing, which is not there",
+                $"{source}: not copied: pipe: a pipe, a device or a socket", $"{source}: not copied: shadow.txt: a link to /etc/passwd, outside this folder",
+            ], conversion.Notes);
+        conversion.Run(cancel: TestContext.Current.CancellationToken);
+        Assert.Equal(["assets/card.txt", "inner.txt"], Directory.EnumerateFiles(Target, "*.txt", SearchOption.AllDirectories).Select(f =>
+            Path.GetRelativePath(Target, f)).Order(StringComparer.Ordinal));
+        Assert.Equal("card", File.ReadAllText(Path.Combine(Target, "inner.txt")));
+        Assert.Null(new FileInfo(Path.Combine(Target, "inner.txt")).LinkTarget);
+    }
+
+    [Fact]
+    public void A_snapshot_of_Hugging_Face_s_cache_becomes_a_folder_of_files()
+    {
+        var source = Source();
+        File.WriteAllText(Path.Combine(source, "tokenizer.json"), "{}");
+        var (blobs, snapshot) = (Path.Combine(_folder.Path, "cache", "blobs"), Path.Combine(_folder.Path, "cache", "snapshots", "abc"));
+        Directory.CreateDirectory(blobs);
+        Directory.CreateDirectory(snapshot);
+        foreach (var file in Directory.GetFiles(source))
+        {
+            File.Move(file, Path.Combine(blobs, "hash-of-" + Path.GetFileName(file)));
+            File.CreateSymbolicLink(Path.Combine(snapshot, Path.GetFileName(file)), "../../blobs/hash-of-" + Path.GetFileName(file));
+        }
+        Convert(snapshot);
+        Assert.Equal(["config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.json"],
+            Directory.GetFileSystemEntries(Target).Select(f => Path.GetFileName(f)).Order(StringComparer.Ordinal));
+        Assert.All(Directory.GetFiles(Target), file => Assert.Null(new FileInfo(file).LinkTarget));
+    }
+
     private string Source()
     {
         var source = Path.Combine(_folder.Path, "source");

@@ -37,6 +37,60 @@ public sealed class LowBitCheckpointTests : IDisposable
         Assert.Contains(plain, g => g.Key.Contains("experts", StringComparison.Ordinal) && g.Value.Any(v => v != 0));
     }
 
+    /// <summary>Qwen3's FP8 releases store their scales in BF16; the numbers are the same, so all that is made of them is.</summary>
+    [Theory]
+    [InlineData(DType.BF16)]
+    [InlineData(DType.F16)]
+    public void The_type_of_FP8_scales_changes_nothing(DType type)
+    {
+        LowBitFolder.Save(Source, MatrixFormat.Fp8);
+        LowBitFolder.StoreScalesAs(Source, DType.F32);
+        var narrow = Path.Combine(_folder.Path, "narrow");
+        Checkout.Copy(Source, narrow);
+        LowBitFolder.StoreScalesAs(narrow, type);
+        foreach (var inMemory in new[] { false, true })
+        {
+            using var wide = new Checkpoint(Source) { InMemory = _ => inMemory };
+            using var other = new Checkpoint(narrow) { InMemory = _ => inMemory };
+            var (a, b) = (wide.TakeExperts("model.layers.1.mlp.experts", "up_proj.weight", DType.BF16, 4, 18, 40),
+                other.TakeExperts("model.layers.1.mlp.experts", "up_proj.weight", DType.BF16, 4, 18, 40));
+            for (var e = 0; e < 4; e++) Assert.Equal(a.ToFloats(e, DType.F32), b.ToFloats(e, DType.F32));
+            a.DisposeEach();
+            b.DisposeEach();
+            const string Dense = "model.layers.0.mlp.up_proj.weight";
+            using var x = wide.Take(Dense, DType.BF16, 44, 40);
+            using var y = other.Take(Dense, DType.BF16, 44, 40);
+            Assert.Equal(x.ToFloats(), y.ToFloats());
+        }
+        var (gradients, loss) = Train(Source, MatrixFormat.Fp8);
+        var (narrowGradients, narrowLoss) = Train(narrow, MatrixFormat.Fp8);
+        Assert.Equal(loss, narrowLoss);
+        foreach (var (name, gradient) in gradients) Assert.Equal(gradient, narrowGradients[name]);
+        foreach (var folder in new[] { Source, narrow })
+        {
+            using var conversion = new Fp8Conversion(folder, folder + "-bf16");
+            conversion.Run(cancel: TestContext.Current.CancellationToken);
+        }
+        foreach (var file in Directory.GetFiles(Source + "-bf16", "*.safetensors"))
+            Assert.Equal(File.ReadAllBytes(file), File.ReadAllBytes(Path.Combine(narrow + "-bf16", Path.GetFileName(file))));
+    }
+
+    [Fact]
+    public void FP8_scales_of_another_type_or_shape_are_named()
+    {
+        LowBitFolder.Save(Source, MatrixFormat.Fp8);
+        var shard = Path.Combine(Source, "model-00002-of-00002.safetensors");
+        using (var file = new SafetensorsFile(shard))
+        {
+            List<(string Name, Tensor Tensor)> scales = [.. file.Entries.Keys.Select(n => (n, Tensor.From([1], 1)))];
+            SafetensorsWriter.Write(shard, scales);
+            foreach (var (_, scale) in scales) scale.Dispose();
+        }
+        Assert.Matches($@"^{shard}: tensor 'model\.layers\.\d.*_scale_inv' must be F32, BF16 or F16 \[1, 1\], but is I32\[1\]$",
+            Assert.Throws<InvalidDataException>(() => new Fp8Conversion(Source, Source + "-bf16")).Message);
+        Assert.Matches("_scale_inv' must be F32, BF16 or F16", Assert.Throws<InvalidDataException>(() => ModelFolder.Load(Source).Dispose()).Message);
+    }
+
     [Fact]
     public void Packed_4_bits_are_used_as_they_are_stored()
     {

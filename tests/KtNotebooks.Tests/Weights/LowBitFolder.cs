@@ -62,6 +62,25 @@ internal static class LowBitFolder
         return folder;
     }
 
+    /// <summary>Writes the scales of an FP8 folder again in another type, each as a power of two that F32, BF16 and F16 all hold.</summary>
+    public static void StoreScalesAs(string folder, DType type)
+    {
+        var shard = Path.Combine(folder, "model-00002-of-00002.safetensors");
+        List<(string Name, Tensor Tensor)> scales = [];
+        using (var file = new SafetensorsFile(shard))
+            foreach (var (name, entry) in file.Entries)
+            {
+                using var old = file.Get(name);
+                float[] values = [.. old.ToFloats().Select(v => MathF.Pow(2, MathF.Max(-14, MathF.Round(MathF.Log2(v)))))];
+                var scale = Tensor.Empty(type, entry.Shape);
+                if (type == DType.F16) Array.ConvertAll(values, v => (Half)v).CopyTo(scale.Span<Half>());
+                else scale.Store(values);
+                scales.Add((name, scale));
+            }
+        SafetensorsWriter.Write(shard, scales);
+        foreach (var (_, scale) in scales) scale.Dispose();
+    }
+
     public static void Edit(string folder, Action<JsonObject> edit)
     {
         var path = Path.Combine(folder, "config.json");

@@ -65,6 +65,13 @@ public sealed class SafetensorsTests : IDisposable
         { "negative sizes that multiply well", Encode("""{"a":{"dtype":"F32","shape":[-1,-2],"data_offsets":[0,8]}}""", 8), "says tensor 'a' has the shape [-1, -2]" },
         { "negative start", Encode("""{"a":{"dtype":"F32","shape":[2],"data_offsets":[-8,0]}}""", 8), "says tensor 'a' begins at byte -8" },
         { "twice the same name", Encode("""{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}""", 8), "has a damaged safetensors header" },
+        { "a tensor that is no object", Encode("""{"a":7}""", 8), "has a damaged safetensors header: tensor 'a' is a number, not an object" },
+        { "a shape of texts", Encode("""{"a":{"dtype":"F32","shape":["2"],"data_offsets":[0,8]}}""", 8),
+            "has a damaged safetensors header: tensor 'a' has no 'shape'" },
+        { "one offset", Encode("""{"a":{"dtype":"F32","shape":[2],"data_offsets":[0]}}""", 8),
+            "has a damaged safetensors header: tensor 'a' has no 'data_offsets'" },
+        { "half a character", Encode("""{"\ud800":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}""", 8),
+            "has a damaged safetensors header: a text holds half a character" },
         { "unknown type", Encode("""{"a":{"dtype":"F4","shape":[2],"data_offsets":[0,1]}}""", 8), "stores tensor 'a' as F4, a type that is not supported" },
     };
 
