@@ -37,7 +37,7 @@ internal static class ExportCommand
     {
         var c = Settings.Read(arguments);
         var size = c.Number("export_size") is > 0 and var gigabytes ? gigabytes : throw c.Wrong("export_size", "a positive number of GB");
-        var settings = new ExportSettings(c.Required("model_name_or_path"), c.List("adapter_name_or_path") ?? [], c.Required("export_dir"), (long)(size * 1e9), c.OneOf("export_dtype") == "bfloat16");
+        var settings = new ExportSettings(SourceKeys.Model(c), SourceKeys.Adapters(c), c.Required("export_dir"), (long)(size * 1e9), c.OneOf("export_dtype") == "bfloat16");
         c.OneOf("finetuning_type");
         var log = LogLevel.Debug(c);
         foreach (var note in c.Finish("kt export")) Console.WriteLine(note);

@@ -41,6 +41,9 @@ public static partial class HubCache
             + $"nothing is downloaded by kt: get it with {Download(nameOrFolder, revision)} or `modelscope download {nameOrFolder}`, or name its folder");
     }
 
+    /// <summary>Whether a text can be such a name and is no path that exists.</summary>
+    public static bool IsName(string text) => HubName().IsMatch(text) && !Directory.Exists(text) && !File.Exists(text);
+
     /// <summary>
     /// What to say behind an error about a file that a snapshot lacks: that its download is not complete, and how it goes on. Empty for other folders.
     /// </summary>

@@ -54,10 +54,10 @@ public sealed class ChatSession : IDisposable
         var c = Settings.Read(arguments);
         var (keys, sampling, system, asMade) = ReadKeys(c);
         var notes = c.Finish("kt chat");
-        var (model, tokenizer) = (keys with { Adapter = null }).Load(loading); // adapters lie beside each other here, to be switched
+        var (model, tokenizer) = (keys with { Adapters = [] }).Load(loading); // adapters lie beside each other here, to be switched
         try
         {
-            var names = NamedAdapters.Load(model, keys.Adapter?.Split(',', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries) ?? [], keys.Log);
+            var names = NamedAdapters.Load(model, keys.Adapters, keys.Log);
             return new ChatSession(model, tokenizer, keys.Template, sampling, system) { Adapter = names.Count > 0 ? names[0] : null, Notes = [.. notes, .. asMade, .. keys.Placement.Notes, .. model.Notes] };
         }
         catch

@@ -13,8 +13,17 @@ namespace KtNotebooks.Generation;
 /// The keys by which everything that only runs a model names it: model_name_or_path, adapter_name_or_path, template, infer_dtype, log_level, and where its weights live. Reading comes before loading, so that a
 /// wrong key is named before gigabytes are read.
 /// </summary>
-public sealed record ModelKeys(string Path, string? Adapter, Template Template, DType Type, PlacementSettings Placement)
+public sealed record ModelKeys(string Path, IReadOnlyList<string> Adapters, Template Template, DType Type, PlacementSettings Placement)
 {
+    /// <summary>The adapter of a command that takes one; null: none.</summary>
+    /// <exception cref="ArgumentException">Several are given.</exception>
+    public string? Adapter => Adapters switch
+    {
+        [] => null,
+        [var one] => one,
+        _ => throw new ArgumentException($"adapter_name_or_path: {Adapters.Count} adapters, but one is taken here; `kt chat` takes several by name, `kt export` merges them into one model"),
+    };
+
     /// <summary>Hears where every tensor of an adapter goes; null: nobody asked.</summary>
     public Action<string>? Log { get; init; }
 
@@ -26,7 +35,7 @@ public sealed record ModelKeys(string Path, string? Adapter, Template Template, 
         if (c.TextOrDefault("finetuning_type") is "full" or "freeze" or "oft") throw c.Wrong("finetuning_type", "lora: adapters are LoRA; a model whose own weights were trained is given as model_name_or_path alone");
         c.OneOf("finetuning_type");
         c.Flag("use_kt");
-        return new ModelKeys(c.Required("model_name_or_path"), c.Text("adapter_name_or_path"), DataKeys.ReadTemplate(c), c.OneOf("infer_dtype") == "float32" ? DType.F32 : DType.BF16, PlacementSettings.Read(c))
+        return new ModelKeys(SourceKeys.Model(c), SourceKeys.Adapters(c), DataKeys.ReadTemplate(c), c.OneOf("infer_dtype") == "float32" ? DType.F32 : DType.BF16, PlacementSettings.Read(c))
         {
             Log = LogLevel.Debug(c),
         };
@@ -54,7 +63,7 @@ public sealed record ModelKeys(string Path, string? Adapter, Template Template, 
         var model = ModelFolder.Load(Path, Type, placement, new LoadSettings(Report: loading));
         try
         {
-            if (Adapter is not null) AdapterFolder.Load(model, Adapter, Log);
+            if (Adapter is { } adapter) AdapterFolder.Load(model, adapter, Log);
             return (model, tokenizer);
         }
         catch

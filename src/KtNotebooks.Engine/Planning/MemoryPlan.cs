@@ -1,5 +1,6 @@
 using KtNotebooks.Configuration;
 using KtNotebooks.Data;
+using KtNotebooks.Files;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
 using KtNotebooks.Placement;
@@ -71,11 +72,12 @@ public sealed record MemoryPlan
         ArgumentNullException.ThrowIfNull(arguments);
         if (arguments.Length == 0) throw new ArgumentException("a plan wants a training config, a model folder, a config.json or a shape: " + string.Join(", ", ModelShapes.Known));
         var first = arguments[0];
-        if (Directory.Exists(first) || first.EndsWith(".json", StringComparison.Ordinal) || ModelShapes.Known.Contains(first)) arguments = ["model_name_or_path=" + first, .. arguments[1..]];
+        if (Directory.Exists(first) || HubCache.IsName(first) || first.EndsWith(".json", StringComparison.Ordinal) || ModelShapes.Known.Contains(first)) arguments = ["model_name_or_path=" + first, .. arguments[1..]];
         else if (!first.Contains('=', StringComparison.Ordinal) && !File.Exists(first) && Path.GetExtension(first) is not (".yaml" or ".yml"))
             throw new ArgumentException($"'{first}' is no training config, model folder, config.json or known shape here, and nothing is downloaded.{Nearest.Hint(Path.GetFileName(Path.TrimEndingDirectorySeparator(first)), ModelShapes.Known)}");
         var c = Settings.Read(arguments);
-        var path = c.Required("model_name_or_path");
+        var named = c.Required("model_name_or_path");
+        var path = ModelShapes.Known.Contains(named) && !Directory.Exists(named) ? named : SourceKeys.Model(c);
         var config = ModelShapes.Known.Contains(path) && !Directory.Exists(path) ? ModelShapes.File(path) : new ConfigFile(File.Exists(path) ? path : Path.Combine(path, "config.json"));
         var settings = PlacementSettings.Read(c);
         var lora = FineTuneKeys.ReadLora(c);

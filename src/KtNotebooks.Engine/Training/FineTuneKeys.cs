@@ -10,7 +10,7 @@ namespace KtNotebooks.Training;
 /// <summary>What the keys of a training config say, before anything is loaded. Whoever has read them asks <see cref="Settings.Finish"/> about what is left.</summary>
 public sealed record FineTuneKeys
 {
-    /// <summary>model_name_or_path, as it is written.</summary>
+    /// <summary>The folder of model_name_or_path.</summary>
     public required string ModelPath { get; init; }
 
     public required LoraSettings Lora { get; init; }
@@ -64,11 +64,11 @@ public sealed record FineTuneKeys
         var seed = c.MaybeInt("data_seed") ?? c.Int("seed");
         return new FineTuneKeys
         {
-            ModelPath = c.Required("model_name_or_path"),
+            ModelPath = SourceKeys.Model(c),
             Lora = lora,
             Reduction = c.OneOf("loss_reduction", c.Flag("use_kt") ? "micro" : "token", "token", "micro") == "micro" ? LossReduction.Micro : LossReduction.Token,
             Type = ReadType(c),
-            Adapter = c.Text("adapter_name_or_path"),
+            Adapter = SourceKeys.Adapter(c, "kt train"),
             Training = ReadTraining(c, outputToo),
             Data = DataKeys.Read(c),
             Batch = c.Int("per_device_train_batch_size"),
