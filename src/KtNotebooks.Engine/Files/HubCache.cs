@@ -19,6 +19,8 @@ public static partial class HubCache
     public static string Resolve(string nameOrFolder, string? revision = null, string? cacheDir = null, bool whole = true)
     {
         ArgumentNullException.ThrowIfNull(nameOrFolder);
+        if (nameOrFolder.Length == 0
+            || nameOrFolder.Contains('\0', StringComparison.Ordinal)) throw new ArgumentException("a folder, or a model's name, is empty or no path");
         if (Directory.Exists(nameOrFolder) || File.Exists(nameOrFolder) || !HubName().IsMatch(nameOrFolder)) return nameOrFolder;
         if (revision is not null && revision.Split('/').Any(part => part is "" or "." or ".."))
             throw new ArgumentException($"{nameOrFolder}: '{revision}' is no revision; write a branch, a tag or a commit");

@@ -5,6 +5,15 @@ namespace KtNotebooks.Files;
 /// <summary>Folders that are written: why one cannot be made is said with what was to come into it, not in the system's words.</summary>
 public static class OutputFolder
 {
+    /// <summary>Its whole path.</summary>
+    /// <exception cref="ArgumentException">Empty, or no path.</exception>
+    public static string Full(string path, string what)
+    {
+        ArgumentNullException.ThrowIfNull(path);
+        if (path.Length == 0 || path.Contains('\0', StringComparison.Ordinal)) throw new ArgumentException($"the folder for {what} is empty or no path");
+        return Path.GetFullPath(path);
+    }
+
     /// <summary>Makes it, with the folders above it, where it is not there.</summary>
     /// <param name="path">The folder.</param>
     /// <param name="what">What comes into it, for errors: "the converted model".</param>

@@ -1,6 +1,7 @@
 using KtNotebooks.Experts;
 using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
+using KtNotebooks.Weights;
 
 namespace KtNotebooks.Models;
 
@@ -15,6 +16,8 @@ public record ModelInfo(string ModelType, int Vocabulary, int Width, int Layers,
 /// <summary>A decoder: token table → stages (two a layer) → final norm → head. Models fill in the stages.</summary>
 public sealed class CausalLm(ModelInfo info, DType type, Embedding embedding, IReadOnlyList<Stage> stages, RmsNorm norm, Linear head) : Module("")
 {
+    private const long LookEveryMilliseconds = 100;
+    private long _lastLook = -LookEveryMilliseconds;
     private readonly ExpertBank[] _banks = [.. stages.SelectMany(s => s.All()).OfType<ExpertBank>()];
 
     public ModelInfo Info { get; } = info;
@@ -24,6 +27,9 @@ public sealed class CausalLm(ModelInfo info, DType type, Embedding embedding, IR
 
     /// <summary>What a person should know about how this model was loaded.</summary>
     public IReadOnlyList<string> Notes { get; set; } = [];
+
+    /// <summary>The files that its mapped weights lie in.</summary>
+    internal IReadOnlyList<SafetensorsFile> Files { get; set; } = [];
 
     /// <summary>What the experts of this model share on cards; owned by it, null where all are computed by the CPU.</summary>
     internal ExpertExecutors? Executors { get; set; }
@@ -54,6 +60,7 @@ public sealed class CausalLm(ModelInfo info, DType type, Embedding embedding, IR
     {
         ArgumentNullException.ThrowIfNull(batch);
         ArgumentNullException.ThrowIfNull(pass);
+        RequireWhole();
         ExpertStreams.Plan(_banks, batch.Tokens);
         var x = Apart(() => Embedding.Forward(batch.Ids));
         foreach (var stage in Stages)
@@ -62,6 +69,21 @@ public sealed class CausalLm(ModelInfo info, DType type, Embedding embedding, IR
             x = Apart(() => stage.Forward(Ops.Transfer.Apply(below, stage.Device), pass));
         }
         return Autograd.Tape.Own(x);
+    }
+
+    /// <summary>
+    /// Fails when a file that weights are mapped from has been cut. Asked at every pass, and in training at every visit of a stage, but ten times a second at
+    /// most. One that is cut within a
+    /// visit
+    /// still ends the process (SIGBUS); only weights that are copied into memory are safe from that.
+    /// </summary>
+    /// <exception cref="InvalidDataException">One has.</exception>
+    internal void RequireWhole()
+    {
+        var now = Environment.TickCount64;
+        if (now - Volatile.Read(ref _lastLook) < LookEveryMilliseconds) return;
+        foreach (var file in Files) file.RequireWhole();
+        Volatile.Write(ref _lastLook, now);
     }
 
     /// <summary>The result of a stretch of ops alone: what it needed on the way is freed at once, or a long prompt would hold the activations of all layers.</summary>

@@ -57,6 +57,7 @@ public static class ModelFolder
             List<string> notes = [.. LayersBeyond(model.Info.Layers, config, checkpoint.Names), .. Unused(model.Info.Layers, config, checkpoint.Names, taken)];
             if (placement is not null) model.Executors = ExpertPlacer.Apply(model, placement, notes, meter.Brought);
             model.Notes = notes;
+            model.Files = [.. checkpoint.Files.Values];
             return model;
         }
         catch (InsufficientMemoryException full)

@@ -29,7 +29,7 @@ public sealed class ModelMaker
     /// <exception cref="IOException">The folder is in use, or the disk is too small.</exception>
     public ModelMaker(string shape, string folder, int? layers = null, MatrixFormat? format = null, ulong seed = 1)
     {
-        _folder = Path.GetFullPath(folder);
+        _folder = OutputFolder.Full(folder, "a random model");
         _config = ModelShapes.Config(shape, layers);
         Format = format ?? (_config.ContainsKey(Quantization.Key) ? MatrixFormat.Fp8 : MatrixFormat.BF16);
         if (Format is not (MatrixFormat.BF16 or MatrixFormat.Fp8 or MatrixFormat.Int4)) throw new ArgumentException($"a checkpoint is made as bf16, fp8 or int4; {Format.Name()} is made from those while they are loaded");

@@ -72,6 +72,7 @@ internal sealed class StageWork(CausalLm model, int chunkRows, int headRows)
     /// <summary>x [rows, D] → y [rows, D] of stage i, chunk by chunk.</summary>
     public Tensor Forward(int i, Tensor x, TokenBatch batch, WindowPart part, ulong key, CancellationToken cancel)
     {
+        model.RequireWhole();
         var stage = model.Stages[i];
         return ByChunks(stage, x, batch, part, (from, to, target) =>
         {
@@ -84,6 +85,7 @@ internal sealed class StageWork(CausalLm model, int chunkRows, int headRows)
     /// <summary>dy [rows, D] → dx [rows, D] of stage i; parameter gradients are added on the way.</summary>
     public Tensor Backward(int i, Tensor x, Tensor dy, TokenBatch batch, WindowPart part, ulong key, CancellationToken cancel)
     {
+        model.RequireWhole();
         var stage = model.Stages[i];
         return ByChunks(stage, x, batch, part, (from, to, target) =>
         {

@@ -150,12 +150,6 @@ public sealed class Checkpoint : IWeights, IDisposable
         _matrices.CheckFp8Scales(name, n, k);
     }
 
-    /// <summary>Fails when a file that tensors are mapped from has become shorter: asked before a pass over the model, not at every tensor.</summary>
-    internal void RequireWhole()
-    {
-        foreach (var file in _files.Values) file.RequireWhole();
-    }
-
     internal SafetensorsFile FileOf(string name) => _fileOf.TryGetValue(name, out var file) ? file : throw new InvalidDataException($"{Folder}: tensor '{name}' is missing from the checkpoint (expected by config.json)");
 
     /// <summary>Also a link to nothing, a pipe or a folder: what stands there is then named when it is opened, and not called missing.</summary>

@@ -27,7 +27,7 @@ public sealed class Fp8Conversion : IDisposable
     /// <exception cref="IOException">The target is in use, or the disk is too small.</exception>
     public Fp8Conversion(string source, string target)
     {
-        _target = Path.GetFullPath(target);
+        _target = OutputFolder.Full(target, "the converted model");
         var from = Path.GetFullPath(HubCache.Resolve(source));
         if (IsWithin(RealPath(_target), RealPath(from)))
             throw new ArgumentException($"{target}: the converted model must not lie in the source folder {source}");

@@ -136,13 +136,15 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
     }
 
     /// <summary>
-    /// Fails when the file has become shorter since it was opened. It costs one call of the system (0.2 µs). What it cannot see is a file that is cut after the
+    /// Fails when the file has become shorter since it was opened. It costs one call of the system (measured: 4 µs in a container). What it cannot see is a
+    /// file that is cut after the
     /// check while its mapped pages are in use:
     /// reading a page beyond the end is SIGBUS, which .NET cannot turn into an error.
     /// </summary>
     /// <exception cref="InvalidDataException">It has.</exception>
     internal void RequireWhole()
     {
+        if (_file.SafeFileHandle.IsClosed) return; // no tensor looks at it any more
         if (Length < _length) throw Bad($"has {Length} bytes, but had {_length} when it was opened; leave a model's files alone while it is in use");
     }
 

@@ -164,6 +164,20 @@ public sealed class CheckpointTests : IDisposable
     }
 
     [Fact]
+    public void A_pass_over_a_model_whose_file_has_been_cut_is_an_error()
+    {
+        using var model = ModelFolder.Load(_folder.Path, DType.F32);
+        var shard = Path.Combine(_folder.Path, ShardOf(Norm));
+        using (var stream = new FileStream(shard, FileMode.Open, FileAccess.Write, FileShare.ReadWrite)) stream.SetLength(stream.Length - 1);
+        var batch = KtNotebooks.Nn.TokenBatch.ForInference([[1, 2, 3]]);
+        Assert.Contains("leave a model's files alone", Assert.Throws<InvalidDataException>(() => model.Logits(batch).Dispose()).Message,
+            StringComparison.Ordinal);
+        var step = new KtNotebooks.Training.LayerMajorStep(model);
+        Assert.Contains("leave a model's files alone", Assert.Throws<InvalidDataException>(() =>
+            step.Run(batch, cancel: TestContext.Current.CancellationToken)).Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void A_model_that_is_disposed_gives_its_files_back()
     {
         using (var model = ModelFolder.Load(_folder.Path, DType.F32)) Assert.True(SafetensorsTests.IsMapped(_folder.Path));
