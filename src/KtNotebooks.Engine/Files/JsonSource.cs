@@ -21,13 +21,29 @@ public static class JsonSource
         return root;
     }
 
+    /// <summary>The line on which a key stands: the names of the objects around it, outermost first, then its own. 0: it is not there.</summary>
+    public static long LineOf(string path, IReadOnlyList<string> keys)
+    {
+        var bytes = Utf8Text.Of(RegularFile.ReadAllBytes(path), path).Span;
+        var reader = new Utf8JsonReader(bytes);
+        var open = new List<string>();
+        while (reader.Read())
+        {
+            if (reader.TokenType != JsonTokenType.PropertyName) continue;
+            open.RemoveRange(Math.Min(open.Count, reader.CurrentDepth - 1), Math.Max(0, open.Count - (reader.CurrentDepth - 1)));
+            open.Add(reader.GetString()!);
+            if (open.SequenceEqual(keys)) return bytes[..(int)reader.TokenStartIndex].Count((byte)'\n') + 1;
+        }
+        return 0;
+    }
+
     /// <summary>The same of bytes that are there already; the name stands in errors where a path would.</summary>
     public static JsonElement Parse(ReadOnlyMemory<byte> bytes, string name)
     {
-        if (bytes.Span.StartsWith(new byte[] { 0xEF, 0xBB, 0xBF })) bytes = bytes[3..]; // a byte order mark
+        var text = Utf8Text.Of(bytes, name);
         try
         {
-            using var document = JsonDocument.Parse(bytes, new JsonDocumentOptions { MaxDepth = Depth });
+            using var document = JsonDocument.Parse(text, new JsonDocumentOptions { MaxDepth = Depth });
             return document.RootElement.Clone();
         }
         catch (JsonException error)

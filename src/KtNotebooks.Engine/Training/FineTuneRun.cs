@@ -66,11 +66,11 @@ public sealed class FineTuneRun : IDisposable
         var tokenizer = Tokenizer.Load(modelPath);
         var rows = TrainingData.Load(data, modelPath, tokenizer);
         var (train, heldOut) = (rows.Train, rows.HeldOut);
-        notes.AddRange(rows.Notes(tokenizer));
         var windows = new ExampleWindows(train, keys.Batch, keys.Accumulation, keys.Epochs, keys.MaxSteps, keys.Reduction, (int)training.Seed);
         var model = ModelFolder.Load(modelPath, keys.Type, placement, new LoadSettings(Report: loading));
         try
         {
+            notes.AddRange(rows.Notes(model.Info.MaxPositions));
             foreach (var example in train.Concat(heldOut))
                 if (example.Ids.FirstOrDefault(i => i >= model.Info.Vocabulary) is > 0 and var id) throw new InvalidDataException($"{example.Source}: has token {id}, but the model's vocabulary ends at {model.Info.Vocabulary - 1}; tokenizer.json in {modelPath} belongs to another model");
             var memory = TrainingMemory.Choose(model, lora, training.Memory, windows.TotalSteps > 0 ? windows.At(0).Batch.Tokens : 0, notes);
