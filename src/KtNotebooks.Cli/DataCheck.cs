@@ -3,6 +3,7 @@ using System.Diagnostics;
 
 using KtNotebooks.Configuration;
 using KtNotebooks.Data;
+using KtNotebooks.Models;
 using KtNotebooks.Tokenizers;
 using KtNotebooks.Training;
 
@@ -37,7 +38,12 @@ internal static class DataCheck
         Console.WriteLine($"{data.Skipped.Count} rows left out{(data.Skipped.Count > 0 ? ":" : "")}");
         foreach (var line in data.Skipped)
             Console.WriteLine("  " + line);
+        foreach (var remark in data.AllRemarks(Positions(folder)))
+            Console.WriteLine($"note: {remark}");
         Console.WriteLine($"tokenizer loaded in {loaded.TotalSeconds:F2} s, rows {(data.FromCache ? "read from the cache" : "read and encoded")} in {(encoded - loaded).TotalSeconds:F2} s");
         return 0;
     }
+
+    /// <summary>The longest sequence that the model was made for; null where the folder holds only a tokenizer.</summary>
+    private static int? Positions(string folder) => Path.Combine(folder, "config.json") is var file && File.Exists(file) ? new ConfigFile(file).MaybeInt("max_position_embeddings") : null;
 }

@@ -88,9 +88,11 @@ internal static class DataCommands
         command.SetAction(result =>
         {
             var file = result.GetRequiredValue(csv);
-            if (!file.Exists)
+            if (!File.Exists(file.FullName) && !Directory.Exists(file.FullName))
                 throw new FileNotFoundException($"There is no '{file.FullName}'. {DatasetSources.Hint("AfriMed-QA")}", file.FullName);
-            Report(AfriMed.Convert(file.FullName, result.GetRequiredValue(folder).FullName, result.GetValue(name)));
+            var converted = AfriMed.Convert(file.FullName, result.GetRequiredValue(folder).FullName, result.GetValue(name));
+            Report(converted);
+            return converted.Written.Count > 0 ? 0 : Failures.Refuse($"{file.FullName}: none of its {converted.Skipped.Count} rows could be used, so nothing was written");
         });
         return command;
     }

@@ -30,6 +30,7 @@ public static class DataKeys
             Names = c.Required("dataset"),
             Evaluation = c.Text("eval_dataset"),
             Template = ReadTemplate(c),
+            TemplateGiven = c.Has("template"),
             Cutoff = c.Positive("cutoff_len"),
             MaxSamples = c.MaybePositive("max_samples"),
             ValSize = c.Number("val_size"),
@@ -41,6 +42,8 @@ public static class DataKeys
             PackingHorizon = c.Positive("preprocessing_batch_size"),
             Seed = c.Int("seed"),
             OverwriteCache = c.Flag("overwrite_cache"),
+            IdentityName = c.Text("identity_name"),
+            IdentityAuthor = c.Text("identity_author"),
         };
     }
 }

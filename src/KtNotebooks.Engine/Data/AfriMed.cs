@@ -35,7 +35,7 @@ public static partial class AfriMed
         name ??= Path.GetFileNameWithoutExtension(csv);
         var files = new SortedDictionary<string, List<QaRow>>(StringComparer.Ordinal);
         List<string> skipped = [];
-        foreach (var row in RowReader.Read(csv))
+        foreach (var row in CsvReader.Read(csv))
         {
             var (file, made, why) = Convert(row);
             if (made is null)
@@ -47,6 +47,8 @@ public static partial class AfriMed
                 files[file] = list = [];
             list.Add(made);
         }
+        if (files.Count == 0 && skipped.Count == 0)
+            throw new InvalidDataException($"{csv}: has no rows; expected a header line and questions. AfriMed-QA v2 has the columns {string.Join(", ", Columns)}.");
         Directory.CreateDirectory(folder);
         foreach (var (file, rows) in files)
             AtomicFile.WriteText(Path.Combine(folder, $"{name}_{file}.json"), QaRow.ToJsonArray(rows));

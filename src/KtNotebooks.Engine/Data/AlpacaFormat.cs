@@ -6,21 +6,21 @@ namespace KtNotebooks.Data;
 /// Rows of the alpaca kind: instruction and input make the question, output is the answer, history holds earlier (question, answer) pairs. With ranking, chosen and rejected are the answers; with
 /// kto_tag the output is one that is wanted or not.
 /// </summary>
-internal sealed class AlpacaFormat(DatasetEntry entry, IReadOnlySet<string> present) : IRowFormat
+internal sealed class AlpacaFormat(DatasetEntry entry, Lazy<IReadOnlySet<string>> present) : IRowFormat
 {
     private readonly RowFields _fields = new(entry, present);
-    private readonly Columns _columns = entry.Columns with
-    {
-        // Without a 'columns' block the input column is customary rather than demanded: many sets have only questions and answers.
-        Query = entry.Columns.Query is { } query && (entry.ColumnsGiven || present.Contains(query)) ? query : null,
-    };
+    private readonly Columns _columns = entry.Columns;
 
     public Converted Convert(Row row)
     {
-        var question = string.Join('\n', new[] { _fields.Text(row, _columns.Prompt), _fields.Text(row, _columns.Query) }.Where(t => !string.IsNullOrEmpty(t)));
+        // Without a 'columns' block the input column is customary rather than demanded: many sets have only questions and answers.
+        var query = _columns.Query is { } name && (entry.ColumnsGiven || row.Fields.TryGetProperty(name, out _)) ? name : null;
+        var question = string.Join('\n', new[] { _fields.Text(row, _columns.Prompt), _fields.Text(row, query) }.Where(t => !string.IsNullOrEmpty(t)));
         if (question.Length == 0)
             throw new InvalidDataException($"{row.Source}: the question is empty (columns {Names(_columns.Prompt, _columns.Query)}). Fill it or remove the row.");
-        return new Example([.. History(row), new Message(Role.User, question)], Responses(row), _fields.Text(row, _columns.System), _fields.Tools(row, _columns.Tools), row.Source);
+        Message[] prompt = [.. History(row), new Message(Role.User, question)];
+        var responses = Responses(row);
+        return new Example(prompt, responses, _fields.Text(row, _columns.System), _fields.Tools(row, _columns.Tools), row.Source) { Media = _fields.Media(row, prompt.Concat(responses)) };
     }
 
     private Message[] Responses(Row row)

@@ -1,11 +1,13 @@
 using System.Text.Json;
+using KtNotebooks.Files;
+using KtNotebooks.Interop;
 
 namespace KtNotebooks.Data;
 
 /// <summary>Which column of a row holds what; null: none.</summary>
 public sealed record Columns(
     string? Prompt = null, string? Query = null, string? Response = null, string? Messages = null, string? History = null, string? System = null,
-    string? Tools = null, string? Chosen = null, string? Rejected = null, string? KtoTag = null)
+    string? Tools = null, string? Chosen = null, string? Rejected = null, string? KtoTag = null, string? Images = null, string? Videos = null, string? Audios = null)
 {
     public static Columns Default { get; } = new(Prompt: "instruction", Query: "input", Response: "output", Messages: "conversations");
 }
@@ -20,7 +22,7 @@ public sealed record Tags(
 
 /// <summary>One entry of dataset_info.json.</summary>
 /// <param name="Name">Its key.</param>
-/// <param name="Path">The file, or the folder of files of one type.</param>
+/// <param name="Path">The file, or the folder of files of one type; it stands in the folder of dataset_info.json, or a link to it does.</param>
 /// <param name="Formatting">alpaca, sharegpt or openai.</param>
 /// <param name="Columns">Which column holds what.</param>
 /// <param name="ColumnsGiven">The entry names its columns, so each named one must exist.</param>
@@ -38,17 +40,21 @@ public sealed class DatasetInfo
 {
     public const string FileName = "dataset_info.json";
 
+    private static readonly string[] Siblings = ["data", "datasets"];
+
     private static readonly string[] Remote = ["hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name"];
 
-    // Keys that upstream knows and that change nothing for a file on disk, or belong to media.
+    // Keys that upstream knows; some change nothing for a file on disk.
     private static readonly string[] EntryKeys = [.. Remote, "file_name", "formatting", "ranking", "subset", "split", "folder", "num_samples", "columns", "tags", "load_from"];
     private static readonly string[] ColumnKeys = ["prompt", "query", "response", "messages", "history", "system", "tools", "images", "videos", "audios", "chosen", "rejected", "kto_tag"];
     private static readonly string[] TagKeys = ["role_tag", "content_tag", "user_tag", "assistant_tag", "observation_tag", "function_tag", "system_tag"];
 
-    private readonly Dictionary<string, DatasetEntry> _entries = new(StringComparer.Ordinal);
+    // What an entry gives as its file is looked at when it is asked for: a set that nobody uses may lie elsewhere.
+    private readonly Dictionary<string, (DatasetEntry Entry, string? FileName)> _entries = new(StringComparer.Ordinal);
+    private readonly string _folder;
     private readonly string _file;
 
-    private DatasetInfo(string file) => _file = file;
+    private DatasetInfo(string folder) => (_folder, _file) = (folder, Path.Combine(folder, FileName));
 
     /// <summary>The names of all data sets.</summary>
     public IReadOnlyCollection<string> Names => _entries.Keys;
@@ -58,51 +64,67 @@ public sealed class DatasetInfo
     /// <exception cref="InvalidDataException">It is not valid; the message names the entry and the key.</exception>
     public static DatasetInfo Load(string folder)
     {
-        var info = new DatasetInfo(Path.Combine(folder, FileName));
-        if (!File.Exists(info._file))
+        var info = new DatasetInfo(folder);
+        if (FileKinds.Of(info._file) == FileKind.None)
             throw new FileNotFoundException($"There is no '{info._file}'. dataset_dir must be a folder with a {FileName} that lists the data sets.", info._file);
-        using var document = RowReader.ParseFile(info._file);
-        if (document.RootElement.ValueKind != JsonValueKind.Object)
-            throw new InvalidDataException($"{info._file}: expected an object of name → description, found {RowReader.KindName(document.RootElement)}.");
-        foreach (var entry in document.RootElement.EnumerateObject())
-            info._entries[entry.Name] = info.ReadEntry(folder, entry.Name, entry.Value);
+        foreach (var entry in JsonSource.Read(info._file, "a list of data sets").EnumerateObject())
+            info._entries[entry.Name] = info.ReadEntry(entry.Name, entry.Value);
         return info;
     }
 
     /// <exception cref="ArgumentException">There is no such data set; the message gives the nearest name.</exception>
     /// <exception cref="NotSupportedException">The entry is not a file on this machine.</exception>
+    /// <exception cref="InvalidDataException">The entry's file lies outside of the folder.</exception>
     public DatasetEntry Get(string name)
     {
-        if (!_entries.TryGetValue(name, out var entry))
-            throw new ArgumentException($"Unknown dataset '{name}': {_file} does not list it.{Nearest.Hint(name, Names)}");
-        return entry.Path.Length > 0
-            ? entry
-            : throw new NotSupportedException($"The dataset '{name}' in {_file} has no file_name. Data sets are read from this machine: download it and give its file_name.");
+        if (!_entries.TryGetValue(name, out var found))
+            throw new ArgumentException($"Unknown dataset '{name}': {_file} does not list it.{(Elsewhere(name) is { } folder ? $" {folder} does: dataset_dir={folder}" : Nearest.Hint(name, Names))}");
+        if (found.FileName is not { } file)
+            throw new NotSupportedException($"The dataset '{name}' in {_file} has no file_name. Data sets are read from this machine: download it and give its file_name.");
+        try
+        {
+            return found.Entry with { Path = InnerPath.Of(_folder, file, $"{_file}, '{name}', 'file_name'") };
+        }
+        catch (InvalidDataException error)
+        {
+            throw new InvalidDataException($"{error.Message}. Put the file there, or a link to it (ln -s), or set dataset_dir to its folder.");
+        }
     }
 
-    private DatasetEntry ReadEntry(string folder, string name, JsonElement json)
+    /// <summary>The folder of the checkout, data or datasets, that lists the name which this one does not.</summary>
+    private string? Elsewhere(string name)
+    {
+        var beside = Path.GetDirectoryName(Path.TrimEndingDirectorySeparator(_folder)) ?? "";
+        return Siblings.Select(sibling => Path.Combine(beside, sibling))
+            .FirstOrDefault(folder => folder != _folder && File.Exists(Path.Combine(folder, FileName)) && Load(folder).Names.Contains(name));
+    }
+
+    private (DatasetEntry Entry, string? FileName) ReadEntry(string name, JsonElement json)
     {
         var where = $"{_file}, '{name}'";
         Expect(json, JsonValueKind.Object, where);
         CheckKeys(json, EntryKeys, name);
         var columns = Section("columns", ColumnKeys);
         var tags = Section("tags", TagKeys);
-        var path = Text("file_name") is { } file && !Remote.Any(k => json.TryGetProperty(k, out _)) ? Path.Combine(folder, file) : "";
+        var file = Remote.Any(k => json.TryGetProperty(k, out _)) ? null : Text("file_name");
         int? samples = json.TryGetProperty("num_samples", out var n) && n.ValueKind != JsonValueKind.Null
             ? n.TryGetInt32(out var count) && count > 0 ? count : throw new InvalidDataException($"{where}: num_samples must be a whole number above 0, but is {n.GetRawText()}.")
             : null;
-        return new DatasetEntry(
-            name, path, Text("formatting") ?? "alpaca",
+        var ranking = json.TryGetProperty("ranking", out var flag) && flag.ValueKind != JsonValueKind.Null && (flag.ValueKind is JsonValueKind.True or JsonValueKind.False
+            ? flag.GetBoolean()
+            : throw new InvalidDataException($"{where}: ranking must be true or false, but is {flag.GetRawText()}."));
+        return (new DatasetEntry(
+            name, "", Text("formatting") ?? "alpaca",
             columns is null ? Columns.Default : new Columns(
                 columns.GetValueOrDefault("prompt"), columns.GetValueOrDefault("query"), columns.GetValueOrDefault("response"), columns.GetValueOrDefault("messages"),
                 columns.GetValueOrDefault("history"), columns.GetValueOrDefault("system"), columns.GetValueOrDefault("tools"), columns.GetValueOrDefault("chosen"),
-                columns.GetValueOrDefault("rejected"), columns.GetValueOrDefault("kto_tag")),
+                columns.GetValueOrDefault("rejected"), columns.GetValueOrDefault("kto_tag"),
+                columns.GetValueOrDefault("images"), columns.GetValueOrDefault("videos"), columns.GetValueOrDefault("audios")),
             columns is not null,
             tags is null ? Tags.Default : new Tags(
                 tags.GetValueOrDefault("role_tag"), tags.GetValueOrDefault("content_tag"), tags.GetValueOrDefault("user_tag"), tags.GetValueOrDefault("assistant_tag"),
                 tags.GetValueOrDefault("observation_tag"), tags.GetValueOrDefault("function_tag"), tags.GetValueOrDefault("system_tag")),
-            json.TryGetProperty("ranking", out var ranking) && ranking.ValueKind == JsonValueKind.True,
-            samples);
+            ranking, samples), file);
 
         string? Text(string key)
         {
@@ -133,7 +155,7 @@ public sealed class DatasetInfo
         foreach (var entry in json.EnumerateObject())
         {
             if (!known.Contains(entry.Name))
-                throw new InvalidDataException($"{_file}:{RowReader.LineOf(_file, [.. path, entry.Name])}, {string.Join(", ", path.Select(p => $"'{p}'"))}: unknown key '{entry.Name}'.{Nearest.Hint(entry.Name, known)}");
+                throw new InvalidDataException($"{_file}:{JsonSource.LineOf(_file, [.. path, entry.Name])}, {string.Join(", ", path.Select(p => $"'{p}'"))}: unknown key '{entry.Name}'.{Nearest.Hint(entry.Name, known)}");
         }
     }
 

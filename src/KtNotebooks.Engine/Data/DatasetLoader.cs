@@ -1,3 +1,5 @@
+using KtNotebooks.Interop;
+
 namespace KtNotebooks.Data;
 
 /// <summary>What a row must have to be of use: a question, also an answer (supervised), two answers of which the first is better (ranking), or one answer that is wanted or not (KTO).</summary>
@@ -16,7 +18,7 @@ public sealed record DatasetRows(string Name, IReadOnlyList<Example> Examples, I
 public static class DatasetLoader
 {
     /// <summary>The formats that rows can have, by the name in 'formatting'.</summary>
-    private static readonly Dictionary<string, Func<DatasetEntry, IReadOnlySet<string>, IRowFormat>> Formats = new()
+    private static readonly Dictionary<string, Func<DatasetEntry, Lazy<IReadOnlySet<string>>, IRowFormat>> Formats = new()
     {
         ["alpaca"] = (entry, present) => new AlpacaFormat(entry, present),
         ["sharegpt"] = (entry, present) => new ConversationFormat(entry, present, openAi: false),
@@ -54,6 +56,14 @@ public static class DatasetLoader
     /// <summary>The rows of one entry.</summary>
     public static DatasetRows Read(DatasetEntry entry, int? maxSamples = null, Need need = Need.Question)
     {
+        List<string> skipped = [];
+        List<Example> examples = [.. Stream(entry, maxSamples, need, skipped)];
+        return new DatasetRows(entry.Name, examples, skipped);
+    }
+
+    /// <summary>The examples of one entry, of which one at a time is read; rows that are of no use go to a list as "file:row: reason".</summary>
+    internal static IEnumerable<Example> Stream(DatasetEntry entry, int? maxSamples, Need need, ICollection<string> skipped)
+    {
         if (maxSamples <= 0)
             throw new ArgumentException($"max_samples is {maxSamples}; it must be above 0, or null for all rows.", nameof(maxSamples));
         if (!Formats.TryGetValue(entry.Formatting, out var format))
@@ -62,31 +72,46 @@ public static class DatasetLoader
             throw new NotSupportedException($"The dataset '{entry.Name}' has ranking: true (a chosen and a rejected answer a row), which supervised fine-tuning cannot learn from.");
         if (!entry.Ranking && need == Need.Ranking)
             throw new NotSupportedException($"The dataset '{entry.Name}' has no ranking: true in {DatasetInfo.FileName}; learning from preferences needs a chosen and a rejected answer a row.");
-        if (!File.Exists(entry.Path) && !Directory.Exists(entry.Path))
-            throw new FileNotFoundException($"The file '{entry.Path}' of the dataset '{entry.Name}' does not exist (file_name in {DatasetInfo.FileName} is relative to that file's folder).{(DatasetSources.Hint(Path.GetFileName(entry.Path)) is { Length: > 0 } hint ? " " + hint : "")}", entry.Path);
+        if (FileKinds.Of(entry.Path) == FileKind.None)
+            throw new FileNotFoundException(Missing(entry), entry.Path);
 
-        // num_samples draws from all rows; without it no row beyond max_samples is parsed.
-        var rows = RowReader.Read(entry.Path, entry.SampleCount is null ? maxSamples : null);
-        if (rows.Count == 0)
-            throw new InvalidDataException($"{entry.Path}: the dataset '{entry.Name}' has no rows.");
-        if (entry.SampleCount is int count)
-            rows = Sample(rows, count);
-        var present = rows.SelectMany(row => Readable(row, r => r.Fields.EnumerateObject().Select(p => p.Name).ToArray())).ToHashSet(StringComparer.Ordinal);
-        var converter = format(entry, present);
-        List<Example> examples = [];
-        List<string> skipped = [];
-        foreach (var row in rows.Take(maxSamples ?? int.MaxValue))
+        // num_samples draws from all rows; without it no row beyond max_samples is parsed. Which columns there are is looked for when a row lacks one.
+        var keys = new[] { entry.Columns.Prompt, entry.Columns.Response, entry.Columns.Messages, entry.Formatting == "openai" ? "messages" : null }.OfType<string>().ToArray();
+        IEnumerable<Row> All() => RowReader.Read(entry.Path, entry.SampleCount is null ? maxSamples : null, keys);
+        var present = new Lazy<IReadOnlySet<string>>(() => All().SelectMany(row => row.Fields.EnumerateObject().Select(p => p.Name)).ToHashSet(StringComparer.Ordinal));
+        var rows = entry.SampleCount is { } count ? RowSample.Of(All, entry, count, maxSamples) : All();
+        return Convert(entry, rows, format(entry, present), need, skipped);
+    }
+
+    private static IEnumerable<Example> Convert(DatasetEntry entry, IEnumerable<Row> rows, IRowFormat converter, Need need, ICollection<string> skipped)
+    {
+        var (read, used) = (0, 0);
+        var first = "";
+        foreach (var row in rows)
         {
+            read++;
             var (example, reason) = Readable(row, converter.Convert);
             reason = example is null ? reason : Lacks(example, need);
             if (reason.Length == 0)
-                examples.Add(example!);
-            else
-                skipped.Add($"{row.Source}: {reason}");
+            {
+                used++;
+                yield return example!;
+                continue;
+            }
+            skipped.Add($"{row.Source}: {reason}");
+            if (read == 1)
+                first = $"{row.Source}: {reason}";
         }
-        if (examples.Count == 0)
-            throw new InvalidDataException($"{entry.Path}: of the {rows.Count} rows of the dataset '{entry.Name}' none is of use. {skipped[0]}");
-        return new DatasetRows(entry.Name, examples, skipped);
+        if (read == 0)
+            throw new InvalidDataException($"{entry.Path}: the dataset '{entry.Name}' has no rows.");
+        if (used == 0)
+            throw new InvalidDataException($"{entry.Path}: of the {read:N0} rows of the dataset '{entry.Name}' none is of use. {first}");
+    }
+
+    private static string Missing(DatasetEntry entry)
+    {
+        var what = new FileInfo(entry.Path).LinkTarget is { } target ? $"is a link to {target}, which is not there" : "does not exist";
+        return $"The file '{entry.Path}' of the dataset '{entry.Name}' {what} (file_name in {DatasetInfo.FileName} is relative to that file's folder). {DatasetSources.Hint(Path.GetFileName(entry.Path))}".TrimEnd();
     }
 
     /// <summary>What the need finds missing, or nothing.</summary>
@@ -108,13 +133,13 @@ public static class DatasetLoader
     /// <param name="valSize">val_size: up to 1 a fraction (rounded up), above 1 a count; 0: none.</param>
     /// <param name="seed">Decides which.</param>
     /// <exception cref="ArgumentException">The size is negative, or nothing would be left to train on.</exception>
-    public static (List<Example> Train, List<Example> Evaluation) Split(IReadOnlyList<Example> examples, double valSize, int seed)
+    public static (List<T> Train, List<T> Evaluation) Split<T>(IReadOnlyList<T> examples, double valSize, int seed)
     {
         var count = valSize > 1 ? (int)valSize : (int)Math.Ceiling(valSize * examples.Count);
         if (!(valSize >= 0) || count >= examples.Count)
             throw new ArgumentException($"val_size is {valSize}, which takes {count} of {examples.Count} examples; it must be 0 or more and leave some to train on.", nameof(valSize));
         var chosen = EpochOrder.Of(seed, epoch: 0, examples.Count).Take(count).ToHashSet();
-        List<Example> train = [], evaluation = [];
+        List<T> train = [], evaluation = [];
         for (var i = 0; i < examples.Count; i++)
             (chosen.Contains(i) ? evaluation : train).Add(examples[i]);
         return (train, evaluation);
@@ -131,14 +156,5 @@ public static class DatasetLoader
         {
             throw new InvalidDataException($"{row.Source}: the row holds text that is not valid UTF-8, or half of a surrogate pair. Save the file as UTF-8.", e);
         }
-    }
-
-    /// <summary>Without repeats while there are enough rows; then every row once and the rest at random with repeats, as upstream.</summary>
-    private static List<Row> Sample(List<Row> rows, int count)
-    {
-        const int Seed = 42; // fixed: the data set is the same in every run
-        var order = EpochOrder.Of(Seed, epoch: 0, rows.Count);
-        var random = new StableRandom(Seed);
-        return [.. Enumerable.Range(0, count).Select(i => rows[i < order.Length ? order[i] : random.Next(rows.Count)])];
     }
 }

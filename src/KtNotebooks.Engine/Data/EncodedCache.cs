@@ -6,7 +6,7 @@ namespace KtNotebooks.Data;
 
 /// <summary>
 /// Encoded rows on disk, one file a key, in the user's cache folder (KT_CACHE, else XDG_CACHE_HOME, else ~/.cache, like the compiled kernels). The key is a hash of all that the rows depend on, so a
-/// file is never stale; it ends with the hash of its content, and one that does not match is made anew.
+/// file is never stale; it begins with the hash of its content, and one that does not match is made anew.
 /// </summary>
 internal static class EncodedCache
 {
@@ -17,15 +17,13 @@ internal static class EncodedCache
             var file = FileOf(key);
             if (!File.Exists(file))
                 return null;
-            var bytes = File.ReadAllBytes(file);
-            if (bytes.Length < SHA256.HashSizeInBytes || !SHA256.HashData(bytes.AsSpan(SHA256.HashSizeInBytes)).AsSpan().SequenceEqual(bytes.AsSpan(0, SHA256.HashSizeInBytes)))
+            using var stream = new FileStream(file, FileMode.Open, FileAccess.Read, FileShare.Read | FileShare.Delete, 1 << 16);
+            var hash = new byte[SHA256.HashSizeInBytes];
+            if (stream.ReadAtLeast(hash, hash.Length, throwOnEndOfStream: false) < hash.Length || !SHA256.HashData(stream).AsSpan().SequenceEqual(hash))
                 return null;
-            using var reader = new BinaryReader(new MemoryStream(bytes, SHA256.HashSizeInBytes, bytes.Length - SHA256.HashSizeInBytes), Encoding.UTF8);
-            var (train, heldOut) = (Rows(reader), Rows(reader));
-            var skipped = new string[reader.ReadInt32()];
-            for (var i = 0; i < skipped.Length; i++)
-                skipped[i] = reader.ReadString();
-            return new TrainingData(train, heldOut, skipped, FromCache: true);
+            stream.Position = hash.Length;
+            using var reader = new BinaryReader(stream, Encoding.UTF8);
+            return new TrainingData(Rows(reader), Rows(reader), Lines(reader), Lines(reader), FromCache: true);
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {
@@ -33,32 +31,44 @@ internal static class EncodedCache
         }
     }
 
-    public static void Write(string key, TrainingData data)
+    /// <summary>Keeps rows; returns what a person should know of it, or null.</summary>
+    /// <param name="key">Their name.</param>
+    /// <param name="data">The rows.</param>
+    /// <param name="again">They were asked to be made anew, which is confirmed.</param>
+    public static string? Write(string key, TrainingData data, bool again)
     {
-        var content = new MemoryStream();
-        using (var writer = new BinaryWriter(content, Encoding.UTF8, leaveOpen: true))
-        {
-            foreach (var rows in new[] { data.Train, data.HeldOut })
-                Rows(writer, rows);
-            writer.Write(data.Skipped.Count);
-            foreach (var line in data.Skipped)
-                writer.Write(line);
-        }
+        var file = FileOf(key);
+        var aside = $"{file}.{Environment.ProcessId}.{Guid.NewGuid():N}";
         try
         {
-            var file = FileOf(key);
             Directory.CreateDirectory(Path.GetDirectoryName(file)!);
-            var aside = $"{file}.{Environment.ProcessId}.{Guid.NewGuid():N}";
-            File.WriteAllBytes(aside, [.. SHA256.HashData(content.ToArray()), .. content.ToArray()]);
+            using (var stream = new FileStream(aside, FileMode.CreateNew, FileAccess.ReadWrite, FileShare.None, 1 << 16))
+            {
+                stream.Write(new byte[SHA256.HashSizeInBytes]);
+                using var writer = new BinaryWriter(stream, Encoding.UTF8, leaveOpen: true);
+                Rows(writer, data.Train);
+                Rows(writer, data.HeldOut);
+                Lines(writer, data.Skipped);
+                Lines(writer, data.Remarks);
+                writer.Flush();
+                stream.Position = SHA256.HashSizeInBytes;
+                var hash = SHA256.HashData(stream);
+                stream.Position = 0;
+                stream.Write(hash);
+            }
             File.Move(aside, file, overwrite: true);
+            return again ? $"overwrite_cache: the rows were encoded anew and kept ({file})" : null;
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {
-            // A folder that cannot be written costs the encoding at every start, never the run.
+            // It costs the encoding at every start, never the run.
+            File.Delete(aside);
+            return $"the encoded rows could not be kept for the next run ({e.Message})";
         }
     }
 
-    private static string FileOf(string key)
+    /// <summary>Where the rows of a key stand.</summary>
+    public static string FileOf(string key)
     {
         var root = Environment.GetEnvironmentVariable("KT_CACHE") is { Length: > 0 } own ? own
             : Path.Combine(Environment.GetEnvironmentVariable("XDG_CACHE_HOME") is { Length: > 0 } xdg ? xdg : Path.Combine(Environment.GetFolderPath(Environment.SpecialFolder.UserProfile), ".cache"), "ktnotebooks");
@@ -97,5 +107,20 @@ internal static class EncodedCache
     {
         writer.Write(numbers.Length);
         writer.Write(MemoryMarshal.AsBytes<int>(numbers));
+    }
+
+    private static string[] Lines(BinaryReader reader)
+    {
+        var lines = new string[reader.ReadInt32()];
+        for (var i = 0; i < lines.Length; i++)
+            lines[i] = reader.ReadString();
+        return lines;
+    }
+
+    private static void Lines(BinaryWriter writer, IReadOnlyList<string> lines)
+    {
+        writer.Write(lines.Count);
+        foreach (var line in lines)
+            writer.Write(line);
     }
 }

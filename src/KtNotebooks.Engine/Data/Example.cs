@@ -20,6 +20,9 @@ public sealed record Message(Role Role, string Content);
 /// <param name="Source">Where it came from, "file:row", rows counted from 1 (for JSON lines and CSV: of the line where it begins).</param>
 public sealed record Example(IReadOnlyList<Message> Prompt, IReadOnlyList<Message> Responses, string? System, string? Tools, string Source)
 {
+    /// <summary>What the row holds besides text, where it says so: "column 'images' holds 1 value". Null for rows of text.</summary>
+    public string? Media { get; init; }
+
     /// <summary>The answer to learn.</summary>
     /// <exception cref="InvalidDataException">The row has none.</exception>
     public string Answer => Responses.Count == 1

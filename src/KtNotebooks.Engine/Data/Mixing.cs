@@ -19,6 +19,8 @@ public static class Mixing
         if (strategy == "concat" || sets.Count == 1)
             return [.. sets.SelectMany(set => set)];
 
+        if (probabilities is not null && strategy is "interleave_over" or "interleave_once")
+            RequireReachable(sets, probabilities!);
         var mixed = new List<T>();
         var next = new int[sets.Count];
         var used = new bool[sets.Count];
@@ -38,6 +40,18 @@ public static class Mixing
             mixed.Add(sets[s][next[s]]);
             if (++next[s] == sets[s].Count)
                 (next[s], used[s]) = (0, true);
+        }
+    }
+
+    // A set that is hardly ever drawn makes the mix, or the drawing, grow without end.
+    private static void RequireReachable<T>(IReadOnlyList<IReadOnlyList<T>> sets, IReadOnlyList<double> probabilities)
+    {
+        const double Most = 1e8;
+        for (var s = 0; s < sets.Count; s++)
+        {
+            if (probabilities[s] > 0 && sets[s].Count / probabilities[s] is > Most and var draws)
+                throw new ArgumentException($"interleave_probs gives data set {s + 1}, which has {sets[s].Count:N0} rows, a chance of {probabilities[s]:G3}: about {draws:G2} draws"
+                    + $" until each of its rows has had its turn, and {Most:N0} are the most. Give it a larger chance, or 0.");
         }
     }
 

@@ -18,8 +18,14 @@ internal interface IRowFormat
 }
 
 /// <summary>The columns of a data set's rows, read by name.</summary>
-internal sealed class RowFields(DatasetEntry entry, IReadOnlySet<string> present)
+/// <param name="entry">The set.</param>
+/// <param name="present">The columns of all rows; asked for when a row lacks one.</param>
+internal sealed class RowFields(DatasetEntry entry, Lazy<IReadOnlySet<string>> present)
 {
+    /// <summary>The columns of media: the one that the set names, LLaMA-Factory's own name, which is looked at too, and what stands for a value in the text.</summary>
+    private readonly (string? Named, string Usual, string Token)[] _media =
+        [(entry.Columns.Images, "images", "<image>"), (entry.Columns.Videos, "videos", "<video>"), (entry.Columns.Audios, "audios", "<audio>")];
+
     /// <summary>A field of the row; null when it is null, or missing from this row but there in others.</summary>
     /// <exception cref="InvalidDataException">No row has the column.</exception>
     public JsonElement? Field(Row row, string? column)
@@ -28,9 +34,9 @@ internal sealed class RowFields(DatasetEntry entry, IReadOnlySet<string> present
             return null;
         if (row.Fields.TryGetProperty(column, out var value))
             return value.ValueKind == JsonValueKind.Null ? null : value;
-        return present.Contains(column)
+        return present.Value.Contains(column)
             ? null
-            : throw new InvalidDataException($"{row.Source}: there is no column '{column}'.{Nearest.Hint(column, [.. present])} Say in {DatasetInfo.FileName}, '{entry.Name}', 'columns', which column holds what.");
+            : throw new InvalidDataException($"{row.Source}: there is no column '{column}'.{Nearest.Hint(column, [.. present.Value])} Say in {DatasetInfo.FileName}, '{entry.Name}', 'columns', which column holds what.");
     }
 
     /// <summary>A field that must be a string or null.</summary>
@@ -43,13 +49,41 @@ internal sealed class RowFields(DatasetEntry entry, IReadOnlySet<string> present
             : throw new InvalidDataException($"{row.Source}: column '{column}' must be a string, but is {RowReader.KindName(value)}.");
     }
 
-    /// <summary>A description of tools: JSON text, or JSON itself.</summary>
-    public string? Tools(Row row, string? column) => Field(row, column) switch
+    /// <summary>A description of tools: JSON text, or JSON itself; null where there is none in it.</summary>
+    public string? Tools(Row row, string? column)
     {
-        null => null,
-        { ValueKind: JsonValueKind.String } text => text.GetString(),
-        { ValueKind: JsonValueKind.Array or JsonValueKind.Object } json => PythonJson.Dump(json),
-        { } other => throw new InvalidDataException($"{row.Source}: column '{column}' must be a list of tools, but is {RowReader.KindName(other)}."),
+        var tools = Field(row, column) switch
+        {
+            null => null,
+            { ValueKind: JsonValueKind.String } text => text.GetString(),
+            { ValueKind: JsonValueKind.Array or JsonValueKind.Object } json => PythonJson.Dump(json),
+            { } other => throw new InvalidDataException($"{row.Source}: column '{column}' must be a list of tools, but is {RowReader.KindName(other)}."),
+        };
+        return ToolForm.IsNone(tools) ? null : tools;
+    }
+
+    /// <summary>What the row holds besides text, in words, or null: a column of media that is not empty, or a word in the text that stands for a value of such a column.</summary>
+    public string? Media(Row row, IEnumerable<Message> messages)
+    {
+        foreach (var (named, usual, token) in _media)
+        {
+            var column = named ?? usual;
+            var there = row.Fields.TryGetProperty(column, out var value);
+            if (there && Values(value) is > 0 and var count)
+                return $"column '{column}' holds {count} {(count == 1 ? "value" : "values")}";
+            if ((there || named is not null) && messages.Any(m => m.Content.Contains(token, StringComparison.Ordinal)))
+                return $"the text holds {token}, which stands for a value of column '{column}'";
+        }
+        return null;
+    }
+
+    // An empty list, an empty text and a list of nothing hold no values; CSV has lists as text.
+    private static int Values(JsonElement value) => value.ValueKind switch
+    {
+        JsonValueKind.Null => 0,
+        JsonValueKind.Array => value.EnumerateArray().Sum(Values),
+        JsonValueKind.String => value.GetString()!.Trim() is "" or "[]" ? 0 : 1,
+        _ => 1,
     };
 
     /// <summary>The answers of a row that says whether its answer is wanted: a real one first if it is, second if it is not, beside an empty one. Null when the set or the row says nothing.</summary>

@@ -15,6 +15,12 @@ public sealed record EncodedExample(int[] Ids, int[] Labels, string Source)
     /// <summary>Packed rows do not attend to each other (neat_packing).</summary>
     public bool Apart { get; init; }
 
+    /// <summary>True when a token is learned; the first of a row has nothing before it that it could be learned from.</summary>
+    public bool Learns => Labels.AsSpan(Math.Min(1, Labels.Length)).ContainsAnyExcept(SftEncoder.Ignore);
+
+    /// <summary>The lengths of the rows in it.</summary>
+    public IEnumerable<int> Lengths() => Starts.Select((start, i) => (i + 1 < Starts.Length ? Starts[i + 1] : Ids.Length) - start);
+
     /// <summary>The number of tokens that are learned.</summary>
     public int Targets => Labels.Count(l => l != SftEncoder.Ignore);
 }
@@ -53,7 +59,7 @@ public sealed class SftEncoder
     public EncodedExample[] EncodeAll(IReadOnlyList<Example> examples, CancellationToken cancellation = default)
     {
         foreach (var example in examples)
-            _ = example.Answer; // before the parallel part, so that the first bad row is the one that is named
+            Require(example); // before the parallel part, so that the first bad row is the one that is named
         try
         {
             return [.. examples.AsParallel().AsOrdered().WithCancellation(cancellation).Select(Encode)];
@@ -65,14 +71,15 @@ public sealed class SftEncoder
         }
     }
 
-    /// <exception cref="InvalidDataException">The row has no answer; the message names file and row.</exception>
+    /// <exception cref="InvalidDataException">The row has no answer, or more than text; the message names file and row.</exception>
     public EncodedExample Encode(Example example)
     {
-        _ = example.Answer; // exactly one, or an error that names the row
+        Require(example);
         try
         {
             // As upstream, what is not learned is told as it would be in a prompt.
-            var (ids, labels) = Assemble(_template.EncodeTurns(_tokenizer, [.. example.Prompt, example.Responses[0]], example.System, example.Tools, bareHistory: _maskHistory));
+            Message[] messages = [.. example.Prompt.Append(example.Responses[0]).Select(Start)];
+            var (ids, labels) = Assemble(_template.EncodeTurns(_tokenizer, messages, example.System, example.Tools, bareHistory: _maskHistory));
             return new EncodedExample(ids, labels, example.Source);
         }
         catch (Exception e) when (e is ArgumentException or NotSupportedException || (e is InvalidDataException && !e.Message.StartsWith("The template", StringComparison.Ordinal)))
@@ -84,12 +91,15 @@ public sealed class SftEncoder
     /// <summary>
     /// The prompt of an example for generation (earlier turns included), and the ids of its answer, or none, cut by the same rule.
     /// </summary>
+    /// <exception cref="InvalidDataException">The row holds more than text; the message names file and row.</exception>
     public (int[] Prompt, int[] Answer) EncodePrompt(Example example)
     {
-        var prompt = _template.EncodePrompt(_tokenizer, example.Prompt, example.System, example.Tools);
+        RequireText(example);
+        Message[] asked = [.. example.Prompt.Select(Start)];
+        var prompt = _template.EncodePrompt(_tokenizer, asked, example.System, example.Tools);
         int[] answer = example.Responses.Count == 0
             ? []
-            : _template.EncodeTurns(_tokenizer, [.. example.Prompt, example.Responses[0]], example.System, example.Tools)[^1].Target;
+            : _template.EncodeTurns(_tokenizer, [.. asked, Start(example.Responses[0])], example.System, example.Tools)[^1].Target;
         if (_template.EfficientEos && example.Responses.Count > 0)
             answer = [.. answer, _template.EosId(_tokenizer)];
         var (source, target) = Allocate(prompt.Length, answer.Length, _cutoff);
@@ -111,6 +121,28 @@ public sealed class SftEncoder
             limit = (int)((long)budget * target / (source + (long)target));
         var keptTarget = Math.Min(limit, target);
         return (Math.Min(Math.Max(budget - keptTarget, 0), source), keptTarget);
+    }
+
+    /// <summary>As much of a text as can matter: what comes after is cut off anyway, but its ids would take many times its size.</summary>
+    private Message Start(Message message)
+    {
+        var most = Math.Max(1L << 24, 256L * _cutoff);
+        if (message.Content.Length <= most) return message;
+        var end = char.IsHighSurrogate(message.Content[(int)most - 1]) ? (int)most - 1 : (int)most;
+        return message with { Content = message.Content[..end] };
+    }
+
+    private void Require(Example example)
+    {
+        RequireText(example);
+        _ = example.Answer; // exactly one, or an error that names the row
+    }
+
+    // A model that is taught about a picture which it cannot see learns to make things up.
+    private void RequireText(Example example)
+    {
+        if (example.Media is { } media)
+            throw new InvalidDataException($"{example.Source}: {media}, but the template '{_template.Name}' is text only. Take such rows out of the file, or empty the column where the text means something without it.");
     }
 
     /// <summary>Cuts, joins and masks the turns of one row.</summary>
@@ -143,7 +175,9 @@ public sealed class SftEncoder
         if (_maskHistory)
             kept.Reverse();
         int[] tail = _template.EfficientEos ? [eos] : [];
-        return ([.. kept.SelectMany(k => k.Ids), .. tail], [.. kept.SelectMany(k => k.Labels), .. tail]);
+        // Where no token of an answer is left, its end is no answer either.
+        int[] tailLabel = kept.Any(k => k.Labels.AsSpan().ContainsAnyExcept(Ignore)) ? tail : [.. tail.Select(_ => Ignore)];
+        return ([.. kept.SelectMany(k => k.Ids), .. tail], [.. kept.SelectMany(k => k.Labels), .. tailLabel]);
     }
 }
 

@@ -130,7 +130,7 @@ public sealed record Template
             Append(Prefix, "");
             if (string.IsNullOrEmpty(system))
                 system = DefaultSystem;
-            if (!string.IsNullOrEmpty(tools))
+            if (tools is not null && !ToolForm.IsNone(tools))
                 system += (Tools ?? throw new NotSupportedException($"The template '{Name}' has no form for tools.")).Describe(tools);
             if (!string.IsNullOrEmpty(system))
                 Append(System, system);

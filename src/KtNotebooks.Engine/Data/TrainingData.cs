@@ -1,6 +1,4 @@
-using System.Globalization;
-using System.Security.Cryptography;
-using System.Text;
+using KtNotebooks.Files;
 using KtNotebooks.Tokenizers;
 
 namespace KtNotebooks.Data;
@@ -9,7 +7,7 @@ namespace KtNotebooks.Data;
 public sealed record DataSettings
 {
     /// <summary>dataset_dir.</summary>
-    public string Folder { get; init; } = "datasets";
+    public string Folder { get; init; } = "data";
 
     /// <summary>dataset: names with commas between.</summary>
     public required string Names { get; init; }
@@ -19,6 +17,9 @@ public sealed record DataSettings
 
     /// <summary>With enable_thinking and default_system already in it.</summary>
     public required Template Template { get; init; }
+
+    /// <summary>The template was named; else it is the empty one, unless the model brings one of its own.</summary>
+    public bool TemplateGiven { get; init; } = true;
 
     public int Cutoff { get; init; } = 2048;
 
@@ -44,21 +45,29 @@ public sealed record DataSettings
 
     public int Seed { get; init; } = 42;
 
+    /// <summary>identity_name: what {{name}} in a row becomes; null: it stays.</summary>
+    public string? IdentityName { get; init; }
+
+    /// <summary>identity_author: what {{author}} in a row becomes; null: it stays.</summary>
+    public string? IdentityAuthor { get; init; }
+
     /// <summary>overwrite_cache: encode anew and write the cache again.</summary>
     public bool OverwriteCache { get; init; }
 }
 
-/// <summary>The rows of a run as ids, ready for training: read, mixed, split, encoded on all processors, packed. Encoded rows of large sets are cached by the hash of everything that they depend on.</summary>
+/// <summary>The rows of a run as ids, ready for training: read, encoded on all processors, mixed, split, packed. Encoded rows of large sets are cached by the hash of everything that they depend on.</summary>
 /// <param name="Train">Rows to learn.</param>
 /// <param name="HeldOut">Rows of eval_dataset or val_size.</param>
 /// <param name="Skipped">"file:row: reason" of each row that is of no use.</param>
+/// <param name="Remarks">What a person should know about the rows besides those left out.</param>
 /// <param name="FromCache">They were encoded before.</param>
-public sealed record TrainingData(EncodedExample[] Train, EncodedExample[] HeldOut, IReadOnlyList<string> Skipped, bool FromCache)
+public sealed record TrainingData(EncodedExample[] Train, EncodedExample[] HeldOut, IReadOnlyList<string> Skipped, IReadOnlyList<string> Remarks, bool FromCache)
 {
-    /// <summary>Encoding this many bytes of data takes about a second; less is not worth a file.</summary>
-    private const long WorthCaching = 2_000_000;
+    /// <summary>Rows, and characters, that are encoded at once.</summary>
+    private const int BatchRows = 1024, BatchCharacters = 1 << 24;
 
-    private static readonly string[] Placeholders = ["{{name}}", "{{author}}"];
+    /// <summary>What the cache did, or null.</summary>
+    private string? CacheNote { get; init; }
 
     /// <param name="settings">Which data, and how.</param>
     /// <param name="tokenizerFolder">Where the tokenizer was loaded from.</param>
@@ -69,58 +78,93 @@ public sealed record TrainingData(EncodedExample[] Train, EncodedExample[] HeldO
     {
         if (settings.Evaluation is not null && settings.ValSize > 0)
             throw new ArgumentException("eval_dataset and val_size exclude each other");
+        if (!settings.TemplateGiven)
+            ChatTemplate.RequireNone(tokenizerFolder);
         var capacity = settings.Packing == PackingMode.None ? settings.Cutoff : settings.Cutoff - 1;
         var encoder = new SftEncoder(settings.Template, tokenizer, capacity, settings.TrainOnPrompt, settings.MaskHistory);
-        var key = Key(settings, tokenizerFolder);
+        var key = EncodedKey.Of(settings, tokenizerFolder);
         if (key is not null && !settings.OverwriteCache && EncodedCache.Read(key) is { } known)
-            return known;
+            return known with { CacheNote = $"the encoded rows are those of an earlier run with the same data and settings ({EncodedCache.FileOf(key)}); overwrite_cache=true encodes them anew" };
 
-        var sets = DatasetLoader.Read(settings.Folder, settings.Names, settings.MaxSamples, Need.Answer);
-        List<Example> examples = Mixing.Mix([.. sets.Select(set => set.Examples)], settings.MixStrategy, settings.Probabilities, settings.Seed);
-        IReadOnlyList<DatasetRows> evaluation = settings.Evaluation is null ? [] : DatasetLoader.Read(settings.Folder, settings.Evaluation, settings.MaxSamples, Need.Answer);
-        List<Example> heldOut = [.. evaluation.SelectMany(set => set.Examples)];
+        List<string> skipped = [];
+        var identity = new Identity(settings.IdentityName, settings.IdentityAuthor);
+        List<EncodedExample> Encoded(DatasetEntry entry) => Encode(entry, settings, encoder, identity, skipped);
+        var entries = DatasetLoader.Entries(settings.Folder, settings.Names); // all names are checked before the first file is read
+        IReadOnlyList<DatasetEntry> evaluation = settings.Evaluation is null ? [] : DatasetLoader.Entries(settings.Folder, settings.Evaluation);
+        var train = Mixing.Mix([.. entries.Select(Encoded)], settings.MixStrategy, settings.Probabilities, settings.Seed);
+        List<EncodedExample> heldOut = [.. evaluation.SelectMany(Encoded)];
         if (settings.ValSize > 0)
-            (examples, heldOut) = DatasetLoader.Split(examples, settings.ValSize, settings.Seed);
-        EncodedExample[] Rows(List<Example> from) => Packing.Pack(encoder.EncodeAll(from), settings.Packing, capacity, settings.PackingHorizon);
-        var data = new TrainingData(Rows(examples), Rows(heldOut), [.. sets.Concat(evaluation).SelectMany(set => set.Skipped)], FromCache: false);
-        if (key is not null)
-            EncodedCache.Write(key, data);
-        return data;
+            (train, heldOut) = DatasetLoader.Split(train, settings.ValSize, settings.Seed);
+        EncodedExample[] Packed(List<EncodedExample> rows) => Packing.Pack(rows, settings.Packing, capacity, settings.PackingHorizon);
+        List<string> remarks = [.. identity.Notes(), .. entries.Concat(evaluation).SelectMany(OtherEncodings).Distinct()];
+        if (!settings.TemplateGiven)
+            remarks.Add($"'template' is not given and the model brings none: rows are trained as bare text, and no token teaches the model where an answer ends; template=NAME does ({string.Join(", ", Templates.Names)})");
+        var data = new TrainingData(Packed(train), Packed(heldOut), skipped, remarks, FromCache: false);
+        return data with { CacheNote = key is null ? Uncached(settings) : EncodedCache.Write(key, data, settings.OverwriteCache) };
     }
 
-    /// <summary>What a person should know about the rows: those left out (the first few by name), and placeholders of LLaMA-Factory's identity set that nobody filled.</summary>
-    public IReadOnlyList<string> Notes(Tokenizer tokenizer)
+    /// <summary>What a person should know about the rows: those left out (the first few by name), and the remarks.</summary>
+    /// <param name="positions">The longest sequence that the model was made for; null: not known.</param>
+    public IReadOnlyList<string> Notes(int? positions)
     {
         const int Shown = 10;
-        List<string> notes = [];
-        if (Skipped.Count > 0)
-            notes.Add($"{Skipped.Count} rows are left out{(Skipped.Count > Shown ? $" (kt data check lists all; the first {Shown})" : "")}:\n  {string.Join("\n  ", Skipped.Take(Shown))}");
-        // Trained as it is, a model learns to say "I am {{name}}".
-        var open = Train.AsParallel().Count(row => row.Labels.Any(l => l >= 0) && Placeholders.Any(tokenizer.Decode([.. row.Labels.Where(l => l >= 0)]).Contains));
-        if (open > 0)
-            notes.Add($"{open} answers hold {{{{name}}}} or {{{{author}}}}, which the model would learn to say: replace them in the data file");
+        var remarks = AllRemarks(positions);
+        return Skipped.Count == 0 ? remarks
+            : [$"{Skipped.Count} rows are left out{(Skipped.Count > Shown ? $" (kt data check lists all; the first {Shown})" : "")}:\n  {string.Join("\n  ", Skipped.Take(Shown))}", .. remarks];
+    }
+
+    /// <summary>The notes without the rows that are left out.</summary>
+    /// <inheritdoc cref="Notes"/>
+    public IReadOnlyList<string> AllRemarks(int? positions)
+    {
+        List<string> notes = [.. Remarks];
+        if (positions is { } most && Train.Concat(HeldOut).Sum(row => row.Lengths().Count(length => length > most)) is > 0 and var longer)
+            notes.Add($"{longer:N0} rows have more tokens than the {most:N0} positions that the model was made for (config.json, max_position_embeddings); what it learns behind them is of little use: cutoff_len={most} cuts them");
+        if (CacheNote is not null)
+            notes.Add(CacheNote);
         return notes;
     }
 
-    /// <summary>The hash of settings, data files, tokenizer and this program; null for data too small to be worth it.</summary>
-    private static string? Key(DataSettings settings, string tokenizerFolder)
+    /// <summary>The rows of a set as ids. A row without a token to learn is left out: it would only lower the mean loss.</summary>
+    private static List<EncodedExample> Encode(DatasetEntry entry, DataSettings settings, SftEncoder encoder, Identity identity, List<string> skipped)
     {
-        DatasetEntry[] entries = [.. DatasetLoader.Entries(settings.Folder, settings.Names), .. settings.Evaluation is null ? [] : DatasetLoader.Entries(settings.Folder, settings.Evaluation)];
-        string[] files = [.. entries.SelectMany(entry => Directory.Exists(entry.Path) ? Directory.GetFiles(entry.Path).Order(StringComparer.Ordinal) : File.Exists(entry.Path) ? [entry.Path] : Enumerable.Empty<string>())];
-        if (files.Sum(file => new FileInfo(file).Length) < WorthCaching)
-            return null;
-        var all = new StringBuilder();
-        all.AppendLine(CultureInfo.InvariantCulture, $"{typeof(TrainingData).Module.ModuleVersionId} {settings.Names} {settings.Evaluation} {settings.Cutoff} {settings.MaxSamples} {settings.ValSize:R} {settings.MixStrategy}");
-        all.AppendLine(CultureInfo.InvariantCulture, $"{string.Join(' ', settings.Probabilities ?? [])} {settings.TrainOnPrompt} {settings.MaskHistory} {settings.Packing} {settings.PackingHorizon} {settings.Seed}");
-        all.AppendLine(CultureInfo.InvariantCulture, $"{settings.Template.Name} {settings.Template.EnableThinking} {settings.Template.DefaultSystem}");
-        foreach (var entry in entries)
-            all.AppendLine(entry.ToString());
-        var tokenizerFiles = Directory.Exists(tokenizerFolder) ? Directory.GetFiles(tokenizerFolder, "tokenizer*.json").Order(StringComparer.Ordinal) : Enumerable.Repeat(tokenizerFolder, 1);
-        foreach (var file in files.Concat(tokenizerFiles))
+        List<EncodedExample> rows = [];
+        var read = 0;
+        foreach (var batch in Batches(DatasetLoader.Stream(entry, settings.MaxSamples, Need.Answer, skipped)))
         {
-            using var stream = File.OpenRead(file);
-            all.AppendLine(CultureInfo.InvariantCulture, $"{file} {Convert.ToHexString(SHA256.HashData(stream))}");
+            foreach (var row in encoder.EncodeAll([.. batch.Select(identity.Fill)]))
+            {
+                read++;
+                if (row.Learns)
+                    rows.Add(row);
+                else
+                    skipped.Add($"{row.Source}: nothing to learn: cutoff_len {settings.Cutoff} leaves no token of the answer");
+            }
         }
-        return Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(all.ToString())));
+        return rows.Count > 0 ? rows : throw new InvalidDataException(
+            $"{entry.Path}: none of the {read:N0} rows of the dataset '{entry.Name}' has anything to learn: cutoff_len is {settings.Cutoff}, which leaves no token of an answer. Raise it (the usual value is 2048).");
     }
+
+    /// <summary>Examples in batches of many rows, or of few long ones.</summary>
+    private static IEnumerable<List<Example>> Batches(IEnumerable<Example> examples)
+    {
+        List<Example> batch = [];
+        long characters = 0;
+        foreach (var example in examples)
+        {
+            batch.Add(example);
+            characters += example.Prompt.Concat(example.Responses).Sum(m => (long)m.Content.Length);
+            if (batch.Count < BatchRows && characters < BatchCharacters)
+                continue;
+            yield return batch;
+            (batch, characters) = ([], 0);
+        }
+        if (batch.Count > 0)
+            yield return batch;
+    }
+
+    private static IEnumerable<string> OtherEncodings(DatasetEntry entry) => RowReader.FilesOf(entry.Path)
+        .Select(file => (File: file, Encoding: Utf8Text.OtherEncoding(file))).Where(f => f.Encoding is not null).Select(f => $"{f.File} was read as {f.Encoding}, as its byte order mark says; UTF-8 is the usual form");
+
+    private static string? Uncached(DataSettings settings) => settings.OverwriteCache ? "overwrite_cache has no effect here: so few rows are encoded at every start, and never kept" : null;
 }

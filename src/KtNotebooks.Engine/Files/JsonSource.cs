@@ -27,14 +27,31 @@ public static class JsonSource
     /// <summary>The same as nodes, for files that are changed and written again. Of a key that stands twice the last counts, as everywhere.</summary>
     public static JsonObject ReadNodes(string path, string what) => (JsonObject)Nodes(Read(path, what))!;
 
+    /// <summary>The line on which a key stands: the names of the objects around it, outermost first, then its own. 0: it is not there.</summary>
+    public static long LineOf(string path, IReadOnlyList<string> keys)
+    {
+        var bytes = Utf8Text.Of(RegularFile.ReadAllBytes(path), path).Span;
+        var reader = new Utf8JsonReader(bytes);
+        var open = new List<string>();
+        while (reader.Read())
+        {
+            if (reader.TokenType != JsonTokenType.PropertyName) continue;
+            open.RemoveRange(Math.Min(open.Count, reader.CurrentDepth - 1), Math.Max(0, open.Count - (reader.CurrentDepth - 1)));
+            open.Add(reader.GetString()!);
+            if (open.SequenceEqual(keys)) return bytes[..(int)reader.TokenStartIndex].Count((byte)'\n') + 1;
+        }
+        return 0;
+    }
+
     /// <summary>The same of bytes that are there already; the name stands in errors where a path would.</summary>
     public static JsonElement Parse(ReadOnlyMemory<byte> bytes, string name)
     {
-        if (bytes.Span.StartsWith(new byte[] { 0xEF, 0xBB, 0xBF })) bytes = bytes[3..]; // a byte order mark
-        if (BadText(bytes.Span) is var (line, what)) throw new InvalidDataException($"{name}:{line}: {what}");
+        // Invalid bytes are told with their line; UTF-16, with or without a mark, is Utf8Text's.
+        var text = bytes.Span is [0xFE or 0xFF or 0, ..] or [_, 0, ..] || Utf8.IsValid(bytes.Span) ? Utf8Text.Of(bytes, name) : bytes;
+        if (BadText(text.Span) is var (line, what)) throw new InvalidDataException($"{name}:{line}: {what}");
         try
         {
-            using var document = JsonDocument.Parse(bytes, new JsonDocumentOptions { MaxDepth = Depth });
+            using var document = JsonDocument.Parse(text, new JsonDocumentOptions { MaxDepth = Depth });
             return document.RootElement.Clone();
         }
         catch (JsonException error)

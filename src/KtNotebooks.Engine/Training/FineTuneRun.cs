@@ -64,11 +64,11 @@ public sealed class FineTuneRun : IDisposable
         var tokenizer = Tokenizer.Load(modelPath);
         var rows = TrainingData.Load(data, modelPath, tokenizer);
         var (train, heldOut) = (rows.Train, rows.HeldOut);
-        notes.AddRange(rows.Notes(tokenizer));
         var windows = new ExampleWindows(train, keys.Batch, keys.Accumulation, keys.Epochs, keys.MaxSteps, keys.Reduction, keys.OrderSeed);
         var model = ModelFolder.Load(modelPath, keys.Type, placement, new LoadSettings(Report: loading));
         try
         {
+            notes.AddRange(rows.Notes(model.Info.MaxPositions));
             foreach (var example in train.Concat(heldOut))
                 if (example.Ids.FirstOrDefault(i => i >= model.Info.Vocabulary) is > 0 and var id) throw new InvalidDataException($"{example.Source}: has token {id}, but the model's vocabulary ends at {model.Info.Vocabulary - 1}; tokenizer.json in {modelPath} belongs to another model");
             if (!lora.Experts && lora.Targets is null && model.All().OfType<ExpertBank>().Any())

@@ -43,6 +43,15 @@ public sealed class AfriMedTests : IDisposable
         Assert.Contains(reason, result.Skipped[0]);
     }
 
+    [Theory]
+    [InlineData("")]
+    [InlineData(Header)]
+    public void A_file_without_rows_is_an_error(string text)
+    {
+        var file = _folder.Write("set.csv", text);
+        Assert.StartsWith($"{file}: has no rows", Assert.Throws<InvalidDataException>(() => AfriMed.Convert(file, _folder.Path)).Message);
+    }
+
     [Fact]
     public void A_missing_column_is_named()
     {

@@ -18,7 +18,7 @@ public sealed class ConversationFormatTests : IDisposable
         Assert.Empty(rows.Skipped);
         var first = rows.Examples[0];
         Assert.Equal([new(Role.User, "q"), new(Role.Function, """{"name": "f", "arguments": {}}"""), new(Role.Observation, "o")], first.Prompt);
-        Assert.Equal(("a", "s", "[]"), (first.Answer, first.System, first.Tools));
+        Assert.Equal(("a", "s", null), (first.Answer, first.System, first.Tools)); // an empty list is no tool
         Assert.Equal(("a2", "column", """[{"name": "f", "x": 1}]"""), (rows.Examples[1].Answer, rows.Examples[1].System, rows.Examples[1].Tools));
     }
 
@@ -33,13 +33,17 @@ public sealed class ConversationFormatTests : IDisposable
             {"conversations":null}
             {"conversations":[{"from":"human","value":"q"},{"from":"robot","value":"a"}]}
             {"conversations":[{"from":"human","value":"q"},{"from":"gpt","value":null}]}
+            {"conversations":[{"from":"human","value":null},{"from":"gpt","value":"a"}]}
+            {"conversations":[{"from":null,"value":"q"},{"from":"gpt","value":"a"}]}
             """, "d.jsonl");
         Assert.Single(rows.Examples);
-        Assert.Equal([1, 3, 4, 5, 6, 7], rows.Skipped.Select(line => int.Parse(line.Split(':')[1])));
+        Assert.Equal([1, 3, 4, 5, 6, 7, 8, 9], rows.Skipped.Select(line => int.Parse(line.Split(':')[1])));
         Assert.Contains("message 2 is of role 'human'", rows.Skipped[0]);
         Assert.Contains("3 messages; it must end with an answer", rows.Skipped[1]);
         Assert.Contains("message 2 is of role 'robot'", rows.Skipped[4]);
-        Assert.Contains("the answer is empty", rows.Skipped[5]);
+        Assert.Contains("the answer is null or missing", rows.Skipped[5]);
+        Assert.Contains("message 1 has no text ('value' is null)", rows.Skipped[6]);
+        Assert.Contains("message 1 has no role ('from' is null)", rows.Skipped[7]);
     }
 
     [Fact]
@@ -67,6 +71,46 @@ public sealed class ConversationFormatTests : IDisposable
             new(Role.Function, """[{"name": "f", "arguments": "{\"x\": 1}"}, {"name": "g", "arguments": "{}"}]"""),
             new(Role.Observation, "one\n</tool_response>\n<tool_response>\ntwo"),
         ], example.Prompt);
+    }
+
+    [Fact]
+    public void A_list_of_text_parts_is_their_text()
+    {
+        var rows = Read("""{"file_name":"d.json","formatting":"openai"}""", """
+            [{"messages":[{"role":"user","content":[{"type":"text","text":"What is"},{"type":"text","text":" this?"}]},{"role":"assistant","content":"a"}]}]
+            """);
+        Assert.Equal(("What is this?", null), (Assert.Single(rows.Examples).Prompt[0].Content, rows.Examples[0].Media));
+    }
+
+    [Fact]
+    public void A_part_that_is_no_text_is_noted()
+    {
+        var rows = Read("""{"file_name":"d.json","formatting":"openai"}""", """
+            [{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"u"}},{"type":"text","text":"q"}]},{"role":"assistant","content":"a"}]}]
+            """);
+        Assert.Contains("holds a part of type 'image_url'", Assert.Single(rows.Examples).Media);
+    }
+
+    [Theory]
+    [InlineData("""{"file_name":"d.json","columns":{"prompt":"q","response":"a","images":"pictures"}}""", """[{"q":"x","a":"y","pictures":["a.jpg","b.jpg"]}]""", "column 'pictures' holds 2 values")]
+    [InlineData("""{"file_name":"d.json","columns":{"prompt":"q","response":"a"}}""", """[{"q":"x","a":"y","audios":"a.wav"}]""", "column 'audios' holds 1 value")]
+    [InlineData("""{"file_name":"d.json","columns":{"prompt":"q","response":"a","videos":"v"}}""", """[{"q":"<video>x","a":"y","v":[]}]""", "the text holds <video>, which stands for a value of column 'v'")]
+    [InlineData("""{"file_name":"d.json","columns":{"prompt":"q","response":"a","images":"i"}}""", """[{"q":"x","a":"y","i":[]},{"q":"x","a":"y","i":null},{"q":"x","a":"y","i":""},{"q":"x","a":"y"}]""", null)]
+    [InlineData("""{"file_name":"d.json","columns":{"prompt":"q","response":"a"}}""", """[{"q":"What does <image> mean in HTML?","a":"y"}]""", null)]
+    public void Rows_with_media_are_told_from_rows_of_text(string entry, string rows, string? expected) =>
+        Assert.All(Read(entry, rows).Examples, example => Assert.Equal(expected, example.Media));
+
+    [Theory]
+    [InlineData("""{"role":"user","content":7}""", "'content' of a message must be a string, but is a number")]
+    [InlineData("""{"role":{},"content":"q"}""", "'role' of a message must be a string, but is an object")]
+    [InlineData("""{"role":"user","content":["q"]}""", "is a list, but one of its parts is no")]
+    [InlineData("""{"role":"assistant","content":null,"tool_calls":["f"]}""", "'tool_calls' must be a list of objects, but holds a string")]
+    [InlineData("7", "has no 'role'")]
+    public void Other_types_are_one_clear_line(string message, string expected)
+    {
+        var error = Assert.Throws<InvalidDataException>(() => Read("""{"file_name":"d.json","formatting":"openai"}""", $$"""[{"messages":[{{message}},{"role":"assistant","content":"a"}]}]"""));
+        Assert.StartsWith($"{_folder.Path}/d.json:1: ", error.Message);
+        Assert.Contains(expected, error.Message);
     }
 
     [Theory]

@@ -103,9 +103,9 @@ public class DatasetTests
     [InlineData("plain.json", "plain", "[\n{\"instruction\":\"a\",\"output\":\"b\"},\n{\"instruction\":\"c\" \"output\"}\n]", ":2:", "line 3, byte 20")]
     [InlineData("plain.json", "plain", "[{\"instruction\":\"a\",\"output\":\"b\"}", ":2:", "not valid JSON")]
     [InlineData("plain.json", "plain", "[1]", ":1:", "a row must be an object of columns, but is a number")]
-    [InlineData("plain.json", "plain", "7", "plain.json:", "expected an array")]
+    [InlineData("plain.json", "plain", "7", "plain.json:", "expected a list of rows")]
     [InlineData("plain.json", "plain", "[]", "plain.json:", "no rows")]
-    [InlineData("plain.json", "plain", "", ":1:", "not valid JSON")]
+    [InlineData("plain.json", "plain", "", "plain.json:", "the dataset 'plain' has no rows")]
     [InlineData("plain.json", "plain", "[{\"instruction\":\"a\",\"output\":\"b\"},{\"instruction\":\"\",\"input\":\"\",\"output\":\"b\"}]", ":2:", "question is empty")]
     [InlineData("plain.json", "plain", "[{\"instruction\":\"a\",\"output\":\"b\"},{\"output\":\"b\"}]", ":2:", "question is empty")]
     [InlineData("plain.json", "plain", "[{\"instruction\":\"a\",\"output\":5}]", ":1:", "column 'output' must be a string, but is a number")]
@@ -114,7 +114,7 @@ public class DatasetTests
     [InlineData("full.json", "full", "[{\"instruction\":\"a\",\"output\":\"b\",\"input\":\"\",\"system\":\"\",\"history\":[[\"x\"]]}]", ":1:", "pairs of strings")]
     [InlineData("lines.jsonl", "lines", "{\"instruction\":\"a\",\"output\":\"b\"}\n{\"instruction\":", ":2:", "not valid JSON at byte")]
     [InlineData("lines.jsonl", "lines", "{\"instruction\":\"a\"} {}", ":1:", "something follows")]
-    [InlineData("lines.jsonl", "lines", "{\"instruction\":\"a\",\"output\":\"\\uD83D\"}\n[", ":2:", "not valid JSON")]
+    [InlineData("lines.jsonl", "lines", "{\"instruction\":\"a\",\"output\":\"\\uD83D\"}\n[", ":1:", "half of a surrogate pair")]
     [InlineData("table.csv", "table", "instruction,output\na,b\nc\n", ":3:", "1 fields, the header 2")]
     [InlineData("table.csv", "table", "instruction,output\n\"a,b\n", ":2:", "never closed")]
     [InlineData("table.csv", "table", "instruction,output\n\"a\"b,c\n", ":2:", "follows the closing quote")]
@@ -135,7 +135,7 @@ public class DatasetTests
     {
         using var folder = Folder();
         File.WriteAllBytes(Path.Combine(folder.Path, "table.csv"), [.. "instruction,output\n"u8, 0xC4, 0xE3, (byte)',', (byte)'b']);
-        Assert.Contains("not UTF-8 at byte 20", Assert.Throws<InvalidDataException>(() => DatasetLoader.Load(folder.Path, "table")).Message);
+        Assert.Contains("table.csv:2: not UTF-8", Assert.Throws<InvalidDataException>(() => DatasetLoader.Load(folder.Path, "table")).Message);
         File.WriteAllBytes(Path.Combine(folder.Path, "lines.jsonl"), [.. "{\"instruction\":\""u8, 0xC4, 0xE3, .. "\"}"u8]);
         Assert.Contains("lines.jsonl:1:", Assert.Throws<InvalidDataException>(() => DatasetLoader.Load(folder.Path, "lines")).Message);
         folder.Write("plain.json", """[{"instruction":"a","output":"b"},{"instruction":"\ud83d","output":"b"}]""");
@@ -168,8 +168,9 @@ public class DatasetTests
     [InlineData("""{"a":{"file_name":"x","columns":{"promt":"x"}}}""", "Did you mean 'prompt'?")]
     [InlineData("""{"a":{"file_name":7}}""", "'file_name': expected string, found a number")]
     [InlineData("""{"a":3}""", "'a': expected object")]
-    [InlineData("""[]""", "expected an object of name")]
-    [InlineData("""{"a":""", "not valid JSON at line 1")]
+    [InlineData("""[]""", "must be a JSON object, but is a list")]
+    [InlineData("""{"a":""", ":1: not valid JSON")]
+    [InlineData("""{"a":{"file_name":"x","ranking":"true"}}""", "'a': ranking must be true or false, but is \"true\"")]
     [InlineData("""{"a":{"file_name":"x","num_samples":-2}}""", "num_samples")]
     public void A_wrong_dataset_info_is_one_clear_line(string text, string expected)
     {

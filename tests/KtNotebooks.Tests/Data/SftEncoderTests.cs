@@ -73,6 +73,23 @@ public class SftEncoderTests
     }
 
     [Fact]
+    public void A_row_with_a_picture_is_refused_by_column_and_template()
+    {
+        var row = Row("What is this?", "A cat.") with { Media = "column 'images' holds 1 value" };
+        const string Expected = "test:1: column 'images' holds 1 value, but the template 'deepseek' is text only";
+        Assert.StartsWith(Expected, Assert.Throws<InvalidDataException>(() => new SftEncoder(DeepSeek, Small).EncodeAll([Row("a", "b"), row], TestContext.Current.CancellationToken)).Message);
+        Assert.StartsWith(Expected, Assert.Throws<InvalidDataException>(() => new SftEncoder(DeepSeek, Small).EncodePrompt(row)).Message);
+    }
+
+    [Fact]
+    public void The_end_of_an_answer_of_which_nothing_is_left_is_not_learned()
+    {
+        var (ids, labels) = new SftEncoder(Efficient, Small, cutoffLength: 4).Assemble([([10, 11, 12, 13, 14, 15, 16, 17], [18, 19])]);
+        Assert.Equal([10, 11, 12, Small.EosId!.Value], ids);
+        Assert.All(labels, label => Assert.Equal(Ignore, label));
+    }
+
+    [Fact]
     public void With_efficient_eos_the_next_turn_teaches_the_end()
     {
         var (ids, labels) = new SftEncoder(Efficient, Small).Assemble([([10, 11], [12]), ([13, 14], [15])]);

@@ -92,6 +92,23 @@ public class ThinkingTests
         Assert.Equal("<think>\nhm\n</think>\n\n<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call><|im_end|>\n", Small.Decode(
             Templates.Get("qwen3").EncodeTurns(Small, [new(Role.User, "hi"), new(Role.Function, "<think>\nhm\n</think>\n\n{\"name\": \"f\", \"arguments\": {}}")])[0].Target));
 
+    [Theory]
+    [InlineData("")]
+    [InlineData(" \n")]
+    [InlineData("[]")]
+    [InlineData(" [ \n ] ")]
+    [InlineData("{ }")]
+    [InlineData("null")]
+    [InlineData("\"\"")]
+    public void No_tools_add_nothing_however_they_are_spelled(string tools)
+    {
+        Message[] messages = [new(Role.User, "hi")];
+        // Every form of tools, and a template that has none, with the system prompt that they would stand in and without.
+        foreach (var template in new[] { "deepseek", "deepseek3" }.Select(Templates.Get).SelectMany(t => new[] { ToolForm.Plain, ToolForm.Qwen, ToolForm.Glm4, null }.Select(form => t with { Tools = form })))
+            foreach (var system in new[] { null, "Be kind." })
+                Assert.Equal(template.EncodePrompt(Small, messages, system), template.EncodePrompt(Small, messages, system, tools));
+    }
+
     [Fact]
     public void What_is_no_call_or_no_tool_is_said()
     {

@@ -82,9 +82,90 @@ public sealed class TrainingDataTests : IDisposable
     public void Left_out_rows_and_open_placeholders_are_noted()
     {
         _folder.Write("a.jsonl", "{\"instruction\":\"who\",\"output\":\"I am {{name}}.\"}\n{\"instruction\":\"who\",\"output\":null}\n");
-        var notes = Load("dataset=a").Notes(Samples.Small);
+        var notes = Load("dataset=a").Notes(null);
         Assert.Contains("a.jsonl:2: the answer is null", notes[0]);
         Assert.StartsWith("1 answers hold {{name}}", notes[1]);
+    }
+
+    [Fact]
+    public void The_places_of_the_identity_set_are_filled()
+    {
+        _folder.Write("a.jsonl", """{"instruction":"are you {{name}}?","output":"I am {{name}} by {{author}}, not {{x}}."}""");
+        var filled = Load(s => s with { IdentityName = "Mina", IdentityAuthor = "us" });
+        Assert.Equal("I am Mina by us, not {{x}}.<｜end▁of▁sentence｜>", Learned(filled.Train[0]));
+        Assert.Contains("are you Mina?", Samples.Small.Decode(filled.Train[0].Ids));
+        Assert.Empty(filled.Notes(null));
+        Assert.StartsWith("1 answers hold", Assert.Single(Load(s => s with { IdentityName = "Mina" }).Notes(null)));
+        Assert.Contains("have no effect", Assert.Single(Load(s => s with { Names = "b", IdentityName = "Mina" }).Notes(null)));
+    }
+
+    [Fact]
+    public void Our_identity_set_has_the_places_and_no_question_twice()
+    {
+        var rows = DatasetLoader.Load(Path.Combine(Checkout.Root, "data"), "identity,alpaca_en_demo");
+        Assert.Equal(rows.Count, rows.Select(r => r.Prompt[0].Content).Distinct().Count());
+        Assert.All(rows.Take(90), row => Assert.Contains("{{", row.Answer));
+        Assert.All(rows.Skip(90), row => Assert.DoesNotContain("{{", row.Answer));
+    }
+
+    [Fact]
+    public void Rows_without_a_token_to_learn_are_left_out_and_a_set_of_them_is_refused()
+    {
+        _folder.Write("a.jsonl", $$"""{"instruction":"{{new string('?', 400)}}","output":"yes"}""" + "\n" + """{"instruction":"?","output":"yes, this is learned"}""");
+        var data = Load("dataset=a", "cutoff_len=4");
+        Assert.Single(data.Train);
+        Assert.Equal($"{_folder.Path}/a.jsonl:1: nothing to learn: cutoff_len 4 leaves no token of the answer", Assert.Single(data.Skipped));
+        var error = Assert.Throws<InvalidDataException>(() => Load("dataset=a", "max_samples=1", "cutoff_len=4"));
+        Assert.Contains("none of the 1 rows of the dataset 'a' has anything to learn: cutoff_len is 4", error.Message);
+    }
+
+    [Fact]
+    public void A_template_that_is_not_given_is_noted_or_refused()
+    {
+        var note = Assert.Single(Load(s => s with { TemplateGiven = false, Template = Templates.Get("empty") }).Notes(null));
+        Assert.Contains("no token teaches the model where an answer ends", note);
+        var settings = Path.Combine(_folder.Path, "model", "tokenizer_config.json");
+        File.WriteAllText(settings, """{"chat_template":"{% for m in messages %}<|im_start|>{{ m.role }}"}""");
+        var error = Assert.Throws<ArgumentException>(() => Load(s => s with { TemplateGiven = false }));
+        Assert.Contains("this one looks like qwen3 or qwen3_nothink", error.Message);
+        Assert.Empty(Load(s => s).Notes(null));
+    }
+
+    [Fact]
+    public void Rows_longer_than_the_model_s_positions_are_noted()
+    {
+        var longest = Load("dataset=a").Train.Max(row => row.Ids.Length);
+        Assert.Empty(Load("dataset=a").Notes(longest));
+        Assert.StartsWith("30 rows have more tokens than the 5 positions", Assert.Single(Load("dataset=a").Notes(5)));
+        Assert.StartsWith("30 rows have more tokens than the 5 positions", Assert.Single(Load("dataset=a", "packing=true").Notes(5))); // positions begin anew with each row
+    }
+
+    [Fact]
+    public void What_the_cache_does_is_said()
+    {
+        Assert.DoesNotContain(Load("dataset=big").Notes(null), n => n.Contains("overwrite_cache"));
+        Assert.Contains(Load("dataset=big").Notes(null), n => n.StartsWith("the encoded rows are those of an earlier run", StringComparison.Ordinal));
+        Assert.Contains(Load("dataset=big", "overwrite_cache=true").Notes(null), n => n.StartsWith("overwrite_cache: the rows were encoded anew", StringComparison.Ordinal));
+        Assert.Contains(Load("dataset=a", "overwrite_cache=true").Notes(null), n => n.StartsWith("overwrite_cache has no effect here", StringComparison.Ordinal));
+    }
+
+    [Fact]
+    public void Every_setting_that_changes_the_rows_makes_another_cache_file()
+    {
+        Func<DataSettings, DataSettings>[] changes =
+        [
+            s => s, s => s with { Cutoff = 99 }, s => s with { MaxSamples = 1999 }, s => s with { ValSize = 3 }, s => s with { MixStrategy = "interleave_under" }, s => s with { Probabilities = [1] },
+            s => s with { TrainOnPrompt = true }, s => s with { MaskHistory = true }, s => s with { Packing = PackingMode.Neat }, s => s with { PackingHorizon = 10 }, s => s with { Seed = 1 },
+            s => s with { IdentityName = "x" }, s => s with { IdentityAuthor = "x" }, s => s with { Evaluation = "a" }, s => s with { Template = Templates.Get("qwen3") }, s => s with { TemplateGiven = false },
+            s => s with { Template = s.Template with { Tools = ToolForm.Qwen } }, s => s with { Template = s.Template with { DefaultSystem = "x" } }, s => s with { Template = s.Template with { EnableThinking = null } },
+        ];
+        var settings = DataKeys.Read(Settings.Read([$"dataset_dir={_folder.Path}", "dataset=big", "template=deepseek"]));
+        var keys = changes.Select(change => EncodedKey.Of(change(settings), Path.Combine(_folder.Path, "model"))).ToArray();
+        Assert.All(keys, Assert.NotNull);
+        Assert.Equal(keys.Length, keys.Distinct().Count());
+        // What is not named here has no part in the rows.
+        string[] without = ["Folder", "OverwriteCache"];
+        Assert.Equal(16, typeof(DataSettings).GetProperties().Select(p => p.Name).Except(without).Count());
     }
 
     public void Dispose()
@@ -95,6 +176,11 @@ public sealed class TrainingDataTests : IDisposable
 
     private TrainingData Load(params string[] pairs) =>
         TrainingData.Load(DataKeys.Read(Settings.Read([$"dataset_dir={_folder.Path}", "template=deepseek", .. pairs])), Path.Combine(_folder.Path, "model"), Samples.Small);
+
+    private TrainingData Load(Func<DataSettings, DataSettings> change) =>
+        TrainingData.Load(change(DataKeys.Read(Settings.Read([$"dataset_dir={_folder.Path}", "dataset=a", "template=deepseek"]))), Path.Combine(_folder.Path, "model"), Samples.Small);
+
+    private static string Learned(EncodedExample row) => Samples.Small.Decode([.. row.Labels.Where(l => l >= 0)]);
 
     private void Rows(string name, int count) => _folder.Write($"{name}.jsonl", string.Concat(Enumerable.Range(0, count).Select(i => $$"""{"instruction":"{{name}} {{i}}","output":"{{i}}"}""" + "\n")));
 }
