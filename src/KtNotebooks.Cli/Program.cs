@@ -4,7 +4,9 @@ using System.Globalization;
 
 using KtNotebooks.Cli;
 
+// Numbers and texts are the same on every machine; cells that want another culture name it.
 CultureInfo.DefaultThreadCurrentCulture = CultureInfo.CurrentCulture = CultureInfo.InvariantCulture;
+CultureInfo.DefaultThreadCurrentUICulture = CultureInfo.CurrentUICulture = CultureInfo.InvariantCulture;
 Console.OutputEncoding = System.Text.Encoding.UTF8;
 var root = new RootCommand("kt: fine-tune mixture-of-experts models on one machine")
 {

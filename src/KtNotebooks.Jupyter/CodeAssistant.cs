@@ -15,7 +15,7 @@ internal sealed class CodeAssistant(CSharpSession session)
     {
         var code = request.Text("code");
         var cursor = CodePoints.ToUtf16(code, request.Number("cursor_pos", int.MaxValue));
-        var (start, names) = Completions.At(session.Chain, code, cursor);
+        var (start, names) = Readable(code) ? Completions.At(session.Chain, code, cursor) : (cursor, []);
         return new JsonObject
         {
             ["status"] = "ok",
@@ -32,7 +32,7 @@ internal sealed class CodeAssistant(CSharpSession session)
     internal JsonObject Inspect(Message request)
     {
         var code = request.Text("code");
-        var text = Inspection.At(session.Chain, code, CodePoints.ToUtf16(code, request.Number("cursor_pos", int.MaxValue)));
+        var text = Readable(code) ? Inspection.At(session.Chain, code, CodePoints.ToUtf16(code, request.Number("cursor_pos", int.MaxValue))) : null;
         return new JsonObject
         {
             ["status"] = "ok",
@@ -44,6 +44,7 @@ internal sealed class CodeAssistant(CSharpSession session)
 
     internal static JsonObject IsComplete(string code)
     {
+        if (!Readable(code)) return new JsonObject { ["status"] = "unknown" };
         var tree = ScriptChain.Tree(CellSource.Split(code).Code);
         var end = code.TrimEnd().Length;
         var errors = tree.GetDiagnostics().Where(d => d.Severity == DiagnosticSeverity.Error).ToArray();
@@ -54,5 +55,19 @@ internal sealed class CodeAssistant(CSharpSession session)
             return new JsonObject { ["status"] = "incomplete", ["indent"] = new string(' ', 4 * Math.Max(0, depth)) };
         }
         return new JsonObject { ["status"] = errors.Length > 0 ? "invalid" : "complete" };
+    }
+
+    /// <summary>Code that is refused when it runs is not looked at before.</summary>
+    private static bool Readable(string code)
+    {
+        try
+        {
+            CodeDepth.Check(code, "");
+            return true;
+        }
+        catch (CodeRefusedException)
+        {
+            return false;
+        }
     }
 }

@@ -19,7 +19,7 @@ public static class ModelFolder
 {
     private static readonly Dictionary<string, MethodInfo> Builders = FindBuilders();
 
-    public static IEnumerable<string> KnownTypes => Builders.Keys.Order();
+    public static IEnumerable<string> KnownTypes => Builders.Keys.Order(StringComparer.Ordinal);
 
     /// <summary>Loads a checkpoint for a folder's config.</summary>
     /// <param name="type">Type of weights and activations: F32 or BF16.</param>
