@@ -15,7 +15,7 @@ internal sealed class CodeAssistant(CSharpSession session)
     {
         var code = request.Text("code");
         var cursor = CodePoints.ToUtf16(code, request.Number("cursor_pos", int.MaxValue));
-        var (start, names) = Readable(code) ? Completions.At(session.Chain, code, cursor) : (cursor, []);
+        var (start, names) = CodeDepth.IsReadable(code) ? Completions.At(session.Chain, code, cursor) : (cursor, []);
         return new JsonObject
         {
             ["status"] = "ok",
@@ -32,7 +32,7 @@ internal sealed class CodeAssistant(CSharpSession session)
     internal JsonObject Inspect(Message request)
     {
         var code = request.Text("code");
-        var text = Readable(code) ? Inspection.At(session.Chain, code, CodePoints.ToUtf16(code, request.Number("cursor_pos", int.MaxValue))) : null;
+        var text = CodeDepth.IsReadable(code) ? Inspection.At(session.Chain, code, CodePoints.ToUtf16(code, request.Number("cursor_pos", int.MaxValue))) : null;
         return new JsonObject
         {
             ["status"] = "ok",
@@ -44,7 +44,7 @@ internal sealed class CodeAssistant(CSharpSession session)
 
     internal static JsonObject IsComplete(string code)
     {
-        if (!Readable(code)) return new JsonObject { ["status"] = "unknown" };
+        if (!CodeDepth.IsReadable(code)) return new JsonObject { ["status"] = "unknown" };
         var tree = ScriptChain.Tree(CellSource.Split(code).Code);
         var end = code.TrimEnd().Length;
         var errors = tree.GetDiagnostics().Where(d => d.Severity == DiagnosticSeverity.Error).ToArray();
@@ -55,19 +55,5 @@ internal sealed class CodeAssistant(CSharpSession session)
             return new JsonObject { ["status"] = "incomplete", ["indent"] = new string(' ', 4 * Math.Max(0, depth)) };
         }
         return new JsonObject { ["status"] = errors.Length > 0 ? "invalid" : "complete" };
-    }
-
-    /// <summary>Code that is refused when it runs is not looked at before.</summary>
-    private static bool Readable(string code)
-    {
-        try
-        {
-            CodeDepth.Check(code, "");
-            return true;
-        }
-        catch (CodeRefusedException)
-        {
-            return false;
-        }
     }
 }

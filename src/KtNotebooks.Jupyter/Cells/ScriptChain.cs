@@ -60,6 +60,7 @@ internal sealed class ScriptChain
             usings: first ? Framework.Imports() : null,
             optimizationLevel: Optimization,
             allowUnsafe: true,
+            concurrentBuild: false, // a cell is small, and the pool's threads have small stacks, which may be full of the cell's own tasks
             sourceReferenceResolver: new SourceFileResolver([], WorkingFolder.Path),
             assemblyIdentityComparer: DesktopAssemblyIdentityComparer.Default,
             nullableContextOptions: NullableContextOptions.Annotations);
@@ -74,6 +75,7 @@ internal sealed class ScriptChain
         CodeDepth.Check(code, label);
         var written = Tree(code, label);
         var root = written.GetRoot(cancel);
+        CodeDepth.Check(root, code, label);
         Edit[] loops = [.. LoopPolls.In(root)], recursion = [.. RecursionGuards.In(root)];
         // Who returns what is guessed from the text: where the guess is wrong, the code is compiled without it.
         var submission = Emit(Woven(loops.Concat(recursion))) ?? (recursion.Length > 0 ? Emit(Woven(loops)) : null);
