@@ -16,9 +16,18 @@ has_compiler() { has cmake && has g++ && has make; }
 has_python() { [[ -d /usr/lib/python3/dist-packages/$1 ]]; }
 has_library() { compgen -G "/usr/lib/*/$1" >/dev/null || compgen -G "/lib/*/$1" >/dev/null || compgen -G "/usr/l*/$1" >/dev/null; }
 
+# ICU, of which .NET takes cultures (currency formats, names of months); macOS has its own. Its package's name holds its version.
+has_icu() { [[ $OSTYPE != linux* ]] || has_library 'libicuuc.so.*'; }
+icu_package() {
+    local name
+    name=$(apt-cache pkgnames libicu 2>/dev/null | grep -E '^libicu[0-9]+$' | sort -V | tail -n 1) || true
+    echo "${name:-libicu-dev}"
+}
+
 # The Debian packages that the command $1 lacks, on one line.
 missing_for() {
     local packages=()
+    has_icu || packages+=(libicu)
     has g++ || packages+=(g++)
     has cmake || packages+=(cmake)
     has make || packages+=(make)
@@ -52,12 +61,24 @@ install_for() {
         mkdir -p "$artifacts"
         export DEBIAN_FRONTEND=noninteractive
         apt-get update >"$log" 2>&1 </dev/null || true # one dead source is no reason to stop
+        packages=${packages/#libicu/$(icu_package)}
         # shellcheck disable=SC2086
         apt-get install -y --no-install-recommends $packages >>"$log" 2>&1 </dev/null && return
         say "apt-get failed, its last words (all of them in $log):"
         tail -n 5 "$log" >&2
     fi
+    packages=${packages/#libicu/$(icu_package)}
     say "going on without $packages; to install: sudo apt-get install -y $packages"
+}
+
+# Without ICU .NET refuses to start unless it is told to do without cultures. Said once in this checkout.
+do_without_icu() {
+    [[ -z ${DOTNET_SYSTEM_GLOBALIZATION_INVARIANT:-} ]] && ! has_icu || return 0
+    export DOTNET_SYSTEM_GLOBALIZATION_INVARIANT=1
+    [[ ! -e $artifacts/without-icu ]] || return 0
+    say "without the library ICU (Debian: $(icu_package)) cells know no culture but the invariant one: CultureInfo.GetCultureInfo(\"de-DE\") fails"
+    mkdir -p "$artifacts"
+    touch "$artifacts/without-icu"
 }
 
 require_sdk() {
@@ -185,11 +206,13 @@ if [[ $command == complete ]]; then exec "$program" "$@"; fi
 if [[ ${KT_EMULATE_CUDA:-} == 1 ]]; then emulate_cuda; fi
 if [[ $command == test ]]; then
     install_for test
+    do_without_icu
     build all
     shift
     run_tests "$@"
 else
     if is_stale cli || [[ $command =~ ^(tour|kernel|eval|predict|report)$ ]]; then install_for "$command"; fi
+    do_without_icu
     build cli
     exec "$program" "$@"
 fi

@@ -13,10 +13,12 @@ internal static class NotebookCommands
     {
         var input = new Argument<string>("in") { Description = "the .ipynb to execute" };
         var output = new Option<string?>("--out") { Description = "where the executed notebook goes (default: only report)" };
-        var command = new Command("run", "execute a notebook and store its outputs") { input, output };
+        var parameters = new Option<string[]>("--parameter", "-p") { Description = "name=value: declared after the cell with the tag 'parameters' (repeatable)", DefaultValueFactory = _ => [] };
+        var command = new Command("run", "execute a notebook and store its outputs") { input, output, parameters };
         command.SetAction((parsed, cancel) => Task.Run(() =>
         {
-            var result = NotebookRunner.Run(parsed.GetRequiredValue(input), parsed.GetValue(output), cancel);
+            var result = NotebookRunner.Run(parsed.GetRequiredValue(input), parsed.GetValue(output), parsed.GetValue(parameters)!, cancel);
+            foreach (var note in result.Notes) Console.Error.WriteLine($"note: {note}");
             if (result.Success) Console.WriteLine($"{result.CellsRun} cells ran");
             else Console.Error.WriteLine(result.Error);
             return result.Success ? 0 : 1;

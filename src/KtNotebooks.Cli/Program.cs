@@ -5,7 +5,9 @@ using System.Globalization;
 
 using KtNotebooks.Cli;
 
-CultureInfo.DefaultThreadCurrentCulture = CultureInfo.CurrentCulture = CultureInfo.CurrentUICulture = CultureInfo.InvariantCulture;
+// Numbers and texts are the same on every machine; cells that want another culture name it.
+CultureInfo.DefaultThreadCurrentCulture = CultureInfo.CurrentCulture = CultureInfo.InvariantCulture;
+CultureInfo.DefaultThreadCurrentUICulture = CultureInfo.CurrentUICulture = CultureInfo.InvariantCulture;
 Console.OutputEncoding = System.Text.Encoding.UTF8;
 var root = Commands.Create();
 // Ctrl-C cancels; a run then saves what it has, which may take longer than the two seconds after which the library would end the process.

@@ -56,7 +56,7 @@ internal static class TourCommand
         Environment.CurrentDirectory = Path.GetDirectoryName(Path.GetFullPath(notebook))!;
         try
         {
-            return NotebookRunner.Run(notebook, executed, cancel);
+            return NotebookRunner.Run(notebook, executed, [], cancel);
         }
         finally
         {

@@ -15,7 +15,7 @@ internal sealed class CodeAssistant(CSharpSession session)
     {
         var code = request.Text("code");
         var cursor = CodePoints.ToUtf16(code, request.Number("cursor_pos", int.MaxValue));
-        var (start, names) = Completions.At(session.Chain, code, cursor);
+        var (start, names) = CodeDepth.IsReadable(code) ? Completions.At(session.Chain, code, cursor) : (cursor, []);
         return new JsonObject
         {
             ["status"] = "ok",
@@ -32,7 +32,7 @@ internal sealed class CodeAssistant(CSharpSession session)
     internal JsonObject Inspect(Message request)
     {
         var code = request.Text("code");
-        var text = Inspection.At(session.Chain, code, CodePoints.ToUtf16(code, request.Number("cursor_pos", int.MaxValue)));
+        var text = CodeDepth.IsReadable(code) ? Inspection.At(session.Chain, code, CodePoints.ToUtf16(code, request.Number("cursor_pos", int.MaxValue))) : null;
         return new JsonObject
         {
             ["status"] = "ok",
@@ -44,6 +44,7 @@ internal sealed class CodeAssistant(CSharpSession session)
 
     internal static JsonObject IsComplete(string code)
     {
+        if (!CodeDepth.IsReadable(code)) return new JsonObject { ["status"] = "unknown" };
         var tree = ScriptChain.Tree(CellSource.Split(code).Code);
         var end = code.TrimEnd().Length;
         var errors = tree.GetDiagnostics().Where(d => d.Severity == DiagnosticSeverity.Error).ToArray();

@@ -14,6 +14,7 @@ namespace KtNotebooks.Jupyter;
 public sealed class KernelServer : IDisposable
 {
     private const int ParentCheckMilliseconds = 1000, StopMilliseconds = 1500;
+    private const int StackBytes = 16 << 20; // completion walks half-written code by recursion
 
     private readonly ZmqContext _zmq = new();
     private readonly ManualResetEventSlim _stopped = new();
@@ -21,9 +22,11 @@ public sealed class KernelServer : IDisposable
     private readonly Wire _wire;
     private readonly IoPub _ioPub;
     private readonly CSharpSession _session = new();
+    private readonly LastWords _words;
 
-    private KernelServer(ConnectionFile connection)
+    private KernelServer(ConnectionFile connection, LastWords words)
     {
+        _words = words;
         _wire = new Wire(connection.Key, connection.SignatureScheme);
         _ioPub = new IoPub(_wire, _zmq.Bind(Zmq.Pub, connection.Endpoint(connection.IoPubPort)));
         var heartbeat = _zmq.Bind(Zmq.Rep, connection.Endpoint(connection.HeartbeatPort));
@@ -33,7 +36,7 @@ public sealed class KernelServer : IDisposable
         _ioPub.Status("starting", null);
         Start("heartbeat", () => Heartbeat(heartbeat));
         Start("control", () => Control(control));
-        Start("shell", () => new ShellLoop(_wire, _ioPub, _session, shell, stdin).Run());
+        Start("shell", () => new ShellLoop(_wire, _ioPub, _session, shell, stdin, words).Run());
     }
 
     /// <summary>Serves until a client asks to shut down, the token is cancelled, or the process that started the kernel is gone.</summary>
@@ -42,8 +45,10 @@ public sealed class KernelServer : IDisposable
     {
         var connection = ConnectionFile.Read(connectionFile);
         using var console = CellConsole.Install();
-        using var server = new KernelServer(connection);
+        var words = new LastWords(connectionFile);
+        using var server = new KernelServer(connection, words);
         Display.Host = new CellDisplay();
+        CellFailures.Survive(words);
         // Terminals send SIGINT, and so do clients that ignore interrupt_mode; its default action would end the process.
         using var sigint = PosixSignalRegistration.Create(PosixSignal.SIGINT, signal =>
         {
@@ -57,6 +62,7 @@ public sealed class KernelServer : IDisposable
         });
         using var stop = cancel.Register(server._stopped.Set);
         server.WaitForStop();
+        words.Forget();
         Display.Host = null;
         return 0;
     }
@@ -92,10 +98,11 @@ public sealed class KernelServer : IDisposable
             }
             catch (Exception e)
             {
+                _words.Ends($"its {name} thread failed: {e.Message}");
                 Console.Error.WriteLine($"[kernel] the {name} thread failed: {e}");
                 _stopped.Set();
             }
-        })
+        }, StackBytes)
         { IsBackground = true, Name = name };
         _threads.Add(thread);
         thread.Start();
@@ -129,6 +136,7 @@ public sealed class KernelServer : IDisposable
                 _ioPub.Status("idle", request.Header);
                 if (type == "shutdown_reply")
                 {
+                    _words.Forget();
                     _stopped.Set();
                     return;
                 }

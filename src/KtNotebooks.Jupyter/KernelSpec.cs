@@ -11,6 +11,11 @@ public static class KernelSpec
     /// <summary>The name under which .NET Interactive's notebooks ask for their kernel.</summary>
     public const string DotNetInteractiveAlias = ".net-csharp";
 
+    /// <summary>
+    /// What the kernel's process needs and a notebook server need not have: where a runtime outside the system's folders is, such as ~/.dotnet, and whether it must do without ICU, which is not there.
+    /// </summary>
+    private static readonly string[] Inherited = ["DOTNET_ROOT", "DOTNET_SYSTEM_GLOBALIZATION_INVARIANT"];
+
     /// <summary>$JUPYTER_DATA_DIR, $XDG_DATA_HOME/jupyter or ~/.local/share/jupyter, as Jupyter itself chooses.</summary>
     public static string UserDataFolder =>
         Environment.GetEnvironmentVariable("JUPYTER_DATA_DIR") is { Length: > 0 } data ? data
@@ -62,8 +67,7 @@ public static class KernelSpec
         ["language"] = "C#",
         // Without this, clients send SIGINT to the process instead of a message to the kernel.
         ["interrupt_mode"] = "message",
-        // A runtime outside the system's folders, such as ~/.dotnet, is found by this variable only, which a notebook server need not have.
-        ["env"] = Environment.GetEnvironmentVariable("DOTNET_ROOT") is { Length: > 0 } runtime ? new JsonObject { ["DOTNET_ROOT"] = runtime } : [],
+        ["env"] = new JsonObject(Inherited.Select(n => KeyValuePair.Create(n, (JsonNode?)Environment.GetEnvironmentVariable(n))).Where(v => (string?)v.Value is { Length: > 0 })),
         ["metadata"] = new JsonObject { ["debugger"] = false },
     }.ToJsonString(new JsonSerializerOptions { WriteIndented = true });
 }

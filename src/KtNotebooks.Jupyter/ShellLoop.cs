@@ -15,11 +15,12 @@ internal sealed class ShellLoop
     private readonly Queue<Message> _aborted = [];
     private readonly History _history = new();
     private readonly CodeAssistant _assistant;
+    private readonly LastWords _words;
     private int _count;
 
-    internal ShellLoop(Wire wire, IoPub ioPub, CSharpSession session, ZmqSocket shell, ZmqSocket stdin)
+    internal ShellLoop(Wire wire, IoPub ioPub, CSharpSession session, ZmqSocket shell, ZmqSocket stdin, LastWords words)
     {
-        (_wire, _ioPub, _session, _shell, _stdin) = (wire, ioPub, session, shell, stdin);
+        (_wire, _ioPub, _session, _shell, _stdin, _words) = (wire, ioPub, session, shell, stdin, words);
         _assistant = new CodeAssistant(session);
         stdin.SetReceiveTimeout(50);
     }
@@ -40,6 +41,22 @@ internal sealed class ShellLoop
     private void Serve(Message request, bool abort)
     {
         _ioPub.Status("busy", request.Header);
+        try
+        {
+            Answer(request, abort);
+        }
+        catch (Exception e)
+        {
+            // One request that the kernel fails at must not make it deaf to the next.
+            var type = request.Type.EndsWith("_request", StringComparison.Ordinal) ? request.Type[..^"request".Length] + "reply" : "";
+            if (type.Length > 0) Reply(request, type, Failed(new CellError(e.GetType().Name, $"the kernel failed at {request.Type}: {e.Message}", [])));
+        }
+        _ioPub.Status("idle", request.Header);
+        while (_aborted.TryDequeue(out var next)) Serve(next, abort: true);
+    }
+
+    private void Answer(Message request, bool abort)
+    {
         switch (request.Type)
         {
             case "execute_request" when abort:
@@ -61,8 +78,6 @@ internal sealed class ShellLoop
             case "shutdown_request": break;     // belongs on control, where it is served at once
             default: break;                     // the protocol: ignore what is unknown
         }
-        _ioPub.Status("idle", request.Header);
-        while (_aborted.TryDequeue(out var next)) Serve(next, abort: true);
     }
 
     /// <summary>
@@ -87,9 +102,12 @@ internal sealed class ShellLoop
 
         var output = new JupyterOutput(_ioPub, request.Header, request.Flag("allow_stdin", false));
         using var cell = new Cell($"cell-{_count}.csx", silent ? NoOutput.Instance : output);
-        var running = _session.Execute(code, cell);
+        if (!silent && _words.TakeBefore() is { } before) output.Write("stderr", before);
+        _words.Runs(cell.Label, code);
+        var running = _session.Execute(code, cell, output.Questions.CompleteAdding);
         AnswerQuestions(request, output, running);
         var result = running.Result;
+        _words.Rests();
         if (store) _history.Add(_count, code, result.Value?.Text);
 
         if (result.Error is { } error)
@@ -105,12 +123,12 @@ internal sealed class ShellLoop
         }
         if (result.Value is { } value && !silent)
         {
-            _ioPub.Post("execute_result", request.Header, new JsonObject
+            _ioPub.Show("execute_result", request.Header, new JsonObject
             {
                 ["execution_count"] = _count,
                 ["data"] = JupyterOutput.Data(value),
                 ["metadata"] = new JsonObject(),
-            });
+            }, JupyterOutput.Size(value));
         }
         Reply(request, "execute_reply", new JsonObject
         {
@@ -121,10 +139,9 @@ internal sealed class ShellLoop
         });
     }
 
-    /// <summary>While a cell runs, this thread has nothing else to do than to carry its questions to the client and the answers back.</summary>
+    /// <summary>While a cell runs, this thread has nothing else to do than to carry its questions to the client and the answers back. The cell thread ends them: the pool may be full of the cell's own tasks.</summary>
     private void AnswerQuestions(Message request, JupyterOutput output, Task running)
     {
-        running.ContinueWith(_ => output.Questions.CompleteAdding(), TaskScheduler.Default);
         foreach (var question in output.Questions.GetConsumingEnumerable())
         {
             while (_stdin.Receive(wait: false) is { Count: > 0 }) { }      // answers to questions that were interrupted

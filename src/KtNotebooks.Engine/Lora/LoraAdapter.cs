@@ -68,7 +68,7 @@ public static class LoraAdapter
         foreach (var target in targets)
             if (!paths.Any(p => p == target || p.EndsWith("." + target, StringComparison.Ordinal)))
             {
-                var known = paths.Select(p => p[(p.LastIndexOf('.') + 1)..]).Distinct().Order();
+                var known = paths.Select(p => p[(p.LastIndexOf('.') + 1)..]).Distinct().Order(StringComparer.Ordinal);
                 throw new ArgumentException($"lora_target '{target}' is no linear layer of this model; known are all, {string.Join(", ", known)}");
             }
     }

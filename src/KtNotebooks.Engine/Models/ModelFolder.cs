@@ -22,7 +22,7 @@ public static class ModelFolder
     private const string LayerPrefix = "model.layers.";
     private static readonly Dictionary<string, MethodInfo> Builders = FindBuilders();
 
-    public static IEnumerable<string> KnownTypes => Builders.Keys.Order();
+    public static IEnumerable<string> KnownTypes => Builders.Keys.Order(StringComparer.Ordinal);
 
     /// <summary>Loads a checkpoint for a folder's config.</summary>
     /// <param name="folder">The folder, or the name of a model in Hugging Face's or ModelScope's cache.</param>

@@ -17,11 +17,12 @@ internal sealed class AssemblyReferences(CellLoadContext loader)
     /// <returns>The path to give to the compiler; null when the same file is already there.</returns>
     internal string? AddFile(string path)
     {
+        if (!Path.IsPathRooted(path) && WorkingFolder.Path is null) throw new FileNotFoundException($"[#r] {path}: the kernel's working folder is no longer there; name the file with its full path", path);
         var full = Path.GetFullPath(path);
         if (!File.Exists(full))
         {
             if (!path.Contains('/') && Framework.Has(Path.GetFileNameWithoutExtension(path))) return null;
-            throw new FileNotFoundException($"[#r] {full} does not exist; paths are relative to the kernel's folder {Environment.CurrentDirectory}", full);
+            throw new FileNotFoundException($"[#r] {full} does not exist; paths are relative to the kernel's folder {WorkingFolder.Path}", full);
         }
         var (name, version) = Identity(full);
         if (Framework.Has(name)) return null;

@@ -16,8 +16,9 @@ internal sealed class CSharpSession : IDisposable
 {
     private readonly CellThread _thread = new();
     private readonly CellLoadContext _loader = new();
-    private readonly Dictionary<string, string> _sources = [];
+    private readonly Dictionary<string, CellText> _sources = [];
     private readonly List<MetadataReference> _pending = [];
+    private volatile Cell? _current;
     private int _evaluations;
 
     internal CSharpSession()
@@ -40,16 +41,27 @@ internal sealed class CSharpSession : IDisposable
     internal NuGetReferences Packages { get; }
 
     /// <summary>Runs a cell. The task ends when the cell has; it never fails: errors are in the result.</summary>
-    internal Task<CellResult> Execute(string text, Cell cell) => _thread.Post(() => InCell(cell, () => Run(text, cell)));
+    /// <param name="ended">Called on the cell's thread just before.</param>
+    internal Task<CellResult> Execute(string text, Cell cell, Action? ended = null) => _thread.Post(() =>
+    {
+        var result = InCell(cell, () => Run(text, cell));
+        ended?.Invoke();
+        return result;
+    });
 
     /// <summary>Evaluates an expression without leaving a trace in the session (Jupyter's user_expressions).</summary>
     internal Task<CellResult> Evaluate(string expression, Cell cell) => _thread.Post(() => InCell(cell, () =>
     {
-        var submission = Chain.Compile(expression, $"expression-{++_evaluations}.csx");
+        var submission = Chain.Compile(expression, $"expression-{++_evaluations}.csx", cancel: cell.KernelCancel);
         return new CellResult(null, Formatter.Bundle(_thread.Guard(cell, () => Chain.Start(submission))));
     }));
 
-    internal void Interrupt() => _thread.Interrupt();
+    /// <summary>Stops the running cell, whatever it does: the kernel's own work for it (compiling, restoring packages) by its token, its code as <see cref="CellThread"/> says.</summary>
+    internal void Interrupt()
+    {
+        if (_current is { } cell) CellThread.Ask(cell);
+        _thread.Interrupt();
+    }
 
     /// <summary>References that the next submission brings in.</summary>
     internal void AddReferences(IEnumerable<string> paths) => _pending.AddRange(paths.Select(p => MetadataReference.CreateFromFile(p)));
@@ -59,9 +71,14 @@ internal sealed class CSharpSession : IDisposable
     private CellResult InCell(Cell cell, Func<CellResult> run)
     {
         cell.Enter();
+        _current = cell;
         try
         {
             return run();
+        }
+        catch (OperationCanceledException) when (cell.KernelCancel.IsCancellationRequested)
+        {
+            return new CellResult(CellErrors.Describe(new InterruptedException(), _sources), null);
         }
         catch (Exception e)
         {
@@ -69,13 +86,16 @@ internal sealed class CSharpSession : IDisposable
         }
         finally
         {
+            _current = null;
             Cell.Leave();
         }
     }
 
     private CellResult Run(string text, Cell cell)
     {
-        _sources[cell.Label] = text;
+        _sources[cell.Label] = new CellText(text);
+        if (WorkingFolder.Path is null) cell.Output.Write("stderr", WorkingFolder.Gone);
+        CodeDepth.Check(text, cell.Label);
         var source = CellSource.Split(text);
         var clock = Stopwatch.StartNew();
         var timed = false;
@@ -91,7 +111,8 @@ internal sealed class CSharpSession : IDisposable
 
     private CellResult RunCode(string code, Cell cell)
     {
-        var submission = Chain.Compile(code, cell.Label, _pending);
+        var submission = Chain.Compile(code, cell.Label, _pending, cell.KernelCancel);
+        _sources[cell.Label] = new CellText(_sources[cell.Label].Written, submission.Woven);
         _pending.Clear();
         var succeeded = false;
         try

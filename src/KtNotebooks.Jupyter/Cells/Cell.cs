@@ -27,7 +27,7 @@ internal interface ICellOutput
 internal sealed class Cell : IDisposable
 {
     private static readonly AsyncLocal<Cell?> Flowing = new();
-    private static volatile Cell? _latest;
+    private static volatile Cell? _latest, _running;
     private readonly CancellationTokenSource _ask = new();
 
     internal Cell(string label, ICellOutput output)
@@ -39,6 +39,9 @@ internal sealed class Cell : IDisposable
 
     /// <summary>The cell of the running code; outside of any cell's flow the one that started last; null before the first.</summary>
     internal static Cell? Current => Flowing.Value ?? _latest;
+
+    /// <summary>The one that the cell thread is in; null between cells.</summary>
+    internal static Cell? Running => _running;
 
     /// <summary>Appears in stack traces as the file name, such as cell-3.csx.</summary>
     internal string Label { get; }
@@ -65,9 +68,9 @@ internal sealed class Cell : IDisposable
 
     internal void AskToStop() => _ask.Cancel();
 
-    internal void Enter() => Flowing.Value = _latest = this;
+    internal void Enter() => Flowing.Value = _latest = _running = this;
 
-    internal static void Leave() => Flowing.Value = null;
+    internal static void Leave() => Flowing.Value = _running = null;
 
     public void Dispose() => _ask.Dispose();
 }

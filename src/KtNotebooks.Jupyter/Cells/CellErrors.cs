@@ -1,6 +1,5 @@
 using System.Diagnostics;
 using System.Reflection;
-using System.Text.RegularExpressions;
 
 using Microsoft.CodeAnalysis;
 
@@ -10,26 +9,38 @@ namespace KtNotebooks.Jupyter.Cells;
 /// Turns an exception into what a notebook shows: the type, the message's first line, and a traceback with the source lines of the
 /// user's own cells. Frames of the framework and the kernel are left out unless KT_FULL_TRACE=1.
 /// </summary>
-internal static partial class CellErrors
+internal static class CellErrors
 {
     private const string Red = "\e[31m", Cyan = "\e[36m", Dim = "\e[2m", Bold = "\e[1m", Reset = "\e[0m";
 
-    internal static CellError Describe(Exception error, IReadOnlyDictionary<string, string> sources)
+    internal static CellError Describe(Exception error, IReadOnlyDictionary<string, CellText> sources)
     {
         while (error is TargetInvocationException or AggregateException { InnerExceptions.Count: 1 } && error.InnerException is { } inner) error = inner;
         return error switch
         {
             CompilationFailedException e => Compilation(e, sources),
+            CodeRefusedException => Plain("CompilationError", error.Message),
+            InsufficientExecutionStackException => Plain("CompilationError", "the code is nested too deep for the compiler; use a loop, or parts with names"),
             InterruptedException => new CellError("Interrupted", error.Message, [$"{Red}Interrupted{Reset}: {error.Message}"]),
             _ => new CellError(Name(error), FirstLine(error.Message), [.. Runtime(error, sources, "")]),
         };
     }
 
+    /// <summary>One line, with the place in a cell where there is one.</summary>
+    internal static string Brief(Exception error)
+    {
+        var frame = (error as EndlessRecursionException)?.Innermost ?? new StackTrace(error, fNeedFileInfo: true).GetFrames().FirstOrDefault(f => f.GetFileName() is not null && !IsKernel(f));
+        var place = frame?.GetFileName() is { } file ? $" ({Path.GetFileName(file)}:{frame.GetFileLineNumber()})" : "";
+        return $"{Name(error)}: {FirstLine(error.Message)}{place}";
+    }
+
+    private static CellError Plain(string name, string message) => new(name, FirstLine(message), [$"{Red}{name}{Reset}: {message}"]);
+
     private static string Name(Exception e) => e.GetType().Name;
 
     private static string FirstLine(string text) => text.Split('\n', 2)[0].TrimEnd('\r');
 
-    private static CellError Compilation(CompilationFailedException e, IReadOnlyDictionary<string, string> sources)
+    private static CellError Compilation(CompilationFailedException e, IReadOnlyDictionary<string, CellText> sources)
     {
         List<string> traceback = [];
         foreach (var diagnostic in e.Errors)
@@ -38,9 +49,9 @@ internal static partial class CellErrors
             var (line, column) = (span.StartLinePosition.Line + 1, span.StartLinePosition.Character + 1);
             traceback.Add($"{Cyan}{span.Path}({line},{column}){Reset}: {Red}{diagnostic.Id}{Reset}: {diagnostic.GetMessage()}");
             var width = span.EndLinePosition.Line == span.StartLinePosition.Line ? span.EndLinePosition.Character - span.StartLinePosition.Character : 1;
-            var source = sources.GetValueOrDefault(span.Path) ?? (span.Path == e.Label ? e.Code : null);
+            var source = sources.GetValueOrDefault(span.Path) ?? (span.Path == e.Label ? new CellText(e.Code) : null);
             AddSource(traceback, source, line, column, width, "");
-            if (ScriptHints.For(diagnostic, SourceLine(source, line)) is { } hint) traceback.Add($"  {Bold}hint{Reset}: {hint}");
+            if (ScriptHints.For(diagnostic, source?.Line(line)) is { } hint) traceback.Add($"  {Bold}hint{Reset}: {hint}");
         }
         var first = e.Errors[0];
         var more = e.Errors.Count > 1 ? $" (and {e.Errors.Count - 1} more)" : "";
@@ -53,7 +64,7 @@ internal static partial class CellErrors
         return $"{span.Path}({span.StartLinePosition.Line + 1},{span.StartLinePosition.Character + 1})";
     }
 
-    private static List<string> Runtime(Exception error, IReadOnlyDictionary<string, string> sources, string indent)
+    private static List<string> Runtime(Exception error, IReadOnlyDictionary<string, CellText> sources, string indent)
     {
         List<string> lines = [$"{indent}{Red}{Name(error)}{Reset}: {error.Message}"];
         if (Environment.GetEnvironmentVariable("KT_FULL_TRACE") == "1")
@@ -62,15 +73,16 @@ internal static partial class CellErrors
         }
         else
         {
-            foreach (var frame in new StackTrace(error, fNeedFileInfo: true).GetFrames())
+            foreach (var frame in error is EndlessRecursionException { Innermost: { } innermost } ? [innermost] : new StackTrace(error, fNeedFileInfo: true).GetFrames())
             {
                 var file = frame.GetFileName();
-                if (file is null || frame.GetFileLineNumber() <= 0 || IsKernel(frame)) continue;
+                var line = frame.GetFileLineNumber();
+                if (file is null || line <= 0 || IsKernel(frame)) continue;
                 // The compiler stores a full path, although the cell has only a name.
                 file = Path.GetFileName(file);
                 var cell = sources.GetValueOrDefault(file);
-                lines.Add($"{indent}{Cyan}{file}:{frame.GetFileLineNumber()}{Reset} {Dim}{Method(frame)}{Reset}");
-                AddSource(lines, cell, frame.GetFileLineNumber(), Loop().IsMatch(SourceLine(cell, frame.GetFileLineNumber()) ?? "") ? 0 : frame.GetFileColumnNumber(), 1, indent);
+                lines.Add($"{indent}{Cyan}{file}:{line}{Reset} {Dim}{Method(frame)}{Reset}");
+                AddSource(lines, cell, line, cell?.Column(line, frame.GetFileColumnNumber()) ?? 0, 1, indent);
             }
         }
         foreach (var inner in error is AggregateException many ? many.InnerExceptions : error.InnerException is { } one ? (IEnumerable<Exception>)[one] : [])
@@ -84,7 +96,7 @@ internal static partial class CellErrors
     private static bool IsKernel(StackFrame frame) => frame.GetMethod()?.DeclaringType?.Assembly == typeof(CellErrors).Assembly;
 
     /// <summary>The name as the user wrote it: state machines and local functions carry it in angle brackets.</summary>
-    private static string Method(StackFrame frame)
+    internal static string Method(StackFrame frame)
     {
         var method = frame.GetMethod();
         var owner = method?.DeclaringType;
@@ -97,14 +109,9 @@ internal static partial class CellErrors
         return owner is null || owner.Name.StartsWith("Submission#", StringComparison.Ordinal) || owner.Name.Contains('<') ? $"{name}()" : $"{owner.Name}.{name}()";
     }
 
-    /// <summary>Columns of a line with a loop are shifted by what LoopPolls inserted.</summary>
-    [GeneratedRegex(@"\b(for|foreach|while|do)\b")] private static partial Regex Loop();
-
-    private static string? SourceLine(string? source, int line) => source?.Split('\n').ElementAtOrDefault(line - 1)?.TrimEnd('\r');
-
-    private static void AddSource(List<string> lines, string? source, int line, int column, int width, string indent)
+    private static void AddSource(List<string> lines, CellText? source, int line, int column, int width, string indent)
     {
-        if (SourceLine(source, line) is not { } text) return;
+        if (source?.Line(line) is not { } text) return;
         lines.Add($"{indent}    {text}");
         if (column > 0 && column <= text.Length + 1)
         {

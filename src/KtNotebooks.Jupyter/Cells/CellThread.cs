@@ -130,10 +130,12 @@ internal sealed class CellThread : IDisposable
 
     public void Dispose() => _jobs.CompleteAdding();
 
+    /// <summary>Cancels the cell's token, on a thread of its own: callbacks of the user's, and the runtime's abort, may both block.</summary>
+    internal static void Ask(Cell cell) => new Thread(() => Swallow(cell.AskToStop)) { IsBackground = true, Name = "interrupt: ask" }.Start();
+
     private void Escalate(Run run)
     {
-        // On threads of their own: callbacks of the user's token and the runtime's abort may both block.
-        new Thread(() => Swallow(run.Cell.AskToStop)) { IsBackground = true, Name = "interrupt: ask" }.Start();
+        Ask(run.Cell);
         if (run.Ended.Wait(run.Cell.WatchesCancel ? PoliteGraceMilliseconds : GraceMilliseconds)) return;
         lock (_gate) CellInterrupt.Set(_running == run);
         new Thread(() => Swallow(run.Abort.Cancel)) { IsBackground = true, Name = "interrupt: abort" }.Start();

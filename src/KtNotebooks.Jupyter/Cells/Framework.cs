@@ -27,7 +27,7 @@ internal static class Framework
 
     internal static IEnumerable<MetadataReference> References() => Paths.Value.Select(p => MetadataReference.CreateFromFile(p));
 
-    internal static IEnumerable<string> Imports() => [.. Usings, .. EngineAssemblies.SelectMany(Namespaces).Distinct().Order(), .. StaticUsings];
+    internal static IEnumerable<string> Imports() => [.. Usings, .. EngineAssemblies.SelectMany(Namespaces).Distinct().Order(StringComparer.Ordinal), .. StaticUsings];
 
     private static IEnumerable<string> Namespaces(string assemblyName) =>
         Assembly.Load(assemblyName).GetExportedTypes().Select(t => t.Namespace).OfType<string>().Where(n => n.StartsWith("KtNotebooks", StringComparison.Ordinal));

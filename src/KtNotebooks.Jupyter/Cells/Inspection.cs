@@ -55,7 +55,7 @@ internal static partial class Inspection
         var runtime = new DirectoryInfo(System.Runtime.InteropServices.RuntimeEnvironment.GetRuntimeDirectory());
         var packs = Path.Combine(runtime.Parent!.Parent!.Parent!.FullName, "packs", "Microsoft.NETCore.App.Ref");
         if (!Directory.Exists(packs)) return [];
-        var folder = Directory.EnumerateDirectories(packs).Order().LastOrDefault();
+        var folder = Directory.EnumerateDirectories(packs).Order(StringComparer.Ordinal).LastOrDefault();
         var reference = folder is null ? null : Path.Combine(folder, "ref", $"net{Environment.Version.ToString(2)}");
         if (reference is null || !Directory.Exists(reference)) return [];
         string[] first = [$"{assembly}.xml", "System.Runtime.xml", "System.Collections.xml", "System.Linq.xml", "System.Console.xml", "System.Threading.xml"];

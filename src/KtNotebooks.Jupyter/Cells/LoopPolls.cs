@@ -1,5 +1,3 @@
-using System.Text;
-
 using Microsoft.CodeAnalysis;
 using Microsoft.CodeAnalysis.CSharp.Syntax;
 
@@ -14,10 +12,9 @@ internal static class LoopPolls
 {
     private const string Poll = "if (global::KtNotebooks.Jupyter.CellInterrupt.Wanted) global::KtNotebooks.Jupyter.CellInterrupt.Land();";
 
-    /// <returns>The code with a check at the start of each loop's body.</returns>
-    internal static string Insert(string code, SyntaxNode root)
+    /// <returns>A check at the start of each loop's body.</returns>
+    internal static IEnumerable<Edit> In(SyntaxNode root)
     {
-        List<(int Position, string Text)> insertions = [];
         foreach (var node in root.DescendantNodes())
         {
             var body = node switch
@@ -31,22 +28,13 @@ internal static class LoopPolls
             if (body is null || node.Ancestors().Any(a => a is FinallyClauseSyntax) || body is BlockSyntax { OpenBraceToken.IsMissing: true }) continue;
             if (body is BlockSyntax block)
             {
-                insertions.Add((block.OpenBraceToken.Span.End, Poll));
+                yield return new Edit(block.OpenBraceToken.Span.End, Poll);
             }
             else
             {
-                insertions.Add((body.SpanStart, "{" + Poll));
-                insertions.Add((body.Span.End, "}"));
+                yield return new Edit(body.SpanStart, "{" + Poll);
+                yield return new Edit(body.Span.End, "}");
             }
         }
-        if (insertions.Count == 0) return code;
-        var text = new StringBuilder();
-        var done = 0;
-        foreach (var (position, inserted) in insertions.OrderBy(i => i.Position))
-        {
-            text.Append(code, done, position - done).Append(inserted);
-            done = position;
-        }
-        return text.Append(code, done, code.Length - done).ToString();
     }
 }

@@ -17,8 +17,12 @@ internal sealed class CompilationFailedException(string label, string code, IRea
     public IReadOnlyList<Diagnostic> Errors { get; } = errors;
 }
 
-/// <summary>A compiled cell that has not run yet.</summary>
-internal sealed record Submission(CSharpCompilation Compilation, Assembly Assembly, Func<object?[], Task<object?>> Start, bool HasValue);
+/// <summary>
+/// A compiled cell that has not run yet. <paramref name="Code"/> is null where there is nothing to run: usings, comments, directives. <paramref name="Woven"/> is what was added to the cell's own code.
+/// </summary>
+internal sealed record Submission(CSharpCompilation Compilation, SubmissionCode? Code, bool HasValue, IReadOnlyList<Edit> Woven);
+
+internal sealed record SubmissionCode(Assembly Assembly, Func<object?[], Task<object?>> Start);
 
 /// <summary>
 /// The chain of cells as the C# compiler sees it: every cell is a script submission whose declarations the next ones see.
@@ -28,7 +32,7 @@ internal sealed record Submission(CSharpCompilation Compilation, Assembly Assemb
 /// </summary>
 internal sealed class ScriptChain
 {
-    private static readonly CSharpParseOptions Parse = new(LanguageVersion.CSharp14, DocumentationMode.None, SourceCodeKind.Script);
+    internal static readonly CSharpParseOptions Options = new(LanguageVersion.CSharp14, DocumentationMode.None, SourceCodeKind.Script);
     private readonly CellLoadContext _loader;
     private volatile CSharpCompilation? _last;
     private object?[] _submissions = new object?[64];
@@ -43,7 +47,7 @@ internal sealed class ScriptChain
     /// <summary>The newest cell, for completion and inspection; null until the chain is ready.</summary>
     internal CSharpCompilation? Last => _last;
 
-    internal static SyntaxTree Tree(string code, string label = "") => CSharpSyntaxTree.ParseText(SourceText.From(code, Encoding.UTF8), Parse, label);
+    internal static SyntaxTree Tree(string code, string label = "") => CSharpSyntaxTree.ParseText(SourceText.From(code, Encoding.UTF8), Options, label);
 
     /// <summary>A compilation that follows the newest cell, without being part of the chain.</summary>
     internal CSharpCompilation Follow(SyntaxTree tree, IEnumerable<MetadataReference>? references = null)
@@ -56,47 +60,71 @@ internal sealed class ScriptChain
             usings: first ? Framework.Imports() : null,
             optimizationLevel: Optimization,
             allowUnsafe: true,
-            sourceReferenceResolver: new SourceFileResolver([], Environment.CurrentDirectory),
+            concurrentBuild: false, // a cell is small, and the pool's threads have small stacks, which may be full of the cell's own tasks
+            sourceReferenceResolver: new SourceFileResolver([], WorkingFolder.Path),
             assemblyIdentityComparer: DesktopAssemblyIdentityComparer.Default,
             nullableContextOptions: NullableContextOptions.Annotations);
         return CSharpCompilation.CreateScriptCompilation(
             $"kt-cell-{number}", tree, first ? Framework.References().Concat(references ?? []) : references, options, _last, typeof(object));
     }
 
-    internal Submission Compile(string code, string label, IEnumerable<MetadataReference>? references = null)
+    /// <exception cref="CompilationFailedException">The code has errors.</exception>
+    /// <exception cref="CodeRefusedException">The code is not given to the compiler.</exception>
+    internal Submission Compile(string code, string label, IEnumerable<MetadataReference>? references = null, CancellationToken cancel = default)
     {
+        CodeDepth.Check(code, label);
         var written = Tree(code, label);
-        var tree = Tree(LoopPolls.Insert(code, written.GetRoot()), label);
-        var compilation = Follow(tree, references);
-        using var peStream = new MemoryStream();
-        using var pdbStream = new MemoryStream();
-        var emitted = compilation.Emit(peStream, pdbStream, options: new EmitOptions(debugInformationFormat: DebugInformationFormat.PortablePdb));
-        if (!emitted.Success)
+        var root = written.GetRoot(cancel);
+        CodeDepth.Check(root, code, label);
+        Edit[] loops = [.. LoopPolls.In(root)], recursion = [.. RecursionGuards.In(root)];
+        // Who returns what is guessed from the text: where the guess is wrong, the code is compiled without it.
+        var submission = Emit(Woven(loops.Concat(recursion))) ?? (recursion.Length > 0 ? Emit(Woven(loops)) : null);
+        if (submission is not null) return submission;
+        // Positions are those of the code as written, so it is that which is asked for its errors.
+        var errors = Follow(written, references).GetDiagnostics(cancel).Where(d => d.Severity == DiagnosticSeverity.Error).OrderBy(d => d.Location.SourceSpan.Start).ToArray();
+        throw errors.Length > 0 ? new CompilationFailedException(label, code, errors) : new CodeRefusedException($"{label}: the compiler makes nothing of this code and does not say why");
+
+        Submission? Emit(Edit[] woven)
         {
-            // Positions are those of the code as written, so it is that which is asked for its errors.
-            throw new CompilationFailedException(label, code, [.. Follow(written, references).GetDiagnostics().Where(d => d.Severity == DiagnosticSeverity.Error).OrderBy(d => d.Location.SourceSpan.Start)]);
+            var tree = Tree(CellText.Weave(code, woven), label);
+            var compilation = Follow(tree, references);
+            // The compiler emits nothing for a tree without members, and calls that a failure; its usings and references count all the same.
+            if (compilation.SyntaxTrees.All(t => t.GetCompilationUnitRoot(cancel).Members.Count == 0))
+            {
+                return compilation.GetDiagnostics(cancel).Any(d => d.Severity == DiagnosticSeverity.Error) ? null : new Submission(compilation, null, false, woven);
+            }
+            using var peStream = new MemoryStream();
+            using var pdbStream = new MemoryStream();
+            var emitted = compilation.Emit(peStream, pdbStream, options: new EmitOptions(debugInformationFormat: DebugInformationFormat.PortablePdb), cancellationToken: cancel);
+            if (!emitted.Success) return null;
+            peStream.Position = pdbStream.Position = 0;
+            var assembly = _loader.LoadFromStream(peStream, pdbStream);
+            var entry = compilation.GetEntryPoint(CancellationToken.None)!;
+            var start = assembly.GetType(entry.ContainingType.MetadataName)!.GetMethod(entry.MetadataName, BindingFlags.Static | BindingFlags.Public | BindingFlags.NonPublic)!;
+            return new Submission(compilation, new SubmissionCode(assembly, start.CreateDelegate<Func<object?[], Task<object?>>>()), HasValue(compilation, tree), woven);
         }
-        peStream.Position = pdbStream.Position = 0;
-        var assembly = _loader.LoadFromStream(peStream, pdbStream);
-        var entry = compilation.GetEntryPoint(CancellationToken.None)!;
-        var start = assembly.GetType(entry.ContainingType.MetadataName)!.GetMethod(entry.MetadataName, BindingFlags.Static | BindingFlags.Public | BindingFlags.NonPublic)!;
-        return new Submission(compilation, assembly, start.CreateDelegate<Func<object?[], Task<object?>>>(), HasValue(compilation, tree));
+
+        static Edit[] Woven(IEnumerable<Edit> edits) => [.. edits.OrderBy(e => e.Position)];
     }
 
     /// <summary>Starts the cell; call <see cref="Adopt"/> afterwards, also when it failed.</summary>
     internal Task<object?> Start(Submission submission)
     {
+        if (submission.Code is not { } code) return Task.FromResult<object?>(null);
         if (_adopted + 2 > _submissions.Length) Array.Resize(ref _submissions, 2 * _submissions.Length);
-        return submission.Start(_submissions);
+        return code.Start(_submissions);
     }
 
     /// <summary>Makes the cell's declarations visible to the next ones.</summary>
     /// <returns>The object whose fields are the cell's variables; null if the cell did not get so far as to have one.</returns>
     internal object? Adopt(Submission submission)
     {
-        var state = Array.Find(_submissions, s => s?.GetType().Assembly == submission.Assembly);
-        var onlyUsings = submission.Compilation.SyntaxTrees[0].GetCompilationUnitRoot().Members.Count == 0;
-        if (state is null && !onlyUsings) return null;
+        if (submission.Code is not { } code)
+        {
+            _last = submission.Compilation;
+            return null;
+        }
+        if (Array.Find(_submissions, s => s?.GetType().Assembly == code.Assembly) is not { } state) return null;
         _last = submission.Compilation;
         _adopted++;
         return state;

@@ -8,20 +8,26 @@ using KtNotebooks.Jupyter.Protocol;
 namespace KtNotebooks.Jupyter.Notebooks;
 
 /// <summary>
-/// The outputs of one code cell, as nbformat stores them. <paramref name="displays"/> maps display ids of the whole notebook to the
-/// outputs that show them: an update from a later cell changes the output of the earlier one.
+/// The outputs of one code cell, as nbformat stores them. Background work of the cell may go on writing after its end, until the notebook is written.
 /// </summary>
-internal sealed class NotebookOutput(Dictionary<string, List<JsonObject>> displays) : ICellOutput
+internal sealed class NotebookOutput : ICellOutput
 {
+    private readonly Displays _displays;
     private readonly StringBuilder _text = new();
     private JsonObject? _stream;
     private bool _clearNext;
+
+    internal NotebookOutput(Displays displays)
+    {
+        _displays = displays;
+        displays.Add(this);
+    }
 
     internal JsonArray Outputs { get; } = [];
 
     public void Write(string stream, string text)
     {
-        lock (displays)
+        lock (_displays.Gate)
         {
             if (_stream is null || (string)_stream["name"]! != stream)
             {
@@ -35,28 +41,26 @@ internal sealed class NotebookOutput(Dictionary<string, List<JsonObject>> displa
 
     public void Show(MimeBundle bundle, string? displayId)
     {
-        lock (displays)
+        lock (_displays.Gate)
         {
             Close();
             var output = new JsonObject { ["output_type"] = "display_data", ["metadata"] = new JsonObject(), ["data"] = JupyterOutput.Data(bundle) };
             Add(output);
-            if (displayId is null) return;
-            if (!displays.TryGetValue(displayId, out var shown)) displays[displayId] = shown = [];
-            shown.Add(output);
+            if (displayId is not null) _displays.Add(displayId, output);
         }
     }
 
     public void Update(MimeBundle bundle, string displayId)
     {
-        lock (displays)
+        lock (_displays.Gate)
         {
-            foreach (var output in displays.GetValueOrDefault(displayId) ?? []) output["data"] = JupyterOutput.Data(bundle);
+            foreach (var output in _displays.With(displayId)) output["data"] = JupyterOutput.Data(bundle);
         }
     }
 
     public void Clear(bool wait)
     {
-        lock (displays)
+        lock (_displays.Gate)
         {
             Close();
             if (wait) _clearNext = true;
@@ -70,7 +74,7 @@ internal sealed class NotebookOutput(Dictionary<string, List<JsonObject>> displa
 
     internal void Finish(CellResult result, int count)
     {
-        lock (displays)
+        lock (_displays.Gate)
         {
             Close();
             if (result.Value is { } value)
@@ -95,7 +99,8 @@ internal sealed class NotebookOutput(Dictionary<string, List<JsonObject>> displa
         Outputs.Add((JsonNode)output);
     }
 
-    private void Close()
+    /// <summary>Ends the stream that is being written, so that all outputs are valid; under the gate.</summary>
+    internal void Close()
     {
         if (_stream is null) return;
         _stream["text"] = _text.ToString();

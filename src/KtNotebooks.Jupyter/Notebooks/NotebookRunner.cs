@@ -1,8 +1,3 @@
-using System.Text.Encodings.Web;
-using System.Text.Json;
-using System.Text.Json.Nodes;
-
-using KtNotebooks.Files;
 using KtNotebooks.Interactive;
 using KtNotebooks.Jupyter.Cells;
 
@@ -13,6 +8,9 @@ public sealed record NotebookResult(bool Success, int CellsRun, string? Error)
 {
     /// <summary>The most memory that the kernel's process has held, where it has one of its own and the system tells.</summary>
     public long? KernelPeakBytes { get; init; }
+
+    /// <summary>What a person should know besides.</summary>
+    public IReadOnlyList<string> Notes { get; init; } = [];
 }
 
 /// <summary>
@@ -21,42 +19,43 @@ public sealed record NotebookResult(bool Success, int CellsRun, string? Error)
 /// </summary>
 public static class NotebookRunner
 {
-    private static readonly JsonSerializerOptions Json = new() { WriteIndented = true, IndentSize = 1, Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
-
     /// <param name="path">The .ipynb to run.</param>
     /// <param name="outputPath">Where the executed notebook goes; null: nowhere. It is written also when a cell fails.</param>
+    /// <param name="parameters">Values, name=value, for the cell with the tag `parameters`.</param>
     /// <param name="cancel">Interrupts the running cell and ends the run.</param>
     /// <returns>Success if every code cell ran, apart from errors in cells tagged raises-exception; those tagged skip-execution are left out.</returns>
-    public static NotebookResult Run(string path, string? outputPath, CancellationToken cancel)
+    public static NotebookResult Run(string path, string? outputPath, IEnumerable<string> parameters, CancellationToken cancel)
     {
-        if (!File.Exists(path)) throw new FileNotFoundException($"[notebook] {path} does not exist", path);
-        var notebook = Read(path);
+        var values = new NotebookParameters(parameters);
+        var notebook = NotebookFile.Read(path);
+        var notes = values.Inject(notebook);
         if (outputPath is not null) outputPath = Path.GetFullPath(outputPath); // now: a cell may change the current directory
+        CellFailures.Survive(null);
         using var console = CellConsole.Install();
         using var session = new CSharpSession();
         using var interrupt = cancel.Register(session.Interrupt);
         var before = Display.Host;
         Display.Host = new CellDisplay();
+        var displays = new Displays();
         try
         {
-            return Run(notebook, session, cancel);
+            return Run(notebook, session, displays, cancel) with { Notes = notes };
         }
         finally
         {
             Display.Host = before;
-            if (outputPath is not null) AtomicFile.WriteText(outputPath, notebook.ToJsonString(Json) + "\n");
+            if (outputPath is not null) displays.Settle(() => notebook.Write(outputPath));
         }
     }
 
-    private static NotebookResult Run(JsonObject notebook, CSharpSession session, CancellationToken cancel)
+    private static NotebookResult Run(NotebookFile notebook, CSharpSession session, Displays displays, CancellationToken cancel)
     {
-        var displays = new Dictionary<string, List<JsonObject>>();
         var count = 0;
-        foreach (var cell in ((JsonArray)notebook["cells"]!).OfType<JsonObject>().Where(c => (string?)c["cell_type"] == "code"))
+        foreach (var cell in notebook.CodeCells)
         {
-            var tags = (cell["metadata"]?["tags"] as JsonArray ?? []).Select(t => (string?)t).ToArray();
+            var tags = NotebookFile.Tags(cell);
             if (tags.Contains("skip-execution")) continue;
-            var source = cell["source"] is JsonArray lines ? string.Concat(lines.Select(l => (string?)l)) : (string?)cell["source"] ?? "";
+            var source = NotebookFile.Source(cell);
             var output = new NotebookOutput(displays);
             cell["outputs"] = output.Outputs;
             cell["execution_count"] = null;
@@ -72,28 +71,5 @@ public static class NotebookRunner
             }
         }
         return new NotebookResult(true, count, null);
-    }
-
-    private static JsonObject Read(string path)
-    {
-        JsonNode? node;
-        try
-        {
-            node = JsonNode.Parse(File.ReadAllText(path));
-        }
-        catch (JsonException e)
-        {
-            throw new InvalidDataException($"[notebook] {path} is not JSON: {e.Message}", e);
-        }
-        if (node is not JsonObject notebook || notebook["cells"] is not JsonArray cells || (int?)notebook["nbformat"] != 4)
-        {
-            throw new InvalidDataException($"[notebook] {path} is not a notebook of format 4 (an object with nbformat 4 and cells)");
-        }
-        // 4.5 asks for an id in every cell.
-        for (var i = 0; i < cells.Count; i++) cells[i]!["id"] ??= $"cell-{i}";
-        notebook["nbformat_minor"] = Math.Max(5, (int?)notebook["nbformat_minor"] ?? 5);
-        if (notebook["metadata"] is not JsonObject) notebook["metadata"] = new JsonObject();
-        notebook["metadata"]!["language_info"] = Protocol.KernelInfo.Language();
-        return notebook;
     }
 }

@@ -1,43 +1,42 @@
 using System.Text.Json;
-using System.Text.Json.Serialization;
+
+using KtNotebooks.Files;
 
 namespace KtNotebooks.Jupyter.Protocol;
 
 /// <summary>The file in which the client says where the kernel must listen and with which key both sign.</summary>
-internal sealed record ConnectionFile
+internal sealed record ConnectionFile(string Transport, string Ip, int ShellPort, int ControlPort, int StdinPort, int IoPubPort, int HeartbeatPort, string Key, string SignatureScheme)
 {
-    [JsonPropertyName("transport")] public string Transport { get; init; } = "tcp";
-    [JsonPropertyName("ip")] public string Ip { get; init; } = "127.0.0.1";
-    [JsonPropertyName("shell_port")] public required int ShellPort { get; init; }
-    [JsonPropertyName("control_port")] public required int ControlPort { get; init; }
-    [JsonPropertyName("stdin_port")] public required int StdinPort { get; init; }
-    [JsonPropertyName("iopub_port")] public required int IoPubPort { get; init; }
-    [JsonPropertyName("hb_port")] public required int HeartbeatPort { get; init; }
-    /// <summary>Empty: messages are not signed.</summary>
-    [JsonPropertyName("key")] public string Key { get; init; } = "";
-    [JsonPropertyName("signature_scheme")] public string SignatureScheme { get; init; } = "hmac-sha256";
+    private const string What = "Jupyter's connection file";
+    private const int Parsed = 1 << 20;
 
-    public string Endpoint(int port) => Transport switch
-    {
-        "tcp" => $"tcp://{Ip}:{port}",
-        "ipc" => $"ipc://{Ip}-{port}",
-        _ => throw new NotSupportedException($"[connection file] transport must be tcp or ipc, but is {Transport}"),
-    };
+    /// <summary>Of one of its ports.</summary>
+    public string Endpoint(int port) => Transport == "tcp" ? $"tcp://{Ip}:{port}" : $"ipc://{Ip}-{port}";
 
+    /// <exception cref="FileNotFoundException">Nothing is there.</exception>
+    /// <exception cref="InvalidDataException">It is no connection file; the key is named.</exception>
     public static ConnectionFile Read(string path)
     {
-        if (!File.Exists(path)) throw new FileNotFoundException($"[connection file] {path} does not exist; Jupyter writes it when it starts the kernel", path);
-        try
+        var root = JsonSource.Parse(RegularFile.ReadAllBytes(path, What, Parsed), path);
+        if (root.ValueKind != JsonValueKind.Object) throw Bad("", $"must be a JSON object, as Jupyter writes it when it starts a kernel, but is {JsonSource.Named(root)}");
+        var transport = Text("transport", "tcp");
+        if (transport is not ("tcp" or "ipc")) throw Bad("transport: ", $"must be tcp or ipc, but is '{transport}'");
+        var ports = (string[])["shell_port", "control_port", "stdin_port", "iopub_port", "hb_port"];
+        var numbers = ports.Select(Port).ToArray();
+        for (var i = 1; i < ports.Length; i++)
+            if (Array.IndexOf(numbers, numbers[i]) is var first && first < i) throw Bad($"{ports[i]}: ", $"is {numbers[i]}, as {ports[first]} is; each needs its own");
+        return new ConnectionFile(transport, Text("ip", "127.0.0.1"), numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], Text("key", ""), Text("signature_scheme", "hmac-sha256"));
+
+        string Text(string name, string missing) => !root.TryGetProperty(name, out var value) ? missing
+            : value.ValueKind == JsonValueKind.String ? value.GetString()! : throw Bad($"{name}: ", $"must be a text, but is {JsonSource.Named(value)}");
+
+        int Port(string name)
         {
-            using var stream = File.OpenRead(path);
-            return JsonSerializer.Deserialize(stream, ConnectionJson.Default.ConnectionFile) ?? throw new JsonException("it is empty");
+            if (!root.TryGetProperty(name, out var value)) throw Bad($"{name}: ", "is missing");
+            var most = transport == "tcp" ? ushort.MaxValue : int.MaxValue;
+            return value.ValueKind == JsonValueKind.Number && value.TryGetInt32(out var port) && port > 0 && port <= most ? port : throw Bad($"{name}: ", $"must be a port from 1 to {most}, but is {value.GetRawText()}");
         }
-        catch (JsonException e)
-        {
-            throw new InvalidDataException($"[connection file] {path}: {e.Message}", e);
-        }
+
+        InvalidDataException Bad(string key, string reason) => new($"[connection file] {path}: {key}{reason}");
     }
 }
-
-[JsonSerializable(typeof(ConnectionFile))]
-internal sealed partial class ConnectionJson : JsonSerializerContext;

@@ -7,30 +7,37 @@ namespace KtNotebooks.Jupyter.Protocol;
 /// Everything the kernel broadcasts, sent by one thread in the order in which it was posted.
 /// Printed text is joined in the queue: the last stream message stays open for up to 60 ms or 8 kB, so 2,000 small prints become a
 /// handful of messages and stay below Jupyter's limit of 1,000 a second.
+/// What cells put out waits for room, here and in libzmq: a cell that prints or draws without end is as fast as its reader, and its memory is bounded.
 /// Posting is done in finally blocks, where the runtime delivers no abort: interrupting a cell can never leave the queue half changed.
 /// </summary>
 internal sealed class IoPub
 {
-    private const int OpenMilliseconds = 60;
-    private const int OpenCharacters = 8 * 1024;
-    private const long MaxQueuedCharacters = 32L << 20;
+    private const int OpenMilliseconds = 60, OpenCharacters = 8 * 1024, CloseMilliseconds = 2000;
+    private const int PieceCharacters = 1 << 20;
+    private const long MaxQueued = 32L << 20, MaxMessage = 32L << 20;
 
     private readonly Wire _wire;
     private readonly ZmqSocket _socket;
     private readonly Thread _sender;
     private readonly Queue<Item> _queue = [];
     private Item? _last;
-    private long _queuedCharacters;
+    private long _queued;
     private bool _closed;
 
     private sealed class Item
     {
         public required string Type { get; init; }
         public required byte[]? Parent { get; init; }
-        public JsonObject? Content { get; init; }
+
+        /// <summary>JSON; null for a stream.</summary>
+        public byte[]? Content { get; init; }
+
         public StringBuilder? Text { get; init; }
         public string? Stream { get; init; }
         public long Opened { get; } = Environment.TickCount64;
+
+        /// <summary>Bytes or characters that it holds.</summary>
+        public long Size => Content?.Length ?? Text!.Length;
     }
 
     internal IoPub(Wire wire, ZmqSocket socket)
@@ -40,35 +47,40 @@ internal sealed class IoPub
         _sender.Start();
     }
 
-    internal void Post(string type, byte[]? parent, JsonObject content) => Enqueue(new Item { Type = type, Parent = parent, Content = content });
+    /// <summary>For what the kernel says itself; never waits.</summary>
+    internal void Post(string type, byte[]? parent, JsonObject content)
+    {
+        var item = new Item { Type = type, Parent = parent, Content = Wire.Bytes(content) };
+        Enqueue(item);
+    }
 
     internal void Status(string state, byte[]? parent) => Post("status", parent, new JsonObject { ["execution_state"] = state });
 
-    /// <summary>Waits while more than 32 Mi characters are unsent, so that an endless print loop cannot eat the memory.</summary>
+    /// <summary>For what cells show: waits for room; what is too large for any front end is replaced by a line that says so.</summary>
+    internal void Show(string type, byte[]? parent, JsonObject content, long size)
+    {
+        var bytes = size > MaxMessage ? null : Wire.Bytes(content);
+        if (bytes is null || bytes.LongLength > MaxMessage)
+        {
+            Write("stderr", parent, $"[kernel] {type}: {(bytes?.LongLength ?? size) / 1e6:N0} MB are not shown; {MaxMessage / 1e6:N0} MB are the most. Write such data to a file\n");
+            return;
+        }
+        AwaitRoom();
+        Enqueue(new Item { Type = type, Parent = parent, Content = bytes });
+    }
+
     internal void Write(string stream, byte[]? parent, string text)
     {
-        if (text.Length == 0) return;
-        while (Volatile.Read(ref _queuedCharacters) > MaxQueuedCharacters && !_closed) Thread.Sleep(5);
-        try { }
-        finally
+        for (var at = 0; at < text.Length;)
         {
-            lock (_queue)
-            {
-                _queuedCharacters += text.Length;
-                if (_last is { Text: { } open } last && last.Stream == stream && last.Parent == parent && open.Length < OpenCharacters)
-                {
-                    open.Append(text);
-                    if (open.Length >= OpenCharacters) Monitor.Pulse(_queue);
-                }
-                else
-                {
-                    Add(new Item { Type = "stream", Parent = parent, Stream = stream, Text = new StringBuilder(text) });
-                }
-            }
+            var length = Math.Min(PieceCharacters, text.Length - at);
+            if (at + length < text.Length && char.IsHighSurrogate(text[at + length - 1])) length--;
+            WritePiece(stream, parent, text.AsMemory(at, length));
+            at += length;
         }
     }
 
-    /// <summary>Sends what is queued and ends the thread.</summary>
+    /// <summary>Sends what is queued, unless a reader stands still, and ends the thread.</summary>
     internal void Close()
     {
         lock (_queue)
@@ -76,7 +88,34 @@ internal sealed class IoPub
             _closed = true;
             Monitor.Pulse(_queue);
         }
-        _sender.Join();
+        _sender.Join(CloseMilliseconds);
+    }
+
+    private void WritePiece(string stream, byte[]? parent, ReadOnlyMemory<char> text)
+    {
+        AwaitRoom();
+        try { }
+        finally
+        {
+            lock (_queue)
+            {
+                if (_last is { Text: { } open } last && last.Stream == stream && last.Parent == parent && open.Length < OpenCharacters)
+                {
+                    _queued += text.Length;
+                    open.Append(text);
+                    if (open.Length >= OpenCharacters) Monitor.Pulse(_queue);
+                }
+                else
+                {
+                    Add(new Item { Type = "stream", Parent = parent, Stream = stream, Text = new StringBuilder().Append(text) });
+                }
+            }
+        }
+    }
+
+    private void AwaitRoom()
+    {
+        while (Volatile.Read(ref _queued) > MaxQueued && !_closed) Thread.Sleep(5);
     }
 
     private void Enqueue(Item item)
@@ -91,6 +130,7 @@ internal sealed class IoPub
     private void Add(Item item)
     {
         _queue.Enqueue(item);
+        _queued += item.Size;
         _last = item;
         Monitor.Pulse(_queue);
     }
@@ -101,7 +141,7 @@ internal sealed class IoPub
         {
             while (Next() is { } item)
             {
-                var content = item.Content ?? new JsonObject { ["name"] = item.Stream, ["text"] = item.Text!.ToString() };
+                var content = item.Content ?? Wire.Bytes(new JsonObject { ["name"] = item.Stream, ["text"] = item.Text!.ToString() });
                 if (!_socket.Send(_wire.Write([Encoding.ASCII.GetBytes(item.Type)], item.Type, item.Parent, content))) return;
             }
         }
@@ -117,6 +157,7 @@ internal sealed class IoPub
                 if (_queue.Count == 0)
                 {
                     if (_closed) return null;
+                    _socket.BePatient(true); // all caught up
                     Monitor.Wait(_queue);
                     continue;
                 }
@@ -128,7 +169,7 @@ internal sealed class IoPub
                     continue;
                 }
                 if (head == _last) _last = null;
-                if (head.Text is { } text) _queuedCharacters -= text.Length;
+                _queued -= head.Size;
                 return _queue.Dequeue();
             }
         }

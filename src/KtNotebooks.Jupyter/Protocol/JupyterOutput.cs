@@ -19,11 +19,11 @@ internal sealed class JupyterOutput(IoPub ioPub, byte[] parent, bool allowStdin)
 
     public void Write(string stream, string text) => ioPub.Write(stream, parent, text);
 
-    public void Show(MimeBundle bundle, string? displayId) => ioPub.Post("display_data", parent, Content(bundle, displayId));
+    public void Show(MimeBundle bundle, string? displayId) => ioPub.Show("display_data", parent, Content(bundle, displayId), Size(bundle));
 
-    public void Update(MimeBundle bundle, string displayId) => ioPub.Post("update_display_data", parent, Content(bundle, displayId));
+    public void Update(MimeBundle bundle, string displayId) => ioPub.Show("update_display_data", parent, Content(bundle, displayId), Size(bundle));
 
-    public void Clear(bool wait) => ioPub.Post("clear_output", parent, new JsonObject { ["wait"] = wait });
+    public void Clear(bool wait) => ioPub.Show("clear_output", parent, new JsonObject { ["wait"] = wait }, 0);
 
     public void Page(string text) => Payload.Add((JsonNode)new JsonObject { ["source"] = "page", ["start"] = 0, ["data"] = new JsonObject { ["text/plain"] = text } });
 
@@ -31,10 +31,20 @@ internal sealed class JupyterOutput(IoPub ioPub, byte[] parent, bool allowStdin)
     {
         if (!allowStdin) throw new NotSupportedException("[input] this front end does not let cells ask for input");
         var answer = new TaskCompletionSource<string>(TaskCreationOptions.RunContinuationsAsynchronously);
-        Questions.Add(new InputRequest(prompt, password, answer), cancel);
+        try
+        {
+            Questions.Add(new InputRequest(prompt, password, answer), cancel);
+        }
+        catch (InvalidOperationException)
+        {
+            throw new NotSupportedException("[input] the cell that asks has ended, so that nobody can answer");
+        }
         answer.Task.Wait(cancel);
         return answer.Task.Result;
     }
+
+    /// <summary>Bytes or characters, without what JSON adds.</summary>
+    internal static long Size(MimeBundle bundle) => bundle.Data.Values.Sum(v => v switch { string text => text.Length, byte[] bytes => bytes.LongLength, _ => 0 });
 
     internal static JsonObject Data(MimeBundle bundle)
     {

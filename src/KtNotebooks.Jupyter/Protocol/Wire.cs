@@ -13,13 +13,16 @@ namespace KtNotebooks.Jupyter.Protocol;
 internal sealed class Wire
 {
     internal const string ProtocolVersion = "5.3";
-    private const int SignedFrames = 4;
+    private const int SignedFrames = 4, Remembered = 1 << 16;
     private static readonly byte[] Delimiter = "<IDS|MSG>"u8.ToArray();
     private static readonly byte[] EmptyObject = "{}"u8.ToArray();
+    private static readonly JsonDocumentOptions Strict = new() { AllowDuplicateProperties = false };
     private static readonly JsonSerializerOptions Json = new() { Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
 
     private readonly byte[] _key;
     private readonly HashAlgorithmName _hash;
+    private readonly HashSet<UInt128> _seen = [];
+    private readonly Queue<UInt128> _order = [];
 
     internal Wire(string key, string signatureScheme)
     {
@@ -37,15 +40,17 @@ internal sealed class Wire
     /// <summary>Of this process: clients tell a restarted kernel by it.</summary>
     internal string Session { get; } = Guid.NewGuid().ToString();
 
-    /// <returns>Null when the frames are no signed Jupyter message; such messages are dropped, as the protocol asks.</returns>
+    /// <returns>
+    /// Null when the frames are no signed Jupyter message, or one that was there before (somebody repeats what he has heard); such messages are dropped, as the protocol asks.
+    /// </returns>
     internal Message? Read(List<byte[]> frames)
     {
         var at = frames.FindIndex(f => f.AsSpan().SequenceEqual(Delimiter));
         if (at < 0 || frames.Count < at + 2 + SignedFrames) return null;
-        if (_key.Length > 0 && !CryptographicOperations.FixedTimeEquals(Sign(frames, at + 2), frames[at + 1])) return null;
+        if (_key.Length > 0 && (!CryptographicOperations.FixedTimeEquals(Sign(frames, at + 2), frames[at + 1]) || !IsNew(frames[at + 1]))) return null;
         try
         {
-            if (JsonNode.Parse(frames[at + 2]) is not JsonObject header || JsonNode.Parse(frames[at + 5]) is not JsonObject content) return null;
+            if (JsonNode.Parse(JsonText.Read(frames[at + 2]), null, Strict) is not JsonObject header || JsonNode.Parse(JsonText.Read(frames[at + 5]), null, Strict) is not JsonObject content) return null;
             if (header["msg_type"]?.GetValueKind() != JsonValueKind.String) return null;
             var session = header["session"]?.GetValueKind() == JsonValueKind.String ? (string)header["session"]! : "";
             return new Message([.. frames.Take(at)], frames[at + 2], (string)header["msg_type"]!, session, content);
@@ -60,7 +65,10 @@ internal sealed class Wire
     /// The frames of a message. <paramref name="identities"/>: of the client, for a ROUTER; the topic, for a PUB.
     /// <paramref name="parentHeader"/>: the request's header verbatim, or null.
     /// </summary>
-    internal List<byte[]> Write(IEnumerable<byte[]> identities, string type, byte[]? parentHeader, JsonObject content)
+    internal List<byte[]> Write(IEnumerable<byte[]> identities, string type, byte[]? parentHeader, JsonObject content) => Write(identities, type, parentHeader, Bytes(content));
+
+    /// <summary>The same with the content as JSON.</summary>
+    internal List<byte[]> Write(IEnumerable<byte[]> identities, string type, byte[]? parentHeader, byte[] content)
     {
         var header = new JsonObject
         {
@@ -73,12 +81,25 @@ internal sealed class Wire
         };
         List<byte[]> frames = [.. identities, Delimiter, []];
         var signature = frames.Count - 1;
-        frames.AddRange([Bytes(header), parentHeader ?? EmptyObject, EmptyObject, Bytes(content)]);
+        frames.AddRange([Bytes(header), parentHeader ?? EmptyObject, EmptyObject, content]);
         if (_key.Length > 0) frames[signature] = Sign(frames, signature + 1);
         return frames;
     }
 
-    private static byte[] Bytes(JsonObject node) => JsonSerializer.SerializeToUtf8Bytes(node, Json);
+    internal static byte[] Bytes(JsonObject node) => JsonSerializer.SerializeToUtf8Bytes(node, Json);
+
+    /// <summary>The last 65,536 signatures are remembered, as jupyter_client does; half of a digest tells them apart.</summary>
+    private bool IsNew(byte[] signature)
+    {
+        var half = UInt128.Parse(Encoding.ASCII.GetString(signature, 0, 32), System.Globalization.NumberStyles.AllowHexSpecifier, null);
+        lock (_seen)
+        {
+            if (!_seen.Add(half)) return false;
+            _order.Enqueue(half);
+            if (_order.Count > Remembered) _seen.Remove(_order.Dequeue());
+            return true;
+        }
+    }
 
     private byte[] Sign(List<byte[]> frames, int first)
     {

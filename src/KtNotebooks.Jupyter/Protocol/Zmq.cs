@@ -6,7 +6,7 @@ namespace KtNotebooks.Jupyter.Protocol;
 internal static unsafe partial class Zmq
 {
     internal const int Rep = 4, Pub = 1, Router = 6;
-    internal const int OptionLinger = 17, OptionSendHighWater = 23, OptionReceiveTimeout = 27, OptionRouterHandover = 56;
+    internal const int OptionLinger = 17, OptionSendHighWater = 23, OptionReceiveTimeout = 27, OptionSendTimeout = 28, OptionRouterHandover = 56, OptionPubNoDrop = 69;
     internal const int DontWait = 1, SendMore = 2;
     internal const int Interrupted = 4, Again = 11, Terminated = 156384765;
     private const string Library = "libzmq.so.5";

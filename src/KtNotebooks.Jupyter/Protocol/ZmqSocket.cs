@@ -9,6 +9,12 @@ namespace KtNotebooks.Jupyter.Protocol;
 internal sealed unsafe class ZmqSocket : IDisposable
 {
     private const int LingerMilliseconds = 1000;
+
+    /// <summary>Messages of a publisher that a slow reader may leave unread before the kernel waits, and how long it does so before that reader misses some.</summary>
+    private const int PublishedAhead = 64, PatienceMilliseconds = 10_000;
+
+    private readonly bool _publishes;
+    private bool _patient;
     private nint _handle;
 
     internal ZmqSocket(nint context, int type, string endpoint)
@@ -16,8 +22,13 @@ internal sealed unsafe class ZmqSocket : IDisposable
         _handle = Zmq.zmq_socket(context, type);
         if (_handle == 0) throw new InvalidOperationException($"[zmq] cannot make a socket: {Zmq.Reason(Marshal.GetLastPInvokeError())}");
         Set(Zmq.OptionLinger, LingerMilliseconds);
-        // An unlimited queue: the default drops messages silently at 1,000; the kernel bounds its output itself.
-        Set(Zmq.OptionSendHighWater, 0);
+        _publishes = type == Zmq.Pub;
+        Set(Zmq.OptionSendHighWater, _publishes ? PublishedAhead : 0);
+        if (_publishes)
+        {
+            Set(Zmq.OptionSendTimeout, PatienceMilliseconds);
+            BePatient(true);
+        }
         if (type == Zmq.Router) Set(Zmq.OptionRouterHandover, 1);
         if (Zmq.zmq_bind(_handle, endpoint) != 0)
         {
@@ -66,11 +77,20 @@ internal sealed unsafe class ZmqSocket : IDisposable
                 {
                     var error = Marshal.GetLastPInvokeError();
                     if (error == Zmq.Terminated) return false;
-                    if (error != Zmq.Interrupted) throw new InvalidOperationException($"[zmq] send failed: {Zmq.Reason(error)}");
+                    if (error == Zmq.Again && _publishes) BePatient(false); // a reader that stands still must not stop the others
+                    else if (error != Zmq.Interrupted) throw new InvalidOperationException($"[zmq] send failed: {Zmq.Reason(error)}");
                 }
             }
         }
         return true;
+    }
+
+    /// <summary>Whether a full queue to one reader makes <see cref="Send"/> wait (publishers, from the start) or lets that reader miss messages.</summary>
+    internal void BePatient(bool patient)
+    {
+        if (_patient == patient) return;
+        Set(Zmq.OptionPubNoDrop, patient ? 1 : 0);
+        _patient = patient;
     }
 
     public void Dispose()

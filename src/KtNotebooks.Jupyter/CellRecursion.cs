@@ -1,0 +1,35 @@
+using System.ComponentModel;
+using System.Diagnostics;
+using System.Diagnostics.CodeAnalysis;
+using System.Runtime.CompilerServices;
+
+namespace KtNotebooks.Jupyter;
+
+/// <summary>A function called itself until the stack was nearly full. .NET itself would end the process.</summary>
+public sealed class EndlessRecursionException : Exception
+{
+    public EndlessRecursionException() : this(null) { }
+    public EndlessRecursionException(string? function) : base($"{function ?? "a function"} calls itself too deep: the stack is full; does it end for every input?") { }
+    public EndlessRecursionException(string message, Exception inner) : base(message, inner) { }
+
+    /// <summary>The innermost call. The whole trace would have a hundred thousand lines.</summary>
+    internal StackFrame? Innermost { get; init; }
+}
+
+/// <summary>Called by the code of cells; see RecursionGuards. Public because cells are assemblies of their own.</summary>
+[EditorBrowsable(EditorBrowsableState.Never)]
+public static class CellRecursion
+{
+    public static void Check()
+    {
+        if (!RuntimeHelpers.TryEnsureSufficientExecutionStack()) Full();
+    }
+
+    [DoesNotReturn]
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static void Full()
+    {
+        var frame = new StackFrame(2, needFileInfo: true);
+        throw new EndlessRecursionException(Cells.CellErrors.Method(frame)) { Innermost = frame };
+    }
+}

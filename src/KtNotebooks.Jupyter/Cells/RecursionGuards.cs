@@ -1,0 +1,77 @@
+using Microsoft.CodeAnalysis;
+using Microsoft.CodeAnalysis.CSharp;
+using Microsoft.CodeAnalysis.CSharp.Syntax;
+
+namespace KtNotebooks.Jupyter.Cells;
+
+/// <summary>
+/// Lets endless recursion end as an exception. .NET ends the whole process when the stack is full; a function that may call itself, directly or through others of its cell, therefore looks first how much is left.
+/// Who calls whom is told by names alone: one guard too many costs two nanoseconds a call, and functions without recursion stay as fast as they were.
+/// </summary>
+internal static class RecursionGuards
+{
+    private const string Guard = "global::KtNotebooks.Jupyter.CellRecursion.Check();";
+
+    /// <summary>Something that can be called by a name: its body, or its expression, and whether that gives a value.</summary>
+    private sealed record Function(string Name, SyntaxNode Body, BlockSyntax? Block, ArrowExpressionClauseSyntax? Arrow, string Before, string After, bool Void, SyntaxToken Semicolon)
+    {
+        public HashSet<string> Names { get; } = [.. Body.DescendantTokens().Where(t => t.IsKind(SyntaxKind.IdentifierToken)).Select(t => t.ValueText)];
+    }
+
+    /// <returns>A check at the start of each function that may call itself.</returns>
+    internal static IEnumerable<Edit> In(SyntaxNode root)
+    {
+        var functions = root.DescendantNodes().SelectMany(Find).ToList();
+        var calls = functions.GroupBy(f => f.Name).ToDictionary(g => g.Key, g => g.SelectMany(f => f.Names).ToHashSet());
+        foreach (var name in calls.Values) name.IntersectWith(calls.Keys);
+        var recursive = calls.Keys.Where(name => Reaches(calls, name)).ToHashSet();
+        return functions.Where(f => recursive.Contains(f.Name)).SelectMany(Edits);
+    }
+
+    private static IEnumerable<Function> Find(SyntaxNode node) => node switch
+    {
+        MethodDeclarationSyntax m => Of(m.Identifier, m.Body, m.ExpressionBody, IsVoid(m.ReturnType, m.Modifiers), m.SemicolonToken),
+        LocalFunctionStatementSyntax m => Of(m.Identifier, m.Body, m.ExpressionBody, IsVoid(m.ReturnType, m.Modifiers), m.SemicolonToken),
+        ConstructorDeclarationSyntax c => Of(c.Identifier, c.Body, c.ExpressionBody, true, c.SemicolonToken),
+        PropertyDeclarationSyntax { ExpressionBody: { } arrow } p => [new(p.Identifier.ValueText, arrow, null, arrow, "get{", "}", false, p.SemicolonToken)],
+        AccessorDeclarationSyntax { Parent.Parent: PropertyDeclarationSyntax p } a => Of(p.Identifier, a.Body, a.ExpressionBody, !a.IsKind(SyntaxKind.GetAccessorDeclaration), a.SemicolonToken),
+        // A lambda of one expression may give a value or not, which its text does not say: it is left as it is.
+        VariableDeclaratorSyntax { Initializer.Value: AnonymousFunctionExpressionSyntax lambda } v => Of(v.Identifier, lambda.Block, null, true, default),
+        AssignmentExpressionSyntax { Left: IdentifierNameSyntax name, Right: AnonymousFunctionExpressionSyntax lambda } => Of(name.Identifier, lambda.Block, null, true, default),
+        _ => [],
+    };
+
+    private static IEnumerable<Function> Of(SyntaxToken name, BlockSyntax? block, ArrowExpressionClauseSyntax? arrow, bool isVoid, SyntaxToken semicolon) =>
+        block is null && arrow is null ? [] : [new Function(name.ValueText, (SyntaxNode?)block ?? arrow!, block, arrow, "", "", isVoid, semicolon)];
+
+    private static bool IsVoid(TypeSyntax type, SyntaxTokenList modifiers) =>
+        type is PredefinedTypeSyntax { Keyword.RawKind: (int)SyntaxKind.VoidKeyword } || modifiers.Any(SyntaxKind.AsyncKeyword) && type is not GenericNameSyntax and not QualifiedNameSyntax { Right: GenericNameSyntax };
+
+    private static bool Reaches(Dictionary<string, HashSet<string>> calls, string name)
+    {
+        HashSet<string> seen = [];
+        Queue<string> open = new(calls[name]);
+        while (open.TryDequeue(out var next))
+        {
+            if (next == name) return true;
+            if (!seen.Add(next)) continue;
+            foreach (var further in calls[next]) open.Enqueue(further);
+        }
+        return false;
+    }
+
+    private static IEnumerable<Edit> Edits(Function f)
+    {
+        if (f.Block is { OpenBraceToken.IsMissing: false } block)
+        {
+            yield return new Edit(block.OpenBraceToken.Span.End, Guard);
+        }
+        else if (f is { Arrow: { } arrow, Semicolon: { IsMissing: false, Span.Length: > 0 } })
+        {
+            // `=> x;` becomes `{ check; return x; }`, on the same line.
+            var give = f.Void || arrow.Expression is ThrowExpressionSyntax ? "" : "return ";
+            yield return new Edit(arrow.ArrowToken.SpanStart, "{" + f.Before + Guard + give, arrow.ArrowToken.Span.Length);
+            yield return new Edit(f.Semicolon.Span.End, "}" + f.After);
+        }
+    }
+}
