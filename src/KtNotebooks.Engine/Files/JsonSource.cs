@@ -31,6 +31,7 @@ public static class JsonSource
     public static JsonElement Parse(ReadOnlyMemory<byte> bytes, string name)
     {
         if (bytes.Span.StartsWith(new byte[] { 0xEF, 0xBB, 0xBF })) bytes = bytes[3..]; // a byte order mark
+        if (bytes.Span.IndexOfAnyExcept(" \t\r\n"u8) < 0) throw new InvalidDataException($"{name}: is empty, and must hold JSON; a file that was cut off? Fetch or write it again");
         if (BadText(bytes.Span) is var (line, what)) throw new InvalidDataException($"{name}:{line}: {what}");
         try
         {
