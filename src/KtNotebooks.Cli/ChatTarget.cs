@@ -21,7 +21,7 @@ internal static class ChatTarget
     {
         string[] given = Named(arguments);
         var c = Settings.Read(given);
-        if (c.Has("template") || c.Text(Model) is not { } model || !Directory.Exists(model)) return (given, []);
+        if (c.Has("template") || c.Text(Model) is not { } name || HubCache.Resolve(name, c.Text("model_revision"), c.Text("cache_dir"), whole: false) is var model && !Directory.Exists(model)) return (given, []);
         // The folder of an adapter may hold the tokenizer that it was trained with.
         string[] folders = [.. (c.List(Adapter) ?? []).Where(Directory.Exists), model];
         var fitting = folders.Select(TemplateGuess.Of).FirstOrDefault(f => f.Count > 0) ?? [];
@@ -36,6 +36,8 @@ internal static class ChatTarget
         var first = arguments[0];
         if (first.Contains('=', StringComparison.Ordinal)) return arguments;
         if (Path.GetExtension(first) is ".gguf" or ".safetensors") throw new ArgumentException($"{first} is a file of weights; kt chat takes its folder, or {Model}=FOLDER {Adapter}={first}");
+        if (Path.GetExtension(first) is ".yaml" or ".yml" or ".json") return arguments;
+        if (HubCache.Resolve(first, whole: false) is var folder && folder != first) return File.Exists(Path.Combine(folder, "adapter_config.json")) ? Named([folder, .. arguments[1..]]) : [$"{Model}={first}", .. arguments[1..]];
         if (!Directory.Exists(first)) return arguments;
         string[] rest = arguments[1..];
         if (File.Exists(Path.Combine(first, "adapter_config.json"))) return [.. rest.Any(a => a.StartsWith(Model + "=", StringComparison.Ordinal)) ? [] : new[] { $"{Model}={BaseOf(first)}" }, $"{Adapter}={first}", .. rest];

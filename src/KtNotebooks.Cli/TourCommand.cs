@@ -22,6 +22,7 @@ internal static class TourCommand
     private static int Run(string folder, string output, CancellationToken cancel)
     {
         folder = Path.GetFullPath(folder);
+        if (!Directory.Exists(folder)) throw new DirectoryNotFoundException($"{folder}: no such folder; --notebooks wants one with *.ipynb in it");
         var notebooks = Directory.GetFiles(folder, "*.ipynb").Order(StringComparer.Ordinal).ToArray();
         if (notebooks.Length == 0) throw new FileNotFoundException($"no notebook (*.ipynb) in {folder}");
         output = Path.GetFullPath(output);

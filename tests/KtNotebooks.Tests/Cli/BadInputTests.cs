@@ -139,12 +139,8 @@ public class BadInputTests(Workplace place) : IClassFixture<Workplace>
         Assert.Matches($@"^{Path.Combine(place.Root, "data", "good.json")}:1: has token \d+, but the model's vocabulary ends at 299; tokenizer.json in {damaged} belongs to another model$", RefusesToTrain(place.Train($"model_name_or_path={damaged}")));
     }
 
-    [Theory]
-    [InlineData("Unrecognized command or argument 'trian'.", "trian")]
-    [InlineData("Required argument 'CONFIG' missing for command: 'train'. `kt train --help` shows what there is", "train")]
-    [InlineData("Required command was not provided. `kt convert --help` shows what there is", "convert")]
-    [InlineData("Argument 'f16' not recognized.", "verify", "x", "--dtype", "f16")]
-    public void A_command_line_that_is_none(string message, params string[] arguments) => Assert.Contains(message, Kt.Refuses(arguments), StringComparison.Ordinal);
+    [Fact]
+    public void A_command_line_that_is_none() => Assert.Equal("kt has no command 'trian'. Did you mean 'train'? `kt help` lists the commands", Kt.Refuses("trian"));
 
     [Fact]
     public void Help_is_no_error()

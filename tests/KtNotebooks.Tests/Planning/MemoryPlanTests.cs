@@ -117,7 +117,8 @@ public sealed class MemoryPlanTests
         using var work = new Workplace();
         var (exit, output, errors) = Kt.Run("plan", Path.Combine(work.Model, "config.json"), "device=cuda:0", "experts=streamed", "gpu_memory_limit=1GB", "lora_experts=true", "tokens_per_step=256", "cutoff_len=64", "bf16=false", "template=deepseek");
         Assert.True(exit == 0, errors);
-        Assert.Equal(File.ReadAllText(Path.Combine(Checkout.Root, "tests/KtNotebooks.Tests/Planning/plan.txt")), output.Replace(work.Root, "FOLDER", StringComparison.Ordinal), ignoreLineEndingDifferences: true);
+        var machine = new System.Text.RegularExpressions.Regex("\n\n(fits|does not fit): (.|\n)*$"); // MachineTests ask for it
+        Assert.Equal(File.ReadAllText(Path.Combine(Checkout.Root, "tests/KtNotebooks.Tests/Planning/plan.txt")), machine.Replace(output, "\n").Replace(work.Root, "FOLDER", StringComparison.Ordinal), ignoreLineEndingDifferences: true);
     }
 
     [Fact]
