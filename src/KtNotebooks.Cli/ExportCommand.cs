@@ -27,6 +27,7 @@ internal static class ExportCommand
         command.SetAction(parsed =>
         {
             using var adapter = AdapterSource.Open(parsed.GetRequiredValue(source));
+            foreach (var note in adapter.Notes) Console.WriteLine(note);
             adapter.Save(parsed.GetRequiredValue(target), parsed.GetRequiredValue(experts) == "fused", parsed.GetValue(verbose) ? Console.Error.WriteLine : null);
             Console.WriteLine($"{adapter.Tensors.Count} tensors → {parsed.GetRequiredValue(target)}");
         });
@@ -46,6 +47,7 @@ internal static class ExportCommand
         c.RefuseUnknown();
         if (silent.Count > 0) Console.WriteLine($"no effect here: {string.Join(", ", silent)}");
         using var export = new AdapterExport(settings, log);
+        foreach (var note in export.Notes) Console.WriteLine(note);
         Console.WriteLine($"{export.Merged} matrices of {settings.Model} change");
         export.Run((shard, of) => Console.WriteLine($"file {shard} of {of}"), cancel);
         Console.WriteLine($"saved in {settings.Target}");

@@ -86,7 +86,11 @@ public sealed class FineTuneRun : IDisposable
     }
 
     /// <summary>The keys of the adapter.</summary>
-    public static LoraSettings ReadLora(Settings c) => new LoraSettings(c.Int("lora_rank", 8), c.Number("lora_alpha"), c.Number("lora_dropout", 0), c.List("lora_target"), c.Flag("lora_experts")).Checked();
+    public static LoraSettings ReadLora(Settings c)
+    {
+        var alpha = c.Number("lora_alpha") is { } given and not 0 ? given : (double?)null; // LLaMA-Factory takes 0 for nothing given
+        return new LoraSettings(c.Int("lora_rank", 8), alpha, c.Number("lora_dropout", 0), c.List("lora_target"), c.Flag("lora_experts")).Checked();
+    }
 
     /// <summary>The type of weights and activations.</summary>
     public static DType ReadType(Settings c) => c.OneOf("infer_dtype", "auto", "auto", "float32", "bfloat16") == "float32" || !c.Flag("bf16", true) ? DType.F32 : DType.BF16;
