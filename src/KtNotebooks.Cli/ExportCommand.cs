@@ -27,6 +27,7 @@ internal static class ExportCommand
         command.SetAction(parsed =>
         {
             using var adapter = AdapterSource.Open(parsed.GetRequiredValue(source));
+            foreach (var note in adapter.Notes) Console.WriteLine(note);
             adapter.Save(parsed.GetRequiredValue(target), parsed.GetRequiredValue(experts) == "fused", parsed.GetValue(verbose) ? Console.Error.WriteLine : null);
             Console.WriteLine($"{adapter.Tensors.Count} tensors → {parsed.GetRequiredValue(target)}");
         });
@@ -42,6 +43,7 @@ internal static class ExportCommand
         var log = LogLevel.Debug(c);
         foreach (var note in c.Finish("kt export")) Console.WriteLine(note);
         using var export = new AdapterExport(settings, log);
+        foreach (var note in export.Notes) Console.WriteLine(note);
         Console.WriteLine($"{export.Merged} matrices of {settings.Model} change");
         export.Run((shard, of) => Console.WriteLine($"file {shard} of {of}"), cancel);
         Console.WriteLine($"saved in {settings.Target}");

@@ -1,4 +1,3 @@
-using System.Security.Cryptography;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 
@@ -6,6 +5,7 @@ using KtNotebooks.Configuration;
 using KtNotebooks.Data;
 using KtNotebooks.Files;
 using KtNotebooks.Generation;
+using KtNotebooks.Lora;
 
 namespace KtNotebooks.Evaluation;
 
@@ -15,6 +15,9 @@ public sealed record PredictSettings(ModelKeys Model, Sampling Sampling, string?
     public const string FileName = "predict_settings.json";
 
     private static readonly JsonSerializerOptions Indented = new() { WriteIndented = true };
+
+    /// <summary>Of all files of the adapter, taken before the model is loaded; null: the base alone.</summary>
+    public string? AdapterHash { get; } = Model.Adapter is null ? null : HashOf(Model.Adapter);
 
     /// <param name="newTokens">max_new_tokens where the config says nothing; null: LLaMA-Factory's 1024.</param>
     public static PredictSettings Read(Settings c, int? newTokens = null)
@@ -55,7 +58,7 @@ public sealed record PredictSettings(ModelKeys Model, Sampling Sampling, string?
         {
             ["model_name_or_path"] = Path.GetFullPath(Model.Path),
             ["adapter_name_or_path"] = Model.Adapter is null ? null : Path.GetFullPath(Model.Adapter),
-            ["adapter_sha256"] = AdapterHash(),
+            ["adapter_sha256"] = AdapterHash,
             ["template"] = Model.Template.Name,
             ["infer_dtype"] = Model.Type.ToString(),
             ["default_system"] = System,
@@ -83,10 +86,9 @@ public sealed record PredictSettings(ModelKeys Model, Sampling Sampling, string?
         AtomicFile.WriteText(path, now.ToJsonString(Indented) + "\n");
     }
 
-    private string? AdapterHash()
+    private static string HashOf(string adapter)
     {
-        if (Model.Adapter is null) return null;
-        using var file = File.OpenRead(Path.Combine(Model.Adapter, "adapter_model.safetensors"));
-        return Convert.ToHexStringLower(SHA256.HashData(file));
+        using (AdapterSource.Open(adapter)) // what is wrong with it is named before the model is loaded
+            return AdapterFiles.Find(adapter).Hash();
     }
 }

@@ -22,12 +22,17 @@ public sealed class UserPattern
     /// <param name="whole">It must match a whole name, as Python's fullmatch; else any part, as search.</param>
     /// <exception cref="InvalidDataException">Not a regular expression, or too large a one.</exception>
     public UserPattern(string pattern, string source, bool whole = false)
+        : this(pattern, source, whole ? @"\A(?:" : "", whole ? @")\z" : "")
+    {
+    }
+
+    private UserPattern(string pattern, string source, string before, string after)
     {
         ArgumentNullException.ThrowIfNull(pattern);
         _source = source;
         if (pattern.Length > LongestPattern) throw new InvalidDataException($"{source}: a pattern may have {LongestPattern:N0} characters, this one has {pattern.Length:N0}");
         if (Depth(pattern) > DeepestBrackets) throw new InvalidDataException($"{source}: the brackets of a pattern may stand {DeepestBrackets} deep in each other");
-        var text = whole ? $@"\A(?:{pattern})\z" : pattern;
+        var text = before + pattern + after;
         try
         {
             _ = new Regex(pattern, RegexOptions.CultureInvariant, Limit); // by itself: `a)(b` must not pass because of the brackets put round it
@@ -45,6 +50,10 @@ public sealed class UserPattern
             throw new InvalidDataException($"{source}: not a regular expression: {error.Message}");
         }
     }
+
+    /// <summary>PEFT's rule for the names of modules: the whole path must match, or its end after a dot.</summary>
+    /// <inheritdoc cref="UserPattern(string, string, bool)"/>
+    public static UserPattern OfModule(string pattern, string source) => new(pattern, source, @"\A(?:.*\.)?(?:", @")\z");
 
     /// <exception cref="InvalidDataException">The pattern took longer than a second.</exception>
     public bool IsMatch(string name) => Guarded(() => _regex.IsMatch(name), name);

@@ -2,6 +2,7 @@ using System.Text.Json;
 using System.Text.Json.Nodes;
 
 using KtNotebooks.Files;
+using KtNotebooks.Interop;
 using KtNotebooks.Tensors;
 using KtNotebooks.Weights;
 
@@ -41,6 +42,8 @@ public sealed class AdapterExport : IDisposable
         ArgumentNullException.ThrowIfNull(settings);
         _settings = settings;
         if (Directory.Exists(settings.Target) && Directory.EnumerateFileSystemEntries(settings.Target).Any()) throw new ArgumentException($"export_dir '{settings.Target}' is not empty; name a new folder");
+        if (FileKinds.Of(settings.Target) is FileKind.File or FileKind.Other)
+            throw new ArgumentException($"export_dir '{settings.Target}' is a file; name a new folder");
         if (settings.ShardBytes < 1) throw new ArgumentException("export_size must be positive");
         _base = new Checkpoint(settings.Model);
         _names = [.. _base.Names];
@@ -61,6 +64,9 @@ public sealed class AdapterExport : IDisposable
 
     /// <summary>Matrices that change.</summary>
     public int Merged => _pairs.Count;
+
+    /// <summary>What the adapters' settings say that has no effect, a line each.</summary>
+    public IReadOnlyList<string> Notes => [.. _adapters.SelectMany(a => a.Notes)];
 
     /// <summary>Writes the folder.</summary>
     /// <param name="onShard">Told shards written, shards in all.</param>
@@ -114,21 +120,28 @@ public sealed class AdapterExport : IDisposable
         {
             const string A = ".lora_A.weight", B = ".lora_B.weight";
             var half = name.EndsWith(A, StringComparison.Ordinal) ? A : B;
-            if (!name.StartsWith(AdapterTensors.Prefix, StringComparison.Ordinal) || !name.EndsWith(half, StringComparison.Ordinal)) throw new InvalidDataException($"{source.Path}: tensor '{name}' is no half of a low-rank pair");
             var other = name[..^half.Length] + (half == A ? B : A);
             if (!source.Tensors.ContainsKey(other)) throw new InvalidDataException($"{source.Path}: tensor '{other}' is missing; an adapter holds both halves of every pair");
             if (half == B) continue;
-            var path = name[AdapterTensors.Prefix.Length..^A.Length];
+            var path = AdapterNames.ModuleOf(name);
             var weight = path + ".weight";
             if (!_names.Contains(weight))
-                throw new InvalidDataException(_names.Contains(weight + "_packed") ? $"{_settings.Model}: '{path}' is stored in 4 bits, which cannot be merged into; export onto the BF16 or FP8 checkpoint" : $"{source.Path}: tensor '{name}' fits no weight of {_settings.Model}");
+            {
+                throw new InvalidDataException(_names.Contains(weight + "_packed") ? $"{_settings.Model}: '{path}' is stored in 4 bits, which cannot " +
+                    "be merged into; export onto the BF16 or FP8 checkpoint"
+                    : $"{source.Path}: tensor '{source.Tensors[name].Source}' fits no weight of {_settings.Model}");
+            }
             var entry = _base.Entry(weight);
             var (a, b, rank) = (source.Tensors[name], source.Tensors[other], source.Settings.RankOf(path));
             if (entry.Shape.Length != 2 || !a.Shape.SequenceEqual([rank, entry.Shape[1]])) throw new InvalidDataException($"{source.Path}: tensor '{a.Source}' must be [{rank}, {entry.Shape[^1]}] for this base and rank {rank}, but is {a}");
             if (!b.Shape.SequenceEqual([entry.Shape[0], rank])) throw new InvalidDataException($"{source.Path}: tensor '{b.Source}' must be [{entry.Shape[0]}, {rank}] for this base and rank {rank}, but is {b}");
             if (!_pairs.TryGetValue(weight, out var pairs)) _pairs.Add(weight, pairs = []);
             pairs.Add((source, path));
-            foreach (var stored in new[] { a, b }) log?.Invoke($"Loaded adapter weight: {stored.Source} -> {weight}");
+            foreach (var stored in new[] { a, b })
+            {
+                stored.Read(); // a value that cannot be merged is named now, not among written files
+                log?.Invoke($"Loaded adapter weight: {stored.Source} -> {weight}");
+            }
         }
     }
 

@@ -100,6 +100,7 @@ public static class AdapterFolder
     {
         if (source.Fingerprint is { } made && made != Fingerprint(model)) throw new InvalidDataException($"{source.Path}: was trained on another base model (fingerprint {made}, this model has {Fingerprint(model)}); load the base that its training used");
         AdapterInstaller.Put(model, source.Path, source.Settings, source.Tensors, name, log);
+        model.Notes = [.. model.Notes, .. source.Notes];
         return source.Settings;
     }
 }

@@ -42,16 +42,18 @@ internal sealed class AdapterInstaller
     {
         List<(Nn.Linear Linear, LowRank Pair)> linears = [];
         List<(ExpertBank Bank, LowRankExperts Pairs)> banks = [];
-        var paths = _tensors.Keys.Select(ModulePath).ToHashSet();
+        var (with, withExperts) = Adapted(model);
+        if (with.Count == 0 && withExperts.Count == 0)
+            throw new InvalidDataException($"{_path}: none of its {_tensors.Count} tensors fits this model; the first is '{First(_tensors.Keys)}'. It " +
+                "belongs to another architecture");
+        Require(with, withExperts);
         try
         {
-            foreach (var module in model.All())
-            {
-                if (module is Nn.Linear linear && paths.Contains(linear.Path)) linears.Add((linear, PairOf(linear)));
-                if (module is ExpertBank bank && paths.Any(p => p.StartsWith(bank.Path + ".", StringComparison.Ordinal))) banks.Add((bank, PairsOf(bank)));
-            }
-            if (linears.Count == 0 && banks.Count == 0) throw new InvalidDataException($"{_path}: none of its {_tensors.Count} tensors fits this model; the first is '{_tensors.Keys.Order(StringComparer.Ordinal).FirstOrDefault()}'. It belongs to another architecture");
-            if (_left.Count > 0) throw new InvalidDataException($"{_path}: tensor '{_left.Order(StringComparer.Ordinal).First()}' fits no linear layer of this model ({_left.Count} such)");
+            foreach (var linear in with) linears.Add((linear, PairOf(linear)));
+            foreach (var bank in withExperts) banks.Add((bank, PairsOf(bank)));
+            if (_left.Count > 0)
+                throw new InvalidDataException($"{_path}: tensor '{First(_left)}' fits no linear layer of this model, which has {model.Info.Layers} " +
+                    $"layers ({_left.Count} such)");
         }
         catch
         {
@@ -70,17 +72,39 @@ internal sealed class AdapterInstaller
         foreach (var (bank, pairs) in banks) bank.Named.Add(name, pairs);
     }
 
-    private static string ModulePath(string name)
+    /// <summary>What the tensors belong to, in model order.</summary>
+    private (List<Nn.Linear> Linears, List<ExpertBank> Banks) Adapted(CausalLm model)
     {
-        var end = name.LastIndexOf(".lora_", StringComparison.Ordinal);
-        return name.StartsWith(AdapterTensors.Prefix, StringComparison.Ordinal) && end > AdapterTensors.Prefix.Length ? name[AdapterTensors.Prefix.Length..end] : "";
+        var paths = _tensors.Keys.Select(AdapterNames.ModuleOf).ToHashSet();
+        var banks = paths.Select(p => p[..Math.Max(0, p.LastIndexOf(".experts.", StringComparison.Ordinal))] + ".experts").ToHashSet();
+        return ([.. model.All().OfType<Nn.Linear>().Where(l => paths.Contains(l.Path))],
+            [.. model.All().OfType<ExpertBank>().Where(b => banks.Contains(b.Path))]);
     }
+
+    private void Require(List<Nn.Linear> linears, List<ExpertBank> banks)
+    {
+        try
+        {
+            RankLimit.Require(linears, banks, _settings, "its rank (r)");
+        }
+        catch (ArgumentException error)
+        {
+            throw new InvalidDataException($"{_path}: {error.Message}");
+        }
+    }
+
+    /// <summary>The first by PEFT's name, under the name that it has in the file.</summary>
+    private string First(IEnumerable<string> names) => _tensors[names.Order(StringComparer.Ordinal).First()].Source;
 
     private LowRank PairOf(Nn.Linear linear)
     {
         var r = _settings.RankOf(linear.Path);
         var (a, b) = (Take(linear.Path, 'A', r, r, linear.Inputs), Take(linear.Path, 'B', r, linear.Outputs, r));
-        return new LowRank(Make(a, Tensor.Empty(DType.F32, linear.Weight.Device, r, linear.Inputs)), Make(b, Tensor.Empty(DType.F32, linear.Weight.Device, linear.Outputs, r)), _settings.ScaleOf(linear.Path), (float)_settings.Dropout);
+        var device = linear.Weight.Device;
+        var (A, B) = (Made(Tensor.Empty(DType.F32, device, r, linear.Inputs)), Made(Tensor.Empty(DType.F32, device, linear.Outputs, r)));
+        Fill(a, A);
+        Fill(b, B);
+        return new LowRank(A, B, _settings.ScaleOf(linear.Path), (float)_settings.Dropout);
     }
 
     private LowRankExperts PairsOf(ExpertBank bank)
@@ -88,35 +112,48 @@ internal sealed class AdapterInstaller
         var (ranks, scale) = LoraAdapter.RanksOf(bank, _settings);
         (Tensor A, Tensor B) Stack(int projection, int r, int inputs, int outputs)
         {
-            var (a, b) = (new float[(long)bank.Count * r * inputs], new float[(long)bank.Count * outputs * r]);
+            List<(AdapterTensor A, AdapterTensor B)> pairs = [];
             for (var e = 0; e < bank.Count; e++)
             {
                 var path = $"{bank.Path}.{e}.{ExpertBank.Projections[projection]}";
-                Take(path, 'A', r, r, inputs).CopyTo(a.AsSpan(e * r * inputs));
-                Take(path, 'B', r, outputs, r).CopyTo(b.AsSpan(e * outputs * r));
+                pairs.Add((Take(path, 'A', r, r, inputs), Take(path, 'B', r, outputs, r)));
             }
-            return (Make(a, bank.EmptyPairs(bank.Count, r, inputs)), Make(b, bank.EmptyPairs(bank.Count, outputs, r)));
+            var (A, B) = (Made(bank.EmptyPairs(bank.Count, r, inputs)), Made(bank.EmptyPairs(bank.Count, outputs, r)));
+            for (var e = 0; e < bank.Count; e++)
+            {
+                using var a = A.Slice(e, 1);
+                using var b = B.Slice(e, 1);
+                Fill(pairs[e].A, a);
+                Fill(pairs[e].B, b);
+            }
+            return (A, B);
         }
         var (gate, up, down) = (Stack(0, ranks.Gate, bank.Width, bank.Inner), Stack(1, ranks.Up, bank.Width, bank.Inner), Stack(2, ranks.Down, bank.Inner, bank.Width));
         return new LowRankExperts(gate.A, gate.B, up.A, up.B, down.A, down.B, scale, (float)_settings.Dropout);
     }
 
-    private float[] Take(string path, char half, int rank, long rows, long columns)
+    /// <summary>A half that must be there and fit; its values are not read yet.</summary>
+    private AdapterTensor Take(string path, char half, int rank, long rows, long columns)
     {
         var name = $"{AdapterTensors.Prefix}{path}.lora_{half}.weight";
         if (!_left.Remove(name)) throw new InvalidDataException($"{_path}: tensor '{name}' is missing; an adapter holds both halves of every pair{(path.Contains(".experts.", StringComparison.Ordinal) ? " and every expert of a layer" : "")}");
         var stored = _tensors[name];
-        if (stored.Type is not ("F32" or "BF16" or "F16" or "Q8_0") || !stored.Shape.SequenceEqual([rows, columns])) throw new InvalidDataException($"{_path}: tensor '{stored.Source}' must be [{rows}, {columns}] for this base and rank {rank}, but is {stored}");
+        if (!stored.IsReadable || !stored.Shape.SequenceEqual([rows, columns]))
+            throw new InvalidDataException($"{_path}: tensor '{stored.Source}' must be [{rows}, {columns}] for this base and rank {rank}, but is {stored}");
         _log?.Invoke($"Loaded adapter weight: {stored.Source} -> {path}.lora_{half}.default.weight");
-        return stored.Read();
+        return stored;
     }
 
-    private Tensor Make(float[] values, Tensor target)
+    private Tensor Made(Tensor target)
     {
         _made.Add(target);
-        using var host = Tensor.From(values, target.Shape);
-        Memory.Copy(host, target);
         target.RequiresGrad = _trained;
         return target;
+    }
+
+    private static void Fill(AdapterTensor source, Tensor target)
+    {
+        using var host = Tensor.From(source.Read(), target.Shape);
+        Memory.Copy(host, target);
     }
 }

@@ -1,17 +1,8 @@
+using KtNotebooks.Interop;
 using KtNotebooks.Tensors;
 using KtNotebooks.Weights;
 
 namespace KtNotebooks.Lora;
-
-/// <summary>One half of a low-rank pair as some file stores it.</summary>
-/// <param name="Source">Its name there.</param>
-/// <param name="Type">How it is stored, for messages.</param>
-/// <param name="Shape">A [r, in] or B [out, r].</param>
-/// <param name="Read">The values as F32.</param>
-public sealed record AdapterTensor(string Source, string Type, long[] Shape, Func<float[]> Read)
-{
-    public override string ToString() => $"{Type}[{string.Join(", ", Shape)}]";
-}
 
 /// <summary>
 /// An adapter on disk, of any form, under PEFT's names: PEFT's folder, KTransformers' folder (routed experts in fused_expert_lora.safetensors), or llama.cpp's GGUF file. Nothing is read before it is asked for.
@@ -31,35 +22,44 @@ public sealed class AdapterSource(string path, LoraSettings settings, IReadOnlyD
 
     public string? BaseName => baseName;
 
+    /// <summary>What its settings say that has no effect, a line each.</summary>
+    public IReadOnlyList<string> Notes { get; private init; } = [];
+
     /// <exception cref="FileNotFoundException">No adapter there.</exception>
-    /// <exception cref="InvalidDataException">A damaged one.</exception>
+    /// <exception cref="InvalidDataException">A damaged one, or one that is more than pairs on linear layers.</exception>
     public static AdapterSource Open(string path)
     {
-        ArgumentNullException.ThrowIfNull(path);
-        if (path.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase)) return GgufAdapter.Open(path);
-        var (settings, baseName) = PeftConfig.Read(path);
-        var plain = System.IO.Path.Combine(path, AdapterFolder.FileName);
-        var fused = System.IO.Path.Combine(path, FusedExperts.FileName);
+        var found = AdapterFiles.Find(path);
+        if (found.Gguf is { } gguf) return GgufAdapter.Open(gguf);
+        var config = PeftConfig.Read(found.Config!);
         var tensors = new Dictionary<string, AdapterTensor>();
         List<IDisposable> files = [];
         try
         {
             string? fingerprint = null;
-            if (File.Exists(plain) || !File.Exists(fused))
+            if (found.Plain is { } plain)
             {
                 var file = new SafetensorsFile(plain);
                 files.Add(file);
                 fingerprint = file.Metadata.GetValueOrDefault(AdapterFolder.FingerprintKey);
-                foreach (var (name, tensor) in Of(file)) tensors.Add(name, tensor);
+                tensors = Of(file);
+                foreach (var (name, tensor) in tensors)
+                    if (config.Targets.LeftOutBy(AdapterNames.ModuleOf(name)) is { } field)
+                        throw new InvalidDataException($"{found.Config}: '{field}' leaves out the module of tensor '{tensor.Source}', so PEFT would " +
+                            $"pass over it; correct the field, or take the tensor out of {AdapterFolder.FileName}");
             }
-            if (File.Exists(fused))
+            if (found.Fused is { } fused)
             {
                 var file = new SafetensorsFile(fused);
                 files.Add(file);
                 foreach (var (name, tensor) in FusedExperts.Read(file))
-                    if (!tensors.TryAdd(name, tensor)) throw new InvalidDataException($"{fused}: '{tensor.Source}' is '{name}', which {AdapterFolder.FileName} has as well");
+                    if (!tensors.TryAdd(name, tensor))
+                        throw new InvalidDataException($"{fused}: '{tensor.Source}' is '{name}', which " +
+                            $"{(tensors[name].File == fused ? "stands there twice" : $"{AdapterFolder.FileName} has as well")}");
             }
-            return new AdapterSource(File.Exists(plain) ? plain : fused, settings, tensors, files, fingerprint, baseName);
+            var main = found.Plain ?? found.Fused!;
+            if (tensors.Count == 0) throw new InvalidDataException($"{main}: holds no tensor; an adapter has a pair for each module that it adapts");
+            return new AdapterSource(main, config.Settings, tensors, files, fingerprint, config.BaseName) { Notes = config.Notes };
         }
         catch
         {
@@ -68,25 +68,37 @@ public sealed class AdapterSource(string path, LoraSettings settings, IReadOnlyD
         }
     }
 
-    /// <summary>The tensors of a safetensors file under their own names.</summary>
+    /// <summary>The tensors of a safetensors file under PEFT's names.</summary>
+    /// <exception cref="InvalidDataException">A tensor that is no half of a pair, or two of one name.</exception>
     public static Dictionary<string, AdapterTensor> Of(SafetensorsFile file)
     {
         ArgumentNullException.ThrowIfNull(file);
-        return file.Entries.Values.ToDictionary(e => e.Name, e => new AdapterTensor(e.Name, e.Type.ToString(), e.Shape, () =>
+        var tensors = new Dictionary<string, AdapterTensor>();
+        foreach (var entry in file.Entries.Values)
         {
-            using var stored = file.Get(e.Name);
-            return Floats(stored);
-        }));
+            var name = AdapterNames.Canonical(entry.Name, file.Path);
+            var tensor = new AdapterTensor(file.Path, entry.Name, entry.Type.ToString(), entry.Shape, () =>
+            {
+                using var stored = file.Get(entry.Name);
+                return Floats(stored);
+            });
+            if (!tensors.TryAdd(name, tensor))
+                throw new InvalidDataException($"{file.Path}: tensors '{tensors[name].Source}' and '{entry.Name}' are halves of the same pair; a file " +
+                    "holds one adapter");
+        }
+        return tensors;
     }
 
     /// <summary>
     /// Writes it as a folder in PEFT's form (F32), or with routed experts in KTransformers' form (BF16). Needs no model.
     /// </summary>
-    /// <param name="folder">Made if it is not there.</param>
+    /// <param name="folder">Made if it is not there; holds no adapter yet.</param>
     /// <param name="fused">Routed experts in KTransformers' form.</param>
     /// <param name="log">Hears under which name every tensor goes on.</param>
+    /// <exception cref="ArgumentException">A file stands there, or an adapter.</exception>
     public void Save(string folder, bool fused, Action<string>? log = null)
     {
+        RequireFree(folder);
         List<(string Name, Tensor Tensor)> plain = [];
         try
         {
@@ -110,6 +122,14 @@ public sealed class AdapterSource(string path, LoraSettings settings, IReadOnlyD
     public void Dispose()
     {
         foreach (var file in files) file.Dispose();
+    }
+
+    private static void RequireFree(string folder)
+    {
+        if (FileKinds.Of(folder) is FileKind.File or FileKind.Other) throw new ArgumentException($"{folder}: is a file; an adapter is written into a folder");
+        foreach (var name in (string[])[PeftConfig.FileName, AdapterFolder.FileName, FusedExperts.FileName])
+            if (FileKinds.Of(System.IO.Path.Combine(folder, name)) != FileKind.None)
+                throw new ArgumentException($"{folder}: already holds {name}; name a new folder");
     }
 
     internal static float[] Floats(Tensor stored) => stored.Type == DType.F16 ? Array.ConvertAll(stored.Span<Half>().ToArray(), h => (float)h) : stored.ToFloats();

@@ -13,6 +13,9 @@ internal static partial class FusedExperts
 {
     public const string FileName = "fused_expert_lora.safetensors";
 
+    /// <summary>The most experts of a layer that a file may name; Kimi-K2 has 384.</summary>
+    public const int MostExperts = 4096;
+
     /// <summary>Is a tensor under PEFT's name a routed expert's?</summary>
     public static bool IsExpert(string name) => PeftName().IsMatch(name);
 
@@ -23,13 +26,18 @@ internal static partial class FusedExperts
         foreach (var entry in file.Entries.Values)
         {
             var match = FusedName().Match(entry.Name);
-            if (!match.Success || entry.Shape.Length != 3) throw new InvalidDataException($"{file.Path}: tensor '{entry.Name}' is {entry.Type}[{string.Join(", ", entry.Shape)}]; expected are layers.N.experts.gate_lora_a [E, r, in] and the like");
+            if (!match.Success || entry.Shape.Length != 3)
+                throw new InvalidDataException($"{file.Path}: tensor '{entry.Name}' is {entry.Type}[{string.Join(", ", entry.Shape)}]; expected are " +
+                    "layers.N.experts.gate_lora_a [E, r, in] and the like");
+            if (entry.Shape[0] > MostExperts || entry.Shape.Contains(0))
+                throw new InvalidDataException($"{file.Path}: tensor '{entry.Name}' is {entry.Type}[{string.Join(", ", entry.Shape)}]; experts are 1 " +
+                    $"to {MostExperts:N0}, and no side is 0");
             var half = match.Groups[3].Value == "a" ? "A" : "B";
             for (var e = 0; e < entry.Shape[0]; e++)
             {
                 var expert = e;
                 yield return ($"{AdapterTensors.Prefix}model.layers.{match.Groups[1].Value}.mlp.experts.{e}.{match.Groups[2].Value}_proj.lora_{half}.weight",
-                    new AdapterTensor($"{entry.Name}[{e}]", entry.Type.ToString(), entry.Shape[1..], () =>
+                    new AdapterTensor(file.Path, $"{entry.Name}[{e}]", entry.Type.ToString(), entry.Shape[1..], () =>
                     {
                         using var all = file.Get(entry.Name);
                         using var one = all.Slice(expert, 1);
@@ -77,9 +85,9 @@ internal static partial class FusedExperts
         }
     }
 
-    [GeneratedRegex(@"^layers\.(\d+)\.experts\.(gate|up|down)_lora_(a|b)$")]
+    [GeneratedRegex(@"^layers\.([0-9]{1,6})\.experts\.(gate|up|down)_lora_(a|b)\z")]
     private static partial Regex FusedName();
 
-    [GeneratedRegex(@"^base_model\.model\.model\.layers\.(\d+)\.mlp\.experts\.(\d+)\.(gate|up|down)_proj\.lora_(A|B)\.weight$")]
+    [GeneratedRegex(@"^base_model\.model\.model\.layers\.([0-9]{1,6})\.mlp\.experts\.([0-9]{1,6})\.(gate|up|down)_proj\.lora_(A|B)\.weight\z")]
     private static partial Regex PeftName();
 }

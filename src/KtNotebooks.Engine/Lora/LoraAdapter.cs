@@ -15,7 +15,7 @@ public static class LoraAdapter
     private static readonly string[] NeverTargets = ["lm_head", "gate"]; // the head, and the router under its checkpoint name
 
     /// <summary>Attaches fresh pairs. Returns how many linears got one, an expert's projection counting as one.</summary>
-    /// <exception cref="ArgumentException">A target that no linear of the model has.</exception>
+    /// <exception cref="ArgumentException">A target that no linear of the model has, or a rank beyond all of them.</exception>
     public static int Attach(CausalLm model, LoraSettings settings, ulong seed = 42)
     {
         ArgumentNullException.ThrowIfNull(model);
@@ -23,22 +23,17 @@ public static class LoraAdapter
         settings.Checked();
         var targets = settings.Targets;
         if (targets is not null) RequireKnown(model, targets);
-        var attached = 0;
-        foreach (var module in model.All())
+        List<Nn.Linear> linears = [.. model.All().OfType<Nn.Linear>().Where(l => IsTarget(l.Path, targets))];
+        List<ExpertBank> banks = settings.Experts ? [.. model.All().OfType<ExpertBank>()] : [];
+        RankLimit.Require(linears, banks, settings, "lora_rank");
+        RankLimit.RequireRoom(linears, banks, settings);
+        foreach (var linear in linears)
         {
-            if (module is Nn.Linear linear && IsTarget(linear.Path, targets))
-            {
-                linear.Adapter?.Dispose();
-                linear.Adapter = Fresh(linear, settings, seed);
-                attached++;
-            }
-            if (module is ExpertBank bank && settings.Experts)
-            {
-                bank.Adapter = Fresh(bank, settings, seed);
-                attached += 3 * bank.Count;
-            }
+            linear.Adapter?.Dispose();
+            linear.Adapter = Fresh(linear, settings, seed);
         }
-        return attached;
+        foreach (var bank in banks) bank.Adapter = Fresh(bank, settings, seed);
+        return linears.Count + banks.Sum(b => 3 * b.Count);
     }
 
     /// <summary>Takes all pairs off again and frees them.</summary>

@@ -1,11 +1,12 @@
 using System.Collections.Concurrent;
-using System.Text.RegularExpressions;
+
+using KtNotebooks.Files;
 
 namespace KtNotebooks.Lora;
 
 /// <summary>What an adapter is made of; names and defaults are LLaMA-Factory's and PEFT's.</summary>
 /// <param name="Rank">lora_rank, r.</param>
-/// <param name="Alpha">lora_alpha; null or 0: 2 × rank. The update is scaled by alpha / rank.</param>
+/// <param name="Alpha">lora_alpha; null: 2 × rank. The update is scaled by alpha / rank.</param>
 /// <param name="Dropout">lora_dropout, on the input of A.</param>
 /// <param name="Target">lora_target: `all` (every linear but the head and the router), or last name components such as q_proj.</param>
 /// <param name="Experts">lora_experts: every routed expert as well.</param>
@@ -15,9 +16,15 @@ namespace KtNotebooks.Lora;
 public sealed record LoraSettings(int Rank = 8, double? Alpha = null, double Dropout = 0, IReadOnlyList<string>? Target = null, bool Experts = false,
     IReadOnlyDictionary<string, int>? RankPattern = null, IReadOnlyDictionary<string, double>? AlphaPattern = null, bool RankStabilised = false)
 {
-    private static readonly ConcurrentDictionary<string, Regex> Expressions = new();
+    /// <summary>The largest lora_alpha taken; those in use end below a thousand.</summary>
+    private const double LargestAlpha = 1e6;
 
-    public double EffectiveAlpha => Alpha is > 0 ? Alpha.Value : 2.0 * Rank;
+    /// <summary>The most patterns taken: each is asked for each module.</summary>
+    private const int MostPatterns = 1024;
+
+    private static readonly ConcurrentDictionary<string, UserPattern> Expressions = new();
+
+    public double EffectiveAlpha => Alpha ?? 2.0 * Rank;
 
     /// <summary>The named targets; null: all.</summary>
     internal IReadOnlyList<string>? Targets => Target is { } named && !named.Contains("all") ? named : null;
@@ -35,22 +42,31 @@ public sealed record LoraSettings(int Rank = 8, double? Alpha = null, double Dro
     public LoraSettings Checked()
     {
         if (Rank < 1) throw new ArgumentException($"lora_rank must be at least 1, but is {Rank}");
-        if (Dropout is < 0 or >= 1) throw new ArgumentException($"lora_dropout must be in [0, 1), but is {Dropout}");
+        if (!(Dropout >= 0 && Dropout < 1)) throw new ArgumentException($"lora_dropout must be in [0, 1), but is {Dropout}");
+        if (Alpha is { } alpha && !IsAlpha(alpha))
+            throw new ArgumentException($"lora_alpha must lie between {-LargestAlpha:N0} and {LargestAlpha:N0}, but is {alpha}");
+        if ((RankPattern?.Count ?? 0) + (AlphaPattern?.Count ?? 0) is > MostPatterns and var count)
+            throw new ArgumentException($"rank_pattern and alpha_pattern may have {MostPatterns:N0} patterns together, but have {count:N0}");
         foreach (var (key, rank) in RankPattern ?? new Dictionary<string, int>())
             if (rank < 1) throw new ArgumentException($"rank_pattern gives '{key}' the rank {rank}; it must be at least 1");
+        foreach (var (key, given) in AlphaPattern ?? new Dictionary<string, double>())
+            if (!IsAlpha(given))
+                throw new ArgumentException($"alpha_pattern gives '{key}' the alpha {given}; it must lie between {-LargestAlpha:N0} and {LargestAlpha:N0}");
         foreach (var key in (RankPattern?.Keys ?? []).Concat(AlphaPattern?.Keys ?? []))
         {
             try
             {
                 _ = Of(key);
             }
-            catch (RegexParseException error)
+            catch (InvalidDataException error)
             {
-                throw new ArgumentException($"pattern '{key}' is no regular expression: {error.Message}");
+                throw new ArgumentException(error.Message);
             }
         }
         return this;
     }
+
+    private static bool IsAlpha(double alpha) => Math.Abs(alpha) <= LargestAlpha; // false for NaN
 
     private float ScaleOf(double alpha, int rank) => (float)(alpha / (RankStabilised ? Math.Sqrt(rank) : rank));
 
@@ -62,6 +78,5 @@ public sealed record LoraSettings(int Rank = 8, double? Alpha = null, double Dro
         return otherwise;
     }
 
-    /// <summary>PEFT's rule: the whole path, or its end after a dot.</summary>
-    private static Regex Of(string key) => Expressions.GetOrAdd(key, k => new Regex($@"^(?:.*\.)?(?:{k})$", RegexOptions.CultureInvariant));
+    private static UserPattern Of(string key) => Expressions.GetOrAdd(key, k => UserPattern.OfModule(k, $"pattern '{(k.Length <= 80 ? k : k[..79] + "…")}'"));
 }

@@ -15,11 +15,14 @@ public static class HostMemory
         : new Dictionary<string, long>();
 
     /// <summary>Asks for bytes that will all be written. Small ones pass unasked.</summary>
+    /// <param name="bytes">So many.</param>
+    /// <param name="instead">What a person may do where they do not fit.</param>
     /// <exception cref="InsufficientMemoryException">So much is not available.</exception>
-    internal static void Require(long bytes)
+    internal static void Require(long bytes, string instead = "map the weights instead of copying them, or keep experts in fewer bits (int8, int4)")
     {
         if (bytes < 1 << 20) return;
         if (Read().TryGetValue("MemAvailable", out var available) && bytes > available - Reserve)
-            throw new InsufficientMemoryException($"{bytes / 1e9:F2} GB more do not fit the host memory, of which {available / 1e9:F1} GB are available; map the weights instead of copying them, or keep experts in fewer bits (int8, int4)");
+            throw new InsufficientMemoryException($"{bytes / 1e9:F2} GB more do not fit the host memory, of which {available / 1e9:F1} GB are " +
+                $"available; {instead}");
     }
 }

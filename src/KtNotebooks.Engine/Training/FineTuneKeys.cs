@@ -86,7 +86,8 @@ public sealed record FineTuneKeys
     public static LoraSettings ReadLora(Settings c)
     {
         ArgumentNullException.ThrowIfNull(c);
-        return new LoraSettings(c.Int("lora_rank"), c.MaybeNumber("lora_alpha"), c.Number("lora_dropout"), c.List("lora_target"), c.Flag("lora_experts"), RankStabilised: c.Flag("use_rslora")).Checked();
+        var alpha = c.MaybeNumber("lora_alpha") is { } given and not 0 ? given : (double?)null; // LLaMA-Factory takes 0 for nothing given
+        return new LoraSettings(c.Int("lora_rank"), alpha, c.Number("lora_dropout"), c.List("lora_target"), c.Flag("lora_experts"), RankStabilised: c.Flag("use_rslora")).Checked();
     }
 
     /// <summary>The type of weights and activations.</summary>

@@ -1,7 +1,6 @@
 using System.Buffers.Binary;
-using System.Text;
 
-using Microsoft.Win32.SafeHandles;
+using KtNotebooks.Files;
 
 namespace KtNotebooks.Weights;
 
@@ -14,47 +13,40 @@ public sealed record GgufEntry(string Name, uint Type, long[] Shape, long Offset
 /// </summary>
 public sealed class GgufFile : IDisposable
 {
+    private const int LargestAlignment = 1 << 20;
     private readonly Dictionary<string, GgufEntry> _entries = [];
     private readonly Dictionary<string, object> _values = [];
-    private readonly SafeFileHandle _file;
+    private readonly FileStream _file;
     private readonly long _length;
     private readonly long _data;
-    private long _at;
 
     /// <exception cref="FileNotFoundException">No such file.</exception>
     /// <exception cref="InvalidDataException">No GGUF file, truncated, or damaged.</exception>
     public GgufFile(string path)
     {
         Path = path;
-        if (!File.Exists(path)) throw new FileNotFoundException($"{path}: no such file", path);
-        _file = File.OpenHandle(path);
+        _file = RegularFile.Open(path, "a GGUF file");
         try
         {
-            _length = RandomAccess.GetLength(_file);
-            if (_length < 24 || U32() != 0x46554747) throw Bad("is no GGUF file: it does not start with GGUF");
-            var version = U32();
+            _length = _file.Length;
+            var header = new GgufHeader(_file, path);
+            if (_length < 24 || header.U32() != 0x46554747) throw Bad("is no GGUF file: it does not start with GGUF");
+            var version = header.U32();
             if (version is not (2 or 3)) throw Bad($"is GGUF version {version}; versions 2 and 3 are read");
-            var (tensors, pairs) = (U64(), U64());
-            for (ulong i = 0; i < pairs; i++)
+            var (tensors, pairs) = (header.Count("tensors", 24), header.Count("key-value pairs", 13));
+            for (var i = 0; i < pairs; i++)
             {
-                var key = Text();
-                _values[key] = Value(U32(), key);
+                var key = header.Text();
+                if (!_values.TryAdd(key, header.Value(header.U32(), key))) throw Bad($"gives the key '{key}' twice");
             }
-            for (ulong i = 0; i < tensors; i++)
-            {
-                var name = Text();
-                var shape = new long[U32() is <= 4 and var rank ? rank : throw Bad($"says tensor '{name}' has more than 4 dimensions")];
-                for (var d = shape.Length - 1; d >= 0; d--) shape[d] = checked((long)U64());
-                if (!_entries.TryAdd(name, new GgufEntry(name, U32(), shape, checked((long)U64())))) throw Bad($"has tensor '{name}' twice");
-            }
-            var alignment = Number("general.alignment") is { } given ? (long)given : 32;
-            if (alignment < 1) throw Bad($"has an alignment of {alignment}");
-            _data = (_at + alignment - 1) / alignment * alignment;
-        }
-        catch (OverflowException)
-        {
-            Dispose();
-            throw Bad("has a damaged header: a size is too large");
+            for (var i = 0; i < tensors; i++) ReadEntry(header);
+            var alignment = _values.ContainsKey("general.alignment") ? Number("general.alignment") ?? 0 : 32;
+            if (!(alignment >= 1 && alignment <= LargestAlignment && alignment == Math.Floor(alignment)))
+                throw Bad($"has an alignment of {alignment}; whole numbers from 1 to {LargestAlignment:N0} are read");
+            _data = (header.At + (long)alignment - 1) / (long)alignment * (long)alignment;
+            foreach (var entry in _entries.Values)
+                if (entry.Offset > _length - _data || BytesOf(entry) > _length - _data - entry.Offset)
+                    throw Bad($"is truncated: tensor '{entry.Name}' ends at byte {(Int128)_data + entry.Offset + BytesOf(entry)}, the file has {_length}");
         }
         catch
         {
@@ -69,6 +61,9 @@ public sealed class GgufFile : IDisposable
 
     public static string TypeName(uint type) => type switch { 0 => "F32", 1 => "F16", 8 => "Q8_0", 30 => "BF16", _ => $"ggml type {type}" };
 
+    /// <summary>The key is there, whatever its value.</summary>
+    public bool Has(string key) => _values.ContainsKey(key);
+
     /// <summary>A key's text; null when it is absent or something else.</summary>
     public string? TextOf(string key) => _values.GetValueOrDefault(key) as string;
 
@@ -80,9 +75,10 @@ public sealed class GgufFile : IDisposable
     public float[] Read(string name, long first, int count)
     {
         var entry = _entries[name];
-        var (block, bytes) = entry.Type switch { 0 => (1, 4), 1 or 30 => (1, 2), 8 => (32, 34), _ => throw Bad($"stores tensor '{name}' as {TypeName(entry.Type)}; F32, F16, BF16 and Q8_0 are read") };
+        var (block, bytes) = BlockOf(entry.Type) ?? throw Bad($"stores tensor '{name}' as {TypeName(entry.Type)}; F32, F16, BF16 and Q8_0 are read");
         if (first % block != 0 || count % block != 0 || entry.Shape[^1] % block != 0) throw Bad($"stores tensor '{name}' in blocks of {block}, which do not divide its rows");
-        var raw = new byte[checked(count / block * bytes)];
+        if ((long)count / block * bytes > Array.MaxLength) throw Bad($"stores {count:N0} values of tensor '{name}' in one matrix, which are too many to read");
+        var raw = new byte[count / block * bytes];
         Fill(raw, _data + entry.Offset + (first / block * bytes), $"tensor '{name}'");
         var values = new float[count];
         for (var b = 0; b < count / block; b++)
@@ -100,51 +96,39 @@ public sealed class GgufFile : IDisposable
 
     public void Dispose() => _file.Dispose();
 
-    private object Value(uint type, string key) => type switch
+    private void ReadEntry(GgufHeader header)
     {
-        0 => Bytes(1)[0],
-        1 => (sbyte)Bytes(1)[0],
-        2 => BinaryPrimitives.ReadUInt16LittleEndian(Bytes(2)),
-        3 => BinaryPrimitives.ReadInt16LittleEndian(Bytes(2)),
-        4 => U32(),
-        5 => (int)U32(),
-        6 => BinaryPrimitives.ReadSingleLittleEndian(Bytes(4)),
-        7 => Bytes(1)[0] != 0,
-        8 => Text(),
-        9 => SkipList(key),
-        10 => U64(),
-        11 => (long)U64(),
-        12 => BinaryPrimitives.ReadDoubleLittleEndian(Bytes(8)),
-        _ => throw Bad($"gives '{key}' the unknown type {type}"),
-    };
-
-    /// <summary>Lists (a vocabulary, mostly) are passed over.</summary>
-    private byte[] SkipList(string key)
-    {
-        var (type, count) = (U32(), U64());
-        for (ulong i = 0; i < count; i++) Value(type, key);
-        return [];
+        var name = header.Text();
+        var shape = new long[header.U32() is >= 1 and <= 4 and var rank ? rank : throw Bad($"says tensor '{name}' has not 1 to 4 dimensions")];
+        Int128 count = 1;
+        for (var d = shape.Length - 1; d >= 0; d--)
+        {
+            var side = header.U64();
+            // No type of llama.cpp takes less than a bit a value, so that no side can have more values than the file has bits.
+            if (side == 0 || side > 8 * (ulong)_length)
+                throw Bad($"says tensor '{name}' has a side of {side:N0}; a file of {_length:N0} bytes can hold sides from 1 to {8 * _length:N0}");
+            shape[d] = (long)side;
+            count *= side;
+        }
+        if (count > 8 * (Int128)_length) throw Bad($"says tensor '{name}' is [{string.Join(", ", shape)}], for which its {_length:N0} bytes have no room");
+        var type = header.U32();
+        var offset = header.U64();
+        if (offset > (ulong)_length) throw Bad($"is truncated: tensor '{name}' begins at byte {offset:N0} of the data, the file has {_length:N0}");
+        if (!_entries.TryAdd(name, new GgufEntry(name, type, shape, (long)offset))) throw Bad($"has tensor '{name}' twice");
     }
 
-    private uint U32() => BinaryPrimitives.ReadUInt32LittleEndian(Bytes(4));
+    /// <summary>Values and bytes of a block; nothing for a type that is not read.</summary>
+    private static (int Values, int Bytes)? BlockOf(uint type) => type switch { 0 => (1, 4), 1 or 30 => (1, 2), 8 => (32, 34), _ => null };
 
-    private ulong U64() => BinaryPrimitives.ReadUInt64LittleEndian(Bytes(8));
-
-    private string Text() => U64() is var length && length <= 1 << 20 ? Encoding.UTF8.GetString(Bytes((int)length)) : throw Bad($"has a damaged header: a text of {length} bytes");
-
-    private byte[] Bytes(int count)
-    {
-        var bytes = new byte[count];
-        Fill(bytes, _at, "its header");
-        _at += count;
-        return bytes;
-    }
+    /// <summary>0 of a type that is not read.</summary>
+    private static Int128 BytesOf(GgufEntry entry) =>
+        BlockOf(entry.Type) is var (values, bytes) ? entry.Shape.Aggregate((Int128)1, (product, side) => product * side) / values * bytes : 0;
 
     private void Fill(byte[] target, long at, string what)
     {
         if (at < 0 || at + target.Length > _length) throw Bad($"is truncated: {what} ends at byte {at + target.Length}, the file has {_length}");
         for (var done = 0; done < target.Length;)
-            done += RandomAccess.Read(_file, target.AsSpan(done), at + done) is > 0 and var n ? n : throw Bad($"is truncated in {what}");
+            done += RandomAccess.Read(_file.SafeFileHandle, target.AsSpan(done), at + done) is > 0 and var n ? n : throw Bad($"is truncated in {what}");
     }
 
     private InvalidDataException Bad(string what) => new($"{Path} {what}");

@@ -1,5 +1,6 @@
 using System.Text.Json.Nodes;
 
+using KtNotebooks.Configuration;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
@@ -7,6 +8,7 @@ using KtNotebooks.Tensors;
 using KtNotebooks.Tests.Evaluation;
 using KtNotebooks.Tests.Models;
 using KtNotebooks.Tests.Tokenizers;
+using KtNotebooks.Training;
 using KtNotebooks.Weights;
 
 using Xunit;
@@ -74,8 +76,12 @@ public sealed class AdapterTests : IDisposable
     public void Alpha_is_twice_the_rank_unless_it_is_given()
     {
         Assert.Equal((16.0, 2f), (new LoraSettings(8).EffectiveAlpha, new LoraSettings(8).Scale));
-        Assert.Equal((16.0, 2f), (new LoraSettings(8, 0).EffectiveAlpha, new LoraSettings(8, 0).Scale));
         Assert.Equal(0.5f, new LoraSettings(8, 4).Scale);
+        Assert.Equal(0f, new LoraSettings(8, 0).Scale);
+        Assert.Equal(-0.5f, new LoraSettings(8, -4).Scale);
+        // LLaMA-Factory's key takes 0 for nothing given.
+        Assert.Equal(16.0, FineTuneRun.ReadLora(Settings.Read(["lora_rank=8", "lora_alpha=0"])).EffectiveAlpha);
+        Assert.Equal(4.0, FineTuneRun.ReadLora(Settings.Read(["lora_rank=8", "lora_alpha=4"])).EffectiveAlpha);
     }
 
     [Theory]
@@ -115,7 +121,8 @@ public sealed class AdapterTests : IDisposable
     public void A_tensor_that_fits_nothing_is_named()
     {
         Save(tensors => tensors["base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight"] = Tensor.Zeros(DType.F32, 3, 40));
-        Assert.Equal($"{Weights}: tensor 'base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight' fits no linear layer of this model (1 such)", Refused());
+        Assert.Equal($"{Weights}: tensor 'base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight' fits no linear layer of this model, which " +
+            "has 3 layers (1 such)", Refused());
     }
 
     [Fact]
@@ -127,16 +134,17 @@ public sealed class AdapterTests : IDisposable
 
     [Theory]
     [InlineData("r", "4", "adapter_model.safetensors: tensor 'base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight' must be [4, 40] for this base and rank 4, but is F32[3, 40]")]
-    [InlineData("r", "\"x\"", "adapter_config.json: damaged adapter_config.json: ")]
-    [InlineData("lora_alpha", null, "adapter_config.json: damaged adapter_config.json: ")]
     [InlineData("r", "0", "adapter_config.json: lora_rank must be at least 1, but is 0")]
-    [InlineData("use_dora", "true", "adapter_config.json: use_dora adapters are not supported")]
+    [InlineData("r", "100000", "adapter_model.safetensors: its rank (r) 100000 is larger than 40, the smaller side of the largest matrix that it " +
+        "adapts (model.layers.0.mlp.gate_proj, 44 × 40)")]
+    [InlineData("r", "2147483647", "adapter_model.safetensors: its rank (r) 2147483647 is larger than ")]
     [InlineData("rank_pattern", "{\"q_proj\": 0}", "adapter_config.json: rank_pattern gives 'q_proj' the rank 0; it must be at least 1")]
     [InlineData("rank_pattern", "{\"q_proj\": 2}", "adapter_model.safetensors: tensor 'base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight' must be [2, 40] for this base and rank 2, but is F32[3, 40]")]
-    [InlineData("alpha_pattern", "{\"(\": 2}", "adapter_config.json: pattern '(' is no regular expression: ")]
-    [InlineData("bias", "\"all\"", "adapter_config.json: bias 'all' is not supported; only none is")]
-    [InlineData("modules_to_save", "[\"lm_head\"]", "adapter_config.json: modules_to_save is not supported: [\"lm_head\"]")]
-    [InlineData("peft_type", "\"IA3\"", "adapter_config.json: peft_type 'IA3' is not supported; only LORA is")]
+    [InlineData("rank_pattern", "{\"q_proj\": 99999}", "adapter_model.safetensors: its rank (r) 99999 is larger than 40, the smaller side")]
+    [InlineData("alpha_pattern", "{\"(\": 2}", "adapter_config.json: pattern '(': not a regular expression: ")]
+    [InlineData("alpha_pattern", "{\"x\": 1e38}", "adapter_config.json: alpha_pattern gives 'x' the alpha 1E+38; it must lie between -1,000,000 and 1,000,000")]
+    [InlineData("lora_alpha", "1e30", "adapter_config.json: lora_alpha must lie between -1,000,000 and 1,000,000, but is 1E+30")]
+    [InlineData("lora_dropout", "1", "adapter_config.json: lora_dropout must be in [0, 1), but is 1")]
     public void A_config_that_does_not_fit_is_named(string key, string? value, string message)
     {
         Save(_ => { });

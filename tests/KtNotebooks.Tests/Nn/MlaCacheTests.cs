@@ -61,6 +61,34 @@ public class MlaCacheTests
         }
     }
 
+    /// <summary>
+    /// A running sequence and a new one in a batch: the named adapter acts on both, as it acts on each alone, and where the base is asked for it acts on
+    /// none.
+    /// </summary>
+    [Theory]
+    [InlineData("red")]
+    [InlineData(Pass.BaseModel)]
+    public void A_named_adapter_acts_on_running_and_on_new_sequences(string name)
+    {
+        using var layer = Layer(DType.F32, lowRank: true); // the attached pair, which a pass with a name must not meet
+        if (name == "red")
+            foreach (var linear in layer.All().OfType<KtNotebooks.Nn.Linear>())
+                linear.Named.Add(name, new LowRank(Rows(DType.F32, 4, 21, linear.Inputs), Rows(DType.F32, linear.Outputs, 22, 4), 0.05f));
+        using var a = Rows(DType.F32, 12, seed: 5);
+        using var b = Rows(DType.F32, 9, seed: 6);
+        var (wholeA, wholeB) = (Whole(layer, a, name), Whole(layer, b, name));
+        using var cache = new KvCache();
+        using var tape = Tape.Scratch();
+        using var prompt = a.Slice(0, 11);
+        layer.Forward(prompt, new Pass([.. Enumerable.Range(0, 11)], [0, 11], Cache: cache, Adapter: name));
+        using var x = Tensor.Empty(DType.F32, 10, Lite.Width);
+        Put(a, 11, x, 0, 1);
+        Put(b, 0, x, 1, 9);
+        var y = layer.Forward(x, new Pass([11, .. Enumerable.Range(0, 9)], [0, 1, 10], Cache: cache, Adapter: name)).ToFloats();
+        Close(wholeA.AsSpan(11 * Lite.Width), y.AsSpan(0, Lite.Width), DType.F32);
+        Close(wholeB, y.AsSpan(Lite.Width), DType.F32);
+    }
+
     /// <summary>The op for rows in a cache against attention on one key head, whose values are the first columns of its keys.</summary>
     [Theory]
     [InlineData("cpu", DType.F32)]
@@ -111,10 +139,10 @@ public class MlaCacheTests
         return layer;
     }
 
-    private static float[] Whole(MlaAttention layer, Tensor x)
+    private static float[] Whole(MlaAttention layer, Tensor x, string? adapter = null)
     {
         using var tape = Tape.Scratch();
-        return layer.Forward(x, new Pass([.. Enumerable.Range(0, x.Rows)], [0, x.Rows])).ToFloats();
+        return layer.Forward(x, new Pass([.. Enumerable.Range(0, x.Rows)], [0, x.Rows], Adapter: adapter)).ToFloats();
     }
 
     private static Tensor Rows(DType type, int rows, int seed = 4, int width = 32)
