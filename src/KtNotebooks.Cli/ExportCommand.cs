@@ -1,6 +1,7 @@
 using System.CommandLine;
 
 using KtNotebooks.Configuration;
+using KtNotebooks.Files;
 using KtNotebooks.Lora;
 
 namespace KtNotebooks.Cli;
@@ -27,6 +28,7 @@ internal static class ExportCommand
         command.SetAction(parsed =>
         {
             using var adapter = AdapterSource.Open(parsed.GetRequiredValue(source));
+            using var held = FolderLock.Inside(parsed.GetRequiredValue(target), "kt adapter", "the folder");
             adapter.Save(parsed.GetRequiredValue(target), parsed.GetRequiredValue(experts) == "fused", parsed.GetValue(verbose) ? Console.Error.WriteLine : null);
             Console.WriteLine($"{adapter.Tensors.Count} tensors → {parsed.GetRequiredValue(target)}");
         });

@@ -28,8 +28,9 @@ var root = new RootCommand("kt: fine-tune mixture-of-experts models on one machi
     NotebookCommands.Create(),
     TourCommand.Create(),
 };
-// Ctrl-C cancels; a run then saves what it has, which may take longer than the two seconds after which the library would end the process.
-var invocation = new InvocationConfiguration { EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = TimeSpan.FromMinutes(10) };
 var parsed = root.Parse(args.Length == 0 ? ["--help"] : args);
 if (parsed.Action is ParseErrorAction) return Failures.Refuse(parsed);
-return await Failures.Guard(() => parsed.InvokeAsync(invocation));
+// Those that are not asynchronous have signals of their own: the kernel and the chat.
+using var signals = parsed.Action is AsynchronousCommandLineAction ? new Signals() : null;
+var invocation = new InvocationConfiguration { EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = null };
+return await Failures.Guard(() => parsed.InvokeAsync(invocation, signals?.Token ?? CancellationToken.None));

@@ -21,6 +21,12 @@ public sealed class Settings
     /// <summary>The file, or "command line".</summary>
     public string Name { get; }
 
+    /// <summary>Keys that some reader has asked for, given or not.</summary>
+    public IReadOnlyCollection<string> Asked => _known;
+
+    /// <summary>Every key that is given, with its value as text; lists with commas.</summary>
+    public IReadOnlyDictionary<string, string?> Given => _values.ToDictionary(v => v.Key, v => v.Value.Value ?? (v.Value.List is { } list ? string.Join(",", list) : null));
+
     /// <summary>Reads `[FILE.yaml] key=value …`.</summary>
     /// <exception cref="FileNotFoundException">No such file.</exception>
     /// <exception cref="InvalidDataException">Not a flat YAML mapping; file and line are named.</exception>

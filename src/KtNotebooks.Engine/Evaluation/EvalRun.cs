@@ -2,6 +2,7 @@ using System.Diagnostics;
 
 using KtNotebooks.Configuration;
 using KtNotebooks.Data;
+using KtNotebooks.Files;
 using KtNotebooks.Generation;
 using KtNotebooks.Models;
 using KtNotebooks.Tokenizers;
@@ -50,6 +51,7 @@ public sealed class EvalRun : IDisposable
         var settings = PredictSettings.Read(c, AnswerTokens);
         c.WithoutEffect("compute_accuracy");
         c.RefuseUnknown();
+        FolderLock.RequireFree(settings.OutputDir, "output_dir");
         var examples = settings.Load(out var left);
         foreach (var example in examples) _ = example.Answer; // the first row without one is named
         var (model, tokenizer) = settings.Model.Load(loading);
@@ -58,6 +60,7 @@ public sealed class EvalRun : IDisposable
 
     public EvalResult Run(CancellationToken cancel = default)
     {
+        using var held = FolderLock.Inside(_settings.OutputDir, "an evaluation", "output_dir");
         var watch = Stopwatch.StartNew();
         var encoder = new SftEncoder(_settings.Model.Template, Tokenizer, _settings.Cutoff);
         string?[] letters = [.. _examples.Select(ChoiceQuestion.LettersOf)];

@@ -1,5 +1,4 @@
 using System.Security.Cryptography;
-using System.Text.Json;
 using System.Text.Json.Nodes;
 
 using KtNotebooks.Configuration;
@@ -16,8 +15,6 @@ public sealed record PredictSettings(ModelKeys Model, Sampling Sampling, string?
 
     /// <summary>Sequences at once where per_device_eval_batch_size says nothing. LLaMA-Factory's default is 8; here more cost no padding, and results do not depend on it.</summary>
     private const int DefaultBatch = 32;
-
-    private static readonly JsonSerializerOptions Indented = new() { WriteIndented = true };
 
     /// <param name="newTokens">max_new_tokens where the config says nothing; null: LLaMA-Factory's 1024.</param>
     public static PredictSettings Read(Settings c, int? newTokens = null)
@@ -74,16 +71,26 @@ public sealed record PredictSettings(ModelKeys Model, Sampling Sampling, string?
             ["repetition_penalty"] = Sampling.RepetitionPenalty,
             ["seed"] = Sampling.Seed,
         };
+        const string Otherwise = "choose another output_dir, or overwrite_output_dir=true to begin again";
         if (Overwrite) PredictionLog.Clear(OutputDir);
         else if (File.Exists(Path.Combine(OutputDir, Predictions.FileName)))
         {
-            var noted = File.Exists(path) ? JsonNode.Parse(File.ReadAllText(path)) as JsonObject : null;
-            if (noted is null) throw new ArgumentException($"{OutputDir} holds {Predictions.FileName} without {FileName}, so nobody knows how it was made; choose another output_dir, or overwrite_output_dir=true to begin again");
-            foreach (var (key, value) in now)
-                if (!JsonNode.DeepEquals(JsonNode.Parse(value?.ToJsonString() ?? "null"), noted[key]))
-                    throw new ArgumentException($"{OutputDir} holds predictions made with {key} {noted[key]?.ToJsonString() ?? "null"}, now it is {value?.ToJsonString() ?? "null"}; choose another output_dir, or overwrite_output_dir=true to begin again");
+            var noted = Noted(path, Otherwise) ?? throw new ArgumentException($"{OutputDir} holds {Predictions.FileName} without {FileName}, so nobody knows how it was made; {Otherwise}");
+            foreach (var (key, before, after) in NotedSettings.Differences(noted, now)) throw new ArgumentException($"{OutputDir} holds predictions made with {key} {before}, now it is {after}; {Otherwise}");
         }
-        AtomicFile.WriteText(path, now.ToJsonString(Indented) + "\n");
+        NotedSettings.Write(path, now);
+    }
+
+    private static JsonObject? Noted(string path, string otherwise)
+    {
+        try
+        {
+            return NotedSettings.Read(path);
+        }
+        catch (InvalidDataException error)
+        {
+            throw new InvalidDataException($"{error.Message}; so nobody knows how the predictions beside it were made: {otherwise}");
+        }
     }
 
     internal static int Positive(Settings c, string key, int missing) => c.Int(key, missing) is > 0 and var value ? value : throw c.Wrong(key, "positive");
