@@ -40,7 +40,7 @@ internal static class EvalCommand
 
     private static IReadOnlyList<(string Name, double Value)> Model(string[] arguments, bool quiet, CancellationToken cancel)
     {
-        using var run = quiet ? EvalRun.Open(arguments) : FileProgress.Load(report => EvalRun.Open(report, arguments));
+        using var run = quiet ? EvalRun.Open(arguments) : FileProgress.Load(report => EvalRun.Open(report, arguments), cancel);
         foreach (var line in run.Notes.Concat(run.LeftOut)) Console.Error.WriteLine(line);
         var watch = Stopwatch.StartNew();
         var next = TimeSpan.FromSeconds(2);

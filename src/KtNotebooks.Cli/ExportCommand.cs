@@ -1,6 +1,7 @@
 using System.CommandLine;
 
 using KtNotebooks.Configuration;
+using KtNotebooks.Files;
 using KtNotebooks.Lora;
 
 namespace KtNotebooks.Cli;
@@ -28,6 +29,7 @@ internal static class ExportCommand
         {
             using var adapter = AdapterSource.Open(parsed.GetRequiredValue(source));
             foreach (var note in adapter.Notes) Console.WriteLine(note);
+            using var held = FolderLock.Inside(parsed.GetRequiredValue(target), "kt adapter", "the folder");
             adapter.Save(parsed.GetRequiredValue(target), parsed.GetRequiredValue(experts) == "fused", parsed.GetValue(verbose) ? Console.Error.WriteLine : null);
             Console.WriteLine($"{adapter.Tensors.Count} tensors → {parsed.GetRequiredValue(target)}");
         });

@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.Diagnostics;
 
 using KtNotebooks.Interop;
 using KtNotebooks.Interop.Cuda;
@@ -6,7 +7,7 @@ using KtNotebooks.Interop.Cuda;
 namespace KtNotebooks.Cli;
 
 /// <summary>
-/// Exit codes: 0 done, 1 a check said no, 2 bad input or a refused request (one clear line on standard error), 3 a card was lost on the way, 130 stopped by Ctrl-C. Anything else is a fault of ours and prints its trace.
+/// Exit codes: 0 done, 1 a check said no, 2 bad input or a refused request (one clear line on standard error), 3 a card was lost on the way, 70 a fault of ours, 130 stopped by a signal. KT_FULL_TRACE=1 prints the trace behind every line.
 /// </summary>
 internal static class Failures
 {
@@ -19,7 +20,7 @@ internal static class Failures
         catch (OperationCanceledException)
         {
             Console.Error.WriteLine("stopped");
-            return 130;
+            return Signals.Stopped;
         }
         catch (CardLostException lost)
         {
@@ -31,17 +32,28 @@ internal static class Failures
         }
         catch (Exception error) when (error is ArgumentException or IOException or InvalidDataException or NotSupportedException or UnauthorizedAccessException or InvalidOperationException or InsufficientMemoryException)
         {
-            var code = Refuse(error.Message);
-            if (Environment.GetEnvironmentVariable("KT_FULL_TRACE") == "1") Console.Error.WriteLine(error);
-            return code;
+            return Say(error.Message, error, 2);
+        }
+        catch (OutOfMemoryException full)
+        {
+            return Say("the memory of this machine is not enough for that; `kt plan` says what a run needs", full, 2);
+        }
+#pragma warning disable CA1031 // What nobody expected is a line too.
+        catch (Exception fault)
+#pragma warning restore CA1031
+        {
+            var place = new StackTrace(fault).GetFrames().Select(frame => frame.GetMethod()).FirstOrDefault(method => method?.DeclaringType?.Namespace?.StartsWith("KtNotebooks", StringComparison.Ordinal) == true);
+            return Say($"a fault in kt itself: {fault.GetType().Name}{(place is null ? "" : $" in {place.DeclaringType!.Name}.{place.Name}")}: {fault.Message} KT_FULL_TRACE=1 shows its trace; please report it", fault, 70);
         }
     }
 
-    private static int Lost(CardLostException lost)
+    private static int Lost(CardLostException lost) => Say(lost.Message, lost, 3);
+
+    private static int Say(string line, Exception error, int code)
     {
-        Refuse(lost.Message);
-        if (Environment.GetEnvironmentVariable("KT_FULL_TRACE") == "1") Console.Error.WriteLine(lost);
-        return 3;
+        Refuse(line);
+        if (Environment.GetEnvironmentVariable("KT_FULL_TRACE") == "1") Console.Error.WriteLine(error);
+        return code;
     }
 
     /// <summary>A command line that is none.</summary>

@@ -3,8 +3,6 @@ using System.Globalization;
 
 using KtNotebooks.Weights;
 
-using Spectre.Console;
-
 namespace KtNotebooks.Cli;
 
 /// <summary>Shows the progress of long work on files: a bar with speed and ETA, or a line every two seconds where the output is no terminal.</summary>
@@ -14,29 +12,15 @@ internal static class FileProgress
     public static WorkProgress Follow(string title, Action<Action<WorkProgress>> run)
     {
         var last = default(WorkProgress);
-        if (Console.IsOutputRedirected)
+        ProgressLine.Follow(title, line =>
         {
-            var next = TimeSpan.FromSeconds(2);
             run(p =>
             {
                 last = p;
-                if (p.Elapsed < next) return;
-                next = p.Elapsed + TimeSpan.FromSeconds(2);
-                Console.WriteLine($"{title} {Describe(p)}");
+                line.Report(p.Done, p.Total, $"{title} {Describe(p)}");
             });
-        }
-        else
-        {
-            AnsiConsole.Progress().AutoClear(false).Columns(new TaskDescriptionColumn { Alignment = Justify.Left }, new ProgressBarColumn(), new PercentageColumn()).Start(context =>
-            {
-                var task = context.AddTask(title);
-                run(p =>
-                {
-                    last = p;
-                    (task.MaxValue, task.Value, task.Description) = (Math.Max(1, p.Total), p.Done, Markup.Escape($"{title} {Describe(p)}"));
-                });
-            });
-        }
+            return last;
+        }, patience: TimeSpan.FromSeconds(2));
         return last;
     }
 
@@ -44,13 +28,16 @@ internal static class FileProgress
     /// Opens what loads a model: one line that is written over while it comes in, and one that stays. Where the output is no terminal the last one alone, and a line every half minute of a long load. No live
     /// display, since whoever opens may write lines of its own.
     /// </summary>
-    public static T Load<T>(Func<Action<WorkProgress>, T> open)
+    /// <param name="open">Loads, and reports.</param>
+    /// <param name="cancel">Looked at with every report: nothing is lost when loading stops.</param>
+    public static T Load<T>(Func<Action<WorkProgress>, T> open, CancellationToken cancel = default)
     {
         var (last, next, width, terminal) = (default(WorkProgress), TimeSpan.FromSeconds(30), 0, !Console.IsOutputRedirected);
         try
         {
             var opened = open(p =>
             {
+                cancel.ThrowIfCancellationRequested();
                 last = p;
                 var line = $"loading {Describe(p)}";
                 if (terminal)

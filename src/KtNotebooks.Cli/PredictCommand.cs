@@ -1,10 +1,7 @@
 using System.CommandLine;
-using System.Diagnostics;
 
 using KtNotebooks.Evaluation;
 using KtNotebooks.Training;
-
-using Spectre.Console;
 
 namespace KtNotebooks.Cli;
 
@@ -21,48 +18,23 @@ internal static class PredictCommand
 
     private static int Run(string[] arguments, CancellationToken cancel)
     {
-        using var run = FileProgress.Load(report => PredictRun.Open(report, arguments));
+        using var run = FileProgress.Load(report => PredictRun.Open(report, arguments), cancel);
         foreach (var line in run.Notes.Concat(run.LeftOut)) Console.Error.WriteLine(line);
-        run.OnNote += note => Console.WriteLine(note);
-        var result = Follow(run, cancel);
+        var result = ProgressLine.Follow("starting", line =>
+        {
+            run.OnNote += line.Note;
+            run.OnProgress += p => line.Report(p.Done, p.Total, Describe(p));
+            return run.Run(cancel);
+        });
         var output = run.Settings.OutputDir;
         if (result.Interrupted)
         {
             Console.WriteLine($"stopped with {result.Done} of {result.Total} rows; they are in {output}; the same command{(run.Settings.Overwrite ? " with overwrite_output_dir=false" : "")} goes on from there");
-            return 130;
+            return Signals.Stopped;
         }
         Console.WriteLine($"done: {result.Generated} rows, {result.Tokens:N0} tokens in {TrainerLog.Duration(result.Elapsed)}, {result.Tokens / result.Elapsed.TotalSeconds:N0} tokens/s; {Path.Combine(output, Predictions.FileName)}");
         foreach (var (name, value) in result.Scores?.All ?? []) Console.WriteLine($"{name,-10}{value,10:F4}");
         return 0;
-    }
-
-    private static PredictResult Follow(PredictRun run, CancellationToken cancel)
-    {
-        if (Console.IsOutputRedirected)
-        {
-            var watch = Stopwatch.StartNew();
-            var next = TimeSpan.Zero;
-            run.OnProgress += p =>
-            {
-                if (watch.Elapsed < next && p.Done < p.Total) return;
-                next = watch.Elapsed + TimeSpan.FromSeconds(2);
-                Console.WriteLine(Describe(p));
-            };
-            return run.Run(cancel);
-        }
-        PredictResult? result = null;
-        AnsiConsole.Progress().AutoClear(false).Columns(new TaskDescriptionColumn { Alignment = Justify.Left }, new ProgressBarColumn(), new PercentageColumn()).Start(context =>
-        {
-            var task = context.AddTask("starting");
-            run.OnProgress += p =>
-            {
-                task.MaxValue = p.Total;
-                task.Value = p.Done;
-                task.Description = Describe(p);
-            };
-            result = run.Run(cancel);
-        });
-        return result!;
     }
 
     private static string Describe(PredictProgress p) => $"row {p.Done}/{p.Total}  {p.TokensPerSecond:N0} tokens/s  ETA {TrainerLog.Duration(p.Remaining)}";

@@ -10,13 +10,13 @@ CultureInfo.DefaultThreadCurrentCulture = CultureInfo.CurrentCulture = CultureIn
 CultureInfo.DefaultThreadCurrentUICulture = CultureInfo.CurrentUICulture = CultureInfo.InvariantCulture;
 Console.OutputEncoding = System.Text.Encoding.UTF8;
 var root = Commands.Create();
-// Ctrl-C cancels; a run then saves what it has, which may take longer than the two seconds after which the library would end the process.
-var invocation = new InvocationConfiguration { EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = TimeSpan.FromMinutes(10) };
 return await Failures.Guard(async () =>
 {
     var parsed = Commands.Parse(root, args);
     if (parsed.Action is ParseErrorAction) return Failures.Refuse(parsed);
-    var code = await parsed.InvokeAsync(invocation);
+    // Those that are not asynchronous have signals of their own: the kernel and the chat.
+    using var signals = parsed.Action is AsynchronousCommandLineAction ? new Signals() : null;
+    var code = await parsed.InvokeAsync(new InvocationConfiguration { EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = null }, signals?.Token ?? CancellationToken.None);
     if (parsed.Action is HelpAction) Console.Write(KnownKeys.Help(parsed.CommandResult.Command));
     return code;
 });

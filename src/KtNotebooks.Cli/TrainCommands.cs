@@ -1,11 +1,8 @@
 using System.CommandLine;
-using System.Diagnostics;
 
 using KtNotebooks.Data;
 using KtNotebooks.Interactive;
 using KtNotebooks.Training;
-
-using Spectre.Console;
 
 namespace KtNotebooks.Cli;
 
@@ -32,7 +29,7 @@ internal static class TrainCommands
 
     private static int Train(string[] arguments, CancellationToken cancel)
     {
-        using var run = FileProgress.Load(report => FineTuneRun.Open(report, arguments));
+        using var run = FileProgress.Load(report => FineTuneRun.Open(report, arguments), cancel);
         foreach (var note in run.Notes) Console.WriteLine(note);
         Console.WriteLine(FirstExampleReport.Of(run.Examples[0], run.Tokenizer));
         var trained = run.Model.AllTrainable.Sum(p => p.Tensor.Count);
@@ -51,42 +48,26 @@ internal static class TrainCommands
 
     private static int Follow(Trainer trainer, TrainSettings settings, Func<CancellationToken, TrainResult> run, CancellationToken cancel)
     {
-        trainer.OnNote += note => Console.WriteLine(note);
-        trainer.OnEvaluation += (step, loss) => Console.WriteLine($"step {step}: eval_loss {loss:F4}");
-        TrainResult? result = null;
-        if (Console.IsOutputRedirected) result = FollowByLines(trainer, run, cancel);
-        else
-            AnsiConsole.Progress().AutoClear(false).Columns(new TaskDescriptionColumn { Alignment = Justify.Left }, new ProgressBarColumn(), new PercentageColumn()).Start(context =>
-            {
-                var task = context.AddTask("starting");
-                trainer.OnStep += s =>
-                {
-                    task.MaxValue = s.TotalSteps;
-                    task.Value = s.Step;
-                    task.Description = Describe(s);
-                };
-                result = run(cancel);
-            });
+        cancel.ThrowIfCancellationRequested();
+        var result = ProgressLine.Follow("starting", line =>
+        {
+            trainer.OnNote += line.Note;
+            trainer.OnEvaluation += (step, loss) => line.Note($"step {step}: eval_loss {loss:F4}");
+            trainer.OnStep += s => line.Report(s.Step, s.TotalSteps, Describe(s));
+            return run(cancel);
+        });
+        if (result.Steps == 0)
+        {
+            Console.WriteLine("stopped before the first step was done; nothing is saved");
+            return Signals.Stopped;
+        }
         var outputDir = settings.OutputDir;
         if (settings.PlotLoss) TrainingLossPlot.SaveFromTrainerState(outputDir);
-        Console.WriteLine(result!.Interrupted
+        Console.WriteLine(result.Interrupted
             ? $"stopped after step {result.Steps} of {result.TotalSteps}; saved in {outputDir}; the same command{(settings.Overwrite ? " with overwrite_output_dir=false" : "")} goes on from there"
             : $"done: {result.Steps} steps in {TrainerLog.Duration(result.Elapsed)}, {result.TokensPerSecond:N0} tokens/s, mean loss {result.MeanLoss:F4}{(result.EvalLoss is { } e ? $", eval_loss {e:F4}" : "")}; saved in {outputDir}");
-        return result.Interrupted ? 130 : 0;
+        return result.Interrupted ? Signals.Stopped : 0;
     }
 
-    private static TrainResult FollowByLines(Trainer trainer, Func<CancellationToken, TrainResult> run, CancellationToken cancel)
-    {
-        var watch = Stopwatch.StartNew();
-        var next = TimeSpan.Zero;
-        trainer.OnStep += s =>
-        {
-            if (watch.Elapsed < next && s.Step < s.TotalSteps) return;
-            next = watch.Elapsed + TimeSpan.FromSeconds(2);
-            Console.WriteLine(Describe(s));
-        };
-        return run(cancel);
-    }
-
-    private static string Describe(StepReport s) => $"step {s.Step}/{s.TotalSteps}  loss {s.Loss:F4}  lr {s.LearningRate:E2}  {s.TokensPerSecond:N0} tokens/s  ETA {TrainerLog.Duration(s.Remaining)}";
+    private static string Describe(StepReport s) => $"step {s.Step}/{s.TotalSteps}  loss {s.Loss:F4}  lr {s.LearningRate:0.00e+00}  {s.TokensPerSecond:N0} tokens/s  ETA {TrainerLog.Duration(s.Remaining)}";
 }

@@ -2,6 +2,7 @@ using System.Diagnostics;
 
 using KtNotebooks.Configuration;
 using KtNotebooks.Data;
+using KtNotebooks.Files;
 using KtNotebooks.Generation;
 using KtNotebooks.Models;
 using KtNotebooks.Tokenizers;
@@ -52,6 +53,7 @@ public sealed class EvalRun : IDisposable
         var c = Settings.Read(arguments);
         var settings = PredictSettings.Read(c, AnswerTokens);
         var notes = c.Finish("kt eval");
+        FolderLock.RequireFree(settings.OutputDir, "output_dir");
         var examples = settings.Load(out var left);
         foreach (var example in examples) _ = example.Answer; // the first row without one is named
         var (model, tokenizer) = settings.Model.Load(loading);
@@ -60,6 +62,7 @@ public sealed class EvalRun : IDisposable
 
     public EvalResult Run(CancellationToken cancel = default)
     {
+        using var held = FolderLock.Inside(_settings.OutputDir, "an evaluation", "output_dir");
         var watch = Stopwatch.StartNew();
         var encoder = new SftEncoder(_settings.Model.Template, Tokenizer, _settings.Cutoff);
         string?[] letters = [.. _examples.Select(ChoiceQuestion.LettersOf)];

@@ -1,6 +1,8 @@
 using System.Diagnostics;
+using System.Text.Json;
 
 using KtNotebooks.Data;
+using KtNotebooks.Files;
 using KtNotebooks.Generation;
 using KtNotebooks.Models;
 using KtNotebooks.Segmentation;
@@ -65,6 +67,7 @@ public sealed class PredictRun : IDisposable
         var c = Configuration.Settings.Read(arguments);
         var settings = PredictSettings.Read(c);
         var notes = c.Finish("kt predict");
+        FolderLock.RequireFree(settings.OutputDir, "output_dir");
         var examples = settings.Load(out var left);
         var (model, tokenizer) = settings.Model.Load(loading);
         return new PredictRun(settings, model, tokenizer, examples) { LeftOut = left, Notes = [.. notes, .. settings.Model.Placement.Notes, .. model.Notes] };
@@ -72,6 +75,7 @@ public sealed class PredictRun : IDisposable
 
     public PredictResult Run(CancellationToken cancel = default)
     {
+        using var held = FolderLock.Inside(Settings.OutputDir, "a prediction run", "output_dir");
         Settings.Claim();
         var encoded = _examples.AsParallel().AsOrdered().WithCancellation(cancel).Select(_encoder.EncodePrompt).ToArray();
         string[] prompts = [.. encoded.Select(e => Tokenizer.Decode(e.Prompt))];
@@ -99,7 +103,8 @@ public sealed class PredictRun : IDisposable
         var result = new PredictResult(log.Done, prompts.Length, log.Done - before, generator.Tokens, watch.Elapsed, null, interrupted);
         if (interrupted) return result;
         result = result with { Scores = Score(encoded.Any(e => e.Answer.Length == 0), cancel) };
-        if (result.Scores is { } scores) ResultsFile.Write(Settings.OutputDir, "predict", [.. scores.All, .. Speed(result)]);
+        // A run that found all rows done has no speed; what the one that made them wrote stays.
+        if (result.Scores is { } scores) ResultsFile.Write(Settings.OutputDir, "predict", [.. scores.All, .. result.Generated > 0 ? Speed(result) : Noted()]);
         return result;
     }
 
@@ -123,6 +128,15 @@ public sealed class PredictRun : IDisposable
             OnNote?.Invoke($"no scores: {missing.Message}");
             return null;
         }
+    }
+
+    private IEnumerable<(string, double)> Noted()
+    {
+        var path = Path.Combine(Settings.OutputDir, ResultsFile.NameOf("predict"));
+        if (!File.Exists(path)) return [];
+        const string Split = "predict_";
+        return ResultsFile.Read(path).Where(r => r.Key.StartsWith(Split, StringComparison.Ordinal) && r.Value?.GetValueKind() == JsonValueKind.Number).Select(r => (r.Key[Split.Length..], r.Value!.GetValue<double>()))
+            .Where(r => r.Item1 is "runtime" or "samples_per_second" or "tokens_per_second");
     }
 
     private static IEnumerable<(string, double)> Speed(PredictResult r) =>

@@ -1,4 +1,3 @@
-using System.Text.Json;
 using System.Text.Json.Nodes;
 
 using KtNotebooks.Configuration;
@@ -13,8 +12,6 @@ namespace KtNotebooks.Evaluation;
 public sealed record PredictSettings(ModelKeys Model, Sampling Sampling, string? System, string DatasetFolder, string Datasets, int Cutoff, int? MaxSamples, double ValSize, int BatchSize, string OutputDir, bool Overwrite)
 {
     public const string FileName = "predict_settings.json";
-
-    private static readonly JsonSerializerOptions Indented = new() { WriteIndented = true };
 
     /// <summary>Of all files of the adapter, taken before the model is loaded; null: the base alone.</summary>
     public string? AdapterHash { get; } = Model.Adapter is null ? null : HashOf(Model.Adapter);
@@ -74,16 +71,26 @@ public sealed record PredictSettings(ModelKeys Model, Sampling Sampling, string?
             ["repetition_penalty"] = Sampling.RepetitionPenalty,
             ["seed"] = Sampling.Seed,
         };
+        const string Otherwise = "choose another output_dir, or overwrite_output_dir=true to begin again";
         if (Overwrite) PredictionLog.Clear(OutputDir);
         else if (File.Exists(Path.Combine(OutputDir, Predictions.FileName)))
         {
-            var noted = File.Exists(path) ? JsonNode.Parse(File.ReadAllText(path)) as JsonObject : null;
-            if (noted is null) throw new ArgumentException($"{OutputDir} holds {Predictions.FileName} without {FileName}, so nobody knows how it was made; choose another output_dir, or overwrite_output_dir=true to begin again");
-            foreach (var (key, value) in now)
-                if (!JsonNode.DeepEquals(JsonNode.Parse(value?.ToJsonString() ?? "null"), noted[key]))
-                    throw new ArgumentException($"{OutputDir} holds predictions made with {key} {noted[key]?.ToJsonString() ?? "null"}, now it is {value?.ToJsonString() ?? "null"}; choose another output_dir, or overwrite_output_dir=true to begin again");
+            var noted = Noted(path, Otherwise) ?? throw new ArgumentException($"{OutputDir} holds {Predictions.FileName} without {FileName}, so nobody knows how it was made; {Otherwise}");
+            foreach (var (key, before, after) in NotedSettings.Differences(noted, now)) throw new ArgumentException($"{OutputDir} holds predictions made with {key} {before}, now it is {after}; {Otherwise}");
         }
-        AtomicFile.WriteText(path, now.ToJsonString(Indented) + "\n");
+        NotedSettings.Write(path, now);
+    }
+
+    private static JsonObject? Noted(string path, string otherwise)
+    {
+        try
+        {
+            return NotedSettings.Read(path);
+        }
+        catch (InvalidDataException error)
+        {
+            throw new InvalidDataException($"{error.Message}; so nobody knows how the predictions beside it were made: {otherwise}");
+        }
     }
 
     private static string HashOf(string adapter)

@@ -1,5 +1,8 @@
 using System.Text;
+using System.Text.Json;
 using System.Text.Json.Nodes;
+
+using KtNotebooks.Files;
 
 namespace KtNotebooks.Evaluation;
 
@@ -9,6 +12,7 @@ namespace KtNotebooks.Evaluation;
 /// </summary>
 public sealed class PredictionLog : IDisposable
 {
+    private const string Otherwise = "choose another output_dir, or overwrite_output_dir=true to begin again";
     private readonly string _aheadPath;
     private readonly FileStream _file;
     private readonly SortedDictionary<int, Prediction> _waiting = [];
@@ -32,15 +36,16 @@ public sealed class PredictionLog : IDisposable
     public static PredictionLog Open(string folder, IReadOnlyList<string> prompts)
     {
         ArgumentNullException.ThrowIfNull(prompts);
-        Directory.CreateDirectory(folder);
+        Folders.Create(folder, "output_dir");
         var path = Path.Combine(folder, Predictions.FileName);
+        if (Path.Exists(path)) RegularFile.Require(path, "a file of predictions");
         var log = new PredictionLog(path);
         try
         {
             foreach (var line in WholeLines(log._file))
             {
-                if (log.Written == prompts.Count) throw new InvalidDataException($"{path}: has more rows than the data set's {prompts.Count}; choose another output_dir, or overwrite_output_dir=true to begin again");
-                Check(Text(line, "prompt"), prompts[log.Written], path, ++log.Written);
+                if (log.Written == prompts.Count) throw new InvalidDataException($"{path}: has more rows than the data set's {prompts.Count}; {Otherwise}");
+                Check(line.Text("prompt"), prompts[log.Written], path, ++log.Written);
             }
             if (File.Exists(log._aheadPath)) log.ReadAhead(prompts);
             return log;
@@ -107,45 +112,57 @@ public sealed class PredictionLog : IDisposable
         {
             foreach (var line in WholeLines(stream))
             {
-                var row = line["row"]!.GetValue<int>();
+                var row = line.Value("row", JsonValueKind.Number).TryGetInt32(out var number) ? number : -1;
                 if (row < Written || row >= prompts.Count) continue;
-                Check(Text(line, "prompt"), prompts[row], _aheadPath, row + 1);
-                _waiting[row] = new Prediction(Text(line, "prompt"), Text(line, "predict"), Text(line, "label"));
+                var prompt = line.Text("prompt");
+                Check(prompt, prompts[row], _aheadPath, row + 1);
+                _waiting[row] = new Prediction(prompt, line.Text("predict"), line.Text("label"));
             }
         }
         // A run killed between a row's turn and its writing left rows here whose turn has come.
         if (_waiting.Remove(Written, out var first)) Write(first);
     }
 
-    private static string Text(JsonObject line, string key) => line[key]!.GetValue<string>();
-
     private static void Check(string stored, string now, string path, int row)
     {
-        if (stored != now) throw new InvalidDataException($"{path}: row {row} was made from another prompt than the data set has there now; choose another output_dir, or overwrite_output_dir=true to begin again");
+        if (stored != now) throw new InvalidDataException($"{path}: row {row} was made from another prompt than the data set has there now; {Otherwise}");
     }
 
     /// <summary>The lines of a stream; a last one without its end is cut off, and the stream stands where the next goes.</summary>
-    private static List<JsonObject> WholeLines(FileStream stream)
+    private static List<Line> WholeLines(FileStream stream)
     {
         var bytes = new byte[stream.Length];
         stream.ReadExactly(bytes);
         var end = Array.LastIndexOf(bytes, (byte)'\n') + 1;
         stream.SetLength(end);
         stream.Position = end;
-        List<JsonObject> lines = [];
-        foreach (var line in Encoding.UTF8.GetString(bytes, 0, end).Split('\n', StringSplitOptions.RemoveEmptyEntries))
+        List<Line> lines = [];
+        var number = 0;
+        foreach (var text in Encoding.UTF8.GetString(bytes, 0, end).Split('\n'))
         {
+            var source = $"{stream.Name}:{++number}";
+            if (text.Length == 0) continue;
             try
             {
-                lines.Add(JsonNode.Parse(line)!.AsObject());
+                using var json = JsonDocument.Parse(text);
+                lines.Add(new Line(json.RootElement.Clone(), source));
             }
-            catch (Exception error) when (error is System.Text.Json.JsonException or InvalidOperationException)
+            catch (JsonException error)
             {
-                throw new InvalidDataException($"{stream.Name}:{lines.Count + 1}: not a row of predictions: {error.Message}");
+                throw new InvalidDataException($"{source}: not a row of predictions: {JsonSource.Reason(error)}; {Otherwise}");
             }
         }
         return lines;
     }
 
     private static void Append(FileStream stream, string line) => stream.Write(Encoding.UTF8.GetBytes(line));
+
+    /// <summary>A row as it was written.</summary>
+    private readonly record struct Line(JsonElement Row, string Source)
+    {
+        public string Text(string key) => Value(key, JsonValueKind.String).GetString()!;
+
+        public JsonElement Value(string key, JsonValueKind kind) => Row.ValueKind == JsonValueKind.Object && Row.TryGetProperty(key, out var value) && value.ValueKind == kind ? value
+            : throw new InvalidDataException($"{Source}: not a row of predictions: it has no '{key}' as kt predict writes it; {Otherwise}");
+    }
 }

@@ -11,27 +11,26 @@ public static class AtomicFile
     {
         ArgumentNullException.ThrowIfNull(write);
         var full = Path.GetFullPath(path);
+        if (FileKinds.Of(full) is FileKind.Folder or FileKind.Other) throw new IOException($"{path}: cannot be written: a folder, a pipe or a device stands there");
         RequireSpace(full, expectedBytes);
-        OutputFolder.Create(Path.GetDirectoryName(full)!, Path.GetFileName(full));
-        if (FileKinds.Of(full) == FileKind.Folder) throw new IOException($"{path}: is a folder, but a file is to be written there");
-        var temporary = full + ".tmp";
+        var folder = Path.GetDirectoryName(full) ?? full;
+        Folders.Create(folder, "the folder of a new file,");
+        var temporary = OwnTemporary.In(folder);
         try
         {
-            using (var stream = new FileStream(temporary, FileMode.Create, FileAccess.Write, FileShare.None, 1 << 16))
+            using (var stream = new FileStream(temporary, FileMode.CreateNew, FileAccess.Write, FileShare.None, 1 << 16))
             {
                 write(stream);
                 stream.Flush(flushToDisk: true);
             }
             File.Move(temporary, full, overwrite: true);
         }
-        catch (Exception error) when (error is UnauthorizedAccessException or PathTooLongException)
-        {
-            throw new IOException($"{path}: cannot be written: {OutputFolder.Reason(error)}", error);
-        }
-        catch
+        catch (Exception error)
         {
             File.Delete(temporary);
-            throw;
+            // What `write` itself threw goes on as it is; what the system said of our file names a file that is gone.
+            if (error is not (IOException or UnauthorizedAccessException) || !error.Message.Contains(temporary, StringComparison.Ordinal)) throw;
+            throw new IOException($"{path}: cannot be written: {(error is IOException ? Folders.Cause(error) : "this user may not write there")}");
         }
     }
 

@@ -2,7 +2,6 @@ using System.Text.Json;
 using System.Text.Json.Nodes;
 
 using KtNotebooks.Files;
-using KtNotebooks.Interop;
 using KtNotebooks.Tensors;
 using KtNotebooks.Weights;
 
@@ -18,7 +17,7 @@ public sealed record ExportSettings(string Model, IReadOnlyList<string> Adapters
 
 /// <summary>
 /// Merges adapters into a checkpoint, tensor by tensor from mapped files: memory holds one matrix at a time, whatever the model's size, and no model is built. A folder that loads like any checkpoint appears under
-/// its name when it is whole; until then it is `export_dir.tmp`, which the next export clears away.
+/// its name when it is whole; until then it has a name that is ours alone, which the next export into the same folder clears away.
 /// </summary>
 public sealed class AdapterExport : IDisposable
 {
@@ -41,9 +40,7 @@ public sealed class AdapterExport : IDisposable
     {
         ArgumentNullException.ThrowIfNull(settings);
         _settings = settings;
-        if (Directory.Exists(settings.Target) && Directory.EnumerateFileSystemEntries(settings.Target).Any()) throw new ArgumentException($"export_dir '{settings.Target}' is not empty; name a new folder");
-        if (FileKinds.Of(settings.Target) is FileKind.File or FileKind.Other)
-            throw new ArgumentException($"export_dir '{settings.Target}' is a file; name a new folder");
+        RequireNew();
         if (settings.ShardBytes < 1) throw new ArgumentException("export_size must be positive");
         _base = new Checkpoint(settings.Model);
         _names = [.. _base.Names];
@@ -73,12 +70,13 @@ public sealed class AdapterExport : IDisposable
     /// <param name="cancel">Between tensors; what was written is removed.</param>
     public void Run(Action<int, int>? onShard = null, CancellationToken cancel = default)
     {
-        var target = Path.GetFullPath(_settings.Target);
-        var work = target + ".tmp";
+        using var held = FolderLock.Beside(_settings.Target, "an export", "export_dir");
+        RequireNew(); // another export may have ended since
+        var target = Path.TrimEndingDirectorySeparator(Path.GetFullPath(_settings.Target));
+        var work = OwnTemporary.Beside(target);
         var shards = Shards();
         AtomicFile.RequireSpace(target, shards.Sum(s => s.Sum(Bytes)));
-        if (Directory.Exists(work)) Directory.Delete(work, recursive: true);
-        Directory.CreateDirectory(work);
+        Folders.Create(work, "export_dir");
         try
         {
             var map = new SortedDictionary<string, string>(StringComparer.Ordinal);
@@ -98,9 +96,10 @@ public sealed class AdapterExport : IDisposable
             if (Directory.Exists(target)) Directory.Delete(target); // empty, or it fails
             Directory.Move(work, target);
         }
-        catch
+        catch (Exception error)
         {
             Directory.Delete(work, recursive: true);
+            if (error is IOException && error.Message.Contains(work, StringComparison.Ordinal)) throw new IOException(error.Message.Replace(work, target, StringComparison.Ordinal), error);
             throw;
         }
     }
@@ -110,6 +109,13 @@ public sealed class AdapterExport : IDisposable
         _pending?.Scales.Dispose();
         foreach (var adapter in _adapters) adapter.Dispose();
         _base.Dispose();
+    }
+
+    private void RequireNew()
+    {
+        if (_settings.Target.Length == 0) throw new ArgumentException("export_dir must be the name of a folder, but is ''");
+        if (File.Exists(_settings.Target)) throw new ArgumentException($"export_dir '{_settings.Target}' is a file; name a new folder");
+        if (Directory.Exists(_settings.Target) && Directory.EnumerateFileSystemEntries(_settings.Target).Any()) throw new ArgumentException($"export_dir '{_settings.Target}' is not empty; name a new folder");
     }
 
     private static long Bytes((string Name, DType Type, long[] Shape) tensor) => tensor.Shape.Aggregate((long)tensor.Type.Size(), (product, dim) => product * dim);

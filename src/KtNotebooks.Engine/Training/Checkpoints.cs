@@ -1,5 +1,6 @@
 using System.Globalization;
 
+using KtNotebooks.Files;
 using KtNotebooks.Optim;
 using KtNotebooks.Weights;
 
@@ -12,19 +13,42 @@ namespace KtNotebooks.Training;
 public static class Checkpoints
 {
     private const string Prefix = "checkpoint-";
-    private const string Temporary = ".tmp";
     private const string OptimizerFile = "optimizer.safetensors";
 
     /// <summary>The checkpoint with the highest step, or null.</summary>
-    public static string? Newest(string outputDir) => !Directory.Exists(outputDir) ? null
-        : Directory.EnumerateDirectories(outputDir, Prefix + "*").Where(d => StepOf(d) >= 0).MaxBy(StepOf);
+    public static string? Newest(string outputDir) => All(outputDir) is [.., var newest] ? newest : null;
 
-    /// <summary>Removes what a run that died left half-written, and on request all checkpoints.</summary>
-    public static void Clear(string outputDir, bool all)
+    /// <summary>By step.</summary>
+    public static IReadOnlyList<string> All(string outputDir) => !Directory.Exists(outputDir) ? []
+        : [.. Directory.EnumerateDirectories(outputDir, Prefix + "*").Where(d => StepOf(d) >= 0).OrderBy(StepOf)];
+
+    /// <summary>N of a folder `checkpoint-N`; −1: it is none.</summary>
+    public static int StepOf(string folder)
     {
-        if (!Directory.Exists(outputDir)) return;
-        foreach (var folder in Directory.GetDirectories(outputDir, Prefix + "*"))
-            if (folder.EndsWith(Temporary, StringComparison.Ordinal) || (all && StepOf(folder) >= 0)) Directory.Delete(folder, recursive: true);
+        var name = Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(folder)));
+        return name.StartsWith(Prefix, StringComparison.Ordinal) && int.TryParse(name[Prefix.Length..], NumberStyles.None, CultureInfo.InvariantCulture, out var step) ? step : -1;
+    }
+
+    /// <summary>Removes the checkpoints after a step; all with −1.</summary>
+    public static void Clear(string outputDir, int after = -1)
+    {
+        foreach (var folder in All(outputDir))
+            if (StepOf(folder) > after) Directory.Delete(folder, recursive: true);
+    }
+
+    /// <summary>Removes the oldest until so many are left. The newest and the best stay in any case.</summary>
+    public static void Limit(string outputDir, int most, string? best)
+    {
+        var all = All(outputDir);
+        var keep = best is null ? null : Path.GetFullPath(best);
+        var surplus = all.Count - most;
+        foreach (var folder in all.SkipLast(1))
+        {
+            if (surplus <= 0) return;
+            if (Path.GetFullPath(folder) == keep) continue;
+            Directory.Delete(folder, recursive: true);
+            surplus--;
+        }
     }
 
     /// <summary>Writes checkpoint-`step` by filling a folder; returns its path.</summary>
@@ -32,18 +56,19 @@ public static class Checkpoints
     {
         ArgumentNullException.ThrowIfNull(fill);
         var target = Path.Combine(outputDir, Prefix + step.ToString(CultureInfo.InvariantCulture));
-        var temporary = target + Temporary;
-        if (Directory.Exists(temporary)) Directory.Delete(temporary, recursive: true);
-        Directory.CreateDirectory(temporary);
+        var temporary = OwnTemporary.In(outputDir);
+        Folders.Create(temporary, "output_dir");
         try
         {
             fill(temporary);
             if (Directory.Exists(target)) Directory.Delete(target, recursive: true);
             Directory.Move(temporary, target);
         }
-        catch
+        catch (Exception error)
         {
             Directory.Delete(temporary, recursive: true);
+            // The folder that the message names is gone; the person knows the one that it would have become.
+            if (error is IOException && error.Message.Contains(temporary, StringComparison.Ordinal)) throw new IOException(error.Message.Replace(temporary, target, StringComparison.Ordinal), error);
             throw;
         }
         return target;
@@ -55,12 +80,22 @@ public static class Checkpoints
         SafetensorsWriter.Write(Path.Combine(folder, OptimizerFile), optimizer.State);
     }
 
+    /// <summary>Takes the moments over.</summary>
+    /// <exception cref="InvalidDataException">There are none, those of another run, or some that are no numbers.</exception>
     public static void RestoreOptimizer(string folder, AdamW optimizer, int steps)
     {
         ArgumentNullException.ThrowIfNull(optimizer);
-        using var file = new SafetensorsFile(Path.Combine(folder, OptimizerFile));
+        var path = Path.Combine(folder, OptimizerFile);
+        RequireOptimizer(folder);
+        using var file = new SafetensorsFile(path);
         optimizer.Restore(steps, file.Get);
+        if (Finite.FirstBroken(optimizer.State) is { } broken) throw new InvalidDataException($"{path}: tensor '{broken}' holds NaN or infinities; remove {folder} to go on from an earlier checkpoint");
     }
 
-    private static int StepOf(string folder) => int.TryParse(Path.GetFileName(folder)[Prefix.Length..], NumberStyles.None, CultureInfo.InvariantCulture, out var step) ? step : -1;
+    /// <exception cref="InvalidDataException">A checkpoint of weights alone.</exception>
+    public static void RequireOptimizer(string folder)
+    {
+        if (!File.Exists(Path.Combine(folder, OptimizerFile)))
+            throw new InvalidDataException($"{folder}: has no {OptimizerFile} (save_only_model leaves it out), so no run can go on from it; name it as adapter_name_or_path to begin a new run with its weights");
+    }
 }

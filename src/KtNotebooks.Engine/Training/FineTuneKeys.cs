@@ -110,9 +110,18 @@ public sealed record FineTuneKeys
             WarmupSteps = warmup is > 0 and < 1 ? 0 : c.Int("warmup_steps"),
             MaxGradientNorm = c.Number("max_grad_norm"),
             Adam = new AdamWSettings(c.Number("adam_beta1"), c.Number("adam_beta2"), c.Number("adam_epsilon"), c.Number("weight_decay")),
-            LoggingSteps = c.Positive("logging_steps"),
-            SaveSteps = c.Int("save_steps"),
-            EvalSteps = c.Int("eval_steps", 0),
+            LoggingStrategy = ReadWhen(c, "logging_strategy") ?? When.Steps,
+            LoggingSteps = c.Number("logging_steps"),
+            LogFirstStep = c.Flag("logging_first_step"),
+            SaveStrategy = ReadWhen(c, "save_strategy") ?? When.Steps,
+            SaveSteps = c.Number("save_steps"),
+            SaveTotalLimit = c.MaybeInt("save_total_limit"),
+            SaveOnlyModel = c.Flag("save_only_model"),
+            EvalStrategy = ReadWhen(c, "eval_strategy"),
+            EvalSteps = c.MaybeNumber("eval_steps"),
+            EvalOnStart = c.Flag("eval_on_start"),
+            LoadBestAtEnd = c.Flag("load_best_model_at_end") && c.OneOf("metric_for_best_model") is not null,
+            ResumeFrom = ResumeFrom.Parse(c.Text("resume_from_checkpoint")),
             Seed = (ulong)c.Int("seed"),
             ChunkRows = c.Positive("chunk_size"),
             Overwrite = c.Flag("overwrite_output_dir"),
@@ -120,6 +129,9 @@ public sealed record FineTuneKeys
             PlotLoss = c.Flag("plot_loss"),
         };
     }
+
+    /// <summary>no, steps or epoch; null: not given.</summary>
+    private static When? ReadWhen(Settings c, string key) => c.Text(key) is null ? null : c.OneOf(key, "no", "no", "steps", "epoch") switch { "no" => When.No, "steps" => When.Steps, _ => When.Epoch };
 
     private static void RequireSupported(Settings c)
     {

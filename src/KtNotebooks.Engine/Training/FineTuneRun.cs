@@ -1,6 +1,7 @@
 using KtNotebooks.Configuration;
 using KtNotebooks.Data;
 using KtNotebooks.Experts;
+using KtNotebooks.Files;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
 using KtNotebooks.Tokenizers;
@@ -14,14 +15,22 @@ namespace KtNotebooks.Training;
 /// </summary>
 public sealed class FineTuneRun : IDisposable
 {
-    private FineTuneRun(string modelPath, Tokenizer tokenizer, Template template, CausalLm model, LoraSettings lora, TrainSettings training, IReadOnlyList<EncodedExample> examples, IReadOnlyList<EncodedExample> heldOut, ExampleWindows windows, TrainingMemory memory, IReadOnlyList<string> notes, Action<string>? log)
+    private FineTuneRun(FineTuneKeys keys, Tokenizer tokenizer, CausalLm model, LoraSettings lora, TrainingData rows, ExampleWindows windows, TrainingMemory memory, Settings c, IReadOnlyList<string> notes)
     {
-        (ModelPath, Tokenizer, Template, Model, Lora, Training, Examples, HeldOut, Notes) = (modelPath, tokenizer, template, model, lora, training, examples, heldOut, notes);
-        Trainer = new Trainer(model, windows, training, folder => AdapterFolder.Save(model, lora, folder, modelPath), heldOut.Count > 0 ? ExampleWindows.Batch(heldOut) : null)
+        (ModelPath, Tokenizer, Template, Model, Lora, Training, Examples, HeldOut, Notes) = (keys.ModelPath, tokenizer, keys.Data.Template, model, lora, keys.Training, rows.Train, rows.HeldOut, notes);
+        var identity = FineTuneIdentity.Of(keys, c, rows.Train, windows.TotalSteps, model);
+        Trainer = new Trainer(model, windows, keys.Training, folder => AdapterFolder.Save(model, lora, folder, keys.ModelPath), rows.HeldOut.Length > 0 ? ExampleWindows.Batch(rows.HeldOut) : null)
         {
             MomentsOnHost = memory.MomentsOnHost,
             SavedBytes = memory.SavedBytes,
-            LoadWeights = folder => AdapterFolder.Resume(model, lora, folder, log),
+            LoadWeights = folder => AdapterFolder.Resume(model, lora, folder, keys.Log),
+            Identity = identity,
+            Complete = (result, state) =>
+            {
+                FineTuneFiles.CopyTokenizer(keys.ModelPath, Training.OutputDir);
+                FineTuneFiles.WriteArguments(Training.OutputDir, c, identity);
+                ModelCard.Write(Training.OutputDir, keys.ModelPath, keys.Data.Names, identity, result, state);
+            },
         };
     }
 
@@ -56,33 +65,48 @@ public sealed class FineTuneRun : IDisposable
     {
         var c = Settings.Read(arguments);
         var keys = FineTuneKeys.Read(c);
+        var from = Start(keys);
+        var (modelPath, lora, training, settings) = (keys.ModelPath, keys.Lora, keys.Training, keys.Placement);
         List<string> notes = [.. c.Finish("kt train"), .. keys.Notes];
-        var (modelPath, lora, training, data, settings, log) = (keys.ModelPath, keys.Lora, keys.Training, keys.Data, keys.Placement, keys.Log);
         var placement = ModelFolder.Place(modelPath, settings);
         placement.PrepareDevices();
 
         var tokenizer = Tokenizer.Load(modelPath);
-        var rows = TrainingData.Load(data, modelPath, tokenizer);
-        var (train, heldOut) = (rows.Train, rows.HeldOut);
-        var windows = new ExampleWindows(train, keys.Batch, keys.Accumulation, keys.Epochs, keys.MaxSteps, keys.Reduction, keys.OrderSeed);
+        var rows = TrainingData.Load(keys.Data, modelPath, tokenizer);
+        var windows = new ExampleWindows(rows.Train, keys.Batch, keys.Accumulation, keys.Epochs, keys.MaxSteps, keys.Reduction, keys.OrderSeed);
+        // Said now, for a large model takes minutes to load; the rest is compared when it is there.
+        if (from is not null) FineTuneIdentity.Of(keys, c, rows.Train, windows.TotalSteps, model: null).Compare(from, training.ResumeFrom.IsExplicit, partly: true);
         var model = ModelFolder.Load(modelPath, keys.Type, placement, new LoadSettings(Report: loading));
         try
         {
             notes.AddRange(rows.Notes(model.Info.MaxPositions));
-            foreach (var example in train.Concat(heldOut))
-                if (example.Ids.FirstOrDefault(i => i >= model.Info.Vocabulary) is > 0 and var id) throw new InvalidDataException($"{example.Source}: has token {id}, but the model's vocabulary ends at {model.Info.Vocabulary - 1}; tokenizer.json in {modelPath} belongs to another model");
+            foreach (var example in rows.Train.Concat(rows.HeldOut))
+                if (example.Ids.FirstOrDefault(i => i >= model.Info.Vocabulary) is > 0 and var id)
+                    throw new InvalidDataException($"{example.Source}: has token {id}, but the model's vocabulary ends at {model.Info.Vocabulary - 1}; tokenizer.json in {modelPath} belongs to another model");
             if (!lora.Experts && lora.Targets is null && model.All().OfType<ExpertBank>().Any())
                 notes.Add("lora_target: all is attention, dense and shared experts, as KTransformers trains; routed experts stay as they are (lora_experts: true gives each an adapter)");
-            var memory = TrainingMemory.Choose(model, lora, training.Memory, windows.TotalSteps > 0 ? windows.At(0).Batch.Tokens : 0, notes);
+            var memory = TrainingMemory.Choose(model, lora, training.Memory, windows.At(0).Batch.Tokens, notes);
             if (keys.Adapter is not { } adapter) LoraAdapter.Attach(model, lora, training.Seed);
-            else lora = AdapterFolder.Load(model, adapter, log) with { Dropout = lora.Dropout };
-            return new FineTuneRun(modelPath, tokenizer, data.Template, model, lora, training, train, heldOut, windows, memory, [.. notes, .. model.Notes], log);
+            else lora = AdapterFolder.Load(model, adapter, keys.Log) with { Dropout = lora.Dropout };
+            return new FineTuneRun(keys, tokenizer, model, lora, rows, windows, memory, c, [.. notes, .. model.Notes]);
         }
         catch
         {
             model.Dispose();
             throw;
         }
+    }
+
+    /// <summary>What is wrong with the settings or the output folder is said before anything is read; the checkpoint that will be gone on from.</summary>
+    private static string? Start(FineTuneKeys keys)
+    {
+        var training = keys.Training.Checked();
+        foreach (var (key, path) in new[] { ("model_name_or_path", keys.ModelPath), ("adapter_name_or_path", keys.Adapter) })
+            if (path is not null && Same(path, training.OutputDir)) throw new ArgumentException($"output_dir is {key} too, {path}: give another folder, so that it stays as it is");
+        FolderLock.RequireFree(training.OutputDir, "output_dir");
+        return RunStart.Choose(training);
+
+        static bool Same(string a, string b) => Path.TrimEndingDirectorySeparator(Path.GetFullPath(a)) == Path.TrimEndingDirectorySeparator(Path.GetFullPath(b));
     }
 
     public TrainResult Run(CancellationToken cancel = default) => Trainer.Run(cancel);

@@ -1,6 +1,11 @@
+using System.Runtime.InteropServices;
+using System.Security.Cryptography;
+using System.Text.Json.Nodes;
+
 using KtNotebooks.Configuration;
 using KtNotebooks.Data;
 using KtNotebooks.Experts;
+using KtNotebooks.Files;
 using KtNotebooks.Interop;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
@@ -20,7 +25,7 @@ public sealed class PretrainRun : IDisposable
 {
     private static readonly string[] Specials = ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"];
 
-    private PretrainRun(CausalLm model, Tokenizer tokenizer, TrainSettings training, CorpusWindows windows, string configPath)
+    private PretrainRun(CausalLm model, Tokenizer tokenizer, TrainSettings training, CorpusWindows windows, string configPath, RunIdentity identity)
     {
         (Model, Tokenizer, Training) = (model, tokenizer, training);
         Trainer = new Trainer(model, windows, training, folder =>
@@ -31,6 +36,7 @@ public sealed class PretrainRun : IDisposable
         })
         {
             LoadWeights = folder => LoadInto(model, folder),
+            Identity = identity,
         };
     }
 
@@ -57,16 +63,20 @@ public sealed class PretrainRun : IDisposable
             WarmupSteps = c.Int("warmup_steps", 100),
             MaxGradientNorm = c.Number("max_grad_norm", 1),
             Adam = new AdamWSettings(0.9, c.Number("adam_beta2", 0.95), 1e-8, c.Number("weight_decay", 0.05)),
-            LoggingSteps = c.Int("logging_steps", 10),
-            SaveSteps = c.Int("save_steps", 0),
+            LoggingSteps = c.Number("logging_steps", 10),
+            SaveSteps = c.Number("save_steps", 0),
             Seed = (ulong)c.Int("seed", 42),
             ChunkRows = c.Int("chunk_size", 8192),
             Overwrite = c.Flag("overwrite_output_dir"),
-        };
+            ResumeFrom = ResumeFrom.Parse(c.Text("resume_from_checkpoint")),
+        }.Checked();
+        FolderLock.RequireFree(training.OutputDir, "output_dir");
+        var from = RunStart.Choose(training);
         var knowledge = KnowledgeBase.Load(c.Text("source"));
         var template = Templates.Get(c.Text("template", "deepseek"));
         var (vocabulary, tokenizerRows) = (c.Positive("vocab_size"), c.Positive("tokenizer_rows"));
-        var (tokensPerStep, steps, balance) = (c.Int("tokens_per_step", 8192), c.Int("max_steps", 1000), (float)c.Number("aux_loss_alpha"));
+        var (tokensPerStep, steps) = (c.MaybePositive("tokens_per_step") ?? 8192, c.MaybePositive("max_steps") ?? 1000);
+        var balance = c.Number("aux_loss_alpha") is >= 0 and var alpha ? (float)alpha : throw c.Wrong("aux_loss_alpha", "0 or more");
         var (datasetDir, tokenizerDataset) = (c.TextOrDefault("dataset_dir"), c.Text("tokenizer_dataset"));
         if (c.MaybePositive("cpu_infer") is { } threads)
         {
@@ -76,13 +86,22 @@ public sealed class PretrainRun : IDisposable
         var notes = c.Finish("kt pretrain");
 
         var config = new ConfigFile(configPath);
-        var existing = Path.Combine(training.OutputDir, "tokenizer.json");
-        var tokenizer = File.Exists(existing) && !training.Overwrite ? Tokenizer.Load(training.OutputDir) : LearnTokenizer(knowledge, tokenizerRows, vocabulary, training.Seed, tokenizerDataset is null ? [] : DatasetLoader.Load(datasetDir, tokenizerDataset));
+        var tokenizer = from is not null && File.Exists(Path.Combine(from, "tokenizer.json")) ? Tokenizer.Load(from)
+            : LearnTokenizer(knowledge, tokenizerRows, vocabulary, training.Seed, tokenizerDataset is null ? [] : DatasetLoader.Load(datasetDir, tokenizerDataset));
         if (tokenizer.VocabSize > config.Int("vocab_size")) throw new ArgumentException($"{configPath}: vocab_size {config.Int("vocab_size")} is smaller than the tokenizer's {tokenizer.VocabSize}");
         var model = ModelFolder.Build(config, new RandomWeights(training.Seed), DType.F32);
         model.Unfreeze();
         foreach (var moe in model.All().OfType<MoeMlp>()) moe.Settings = moe.Settings with { Balance = balance };
-        return new PretrainRun(model, tokenizer, training, new CorpusWindows(knowledge, new SftEncoder(template, tokenizer, 512, trainOnPrompt: true), tokensPerStep, steps, training.Seed), configPath) { Notes = notes };
+        var windows = new CorpusWindows(knowledge, new SftEncoder(template, tokenizer, 512, trainOnPrompt: true), tokensPerStep, steps, training.Seed);
+        List<(string, JsonNode?)> effective =
+        [
+            ("template", template.Name), ("vocab_size", vocabulary), ("tokenizer_rows", tokenizerRows), ("tokens_per_step", tokensPerStep), ("max_steps", steps), ("aux_loss_alpha", balance),
+            ("learning_rate", training.LearningRate), ("lr_scheduler_type", training.Schedule), ("warmup_steps", training.WarmupSteps), ("max_grad_norm", training.MaxGradientNorm),
+            ("adam_beta2", training.Adam.Beta2), ("weight_decay", training.Adam.WeightDecay), ("seed", training.Seed),
+            ("text of model_config (sha256)", Convert.ToHexStringLower(SHA256.HashData(RegularFile.ReadAllBytes(configPath, "a model's config.json")))[..16]),
+            ("first rows of source (sha256)", Convert.ToHexStringLower(SHA256.HashData(MemoryMarshal.AsBytes<int>(windows.At(0).Batch.Ids)))[..16]),
+        ];
+        return new PretrainRun(model, tokenizer, training, windows, configPath, new RunIdentity(effective, c.Given, steps)) { Notes = notes };
     }
 
     public TrainResult Run(CancellationToken cancel = default) => Trainer.Run(cancel);
@@ -114,6 +133,10 @@ public sealed class PretrainRun : IDisposable
         private int _next;
 
         public int TotalSteps => steps;
+
+        public int Epochs => 1;
+
+        public int BatchSize => 1;
 
         public (TokenBatch Batch, double Epoch) At(int step)
         {

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 
+using KtNotebooks.Files;
 using KtNotebooks.Interop;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Models;
@@ -20,13 +21,24 @@ public sealed class Trainer
     private readonly TrainSettings _settings;
     private readonly Action<string> _saveWeights;
     private readonly TokenBatch? _evaluation;
+    private readonly Occasions _logs, _saves, _evaluations;
+    private readonly RunShape _shape;
     private string _step = "the beginning", _part = "AdamW's moments"; // what is going on, for who must say what failed
+    private bool _hasMoved, _hasEnded; // this object has taken a step, or its last one
 
     /// <param name="saveWeights">Writes what is trained (an adapter, or the whole model) into a folder.</param>
     /// <param name="evaluation">Held-out rows whose weights sum to one, or null.</param>
     public Trainer(CausalLm model, IWindowSource windows, TrainSettings settings, Action<string> saveWeights, TokenBatch? evaluation = null)
     {
-        (_model, _windows, _settings, _saveWeights, _evaluation) = (model, windows, settings, saveWeights, evaluation);
+        ArgumentNullException.ThrowIfNull(model);
+        ArgumentNullException.ThrowIfNull(windows);
+        ArgumentNullException.ThrowIfNull(settings);
+        (_model, _windows, _settings, _saveWeights, _evaluation) = (model, windows, settings.Checked(), saveWeights, settings.EvalStrategy == When.No ? null : evaluation);
+        if (settings.LoadBestAtEnd && _evaluation is null) throw new ArgumentException("load_best_model_at_end needs held-out rows: give eval_dataset or val_size");
+        var total = windows.TotalSteps;
+        var (strategy, every) = settings.Evaluations;
+        (_logs, _saves, _evaluations) = (new(settings.LoggingStrategy, settings.LoggingSteps, total), new(settings.SaveStrategy, settings.SaveSteps, total), new(strategy, every, total));
+        _shape = new RunShape(total, windows.Epochs, windows.BatchSize, _logs.Every, _saves.Every, _evaluations.Every, RunShape.FlosPerTokenOf(model));
     }
 
     /// <summary>After every step.</summary>
@@ -41,27 +53,34 @@ public sealed class Trainer
     /// <summary>Restores weights from a checkpoint folder when a run is resumed; null: runs cannot be resumed.</summary>
     public Action<string>? LoadWeights { get; init; }
 
+    /// <summary>Written into every checkpoint, and compared before a run goes on from one; null: nothing is known of the settings.</summary>
+    public RunIdentity? Identity { get; init; }
+
+    /// <summary>Writes what belongs beside finished weights: tokenizer, config, model card.</summary>
+    public Action<TrainResult, TrainerState>? Complete { get; init; }
+
     /// <summary>AdamW's moments of what is on a card wait in pinned host memory.</summary>
     public bool MomentsOnHost { get; init; }
 
     /// <summary>Bytes of stage inputs that may stay on a card.</summary>
     public long SavedBytes { get; init; } = long.MaxValue;
 
+    /// <summary>Runs to the end. Called again after it was stopped, it goes on where it was.</summary>
+    /// <exception cref="ArgumentException">The output folder holds what this run must not touch.</exception>
+    /// <exception cref="InvalidDataException">A damaged checkpoint.</exception>
+    /// <exception cref="InvalidOperationException">The loss is no number any more, or there is nothing to train.</exception>
     public TrainResult Run(CancellationToken cancel = default)
     {
-        var parameters = _model.AllTrainable;
-        if (parameters.Count == 0) throw new InvalidOperationException("nothing to train: the model has no adapter and no weight is set to train");
-        var resumeFrom = _settings.Overwrite || LoadWeights is null ? null : Checkpoints.Newest(_settings.OutputDir);
-        Checkpoints.Clear(_settings.OutputDir, all: _settings.Overwrite);
-        var log = new TrainerLog(_settings.OutputDir, startOver: resumeFrom is null);
-        if (resumeFrom is not null)
-        {
-            LoadWeights!(resumeFrom);
-            parameters = _model.AllTrainable;
-        }
+        if (_model.AllTrainable.Count == 0) throw new InvalidOperationException("nothing to train: the model has no adapter and no weight is set to train");
+        if (_hasEnded) throw new InvalidOperationException($"this run is finished, its result is in {_settings.OutputDir}; open it anew to train again from the beginning");
+        string? Start() => _hasMoved ? Checkpoints.Newest(_settings.OutputDir) : RunStart.Choose(_settings);
+        Start(); // what is refused makes no folder
+        using var held = FolderLock.Inside(_settings.OutputDir, "a training run", "output_dir");
+        var from = Start();
+        if (_hasMoved && from is null) throw new InvalidOperationException("the run broke off before its first checkpoint and its weights have changed; open it anew to train from the beginning");
         try
         {
-            return RunFrom(resumeFrom, log, parameters, cancel);
+            return RunFrom(from, cancel);
         }
         catch (KtNativeException failed) when (CudaDevice.FindLost() is { } card) // asked before anything is disposed on the way here
         {
@@ -78,33 +97,43 @@ public sealed class Trainer
         ? $"The same command{(_settings.Overwrite ? " with overwrite_output_dir=false" : "")} goes on from {folder}"
         : "Nothing is saved yet: the same command starts over (save_steps says how often a run saves)";
 
-    private TrainResult RunFrom(string? resumeFrom, TrainerLog log, IReadOnlyList<Parameter> parameters, CancellationToken cancel)
+    private TrainResult RunFrom(string? from, CancellationToken cancel)
     {
-        var first = 0;
-        using var optimizer = new AdamW(parameters, _settings.Adam, MomentsOnHost);
-        if (resumeFrom is not null)
+        var state = new TrainerState();
+        if (from is not null)
         {
-            first = log.Restore(resumeFrom);
-            Checkpoints.RestoreOptimizer(resumeFrom, optimizer, first);
-            log.TrimTo(first);
-            OnNote?.Invoke($"resumed from {resumeFrom} at step {first} of {_windows.TotalSteps}");
+            if (LoadWeights is null) throw new InvalidOperationException($"{from} is there, but this run cannot go on from checkpoints");
+            state = TrainerState.Read(from);
+            if (state.Step > _windows.TotalSteps) throw new ArgumentException($"{from} is beyond the {_windows.TotalSteps} steps of this run; give another output_dir, or overwrite_output_dir: true to start over");
+            if (Identity?.Compare(from, _settings.ResumeFrom.IsExplicit) is { } note) OnNote?.Invoke(note);
+            Checkpoints.RequireOptimizer(from);
+            LoadWeights(from);
+            if (Broken() is { } broken) throw new InvalidDataException($"{from}: tensor '{broken}' holds NaN or infinities; remove {from} to go on from an earlier checkpoint");
         }
-        return Loop(log, optimizer, parameters, first, cancel);
+        var parameters = _model.AllTrainable;
+        using var optimizer = new AdamW(parameters, _settings.Adam, MomentsOnHost);
+        if (from is not null) Checkpoints.RestoreOptimizer(from, optimizer, state.Step);
+        // Only now, when all of the checkpoint has been found to be good, anything is touched.
+        RunStart.Clear(_settings.OutputDir, from);
+        var log = new TrainerLog(_settings.OutputDir, state);
+        if (from is not null) OnNote?.Invoke($"resumed from {from} at step {state.Step} of {_windows.TotalSteps}");
+        return Loop(log, state, optimizer, parameters, cancel);
     }
 
-    private TrainResult Loop(TrainerLog log, AdamW optimizer, IReadOnlyList<Parameter> parameters, int first, CancellationToken cancel)
+    private TrainResult Loop(TrainerLog log, TrainerState state, AdamW optimizer, IReadOnlyList<Parameter> parameters, CancellationToken cancel)
     {
-        var total = _windows.TotalSteps;
+        var (first, total) = (state.Step, _windows.TotalSteps);
         var schedule = new LearningRate(_settings.Schedule, _settings.LearningRate, _settings.WarmupOf(total), total);
         var step = new LayerMajorStep(_model, _settings.ChunkRows, savedBytes: SavedBytes) { OnPart = Follow };
         if (step.Devices.Count > 1) OnNote?.Invoke($"layers on {string.Join(", ", step.Devices)}; each window in at most {step.Parts} parts");
         var watch = Stopwatch.StartNew();
-        StepReport? last = null;
-        long tokens = 0;
-        double all = 0, sinceLog = 0, evaluation = double.NaN;
+        var last = new StepReport(first, total, state.Epoch, double.NaN, schedule.At(first), 0, 0, 0, TimeSpan.Zero, TimeSpan.Zero);
+        long tokens = 0, rows = 0;
+        double all = 0, sinceLog = 0;
+        double? evaluation = null;
         var logged = first;
-        var interrupted = false;
-        for (var s = first; s < total; s++)
+        var interrupted = _evaluation is not null && _settings.EvalOnStart && first == 0 && !TryEvaluate(step, log, last, out evaluation, cancel);
+        for (var s = first; s < total && !interrupted; s++)
         {
             var (batch, epoch) = _windows.At(s);
             _step = $"step {s + 1} of {total} ({batch.Tokens:N0} tokens)";
@@ -124,31 +153,42 @@ public sealed class Trainer
             if (!double.IsFinite(loss) || !double.IsFinite(norm))
             {
                 DropGradients(parameters);
-                throw new InvalidOperationException($"step {s + 1}: the loss is {loss} and the gradient norm {norm}; lower learning_rate or look at the rows of this window. The weights are those of step {s}");
+                throw Diverged($"step {s + 1}: the loss is {loss} and the gradient norm {norm}");
             }
+            _hasMoved = true;
             optimizer.Step(schedule.At(s), Gradients.ClipScale(norm, _settings.MaxGradientNorm));
-            tokens += batch.Tokens;
-            all += loss;
-            sinceLog += loss;
+            (tokens, rows, all, sinceLog) = (tokens + batch.Tokens, rows + batch.Sequences, all + loss, sinceLog + loss);
             var elapsed = watch.Elapsed;
             last = new StepReport(s + 1, total, epoch, loss, schedule.At(s + 1), norm, batch.Tokens, tokens / elapsed.TotalSeconds, elapsed, elapsed / (s + 1 - first) * (total - s - 1));
-            if ((s + 1) % _settings.LoggingSteps == 0)
+            state.Advance(last);
+            if (_logs.AreAt(s + 1, epoch) || (s == 0 && _settings.LogFirstStep))
             {
                 log.Loss(last, sinceLog / (s + 1 - logged));
                 (sinceLog, logged) = (0, s + 1);
             }
             OnStep?.Invoke(last);
-            if (_evaluation is not null && _settings.EvalSteps > 0 && (s + 1) % _settings.EvalSteps == 0 && s + 1 < total) interrupted = !TryEvaluate(step, log, last, ref evaluation, cancel);
-            if (interrupted) break;
-            if (_settings.SaveSteps > 0 && (s + 1) % _settings.SaveSteps == 0 && s + 1 < total) Save(log, optimizer, last);
+            if (s + 1 == total) break;
+            var measure = _evaluation is not null && _evaluations.AreAt(s + 1, epoch);
+            if (measure) interrupted = !TryEvaluate(step, log, last, out evaluation, cancel);
+            if (!interrupted && _saves.AreAt(s + 1, epoch)) Save(state, optimizer, measure ? evaluation : null, whole: !_settings.SaveOnlyModel);
         }
-        if (!interrupted && _evaluation is not null && last is not null) interrupted = !TryEvaluate(step, log, last, ref evaluation, cancel);
-        if (interrupted && last is not null) Save(log, optimizer, last);
+        var measured = TimeSpan.Zero;
+        if (!interrupted && _evaluation is not null)
+        {
+            var before = watch.Elapsed;
+            interrupted = !TryEvaluate(step, log, last, out evaluation, cancel);
+            measured = watch.Elapsed - before;
+        }
+        if (interrupted && state.Step > first) Save(state, optimizer, null, whole: true);
+        if (!interrupted && _settings.LoadBestAtEnd) evaluation = TakeBest(state, evaluation);
+        var result = new TrainResult(state.Step, total, state.Step > first ? all / (state.Step - first) : double.NaN, last.Loss, evaluation, tokens / watch.Elapsed.TotalSeconds, watch.Elapsed, interrupted);
+        if (state.Step == 0) return result; // nothing is learned, nothing is written
+        if (Broken() is { } broken) throw Diverged($"after step {state.Step} '{broken}' holds NaN or infinities");
         _saveWeights(_settings.OutputDir);
-        if (last is not null) log.End(last);
-        log.WriteState(last, _settings);
-        var done = last?.Step ?? first;
-        return new TrainResult(done, total, done > first ? all / (done - first) : double.NaN, last?.Loss ?? double.NaN, double.IsNaN(evaluation) ? null : evaluation, tokens / watch.Elapsed.TotalSeconds, watch.Elapsed, interrupted);
+        if (state.Step > first || !interrupted) log.End(last);
+        if (interrupted) state.Write(_settings.OutputDir, _shape);
+        else Finish(result, state, state.Step - first, rows, measured);
+        return result;
     }
 
     /// <summary>Of several cards the one that began something last: a thread that waits for another says nothing.</summary>
@@ -159,9 +199,10 @@ public sealed class Trainer
     }
 
     /// <summary>False when cancelled.</summary>
-    private bool TryEvaluate(LayerMajorStep step, TrainerLog log, StepReport report, ref double loss, CancellationToken cancel)
+    private bool TryEvaluate(LayerMajorStep step, TrainerLog log, StepReport report, out double? loss, CancellationToken cancel)
     {
         _part = "evaluation after it";
+        loss = null;
         try
         {
             loss = step.Loss(_evaluation!, cancel);
@@ -170,21 +211,74 @@ public sealed class Trainer
         {
             return false;
         }
-        log.Evaluation(report, loss);
-        OnEvaluation?.Invoke(report.Step, loss);
+        if (!double.IsFinite(loss.Value)) throw Diverged($"after step {report.Step}: the loss of the held-out rows is {loss}");
+        log.Evaluation(report, loss.Value);
+        OnEvaluation?.Invoke(report.Step, loss.Value);
         return true;
     }
 
-    private void Save(TrainerLog log, AdamW optimizer, StepReport report)
+    private void Save(TrainerState state, AdamW optimizer, double? loss, bool whole)
     {
         _part = "saving after it";
-        var folder = Checkpoints.Write(_settings.OutputDir, report.Step, target =>
+        if ((Broken() ?? Finite.FirstBroken(optimizer.State)) is { } broken) throw Diverged($"after step {state.Step} '{broken}' holds NaN or infinities");
+        if (loss is { } measured) state.Offer(new BestCheckpoint(measured, state.Step, Path.Combine(_settings.OutputDir, $"checkpoint-{state.Step}")));
+        var folder = Checkpoints.Write(_settings.OutputDir, state.Step, target =>
         {
             _saveWeights(target);
-            log.WriteState(report, _settings, target);
-            Checkpoints.WriteOptimizer(target, optimizer);
+            Identity?.Write(target);
+            state.Write(target, _shape);
+            if (whole) Checkpoints.WriteOptimizer(target, optimizer);
         });
         OnNote?.Invoke($"saved {folder}");
+        if (_settings.SaveTotalLimit is > 0 and var limit) Checkpoints.Limit(_settings.OutputDir, limit, _settings.LoadBestAtEnd ? state.Best?.Folder : null);
+    }
+
+    /// <summary>Puts the best checkpoint's weights into the model, where they are better than the last ones; returns the loss of what is there then.</summary>
+    private double? TakeBest(TrainerState state, double? atEnd)
+    {
+        if (state.Best is not { } best || best.Loss >= atEnd || best.Step == state.Step) return atEnd;
+        if (!Directory.Exists(best.Folder) || LoadWeights is null)
+        {
+            OnNote?.Invoke($"{best.Folder}, the best of the run, is gone; the weights are those of the last step");
+            return atEnd;
+        }
+        LoadWeights(best.Folder);
+        OnNote?.Invoke($"{best.Folder} is the best: eval_loss {best.Loss:F4}, after the last step {atEnd:F4}; its weights are what is left");
+        return best.Loss;
+    }
+
+    /// <summary>What a finished run leaves beside its weights.</summary>
+    private void Finish(TrainResult result, TrainerState state, int steps, long rows, TimeSpan measured)
+    {
+        var seconds = (result.Elapsed - measured).TotalSeconds;
+        double Speed(double count, double time) => Math.Round(count / time, 3);
+        (string Name, double Value)[] train =
+        [
+            ("epoch", state.Epoch), ("total_flos", _shape.FlosOf(state.Tokens)), ("loss", state.MeanLoss), ("runtime", Math.Round(seconds, 4)), ("samples_per_second", Speed(rows, seconds)),
+            ("steps_per_second", Speed(steps, seconds)), ("num_input_tokens_seen", state.Tokens), ("effective_tokens_per_sec", Math.Round(result.TokensPerSecond, 3)),
+        ];
+        state.Close(train[..6]);
+        state.Write(_settings.OutputDir, _shape);
+        Complete?.Invoke(result, state);
+        if (result.EvalLoss is { } loss)
+        {
+            (string, double)[] speed = measured == TimeSpan.Zero ? []
+                : [("runtime", Math.Round(measured.TotalSeconds, 4)), ("samples_per_second", Speed(_evaluation!.Sequences, measured.TotalSeconds)), ("steps_per_second", Speed(1, measured.TotalSeconds))];
+            ResultsFile.Write(_settings.OutputDir, "eval", [("epoch", state.Epoch), ("loss", loss), .. speed]);
+        }
+        ResultsFile.Write(_settings.OutputDir, "train", train); // last of all: this file says that the run is finished
+        _hasEnded = true;
+    }
+
+    private string? Broken() => Finite.FirstBroken(_model.AllTrainable.Select(p => (p.Name, p.Tensor)));
+
+    /// <summary>Values that are no numbers end a run: what remains is what was saved before.</summary>
+    private InvalidOperationException Diverged(string what)
+    {
+        var newest = Checkpoints.Newest(_settings.OutputDir);
+        return new InvalidOperationException($"{what}; lower learning_rate, or look at the rows of this window. " + (newest is null
+            ? "Nothing is saved: start again with the change"
+            : $"The last weights that are saved are those of {newest}: start again in another output_dir with the change, from them with adapter_name_or_path={newest}"));
     }
 
     private static void DropGradients(IReadOnlyList<Parameter> parameters)

@@ -8,6 +8,12 @@ public interface IWindowSource
 {
     int TotalSteps { get; }
 
+    /// <summary>Epochs, one that is only begun counted whole.</summary>
+    int Epochs { get; }
+
+    /// <summary>Rows of a micro-batch.</summary>
+    int BatchSize { get; }
+
     /// <summary>The accumulation window of step s in [0, TotalSteps), and the epoch reached after it.</summary>
     (TokenBatch Batch, double Epoch) At(int step);
 }
@@ -19,37 +25,48 @@ public interface IWindowSource
 public sealed class ExampleWindows : IWindowSource
 {
     private readonly IReadOnlyList<EncodedExample> _examples;
-    private readonly int _batch;
-    private readonly int _accumulation;
+    private readonly int _batch, _window, _stepsPerEpoch;
     private readonly LossReduction _reduction;
     private readonly int? _seed;
-    private readonly int _stepsPerEpoch;
     private (int Epoch, int[] Order) _order = (-1, []);
 
     /// <param name="epochs">num_train_epochs.</param>
-    /// <param name="maxSteps">max_steps; wins when positive.</param>
+    /// <param name="maxSteps">max_steps; −1: what the epochs come to.</param>
     /// <param name="seed">Of the order of the rows in each epoch; null: they keep their own (disable_shuffling).</param>
-    /// <exception cref="ArgumentException">No examples, or a size below one.</exception>
+    /// <exception cref="ArgumentException">No examples, or a size without a meaning.</exception>
     public ExampleWindows(IReadOnlyList<EncodedExample> examples, int batch, int accumulation, double epochs, int maxSteps, LossReduction reduction, int? seed)
     {
         ArgumentNullException.ThrowIfNull(examples);
         if (examples.Count == 0) throw new ArgumentException("the training set has no rows");
         if (batch < 1) throw new ArgumentException($"per_device_train_batch_size must be at least 1, but is {batch}");
         if (accumulation < 1) throw new ArgumentException($"gradient_accumulation_steps must be at least 1, but is {accumulation}");
-        (_examples, _batch, _accumulation, _reduction, _seed) = (examples, batch, accumulation, reduction, seed);
-        var micro = (examples.Count + batch - 1) / batch;
-        _stepsPerEpoch = (micro + accumulation - 1) / accumulation;
-        TotalSteps = maxSteps > 0 ? maxSteps : (int)Math.Ceiling(epochs * _stepsPerEpoch);
-        if (TotalSteps < 1) throw new ArgumentException($"num_train_epochs must be positive, but is {epochs}");
+        if (maxSteps is 0 or < -1) throw new ArgumentException($"max_steps must be positive, or -1 for what num_train_epochs comes to, but is {maxSteps}");
+        if (maxSteps < 0 && (!double.IsFinite(epochs) || epochs <= 0)) throw new ArgumentException(FormattableString.Invariant($"num_train_epochs must be positive, but is {epochs}"));
+        (_examples, _reduction, _seed, BatchSize) = (examples, reduction, seed, batch);
+        // No micro-batch and no window has more rows than there are.
+        _batch = Math.Min(batch, examples.Count);
+        var micro = (int)(((long)examples.Count + _batch - 1) / _batch);
+        _window = (int)Math.Min((long)_batch * accumulation, examples.Count);
+        _stepsPerEpoch = (int)(((long)micro + accumulation - 1) / accumulation);
+        var steps = maxSteps > 0 ? maxSteps : Math.Ceiling(epochs * _stepsPerEpoch);
+        if (steps > int.MaxValue) throw new ArgumentException(FormattableString.Invariant($"num_train_epochs {epochs} would be {steps:0.00e+00} steps; at most {int.MaxValue} are possible"));
+        TotalSteps = (int)steps;
     }
 
     public int TotalSteps { get; }
+
+    public int Epochs => (TotalSteps - 1) / _stepsPerEpoch + 1;
+
+    public int BatchSize { get; }
 
     public (TokenBatch Batch, double Epoch) At(int step)
     {
         var (epoch, within) = (step / _stepsPerEpoch, step % _stepsPerEpoch);
         if (_order.Epoch != epoch) _order = (epoch, _seed is { } seed ? EpochOrder.Of(seed, epoch, _examples.Count) : [.. Enumerable.Range(0, _examples.Count)]);
-        var window = _order.Order.Skip(within * _accumulation * _batch).Take(_accumulation * _batch).Select(i => _examples[i]).ToArray();
+        var first = (int)((long)within * _window);
+        var window = _order.Order[first..(int)Math.Min((long)first + _window, _order.Order.Length)].Select(i => _examples[i]).ToArray();
+        if (window.Sum(e => (long)e.Ids.Length) is > int.MaxValue and var tokens)
+            throw new ArgumentException($"one step would have {tokens:N0} tokens, at most {int.MaxValue:N0} are possible; lower per_device_train_batch_size or gradient_accumulation_steps");
         return (Batch(window, _batch, _reduction), epoch + ((within + 1.0) / _stepsPerEpoch));
     }
 

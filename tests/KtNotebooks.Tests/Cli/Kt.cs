@@ -68,11 +68,16 @@ internal sealed class Kt : IDisposable
     public void Kill() => _process.Kill();
 
     /// <summary>What Ctrl-C sends.</summary>
-    public void Interrupt()
+    public void Interrupt() => Signal("INT");
+
+    /// <summary>Sends a signal by its name.</summary>
+    public void Signal(string name)
     {
-        using var kill = Process.Start("kill", ["-INT", _process.Id.ToString()]);
+        using var kill = Process.Start("kill", ["-" + name, _process.Id.ToString()]);
         kill.WaitForExit();
     }
+
+    public bool HasEnded => _process.HasExited;
 
     public void Dispose()
     {

@@ -81,6 +81,26 @@ public class PredictRunTests
         Assert.Equal($"{FileOf(place)}: row 2 was made from another prompt than the data set has there now; choose another output_dir, or overwrite_output_dir=true to begin again", Kt.Refuses(Predict(place, "max_samples=2", "seed=43")));
     }
 
+    [Fact]
+    public void Damaged_files_of_an_earlier_run_are_named()
+    {
+        using var place = new Workplace();
+        Assert.Equal(0, Kt.Run(Predict(place, "max_samples=2")).Exit);
+        const string Otherwise = "choose another output_dir, or overwrite_output_dir=true to begin again";
+        var (settings, lines) = (Path.Combine(place.Output, "predict_settings.json"), File.ReadAllLines(FileOf(place)));
+        var noted = File.ReadAllText(settings);
+        File.WriteAllText(settings, "");
+        var refused = Kt.Refuses(Predict(place, "max_samples=2"));
+        Assert.StartsWith($"{settings}:1: not valid JSON: ", refused, StringComparison.Ordinal);
+        Assert.EndsWith($"so nobody knows how the predictions beside it were made: {Otherwise}", refused, StringComparison.Ordinal);
+        File.WriteAllText(settings, noted);
+        foreach (var (line, message) in new[] { ("{}", "it has no 'prompt' as kt predict writes it"), ("[1]", "it has no 'prompt' as kt predict writes it"), ("null", "it has no 'prompt' as kt predict writes it"), ("{", "Expected") })
+        {
+            File.WriteAllText(FileOf(place), $"{lines[0]}\n{line}\n");
+            Assert.StartsWith($"{FileOf(place)}:2: not a row of predictions: {message}", Kt.Refuses(Predict(place, "max_samples=2")), StringComparison.Ordinal);
+        }
+    }
+
     [Theory]
     [InlineData("eval_dataset=godo", "Unknown dataset 'godo'")]
     [InlineData("per_device_eval_batch_size=0", "command line: 'per_device_eval_batch_size' must be positive, but is '0'")]

@@ -1,5 +1,7 @@
 using System.Text.Json.Nodes;
 
+using KtNotebooks.Files;
+
 using Xunit;
 
 namespace KtNotebooks.Tests.Cli;
@@ -17,7 +19,9 @@ public class TrainingRunTests
         Assert.Single(System.Text.RegularExpressions.Regex.Matches(output, @"(?m)^loaded model: [\d.]+ kB read or mapped in \d+\.\d s, \d+\.\d\d GB/s$"));
         Assert.Contains("tokens/s", output, StringComparison.Ordinal);
         Assert.Contains("ETA", output, StringComparison.Ordinal);
-        Assert.Equal(["adapter_config.json", "adapter_model.safetensors", "checkpoint-10", "checkpoint-5", "trainer_log.jsonl", "trainer_state.json", "training_loss.png"],
+        Assert.Equal(
+            ["README.md", "adapter_config.json", "adapter_model.safetensors", "all_results.json", "checkpoint-10", "checkpoint-5", "tokenizer.json", "tokenizer_config.json", "train_results.json", "trainer_log.jsonl",
+                "trainer_state.json", "training_args.yaml", "training_loss.png"],
             Directory.GetFileSystemEntries(place.Output).Select(Path.GetFileName).Order(StringComparer.Ordinal));
         var losses = Steps(place.Output).Select(l => l["loss"]!.GetValue<double>()).ToArray();
         Assert.Equal(12, losses.Length);
@@ -36,7 +40,7 @@ public class TrainingRunTests
             kt.Kill();
             kt.End();
         }
-        Directory.CreateDirectory(Path.Combine(place.Output, "checkpoint-95.tmp")); // had it been writing one just then
+        Directory.CreateDirectory(OwnTemporary.In(place.Output)); // had it been writing a checkpoint just then
         var (exit, output, errors) = Kt.Run(place.Train(pairs));
         Assert.Equal((0, ""), (exit, errors));
         Assert.Contains("resumed from " + Path.Combine(place.Output, "checkpoint-"), output, StringComparison.Ordinal);

@@ -24,6 +24,24 @@ public class AtomicFileTests
     }
 
     [Fact]
+    public void What_a_person_calls_tmp_stays()
+    {
+        using var folder = new Samples.Folder();
+        var mine = folder.Write("x.txt.tmp", "mine");
+        AtomicFile.WriteText(Path.Combine(folder.Path, "x.txt"), "new");
+        Assert.Equal("mine", File.ReadAllText(mine));
+        Assert.Equal(2, Directory.GetFileSystemEntries(folder.Path).Length);
+    }
+
+    [Fact]
+    public void A_folder_or_a_device_in_the_file_s_place_is_named()
+    {
+        using var folder = new Samples.Folder();
+        Assert.StartsWith($"{folder.Path}: cannot be written: a folder", Assert.Throws<IOException>(() => AtomicFile.WriteText(folder.Path, "x")).Message, StringComparison.Ordinal);
+        Assert.StartsWith("/dev/null: cannot be written: ", Assert.Throws<IOException>(() => AtomicFile.WriteText("/dev/null", "x")).Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void Too_little_disk_is_said_before_anything_is_made()
     {
         using var folder = new Samples.Folder();
@@ -41,7 +59,7 @@ public class AtomicFileTests
         {
             for (var i = 0; i < 64; i++) stream.Write(new byte[1 << 16]);
         }));
-        Assert.Contains("x.bin", error.Message, StringComparison.Ordinal);
+        Assert.Equal($"{Path.Combine(disk.Path, "x.bin")}: cannot be written: No space left on device", error.Message);
         Assert.Empty(Directory.GetFileSystemEntries(disk.Path));
     }
 

@@ -1,6 +1,7 @@
 using System.Text.Json.Nodes;
 
 using KtNotebooks.Experts;
+using KtNotebooks.Files;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
 using KtNotebooks.Ops;
@@ -43,7 +44,7 @@ public sealed class AdapterExportTests : IDisposable
         var index = JsonNode.Parse(File.ReadAllText(Path.Combine(At("out"), "model.safetensors.index.json")))!;
         Assert.True(index["weight_map"]!.AsObject().Select(e => e.Value!.GetValue<string>()).Distinct().Count() > 3);
         Assert.True(File.Exists(Path.Combine(At("out"), "tokenizer.json")));
-        Assert.False(Directory.Exists(At("out.tmp")));
+        Assert.Equal([At("out")], Left());
     }
 
     [Fact]
@@ -173,17 +174,32 @@ public sealed class AdapterExportTests : IDisposable
         var (model, adapter) = (Base(DType.F32), Adapter("a", 1));
         using (var export = new AdapterExport(new ExportSettings(model, [adapter], At("out"), 40_000)))
             Assert.Throws<IOException>(() => export.Run((shard, _) => throw new IOException($"the disk failed at file {shard}"), TestContext.Current.CancellationToken));
-        Assert.False(Directory.Exists(At("out")) || Directory.Exists(At("out.tmp")));
+        Assert.Empty(Left());
         using var stop = new CancellationTokenSource();
         using (var export = new AdapterExport(new ExportSettings(model, [adapter], At("out"), 40_000)))
             Assert.Throws<OperationCanceledException>(() => export.Run((_, _) => stop.Cancel(), stop.Token));
-        Assert.False(Directory.Exists(At("out")) || Directory.Exists(At("out.tmp")));
-        // What a killed export leaves does not end up in the next.
-        Directory.CreateDirectory(At("out.tmp"));
-        File.WriteAllText(Path.Combine(At("out.tmp"), "model-00009-of-00099.safetensors"), "half");
+        Assert.Empty(Left());
+        // What a killed export leaves goes with the next; what a person has beside it, and an export into another folder, stay.
+        var (left, others, mine) = (OwnTemporary.Beside(At("out")), OwnTemporary.Beside(At("out2")), At("out.tmp"));
+        foreach (var folder in new[] { left, others, mine }) File.WriteAllText(Path.Combine(Directory.CreateDirectory(folder).FullName, "model-00009-of-00099.safetensors"), "half");
         Export(model, [adapter], shard: 40_000);
         Assert.DoesNotContain(Directory.GetFiles(At("out")), f => f.Contains("00099", StringComparison.Ordinal));
+        Assert.Equal((false, true, true), (Directory.Exists(left), Directory.Exists(others), Directory.Exists(mine)));
         using var merged = ModelFolder.Load(At("out"), DType.F32);
+    }
+
+    [Fact]
+    public void Two_exports_into_one_folder_do_not_meet()
+    {
+        var (model, adapter) = (Base(DType.F32), Adapter("a", 1));
+        using var first = new AdapterExport(new ExportSettings(model, [adapter], At("out"), 40_000));
+        using var second = new AdapterExport(new ExportSettings(model, [adapter], At("out"), 40_000));
+        var refused = "";
+        first.Run((_, _) => refused = Assert.ThrowsAny<IOException>(() => second.Run(cancel: TestContext.Current.CancellationToken)).Message, TestContext.Current.CancellationToken);
+        Assert.StartsWith($"export_dir {At("out")}: an export (process {Environment.ProcessId} on ", refused, StringComparison.Ordinal);
+        Assert.Equal($"export_dir '{At("out")}' is not empty; name a new folder", Assert.Throws<ArgumentException>(() => second.Run(cancel: TestContext.Current.CancellationToken)).Message);
+        using var merged = ModelFolder.Load(At("out"), DType.F32);
+        Assert.Equal([At("out")], Left());
     }
 
     [Fact]
@@ -218,6 +234,9 @@ public sealed class AdapterExportTests : IDisposable
         Assert.StartsWith("command line: unknown key 'export_dirr'.", Kt.Refuses("export", $"model_name_or_path={model}", "export_dirr=x", $"export_dir={At("two")}"), StringComparison.Ordinal);
         Assert.Equal($"export_dir '{At("out")}' is not empty; name a new folder", Kt.Refuses("export", $"model_name_or_path={model}", $"export_dir={At("out")}"));
     }
+
+    /// <summary>What lies there of exports into `out`, whole or not.</summary>
+    private string[] Left() => Directory.GetFileSystemEntries(_folder.Path, "*out*");
 
     private string At(string name) => Path.Combine(_folder.Path, name);
 

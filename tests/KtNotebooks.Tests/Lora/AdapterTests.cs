@@ -80,8 +80,8 @@ public sealed class AdapterTests : IDisposable
         Assert.Equal(0f, new LoraSettings(8, 0).Scale);
         Assert.Equal(-0.5f, new LoraSettings(8, -4).Scale);
         // LLaMA-Factory's key takes 0 for nothing given.
-        Assert.Equal(16.0, FineTuneRun.ReadLora(Settings.Read(["lora_rank=8", "lora_alpha=0"])).EffectiveAlpha);
-        Assert.Equal(4.0, FineTuneRun.ReadLora(Settings.Read(["lora_rank=8", "lora_alpha=4"])).EffectiveAlpha);
+        Assert.Equal(16.0, FineTuneKeys.ReadLora(Settings.Read(["lora_rank=8", "lora_alpha=0"])).EffectiveAlpha);
+        Assert.Equal(4.0, FineTuneKeys.ReadLora(Settings.Read(["lora_rank=8", "lora_alpha=4"])).EffectiveAlpha);
     }
 
     [Theory]

@@ -15,7 +15,7 @@ public sealed class PlainQaTests
     [InlineData(Language.English)]
     public void There_are_enough_facts_and_rows(Language language)
     {
-        Assert.True(Knowledge.Facts.Count(fact => fact.Language == language && !fact.Group.StartsWith("arithmetic/")) >= 700);
+        Assert.True(Knowledge.Facts.Count(fact => fact.Language == language && !fact.Group.StartsWith("arithmetic/", StringComparison.Ordinal)) >= 700);
         Assert.True(Plain.CountDistinct(language) >= 10_000);
     }
 
@@ -42,7 +42,7 @@ public sealed class PlainQaTests
     [Fact]
     public void Every_fact_is_met_early()
     {
-        var facts = Knowledge.Facts.Where(fact => !fact.Group.StartsWith("arithmetic/")).ToArray();
+        var facts = Knowledge.Facts.Where(fact => !fact.Group.StartsWith("arithmetic/", StringComparison.Ordinal)).ToArray();
         // A lead-in may stand before a question, so every tail of what was asked counts.
         var seen = Plain.Stream(3).Take(facts.Length * 3 / 2).Select(row => KnowledgeBase.Normal(row.Instruction))
             .SelectMany(asked => Enumerable.Range(0, asked.Length).Select(start => asked[start..])).ToHashSet();

@@ -70,8 +70,34 @@ public class ExampleWindowsTests
     [InlineData(0, 1, 1, "per_device_train_batch_size must be at least 1, but is 0")]
     [InlineData(1, 0, 1, "gradient_accumulation_steps must be at least 1, but is 0")]
     [InlineData(1, 1, 0, "num_train_epochs must be positive, but is 0")]
+    [InlineData(1, 1, -2, "num_train_epochs must be positive, but is -2")]
+    [InlineData(1, 1, double.NaN, "num_train_epochs must be positive, but is NaN")]
+    [InlineData(1, 1, 1e9, "num_train_epochs 1000000000 would be 3.00e+09 steps; at most 2147483647 are possible")]
     public void Impossible_sizes_are_named(int batch, int accumulation, double epochs, string message) =>
         Assert.Equal(message, Assert.Throws<ArgumentException>(() => new ExampleWindows(Three, batch, accumulation, epochs, -1, LossReduction.Token, 1)).Message);
+
+    [Theory]
+    [InlineData(0)]
+    [InlineData(-2)]
+    public void Max_steps_is_positive_or_minus_one(int steps) =>
+        Assert.Equal($"max_steps must be positive, or -1 for what num_train_epochs comes to, but is {steps}", Assert.Throws<ArgumentException>(() => new ExampleWindows(Three, 1, 1, 1, steps, LossReduction.Token, 1)).Message);
+
+    [Theory]
+    [InlineData(int.MaxValue, 1)]
+    [InlineData(1, int.MaxValue)]
+    [InlineData(int.MaxValue, int.MaxValue)]
+    public void A_window_larger_than_the_data_is_all_of_it(int batch, int accumulation)
+    {
+        var windows = new ExampleWindows(Three, batch, accumulation, 2, -1, LossReduction.Micro, 1);
+        var expected = new ExampleWindows(Three, batch == 1 ? 1 : 3, batch == 1 ? 3 : 1, 2, -1, LossReduction.Micro, 1);
+        Assert.Equal((2, 2), (windows.TotalSteps, windows.Epochs));
+        for (var step = 0; step < 2; step++)
+        {
+            Assert.Equal(expected.At(step).Batch.Ids, windows.At(step).Batch.Ids);
+            Assert.Equal(expected.At(step).Batch.Weights, windows.At(step).Batch.Weights);
+            Assert.Equal(step + 1, windows.At(step).Epoch);
+        }
+    }
 
     private static KtNotebooks.Nn.TokenBatch Window(int batch, int accumulation, LossReduction reduction) => new ExampleWindows(Three, batch, accumulation, 1, -1, reduction, 1).At(0).Batch;
 }

@@ -1,0 +1,124 @@
+using System.Text.Json.Nodes;
+
+using KtNotebooks.Lora;
+using KtNotebooks.Tests.Tokenizers;
+using KtNotebooks.Training;
+
+using Xunit;
+
+namespace KtNotebooks.Tests.Training;
+
+/// <summary>When a run of six steps, three an epoch, logs, measures and saves; and what it keeps.</summary>
+[Collection("cpu variant")]
+public sealed class TrainerOccasionsTests : IDisposable
+{
+    private readonly Samples.Folder _folder = new();
+
+    private string Output => Path.Combine(_folder.Path, "out");
+
+    private TrainSettings Settings => new() { OutputDir = Output, LearningRate = 1e-2, LoggingSteps = 1, SaveSteps = 0 };
+
+    public void Dispose() => _folder.Dispose();
+
+    [Fact]
+    public void Steps_epochs_and_shares()
+    {
+        Assert.Equal([2, 4], Saved(Settings with { SaveSteps = 2 }));
+        Assert.Equal([3], Saved(Settings with { SaveStrategy = When.Epoch }));
+        Assert.Equal([], Saved(Settings with { SaveSteps = 2, SaveStrategy = When.No }));
+        Assert.Equal([2, 4], Saved(Settings with { SaveSteps = 0.2 })); // ⌈0.2 · 6⌉ = 2
+        Assert.Equal([1, 2, 3, 4, 5], Saved(Settings with { SaveSteps = 0.01 }));
+
+        Assert.Equal([3, 6], Logged(Settings with { LoggingSteps = 3 }));
+        Assert.Equal([1, 3, 6], Logged(Settings with { LoggingSteps = 3, LogFirstStep = true }));
+        Assert.Equal([3, 6], Logged(Settings with { LoggingStrategy = When.Epoch }));
+        Assert.Equal([3, 6], Logged(Settings with { LoggingSteps = 0.5 }));
+        Assert.Equal([], Logged(Settings with { LoggingStrategy = When.No }));
+
+        Assert.Equal([6], Measured(Settings));
+        Assert.Equal([4, 6], Measured(Settings with { EvalSteps = 4 }));
+        Assert.Equal([2, 4, 6], Measured(Settings with { EvalStrategy = When.Steps, LoggingSteps = 2 }));
+        Assert.Equal([4, 6], Measured(Settings with { EvalStrategy = When.Steps, EvalSteps = 4 }));
+        Assert.Equal([3, 6], Measured(Settings with { EvalStrategy = When.Epoch }));
+        Assert.Equal([], Measured(Settings with { EvalStrategy = When.No, EvalSteps = 4 }));
+        Assert.Equal([0, 6], Measured(Settings with { EvalOnStart = true }));
+    }
+
+    [Fact]
+    public void Only_the_newest_checkpoints_stay()
+    {
+        Assert.Equal([4, 5], Saved(Settings with { SaveSteps = 1, SaveTotalLimit = 2 }));
+        Assert.Equal([1, 2, 3, 4, 5], Saved(Settings with { SaveSteps = 1, SaveTotalLimit = 0 }));
+    }
+
+    [Fact]
+    public void The_best_checkpoint_is_what_is_left_and_is_not_thrown_away()
+    {
+        var settings = Settings with { SaveSteps = 1, EvalStrategy = When.Steps, EvalSteps = 1, SaveTotalLimit = 1, LoadBestAtEnd = true };
+        using var model = TinyRun.Model(new LoraSettings(3));
+        var trainer = TinyRun.Trainer(model, settings, new LoraSettings(3), evaluate: true);
+        trainer.OnStep += s => // gets worse from the third step on
+        {
+            foreach (var (_, tensor) in s.Step >= 3 ? model.AllTrainable : []) tensor.Store([.. Enumerable.Repeat(3f, (int)tensor.Count)]);
+        };
+        List<(int Step, double Loss)> losses = [];
+        trainer.OnEvaluation += (step, loss) => losses.Add((step, loss));
+        var result = trainer.Run(TestContext.Current.CancellationToken);
+        var best = losses.MinBy(l => l.Loss);
+        Assert.InRange(best.Step, 1, 4); // else this test says nothing
+        Assert.Equal(best.Loss, result.EvalLoss);
+        Assert.Equal([best.Step, 5], Checkpoints.All(Output).Select(Checkpoints.StepOf));
+        var state = JsonNode.Parse(File.ReadAllText(Path.Combine(Output, "trainer_state.json")))!;
+        Assert.Equal((best.Step, best.Loss, Path.Combine(Output, $"checkpoint-{best.Step}")), ((int)state["best_global_step"]!, (double)state["best_metric"]!, (string)state["best_model_checkpoint"]!));
+        Assert.Equal(File.ReadAllBytes(Path.Combine(Output, $"checkpoint-{best.Step}", "adapter_model.safetensors")), File.ReadAllBytes(Path.Combine(Output, "adapter_model.safetensors")));
+        Assert.Equal("load_best_model_at_end needs held-out rows: give eval_dataset or val_size", Assert.Throws<ArgumentException>(() => TinyRun.Trainer(model, settings, new LoraSettings(3), evaluate: false)).Message);
+    }
+
+    [Fact]
+    public void Checkpoints_of_weights_alone_are_smaller_and_not_gone_on_from()
+    {
+        TinyRun.Die(Settings with { SaveSteps = 2, SaveOnlyModel = true });
+        var folder = Checkpoints.Newest(Output)!;
+        Assert.False(File.Exists(Path.Combine(folder, "optimizer.safetensors")));
+        Assert.Equal($"{folder}: has no optimizer.safetensors (save_only_model leaves it out), so no run can go on from it; name it as adapter_name_or_path to begin a new run with its weights", Assert.Throws<InvalidDataException>(() => TinyRun.Train(Settings)).Message);
+        // Whoever stops a run can go on.
+        using var stop = new CancellationTokenSource();
+        TinyRun.Train(Settings with { SaveOnlyModel = true, Overwrite = true }, atStep: (3, stop.Cancel), stop: stop);
+        Assert.Equal(6, TinyRun.Train(Settings with { SaveOnlyModel = true }).Result.Steps);
+    }
+
+    [Fact]
+    public void A_resumed_run_leaves_the_results_of_all_its_steps()
+    {
+        TinyRun.Train(Settings with { OutputDir = Output + "-straight" }, evaluate: true);
+        TinyRun.Die(Settings with { SaveSteps = 2 });
+        TinyRun.Train(Settings with { SaveSteps = 2 }, evaluate: true);
+        foreach (var key in new[] { "train_loss", "epoch", "num_input_tokens_seen", "total_flos", "eval_loss" })
+            Assert.Equal(Results(Output + "-straight")[key]!.ToJsonString(), Results(Output)[key]!.ToJsonString());
+        Assert.Equal(["effective_tokens_per_sec", "epoch", "num_input_tokens_seen", "total_flos", "train_loss", "train_runtime", "train_samples_per_second", "train_steps_per_second"],
+            JsonNode.Parse(File.ReadAllText(Path.Combine(Output, "train_results.json")))!.AsObject().Select(r => r.Key));
+        var state = JsonNode.Parse(File.ReadAllText(Path.Combine(Output, "trainer_state.json")))!.AsObject();
+        Assert.Equal(
+            ["best_global_step", "best_metric", "best_model_checkpoint", "epoch", "eval_steps", "global_step", "is_hyper_param_search", "is_local_process_zero", "is_world_process_zero", "log_history", "logging_steps",
+                "max_steps", "num_input_tokens_seen", "num_train_epochs", "save_steps", "stateful_callbacks", "total_flos", "train_batch_size", "trial_name", "trial_params"], state.Select(s => s.Key));
+        Assert.Equal((2, 2, 6), ((int)state["num_train_epochs"]!, (int)state["train_batch_size"]!, (int)state["max_steps"]!));
+    }
+
+    private static JsonObject Results(string folder) => JsonNode.Parse(File.ReadAllText(Path.Combine(folder, "all_results.json")))!.AsObject();
+
+    private int[] Saved(TrainSettings settings)
+    {
+        TinyRun.Train(settings with { Overwrite = true });
+        return [.. Checkpoints.All(Output).Select(Checkpoints.StepOf)];
+    }
+
+    private int[] Logged(TrainSettings settings) => Events(settings, "loss");
+
+    private int[] Measured(TrainSettings settings) => Events(settings, "eval_loss");
+
+    private int[] Events(TrainSettings settings, string key)
+    {
+        TinyRun.Train(settings with { Overwrite = true }, evaluate: key == "eval_loss");
+        return [.. File.ReadAllLines(Path.Combine(Output, "trainer_log.jsonl")).Select(l => JsonNode.Parse(l)!).Where(l => l[key] is not null).Select(l => (int)l["current_steps"]!)];
+    }
+}
