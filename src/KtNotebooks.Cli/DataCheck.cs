@@ -45,5 +45,9 @@ internal static class DataCheck
     }
 
     /// <summary>The longest sequence that the model was made for; null where the folder holds only a tokenizer.</summary>
-    private static int? Positions(string folder) => Path.Combine(folder, "config.json") is var file && File.Exists(file) ? new ConfigFile(file).MaybeInt("max_position_embeddings") : null;
+    private static int? Positions(string folder)
+    {
+        var file = Path.Combine(folder, "config.json");
+        return File.Exists(file) ? new ConfigFile(file).MaybeInt("max_position_embeddings") : null;
+    }
 }

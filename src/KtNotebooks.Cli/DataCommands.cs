@@ -92,7 +92,8 @@ internal static class DataCommands
                 throw new FileNotFoundException($"There is no '{file.FullName}'. {DatasetSources.Hint("AfriMed-QA")}", file.FullName);
             var converted = AfriMed.Convert(file.FullName, result.GetRequiredValue(folder).FullName, result.GetValue(name));
             Report(converted);
-            return converted.Written.Count > 0 ? 0 : Failures.Refuse($"{file.FullName}: none of its {converted.Skipped.Count} rows could be used, so nothing was written");
+            return converted.Written.Count > 0 ? 0 : Failures.Refuse($"{file.FullName}: none of its {converted.Skipped.Count} rows could be used, so"
+                + $" nothing was written");
         });
         return command;
     }

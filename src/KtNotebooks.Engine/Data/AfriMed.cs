@@ -48,7 +48,8 @@ public static partial class AfriMed
             list.Add(made);
         }
         if (files.Count == 0 && skipped.Count == 0)
-            throw new InvalidDataException($"{csv}: has no rows; expected a header line and questions. AfriMed-QA v2 has the columns {string.Join(", ", Columns)}.");
+            throw new InvalidDataException($"{csv}: has no rows; expected a header line and questions. AfriMed-QA v2 has the columns"
+                + $" {string.Join(", ", Columns)}.");
         Directory.CreateDirectory(folder);
         foreach (var (file, rows) in files)
             AtomicFile.WriteText(Path.Combine(folder, $"{name}_{file}.json"), QaRow.ToJsonArray(rows));

@@ -20,7 +20,10 @@ internal sealed class AlpacaFormat(DatasetEntry entry, Lazy<IReadOnlySet<string>
             throw new InvalidDataException($"{row.Source}: the question is empty (columns {Names(_columns.Prompt, _columns.Query)}). Fill it or remove the row.");
         Message[] prompt = [.. History(row), new Message(Role.User, question)];
         var responses = Responses(row);
-        return new Example(prompt, responses, _fields.Text(row, _columns.System), _fields.Tools(row, _columns.Tools), row.Source) { Media = _fields.Media(row, prompt.Concat(responses)) };
+        return new Example(prompt, responses, _fields.Text(row, _columns.System), _fields.Tools(row, _columns.Tools), row.Source)
+        {
+            Media = _fields.Media(row, prompt.Concat(responses)),
+        };
     }
 
     private Message[] Responses(Row row)

@@ -49,8 +49,9 @@ internal sealed class ConversationFormat : IRowFormat
         {
             var (at, (role, text)) = (i, Read(row, left, ref i));
             if (role is not { } known || known is Role.User or Role.Observation != (messages.Count % 2 == 0))
-                return Converted.Skip($"message {at + 1} {(RoleWord(row, left[at]) is { } said ? $"is of role '{said}'" : $"has no role ('{_tags.Role}' is null)")};"
-                    + $" questions ({_tags.User}, {_tags.Observation}) and answers ({_tags.Assistant}, {_tags.Function}) must alternate, a question first");
+                return Converted.Skip($"message {at + 1} "
+                    + (RoleWord(row, left[at]) is { } said ? $"is of role '{said}'" : $"has no role ('{_tags.Role}' is null)")
+                    + $"; questions ({_tags.User}, {_tags.Observation}) and answers ({_tags.Assistant}, {_tags.Function}) must alternate, a question first");
             if (text is null && (i < left.Count - 1 || messages.Count % 2 == 0))
                 return Converted.Skip($"message {at + 1} has no text ('{_tags.Content}' is null)");
             messages.Add(new Message(known, text ?? ""));
@@ -71,15 +72,17 @@ internal sealed class ConversationFormat : IRowFormat
         if (_openAi && !_entry.ColumnsGiven && (row.Fields.TryGetProperty("messages", out _) || _present.Value.Contains("messages")))
             return ("messages", row.Fields.TryGetProperty("tools", out _) ? "tools" : null);
         return (_columns.Messages ?? throw new InvalidDataException(
-            $"{DatasetInfo.FileName}, '{_entry.Name}': no column holds the messages. 'columns' sets all that it does not list to none: add \"messages\"."), _columns.Tools);
+            $"{DatasetInfo.FileName}, '{_entry.Name}': no column holds the messages. 'columns' sets all that it does not list to none: add"
+                + $" \"messages\"."), _columns.Tools);
     }
 
     private Message[]? Ranked(Row row)
     {
         if (_fields.Field(row, _columns.Chosen) is not { ValueKind: JsonValueKind.Object } chosen || _fields.Field(row, _columns.Rejected) is not { ValueKind: JsonValueKind.Object } rejected)
             return null;
-        Message[] both = [.. new[] { One(row, chosen), One(row, rejected) }.Where(m => m is { Role: Role.Assistant or Role.Function, Text: not null }).Select(m => new Message(m.Role!.Value, m.Text!))];
-        return both.Length == 2 ? both : null;
+        Message? Answer(JsonElement message) =>
+            One(row, message) is ((Role.Assistant or Role.Function) and { } role, { } text) ? new Message(role, text) : null;
+        return Answer(chosen) is { } better && Answer(rejected) is { } worse ? [better, worse] : null;
     }
 
     // One message; for openai the run of tool results that begins here becomes one observation.
@@ -131,11 +134,14 @@ internal sealed class ConversationFormat : IRowFormat
 
     private string Part(Row row, JsonElement part)
     {
-        var type = part.ValueKind == JsonValueKind.Object && part.TryGetProperty("type", out var named) && named.ValueKind == JsonValueKind.String ? named.GetString() : null;
+        var type = part.ValueKind == JsonValueKind.Object && part.TryGetProperty("type", out var named) && named.ValueKind == JsonValueKind.String
+            ? named.GetString()
+            : null;
         if (type == "text" && part.TryGetProperty("text", out var text) && text.ValueKind == JsonValueKind.String)
             return text.GetString()!;
         if (type is null or "text")
-            throw new InvalidDataException($"{row.Source}: '{_tags.Content}' of a message is a list, but one of its parts is no {{\"type\": \"text\", \"text\": \"…\"}}.");
+            throw new InvalidDataException($"{row.Source}: '{_tags.Content}' of a message is a list, but one of its parts is no {{\"type\": \"text\","
+                + $" \"text\": \"…\"}}.");
         _part = $"a message of column '{Columns(row).Messages}' holds a part of type '{type}'";
         return "";
     }

@@ -5,7 +5,10 @@ using KtNotebooks.Files;
 
 namespace KtNotebooks.Data;
 
-/// <summary>CSV by RFC 4180: a header line, commas, quotes doubled inside quotes, line breaks allowed inside quotes. An empty field is null. Read field after field; a field must fit the memory.</summary>
+/// <summary>
+/// CSV by RFC 4180: a header line, commas, quotes doubled inside quotes, line breaks allowed inside quotes. An empty field is null. Read field after field; a
+/// field must fit the memory.
+/// </summary>
 internal sealed class CsvReader
 {
     private static readonly UTF8Encoding Strict = new(encoderShouldEmitUTF8Identifier: false, throwOnInvalidBytes: true);
@@ -47,7 +50,8 @@ internal sealed class CsvReader
                 continue;
             }
             if (fields.Count != header.Length)
-                throw new InvalidDataException($"{place}: the row has {fields.Count} fields, the header {header.Length}. A field with a comma or a line break needs quotes around it.");
+                throw new InvalidDataException($"{place}: the row has {fields.Count} fields, the header {header.Length}. A field with a comma or a line"
+                    + $" break needs quotes around it.");
             var row = new Dictionary<string, string?>(header.Length);
             for (var i = 0; i < header.Length; i++)
                 row[header[i]] = fields[i];
@@ -109,7 +113,8 @@ internal sealed class CsvReader
             var at = _window.Span.IndexOfAny(ends);
             var taken = _window.Span[..(at < 0 ? _window.Span.Length : at)];
             if (_field.WrittenCount + taken.Length > ByteWindow.Longest)
-                throw new InvalidDataException($"{place}: the field has more than {ByteWindow.Longest / 1e6:N0} MB, the most that is read at once; a quote may be missing.");
+                throw new InvalidDataException($"{place}: the field has more than {ByteWindow.Longest / 1e6:N0} MB, the most that is read at once; a"
+                    + $" quote may be missing.");
             _field.Write(taken);
             _window.Take(taken.Length);
             if (at >= 0)

@@ -7,7 +7,8 @@ namespace KtNotebooks.Data;
 /// <summary>Which column of a row holds what; null: none.</summary>
 public sealed record Columns(
     string? Prompt = null, string? Query = null, string? Response = null, string? Messages = null, string? History = null, string? System = null,
-    string? Tools = null, string? Chosen = null, string? Rejected = null, string? KtoTag = null, string? Images = null, string? Videos = null, string? Audios = null)
+    string? Tools = null, string? Chosen = null, string? Rejected = null, string? KtoTag = null,
+    string? Images = null, string? Videos = null, string? Audios = null)
 {
     public static Columns Default { get; } = new(Prompt: "instruction", Query: "input", Response: "output", Messages: "conversations");
 }
@@ -78,9 +79,11 @@ public sealed class DatasetInfo
     public DatasetEntry Get(string name)
     {
         if (!_entries.TryGetValue(name, out var found))
-            throw new ArgumentException($"Unknown dataset '{name}': {_file} does not list it.{(Elsewhere(name) is { } folder ? $" {folder} does: dataset_dir={folder}" : Nearest.Hint(name, Names))}");
+            throw new ArgumentException($"Unknown dataset '{name}': {_file} does not list"
+                + $" it.{(Elsewhere(name) is { } folder ? $" {folder} does: dataset_dir={folder}" : Nearest.Hint(name, Names))}");
         if (found.FileName is not { } file)
-            throw new NotSupportedException($"The dataset '{name}' in {_file} has no file_name. Data sets are read from this machine: download it and give its file_name.");
+            throw new NotSupportedException($"The dataset '{name}' in {_file} has no file_name. Data sets are read from this machine: download it and"
+                + $" give its file_name.");
         try
         {
             return found.Entry with { Path = InnerPath.Of(_folder, file, $"{_file}, '{name}', 'file_name'") };
@@ -110,9 +113,12 @@ public sealed class DatasetInfo
         int? samples = json.TryGetProperty("num_samples", out var n) && n.ValueKind != JsonValueKind.Null
             ? n.TryGetInt32(out var count) && count > 0 ? count : throw new InvalidDataException($"{where}: num_samples must be a whole number above 0, but is {n.GetRawText()}.")
             : null;
-        var ranking = json.TryGetProperty("ranking", out var flag) && flag.ValueKind != JsonValueKind.Null && (flag.ValueKind is JsonValueKind.True or JsonValueKind.False
-            ? flag.GetBoolean()
-            : throw new InvalidDataException($"{where}: ranking must be true or false, but is {flag.GetRawText()}."));
+        var ranking = json.TryGetProperty("ranking", out var flag) && flag.ValueKind switch
+        {
+            JsonValueKind.True => true,
+            JsonValueKind.False or JsonValueKind.Null => false,
+            _ => throw new InvalidDataException($"{where}: ranking must be true or false, but is {flag.GetRawText()}."),
+        };
         return (new DatasetEntry(
             name, "", Text("formatting") ?? "alpaca",
             columns is null ? Columns.Default : new Columns(
@@ -155,7 +161,8 @@ public sealed class DatasetInfo
         foreach (var entry in json.EnumerateObject())
         {
             if (!known.Contains(entry.Name))
-                throw new InvalidDataException($"{_file}:{JsonSource.LineOf(_file, [.. path, entry.Name])}, {string.Join(", ", path.Select(p => $"'{p}'"))}: unknown key '{entry.Name}'.{Nearest.Hint(entry.Name, known)}");
+                throw new InvalidDataException($"{_file}:{JsonSource.LineOf(_file, [.. path, entry.Name])},"
+                    + $" {string.Join(", ", path.Select(p => $"'{p}'"))}: unknown key '{entry.Name}'.{Nearest.Hint(entry.Name, known)}");
         }
     }
 

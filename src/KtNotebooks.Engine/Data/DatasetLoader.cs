@@ -76,9 +76,11 @@ public static class DatasetLoader
             throw new FileNotFoundException(Missing(entry), entry.Path);
 
         // num_samples draws from all rows; without it no row beyond max_samples is parsed. Which columns there are is looked for when a row lacks one.
-        var keys = new[] { entry.Columns.Prompt, entry.Columns.Response, entry.Columns.Messages, entry.Formatting == "openai" ? "messages" : null }.OfType<string>().ToArray();
+        var openAi = entry.Formatting == "openai" ? "messages" : null;
+        string[] keys = [.. new[] { entry.Columns.Prompt, entry.Columns.Response, entry.Columns.Messages, openAi }.OfType<string>()];
         IEnumerable<Row> All() => RowReader.Read(entry.Path, entry.SampleCount is null ? maxSamples : null, keys);
-        var present = new Lazy<IReadOnlySet<string>>(() => All().SelectMany(row => row.Fields.EnumerateObject().Select(p => p.Name)).ToHashSet(StringComparer.Ordinal));
+        var present = new Lazy<IReadOnlySet<string>>(() =>
+            All().SelectMany(row => row.Fields.EnumerateObject().Select(p => p.Name)).ToHashSet(StringComparer.Ordinal));
         var rows = entry.SampleCount is { } count ? RowSample.Of(All, entry, count, maxSamples) : All();
         return Convert(entry, rows, format(entry, present), need, skipped);
     }
@@ -111,7 +113,8 @@ public static class DatasetLoader
     private static string Missing(DatasetEntry entry)
     {
         var what = new FileInfo(entry.Path).LinkTarget is { } target ? $"is a link to {target}, which is not there" : "does not exist";
-        return $"The file '{entry.Path}' of the dataset '{entry.Name}' {what} (file_name in {DatasetInfo.FileName} is relative to that file's folder). {DatasetSources.Hint(Path.GetFileName(entry.Path))}".TrimEnd();
+        return $"The file '{entry.Path}' of the dataset '{entry.Name}' {what} (file_name in {DatasetInfo.FileName} is relative to that file's folder)."
+            + $" {DatasetSources.Hint(Path.GetFileName(entry.Path))}".TrimEnd();
     }
 
     /// <summary>What the need finds missing, or nothing.</summary>

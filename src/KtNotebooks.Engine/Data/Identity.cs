@@ -1,6 +1,9 @@
 namespace KtNotebooks.Data;
 
-/// <summary>The places in LLaMA-Factory's identity set where a model's name and its maker's are to stand, {{name}} and {{author}}. Upstream leaves them to the user's editor; here two keys fill them.</summary>
+/// <summary>
+/// The places in LLaMA-Factory's identity set where a model's name and its maker's are to stand, {{name}} and {{author}}. Upstream leaves them to the user's
+/// editor; here two keys fill them.
+/// </summary>
 internal sealed class Identity(string? name, string? author)
 {
     private const string Name = "{{name}}", Author = "{{author}}";

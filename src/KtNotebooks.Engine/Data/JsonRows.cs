@@ -4,7 +4,8 @@ using KtNotebooks.Files;
 namespace KtNotebooks.Data;
 
 /// <summary>
-/// The rows of a .json file: a list of objects, read one after another; objects on lines, as Hugging Face's loader takes them too; or one object, which <see cref="SingleObject"/> looks into.
+/// The rows of a .json file: a list of objects, read one after another; objects on lines, as Hugging Face's loader takes them too; or one object, which
+/// <see cref="SingleObject"/> looks into.
 /// </summary>
 internal static class JsonRows
 {
@@ -21,7 +22,8 @@ internal static class JsonRows
         return window.FirstExcept(RowReader.Blank) switch
         {
             null => SingleObject.Rows(root, file, keys),
-            (byte)',' => throw new InvalidDataException($"{file}: holds objects with commas between, but not the brackets of a list around them. Write [ before the first and ] after the last."),
+            (byte)',' => throw new InvalidDataException($"{file}: holds objects with commas between, but not the brackets of a list around them. Write ["
+                + $" before the first and ] after the last."),
             (byte)'{' when values.Lines > 0 => throw new InvalidDataException(
                 $"{file}: holds objects one after another, the first on {values.Lines + 1} lines. Make a list of them, [{{…}}, …], or write each on one line."),
             _ => LineRows.Read(file),
@@ -82,7 +84,8 @@ internal sealed class JsonValues(ByteWindow window, string file, string what)
             catch (JsonException e)
             {
                 throw new InvalidDataException(
-                    $"{file}:{Count + 1}: not valid JSON in row {Count + 1}, line {e.LineNumber + 1}, byte {e.BytePositionInLine + 1}: {JsonSource.Reason(e)}", e);
+                    $"{file}:{Count + 1}: not valid JSON in row {Count + 1}, line {e.LineNumber + 1}, byte {e.BytePositionInLine + 1}:"
+                        + $" {JsonSource.Reason(e)}", e);
             }
             if (window.Fill(what, $"{file}:{Count + 1}") || !reader.IsFinalBlock) continue;
             value = default;

@@ -50,7 +50,8 @@ public static class Mixing
         for (var s = 0; s < sets.Count; s++)
         {
             if (probabilities[s] > 0 && sets[s].Count / probabilities[s] is > Most and var draws)
-                throw new ArgumentException($"interleave_probs gives data set {s + 1}, which has {sets[s].Count:N0} rows, a chance of {probabilities[s]:G3}: about {draws:G2} draws"
+                throw new ArgumentException($"interleave_probs gives data set {s + 1}, which has {sets[s].Count:N0} rows, a chance of"
+                    + $" {probabilities[s]:G3}: about {draws:G2} draws"
                     + $" until each of its rows has had its turn, and {Most:N0} are the most. Give it a larger chance, or 0.");
         }
     }

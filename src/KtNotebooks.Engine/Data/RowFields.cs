@@ -22,7 +22,9 @@ internal interface IRowFormat
 /// <param name="present">The columns of all rows; asked for when a row lacks one.</param>
 internal sealed class RowFields(DatasetEntry entry, Lazy<IReadOnlySet<string>> present)
 {
-    /// <summary>The columns of media: the one that the set names, LLaMA-Factory's own name, which is looked at too, and what stands for a value in the text.</summary>
+    /// <summary>
+    /// The columns of media: the one that the set names, LLaMA-Factory's own name, which is looked at too, and what stands for a value in the text.
+    /// </summary>
     private readonly (string? Named, string Usual, string Token)[] _media =
         [(entry.Columns.Images, "images", "<image>"), (entry.Columns.Videos, "videos", "<video>"), (entry.Columns.Audios, "audios", "<audio>")];
 
@@ -36,7 +38,8 @@ internal sealed class RowFields(DatasetEntry entry, Lazy<IReadOnlySet<string>> p
             return value.ValueKind == JsonValueKind.Null ? null : value;
         return present.Value.Contains(column)
             ? null
-            : throw new InvalidDataException($"{row.Source}: there is no column '{column}'.{Nearest.Hint(column, [.. present.Value])} Say in {DatasetInfo.FileName}, '{entry.Name}', 'columns', which column holds what.");
+            : throw new InvalidDataException($"{row.Source}: there is no column '{column}'.{Nearest.Hint(column, [.. present.Value])} Say in"
+                + $" {DatasetInfo.FileName}, '{entry.Name}', 'columns', which column holds what.");
     }
 
     /// <summary>A field that must be a string or null.</summary>
@@ -62,7 +65,9 @@ internal sealed class RowFields(DatasetEntry entry, Lazy<IReadOnlySet<string>> p
         return ToolForm.IsNone(tools) ? null : tools;
     }
 
-    /// <summary>What the row holds besides text, in words, or null: a column of media that is not empty, or a word in the text that stands for a value of such a column.</summary>
+    /// <summary>
+    /// What the row holds besides text, in words, or null: a column of media that is not empty, or a word in the text that stands for a value of such a column.
+    /// </summary>
     public string? Media(Row row, IEnumerable<Message> messages)
     {
         foreach (var (named, usual, token) in _media)

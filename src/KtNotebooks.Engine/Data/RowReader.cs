@@ -14,7 +14,8 @@ internal static class RowReader
     {
         [".parquet"] = "Parquet is not read yet. Save it as JSON lines, in Python: import pandas; pandas.read_parquet(\"NAME.parquet\")"
             + ".to_json(\"NAME.jsonl\", orient=\"records\", lines=True, force_ascii=False)",
-        [".arrow"] = "Arrow is not read yet. Save it as JSON lines, in Python: import datasets; datasets.Dataset.from_file(\"NAME.arrow\").to_json(\"NAME.jsonl\", force_ascii=False)",
+        [".arrow"] = "Arrow is not read yet. Save it as JSON lines, in Python: import datasets;"
+            + " datasets.Dataset.from_file(\"NAME.arrow\").to_json(\"NAME.jsonl\", force_ascii=False)",
         [".txt"] = "Plain text has no questions and answers; fine-tuning needs rows: save them as .json, .jsonl or .csv.",
         [".xlsx"] = "Save the sheet as CSV (UTF-8).",
         [".tsv"] = "Save the table as CSV, with commas.",
@@ -49,7 +50,8 @@ internal static class RowReader
         var types = files.Select(Path.GetExtension).Distinct(StringComparer.OrdinalIgnoreCase).ToArray();
         return types.Length == 1
             ? files
-            : throw new InvalidDataException($"The folder '{path}' holds files of several types ({string.Join(", ", types)}); a data set's folder must hold one type.");
+            : throw new InvalidDataException($"The folder '{path}' holds files of several types ({string.Join(", ", types)}); a data set's folder must"
+                + $" hold one type.");
     }
 
     /// <summary>What a JSON value is, in words.</summary>
@@ -73,6 +75,7 @@ internal static class RowReader
         ".json" => JsonRows.Read(file, keys),
         ".jsonl" => LineRows.Read(file),
         ".csv" => CsvReader.Read(file),
-        var type => throw new NotSupportedException($"{file}: files of type '{type}' cannot be read; .json, .jsonl and .csv can. {Others.GetValueOrDefault(type)}".TrimEnd()),
+        var type => throw new NotSupportedException($"{file}: files of type '{type}' cannot be read; .json, .jsonl and .csv can."
+            + $" {Others.GetValueOrDefault(type)}".TrimEnd()),
     };
 }

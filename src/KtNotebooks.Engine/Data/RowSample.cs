@@ -1,6 +1,8 @@
 namespace KtNotebooks.Data;
 
-/// <summary>num_samples: rows drawn at random. Without repeats while there are enough; then every row once and the rest at random with repeats, as upstream.</summary>
+/// <summary>
+/// num_samples: rows drawn at random. Without repeats while there are enough; then every row once and the rest at random with repeats, as upstream.
+/// </summary>
 internal static class RowSample
 {
     private const int Seed = 42; // fixed: the data set is the same in every run
@@ -23,7 +25,8 @@ internal static class RowSample
         var (needed, memory) = (wanted * (Overhead + (4 * mean)), GC.GetGCMemoryInfo().TotalAvailableMemoryBytes);
         if (needed > memory)
         {
-            throw new InvalidDataException($"{DatasetInfo.FileName}, '{entry.Name}': num_samples is {count:N0}; so many rows of {mean:N0} bytes need about {needed / 1e9:N0} GB, and this machine has"
+            throw new InvalidDataException($"{DatasetInfo.FileName}, '{entry.Name}': num_samples is {count:N0}; so many rows of {mean:N0} bytes need"
+                + $" about {needed / 1e9:N0} GB, and this machine has"
                 + $" {memory / 1e9:N0} GB. The set has {rows:N0} rows: give a smaller number, or max_samples.");
         }
         var order = EpochOrder.Of(Seed, epoch: 0, rows);

@@ -142,7 +142,8 @@ public sealed class SftEncoder
     private void RequireText(Example example)
     {
         if (example.Media is { } media)
-            throw new InvalidDataException($"{example.Source}: {media}, but the template '{_template.Name}' is text only. Take such rows out of the file, or empty the column where the text means something without it.");
+            throw new InvalidDataException($"{example.Source}: {media}, but the template '{_template.Name}' is text only. Take such rows out of the file,"
+                + $" or empty the column where the text means something without it.");
     }
 
     /// <summary>Cuts, joins and masks the turns of one row.</summary>

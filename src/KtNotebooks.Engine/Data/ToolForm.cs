@@ -15,8 +15,12 @@ public abstract record ToolForm
     /// <summary>GLM-4's: a preamble in Chinese, a call is the name and a line of JSON.</summary>
     public static ToolForm Glm4 { get; } = new Glm4Form();
 
-    /// <summary>True when a description holds no tool: nothing, blanks, null, or an empty list or object, however it is spelled. Such a row is told as one without tools.</summary>
-    public static bool IsNone(string? tools) => tools is null || string.Concat(tools.Where(c => !char.IsWhiteSpace(c)).Take(5)) is "" or "null" or "[]" or "{}" or "\"\"";
+    /// <summary>
+    /// True when a description holds no tool: nothing, blanks, null, or an empty list or object, however it is spelled. Such a row is told as one without
+    /// tools.
+    /// </summary>
+    public static bool IsNone(string? tools) =>
+        tools is null || string.Concat(tools.Where(c => !char.IsWhiteSpace(c)).Take(5)) is "" or "null" or "[]" or "{}" or "\"\"";
 
     /// <summary>What is added to the system prompt.</summary>
     /// <param name="tools">A JSON list of tools, each {name, description, parameters} or {"type": "function", "function": …}.</param>

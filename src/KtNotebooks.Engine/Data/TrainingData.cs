@@ -55,13 +55,17 @@ public sealed record DataSettings
     public bool OverwriteCache { get; init; }
 }
 
-/// <summary>The rows of a run as ids, ready for training: read, encoded on all processors, mixed, split, packed. Encoded rows of large sets are cached by the hash of everything that they depend on.</summary>
+/// <summary>
+/// The rows of a run as ids, ready for training: read, encoded on all processors, mixed, split, packed. Encoded rows of large sets are cached by the hash of
+/// everything that they depend on.
+/// </summary>
 /// <param name="Train">Rows to learn.</param>
 /// <param name="HeldOut">Rows of eval_dataset or val_size.</param>
 /// <param name="Skipped">"file:row: reason" of each row that is of no use.</param>
 /// <param name="Remarks">What a person should know about the rows besides those left out.</param>
 /// <param name="FromCache">They were encoded before.</param>
-public sealed record TrainingData(EncodedExample[] Train, EncodedExample[] HeldOut, IReadOnlyList<string> Skipped, IReadOnlyList<string> Remarks, bool FromCache)
+public sealed record TrainingData(
+    EncodedExample[] Train, EncodedExample[] HeldOut, IReadOnlyList<string> Skipped, IReadOnlyList<string> Remarks, bool FromCache)
 {
     /// <summary>Rows, and characters, that are encoded at once.</summary>
     private const int BatchRows = 1024, BatchCharacters = 1 << 24;
@@ -84,7 +88,11 @@ public sealed record TrainingData(EncodedExample[] Train, EncodedExample[] HeldO
         var encoder = new SftEncoder(settings.Template, tokenizer, capacity, settings.TrainOnPrompt, settings.MaskHistory);
         var key = EncodedKey.Of(settings, tokenizerFolder);
         if (key is not null && !settings.OverwriteCache && EncodedCache.Read(key) is { } known)
-            return known with { CacheNote = $"the encoded rows are those of an earlier run with the same data and settings ({EncodedCache.FileOf(key)}); overwrite_cache=true encodes them anew" };
+        {
+            var note = $"the encoded rows are those of an earlier run with the same data and settings ({EncodedCache.FileOf(key)});"
+                + " overwrite_cache=true encodes them anew";
+            return known with { CacheNote = note };
+        }
 
         List<string> skipped = [];
         var identity = new Identity(settings.IdentityName, settings.IdentityAuthor);
@@ -98,7 +106,8 @@ public sealed record TrainingData(EncodedExample[] Train, EncodedExample[] HeldO
         EncodedExample[] Packed(List<EncodedExample> rows) => Packing.Pack(rows, settings.Packing, capacity, settings.PackingHorizon);
         List<string> remarks = [.. identity.Notes(), .. entries.Concat(evaluation).SelectMany(OtherEncodings).Distinct()];
         if (!settings.TemplateGiven)
-            remarks.Add($"'template' is not given and the model brings none: rows are trained as bare text, and no token teaches the model where an answer ends; template=NAME does ({string.Join(", ", Templates.Names)})");
+            remarks.Add($"'template' is not given and the model brings none: rows are trained as bare text, and no token teaches the model where an"
+                + $" answer ends; template=NAME does ({string.Join(", ", Templates.Names)})");
         var data = new TrainingData(Packed(train), Packed(heldOut), skipped, remarks, FromCache: false);
         return data with { CacheNote = key is null ? Uncached(settings) : EncodedCache.Write(key, data, settings.OverwriteCache) };
     }
@@ -110,7 +119,8 @@ public sealed record TrainingData(EncodedExample[] Train, EncodedExample[] HeldO
         const int Shown = 10;
         var remarks = AllRemarks(positions);
         return Skipped.Count == 0 ? remarks
-            : [$"{Skipped.Count} rows are left out{(Skipped.Count > Shown ? $" (kt data check lists all; the first {Shown})" : "")}:\n  {string.Join("\n  ", Skipped.Take(Shown))}", .. remarks];
+            : [$"{Skipped.Count} rows are left out{(Skipped.Count > Shown ? $" (kt data check lists all; the first {Shown})" : "")}:"
+                + $"\n  {string.Join("\n  ", Skipped.Take(Shown))}", .. remarks];
     }
 
     /// <summary>The notes without the rows that are left out.</summary>
@@ -119,7 +129,8 @@ public sealed record TrainingData(EncodedExample[] Train, EncodedExample[] HeldO
     {
         List<string> notes = [.. Remarks];
         if (positions is { } most && Train.Concat(HeldOut).Sum(row => row.Lengths().Count(length => length > most)) is > 0 and var longer)
-            notes.Add($"{longer:N0} rows have more tokens than the {most:N0} positions that the model was made for (config.json, max_position_embeddings); what it learns behind them is of little use: cutoff_len={most} cuts them");
+            notes.Add($"{longer:N0} rows have more tokens than the {most:N0} positions that the model was made for (config.json,"
+                + $" max_position_embeddings); what it learns behind them is of little use: cutoff_len={most} cuts them");
         if (CacheNote is not null)
             notes.Add(CacheNote);
         return notes;
@@ -142,7 +153,8 @@ public sealed record TrainingData(EncodedExample[] Train, EncodedExample[] HeldO
             }
         }
         return rows.Count > 0 ? rows : throw new InvalidDataException(
-            $"{entry.Path}: none of the {read:N0} rows of the dataset '{entry.Name}' has anything to learn: cutoff_len is {settings.Cutoff}, which leaves no token of an answer. Raise it (the usual value is 2048).");
+            $"{entry.Path}: none of the {read:N0} rows of the dataset '{entry.Name}' has anything to learn: cutoff_len is {settings.Cutoff}, which leaves"
+                + $" no token of an answer. Raise it (the usual value is 2048).");
     }
 
     /// <summary>Examples in batches of many rows, or of few long ones.</summary>
@@ -163,8 +175,12 @@ public sealed record TrainingData(EncodedExample[] Train, EncodedExample[] HeldO
             yield return batch;
     }
 
-    private static IEnumerable<string> OtherEncodings(DatasetEntry entry) => RowReader.FilesOf(entry.Path)
-        .Select(file => (File: file, Encoding: Utf8Text.OtherEncoding(file))).Where(f => f.Encoding is not null).Select(f => $"{f.File} was read as {f.Encoding}, as its byte order mark says; UTF-8 is the usual form");
+    private static IEnumerable<string> OtherEncodings(DatasetEntry entry) =>
+        from file in RowReader.FilesOf(entry.Path)
+        let encoding = Utf8Text.OtherEncoding(file)
+        where encoding is not null
+        select $"{file} was read as {encoding}, as its byte order mark says; UTF-8 is the usual form";
 
-    private static string? Uncached(DataSettings settings) => settings.OverwriteCache ? "overwrite_cache has no effect here: so few rows are encoded at every start, and never kept" : null;
+    private static string? Uncached(DataSettings settings) =>
+        settings.OverwriteCache ? "overwrite_cache has no effect here: so few rows are encoded at every start, and never kept" : null;
 }

@@ -2,7 +2,10 @@ using System.Text;
 
 namespace KtNotebooks.Files;
 
-/// <summary>The part of a file that is being looked at: readers take what they have understood from its front and ask for more behind, so that a file of any size needs the room of its longest row.</summary>
+/// <summary>
+/// The part of a file that is being looked at: readers take what they have understood from its front and ask for more behind, so that a file of any size needs
+/// the room of its longest row.
+/// </summary>
 /// <param name="stream">The bytes; disposed of with the window.</param>
 /// <param name="name">The file, for errors.</param>
 internal sealed class ByteWindow(Stream stream, string name) : IDisposable
@@ -37,7 +40,8 @@ internal sealed class ByteWindow(Stream stream, string name) : IDisposable
         }
         if (_to == _bytes.Length)
         {
-            if (_to >= Longest) throw new InvalidDataException($"{place}: {what} has more than {Longest / 1e6:N0} MB, the most that is read at once; cut it into several");
+            if (_to >= Longest) throw new InvalidDataException($"{place}: {what} has more than {Longest / 1e6:N0} MB, the most that is read at once; cut"
+                + $" it into several");
             Array.Resize(ref _bytes, _bytes.Length * 2);
         }
         try

@@ -3,10 +3,16 @@ using System.Text.Unicode;
 
 namespace KtNotebooks.Files;
 
-/// <summary>Text files as UTF-8, whatever their byte order mark says they are: UTF-8, UTF-16 or UTF-32. UTF-16 without a mark is told by its zero bytes and refused, because it could be either order.</summary>
+/// <summary>
+/// Text files as UTF-8, whatever their byte order mark says they are: UTF-8, UTF-16 or UTF-32. UTF-16 without a mark is told by its zero bytes and refused,
+/// because it could be either order.
+/// </summary>
 public static class Utf8Text
 {
-    /// <summary>The rest of a stream as UTF-8 without a mark. Bytes that are not valid in UTF-16 or UTF-32 throw <see cref="DecoderFallbackException"/> when they are read.</summary>
+    /// <summary>
+    /// The rest of a stream as UTF-8 without a mark. Bytes that are not valid in UTF-16 or UTF-32 throw <see cref="DecoderFallbackException"/> when they are
+    /// read.
+    /// </summary>
     /// <param name="stream">A stream that can seek, at its start.</param>
     /// <param name="name">The file, for errors.</param>
     /// <exception cref="InvalidDataException">UTF-16 without a mark.</exception>
@@ -58,7 +64,8 @@ public static class Utf8Text
         [0, 0, 0xFE, 0xFF, ..] => (new UTF32Encoding(bigEndian: true, byteOrderMark: false, throwOnInvalidCharacters: true), 4),
         [0xFF, 0xFE, ..] => (new UnicodeEncoding(bigEndian: false, byteOrderMark: false, throwOnInvalidBytes: true), 2),
         [0xFE, 0xFF, ..] => (new UnicodeEncoding(bigEndian: true, byteOrderMark: false, throwOnInvalidBytes: true), 2),
-        [0, not 0, ..] or [not 0, 0, ..] => throw new InvalidDataException($"{name}: looks like UTF-16 without a byte order mark; save the file as UTF-8, or as UTF-16 with the mark"),
+        [0, not 0, ..] or [not 0, 0, ..] => throw new InvalidDataException($"{name}: looks like UTF-16 without a byte order mark; save the file as UTF-8,"
+            + $" or as UTF-16 with the mark"),
         _ => (null, 0),
     };
 }

@@ -86,19 +86,21 @@ public sealed class ConversationFormatTests : IDisposable
     public void A_part_that_is_no_text_is_noted()
     {
         var rows = Read("""{"file_name":"d.json","formatting":"openai"}""", """
-            [{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"u"}},{"type":"text","text":"q"}]},{"role":"assistant","content":"a"}]}]
+            [{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"u"}},{"type":"text","text":"q"}]},
+              {"role":"assistant","content":"a"}]}]
             """);
         Assert.Contains("holds a part of type 'image_url'", Assert.Single(rows.Examples).Media);
     }
 
     [Theory]
-    [InlineData("""{"file_name":"d.json","columns":{"prompt":"q","response":"a","images":"pictures"}}""", """[{"q":"x","a":"y","pictures":["a.jpg","b.jpg"]}]""", "column 'pictures' holds 2 values")]
-    [InlineData("""{"file_name":"d.json","columns":{"prompt":"q","response":"a"}}""", """[{"q":"x","a":"y","audios":"a.wav"}]""", "column 'audios' holds 1 value")]
-    [InlineData("""{"file_name":"d.json","columns":{"prompt":"q","response":"a","videos":"v"}}""", """[{"q":"<video>x","a":"y","v":[]}]""", "the text holds <video>, which stands for a value of column 'v'")]
-    [InlineData("""{"file_name":"d.json","columns":{"prompt":"q","response":"a","images":"i"}}""", """[{"q":"x","a":"y","i":[]},{"q":"x","a":"y","i":null},{"q":"x","a":"y","i":""},{"q":"x","a":"y"}]""", null)]
-    [InlineData("""{"file_name":"d.json","columns":{"prompt":"q","response":"a"}}""", """[{"q":"What does <image> mean in HTML?","a":"y"}]""", null)]
-    public void Rows_with_media_are_told_from_rows_of_text(string entry, string rows, string? expected) =>
-        Assert.All(Read(entry, rows).Examples, example => Assert.Equal(expected, example.Media));
+    [InlineData(",\"images\":\"pictures\"", """[{"q":"x","a":"y","pictures":["a.jpg","b.jpg"]}]""", "column 'pictures' holds 2 values")]
+    [InlineData("", """[{"q":"x","a":"y","audios":"a.wav"}]""", "column 'audios' holds 1 value")]
+    [InlineData(",\"videos\":\"v\"", """[{"q":"<video>x","a":"y","v":[]}]""", "the text holds <video>, which stands for a value of column 'v'")]
+    [InlineData(",\"images\":\"i\"", """[{"q":"x","a":"y","i":[]},{"q":"x","a":"y","i":null},{"q":"x","a":"y","i":""},{"q":"x","a":"y"}]""", null)]
+    [InlineData("", """[{"q":"What does <image> mean in HTML?","a":"y"}]""", null)]
+    public void Rows_with_media_are_told_from_rows_of_text(string column, string rows, string? expected) => Assert.All(
+        Read($$$"""{"file_name":"d.json","columns":{"prompt":"q","response":"a"{{{column}}}}}""", rows).Examples,
+        example => Assert.Equal(expected, example.Media));
 
     [Theory]
     [InlineData("""{"role":"user","content":7}""", "'content' of a message must be a string, but is a number")]
@@ -108,7 +110,8 @@ public sealed class ConversationFormatTests : IDisposable
     [InlineData("7", "has no 'role'")]
     public void Other_types_are_one_clear_line(string message, string expected)
     {
-        var error = Assert.Throws<InvalidDataException>(() => Read("""{"file_name":"d.json","formatting":"openai"}""", $$"""[{"messages":[{{message}},{"role":"assistant","content":"a"}]}]"""));
+        var row = $$"""[{"messages":[{{message}},{"role":"assistant","content":"a"}]}]""";
+        var error = Assert.Throws<InvalidDataException>(() => Read("""{"file_name":"d.json","formatting":"openai"}""", row));
         Assert.StartsWith($"{_folder.Path}/d.json:1: ", error.Message);
         Assert.Contains(expected, error.Message);
     }

@@ -7,7 +7,9 @@ using Xunit;
 
 namespace KtNotebooks.Tests.Data;
 
-/// <summary>Data files as they come: of any size, in other encodings, with JSON of another build, outside of the folder, and things that are no files.</summary>
+/// <summary>
+/// Data files as they come: of any size, in other encodings, with JSON of another build, outside of the folder, and things that are no files.
+/// </summary>
 public sealed class DataFilesTests : IDisposable
 {
     private const string Json = """[{"instruction":"猫喜欢吃什么？","output":"鱼 🐟"},{"instruction":"b","output":"c"}]""";
@@ -22,7 +24,12 @@ public sealed class DataFilesTests : IDisposable
     public void The_byte_order_mark_says_how_text_is_stored(string name)
     {
         var encoding = Encoding.GetEncoding(name);
-        var texts = new Dictionary<string, string> { ["d.json"] = Json, ["d.jsonl"] = Json[1..^1].Replace("},{", "}\n{"), ["d.csv"] = "instruction,output\n猫喜欢吃什么？,鱼 🐟\nb,c\n" };
+        var texts = new Dictionary<string, string>
+        {
+            ["d.json"] = Json,
+            ["d.jsonl"] = Json[1..^1].Replace("},{", "}\n{"),
+            ["d.csv"] = "instruction,output\n猫喜欢吃什么？,鱼 🐟\nb,c\n",
+        };
         foreach (var (file, text) in texts)
         {
             File.WriteAllBytes(Path.Combine(_folder.Path, file), [.. encoding.GetPreamble(), .. encoding.GetBytes(text)]);
@@ -38,7 +45,8 @@ public sealed class DataFilesTests : IDisposable
     {
         var path = Path.Combine(_folder.Path, file);
         File.WriteAllBytes(path, Encoding.Unicode.GetBytes(Json));
-        Assert.Equal($"{path}: looks like UTF-16 without a byte order mark; save the file as UTF-8, or as UTF-16 with the mark", Refused<InvalidDataException>(file));
+        Assert.Equal($"{path}: looks like UTF-16 without a byte order mark; save the file as UTF-8, or as UTF-16 with the"
+            + $" mark", Refused<InvalidDataException>(file));
         File.WriteAllBytes(path, [0xFF, 0xFE, .. Encoding.Unicode.GetBytes("[{\"instruction\":\""), 0x00, 0xD8, 0x20]);
         Assert.Contains("says UTF-16 or UTF-32, but what follows is not", Refused<InvalidDataException>(file));
     }
@@ -48,7 +56,8 @@ public sealed class DataFilesTests : IDisposable
     {
         // Rows from 10 bytes to 300 KB, over a window that begins with 64 KB.
         var random = new Random(5);
-        var texts = Enumerable.Range(0, 120).Select(i => $"{i} " + new string((char)('a' + (i % 26)), random.Next(i % 10 == 0 ? 300_000 : 3000)) + "\"é\\").ToArray();
+        var texts = Enumerable.Range(0, 120).Select(i => $"{i}"
+            + $" " + new string((char)('a' + (i % 26)), random.Next(i % 10 == 0 ? 300_000 : 3000)) + "\"é\\").ToArray();
         var rows = texts.Select(text => JsonSerializer.Serialize(new { instruction = text, output = "x" })).ToArray();
         var expected = texts.Select(text => $"{text}|x").ToArray();
         Write("d.json", $" [ {string.Join(" ,\n", rows)} ] ");

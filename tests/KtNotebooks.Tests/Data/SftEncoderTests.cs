@@ -77,8 +77,10 @@ public class SftEncoderTests
     {
         var row = Row("What is this?", "A cat.") with { Media = "column 'images' holds 1 value" };
         const string Expected = "test:1: column 'images' holds 1 value, but the template 'deepseek' is text only";
-        Assert.StartsWith(Expected, Assert.Throws<InvalidDataException>(() => new SftEncoder(DeepSeek, Small).EncodeAll([Row("a", "b"), row], TestContext.Current.CancellationToken)).Message);
-        Assert.StartsWith(Expected, Assert.Throws<InvalidDataException>(() => new SftEncoder(DeepSeek, Small).EncodePrompt(row)).Message);
+        var encoder = new SftEncoder(DeepSeek, Small);
+        var cancel = TestContext.Current.CancellationToken;
+        Assert.StartsWith(Expected, Assert.Throws<InvalidDataException>(() => encoder.EncodeAll([Row("a", "b"), row], cancel)).Message);
+        Assert.StartsWith(Expected, Assert.Throws<InvalidDataException>(() => encoder.EncodePrompt(row)).Message);
     }
 
     [Fact]

@@ -111,7 +111,8 @@ public sealed class TrainingDataTests : IDisposable
     [Fact]
     public void Rows_without_a_token_to_learn_are_left_out_and_a_set_of_them_is_refused()
     {
-        _folder.Write("a.jsonl", $$"""{"instruction":"{{new string('?', 400)}}","output":"yes"}""" + "\n" + """{"instruction":"?","output":"yes, this is learned"}""");
+        var question = new string('?', 400);
+        _folder.Write("a.jsonl", $$"""{"instruction":"{{question}}","output":"yes"}""" + "\n" + """{"instruction":"?","output":"yes, this is learned"}""");
         var data = Load("dataset=a", "cutoff_len=4");
         Assert.Single(data.Train);
         Assert.Equal($"{_folder.Path}/a.jsonl:1: nothing to learn: cutoff_len 4 leaves no token of the answer", Assert.Single(data.Skipped));
@@ -137,7 +138,8 @@ public sealed class TrainingDataTests : IDisposable
         var longest = Load("dataset=a").Train.Max(row => row.Ids.Length);
         Assert.Empty(Load("dataset=a").Notes(longest));
         Assert.StartsWith("30 rows have more tokens than the 5 positions", Assert.Single(Load("dataset=a").Notes(5)));
-        Assert.StartsWith("30 rows have more tokens than the 5 positions", Assert.Single(Load("dataset=a", "packing=true").Notes(5))); // positions begin anew with each row
+        Assert.StartsWith("30 rows have more tokens than the 5"
+            + " positions", Assert.Single(Load("dataset=a", "packing=true").Notes(5))); // positions begin anew with each row
     }
 
     [Fact]
@@ -145,8 +147,10 @@ public sealed class TrainingDataTests : IDisposable
     {
         Assert.DoesNotContain(Load("dataset=big").Notes(null), n => n.Contains("overwrite_cache"));
         Assert.Contains(Load("dataset=big").Notes(null), n => n.StartsWith("the encoded rows are those of an earlier run", StringComparison.Ordinal));
-        Assert.Contains(Load("dataset=big", "overwrite_cache=true").Notes(null), n => n.StartsWith("overwrite_cache: the rows were encoded anew", StringComparison.Ordinal));
-        Assert.Contains(Load("dataset=a", "overwrite_cache=true").Notes(null), n => n.StartsWith("overwrite_cache has no effect here", StringComparison.Ordinal));
+        Assert.Contains(Load("dataset=big", "overwrite_cache=true").Notes(null), n => n.StartsWith("overwrite_cache: the rows were encoded"
+            + " anew", StringComparison.Ordinal));
+        Assert.Contains(Load("dataset=a", "overwrite_cache=true").Notes(null), n => n.StartsWith("overwrite_cache has no effect"
+            + " here", StringComparison.Ordinal));
     }
 
     [Fact]
@@ -154,10 +158,13 @@ public sealed class TrainingDataTests : IDisposable
     {
         Func<DataSettings, DataSettings>[] changes =
         [
-            s => s, s => s with { Cutoff = 99 }, s => s with { MaxSamples = 1999 }, s => s with { ValSize = 3 }, s => s with { MixStrategy = "interleave_under" }, s => s with { Probabilities = [1] },
-            s => s with { TrainOnPrompt = true }, s => s with { MaskHistory = true }, s => s with { Packing = PackingMode.Neat }, s => s with { PackingHorizon = 10 }, s => s with { Seed = 1 },
-            s => s with { IdentityName = "x" }, s => s with { IdentityAuthor = "x" }, s => s with { Evaluation = "a" }, s => s with { Template = Templates.Get("qwen3") }, s => s with { TemplateGiven = false },
-            s => s with { Template = s.Template with { Tools = ToolForm.Qwen } }, s => s with { Template = s.Template with { DefaultSystem = "x" } }, s => s with { Template = s.Template with { EnableThinking = null } },
+            s => s, s => s with { Cutoff = 99 }, s => s with { MaxSamples = 1999 }, s => s with { ValSize = 3 },
+            s => s with { MixStrategy = "interleave_under" }, s => s with { Probabilities = [1] }, s => s with { TrainOnPrompt = true },
+            s => s with { MaskHistory = true }, s => s with { Packing = PackingMode.Neat },
+            s => s with { PackingHorizon = 10 }, s => s with { Seed = 1 }, s => s with { IdentityName = "x" }, s => s with { IdentityAuthor = "x" },
+            s => s with { Evaluation = "a" }, s => s with { Template = Templates.Get("qwen3") }, s => s with { TemplateGiven = false },
+            s => s with { Template = s.Template with { Tools = ToolForm.Qwen } }, s => s with { Template = s.Template with { DefaultSystem = "x" } },
+            s => s with { Template = s.Template with { EnableThinking = null } },
         ];
         var settings = DataKeys.Read(Settings.Read([$"dataset_dir={_folder.Path}", "dataset=big", "template=deepseek"]));
         var keys = changes.Select(change => EncodedKey.Of(change(settings), Path.Combine(_folder.Path, "model"))).ToArray();
@@ -177,8 +184,11 @@ public sealed class TrainingDataTests : IDisposable
     private TrainingData Load(params string[] pairs) =>
         TrainingData.Load(DataKeys.Read(Settings.Read([$"dataset_dir={_folder.Path}", "template=deepseek", .. pairs])), Path.Combine(_folder.Path, "model"), Samples.Small);
 
-    private TrainingData Load(Func<DataSettings, DataSettings> change) =>
-        TrainingData.Load(change(DataKeys.Read(Settings.Read([$"dataset_dir={_folder.Path}", "dataset=a", "template=deepseek"]))), Path.Combine(_folder.Path, "model"), Samples.Small);
+    private TrainingData Load(Func<DataSettings, DataSettings> change)
+    {
+        var settings = DataKeys.Read(Settings.Read([$"dataset_dir={_folder.Path}", "dataset=a", "template=deepseek"]));
+        return TrainingData.Load(change(settings), Path.Combine(_folder.Path, "model"), Samples.Small);
+    }
 
     private static string Learned(EncodedExample row) => Samples.Small.Decode([.. row.Labels.Where(l => l >= 0)]);
 

@@ -12,7 +12,8 @@ public sealed class MedicalSetTests
 {
     private static readonly string Datasets = Path.Combine(Checkout.Root, "datasets");
     private static readonly IReadOnlyList<Fact> Facts = MedicalSet.LoadFacts(Path.Combine(Datasets, "source", MedicalSet.SourceFolder));
-    private static readonly JsonElement[] Rows = [.. CsvReader.Read(new ByteWindow(new MemoryStream(Encoding.UTF8.GetBytes(MedicalSet.ToCsv(Facts))), MedicalSet.FileName), MedicalSet.FileName).Select(row => row.Fields)];
+    private static readonly ByteWindow Csv = new(new MemoryStream(Encoding.UTF8.GetBytes(MedicalSet.ToCsv(Facts))), MedicalSet.FileName);
+    private static readonly JsonElement[] Rows = [.. CsvReader.Read(Csv, MedicalSet.FileName).Select(row => row.Fields)];
 
     [Fact]
     public void Committed_files_are_what_the_generator_and_the_converter_write()
