@@ -42,7 +42,8 @@ public sealed class AdapterExport : IDisposable
         ArgumentNullException.ThrowIfNull(settings);
         _settings = settings;
         if (Directory.Exists(settings.Target) && Directory.EnumerateFileSystemEntries(settings.Target).Any()) throw new ArgumentException($"export_dir '{settings.Target}' is not empty; name a new folder");
-        if (FileKinds.Of(settings.Target) is FileKind.File or FileKind.Other) throw new ArgumentException($"export_dir '{settings.Target}' is a file; name a new folder");
+        if (FileKinds.Of(settings.Target) is FileKind.File or FileKind.Other)
+            throw new ArgumentException($"export_dir '{settings.Target}' is a file; name a new folder");
         if (settings.ShardBytes < 1) throw new ArgumentException("export_size must be positive");
         _base = new Checkpoint(settings.Model);
         _names = [.. _base.Names];
@@ -126,7 +127,8 @@ public sealed class AdapterExport : IDisposable
             var weight = path + ".weight";
             if (!_names.Contains(weight))
             {
-                throw new InvalidDataException(_names.Contains(weight + "_packed") ? $"{_settings.Model}: '{path}' is stored in 4 bits, which cannot be merged into; export onto the BF16 or FP8 checkpoint"
+                throw new InvalidDataException(_names.Contains(weight + "_packed") ? $"{_settings.Model}: '{path}' is stored in 4 bits, which cannot " +
+                    "be merged into; export onto the BF16 or FP8 checkpoint"
                     : $"{source.Path}: tensor '{source.Tensors[name].Source}' fits no weight of {_settings.Model}");
             }
             var entry = _base.Entry(weight);

@@ -6,7 +6,9 @@ using KtNotebooks.Interop;
 
 namespace KtNotebooks.Lora;
 
-/// <summary>The files that an adapter consists of: one .gguf, or a folder's adapter_config.json with adapter_model.safetensors, fused_expert_lora.safetensors or both.</summary>
+/// <summary>
+/// The files that an adapter consists of: one .gguf, or a folder's adapter_config.json with adapter_model.safetensors, fused_expert_lora.safetensors or both.
+/// </summary>
 public sealed record AdapterFiles
 {
     private AdapterFiles(string? gguf, string? config, string? plain, string? fused) => (Gguf, Config, Plain, Fused) = (gguf, config, plain, fused);
@@ -30,21 +32,31 @@ public sealed record AdapterFiles
     public static AdapterFiles Find(string path)
     {
         ArgumentNullException.ThrowIfNull(path);
-        var kind = FileKinds.Of(path);
-        if (kind == FileKind.None && path.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase)) RegularFile.Require(path, "an adapter"); // throws: nothing there
-        if (kind == FileKind.None) throw new FileNotFoundException($"{path}: no such folder; an adapter is a folder that holds {PeftConfig.FileName} and {AdapterFolder.FileName}, or a .gguf file");
+        const string Form = $"an adapter is a folder that holds {PeftConfig.FileName} and {AdapterFolder.FileName}, or a .gguf file";
+        var (kind, isGguf) = (FileKinds.Of(path), path.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase));
+        if (kind == FileKind.None && !isGguf) throw new FileNotFoundException($"{path}: no such folder; {Form}");
         if (kind != FileKind.Folder)
         {
             RegularFile.Require(path, "an adapter");
-            return path.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase) ? new AdapterFiles(path, null, null, null)
-                : throw new InvalidDataException($"{path}: is a file, but an adapter is a folder that holds {PeftConfig.FileName} and {AdapterFolder.FileName}, or a .gguf file{(Path.GetFileName(path) is AdapterFolder.FileName or PeftConfig.FileName ? "; name its folder" : "")}");
+            if (isGguf) return new AdapterFiles(path, null, null, null);
+            var hint = Path.GetFileName(path) is AdapterFolder.FileName or PeftConfig.FileName ? "; name its folder" : "";
+            throw new InvalidDataException($"{path}: is a file, but {Form}{hint}");
         }
+        const string Holds = $"an adapter folder holds {PeftConfig.FileName} and {AdapterFolder.FileName}";
         string In(string name) => Path.Combine(path, name);
+        string If(string name, string hint) => IsNothing(In(name)) ? "" : hint;
         var (config, plain, fused) = (In(PeftConfig.FileName), In(AdapterFolder.FileName), In(FusedExperts.FileName));
-        if (IsNothing(config)) throw new FileNotFoundException($"{config}: no such file; an adapter folder holds {PeftConfig.FileName} and {AdapterFolder.FileName}{(IsNothing(In("config.json")) ? "" : "; this is the folder of a model: it goes to model_name_or_path")}");
+        if (IsNothing(config))
+        {
+            var model = If("config.json", "; this is the folder of a model: it goes to model_name_or_path");
+            throw new FileNotFoundException($"{config}: no such file; {Holds}{model}");
+        }
         RegularFile.Require(config, "a file of settings");
         if (IsNothing(plain) && IsNothing(fused))
-            throw new FileNotFoundException($"{plain}: no such file; an adapter folder holds {PeftConfig.FileName} and {AdapterFolder.FileName}{(IsNothing(In("adapter_model.bin")) ? "" : "; adapter_model.bin is Python's pickle: save it again with safe_serialization=True")}");
+        {
+            var pickle = If("adapter_model.bin", "; adapter_model.bin is Python's pickle: save it again with safe_serialization=True");
+            throw new FileNotFoundException($"{plain}: no such file; {Holds}{pickle}");
+        }
         foreach (var file in (string[])[plain, fused])
             if (!IsNothing(file)) RegularFile.Require(file, "a file of tensors");
         return new AdapterFiles(null, config, IsNothing(plain) ? null : plain, IsNothing(fused) ? null : fused);

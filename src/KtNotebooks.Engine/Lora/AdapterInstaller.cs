@@ -43,13 +43,17 @@ internal sealed class AdapterInstaller
         List<(Nn.Linear Linear, LowRank Pair)> linears = [];
         List<(ExpertBank Bank, LowRankExperts Pairs)> banks = [];
         var (with, withExperts) = Adapted(model);
-        if (with.Count == 0 && withExperts.Count == 0) throw new InvalidDataException($"{_path}: none of its {_tensors.Count} tensors fits this model; the first is '{First(_tensors.Keys)}'. It belongs to another architecture");
+        if (with.Count == 0 && withExperts.Count == 0)
+            throw new InvalidDataException($"{_path}: none of its {_tensors.Count} tensors fits this model; the first is '{First(_tensors.Keys)}'. It " +
+                "belongs to another architecture");
         Require(with, withExperts);
         try
         {
             foreach (var linear in with) linears.Add((linear, PairOf(linear)));
             foreach (var bank in withExperts) banks.Add((bank, PairsOf(bank)));
-            if (_left.Count > 0) throw new InvalidDataException($"{_path}: tensor '{First(_left)}' fits no linear layer of this model, which has {model.Info.Layers} layers ({_left.Count} such)");
+            if (_left.Count > 0)
+                throw new InvalidDataException($"{_path}: tensor '{First(_left)}' fits no linear layer of this model, which has {model.Info.Layers} " +
+                    $"layers ({_left.Count} such)");
         }
         catch
         {
@@ -72,8 +76,9 @@ internal sealed class AdapterInstaller
     private (List<Nn.Linear> Linears, List<ExpertBank> Banks) Adapted(CausalLm model)
     {
         var paths = _tensors.Keys.Select(AdapterNames.ModuleOf).ToHashSet();
-        var parents = paths.Select(p => p.LastIndexOf(".experts.", StringComparison.Ordinal) is >= 0 and var at ? p[..(at + ".experts".Length)] : "").ToHashSet();
-        return ([.. model.All().OfType<Nn.Linear>().Where(l => paths.Contains(l.Path))], [.. model.All().OfType<ExpertBank>().Where(b => parents.Contains(b.Path))]);
+        var banks = paths.Select(p => p[..Math.Max(0, p.LastIndexOf(".experts.", StringComparison.Ordinal))] + ".experts").ToHashSet();
+        return ([.. model.All().OfType<Nn.Linear>().Where(l => paths.Contains(l.Path))],
+            [.. model.All().OfType<ExpertBank>().Where(b => banks.Contains(b.Path))]);
     }
 
     private void Require(List<Nn.Linear> linears, List<ExpertBank> banks)
@@ -95,7 +100,8 @@ internal sealed class AdapterInstaller
     {
         var r = _settings.RankOf(linear.Path);
         var (a, b) = (Take(linear.Path, 'A', r, r, linear.Inputs), Take(linear.Path, 'B', r, linear.Outputs, r));
-        var (A, B) = (Made(Tensor.Empty(DType.F32, linear.Weight.Device, r, linear.Inputs)), Made(Tensor.Empty(DType.F32, linear.Weight.Device, linear.Outputs, r)));
+        var device = linear.Weight.Device;
+        var (A, B) = (Made(Tensor.Empty(DType.F32, device, r, linear.Inputs)), Made(Tensor.Empty(DType.F32, device, linear.Outputs, r)));
         Fill(a, A);
         Fill(b, B);
         return new LowRank(A, B, _settings.ScaleOf(linear.Path), (float)_settings.Dropout);
@@ -132,7 +138,8 @@ internal sealed class AdapterInstaller
         var name = $"{AdapterTensors.Prefix}{path}.lora_{half}.weight";
         if (!_left.Remove(name)) throw new InvalidDataException($"{_path}: tensor '{name}' is missing; an adapter holds both halves of every pair{(path.Contains(".experts.", StringComparison.Ordinal) ? " and every expert of a layer" : "")}");
         var stored = _tensors[name];
-        if (!stored.IsReadable || !stored.Shape.SequenceEqual([rows, columns])) throw new InvalidDataException($"{_path}: tensor '{stored.Source}' must be [{rows}, {columns}] for this base and rank {rank}, but is {stored}");
+        if (!stored.IsReadable || !stored.Shape.SequenceEqual([rows, columns]))
+            throw new InvalidDataException($"{_path}: tensor '{stored.Source}' must be [{rows}, {columns}] for this base and rank {rank}, but is {stored}");
         _log?.Invoke($"Loaded adapter weight: {stored.Source} -> {path}.lora_{half}.default.weight");
         return stored;
     }

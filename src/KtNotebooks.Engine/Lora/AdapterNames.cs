@@ -3,8 +3,9 @@ using System.Text.RegularExpressions;
 namespace KtNotebooks.Lora;
 
 /// <summary>
-/// Names of stored pairs. PEFT writes `base_model.model.{module path}.lora_A.weight`; whoever saves a wrapped model adds or leaves out words: `module.` (DDP), `_orig_mod.` (torch.compile), `_fsdp_wrapped_module.`, a
-/// second `base_model.model.` (PEFT on PEFT), the adapter's own name (`lora_A.default.weight`), or nothing in front at all.
+/// Names of stored pairs. PEFT writes `base_model.model.{module path}.lora_A.weight`; whoever saves a wrapped model adds or leaves out words: `module.` (DDP),
+/// `_orig_mod.` (torch.compile), `_fsdp_wrapped_module.`, a second `base_model.model.` (PEFT on PEFT), the adapter's own name (`lora_A.default.weight`), or
+/// everything before the path.
 /// </summary>
 internal static partial class AdapterNames
 {
@@ -62,7 +63,8 @@ internal static partial class AdapterNames
     {
         foreach (var (part, what) in Others)
             if (name.Contains(part, StringComparison.Ordinal)) return what;
-        return name.Contains("lora_", StringComparison.Ordinal) ? "has a name that is not known" : "is no half of a pair but a whole tensor of a model (a trained or enlarged token table, head, bias or norm), which is not supported";
+        return name.Contains("lora_", StringComparison.Ordinal) ? "has a name that is not known" : "is no half of a pair but a whole tensor of a " +
+            "model (a trained or enlarged token table, head, bias or norm), which is not supported";
     }
 
     private static string Short(string name) => name.Length <= 200 ? name : name[..199] + "…";

@@ -45,14 +45,17 @@ public sealed class AdapterSource(string path, LoraSettings settings, IReadOnlyD
                 tensors = Of(file);
                 foreach (var (name, tensor) in tensors)
                     if (config.Targets.LeftOutBy(AdapterNames.ModuleOf(name)) is { } field)
-                        throw new InvalidDataException($"{found.Config}: '{field}' leaves out the module of tensor '{tensor.Source}', so PEFT would pass over it; correct the field, or take the tensor out of {AdapterFolder.FileName}");
+                        throw new InvalidDataException($"{found.Config}: '{field}' leaves out the module of tensor '{tensor.Source}', so PEFT would " +
+                            $"pass over it; correct the field, or take the tensor out of {AdapterFolder.FileName}");
             }
             if (found.Fused is { } fused)
             {
                 var file = new SafetensorsFile(fused);
                 files.Add(file);
                 foreach (var (name, tensor) in FusedExperts.Read(file))
-                    if (!tensors.TryAdd(name, tensor)) throw new InvalidDataException($"{fused}: '{tensor.Source}' is '{name}', which {(tensors[name].File == fused ? "stands there twice" : $"{AdapterFolder.FileName} has as well")}");
+                    if (!tensors.TryAdd(name, tensor))
+                        throw new InvalidDataException($"{fused}: '{tensor.Source}' is '{name}', which " +
+                            $"{(tensors[name].File == fused ? "stands there twice" : $"{AdapterFolder.FileName} has as well")}");
             }
             var main = found.Plain ?? found.Fused!;
             if (tensors.Count == 0) throw new InvalidDataException($"{main}: holds no tensor; an adapter has a pair for each module that it adapts");
@@ -79,7 +82,9 @@ public sealed class AdapterSource(string path, LoraSettings settings, IReadOnlyD
                 using var stored = file.Get(entry.Name);
                 return Floats(stored);
             });
-            if (!tensors.TryAdd(name, tensor)) throw new InvalidDataException($"{file.Path}: tensors '{tensors[name].Source}' and '{entry.Name}' are halves of the same pair; a file holds one adapter");
+            if (!tensors.TryAdd(name, tensor))
+                throw new InvalidDataException($"{file.Path}: tensors '{tensors[name].Source}' and '{entry.Name}' are halves of the same pair; a file " +
+                    "holds one adapter");
         }
         return tensors;
     }
@@ -123,7 +128,8 @@ public sealed class AdapterSource(string path, LoraSettings settings, IReadOnlyD
     {
         if (FileKinds.Of(folder) is FileKind.File or FileKind.Other) throw new ArgumentException($"{folder}: is a file; an adapter is written into a folder");
         foreach (var name in (string[])[PeftConfig.FileName, AdapterFolder.FileName, FusedExperts.FileName])
-            if (FileKinds.Of(System.IO.Path.Combine(folder, name)) != FileKind.None) throw new ArgumentException($"{folder}: already holds {name}; name a new folder");
+            if (FileKinds.Of(System.IO.Path.Combine(folder, name)) != FileKind.None)
+                throw new ArgumentException($"{folder}: already holds {name}; name a new folder");
     }
 
     internal static float[] Floats(Tensor stored) => stored.Type == DType.F16 ? Array.ConvertAll(stored.Span<Half>().ToArray(), h => (float)h) : stored.ToFloats();

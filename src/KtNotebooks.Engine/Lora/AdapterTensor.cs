@@ -24,7 +24,8 @@ public sealed record AdapterTensor(string File, string Source, string Type, long
         var values = Stored();
         if (values.Length == 0 || Math.Abs(TensorPrimitives.MaxMagnitude<float>(values)) <= Largest) return values;
         var at = Array.FindIndex(values, v => !(Math.Abs(v) <= Largest));
-        throw new InvalidDataException($"{File}: tensor '{Source}' holds {values[at]} at [{at / Shape[^1]}, {at % Shape[^1]}]; values of an adapter lie between ±{Largest:N0}: its training went wrong or the file is damaged; take an earlier checkpoint");
+        throw new InvalidDataException($"{File}: tensor '{Source}' holds {values[at]} at [{at / Shape[^1]}, {at % Shape[^1]}]; values of an adapter " +
+            $"lie between ±{Largest:N0}: its training went wrong or the file is damaged; take an earlier checkpoint");
     }
 
     public override string ToString() => $"{Type}[{string.Join(", ", Shape)}]";

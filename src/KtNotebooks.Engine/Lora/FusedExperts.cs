@@ -27,8 +27,11 @@ internal static partial class FusedExperts
         {
             var match = FusedName().Match(entry.Name);
             if (!match.Success || entry.Shape.Length != 3)
-                throw new InvalidDataException($"{file.Path}: tensor '{entry.Name}' is {entry.Type}[{string.Join(", ", entry.Shape)}]; expected are layers.N.experts.gate_lora_a [E, r, in] and the like");
-            if (entry.Shape[0] > MostExperts || entry.Shape.Contains(0)) throw new InvalidDataException($"{file.Path}: tensor '{entry.Name}' is {entry.Type}[{string.Join(", ", entry.Shape)}]; experts are 1 to {MostExperts:N0}, and no side is 0");
+                throw new InvalidDataException($"{file.Path}: tensor '{entry.Name}' is {entry.Type}[{string.Join(", ", entry.Shape)}]; expected are " +
+                    "layers.N.experts.gate_lora_a [E, r, in] and the like");
+            if (entry.Shape[0] > MostExperts || entry.Shape.Contains(0))
+                throw new InvalidDataException($"{file.Path}: tensor '{entry.Name}' is {entry.Type}[{string.Join(", ", entry.Shape)}]; experts are 1 " +
+                    $"to {MostExperts:N0}, and no side is 0");
             var half = match.Groups[3].Value == "a" ? "A" : "B";
             for (var e = 0; e < entry.Shape[0]; e++)
             {

@@ -37,9 +37,11 @@ internal static partial class GgufAdapter
         try
         {
             if (file.TextOf("general.type") is { } type && type != "adapter") throw new InvalidDataException($"{path}: is a GGUF file of type '{type}'; expected is an adapter");
-            if (file.TextOf("adapter.type") is { } kind && kind != "lora") throw new InvalidDataException($"{path}: adapter.type '{kind}' is not supported; only lora is");
+            if (file.TextOf("adapter.type") is { } kind && kind != "lora")
+                throw new InvalidDataException($"{path}: adapter.type '{kind}' is not supported; only lora is");
             if (file.Has("adapter.alora.invocation_tokens"))
-                throw new InvalidDataException($"{path}: has 'adapter.alora.invocation_tokens', which is not supported: the adapter acts only from these tokens on (aLoRA); use it with llama.cpp");
+                throw new InvalidDataException($"{path}: has 'adapter.alora.invocation_tokens', which is not supported: the adapter acts only from " +
+                    "these tokens on (aLoRA); use it with llama.cpp");
             var tensors = new Dictionary<string, AdapterTensor>();
             var ranks = new Dictionary<string, int>(); // by pattern: a module's path, or all experts of a projection
             foreach (var entry in file.Entries.Values)
@@ -49,10 +51,14 @@ internal static partial class GgufAdapter
                 var module = ModuleOf(match) ?? throw new InvalidDataException($"{path}: tensor '{entry.Name}' belongs to '{match.Groups[2].Value}', which has no pair here; known are output, {string.Join(", ", Modules.Keys)}");
                 var stacked = module.Contains("{0}", StringComparison.Ordinal);
                 if (entry.Shape.Length != (stacked ? 3 : 2)) throw new InvalidDataException($"{path}: tensor '{entry.Name}' must have {(stacked ? "3 dimensions, experts first" : "2 dimensions")}, but is [{string.Join(", ", entry.Shape)}]");
-                if (stacked && entry.Shape[0] > FusedExperts.MostExperts) throw new InvalidDataException($"{path}: tensor '{entry.Name}' has {entry.Shape[0]:N0} experts; {FusedExperts.MostExperts:N0} are the most");
-                if (entry.Shape[^2] * entry.Shape[^1] > int.MaxValue) throw new InvalidDataException($"{path}: tensor '{entry.Name}' is [{string.Join(", ", entry.Shape)}], which is too large for half a pair");
+                if (stacked && entry.Shape[0] > FusedExperts.MostExperts)
+                    throw new InvalidDataException($"{path}: tensor '{entry.Name}' has {entry.Shape[0]:N0} experts; {FusedExperts.MostExperts:N0} are " +
+                        "the most");
+                if (entry.Shape[^2] * entry.Shape[^1] > int.MaxValue)
+                    throw new InvalidDataException($"{path}: tensor '{entry.Name}' is [{string.Join(", ", entry.Shape)}], which is too large for half a pair");
                 var half = match.Groups[3].Value == "a" ? "A" : "B";
-                if (half == "A") ranks[stacked ? Regex.Escape(module).Replace(@"\{0}", @"\d+", StringComparison.Ordinal) : Regex.Escape(module)] = (int)entry.Shape[^2];
+                if (half == "A")
+                    ranks[stacked ? Regex.Escape(module).Replace(@"\{0}", @"\d+", StringComparison.Ordinal) : Regex.Escape(module)] = (int)entry.Shape[^2];
                 Add(file, entry, module, half, stacked, tensors);
             }
             return new AdapterSource(path, SettingsOf(file, ranks), tensors, [file]);
@@ -75,8 +81,10 @@ internal static partial class GgufAdapter
         {
             var first = (long)e * count;
             var name = $"{AdapterTensors.Prefix}{string.Format(System.Globalization.CultureInfo.InvariantCulture, module, e)}.lora_{half}.weight";
-            var tensor = new AdapterTensor(file.Path, stacked ? $"{entry.Name}[{e}]" : entry.Name, GgufFile.TypeName(entry.Type), shape, () => file.Read(entry.Name, first, count));
-            if (!tensors.TryAdd(name, tensor)) throw new InvalidDataException($"{file.Path}: tensors '{tensors[name].Source}' and '{tensor.Source}' are halves of the same pair");
+            var source = stacked ? $"{entry.Name}[{e}]" : entry.Name;
+            var tensor = new AdapterTensor(file.Path, source, GgufFile.TypeName(entry.Type), shape, () => file.Read(entry.Name, first, count));
+            if (!tensors.TryAdd(name, tensor))
+                throw new InvalidDataException($"{file.Path}: tensors '{tensors[name].Source}' and '{tensor.Source}' are halves of the same pair");
         }
     }
 
@@ -84,7 +92,8 @@ internal static partial class GgufAdapter
     private static LoraSettings SettingsOf(GgufFile file, Dictionary<string, int> ranks)
     {
         if (ranks.Count == 0) throw new InvalidDataException($"{file.Path}: holds no tensor ….lora_a of an adapter");
-        if (file.Number("adapter.lora.alpha") is not { } alpha) throw new InvalidDataException($"{file.Path}: 'adapter.lora.alpha' is {(file.Has("adapter.lora.alpha") ? "no number" : "missing")}");
+        if (file.Number("adapter.lora.alpha") is not { } alpha)
+            throw new InvalidDataException($"{file.Path}: 'adapter.lora.alpha' is {(file.Has("adapter.lora.alpha") ? "no number" : "missing")}");
         var rank = ranks.Values.GroupBy(r => r).MaxBy(g => g.Count())!.Key;
         var others = ranks.Where(r => r.Value != rank).ToDictionary(r => r.Key, r => r.Value);
         // Alpha 0 is a scale of 1: alpha is the rank then, of each module.

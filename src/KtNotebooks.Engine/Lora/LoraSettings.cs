@@ -43,12 +43,15 @@ public sealed record LoraSettings(int Rank = 8, double? Alpha = null, double Dro
     {
         if (Rank < 1) throw new ArgumentException($"lora_rank must be at least 1, but is {Rank}");
         if (!(Dropout >= 0 && Dropout < 1)) throw new ArgumentException($"lora_dropout must be in [0, 1), but is {Dropout}");
-        if (Alpha is { } alpha && !IsAlpha(alpha)) throw new ArgumentException($"lora_alpha must lie between {-LargestAlpha:N0} and {LargestAlpha:N0}, but is {alpha}");
-        if ((RankPattern?.Count ?? 0) + (AlphaPattern?.Count ?? 0) is > MostPatterns and var count) throw new ArgumentException($"rank_pattern and alpha_pattern may have {MostPatterns:N0} patterns together, but have {count:N0}");
+        if (Alpha is { } alpha && !IsAlpha(alpha))
+            throw new ArgumentException($"lora_alpha must lie between {-LargestAlpha:N0} and {LargestAlpha:N0}, but is {alpha}");
+        if ((RankPattern?.Count ?? 0) + (AlphaPattern?.Count ?? 0) is > MostPatterns and var count)
+            throw new ArgumentException($"rank_pattern and alpha_pattern may have {MostPatterns:N0} patterns together, but have {count:N0}");
         foreach (var (key, rank) in RankPattern ?? new Dictionary<string, int>())
             if (rank < 1) throw new ArgumentException($"rank_pattern gives '{key}' the rank {rank}; it must be at least 1");
         foreach (var (key, given) in AlphaPattern ?? new Dictionary<string, double>())
-            if (!IsAlpha(given)) throw new ArgumentException($"alpha_pattern gives '{key}' the alpha {given}; it must lie between {-LargestAlpha:N0} and {LargestAlpha:N0}");
+            if (!IsAlpha(given))
+                throw new ArgumentException($"alpha_pattern gives '{key}' the alpha {given}; it must lie between {-LargestAlpha:N0} and {LargestAlpha:N0}");
         foreach (var key in (RankPattern?.Keys ?? []).Concat(AlphaPattern?.Keys ?? []))
         {
             try

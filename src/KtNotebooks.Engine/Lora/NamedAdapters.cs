@@ -1,4 +1,5 @@
 using KtNotebooks.Experts;
+using KtNotebooks.Interop;
 using KtNotebooks.Models;
 
 namespace KtNotebooks.Lora;
@@ -23,7 +24,7 @@ public static class NamedAdapters
         List<string> names = [];
         foreach (var adapter in adapters)
         {
-            var at = adapter.IndexOf('=', StringComparison.Ordinal);
+            var at = FileKinds.Of(adapter) == FileKind.None ? adapter.IndexOf('=', StringComparison.Ordinal) : -1; // a path may hold the sign
             var path = adapter[(at + 1)..];
             var name = at > 0 ? adapter[..at] : NameOf(path);
             if (name == Nn.Pass.BaseModel) throw new ArgumentException($"'{name}' means the model without an adapter; give {path} another name: NAME={path}");

@@ -48,7 +48,8 @@ internal sealed record PeftConfig(LoraSettings Settings, PeftTargets Targets, st
     }
 
     /// <summary>Reads and checks an adapter_config.json.</summary>
-    /// <exception cref="InvalidDataException">A field that is missing, of another type, out of range, or that means something else than pairs; file and field are named.</exception>
+    /// <exception cref="InvalidDataException">A field that is missing, of another type, out of range, or that means something else than pairs; file and field
+    /// are named.</exception>
     public static PeftConfig Read(string path)
     {
         var bytes = RegularFile.ReadAllBytes(path, "an adapter_config.json", LargestFile);
@@ -60,7 +61,9 @@ internal sealed record PeftConfig(LoraSettings Settings, PeftTargets Targets, st
         RequirePlainBase(root, path);
         var settings = new LoraSettings(Whole(Required(root, "r", path), "r", path), Number(Required(root, "lora_alpha", path), "lora_alpha", path),
             Field(root, "lora_dropout") is { } dropout ? Number(dropout, "lora_dropout", path) : 0,
-            RankPattern: Pattern(root, "rank_pattern", path, Whole), AlphaPattern: Pattern(root, "alpha_pattern", path, Number), RankStabilised: Flag(root, "use_rslora", path));
+            RankPattern: Pattern(root, "rank_pattern", path, Whole),
+            AlphaPattern: Pattern(root, "alpha_pattern", path, Number),
+            RankStabilised: Flag(root, "use_rslora", path));
         try
         {
             settings.Checked();
@@ -69,13 +72,17 @@ internal sealed record PeftConfig(LoraSettings Settings, PeftTargets Targets, st
         {
             throw new InvalidDataException($"{path}: {error.Message}");
         }
-        return new PeftConfig(settings, PeftTargets.Read(root, path), Field(root, "base_model_name_or_path") is { ValueKind: JsonValueKind.String } name ? name.GetString() : null, notes);
+        var baseName = Field(root, "base_model_name_or_path") is { ValueKind: JsonValueKind.String } name ? name.GetString() : null;
+        return new PeftConfig(settings, PeftTargets.Read(root, path), baseName, notes);
     }
 
     /// <summary>A field that is there and not null.</summary>
-    internal static JsonElement? Field(JsonElement root, string key) => root.TryGetProperty(key, out var value) && value.ValueKind != JsonValueKind.Null ? value : null;
+    internal static JsonElement? Field(JsonElement root, string key) =>
+        root.TryGetProperty(key, out var value) && value.ValueKind != JsonValueKind.Null ? value : null;
 
-    /// <summary>Some first values come with a change of the base: PEFT makes it again whenever it loads such an adapter, and the pair means nothing without it.</summary>
+    /// <summary>
+    /// Some first values come with a change of the base: PEFT makes it again whenever it loads such an adapter, and the pair means nothing without it.
+    /// </summary>
     private static void RequirePlainBase(JsonElement root, string path)
     {
         if (Field(root, "init_lora_weights") is not { } init || init.ValueKind is JsonValueKind.True or JsonValueKind.False) return;
@@ -89,8 +96,10 @@ internal sealed record PeftConfig(LoraSettings Settings, PeftTargets Targets, st
             _ => throw new InvalidDataException($"{path}: 'init_lora_weights' is {PeftFields.Text(init)}; known are true, false, gaussian, eva and orthogonal"),
         };
         var convert = name == "loftq" ? "train it on the plain base, or merge it with PEFT (merge_and_unload) and load the result as a model"
-            : "convert it with PEFT: save_pretrained(FOLDER, path_initial_model_for_weight_conversion=FIRST), where FIRST is the adapter as it was saved before its first step";
-        throw new InvalidDataException($"{path}: 'init_lora_weights' is {PeftFields.Text(init)}: {what}, so this pair does not belong to the base as it is stored; {convert}");
+            : "convert it with PEFT: save_pretrained(FOLDER, path_initial_model_for_weight_conversion=FIRST), where FIRST is the adapter as it was " +
+                "saved before its first step";
+        throw new InvalidDataException($"{path}: 'init_lora_weights' is {PeftFields.Text(init)}: {what}, so this pair does not belong to the base as " +
+            $"it is stored; {convert}");
     }
 
     private static JsonElement Required(JsonElement root, string key, string path) =>
@@ -118,5 +127,6 @@ internal sealed record PeftConfig(LoraSettings Settings, PeftTargets Targets, st
         return pattern.Count == 0 ? null : pattern;
     }
 
-    private static InvalidDataException Wrong(JsonElement value, string key, string path, string wanted) => new($"{path}: '{key}' must be {wanted}, but is {PeftFields.Text(value)}");
+    private static InvalidDataException Wrong(JsonElement value, string key, string path, string wanted) =>
+        new($"{path}: '{key}' must be {wanted}, but is {PeftFields.Text(value)}");
 }

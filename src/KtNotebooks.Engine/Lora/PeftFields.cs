@@ -41,7 +41,8 @@ public static class PeftFields
         new("exclude_modules", PeftEffect.Acts, "modules without pairs, in the same way"),
         new("layers_to_transform", PeftEffect.Acts, "layers with pairs, in the same way"),
         new("layers_pattern", PeftEffect.Acts, "the word before the number of a layer, for layers_to_transform"),
-        new("init_lora_weights", PeftEffect.Acts, "true, false, gaussian, eva and orthogonal set first values, which training has replaced; what changes the base is refused"),
+        new("init_lora_weights", PeftEffect.Acts, "true, false, gaussian, eva and orthogonal set first values, which training has replaced; what " +
+            "changes the base is refused"),
         new("base_model_name_or_path", PeftEffect.Acts, "is written again when the adapter is saved in another form"),
 
         new("task_type", PeftEffect.None, "names a Python class; the tensors say what is adapted"),
@@ -72,7 +73,8 @@ public static class PeftFields
         new("bias", PeftEffect.Refused, "biases of the base were trained as well; " + Merge),
         new("modules_to_save", PeftEffect.Refused, "whole modules were trained beside the pairs; " + Merge),
         new("trainable_token_indices", PeftEffect.Refused, "rows of the token table were trained as well; " + Merge),
-        new("target_parameters", PeftEffect.Refused, "pairs lie on parameters of fused experts; train with target_modules that name each expert's projections, or " + Merge),
+        new("target_parameters", PeftEffect.Refused, "pairs lie on parameters of fused experts; train with target_modules that name each expert's " +
+            "projections, or " + Merge),
         new("layer_replication", PeftEffect.Refused, "the base is built anew of repeated layers; " + Merge),
         new("alora_invocation_tokens", PeftEffect.Refused, "the adapter acts only from these tokens on (aLoRA), and cannot be merged either; use it with PEFT"),
         new("arrow_config", PeftEffect.Refused, "a router chooses among several adapters for every token (Arrow); use it with PEFT"),
@@ -98,17 +100,20 @@ public static class PeftFields
             {
                 // PEFT's new variants are switched on by true, a block or a list; new numbers and texts come with defaults.
                 if (value.ValueKind is not (JsonValueKind.Number or JsonValueKind.String))
-                    throw new InvalidDataException($"{path}: '{Short(field.Name)}' is {Text(value)}, but is no field of LoraConfig in PEFT 0.21, so nobody here knows what it changes; if it changes nothing, remove it from the file");
+                    throw new InvalidDataException($"{path}: '{Short(field.Name)}' is {Text(value)}, but is no field of LoraConfig in PEFT 0.21, so " +
+                        "nobody here knows what it changes; if it changes nothing, remove it from the file");
                 notes.Add($"{path}: '{Short(field.Name)}' is no field of LoraConfig in PEFT 0.21: no effect");
                 continue;
             }
-            if (known.Effect == PeftEffect.Refused) throw new InvalidDataException($"{path}: '{known.Name}' is {Text(value)}, which is not supported: {known.Why}");
+            if (known.Effect == PeftEffect.Refused)
+                throw new InvalidDataException($"{path}: '{known.Name}' is {Text(value)}, which is not supported: {known.Why}");
         }
         return notes;
     }
 
     /// <summary>A value as an error shows it.</summary>
-    internal static string Text(JsonElement value) => value.ValueKind is JsonValueKind.Object or JsonValueKind.Array && value.GetRawText().Length > 80 ? JsonSource.Named(value) : Short(value.GetRawText());
+    internal static string Text(JsonElement value) =>
+        value.ValueKind is JsonValueKind.Object or JsonValueKind.Array && value.GetRawText().Length > 80 ? JsonSource.Named(value) : Short(value.GetRawText());
 
     private static string Short(string text) => text.Length <= 80 ? text : text[..79] + "…";
 

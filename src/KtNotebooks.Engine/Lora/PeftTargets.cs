@@ -5,7 +5,8 @@ using KtNotebooks.Files;
 namespace KtNotebooks.Lora;
 
 /// <summary>
-/// target_modules, exclude_modules, layers_to_transform and layers_pattern: the modules that have pairs in PEFT. A stored pair of another module is left out by PEFT, so whoever meets one must say so.
+/// target_modules, exclude_modules, layers_to_transform and layers_pattern: the modules that have pairs in PEFT. A stored pair of another module is left out
+/// by PEFT, so whoever meets one must say so.
 /// </summary>
 internal sealed class PeftTargets
 {
@@ -22,10 +23,11 @@ internal sealed class PeftTargets
     /// <exception cref="InvalidDataException">A field of another type, or a pattern that is none.</exception>
     public static PeftTargets Read(JsonElement root, string path)
     {
-        var targets = PeftConfig.Field(root, "target_modules") is { } given && !(given.ValueKind == JsonValueKind.String && given.ValueEquals("all-linear")) ? ModuleNames.Read(given, "target_modules", path) : null;
+        var targets = PeftConfig.Field(root, "target_modules") is { } given ? ModuleNames.Read(given, "target_modules", path) : null;
         var excluded = PeftConfig.Field(root, "exclude_modules") is { } without ? ModuleNames.Read(without, "exclude_modules", path) : null;
         if (targets is { IsPattern: true } && PeftConfig.Field(root, "layers_to_transform") is not null)
-            throw new InvalidDataException($"{path}: 'layers_to_transform' needs a list of names as 'target_modules', but that is one regular expression, which can name the layers itself");
+            throw new InvalidDataException($"{path}: 'layers_to_transform' needs a list of names as 'target_modules', but that is one regular " +
+                "expression, which can name the layers itself");
         List<UserPattern> patterns = [];
         foreach (var word in Texts(root, "layers_pattern", path)) patterns.Add(new UserPattern($@".*\.(?:{word})", $"{path}: layers_pattern", whole: true));
         return new PeftTargets(targets, excluded, Layers(root, path), patterns);
@@ -39,7 +41,9 @@ internal sealed class PeftTargets
         return _layers is null || (LayerOf(module) is { } layer && _layers.Contains(layer)) ? null : "layers_to_transform";
     }
 
-    /// <summary>PEFT's number of a module's layer: the last number in its path that has two words before it and one behind, the nearer word as layers_pattern says.</summary>
+    /// <summary>
+    /// PEFT's number of a module's layer: the last number in its path that has two words before it and one behind, the nearer word as layers_pattern says.
+    /// </summary>
     private int? LayerOf(string module)
     {
         var words = module.Split('.');
@@ -59,7 +63,8 @@ internal sealed class PeftTargets
         HashSet<int> layers = [];
         foreach (var number in numbers)
             layers.Add(number.ValueKind == JsonValueKind.Number && number.TryGetInt32(out var layer) ? layer
-                : throw new InvalidDataException($"{path}: 'layers_to_transform' must be a whole number or a list of them, but holds {PeftFields.Text(number)}"));
+                : throw new InvalidDataException($"{path}: 'layers_to_transform' must be a whole number or a list of them, but holds " +
+                    $"{PeftFields.Text(number)}"));
         return layers.Count == 0 ? null : layers;
     }
 
@@ -77,13 +82,17 @@ internal sealed class PeftTargets
     {
         public bool IsPattern => Pattern is not null;
 
+        /// <summary>Null: every module.</summary>
         public static ModuleNames? Read(JsonElement value, string key, string path)
         {
-            if (value.ValueKind == JsonValueKind.String) return value.ValueEquals("") ? null : new ModuleNames(new UserPattern(value.GetString()!, $"{path}: {key}", whole: true), []);
-            if (value.ValueKind != JsonValueKind.Array) throw new InvalidDataException($"{path}: '{key}' must be a text or a list of texts, but is {PeftFields.Text(value)}");
+            if (value.ValueKind == JsonValueKind.String)
+                return value.GetString() is "" or "all-linear" ? null : new ModuleNames(new UserPattern(value.GetString()!, $"{path}: {key}", whole: true), []);
+            if (value.ValueKind != JsonValueKind.Array)
+                throw new InvalidDataException($"{path}: '{key}' must be a text or a list of texts, but is {PeftFields.Text(value)}");
             HashSet<string> names = [];
             foreach (var name in value.EnumerateArray())
-                names.Add(name.ValueKind == JsonValueKind.String ? name.GetString()! : throw new InvalidDataException($"{path}: '{key}' must be a text or a list of texts, but holds {PeftFields.Text(name)}"));
+                names.Add(name.ValueKind == JsonValueKind.String ? name.GetString()! : throw new InvalidDataException($"{path}: '{key}' must be a " +
+                    $"text or a list of texts, but holds {PeftFields.Text(name)}"));
             return new ModuleNames(null, names);
         }
 

@@ -4,7 +4,8 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Lora;
 
 /// <summary>
-/// B·A has at most the rank of the matrix that it is added to, its smaller side. A rank above that of every matrix that it adapts adds nothing but memory, and is a slip (a width or an alpha in the place of the rank).
+/// B·A has at most the rank of the matrix that it is added to, its smaller side. A rank above that of every matrix that it adapts adds nothing but memory,
+/// and is a slip (a width or an alpha in the place of the rank).
 /// </summary>
 internal static class RankLimit
 {
@@ -20,16 +21,21 @@ internal static class RankLimit
         foreach (var bank in banks)
         {
             var ((gate, up, down), _) = LoraAdapter.RanksOf(bank, settings);
-            (string, int, int, int, int) Matrix(int projection, int inputs, int outputs, int rank) => ($"{bank.Path}.0.{ExpertBank.Projections[projection]}", inputs, outputs, rank, bank.Count);
+            (string, int, int, int, int) Matrix(int projection, int inputs, int outputs, int rank) =>
+                ($"{bank.Path}.0.{ExpertBank.Projections[projection]}", inputs, outputs, rank, bank.Count);
             matrices.AddRange([Matrix(0, bank.Width, bank.Inner, gate), Matrix(1, bank.Width, bank.Inner, up), Matrix(2, bank.Inner, bank.Width, down)]);
         }
         foreach (var group in matrices.GroupBy(m => m.Rank))
         {
             var (path, inputs, outputs, rank, _) = group.MaxBy(m => (Math.Min(m.Inputs, m.Outputs), Math.Max(m.Inputs, m.Outputs)));
-            if (rank > Math.Min(inputs, outputs)) throw new ArgumentException($"{key} {rank} is larger than {Math.Min(inputs, outputs)}, the smaller side of the largest matrix that it adapts ({path}, {outputs} × {inputs}); a pair of a larger rank can say nothing more");
+            if (rank > Math.Min(inputs, outputs))
+                throw new ArgumentException($"{key} {rank} is larger than {Math.Min(inputs, outputs)}, the smaller side of the largest matrix that it " +
+                    $"adapts ({path}, {outputs} × {inputs}); a pair of a larger rank can say nothing more");
         }
         foreach (var (path, inputs, outputs, rank, stacked) in matrices)
-            if ((long)stacked * rank * Math.Max(inputs, outputs) is > int.MaxValue and var values) throw new ArgumentException($"{key} {rank} makes {values:N0} values of the stacked pairs of {path} and its like; {int.MaxValue:N0} are the most, so give a smaller rank");
+            if ((long)stacked * rank * Math.Max(inputs, outputs) is > int.MaxValue and var values)
+                throw new ArgumentException($"{key} {rank} makes {values:N0} values of the stacked pairs of {path} and its like; {int.MaxValue:N0} " +
+                    "are the most, so give a smaller rank");
     }
 
     /// <summary>Asks whether fresh pairs in host memory, with their gradients and two moments each, fit there.</summary>
@@ -38,7 +44,7 @@ internal static class RankLimit
     {
         static bool OnHost(Device device) => device.Kind == DeviceKind.Cpu;
         var values = linears.Where(l => OnHost(l.Weight.Device)).Sum(l => (long)settings.RankOf(l.Path) * (l.Inputs + l.Outputs));
-        foreach (var bank in banks.Where(b => b.PairsOnHost || OnHost(b.Device)))
+        foreach (var bank in banks.Where(b => OnHost(b.Device) || (b.PairsOnHost && b.Device.Kind == DeviceKind.Cuda))) // not a plan's model of shapes
         {
             var ((gate, up, down), _) = LoraAdapter.RanksOf(bank, settings);
             values += (long)bank.Count * (gate + up + down) * (bank.Width + bank.Inner);

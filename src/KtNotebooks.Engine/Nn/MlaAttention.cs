@@ -69,7 +69,8 @@ public sealed class MlaAttention : Module
         if (split == 0) return _o.Forward(Expanded(q, latent, rotaryKey, pass), pass);
         if (split == x.Rows) return _o.Forward(Absorbed(q, angles, held, pass.SeqStarts, pass), pass);
         // Running sequences and new ones behind them in one batch.
-        var rest = pass with { Positions = pass.Positions[split..], SeqStarts = [.. pass.SeqStarts[begun..].Select(start => start - split)], FirstRow = pass.FirstRow + split };
+        int[] starts = [.. pass.SeqStarts[begun..].Select(start => start - split)];
+        var rest = pass with { Positions = pass.Positions[split..], SeqStarts = starts, FirstRow = pass.FirstRow + split };
         var all = Autograd.Tape.Own(Tensor.Empty(x.Type, x.Device, x.Rows, _settings.Heads.H * _settings.Heads.Value));
         Memory.Copy(Absorbed(Part(q, 0, split), Part(angles, 0, split), held, pass.SeqStarts[..(begun + 1)], pass), Part(all, 0, split));
         Memory.Copy(Expanded(Part(q, split, x.Rows), Part(latent, split, x.Rows), Part(rotaryKey, split, x.Rows), rest), Part(all, split, x.Rows));

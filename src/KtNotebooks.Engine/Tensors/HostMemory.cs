@@ -22,6 +22,7 @@ public static class HostMemory
     {
         if (bytes < 1 << 20) return;
         if (Read().TryGetValue("MemAvailable", out var available) && bytes > available - Reserve)
-            throw new InsufficientMemoryException($"{bytes / 1e9:F2} GB more do not fit the host memory, of which {available / 1e9:F1} GB are available; {instead}");
+            throw new InsufficientMemoryException($"{bytes / 1e9:F2} GB more do not fit the host memory, of which {available / 1e9:F1} GB are " +
+                $"available; {instead}");
     }
 }

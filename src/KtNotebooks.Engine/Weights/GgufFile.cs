@@ -41,7 +41,8 @@ public sealed class GgufFile : IDisposable
             }
             for (var i = 0; i < tensors; i++) ReadEntry(header);
             var alignment = _values.ContainsKey("general.alignment") ? Number("general.alignment") ?? 0 : 32;
-            if (!(alignment >= 1 && alignment <= LargestAlignment && alignment == Math.Floor(alignment))) throw Bad($"has an alignment of {alignment}; whole numbers from 1 to {LargestAlignment:N0} are read");
+            if (!(alignment >= 1 && alignment <= LargestAlignment && alignment == Math.Floor(alignment)))
+                throw Bad($"has an alignment of {alignment}; whole numbers from 1 to {LargestAlignment:N0} are read");
             _data = (header.At + (long)alignment - 1) / (long)alignment * (long)alignment;
             foreach (var entry in _entries.Values)
                 if (entry.Offset > _length - _data || BytesOf(entry) > _length - _data - entry.Offset)
@@ -104,7 +105,8 @@ public sealed class GgufFile : IDisposable
         {
             var side = header.U64();
             // No type of llama.cpp takes less than a bit a value, so that no side can have more values than the file has bits.
-            if (side == 0 || side > 8 * (ulong)_length) throw Bad($"says tensor '{name}' has a side of {side:N0}; a file of {_length:N0} bytes can hold sides from 1 to {8 * _length:N0}");
+            if (side == 0 || side > 8 * (ulong)_length)
+                throw Bad($"says tensor '{name}' has a side of {side:N0}; a file of {_length:N0} bytes can hold sides from 1 to {8 * _length:N0}");
             shape[d] = (long)side;
             count *= side;
         }
@@ -119,7 +121,8 @@ public sealed class GgufFile : IDisposable
     private static (int Values, int Bytes)? BlockOf(uint type) => type switch { 0 => (1, 4), 1 or 30 => (1, 2), 8 => (32, 34), _ => null };
 
     /// <summary>0 of a type that is not read.</summary>
-    private static Int128 BytesOf(GgufEntry entry) => BlockOf(entry.Type) is var (values, bytes) ? entry.Shape.Aggregate((Int128)1, (product, side) => product * side) / values * bytes : 0;
+    private static Int128 BytesOf(GgufEntry entry) =>
+        BlockOf(entry.Type) is var (values, bytes) ? entry.Shape.Aggregate((Int128)1, (product, side) => product * side) / values * bytes : 0;
 
     private void Fill(byte[] target, long at, string what)
     {

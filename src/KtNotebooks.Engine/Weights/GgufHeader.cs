@@ -4,7 +4,8 @@ using System.Text;
 namespace KtNotebooks.Weights;
 
 /// <summary>
-/// Reads the header of a GGUF file from front to back, through a buffer. Nothing that the header says is believed before the file has room for it: counts, lengths of texts and lists, and how deep lists stand in lists.
+/// Reads the header of a GGUF file from front to back, through a buffer. Nothing that the header says is believed before the file has room for it: counts,
+/// lengths of texts and lists, and how deep lists stand in lists.
 /// </summary>
 internal sealed class GgufHeader(Stream stream, string path)
 {
@@ -71,15 +72,25 @@ internal sealed class GgufHeader(Stream stream, string path)
     {
         if (depth > DeepestLists) throw Bad($"gives '{key}' lists more than {DeepestLists} deep in each other");
         var (type, count) = (U32(), U64());
-        var least = type switch { 0 or 1 or 7 => 1, 2 or 3 => 2, 4 or 5 or 6 => 4, 10 or 11 or 12 or TextType => 8, ListType => 12, _ => throw Bad($"gives '{key}' a list of the unknown type {type}") };
-        if (count > (ulong)(_length - At) / (ulong)least) throw Bad($"is truncated: it says '{key}' is a list of {count:N0}, for which its {_length:N0} bytes have no room");
+        var least = type switch
+        {
+            0 or 1 or 7 => 1,
+            2 or 3 => 2,
+            4 or 5 or 6 => 4,
+            10 or 11 or 12 or TextType => 8,
+            ListType => 12,
+            _ => throw Bad($"gives '{key}' a list of the unknown type {type}"),
+        };
+        if (count > (ulong)(_length - At) / (ulong)least)
+            throw Bad($"is truncated: it says '{key}' is a list of {count:N0}, for which its {_length:N0} bytes have no room");
         if (type is not (TextType or ListType)) Skip((long)count * least);
         else
         {
             for (ulong i = 0; i < count; i++)
             {
                 if (type == ListType) SkipList(key, depth + 1);
-                else Skip(U64() is var length && length <= LongestText ? (long)length : throw Bad($"has a damaged header: a text of {length:N0} bytes in '{key}'"));
+                else Skip(U64() is var length && length <= LongestText ? (long)length : throw Bad($"has a damaged header: a text of {length:N0} bytes " +
+                    $"in '{key}'"));
             }
         }
     }

@@ -45,19 +45,22 @@ public sealed class PredictAdapterTests : IDisposable
         var good = File.ReadAllText(config);
         File.WriteAllText(config, good.Replace("\"init_lora_weights\": true", "\"init_lora_weights\": \"pissa\"", StringComparison.Ordinal));
         Assert.StartsWith($"{config}: 'init_lora_weights' is \"pissa\": ", Kt.Refuses(Predict(Adapter)), StringComparison.Ordinal);
-        Assert.StartsWith($"{Adapter}-gone: no such folder; an adapter is a folder that holds ", Kt.Refuses(Predict(Adapter + "-gone")), StringComparison.Ordinal);
+        Assert.StartsWith($"{Adapter}-gone: no such folder; an adapter is a folder that holds ", Kt.Refuses(Predict(Adapter + "-gone")),
+            StringComparison.Ordinal);
     }
 
     [Theory]
     [InlineData("lora_rank=2147483647")]
     [InlineData("lora_rank=100000")]
     public void A_rank_that_no_matrix_has_is_refused_in_a_line(string pair) =>
-        Assert.EndsWith($"{pair.Replace('=', ' ')} is larger than 40, the smaller side of the largest matrix that it adapts (model.layers.0.mlp.gate_proj, 44 × 40); a pair of a larger rank can say nothing more",
+        Assert.EndsWith($"{pair.Replace('=', ' ')} is larger than 40, the smaller side of the largest matrix that it adapts " +
+            "(model.layers.0.mlp.gate_proj, 44 × 40); a pair of a larger rank can say nothing more",
             Kt.Refuses(_place.Train(pair, "lora_experts=true")), StringComparison.Ordinal);
 
     private string[] Predict(string adapter) =>
     [
-        "predict", $"model_name_or_path={_place.Model}", $"adapter_name_or_path={adapter}", $"dataset_dir={Path.Combine(_place.Root, "data")}", "eval_dataset=good", "template=deepseek", $"output_dir={_place.Output}",
+        "predict", $"model_name_or_path={_place.Model}", $"adapter_name_or_path={adapter}", $"dataset_dir={Path.Combine(_place.Root, "data")}",
+        "eval_dataset=good", "template=deepseek", $"output_dir={_place.Output}",
         "max_samples=2", "max_new_tokens=2",
     ];
 }

@@ -58,11 +58,13 @@ public sealed class UserFilesTests : IDisposable
     [InlineData("^q_proj", "model.q_proj", false)]
     [InlineData("^model.q_proj", "model.q_proj", true)]
     [InlineData("q|v", "a.v", true)]
-    public void A_module_s_pattern_matches_the_path_or_its_end_after_a_dot(string pattern, string path, bool matches) => Assert.Equal(matches, UserPattern.OfModule(pattern, "x").IsMatch(path));
+    public void A_module_s_pattern_matches_the_path_or_its_end_after_a_dot(string pattern, string path, bool matches) =>
+        Assert.Equal(matches, UserPattern.OfModule(pattern, "x").IsMatch(path));
 
     [Fact]
     public void Brackets_that_the_rule_would_close_are_refused() =>
-        Assert.StartsWith("x: not a regular expression: ", Assert.Throws<InvalidDataException>(() => UserPattern.OfModule("a)(b", "x")).Message, StringComparison.Ordinal);
+        Assert.StartsWith("x: not a regular expression: ", Assert.Throws<InvalidDataException>(() => UserPattern.OfModule("a)(b", "x")).Message,
+            StringComparison.Ordinal);
 
     [Fact]
     public void Look_around_of_KTransformers_rules_works()

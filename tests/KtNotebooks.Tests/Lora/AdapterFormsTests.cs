@@ -20,12 +20,18 @@ public sealed class AdapterFormsTests : IDisposable
 {
     /// <summary>What PEFT 0.21 writes for an adapter of all linear layers: every field, most at its default.</summary>
     private const string FromPeft = """
-        {"alora_invocation_tokens": null, "alpha_pattern": {}, "arrow_config": null, "auto_mapping": null, "base_model_name_or_path": "Qwen/Qwen3-30B-A3B", "bias": "none", "corda_config": null, "ensure_weight_tying": false,
-         "eva_config": null, "exclude_modules": null, "fan_in_fan_out": false, "inference_mode": true, "init_lora_weights": true, "kasa_config": null, "layer_replication": null, "layers_pattern": null,
-         "layers_to_transform": null, "loftq_config": {}, "lora_alpha": 16, "lora_bias": false, "lora_dropout": 0.0, "lora_ga_config": null, "megatron_config": null, "megatron_core": "megatron.core",
-         "modules_to_save": null, "monteclora_config": null, "peft_type": "LORA", "peft_version": "0.21.0", "qalora_group_size": 16, "r": 4, "rank_pattern": {}, "revision": null,
-         "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "gate_proj", "up_proj", "down_proj"], "target_parameters": null,
-         "task_type": "CAUSAL_LM", "trainable_token_indices": null, "use_bdlora": null, "use_dora": false, "use_qalora": false, "use_rslora": false, "velora_config": null}
+        {"alora_invocation_tokens": null, "alpha_pattern": {}, "arrow_config": null, "auto_mapping": null, "base_model_name_or_path": "Qwen/Qwen3-30B-A3B",
+         "bias": "none", "corda_config": null, "ensure_weight_tying": false,
+         "eva_config": null, "exclude_modules": null, "fan_in_fan_out": false, "inference_mode": true, "init_lora_weights": true, "kasa_config": null,
+         "layer_replication": null, "layers_pattern": null,
+         "layers_to_transform": null, "loftq_config": {}, "lora_alpha": 16, "lora_bias": false, "lora_dropout": 0.0, "lora_ga_config": null,
+         "megatron_config": null, "megatron_core": "megatron.core",
+         "modules_to_save": null, "monteclora_config": null, "peft_type": "LORA", "peft_version": "0.21.0", "qalora_group_size": 16, "r": 4,
+         "rank_pattern": {}, "revision": null,
+         "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "gate_proj", "up_proj",
+         "down_proj"], "target_parameters": null,
+         "task_type": "CAUSAL_LM", "trainable_token_indices": null, "use_bdlora": null, "use_dora": false, "use_qalora": false, "use_rslora": false,
+         "velora_config": null}
         """;
 
     private readonly Samples.Folder _folder = new();
@@ -73,7 +79,8 @@ public sealed class AdapterFormsTests : IDisposable
         Assert.Equal(settings.AlphaPattern, read.AlphaPattern);
         Assert.Equal(Logits(model), Logits(other));
         using var flat = Tiny.Build();
-        Assert.Contains("for this base and rank 3", Assert.Throws<InvalidDataException>(() => LoadWith(flat, config => config["rank_pattern"] = config["alpha_pattern"] = null)).Message, StringComparison.Ordinal);
+        Assert.Contains("for this base and rank 3", Assert.Throws<InvalidDataException>(() => LoadWith(flat,
+            config => config["rank_pattern"] = config["alpha_pattern"] = null)).Message, StringComparison.Ordinal);
     }
 
     [Theory]
@@ -130,7 +137,8 @@ public sealed class AdapterFormsTests : IDisposable
         using (var t = Tensor.Zeros(DType.BF16, 2, 3)) SafetensorsWriter.Write(path, [("layers.0.experts.router_lora_a", t)]);
         Assert.Equal($"{path}: tensor 'layers.0.experts.router_lora_a' is BF16[2, 3]; expected are layers.N.experts.gate_lora_a [E, r, in] and the like", Assert.Throws<InvalidDataException>(() => AdapterSource.Open(At("fused"))).Message);
         using (var t = Tensor.Zeros(DType.BF16, 5000, 1, 1)) SafetensorsWriter.Write(path, [("layers.0.experts.gate_lora_a", t)]);
-        Assert.Equal($"{path}: tensor 'layers.0.experts.gate_lora_a' is BF16[5000, 1, 1]; experts are 1 to 4,096, and no side is 0", Assert.Throws<InvalidDataException>(() => AdapterSource.Open(At("fused"))).Message);
+        Assert.Equal($"{path}: tensor 'layers.0.experts.gate_lora_a' is BF16[5000, 1, 1]; experts are 1 to 4,096, and no side is 0",
+            Assert.Throws<InvalidDataException>(() => AdapterSource.Open(At("fused"))).Message);
         using (var t = Tensor.Zeros(DType.BF16, 7, 4, 64)) SafetensorsWriter.Write(path, [("layers.0.experts.gate_lora_a", t)]);
         using var model = Load("qwen3_moe");
         Assert.Contains("lora_B.weight' is missing; an adapter holds both halves of every pair and every expert of a layer", Assert.Throws<InvalidDataException>(() => AdapterFolder.Load(model, At("fused"))).Message, StringComparison.Ordinal);

@@ -37,12 +37,14 @@ public sealed class AdapterNamesTests : IDisposable
     [Theory]
     [InlineData("module.base_model.model.lm_head.lora_B.default.weight", "base_model.model.lm_head.lora_B.weight")]
     [InlineData("model.layers.0.mlp.experts.3.up_proj.lora_B.weight", "base_model.model.model.layers.0.mlp.experts.3.up_proj.lora_B.weight")]
-    [InlineData("base_model.model.transformer.h.0.attn.lora_A.weight", "base_model.model.transformer.h.0.attn.lora_A.weight")] // another architecture keeps its path
+    // another architecture keeps its path
+    [InlineData("base_model.model.transformer.h.0.attn.lora_A.weight", "base_model.model.transformer.h.0.attn.lora_A.weight")]
     public void The_rest_of_a_path_stays(string name, string canonical) => Assert.Equal(canonical, AdapterNames.Canonical(name, "x"));
 
     [Theory]
     [InlineData("q_proj", "tensor 'q_proj' is no half of a pair but a whole tensor of a model")]
-    [InlineData("base_model.model.lm_head.weight", "is no half of a pair but a whole tensor of a model (a trained or enlarged token table, head, bias or norm), which is not supported; expected are halves")]
+    [InlineData("base_model.model.lm_head.weight", "is no half of a pair but a whole tensor of a model (a trained or enlarged token table, head, bias " +
+        "or norm), which is not supported; expected are halves")]
     [InlineData("base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector.default.weight", "is a magnitude of DoRA")]
     [InlineData("base_model.model.model.embed_tokens.lora_embedding_A", "is a pair of the token table")]
     [InlineData("base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias", "is a bias of a pair (lora_bias)")]
@@ -68,8 +70,10 @@ public sealed class AdapterNamesTests : IDisposable
         // Never over an adapter that is there, be it the source.
         using (var source = AdapterSource.Open(_folder.Path))
         {
-            Assert.Equal($"{again}: already holds adapter_config.json; name a new folder", Assert.Throws<ArgumentException>(() => source.Save(again, fused: false)).Message);
-            Assert.Equal($"{Weights}: is a file; an adapter is written into a folder", Assert.Throws<ArgumentException>(() => source.Save(Weights, fused: true)).Message);
+            Assert.Equal($"{again}: already holds adapter_config.json; name a new folder",
+                Assert.Throws<ArgumentException>(() => source.Save(again, fused: false)).Message);
+            Assert.Equal($"{Weights}: is a file; an adapter is written into a folder",
+                Assert.Throws<ArgumentException>(() => source.Save(Weights, fused: true)).Message);
         }
     }
 
@@ -80,7 +84,8 @@ public sealed class AdapterNamesTests : IDisposable
         using var t = Tensor.Zeros(DType.F32, 3, 40);
         SafetensorsWriter.Write(Weights, [(One, t), (Two, t)]);
         using var file = new SafetensorsFile(Weights);
-        Assert.Equal($"{Weights}: tensors '{One}' and '{Two}' are halves of the same pair; a file holds one adapter", Assert.Throws<InvalidDataException>(() => AdapterSource.Of(file)).Message);
+        Assert.Equal($"{Weights}: tensors '{One}' and '{Two}' are halves of the same pair; a file holds one adapter",
+            Assert.Throws<InvalidDataException>(() => AdapterSource.Of(file)).Message);
     }
 
     private void Save(Func<string, string> rename)

@@ -121,7 +121,8 @@ public sealed class AdapterTests : IDisposable
     public void A_tensor_that_fits_nothing_is_named()
     {
         Save(tensors => tensors["base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight"] = Tensor.Zeros(DType.F32, 3, 40));
-        Assert.Equal($"{Weights}: tensor 'base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight' fits no linear layer of this model, which has 3 layers (1 such)", Refused());
+        Assert.Equal($"{Weights}: tensor 'base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight' fits no linear layer of this model, which " +
+            "has 3 layers (1 such)", Refused());
     }
 
     [Fact]
@@ -134,7 +135,8 @@ public sealed class AdapterTests : IDisposable
     [Theory]
     [InlineData("r", "4", "adapter_model.safetensors: tensor 'base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight' must be [4, 40] for this base and rank 4, but is F32[3, 40]")]
     [InlineData("r", "0", "adapter_config.json: lora_rank must be at least 1, but is 0")]
-    [InlineData("r", "100000", "adapter_model.safetensors: its rank (r) 100000 is larger than 40, the smaller side of the largest matrix that it adapts (model.layers.0.mlp.gate_proj, 44 × 40)")]
+    [InlineData("r", "100000", "adapter_model.safetensors: its rank (r) 100000 is larger than 40, the smaller side of the largest matrix that it " +
+        "adapts (model.layers.0.mlp.gate_proj, 44 × 40)")]
     [InlineData("r", "2147483647", "adapter_model.safetensors: its rank (r) 2147483647 is larger than ")]
     [InlineData("rank_pattern", "{\"q_proj\": 0}", "adapter_config.json: rank_pattern gives 'q_proj' the rank 0; it must be at least 1")]
     [InlineData("rank_pattern", "{\"q_proj\": 2}", "adapter_model.safetensors: tensor 'base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight' must be [2, 40] for this base and rank 2, but is F32[3, 40]")]

@@ -33,7 +33,8 @@ public sealed class AdapterValuesTests : IDisposable
         values[(4 * 3) + 2] = value;
         using var bad = Tensor.From(values, 18, 3);
         Save(tensors => tensors[Expert] = bad);
-        var message = $"{Weights}: tensor '{Expert}' holds {value} at [4, 2]; values of an adapter lie between ±1,000,000: its training went wrong or the file is damaged; take an earlier checkpoint";
+        var message = $"{Weights}: tensor '{Expert}' holds {value} at [4, 2]; values of an adapter lie between ±1,000,000: its training went wrong or " +
+            "the file is damaged; take an earlier checkpoint";
         using var model = Tiny.Build();
         Assert.Equal(message, Assert.Throws<InvalidDataException>(() => AdapterFolder.Load(model, Adapter)).Message);
         Assert.Empty(model.AllTrainable);
@@ -47,7 +48,8 @@ public sealed class AdapterValuesTests : IDisposable
     public void An_adapter_without_tensors_is_refused()
     {
         Save(tensors => tensors.Clear());
-        Assert.Equal($"{Weights}: holds no tensor; an adapter has a pair for each module that it adapts", Assert.Throws<InvalidDataException>(() => AdapterSource.Open(Adapter)).Message);
+        Assert.Equal($"{Weights}: holds no tensor; an adapter has a pair for each module that it adapts",
+            Assert.Throws<InvalidDataException>(() => AdapterSource.Open(Adapter)).Message);
     }
 
     [Fact]
@@ -56,7 +58,8 @@ public sealed class AdapterValuesTests : IDisposable
         using var codes = Tensor.Empty(DType.I32, 18, 3);
         Save(tensors => tensors[Expert] = codes);
         using var source = AdapterSource.Open(Adapter);
-        Assert.StartsWith($"{Weights}: tensor '{Expert}' is I32[18, 3]; the types of an adapter are", Assert.Throws<InvalidDataException>(() => source.Tensors[Expert].Read()).Message, StringComparison.Ordinal);
+        Assert.StartsWith($"{Weights}: tensor '{Expert}' is I32[18, 3]; the types of an adapter are",
+            Assert.Throws<InvalidDataException>(() => source.Tensors[Expert].Read()).Message, StringComparison.Ordinal);
     }
 
     [Theory]
@@ -68,7 +71,8 @@ public sealed class AdapterValuesTests : IDisposable
         using var model = Tiny.Build();
         var before = Tiny.Alive();
         var error = Assert.Throws<ArgumentException>(() => LoraAdapter.Attach(model, new LoraSettings(rank, Experts: true)));
-        Assert.Equal($"lora_rank {rank} is larger than 40, the smaller side of the largest matrix that it adapts (model.layers.0.mlp.gate_proj, 44 × 40); a pair of a larger rank can say nothing more", error.Message);
+        Assert.Equal($"lora_rank {rank} is larger than 40, the smaller side of the largest matrix that it adapts (model.layers.0.mlp.gate_proj, 44 × " +
+            "40); a pair of a larger rank can say nothing more", error.Message);
         Assert.Equal(before.Count, Tiny.Alive().Count);
         Assert.Equal(21, LoraAdapter.Attach(model, new LoraSettings(40))); // above some of them it is still of use
     }
@@ -77,24 +81,31 @@ public sealed class AdapterValuesTests : IDisposable
     public void A_rank_of_a_pattern_is_held_against_its_own_matrices()
     {
         using var model = Tiny.Build();
-        Assert.StartsWith("lora_rank 30 is larger than 28, the smaller side of the largest matrix that it adapts (model.layers.0.self_attn.kv_a_proj_with_mqa, 28 × 40)",
-            Assert.Throws<ArgumentException>(() => LoraAdapter.Attach(model, new LoraSettings(8, RankPattern: new Dictionary<string, int> { ["kv_a_proj_with_mqa"] = 30 }))).Message, StringComparison.Ordinal);
+        Assert.StartsWith("lora_rank 30 is larger than 28, the smaller side of the largest matrix that it adapts " +
+            "(model.layers.0.self_attn.kv_a_proj_with_mqa, 28 × 40)",
+            Assert.Throws<ArgumentException>(() => LoraAdapter.Attach(model,
+                new LoraSettings(8, RankPattern: new Dictionary<string, int> { ["kv_a_proj_with_mqa"] = 30 }))).Message, StringComparison.Ordinal);
     }
 
     [Fact]
     public void What_stands_where_an_adapter_is_expected_is_said()
     {
         Save(_ => { });
-        var (config, model, bin, loop) = (Path.Combine(Adapter, "adapter_config.json"), Tiny.Save(Path.Combine(_folder.Path, "model")), Path.Combine(_folder.Path, "bin"), Path.Combine(_folder.Path, "loop"));
-        Refused<FileNotFoundException>(Path.Combine(_folder.Path, "gone"), ": no such folder; an adapter is a folder that holds adapter_config.json and adapter_model.safetensors, or a .gguf file");
+        var (config, model, bin, loop) = (Path.Combine(Adapter, "adapter_config.json"), Tiny.Save(Path.Combine(_folder.Path, "model")),
+            Path.Combine(_folder.Path, "bin"), Path.Combine(_folder.Path, "loop"));
+        Refused<FileNotFoundException>(Path.Combine(_folder.Path, "gone"), ": no such folder; an adapter is a folder that holds adapter_config.json " +
+            "and adapter_model.safetensors, or a .gguf file");
         Refused<FileNotFoundException>(Path.Combine(_folder.Path, "gone.gguf"), ": no such file");
-        Refused<InvalidDataException>(Weights, ": is a file, but an adapter is a folder that holds adapter_config.json and adapter_model.safetensors, or a .gguf file; name its folder");
+        Refused<InvalidDataException>(Weights, ": is a file, but an adapter is a folder that holds adapter_config.json and adapter_model.safetensors, " +
+            "or a .gguf file; name its folder");
         Refused<InvalidDataException>("/dev/null", ": is a pipe, a device or a socket");
-        Refused<FileNotFoundException>(model, "/adapter_config.json: no such file; an adapter folder holds adapter_config.json and adapter_model.safetensors; this is the folder of a model: it goes to model_name_or_path");
+        Refused<FileNotFoundException>(model, "/adapter_config.json: no such file; an adapter folder holds adapter_config.json and " +
+            "adapter_model.safetensors; this is the folder of a model: it goes to model_name_or_path");
         Directory.CreateDirectory(bin);
         File.Copy(config, Path.Combine(bin, "adapter_config.json"));
         File.WriteAllText(Path.Combine(bin, "adapter_model.bin"), "");
-        Refused<FileNotFoundException>(bin, "/adapter_model.safetensors: no such file; an adapter folder holds adapter_config.json and adapter_model.safetensors; adapter_model.bin is Python's pickle");
+        Refused<FileNotFoundException>(bin, "/adapter_model.safetensors: no such file; an adapter folder holds adapter_config.json and " +
+            "adapter_model.safetensors; adapter_model.bin is Python's pickle");
         Directory.CreateDirectory(Path.Combine(bin, "adapter_model.safetensors"));
         Refused<InvalidDataException>(bin, "/adapter_model.safetensors: is a folder, but a file of tensors is wanted there");
         Directory.CreateDirectory(loop);
@@ -120,7 +131,8 @@ public sealed class AdapterValuesTests : IDisposable
         Assert.NotEqual(plain, before);
         File.AppendAllText(Path.Combine(fused, "fused_expert_lora.safetensors"), "x");
         Assert.NotEqual(before, Of(fused));
-        File.WriteAllText(Path.Combine(Adapter, "adapter_config.json"), File.ReadAllText(Path.Combine(Adapter, "adapter_config.json")).Replace("\"lora_alpha\": 6", "\"lora_alpha\": 7", StringComparison.Ordinal));
+        File.WriteAllText(Path.Combine(Adapter, "adapter_config.json"),
+            File.ReadAllText(Path.Combine(Adapter, "adapter_config.json")).Replace("\"lora_alpha\": 6", "\"lora_alpha\": 7", StringComparison.Ordinal));
         Assert.NotEqual(plain, Of(Adapter));
     }
 

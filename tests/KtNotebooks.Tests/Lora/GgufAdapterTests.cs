@@ -97,10 +97,13 @@ public sealed class GgufAdapterTests : IDisposable
         Refuses($"{File}: 'adapter.lora.alpha' is no number", () => Write([.. Pairs(16)[..3], ("adapter.lora.alpha", "16")], good));
         Refuses($"{File}: lora_alpha must lie between -1,000,000 and 1,000,000, but is ", () => Write(Pairs(1e38f), good));
         Refuses($"{File}: lora_alpha must lie between -1,000,000 and 1,000,000, but is NaN", () => Write(Pairs(float.NaN), good));
-        Refuses($"{File}: has 'adapter.alora.invocation_tokens', which is not supported", () => Write([.. Pairs(16), ("adapter.alora.invocation_tokens", 1f)], good));
+        Refuses($"{File}: has 'adapter.alora.invocation_tokens', which is not supported",
+            () => Write([.. Pairs(16), ("adapter.alora.invocation_tokens", 1f)], good));
         Refuses($"{File}: holds no tensor", () => Write(Pairs(16), []));
-        Refuses($"{File}: tensor 'blk.0.ffn_up_exps.weight.lora_a' has 5,000 experts; 4,096 are the most", () => Write(Pairs(16), With("blk.0.ffn_up_exps.weight.lora_a", [5000, 1, 1])));
-        Refuses($"{File}: tensor 'blk.9.attn_q.weight.lora_a' fits no linear layer of this model, which has 3 layers", () => Write(Pairs(16), With("blk.9.attn_q.weight.lora_a", [4, 64])));
+        Refuses($"{File}: tensor 'blk.0.ffn_up_exps.weight.lora_a' has 5,000 experts; 4,096 are the most",
+            () => Write(Pairs(16), With("blk.0.ffn_up_exps.weight.lora_a", [5000, 1, 1])));
+        Refuses($"{File}: tensor 'blk.9.attn_q.weight.lora_a' fits no linear layer of this model, which has 3 layers",
+            () => Write(Pairs(16), With("blk.9.attn_q.weight.lora_a", [4, 64])));
         Refuses($"{File}: tensor 'blk.0.attn_q.weight' is not named as llama.cpp names halves of pairs, blk.N.NAME.weight.lora_a", () => Write(Pairs(16), With("blk.0.attn_q.weight", [4, 64])));
         Refuses($"{File}: tensor 'blk.0.ffn_gate_inp.weight.lora_a' belongs to 'ffn_gate_inp', which has no pair here; known are output, attn_q", () => Write(Pairs(16), With("blk.0.ffn_gate_inp.weight.lora_a", [4, 64])));
         Refuses($"{File}: tensor 'blk.0.ffn_up_exps.weight.lora_a' must have 3 dimensions, experts first, but is [4, 64]", () => Write(Pairs(16), With("blk.0.ffn_up_exps.weight.lora_a", [4, 64])));

@@ -38,9 +38,12 @@ public sealed class PeftFieldsTests : IDisposable
     {
         string[] fields = // of PEFT 0.21's LoraConfig and PeftConfig
         [
-            "alora_invocation_tokens", "alpha_pattern", "arrow_config", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying", "eva_config", "exclude_modules", "fan_in_fan_out",
-            "inference_mode", "init_lora_weights", "kasa_config", "layer_replication", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias", "lora_dropout", "lora_ga_config", "megatron_config",
-            "megatron_core", "modules_to_save", "monteclora_config", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config", "target_modules", "target_parameters", "task_type",
+            "alora_invocation_tokens", "alpha_pattern", "arrow_config", "auto_mapping", "base_model_name_or_path", "bias", "corda_config",
+            "ensure_weight_tying", "eva_config", "exclude_modules", "fan_in_fan_out",
+            "inference_mode", "init_lora_weights", "kasa_config", "layer_replication", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha",
+            "lora_bias", "lora_dropout", "lora_ga_config", "megatron_config",
+            "megatron_core", "modules_to_save", "monteclora_config", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision",
+            "runtime_config", "target_modules", "target_parameters", "task_type",
             "trainable_token_indices", "use_bdlora", "use_dora", "use_qalora", "use_rslora", "velora_config",
         ];
         Assert.Empty(fields.Except(PeftFields.All.Select(f => f.Name)));
@@ -77,11 +80,16 @@ public sealed class PeftFieldsTests : IDisposable
         var plain = Logits();
         foreach (var (key, value) in ((string, string)[])
                  [
-                     ("init_lora_weights", "false"), ("init_lora_weights", "\"gaussian\""), ("init_lora_weights", "\"eva\""), ("init_lora_weights", "\"orthogonal\""), ("init_lora_weights", "null"), ("fan_in_fan_out", "true"),
-                     ("task_type", "\"SEQ_CLS\""), ("auto_mapping", "{\"base_model_class\": \"X\", \"unsloth_fixed\": true}"), ("revision", "\"main\""), ("inference_mode", "false"), ("megatron_config", "{\"a\": 1}"),
-                     ("loftq_config", "{\"loftq_bits\": 4}"), ("eva_config", "{\"rho\": 2.0}"), ("corda_config", "{\"x\": 1}"), ("lora_ga_config", "{\"x\": 1}"), ("qalora_group_size", "32"), ("velora_config", "{\"x\": 1}"),
-                     ("ensure_weight_tying", "true"), ("target_modules", "null"), ("target_modules", "\"all-linear\""), ("target_modules", "\".*_proj.*\""), ("exclude_modules", "[\"lm_head\"]"),
-                     ("layers_to_transform", "[0, 1, 2, 3]"), ("use_dora", "null"), ("bias", "null"), ("modules_to_save", "[]"), ("rank_pattern", "null"), ("lorap_emb_lr", "1e-6"),
+                     ("init_lora_weights", "false"), ("init_lora_weights", "\"gaussian\""), ("init_lora_weights", "\"eva\""),
+                     ("init_lora_weights", "\"orthogonal\""), ("init_lora_weights", "null"), ("fan_in_fan_out", "true"),
+                     ("task_type", "\"SEQ_CLS\""), ("auto_mapping", "{\"base_model_class\": \"X\", \"unsloth_fixed\": true}"), ("revision", "\"main\""),
+                     ("inference_mode", "false"), ("megatron_config", "{\"a\": 1}"),
+                     ("loftq_config", "{\"loftq_bits\": 4}"), ("eva_config", "{\"rho\": 2.0}"), ("corda_config", "{\"x\": 1}"),
+                     ("lora_ga_config", "{\"x\": 1}"), ("qalora_group_size", "32"), ("velora_config", "{\"x\": 1}"),
+                     ("ensure_weight_tying", "true"), ("target_modules", "null"), ("target_modules", "\"all-linear\""), ("target_modules", "\".*_proj.*\""),
+                     ("exclude_modules", "[\"lm_head\"]"),
+                     ("layers_to_transform", "[0, 1, 2, 3]"), ("use_dora", "null"), ("bias", "null"), ("modules_to_save", "[]"), ("rank_pattern", "null"),
+                     ("lorap_emb_lr", "1e-6"),
                  ])
         {
             Assert.Equal(plain, Logits((key, value)));
@@ -100,11 +108,13 @@ public sealed class PeftFieldsTests : IDisposable
     [InlineData("trainable_token_indices", "[1, 2]", "'trainable_token_indices' is [1, 2], which")]
     [InlineData("target_parameters", "[\"experts.gate_up_proj\"]", "'target_parameters' is [\"experts.gate_up_proj\"], which")]
     [InlineData("layer_replication", "[[0, 2], [1, 3]]", "'layer_replication' is [[0, 2], [1, 3]], which")]
-    [InlineData("alora_invocation_tokens", "[5, 6]", "'alora_invocation_tokens' is [5, 6], which is not supported: the adapter acts only from these tokens on (aLoRA)")]
+    [InlineData("alora_invocation_tokens", "[5, 6]", "'alora_invocation_tokens' is [5, 6], which is not supported: the adapter acts only from these " +
+        "tokens on (aLoRA)")]
     [InlineData("arrow_config", "{\"top_k\": 3}", "'arrow_config' is {\"top_k\": 3}, which")]
     [InlineData("monteclora_config", "{\"n\": 8}", "'monteclora_config' is {\"n\": 8}, which")]
     [InlineData("kasa_config", "{\"beta\": 0.1}", "'kasa_config' is {\"beta\": 0.1}, which")]
-    [InlineData("init_lora_weights", "\"pissa\"", "'init_lora_weights' is \"pissa\": PEFT takes the first pair off the base's weights, so this pair does not belong to the base as it is stored; convert it with PEFT: save_pretrained(")]
+    [InlineData("init_lora_weights", "\"pissa\"", "'init_lora_weights' is \"pissa\": PEFT takes the first pair off the base's weights, so this pair " +
+        "does not belong to the base as it is stored; convert it with PEFT: save_pretrained(")]
     [InlineData("init_lora_weights", "\"pissa_niter_16\"", "'init_lora_weights' is \"pissa_niter_16\": PEFT takes")]
     [InlineData("init_lora_weights", "\"OLoRA\"", "'init_lora_weights' is \"OLoRA\": PEFT takes")]
     [InlineData("init_lora_weights", "\"corda\"", "'init_lora_weights' is \"corda\": PEFT takes")]
@@ -151,7 +161,8 @@ public sealed class PeftFieldsTests : IDisposable
     public void Layers_are_counted_as_PEFT_counts_them()
     {
         Refused("'layers_to_transform' leaves out", ("layers_to_transform", "[0, 1, 2]"), ("layers_pattern", "\"blocks\""));
-        Refused("'layers_to_transform' leaves out the module of tensor 'base_model.model.model.layers.1.mlp.experts.3.", ("layers_to_transform", "[0, 1, 2]")); // without a pattern the last number counts
+        // without a pattern the last number counts
+        Refused("'layers_to_transform' leaves out the module of tensor 'base_model.model.model.layers.1.mlp.experts.3.", ("layers_to_transform", "[0, 1, 2]"));
         Assert.Equal(Logits(), Logits(("layers_to_transform", "[0, 1, 2]"), ("layers_pattern", "[\"blocks\", \"layers\"]")));
         Refused("'layers_to_transform' needs a list of names as 'target_modules'", ("layers_to_transform", "[0, 1, 2]"), ("target_modules", "\".*\""));
     }
@@ -164,7 +175,8 @@ public sealed class PeftFieldsTests : IDisposable
         Load(("exclude_modules", "\"a*a*a*a*a*a*a*a*a*a*b\""));
         Refused("exclude_modules: the brackets of a pattern may stand 200 deep", ("exclude_modules", $"\"{brackets}\""));
         Refused("pattern '((((((", ("rank_pattern", $"{{\"{brackets}\": 3}}"));
-        Refused("rank_pattern and alpha_pattern may have 1,024 patterns together, but have 2,000", ("rank_pattern", $"{{{string.Join(',', Enumerable.Range(0, 2000).Select(i => $"\"m{i}\": 3"))}}}"));
+        Refused("rank_pattern and alpha_pattern may have 1,024 patterns together, but have 2,000",
+            ("rank_pattern", $"{{{string.Join(',', Enumerable.Range(0, 2000).Select(i => $"\"m{i}\": 3"))}}}"));
     }
 
     [Fact]

@@ -61,7 +61,10 @@ public class MlaCacheTests
         }
     }
 
-    /// <summary>A running sequence and a new one in a batch: the named adapter acts on both, as it acts on each alone, and where the base is asked for it acts on none.</summary>
+    /// <summary>
+    /// A running sequence and a new one in a batch: the named adapter acts on both, as it acts on each alone, and where the base is asked for it acts on
+    /// none.
+    /// </summary>
     [Theory]
     [InlineData("red")]
     [InlineData(Pass.BaseModel)]

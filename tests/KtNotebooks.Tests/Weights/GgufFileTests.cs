@@ -59,7 +59,8 @@ public sealed class GgufFileTests : IDisposable
     [InlineData(8u)]
     [InlineData(9u)]
     [InlineData(12u)]
-    public void A_list_longer_than_its_file_is_named(uint type) => Refused("is truncated: it says 'long' is a list of 1,152,921,504,606,846,976, for which its ", Bytes(1, 0, w =>
+    public void A_list_longer_than_its_file_is_named(uint type) =>
+        Refused("is truncated: it says 'long' is a list of 1,152,921,504,606,846,976, for which its ", Bytes(1, 0, w =>
     {
         Text(w, "long");
         w.Write(9u);
@@ -96,7 +97,8 @@ public sealed class GgufFileTests : IDisposable
     [Theory]
     [InlineData(0u)]
     [InlineData(uint.MaxValue)]
-    public void An_alignment_out_of_range_is_named(uint alignment) => Refused($"has an alignment of {alignment}; whole numbers from 1 to 1,048,576 are read", Bytes(1, 0, w =>
+    public void An_alignment_out_of_range_is_named(uint alignment) =>
+        Refused($"has an alignment of {alignment}; whole numbers from 1 to 1,048,576 are read", Bytes(1, 0, w =>
     {
         Text(w, "general.alignment");
         w.Write(4u);
@@ -120,8 +122,10 @@ public sealed class GgufFileTests : IDisposable
             w.Write((ulong)long.MaxValue);
             w.Write(new byte[16]);
         }));
-        Assert.StartsWith("/dev/zero: is a pipe, a device or a socket", Assert.Throws<InvalidDataException>(() => new GgufFile("/dev/zero")).Message, StringComparison.Ordinal);
-        Assert.StartsWith($"{_folder.Path}: is a folder", Assert.Throws<InvalidDataException>(() => new GgufFile(_folder.Path)).Message, StringComparison.Ordinal);
+        Assert.StartsWith("/dev/zero: is a pipe, a device or a socket", Assert.Throws<InvalidDataException>(() => new GgufFile("/dev/zero")).Message,
+            StringComparison.Ordinal);
+        Assert.StartsWith($"{_folder.Path}: is a folder", Assert.Throws<InvalidDataException>(() => new GgufFile(_folder.Path)).Message,
+            StringComparison.Ordinal);
     }
 
     /// <summary>Every prefix of a good file, and every byte of its header changed: a line, or a file that reads.</summary>
