@@ -41,10 +41,11 @@ public sealed class FolderLock : IDisposable
         return held;
     }
 
-    /// <summary>Says early, before long work, that somebody else works in a folder; takes nothing.</summary>
+    /// <summary>Says early, before long work, that somebody else works in a folder, or that it cannot be written into; takes nothing.</summary>
     /// <inheritdoc cref="Inside"/>
     public static void RequireFree(string folder, string key)
     {
+        Folders.RequireWritable(folder, key);
         var path = Path.Combine(folder, FileName);
         if (File.Exists(path) && LockedFile.IsTaken(path)) throw InUse(path, folder, key);
     }

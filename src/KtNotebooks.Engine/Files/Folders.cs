@@ -11,8 +11,7 @@ public static class Folders
     /// <exception cref="IOException">A file stands in its place, or the system does not let it be made.</exception>
     public static void Create(string path, string what)
     {
-        ArgumentNullException.ThrowIfNull(path);
-        if (path.Length == 0 || path.Contains('\0', StringComparison.Ordinal)) throw new ArgumentException($"{what} must be the name of a folder, but is '{path.Replace("\0", "\\0", StringComparison.Ordinal)}'");
+        RequireName(path, what);
         try
         {
             Directory.CreateDirectory(path);
@@ -21,6 +20,23 @@ public static class Folders
         {
             throw new IOException($"{what} {path}: the folder cannot be made: {Reason(path, error)}");
         }
+    }
+
+    /// <summary>Says early, before long work, that a folder cannot be made or written into; makes nothing.</summary>
+    /// <inheritdoc cref="Create"/>
+    public static void RequireWritable(string path, string what)
+    {
+        RequireName(path, what);
+        var at = Path.GetFullPath(path);
+        while (FileKinds.Of(at) == FileKind.None && new FileInfo(at).LinkTarget is null && Path.GetDirectoryName(at) is { } above) at = above;
+        if (FileKinds.Of(at) != FileKind.Folder) throw new IOException($"{what} {path}: the folder cannot be made: {Reason(at, new IOException("nothing can be made there"))}");
+        if (!FileKinds.IsWritable(at)) throw new IOException($"{what} {path}: cannot be written into: this user may not write into {at}, or its disk is read-only");
+    }
+
+    private static void RequireName(string path, string what)
+    {
+        ArgumentNullException.ThrowIfNull(path);
+        if (path.Length == 0 || path.Contains('\0', StringComparison.Ordinal)) throw new ArgumentException($"{what} must be the name of a folder, but is '{path.Replace("\0", "\\0", StringComparison.Ordinal)}'");
     }
 
     private static string Reason(string path, Exception error)

@@ -14,7 +14,7 @@ public enum FileKind
 /// <summary>Asks the system with statx, whose record has the same layout on every Linux (man 2 statx).</summary>
 public static partial class FileKinds
 {
-    private const int CurrentFolder = -100, TypeBits = 0xF000, Folder = 0x4000, RegularFile = 0x8000;
+    private const int CurrentFolder = -100, TypeBits = 0xF000, Folder = 0x4000, RegularFile = 0x8000, WantsToWrite = 2;
     private const uint WantedType = 1;
 
     /// <summary>A pipe, a device and a socket are <see cref="FileKind.Other"/>; what is not there, or may not be looked at, is <see cref="FileKind.None"/>.</summary>
@@ -46,6 +46,12 @@ public static partial class FileKinds
 
     [LibraryImport("libc", StringMarshalling = StringMarshalling.Utf8)]
     private static unsafe partial byte* realpath(string path, byte* resolved);
+
+    /// <summary>Whether this user may write there and the disk lets itself be written.</summary>
+    public static bool IsWritable(string path) => access(path, WantsToWrite) == 0;
+
+    [LibraryImport("libc", StringMarshalling = StringMarshalling.Utf8)]
+    private static partial int access(string path, int mode);
 
     [LibraryImport("libc", StringMarshalling = StringMarshalling.Utf8)]
     private static partial int statx(int folder, string path, int flags, uint mask, Span<byte> record);

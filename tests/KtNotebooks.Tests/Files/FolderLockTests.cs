@@ -84,6 +84,10 @@ public sealed class FolderLockTests : IDisposable
     {
         var file = _folder.Write("file", "");
         Assert.Equal($"output_dir {file}/out: the folder cannot be made: {file} is a file", Assert.Throws<IOException>(() => FolderLock.Inside($"{file}/out", "a training run", "output_dir")).Message);
+        Assert.Equal($"output_dir {file}/out: the folder cannot be made: {file} is a file", Assert.Throws<IOException>(() => FolderLock.RequireFree($"{file}/out", "output_dir")).Message);
+        Assert.StartsWith("output_dir /proc/sys/out: cannot be written into: ", Assert.Throws<IOException>(() => FolderLock.RequireFree("/proc/sys/out", "output_dir")).Message, StringComparison.Ordinal);
+        FolderLock.RequireFree(At("new/out"), "output_dir");
+        Assert.False(Directory.Exists(At("new")));
         File.CreateSymbolicLink(At("dangling"), "gone");
         Assert.Contains($"{At("dangling")} is a link to gone, which is not there", Assert.Throws<IOException>(() => FolderLock.Inside(At("dangling/out"), "x", "output_dir")).Message, StringComparison.Ordinal);
         Assert.Contains("cannot be made: ", Assert.Throws<IOException>(() => FolderLock.Inside(At(new string('x', 300)), "x", "output_dir")).Message, StringComparison.Ordinal);
