@@ -25,7 +25,7 @@ public sealed class TrainingDataTests : IDisposable
     public void Keys_have_upstreams_names_and_defaults()
     {
         var settings = DataKeys.Read(Settings.Read(["dataset=a"]));
-        Assert.Equal(("datasets", "a", 2048, PackingMode.None, "concat", true), (settings.Folder, settings.Names, settings.Cutoff, settings.Packing, settings.MixStrategy, settings.Template.EnableThinking));
+        Assert.Equal(("data", "a", 2048, PackingMode.None, "concat", true), (settings.Folder, settings.Names, settings.Cutoff, settings.Packing, settings.MixStrategy, settings.Template.EnableThinking));
         settings = DataKeys.Read(Settings.Read(["dataset=a,b", "template=qwen3", "enable_thinking=null", "default_system=s", "tool_format=default", "packing=true", "neat_packing=true", "mix_strategy=interleave_over", "interleave_probs=0.5,0.5"]));
         Assert.Equal((null, "s", ToolForm.Plain, PackingMode.Neat), (settings.Template.EnableThinking, settings.Template.DefaultSystem, settings.Template.Tools, settings.Packing));
         Assert.Equal([0.5, 0.5], settings.Probabilities!);
