@@ -24,7 +24,7 @@ internal static class ChatTarget
         if (c.Has("template") || c.Text(Model) is not { } name || HubCache.Resolve(name, c.Text("model_revision"), c.Text("cache_dir"), whole: false) is var model && !Directory.Exists(model)) return (given, []);
         // The folder of an adapter may hold the tokenizer that it was trained with.
         string[] folders = [.. (c.List(Adapter) ?? []).Where(Directory.Exists), model];
-        var fitting = folders.Select(TemplateGuess.Of).FirstOrDefault(f => f.Count > 0) ?? [];
+        var fitting = folders.Select(f => ChatTemplate.Find(f) is { } text ? ChatTemplate.Likely(text) : []).FirstOrDefault(f => f.Count > 0) ?? [];
         if (fitting is [var only]) return ([.. given, $"template={only}"], [$"template {only}: the chat template in {model} is of that form"]);
         throw new ArgumentException($"{c.Name}: 'template' is required: {model} {(fitting.Count > 0 ? $"may be {string.Join(" or ", fitting)}" : "does not say which it was made with")}; "
             + $"write template={(fitting.Count > 0 ? fitting[0] : "NAME")}{(fitting.Count > 0 ? "" : $", one of {string.Join(", ", Templates.Names)}")}");

@@ -28,7 +28,7 @@ public sealed record PredictSettings(ModelKeys Model, Sampling Sampling, string?
         var trained = c.Text("dataset");
         var sets = c.Text("eval_dataset") ?? (valSize > 0 && trained is not null ? trained : throw new ArgumentException($"{c.Name}: 'eval_dataset' is required (or 'dataset' with 'val_size')"));
         if (c.Has("stage") && c.Text("stage") != "sft") throw c.Wrong("stage", "sft: other stages are not offered yet");
-        foreach (var key in (string[])["do_predict", "do_eval"]) c.Flag(key); // both are what these commands do
+        foreach (var key in (string[])["do_predict", "do_eval", "predict_with_generate"]) c.Flag(key); // what these commands do
         return new PredictSettings(model, sampling, c.Text("default_system"), c.TextOrDefault("dataset_dir"), sets, c.Positive("cutoff_len"), c.MaybePositive("max_samples"), c.Has("eval_dataset") ? 0 : valSize,
             c.Positive("per_device_eval_batch_size"), c.Required("output_dir"), c.Flag("overwrite_output_dir"));
     }

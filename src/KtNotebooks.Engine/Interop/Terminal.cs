@@ -8,18 +8,18 @@ public static unsafe partial class Terminal
     private const int SettingsBytes = 256; // struct termios has 60 bytes on Linux
     private const int ReadWrite = 2, Now = 0;
     private static readonly byte[] Settings = new byte[SettingsBytes];
-    private static bool s_known;
+    private static bool _known;
 
     /// <summary>Remembers how the terminal is set, for <see cref="EndNow"/>.</summary>
     public static void Remember()
     {
-        fixed (byte* settings = Settings) s_known = tcgetattr(0, settings) == 0;
+        fixed (byte* settings = Settings) _known = tcgetattr(0, settings) == 0;
     }
 
     /// <summary>Ends the process at once, without waiting for any thread; the terminal gets its settings and its cursor back.</summary>
     public static void EndNow(int code)
     {
-        if (s_known)
+        if (_known)
         {
             fixed (byte* settings = Settings) _ = tcsetattr(0, Now, settings);
         }

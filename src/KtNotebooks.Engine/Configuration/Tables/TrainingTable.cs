@@ -54,6 +54,7 @@ internal static class TrainingTable
         Acts("no_cuda", "bool", "false", KeyUse.Model, "as device: cpu"),
         Acts("log_level", "debug | info | warning | error | critical | passive", "passive", KeyUse.Train | KeyUse.Chat | KeyUse.Predict | KeyUse.Export, "debug says where every tensor of an adapter goes"),
         Acts("do_predict", "bool", "false", KeyUse.Train | KeyUse.Predict, "`kt predict` with the same file predicts; kt train says so"),
+        Acts("predict_with_generate", "bool", "false", KeyUse.Predict, "`kt predict` generates, whatever it says"),
         Acts("do_eval", "bool", "false", KeyUse.Train | KeyUse.Predict, "held-out rows are evaluated by eval_strategy; `kt eval` scores a finished adapter"),
 
         NoEffect("eval_delay", "float", "0", "the first evaluation is due as all others, by eval_steps"),
@@ -164,7 +165,6 @@ internal static class TrainingTable
         Refused("fp16_full_eval", "bool", "false", "evaluation computes as training does, in BF16 or F32"),
         Refused("label_smoothing_factor", "float", "0", "not offered: cross-entropy against the answer's own tokens is the loss"),
         Refused("neftune_noise_alpha", "float", null, "not offered yet: embeddings get no noise; leave it out"),
-        Refused("predict_with_generate", "bool", "false", "`kt predict` with the same file generates"),
         Refused("greater_is_better", "bool", "false", "the best model is the one of the smallest loss"),
         Refused("per_gpu_train_batch_size", "int", null, "write per_device_train_batch_size"),
         Refused("per_gpu_eval_batch_size", "int", null, "write per_device_eval_batch_size"),

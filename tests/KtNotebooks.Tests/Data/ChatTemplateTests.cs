@@ -7,7 +7,7 @@ using Xunit;
 
 namespace KtNotebooks.Tests.Data;
 
-public class TemplateGuessTests
+public class ChatTemplateTests
 {
     [Theory]
     [InlineData("{{ 'User: ' + m + '\\n\\n' + 'Assistant:' }}", "deepseek")]
@@ -18,8 +18,10 @@ public class TemplateGuessTests
     [InlineData("<|im_system|>system<|im_middle|>You are a helpful assistant provided by Moonshot-AI.<|im_end|>", "moonlight")]
     [InlineData("<|im_system|>system<|im_middle|>You are Kimi, an AI assistant created by Moonshot AI.<|im_end|>", "kimi_k2")]
     [InlineData("<|im_system|>system<|im_middle|>", "kimi_k2 moonlight")]
+    [InlineData("[gMASK]<sop><|user|>", "glm4")]
+    [InlineData("[gMASK]<sop><|user|><think>", "")]
     [InlineData("[INST] {{ m }} [/INST]", "")]
-    public void Is_read_from_the_marks_of_a_chat_template(string template, string names) => Assert.Equal(names.Split(' ', StringSplitOptions.RemoveEmptyEntries), TemplateGuess.Fitting(template));
+    public void Is_read_from_the_marks_of_a_chat_template(string template, string names) => Assert.Equal(names.Split(' ', StringSplitOptions.RemoveEmptyEntries), ChatTemplate.Likely(template));
 
     [Fact]
     public void A_list_of_chat_templates_counts_by_its_default()
@@ -27,18 +29,18 @@ public class TemplateGuessTests
         using var folder = new Samples.Folder();
         var list = new[] { new { name = "tool_use", template = "<|im_start|>" }, new { name = "default", template = "<｜User｜>" } };
         folder.Write("tokenizer_config.json", JsonSerializer.Serialize(new { chat_template = list }));
-        Assert.Equal(["deepseek3"], TemplateGuess.Of(folder.Path));
+        Assert.Equal("<｜User｜>", ChatTemplate.Find(folder.Path));
     }
 
     [Fact]
-    public void The_built_in_model_names_its_own() => Assert.Equal(["deepseek"], TemplateGuess.Of(Path.Combine(Checkout.Root, "notebooks/models/kt-tiny")));
+    public void The_built_in_model_names_its_own() => Assert.Equal(["deepseek"], ChatTemplate.Likely(ChatTemplate.Find(Path.Combine(Checkout.Root, "notebooks/models/kt-tiny"))!));
 
     [Fact]
     public void A_folder_without_any_has_none()
     {
         using var folder = new Samples.Folder();
-        Assert.Empty(TemplateGuess.Of(folder.Path));
+        Assert.Null(ChatTemplate.Find(folder.Path));
         folder.Write("tokenizer_config.json", """{"chat_template": null}""");
-        Assert.Empty(TemplateGuess.Of(folder.Path));
+        Assert.Null(ChatTemplate.Find(folder.Path));
     }
 }
