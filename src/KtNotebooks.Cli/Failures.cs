@@ -7,7 +7,8 @@ using KtNotebooks.Interop.Cuda;
 namespace KtNotebooks.Cli;
 
 /// <summary>
-/// Exit codes: 0 done, 1 a check said no, 2 bad input or a refused request (one clear line on standard error), 3 a card was lost on the way, 70 a fault of ours, 130 stopped by a signal. KT_FULL_TRACE=1 prints the trace behind every line.
+/// Exit codes: 0 done, 1 a check said no, 2 bad input or a refused request (one clear line on standard error), 3 a card was lost on the way, 70 a
+/// fault of ours, 130 stopped by a signal. KT_FULL_TRACE=1 prints the trace behind every line.
 /// </summary>
 internal static class Failures
 {
@@ -42,8 +43,10 @@ internal static class Failures
         catch (Exception fault)
 #pragma warning restore CA1031
         {
-            var place = new StackTrace(fault).GetFrames().Select(frame => frame.GetMethod()).FirstOrDefault(method => method?.DeclaringType?.Namespace?.StartsWith("KtNotebooks", StringComparison.Ordinal) == true);
-            return Say($"a fault in kt itself: {fault.GetType().Name}{(place is null ? "" : $" in {place.DeclaringType!.Name}.{place.Name}")}: {fault.Message} KT_FULL_TRACE=1 shows its trace; please report it", fault, 70);
+            var place = new StackTrace(fault).GetFrames().Select(frame => frame.GetMethod())
+                .FirstOrDefault(method => method?.DeclaringType?.Namespace?.StartsWith("KtNotebooks", StringComparison.Ordinal) == true);
+            return Say($"a fault in kt itself: {fault.GetType().Name}{(place is null ? "" : $" in {place.DeclaringType!.Name}.{place.Name}")}: "
+                + $"{fault.Message} KT_FULL_TRACE=1 shows its trace; please report it", fault, 70);
         }
     }
 

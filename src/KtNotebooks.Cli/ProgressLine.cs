@@ -5,8 +5,8 @@ using Spectre.Console;
 namespace KtNotebooks.Cli;
 
 /// <summary>
-/// How far work is: a bar that is written over, or a line every two seconds where the output is no terminal. What else is to be said meanwhile goes through <see cref="Note"/>, so that it stands above the bar and does not
-/// tear it in two.
+/// How far work is: a bar that is written over, or a line every two seconds where the output is no terminal. What else is to be said meanwhile goes
+/// through <see cref="Note"/>, so that it stands above the bar and does not tear it in two.
 /// </summary>
 internal sealed class ProgressLine
 {
@@ -24,7 +24,8 @@ internal sealed class ProgressLine
     public static T Follow<T>(string title, Func<ProgressLine, T> work, TimeSpan patience = default)
     {
         if (Console.IsOutputRedirected) return work(new ProgressLine(null, patience));
-        return AnsiConsole.Progress().AutoClear(false).Columns(new TaskDescriptionColumn { Alignment = Justify.Left }, new ProgressBarColumn(), new PercentageColumn())
+        var description = new TaskDescriptionColumn { Alignment = Justify.Left };
+        return AnsiConsole.Progress().AutoClear(false).Columns(description, new ProgressBarColumn(), new PercentageColumn())
             .Start(context => work(new ProgressLine(context.AddTask(Markup.Escape(title)), default)));
     }
 

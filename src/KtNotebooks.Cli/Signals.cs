@@ -5,8 +5,8 @@ using KtNotebooks.Interop;
 namespace KtNotebooks.Cli;
 
 /// <summary>
-/// Ctrl-C, SIGTERM and SIGHUP (the terminal is closed): the first one cancels, so that a run saves what it has; the second one ends the program at once, whatever it does. A signal that was ignored when the program
-/// began stays ignored: nohup.
+/// Ctrl-C, SIGTERM and SIGHUP (the terminal is closed): the first one cancels, so that a run saves what it has; the second one ends the program at
+/// once, whatever it does. A signal that was ignored when the program began stays ignored: nohup.
 /// </summary>
 internal sealed class Signals : IDisposable
 {
@@ -17,12 +17,15 @@ internal sealed class Signals : IDisposable
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(2);
     private readonly CancellationTokenSource _stop = new();
     private readonly List<PosixSignalRegistration> _registrations = [];
-    private readonly int[] _terminals = [.. new[] { (0, Console.IsInputRedirected), (1, Console.IsOutputRedirected), (2, Console.IsErrorRedirected) }.Where(d => !d.Item2).Select(d => d.Item1)];
+    private readonly List<int> _terminals = [];
     private int _count;
 
     public Signals()
     {
         Terminal.Remember();
+        if (!Console.IsInputRedirected) _terminals.Add(0);
+        if (!Console.IsOutputRedirected) _terminals.Add(1);
+        if (!Console.IsErrorRedirected) _terminals.Add(2);
         _registrations.Add(PosixSignalRegistration.Create(PosixSignal.SIGINT, Take));
         _registrations.Add(PosixSignalRegistration.Create(PosixSignal.SIGTERM, Take));
         if (!Terminal.IsIgnored(HangUp)) _registrations.Add(PosixSignalRegistration.Create(PosixSignal.SIGHUP, Take));

@@ -69,5 +69,7 @@ internal static class TrainCommands
         return result.Interrupted ? Signals.Stopped : 0;
     }
 
-    private static string Describe(StepReport s) => $"step {s.Step}/{s.TotalSteps}  loss {s.Loss:F4}  lr {s.LearningRate:0.00e+00}  {s.TokensPerSecond:N0} tokens/s  ETA {TrainerLog.Duration(s.Remaining)}";
+    private static string Describe(StepReport s) =>
+        $"step {s.Step}/{s.TotalSteps}  loss {s.Loss:F4}  lr {s.LearningRate:0.00e+00}  "
+        + $"{s.TokensPerSecond:N0} tokens/s  ETA {TrainerLog.Duration(s.Remaining)}";
 }

@@ -31,7 +31,8 @@ public sealed class Settings
     public IReadOnlyList<string> Unread => [.. _values.Keys.Where(k => !_known.Contains(k))];
 
     /// <summary>Every key that is given, with its value as text; lists with commas.</summary>
-    public IReadOnlyDictionary<string, string?> Given => _values.ToDictionary(v => v.Key, v => v.Value.Value ?? (v.Value.List is { } list ? string.Join(",", list) : null));
+    public IReadOnlyDictionary<string, string?> Given => _values.ToDictionary(
+        v => v.Key, v => v.Value.Value ?? (v.Value.List is { } list ? string.Join(",", list) : null));
 
     /// <summary>Reads `[FILE.yaml] key=value …`.</summary>
     /// <exception cref="FileNotFoundException">No such file.</exception>

@@ -24,7 +24,8 @@ public static partial class YamlText
     public static string Scalar(string text)
     {
         ArgumentNullException.ThrowIfNull(text);
-        return Plain().IsMatch(text) && text.ToLowerInvariant() is not ("null" or "~") ? text : JsonSerializer.Serialize(text, Readable); // a JSON string is a YAML string
+        // a JSON string is a YAML string
+        return Plain().IsMatch(text) && text.ToLowerInvariant() is not ("null" or "~") ? text : JsonSerializer.Serialize(text, Readable);
     }
 
     private static string Value(JsonNode? value) => value switch

@@ -135,7 +135,8 @@ public sealed class PredictRun : IDisposable
         var path = Path.Combine(Settings.OutputDir, ResultsFile.NameOf("predict"));
         if (!File.Exists(path)) return [];
         const string Split = "predict_";
-        return ResultsFile.Read(path).Where(r => r.Key.StartsWith(Split, StringComparison.Ordinal) && r.Value?.GetValueKind() == JsonValueKind.Number).Select(r => (r.Key[Split.Length..], r.Value!.GetValue<double>()))
+        return ResultsFile.Read(path).Where(r => r.Key.StartsWith(Split, StringComparison.Ordinal) && r.Value?.GetValueKind() == JsonValueKind.Number)
+            .Select(r => (r.Key[Split.Length..], r.Value!.GetValue<double>()))
             .Where(r => r.Item1 is "runtime" or "samples_per_second" or "tokens_per_second");
     }
 

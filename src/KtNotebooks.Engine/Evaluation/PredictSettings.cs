@@ -75,8 +75,10 @@ public sealed record PredictSettings(ModelKeys Model, Sampling Sampling, string?
         if (Overwrite) PredictionLog.Clear(OutputDir);
         else if (File.Exists(Path.Combine(OutputDir, Predictions.FileName)))
         {
-            var noted = Noted(path, Otherwise) ?? throw new ArgumentException($"{OutputDir} holds {Predictions.FileName} without {FileName}, so nobody knows how it was made; {Otherwise}");
-            foreach (var (key, before, after) in NotedSettings.Differences(noted, now)) throw new ArgumentException($"{OutputDir} holds predictions made with {key} {before}, now it is {after}; {Otherwise}");
+            var noted = Noted(path, Otherwise)
+                ?? throw new ArgumentException($"{OutputDir} holds {Predictions.FileName} without {FileName}, so nobody knows how it was made; {Otherwise}");
+            foreach (var (key, before, after) in NotedSettings.Differences(noted, now))
+                throw new ArgumentException($"{OutputDir} holds predictions made with {key} {before}, now it is {after}; {Otherwise}");
         }
         NotedSettings.Write(path, now);
     }

@@ -162,7 +162,8 @@ public sealed class PredictionLog : IDisposable
     {
         public string Text(string key) => Value(key, JsonValueKind.String).GetString()!;
 
-        public JsonElement Value(string key, JsonValueKind kind) => Row.ValueKind == JsonValueKind.Object && Row.TryGetProperty(key, out var value) && value.ValueKind == kind ? value
+        public JsonElement Value(string key, JsonValueKind kind) =>
+            Row.ValueKind == JsonValueKind.Object && Row.TryGetProperty(key, out var value) && value.ValueKind == kind ? value
             : throw new InvalidDataException($"{Source}: not a row of predictions: it has no '{key}' as kt predict writes it; {Otherwise}");
     }
 }

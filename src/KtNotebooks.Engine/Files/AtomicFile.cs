@@ -11,7 +11,8 @@ public static class AtomicFile
     {
         ArgumentNullException.ThrowIfNull(write);
         var full = Path.GetFullPath(path);
-        if (FileKinds.Of(full) is FileKind.Folder or FileKind.Other) throw new IOException($"{path}: cannot be written: a folder, a pipe or a device stands there");
+        if (FileKinds.Of(full) is FileKind.Folder or FileKind.Other)
+            throw new IOException($"{path}: cannot be written: a folder, a pipe or a device stands there");
         RequireSpace(full, expectedBytes);
         var folder = Path.GetDirectoryName(full) ?? full;
         Folders.Create(folder, "the folder of a new file,");

@@ -5,8 +5,9 @@ using KtNotebooks.Interop;
 namespace KtNotebooks.Files;
 
 /// <summary>
-/// One writer at a time in a folder: a lock file that the system lets go of when its holder ends, with host, process and work in it for whoever comes second. What a run that died left half-written is
-/// removed when the lock is taken. A file that another host left is not taken over: not every network disk carries locks from one host to the other.
+/// One writer at a time in a folder: a lock file that the system lets go of when its holder ends, with host, process and work in it for whoever comes
+/// second. What a run that died left half-written is removed when the lock is taken. A file that another host left is not taken over: not every
+/// network disk carries locks from one host to the other.
 /// </summary>
 public sealed class FolderLock : IDisposable
 {
@@ -91,7 +92,8 @@ public sealed class FolderLock : IDisposable
     private static void RequireGone(Holder left, string path, string folder, string key)
     {
         if (left.Host != Environment.MachineName)
-            throw new HeldException($"{key} {folder}: {left.Name} began to work there and has not said that it ended; when it is gone, remove {path}, or give another {key}");
+            throw new HeldException($"{key} {folder}: {left.Name} began to work there and has not said that it ended; when it is gone, remove {path}, or "
+                + $"give another {key}");
         if (left.IsAlive) throw InUse(path, folder, key); // on a disk without locks
     }
 
@@ -136,7 +138,8 @@ public sealed class FolderLock : IDisposable
             return Parse(System.Text.Encoding.UTF8.GetString(bytes));
         }
 
-        public static Holder? Parse(string? text) => text?.Split('\n') is [var host, var process, var started, var work, var mark, ..] && int.TryParse(process, out var id) ? new Holder(host, id, started, work, mark) : null;
+        public static Holder? Parse(string? text) => text?.Split('\n') is [var host, var process, var started, var work, var mark, ..]
+            && int.TryParse(process, out var id) ? new Holder(host, id, started, work, mark) : null;
 
         public void Write(FileStream file)
         {

@@ -29,14 +29,17 @@ public static class Folders
         RequireName(path, what);
         var at = Path.GetFullPath(path);
         while (FileKinds.Of(at) == FileKind.None && new FileInfo(at).LinkTarget is null && Path.GetDirectoryName(at) is { } above) at = above;
-        if (FileKinds.Of(at) != FileKind.Folder) throw new IOException($"{what} {path}: the folder cannot be made: {Reason(at, new IOException("nothing can be made there"))}");
-        if (!FileKinds.IsWritable(at)) throw new IOException($"{what} {path}: cannot be written into: this user may not write into {at}, or its disk is read-only");
+        if (FileKinds.Of(at) != FileKind.Folder)
+            throw new IOException($"{what} {path}: the folder cannot be made: {Reason(at, new IOException("nothing can be made there"))}");
+        if (!FileKinds.IsWritable(at))
+            throw new IOException($"{what} {path}: cannot be written into: this user may not write into {at}, or its disk is read-only");
     }
 
     private static void RequireName(string path, string what)
     {
         ArgumentNullException.ThrowIfNull(path);
-        if (path.Length == 0 || path.Contains('\0', StringComparison.Ordinal)) throw new ArgumentException($"{what} must be the name of a folder, but is '{path.Replace("\0", "\\0", StringComparison.Ordinal)}'");
+        if (path.Length == 0 || path.Contains('\0', StringComparison.Ordinal))
+            throw new ArgumentException($"{what} must be the name of a folder, but is '{path.Replace("\0", "\\0", StringComparison.Ordinal)}'");
     }
 
     private static string Reason(string path, Exception error)

@@ -4,11 +4,13 @@ using System.Text.Json.Nodes;
 namespace KtNotebooks.Files;
 
 /// <summary>
-/// A small JSON file beside a result: the settings that it was made with, by config key. Whoever goes on with the result compares its own first, so that two runs never end up in one file.
+/// A small JSON file beside a result: the settings that it was made with, by config key. Whoever goes on with the result compares its own first, so
+/// that two runs never end up in one file.
 /// </summary>
 public static class NotedSettings
 {
-    private static readonly JsonSerializerOptions Indented = new() { WriteIndented = true, Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
+    private static readonly JsonSerializerOptions Indented =
+        new() { WriteIndented = true, Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
 
     public static void Write(string path, JsonObject settings)
     {

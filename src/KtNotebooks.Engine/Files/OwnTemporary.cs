@@ -3,7 +3,8 @@ using System.Text.RegularExpressions;
 namespace KtNotebooks.Files;
 
 /// <summary>
-/// Names of what is still being written. They are ours alone: nobody else has 32 random digits in one, so what bears such a name may be removed, and what a person calls `x.tmp` is never touched.
+/// Names of what is still being written. They are ours alone: nobody else has 32 random digits in one, so what bears such a name may be removed, and
+/// what a person calls `x.tmp` is never touched.
 /// </summary>
 public static partial class OwnTemporary
 {
@@ -25,7 +26,8 @@ public static partial class OwnTemporary
     {
         var full = Path.GetFullPath(target).TrimEnd(Path.DirectorySeparatorChar);
         var name = Path.GetFileName(full);
-        if (Path.GetDirectoryName(full) is { } folder) Remove(folder, other => Pattern().Match(other) is { Success: true } match && match.Groups["for"].Value == "." + name);
+        bool IsFor(string other) => Pattern().Match(other) is { Success: true } match && match.Groups["for"].Value == "." + name;
+        if (Path.GetDirectoryName(full) is { } folder) Remove(folder, IsFor);
     }
 
     private static void Remove(string folder, Func<string, bool> isOurs)

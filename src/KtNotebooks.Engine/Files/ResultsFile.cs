@@ -4,7 +4,8 @@ using System.Text.Json.Nodes;
 namespace KtNotebooks.Files;
 
 /// <summary>
-/// LLaMA-Factory's result files: {split}_results.json with keys {split}_name (and the few that every split shares, such as epoch), sorted and indented, and all_results.json, in which those of all splits come together.
+/// LLaMA-Factory's result files: {split}_results.json with keys {split}_name (and the few that every split shares, such as epoch), sorted and
+/// indented, and all_results.json, in which those of all splits come together.
 /// </summary>
 public static class ResultsFile
 {

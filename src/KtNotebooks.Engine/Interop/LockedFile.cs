@@ -5,8 +5,8 @@ using Microsoft.Win32.SafeHandles;
 namespace KtNotebooks.Interop;
 
 /// <summary>
-/// A file that one process holds with flock (man 2 flock). The system lets go of it when the process ends, however it ends. .NET's own FileShare.None is the same lock, but every .NET open asks for a shared one, so that
-/// nobody could read who holds it: this opens without asking.
+/// A file that one process holds with flock (man 2 flock). The system lets go of it when the process ends, however it ends. .NET's own FileShare.None
+/// is the same lock, but every .NET open asks for a shared one, so that nobody could read who holds it: this opens without asking.
 /// </summary>
 internal static partial class LockedFile
 {

@@ -99,7 +99,8 @@ public sealed class AdapterExport : IDisposable
         catch (Exception error)
         {
             Directory.Delete(work, recursive: true);
-            if (error is IOException && error.Message.Contains(work, StringComparison.Ordinal)) throw new IOException(error.Message.Replace(work, target, StringComparison.Ordinal), error);
+            if (error is IOException && error.Message.Contains(work, StringComparison.Ordinal))
+                throw new IOException(error.Message.Replace(work, target, StringComparison.Ordinal), error);
             throw;
         }
     }
@@ -115,7 +116,8 @@ public sealed class AdapterExport : IDisposable
     {
         if (_settings.Target.Length == 0) throw new ArgumentException("export_dir must be the name of a folder, but is ''");
         if (File.Exists(_settings.Target)) throw new ArgumentException($"export_dir '{_settings.Target}' is a file; name a new folder");
-        if (Directory.Exists(_settings.Target) && Directory.EnumerateFileSystemEntries(_settings.Target).Any()) throw new ArgumentException($"export_dir '{_settings.Target}' is not empty; name a new folder");
+        if (Directory.Exists(_settings.Target) && Directory.EnumerateFileSystemEntries(_settings.Target).Any())
+            throw new ArgumentException($"export_dir '{_settings.Target}' is not empty; name a new folder");
     }
 
     private static long Bytes((string Name, DType Type, long[] Shape) tensor) => tensor.Shape.Aggregate((long)tensor.Type.Size(), (product, dim) => product * dim);

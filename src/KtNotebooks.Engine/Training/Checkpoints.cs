@@ -26,7 +26,8 @@ public static class Checkpoints
     public static int StepOf(string folder)
     {
         var name = Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(folder)));
-        return name.StartsWith(Prefix, StringComparison.Ordinal) && int.TryParse(name[Prefix.Length..], NumberStyles.None, CultureInfo.InvariantCulture, out var step) ? step : -1;
+        return name.StartsWith(Prefix, StringComparison.Ordinal)
+            && int.TryParse(name[Prefix.Length..], NumberStyles.None, CultureInfo.InvariantCulture, out var step) ? step : -1;
     }
 
     /// <summary>Removes the checkpoints after a step; all with −1.</summary>
@@ -68,7 +69,8 @@ public static class Checkpoints
         {
             Directory.Delete(temporary, recursive: true);
             // The folder that the message names is gone; the person knows the one that it would have become.
-            if (error is IOException && error.Message.Contains(temporary, StringComparison.Ordinal)) throw new IOException(error.Message.Replace(temporary, target, StringComparison.Ordinal), error);
+            if (error is IOException && error.Message.Contains(temporary, StringComparison.Ordinal))
+                throw new IOException(error.Message.Replace(temporary, target, StringComparison.Ordinal), error);
             throw;
         }
         return target;
@@ -89,13 +91,15 @@ public static class Checkpoints
         RequireOptimizer(folder);
         using var file = new SafetensorsFile(path);
         optimizer.Restore(steps, file.Get);
-        if (Finite.FirstBroken(optimizer.State) is { } broken) throw new InvalidDataException($"{path}: tensor '{broken}' holds NaN or infinities; remove {folder} to go on from an earlier checkpoint");
+        if (Finite.FirstBroken(optimizer.State) is { } broken)
+            throw new InvalidDataException($"{path}: tensor '{broken}' holds NaN or infinities; remove {folder} to go on from an earlier checkpoint");
     }
 
     /// <exception cref="InvalidDataException">A checkpoint of weights alone.</exception>
     public static void RequireOptimizer(string folder)
     {
         if (!File.Exists(Path.Combine(folder, OptimizerFile)))
-            throw new InvalidDataException($"{folder}: has no {OptimizerFile} (save_only_model leaves it out), so no run can go on from it; name it as adapter_name_or_path to begin a new run with its weights");
+            throw new InvalidDataException($"{folder}: has no {OptimizerFile} (save_only_model leaves it out), so no run can go on from it; name it as "
+                + $"adapter_name_or_path to begin a new run with its weights");
     }
 }

@@ -12,7 +12,8 @@ internal static class FineTuneFiles
 
     private static readonly string[] TokenizerFiles =
     [
-        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json", "vocab.json", "merges.txt", "tokenizer.model", "tiktoken.model",
+        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json", "vocab.json",
+        "merges.txt", "tokenizer.model", "tiktoken.model",
     ];
 
     /// <summary>Copies the tokenizer of a model folder as it is.</summary>
@@ -20,7 +21,10 @@ internal static class FineTuneFiles
     {
         if (!Directory.Exists(model)) return;
         foreach (var name in TokenizerFiles)
-            if (File.Exists(Path.Combine(model, name))) AtomicFile.Write(Path.Combine(folder, name), RegularFile.ReadAllBytes(Path.Combine(model, name), "a tokenizer's file"));
+        {
+            var source = Path.Combine(model, name);
+            if (File.Exists(source)) AtomicFile.Write(Path.Combine(folder, name), RegularFile.ReadAllBytes(source, "a tokenizer's file"));
+        }
     }
 
     /// <summary>The config as it was understood: what was given, and the defaults of what decides the weights.</summary>
@@ -28,6 +32,7 @@ internal static class FineTuneFiles
     {
         var given = c.Given.Where(g => g.Value is not null && c.Asked.Contains(g.Key)).Select(g => (g.Key, (JsonNode?)g.Value)).ToList();
         var others = identity.Config.Where(v => v.Value is not null && !given.Exists(g => g.Key == v.Key));
-        AtomicFile.WriteText(Path.Combine(folder, ArgumentsFile), $"# As kt train understood its config: what was given\n{YamlText.Of(given)}# and what was not, with its default\n{YamlText.Of(others)}");
+        AtomicFile.WriteText(Path.Combine(folder, ArgumentsFile),
+            $"# As kt train understood its config: what was given\n{YamlText.Of(given)}# and what was not, with its default\n{YamlText.Of(others)}");
     }
 }

@@ -23,14 +23,20 @@ internal static class FineTuneIdentity
         var (lora, t, data) = (keys.Lora, keys.Training, keys.Data);
         List<(string, JsonNode?)> all =
         [
-            ("template", data.Template.Name), ("dataset", data.Names), ("cutoff_len", data.Cutoff), ("max_samples", data.MaxSamples), ("val_size", data.ValSize), ("mix_strategy", data.MixStrategy),
+            ("template", data.Template.Name), ("dataset", data.Names), ("cutoff_len", data.Cutoff), ("max_samples", data.MaxSamples),
+            ("val_size", data.ValSize), ("mix_strategy", data.MixStrategy),
             ("interleave_probs", data.Probabilities is { } chances ? new JsonArray([.. chances.Select(p => JsonValue.Create(p))]) : null),
-            ("train_on_prompt", data.TrainOnPrompt), ("mask_history", data.MaskHistory), ("packing", data.Packing != PackingMode.None), ("neat_packing", data.Packing == PackingMode.Neat),
-            ("lora_rank", lora.Rank), ("lora_alpha", lora.EffectiveAlpha), ("lora_dropout", lora.Dropout), ("lora_target", lora.Target is { } targets ? string.Join(",", targets) : "all"), ("lora_experts", lora.Experts),
-            ("learning_rate", t.LearningRate), ("lr_scheduler_type", t.Schedule), ("warmup_ratio", t.WarmupRatio), ("warmup_steps", t.WarmupSteps), ("max_grad_norm", t.MaxGradientNorm),
+            ("train_on_prompt", data.TrainOnPrompt), ("mask_history", data.MaskHistory), ("packing", data.Packing != PackingMode.None),
+            ("neat_packing", data.Packing == PackingMode.Neat),
+            ("lora_rank", lora.Rank), ("lora_alpha", lora.EffectiveAlpha), ("lora_dropout", lora.Dropout),
+            ("lora_target", lora.Target is { } targets ? string.Join(",", targets) : "all"), ("lora_experts", lora.Experts),
+            ("learning_rate", t.LearningRate), ("lr_scheduler_type", t.Schedule), ("warmup_ratio", t.WarmupRatio), ("warmup_steps", t.WarmupSteps),
+            ("max_grad_norm", t.MaxGradientNorm),
             ("adam_beta1", t.Adam.Beta1), ("adam_beta2", t.Adam.Beta2), ("adam_epsilon", t.Adam.Eps), ("weight_decay", t.Adam.WeightDecay), ("seed", t.Seed),
-            ("per_device_train_batch_size", keys.Batch), ("gradient_accumulation_steps", keys.Accumulation), ("loss_reduction", keys.Reduction == LossReduction.Micro ? "micro" : "token"),
-            ("infer_dtype", keys.Type == DType.F32 ? "float32" : "bfloat16"), ("num_train_epochs", keys.Epochs), ("max_steps", keys.MaxSteps), ("rows of dataset (sha256)", HashOf(rows)),
+            ("per_device_train_batch_size", keys.Batch), ("gradient_accumulation_steps", keys.Accumulation),
+            ("loss_reduction", keys.Reduction == LossReduction.Micro ? "micro" : "token"),
+            ("infer_dtype", keys.Type == DType.F32 ? "float32" : "bfloat16"), ("num_train_epochs", keys.Epochs), ("max_steps", keys.MaxSteps),
+            ("rows of dataset (sha256)", HashOf(rows)),
         ];
         if (model is not null)
         {

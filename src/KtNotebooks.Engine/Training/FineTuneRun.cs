@@ -15,11 +15,14 @@ namespace KtNotebooks.Training;
 /// </summary>
 public sealed class FineTuneRun : IDisposable
 {
-    private FineTuneRun(FineTuneKeys keys, Tokenizer tokenizer, CausalLm model, LoraSettings lora, TrainingData rows, ExampleWindows windows, TrainingMemory memory, Settings c, IReadOnlyList<string> notes)
+    private FineTuneRun(FineTuneKeys keys, Tokenizer tokenizer, CausalLm model, LoraSettings lora, TrainingData rows, ExampleWindows windows,
+        TrainingMemory memory, Settings c, IReadOnlyList<string> notes)
     {
-        (ModelPath, Tokenizer, Template, Model, Lora, Training, Examples, HeldOut, Notes) = (keys.ModelPath, tokenizer, keys.Data.Template, model, lora, keys.Training, rows.Train, rows.HeldOut, notes);
+        (ModelPath, Tokenizer, Template, Model, Lora, Training, Examples, HeldOut, Notes) =
+            (keys.ModelPath, tokenizer, keys.Data.Template, model, lora, keys.Training, rows.Train, rows.HeldOut, notes);
         var identity = FineTuneIdentity.Of(keys, c, rows.Train, windows.TotalSteps, model);
-        Trainer = new Trainer(model, windows, keys.Training, folder => AdapterFolder.Save(model, lora, folder, keys.ModelPath), rows.HeldOut.Length > 0 ? ExampleWindows.Batch(rows.HeldOut) : null)
+        var heldOut = rows.HeldOut.Length > 0 ? ExampleWindows.Batch(rows.HeldOut) : null;
+        Trainer = new Trainer(model, windows, keys.Training, folder => AdapterFolder.Save(model, lora, folder, keys.ModelPath), heldOut)
         {
             MomentsOnHost = memory.MomentsOnHost,
             SavedBytes = memory.SavedBytes,
@@ -75,7 +78,8 @@ public sealed class FineTuneRun : IDisposable
         var rows = TrainingData.Load(keys.Data, modelPath, tokenizer);
         var windows = new ExampleWindows(rows.Train, keys.Batch, keys.Accumulation, keys.Epochs, keys.MaxSteps, keys.Reduction, keys.OrderSeed);
         // Said now, for a large model takes minutes to load; the rest is compared when it is there.
-        if (from is not null) FineTuneIdentity.Of(keys, c, rows.Train, windows.TotalSteps, model: null).Compare(from, training.ResumeFrom.IsExplicit, partly: true);
+        if (from is not null)
+            FineTuneIdentity.Of(keys, c, rows.Train, windows.TotalSteps, model: null).Compare(from, training.ResumeFrom.IsExplicit, partly: true);
         var model = ModelFolder.Load(modelPath, keys.Type, placement, new LoadSettings(Report: loading));
         try
         {
@@ -102,11 +106,13 @@ public sealed class FineTuneRun : IDisposable
     {
         var training = keys.Training.Checked();
         foreach (var (key, path) in new[] { ("model_name_or_path", keys.ModelPath), ("adapter_name_or_path", keys.Adapter) })
-            if (path is not null && Same(path, training.OutputDir)) throw new ArgumentException($"output_dir is {key} too, {path}: give another folder, so that it stays as it is");
+            if (path is not null && Same(path, training.OutputDir))
+                throw new ArgumentException($"output_dir is {key} too, {path}: give another folder, so that it stays as it is");
         FolderLock.RequireFree(training.OutputDir, "output_dir");
         return RunStart.Choose(training);
 
-        static bool Same(string a, string b) => Path.TrimEndingDirectorySeparator(Path.GetFullPath(a)) == Path.TrimEndingDirectorySeparator(Path.GetFullPath(b));
+        static bool Same(string a, string b) =>
+            Path.TrimEndingDirectorySeparator(Path.GetFullPath(a)) == Path.TrimEndingDirectorySeparator(Path.GetFullPath(b));
     }
 
     public TrainResult Run(CancellationToken cancel = default) => Trainer.Run(cancel);

@@ -86,8 +86,9 @@ public sealed class PretrainRun : IDisposable
         var notes = c.Finish("kt pretrain");
 
         var config = new ConfigFile(configPath);
+        var styles = tokenizerDataset is null ? [] : DatasetLoader.Load(datasetDir, tokenizerDataset);
         var tokenizer = from is not null && File.Exists(Path.Combine(from, "tokenizer.json")) ? Tokenizer.Load(from)
-            : LearnTokenizer(knowledge, tokenizerRows, vocabulary, training.Seed, tokenizerDataset is null ? [] : DatasetLoader.Load(datasetDir, tokenizerDataset));
+            : LearnTokenizer(knowledge, tokenizerRows, vocabulary, training.Seed, styles);
         if (tokenizer.VocabSize > config.Int("vocab_size")) throw new ArgumentException($"{configPath}: vocab_size {config.Int("vocab_size")} is smaller than the tokenizer's {tokenizer.VocabSize}");
         var model = ModelFolder.Build(config, new RandomWeights(training.Seed), DType.F32);
         model.Unfreeze();
@@ -95,8 +96,10 @@ public sealed class PretrainRun : IDisposable
         var windows = new CorpusWindows(knowledge, new SftEncoder(template, tokenizer, 512, trainOnPrompt: true), tokensPerStep, steps, training.Seed);
         List<(string, JsonNode?)> effective =
         [
-            ("template", template.Name), ("vocab_size", vocabulary), ("tokenizer_rows", tokenizerRows), ("tokens_per_step", tokensPerStep), ("max_steps", steps), ("aux_loss_alpha", balance),
-            ("learning_rate", training.LearningRate), ("lr_scheduler_type", training.Schedule), ("warmup_steps", training.WarmupSteps), ("max_grad_norm", training.MaxGradientNorm),
+            ("template", template.Name), ("vocab_size", vocabulary), ("tokenizer_rows", tokenizerRows), ("tokens_per_step", tokensPerStep),
+            ("max_steps", steps), ("aux_loss_alpha", balance),
+            ("learning_rate", training.LearningRate), ("lr_scheduler_type", training.Schedule), ("warmup_steps", training.WarmupSteps),
+            ("max_grad_norm", training.MaxGradientNorm),
             ("adam_beta2", training.Adam.Beta2), ("weight_decay", training.Adam.WeightDecay), ("seed", training.Seed),
             ("text of model_config (sha256)", Convert.ToHexStringLower(SHA256.HashData(RegularFile.ReadAllBytes(configPath, "a model's config.json")))[..16]),
             ("first rows of source (sha256)", Convert.ToHexStringLower(SHA256.HashData(MemoryMarshal.AsBytes<int>(windows.At(0).Batch.Ids)))[..16]),

@@ -5,11 +5,13 @@ using KtNotebooks.Files;
 namespace KtNotebooks.Training;
 
 /// <summary>
-/// What an output folder holds for a run that is about to write there, and what follows: begin, go on from a checkpoint, or refuse. Nothing finished is overwritten unless overwrite_output_dir says so.
+/// What an output folder holds for a run that is about to write there, and what follows: begin, go on from a checkpoint, or refuse. Nothing finished
+/// is overwritten unless overwrite_output_dir says so.
 /// </summary>
 internal static class RunStart
 {
-    private const string Otherwise = "give another output_dir, or overwrite_output_dir: true to start over";
+    /// <summary>What a person can do whose folder is not touched.</summary>
+    public const string Otherwise = "give another output_dir, or overwrite_output_dir: true to start over";
     private static readonly string[] WeightFiles = ["*.safetensors", "*.gguf", "*_model.bin", "pytorch_model*.bin"];
 
     /// <summary>The checkpoint to go on from; null: from the beginning.</summary>
@@ -20,15 +22,20 @@ internal static class RunStart
         var newest = Checkpoints.Newest(folder);
         if (from.Folder is { } named) return Named(named, settings, newest);
         if (from == ResumeFrom.Newest)
-            return newest ?? throw new ArgumentException($"resume_from_checkpoint is true, but {folder} holds no checkpoint{(Weights(folder) is { } there ? $"; {there} can be trained further in another output_dir as adapter_name_or_path" : "")}");
+            return newest ?? throw new ArgumentException($"resume_from_checkpoint is true, but {folder} holds no "
+                + $"checkpoint{(Weights(folder) is { } there ? $"; {there} can be trained further in another output_dir as adapter_name_or_path" : "")}");
         if (settings.Overwrite) return null;
         if (IsFinished(folder, newest) is { } finished)
-            throw new ArgumentException($"{folder} holds {finished}; {Otherwise}{(newest is null ? "" : $", or resume_from_checkpoint: true to go on from {newest}")}");
-        if (from == ResumeFrom.Never && newest is not null) throw new ArgumentException($"{folder} holds {Path.GetFileName(newest)} of an earlier run, and resume_from_checkpoint is false; {Otherwise}");
+            throw new ArgumentException($"{folder} holds {finished}; "
+                + $"{Otherwise}{(newest is null ? "" : $", or resume_from_checkpoint: true to go on from {newest}")}");
+        if (from == ResumeFrom.Never && newest is not null)
+            throw new ArgumentException($"{folder} holds {Path.GetFileName(newest)} of an earlier run, and resume_from_checkpoint is false; {Otherwise}");
         return newest;
     }
 
-    /// <summary>Takes away what an earlier run left, so that the folder never shows a mixture: all of it, or what lies after the step that is gone on from.</summary>
+    /// <summary>
+    /// Takes away what an earlier run left, so that the folder never shows a mixture: all of it, or what lies after the step that is gone on from.
+    /// </summary>
     public static void Clear(string folder, string? resumeFrom)
     {
         Checkpoints.Clear(folder, resumeFrom is null ? -1 : Checkpoints.StepOf(resumeFrom));
@@ -38,17 +45,20 @@ internal static class RunStart
 
     private static string Named(string named, TrainSettings settings, string? newest)
     {
-        if (!Directory.Exists(named)) throw new ArgumentException($"resume_from_checkpoint: {named}: no such folder; it is true, false, or the path of a checkpoint-N folder");
+        if (!Directory.Exists(named))
+            throw new ArgumentException($"resume_from_checkpoint: {named}: no such folder; it is true, false, or the path of a checkpoint-N folder");
         if (Checkpoints.StepOf(named) < 0) throw new ArgumentException($"resume_from_checkpoint: {named}: is no folder checkpoint-N");
         var parent = Path.GetDirectoryName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(named)));
         if (settings.Overwrite) return named;
         if (parent != Path.TrimEndingDirectorySeparator(Path.GetFullPath(settings.OutputDir)))
         {
-            if ((newest ?? Weights(settings.OutputDir)) is { } there) throw new ArgumentException($"{settings.OutputDir} holds {Path.GetFileName(there)} of another run than {named}; {Otherwise} there");
+            if ((newest ?? Weights(settings.OutputDir)) is { } there)
+                throw new ArgumentException($"{settings.OutputDir} holds {Path.GetFileName(there)} of another run than {named}; {Otherwise} there");
         }
         else if (newest is not null && Checkpoints.StepOf(newest) > Checkpoints.StepOf(named))
         {
-            throw new ArgumentException($"{settings.OutputDir} holds {Path.GetFileName(newest)}, which is newer than {Path.GetFileName(named)}; overwrite_output_dir: true removes what lies after it");
+            throw new ArgumentException($"{settings.OutputDir} holds {Path.GetFileName(newest)}, which is newer than {Path.GetFileName(named)}; "
+                + $"overwrite_output_dir: true removes what lies after it");
         }
         return named;
     }
@@ -61,7 +71,8 @@ internal static class RunStart
         return newest is null ? $"{Path.GetFileName(weights)}, and no checkpoint to go on from" : HasAllSteps(folder) ? "a finished run" : null;
     }
 
-    private static string? Weights(string folder) => !Directory.Exists(folder) ? null : WeightFiles.SelectMany(pattern => Directory.EnumerateFiles(folder, pattern)).Order(StringComparer.Ordinal).FirstOrDefault();
+    private static string? Weights(string folder) => !Directory.Exists(folder) ? null
+        : WeightFiles.SelectMany(pattern => Directory.EnumerateFiles(folder, pattern)).Order(StringComparer.Ordinal).FirstOrDefault();
 
     /// <summary>As older versions left it: without results.</summary>
     private static bool HasAllSteps(string folder)
@@ -69,7 +80,8 @@ internal static class RunStart
         var path = Path.Combine(folder, TrainerState.FileName);
         if (!File.Exists(path)) return false;
         var state = JsonSource.Read(path, "a trainer's state");
-        int? Number(string key) => state.TryGetProperty(key, out var value) && value.ValueKind == JsonValueKind.Number && value.TryGetInt32(out var number) ? number : null;
+        int? Number(string key) => state.TryGetProperty(key, out var value) && value.ValueKind == JsonValueKind.Number && value.TryGetInt32(out var number)
+            ? number : null;
         return Number("max_steps") is > 0 and var all && Number("global_step") >= all;
     }
 }

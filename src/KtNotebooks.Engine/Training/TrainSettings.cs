@@ -65,7 +65,10 @@ public sealed record TrainSettings
     /// <summary>eval_on_start: the held-out rows before the first step.</summary>
     public bool EvalOnStart { get; init; }
 
-    /// <summary>load_best_model_at_end: what is left is the checkpoint with the lowest loss of the held-out rows (metric_for_best_model may only be loss or eval_loss).</summary>
+    /// <summary>
+    /// load_best_model_at_end: what is left is the checkpoint with the lowest loss of the held-out rows (metric_for_best_model may only be loss or
+    /// eval_loss).
+    /// </summary>
     public bool LoadBestAtEnd { get; init; }
 
     public ulong Seed { get; init; } = 42;
@@ -92,7 +95,8 @@ public sealed record TrainSettings
     public TrainSettings Checked()
     {
         Require(double.IsFinite(LearningRate) && LearningRate > 0, "learning_rate", "a number above 0", LearningRate);
-        if (!Optim.LearningRate.Known.Contains(Schedule)) throw new ArgumentException($"lr_scheduler_type '{Schedule}' is not known; known are {string.Join(", ", Optim.LearningRate.Known)}");
+        if (!Optim.LearningRate.Known.Contains(Schedule))
+            throw new ArgumentException($"lr_scheduler_type '{Schedule}' is not known; known are {string.Join(", ", Optim.LearningRate.Known)}");
         Require(WarmupRatio is >= 0 and <= 1, "warmup_ratio", "in [0, 1]", WarmupRatio);
         Require(WarmupSteps >= 0, "warmup_steps", "0 or more", WarmupSteps);
         Require(double.IsFinite(MaxGradientNorm) && MaxGradientNorm >= 0, "max_grad_norm", "0 (no clipping) or more", MaxGradientNorm);
@@ -116,9 +120,11 @@ public sealed record TrainSettings
     private void RequireBest()
     {
         const string Key = "load_best_model_at_end";
-        if (SaveStrategy == When.No || (SaveStrategy == When.Steps && SaveSteps == 0)) throw new ArgumentException($"{Key} needs checkpoints to choose from: set save_steps, or save_strategy: epoch");
+        if (SaveStrategy == When.No || (SaveStrategy == When.Steps && SaveSteps == 0))
+            throw new ArgumentException($"{Key} needs checkpoints to choose from: set save_steps, or save_strategy: epoch");
         var (evaluation, steps) = Evaluations;
-        if (evaluation != SaveStrategy) throw new ArgumentException($"{Key} needs the same eval_strategy as save_strategy, but they are {Name(evaluation)} and {Name(SaveStrategy)}");
+        if (evaluation != SaveStrategy)
+            throw new ArgumentException($"{Key} needs the same eval_strategy as save_strategy, but they are {Name(evaluation)} and {Name(SaveStrategy)}");
         if (evaluation != When.Steps) return;
         var ratio = SaveSteps / steps;
         if ((SaveSteps < 1) != (steps < 1) || Math.Abs(ratio - Math.Round(ratio)) > 1e-6 || ratio < 0.5)

@@ -33,11 +33,15 @@ public sealed class Trainer
         ArgumentNullException.ThrowIfNull(model);
         ArgumentNullException.ThrowIfNull(windows);
         ArgumentNullException.ThrowIfNull(settings);
-        (_model, _windows, _settings, _saveWeights, _evaluation) = (model, windows, settings.Checked(), saveWeights, settings.EvalStrategy == When.No ? null : evaluation);
-        if (settings.LoadBestAtEnd && _evaluation is null) throw new ArgumentException("load_best_model_at_end needs held-out rows: give eval_dataset or val_size");
+        (_model, _windows, _settings, _saveWeights, _evaluation) =
+            (model, windows, settings.Checked(), saveWeights, settings.EvalStrategy == When.No ? null : evaluation);
+        if (settings.LoadBestAtEnd && _evaluation is null)
+            throw new ArgumentException("load_best_model_at_end needs held-out rows: give eval_dataset or val_size");
         var total = windows.TotalSteps;
         var (strategy, every) = settings.Evaluations;
-        (_logs, _saves, _evaluations) = (new(settings.LoggingStrategy, settings.LoggingSteps, total), new(settings.SaveStrategy, settings.SaveSteps, total), new(strategy, every, total));
+        _logs = new Occasions(settings.LoggingStrategy, settings.LoggingSteps, total);
+        _saves = new Occasions(settings.SaveStrategy, settings.SaveSteps, total);
+        _evaluations = new Occasions(strategy, every, total);
         _shape = new RunShape(total, windows.Epochs, windows.BatchSize, _logs.Every, _saves.Every, _evaluations.Every, RunShape.FlosPerTokenOf(model));
     }
 
@@ -72,12 +76,13 @@ public sealed class Trainer
     public TrainResult Run(CancellationToken cancel = default)
     {
         if (_model.AllTrainable.Count == 0) throw new InvalidOperationException("nothing to train: the model has no adapter and no weight is set to train");
-        if (_hasEnded) throw new InvalidOperationException($"this run is finished, its result is in {_settings.OutputDir}; open it anew to train again from the beginning");
+        if (_hasEnded) throw new InvalidOperationException($"this run is finished, its result is in {_settings.OutputDir}; open it anew to train again");
         string? Start() => _hasMoved ? Checkpoints.Newest(_settings.OutputDir) : RunStart.Choose(_settings);
         Start(); // what is refused makes no folder
         using var held = FolderLock.Inside(_settings.OutputDir, "a training run", "output_dir");
         var from = Start();
-        if (_hasMoved && from is null) throw new InvalidOperationException("the run broke off before its first checkpoint and its weights have changed; open it anew to train from the beginning");
+        if (_hasMoved && from is null)
+            throw new InvalidOperationException("the run broke off before its first checkpoint, and its weights have changed; open it anew");
         try
         {
             return RunFrom(from, cancel);
@@ -104,11 +109,13 @@ public sealed class Trainer
         {
             if (LoadWeights is null) throw new InvalidOperationException($"{from} is there, but this run cannot go on from checkpoints");
             state = TrainerState.Read(from);
-            if (state.Step > _windows.TotalSteps) throw new ArgumentException($"{from} is beyond the {_windows.TotalSteps} steps of this run; give another output_dir, or overwrite_output_dir: true to start over");
+            if (state.Step > _windows.TotalSteps)
+                throw new ArgumentException($"{from} is beyond the {_windows.TotalSteps} steps of this run; {RunStart.Otherwise}");
             if (Identity?.Compare(from, _settings.ResumeFrom.IsExplicit) is { } note) OnNote?.Invoke(note);
             Checkpoints.RequireOptimizer(from);
             LoadWeights(from);
-            if (Broken() is { } broken) throw new InvalidDataException($"{from}: tensor '{broken}' holds NaN or infinities; remove {from} to go on from an earlier checkpoint");
+            if (Broken() is { } broken)
+                throw new InvalidDataException($"{from}: tensor '{broken}' holds NaN or infinities; remove {from} to go on from an earlier checkpoint");
         }
         var parameters = _model.AllTrainable;
         using var optimizer = new AdamW(parameters, _settings.Adam, MomentsOnHost);
@@ -181,7 +188,8 @@ public sealed class Trainer
         }
         if (interrupted && state.Step > first) Save(state, optimizer, null, whole: true);
         if (!interrupted && _settings.LoadBestAtEnd) evaluation = TakeBest(state, evaluation);
-        var result = new TrainResult(state.Step, total, state.Step > first ? all / (state.Step - first) : double.NaN, last.Loss, evaluation, tokens / watch.Elapsed.TotalSeconds, watch.Elapsed, interrupted);
+        var mean = state.Step > first ? all / (state.Step - first) : double.NaN;
+        var result = new TrainResult(state.Step, total, mean, last.Loss, evaluation, tokens / watch.Elapsed.TotalSeconds, watch.Elapsed, interrupted);
         if (state.Step == 0) return result; // nothing is learned, nothing is written
         if (Broken() is { } broken) throw Diverged($"after step {state.Step} '{broken}' holds NaN or infinities");
         _saveWeights(_settings.OutputDir);
@@ -254,8 +262,10 @@ public sealed class Trainer
         double Speed(double count, double time) => Math.Round(count / time, 3);
         (string Name, double Value)[] train =
         [
-            ("epoch", state.Epoch), ("total_flos", _shape.FlosOf(state.Tokens)), ("loss", state.MeanLoss), ("runtime", Math.Round(seconds, 4)), ("samples_per_second", Speed(rows, seconds)),
-            ("steps_per_second", Speed(steps, seconds)), ("num_input_tokens_seen", state.Tokens), ("effective_tokens_per_sec", Math.Round(result.TokensPerSecond, 3)),
+            ("epoch", state.Epoch), ("total_flos", _shape.FlosOf(state.Tokens)), ("loss", state.MeanLoss), ("runtime", Math.Round(seconds, 4)),
+            ("samples_per_second", Speed(rows, seconds)),
+            ("steps_per_second", Speed(steps, seconds)), ("num_input_tokens_seen", state.Tokens),
+            ("effective_tokens_per_sec", Math.Round(result.TokensPerSecond, 3)),
         ];
         state.Close(train[..6]);
         state.Write(_settings.OutputDir, _shape);
@@ -263,7 +273,8 @@ public sealed class Trainer
         if (result.EvalLoss is { } loss)
         {
             (string, double)[] speed = measured == TimeSpan.Zero ? []
-                : [("runtime", Math.Round(measured.TotalSeconds, 4)), ("samples_per_second", Speed(_evaluation!.Sequences, measured.TotalSeconds)), ("steps_per_second", Speed(1, measured.TotalSeconds))];
+                : [("runtime", Math.Round(measured.TotalSeconds, 4)), ("samples_per_second", Speed(_evaluation!.Sequences, measured.TotalSeconds)),
+                    ("steps_per_second", Speed(1, measured.TotalSeconds))];
             ResultsFile.Write(_settings.OutputDir, "eval", [("epoch", state.Epoch), ("loss", loss), .. speed]);
         }
         ResultsFile.Write(_settings.OutputDir, "train", train); // last of all: this file says that the run is finished
@@ -278,7 +289,8 @@ public sealed class Trainer
         var newest = Checkpoints.Newest(_settings.OutputDir);
         return new InvalidOperationException($"{what}; lower learning_rate, or look at the rows of this window. " + (newest is null
             ? "Nothing is saved: start again with the change"
-            : $"The last weights that are saved are those of {newest}: start again in another output_dir with the change, from them with adapter_name_or_path={newest}"));
+            : $"The last weights that are saved are those of {newest}: start again in another output_dir with the change, from them with "
+                + $"adapter_name_or_path={newest}"));
     }
 
     private static void DropGradients(IReadOnlyList<Parameter> parameters)

@@ -6,7 +6,8 @@ using KtNotebooks.Files;
 namespace KtNotebooks.Training;
 
 /// <summary>
-/// trainer_log.jsonl, one line a log event, appended and flushed at once so that others can follow; the same events go into the history of trainer_state.json. Field names and order as LLaMA-Factory's.
+/// trainer_log.jsonl, one line a log event, appended and flushed at once so that others can follow; the same events go into the history of
+/// trainer_state.json. Field names and order as LLaMA-Factory's.
 /// </summary>
 public sealed class TrainerLog
 {
@@ -14,7 +15,8 @@ public sealed class TrainerLog
     private readonly JsonArray _history;
 
     /// <param name="folder">The output folder.</param>
-    /// <param name="state">Whose history hears everything too. A log that is there is cut to its step: a run that died had written beyond its checkpoint.</param>
+    /// <param name="state">Whose history hears everything too. A log that is there is cut to its step: a run that died had written beyond its
+    /// checkpoint.</param>
     public TrainerLog(string folder, TrainerState state)
     {
         ArgumentNullException.ThrowIfNull(state);
@@ -60,7 +62,8 @@ public sealed class TrainerLog
     {
         try
         {
-            return JsonNode.Parse(line) is JsonObject entry && entry["current_steps"] is JsonValue value && value.TryGetValue<int>(out var step) ? step : int.MaxValue;
+            return JsonNode.Parse(line) is JsonObject entry && entry["current_steps"] is JsonValue value && value.TryGetValue<int>(out var step) ? step
+                : int.MaxValue;
         }
         catch (JsonException)
         {

@@ -9,8 +9,8 @@ namespace KtNotebooks.Training;
 public sealed record BestCheckpoint(double Loss, int Step, string Folder);
 
 /// <summary>
-/// Where a run is, and how it came there: trainer_state.json with Hugging Face's fields, in every checkpoint and at the end in the output folder. What a resumed run needs beyond them stands in `stateful_callbacks`, as theirs
-/// does.
+/// Where a run is, and how it came there: trainer_state.json with Hugging Face's fields, in every checkpoint and at the end in the output folder.
+/// What a resumed run needs beyond them stands in `stateful_callbacks`, as theirs does.
 /// </summary>
 public sealed class TrainerState
 {
@@ -85,7 +85,7 @@ public sealed class TrainerState
             ["num_input_tokens_seen"] = Tokens,
             ["num_train_epochs"] = shape.Epochs,
             ["save_steps"] = shape.SaveSteps,
-            ["stateful_callbacks"] = new JsonObject { [Own] = new JsonObject { ["args"] = new JsonObject(), ["attributes"] = new JsonObject { ["loss_sum"] = double.IsFinite(LossSum) ? LossSum : null } } },
+            ["stateful_callbacks"] = new JsonObject { [Own] = new JsonObject { ["args"] = new JsonObject(), ["attributes"] = Attributes() } },
             ["total_flos"] = shape.FlosOf(Tokens),
             ["train_batch_size"] = shape.BatchSize,
             ["trial_name"] = null,
@@ -113,15 +113,23 @@ public sealed class TrainerState
         JsonElement Field(JsonElement of, string key, JsonValueKind kind) => of.TryGetProperty(key, out var value) && value.ValueKind == kind ? value
             : throw new InvalidDataException($"{path}: has no '{key}' as a trainer writes it; {otherwise}");
         var step = Field(root, "global_step", JsonValueKind.Number).TryGetInt32(out var number) ? number : -1;
-        if (step != Checkpoints.StepOf(checkpoint)) throw new InvalidDataException($"{path}: says that it is of step {root.GetProperty("global_step").GetRawText()}, but stands in {Path.GetFileName(checkpoint)}; {otherwise}");
+        if (step != Checkpoints.StepOf(checkpoint))
+            throw new InvalidDataException($"{path}: says that it is of step {root.GetProperty("global_step").GetRawText()}, "
+                + $"but stands in {Path.GetFileName(checkpoint)}; {otherwise}");
         var history = JsonArray.Create(Field(root, "log_history", JsonValueKind.Array))!;
-        var state = new TrainerState { Step = step, Epoch = Field(root, "epoch", JsonValueKind.Number).GetDouble(), History = [.. history.Select(entry => entry?.DeepClone())] };
-        if (root.TryGetProperty("num_input_tokens_seen", out var tokens) && tokens.ValueKind == JsonValueKind.Number && tokens.TryGetInt64(out var seen)) state.Tokens = seen;
-        state.LossSum = root.TryGetProperty("stateful_callbacks", out var callbacks) && Inner(callbacks, Own, "attributes", "loss_sum") is { ValueKind: JsonValueKind.Number } sum ? sum.GetDouble() : double.NaN;
-        if (root.TryGetProperty("best_metric", out var metric) && metric.ValueKind == JsonValueKind.Number && root.TryGetProperty("best_model_checkpoint", out var folder) && folder.GetString() is { } best)
+        var epoch = Field(root, "epoch", JsonValueKind.Number).GetDouble();
+        var state = new TrainerState { Step = step, Epoch = epoch, History = [.. history.Select(entry => entry?.DeepClone())] };
+        if (root.TryGetProperty("num_input_tokens_seen", out var tokens) && tokens.ValueKind == JsonValueKind.Number
+            && tokens.TryGetInt64(out var seen)) state.Tokens = seen;
+        state.LossSum = root.TryGetProperty("stateful_callbacks", out var callbacks)
+            && Inner(callbacks, Own, "attributes", "loss_sum") is { ValueKind: JsonValueKind.Number } sum ? sum.GetDouble() : double.NaN;
+        if (root.TryGetProperty("best_metric", out var metric) && metric.ValueKind == JsonValueKind.Number
+            && root.TryGetProperty("best_model_checkpoint", out var folder) && folder.GetString() is { } best)
             state.Best = new BestCheckpoint(metric.GetDouble(), Checkpoints.StepOf(best), best);
         return state;
     }
+
+    private JsonObject Attributes() => new() { ["loss_sum"] = double.IsFinite(LossSum) ? LossSum : null };
 
     private static JsonElement? Inner(JsonElement at, params ReadOnlySpan<string> keys)
     {

@@ -41,7 +41,8 @@ public sealed class ExampleWindows : IWindowSource
         if (batch < 1) throw new ArgumentException($"per_device_train_batch_size must be at least 1, but is {batch}");
         if (accumulation < 1) throw new ArgumentException($"gradient_accumulation_steps must be at least 1, but is {accumulation}");
         if (maxSteps is 0 or < -1) throw new ArgumentException($"max_steps must be positive, or -1 for what num_train_epochs comes to, but is {maxSteps}");
-        if (maxSteps < 0 && (!double.IsFinite(epochs) || epochs <= 0)) throw new ArgumentException(FormattableString.Invariant($"num_train_epochs must be positive, but is {epochs}"));
+        if (maxSteps < 0 && (!double.IsFinite(epochs) || epochs <= 0))
+            throw new ArgumentException(FormattableString.Invariant($"num_train_epochs must be positive, but is {epochs}"));
         (_examples, _reduction, _seed, BatchSize) = (examples, reduction, seed, batch);
         // No micro-batch and no window has more rows than there are.
         _batch = Math.Min(batch, examples.Count);
@@ -49,7 +50,8 @@ public sealed class ExampleWindows : IWindowSource
         _window = (int)Math.Min((long)_batch * accumulation, examples.Count);
         _stepsPerEpoch = (int)(((long)micro + accumulation - 1) / accumulation);
         var steps = maxSteps > 0 ? maxSteps : Math.Ceiling(epochs * _stepsPerEpoch);
-        if (steps > int.MaxValue) throw new ArgumentException(FormattableString.Invariant($"num_train_epochs {epochs} would be {steps:0.00e+00} steps; at most {int.MaxValue} are possible"));
+        if (steps > int.MaxValue)
+            throw new ArgumentException(FormattableString.Invariant($"num_train_epochs {epochs} would be {steps:0.00e+00} steps, more than {int.MaxValue}"));
         TotalSteps = (int)steps;
     }
 
@@ -66,7 +68,8 @@ public sealed class ExampleWindows : IWindowSource
         var first = (int)((long)within * _window);
         var window = _order.Order[first..(int)Math.Min((long)first + _window, _order.Order.Length)].Select(i => _examples[i]).ToArray();
         if (window.Sum(e => (long)e.Ids.Length) is > int.MaxValue and var tokens)
-            throw new ArgumentException($"one step would have {tokens:N0} tokens, at most {int.MaxValue:N0} are possible; lower per_device_train_batch_size or gradient_accumulation_steps");
+            throw new ArgumentException($"one step would have {tokens:N0} tokens, at most {int.MaxValue:N0} are possible; lower "
+                + $"per_device_train_batch_size or gradient_accumulation_steps");
         return (Batch(window, _batch, _reduction), epoch + ((within + 1.0) / _stepsPerEpoch));
     }
 

@@ -43,7 +43,8 @@ public sealed class AdapterLogTests : IDisposable
     public void By_a_run_that_goes_on()
     {
         foreach (var file in Directory.GetFiles(_place.Output)) File.Delete(file); // as if it had died after its checkpoint
-        IsLogged(_place.Train("max_steps=2", "save_steps=1", "lora_experts=true", "log_level=debug"), t => t["base_model.model.".Length..^".weight".Length] + ".default.weight");
+        IsLogged(_place.Train("max_steps=2", "save_steps=1", "lora_experts=true", "log_level=debug"), t =>
+            t["base_model.model.".Length..^".weight".Length] + ".default.weight");
     }
 
     [Fact]

@@ -30,7 +30,8 @@ public class SignalTests
     {
         using var place = new Workplace();
         // Learns a tokenizer from a million rows before it trains, which looks at no signal.
-        using var kt = Kt.Start("pretrain", $"model_config={Path.Combine(place.Model, "config.json")}", $"output_dir={place.Output}", "tokenizer_rows=100000000");
+        using var kt = Kt.Start("pretrain", $"model_config={Path.Combine(place.Model, "config.json")}", $"output_dir={place.Output}",
+            "tokenizer_rows=100000000");
         Thread.Sleep(1500); // until it is at it
         kt.Signal("INT");
         Thread.Sleep(300);
@@ -47,8 +48,11 @@ public class SignalTests
         using var place = new Workplace();
         using var kt = Kt.Start(place.Train("max_steps=100000", "save_steps=0"));
         kt.Until(() => File.Exists(Path.Combine(place.Output, "trainer_log.jsonl")));
-        foreach (var second in new[] { place.Train("overwrite_output_dir=true"), ["predict", $"model_name_or_path={place.Model}", $"dataset_dir={Path.Combine(place.Root, "data")}", "eval_dataset=good", "template=deepseek", $"output_dir={place.Output}"] })
-            Assert.Matches($"^output_dir {place.Output}: a training run \\(process \\d+ on .*, since .*\\) works there; wait until it ends, or give another output_dir$", Kt.Refuses(second));
+        foreach (var second in new[] { place.Train("overwrite_output_dir=true"),
+            ["predict", $"model_name_or_path={place.Model}", $"dataset_dir={Path.Combine(place.Root, "data")}", "eval_dataset=good", "template=deepseek",
+            $"output_dir={place.Output}"] })
+            Assert.Matches($"^output_dir {place.Output}: a training run \\(process \\d+ on .*, since .*\\) works there; wait until it ends, or give "
+                + $"another output_dir$", Kt.Refuses(second));
         kt.Kill();
         kt.End();
         Assert.Equal(0, Kt.Run(place.Train("overwrite_output_dir=true")).Exit); // whose holder is gone

@@ -37,8 +37,10 @@ public class AtomicFileTests
     public void A_folder_or_a_device_in_the_file_s_place_is_named()
     {
         using var folder = new Samples.Folder();
-        Assert.StartsWith($"{folder.Path}: cannot be written: a folder", Assert.Throws<IOException>(() => AtomicFile.WriteText(folder.Path, "x")).Message, StringComparison.Ordinal);
-        Assert.StartsWith("/dev/null: cannot be written: ", Assert.Throws<IOException>(() => AtomicFile.WriteText("/dev/null", "x")).Message, StringComparison.Ordinal);
+        Assert.StartsWith($"{folder.Path}: cannot be written: a folder", Assert.Throws<IOException>(() => AtomicFile.WriteText(folder.Path, "x")).Message,
+            StringComparison.Ordinal);
+        Assert.StartsWith("/dev/null: cannot be written: ", Assert.Throws<IOException>(() => AtomicFile.WriteText("/dev/null", "x")).Message,
+            StringComparison.Ordinal);
     }
 
     [Fact]

@@ -20,7 +20,8 @@ public sealed class FolderLockTests : IDisposable
         using (FolderLock.Inside(At("out"), "a training run", "output_dir"))
         {
             var message = Assert.ThrowsAny<IOException>(() => FolderLock.Inside(At("out"), "a prediction run", "output_dir")).Message;
-            Assert.StartsWith($"output_dir {At("out")}: a training run (process {Environment.ProcessId} on {Environment.MachineName}, since ", message, StringComparison.Ordinal);
+            Assert.StartsWith($"output_dir {At("out")}: a training run (process {Environment.ProcessId} on {Environment.MachineName}, since ", message,
+                StringComparison.Ordinal);
             Assert.EndsWith("works there; wait until it ends, or give another output_dir", message, StringComparison.Ordinal);
             Assert.Equal(message, Assert.ThrowsAny<IOException>(() => FolderLock.RequireFree(At("out"), "output_dir")).Message);
             FolderLock.Inside(At("other"), "a training run", "output_dir").Dispose();
@@ -75,7 +76,8 @@ public sealed class FolderLockTests : IDisposable
         var path = _folder.Write("out/.kt-lock", "far-away\n12\n2020-01-01 00:00:00\na training run\nx\n");
         var text = File.ReadAllText(path);
         var message = Assert.ThrowsAny<IOException>(() => FolderLock.Inside(At("out"), "a training run", "output_dir")).Message;
-        Assert.Equal($"output_dir {At("out")}: a training run (process 12 on far-away, since 2020-01-01 00:00:00) began to work there and has not said that it ended; when it is gone, remove {path}, or give another output_dir", message);
+        Assert.Equal($"output_dir {At("out")}: a training run (process 12 on far-away, since 2020-01-01 00:00:00) began to work there and has not said "
+            + $"that it ended; when it is gone, remove {path}, or give another output_dir", message);
         Assert.Equal(text, File.ReadAllText(path));
     }
 
@@ -83,13 +85,18 @@ public sealed class FolderLockTests : IDisposable
     public void A_file_in_the_folder_s_place_is_named()
     {
         var file = _folder.Write("file", "");
-        Assert.Equal($"output_dir {file}/out: the folder cannot be made: {file} is a file", Assert.Throws<IOException>(() => FolderLock.Inside($"{file}/out", "a training run", "output_dir")).Message);
-        Assert.Equal($"output_dir {file}/out: the folder cannot be made: {file} is a file", Assert.Throws<IOException>(() => FolderLock.RequireFree($"{file}/out", "output_dir")).Message);
-        Assert.StartsWith("output_dir /proc/sys/out: cannot be written into: ", Assert.Throws<IOException>(() => FolderLock.RequireFree("/proc/sys/out", "output_dir")).Message, StringComparison.Ordinal);
+        Assert.Equal($"output_dir {file}/out: the folder cannot be made: {file} is a file",
+            Assert.Throws<IOException>(() => FolderLock.Inside($"{file}/out", "a training run", "output_dir")).Message);
+        Assert.Equal($"output_dir {file}/out: the folder cannot be made: {file} is a file",
+            Assert.Throws<IOException>(() => FolderLock.RequireFree($"{file}/out", "output_dir")).Message);
+        Assert.StartsWith("output_dir /proc/sys/out: cannot be written into: ",
+            Assert.Throws<IOException>(() => FolderLock.RequireFree("/proc/sys/out", "output_dir")).Message, StringComparison.Ordinal);
         FolderLock.RequireFree(At("new/out"), "output_dir");
         Assert.False(Directory.Exists(At("new")));
         File.CreateSymbolicLink(At("dangling"), "gone");
-        Assert.Contains($"{At("dangling")} is a link to gone, which is not there", Assert.Throws<IOException>(() => FolderLock.Inside(At("dangling/out"), "x", "output_dir")).Message, StringComparison.Ordinal);
-        Assert.Contains("cannot be made: ", Assert.Throws<IOException>(() => FolderLock.Inside(At(new string('x', 300)), "x", "output_dir")).Message, StringComparison.Ordinal);
+        Assert.Contains($"{At("dangling")} is a link to gone, which is not there",
+            Assert.Throws<IOException>(() => FolderLock.Inside(At("dangling/out"), "x", "output_dir")).Message, StringComparison.Ordinal);
+        Assert.Contains("cannot be made: ", Assert.Throws<IOException>(() => FolderLock.Inside(At(new string('x', 300)), "x", "output_dir")).Message,
+            StringComparison.Ordinal);
     }
 }

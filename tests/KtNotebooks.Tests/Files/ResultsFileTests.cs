@@ -27,7 +27,8 @@ public sealed class ResultsFileTests : IDisposable
     public void A_damaged_file_is_named()
     {
         var path = _folder.Write("all_results.json", "[1]");
-        Assert.Equal($"{path}: must be a JSON object, but is a list", Assert.Throws<InvalidDataException>(() => ResultsFile.Write(_folder.Path, "train", [("loss", 1)])).Message);
+        Assert.Equal($"{path}: must be a JSON object, but is a list",
+            Assert.Throws<InvalidDataException>(() => ResultsFile.Write(_folder.Path, "train", [("loss", 1)])).Message);
     }
 
     private IEnumerable<string> Keys(string file) => ResultsFile.Read(Path.Combine(_folder.Path, file)).Select(r => r.Key);

@@ -181,7 +181,8 @@ public sealed class AdapterExportTests : IDisposable
         Assert.Empty(Left());
         // What a killed export leaves goes with the next; what a person has beside it, and an export into another folder, stay.
         var (left, others, mine) = (OwnTemporary.Beside(At("out")), OwnTemporary.Beside(At("out2")), At("out.tmp"));
-        foreach (var folder in new[] { left, others, mine }) File.WriteAllText(Path.Combine(Directory.CreateDirectory(folder).FullName, "model-00009-of-00099.safetensors"), "half");
+        foreach (var folder in new[] { left, others, mine })
+            File.WriteAllText(Path.Combine(Directory.CreateDirectory(folder).FullName, "model-00009-of-00099.safetensors"), "half");
         Export(model, [adapter], shard: 40_000);
         Assert.DoesNotContain(Directory.GetFiles(At("out")), f => f.Contains("00099", StringComparison.Ordinal));
         Assert.Equal((false, true, true), (Directory.Exists(left), Directory.Exists(others), Directory.Exists(mine)));
@@ -195,9 +196,11 @@ public sealed class AdapterExportTests : IDisposable
         using var first = new AdapterExport(new ExportSettings(model, [adapter], At("out"), 40_000));
         using var second = new AdapterExport(new ExportSettings(model, [adapter], At("out"), 40_000));
         var refused = "";
-        first.Run((_, _) => refused = Assert.ThrowsAny<IOException>(() => second.Run(cancel: TestContext.Current.CancellationToken)).Message, TestContext.Current.CancellationToken);
+        first.Run((_, _) => refused = Assert.ThrowsAny<IOException>(() => second.Run(cancel: TestContext.Current.CancellationToken)).Message,
+            TestContext.Current.CancellationToken);
         Assert.StartsWith($"export_dir {At("out")}: an export (process {Environment.ProcessId} on ", refused, StringComparison.Ordinal);
-        Assert.Equal($"export_dir '{At("out")}' is not empty; name a new folder", Assert.Throws<ArgumentException>(() => second.Run(cancel: TestContext.Current.CancellationToken)).Message);
+        Assert.Equal($"export_dir '{At("out")}' is not empty; name a new folder",
+            Assert.Throws<ArgumentException>(() => second.Run(cancel: TestContext.Current.CancellationToken)).Message);
         using var merged = ModelFolder.Load(At("out"), DType.F32);
         Assert.Equal([At("out")], Left());
     }

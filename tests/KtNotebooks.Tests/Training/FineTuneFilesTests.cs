@@ -17,7 +17,8 @@ public sealed class FineTuneFilesTests : IDisposable
     public void The_config_as_it_was_understood_gives_the_same_adapter()
     {
         Run("lora_dropout=0.1", "val_size=0.25", "max_steps=3", "default_system='Say: \"yes\"'");
-        using (var again = FineTuneRun.Open(Path.Combine(_place.Output, "training_args.yaml"), $"output_dir={_place.Output}-again")) again.Run(TestContext.Current.CancellationToken);
+        using (var again = FineTuneRun.Open(Path.Combine(_place.Output, "training_args.yaml"),
+            $"output_dir={_place.Output}-again")) again.Run(TestContext.Current.CancellationToken);
         Assert.Equal(Adapter(_place.Output), Adapter(_place.Output + "-again"));
         Assert.Equal(File.ReadAllBytes(Path.Combine(_place.Model, "tokenizer.json")), File.ReadAllBytes(Path.Combine(_place.Output, "tokenizer.json")));
     }
@@ -27,7 +28,8 @@ public sealed class FineTuneFilesTests : IDisposable
     {
         Run("val_size=0.25", "max_steps=3");
         var card = File.ReadAllText(Card);
-        foreach (var part in new[] { "\nlicense: other\n", $"\nbase_model: {_place.Model}\n", "\n- lora\n", $"\n# out\n\nA LoRA adapter for {_place.Model}, trained on good.\n", "\n- learning_rate: 0.01\n", "\n- Loss of the held-out rows: ", "\n| 3 | " })
+        foreach (var part in new[] { "\nlicense: other\n", $"\nbase_model: {_place.Model}\n", "\n- lora\n",
+            $"\n# out\n\nA LoRA adapter for {_place.Model}, trained on good.\n", "\n- learning_rate: 0.01\n", "\n- Loss of the held-out rows: ", "\n| 3 | " })
             Assert.Contains(part, card, StringComparison.Ordinal);
         Run("max_steps=2", "overwrite_output_dir=true");
         Assert.DoesNotContain("\n| 3 | ", File.ReadAllText(Card), StringComparison.Ordinal); // ours: written anew
@@ -61,7 +63,8 @@ public sealed class FineTuneFilesTests : IDisposable
     {
         Stop();
         var error = Assert.Throws<ArgumentException>(() => FineTuneRun.Open(_place.Train(pair)[1..]).Dispose());
-        Assert.Equal($"{Path.Combine(_place.Output, "checkpoint-2")}: was made with {difference}; give another output_dir, or overwrite_output_dir: true to start over", error.Message);
+        Assert.Equal($"{Path.Combine(_place.Output, "checkpoint-2")}: was made with {difference}; give another output_dir, or overwrite_output_dir: true "
+            + "to start over", error.Message);
     }
 
     [Fact]
@@ -71,22 +74,27 @@ public sealed class FineTuneFilesTests : IDisposable
         var rows = Path.Combine(_place.Root, "data", "good.json");
         var text = File.ReadAllText(rows);
         File.WriteAllText(rows, text.Replace("on day 7?", "on day 8?", StringComparison.Ordinal));
-        Assert.Contains(": was made with rows of dataset (sha256) ", Assert.Throws<ArgumentException>(() => FineTuneRun.Open(_place.Train()[1..]).Dispose()).Message, StringComparison.Ordinal);
+        Assert.Contains(": was made with rows of dataset (sha256) ",
+            Assert.Throws<ArgumentException>(() => FineTuneRun.Open(_place.Train()[1..]).Dispose()).Message, StringComparison.Ordinal);
         File.WriteAllText(rows, text);
         var other = Path.Combine(_place.Root, "other");
         KtNotebooks.Tests.Models.Tiny.Save(other, seed: 5);
         using (var run = FineTuneRun.Open(_place.Train($"model_name_or_path={other}")[1..]))
-            Assert.Contains(": was made with weights of model_name_or_path (fingerprint) ", Assert.Throws<ArgumentException>(() => run.Run(TestContext.Current.CancellationToken)).Message, StringComparison.Ordinal);
+            Assert.Contains(": was made with weights of model_name_or_path (fingerprint) ",
+                Assert.Throws<ArgumentException>(() => run.Run(TestContext.Current.CancellationToken)).Message, StringComparison.Ordinal);
         // The same base elsewhere is the same base, and where it is computed does not matter.
         Directory.Move(_place.Model, other + "-moved");
-        using (var run = FineTuneRun.Open(_place.Train($"model_name_or_path={other}-moved", "chunk_size=16", "save_steps=5", "logging_steps=3")[1..])) Assert.Equal(12, run.Run(TestContext.Current.CancellationToken).Steps);
+        using (var run = FineTuneRun.Open(_place.Train($"model_name_or_path={other}-moved", "chunk_size=16", "save_steps=5",
+            "logging_steps=3")[1..])) Assert.Equal(12, run.Run(TestContext.Current.CancellationToken).Steps);
     }
 
     [Fact]
     public void The_folder_of_the_model_or_of_the_adapter_is_no_output_folder()
     {
-        Assert.StartsWith($"output_dir is model_name_or_path too, {_place.Model}: ", Refused($"output_dir={_place.Model}/", "overwrite_output_dir=true"), StringComparison.Ordinal);
-        Assert.StartsWith("output_dir is adapter_name_or_path too, ", Refused($"adapter_name_or_path={_place.Output}", "overwrite_output_dir=true"), StringComparison.Ordinal);
+        Assert.StartsWith($"output_dir is model_name_or_path too, {_place.Model}: ", Refused($"output_dir={_place.Model}/", "overwrite_output_dir=true"),
+            StringComparison.Ordinal);
+        Assert.StartsWith("output_dir is adapter_name_or_path too, ", Refused($"adapter_name_or_path={_place.Output}", "overwrite_output_dir=true"),
+            StringComparison.Ordinal);
         Assert.Equal("learning_rate must be a number above 0, but is -1", Refused("learning_rate=-1"));
         Assert.False(Directory.Exists(_place.Output));
     }

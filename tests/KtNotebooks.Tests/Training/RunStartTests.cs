@@ -23,7 +23,8 @@ public sealed class RunStartTests : IDisposable
         TinyRun.Train(Settings);
         var before = Content();
         foreach (var again in new[] { Settings, Settings with { LearningRate = 1 }, Settings with { ResumeFrom = ResumeFrom.Never } })
-            Assert.Equal($"{Output} holds a finished run; give another output_dir, or overwrite_output_dir: true to start over, or resume_from_checkpoint: true to go on from {Checkpoint(4)}", Refused(again));
+            Assert.Equal($"{Output} holds a finished run; give another output_dir, or overwrite_output_dir: true to start over, or resume_from_checkpoint: "
+                + $"true to go on from {Checkpoint(4)}", Refused(again));
         Assert.Equal(before, Content());
         File.Delete(Path.Combine(Output, "train_results.json")); // as runs of before left it
         Assert.StartsWith($"{Output} holds a finished run; ", Refused(Settings), StringComparison.Ordinal);
@@ -35,9 +36,12 @@ public sealed class RunStartTests : IDisposable
     {
         TinyRun.Train(Settings with { SaveStrategy = When.No });
         Assert.Equal($"{Output} holds a finished run; give another output_dir, or overwrite_output_dir: true to start over", Refused(Settings));
-        Assert.Equal($"resume_from_checkpoint is true, but {Output} holds no checkpoint; {Path.Combine(Output, "adapter_model.safetensors")} can be trained further in another output_dir as adapter_name_or_path", Refused(Settings with { ResumeFrom = ResumeFrom.Newest }));
+        Assert.Equal($"resume_from_checkpoint is true, but {Output} holds no checkpoint; {Path.Combine(Output, "adapter_model.safetensors")} can be "
+            + "trained further in another output_dir as adapter_name_or_path", Refused(Settings with { ResumeFrom = ResumeFrom.Newest }));
         foreach (var file in Directory.GetFiles(Output, "*.json*")) File.Delete(file);
-        Assert.Equal($"{Output} holds adapter_model.safetensors, and no checkpoint to go on from; give another output_dir, or overwrite_output_dir: true to start over", Refused(Settings)); // a stranger's
+        // a stranger's
+        Assert.Equal($"{Output} holds adapter_model.safetensors, and no checkpoint to go on from; give another output_dir, or overwrite_output_dir: true "
+            + $"to start over", Refused(Settings));
     }
 
     [Fact]
@@ -47,7 +51,7 @@ public sealed class RunStartTests : IDisposable
         List<string> notes = [];
         var more = TinyRun.Train(Settings with { ResumeFrom = ResumeFrom.Newest }, epochs: 3, onNote: notes.Add);
         Assert.Equal(9, more.Result.Steps);
-        Assert.Contains("9 steps instead of 6: from here on the learning rate falls as in a run of 9 steps", notes);
+        Assert.Contains("9 steps instead of 6: from here on the learning rate is that of the longer run", notes);
         Assert.Contains($"resumed from {Checkpoint(4)} at step 4 of 9", notes);
     }
 
@@ -55,8 +59,10 @@ public sealed class RunStartTests : IDisposable
     public void Without_being_asked_for_another_length_is_refused_and_a_shorter_one_always()
     {
         TinyRun.Die(Settings);
-        Assert.Equal($"{Checkpoint(4)}: was made with num_train_epochs 2, now it is 3; give another output_dir, or overwrite_output_dir: true to start over, or resume_from_checkpoint: true to go on with more steps", Refused(Settings, epochs: 3));
-        Assert.Equal($"{Checkpoint(4)}: was made with num_train_epochs 2, now it is 1.5; give another output_dir, or overwrite_output_dir: true to start over; a run that goes on may have more steps, not fewer", Refused(Settings with { ResumeFrom = ResumeFrom.Newest }, epochs: 1.5));
+        Assert.Equal($"{Checkpoint(4)}: was made with num_train_epochs 2, now it is 3; give another output_dir, or overwrite_output_dir: true to start "
+            + $"over, or resume_from_checkpoint: true to go on with more steps", Refused(Settings, epochs: 3));
+        Assert.Equal($"{Checkpoint(4)}: was made with num_train_epochs 2, now it is 1.5; give another output_dir, or overwrite_output_dir: true to start "
+            + $"over; a run that goes on may have more steps, not fewer", Refused(Settings with { ResumeFrom = ResumeFrom.Newest }, epochs: 1.5));
         Assert.StartsWith($"{Checkpoint(4)} is beyond the 3 steps of this run", Refused(Settings, epochs: 1), StringComparison.Ordinal);
     }
 
@@ -66,7 +72,8 @@ public sealed class RunStartTests : IDisposable
         TinyRun.Die(Settings);
         var before = Content();
         foreach (var from in new[] { ResumeFrom.Auto, ResumeFrom.Newest, ResumeFrom.Checkpoint(Checkpoint(4)) })
-            Assert.Equal($"{Checkpoint(4)}: was made with learning_rate 0.01, now it is 0.02; give another output_dir, or overwrite_output_dir: true to start over", Refused(Settings with { LearningRate = 0.02, ResumeFrom = from }));
+            Assert.Equal($"{Checkpoint(4)}: was made with learning_rate 0.01, now it is 0.02; give another output_dir, or overwrite_output_dir: true to "
+                + $"start over", Refused(Settings with { LearningRate = 0.02, ResumeFrom = from }));
         Assert.Equal(before, Content());
         // What changes nothing in the weights may change.
         Assert.Equal(6, TinyRun.Train(Settings with { SaveSteps = 5, LoggingSteps = 3, ChunkRows = 16, ResumeFrom = ResumeFrom.Newest }).Result.Steps);
@@ -77,12 +84,14 @@ public sealed class RunStartTests : IDisposable
     {
         TinyRun.Die(Settings);
         File.Delete(Path.Combine(Checkpoint(4), RunIdentity.FileName));
-        Assert.StartsWith($"{Checkpoint(4)}: has no train_settings.json, so nobody knows with which settings it was made; ", Refused(Settings), StringComparison.Ordinal);
+        Assert.StartsWith($"{Checkpoint(4)}: has no train_settings.json, so nobody knows with which settings it was made; ", Refused(Settings),
+            StringComparison.Ordinal);
         List<string> notes = [];
         TinyRun.Train(Settings with { ResumeFrom = ResumeFrom.Newest }, onNote: notes.Add);
         Assert.Contains($"{Checkpoint(4)} has no train_settings.json: nobody can say whether it was made with these settings", notes);
         File.WriteAllText(Path.Combine(Checkpoint(4), RunIdentity.FileName), "");
-        Assert.StartsWith($"{Path.Combine(Checkpoint(4), RunIdentity.FileName)}:1: not valid JSON", Refused(Settings with { ResumeFrom = ResumeFrom.Newest }), StringComparison.Ordinal);
+        Assert.StartsWith($"{Path.Combine(Checkpoint(4), RunIdentity.FileName)}:1: not valid JSON", Refused(Settings with { ResumeFrom = ResumeFrom.Newest }),
+            StringComparison.Ordinal);
     }
 
     [Fact]
@@ -91,7 +100,8 @@ public sealed class RunStartTests : IDisposable
         Assert.Equal($"resume_from_checkpoint is true, but {Output} holds no checkpoint", Refused(Settings with { ResumeFrom = ResumeFrom.Newest }));
         Assert.False(Directory.Exists(Output));
         TinyRun.Die(Settings);
-        Assert.Equal($"{Output} holds checkpoint-4 of an earlier run, and resume_from_checkpoint is false; give another output_dir, or overwrite_output_dir: true to start over", Refused(Settings with { ResumeFrom = ResumeFrom.Never }));
+        Assert.Equal($"{Output} holds checkpoint-4 of an earlier run, and resume_from_checkpoint is false; give another output_dir, or "
+            + $"overwrite_output_dir: true to start over", Refused(Settings with { ResumeFrom = ResumeFrom.Never }));
         Assert.Equal(6, TinyRun.Train(Settings with { ResumeFrom = ResumeFrom.Newest, Overwrite = true }).Result.Steps);
     }
 
@@ -102,9 +112,12 @@ public sealed class RunStartTests : IDisposable
         TinyRun.Die(Settings);
         var older = Settings with { ResumeFrom = ResumeFrom.Checkpoint(Checkpoint(2)) };
         Assert.Equal($"{Output} holds checkpoint-4, which is newer than checkpoint-2; overwrite_output_dir: true removes what lies after it", Refused(older));
-        Assert.Equal($"{Output}-straight holds checkpoint-4 of another run than {Checkpoint(2)}; give another output_dir, or overwrite_output_dir: true to start over there", Refused(older with { OutputDir = Output + "-straight" }));
-        Assert.StartsWith("resume_from_checkpoint: nowhere: no such folder", Refused(Settings with { ResumeFrom = ResumeFrom.Checkpoint("nowhere") }), StringComparison.Ordinal);
-        Assert.StartsWith($"resume_from_checkpoint: {_folder.Path}: is no folder checkpoint-N", Refused(Settings with { ResumeFrom = ResumeFrom.Checkpoint(_folder.Path) }), StringComparison.Ordinal);
+        Assert.Equal($"{Output}-straight holds checkpoint-4 of another run than {Checkpoint(2)}; give another output_dir, or overwrite_output_dir: true to "
+            + $"start over there", Refused(older with { OutputDir = Output + "-straight" }));
+        Assert.StartsWith("resume_from_checkpoint: nowhere: no such folder", Refused(Settings with { ResumeFrom = ResumeFrom.Checkpoint("nowhere") }),
+            StringComparison.Ordinal);
+        Assert.StartsWith($"resume_from_checkpoint: {_folder.Path}: is no folder checkpoint-N",
+            Refused(Settings with { ResumeFrom = ResumeFrom.Checkpoint(_folder.Path) }), StringComparison.Ordinal);
         Assert.Equal(straight.Adapter, TinyRun.Train(older with { OutputDir = Output + "-elsewhere" }).Adapter);
         List<string> notes = [];
         Assert.Equal(straight.Adapter, TinyRun.Train(older with { Overwrite = true }, onNote: notes.Add).Adapter);
@@ -135,7 +148,8 @@ public sealed class RunStartTests : IDisposable
         Assert.True(trainer.Run(stop.Token).Interrupted);
         Assert.Equal(6, trainer.Run(TestContext.Current.CancellationToken).Steps);
         Assert.Equal(straight, model.AllTrainable.SelectMany(p => p.Tensor.ToFloats()));
-        Assert.StartsWith("this run is finished", Assert.Throws<InvalidOperationException>(() => trainer.Run(TestContext.Current.CancellationToken)).Message, StringComparison.Ordinal);
+        Assert.StartsWith("this run is finished", Assert.Throws<InvalidOperationException>(() => trainer.Run(TestContext.Current.CancellationToken)).Message,
+            StringComparison.Ordinal);
     }
 
     private static string Refused(TrainSettings settings, double epochs = 2)
@@ -147,5 +161,6 @@ public sealed class RunStartTests : IDisposable
 
     private string Checkpoint(int step) => Path.Combine(Output, $"checkpoint-{step}");
 
-    private List<(string, string)> Content() => [.. Directory.GetFiles(Output, "*", SearchOption.AllDirectories).Order(StringComparer.Ordinal).Select(f => (f, Convert.ToHexString(File.ReadAllBytes(f))))];
+    private List<(string, string)> Content() => [.. Directory.GetFiles(Output, "*", SearchOption.AllDirectories).Order(StringComparer.Ordinal)
+        .Select(f => (f, Convert.ToHexString(File.ReadAllBytes(f))))];
 }

@@ -1,3 +1,5 @@
+using System.Text.Json.Nodes;
+
 using KtNotebooks.Data;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
@@ -18,20 +20,25 @@ internal static class TinyRun
         return model;
     }
 
-    public static Trainer Trainer(CausalLm model, TrainSettings settings, LoraSettings lora, bool evaluate, double epochs = 2, RunIdentity? identity = null)
+    public static Trainer Trainer(CausalLm model, TrainSettings settings, LoraSettings lora, bool evaluate, double epochs = 2)
     {
         var random = new Random(8);
-        EncodedExample[] examples = [.. Enumerable.Range(0, 11).Select(_ => Enumerable.Range(0, random.Next(4, 20)).Select(_ => random.Next(60)).ToArray()).Select(ids => new EncodedExample(ids, ids, "x:1"))];
+        EncodedExample[] examples = [.. Enumerable.Range(0, 11).Select(_ => Enumerable.Range(0, random.Next(4, 20)).Select(_ => random.Next(60)).ToArray())
+            .Select(ids => new EncodedExample(ids, ids, "x:1"))];
         var windows = new ExampleWindows(examples, 2, 2, epochs, maxSteps: -1, LossReduction.Token, seed: 4);
-        return new Trainer(model, windows, settings, folder => AdapterFolder.Save(model, lora, folder, "base"), evaluate ? ExampleWindows.Batch(examples[..4]) : null)
+        var heldOut = evaluate ? ExampleWindows.Batch(examples[..4]) : null;
+        (string, JsonNode?)[] effective = [("learning_rate", settings.LearningRate), ("num_train_epochs", epochs)];
+        var identity = new RunIdentity(effective, new Dictionary<string, string?>(), windows.TotalSteps);
+        return new Trainer(model, windows, settings, folder => AdapterFolder.Save(model, lora, folder, "base"), heldOut)
         {
             LoadWeights = folder => AdapterFolder.Resume(model, lora, folder),
-            Identity = identity ?? new RunIdentity([("learning_rate", settings.LearningRate), ("num_train_epochs", epochs)], new Dictionary<string, string?>(), windows.TotalSteps),
+            Identity = identity,
         };
     }
 
-    public static (TrainResult Result, float[] Adapter) Train(TrainSettings settings, (int Step, Action Do)? atStep = null, Action<StepReport>? onStep = null, CancellationTokenSource? stop = null, bool evaluate = false,
-        LoraSettings? lora = null, double epochs = 2, Action<string>? onNote = null)
+    public static (TrainResult Result, float[] Adapter) Train(
+        TrainSettings settings, (int Step, Action Do)? atStep = null, Action<StepReport>? onStep = null, CancellationTokenSource? stop = null,
+        bool evaluate = false, LoraSettings? lora = null, double epochs = 2, Action<string>? onNote = null)
     {
         lora ??= new LoraSettings(3, Dropout: 0.1, Experts: true);
         using var model = Model(lora);
@@ -47,5 +54,6 @@ internal static class TinyRun
     }
 
     /// <summary>Runs until a power cut after step 5.</summary>
-    public static void Die(TrainSettings settings) => Assert.Throws<InvalidTimeZoneException>(() => Train(settings, atStep: (5, () => throw new InvalidTimeZoneException("power cut"))));
+    public static void Die(TrainSettings settings) => Assert.Throws<InvalidTimeZoneException>(() =>
+        Train(settings, atStep: (5, () => throw new InvalidTimeZoneException("power cut"))));
 }

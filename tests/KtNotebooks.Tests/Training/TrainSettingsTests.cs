@@ -29,14 +29,18 @@ public class TrainSettingsTests
         { "save_steps must be a whole number of steps, or a share of all steps below 1, or 0 for none, but is -1", Good with { SaveSteps = -1 } },
         { "eval_steps must be a whole number of steps, or a share of all steps below 1, but is 1E+300", Good with { EvalSteps = 1e300 } },
         { "chunk_size must be positive, but is 0", Good with { ChunkRows = 0 } },
-        { "load_best_model_at_end needs checkpoints to choose from: set save_steps, or save_strategy: epoch", Good with { LoadBestAtEnd = true, SaveStrategy = When.No } },
-        { "load_best_model_at_end needs the same eval_strategy as save_strategy, but they are epoch and steps", Good with { LoadBestAtEnd = true, EvalStrategy = When.Epoch } },
-        { "load_best_model_at_end needs save_steps to be a multiple of eval_steps, but they are 3 and 2", Good with { LoadBestAtEnd = true, SaveSteps = 3, EvalStrategy = When.Steps, EvalSteps = 2 } },
+        { "load_best_model_at_end needs checkpoints to choose from: set save_steps, or save_strategy: epoch",
+            Good with { LoadBestAtEnd = true, SaveStrategy = When.No } },
+        { "load_best_model_at_end needs the same eval_strategy as save_strategy, but they are epoch and steps",
+            Good with { LoadBestAtEnd = true, EvalStrategy = When.Epoch } },
+        { "load_best_model_at_end needs save_steps to be a multiple of eval_steps, but they are 3 and 2",
+            Good with { LoadBestAtEnd = true, SaveSteps = 3, EvalStrategy = When.Steps, EvalSteps = 2 } },
     };
 
     [Theory]
     [MemberData(nameof(Wrong), DisableDiscoveryEnumeration = true)]
-    public void A_value_without_a_meaning_is_named(string message, TrainSettings settings) => Assert.Equal(message, Assert.Throws<ArgumentException>(settings.Checked).Message);
+    public void A_value_without_a_meaning_is_named(string message, TrainSettings settings) =>
+        Assert.Equal(message, Assert.Throws<ArgumentException>(settings.Checked).Message);
 
     [Fact]
     public void Values_at_the_border_are_taken()

@@ -69,9 +69,12 @@ public sealed class TrainerOccasionsTests : IDisposable
         Assert.Equal(best.Loss, result.EvalLoss);
         Assert.Equal([best.Step, 5], Checkpoints.All(Output).Select(Checkpoints.StepOf));
         var state = JsonNode.Parse(File.ReadAllText(Path.Combine(Output, "trainer_state.json")))!;
-        Assert.Equal((best.Step, best.Loss, Path.Combine(Output, $"checkpoint-{best.Step}")), ((int)state["best_global_step"]!, (double)state["best_metric"]!, (string)state["best_model_checkpoint"]!));
-        Assert.Equal(File.ReadAllBytes(Path.Combine(Output, $"checkpoint-{best.Step}", "adapter_model.safetensors")), File.ReadAllBytes(Path.Combine(Output, "adapter_model.safetensors")));
-        Assert.Equal("load_best_model_at_end needs held-out rows: give eval_dataset or val_size", Assert.Throws<ArgumentException>(() => TinyRun.Trainer(model, settings, new LoraSettings(3), evaluate: false)).Message);
+        Assert.Equal((best.Step, best.Loss, Path.Combine(Output, $"checkpoint-{best.Step}")),
+            ((int)state["best_global_step"]!, (double)state["best_metric"]!, (string)state["best_model_checkpoint"]!));
+        Assert.Equal(File.ReadAllBytes(Path.Combine(Output, $"checkpoint-{best.Step}", "adapter_model.safetensors")),
+            File.ReadAllBytes(Path.Combine(Output, "adapter_model.safetensors")));
+        Assert.Equal("load_best_model_at_end needs held-out rows: give eval_dataset or val_size",
+            Assert.Throws<ArgumentException>(() => TinyRun.Trainer(model, settings, new LoraSettings(3), evaluate: false)).Message);
     }
 
     [Fact]
@@ -80,7 +83,8 @@ public sealed class TrainerOccasionsTests : IDisposable
         TinyRun.Die(Settings with { SaveSteps = 2, SaveOnlyModel = true });
         var folder = Checkpoints.Newest(Output)!;
         Assert.False(File.Exists(Path.Combine(folder, "optimizer.safetensors")));
-        Assert.Equal($"{folder}: has no optimizer.safetensors (save_only_model leaves it out), so no run can go on from it; name it as adapter_name_or_path to begin a new run with its weights", Assert.Throws<InvalidDataException>(() => TinyRun.Train(Settings)).Message);
+        Assert.Equal($"{folder}: has no optimizer.safetensors (save_only_model leaves it out), so no run can go on from it; name it as "
+            + $"adapter_name_or_path to begin a new run with its weights", Assert.Throws<InvalidDataException>(() => TinyRun.Train(Settings)).Message);
         // Whoever stops a run can go on.
         using var stop = new CancellationTokenSource();
         TinyRun.Train(Settings with { SaveOnlyModel = true, Overwrite = true }, atStep: (3, stop.Cancel), stop: stop);
@@ -95,12 +99,15 @@ public sealed class TrainerOccasionsTests : IDisposable
         TinyRun.Train(Settings with { SaveSteps = 2 }, evaluate: true);
         foreach (var key in new[] { "train_loss", "epoch", "num_input_tokens_seen", "total_flos", "eval_loss" })
             Assert.Equal(Results(Output + "-straight")[key]!.ToJsonString(), Results(Output)[key]!.ToJsonString());
-        Assert.Equal(["effective_tokens_per_sec", "epoch", "num_input_tokens_seen", "total_flos", "train_loss", "train_runtime", "train_samples_per_second", "train_steps_per_second"],
+        Assert.Equal(["effective_tokens_per_sec", "epoch", "num_input_tokens_seen", "total_flos", "train_loss", "train_runtime", "train_samples_per_second",
+            "train_steps_per_second"],
             JsonNode.Parse(File.ReadAllText(Path.Combine(Output, "train_results.json")))!.AsObject().Select(r => r.Key));
         var state = JsonNode.Parse(File.ReadAllText(Path.Combine(Output, "trainer_state.json")))!.AsObject();
         Assert.Equal(
-            ["best_global_step", "best_metric", "best_model_checkpoint", "epoch", "eval_steps", "global_step", "is_hyper_param_search", "is_local_process_zero", "is_world_process_zero", "log_history", "logging_steps",
-                "max_steps", "num_input_tokens_seen", "num_train_epochs", "save_steps", "stateful_callbacks", "total_flos", "train_batch_size", "trial_name", "trial_params"], state.Select(s => s.Key));
+            ["best_global_step", "best_metric", "best_model_checkpoint", "epoch", "eval_steps", "global_step", "is_hyper_param_search",
+                "is_local_process_zero", "is_world_process_zero", "log_history", "logging_steps",
+                "max_steps", "num_input_tokens_seen", "num_train_epochs", "save_steps", "stateful_callbacks", "total_flos", "train_batch_size", "trial_name",
+                "trial_params"], state.Select(s => s.Key));
         Assert.Equal((2, 2, 6), ((int)state["num_train_epochs"]!, (int)state["train_batch_size"]!, (int)state["max_steps"]!));
     }
 
@@ -119,6 +126,7 @@ public sealed class TrainerOccasionsTests : IDisposable
     private int[] Events(TrainSettings settings, string key)
     {
         TinyRun.Train(settings with { Overwrite = true }, evaluate: key == "eval_loss");
-        return [.. File.ReadAllLines(Path.Combine(Output, "trainer_log.jsonl")).Select(l => JsonNode.Parse(l)!).Where(l => l[key] is not null).Select(l => (int)l["current_steps"]!)];
+        return [.. File.ReadAllLines(Path.Combine(Output, "trainer_log.jsonl")).Select(l => JsonNode.Parse(l)!).Where(l => l[key] is not null)
+            .Select(l => (int)l["current_steps"]!)];
     }
 }

@@ -43,7 +43,8 @@ public sealed class TrainerTests : IDisposable
     public void A_run_that_died_goes_on_from_its_last_checkpoint_and_logs_each_step_once()
     {
         var straight = TinyRun.Train(Settings with { OutputDir = Output + "-straight" });
-        Assert.Throws<InvalidTimeZoneException>(() => TinyRun.Train(Settings with { SaveSteps = 2 }, atStep: (5, () => throw new InvalidTimeZoneException("power cut"))));
+        Assert.Throws<InvalidTimeZoneException>(() => TinyRun.Train(Settings with { SaveSteps = 2 },
+            atStep: (5, () => throw new InvalidTimeZoneException("power cut"))));
         var half = OwnTemporary.In(Output); // it was just writing this
         Directory.CreateDirectory(half);
         File.WriteAllText(Path.Combine(half, "adapter_model.safetensors"), "half");
@@ -154,7 +155,8 @@ public sealed class TrainerTests : IDisposable
         TinyRun.Train(Settings);
         using var model = TinyRun.Model(new LoraSettings(3, Experts: true));
         var before = Tiny.Alive();
-        TinyRun.Trainer(model, Settings with { OutputDir = Output + "2", SaveSteps = 2, EvalSteps = 2 }, new LoraSettings(3, Experts: true), evaluate: true).Run(TestContext.Current.CancellationToken);
+        TinyRun.Trainer(model, Settings with { OutputDir = Output + "2", SaveSteps = 2, EvalSteps = 2 }, new LoraSettings(3, Experts: true), evaluate: true)
+            .Run(TestContext.Current.CancellationToken);
         Assert.Equal(before, (KtNotebooks.Tensors.Buffer.AliveCount, KtNotebooks.Tensors.Buffer.AliveBytes));
     }
 
@@ -171,5 +173,6 @@ public sealed class TrainerTests : IDisposable
     private static string[] Lines(string folder) => [.. Log(folder).Where(l => l["loss"] is not null).Select(l => l.ToJsonString())];
 
     /// <summary>As text, without the entry that closes it.</summary>
-    private static string History(string folder) => string.Join('\n', JsonNode.Parse(File.ReadAllText(Path.Combine(folder, "trainer_state.json")))!["log_history"]!.AsArray().Where(e => e!["train_runtime"] is null));
+    private static string History(string folder) => string.Join('\n',
+        JsonNode.Parse(File.ReadAllText(Path.Combine(folder, "trainer_state.json")))!["log_history"]!.AsArray().Where(e => e!["train_runtime"] is null));
 }
