@@ -1,5 +1,6 @@
 using System.CommandLine;
 
+using KtNotebooks.Files;
 using KtNotebooks.Weights;
 
 namespace KtNotebooks.Cli;
@@ -23,6 +24,7 @@ internal static class ConvertCommand
 
     private static int Run(string source, string target, CancellationToken cancel)
     {
+        using var held = FolderLock.Beside(target, "a conversion", "DST");
         using var conversion = new Fp8Conversion(source, target);
         Console.WriteLine($"{conversion.Shards} shards{(conversion.Finished > 0 ? $", {conversion.Finished} of them finished before" : "")}; {FileProgress.Size(conversion.Bytes)} to write");
         foreach (var note in conversion.Notes) Console.WriteLine(note);

@@ -103,7 +103,7 @@ internal sealed class LastWords
             var killed = MemoryKills() is { } now && long.TryParse(lines[2], NumberStyles.None, CultureInfo.InvariantCulture, out var then) && now > then;
             var reason = lines[1].Length > 0 ? lines[1]
                 : killed ? "the system ended it for want of memory"
-                : "it was ended from outside, or its stack was full (endless recursion)";
+                : "it was killed, called Environment.FailFast, or its stack was full (endless recursion)";
             return $"[kernel] the kernel ended{during}: {reason}. This is a new one: its variables are gone\n";
         }
         catch (Exception e) when (e is IOException or InvalidDataException or UnauthorizedAccessException)

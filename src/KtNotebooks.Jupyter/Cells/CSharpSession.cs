@@ -18,7 +18,6 @@ internal sealed class CSharpSession : IDisposable
     private readonly CellLoadContext _loader = new();
     private readonly Dictionary<string, CellText> _sources = [];
     private readonly List<MetadataReference> _pending = [];
-    private volatile Cell? _current;
     private int _evaluations;
 
     internal CSharpSession()
@@ -56,12 +55,7 @@ internal sealed class CSharpSession : IDisposable
         return new CellResult(null, Formatter.Bundle(_thread.Guard(cell, () => Chain.Start(submission))));
     }));
 
-    /// <summary>Stops the running cell, whatever it does: the kernel's own work for it (compiling, restoring packages) by its token, its code as <see cref="CellThread"/> says.</summary>
-    internal void Interrupt()
-    {
-        if (_current is { } cell) CellThread.Ask(cell);
-        _thread.Interrupt();
-    }
+    internal void Interrupt() => _thread.Interrupt();
 
     /// <summary>References that the next submission brings in.</summary>
     internal void AddReferences(IEnumerable<string> paths) => _pending.AddRange(paths.Select(p => MetadataReference.CreateFromFile(p)));
@@ -71,7 +65,7 @@ internal sealed class CSharpSession : IDisposable
     private CellResult InCell(Cell cell, Func<CellResult> run)
     {
         cell.Enter();
-        _current = cell;
+        _thread.Enter(cell);
         try
         {
             return run();
@@ -86,7 +80,7 @@ internal sealed class CSharpSession : IDisposable
         }
         finally
         {
-            _current = null;
+            _thread.Leave();
             Cell.Leave();
         }
     }

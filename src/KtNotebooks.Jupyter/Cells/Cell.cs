@@ -51,6 +51,9 @@ internal sealed class Cell : IDisposable
     /// <summary>Whether the code has asked for <see cref="Cancel"/>; such code gets time to stop by itself.</summary>
     internal bool WatchesCancel { get; private set; }
 
+    /// <summary>An interrupt has come, and its token is or will be cancelled.</summary>
+    internal bool StopAsked { get; set; }
+
     internal bool KeepOld { get; set; }
 
     /// <summary>Cancelled when the user interrupts the cell.</summary>

@@ -28,6 +28,7 @@ internal sealed class CellThread : IDisposable
     private readonly Thread _thread;
     private readonly Lock _gate = new();
     private Run? _running;
+    private Cell? _cell;
 
     /// <summary>One guarded stretch of user code.</summary>
     private sealed class Run(Cell cell)
@@ -65,6 +66,21 @@ internal sealed class CellThread : IDisposable
         return done.Task;
     }
 
+    /// <summary>The thread now works for a cell: compiling it, running it.</summary>
+    internal void Enter(Cell cell)
+    {
+        lock (_gate) _cell = cell;
+    }
+
+    internal void Leave()
+    {
+        lock (_gate)
+        {
+            _cell = null;
+            CellInterrupt.Set(false);
+        }
+    }
+
     /// <summary>
     /// Runs user code on the calling cell thread until its task has ended, interruptibly.
     /// Throws what the code threw, or <see cref="InterruptedException"/>.
@@ -75,8 +91,13 @@ internal sealed class CellThread : IDisposable
         var pump = new CellPump();
         Task<T>? task = null;
         ExceptionDispatchInfo? failure = null;
-        lock (_gate) _running = run;
-        if (cell.KernelCancel.IsCancellationRequested) Interrupt();
+        bool asked;
+        lock (_gate)
+        {
+            _running = run;
+            asked = cell.StopAsked;
+        }
+        if (asked) Interrupt();
         SynchronizationContext.SetSynchronizationContext(pump);
         try
         {
@@ -115,30 +136,49 @@ internal sealed class CellThread : IDisposable
         return task!.GetAwaiter().GetResult();
     }
 
-    /// <summary>Stops the running user code. Returns at once; a second call during an interrupt changes nothing.</summary>
+    /// <summary>
+    /// Stops what the thread does for a cell: its code as the class says, the kernel's own work for it (compiling, restoring packages) by the token. Returns at once; a second call during an interrupt changes nothing.
+    /// </summary>
     internal void Interrupt()
     {
-        Run run;
         lock (_gate)
         {
-            if (_running is not { Interrupting: false } current) return;
-            run = current;
-            run.Interrupting = true;
+            if (_running is null && _cell is { StopAsked: false } cell)
+            {
+                cell.StopAsked = true;
+                Start("interrupt: work", () => EscalateWork(cell));
+            }
+            if (_running is not { Interrupting: false } run) return;
+            run.Interrupting = run.Cell.StopAsked = true;
+            Start("interrupt", () => Escalate(run));
         }
-        new Thread(() => Escalate(run)) { IsBackground = true, Name = "interrupt" }.Start();
     }
 
     public void Dispose() => _jobs.CompleteAdding();
 
-    /// <summary>Cancels the cell's token, on a thread of its own: callbacks of the user's, and the runtime's abort, may both block.</summary>
-    internal static void Ask(Cell cell) => new Thread(() => Swallow(cell.AskToStop)) { IsBackground = true, Name = "interrupt: ask" }.Start();
+    /// <summary>Never the pool's threads, which may all be spinning in the cell's own tasks.</summary>
+    private static void Start(string name, Action action) => new Thread(() => action()) { IsBackground = true, Name = name }.Start();
+
+    /// <summary>On a thread of its own: callbacks of the user's token, and the runtime's abort, may both block.</summary>
+    private static void Ask(Cell cell) => Start("interrupt: ask", () => Swallow(cell.AskToStop));
+
+    /// <summary>The compiler waits for the pool. Where loops of earlier cells have taken all of it, they end, as those of the cell itself would.</summary>
+    private void EscalateWork(Cell cell)
+    {
+        Ask(cell);
+        Thread.Sleep(GraceMilliseconds);
+        lock (_gate)
+        {
+            if (_cell == cell && _running is null) CellInterrupt.Set(true);
+        }
+    }
 
     private void Escalate(Run run)
     {
         Ask(run.Cell);
         if (run.Ended.Wait(run.Cell.WatchesCancel ? PoliteGraceMilliseconds : GraceMilliseconds)) return;
         lock (_gate) CellInterrupt.Set(_running == run);
-        new Thread(() => Swallow(run.Abort.Cancel)) { IsBackground = true, Name = "interrupt: abort" }.Start();
+        Start("interrupt: abort", () => Swallow(run.Abort.Cancel));
         var reported = false;
         for (var waited = 0; !run.Ended.Wait(PulseMilliseconds); waited += PulseMilliseconds)
         {

@@ -35,9 +35,9 @@ internal static class RecursionGuards
         ConstructorDeclarationSyntax c => Of(c.Identifier, c.Body, c.ExpressionBody, true, c.SemicolonToken),
         PropertyDeclarationSyntax { ExpressionBody: { } arrow } p => [new(p.Identifier.ValueText, arrow, null, arrow, "get{", "}", false, p.SemicolonToken)],
         AccessorDeclarationSyntax { Parent.Parent: PropertyDeclarationSyntax p } a => Of(p.Identifier, a.Body, a.ExpressionBody, !a.IsKind(SyntaxKind.GetAccessorDeclaration), a.SemicolonToken),
-        // A lambda of one expression may give a value or not, which its text does not say: it is left as it is.
-        VariableDeclaratorSyntax { Initializer.Value: AnonymousFunctionExpressionSyntax lambda } v => Of(v.Identifier, lambda.Block, null, true, default),
-        AssignmentExpressionSyntax { Left: IdentifierNameSyntax name, Right: AnonymousFunctionExpressionSyntax lambda } => Of(name.Identifier, lambda.Block, null, true, default),
+        VariableDeclaratorSyntax { Initializer.Value: AnonymousFunctionExpressionSyntax lambda } v => [new(v.Identifier.ValueText, lambda.Body, lambda.Block, null, "", "", false, default)],
+        AssignmentExpressionSyntax { Left: IdentifierNameSyntax name, Right: AnonymousFunctionExpressionSyntax lambda } =>
+            [new(name.Identifier.ValueText, lambda.Body, lambda.Block, null, "", "", false, default)],
         _ => [],
     };
 
@@ -72,6 +72,12 @@ internal static class RecursionGuards
             var give = f.Void || arrow.Expression is ThrowExpressionSyntax ? "" : "return ";
             yield return new Edit(arrow.ArrowToken.SpanStart, "{" + f.Before + Guard + give, arrow.ArrowToken.Span.Length);
             yield return new Edit(f.Semicolon.Span.End, "}" + f.After);
+        }
+        else if (f.Body is ExpressionSyntax expression)
+        {
+            // A lambda of one expression may give a value or not, which its text does not say; most that call themselves do.
+            yield return new Edit(expression.SpanStart, "{" + Guard + "return ");
+            yield return new Edit(expression.Span.End, ";}");
         }
     }
 }

@@ -88,7 +88,7 @@ public class KeysTests
     }
 
     /// <summary>Read only where another key is given, or by what the record is opened with.</summary>
-    private static readonly string[] Conditional = ["lora_alpha", "lora_rank", "lora_dropout", "kt_config.kt_num_threads", "kt_config.enabled"];
+    private static readonly string[] Conditional = ["lora_alpha", "lora_rank", "lora_dropout", "kt_config.kt_num_threads", "kt_config.enabled", "metric_for_best_model"];
 
     [Fact]
     public void The_documentation_is_the_table()
