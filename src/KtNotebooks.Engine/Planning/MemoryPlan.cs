@@ -77,7 +77,7 @@ public sealed record MemoryPlan
             throw new ArgumentException($"'{first}' is no training config, model folder, config.json or known shape here, and nothing is downloaded.{Nearest.Hint(Path.GetFileName(Path.TrimEndingDirectorySeparator(first)), ModelShapes.Known)}");
         var c = Settings.Read(arguments);
         var named = c.Required("model_name_or_path");
-        var path = ModelShapes.Known.Contains(named) && !Directory.Exists(named) ? named : SourceKeys.Model(c);
+        var path = ModelShapes.Known.Contains(named) && !Directory.Exists(named) ? named : Source(c, named);
         var config = ModelShapes.Known.Contains(path) && !Directory.Exists(path) ? ModelShapes.File(path) : new ConfigFile(File.Exists(path) ? path : Path.Combine(path, "config.json"));
         var settings = PlacementSettings.Read(c);
         var lora = FineTuneKeys.ReadLora(c);
@@ -93,6 +93,18 @@ public sealed record MemoryPlan
         // A training file has many keys that no memory depends on; what kt train would refuse is left to kt train.
         var unread = c.Unread;
         return unread.Count == 0 ? plan : plan with { Notes = [.. plan.Notes, $"not looked at by the plan: {string.Join(", ", unread)}"] };
+    }
+
+    private static string Source(Settings c, string named)
+    {
+        try
+        {
+            return SourceKeys.Model(c);
+        }
+        catch (FileNotFoundException missing) when (Nearest.Find(Path.GetFileName(named), ModelShapes.Known) is { } shape)
+        {
+            throw new FileNotFoundException($"{missing.Message}. A plan of its shape alone: `kt plan {shape}`");
+        }
     }
 
     /// <summary>Tokens of the longest window that a training file allows.</summary>

@@ -18,7 +18,7 @@ public class TokenizerJsonTests
         Assert.Equal(Samples.Small.VocabSize, loaded.VocabSize);
         Assert.Equal((Samples.Small.BosId, Samples.Small.EosId, Samples.Small.PadId), (loaded.BosId, loaded.EosId, loaded.PadId));
         Samples.Check(Samples.ValidText, text => loaded.Encode(text).SequenceEqual(Samples.Small.Encode(text)));
-        Assert.Equal([TokenizerJson.FileName, TokenizerJson.ConfigName], Directory.GetFiles(folder.Path).Select(Path.GetFileName).Order());
+        Assert.Equal([TokenizerJson.FileName, TokenizerJson.ConfigName], Directory.GetFiles(folder.Path).Select(Path.GetFileName).Order(StringComparer.Ordinal));
 
         using var again = new Samples.Folder();
         loaded.Save(again.Path);
