@@ -19,7 +19,8 @@ internal static class PredictCommand
     private static int Run(string[] arguments, CancellationToken cancel)
     {
         using var run = FileProgress.Load(report => PredictRun.Open(report, arguments), cancel);
-        foreach (var line in run.Notes.Concat(run.LeftOut)) Console.Error.WriteLine(line);
+        foreach (var note in run.Notes) Console.WriteLine(note);
+        foreach (var line in run.LeftOut) Console.Error.WriteLine(line);
         var result = ProgressLine.Follow("starting", line =>
         {
             run.OnNote += line.Note;

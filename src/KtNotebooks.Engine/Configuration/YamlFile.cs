@@ -33,9 +33,10 @@ public static class YamlFile
         {
             throw new InvalidDataException($"{name}:{error.Start.Line}: not valid YAML: {Reason(error)}");
         }
-        catch (ArgumentException error) // YamlDotNet lets some of its own pass: a tag that is no address
+        // YamlDotNet lets some faults of its own pass, without a place: a tag that is no address, a scanner that lost its way.
+        catch (Exception error) when (error is ArgumentException or InvalidOperationException or IndexOutOfRangeException or FormatException or OverflowException)
         {
-            throw new InvalidDataException($"{name}: not valid YAML: {error.Message.ReplaceLineEndings(" ")}");
+            throw new InvalidDataException($"{name}: not valid YAML: a bracket, a quote or a tag (!) that does not end");
         }
     }
 

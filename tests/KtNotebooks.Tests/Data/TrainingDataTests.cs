@@ -128,7 +128,7 @@ public sealed class TrainingDataTests : IDisposable
         var settings = Path.Combine(_folder.Path, "model", "tokenizer_config.json");
         File.WriteAllText(settings, """{"chat_template":"{% for m in messages %}<|im_start|>{{ m.role }}"}""");
         var error = Assert.Throws<ArgumentException>(() => Load(s => s with { TemplateGiven = false }));
-        Assert.Contains("this one looks like qwen3 or qwen3_nothink", error.Message);
+        Assert.Contains("this one looks like qwen3_nothink", error.Message);
         Assert.Empty(Load(s => s).Notes(null));
     }
 

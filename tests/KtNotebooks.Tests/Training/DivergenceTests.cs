@@ -75,8 +75,10 @@ public sealed class DivergenceTests : IDisposable
         var folder = Checkpoints.Newest(Output)!;
         var broken = Spoil(Path.Combine(folder, file), name);
         var message = Assert.Throws<InvalidDataException>(() => TinyRun.Train(Settings)).Message;
-        Assert.EndsWith($" holds NaN or infinities; remove {folder} to go on from an earlier checkpoint", message, StringComparison.Ordinal);
-        if (file.StartsWith("opt", StringComparison.Ordinal)) Assert.Contains($"tensor '{broken}'", message, StringComparison.Ordinal);
+        // An adapter's own reader finds it first.
+        var adapter = file.StartsWith("adapter", StringComparison.Ordinal);
+        Assert.EndsWith(adapter ? "take an earlier checkpoint" : $" holds NaN or infinities; remove {folder} to go on from an earlier checkpoint", message, StringComparison.Ordinal);
+        if (!adapter) Assert.Contains($"tensor '{broken}'", message, StringComparison.Ordinal);
         else Assert.Contains($"{Query}.", message, StringComparison.Ordinal);
         Directory.Delete(folder, recursive: true);
         Assert.Equal(6, TinyRun.Train(Settings).Result.Steps);
