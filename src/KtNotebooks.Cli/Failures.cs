@@ -65,7 +65,10 @@ internal static class Failures
     /// <summary>The one line of a refused request; returns its exit code.</summary>
     public static int Refuse(string message)
     {
-        Console.Error.WriteLine($"kt: {message.ReplaceLineEndings(" ")}");
+        Console.Error.WriteLine($"kt: {Short(message.ReplaceLineEndings(" "))}");
         return 2;
     }
+
+    /// <summary>What a file holds may be quoted in an error, and may be long; its beginning and its end say what is wrong and what to do.</summary>
+    private static string Short(string line) => line.Length <= 2000 ? line : $"{line[..1400]} … {line[^500..]}";
 }

@@ -111,7 +111,7 @@ public sealed class DatasetInfo
         var tags = Section("tags", TagKeys);
         var file = Remote.Any(k => json.TryGetProperty(k, out _)) ? null : Text("file_name");
         int? samples = json.TryGetProperty("num_samples", out var n) && n.ValueKind != JsonValueKind.Null
-            ? n.TryGetInt32(out var count) && count > 0 ? count : throw new InvalidDataException($"{where}: num_samples must be a whole number above 0, but is {n.GetRawText()}.")
+            ? n.ValueKind == JsonValueKind.Number && n.TryGetInt32(out var count) && count > 0 ? count : throw new InvalidDataException($"{where}: num_samples must be a whole number above 0, but is {n.GetRawText()}.")
             : null;
         var ranking = json.TryGetProperty("ranking", out var flag) && flag.ValueKind switch
         {

@@ -11,11 +11,11 @@ using Xunit;
 namespace KtNotebooks.Tests.Cli;
 
 /// <summary>
-/// Files that people have, damaged in small ways: every outcome is success, or an error of ours that ends in one line (exit code 2). The seed is fixed; KT_FUZZ=N tries N damages of each file in place of 60.
+/// Files that people have, damaged in small ways: every outcome is success, or an error of ours that ends in one line (exit code 2). The seed is fixed; KT_FUZZ=N tries N damages of each file in place of 600.
 /// </summary>
 public class FuzzTests(Workplace place) : IClassFixture<Workplace>
 {
-    private static readonly int Tries = int.TryParse(Environment.GetEnvironmentVariable("KT_FUZZ"), out var n) ? n : 60;
+    private static readonly int Tries = int.TryParse(Environment.GetEnvironmentVariable("KT_FUZZ"), out var n) ? n : 600;
 
     /// <summary>What the program turns into one line and exit code 2; anything else is a fault of ours.</summary>
     private static bool IsOurs(Exception error) => error is ArgumentException or IOException or InvalidDataException or NotSupportedException or InsufficientMemoryException && !Sentences.Any(s => error.Message.Contains(s, StringComparison.Ordinal));
@@ -45,7 +45,7 @@ public class FuzzTests(Workplace place) : IClassFixture<Workplace>
             }
             catch (Exception error) when (IsOurs(error))
             {
-                Assert.InRange(error.Message.Length, 10, 2000); // Failures.Refuse makes one line of it
+                Assert.True(error.Message.Length > 10); // Failures.Refuse makes one line of it, and cuts it
             }
             catch (Exception error)
             {
