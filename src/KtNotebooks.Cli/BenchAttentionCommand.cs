@@ -8,24 +8,37 @@ using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Cli;
 
-/// <summary>`kt bench attention`: the attention op against its definition on a small case, then its speed, and a product of the same card beside it as a measure of what its tensor cores give.</summary>
+/// <summary>
+/// `kt bench attention`: the attention op against its definition on a small case, then its speed, and a product of the same card beside it as a measure of
+/// what its tensor cores give.
+/// </summary>
 internal static class BenchAttentionCommand
 {
     private const double Limit = 0.02, LimitF32 = 1e-4; // BF16: roundings of P, dS, O and of the results, 2⁻⁹ each
 
     public static Command Create()
     {
-        var (seq, tokens, heads, keyHeads, d, dv) = (Number("--seq", 512, "tokens of a sequence"), Number("--tokens", 8192, "tokens of all sequences"), Number("--heads", 16, "query heads"), Number("--kv-heads", 0, "key heads; 0: as many as query heads"), Number("--d", 192, "width of a query or key head"), Number("--dv", 128, "width of a value head"));
+        var (seq, tokens, heads, keyHeads, d, dv) = (Number("--seq", 512, "tokens of a sequence"), Number("--tokens", 8192, "tokens of all sequences"),
+            Number("--heads", 16, "query heads"), Number("--kv-heads", 0, "key heads; 0: as many as query heads"),
+            Number("--d", 192, "width of a query or key head"), Number("--dv", 128, "width of a value head"));
         var (device, dtype) = (DeviceOption(), TypeOption());
-        var command = new Command("attention", "Causal attention, forward and backward, in TFLOP/s of the pairs that see each other") { seq, tokens, heads, keyHeads, d, dv, device, dtype };
-        command.SetAction(parsed => Run(new Sizes(parsed.GetValue(seq), parsed.GetValue(tokens), parsed.GetValue(heads), parsed.GetValue(keyHeads), parsed.GetValue(d), parsed.GetValue(dv)),
+        var command = new Command("attention", "Causal attention, forward and backward, in TFLOP/s of the pairs that see each other")
+        {
+            seq, tokens, heads, keyHeads, d, dv, device, dtype
+        };
+        command.SetAction(parsed => Run(new Sizes(parsed.GetValue(seq), parsed.GetValue(tokens), parsed.GetValue(heads), parsed.GetValue(keyHeads),
+            parsed.GetValue(d), parsed.GetValue(dv)),
             Device.Parse(parsed.GetRequiredValue(device)), parsed.GetRequiredValue(dtype) == "f32" ? DType.F32 : DType.BF16));
         return command;
     }
 
     private static Option<int> Number(string name, int normal, string what) => new(name) { Description = what, DefaultValueFactory = _ => normal };
 
-    private static Option<string> DeviceOption() => new("--device") { Description = "cpu or cuda:N", DefaultValueFactory = _ => CudaDevice.Count > 0 ? "cuda:0" : "cpu" };
+    private static Option<string> DeviceOption() => new("--device")
+    {
+        Description = "cpu or cuda:N",
+        DefaultValueFactory = _ => CudaDevice.Count > 0 ? "cuda:0" : "cpu",
+    };
 
     private static Option<string> TypeOption()
     {
@@ -93,7 +106,13 @@ internal static class BenchAttentionCommand
     {
         sizes = sizes.Checked();
         var limit = type == DType.F32 ? LimitF32 : Limit;
-        var small = sizes with { Seq = Math.Min(sizes.Seq, 150), Tokens = Math.Min(sizes.Tokens, 200), Heads = sizes.Heads / sizes.KeyHeads * Math.Min(2, sizes.KeyHeads), KeyHeads = Math.Min(2, sizes.KeyHeads) };
+        var small = sizes with
+        {
+            Seq = Math.Min(sizes.Seq, 150),
+            Tokens = Math.Min(sizes.Tokens, 200),
+            Heads = sizes.Heads / sizes.KeyHeads * Math.Min(2, sizes.KeyHeads),
+            KeyHeads = Math.Min(2, sizes.KeyHeads),
+        };
         var errors = Errors(small, device, type);
         Console.WriteLine($"check on {small}: relative error out {errors[0]:E1}, dq {errors[1]:E1}, dk {errors[2]:E1}, dv {errors[3]:E1} (limit {limit:E0})");
         if (!errors.All(e => e <= limit)) return Failures.Refuse("attention is wrong on this device: nothing is measured");
@@ -183,7 +202,8 @@ internal static class BenchAttentionCommand
         public Sizes Checked()
         {
             var sizes = this with { KeyHeads = KeyHeads == 0 ? Heads : KeyHeads };
-            if (sizes.Seq < 1 || sizes.Tokens < 1 || sizes.Heads < 1 || sizes.KeyHeads < 1 || sizes.D < 1 || sizes.Dv < 1) throw new ArgumentException($"sizes must be at least 1, but are {sizes}");
+            if (sizes.Seq < 1 || sizes.Tokens < 1 || sizes.Heads < 1 || sizes.KeyHeads < 1 || sizes.D < 1 || sizes.Dv < 1)
+                throw new ArgumentException($"sizes must be at least 1, but are {sizes}");
             if (sizes.Heads % sizes.KeyHeads != 0) throw new ArgumentException($"--heads {sizes.Heads} must be a multiple of --kv-heads {sizes.KeyHeads}");
             return sizes;
         }

@@ -22,7 +22,8 @@ internal static class BenchCeilingCommands
         var card = new Option<int>("--card") { Description = "number of the card" };
         var size = new Option<int>("--size") { Description = "rows and columns on the card", DefaultValueFactory = _ => 8192 };
         var hostSize = new Option<int>("--host-size") { Description = "rows and columns on the CPU", DefaultValueFactory = _ => 2048 };
-        var command = new Command("gemm", "TFLOP/s of a large BF16 product, on the CPU and on the card where there is one; checked first") { card, size, hostSize };
+        var command = new Command("gemm", "TFLOP/s of a large BF16 product, on the CPU and on the card where there is one; checked first") { card, size,
+            hostSize };
         command.SetAction(parsed =>
         {
             Print([Ceilings.HostProduct(parsed.GetValue(hostSize))]);

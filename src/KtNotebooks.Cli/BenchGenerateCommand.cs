@@ -27,20 +27,27 @@ internal static class BenchGenerateCommand
         var device = new Option<string>("--device") { Description = "cpu or cuda:N", DefaultValueFactory = _ => "cuda:0" };
         var slots = new Option<int>("--slots-mb") { Description = "MiB of the card for experts on their way", DefaultValueFactory = _ => 1100 };
         var json = new Option<bool>("--json") { Description = "one JSON object" };
-        var command = new Command("generate", "Tokens per second of a prompt and of the tokens after it, on random weights of a true shape") { shape, layers, prompt, tokens, experts, format, device, slots, json };
+        var command = new Command("generate", "Tokens per second of a prompt and of the tokens after it, on random weights of a true shape")
+        {
+            shape, layers, prompt, tokens, experts, format, device, slots, json
+        };
         command.SetAction((parsed, cancel) => Task.Run(() =>
         {
-            var settings = new GenerationBenchmarkSettings(parsed.GetRequiredValue(shape), parsed.GetValue(layers), parsed.GetValue(prompt), parsed.GetValue(tokens), parsed.GetValue(experts), MatrixFormats.Parse(parsed.GetRequiredValue(format)),
+            var settings = new GenerationBenchmarkSettings(parsed.GetRequiredValue(shape), parsed.GetValue(layers), parsed.GetValue(prompt),
+                parsed.GetValue(tokens), parsed.GetValue(experts), MatrixFormats.Parse(parsed.GetRequiredValue(format)),
                 Device.Parse(parsed.GetRequiredValue(device)), (long)parsed.GetValue(slots) << 20);
-            if (settings.Prompt < 1 || settings.NewTokens < 1) throw new ArgumentException($"--prompt and --tokens must be positive, but are {settings.Prompt} and {settings.NewTokens}");
+            if (settings.Prompt < 1 || settings.NewTokens < 1)
+                throw new ArgumentException($"--prompt and --tokens must be positive, but are {settings.Prompt} and {settings.NewTokens}");
             var r = GenerationBenchmark.Run(settings, Console.Error.WriteLine, cancel);
             if (parsed.GetValue(json))
             {
                 Console.WriteLine(JsonSerializer.Serialize(r, Indented));
                 return;
             }
-            Console.WriteLine($"{settings.Shape}, {settings.Layers?.ToString() ?? "all"} layers, {r.Parameters / 1e9:F2} B parameters; experts {settings.Executor.ToString().ToLowerInvariant()} in {settings.Format.Name()}, everything else on {r.Card}");
-            Console.WriteLine($"  prompt   {r.PromptTokensPerSecond,10:N1} tokens/s   {r.PromptMs:N0} ms for {settings.Prompt} tokens, {r.PromptBytes / 1e9:F2} GB of experts over the bus");
+            Console.WriteLine($"{settings.Shape}, {settings.Layers?.ToString() ?? "all"} layers, {r.Parameters / 1e9:F2} B parameters; "
+                + $"experts {settings.Executor.ToString().ToLowerInvariant()} in {settings.Format.Name()}, everything else on {r.Card}");
+            Console.WriteLine($"  prompt   {r.PromptTokensPerSecond,10:N1} tokens/s   {r.PromptMs:N0} ms for {settings.Prompt} tokens, "
+                + $"{r.PromptBytes / 1e9:F2} GB of experts over the bus");
             Console.WriteLine($"  then     {r.TokensPerSecond,10:N1} tokens/s   {r.TokenMs:N1} ms a token, {r.TokenBytes / 1e9:F2} GB of experts over the bus");
             if (r.PeakDeviceBytes > 0) Console.WriteLine($"  on the card: {r.PeakDeviceBytes / 1e9:F2} GB at the peak as the driver sees it");
         }, cancel));

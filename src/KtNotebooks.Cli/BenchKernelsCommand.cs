@@ -18,7 +18,9 @@ internal static class BenchKernelsCommand
         var width = new Option<int>("--width") { Description = "their width", DefaultValueFactory = _ => 4096 };
         var device = new Option<string>("--device") { Description = "cpu or cuda:N", DefaultValueFactory = _ => CudaDevice.Count > 0 ? "cuda:0" : "cpu" };
         var json = new Option<bool>("--json") { Description = "one JSON object" };
-        var command = new Command("kernels", "Every kernel of a step but attention and experts: its time, its rate and its share of a copy or a product of the same device; checked first") { rows, width, device, json };
+        var command = new Command("kernels",
+            "Every kernel of a step but attention and experts: its time, its rate and its share of a copy or a product of the same device; checked "
+                + "first") { rows, width, device, json };
         command.SetAction(parsed =>
         {
             var where = Device.Parse(parsed.GetRequiredValue(device));
@@ -35,6 +37,7 @@ internal static class BenchKernelsCommand
     {
         Console.WriteLine($"{name}; {s.Rows} rows of {s.Width}; floor: a copy of as many bytes, or the product alone");
         Console.WriteLine($"  {"",-36}{"median",13}{"rate",18}{"floor",14}{"share",8}   error");
-        foreach (var f in figures) Console.WriteLine($"  {f.Kernel,-36}{f.Ms,10:F3} ms{f.Rate,10:F2} {f.Unit,-7}{f.FloorMs,11:F3} ms{f.Share,8:P0}   {f.Error:E1}");
+        foreach (var f in figures)
+            Console.WriteLine($"  {f.Kernel,-36}{f.Ms,10:F3} ms{f.Rate,10:F2} {f.Unit,-7}{f.FloorMs,11:F3} ms{f.Share,8:P0}   {f.Error:E1}");
     }
 }

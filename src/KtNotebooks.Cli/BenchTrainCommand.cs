@@ -22,27 +22,50 @@ internal static class BenchTrainCommand
         var tokens = new Option<int>("--tokens") { Description = "tokens of an optimizer step", DefaultValueFactory = _ => 8192 };
         var sequence = new Option<int>("--seq") { Description = "tokens of a sequence", DefaultValueFactory = _ => 512 };
         var rank = new Option<int>("--rank") { Description = "LoRA rank, on all linears and all routed experts", DefaultValueFactory = _ => 8 };
-        var experts = new Option<ExecutorKind>("--experts") { Description = "cpu, streamed, resident or split", DefaultValueFactory = _ => ExecutorKind.Streamed };
+        var experts = new Option<ExecutorKind>("--experts")
+        {
+            Description = "cpu, streamed, resident or split",
+            DefaultValueFactory = _ => ExecutorKind.Streamed,
+        };
         experts.AcceptOnlyFromAmong("cpu", "streamed", "resident", "split");
         var format = new Option<string>("--format") { Description = "of the experts: bf16, fp8, int8, int4", DefaultValueFactory = _ => "bf16" };
         var device = new Option<string>("--device") { Description = "cpu or cuda:N", DefaultValueFactory = _ => "cuda:0" };
         var cards = new Option<int>("--cards") { Description = "lay the layers over so many cards, from --device on", DefaultValueFactory = _ => 1 };
-        var contiguous = new Option<bool>("--contiguous") { Description = "with --cards: consecutive layers on each card, as KTransformers' rule files say; else the cards take turns" };
+        var contiguous = new Option<bool>("--contiguous")
+        {
+            Description = "with --cards: consecutive layers on each card, as KTransformers' rule files say; "
+            + "else the cards take turns"
+        };
         var parts = new Option<int?>("--parts") { Description = "parts of the window that follow each other through the cards; without it one a card" };
         var slots = new Option<int>("--slots-mb") { Description = "MiB of each card for experts on their way", DefaultValueFactory = _ => 1100 };
-        var saved = new Option<int>("--saved-mb") { Description = "MiB of each card for inputs of the stages; what is over goes to pinned host memory", DefaultValueFactory = _ => 0 };
+        var saved = new Option<int>("--saved-mb")
+        {
+            Description = "MiB of each card for inputs of the stages; what is over goes to pinned host memory",
+            DefaultValueFactory = _ => 0,
+        };
         var moments = new Option<bool>("--moments-on-host") { Description = "AdamW's moments wait in pinned host memory" };
-        var pairs = new Option<bool>("--lora-on-host") { Description = "the experts' low-rank pairs, their gradients and moments live in pinned host memory and are updated there" };
+        var pairs = new Option<bool>("--lora-on-host")
+        {
+            Description = "the experts' low-rank pairs, their gradients and moments live in pinned host memory "
+            + "and are updated there"
+        };
         var chunk = new Option<int>("--chunk") { Description = "rows that a stage works on at a time", DefaultValueFactory = _ => 8192 };
         var steps = new Option<int>("--steps") { Description = "measured steps, after two to warm up", DefaultValueFactory = _ => 5 };
         var json = new Option<bool>("--json") { Description = "one JSON object" };
-        var command = new Command("train", "Tokens per second of a real training step (forward, backward, clipping, AdamW) on random weights of a true shape") { shape, layers, tokens, sequence, rank, experts, format, device, cards, contiguous, parts, slots, saved, moments, pairs, chunk, steps, json };
+        var command = new Command("train", "Tokens per second of a real training step (forward, backward, clipping, AdamW) on random weights of a true shape")
+        {
+            shape, layers, tokens, sequence, rank, experts, format, device, cards, contiguous, parts, slots, saved, moments, pairs, chunk, steps, json
+        };
         command.SetAction((parsed, cancel) => Task.Run(() =>
         {
             var text = parsed.GetRequiredValue(layers);
-            int? count = text == "all" ? null : int.TryParse(text, out var n) ? n : throw new ArgumentException($"--layers must be all or a number, but is '{text}'");
-            var settings = new TrainingBenchmarkSettings(parsed.GetRequiredValue(shape), count, parsed.GetValue(tokens), parsed.GetValue(sequence), parsed.GetValue(rank), parsed.GetValue(experts), MatrixFormats.Parse(parsed.GetRequiredValue(format)),
-                Device.Parse(parsed.GetRequiredValue(device)), (long)parsed.GetValue(slots) << 20, (long)parsed.GetValue(saved) << 20, parsed.GetValue(moments), parsed.GetValue(pairs), parsed.GetValue(chunk), parsed.GetValue(steps), parsed.GetValue(cards), parsed.GetValue(contiguous), parsed.GetValue(parts));
+            int? count = text == "all" ? null
+                : int.TryParse(text, out var n) ? n : throw new ArgumentException($"--layers must be all or a number, but is '{text}'");
+            var settings = new TrainingBenchmarkSettings(parsed.GetRequiredValue(shape), count, parsed.GetValue(tokens), parsed.GetValue(sequence),
+                parsed.GetValue(rank), parsed.GetValue(experts), MatrixFormats.Parse(parsed.GetRequiredValue(format)),
+                Device.Parse(parsed.GetRequiredValue(device)), (long)parsed.GetValue(slots) << 20, (long)parsed.GetValue(saved) << 20, parsed.GetValue(moments),
+                parsed.GetValue(pairs), parsed.GetValue(chunk), parsed.GetValue(steps), parsed.GetValue(cards), parsed.GetValue(contiguous),
+                parsed.GetValue(parts));
             var result = TrainingBenchmark.Run(settings, Console.Error.WriteLine, cancel);
             if (parsed.GetValue(json)) Console.WriteLine(JsonSerializer.Serialize(result, Indented));
             else Print(result);
@@ -53,20 +76,30 @@ internal static class BenchTrainCommand
     private static void Print(TrainingBenchmarkResult r)
     {
         var s = r.Settings;
-        Console.WriteLine($"{s.Shape}, {s.Layers?.ToString() ?? "all"} layers, {r.Parameters / 1e9:F2} B parameters, LoRA rank {s.Rank} ({r.Trained / 1e6:F1} M trained), {s.Tokens} tokens a step in sequences of {s.Sequence}");
-        Console.WriteLine($"experts {s.Executor.ToString().ToLowerInvariant()} in {s.Format.Name()}, everything else on {r.Card}{(s.Cards > 1 ? $" and {s.Cards - 1} more: {(s.Contiguous ? "consecutive layers on each" : "layers in turn")}, the window in {s.Parts ?? s.Cards} parts" : "")}");
+        Console.WriteLine($"{s.Shape}, {s.Layers?.ToString() ?? "all"} layers, {r.Parameters / 1e9:F2} B parameters, LoRA "
+            + $"rank {s.Rank} ({r.Trained / 1e6:F1} M trained), {s.Tokens} tokens a step in sequences of {s.Sequence}");
+        var more = s.Cards == 1 ? ""
+            : $" and {s.Cards - 1} more: {(s.Contiguous ? "consecutive layers on each" : "layers in turn")}, the window in {s.Parts ?? s.Cards} parts";
+        Console.WriteLine($"experts {s.Executor.ToString().ToLowerInvariant()} in {s.Format.Name()}, everything else "
+            + $"on {r.Card}{more}");
         Console.WriteLine($"  {r.TokensPerSecond,10:N0} tokens/s   step {r.StepMs:N0} ms ({r.FastestMs:N0} to {r.SlowestMs:N0} in {s.Steps} steps)");
         if (r.PerCard is null) Console.WriteLine($"  on the compute stream: {Split(r.Parts)}");
-        if (r.CopiedBytes > 0) Console.WriteLine($"  over the bus: {r.CopiedBytes / 1e9:F1} GB in {r.CopyMs:N0} ms = {r.CopyGbPerSecond:F1} GB/s, busy {r.CopyMs / r.StepMs:P0} of the step");
+        if (r.CopiedBytes > 0)
+            Console.WriteLine($"  over the bus: {r.CopiedBytes / 1e9:F1} GB in {r.CopyMs:N0} ms = {r.CopyGbPerSecond:F1} GB/s, "
+                + $"busy {r.CopyMs / r.StepMs:P0} of the step");
         foreach (var card in r.PerCard ?? [])
         {
-            Console.WriteLine($"  {card.Card}: {card.PeakDeviceBytes / 1e9:F2} GB at the peak as the driver sees it, {card.PoolPeakBytes / 1e9:F2} GB of it ours; {card.CopiedBytes / 1e9:F1} GB over its bus in {card.CopyMs:N0} ms");
+            Console.WriteLine($"  {card.Card}: {card.PeakDeviceBytes / 1e9:F2} GB at the peak as the driver sees it, {card.PoolPeakBytes / 1e9:F2} GB of it "
+                + $"ours; {card.CopiedBytes / 1e9:F1} GB over its bus in {card.CopyMs:N0} ms");
             Console.WriteLine($"    {Split(card.Parts)}");
         }
         if (r.PerCard is not null) Console.WriteLine($"  host {r.ResidentHostBytes / 1e9:F1} GB resident");
-        else if (r.PeakDeviceBytes > 0) Console.WriteLine($"  on the card: {r.PeakDeviceBytes / 1e9:F2} GB at the peak as the driver sees it, {r.PoolPeakBytes / 1e9:F2} GB of it ours; host {r.ResidentHostBytes / 1e9:F1} GB resident");
+        else if (r.PeakDeviceBytes > 0)
+            Console.WriteLine($"  on the card: {r.PeakDeviceBytes / 1e9:F2} GB at the peak as the driver sees it, {r.PoolPeakBytes / 1e9:F2} GB of it ours; "
+                + $"host {r.ResidentHostBytes / 1e9:F1} GB resident");
         Console.WriteLine($"  losses {string.Join(" ", r.Losses.Select(l => l.ToString("F3")))}");
     }
 
-    private static string Split(IReadOnlyDictionary<string, double> parts) => string.Join(", ", parts.Where(p => p.Value > 0).OrderByDescending(p => p.Value).Select(p => $"{p.Key} {p.Value:N0} ms"));
+    private static string Split(IReadOnlyDictionary<string, double> parts) =>
+        string.Join(", ", parts.Where(p => p.Value > 0).OrderByDescending(p => p.Value).Select(p => $"{p.Key} {p.Value:N0} ms"));
 }

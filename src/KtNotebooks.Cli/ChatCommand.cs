@@ -6,7 +6,9 @@ using KtNotebooks.Nn;
 
 namespace KtNotebooks.Cli;
 
-/// <summary>`kt chat`: talk with a model and its adapter; answers stream. `clear` forgets, `/adapter NAME` switches, `exit` leaves, Ctrl-C stops an answer.</summary>
+/// <summary>
+/// `kt chat`: talk with a model and its adapter; answers stream. `clear` forgets, `/adapter NAME` switches, `exit` leaves, Ctrl-C stops an answer.
+/// </summary>
 internal static class ChatCommand
 {
     public static Command Create()

@@ -8,8 +8,8 @@ using KtNotebooks.Interactive;
 namespace KtNotebooks.Cli;
 
 /// <summary>
-/// What a conversation is with: `kt chat FOLDER` names a model, or an adapter whose adapter_config.json names its model, and the template is the one that the model's own files name. Keys that are given are
-/// left as they are.
+/// What a conversation is with: `kt chat FOLDER` names a model, or an adapter whose adapter_config.json names its model, and the template is the one that
+/// the model's own files name. Keys that are given are left as they are.
 /// </summary>
 internal static class ChatTarget
 {
@@ -21,12 +21,14 @@ internal static class ChatTarget
     {
         string[] given = Named(arguments);
         var c = Settings.Read(given);
-        if (c.Has("template") || c.Text(Model) is not { } name || HubCache.Resolve(name, c.Text("model_revision"), c.Text("cache_dir"), whole: false) is var model && !Directory.Exists(model)) return (given, []);
+        if (c.Has("template") || c.Text(Model) is not { } name
+            || HubCache.Resolve(name, c.Text("model_revision"), c.Text("cache_dir"), whole: false) is var model && !Directory.Exists(model)) return (given, []);
         // The folder of an adapter may hold the tokenizer that it was trained with.
         string[] folders = [.. (c.List(Adapter) ?? []).Where(Directory.Exists), model];
         var fitting = folders.Select(f => ChatTemplate.Find(f) is { } text ? ChatTemplate.Likely(text) : []).FirstOrDefault(f => f.Count > 0) ?? [];
         if (fitting is [var only]) return ([.. given, $"template={only}"], [$"template {only}: the chat template in {model} is of that form"]);
-        throw new ArgumentException($"{c.Name}: 'template' is required: {model} {(fitting.Count > 0 ? $"may be {string.Join(" or ", fitting)}" : "does not say which it was made with")}; "
+        throw new ArgumentException($"{c.Name}: 'template' is required: {model} "
+            + $"{(fitting.Count > 0 ? $"may be {string.Join(" or ", fitting)}" : "does not say which it was made with")}; "
             + $"write template={(fitting.Count > 0 ? fitting[0] : "NAME")}{(fitting.Count > 0 ? "" : $", one of {string.Join(", ", Templates.Names)}")}");
     }
 
@@ -35,12 +37,16 @@ internal static class ChatTarget
     {
         var first = arguments[0];
         if (first.Contains('=', StringComparison.Ordinal)) return arguments;
-        if (Path.GetExtension(first) is ".gguf" or ".safetensors") throw new ArgumentException($"{first} is a file of weights; kt chat takes its folder, or {Model}=FOLDER {Adapter}={first}");
+        if (Path.GetExtension(first) is ".gguf" or ".safetensors")
+            throw new ArgumentException($"{first} is a file of weights; kt chat takes its folder, or {Model}=FOLDER {Adapter}={first}");
         if (Path.GetExtension(first) is ".yaml" or ".yml" or ".json") return arguments;
-        if (HubCache.Resolve(first, whole: false) is var folder && folder != first) return File.Exists(Path.Combine(folder, "adapter_config.json")) ? Named([folder, .. arguments[1..]]) : [$"{Model}={first}", .. arguments[1..]];
+        if (HubCache.Resolve(first, whole: false) is var folder && folder != first)
+            return File.Exists(Path.Combine(folder, "adapter_config.json")) ? Named([folder, .. arguments[1..]]) : [$"{Model}={first}", .. arguments[1..]];
         if (!Directory.Exists(first)) return arguments;
         string[] rest = arguments[1..];
-        if (File.Exists(Path.Combine(first, "adapter_config.json"))) return [.. rest.Any(a => a.StartsWith(Model + "=", StringComparison.Ordinal)) ? [] : new[] { $"{Model}={BaseOf(first)}" }, $"{Adapter}={first}", .. rest];
+        if (File.Exists(Path.Combine(first, "adapter_config.json")))
+            return [.. rest.Any(a => a.StartsWith(Model + "=", StringComparison.Ordinal)) ? [] : new[] { $"{Model}={BaseOf(first)}" }, $"{Adapter}={first}",
+                .. rest];
         if (File.Exists(Path.Combine(first, "config.json"))) return [$"{Model}={first}", .. rest];
         throw new ArgumentException($"{first}: holds neither a model (config.json) nor an adapter (adapter_config.json)");
     }
@@ -48,7 +54,8 @@ internal static class ChatTarget
     private static string BaseOf(string folder)
     {
         var path = Path.Combine(folder, "adapter_config.json");
-        if (!JsonSource.Read(path, "an adapter's settings").TryGetProperty("base_model_name_or_path", out var value) || value.ValueKind != JsonValueKind.String || value.GetString() is not { Length: > 0 } name)
+        if (!JsonSource.Read(path, "an adapter's settings").TryGetProperty("base_model_name_or_path", out var value) || value.ValueKind != JsonValueKind.String
+            || value.GetString() is not { Length: > 0 } name)
             throw new InvalidDataException($"{path}: names no base_model_name_or_path; write {Model}=FOLDER as well");
         if (Directory.Exists(name) || Path.IsPathRooted(name)) return name;
         // A path from the root of the checkout, as the configs here have it, while one stands elsewhere.

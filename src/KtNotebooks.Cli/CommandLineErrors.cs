@@ -14,7 +14,8 @@ internal static class CommandLineErrors
     {
         ["api"] = "`kt chat CONFIG.yaml` talks with a model, `kt predict CONFIG.yaml` answers a whole data set",
         ["webchat"] = "`kt chat CONFIG.yaml` talks with a model in the terminal, and the notebooks do in the browser (`kt kernel install`)",
-        ["webui"] = "the notebooks show and steer a run in the browser (`kt kernel install`, then open notebooks/01-first-fine-tune.ipynb); `kt train CONFIG.yaml` does the same in the terminal",
+        ["webui"] = "the notebooks show and steer a run in the browser (`kt kernel install`, then open notebooks/01-first-fine-tune.ipynb); `kt train "
+            + "CONFIG.yaml` does the same in the terminal",
     };
 
     public static string Describe(ParseResult parsed)
@@ -23,7 +24,8 @@ internal static class CommandLineErrors
         var name = NameOf(parsed.CommandResult);
         var help = command is RootCommand ? "`kt help` lists the commands" : $"`{name} --help` shows what there is";
         if (parsed.UnmatchedTokens is [var word, ..]) return $"{Unknown(parsed.RootCommandResult.Command, command, name, word)} {help}";
-        if (command.Subcommands.Count > 0 && command.Action is null) return $"{name} wants one of {string.Join(", ", command.Subcommands.Where(s => !s.Hidden).Select(s => s.Name))}; {help}";
+        if (command.Subcommands.Count > 0 && command.Action is null)
+            return $"{name} wants one of {string.Join(", ", command.Subcommands.Where(s => !s.Hidden).Select(s => s.Name))}; {help}";
         return $"{string.Join("; ", parsed.Errors.Select(e => Of(e, name)).Distinct())}; {help}";
     }
 
@@ -61,7 +63,8 @@ internal static class CommandLineErrors
         }
         if (error.SymbolResult is not ArgumentResult result) return error.Message.TrimEnd('.');
         var argument = result.Argument;
-        return result.Tokens.Count == 0 ? $"{name} wants {argument.Name}: {argument.Description}" : $"{argument.Name} must be {Wanted(argument, argument.ValueType)}, but is '{result.Tokens[^1].Value}'";
+        return result.Tokens.Count == 0 ? $"{name} wants {argument.Name}: {argument.Description}"
+            : $"{argument.Name} must be {Wanted(argument, argument.ValueType)}, but is '{result.Tokens[^1].Value}'";
     }
 
     private static string Wanted(Symbol symbol, Type type)

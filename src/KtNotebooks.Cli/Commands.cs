@@ -5,7 +5,9 @@ namespace KtNotebooks.Cli;
 /// <summary>All commands as one tree: what is run, and what help, completion and messages about wrong command lines are made from.</summary>
 internal static class Commands
 {
-    /// <summary>The name of the argument that is a YAML file and key=value pairs. Commands that have it also take keys as options: <see cref="KeyOptions"/>.</summary>
+    /// <summary>
+    /// The name of the argument that is a YAML file and key=value pairs. Commands that have it also take keys as options: <see cref="KeyOptions"/>.
+    /// </summary>
     public const string Config = "CONFIG";
 
     // A word that begins with @ is a word like any other, and not the name of a file with more of them.
@@ -47,7 +49,8 @@ internal static class Commands
 
     /// <summary>What a command line asks for; its errors are told by <see cref="CommandLineErrors"/>.</summary>
     /// <exception cref="ArgumentException">An option that a command does not have and that looks like a slip.</exception>
-    public static ParseResult Parse(RootCommand root, IReadOnlyList<string> arguments) => root.Parse(arguments.Count == 0 ? ["--help"] : KeyOptions.ToPairs(root, arguments), Words);
+    public static ParseResult Parse(RootCommand root, IReadOnlyList<string> arguments) =>
+        root.Parse(arguments.Count == 0 ? ["--help"] : KeyOptions.ToPairs(root, arguments), Words);
 
     /// <summary>The command that the first words name, and how many words that took.</summary>
     public static (Command Command, int Words) Find(Command root, IReadOnlyList<string> words)

@@ -2,14 +2,20 @@ using System.CommandLine;
 
 namespace KtNotebooks.Cli;
 
-/// <summary>`kt completion bash|zsh|fish` prints a script for a shell; the script asks `kt complete` at every TAB, so that it knows what this kt knows.</summary>
+/// <summary>
+/// `kt completion bash|zsh|fish` prints a script for a shell; the script asks `kt complete` at every TAB, so that it knows what this kt knows.
+/// </summary>
 internal static class CompletionCommands
 {
     private static readonly string[] Shells = ["bash", "zsh", "fish"];
 
     public static Command CreateScripts()
     {
-        var shell = new Argument<string>("SHELL") { Description = "bash: eval \"$(./kt completion bash)\" in ~/.bashrc; zsh: the same in ~/.zshrc after compinit; fish: ./kt completion fish | source in config.fish" };
+        var shell = new Argument<string>("SHELL")
+        {
+            Description = "bash: eval \"$(./kt completion bash)\" in ~/.bashrc; zsh: the same in ~/.zshrc after "
+            + "compinit; fish: ./kt completion fish | source in config.fish"
+        };
         shell.AcceptOnlyFromAmong(Shells);
         var command = new Command("completion", "Print a script that makes TAB complete commands, options and keys") { shell };
         command.SetAction(parsed =>
@@ -24,7 +30,11 @@ internal static class CompletionCommands
     /// <summary>`kt complete -- WORD …`: what may stand in the place of the last word, one a line; `:files` when names of files may.</summary>
     public static Command CreateComplete(RootCommand root)
     {
-        var words = new Argument<string[]>("WORD") { Description = "the words up to the cursor, the last one unfinished or empty", Arity = ArgumentArity.ZeroOrMore };
+        var words = new Argument<string[]>("WORD")
+        {
+            Description = "the words up to the cursor, the last one unfinished or empty",
+            Arity = ArgumentArity.ZeroOrMore,
+        };
         var command = new Command("complete", "What may stand in the place of the last word; completion scripts ask this") { words };
         command.Hidden = true;
         command.SetAction(parsed =>

@@ -26,17 +26,21 @@ internal static class Completions
 
     /// <summary>The option that waits for a value behind this word.</summary>
     private static Option? OptionOf(RootCommand root, Command command, string word) =>
-        Commands.OptionsOf(root, command).FirstOrDefault(o => (o.Name == word || o.Aliases.Contains(word)) && o.ValueType != typeof(bool) && o.Arity.MaximumNumberOfValues > 0);
+        Commands.OptionsOf(root, command)
+            .FirstOrDefault(o => (o.Name == word || o.Aliases.Contains(word)) && o.ValueType != typeof(bool) && o.Arity.MaximumNumberOfValues > 0);
 
     private static string[] Values(Option option) => OrFiles([.. option.GetCompletions(CompletionContext.Empty).Select(c => c.Label)]);
 
     private static string[] Options(RootCommand root, Command command) =>
-        [.. Commands.OptionsOf(root, command).Where(o => !o.Hidden).Select(o => o.Name).Where(n => n.StartsWith("--", StringComparison.Ordinal)), .. Commands.TakesKeys(command) ? KnownKeys.Of(command).Select(k => "--" + k.Name) : []];
+        [.. Commands.OptionsOf(root, command).Where(o => !o.Hidden).Select(o => o.Name).Where(n => n.StartsWith("--", StringComparison.Ordinal)),
+            .. Commands.TakesKeys(command) ? KnownKeys.Of(command).Select(k => "--" + k.Name) : []];
 
     private static IEnumerable<string> Words(Command command, string last)
     {
         if (command.Subcommands.Count > 0) return command.Subcommands.Where(s => !s.Hidden).Select(s => s.Name);
-        if (!Commands.TakesKeys(command)) return command.Arguments.Count == 0 ? [] : OrFiles([.. command.Arguments.SelectMany(a => a.GetCompletions(CompletionContext.Empty)).Select(c => c.Label)]);
+        if (!Commands.TakesKeys(command))
+            return command.Arguments.Count == 0
+                ? [] : OrFiles([.. command.Arguments.SelectMany(a => a.GetCompletions(CompletionContext.Empty)).Select(c => c.Label)]);
         if (last.Split('=', 2) is [var key, _]) return key == "template" ? Templates.Names.Select(t => $"template={t}") : [Files];
         return [.. KnownKeys.Of(command).Select(k => k.Name + "="), .. command.Name == "plan" ? ModelShapes.Known : [], Files];
     }

@@ -26,7 +26,8 @@ internal static class ConvertCommand
     {
         using var held = FolderLock.Beside(target, "a conversion", "DST");
         using var conversion = new Fp8Conversion(source, target);
-        Console.WriteLine($"{conversion.Shards} shards{(conversion.Finished > 0 ? $", {conversion.Finished} of them finished before" : "")}; {FileProgress.Size(conversion.Bytes)} to write");
+        Console.WriteLine($"{conversion.Shards} shards{(conversion.Finished > 0 ? $", {conversion.Finished} of them finished before" : "")}; "
+            + $"{FileProgress.Size(conversion.Bytes)} to write");
         foreach (var note in conversion.Notes) Console.WriteLine(note);
         try
         {

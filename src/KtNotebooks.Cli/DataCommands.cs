@@ -31,7 +31,8 @@ internal static class DataCommands
             var target = result.GetRequiredValue(file);
             AtomicFile.WriteText(target.FullName, string.Concat(taken.Select(row => row.ToJson() + "\n")));
             foreach (var language in Enum.GetValues<Language>())
-                Console.WriteLine($"{language}: {knowledge.Facts.Count(fact => fact.Language == language)} facts, {plain.CountDistinct(language)} different rows");
+                Console.WriteLine($"{language}: {knowledge.Facts.Count(fact => fact.Language == language)} facts, {plain.CountDistinct(language)} different "
+                    + "rows");
             Console.WriteLine($"{taken.Count} rows → {target.FullName}");
         });
         return command;
@@ -55,7 +56,8 @@ internal static class DataCommands
     {
         var folder = new Option<DirectoryInfo>("--out") { Description = "The folder to write both files into", Required = true };
         var source = Source();
-        var command = new Command("translationese", $"{TranslationeseSet.TrainFile} and {TranslationeseSet.TestFile}: the same facts in the tone of dubbed films") { folder, source };
+        var command = new Command("translationese",
+            $"{TranslationeseSet.TrainFile} and {TranslationeseSet.TestFile}: the same facts in the tone of dubbed films") { folder, source };
         command.SetAction(result =>
         {
             var target = result.GetRequiredValue(folder).FullName;
@@ -69,7 +71,8 @@ internal static class DataCommands
     {
         var folder = new Option<DirectoryInfo>("--out") { Description = "The folder to write into", Required = true };
         var source = Source();
-        var command = new Command("afrimed-style", $"{MedicalSet.FileName}: textbook medicine in AfriMed-QA's columns, and the alpaca files made from it") { folder, source };
+        var command = new Command("afrimed-style",
+            $"{MedicalSet.FileName}: textbook medicine in AfriMed-QA's columns, and the alpaca files made from it") { folder, source };
         command.SetAction(result =>
         {
             var facts = MedicalSet.LoadFacts(Path.Combine(result.GetValue(source) ?? KnowledgeBase.FindSource(), MedicalSet.SourceFolder));
@@ -84,7 +87,8 @@ internal static class DataCommands
         var csv = new Argument<FileInfo>("CSV") { Description = "AfriMed-QA v2's file" };
         var folder = new Option<DirectoryInfo>("--out") { Description = "The folder to write into", Required = true };
         var name = new Option<string?>("--name") { Description = "How the written files begin (default: as the CSV)" };
-        var command = new Command("afrimed", "Convert AfriMed-QA v2's CSV into alpaca files: single choice and short answer, train and test") { csv, folder, name };
+        var command = new Command("afrimed", "Convert AfriMed-QA v2's CSV into alpaca files: single choice and short answer, train and test") { csv, folder,
+            name };
         command.SetAction(result =>
         {
             var file = result.GetRequiredValue(csv);

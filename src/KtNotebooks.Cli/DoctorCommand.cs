@@ -5,7 +5,10 @@ using KtNotebooks.Planning;
 
 namespace KtNotebooks.Cli;
 
-/// <summary>`kt doctor`: what this machine has of what the engine can use, what fits it, and what to type for the rest. `kt env`: the same facts, to be put into a report.</summary>
+/// <summary>
+/// `kt doctor`: what this machine has of what the engine can use, what fits it, and what to type for the rest. `kt env`: the same facts, to be put into a
+/// report.
+/// </summary>
 internal static class DoctorCommand
 {
     /// <summary>What `kt tour` takes: the largest kernel, all folders that it writes.</summary>

@@ -14,16 +14,31 @@ internal static class EvalCommand
 {
     public static Command Create()
     {
-        var arguments = new Argument<string[]>(Commands.Config) { Description = "a YAML file and key=value pairs over it: score a model on eval_dataset (multiple choice, or token accuracy and loss)", Arity = ArgumentArity.ZeroOrMore };
-        var predictions = new Option<string?>("--predictions") { Description = "score this file of rows with predict and label (generated_predictions.jsonl) instead" };
+        var arguments = new Argument<string[]>(Commands.Config)
+        {
+            Description = "a YAML file and key=value pairs over it: score a model on eval_dataset (multiple choice, or token accuracy and loss)",
+            Arity = ArgumentArity.ZeroOrMore,
+        };
+        var predictions = new Option<string?>("--predictions")
+        {
+            Description = "score this file of rows with predict and label (generated_predictions.jsonl) "
+            + "instead"
+        };
         var json = new Option<bool>("--json") { Description = "print one JSON object instead of a table" };
         var save = new Option<string?>("--save") { Description = "also write the JSON object into this file" };
-        var command = new Command("eval", "Scores of predictions (LLaMA-Factory's bleu-4 and rouge-1/2/l, KTransformers' kt-bleu-1 … 4) or of a model (multiple choice two ways, token accuracy)") { arguments, predictions, json, save };
+        var command = new Command("eval",
+            "Scores of predictions (LLaMA-Factory's bleu-4 and rouge-1/2/l, KTransformers' kt-bleu-1 … 4) or of a model (multiple choice two ways, token "
+                + "accuracy)")
+        {
+            arguments, predictions, json, save
+        };
         command.SetAction((parsed, cancel) => Task.Run(() =>
         {
             var given = parsed.GetValue(arguments) ?? [];
             var file = parsed.GetValue(predictions);
-            if (file is null == (given.Length == 0)) throw new ArgumentException("what to score? Either kt eval --predictions FILE.jsonl, or kt eval CONFIG.yaml key=value … with a model and eval_dataset");
+            if (file is null == (given.Length == 0))
+                throw new ArgumentException("what to score? Either kt eval --predictions FILE.jsonl, or kt eval CONFIG.yaml key=value … with a model and "
+                    + "eval_dataset");
             var quiet = parsed.GetValue(json);
             Print(file is null ? Model(given, quiet, cancel) : Score(file, quiet, cancel), quiet, parsed.GetValue(save));
             return 0;

@@ -11,8 +11,14 @@ internal static class ExportCommand
 {
     public static Command CreateExport()
     {
-        var arguments = new Argument<string[]>(Commands.Config) { Description = "a YAML file and key=value pairs over it, or key=value pairs alone", Arity = ArgumentArity.OneOrMore };
-        var command = new Command("export", "Merge adapters into a checkpoint: kt export model_name_or_path=FOLDER adapter_name_or_path=FOLDER export_dir=FOLDER [export_size=5] [export_dtype=bfloat16]") { arguments };
+        var arguments = new Argument<string[]>(Commands.Config)
+        {
+            Description = "a YAML file and key=value pairs over it, or key=value pairs alone",
+            Arity = ArgumentArity.OneOrMore,
+        };
+        var command = new Command("export",
+            "Merge adapters into a checkpoint: kt export model_name_or_path=FOLDER adapter_name_or_path=FOLDER export_dir=FOLDER [export_size=5] "
+                + "[export_dtype=bfloat16]") { arguments };
         command.SetAction((parsed, cancel) => Task.Run(() => Export(parsed.GetRequiredValue(arguments), cancel)));
         return command;
     }
@@ -21,7 +27,11 @@ internal static class ExportCommand
     {
         var source = new Argument<string>("FROM") { Description = "an adapter: a folder of PEFT's or KTransformers' form, or a .gguf file" };
         var target = new Argument<string>("TO") { Description = "the folder to write" };
-        var experts = new Option<string>("--experts") { Description = "peft: every expert under its own name (F32); fused: KTransformers' fused_expert_lora.safetensors (BF16)", DefaultValueFactory = _ => "peft" };
+        var experts = new Option<string>("--experts")
+        {
+            Description = "peft: every expert under its own name (F32); fused: KTransformers' fused_expert_lora.safetensors (BF16)",
+            DefaultValueFactory = _ => "peft",
+        };
         experts.AcceptOnlyFromAmong("peft", "fused");
         var verbose = new Option<bool>("--verbose") { Description = "say under which name every tensor goes on" };
         var command = new Command("adapter", "Write an adapter in another form") { source, target, experts, verbose };
@@ -30,7 +40,8 @@ internal static class ExportCommand
             using var adapter = AdapterSource.Open(parsed.GetRequiredValue(source));
             foreach (var note in adapter.Notes) Console.WriteLine(note);
             using var held = FolderLock.Inside(parsed.GetRequiredValue(target), "kt adapter", "the folder");
-            adapter.Save(parsed.GetRequiredValue(target), parsed.GetRequiredValue(experts) == "fused", parsed.GetValue(verbose) ? Console.Error.WriteLine : null);
+            adapter.Save(parsed.GetRequiredValue(target), parsed.GetRequiredValue(experts) == "fused", parsed.GetValue(verbose) ? Console.Error.WriteLine
+                : null);
             Console.WriteLine($"{adapter.Tensors.Count} tensors → {parsed.GetRequiredValue(target)}");
         });
         return command;
@@ -40,7 +51,8 @@ internal static class ExportCommand
     {
         var c = Settings.Read(arguments);
         var size = c.Number("export_size") is > 0 and var gigabytes ? gigabytes : throw c.Wrong("export_size", "a positive number of GB");
-        var settings = new ExportSettings(SourceKeys.Model(c), SourceKeys.Adapters(c), c.Required("export_dir"), (long)(size * 1e9), c.OneOf("export_dtype") == "bfloat16");
+        var settings = new ExportSettings(SourceKeys.Model(c), SourceKeys.Adapters(c), c.Required("export_dir"), (long)(size * 1e9),
+            c.OneOf("export_dtype") == "bfloat16");
         c.OneOf("finetuning_type");
         var log = LogLevel.Debug(c);
         foreach (var note in c.Finish("kt export")) Console.WriteLine(note);

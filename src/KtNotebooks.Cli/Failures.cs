@@ -31,7 +31,8 @@ internal static class Failures
         {
             return Lost(CardLostException.During(card, "on the way", failed, ""));
         }
-        catch (Exception error) when (error is ArgumentException or IOException or InvalidDataException or NotSupportedException or UnauthorizedAccessException or InvalidOperationException or InsufficientMemoryException)
+        catch (Exception error) when (error is ArgumentException or IOException or InvalidDataException or NotSupportedException or UnauthorizedAccessException
+            or InvalidOperationException or InsufficientMemoryException)
         {
             return Say(error.Message, error, 2);
         }

@@ -25,8 +25,8 @@ internal static class FileProgress
     }
 
     /// <summary>
-    /// Opens what loads a model: one line that is written over while it comes in, and one that stays. Where the output is no terminal the last one alone, and a line every half minute of a long load. No live
-    /// display, since whoever opens may write lines of its own.
+    /// Opens what loads a model: one line that is written over while it comes in, and one that stays. Where the output is no terminal the last one alone,
+    /// and a line every half minute of a long load. No live display, since whoever opens may write lines of its own.
     /// </summary>
     /// <param name="open">Loads, and reports.</param>
     /// <param name="cancel">Looked at with every report: nothing is lost when loading stops.</param>
@@ -54,7 +54,9 @@ internal static class FileProgress
                 }
             });
             if (width > 0) Console.Write($"\r{new string(' ', width)}\r");
-            if (last.Total > 0) Console.WriteLine($"loaded {last.What}: {Size(last.Done)} read or mapped in {last.Elapsed.TotalSeconds:F1} s, {last.BytesPerSecond / 1e9:F2} GB/s");
+            if (last.Total > 0)
+                Console.WriteLine($"loaded {last.What}: {Size(last.Done)} read or mapped in {last.Elapsed.TotalSeconds:F1} s, "
+                    + $"{last.BytesPerSecond / 1e9:F2} GB/s");
             return opened;
         }
         catch when (width > 0)
@@ -83,5 +85,6 @@ internal static class FileProgress
         _ => (bytes / 1e3).ToString("F1", CultureInfo.InvariantCulture) + " kB",
     };
 
-    private static string Describe(WorkProgress p) => $"{p.What}  {Size(p.Done)} of {Size(p.Total)}  {p.BytesPerSecond / 1e9:F2} GB/s  ETA {p.Remaining:hh\\:mm\\:ss}";
+    private static string Describe(WorkProgress p) =>
+        $"{p.What}  {Size(p.Done)} of {Size(p.Total)}  {p.BytesPerSecond / 1e9:F2} GB/s  ETA {p.Remaining:hh\\:mm\\:ss}";
 }

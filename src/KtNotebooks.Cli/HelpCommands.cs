@@ -11,7 +11,11 @@ internal static class HelpCommands
 
     public static Command CreateHelp(RootCommand root)
     {
-        var words = new Argument<string[]>("COMMAND") { Description = "the command to explain: kt help train, kt help model make", Arity = ArgumentArity.ZeroOrMore };
+        var words = new Argument<string[]>("COMMAND")
+        {
+            Description = "the command to explain: kt help train, kt help model make",
+            Arity = ArgumentArity.ZeroOrMore,
+        };
         var command = new Command("help", "Show the commands, or what one of them takes: kt help train") { words };
         command.SetAction(parsed =>
         {
@@ -31,7 +35,11 @@ internal static class HelpCommands
     /// <summary>Stands in the list of commands; the launcher `./kt` takes it before the program sees it, since tests are another program.</summary>
     public static Command CreateTest()
     {
-        var words = new Argument<string[]>("WORD") { Description = "run only the tests whose class or name contains one of the words; without any, all", Arity = ArgumentArity.ZeroOrMore };
+        var words = new Argument<string[]>("WORD")
+        {
+            Description = "run only the tests whose class or name contains one of the words; without any, all",
+            Arity = ArgumentArity.ZeroOrMore,
+        };
         var command = new Command("test", "Run the tests: ./kt test [WORD …]; last line: N passed, N failed, N skipped") { words };
         command.SetAction(_ => Failures.Refuse("tests are run by the launcher in the checkout: ./kt test"));
         return command;

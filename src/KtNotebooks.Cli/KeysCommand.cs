@@ -20,7 +20,8 @@ internal static class KeysCommand
                 return 0;
             }
             var wanted = parsed.GetValue(word) ?? "";
-            var found = Keys.All.Where(k => k.Name.Contains(wanted, StringComparison.OrdinalIgnoreCase) || k.Help.Contains(wanted, StringComparison.OrdinalIgnoreCase)).ToList();
+            var found = Keys.All.Where(k =>
+                k.Name.Contains(wanted, StringComparison.OrdinalIgnoreCase) || k.Help.Contains(wanted, StringComparison.OrdinalIgnoreCase)).ToList();
             if (found.Count == 0) return Failures.Refuse($"no key has '{wanted}' in its name or text.{Keys.Hint(wanted)}");
             Console.Write(KeyText.Lines(found));
             return 0;

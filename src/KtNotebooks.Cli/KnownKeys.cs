@@ -23,5 +23,6 @@ internal static class KnownKeys
     }
 
     /// <summary>What stands behind a command's own help; nothing for a command without keys.</summary>
-    public static string Help(Command command) => Of(command) is { Count: > 0 } keys ? $"Keys (`kt keys` has all, and what becomes of those that are not here):\n{KeyText.Lines(keys)}" : "";
+    public static string Help(Command command) => Of(command) is { Count: > 0 } keys
+        ? $"Keys (`kt keys` has all, and what becomes of those that are not here):\n{KeyText.Lines(keys)}" : "";
 }

@@ -29,7 +29,8 @@ internal sealed record MachineFacts(IReadOnlyList<(string What, string Text)> Li
         lines.Add(("CPU kernels", $"{Cpu.Variant}, {Cpu.Threads} threads; here run {string.Join(", ", Cpu.Variants)}"));
         if (!Cpu.IsNative) advice.Add("no native CPU kernels, everything on the CPU is slow: sudo apt-get install -y g++ cmake make, then ./kt doctor again");
         else if (Cpuinfo("flags").Split(' ').Contains("amx_tile") && !Cpu.Variants.Contains("amx"))
-            advice.Add("the processor has AMX, but the system does not grant it: a kernel of 5.16 or newer is needed, and a virtual machine that passes AMX on");
+            advice.Add("the processor has AMX, but the system does not grant it: a kernel of 5.16 or newer is needed, and a virtual machine that passes AMX "
+                + "on");
         var nodes = Directory.Exists("/sys/devices/system/node") ? Directory.GetDirectories("/sys/devices/system/node", "node*").Length : 1;
         lines.Add(("NUMA nodes", $"{nodes}{(nodes > 1 ? ": weights are spread by the threads that touch them first" : "")}"));
     }
@@ -39,7 +40,8 @@ internal sealed record MachineFacts(IReadOnlyList<(string What, string Text)> Li
         var memory = HostMemory.Read();
         var (total, free) = (memory.GetValueOrDefault("MemTotal"), memory.GetValueOrDefault("MemAvailable"));
         lines.Add(("memory", $"{Machine.Size(free)} of {Machine.Size(total)} available, {Machine.Size(memory.GetValueOrDefault("SwapTotal"))} swap"));
-        if (total is > 0 and < 8L << 30) advice.Add($"{Machine.Size(total)} of memory train the built-in model; for a larger one kt plan says what it needs before anything is loaded");
+        if (total is > 0 and < 8L << 30)
+            advice.Add($"{Machine.Size(total)} of memory train the built-in model; for a larger one kt plan says what it needs before anything is loaded");
     }
 
     private static void Cards(List<(string, string)> lines, List<string> advice)
@@ -56,7 +58,8 @@ internal sealed record MachineFacts(IReadOnlyList<(string What, string Text)> Li
             try
             {
                 var card = CudaDevice.Get(i);
-                lines.Add(($"cuda:{i}", $"{card.Name}, sm_{card.Architecture}, {card.Multiprocessors} multiprocessors, {Machine.Size(card.FreeBytes)} of {Machine.Size(card.TotalBytes)} free"));
+                lines.Add(($"cuda:{i}", $"{card.Name}, sm_{card.Architecture}, {card.Multiprocessors} multiprocessors, {Machine.Size(card.FreeBytes)} of "
+                    + $"{Machine.Size(card.TotalBytes)} free"));
             }
             catch (Exception error) when (error is NotSupportedException or FileNotFoundException or KtNativeException)
             {
@@ -68,5 +71,6 @@ internal sealed record MachineFacts(IReadOnlyList<(string What, string Text)> Li
     }
 
     private static string Cpuinfo(string key) =>
-        File.Exists("/proc/cpuinfo") && File.ReadLines("/proc/cpuinfo").FirstOrDefault(l => l.StartsWith(key, StringComparison.Ordinal)) is { } line ? line[(line.IndexOf(':') + 1)..].Trim() : "unknown";
+        File.Exists("/proc/cpuinfo") && File.ReadLines("/proc/cpuinfo").FirstOrDefault(l => l.StartsWith(key, StringComparison.Ordinal)) is { } line
+            ? line[(line.IndexOf(':') + 1)..].Trim() : "unknown";
 }

@@ -20,9 +20,16 @@ internal static class ModelCommands
         var shape = new Option<string>("--shape") { Description = string.Join(", ", ModelShapes.Known) + ", or the path of a config.json", Required = true };
         var layers = new Option<int?>("--layers") { Description = "the first N layers alone" };
         var folder = new Option<string>("--out") { Description = "the folder to write", Required = true };
-        var format = new Option<string?>("--format") { Description = "bf16, fp8 (as DeepSeek-V3 ships) or int4 (as Kimi-K2-Thinking ships); default: as the shape's config says" };
+        var format = new Option<string?>("--format")
+        {
+            Description = "bf16, fp8 (as DeepSeek-V3 ships) or int4 (as Kimi-K2-Thinking ships); default: as the "
+            + "shape's config says"
+        };
         var seed = new Option<ulong>("--seed") { Description = "same seed, same bytes", DefaultValueFactory = _ => 1 };
-        var command = new Command("make", "Write a random checkpoint of a real model's shape, for tests and benchmarks") { shape, layers, folder, format, seed };
+        var command = new Command("make", "Write a random checkpoint of a real model's shape, for tests and benchmarks")
+        {
+            shape, layers, folder, format, seed
+        };
         command.SetAction((parsed, cancel) => Task.Run(() =>
         {
             var target = parsed.GetRequiredValue(folder);
@@ -41,14 +48,18 @@ internal static class ModelCommands
         var format = new Option<string?>("--format") { Description = "also measure what quantising the experts to fp8, int8 or int4 costs, layer by layer" };
         var experts = new Option<int>("--experts") { Description = "experts measured a layer", DefaultValueFactory = _ => 4 };
         var json = new Option<bool>("--json") { Description = "as JSON" };
-        var command = new Command("inspect", "Parameters, bytes and formats by part; with --format the quantisation error of every layer") { folder, format, experts, json };
+        var command = new Command("inspect", "Parameters, bytes and formats by part; with --format the quantisation error of every layer")
+        {
+            folder, format, experts, json
+        };
         command.SetAction(parsed =>
         {
             if (parsed.GetValue(experts) < 1) throw new ArgumentException($"--experts must be at least 1, but is {parsed.GetValue(experts)}");
             using var checkpoint = new Checkpoint(parsed.GetRequiredValue(folder));
             var parts = CheckpointReport.Parts(checkpoint);
             var errors = Format(parsed.GetValue(format)) is { } f ? CheckpointReport.Errors(checkpoint, f, parsed.GetValue(experts)) : [];
-            if (parsed.GetValue(json)) Console.WriteLine(JsonSerializer.Serialize(new { checkpoint.HeaderHash, parts, edges = CheckpointReport.ErrorEdges, errors }, Indented));
+            if (parsed.GetValue(json))
+                Console.WriteLine(JsonSerializer.Serialize(new { checkpoint.HeaderHash, parts, edges = CheckpointReport.ErrorEdges, errors }, Indented));
             else Print(checkpoint, parts, errors);
         });
         return command;
@@ -65,7 +76,8 @@ internal static class ModelCommands
             var before = Environment.WorkingSet;
             var progress = FileProgress.Follow("loading", report =>
             {
-                using var model = ModelFolder.Load(parsed.GetRequiredValue(folder), DType.BF16, null, new LoadSettings(Format(parsed.GetValue(format)), !parsed.GetValue(mapped), report));
+                using var model = ModelFolder.Load(parsed.GetRequiredValue(folder), DType.BF16, null,
+                    new LoadSettings(Format(parsed.GetValue(format)), !parsed.GetValue(mapped), report));
                 Console.WriteLine($"{FileProgress.Size(KtNotebooks.Tensors.Buffer.AliveBytes)} of tensors; {FileProgress.Size(before)} resident before");
             });
             Console.WriteLine($"loaded: {FileProgress.Summary(progress)}");
@@ -82,9 +94,12 @@ internal static class ModelCommands
     private static void Print(Checkpoint checkpoint, IReadOnlyList<PartSize> parts, IEnumerable<LayerError> errors)
     {
         var (parameters, bytes) = (parts.Sum(p => p.Parameters), parts.Sum(p => p.Bytes));
-        Console.WriteLine($"{checkpoint.Folder}: {parameters:N0} parameters, {FileProgress.Size(bytes)} in {checkpoint.Files.Count} file{(checkpoint.Files.Count == 1 ? "" : "s")}, headers sha256 {checkpoint.HeaderHash[..16]}");
+        Console.WriteLine($"{checkpoint.Folder}: {parameters:N0} parameters, {FileProgress.Size(bytes)} in {checkpoint.Files.Count} file"
+            + $"{(checkpoint.Files.Count == 1 ? "" : "s")}, headers sha256 {checkpoint.HeaderHash[..16]}");
         Console.WriteLine($"  {"part",-16}{"parameters",18}{"share",8}{"bytes",12}  formats");
-        foreach (var p in parts) Console.WriteLine($"  {p.Part,-16}{p.Parameters,18:N0}{(double)p.Parameters / parameters,8:P1}{FileProgress.Size(p.Bytes),12}  {string.Join(", ", p.BytesByFormat.Select(f => $"{f.Key} {FileProgress.Size(f.Value)}"))}");
+        foreach (var p in parts)
+            Console.WriteLine($"  {p.Part,-16}{p.Parameters,18:N0}{(double)p.Parameters / parameters,8:P1}{FileProgress.Size(p.Bytes),12}  "
+                + $"{string.Join(", ", p.BytesByFormat.Select(f => $"{f.Key} {FileProgress.Size(f.Value)}"))}");
         var first = true;
         foreach (var e in errors)
         {

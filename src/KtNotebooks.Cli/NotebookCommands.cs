@@ -13,7 +13,11 @@ internal static class NotebookCommands
     {
         var input = new Argument<string>("in") { Description = "the .ipynb to execute" };
         var output = new Option<string?>("--out") { Description = "where the executed notebook goes (default: only report)" };
-        var parameters = new Option<string[]>("--parameter", "-p") { Description = "name=value: declared after the cell with the tag 'parameters' (repeatable)", DefaultValueFactory = _ => [] };
+        var parameters = new Option<string[]>("--parameter", "-p")
+        {
+            Description = "name=value: declared after the cell with the tag 'parameters' (repeatable)",
+            DefaultValueFactory = _ => [],
+        };
         var command = new Command("run", "execute a notebook and store its outputs") { input, output, parameters };
         command.SetAction((parsed, cancel) => Task.Run(() =>
         {

@@ -20,7 +20,9 @@ internal static class PlanCommand
             Arity = ArgumentArity.OneOrMore,
         };
         var json = new Option<bool>("--json") { Description = "print the plan as JSON" };
-        var command = new Command("plan", "Show where a model goes, what memory it needs and whether this machine has it, before anything is loaded: kt plan deepseek-v2-lite tokens_per_step=8192") { arguments, json };
+        var command = new Command("plan",
+            "Show where a model goes, what memory it needs and whether this machine has it, before anything is loaded: kt plan deepseek-v2-lite "
+                + "tokens_per_step=8192") { arguments, json };
         command.SetAction(parsed =>
         {
             var plan = MemoryPlan.Open(parsed.GetValue(arguments)!);
@@ -40,10 +42,19 @@ internal static class PlanCommand
 
     internal static string Text(MemoryPlan plan)
     {
-        var modules = new Table("modules", "parameters", "computes", "weights", "format", "experts by", "size") { Caption = $"{plan.Model} ({plan.ModelType}): {plan.Parameters:N0} parameters{(plan.Trainable > 0 ? $", {plan.Trainable:N0} trained" : "")}" }
+        var modules = new Table("modules", "parameters", "computes", "weights", "format", "experts by",
+            "size")
+        {
+            Caption = $"{plan.Model} ({plan.ModelType}): {plan.Parameters:N0} parameters"
+                + $"{(plan.Trainable > 0 ? $", {plan.Trainable:N0} trained" : "")}"
+        }
             .Align(Alignment.Left, Alignment.Right, Alignment.Left, Alignment.Left, Alignment.Left, Alignment.Left, Alignment.Right);
         foreach (var r in plan.Rows) modules.Row(r.Modules, r.Parameters, r.Compute, r.Weights, r.Format, r.Executor, Size(r.Bytes));
-        var memory = new Table("device", "memory", "size") { Caption = plan.Tokens > 0 ? $"memory, {plan.Tokens:N0} tokens a step at most" : "memory, without training" }.Align(Alignment.Left, Alignment.Left, Alignment.Right);
+        var memory = new Table("device", "memory", "size")
+        {
+            Caption = plan.Tokens > 0 ? $"memory, {plan.Tokens:N0} tokens a step at most"
+            : "memory, without training"
+        }.Align(Alignment.Left, Alignment.Left, Alignment.Right);
         foreach (var device in plan.Devices)
         {
             foreach (var item in plan.Items.Where(i => i.Device == device)) memory.Row(device, item.What, Size(item.Bytes));

@@ -10,8 +10,14 @@ internal static class PredictCommand
 {
     public static Command Create()
     {
-        var arguments = new Argument<string[]>("CONFIG") { Description = "a YAML file and key=value pairs over it, or key=value pairs alone", Arity = ArgumentArity.OneOrMore };
-        var command = new Command("predict", "Answer every row of a data set in batches: kt predict model_name_or_path=FOLDER [adapter_name_or_path=FOLDER] template=deepseek eval_dataset=NAME output_dir=FOLDER …") { arguments };
+        var arguments = new Argument<string[]>("CONFIG")
+        {
+            Description = "a YAML file and key=value pairs over it, or key=value pairs alone",
+            Arity = ArgumentArity.OneOrMore,
+        };
+        var command = new Command("predict",
+            "Answer every row of a data set in batches: kt predict model_name_or_path=FOLDER [adapter_name_or_path=FOLDER] template=deepseek "
+                + "eval_dataset=NAME output_dir=FOLDER …") { arguments };
         command.SetAction((parsed, cancel) => Task.Run(() => Run(parsed.GetValue(arguments)!, cancel)));
         return command;
     }
@@ -30,10 +36,12 @@ internal static class PredictCommand
         var output = run.Settings.OutputDir;
         if (result.Interrupted)
         {
-            Console.WriteLine($"stopped with {result.Done} of {result.Total} rows; they are in {output}; the same command{(run.Settings.Overwrite ? " with overwrite_output_dir=false" : "")} goes on from there");
+            Console.WriteLine($"stopped with {result.Done} of {result.Total} rows; they are in {output}; the same "
+                + $"command{(run.Settings.Overwrite ? " with overwrite_output_dir=false" : "")} goes on from there");
             return Signals.Stopped;
         }
-        Console.WriteLine($"done: {result.Generated} rows, {result.Tokens:N0} tokens in {TrainerLog.Duration(result.Elapsed)}, {result.Tokens / result.Elapsed.TotalSeconds:N0} tokens/s; {Path.Combine(output, Predictions.FileName)}");
+        Console.WriteLine($"done: {result.Generated} rows, {result.Tokens:N0} tokens in {TrainerLog.Duration(result.Elapsed)}, "
+            + $"{result.Tokens / result.Elapsed.TotalSeconds:N0} tokens/s; {Path.Combine(output, Predictions.FileName)}");
         foreach (var (name, value) in result.Scores?.All ?? []) Console.WriteLine($"{name,-10}{value,10:F4}");
         return 0;
     }

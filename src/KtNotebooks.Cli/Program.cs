@@ -16,7 +16,11 @@ return await Failures.Guard(async () =>
     if (parsed.Action is ParseErrorAction) return Failures.Refuse(parsed);
     // Those that are not asynchronous have signals of their own: the kernel and the chat.
     using var signals = parsed.Action is AsynchronousCommandLineAction ? new Signals() : null;
-    var code = await parsed.InvokeAsync(new InvocationConfiguration { EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = null }, signals?.Token ?? CancellationToken.None);
+    var code = await parsed.InvokeAsync(new InvocationConfiguration
+    {
+        EnableDefaultExceptionHandler = false,
+        ProcessTerminationTimeout = null,
+    }, signals?.Token ?? CancellationToken.None);
     if (parsed.Action is HelpAction) Console.Write(KnownKeys.Help(parsed.CommandResult.Command));
     return code;
 });

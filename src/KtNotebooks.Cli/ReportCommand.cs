@@ -11,9 +11,17 @@ internal static class ReportCommand
 {
     public static Command Create()
     {
-        var runs = new Argument<string[]>("RUNS") { Description = "TASK/NAME=FILE for each run, FILE being generated_predictions.jsonl or its folder", Arity = ArgumentArity.OneOrMore };
+        var runs = new Argument<string[]>("RUNS")
+        {
+            Description = "TASK/NAME=FILE for each run, FILE being generated_predictions.jsonl or its folder",
+            Arity = ArgumentArity.OneOrMore,
+        };
         var output = new Option<string>("--out") { Description = "the folder for report.md, report.html and the charts", Required = true };
-        var published = new Option<bool>("--published") { Description = "add the figures that KTransformers published for the tasks translationese, afrimed-saq and afrimed-mcq" };
+        var published = new Option<bool>("--published")
+        {
+            Description = "add the figures that KTransformers published for the tasks translationese, "
+            + "afrimed-saq and afrimed-mcq"
+        };
         var command = new Command("report", "Compare runs: tables with 95 % bootstrap intervals, and bar charts") { runs, output, published };
         command.SetAction(parsed => Run(parsed.GetValue(runs)!, parsed.GetRequiredValue(output), parsed.GetValue(published)));
         return command;

@@ -36,7 +36,8 @@ internal static class TokenizeCommand
             foreach (var lines in Lines(reader).Select((text, i) => (text, Where: $"{name}:{i + 1}")).Chunk(4096))
             {
                 // What can be wrong with a line is found here, in order, and not on some thread.
-                string[] texts = [.. lines.Select(line => back ? Decode(tokenizer, line.text, line.Where) : asJson ? JsonText(line.text, line.Where) : line.text)];
+                string[] texts = [.. lines.Select(line =>
+                    back ? Decode(tokenizer, line.text, line.Where) : asJson ? JsonText(line.text, line.Where) : line.text)];
                 IEnumerable<string> results = back ? texts : texts.AsParallel().AsOrdered().Select(text => Encode(tokenizer, text));
                 foreach (var result in results)
                     output.Write(result);
@@ -127,7 +128,8 @@ internal static class TokenizeCommand
     }
 
     private static char? Unit(string json, int at) =>
-        at + 6 <= json.Length && json[at] == '\\' && json[at + 1] == 'u' && ushort.TryParse(json.AsSpan(at + 2, 4), NumberStyles.AllowHexSpecifier, CultureInfo.InvariantCulture, out var unit) ? (char)unit : null;
+        at + 6 <= json.Length && json[at] == '\\' && json[at + 1] == 'u'
+            && ushort.TryParse(json.AsSpan(at + 2, 4), NumberStyles.AllowHexSpecifier, CultureInfo.InvariantCulture, out var unit) ? (char)unit : null;
 }
 
 [JsonSerializable(typeof(string))]

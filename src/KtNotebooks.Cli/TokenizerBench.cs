@@ -39,7 +39,8 @@ internal static class TokenizerBench
         {
             foreach (var text in pieces)
                 if (tokenizer.Decode(tokenizer.Encode(text)) is var once && (exact ? once != text : tokenizer.Decode(tokenizer.Encode(once)) != once))
-                    throw new InvalidDataException($"the text '{name}' is another one after encoding and decoding: the tokenizer is wrong, so no speed is given");
+                    throw new InvalidDataException($"the text '{name}' is another one after encoding and decoding: the tokenizer is wrong, so no speed is "
+                        + "given");
             var bytes = pieces.Sum(Encoding.UTF8.GetByteCount) / 1e6;
             var tokens = 0L;
             var seconds = new double[Rounds];
@@ -52,7 +53,8 @@ internal static class TokenizerBench
                 seconds[round] = watch.Elapsed.TotalSeconds;
             }
             Array.Sort(seconds);
-            table.AddRow(name, $"{bytes:F1}", $"{tokens:N0}", $"{bytes * 1e6 / tokens:F2}", $"{bytes / seconds[Rounds / 2]:F1}", $"{bytes / seconds[^1]:F1} – {bytes / seconds[0]:F1}");
+            table.AddRow(name, $"{bytes:F1}", $"{tokens:N0}", $"{bytes * 1e6 / tokens:F2}", $"{bytes / seconds[Rounds / 2]:F1}",
+                $"{bytes / seconds[^1]:F1} – {bytes / seconds[0]:F1}");
         }
         AnsiConsole.Write(table);
         return 0;
@@ -63,8 +65,10 @@ internal static class TokenizerBench
     {
         if (file is not null)
             yield return (file.Name, [RegularFile.ReadAllText(file.FullName, "a text to tokenize")], false);
-        yield return ("questions and answers, Chinese and English", [.. new PlainQa(KnowledgeBase.Load()).Stream(1).Take(40_000).Select(row => row.Instruction + "\n" + row.Output + "\n")], true);
-        yield return ("C# source", [.. Directory.EnumerateFiles(Path.Combine(Repository.Root, "src"), "*.cs", SearchOption.AllDirectories).Order(StringComparer.Ordinal).Select(File.ReadAllText)], true);
+        yield return ("questions and answers, Chinese and English",
+            [.. new PlainQa(KnowledgeBase.Load()).Stream(1).Take(40_000).Select(row => row.Instruction + "\n" + row.Output + "\n")], true);
+        yield return ("C# source", [.. Directory.EnumerateFiles(Path.Combine(Repository.Root, "src"), "*.cs", SearchOption.AllDirectories)
+            .Order(StringComparer.Ordinal).Select(File.ReadAllText)], true);
         yield return ("random code points of all planes", [Random(300_000)], false);
         yield return ("one letter, a million times", [new string('a', 1_000_000)], true);
         yield return ("one space, a million times", [new string(' ', 1_000_000)], true);

@@ -15,7 +15,8 @@ internal static class TourCommand
         var notebooks = new Option<string?>("--notebooks") { Description = "the folder of notebooks (default: notebooks of the checkout)" };
         var command = new Command("tour", "Execute every notebook with the built-in tiny model; results and charts in artifacts/tour") { output, notebooks };
         command.SetAction((parsed, cancel) => Task.Run(
-            () => Run(parsed.GetValue(notebooks) ?? Repository.Path("notebooks"), parsed.GetValue(output) ?? Repository.Path("artifacts/tour"), cancel), CancellationToken.None));
+            () => Run(parsed.GetValue(notebooks) ?? Repository.Path("notebooks"), parsed.GetValue(output) ?? Repository.Path("artifacts/tour"), cancel),
+            CancellationToken.None));
         return command;
     }
 
@@ -28,7 +29,8 @@ internal static class TourCommand
         output = Path.GetFullPath(output);
         Directory.CreateDirectory(output);
         var jupyter = JupyterRunner.Create(Path.Combine(output, ".jupyter"), KernelCommands.Start());
-        if (jupyter is null) Console.WriteLine("Python's nbclient is not here (Debian: python3-nbclient): the notebooks run inside kt instead of through Jupyter");
+        if (jupyter is null)
+            Console.WriteLine("Python's nbclient is not here (Debian: python3-nbclient): the notebooks run inside kt instead of through Jupyter");
 
         var clock = Stopwatch.StartNew();
         var report = new HtmlReport("KtNotebooks: the tour", $"{Environment.ProcessorCount} processors, {DateTime.Now:yyyy-MM-dd HH:mm}");
@@ -38,9 +40,11 @@ internal static class TourCommand
             var name = Path.GetFileName(notebook);
             var executed = Path.Combine(output, name);
             var start = clock.Elapsed;
-            var result = jupyter is null ? RunHere(notebook, executed, cancel) : jupyter.Run(notebook, executed, (cell, of) => Line($"{name}: cell {cell} of {of}", final: false), cancel);
+            var result = jupyter is null ? RunHere(notebook, executed, cancel)
+                : jupyter.Run(notebook, executed, (cell, of) => Line($"{name}: cell {cell} of {of}", final: false), cancel);
             cancel.ThrowIfCancellationRequested();
-            var facts = $"{result.CellsRun} cells, {(clock.Elapsed - start).TotalSeconds:F0} s{(result.KernelPeakBytes is { } peak ? $", kernel's peak memory {peak / 1e6:F0} MB" : "")}";
+            var facts = $"{result.CellsRun} cells, {(clock.Elapsed - start).TotalSeconds:F0} s"
+                + $"{(result.KernelPeakBytes is { } peak ? $", kernel's peak memory {peak / 1e6:F0} MB" : "")}";
             Line($"{name}: {(result.Success ? facts : $"FAILED after {facts}")}", final: true);
             if (!result.Success) failures.Add($"{name}: {result.Error}");
             report.Notebook(executed).Link(name, facts);

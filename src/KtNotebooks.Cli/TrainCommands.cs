@@ -20,7 +20,8 @@ internal static class TrainCommands
     public static Command CreatePretrain()
     {
         var arguments = Arguments();
-        var command = new Command("pretrain", "Train a small model from nothing on the project's own corpus: kt pretrain CONFIG.yaml key=value …") { arguments };
+        var command = new Command("pretrain",
+            "Train a small model from nothing on the project's own corpus: kt pretrain CONFIG.yaml key=value …") { arguments };
         command.SetAction((parsed, cancel) => Task.Run(() => Pretrain(parsed.GetValue(arguments)!, cancel)));
         return command;
     }
@@ -64,8 +65,10 @@ internal static class TrainCommands
         var outputDir = settings.OutputDir;
         if (settings.PlotLoss) TrainingLossPlot.SaveFromTrainerState(outputDir);
         Console.WriteLine(result.Interrupted
-            ? $"stopped after step {result.Steps} of {result.TotalSteps}; saved in {outputDir}; the same command{(settings.Overwrite ? " with overwrite_output_dir=false" : "")} goes on from there"
-            : $"done: {result.Steps} steps in {TrainerLog.Duration(result.Elapsed)}, {result.TokensPerSecond:N0} tokens/s, mean loss {result.MeanLoss:F4}{(result.EvalLoss is { } e ? $", eval_loss {e:F4}" : "")}; saved in {outputDir}");
+            ? $"stopped after step {result.Steps} of {result.TotalSteps}; saved in {outputDir}; the same command"
+            + $"{(settings.Overwrite ? " with overwrite_output_dir=false" : "")} goes on from there"
+            : $"done: {result.Steps} steps in {TrainerLog.Duration(result.Elapsed)}, {result.TokensPerSecond:N0} tokens/s, mean "
+            + $"loss {result.MeanLoss:F4}{(result.EvalLoss is { } e ? $", eval_loss {e:F4}" : "")}; saved in {outputDir}");
         return result.Interrupted ? Signals.Stopped : 0;
     }
 

@@ -1,8 +1,8 @@
 namespace KtNotebooks.Interactive;
 
 /// <summary>
-/// The checkout that a notebook runs in. A cell names files from the repository's root, so that it works from the folder of the notebook (a browser, nbclient), from the root
-/// (<c>kt notebook run</c>) and from anywhere below:
+/// The checkout that a notebook runs in. A cell names files from the repository's root, so that it works from the folder of the notebook (a browser,
+/// nbclient), from the root (<c>kt notebook run</c>) and from anywhere below:
 /// <code>var config = Repository.Path("notebooks/configs/kt_tiny_neko_lora.yaml");</code>
 /// </summary>
 public static class Repository
@@ -12,7 +12,8 @@ public static class Repository
     /// <summary>The absolute path of the folder that holds KtNotebooks.sln: found upwards from the current directory, else upwards from the program.</summary>
     /// <exception cref="DirectoryNotFoundException">Neither lies in a checkout.</exception>
     public static string Root => Find() ?? throw new DirectoryNotFoundException(
-        $"[repository] no {Marker} in {Environment.CurrentDirectory} or above it, nor above {AppContext.BaseDirectory}; run this inside a checkout of KtNotebooks");
+        $"[repository] no {Marker} in {Environment.CurrentDirectory} or above it, nor above {AppContext.BaseDirectory}; run this inside a checkout of "
+            + "KtNotebooks");
 
     /// <summary>The same, or null outside every checkout.</summary>
     public static string? Find() => Above(Environment.CurrentDirectory) ?? Above(AppContext.BaseDirectory);

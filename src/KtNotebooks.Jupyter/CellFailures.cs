@@ -5,7 +5,8 @@ using KtNotebooks.Jupyter.Cells;
 namespace KtNotebooks.Jupyter;
 
 /// <summary>
-/// Exceptions of code that outlives its cell: threads of its own, timers, async void, finalizers. .NET ends the process at each of them; here the thread ends, and the cell that started it shows why.
+/// Exceptions of code that outlives its cell: threads of its own, timers, async void, finalizers. .NET ends the process at each of them; here the thread
+/// ends, and the cell that started it shows why.
 /// </summary>
 internal static class CellFailures
 {
@@ -19,7 +20,8 @@ internal static class CellFailures
         if (Interlocked.Exchange(ref _set, 1) == 1) return;
         ExceptionHandling.SetUnhandledExceptionHandler(Show);
         // What the handler is not asked about, such as a call of Environment.FailFast, leaves at least its name.
-        AppDomain.CurrentDomain.UnhandledException += (_, e) => _words?.Ends($"unhandled {e.ExceptionObject.GetType().Name}: {(e.ExceptionObject as Exception)?.Message}");
+        AppDomain.CurrentDomain.UnhandledException += (_, e) =>
+            _words?.Ends($"unhandled {e.ExceptionObject.GetType().Name}: {(e.ExceptionObject as Exception)?.Message}");
         AppDomain.CurrentDomain.ProcessExit += (_, _) =>
         {
             if (Cell.Running is { } cell) _words?.Ends($"{cell.Label} ended the process, by Environment.Exit or a signal");

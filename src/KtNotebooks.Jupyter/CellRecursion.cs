@@ -9,7 +9,8 @@ namespace KtNotebooks.Jupyter;
 public sealed class EndlessRecursionException : Exception
 {
     public EndlessRecursionException() : this(null) { }
-    public EndlessRecursionException(string? function) : base($"{function ?? "a function"} calls itself too deep: the stack is full; does it end for every input?") { }
+    public EndlessRecursionException(string? function)
+        : base($"{function ?? "a function"} calls itself too deep: the stack is full; does it end for every input?") { }
     public EndlessRecursionException(string message, Exception inner) : base(message, inner) { }
 
     /// <summary>The innermost call. The whole trace would have a hundred thousand lines.</summary>

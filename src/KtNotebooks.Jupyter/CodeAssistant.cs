@@ -51,7 +51,8 @@ internal sealed class CodeAssistant(CSharpSession session)
         // More text can only mend what is wrong at the end, or a comment or string that is still open.
         if (!SyntaxFactory.IsCompleteSubmission(tree) && errors.All(e => e.Location.SourceSpan.End >= end || e.Id is "CS1035" or "CS1039" or "CS8997"))
         {
-            var depth = tree.GetRoot().DescendantTokens().Sum(t => t.IsMissing ? 0 : t.IsKind(SyntaxKind.OpenBraceToken) ? 1 : t.IsKind(SyntaxKind.CloseBraceToken) ? -1 : 0);
+            var depth = tree.GetRoot().DescendantTokens()
+                .Sum(t => t.IsMissing ? 0 : t.IsKind(SyntaxKind.OpenBraceToken) ? 1 : t.IsKind(SyntaxKind.CloseBraceToken) ? -1 : 0);
             return new JsonObject { ["status"] = "incomplete", ["indent"] = new string(' ', 4 * Math.Max(0, depth)) };
         }
         return new JsonObject { ["status"] = errors.Length > 0 ? "invalid" : "complete" };

@@ -12,7 +12,8 @@ public static class KernelSpec
     public const string DotNetInteractiveAlias = ".net-csharp";
 
     /// <summary>
-    /// What the kernel's process needs and a notebook server need not have: where a runtime outside the system's folders is, such as ~/.dotnet, and whether it must do without ICU, which is not there.
+    /// What the kernel's process needs and a notebook server need not have: where a runtime outside the system's folders is, such as ~/.dotnet, and whether
+    /// it must do without ICU, which is not there.
     /// </summary>
     private static readonly string[] Inherited = ["DOTNET_ROOT", "DOTNET_SYSTEM_GLOBALIZATION_INVARIANT"];
 
@@ -30,7 +31,8 @@ public static class KernelSpec
     /// <returns>The folders that were written.</returns>
     public static IReadOnlyList<string> Install(string? prefix, IReadOnlyList<string> command, bool alias = false)
     {
-        if (!command.Contains("{connection_file}")) throw new ArgumentException("[kernel spec] the command must contain {connection_file}, which Jupyter replaces", nameof(command));
+        if (!command.Contains("{connection_file}"))
+            throw new ArgumentException("[kernel spec] the command must contain {connection_file}, which Jupyter replaces", nameof(command));
         List<string> folders = [];
         foreach (var name in alias ? (string[])[Name, DotNetInteractiveAlias] : [Name])
         {
@@ -67,7 +69,8 @@ public static class KernelSpec
         ["language"] = "C#",
         // Without this, clients send SIGINT to the process instead of a message to the kernel.
         ["interrupt_mode"] = "message",
-        ["env"] = new JsonObject(Inherited.Select(n => KeyValuePair.Create(n, (JsonNode?)Environment.GetEnvironmentVariable(n))).Where(v => (string?)v.Value is { Length: > 0 })),
+        ["env"] = new JsonObject(Inherited.Select(n => KeyValuePair.Create(n, (JsonNode?)Environment.GetEnvironmentVariable(n)))
+            .Where(v => (string?)v.Value is { Length: > 0 })),
         ["metadata"] = new JsonObject { ["debugger"] = false },
     }.ToJsonString(new JsonSerializerOptions { WriteIndented = true });
 }

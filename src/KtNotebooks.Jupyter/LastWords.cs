@@ -5,8 +5,9 @@ using KtNotebooks.Files;
 namespace KtNotebooks.Jupyter;
 
 /// <summary>
-/// What a kernel was doing, kept in a file beside the connection file, so that the kernel which Jupyter starts in place of one that died can say why: a full stack, the system's memory killer or a call of
-/// Environment.Exit end a process without a word to the notebook. A kernel that ends as it should removes the file.
+/// What a kernel was doing, kept in a file beside the connection file, so that the kernel which Jupyter starts in place of one that died can say why: a
+/// full stack, the system's memory killer or a call of Environment.Exit end a process without a word to the notebook. A kernel that ends as it should
+/// removes the file.
 /// </summary>
 internal sealed class LastWords
 {

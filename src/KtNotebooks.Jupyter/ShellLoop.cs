@@ -139,13 +139,20 @@ internal sealed class ShellLoop
         });
     }
 
-    /// <summary>While a cell runs, this thread has nothing else to do than to carry its questions to the client and the answers back. The cell thread ends them: the pool may be full of the cell's own tasks.</summary>
+    /// <summary>
+    /// While a cell runs, this thread has nothing else to do than to carry its questions to the client and the answers back. The cell thread ends them: the
+    /// pool may be full of the cell's own tasks.
+    /// </summary>
     private void AnswerQuestions(Message request, JupyterOutput output, Task running)
     {
         foreach (var question in output.Questions.GetConsumingEnumerable())
         {
             while (_stdin.Receive(wait: false) is { Count: > 0 }) { }      // answers to questions that were interrupted
-            _stdin.Send(_wire.Write(request.Identities, "input_request", request.Header, new JsonObject { ["prompt"] = question.Prompt, ["password"] = question.Password }));
+            _stdin.Send(_wire.Write(request.Identities, "input_request", request.Header, new JsonObject
+            {
+                ["prompt"] = question.Prompt,
+                ["password"] = question.Password,
+            }));
             while (!running.IsCompleted)
             {
                 if (_stdin.Receive() is not { } frames) return;

@@ -3,7 +3,8 @@ namespace KtNotebooks.Jupyter;
 /// <summary>The process's current folder, which somebody may have deleted.</summary>
 internal static class WorkingFolder
 {
-    internal const string Gone = "[kernel] the working folder is no longer there; paths without a leading / lead nowhere until Directory.SetCurrentDirectory(…) names another\n";
+    internal const string Gone =
+        "[kernel] the working folder is no longer there; paths without a leading / lead nowhere until Directory.SetCurrentDirectory(…) names another\n";
 
     /// <summary>Null where it is gone.</summary>
     internal static string? Path

@@ -9,7 +9,8 @@ public class Fp8Tests
     [Fact]
     public void Known_codes_have_their_values()
     {
-        Assert.Equal([0f, MathF.ScaleB(1, -9), MathF.ScaleB(7, -9), MathF.ScaleB(1, -6), 1f, 1.125f, 448f, -448f], ((byte[])[0x00, 0x01, 0x07, 0x08, 0x38, 0x39, 0x7E, 0xFE]).Select(Fp8.ToFloat));
+        Assert.Equal([0f, MathF.ScaleB(1, -9), MathF.ScaleB(7, -9), MathF.ScaleB(1, -6), 1f, 1.125f, 448f, -448f],
+            ((byte[])[0x00, 0x01, 0x07, 0x08, 0x38, 0x39, 0x7E, 0xFE]).Select(Fp8.ToFloat));
         Assert.True(float.IsNaN(Fp8.ToFloat(0x7F)) && float.IsNaN(Fp8.ToFloat(0xFF)));
         Assert.True(float.IsNegative(Fp8.ToFloat(0x80)) && Fp8.ToFloat(0x80) == 0);
     }

@@ -3,12 +3,13 @@ using Xunit;
 namespace KtNotebooks.Tests;
 
 /// <summary>
-/// Hardware that a test needs. What is missing skips the test with the reason; on a machine that should have it, <c>KT_REQUIRE=amx,cuda</c> makes the same a failure, so that
-/// nothing passes there by not running.
+/// Hardware that a test needs. What is missing skips the test with the reason; on a machine that should have it, <c>KT_REQUIRE=amx,cuda</c> makes the same
+/// a failure, so that nothing passes there by not running.
 /// </summary>
 public static class Require
 {
-    private static readonly HashSet<string> Wanted = [.. (Environment.GetEnvironmentVariable("KT_REQUIRE") ?? "").Split(',', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries)];
+    private static readonly HashSet<string> Wanted = [.. (Environment.GetEnvironmentVariable("KT_REQUIRE")
+        ?? "").Split(',', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries)];
 
     /// <summary>Whether the card is the emulator of tests/cuda-emulator: `KT_EMULATE_CUDA=1 ./kt …` sets it up.</summary>
     public static bool EmulatedCard { get; } = Environment.GetEnvironmentVariable("KT_EMULATE_CUDA") == "1";

@@ -34,10 +34,14 @@ public class TensorTests
     public void What_does_not_fit_is_said()
     {
         using var t = Tensor.Zeros(DType.BF16, 3, 2);
-        Assert.Equal("[Tensor] a view must keep all 6 elements of BF16[3, 2], but [4] has another count", Assert.Throws<ArgumentException>(() => t.View(4)).Message);
-        Assert.StartsWith("[Tensor] a view must keep all 6 elements of BF16[3, 2], but [7] has another count", Assert.Throws<ArgumentException>(() => t.View(7)).Message, StringComparison.Ordinal);
-        Assert.StartsWith("[Tensor] rows 2 … 4 are not in BF16[3, 2]", Assert.Throws<ArgumentOutOfRangeException>(() => t.Slice(2, 2)).Message, StringComparison.Ordinal);
-        Assert.Equal("[Tensor] BF16[3, 2] has 2-byte elements, asked for 4-byte ones", Assert.Throws<InvalidOperationException>(() => t.Span<float>().Length).Message);
+        Assert.Equal("[Tensor] a view must keep all 6 elements of BF16[3, 2], but [4] has another count",
+            Assert.Throws<ArgumentException>(() => t.View(4)).Message);
+        Assert.StartsWith("[Tensor] a view must keep all 6 elements of BF16[3, 2], but [7] has another count",
+            Assert.Throws<ArgumentException>(() => t.View(7)).Message, StringComparison.Ordinal);
+        Assert.StartsWith("[Tensor] rows 2 … 4 are not in BF16[3, 2]", Assert.Throws<ArgumentOutOfRangeException>(() => t.Slice(2, 2)).Message,
+            StringComparison.Ordinal);
+        Assert.Equal("[Tensor] BF16[3, 2] has 2-byte elements, asked for 4-byte ones",
+            Assert.Throws<InvalidOperationException>(() => t.Span<float>().Length).Message);
         Assert.Equal("[Tensor] BF16[3, 2] has 6 elements, got 5 values", Assert.Throws<ArgumentException>(() => t.Store(new float[5])).Message);
         Assert.Equal("[Tensor] a dimension is negative: [-1, 2]", Assert.Throws<ArgumentException>(() => Tensor.Empty(DType.F32, -1, 2)).Message);
         Assert.Throws<OverflowException>(() => Tensor.Empty(DType.F32, 1L << 40, 1L << 40));

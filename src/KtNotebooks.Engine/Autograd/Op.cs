@@ -29,7 +29,10 @@ public abstract class Op
 
     protected virtual void Cuda(Frame f) => throw new NotSupportedException($"[{Name}] has no CUDA kernel yet");
 
-    /// <summary>Bytes that a run takes beside inputs and outputs and gives back when it ends: asked when an op meets shapes without memory, to predict what a model needs.</summary>
+    /// <summary>
+    /// Bytes that a run takes beside inputs and outputs and gives back when it ends: asked when an op meets shapes without memory, to predict what a model
+    /// needs.
+    /// </summary>
     protected virtual long ScratchBytes(Frame f) => 0;
 
     /// <summary>Gradients of the inputs for given gradients of the outputs (null: zero). An entry may be null where f.Needs(i) is false.</summary>
@@ -86,11 +89,13 @@ public abstract class Op
 /// <summary>An op of generation alone: same dispatch, no gradient.</summary>
 internal abstract class InferenceOp : Op
 {
-    protected internal sealed override Tensor?[] Backward(Frame f, Tensor?[] dOut) => throw new NotSupportedException($"[{Name}] is for inference: it has no gradient");
+    protected internal sealed override Tensor?[] Backward(Frame f, Tensor?[] dOut) =>
+        throw new NotSupportedException($"[{Name}] is for inference: it has no gradient");
 }
 
 /// <summary>The gradient of an op as an op of its own: same dispatch, same harness, no second derivative.</summary>
 public abstract class GradOp : Op
 {
-    protected internal sealed override Tensor?[] Backward(Frame f, Tensor?[] dOut) => throw new NotSupportedException($"[{Name}] second derivatives are not supported");
+    protected internal sealed override Tensor?[] Backward(Frame f, Tensor?[] dOut) =>
+        throw new NotSupportedException($"[{Name}] second derivatives are not supported");
 }

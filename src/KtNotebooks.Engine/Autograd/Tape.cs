@@ -111,7 +111,8 @@ public sealed class Tape : IDisposable
             if (gradients.Remove(frame.Outputs[i], out dOut[i])) any = true;
         if (!any) return;
         var dIn = frame.Op.Backward(frame, dOut);
-        if (dIn.Length != frame.Inputs.Length) throw new InvalidOperationException($"[{frame.Op.Name}] backward gave {dIn.Length} gradients for {frame.Inputs.Length} inputs");
+        if (dIn.Length != frame.Inputs.Length)
+            throw new InvalidOperationException($"[{frame.Op.Name}] backward gave {dIn.Length} gradients for {frame.Inputs.Length} inputs");
         foreach (var d in dOut) d?.Dispose();
         for (var i = 0; i < dIn.Length; i++)
         {
@@ -122,7 +123,8 @@ public sealed class Tape : IDisposable
                 continue;
             }
             var input = frame.Inputs[i];
-            if (!gradient.HasShape(input.Shape)) throw new InvalidOperationException($"[{frame.Op.Name}] gradient {gradient} of input {i} does not have the shape of {input}");
+            if (!gradient.HasShape(input.Shape))
+                throw new InvalidOperationException($"[{frame.Op.Name}] gradient {gradient} of input {i} does not have the shape of {input}");
             scope.Keep(gradient);
             if (produced.Contains(input)) gradients[input] = gradients.TryGetValue(input, out var sum) ? Sum(sum, gradient) : gradient;
             else input.Grad = input.Grad is { } total ? Sum(total, gradient) : gradient;

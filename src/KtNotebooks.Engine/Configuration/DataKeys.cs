@@ -13,7 +13,12 @@ public static class DataKeys
         if (c.Text("default_system") is { } system) template = template with { DefaultSystem = system };
         return c.Text("tool_format") is null ? template : template with
         {
-            Tools = c.OneOf("tool_format", "default", "default", "qwen", "glm4") switch { "qwen" => ToolForm.Qwen, "glm4" => ToolForm.Glm4, _ => ToolForm.Plain },
+            Tools = c.OneOf("tool_format", "default", "default", "qwen", "glm4") switch
+            {
+                "qwen" => ToolForm.Qwen,
+                "glm4" => ToolForm.Glm4,
+                _ => ToolForm.Plain
+            },
         };
     }
 

@@ -9,7 +9,10 @@ public enum KeyEffect
     /// <summary>Accepted; said once, with the reason: there is nothing here that it could set.</summary>
     NoEffect,
 
-    /// <summary>Asks for something that is not here or is spelled otherwise: refused, with what to write instead. Its default, null, false and 0 ask for nothing and are accepted.</summary>
+    /// <summary>
+    /// Asks for something that is not here or is spelled otherwise: refused, with what to write instead. Its default, null, false and 0 ask for nothing and
+    /// are accepted.
+    /// </summary>
     Refused,
 }
 
@@ -45,13 +48,17 @@ public sealed record Key(string Name, string Kind, string? Default, string Help,
     public string? Theirs { get; init; }
 
     /// <summary>A value that asks for nothing, so that there is nothing to say about it.</summary>
-    public bool AsksForNothing(string? value) => value is null || value.Length == 0 || value == Default || value == Theirs || value.ToLowerInvariant() is "false" or "none" or "null" or "no" or "off" or "0" || SameNumber(value, Default);
+    public bool AsksForNothing(string? value) =>
+        value is null || value.Length == 0 || value == Default || value == Theirs
+            || value.ToLowerInvariant() is "false" or "none" or "null" or "no" or "off" or "0" || SameNumber(value, Default);
 
-    internal static Key Acts(string name, string kind, string? @default, KeyUse uses, string help, string? theirs = null) => new(name, kind, @default, help, KeyEffect.Acts, uses) { Theirs = theirs };
+    internal static Key Acts(string name, string kind, string? @default, KeyUse uses, string help, string? theirs = null) =>
+        new(name, kind, @default, help, KeyEffect.Acts, uses) { Theirs = theirs };
 
     internal static Key NoEffect(string name, string kind, string? @default, string why) => new(name, kind, @default, why, KeyEffect.NoEffect, KeyUse.None);
 
-    internal static Key Refused(string name, string kind, string? @default, string instead) => new(name, kind, @default, instead, KeyEffect.Refused, KeyUse.None);
+    internal static Key Refused(string name, string kind, string? @default, string instead) =>
+        new(name, kind, @default, instead, KeyEffect.Refused, KeyUse.None);
 
     private static bool SameNumber(string value, string? other) => Settings.TryNumber(value, out var a) && Settings.TryNumber(other, out var b) && a == b;
 }

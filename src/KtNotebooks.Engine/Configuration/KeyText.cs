@@ -7,12 +7,14 @@ public static class KeyText
 {
     private static readonly (string Group, string Title)[] Groups =
     [
-        ("model", "Model"), ("data", "Data"), ("method", "Method"), ("training", "Training"), ("generation", "Generation"), ("export", "Export"), ("ktransformers", "KTransformers"), ("own", "Our own"),
+        ("model", "Model"), ("data", "Data"), ("method", "Method"), ("training", "Training"), ("generation", "Generation"), ("export", "Export"),
+        ("ktransformers", "KTransformers"), ("own", "Our own"),
     ];
 
     private static readonly (KeyUse Use, string Command)[] Commands =
     [
-        (KeyUse.Train, "train"), (KeyUse.Chat, "chat"), (KeyUse.Predict, "predict, eval"), (KeyUse.Export, "export"), (KeyUse.Plan, "plan"), (KeyUse.Pretrain, "pretrain"),
+        (KeyUse.Train, "train"), (KeyUse.Chat, "chat"), (KeyUse.Predict, "predict, eval"), (KeyUse.Export, "export"), (KeyUse.Plan, "plan"),
+        (KeyUse.Pretrain, "pretrain"),
     ];
 
     /// <summary>One key a paragraph: name, kind and default, and what becomes of it.</summary>
@@ -35,7 +37,8 @@ public static class KeyText
         var text = new StringBuilder("""
             # Keys
 
-            Every key that a configuration may have: LLaMA-Factory's (0.9.4 and of August 2026), transformers', KTransformers', and our own. Made by `kt keys --markdown`; `kt keys WORD` searches.
+            Every key that a configuration may have: LLaMA-Factory's (0.9.4 and of August 2026), transformers', KTransformers', and our own.
+            Made by `kt keys --markdown`; `kt keys WORD` searches.
 
             - A key that **acts** is read by the commands beside it. Another command that finds it in its file says once that it does not use it.
             - A key **without effect** is accepted and named once, with the reason that stands here.
@@ -50,7 +53,8 @@ public static class KeyText
             text.Append("## ").Append(title).Append("\n\n");
             text.Append("| key | kind | default | commands | what it sets |\n|---|---|---|---|---|\n");
             foreach (var key in keys.Where(k => k.Effect == KeyEffect.Acts))
-                text.Append($"| `{key.Name}` | {Cell(key.Kind)} | {Cell(key.Default ?? "")}{(key.Theirs is null ? "" : $" (LLaMA-Factory: {Cell(key.Theirs)})")} | {string.Join(", ", UsedBy(key))} | {Cell(key.Help)} |\n");
+                text.Append($"| `{key.Name}` | {Cell(key.Kind)} | {Cell(key.Default ?? "")}"
+                    + $"{(key.Theirs is null ? "" : $" (LLaMA-Factory: {Cell(key.Theirs)})")} | {string.Join(", ", UsedBy(key))} | {Cell(key.Help)} |\n");
             Section("Without effect", "why", KeyEffect.NoEffect);
             Section("Not offered", "what instead", KeyEffect.Refused);
             text.Append('\n');

@@ -6,15 +6,16 @@ using KtNotebooks.Data;
 namespace KtNotebooks.Configuration;
 
 /// <summary>
-/// The one table of keys: every argument of LLaMA-Factory (0.9.4 and of August 2026) and of transformers' Seq2SeqTrainingArguments, both generations of KTransformers' keys, and our own. Settings take their
-/// defaults from here, errors their hints; `kt keys`, `kt train --help` and docs/keys.md print it.
+/// The one table of keys: every argument of LLaMA-Factory (0.9.4 and of August 2026) and of transformers' Seq2SeqTrainingArguments, both generations of
+/// KTransformers' keys, and our own. Settings take their defaults from here, errors their hints; `kt keys`, `kt train --help` and docs/keys.md print it.
 /// </summary>
 public static class Keys
 {
     /// <summary>All of them, group by group.</summary>
     public static IReadOnlyList<Key> All { get; } =
     [
-        .. In("model", ModelTable.Keys), .. In("data", DataTable.Keys), .. In("method", MethodTable.Keys), .. In("training", TrainingTable.Keys), .. In("generation", GenerationTable.Keys),
+        .. In("model", ModelTable.Keys), .. In("data", DataTable.Keys), .. In("method", MethodTable.Keys), .. In("training", TrainingTable.Keys),
+        .. In("generation", GenerationTable.Keys),
         .. In("export", ExportTable.Keys), .. In("ktransformers", KTransformersTable.Keys), .. In("own", OwnTable.Keys),
     ];
 
@@ -24,12 +25,15 @@ public static class Keys
     public static Key? Find(string name)
     {
         ArgumentNullException.ThrowIfNull(name);
-        return ByName.GetValueOrDefault(name) ?? (name.IndexOf('.', StringComparison.Ordinal) is > 0 and var dot && ByName.GetValueOrDefault(name[..dot]) is { } block && block.Kind.Contains("dict", StringComparison.Ordinal) ? block : null);
+        return ByName.GetValueOrDefault(name)
+            ?? (name.IndexOf('.', StringComparison.Ordinal) is > 0 and var dot && ByName.GetValueOrDefault(name[..dot]) is { } block
+            && block.Kind.Contains("dict", StringComparison.Ordinal) ? block : null);
     }
 
     /// <summary>The names that come near a wrong one, as a sentence.</summary>
     public static string Hint(string wrong, IEnumerable<string>? more = null) =>
-        Nearest.Find(wrong, [.. All.Where(k => k.Effect == KeyEffect.Acts).Select(k => k.Name), .. ByName.Keys, .. more ?? []]) is { } near ? $" Did you mean '{near}'?" : " `kt keys` lists the known ones";
+        Nearest.Find(wrong, [.. All.Where(k => k.Effect == KeyEffect.Acts).Select(k => k.Name), .. ByName.Keys, .. more ?? []]) is { } near
+            ? $" Did you mean '{near}'?" : " `kt keys` lists the known ones";
 
     /// <summary>What holds where a key is not given.</summary>
     /// <exception cref="InvalidOperationException">The table has no such key with a default: a fault of ours.</exception>

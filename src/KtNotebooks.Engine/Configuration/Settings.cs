@@ -6,9 +6,10 @@ using YamlDotNet.RepresentationModel;
 namespace KtNotebooks.Configuration;
 
 /// <summary>
-/// One YAML mapping with `key=value` pairs laid over it, as LLaMA-Factory reads its configs; a block inside it reads as keys with a dot (`kt_config.kt_backend`), in the file and on the command line. Readers
-/// ask for keys by name and type; what a key means where it is not given stands in <see cref="Keys"/>. <see cref="Finish"/> then answers for every key that nobody asked for. Errors say file, line, key, what
-/// was wanted and what stands there.
+/// One YAML mapping with `key=value` pairs laid over it, as LLaMA-Factory reads its configs; a block inside it reads as keys with a dot
+/// (`kt_config.kt_backend`), in the file and on the command line. Readers ask for keys by name and type; what a key means where it is not given stands in
+/// <see cref="Keys"/>. <see cref="Finish"/> then answers for every key that nobody asked for. Errors say file, line, key, what was wanted and what stands
+/// there.
 /// </summary>
 public sealed class Settings
 {
@@ -60,7 +61,8 @@ public sealed class Settings
     }
 
     /// <summary>Whether any key of a block (`kt_config.`) is given.</summary>
-    public bool HasBlock(string prefix) => _values.Any(v => v.Key.StartsWith(prefix, StringComparison.Ordinal) && (v.Value.Value is not null || v.Value.List is not null));
+    public bool HasBlock(string prefix) =>
+        _values.Any(v => v.Key.StartsWith(prefix, StringComparison.Ordinal) && (v.Value.Value is not null || v.Value.List is not null));
 
     public string? Text(string key) => Has(key) ? _values[key].Value ?? string.Join(",", _values[key].List!) : null;
 
@@ -70,7 +72,8 @@ public sealed class Settings
     public string TextOrDefault(string key) => Text(key) ?? Keys.Default(key);
 
     /// <exception cref="ArgumentException">The key is not there.</exception>
-    public string Required(string key) => Text(key) ?? throw new ArgumentException($"{Name}: '{key}' is required: {Keys.Find(key)?.Help ?? "it has no default"}");
+    public string Required(string key) => Text(key)
+        ?? throw new ArgumentException($"{Name}: '{key}' is required: {Keys.Find(key)?.Help ?? "it has no default"}");
 
     /// <summary>A whole number, or the table's default.</summary>
     public int Int(string key) => MaybeInt(key) ?? int.Parse(Keys.Default(key), CultureInfo.InvariantCulture);
@@ -108,7 +111,8 @@ public sealed class Settings
     public bool? FlagOrNull(string key, bool? missing) => Has(key) ? Flag(key) : _values.ContainsKey(key) ? null : missing;
 
     /// <summary>A YAML list or a comma list.</summary>
-    public IReadOnlyList<string>? List(string key) => Has(key) ? _values[key].List ?? _values[key].Value!.Split(',', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries) : null;
+    public IReadOnlyList<string>? List(string key) =>
+        Has(key) ? _values[key].List ?? _values[key].Value!.Split(',', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries) : null;
 
     /// <summary>One of the words that the table gives as the key's kind (`a | b`), or the table's default.</summary>
     public string OneOf(string key) => OneOf(key, Keys.Default(key), (Keys.Find(key)?.Kind ?? "").Split(" | "));
@@ -138,8 +142,8 @@ public sealed class Settings
     public ArgumentException Wrong(string key, string wanted) => new($"{Where(key)}: '{key}' must be {wanted}, but is '{Text(key)}'");
 
     /// <summary>
-    /// The answer for every key that no reader asked for: what has no effect is returned as notes, what would change the meaning is refused with what to write instead, what nobody knows is refused with the
-    /// nearest known names (ALLOW_EXTRA_ARGS=1, as LLaMA-Factory has it, turns that into a note).
+    /// The answer for every key that no reader asked for: what has no effect is returned as notes, what would change the meaning is refused with what to
+    /// write instead, what nobody knows is refused with the nearest known names (ALLOW_EXTRA_ARGS=1, as LLaMA-Factory has it, turns that into a note).
     /// </summary>
     /// <param name="command">Who has read: `kt train`.</param>
     /// <returns>Lines for whoever starts the command, each said once.</returns>
@@ -153,7 +157,9 @@ public sealed class Settings
             var given = value ?? (list is null ? null : string.Join(",", list));
             switch (Keys.Find(name))
             {
-                case null when Environment.GetEnvironmentVariable("ALLOW_EXTRA_ARGS")?.ToLowerInvariant() is "true" or "y" or "1": notes.Add((name, "not known (ALLOW_EXTRA_ARGS lets it pass)")); break;
+                case null when Environment.GetEnvironmentVariable("ALLOW_EXTRA_ARGS")?.ToLowerInvariant() is "true" or "y"
+                    or "1":
+                    notes.Add((name, "not known (ALLOW_EXTRA_ARGS lets it pass)")); break;
                 case null: throw new ArgumentException($"{where}: unknown key '{name}'.{Keys.Hint(name, _known)}");
                 case { } key when key.AsksForNothing(given): break;
                 case { Effect: KeyEffect.Refused } key: throw new ArgumentException($"{where}: '{name}' is {given}, which is not to be had here: {key.Help}");
@@ -165,7 +171,8 @@ public sealed class Settings
     }
 
     /// <summary>A finite number in YAML's spelling.</summary>
-    internal static bool TryNumber(string? text, out double value) => double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out value) && double.IsFinite(value);
+    internal static bool TryNumber(string? text, out double value) => double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out value)
+        && double.IsFinite(value);
 
     private void ReadFile(string path)
     {
@@ -201,7 +208,8 @@ public sealed class Settings
         {
             YamlScalarNode { Value: null or "" or "null" or "~", Style: ScalarStyle.Plain or ScalarStyle.Any } => (null, null, where(key)),
             YamlScalarNode scalar => (scalar.Value, null, where(key)),
-            YamlSequenceNode list when list.Children.All(c => c is YamlScalarNode) => (null, [.. list.Children.Select(c => ((YamlScalarNode)c).Value ?? "")], where(key)),
+            YamlSequenceNode list when list.Children.All(c => c is YamlScalarNode) => (null, [.. list.Children.Select(c => ((YamlScalarNode)c).Value ?? "")],
+                where(key)),
             _ => throw new InvalidDataException($"{where(key)}: '{name}' must be a value or a list of values"),
         };
     }

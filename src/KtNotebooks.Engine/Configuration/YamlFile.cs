@@ -6,7 +6,10 @@ using YamlDotNet.RepresentationModel;
 
 namespace KtNotebooks.Configuration;
 
-/// <summary>One YAML document, as nodes that know their lines. What a file may hold is bounded before a tree is made of it: the tree's maker calls itself for every level.</summary>
+/// <summary>
+/// One YAML document, as nodes that know their lines. What a file may hold is bounded before a tree is made of it: the tree's maker calls itself for every
+/// level.
+/// </summary>
 public static class YamlFile
 {
     /// <summary>The most bytes, levels and nodes taken; the largest known rules file has 20 KB, 6 levels and 700 nodes.</summary>
@@ -34,7 +37,8 @@ public static class YamlFile
             throw new InvalidDataException($"{name}:{error.Start.Line}: not valid YAML: {Reason(error)}");
         }
         // YamlDotNet lets some faults of its own pass, without a place: a tag that is no address, a scanner that lost its way.
-        catch (Exception error) when (error is ArgumentException or InvalidOperationException or IndexOutOfRangeException or FormatException or OverflowException)
+        catch (Exception error) when (error is ArgumentException or InvalidOperationException or IndexOutOfRangeException or FormatException
+            or OverflowException)
         {
             throw new InvalidDataException($"{name}: not valid YAML: a bracket, a quote or a tag (!) that does not end");
         }
@@ -57,7 +61,8 @@ public static class YamlFile
                 if (key is not YamlScalarNode { Value: "<<" }) continue;
                 foreach (var source in value is YamlSequenceNode list ? list.Children : [value])
                 {
-                    if (source is not YamlMappingNode merged) throw new InvalidDataException($"{name}:{key.Start.Line}: << takes a mapping (`<<: *name`), or a list of them");
+                    if (source is not YamlMappingNode merged)
+                        throw new InvalidDataException($"{name}:{key.Start.Line}: << takes a mapping (`<<: *name`), or a list of them");
                     foreach (var entry in Walk(merged, depth + 1)) yield return entry;
                 }
             }

@@ -5,13 +5,15 @@ using KtNotebooks.Files;
 namespace KtNotebooks.Data;
 
 /// <summary>
-/// Converts AfriMed-QA v2's CSV into alpaca files, one for each kind of question and split. Single choice (mcq): the question with lettered options, answered by one letter. Short answer (saq): the
-/// question, answered by its rationale. Other kinds of question have no reference answer and are counted. Other columns than the ones used may be there.
+/// Converts AfriMed-QA v2's CSV into alpaca files, one for each kind of question and split. Single choice (mcq): the question with lettered options,
+/// answered by one letter. Short answer (saq): the question, answered by its rationale. Other kinds of question have no reference answer and are counted.
+/// Other columns than the ones used may be there.
 /// </summary>
 public static partial class AfriMed
 {
     /// <summary>The columns that our own file has; a real one has more.</summary>
-    public static readonly IReadOnlyList<string> Columns = ["sample_id", "split", "question_type", "question", "question_clean", "answer_options", "correct_answer", "answer_rationale"];
+    public static readonly IReadOnlyList<string> Columns = ["sample_id", "split", "question_type", "question", "question_clean", "answer_options",
+        "correct_answer", "answer_rationale"];
 
     /// <summary>What stands for an option that a question does not have.</summary>
     public const string NoOption = "N/A";
@@ -75,7 +77,8 @@ public static partial class AfriMed
 
         string? Field(string column) => row.Fields.TryGetProperty(column, out var value)
             ? value.GetString()
-            : throw new InvalidDataException($"{row.Source}: there is no column '{column}'.{Nearest.Hint(column, [.. row.Fields.EnumerateObject().Select(p => p.Name)])} AfriMed-QA v2 has {string.Join(", ", Columns)}.");
+            : throw new InvalidDataException($"{row.Source}: there is no column '{column}'."
+            + $"{Nearest.Hint(column, [.. row.Fields.EnumerateObject().Select(p => p.Name)])} AfriMed-QA v2 has {string.Join(", ", Columns)}.");
     }
 
     private static (QaRow? Row, string Why) Short(string question, string? rationale) => rationale?.Trim() is { Length: >= ShortestRationale } answer
@@ -98,7 +101,8 @@ public static partial class AfriMed
         if (all is null)
             return (null, $"answer_options is no JSON object of options: {options}");
         // In the order of their numbers; letters go on without a gap where one is missing.
-        var kept = all.Where(o => o.Value?.Trim() is { Length: > 0 } text && text != NoOption).OrderBy(o => o.Key.Length).ThenBy(o => o.Key, StringComparer.Ordinal).ToArray();
+        var kept = all.Where(o => o.Value?.Trim() is { Length: > 0 } text && text != NoOption).OrderBy(o => o.Key.Length)
+            .ThenBy(o => o.Key, StringComparer.Ordinal).ToArray();
         var right = Array.FindIndex(kept, o => o.Key == correct);
         if (right < 0 || kept.Length < 2)
             return (null, $"correct_answer {correct} is not among the {kept.Length} options that have a text");

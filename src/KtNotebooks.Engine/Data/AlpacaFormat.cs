@@ -3,8 +3,8 @@ using System.Text.Json;
 namespace KtNotebooks.Data;
 
 /// <summary>
-/// Rows of the alpaca kind: instruction and input make the question, output is the answer, history holds earlier (question, answer) pairs. With ranking, chosen and rejected are the answers; with
-/// kto_tag the output is one that is wanted or not.
+/// Rows of the alpaca kind: instruction and input make the question, output is the answer, history holds earlier (question, answer) pairs. With ranking,
+/// chosen and rejected are the answers; with kto_tag the output is one that is wanted or not.
 /// </summary>
 internal sealed class AlpacaFormat(DatasetEntry entry, Lazy<IReadOnlySet<string>> present) : IRowFormat
 {
@@ -17,7 +17,8 @@ internal sealed class AlpacaFormat(DatasetEntry entry, Lazy<IReadOnlySet<string>
         var query = _columns.Query is { } name && (entry.ColumnsGiven || row.Fields.TryGetProperty(name, out _)) ? name : null;
         var question = string.Join('\n', new[] { _fields.Text(row, _columns.Prompt), _fields.Text(row, query) }.Where(t => !string.IsNullOrEmpty(t)));
         if (question.Length == 0)
-            throw new InvalidDataException($"{row.Source}: the question is empty (columns {Names(_columns.Prompt, _columns.Query)}). Fill it or remove the row.");
+            throw new InvalidDataException($"{row.Source}: the question is empty (columns {Names(_columns.Prompt, _columns.Query)}). Fill it or remove the "
+                + "row.");
         Message[] prompt = [.. History(row), new Message(Role.User, question)];
         var responses = Responses(row);
         return new Example(prompt, responses, _fields.Text(row, _columns.System), _fields.Tools(row, _columns.Tools), row.Source)
@@ -29,7 +30,8 @@ internal sealed class AlpacaFormat(DatasetEntry entry, Lazy<IReadOnlySet<string>
     private Message[] Responses(Row row)
     {
         if (entry.Ranking)
-            return _fields.Text(row, _columns.Chosen) is { } chosen && _fields.Text(row, _columns.Rejected) is { } rejected ? [new(Role.Assistant, chosen), new(Role.Assistant, rejected)] : [];
+            return _fields.Text(row, _columns.Chosen) is { } chosen && _fields.Text(row, _columns.Rejected) is { } rejected
+                ? [new(Role.Assistant, chosen), new(Role.Assistant, rejected)] : [];
         var answer = _fields.Text(row, _columns.Response) is { } text ? new Message(Role.Assistant, text) : null;
         return _fields.Liked(row, _columns.KtoTag, answer) ?? (answer is null ? [] : [answer]);
     }
@@ -39,11 +41,13 @@ internal sealed class AlpacaFormat(DatasetEntry entry, Lazy<IReadOnlySet<string>
         if (_fields.Field(row, _columns.History) is not { } history)
             yield break;
         if (history.ValueKind != JsonValueKind.Array)
-            throw new InvalidDataException($"{row.Source}: column '{_columns.History}' must be a list of [question, answer] pairs, but is {RowReader.KindName(history)}.");
+            throw new InvalidDataException($"{row.Source}: column '{_columns.History}' must be a list of [question, answer] pairs, but "
+                + $"is {RowReader.KindName(history)}.");
         foreach (var pair in history.EnumerateArray())
         {
             if (pair.ValueKind != JsonValueKind.Array || pair.GetArrayLength() != 2 || pair.EnumerateArray().Any(e => e.ValueKind != JsonValueKind.String))
-                throw new InvalidDataException($"{row.Source}: column '{_columns.History}' must be a list of [question, answer] pairs of strings; one of them is {pair.GetRawText()}.");
+                throw new InvalidDataException($"{row.Source}: column '{_columns.History}' must be a list of [question, answer] pairs of strings; one of them "
+                    + $"is {pair.GetRawText()}.");
             yield return new Message(Role.User, pair[0].GetString()!);
             yield return new Message(Role.Assistant, pair[1].GetString()!);
         }

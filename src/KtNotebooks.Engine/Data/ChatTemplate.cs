@@ -5,8 +5,8 @@ using KtNotebooks.Files;
 namespace KtNotebooks.Data;
 
 /// <summary>
-/// The chat template that a model brings (Jinja, in chat_template.jinja or tokenizer_config.json). It is not run here: conversations are told by <see cref="Template"/>s, by LLaMA-Factory's names. What it
-/// shows, by marks that only some of them have, is which of them are likely to be the model's.
+/// The chat template that a model brings (Jinja, in chat_template.jinja or tokenizer_config.json). It is not run here: conversations are told by
+/// <see cref="Template"/>s, by LLaMA-Factory's names. What it shows, by marks that only some of them have, is which of them are likely to be the model's.
 /// </summary>
 public static class ChatTemplate
 {
@@ -28,22 +28,29 @@ public static class ChatTemplate
     {
         ArgumentNullException.ThrowIfNull(chatTemplate);
         bool Has(string mark) => chatTemplate.Contains(mark, StringComparison.Ordinal);
-        if (Has("<|im_middle|>")) return Has("an AI assistant created by Moonshot AI") ? ["kimi_k2"] : Has("provided by Moonshot-AI") ? ["moonlight"] : ["kimi_k2", "moonlight"];
+        if (Has("<|im_middle|>")) return Has("an AI assistant created by Moonshot AI") ? ["kimi_k2"]
+            : Has("provided by Moonshot-AI") ? ["moonlight"] : ["kimi_k2", "moonlight"];
         if (Has("<|im_start|>")) return Has("<think>") || Has("enable_thinking") ? ["qwen3"] : ["qwen3_nothink"];
         if (Has("<｜User｜>")) return Has("think") ? ["deepseek3", "deepseekr1"] : ["deepseek3"]; // of those that think, some always do and some when asked
         if (Has("[gMASK]")) return Has("<think>") ? [] : ["glm4"];
         return Has("'User: '") && Has("Assistant:") ? ["deepseek"] : [];
     }
 
-    /// <summary>Refuses a run whose template was not given though the model brings one: LLaMA-Factory would use that one, and rows told in another form teach another model.</summary>
+    /// <summary>
+    /// Refuses a run whose template was not given though the model brings one: LLaMA-Factory would use that one, and rows told in another form teach
+    /// another model.
+    /// </summary>
     /// <exception cref="ArgumentException">The model has a chat template.</exception>
     public static void RequireNone(string folder)
     {
         if (Find(folder) is not { } text) return;
         var likely = Likely(text);
         throw new ArgumentException($"'template' is not given, and {folder} brings a chat template, which is not run here: give its name"
-            + $"{(likely.Count > 0 ? $" (this one looks like {string.Join(" or ", likely)})" : $", one of {string.Join(", ", Templates.Names)}")}, or template=empty for rows that carry all marks themselves");
+            + $"{(likely.Count > 0 ? $" (this one looks like {string.Join(" or ", likely)})" : $", one of {string.Join(", ", Templates.Names)}")}, or "
+            + "template=empty for rows that carry all marks themselves");
     }
 
-    private static bool IsDefault(JsonElement named) => named.ValueKind == JsonValueKind.Object && named.TryGetProperty("name", out var name) && name.ValueKind == JsonValueKind.String && name.ValueEquals("default");
+    private static bool IsDefault(JsonElement named) =>
+        named.ValueKind == JsonValueKind.Object && named.TryGetProperty("name", out var name) && name.ValueKind == JsonValueKind.String
+            && name.ValueEquals("default");
 }

@@ -3,8 +3,9 @@ using System.Text.Json;
 namespace KtNotebooks.Data;
 
 /// <summary>
-/// Rows that hold a list of messages, each with a role and a content: sharegpt, and openai with its tool calls. A leading message of the system role is the system prompt; then questions (user, observation)
-/// and answers (assistant, function) alternate, and the last message is the answer. With ranking the list ends with a question, and chosen and rejected are messages.
+/// Rows that hold a list of messages, each with a role and a content: sharegpt, and openai with its tool calls. A leading message of the system role is the
+/// system prompt; then questions (user, observation) and answers (assistant, function) alternate, and the last message is the answer. With ranking the list
+/// ends with a question, and chosen and rejected are messages.
 /// </summary>
 internal sealed class ConversationFormat : IRowFormat
 {
@@ -22,10 +23,14 @@ internal sealed class ConversationFormat : IRowFormat
     public ConversationFormat(DatasetEntry entry, Lazy<IReadOnlySet<string>> present, bool openAi)
     {
         (_entry, _fields, _present, _openAi) = (entry, new RowFields(entry, present), present, openAi);
-        // Upstream takes sharegpt's words for openai rows too unless 'tags' names others; nobody's rows fit those, so here the format's own words are the default.
+        // Upstream takes sharegpt's words for openai rows too unless 'tags' names others; nobody's rows fit those, so here the format's own words are the
+        // default.
         _tags = openAi && entry.Tags == Tags.Default ? new Tags("role", "content", "user", "assistant", "tool", "function", "system") : entry.Tags;
         _columns = entry.Columns;
-        foreach (var (word, role) in new[] { (_tags.User, Role.User), (_tags.Assistant, Role.Assistant), (_tags.Observation, Role.Observation), (_tags.Function, Role.Function) })
+        foreach (var (word, role) in new[]
+        {
+            (_tags.User, Role.User), (_tags.Assistant, Role.Assistant), (_tags.Observation, Role.Observation), (_tags.Function, Role.Function)
+        })
             if (word is not null)
                 _roles.TryAdd(word, role);
     }
@@ -78,7 +83,8 @@ internal sealed class ConversationFormat : IRowFormat
 
     private Message[]? Ranked(Row row)
     {
-        if (_fields.Field(row, _columns.Chosen) is not { ValueKind: JsonValueKind.Object } chosen || _fields.Field(row, _columns.Rejected) is not { ValueKind: JsonValueKind.Object } rejected)
+        if (_fields.Field(row, _columns.Chosen) is not { ValueKind: JsonValueKind.Object } chosen
+            || _fields.Field(row, _columns.Rejected) is not { ValueKind: JsonValueKind.Object } rejected)
             return null;
         Message? Answer(JsonElement message) =>
             One(row, message) is ((Role.Assistant or Role.Function) and { } role, { } text) ? new Message(role, text) : null;
@@ -103,7 +109,8 @@ internal sealed class ConversationFormat : IRowFormat
     private (Role? Role, string? Text) One(Row row, JsonElement message)
     {
         Role? role = RoleWord(row, message) is { } word && _roles.TryGetValue(word, out var known) ? known : null;
-        if (_openAi && role == Role.Assistant && message.TryGetProperty("tool_calls", out var calls) && calls.ValueKind == JsonValueKind.Array && calls.GetArrayLength() > 0)
+        if (_openAi && role == Role.Assistant && message.TryGetProperty("tool_calls", out var calls) && calls.ValueKind == JsonValueKind.Array
+            && calls.GetArrayLength() > 0)
             return (Role.Function, $"[{string.Join(", ", calls.EnumerateArray().Select(call => PythonJson.Dump(Function(row, call))))}]");
         return (role, Content(row, message));
     }

@@ -46,8 +46,10 @@ public sealed class DatasetInfo
     private static readonly string[] Remote = ["hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name"];
 
     // Keys that upstream knows; some change nothing for a file on disk.
-    private static readonly string[] EntryKeys = [.. Remote, "file_name", "formatting", "ranking", "subset", "split", "folder", "num_samples", "columns", "tags", "load_from"];
-    private static readonly string[] ColumnKeys = ["prompt", "query", "response", "messages", "history", "system", "tools", "images", "videos", "audios", "chosen", "rejected", "kto_tag"];
+    private static readonly string[] EntryKeys = [.. Remote, "file_name", "formatting", "ranking", "subset", "split", "folder", "num_samples", "columns",
+        "tags", "load_from"];
+    private static readonly string[] ColumnKeys = ["prompt", "query", "response", "messages", "history", "system", "tools", "images", "videos", "audios",
+        "chosen", "rejected", "kto_tag"];
     private static readonly string[] TagKeys = ["role_tag", "content_tag", "user_tag", "assistant_tag", "observation_tag", "function_tag", "system_tag"];
 
     // What an entry gives as its file is looked at when it is asked for: a set that nobody uses may lie elsewhere.
@@ -67,7 +69,8 @@ public sealed class DatasetInfo
     {
         var info = new DatasetInfo(folder);
         if (FileKinds.Of(info._file) == FileKind.None)
-            throw new FileNotFoundException($"There is no '{info._file}'. dataset_dir must be a folder with a {FileName} that lists the data sets.", info._file);
+            throw new FileNotFoundException($"There is no '{info._file}'. dataset_dir must be a folder with a {FileName} that lists the data sets.",
+                info._file);
         foreach (var entry in JsonSource.Read(info._file, "a list of data sets").EnumerateObject())
             info._entries[entry.Name] = info.ReadEntry(entry.Name, entry.Value);
         return info;
@@ -111,7 +114,8 @@ public sealed class DatasetInfo
         var tags = Section("tags", TagKeys);
         var file = Remote.Any(k => json.TryGetProperty(k, out _)) ? null : Text("file_name");
         int? samples = json.TryGetProperty("num_samples", out var n) && n.ValueKind != JsonValueKind.Null
-            ? n.ValueKind == JsonValueKind.Number && n.TryGetInt32(out var count) && count > 0 ? count : throw new InvalidDataException($"{where}: num_samples must be a whole number above 0, but is {n.GetRawText()}.")
+            ? n.ValueKind == JsonValueKind.Number && n.TryGetInt32(out var count) && count > 0 ? count
+            : throw new InvalidDataException($"{where}: num_samples must be a whole number above 0, but is {n.GetRawText()}.")
             : null;
         var ranking = json.TryGetProperty("ranking", out var flag) && flag.ValueKind switch
         {
@@ -122,13 +126,16 @@ public sealed class DatasetInfo
         return (new DatasetEntry(
             name, "", Text("formatting") ?? "alpaca",
             columns is null ? Columns.Default : new Columns(
-                columns.GetValueOrDefault("prompt"), columns.GetValueOrDefault("query"), columns.GetValueOrDefault("response"), columns.GetValueOrDefault("messages"),
-                columns.GetValueOrDefault("history"), columns.GetValueOrDefault("system"), columns.GetValueOrDefault("tools"), columns.GetValueOrDefault("chosen"),
+                columns.GetValueOrDefault("prompt"), columns.GetValueOrDefault("query"), columns.GetValueOrDefault("response"),
+                columns.GetValueOrDefault("messages"),
+                columns.GetValueOrDefault("history"), columns.GetValueOrDefault("system"), columns.GetValueOrDefault("tools"),
+                columns.GetValueOrDefault("chosen"),
                 columns.GetValueOrDefault("rejected"), columns.GetValueOrDefault("kto_tag"),
                 columns.GetValueOrDefault("images"), columns.GetValueOrDefault("videos"), columns.GetValueOrDefault("audios")),
             columns is not null,
             tags is null ? Tags.Default : new Tags(
-                tags.GetValueOrDefault("role_tag"), tags.GetValueOrDefault("content_tag"), tags.GetValueOrDefault("user_tag"), tags.GetValueOrDefault("assistant_tag"),
+                tags.GetValueOrDefault("role_tag"), tags.GetValueOrDefault("content_tag"), tags.GetValueOrDefault("user_tag"),
+                tags.GetValueOrDefault("assistant_tag"),
                 tags.GetValueOrDefault("observation_tag"), tags.GetValueOrDefault("function_tag"), tags.GetValueOrDefault("system_tag")),
             ranking, samples), file);
 

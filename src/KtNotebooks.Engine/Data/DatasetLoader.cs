@@ -2,7 +2,10 @@ using KtNotebooks.Interop;
 
 namespace KtNotebooks.Data;
 
-/// <summary>What a row must have to be of use: a question, also an answer (supervised), two answers of which the first is better (ranking), or one answer that is wanted or not (KTO).</summary>
+/// <summary>
+/// What a row must have to be of use: a question, also an answer (supervised), two answers of which the first is better (ranking), or one answer that is
+/// wanted or not (KTO).
+/// </summary>
 public enum Need
 {
     Question,
@@ -27,7 +30,8 @@ public static class DatasetLoader
 
     /// <summary>The examples of several data sets, one set after another; rows need no answer.</summary>
     /// <inheritdoc cref="Read(string, string, int?, Need)"/>
-    public static List<Example> Load(string folder, string names, int? maxSamples = null) => [.. Read(folder, names, maxSamples).SelectMany(set => set.Examples)];
+    public static List<Example> Load(string folder, string names, int? maxSamples = null) =>
+        [.. Read(folder, names, maxSamples).SelectMany(set => set.Examples)];
 
     /// <summary>The rows of several data sets.</summary>
     /// <param name="folder">dataset_dir: the folder of dataset_info.json.</param>
@@ -69,9 +73,11 @@ public static class DatasetLoader
         if (!Formats.TryGetValue(entry.Formatting, out var format))
             throw new NotSupportedException($"The dataset '{entry.Name}' is of formatting '{entry.Formatting}'.{Nearest.Hint(entry.Formatting, Formats.Keys)}");
         if (entry.Ranking && need != Need.Ranking)
-            throw new NotSupportedException($"The dataset '{entry.Name}' has ranking: true (a chosen and a rejected answer a row), which supervised fine-tuning cannot learn from.");
+            throw new NotSupportedException($"The dataset '{entry.Name}' has ranking: true (a chosen and a rejected answer a row), which supervised "
+                + "fine-tuning cannot learn from.");
         if (!entry.Ranking && need == Need.Ranking)
-            throw new NotSupportedException($"The dataset '{entry.Name}' has no ranking: true in {DatasetInfo.FileName}; learning from preferences needs a chosen and a rejected answer a row.");
+            throw new NotSupportedException($"The dataset '{entry.Name}' has no ranking: true in {DatasetInfo.FileName}; learning from preferences needs a "
+                + "chosen and a rejected answer a row.");
         if (FileKinds.Of(entry.Path) == FileKind.None)
             throw new FileNotFoundException(Missing(entry), entry.Path);
 
@@ -140,7 +146,8 @@ public static class DatasetLoader
     {
         var count = valSize > 1 ? (int)valSize : (int)Math.Ceiling(valSize * examples.Count);
         if (!(valSize >= 0) || count >= examples.Count)
-            throw new ArgumentException($"val_size is {valSize}, which takes {count} of {examples.Count} examples; it must be 0 or more and leave some to train on.", nameof(valSize));
+            throw new ArgumentException($"val_size is {valSize}, which takes {count} of {examples.Count} examples; it must be 0 or more and leave some to "
+                + "train on.", nameof(valSize));
         var chosen = EpochOrder.Of(seed, epoch: 0, examples.Count).Take(count).ToHashSet();
         List<T> train = [], evaluation = [];
         for (var i = 0; i < examples.Count; i++)
@@ -157,7 +164,8 @@ public static class DatasetLoader
         }
         catch (InvalidOperationException e)
         {
-            throw new InvalidDataException($"{row.Source}: the row holds text that is not valid UTF-8, or half of a surrogate pair. Save the file as UTF-8.", e);
+            throw new InvalidDataException($"{row.Source}: the row holds text that is not valid UTF-8, or half of a surrogate pair. Save the file as UTF-8.",
+                e);
         }
     }
 }

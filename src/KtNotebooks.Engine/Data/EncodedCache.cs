@@ -5,8 +5,8 @@ using System.Text;
 namespace KtNotebooks.Data;
 
 /// <summary>
-/// Encoded rows on disk, one file a key, in the user's cache folder (KT_CACHE, else XDG_CACHE_HOME, else ~/.cache, like the compiled kernels). The key is a hash of all that the rows depend on, so a
-/// file is never stale; it begins with the hash of its content, and one that does not match is made anew.
+/// Encoded rows on disk, one file a key, in the user's cache folder (KT_CACHE, else XDG_CACHE_HOME, else ~/.cache, like the compiled kernels). The key is a
+/// hash of all that the rows depend on, so a file is never stale; it begins with the hash of its content, and one that does not match is made anew.
 /// </summary>
 internal static class EncodedCache
 {
@@ -71,7 +71,8 @@ internal static class EncodedCache
     public static string FileOf(string key)
     {
         var root = Environment.GetEnvironmentVariable("KT_CACHE") is { Length: > 0 } own ? own
-            : Path.Combine(Environment.GetEnvironmentVariable("XDG_CACHE_HOME") is { Length: > 0 } xdg ? xdg : Path.Combine(Environment.GetFolderPath(Environment.SpecialFolder.UserProfile), ".cache"), "ktnotebooks");
+            : Path.Combine(Environment.GetEnvironmentVariable("XDG_CACHE_HOME") is { Length: > 0 } xdg
+            ? xdg : Path.Combine(Environment.GetFolderPath(Environment.SpecialFolder.UserProfile), ".cache"), "ktnotebooks");
         return Path.Combine(root, "data", key + ".bin");
     }
 

@@ -1,12 +1,16 @@
 namespace KtNotebooks.Data;
 
-/// <summary>How several data sets become one: mix_strategy and interleave_probs, with the order that Hugging Face's interleave_datasets has (but our own random numbers).</summary>
+/// <summary>
+/// How several data sets become one: mix_strategy and interleave_probs, with the order that Hugging Face's interleave_datasets has (but our own random
+/// numbers).
+/// </summary>
 public static class Mixing
 {
     public static readonly IReadOnlyList<string> Strategies = ["concat", "interleave_under", "interleave_over", "interleave_once"];
 
     /// <param name="sets">The sets; none is empty.</param>
-    /// <param name="strategy">concat: one after another. interleave_under: in turn, until one is used up; interleave_over: until all are, short ones again from their start; interleave_once: every row once.</param>
+    /// <param name="strategy">concat: one after another. interleave_under: in turn, until one is used up; interleave_over: until all are, short ones again
+    /// from their start; interleave_once: every row once.</param>
     /// <param name="probabilities">The chance of each set to be next, together 1; null: they take turns.</param>
     /// <param name="seed">Decides whose turn it is.</param>
     /// <exception cref="ArgumentException">An unknown strategy, or probabilities that do not fit the sets.</exception>
@@ -15,7 +19,8 @@ public static class Mixing
         if (!Strategies.Contains(strategy))
             throw new ArgumentException($"mix_strategy is '{strategy}'.{Nearest.Hint(strategy, Strategies)}");
         if (probabilities is not null && (probabilities.Count != sets.Count || probabilities.Any(p => !(p >= 0)) || Math.Abs(probabilities.Sum() - 1) > 1e-6))
-            throw new ArgumentException($"interleave_probs is {string.Join(", ", probabilities)}; it must hold {sets.Count} numbers, one for each data set, that are 0 or more and together 1.");
+            throw new ArgumentException($"interleave_probs is {string.Join(", ", probabilities)}; it must hold {sets.Count} numbers, one for each data set, "
+                + "that are 0 or more and together 1.");
         if (strategy == "concat" || sets.Count == 1)
             return [.. sets.SelectMany(set => set)];
 
@@ -33,7 +38,8 @@ public static class Mixing
             // In turns, Hugging Face ends after whole rounds; with chances it looks before each draw.
             if (strategy == "interleave_under" && used.Any(u => u) && (probabilities is not null || s == 0))
                 return mixed;
-            if (strategy != "interleave_under" && Enumerable.Range(0, sets.Count).All(i => used[i] || !Wanted(i)) && (strategy == "interleave_once" || probabilities is not null || s == 0))
+            if (strategy != "interleave_under" && Enumerable.Range(0, sets.Count).All(i => used[i] || !Wanted(i))
+                && (strategy == "interleave_once" || probabilities is not null || s == 0))
                 return mixed;
             if (strategy == "interleave_once" && used[s])
                 continue;

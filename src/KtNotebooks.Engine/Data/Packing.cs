@@ -9,15 +9,18 @@ public enum PackingMode
 }
 
 /// <summary>
-/// Puts short rows together into sequences, with LLaMA-Factory's rule: of each batch of rows the longest that still fits joins, until none does. Positions begin anew with each row. Upstream fills a
-/// sequence up with padding; here nothing is padded.
+/// Puts short rows together into sequences, with LLaMA-Factory's rule: of each batch of rows the longest that still fits joins, until none does. Positions
+/// begin anew with each row. Upstream fills a sequence up with padding; here nothing is padded.
 /// </summary>
 public static class Packing
 {
-    /// <summary>Rows by their lengths in bins of a capacity; of equal lengths the later row is taken first. Rows longer than the capacity are left out.</summary>
+    /// <summary>
+    /// Rows by their lengths in bins of a capacity; of equal lengths the later row is taken first. Rows longer than the capacity are left out.
+    /// </summary>
     public static List<int[]> Bins(IReadOnlyList<int> lengths, int capacity)
     {
-        List<int> left = [.. Enumerable.Range(0, lengths.Count).Where(i => lengths[i] <= capacity).OrderBy(i => lengths[i])]; // stable: equal lengths in their order
+        // stable: equal lengths in their order
+        List<int> left = [.. Enumerable.Range(0, lengths.Count).Where(i => lengths[i] <= capacity).OrderBy(i => lengths[i])];
         var bins = new List<int[]>();
         while (left.Count > 0)
         {
@@ -48,14 +51,16 @@ public static class Packing
     /// <param name="horizon">preprocessing_batch_size: rows that are packed together.</param>
     public static EncodedExample[] Pack(IReadOnlyList<EncodedExample> rows, PackingMode mode, int capacity, int horizon = 1000) => mode == PackingMode.None
         ? [.. rows]
-        : [.. rows.Chunk(horizon).SelectMany(batch => Bins([.. batch.Select(row => row.Ids.Length)], capacity).Select(bin => Join([.. bin.Select(i => batch[i])], mode)))];
+        : [.. rows.Chunk(horizon).SelectMany(batch =>
+            Bins([.. batch.Select(row => row.Ids.Length)], capacity).Select(bin => Join([.. bin.Select(i => batch[i])], mode)))];
 
     private static EncodedExample Join(EncodedExample[] rows, PackingMode mode)
     {
         var starts = new int[rows.Length];
         for (var i = 1; i < rows.Length; i++)
             starts[i] = starts[i - 1] + rows[i - 1].Ids.Length;
-        return new EncodedExample([.. rows.SelectMany(r => r.Ids)], [.. rows.SelectMany(r => r.Labels)], rows.Length == 1 ? rows[0].Source : $"{rows[0].Source} and {rows.Length - 1} more")
+        return new EncodedExample([.. rows.SelectMany(r => r.Ids)], [.. rows.SelectMany(r => r.Labels)], rows.Length == 1 ? rows[0].Source
+            : $"{rows[0].Source} and {rows.Length - 1} more")
         {
             Starts = starts,
             Apart = mode == PackingMode.Neat,

@@ -2,7 +2,9 @@ using System.Text.Json;
 
 namespace KtNotebooks.Data;
 
-/// <summary>What a row became: an example, or the reason why it is left out. Wrong types and missing columns are errors; this is for rows that are only of no use.</summary>
+/// <summary>
+/// What a row became: an example, or the reason why it is left out. Wrong types and missing columns are errors; this is for rows that are only of no use.
+/// </summary>
 internal readonly record struct Converted(Example? Example, string Reason = "")
 {
     public static implicit operator Converted(Example example) => new(example);
@@ -91,7 +93,10 @@ internal sealed class RowFields(DatasetEntry entry, Lazy<IReadOnlySet<string>> p
         _ => 1,
     };
 
-    /// <summary>The answers of a row that says whether its answer is wanted: a real one first if it is, second if it is not, beside an empty one. Null when the set or the row says nothing.</summary>
+    /// <summary>
+    /// The answers of a row that says whether its answer is wanted: a real one first if it is, second if it is not, beside an empty one. Null when the set
+    /// or the row says nothing.
+    /// </summary>
     public Message[]? Liked(Row row, string? column, Message? answer)
     {
         if (answer is null || Field(row, column) is not { ValueKind: JsonValueKind.True or JsonValueKind.False } liked)

@@ -48,9 +48,11 @@ public sealed class SftEncoder
         if (cutoffLength < 2)
             throw new ArgumentException($"cutoff_len is {cutoffLength}; a row needs room for at least 2 tokens.", nameof(cutoffLength));
         if (trainOnPrompt && maskHistory)
-            throw new ArgumentException("train_on_prompt and mask_history exclude each other: one learns all questions, the other only the last answer.", nameof(trainOnPrompt));
+            throw new ArgumentException("train_on_prompt and mask_history exclude each other: one learns all questions, the other only the last answer.",
+                nameof(trainOnPrompt));
         if (trainOnPrompt && template.EfficientEos)
-            throw new ArgumentException($"train_on_prompt cannot be used with the template '{template.Name}', whose answers are ended by the next turn's first token.", nameof(trainOnPrompt));
+            throw new ArgumentException($"train_on_prompt cannot be used with the template '{template.Name}', whose answers are ended by the next turn's "
+                + "first token.", nameof(trainOnPrompt));
         (_template, _tokenizer, _cutoff, _trainOnPrompt, _maskHistory) = (template, tokenizer, cutoffLength, trainOnPrompt, maskHistory);
     }
 
@@ -82,7 +84,8 @@ public sealed class SftEncoder
             var (ids, labels) = Assemble(_template.EncodeTurns(_tokenizer, messages, example.System, example.Tools, bareHistory: _maskHistory));
             return new EncodedExample(ids, labels, example.Source);
         }
-        catch (Exception e) when (e is ArgumentException or NotSupportedException || (e is InvalidDataException && !e.Message.StartsWith("The template", StringComparison.Ordinal)))
+        catch (Exception e) when (e is ArgumentException or NotSupportedException
+            || (e is InvalidDataException && !e.Message.StartsWith("The template", StringComparison.Ordinal)))
         {
             throw new InvalidDataException($"{example.Source}: {e.Message}", e);
         }

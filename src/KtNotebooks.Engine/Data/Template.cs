@@ -34,7 +34,10 @@ public sealed record Template
     /// <summary>The marks of a reasoning model's thought; null: the model does not think.</summary>
     public Thinking? Thinking { get; init; }
 
-    /// <summary>enable_thinking: true, the model thinks by itself; false, it does not and thoughts in the data are removed; null, thoughts stay and answers without one get an empty one that is not learned.</summary>
+    /// <summary>
+    /// enable_thinking: true, the model thinks by itself; false, it does not and thoughts in the data are removed; null, thoughts stay and answers without
+    /// one get an empty one that is not learned.
+    /// </summary>
     public bool? EnableThinking { get; init; } = true;
 
     /// <summary>The system prompt when a conversation brings none.</summary>
@@ -58,10 +61,12 @@ public sealed record Template
     /// <param name="tools">JSON list of tools, or null.</param>
     /// <param name="bareHistory">Earlier answers lose their thoughts, as in a prompt.</param>
     /// <exception cref="ArgumentException">The number of messages is odd, or their roles do not alternate.</exception>
-    public List<(int[] Source, int[] Target)> EncodeTurns(Tokenizer tokenizer, IReadOnlyList<Message> messages, string? system = null, string? tools = null, bool bareHistory = false)
+    public List<(int[] Source, int[] Target)> EncodeTurns(Tokenizer tokenizer, IReadOnlyList<Message> messages, string? system = null, string? tools = null,
+        bool bareHistory = false)
     {
         if (messages.Count % 2 != 0)
-            throw new ArgumentException($"A conversation has questions and answers in turn, so an even number of messages, but it has {messages.Count}.", nameof(messages));
+            throw new ArgumentException($"A conversation has questions and answers in turn, so an even number of messages, but it has {messages.Count}.",
+                nameof(messages));
         var turns = new List<(int[], int[])>(messages.Count / 2);
         messages = WithoutThoughts(messages, bareHistory ? messages.Count - 2 : 0);
         if (EnableThinking == false)
@@ -81,7 +86,10 @@ public sealed record Template
         return turns;
     }
 
-    /// <summary>The ids of a conversation that ends with a question, up to where the answer begins: earlier answers without their thoughts, and an empty thought unless the model may think.</summary>
+    /// <summary>
+    /// The ids of a conversation that ends with a question, up to where the answer begins: earlier answers without their thoughts, and an empty thought
+    /// unless the model may think.
+    /// </summary>
     /// <exception cref="ArgumentException">The number of messages is even, or their roles do not alternate.</exception>
     public int[] EncodePrompt(Tokenizer tokenizer, IReadOnlyList<Message> messages, string? system = null, string? tools = null)
     {
@@ -104,7 +112,8 @@ public sealed record Template
     /// <summary>The id that closes an answer in this template.</summary>
     /// <exception cref="InvalidDataException">Neither the template nor the tokenizer has one.</exception>
     public int EosId(Tokenizer tokenizer) => ReplaceEos ? Id(tokenizer, StopWords[0]) : tokenizer.EosId
-        ?? throw new InvalidDataException($"The template '{Name}' ends answers with the tokenizer's eos token, but the tokenizer names none. Set eos_token in tokenizer_config.json.");
+        ?? throw new InvalidDataException($"The template '{Name}' ends answers with the tokenizer's eos token, but the tokenizer names none. Set eos_token in "
+        + "tokenizer_config.json.");
 
     // The answers among the first `count` messages without their thoughts.
     private IReadOnlyList<Message> WithoutThoughts(IReadOnlyList<Message> messages, int count) => Thinking is not { } thinking || count <= 0
@@ -123,7 +132,8 @@ public sealed record Template
     {
         var (role, content) = messages[i];
         if (role is Role.User or Role.Observation != (i % 2 == 0))
-            throw new ArgumentException($"Message {i + 1} of the conversation is of role {role}; questions and answers must alternate, a question first.", nameof(messages));
+            throw new ArgumentException($"Message {i + 1} of the conversation is of role {role}; questions and answers must alternate, a question first.",
+                nameof(messages));
         var ids = new List<int>();
         if (i == 0)
         {
@@ -169,7 +179,8 @@ public sealed record Template
     }
 
     private int Id(Tokenizer tokenizer, string token) => tokenizer.IdOf(token)
-        ?? throw new InvalidDataException($"The template '{Name}' needs the token '{token}', which the tokenizer does not have. Choose the template that belongs to the model.");
+        ?? throw new InvalidDataException($"The template '{Name}' needs the token '{token}', which the tokenizer does not have. Choose the template that "
+        + "belongs to the model.");
 }
 
 /// <summary>One element of a format.</summary>

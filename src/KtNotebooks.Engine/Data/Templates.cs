@@ -3,8 +3,10 @@ namespace KtNotebooks.Data;
 /// <summary>The templates by LLaMA-Factory's names.</summary>
 public static class Templates
 {
-    private const string QwenSystem = "<|im_start|>system\n", QwenEnd = "<|im_end|>\n", QwenUser = "<|im_start|>user\n", QwenAssistant = "<|im_start|>assistant\n";
-    private const string MoonSystem = "<|im_system|>system<|im_middle|>", MoonUser = "<|im_user|>user<|im_middle|>", MoonAssistant = "<|im_assistant|>assistant<|im_middle|>", MoonEnd = "<|im_end|>";
+    private const string QwenSystem = "<|im_start|>system\n", QwenEnd = "<|im_end|>\n", QwenUser = "<|im_start|>user\n",
+        QwenAssistant = "<|im_start|>assistant\n";
+    private const string MoonSystem = "<|im_system|>system<|im_middle|>", MoonUser = "<|im_user|>user<|im_middle|>",
+        MoonAssistant = "<|im_assistant|>assistant<|im_middle|>", MoonEnd = "<|im_end|>";
 
     private static readonly Template Deepseek3 = new()
     {
@@ -56,7 +58,8 @@ public static class Templates
         Qwen3,
         Qwen3 with { Name = "qwen3_nothink", Thinking = null },
         Moonlight,
-        // Ours: LLaMA-Factory has none. Kimi-K2's own chat template has Moonlight's shape with this system prompt; its tool calls carry ids, which data sets here have not.
+        // Ours: LLaMA-Factory has none. Kimi-K2's own chat template has Moonlight's shape with this system prompt; its tool calls carry ids, which data
+        // sets here have not.
         Moonlight with { Name = "kimi_k2", DefaultSystem = "You are Kimi, an AI assistant created by Moonshot AI.", Tools = null },
         new()
         {

@@ -3,8 +3,9 @@ using System.Text.RegularExpressions;
 namespace KtNotebooks.Data;
 
 /// <summary>
-/// The thought that a reasoning model writes before its answer. Upstream's rules: whether it thinks is <see cref="Template.EnableThinking"/>; an answer without a thought gets an empty one, learned
-/// (at the start of the answer) when thinking is on, given (at the end of the question) when it is off or undecided; earlier answers of a prompt carry none.
+/// The thought that a reasoning model writes before its answer. Upstream's rules: whether it thinks is <see cref="Template.EnableThinking"/>; an answer
+/// without a thought gets an empty one, learned (at the start of the answer) when thinking is on, given (at the end of the question) when it is off or
+/// undecided; earlier answers of a prompt carry none.
 /// </summary>
 /// <param name="Open">What begins a thought.</param>
 /// <param name="Close">What ends it.</param>
@@ -17,7 +18,8 @@ public sealed record Thinking(string Open = "<think>\n", string Close = "\n</thi
     public bool IsIn(string answer) => answer.Contains(Open.Trim(), StringComparison.Ordinal) || answer.Contains(Close.Trim(), StringComparison.Ordinal);
 
     /// <summary>The answer without its thoughts, and without the line ends before what is left.</summary>
-    public string Remove(string answer) => Regex.Replace(answer, $"{Regex.Escape(Open)}(.*?){Regex.Escape(Close)}", "", RegexOptions.Singleline).TrimStart('\n');
+    public string Remove(string answer) => Regex.Replace(answer, $"{Regex.Escape(Open)}(.*?){Regex.Escape(Close)}", "", RegexOptions.Singleline)
+        .TrimStart('\n');
 
     /// <summary>The thought at the beginning of a message with marks and all, and the rest; an empty thought when there is none.</summary>
     public (string Thought, string Message) Split(string message)

@@ -64,9 +64,12 @@ public abstract record ToolForm
     // In OpenAI's layout the arguments are JSON in a string.
     private static string Arguments(JsonElement arguments) => arguments.ValueKind == JsonValueKind.String ? arguments.GetString()! : PythonJson.Dump(arguments);
 
-    private static JsonElement Bare(JsonElement tool) => tool.TryGetProperty("type", out var type) && type.ValueKind == JsonValueKind.String && type.GetString() == "function" ? tool.GetProperty("function") : tool;
+    private static JsonElement Bare(JsonElement tool) =>
+        tool.TryGetProperty("type", out var type) && type.ValueKind == JsonValueKind.String && type.GetString() == "function" ? tool.GetProperty("function")
+            : tool;
 
-    private static string Text(JsonElement json, string name) => json.TryGetProperty(name, out var value) && value.ValueKind == JsonValueKind.String ? value.GetString()! : "";
+    private static string Text(JsonElement json, string name) => json.TryGetProperty(name, out var value) && value.ValueKind == JsonValueKind.String
+        ? value.GetString()! : "";
 
     private static string Short(string text) => text.Length <= 120 ? text : text[..120] + "…";
 
@@ -86,14 +89,17 @@ public abstract record ToolForm
             }
             return "You have access to the following tools:\n" + list + "Use the following format if using a tool:\n```\n"
                 + $"Action: tool name (one of [{string.Join(", ", tools.Select(t => Bare(t).GetProperty("name").GetString()))}])\n"
-                + "Action Input: the input to the tool, in a JSON format representing the kwargs (e.g. ```{\"input\": \"hello world\", \"num_beams\": 5}```)\n```\n";
+                + "Action Input: the input to the tool, in a JSON format representing the kwargs (e.g. ```{\"input\": \"hello world\", \"num_beams\": "
+                + "5}```)\n```\n";
         }
 
-        protected override string Call((string Name, string Arguments)[] calls) => string.Join('\n', calls.Select(c => $"Action: {c.Name}\nAction Input: {c.Arguments}"));
+        protected override string Call((string Name, string Arguments)[] calls) =>
+            string.Join('\n', calls.Select(c => $"Action: {c.Name}\nAction Input: {c.Arguments}"));
 
         private static string Parameter(string name, JsonElement about, bool required)
         {
-            var choices = about.TryGetProperty("enum", out var values) && values.GetArrayLength() > 0 ? $", should be one of [{string.Join(", ", values.EnumerateArray().Select(v => v.ToString()))}]" : "";
+            var choices = about.TryGetProperty("enum", out var values) && values.GetArrayLength() > 0
+                ? $", should be one of [{string.Join(", ", values.EnumerateArray().Select(v => v.ToString()))}]" : "";
             var items = about.TryGetProperty("items", out var item) && item.EnumerateObject().Any() ? $", where each item should be {Text(item, "type")}" : "";
             return $"  - {name} ({Text(about, "type")}{(required ? ", required" : "")}): {Text(about, "description")}{choices}{items}\n";
         }
@@ -102,9 +108,12 @@ public abstract record ToolForm
     private sealed record QwenForm : ToolForm
     {
         protected override string Describe(JsonElement[] tools) =>
-            "\n\n# Tools\n\nYou may call one or more functions to assist with the user query.\n\nYou are provided with function signatures within <tools></tools> XML tags:\n<tools>"
-            + string.Concat(tools.Select(tool => "\n" + (Text(tool, "type") == "function" ? PythonJson.Dump(tool) : $"{{\"type\": \"function\", \"function\": {PythonJson.Dump(tool)}}}")))
-            + "\n</tools>\n\nFor each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:\n<tool_call>\n{\"name\": <function-name>, \"arguments\": <args-json-object>}\n</tool_call>";
+            "\n\n# Tools\n\nYou may call one or more functions to assist with the user query.\n\nYou are provided with function signatures within "
+                + "<tools></tools> XML tags:\n<tools>"
+            + string.Concat(tools.Select(tool =>
+                "\n" + (Text(tool, "type") == "function" ? PythonJson.Dump(tool) : $"{{\"type\": \"function\", \"function\": {PythonJson.Dump(tool)}}}")))
+            + "\n</tools>\n\nFor each function call, return a json object with function name and arguments within <tool_call></tool_call> XML "
+            + "tags:\n<tool_call>\n{\"name\": <function-name>, \"arguments\": <args-json-object>}\n</tool_call>";
 
         protected override string Call((string Name, string Arguments)[] calls) =>
             string.Join('\n', calls.Select(c => $"<tool_call>\n{{\"name\": {PythonJson.Quote(c.Name)}, \"arguments\": {c.Arguments}}}\n</tool_call>"));
@@ -114,7 +123,8 @@ public abstract record ToolForm
     {
         protected override string Describe(JsonElement[] tools) =>
             "你是一个名为 ChatGLM 的人工智能助手。你是基于智谱 AI 公司训练的语言模型 GLM-4 模型开发的，你的任务是针对用户的问题和要求提供适当的答复和支持。\n\n# 可用工具"
-            + string.Concat(tools.Select(Bare).Select(tool => $"\n\n## {tool.GetProperty("name").GetString()}\n\n{PythonJson.Dump(tool, indent: 4)}\n在调用上述函数时，请使用 Json 格式表示调用的参数。"));
+            + string.Concat(tools.Select(Bare)
+            .Select(tool => $"\n\n## {tool.GetProperty("name").GetString()}\n\n{PythonJson.Dump(tool, indent: 4)}\n在调用上述函数时，请使用 Json 格式表示调用的参数。"));
 
         protected override string Call((string Name, string Arguments)[] calls) => calls is [var call]
             ? $"{call.Name}\n{call.Arguments}"

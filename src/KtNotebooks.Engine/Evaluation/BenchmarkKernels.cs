@@ -43,7 +43,8 @@ internal static class BenchmarkKernels
             var (g, u) = (room.Random("g", s.Rows, s.Width), room.Random("u", s.Rows, s.Width));
             return Back(() => SwiGlu.Apply(g, u), room.Random("dh", s.Rows, s.Width), g, u);
         }),
-        Moving("MlaHeads (rotary), 16 heads", s => s.Rows / 2 * 2.0 * ((3 * Mla.H * Mla.Head) + (Mla.H * (Mla.Nope + Mla.Value)) + (Mla.H * Mla.Value) + Mla.Rope), Heads),
+        Moving("MlaHeads (rotary), 16 heads",
+            s => s.Rows / 2 * 2.0 * ((3 * Mla.H * Mla.Head) + (Mla.H * (Mla.Nope + Mla.Value)) + (Mla.H * Mla.Value) + Mla.Rope), Heads),
         Moving("cross-entropy", s => 2.0 * (s.Rows / 8) * s.Vocabulary, (room, s) =>
         {
             var (apply, _, _) = Loss(room, s);
@@ -86,10 +87,12 @@ internal static class BenchmarkKernels
         Moving("AdamW", s => 28.0 * Tensors * s.Trained, Step) with { Limit = 2e-5 }, // 1 − β₂ in F32 is off by 1.3e-5
     ];
 
-    private static BenchmarkKernel Moving(string name, Func<KernelSizes, double> bytes, Func<KernelRoom, KernelSizes, Func<Tensor[]>> make) => new(name, false, Bf16Limit, bytes, make);
+    private static BenchmarkKernel Moving(string name, Func<KernelSizes, double> bytes, Func<KernelRoom, KernelSizes, Func<Tensor[]>> make) =>
+        new(name, false, Bf16Limit, bytes, make);
 
     /// <summary>The low-rank terms are not counted.</summary>
-    private static BenchmarkKernel Multiplying(string name, int products, Func<KernelRoom, KernelSizes, Func<Tensor[]>> make) => new(name, true, Bf16Limit, s => products * 2.0 * s.Rows * s.Width * s.Width, make);
+    private static BenchmarkKernel Multiplying(string name, int products, Func<KernelRoom, KernelSizes, Func<Tensor[]>> make) =>
+        new(name, true, Bf16Limit, s => products * 2.0 * s.Rows * s.Width * s.Width, make);
 
     /// <summary>Of one [R, D] in BF16.</summary>
     private static double Bytes(KernelSizes s) => 2.0 * s.Rows * s.Width;
@@ -130,7 +133,8 @@ internal static class BenchmarkKernels
     }
 
     private static (Tensor X, Tensor W, Tensor A, Tensor B) LowRank(KernelRoom room, KernelSizes s) =>
-        (room.Random("x", s.Rows, s.Width), room.Random("w", s.Width, s.Width), room.Random("a", Rank, s.Width, DType.F32), room.Random("b", s.Width, Rank, DType.F32));
+        (room.Random("x", s.Rows, s.Width), room.Random("w", s.Width, s.Width), room.Random("a", Rank, s.Width, DType.F32),
+            room.Random("b", s.Width, Rank, DType.F32));
 
     /// <summary>The expert of each route, and what a stable sort by it gives.</summary>
     private static (int[] Expert, int[] Offsets, int[] Routes, int[] RowOf) Sorted(int count)
@@ -178,7 +182,8 @@ internal static class BenchmarkKernels
     private static Func<Tensor[]> Combine(KernelRoom room, KernelSizes s)
     {
         var sorted = Sorted(s.Rows);
-        var (rows, weights, y, rowOf) = (room.Random("rows", s.Rows, s.Width), room.Random("weights", s.Rows / TopK, TopK, DType.F32), room.Empty(DType.BF16, s.Rows / TopK, s.Width), room.Place(sorted.RowOf));
+        var (rows, weights, y, rowOf) = (room.Random("rows", s.Rows, s.Width), room.Random("weights", s.Rows / TopK, TopK, DType.F32),
+            room.Empty(DType.BF16, s.Rows / TopK, s.Width), room.Place(sorted.RowOf));
         void Definition()
         {
             var (x, w, sums) = (rows.ToFloats(), weights.ToFloats(), new float[y.Count]);
@@ -190,7 +195,8 @@ internal static class BenchmarkKernels
             }
             y.Store(sums);
         }
-        return Giving(room.Choose(Definition, () => Routes.Combine(rows, sorted.Routes, TopK, weights, y), () => RouteKernels.Combine(rows, rowOf, 0, s.Rows, TopK, weights, y, add: false)), y);
+        return Giving(room.Choose(Definition, () => Routes.Combine(rows, sorted.Routes, TopK, weights, y),
+            () => RouteKernels.Combine(rows, rowOf, 0, s.Rows, TopK, weights, y, add: false)), y);
     }
 
     /// <summary>h = silu(g) · u; dg, du = w · the gradients of h for dh; dw = dh · h. One pass on a card, three on the CPU.</summary>
@@ -198,7 +204,8 @@ internal static class BenchmarkKernels
     {
         var sorted = Sorted(s.Rows).Routes;
         var (R, I) = (s.Rows, s.Width);
-        var (dh, g, u, weights, routes) = (room.Random("dh", R, I), room.Random("g", R, I), room.Random("u", R, I), room.Random("weights", R / TopK, TopK, DType.F32), room.Place(sorted));
+        var (dh, g, u, weights, routes) = (room.Random("dh", R, I), room.Random("g", R, I), room.Random("u", R, I),
+            room.Random("weights", R / TopK, TopK, DType.F32), room.Place(sorted));
         var (dg, du, h, dw) = (room.Empty(DType.BF16, R, I), room.Empty(DType.BF16, R, I), room.Empty(DType.BF16, R, I), room.Empty(DType.F32, R / TopK, TopK));
         void Definition()
         {
@@ -237,7 +244,8 @@ internal static class BenchmarkKernels
     private static (Parameter[] Parameters, Tensor[] Gradients) Trained(KernelRoom room, KernelSizes s)
     {
         var (w, g) = (room.Random("w", s.Trained / 8, 8, DType.F32), room.Random("g", s.Trained / 8, 8, DType.F32));
-        return ([.. Enumerable.Range(0, Tensors).Select(i => new Parameter($"p{i}", room.Own(w.Clone())))], [.. Enumerable.Range(0, Tensors).Select(_ => room.Own(g.Clone()))]);
+        return ([.. Enumerable.Range(0, Tensors).Select(i => new Parameter($"p{i}", room.Own(w.Clone())))],
+            [.. Enumerable.Range(0, Tensors).Select(_ => room.Own(g.Clone()))]);
     }
 
     private static Func<Tensor[]> Norm(KernelRoom room, KernelSizes s)

@@ -9,8 +9,9 @@ public readonly record struct Estimate(double Mean, double Low, double High)
 }
 
 /// <summary>
-/// Percentile bootstrap (Efron 1979) of a mean: rows are drawn with repeats, as many as there are, 2,000 times; the interval is what the middle 95 % of the means span. It says how much the result hangs on
-/// which rows happened to be in the test set, not how much another training seed would change it. The same seed gives the same interval.
+/// Percentile bootstrap (Efron 1979) of a mean: rows are drawn with repeats, as many as there are, 2,000 times; the interval is what the middle 95 % of the
+/// means span. It says how much the result hangs on which rows happened to be in the test set, not how much another training seed would change it. The same
+/// seed gives the same interval.
 /// </summary>
 public static class Bootstrap
 {

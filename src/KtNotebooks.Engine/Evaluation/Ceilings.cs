@@ -15,7 +15,10 @@ public static class Ceilings
 {
     private const int Runs = 7;
 
-    /// <summary>Copies of <paramref name="bytes"/>: host to host, pinned memory to the card, back, both ways at once, and on the card (read and written bytes counted).</summary>
+    /// <summary>
+    /// Copies of <paramref name="bytes"/>: host to host, pinned memory to the card, back, both ways at once, and on the card (read and written bytes
+    /// counted).
+    /// </summary>
     public static IEnumerable<Ceiling> Copies(int cardIndex, long bytes)
     {
         yield return HostCopy(bytes);
@@ -68,7 +71,10 @@ public static class Ceilings
         return Measured(what, 2.0 * m * n * k / 1e12, "TFLOP/s", device, Multiply);
     }
 
-    /// <summary>The rate of a call: by events around groups of five on a card, which then never waits for the host that queues them; by the clock on the CPU, in groups that it can resolve.</summary>
+    /// <summary>
+    /// The rate of a call: by events around groups of five on a card, which then never waits for the host that queues them; by the clock on the CPU, in
+    /// groups that it can resolve.
+    /// </summary>
     internal static Ceiling Measured(string what, double work, string unit, Device device, Action call)
     {
         call();
@@ -104,7 +110,8 @@ public static class Ceilings
     {
         using var a = Tensor.Zeros(DType.U8, bytes);
         using var b = Tensor.Zeros(DType.U8, bytes);
-        return Measured($"host to host, {RowParallel.Threads} threads, read and written", 2 * bytes / 1e9, "GB/s", Device.Cpu, () => RowParallel.For(256, bytes / 256, (first, last) =>
+        return Measured($"host to host, {RowParallel.Threads} threads, read and written", 2 * bytes / 1e9, "GB/s", Device.Cpu,
+            () => RowParallel.For(256, bytes / 256, (first, last) =>
         {
             var (from, to) = (bytes * first / 256, bytes * last / 256);
             System.Buffer.MemoryCopy((byte*)a.Pointer + from, (byte*)b.Pointer + from, to - from, to - from);
@@ -127,7 +134,8 @@ public static class Ceilings
             error += Math.Pow(result[j] - sum, 2);
             norm += sum * sum;
         }
-        if (!(Math.Sqrt(error / norm) < 0.01)) throw new InvalidOperationException($"the product is wrong by {Math.Sqrt(error / norm):P2}: its speed means nothing");
+        if (!(Math.Sqrt(error / norm) < 0.01))
+            throw new InvalidOperationException($"the product is wrong by {Math.Sqrt(error / norm):P2}: its speed means nothing");
     }
 
     private static Ceiling Timed(string what, double work, string unit, CudaDevice card, CudaStream stream, Action queue)

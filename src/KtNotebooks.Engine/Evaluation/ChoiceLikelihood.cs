@@ -8,8 +8,8 @@ using KtNotebooks.Tokenizers;
 namespace KtNotebooks.Evaluation;
 
 /// <summary>
-/// Which option's letter a model finds likeliest right after a prompt: one forward pass over many prompts laid end to end, the logits of their last rows alone, the argmax over the letters' tokens (of a
-/// letter of several tokens the last, as LLaMA-Factory's eval takes it).
+/// Which option's letter a model finds likeliest right after a prompt: one forward pass over many prompts laid end to end, the logits of their last rows
+/// alone, the argmax over the letters' tokens (of a letter of several tokens the last, as LLaMA-Factory's eval takes it).
 /// </summary>
 /// <param name="chunkRows">Rows of prompts in one pass.</param>
 public sealed class ChoiceLikelihood(CausalLm model, Tokenizer tokenizer, int chunkRows = 8192)
@@ -26,7 +26,8 @@ public sealed class ChoiceLikelihood(CausalLm model, Tokenizer tokenizer, int ch
         {
             cancel.ThrowIfCancellationRequested();
             var last = first + 1;
-            for (var rows = questions[first].Prompt.Length; last < questions.Count && rows + questions[last].Prompt.Length <= chunkRows; last++) rows += questions[last].Prompt.Length;
+            for (var rows = questions[first].Prompt.Length; last < questions.Count && rows + questions[last].Prompt.Length <= chunkRows; last++)
+                rows += questions[last].Prompt.Length;
             Choose(questions, first, last, chosen);
             progress?.Invoke(first = last);
         }

@@ -5,7 +5,8 @@ using KtNotebooks.Data;
 namespace KtNotebooks.Evaluation;
 
 /// <summary>
-/// A multiple-choice question: a prompt whose last question lists options on lines `A. …`, `B. …`, and an answer of one of these letters. Letters go on from A without a gap.
+/// A multiple-choice question: a prompt whose last question lists options on lines `A. …`, `B. …`, and an answer of one of these letters. Letters go on
+/// from A without a gap.
 /// </summary>
 public static partial class ChoiceQuestion
 {
@@ -15,7 +16,8 @@ public static partial class ChoiceQuestion
         ArgumentNullException.ThrowIfNull(example);
         if (example.Responses.Count != 1) return null;
         var letters = LettersOf(example.Prompt[^1].Content);
-        return letters is not null && Parse(example.Answer, letters) is { } answer && example.Answer.Trim().Length == 1 && letters.Contains(answer, StringComparison.Ordinal) ? letters : null;
+        return letters is not null && Parse(example.Answer, letters) is { } answer && example.Answer.Trim().Length == 1
+            && letters.Contains(answer, StringComparison.Ordinal) ? letters : null;
     }
 
     /// <summary>The options' letters of a question's text, or null when it has fewer than two options.</summary>
@@ -31,8 +33,8 @@ public static partial class ChoiceQuestion
     }
 
     /// <summary>
-    /// The strict reading of an answer: after white space one of the letters, and after it nothing, or a mark that ends a letter (`B.`, `B)`, `B: malaria`), or a line end. "Answer: B", "B or C" and "Because"
-    /// are not read. Null: not readable.
+    /// The strict reading of an answer: after white space one of the letters, and after it nothing, or a mark that ends a letter (`B.`, `B)`, `B:
+    /// malaria`), or a line end. "Answer: B", "B or C" and "Because" are not read. Null: not readable.
     /// </summary>
     public static char? Parse(string text, string letters)
     {

@@ -18,8 +18,8 @@ public sealed record EvalResult(ChoiceScores? Choices, (double Accuracy, double 
 }
 
 /// <summary>
-/// `kt eval` with a model: a data set of which every row is a multiple-choice question is scored two ways, by likelihood and by strict parse of a short answer; on any other the token accuracy and the loss
-/// are computed. Writes eval_results.json.
+/// `kt eval` with a model: a data set of which every row is a multiple-choice question is scored two ways, by likelihood and by strict parse of a short
+/// answer; on any other the token accuracy and the loss are computed. Writes eval_results.json.
 /// </summary>
 public sealed class EvalRun : IDisposable
 {
@@ -29,7 +29,8 @@ public sealed class EvalRun : IDisposable
     private readonly PredictSettings _settings;
     private readonly List<Example> _examples;
 
-    private EvalRun(PredictSettings settings, CausalLm model, Tokenizer tokenizer, List<Example> examples) => (_settings, Model, Tokenizer, _examples) = (settings, model, tokenizer, examples);
+    private EvalRun(PredictSettings settings, CausalLm model, Tokenizer tokenizer, List<Example> examples) =>
+        (_settings, Model, Tokenizer, _examples) = (settings, model, tokenizer, examples);
 
     /// <summary>What is done of how many rows, in words.</summary>
     public event Action<string>? OnProgress;
@@ -70,7 +71,8 @@ public sealed class EvalRun : IDisposable
             ? new EvalResult(Choose(encoder, letters!, cancel), null, _examples.Count, watch.Elapsed)
             : new EvalResult(null, new TokenAccuracy(Model).Of(encoder.EncodeAll(_examples, cancel), cancel), _examples.Count, watch.Elapsed);
         result = result with { Elapsed = watch.Elapsed };
-        ResultsFile.Write(_settings.OutputDir, "eval", [.. result.All, ("samples", result.Rows), ("runtime", Math.Round(result.Elapsed.TotalSeconds, 4)), ("samples_per_second", Math.Round(result.Rows / result.Elapsed.TotalSeconds, 3))]);
+        ResultsFile.Write(_settings.OutputDir, "eval", [.. result.All, ("samples", result.Rows), ("runtime", Math.Round(result.Elapsed.TotalSeconds, 4)),
+            ("samples_per_second", Math.Round(result.Rows / result.Elapsed.TotalSeconds, 3))]);
         return result;
     }
 
@@ -80,7 +82,8 @@ public sealed class EvalRun : IDisposable
     {
         var prompts = _examples.AsParallel().AsOrdered().WithCancellation(cancel).Select(e => encoder.EncodePrompt(e).Prompt).ToArray();
         var rows = _examples.Count;
-        var likeliest = new ChoiceLikelihood(Model, Tokenizer).Choose([.. prompts.Zip(letters)], done => OnProgress?.Invoke($"likelihood of the letters: {done}/{rows}"), cancel);
+        var likeliest = new ChoiceLikelihood(Model, Tokenizer).Choose([.. prompts.Zip(letters)],
+            done => OnProgress?.Invoke($"likelihood of the letters: {done}/{rows}"), cancel);
         var stops = _settings.Model.Template.StopIds(Tokenizer).ToHashSet();
         if (Tokenizer.EosId is { } eos) stops.Add(eos);
         var generator = new BatchGenerator(Model, _settings.Sampling with { DoSample = false }, stops, _settings.BatchSize, Tokenizer.VocabSize);

@@ -10,7 +10,9 @@ using KtNotebooks.Weights;
 
 namespace KtNotebooks.Evaluation;
 
-/// <summary>One bank of routed experts of a true shape: E experts of width I on rows of width D, k a token; T tokens, LoRA of a rank (0: none) on all of them.</summary>
+/// <summary>
+/// One bank of routed experts of a true shape: E experts of width I on rows of width D, k a token; T tokens, LoRA of a rank (0: none) on all of them.
+/// </summary>
 public sealed record ExpertBenchmarkSettings(int Experts, int Width, int Inner, int TopK, int Tokens, int Rank, MatrixFormat Format, Device Device);
 
 /// <param name="ForwardMs">Median of forward.</param>
@@ -72,7 +74,8 @@ public static class ExpertBenchmark
         float[] expected;
         using (Op.UsePlain()) expected = plainRows.Value(plainBank);
         var error = Math.Sqrt(expected.Zip(actual, (a, b) => Math.Pow((double)a - b, 2)).Sum() / expected.Sum(a => (double)a * a));
-        return error <= Limit ? error : throw new InvalidOperationException($"the experts are wrong on {s.Device} by {error:P2} (limit {Limit:P0}): their speed means nothing");
+        return error <= Limit ? error
+            : throw new InvalidOperationException($"the experts are wrong on {s.Device} by {error:P2} (limit {Limit:P0}): their speed means nothing");
     }
 
     private static double Median(Device device, Action call)

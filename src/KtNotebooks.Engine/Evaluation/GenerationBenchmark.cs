@@ -16,7 +16,8 @@ namespace KtNotebooks.Evaluation;
 /// <param name="Format">How they are stored.</param>
 /// <param name="Device">Where everything else is.</param>
 /// <param name="SlotBytes">Device memory of the slots of experts on their way.</param>
-public sealed record GenerationBenchmarkSettings(string Shape, int? Layers, int Prompt, int NewTokens, ExecutorKind Executor, MatrixFormat Format, Device Device, long SlotBytes);
+public sealed record GenerationBenchmarkSettings(string Shape, int? Layers, int Prompt, int NewTokens, ExecutorKind Executor, MatrixFormat Format,
+    Device Device, long SlotBytes);
 
 /// <summary>What it found.</summary>
 /// <param name="PromptMs">From the prompt to the first token; the faster of two runs.</param>
@@ -24,7 +25,8 @@ public sealed record GenerationBenchmarkSettings(string Shape, int? Layers, int 
 /// <param name="PromptBytes">Expert bytes over the bus for the prompt.</param>
 /// <param name="TokenBytes">And for a token.</param>
 /// <param name="PeakDeviceBytes">The most that was in use on the card as its driver sees it; 0 on the CPU.</param>
-public sealed record GenerationBenchmarkResult(GenerationBenchmarkSettings Settings, string Card, long Parameters, double PromptMs, double TokenMs, long PromptBytes, long TokenBytes, long PeakDeviceBytes)
+public sealed record GenerationBenchmarkResult(GenerationBenchmarkSettings Settings, string Card, long Parameters, double PromptMs, double TokenMs,
+    long PromptBytes, long TokenBytes, long PeakDeviceBytes)
 {
     public double PromptTokensPerSecond => Settings.Prompt / (PromptMs / 1000);
 
@@ -41,7 +43,8 @@ public static class GenerationBenchmark
         ArgumentNullException.ThrowIfNull(note);
         using var meter = new CardMeter(settings.Device);
         Experts.ExpertStream? stream = null;
-        using var made = new BenchmarkModel(settings.Shape, settings.Layers, settings.Executor, settings.Format, settings.SlotBytes, (_, _) => settings.Device, (_, s) => stream = s, note);
+        using var made = new BenchmarkModel(settings.Shape, settings.Layers, settings.Executor, settings.Format, settings.SlotBytes, (_, _) => settings.Device,
+            (_, s) => stream = s, note);
         long Copied() => stream?.CopiedBytes ?? 0;
         var random = new NormalRandom(1, "prompt");
         int[] prompt = [.. Enumerable.Range(0, settings.Prompt).Select(_ => (int)(random.Next() % (ulong)made.Model.Info.Vocabulary))];
@@ -64,7 +67,9 @@ public static class GenerationBenchmark
             }
             tokenBytes = (Copied() - before - promptBytes) / Math.Max(1, settings.NewTokens);
         }
-        if (!drawn[0].SequenceEqual(drawn[1])) throw new InvalidOperationException("two greedy runs from one prompt drew different tokens: their speed means nothing");
-        return new GenerationBenchmarkResult(settings, meter.Name ?? $"CPU, {Interop.Cpu.Variant}, {Interop.Cpu.Threads} threads", made.Parameters, promptMs, CardMeter.Median(tokens), promptBytes, tokenBytes, meter.Figures.PeakDeviceBytes);
+        if (!drawn[0].SequenceEqual(drawn[1]))
+            throw new InvalidOperationException("two greedy runs from one prompt drew different tokens: their speed means nothing");
+        return new GenerationBenchmarkResult(settings, meter.Name ?? $"CPU, {Interop.Cpu.Variant}, {Interop.Cpu.Threads} threads", made.Parameters, promptMs,
+            CardMeter.Median(tokens), promptBytes, tokenBytes, meter.Figures.PeakDeviceBytes);
     }
 }

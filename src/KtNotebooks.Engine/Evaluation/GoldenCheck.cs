@@ -19,18 +19,21 @@ public sealed record GoldenResult(string What, double Error, double Limit, strin
 }
 
 /// <summary>
-/// Compares the engine with a golden folder that a reference implementation wrote: `model/`, `adapter_init.safetensors`, `expected.json`, `expected.safetensors`, `adapter_grads.safetensors`,
-/// `adapter_after6.safetensors` (tests/KtNotebooks.Tests/Golden/README.md describes the layout). Errors are relative to the largest magnitude of the tensor: ‖a − b‖∞ / ‖b‖∞.
+/// Compares the engine with a golden folder that a reference implementation wrote: `model/`, `adapter_init.safetensors`, `expected.json`,
+/// `expected.safetensors`, `adapter_grads.safetensors`, `adapter_after6.safetensors` (tests/KtNotebooks.Tests/Golden/README.md describes the layout).
+/// Errors are relative to the largest magnitude of the tensor: ‖a − b‖∞ / ‖b‖∞.
 /// </summary>
 public static class GoldenCheck
 {
     private sealed record Limits(double Logits, double Loss, double Losses, double Norms, double Gradients, double Adapter, double AgreeingTokens);
 
     /// <summary>
-    /// F32: DESIGN section 12's 2e-4, largest error. BF16: rounding moves some tokens of a random model over the edge between two experts, and everything later in their sequence and every gradient with them (with
-    /// V2's scale of 16 by half their size), which says nothing about the arithmetic. A wrong formula moves every row, to a distance near 1. So relative L2 distances are judged: of logits that of the row at the
-    /// first quartile, of gradients and adapters that of the median tensor. Greedy tokens are shown in BF16, not judged. Each limit stands beside what V2, V2-Lite, V3 and Qwen3 measure
-    /// (`kt verify FOLDER --dtype bf16` on the CPU; in brackets the most on an H200, results/h200). How much of each comes from moved tokens has not been measured apart: the same routes in both types would say it.
+    /// F32: DESIGN section 12's 2e-4, largest error. BF16: rounding moves some tokens of a random model over the edge between two experts, and everything
+    /// later in their sequence and every gradient with them (with V2's scale of 16 by half their size), which says nothing about the arithmetic. A wrong
+    /// formula moves every row, to a distance near 1. So relative L2 distances are judged: of logits that of the row at the first quartile, of gradients
+    /// and adapters that of the median tensor. Greedy tokens are shown in BF16, not judged. Each limit stands beside what V2, V2-Lite, V3 and Qwen3 measure
+    /// (`kt verify FOLDER --dtype bf16` on the CPU; in brackets the most on an H200, results/h200). How much of each comes from moved tokens has not been
+    /// measured apart: the same routes in both types would say it.
     /// </summary>
     private static Limits LimitsOf(DType type) => type == DType.F32 ? new Limits(2e-4, 2e-4, 2e-4, 1e-3, 2e-4, 2e-4, 1) : new Limits(
         Logits: 0.1, // without adapter 2.3, 1.3, 6.3, 1.1 %; long context 2.3, 1.5, 3.4, 1.3 % (3.2)
@@ -57,7 +60,8 @@ public static class GoldenCheck
 
         using (var logits = model.Logits(batch)) results.Add(Compare("logits", logits, numbers, "logits", limits.Logits));
         using (var logits = model.Logits(TokenBatch.ForInference(expected.Long)))
-        using (var last = logits.Slice(logits.Dim(0) - 4, 4)) results.Add(Compare("logits of a long context", last, numbers, "logits_long_last4", limits.Logits));
+        using (var last = logits.Slice(logits.Dim(0) - 4, 4))
+            results.Add(Compare("logits of a long context", last, numbers, "logits_long_last4", limits.Logits));
 
         var settings = new LoraSettings(expected.Rank, expected.Alpha);
         using (var init = new SafetensorsFile(Path.Combine(folder, "adapter_init.safetensors"))) AdapterFolder.LoadTensors(model, settings, init);
@@ -65,16 +69,19 @@ public static class GoldenCheck
 
         var loss = step.Run(batch, cancel: cancel);
         results.Add(Relative("loss", loss, expected.Loss, limits.Loss));
-        results.Add(CompareAdapter("LoRA gradients", Path.Combine(folder, "adapter_grads.safetensors"), AdapterTensors.GradientsOf(model), limits.Gradients, type));
+        results.Add(CompareAdapter("LoRA gradients", Path.Combine(folder, "adapter_grads.safetensors"), AdapterTensors.GradientsOf(model), limits.Gradients,
+            type));
         Drop(model);
 
         Train(model, step, batch, expected, limits, results, cancel);
-        results.Add(CompareAdapter("adapter after six steps", Path.Combine(folder, "adapter_after6.safetensors"), [.. AdapterTensors.Of(model).Select(t => (t.Name, (Tensor?)t.Tensor))], limits.Adapter, type));
+        results.Add(CompareAdapter("adapter after six steps", Path.Combine(folder, "adapter_after6.safetensors"),
+            [.. AdapterTensors.Of(model).Select(t => (t.Name, (Tensor?)t.Tensor))], limits.Adapter, type));
         results.Add(Greedy(model, expected, limits, cancel));
         return results;
     }
 
-    private static void Train(CausalLm model, LayerMajorStep step, TokenBatch batch, Expected expected, Limits limits, List<GoldenResult> results, CancellationToken cancel)
+    private static void Train(CausalLm model, LayerMajorStep step, TokenBatch batch, Expected expected, Limits limits, List<GoldenResult> results,
+        CancellationToken cancel)
     {
         var parameters = model.AllTrainable;
         using var optimizer = new AdamW(parameters, expected.Optimizer);
@@ -112,7 +119,8 @@ public static class GoldenCheck
         }
     }
 
-    private static GoldenResult Relative(string what, double actual, double expected, double limit) => new(what, Math.Abs(actual - expected) / Math.Abs(expected), limit, $"{actual:F6}, expected {expected:F6}");
+    private static GoldenResult Relative(string what, double actual, double expected, double limit) =>
+        new(what, Math.Abs(actual - expected) / Math.Abs(expected), limit, $"{actual:F6}, expected {expected:F6}");
 
     private static GoldenResult Compare(string what, Tensor actual, SafetensorsFile file, string name, double limit)
     {
@@ -122,7 +130,8 @@ public static class GoldenCheck
         var (error, at) = LargestError(values, reference);
         var where = $"row {at / actual.Width}, column {at % actual.Width}";
         if (actual.Type == DType.F32) return new GoldenResult(what, error, limit, where);
-        double[] rows = [.. Enumerable.Range(0, actual.Rows).Select(r => Distance(values.AsSpan(r * actual.Width, actual.Width), reference.AsSpan(r * actual.Width, actual.Width)))];
+        double[] rows = [.. Enumerable.Range(0, actual.Rows)
+            .Select(r => Distance(values.AsSpan(r * actual.Width, actual.Width), reference.AsSpan(r * actual.Width, actual.Width)))];
         return new GoldenResult(what, Quantile(rows, 0.25), limit, $"first quartile of rows; largest single error {error:P1} at {where}");
     }
 
@@ -175,12 +184,15 @@ public static class GoldenCheck
         return norm == 0 ? Math.Sqrt(error) : Math.Sqrt(error / norm);
     }
 
-    private sealed record Expected(int Rank, double Alpha, int[][] Ids, int[][] Labels, int[][] Long, double Loss, AdamWSettings Optimizer, double BaseRate, string Schedule, int Warmup, int TotalSteps, double MaxGradientNorm,
+    private sealed record Expected(int Rank, double Alpha, int[][] Ids, int[][] Labels, int[][] Long, double Loss, AdamWSettings Optimizer, double BaseRate,
+        string Schedule, int Warmup, int TotalSteps, double MaxGradientNorm,
         double[] Losses, double[] Rates, double[] GradientNorms, int[] GreedyPrompt, int[] Greedy)
     {
         public static Expected Read(string path)
         {
-            if (!File.Exists(path)) throw new FileNotFoundException($"{path}: no such file; a golden folder holds model/, expected.json, expected.safetensors, adapter_init, adapter_grads and adapter_after6");
+            if (!File.Exists(path))
+                throw new FileNotFoundException($"{path}: no such file; a golden folder holds model/, expected.json, expected.safetensors, adapter_init, "
+                    + "adapter_grads and adapter_after6");
             try
             {
                 using var json = JsonDocument.Parse(File.ReadAllBytes(path));
@@ -189,9 +201,12 @@ public static class GoldenCheck
                 int[] Ints(JsonElement e) => [.. e.EnumerateArray().Select(v => v.GetInt32())];
                 double[] Numbers(string key) => [.. root.GetProperty(key).EnumerateArray().Select(v => v.GetDouble())];
                 int[][] Matrix(string key) => [.. root.GetProperty(key).EnumerateArray().Select(Ints)];
-                return new Expected(root.GetProperty("r").GetInt32(), root.GetProperty("alpha").GetDouble(), Matrix("input_ids"), Matrix("labels"), Matrix("input_ids_long"), root.GetProperty("loss_lora_init").GetDouble(),
-                    new AdamWSettings(o.GetProperty("betas")[0].GetDouble(), o.GetProperty("betas")[1].GetDouble(), o.GetProperty("eps").GetDouble(), o.GetProperty("weight_decay").GetDouble()), o.GetProperty("lr").GetDouble(),
-                    o.GetProperty("schedule").GetString()!, o.GetProperty("warmup_steps").GetInt32(), o.GetProperty("total_steps").GetInt32(), o.GetProperty("max_grad_norm").GetDouble(), Numbers("losses"), Numbers("lrs"), Numbers("grad_norms"),
+                return new Expected(root.GetProperty("r").GetInt32(), root.GetProperty("alpha").GetDouble(), Matrix("input_ids"), Matrix("labels"),
+                    Matrix("input_ids_long"), root.GetProperty("loss_lora_init").GetDouble(),
+                    new AdamWSettings(o.GetProperty("betas")[0].GetDouble(), o.GetProperty("betas")[1].GetDouble(), o.GetProperty("eps")
+                        .GetDouble(), o.GetProperty("weight_decay").GetDouble()), o.GetProperty("lr").GetDouble(),
+                    o.GetProperty("schedule").GetString()!, o.GetProperty("warmup_steps").GetInt32(), o.GetProperty("total_steps")
+                        .GetInt32(), o.GetProperty("max_grad_norm").GetDouble(), Numbers("losses"), Numbers("lrs"), Numbers("grad_norms"),
                     Ints(root.GetProperty("greedy_prompt")), Ints(root.GetProperty("greedy_after6")));
             }
             catch (Exception error) when (error is JsonException or KeyNotFoundException or InvalidOperationException or FormatException)

@@ -42,7 +42,8 @@ public static class KernelBenchmark
         float[][] expected;
         using (Op.UsePlain()) expected = Values(kernel.Make(plainRoom, Small));
         var error = actual.Zip(expected, Distance).Max();
-        return error <= kernel.Limit ? error : throw new InvalidOperationException($"{kernel.Name} is wrong on {device} by {error:E1} (limit {kernel.Limit:E0}): its speed means nothing");
+        return error <= kernel.Limit ? error
+            : throw new InvalidOperationException($"{kernel.Name} is wrong on {device} by {error:E1} (limit {kernel.Limit:E0}): its speed means nothing");
     }
 
     private static KernelFigure Measure(BenchmarkKernel kernel, Device device, KernelSizes sizes, double error)
@@ -92,11 +93,13 @@ internal readonly record struct KernelSizes(int Rows, int Width, int Vocabulary,
 
 /// <summary>One row of the table.</summary>
 /// <param name="Name">What is printed.</param>
-/// <param name="IsProduct">Work is FLOP of [R, D] [D, D]ᵀ products; otherwise bytes that must cross the memory once, vectors of one number a row or column left out.</param>
+/// <param name="IsProduct">Work is FLOP of [R, D] [D, D]ᵀ products; otherwise bytes that must cross the memory once, vectors of one number a row or column
+/// left out.</param>
 /// <param name="Limit">Largest relative error: roundings of the results' type; 0 where numbers are only moved.</param>
 /// <param name="Work">Bytes or FLOP of a call.</param>
 /// <param name="Make">Places the inputs; what it returns runs the kernel once and gives the results, owned by the current tape or the room.</param>
-internal sealed record BenchmarkKernel(string Name, bool IsProduct, double Limit, Func<KernelSizes, double> Work, Func<KernelRoom, KernelSizes, Func<Tensor[]>> Make);
+internal sealed record BenchmarkKernel(string Name, bool IsProduct, double Limit, Func<KernelSizes, double> Work,
+    Func<KernelRoom, KernelSizes, Func<Tensor[]>> Make);
 
 /// <summary>Owns what one kernel works on, the same values on every device; plain: for its definition, on the CPU.</summary>
 internal sealed class KernelRoom(Device device, bool plain) : IDisposable

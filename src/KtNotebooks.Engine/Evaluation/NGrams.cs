@@ -3,15 +3,18 @@ using System.Runtime.InteropServices;
 namespace KtNotebooks.Evaluation;
 
 /// <summary>
-/// n-grams of a sequence of symbols (characters by code point, words by number in <see cref="Vocabulary"/>), counted by ranks: grams of order n are pairs (rank of the first n − 1 symbols, last symbol), so an
-/// n-gram is one 64-bit key whatever n, without hashing strings again.
+/// n-grams of a sequence of symbols (characters by code point, words by number in <see cref="Vocabulary"/>), counted by ranks: grams of order n are pairs
+/// (rank of the first n − 1 symbols, last symbol), so an n-gram is one 64-bit key whatever n, without hashing strings again.
 /// </summary>
 internal sealed class NGrams
 {
     private readonly Dictionary<ulong, int> _ranks = [];
     private readonly Dictionary<int, (int Hypothesis, int Reference)> _counts = [];
 
-    /// <summary>For orders 1 … highest: how many grams hypothesis and reference have, as multisets and as sets, and how many they share (each at most as often as the other has it).</summary>
+    /// <summary>
+    /// For orders 1 … highest: how many grams hypothesis and reference have, as multisets and as sets, and how many they share (each at most as often as
+    /// the other has it).
+    /// </summary>
     public static Overlap[] Count(ReadOnlySpan<int> hypothesis, ReadOnlySpan<int> reference, int highest)
     {
         var grams = new NGrams();

@@ -26,8 +26,8 @@ public sealed record PredictProgress(int Done, int Total, double TokensPerSecond
 public sealed record PredictResult(int Done, int Total, int Generated, long Tokens, TimeSpan Elapsed, TextScores? Scores, bool Interrupted);
 
 /// <summary>
-/// Answers for every row of a data set, written as they finish: `kt predict FILE.yaml key=value` and the notebooks build this and call <see cref="Run"/>. Started again after a kill or Ctrl-C it goes on with
-/// the rows that are missing, to the same file as without.
+/// Answers for every row of a data set, written as they finish: `kt predict FILE.yaml key=value` and the notebooks build this and call <see cref="Run"/>.
+/// Started again after a kill or Ctrl-C it goes on with the rows that are missing, to the same file as without.
 /// </summary>
 public sealed class PredictRun : IDisposable
 {
@@ -82,7 +82,8 @@ public sealed class PredictRun : IDisposable
         using var log = PredictionLog.Open(Settings.OutputDir, prompts);
         var before = log.Done;
         if (before > 0) OnNote?.Invoke($"{before} of {prompts.Length} rows are done; going on");
-        GenerationRequest[] requests = [.. Enumerable.Range(0, prompts.Length).Where(row => !log.Has(row)).Select(row => new GenerationRequest(row, encoded[row].Prompt))];
+        GenerationRequest[] requests = [.. Enumerable.Range(0, prompts.Length).Where(row => !log.Has(row))
+            .Select(row => new GenerationRequest(row, encoded[row].Prompt))];
         var generator = new BatchGenerator(Model, Settings.Sampling, StopIds(), Settings.BatchSize, Tokenizer.VocabSize);
         var watch = Stopwatch.StartNew();
         var interrupted = false;
@@ -92,7 +93,8 @@ public sealed class PredictRun : IDisposable
             {
                 log.Add(row, new Prediction(prompts[row], Tokenizer.Decode(ids, skipSpecial: true), Tokenizer.Decode(encoded[row].Answer, skipSpecial: true)));
                 var (done, elapsed) = (log.Done - before, watch.Elapsed);
-                OnProgress?.Invoke(new PredictProgress(log.Done, prompts.Length, generator.Tokens / elapsed.TotalSeconds, elapsed, elapsed / done * (requests.Length - done)));
+                OnProgress?.Invoke(new PredictProgress(log.Done, prompts.Length, generator.Tokens / elapsed.TotalSeconds, elapsed,
+                    elapsed / done * (requests.Length - done)));
             }
             log.Complete();
         }
@@ -142,6 +144,7 @@ public sealed class PredictRun : IDisposable
 
     private static IEnumerable<(string, double)> Speed(PredictResult r) =>
     [
-        ("runtime", Math.Round(r.Elapsed.TotalSeconds, 4)), ("samples_per_second", Math.Round(r.Generated / r.Elapsed.TotalSeconds, 3)), ("tokens_per_second", Math.Round(r.Tokens / r.Elapsed.TotalSeconds, 3)),
+        ("runtime", Math.Round(r.Elapsed.TotalSeconds, 4)), ("samples_per_second", Math.Round(r.Generated / r.Elapsed.TotalSeconds, 3)),
+        ("tokens_per_second", Math.Round(r.Tokens / r.Elapsed.TotalSeconds, 3)),
     ];
 }

@@ -8,8 +8,11 @@ using KtNotebooks.Lora;
 
 namespace KtNotebooks.Evaluation;
 
-/// <summary>What `kt predict` and `kt eval` read from a config, checked, before anything is loaded. Keys are those of LLaMA-Factory's predict configs.</summary>
-public sealed record PredictSettings(ModelKeys Model, Sampling Sampling, string? System, string DatasetFolder, string Datasets, int Cutoff, int? MaxSamples, double ValSize, int BatchSize, string OutputDir, bool Overwrite)
+/// <summary>
+/// What `kt predict` and `kt eval` read from a config, checked, before anything is loaded. Keys are those of LLaMA-Factory's predict configs.
+/// </summary>
+public sealed record PredictSettings(ModelKeys Model, Sampling Sampling, string? System, string DatasetFolder, string Datasets, int Cutoff, int? MaxSamples,
+    double ValSize, int BatchSize, string OutputDir, bool Overwrite)
 {
     public const string FileName = "predict_settings.json";
 
@@ -26,10 +29,13 @@ public sealed record PredictSettings(ModelKeys Model, Sampling Sampling, string?
         var valSize = c.Number("val_size");
         // A training config's rows for evaluation: eval_dataset, or the part of dataset that val_size split off.
         var trained = c.Text("dataset");
-        var sets = c.Text("eval_dataset") ?? (valSize > 0 && trained is not null ? trained : throw new ArgumentException($"{c.Name}: 'eval_dataset' is required (or 'dataset' with 'val_size')"));
+        var sets = c.Text("eval_dataset")
+            ?? (valSize > 0 && trained is not null ? trained
+            : throw new ArgumentException($"{c.Name}: 'eval_dataset' is required (or 'dataset' with 'val_size')"));
         if (c.Has("stage") && c.Text("stage") != "sft") throw c.Wrong("stage", "sft: other stages are not offered yet");
         foreach (var key in (string[])["do_predict", "do_eval", "predict_with_generate"]) c.Flag(key); // what these commands do
-        return new PredictSettings(model, sampling, c.Text("default_system"), c.TextOrDefault("dataset_dir"), sets, c.Positive("cutoff_len"), c.MaybePositive("max_samples"), c.Has("eval_dataset") ? 0 : valSize,
+        return new PredictSettings(model, sampling, c.Text("default_system"), c.TextOrDefault("dataset_dir"), sets, c.Positive("cutoff_len"),
+            c.MaybePositive("max_samples"), c.Has("eval_dataset") ? 0 : valSize,
             c.Positive("per_device_eval_batch_size"), c.Required("output_dir"), c.Flag("overwrite_output_dir"));
     }
 
@@ -45,7 +51,8 @@ public sealed record PredictSettings(ModelKeys Model, Sampling Sampling, string?
     }
 
     /// <summary>
-    /// Notes in the output folder what decides the predictions, or compares with what an earlier run noted. The adapter counts by its bytes: retrained under the same name it is another one.
+    /// Notes in the output folder what decides the predictions, or compares with what an earlier run noted. The adapter counts by its bytes: retrained
+    /// under the same name it is another one.
     /// </summary>
     /// <exception cref="ArgumentException">The folder holds predictions of other settings; the message names the first difference.</exception>
     public void Claim()

@@ -7,8 +7,9 @@ using KtNotebooks.Files;
 namespace KtNotebooks.Evaluation;
 
 /// <summary>
-/// generated_predictions.jsonl while it grows. The file always holds the first rows of the data set in their order, so that the number of its lines is where a run goes on; rows that finish before their turn
-/// wait in generated_predictions.ahead.jsonl (with their number), which is gone at the end. Every row is on its way to the disk when <see cref="Add"/> returns: a killed run loses the rows in work, nothing else.
+/// generated_predictions.jsonl while it grows. The file always holds the first rows of the data set in their order, so that the number of its lines is
+/// where a run goes on; rows that finish before their turn wait in generated_predictions.ahead.jsonl (with their number), which is gone at the end. Every
+/// row is on its way to the disk when <see cref="Add"/> returns: a killed run loses the rows in work, nothing else.
 /// </summary>
 public sealed class PredictionLog : IDisposable
 {

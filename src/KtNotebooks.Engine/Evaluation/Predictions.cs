@@ -6,7 +6,9 @@ using KtNotebooks.Data;
 
 namespace KtNotebooks.Evaluation;
 
-/// <summary>A row of generated_predictions.jsonl: the whole prompt with its special tokens, what the model said, what it should have said (both without).</summary>
+/// <summary>
+/// A row of generated_predictions.jsonl: the whole prompt with its special tokens, what the model said, what it should have said (both without).
+/// </summary>
 public sealed record Prediction(string Prompt, string Predict, string Label);
 
 /// <summary>LLaMA-Factory's generated_predictions.jsonl: one object a line, keys in this order, characters beyond ASCII as they are.</summary>
@@ -32,11 +34,13 @@ public static class Predictions
         return rows.Count > 0 ? rows : throw new InvalidDataException($"{path}: no rows; wanted one object with prompt, predict and label on each line");
     }
 
-    private static string Required(Row row, string key) => Text(row, key) ?? throw new InvalidDataException($"{row.Source}: no '{key}' in this row; wanted an object with prompt, predict and label");
+    private static string Required(Row row, string key) => Text(row, key)
+        ?? throw new InvalidDataException($"{row.Source}: no '{key}' in this row; wanted an object with prompt, predict and label");
 
     private static string? Text(Row row, string key)
     {
         if (!row.Fields.TryGetProperty(key, out var value) || value.ValueKind == JsonValueKind.Null) return null;
-        return value.ValueKind == JsonValueKind.String ? value.GetString() : throw new InvalidDataException($"{row.Source}: '{key}' must be a string, but is {RowReader.KindName(value)}");
+        return value.ValueKind == JsonValueKind.String ? value.GetString()
+            : throw new InvalidDataException($"{row.Source}: '{key}' must be a string, but is {RowReader.KindName(value)}");
     }
 }

@@ -3,9 +3,10 @@ using System.Text.RegularExpressions;
 namespace KtNotebooks.Evaluation;
 
 /// <summary>
-/// ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004) as F1, as the package rouge_chinese 1.0.3 computes them, which LLaMA-Factory uses: ROUGE-N over the <em>sets</em> of n-grams, ROUGE-L over the longest common
-/// subsequence of all words, F1 = 2pr / (p + r + 1e−8). The text is words with spaces between. It is first cut into sentences, which matters in two ways only: a sentence of nothing but spaces (the second
-/// of two line breaks) counts as one empty word, and a sentence mark inside a word (a seventh dot) splits it.
+/// ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004) as F1, as the package rouge_chinese 1.0.3 computes them, which LLaMA-Factory uses: ROUGE-N over the
+/// <em>sets</em> of n-grams, ROUGE-L over the longest common subsequence of all words, F1 = 2pr / (p + r + 1e−8). The text is words with spaces between. It
+/// is first cut into sentences, which matters in two ways only: a sentence of nothing but spaces (the second of two line breaks) counts as one empty word,
+/// and a sentence mark inside a word (a seventh dot) splits it.
 /// </summary>
 public static partial class Rouge
 {

@@ -13,7 +13,8 @@ namespace KtNotebooks.Evaluation;
 public sealed record ScoredRun(string Task, string Name, IReadOnlyDictionary<string, Estimate> Scores, string Source, bool Published = false)
 {
     /// <summary>The names of scores in the order of tables; those of multiple choice are shares in percent here.</summary>
-    public static readonly IReadOnlyList<string> Names = ["bleu-4", "rouge-1", "rouge-2", "rouge-l", "kt-bleu-1", "kt-bleu-2", "kt-bleu-3", "kt-bleu-4", "accuracy-strict", "parse-failures"];
+    public static readonly IReadOnlyList<string> Names = ["bleu-4", "rouge-1", "rouge-2", "rouge-l", "kt-bleu-1", "kt-bleu-2", "kt-bleu-3", "kt-bleu-4",
+        "accuracy-strict", "parse-failures"];
 
     /// <summary>Scores a file of predictions, or the one in an output folder. Multiple-choice rows get accuracy instead of text scores.</summary>
     public static ScoredRun Load(string task, string name, string path, Jieba jieba)
@@ -36,8 +37,8 @@ public sealed record ScoredRun(string Task, string Name, IReadOnlyDictionary<str
     }
 
     /// <summary>
-    /// What KTransformers published for fine-tuning (its user guide and technical notes of version 0.4.1): other data, other splits (unpublished), models of 16 and 671 billion parameters. Word BLEU and ROUGE;
-    /// multiple choice as accuracy. There are no figures for NekoQA.
+    /// What KTransformers published for fine-tuning (its user guide and technical notes of version 0.4.1): other data, other splits (unpublished), models
+    /// of 16 and 671 billion parameters. Word BLEU and ROUGE; multiple choice as accuracy. There are no figures for NekoQA.
     /// </summary>
     public static IReadOnlyList<ScoredRun> PublishedByKTransformers { get; } =
     [
@@ -61,5 +62,6 @@ public sealed record ScoredRun(string Task, string Name, IReadOnlyDictionary<str
     private static ScoredRun Choices(string name, double percent) => OfPublished("afrimed-mcq", name, [("accuracy-strict", percent)]);
 
     private static ScoredRun OfPublished(string task, string name, (string Name, double Value)[] values) =>
-        new(task, name, values.ToDictionary(v => v.Name, v => new Estimate(v.Value, v.Value, v.Value)), "published by KTransformers, not measured here", Published: true);
+        new(task, name, values.ToDictionary(v => v.Name, v => new Estimate(v.Value, v.Value, v.Value)), "published by KTransformers, not measured here",
+            Published: true);
 }

@@ -11,8 +11,9 @@ public sealed record SpeedFigure(string Model, string Run, double TokensPerSecon
     private const string Theirs = "2 × RTX 4090 48 GB, Xeon 8488C", Ours = "one H200";
 
     /// <summary>
-    /// What KTransformers published (user guide and technical notes of version 0.4.1): LoRA of rank 8 in BF16, 512 tokens × 16 accumulated. Two cards of another kind than ours and other processors: no comparison of programs.
-    /// Its notes also say 36 s a step of 8,192 tokens for DeepSeek-V2-Lite, which is 228 tokens/s and does not agree with 530.
+    /// What KTransformers published (user guide and technical notes of version 0.4.1): LoRA of rank 8 in BF16, 512 tokens × 16 accumulated. Two cards of
+    /// another kind than ours and other processors: no comparison of programs. Its notes also say 36 s a step of 8,192 tokens for DeepSeek-V2-Lite, which
+    /// is 228 tokens/s and does not agree with 530.
     /// </summary>
     public static IReadOnlyList<SpeedFigure> PublishedByKTransformers { get; } =
     [
@@ -23,7 +24,8 @@ public sealed record SpeedFigure(string Model, string Run, double TokensPerSecon
     ];
 
     /// <summary>
-    /// Measured on an H200 like the one of our results, DeepSeek-V2-Lite's shape, with transformers 5.17 and PEFT 0.21; 1 × 16: sequences one at a time, 16 accumulated. The scripts are not part of this repository.
+    /// Measured on an H200 like the one of our results, DeepSeek-V2-Lite's shape, with transformers 5.17 and PEFT 0.21; 1 × 16: sequences one at a time, 16
+    /// accumulated. The scripts are not part of this repository.
     /// </summary>
     public static IReadOnlyList<SpeedFigure> HuggingFaceOnTheSameCard { get; } =
     [

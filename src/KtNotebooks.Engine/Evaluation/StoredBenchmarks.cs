@@ -17,14 +17,19 @@ public sealed record StoredBenchmark(string Name, TrainingBenchmarkResult Result
         get
         {
             var s = Result.Settings;
-            return $"./kt bench train --shape {s.Shape} --layers {s.Layers?.ToString(CultureInfo.InvariantCulture) ?? "all"} --tokens {s.Tokens} --seq {s.Sequence} --rank {s.Rank} --experts {s.Executor.ToString().ToLowerInvariant()} "
-                + $"--format {s.Format.Name()} --device {s.Device} --slots-mb {s.SlotBytes >> 20} --saved-mb {s.SavedBytes >> 20} --chunk {s.ChunkRows} --steps {s.Steps}{(s.MomentsOnHost ? " --moments-on-host" : "")}{(s.PairsOnHost ? " --lora-on-host" : "")}{(s.Cards > 1 ? $" --cards {s.Cards}" : "")}{(s.Contiguous ? " --contiguous" : "")}{(s.Parts is { } parts ? $" --parts {parts}" : "")} --json";
+            return $"./kt bench train --shape {s.Shape} --layers {s.Layers?.ToString(CultureInfo.InvariantCulture) ?? "all"} --tokens {s.Tokens} --seq "
+                + $"{s.Sequence} --rank {s.Rank} --experts {s.Executor.ToString().ToLowerInvariant()} "
+                + $"--format {s.Format.Name()} --device {s.Device} --slots-mb {s.SlotBytes >> 20} --saved-mb {s.SavedBytes >> 20} --chunk "
+                + $"{s.ChunkRows} --steps {s.Steps}{(s.MomentsOnHost ? " --moments-on-host" : "")}{(s.PairsOnHost ? " --lora-on-host" : "")}"
+                + $"{(s.Cards > 1 ? $" --cards {s.Cards}" : "")}{(s.Contiguous ? " --contiguous" : "")}"
+                + $"{(s.Parts is { } parts ? $" --parts {parts}" : "")} --json";
         }
     }
 }
 
 /// <summary>
-/// Results of one machine, kept in folders named by date (tests/KtNotebooks.Benchmarks/results/MACHINE/YYYY-MM-DD): a JSON file for each run, and in machine.txt what `kt doctor`, `kt bench pcie` and `kt bench gemm` said there.
+/// Results of one machine, kept in folders named by date (tests/KtNotebooks.Benchmarks/results/MACHINE/YYYY-MM-DD): a JSON file for each run, and in
+/// machine.txt what `kt doctor`, `kt bench pcie` and `kt bench gemm` said there.
 /// </summary>
 public sealed partial class StoredBenchmarks
 {
@@ -44,16 +49,22 @@ public sealed partial class StoredBenchmarks
     /// <exception cref="InvalidDataException">A file is not a result.</exception>
     public static StoredBenchmarks Newest(string machine)
     {
-        var folder = Directory.Exists(machine) ? Directory.GetDirectories(machine).OrderDescending(StringComparer.Ordinal).FirstOrDefault(f => Directory.EnumerateFiles(f, "*.json").Any()) : null;
-        if (folder is null) throw new DirectoryNotFoundException($"{machine}: wanted folders named by date with results of kt bench train --json, but there is none");
+        var folder = Directory.Exists(machine)
+            ? Directory.GetDirectories(machine).OrderDescending(StringComparer.Ordinal).FirstOrDefault(f => Directory.EnumerateFiles(f, "*.json").Any()) : null;
+        if (folder is null)
+            throw new DirectoryNotFoundException($"{machine}: wanted folders named by date with results of kt bench train --json, but there is none");
         return new StoredBenchmarks(folder, [.. Directory.GetFiles(folder, "*.json").Order(StringComparer.Ordinal).Select(Read)]);
     }
 
     /// <summary>The only run of that name.</summary>
     /// <exception cref="ArgumentException">There is none.</exception>
-    public TrainingBenchmarkResult this[string name] => Runs.FirstOrDefault(r => r.Name == name)?.Result ?? throw new ArgumentException($"{Folder}: no run '{name}'; there are {string.Join(", ", Runs.Select(r => r.Name))}");
+    public TrainingBenchmarkResult this[string name] => Runs.FirstOrDefault(r => r.Name == name)?.Result
+        ?? throw new ArgumentException($"{Folder}: no run '{name}'; there are {string.Join(", ", Runs.Select(r => r.Name))}");
 
-    /// <summary>The rate that a ceiling was measured at on that machine: in machine.txt, the number before GB/s or TFLOP/s in the line that begins with <paramref name="what"/>.</summary>
+    /// <summary>
+    /// The rate that a ceiling was measured at on that machine: in machine.txt, the number before GB/s or TFLOP/s in the line that begins with
+    /// <paramref name="what"/>.
+    /// </summary>
     /// <exception cref="InvalidDataException">No such line.</exception>
     public double Ceiling(string what)
     {
@@ -69,7 +80,8 @@ public sealed partial class StoredBenchmarks
         try
         {
             var result = JsonSerializer.Deserialize<TrainingBenchmarkResult>(File.ReadAllText(path), Options);
-            if (result is not { Settings.Tokens: > 0, StepMs: > 0, Parts: not null }) throw new InvalidDataException($"{path}: wanted what kt bench train --json writes, but there are no tokens, no step time or no parts");
+            if (result is not { Settings.Tokens: > 0, StepMs: > 0, Parts: not null })
+                throw new InvalidDataException($"{path}: wanted what kt bench train --json writes, but there are no tokens, no step time or no parts");
             return new StoredBenchmark(Path.GetFileNameWithoutExtension(path), result);
         }
         catch (JsonException error)

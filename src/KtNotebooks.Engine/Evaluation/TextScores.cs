@@ -5,14 +5,16 @@ using KtNotebooks.Segmentation;
 namespace KtNotebooks.Evaluation;
 
 /// <summary>
-/// The scores of predictions, in percent, under LLaMA-Factory's names and KTransformers'. They differ: bleu-4 (LLaMA-Factory) counts characters, spaces among them; kt-bleu-1 … 4 (the tables that
-/// KTransformers published) count jieba's words, where each space of an English text is a word too. ROUGE is the same in both. Each row is rounded to 4 decimals, as theirs are; a result is the mean of rows.
+/// The scores of predictions, in percent, under LLaMA-Factory's names and KTransformers'. They differ: bleu-4 (LLaMA-Factory) counts characters, spaces
+/// among them; kt-bleu-1 … 4 (the tables that KTransformers published) count jieba's words, where each space of an English text is a word too. ROUGE is the
+/// same in both. Each row is rounded to 4 decimals, as theirs are; a result is the mean of rows.
 /// </summary>
 public sealed record TextScores(double Bleu4, double Rouge1, double Rouge2, double RougeL, double KtBleu1, double KtBleu2, double KtBleu3, double KtBleu4)
 {
     /// <summary>The scores by name, in the order in which they are printed.</summary>
     public IReadOnlyList<(string Name, double Value)> All =>
-        [("bleu-4", Bleu4), ("rouge-1", Rouge1), ("rouge-2", Rouge2), ("rouge-l", RougeL), ("kt-bleu-1", KtBleu1), ("kt-bleu-2", KtBleu2), ("kt-bleu-3", KtBleu3), ("kt-bleu-4", KtBleu4)];
+        [("bleu-4", Bleu4), ("rouge-1", Rouge1), ("rouge-2", Rouge2), ("rouge-l", RougeL), ("kt-bleu-1", KtBleu1), ("kt-bleu-2", KtBleu2),
+            ("kt-bleu-3", KtBleu3), ("kt-bleu-4", KtBleu4)];
 
     /// <summary>One row. Where a side has nothing but spaces, ROUGE and the word BLEU are 0 (KTransformers' own script repeats the row before there).</summary>
     public static TextScores Of(string prediction, string label, Jieba jieba)
@@ -39,7 +41,8 @@ public sealed record TextScores(double Bleu4, double Rouge1, double Rouge2, doub
     {
         ArgumentNullException.ThrowIfNull(rows);
         if (rows.Count == 0) throw new ArgumentException("there are no predictions to score");
-        return new TextScores(rows.Average(r => r.Bleu4), rows.Average(r => r.Rouge1), rows.Average(r => r.Rouge2), rows.Average(r => r.RougeL), rows.Average(r => r.KtBleu1), rows.Average(r => r.KtBleu2), rows.Average(r => r.KtBleu3), rows.Average(r => r.KtBleu4));
+        return new TextScores(rows.Average(r => r.Bleu4), rows.Average(r => r.Rouge1), rows.Average(r => r.Rouge2), rows.Average(r => r.RougeL),
+            rows.Average(r => r.KtBleu1), rows.Average(r => r.KtBleu2), rows.Average(r => r.KtBleu3), rows.Average(r => r.KtBleu4));
     }
 
     public JsonObject ToJson() => new(All.Select(s => KeyValuePair.Create(s.Name, (JsonNode?)s.Value)));
@@ -55,8 +58,8 @@ public sealed record TextScores(double Bleu4, double Rouge1, double Rouge2, doub
     }
 
     /// <summary>
-    /// 100 · x rounded to 4 decimals as Python's round does: the nearest decimal of the double's exact value, ties to even. Math.Round scales by 10⁴ first, which is not the same; "F4" is exact but for
-    /// ties, and a double lies half-way between two such decimals only when it is an odd multiple of 1/32.
+    /// 100 · x rounded to 4 decimals as Python's round does: the nearest decimal of the double's exact value, ties to even. Math.Round scales by 10⁴ first,
+    /// which is not the same; "F4" is exact but for ties, and a double lies half-way between two such decimals only when it is an odd multiple of 1/32.
     /// </summary>
     internal static double Percent(double x)
     {

@@ -7,8 +7,8 @@ using KtNotebooks.Ops;
 namespace KtNotebooks.Evaluation;
 
 /// <summary>
-/// LLaMA-Factory's compute_accuracy, with the loss from the same pass. eval_accuracy: per row the share of trained tokens that are the argmax after the tokens before them, then the mean over rows (short rows
-/// weigh as much as long ones). eval_loss: the mean of −ln p over all trained tokens.
+/// LLaMA-Factory's compute_accuracy, with the loss from the same pass. eval_accuracy: per row the share of trained tokens that are the argmax after the
+/// tokens before them, then the mean over rows (short rows weigh as much as long ones). eval_loss: the mean of −ln p over all trained tokens.
 /// </summary>
 /// <param name="chunkRows">Rows of a pass; <paramref name="headRows"/> of them have logits at a time.</param>
 public sealed class TokenAccuracy(CausalLm model, int chunkRows = 8192, int headRows = 1024)
@@ -56,7 +56,8 @@ public sealed class TokenAccuracy(CausalLm model, int chunkRows = 8192, int head
             loss += CrossEntropy.Apply(logits, [.. part.Select(t => batch.Labels[t])], [.. part.Select(_ => 1f)]).Item();
             var values = logits.ToFloats();
             var width = values.Length / part.Length;
-            for (var i = 0; i < part.Length; i++) right[part[i]] = System.Numerics.Tensors.TensorPrimitives.IndexOfMax<float>(values.AsSpan(i * width, width)) == batch.Labels[part[i]];
+            for (var i = 0; i < part.Length; i++)
+                right[part[i]] = System.Numerics.Tensors.TensorPrimitives.IndexOfMax<float>(values.AsSpan(i * width, width)) == batch.Labels[part[i]];
         }
         return right;
     }

@@ -31,13 +31,16 @@ namespace KtNotebooks.Evaluation;
 /// <param name="Cards">Over how many cards the layers lie, from <paramref name="Device"/> on.</param>
 /// <param name="Contiguous">Each card has consecutive layers, as in KTransformers' rule files; else the cards take turns.</param>
 /// <param name="Parts">Into how many parts the window is cut; null: one a card.</param>
-public sealed record TrainingBenchmarkSettings(string Shape, int? Layers, int Tokens, int Sequence, int Rank, ExecutorKind Executor, MatrixFormat Format, Device Device, long SlotBytes, long SavedBytes, bool MomentsOnHost, bool PairsOnHost, int ChunkRows, int Steps, int Cards = 1, bool Contiguous = false, int? Parts = null);
+public sealed record TrainingBenchmarkSettings(string Shape, int? Layers, int Tokens, int Sequence, int Rank, ExecutorKind Executor, MatrixFormat Format,
+    Device Device, long SlotBytes, long SavedBytes, bool MomentsOnHost, bool PairsOnHost, int ChunkRows, int Steps, int Cards = 1, bool Contiguous = false,
+    int? Parts = null);
 
 /// <summary>What it found; times are medians over the measured steps, in milliseconds.</summary>
 /// <param name="Parameters">Of the base model.</param>
 /// <param name="Trained">Of the adapter.</param>
 /// <param name="StepMs">From the first kernel to the updated weights.</param>
-/// <param name="Parts">Time on the compute stream by part of the step (attention, experts, dense, head, embedding, optimizer); waiting for copies is inside. Of several cards the mean.</param>
+/// <param name="Parts">Time on the compute stream by part of the step (attention, experts, dense, head, embedding, optimizer); waiting for copies is
+/// inside. Of several cards the mean.</param>
 /// <param name="CopyMs">Time of the copy stream; of several cards the longest.</param>
 /// <param name="CopiedBytes">Expert bytes over the bus a step, over those of all cards.</param>
 /// <param name="PeakDeviceBytes">The most that was in use on a card as its driver sees it, contexts included; 0 on the CPU.</param>
@@ -45,7 +48,9 @@ public sealed record TrainingBenchmarkSettings(string Shape, int? Layers, int To
 /// <param name="ResidentHostBytes">Of the process at the end.</param>
 /// <param name="Losses">Of all steps, the warm-up included: a check that something is computed.</param>
 /// <param name="PerCard">The same card by card, where there are several.</param>
-public sealed record TrainingBenchmarkResult(TrainingBenchmarkSettings Settings, string Card, long Parameters, long Trained, double StepMs, double FastestMs, double SlowestMs, IReadOnlyDictionary<string, double> Parts, double CopyMs, long CopiedBytes, long PeakDeviceBytes, long PoolPeakBytes, long ResidentHostBytes, IReadOnlyList<double> Losses, IReadOnlyList<CardFigures>? PerCard = null)
+public sealed record TrainingBenchmarkResult(TrainingBenchmarkSettings Settings, string Card, long Parameters, long Trained, double StepMs, double FastestMs,
+    double SlowestMs, IReadOnlyDictionary<string, double> Parts, double CopyMs, long CopiedBytes, long PeakDeviceBytes, long PoolPeakBytes,
+    long ResidentHostBytes, IReadOnlyList<double> Losses, IReadOnlyList<CardFigures>? PerCard = null)
 {
     public double TokensPerSecond => Settings.Tokens / (StepMs / 1000);
 
@@ -62,7 +67,8 @@ public static class TrainingBenchmark
     {
         ArgumentNullException.ThrowIfNull(settings);
         ArgumentNullException.ThrowIfNull(note);
-        if (settings.Cards < 1 || (settings.Cards > 1 && settings.Device.Kind != DeviceKind.Cuda)) throw new ArgumentException($"{settings.Cards} cards from {settings.Device} on: wanted a positive number, and a card to begin with");
+        if (settings.Cards < 1 || (settings.Cards > 1 && settings.Device.Kind != DeviceKind.Cuda))
+            throw new ArgumentException($"{settings.Cards} cards from {settings.Device} on: wanted a positive number, and a card to begin with");
         var watch = Stopwatch.StartNew();
         CardMeter[] meters = [.. Enumerable.Range(0, settings.Cards).Select(c => new CardMeter(settings.Device with { Index = settings.Device.Index + c }))];
         try
@@ -75,9 +81,11 @@ public static class TrainingBenchmark
         }
     }
 
-    private static TrainingBenchmarkResult Run(TrainingBenchmarkSettings settings, CardMeter[] meters, Stopwatch watch, Action<string> note, CancellationToken cancel)
+    private static TrainingBenchmarkResult Run(TrainingBenchmarkSettings settings, CardMeter[] meters, Stopwatch watch, Action<string> note,
+        CancellationToken cancel)
     {
-        using var made = new BenchmarkModel(settings.Shape, settings.Layers, settings.Executor, settings.Format, settings.SlotBytes, (name, layers) => meters[CardOf(name, layers, settings)].Device,
+        using var made = new BenchmarkModel(settings.Shape, settings.Layers, settings.Executor, settings.Format, settings.SlotBytes,
+            (name, layers) => meters[CardOf(name, layers, settings)].Device,
             (device, stream) => meters.First(m => m.Device == device).Watch(stream), note);
         var model = made.Model;
         if (settings.PairsOnHost)
@@ -109,12 +117,16 @@ public static class TrainingBenchmark
             foreach (var meter in meters) meter.EndStep(keep: s >= WarmUp);
             losses.Add(loss);
             note($"step {s + 1}: {time:F0} ms, loss {loss:F4}, gradient norm {norm:F4}{(s < WarmUp ? " (warm-up)" : "")}");
-            if (!double.IsFinite(loss) || !double.IsFinite(norm)) throw new InvalidOperationException($"the benchmark's step {s + 1} has the loss {loss} and the gradient norm {norm}: its figures would mean nothing");
+            if (!double.IsFinite(loss) || !double.IsFinite(norm))
+                throw new InvalidOperationException($"the benchmark's step {s + 1} has the loss {loss} and the gradient "
+                    + $"norm {norm}: its figures would mean nothing");
             if (s >= WarmUp) times.Add(time);
         }
         CardFigures[] cards = [.. meters.Select(m => m.Figures)];
-        return new TrainingBenchmarkResult(settings, meters[0].Name ?? $"CPU, {Cpu()}", made.Parameters, parameters.Sum(p => p.Tensor.Count), CardMeter.Median(times), times.Min(), times.Max(),
-            cards.SelectMany(c => c.Parts.Keys).Distinct().ToDictionary(k => k, k => cards.Average(c => c.Parts.GetValueOrDefault(k))), cards.Max(c => c.CopyMs), cards.Sum(c => c.CopiedBytes),
+        return new TrainingBenchmarkResult(settings, meters[0].Name ?? $"CPU, {Cpu()}", made.Parameters, parameters.Sum(p => p.Tensor.Count),
+            CardMeter.Median(times), times.Min(), times.Max(),
+            cards.SelectMany(c => c.Parts.Keys).Distinct().ToDictionary(k => k, k => cards.Average(c => c.Parts.GetValueOrDefault(k))),
+            cards.Max(c => c.CopyMs), cards.Sum(c => c.CopiedBytes),
             cards.Max(c => c.PeakDeviceBytes), cards.Max(c => c.PoolPeakBytes), Environment.WorkingSet, losses, cards.Length > 1 ? cards : null);
     }
 
@@ -123,7 +135,8 @@ public static class TrainingBenchmark
     {
         var parts = name.Split('.');
         var at = Array.IndexOf(parts, "layers");
-        var layer = at >= 0 ? int.Parse(parts[at + 1], CultureInfo.InvariantCulture) : name.StartsWith("model.embed_tokens", StringComparison.Ordinal) ? 0 : layers - 1;
+        var layer = at >= 0 ? int.Parse(parts[at + 1], CultureInfo.InvariantCulture)
+            : name.StartsWith("model.embed_tokens", StringComparison.Ordinal) ? 0 : layers - 1;
         return settings.Contiguous ? (int)((long)layer * settings.Cards / layers) : layer % settings.Cards;
     }
 

@@ -7,8 +7,8 @@ using KtNotebooks.Weights;
 namespace KtNotebooks.Experts;
 
 /// <summary>
-/// All routed experts of one layer: gate, up [E, I, D] and down [E, D, I] under Hugging Face's per-expert names, and their low-rank pairs. From a checkpoint the matrices are views on the mapped
-/// files; fresh ones are stacked and can be trained.
+/// All routed experts of one layer: gate, up [E, I, D] and down [E, D, I] under Hugging Face's per-expert names, and their low-rank pairs. From a
+/// checkpoint the matrices are views on the mapped files; fresh ones are stacked and can be trained.
 /// </summary>
 public sealed class ExpertBank : Module
 {
@@ -27,7 +27,9 @@ public sealed class ExpertBank : Module
         ArgumentNullException.ThrowIfNull(weights);
         (Count, Width, Inner) = (experts, width, inner);
         _key = NormalRandom.HashOf(path);
-        _set = new ExpertSet(weights.TakeExperts(path, "gate_proj.weight", type, experts, inner, width), weights.TakeExperts(path, "up_proj.weight", type, experts, inner, width), weights.TakeExperts(path, "down_proj.weight", type, experts, width, inner));
+        _set = new ExpertSet(weights.TakeExperts(path, "gate_proj.weight", type, experts, inner, width),
+            weights.TakeExperts(path, "up_proj.weight", type, experts, inner, width),
+            weights.TakeExperts(path, "down_proj.weight", type, experts, width, inner));
         _weights = Views();
     }
 
@@ -37,7 +39,10 @@ public sealed class ExpertBank : Module
     /// <summary>k, by which passes are announced to streams; 0 where nobody knows it.</summary>
     public int TopK { get; init; }
 
-    /// <summary>Low-rank pairs that are attached from now on lie in pinned host memory and come to the card that computes at every visit; their moments and gradients stay out there with them.</summary>
+    /// <summary>
+    /// Low-rank pairs that are attached from now on lie in pinned host memory and come to the card that computes at every visit; their moments and
+    /// gradients stay out there with them.
+    /// </summary>
     public bool PairsOnHost { get; set; }
 
     /// <summary>How the matrices are stored.</summary>
@@ -63,11 +68,15 @@ public sealed class ExpertBank : Module
     /// <summary>Frozen pairs by the name of their adapter, for passes that name one; owned by this bank.</summary>
     public Dictionary<string, LowRankExperts> Named { get; } = [];
 
-    /// <summary>Under per-expert names: views that this bank owns, as modules do. Of low-bit experts the stored codes, which 4 bits pack in pairs: their number is <see cref="Parameter.Count"/>.</summary>
+    /// <summary>
+    /// Under per-expert names: views that this bank owns, as modules do. Of low-bit experts the stored codes, which 4 bits pack in pairs: their number is
+    /// <see cref="Parameter.Count"/>.
+    /// </summary>
     public override IEnumerable<Parameter> Weights => _weights;
 
     public override IEnumerable<Parameter> Trainable => _set.Lora is { } l
-        ? [new(Path + ".gate_proj.lora_A", l.GateA), new(Path + ".gate_proj.lora_B", l.GateB), new(Path + ".up_proj.lora_A", l.UpA), new(Path + ".up_proj.lora_B", l.UpB), new(Path + ".down_proj.lora_A", l.DownA), new(Path + ".down_proj.lora_B", l.DownB)]
+        ? [new(Path + ".gate_proj.lora_A", l.GateA), new(Path + ".gate_proj.lora_B", l.GateB), new(Path + ".up_proj.lora_A", l.UpA),
+            new(Path + ".up_proj.lora_B", l.UpB), new(Path + ".down_proj.lora_A", l.DownA), new(Path + ".down_proj.lora_B", l.DownB)]
         : Matrices.Zip(Projections).Where(m => m.First.Stacked is { RequiresGrad: true }).Select(m => new Parameter($"{Path}.{m.Second}", m.First.Stacked!));
 
     private Matrices[] Matrices => [_set.Gate, _set.Up, _set.Down];
@@ -107,7 +116,10 @@ public sealed class ExpertBank : Module
         return Enumerable.Range(host, streamed.Groups.Count - host).Select(g => new GroupVisit(streamed, g));
     }
 
-    /// <summary>x [T, D], weights F32 [T, k], indices I32 [T, k] → [T, D]. Rows on a card meet experts that are on no card, or that the CPU is to compute, in host memory: they go there and come back.</summary>
+    /// <summary>
+    /// x [T, D], weights F32 [T, k], indices I32 [T, k] → [T, D]. Rows on a card meet experts that are on no card, or that the CPU is to compute, in host
+    /// memory: they go there and come back.
+    /// </summary>
     public Tensor Forward(Tensor x, Tensor weights, Tensor indices, Pass pass)
     {
         var lora = pass.Adapter is { } name ? Named.GetValueOrDefault(name) : _set.Lora;
@@ -116,15 +128,21 @@ public sealed class ExpertBank : Module
         var device = host == Streamed?.Groups.Count ? Device.Cpu : Device;
         var set = _set with { Lora = lora?.Device == device ? lora : lora?.Map(t => Fetched.Apply(t, device)) };
         if (device.Kind == DeviceKind.Cuda && host > 0) set = set with { OnHost = new HostShare(host, lora) };
-        var y = RoutedExperts.Apply(Transfer.Apply(x, device), Transfer.Apply(weights, device), Transfer.Apply(indices, device), set, DropoutMask.Mix(pass.DropoutKey ^ _key), pass.FirstRow * (long)weights.Width, pass.ValueUnused);
+        var y = RoutedExperts.Apply(Transfer.Apply(x, device), Transfer.Apply(weights, device), Transfer.Apply(indices, device), set,
+            DropoutMask.Mix(pass.DropoutKey ^ _key), pass.FirstRow * (long)weights.Width, pass.ValueUnused);
         return Transfer.Apply(y, x.Device);
     }
 
-    /// <summary>How many of the first groups the CPU computes when so many routes pass: as the costs of a split say, none where pairs lie on the card.</summary>
+    /// <summary>
+    /// How many of the first groups the CPU computes when so many routes pass: as the costs of a split say, none where pairs lie on the card.
+    /// </summary>
     private int HostGroups(long routes, bool backward, LowRankExperts? lora) =>
-        Streamed is { Costs: { } costs } streamed && (lora is null || lora.Device.Kind == DeviceKind.Cpu) ? costs.HostGroups(streamed.Groups, ExpertBytes, 3.0 * Width * Inner, routes, backward) : 0;
+        Streamed is { Costs: { } costs } streamed && (lora is null || lora.Device.Kind == DeviceKind.Cpu)
+            ? costs.HostGroups(streamed.Groups, ExpertBytes, 3.0 * Width * Inner, routes, backward) : 0;
 
-    /// <summary>Moves the experts to pinned host memory, from where the stream brings groups of at most groupBytes to its card. Attach adapters afterwards.</summary>
+    /// <summary>
+    /// Moves the experts to pinned host memory, from where the stream brings groups of at most groupBytes to its card. Attach adapters afterwards.
+    /// </summary>
     internal void StreamThrough(ExpertStream stream, Device card, long groupBytes)
     {
         var slab = new ExpertSlab(_set, card);
@@ -132,7 +150,10 @@ public sealed class ExpertBank : Module
         _slab = slab;
     }
 
-    /// <summary>Lets the CPU take groups of the streamed experts where that ends earlier. Pairs attached from now on lie in host memory, where both sides reach them.</summary>
+    /// <summary>
+    /// Lets the CPU take groups of the streamed experts where that ends earlier. Pairs attached from now on lie in host memory, where both sides reach
+    /// them.
+    /// </summary>
     internal void Split(ExpertCosts costs)
     {
         Streamed!.Costs = costs;
@@ -140,9 +161,11 @@ public sealed class ExpertBank : Module
     }
 
     /// <summary>
-    /// Whether a training step of so many tokens leaves the CPU a share worth having: a quarter of the groups. The pairs must be in host memory for it, and fetching them for every visit costs a step of V2-Lite on an H100 a tenth.
+    /// Whether a training step of so many tokens leaves the CPU a share worth having: a quarter of the groups. The pairs must be in host memory for it, and
+    /// fetching them for every visit costs a step of V2-Lite on an H100 a tenth.
     /// </summary>
-    internal bool CpuTakesPart(long tokens) => Streamed is { } streamed && 4 * Math.Max(HostGroups(tokens * TopK, false, null), HostGroups(tokens * TopK, true, null)) >= streamed.Groups.Count;
+    internal bool CpuTakesPart(long tokens) => Streamed is { } streamed
+        && 4 * Math.Max(HostGroups(tokens * TopK, false, null), HostGroups(tokens * TopK, true, null)) >= streamed.Groups.Count;
 
     /// <summary>For saying it: up to so many tokens a forward pass the CPU computes all groups, and up to so many it still takes some.</summary>
     internal (int Alone, int Share) CpuUpTo(ExpertCosts costs)
@@ -160,7 +183,10 @@ public sealed class ExpertBank : Module
     /// <summary>What both sides of a split cost here, measured with these experts.</summary>
     internal ExpertCosts MeasureCosts() => ExpertCosts.Measure(_set, _slab!, CudaDevice.Get(Device.Index));
 
-    /// <summary>Puts a copy of the experts, as stored, on a card; the matrices stay where they are too (a mapped checkpoint costs no memory). Attach adapters afterwards.</summary>
+    /// <summary>
+    /// Puts a copy of the experts, as stored, on a card; the matrices stay where they are too (a mapped checkpoint costs no memory). Attach adapters
+    /// afterwards.
+    /// </summary>
     internal void KeepOn(Device card, DType rows, long decodedBytes)
     {
         var resident = new ResidentExperts(_set, card, rows, decodedBytes);
@@ -176,7 +202,8 @@ public sealed class ExpertBank : Module
     {
         foreach (var matrices in Matrices)
         {
-            if (matrices.Stacked is not { } stacked) throw new NotSupportedException($"{Path}: experts that are mapped from a checkpoint cannot be trained in place; load them stacked");
+            if (matrices.Stacked is not { } stacked)
+                throw new NotSupportedException($"{Path}: experts that are mapped from a checkpoint cannot be trained in place; load them stacked");
             stacked.RequiresGrad = true;
         }
     }
@@ -198,7 +225,9 @@ public sealed class ExpertBank : Module
         _slab?.Dispose();
     }
 
-    private Parameter[] Views() => [.. Matrices.Zip(Projections).SelectMany(m => Enumerable.Range(0, Count).Select(e => new Parameter($"{Path}.{e}.{m.Second}.weight", m.First.Data(e)) { Shape = [m.First.N, m.First.K] }))];
+    private Parameter[] Views() =>
+        [.. Matrices.Zip(Projections).SelectMany(m =>
+            Enumerable.Range(0, Count).Select(e => new Parameter($"{Path}.{e}.{m.Second}.weight", m.First.Data(e)) { Shape = [m.First.N, m.First.K] }))];
 
     private void Replace(ExpertSet set, Device card)
     {

@@ -7,8 +7,8 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Experts;
 
 /// <summary>
-/// What it costs to compute routed experts on either side of the bus, measured once when experts are split: the card must bring an expert over before it computes, the CPU reads it where it lies. Rates in bytes and floating
-/// point operations a second.
+/// What it costs to compute routed experts on either side of the bus, measured once when experts are split: the card must bring an expert over before it
+/// computes, the CPU reads it where it lies. Rates in bytes and floating point operations a second.
 /// </summary>
 /// <param name="BusBytes">Pinned host memory to the card.</param>
 /// <param name="HostBytes">Expert weights through the CPU's kernels with a row each: what its memory gives.</param>
@@ -20,15 +20,17 @@ public sealed record ExpertCosts(double BusBytes, double HostBytes, double HostF
     private const int ForwardProducts = 3, BackwardProducts = 5;
 
     /// <summary>
-    /// Seconds that a visit of both sides takes beside their work: rows to the host and back, a thread to wake, a dozen launches. On an H100, generating with V2-Lite, such a visit took 0.6 ms more than its slower side.
+    /// Seconds that a visit of both sides takes beside their work: rows to the host and back, a thread to wake, a dozen launches. On an H100, generating
+    /// with V2-Lite, such a visit took 0.6 ms more than its slower side.
     /// </summary>
     private const double BothSides = 800e-6;
 
     public override string ToString() => $"bus {BusBytes / 1e9:F1} GB/s, CPU {HostBytes / 1e9:F1} GB/s and {HostFlops / 1e12:F2} TFLOP/s";
 
     /// <summary>
-    /// How many of the first groups the CPU should take when <paramref name="routes"/> rows spread evenly over the experts: the number for which the slower of the two sides ends first.
-    /// An expert costs the CPU max(its bytes, its rows' work), a group costs the card max(its bytes over the bus, its rows' work); what no row asks for is skipped by both.
+    /// How many of the first groups the CPU should take when <paramref name="routes"/> rows spread evenly over the experts: the number for which the slower
+    /// of the two sides ends first. An expert costs the CPU max(its bytes, its rows' work), a group costs the card max(its bytes over the bus, its rows'
+    /// work); what no row asks for is skipped by both.
     /// </summary>
     /// <param name="groups">Of the bank.</param>
     /// <param name="expertBytes">An expert as stored.</param>
@@ -43,7 +45,8 @@ public sealed record ExpertCosts(double BusBytes, double HostBytes, double HostF
         var used = 1 - Math.Pow(1 - (1.0 / experts), routes); // the chance that an expert has a row
         var work = 2 * elements / 3 * (backward ? BackwardProducts : ForwardProducts) * rows;
         var host = Math.Max(used * expertBytes / HostBytes, work / HostFlops);
-        double Card(ExpertGroup group) => Math.Max((1 - Math.Pow(1 - used, group.Count)) * group.Count * expertBytes / BusBytes, group.Count * work / CardFlops);
+        double Card(ExpertGroup group) =>
+            Math.Max((1 - Math.Pow(1 - used, group.Count)) * group.Count * expertBytes / BusBytes, group.Count * work / CardFlops);
         var card = groups.Sum(Card);
         var (best, least, hostTime) = (0, card, 0.0);
         for (var n = 1; n <= groups.Count; n++)
@@ -71,7 +74,8 @@ public sealed record ExpertCosts(double BusBytes, double HostBytes, double HostF
             card.Copies.Synchronize();
         });
         var (narrow, wide) = (Rows(experts, few, 1), Rows(experts, Math.Min(Many, experts.Count), ManyRows));
-        return new ExpertCosts(bytes / copy, few * one / narrow, 2.0 * Math.Min(Many, experts.Count) * ManyRows * 3 * experts.Width * experts.Gate.K / wide, CardRate(card));
+        return new ExpertCosts(bytes / copy, few * one / narrow, 2.0 * Math.Min(Many, experts.Count) * ManyRows * 3 * experts.Width * experts.Gate.K / wide,
+            CardRate(card));
     }
 
     /// <summary>Seconds of the CPU for a number of experts with so many rows each.</summary>

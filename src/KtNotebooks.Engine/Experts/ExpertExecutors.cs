@@ -26,10 +26,12 @@ public sealed class ExpertExecutors : IDisposable
     internal IReadOnlyList<ExpertStream> Streams => _streams;
 
     /// <summary>Streams the experts of these banks through slots of at most <paramref name="slotBytes"/> in all on a card.</summary>
-    public void Stream(IReadOnlyList<ExpertBank> banks, Device card, long slotBytes, Action<ExpertBank>? brought = null) => Stream(banks, card, slotBytes, split: false, brought);
+    public void Stream(IReadOnlyList<ExpertBank> banks, Device card, long slotBytes, Action<ExpertBank>? brought = null) =>
+        Stream(banks, card, slotBytes, split: false, brought);
 
     /// <summary>
-    /// The same, with the CPU taking as many experts of a visit as let both end together: few or none of a large window, all of a token that is generated. Returns what that choice rests on, measured here.
+    /// The same, with the CPU taking as many experts of a visit as let both end together: few or none of a large window, all of a token that is generated.
+    /// Returns what that choice rests on, measured here.
     /// </summary>
     public ExpertCosts? Split(IReadOnlyList<ExpertBank> banks, Device card, long slotBytes, ExpertCosts? costs = null, Action<ExpertBank>? brought = null)
     {

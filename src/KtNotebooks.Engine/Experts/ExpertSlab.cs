@@ -4,7 +4,8 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Experts;
 
 /// <summary>
-/// A bank's experts as stored, in one stretch of memory laid out for copies (<see cref="BankLayout"/>). In pinned host memory the CPU computes with them in place, through <see cref="Set"/>, and a card fetches them.
+/// A bank's experts as stored, in one stretch of memory laid out for copies (<see cref="BankLayout"/>). In pinned host memory the CPU computes with them in
+/// place, through <see cref="Set"/>, and a card fetches them.
 /// </summary>
 internal sealed unsafe class ExpertSlab : IDisposable
 {
@@ -46,8 +47,11 @@ internal sealed unsafe class ExpertSlab : IDisposable
 
     private Matrices Views(BankLayout.Piece piece)
     {
-        Tensor[] Each(long offset, DType type, long[] shape) => [.. Enumerable.Range(0, Layout.Count).Select(e => _bytes.Reinterpret((e * Layout.ExpertBytes) + offset, type, shape))];
+        Tensor[] Each(long offset, DType type, long[] shape) =>
+            [.. Enumerable.Range(0, Layout.Count).Select(e => _bytes.Reinterpret((e * Layout.ExpertBytes) + offset, type, shape))];
         var data = Each(piece.Data, piece.Format.DataType(), piece.Format.DataShape(piece.N, piece.K));
-        return piece.Format.IsLowBit() ? Matrices.Each(piece.Format, data, Each(piece.Scales, piece.Format.ScaleType(), piece.Format.ScaleShape(piece.N, piece.K)), piece.N, piece.K) : Matrices.Each(data);
+        return piece.Format.IsLowBit()
+            ? Matrices.Each(piece.Format, data, Each(piece.Scales, piece.Format.ScaleType(), piece.Format.ScaleShape(piece.N, piece.K)), piece.N, piece.K)
+            : Matrices.Each(data);
     }
 }

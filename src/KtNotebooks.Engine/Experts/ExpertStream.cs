@@ -7,9 +7,10 @@ namespace KtNotebooks.Experts;
 internal readonly record struct GroupVisit(StreamedExperts Bank, int Group);
 
 /// <summary>
-/// The way of experts from pinned host memory to one card: a few slots of device memory and a stream of copies that runs beside the compute stream. Whoever runs a step says beforehand in which order groups will be
-/// opened (<see cref="Plan"/>); copies then run ahead as far as there are free slots, and a slot is given up for the group that is needed again latest (Belady 1966), which at the turn from forward to backward, and with
-/// many slots everywhere, saves the copy. A plan is a hint: opening a group that nobody announced copies it then.
+/// The way of experts from pinned host memory to one card: a few slots of device memory and a stream of copies that runs beside the compute stream. Whoever
+/// runs a step says beforehand in which order groups will be opened (<see cref="Plan"/>); copies then run ahead as far as there are free slots, and a slot
+/// is given up for the group that is needed again latest (Belady 1966), which at the turn from forward to backward, and with many slots everywhere, saves
+/// the copy. A plan is a hint: opening a group that nobody announced copies it then.
 /// </summary>
 internal sealed class ExpertStream : IDisposable
 {
@@ -62,7 +63,8 @@ internal sealed class ExpertStream : IDisposable
         {
             while (_next <= at) _uses[_plan[_next++]].Dequeue();
         }
-        var slot = Array.Find(_slots, s => s.Content == visit) ?? Load(Victim(int.MaxValue) ?? throw new InvalidOperationException($"all {_slots.Length} slots of cuda:{_card.Index} are open"), visit);
+        var slot = Array.Find(_slots, s => s.Content == visit)
+            ?? Load(Victim(int.MaxValue) ?? throw new InvalidOperationException($"all {_slots.Length} slots of cuda:{_card.Index} are open"), visit);
         _card.Compute.Wait(slot.Ready);
         slot.Open++;
         return slot.Memory.Pointer;

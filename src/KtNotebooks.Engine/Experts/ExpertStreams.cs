@@ -11,12 +11,15 @@ internal readonly record struct BankVisit(ExpertBank Bank, bool Backward, long T
 internal static class ExpertStreams
 {
     /// <summary>
-    /// visits: those of one training step, in the order in which each card makes its own (how the cards interleave does not matter: every card has a stream). Behind them the same are announced once more, for the next step,
-    /// so that what this one ends with stays where the next one begins.
+    /// visits: those of one training step, in the order in which each card makes its own (how the cards interleave does not matter: every card has a
+    /// stream). Behind them the same are announced once more, for the next step, so that what this one ends with stays where the next one begins.
     /// </summary>
     public static void Plan(IReadOnlyList<BankVisit> visits) => Plan(visits, repeated: true);
 
-    /// <summary>One forward pass of so many tokens. Where few tokens would leave most groups without a row nothing is announced: groups are brought when they are opened.</summary>
+    /// <summary>
+    /// One forward pass of so many tokens. Where few tokens would leave most groups without a row nothing is announced: groups are brought when they are
+    /// opened.
+    /// </summary>
     public static void Plan(IEnumerable<ExpertBank> banks, long tokens)
     {
         BankVisit[] visits = [.. banks.Where(b => b.IsStreamed).Select(b => new BankVisit(b, false, tokens))];

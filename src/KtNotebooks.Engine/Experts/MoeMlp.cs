@@ -6,7 +6,8 @@ using KtNotebooks.Weights;
 namespace KtNotebooks.Experts;
 
 /// <summary>
-/// Mixture-of-experts feed-forward part: a router (W [E, D], and a correction bias [E] where scores are sigmoids; both kept in F32) picks k experts a token, their weighted outputs are added to the shared expert's, if there is one.
+/// Mixture-of-experts feed-forward part: a router (W [E, D], and a correction bias [E] where scores are sigmoids; both kept in F32) picks k experts a
+/// token, their weighted outputs are added to the shared expert's, if there is one.
 /// </summary>
 public sealed class MoeMlp : Module
 {
@@ -35,7 +36,9 @@ public sealed class MoeMlp : Module
     /// <summary>Pre-training sets the balance term here.</summary>
     public RouterSettings Settings { get; set; }
 
-    /// <summary>Called with the indices [T, k] of every forward pass, for routing pictures, in training from the thread of the card; null: nobody looks.</summary>
+    /// <summary>
+    /// Called with the indices [T, k] of every forward pass, for routing pictures, in training from the thread of the card; null: nobody looks.
+    /// </summary>
     public Action<string, Tensor>? OnRouted { get; set; }
 
     public override IEnumerable<Module> Children => Shared is { } shared ? [_router, Experts, shared] : [_router, Experts];

@@ -53,6 +53,8 @@ public static class AtomicFile
         var folder = Path.GetFullPath(path);
         while (!Directory.Exists(folder)) folder = Path.GetDirectoryName(folder)!;
         var free = new DriveInfo(folder).AvailableFreeSpace;
-        if (free < bytes) throw new IOException($"{path}: not enough disk: {bytes / 1e6:F1} MB are needed, {free / 1e6:F1} MB are free; free some space or choose another folder");
+        if (free < bytes)
+            throw new IOException($"{path}: not enough disk: {bytes / 1e6:F1} MB are needed, {free / 1e6:F1} MB are free; free some space or choose another "
+                + "folder");
     }
 }

@@ -1,6 +1,9 @@
 namespace KtNotebooks.Files;
 
-/// <summary>Names that stand in files (an index's shards, a data set's file_name, a checkpoint's parts) mean something inside that file's folder and nowhere else: a downloaded model must not read or write beside itself.</summary>
+/// <summary>
+/// Names that stand in files (an index's shards, a data set's file_name, a checkpoint's parts) mean something inside that file's folder and nowhere else: a
+/// downloaded model must not read or write beside itself.
+/// </summary>
 public static class InnerPath
 {
     /// <summary>The folder and the name joined.</summary>
@@ -12,7 +15,8 @@ public static class InnerPath
     {
         ArgumentNullException.ThrowIfNull(name);
         if (name.Length == 0 || name.Contains('\0', StringComparison.Ordinal) || Path.IsPathRooted(name) || name.Split('/', '\\').Contains(".."))
-            throw new InvalidDataException($"{source}: '{name.Replace("\0", "\\0", StringComparison.Ordinal)}' must be the name of a file below {folder}, without .. and without a leading /");
+            throw new InvalidDataException($"{source}: '{name.Replace("\0", "\\0", StringComparison.Ordinal)}' must be the name of a file "
+                + $"below {folder}, without .. and without a leading /");
         return Path.Combine(folder, name);
     }
 }

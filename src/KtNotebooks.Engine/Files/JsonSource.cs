@@ -5,7 +5,10 @@ using System.Text.Unicode;
 
 namespace KtNotebooks.Files;
 
-/// <summary>JSON files that are read whole: config.json, an index, a tokenizer, an adapter's settings. Errors name file, line and, where something is missing, what was wanted.</summary>
+/// <summary>
+/// JSON files that are read whole: config.json, an index, a tokenizer, an adapter's settings. Errors name file, line and, where something is missing, what
+/// was wanted.
+/// </summary>
 public static class JsonSource
 {
     /// <summary>The deepest nesting taken.</summary>
@@ -49,7 +52,8 @@ public static class JsonSource
         // Invalid bytes are told with their line; UTF-16, with or without a mark, is Utf8Text's.
         var text = bytes.Span is [0xFE or 0xFF or 0, ..] or [_, 0, ..] || Utf8.IsValid(bytes.Span) ? Utf8Text.Of(bytes, name) : bytes;
         if (BadText(text.Span) is var (line, what)) throw new InvalidDataException($"{name}:{line}: {what}");
-        if (text.Span.IndexOfAnyExcept(" \t\r\n"u8) < 0) throw new InvalidDataException($"{name}: is empty, and must hold JSON; a file that was cut off? Fetch or write it again");
+        if (text.Span.IndexOfAnyExcept(" \t\r\n"u8) < 0)
+            throw new InvalidDataException($"{name}: is empty, and must hold JSON; a file that was cut off? Fetch or write it again");
         try
         {
             using var document = JsonDocument.Parse(text, new JsonDocumentOptions { MaxDepth = Depth });

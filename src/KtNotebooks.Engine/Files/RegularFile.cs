@@ -2,7 +2,10 @@ using KtNotebooks.Interop;
 
 namespace KtNotebooks.Files;
 
-/// <summary>Files that people and other files name, opened for reading: links are followed (Hugging Face's cache is made of them), pipes, devices and folders are refused, and the line says what was being read.</summary>
+/// <summary>
+/// Files that people and other files name, opened for reading: links are followed (Hugging Face's cache is made of them), pipes, devices and folders are
+/// refused, and the line says what was being read.
+/// </summary>
 public static class RegularFile
 {
     /// <summary>The most bytes of a file that is read whole and parsed (settings, indexes, tokenizers): 1 GB; the largest known tokenizer has 33 MB.</summary>
@@ -19,7 +22,9 @@ public static class RegularFile
         {
             case FileKind.File: return;
             case FileKind.Folder: throw new InvalidDataException($"{path}: is a folder, but {what} is wanted there");
-            case FileKind.Other: throw new InvalidDataException($"{path}: is a pipe, a device or a socket; {what} is read from regular files only: save it as one");
+            case FileKind.Other:
+                throw new InvalidDataException($"{path}: is a pipe, a device or a socket; {what} is read from regular files only: save it as "
+                + "one");
             default: throw Missing(path, "no such file");
         }
     }

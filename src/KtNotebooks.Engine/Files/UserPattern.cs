@@ -3,7 +3,8 @@ using System.Text.RegularExpressions;
 namespace KtNotebooks.Files;
 
 /// <summary>
-/// A regular expression that a person or a file wrote. It matches in linear time where .NET can (no look-around, no back references), else under a time limit, so that `a*a*a*a*b` is a line and not a night.
+/// A regular expression that a person or a file wrote. It matches in linear time where .NET can (no look-around, no back references), else under a time
+/// limit, so that `a*a*a*a*b` is a line and not a night.
 /// </summary>
 public sealed class UserPattern
 {
@@ -30,8 +31,10 @@ public sealed class UserPattern
     {
         ArgumentNullException.ThrowIfNull(pattern);
         _source = source;
-        if (pattern.Length > LongestPattern) throw new InvalidDataException($"{source}: a pattern may have {LongestPattern:N0} characters, this one has {pattern.Length:N0}");
-        if (Depth(pattern) > DeepestBrackets) throw new InvalidDataException($"{source}: the brackets of a pattern may stand {DeepestBrackets} deep in each other");
+        if (pattern.Length > LongestPattern)
+            throw new InvalidDataException($"{source}: a pattern may have {LongestPattern:N0} characters, this one has {pattern.Length:N0}");
+        if (Depth(pattern) > DeepestBrackets)
+            throw new InvalidDataException($"{source}: the brackets of a pattern may stand {DeepestBrackets} deep in each other");
         var text = before + pattern + after;
         try
         {
@@ -69,7 +72,8 @@ public sealed class UserPattern
         }
         catch (RegexMatchTimeoutException)
         {
-            throw new InvalidDataException($"{_source}: the pattern '{Short(_regex.ToString())}' takes more than {Limit.TotalSeconds:0} s on '{Short(name)}'; write it without stars behind stars");
+            throw new InvalidDataException($"{_source}: the pattern '{Short(_regex.ToString())}' takes more than {Limit.TotalSeconds:0} s "
+                + $"on '{Short(name)}'; write it without stars behind stars");
         }
     }
 

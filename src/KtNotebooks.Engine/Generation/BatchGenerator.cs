@@ -13,15 +13,17 @@ public sealed record GenerationRequest(int Row, int[] Prompt);
 public sealed record GeneratedTokens(int Row, int[] Ids);
 
 /// <summary>
-/// Many sequences decode at once (continuous batching): each pass runs the whole prompt of every sequence that joins and one token of every other, end to end without padding; a finished sequence
-/// leaves at once and the next prompt takes its place. What a row becomes depends on its prompt, the seed and its number alone, not on <paramref name="slots"/>: draws are seeded by row, prompts run
-/// whole, and on the CPU the kernels are held to row-invariant sums (a GPU's GEMM may sum otherwise for other sizes).
+/// Many sequences decode at once (continuous batching): each pass runs the whole prompt of every sequence that joins and one token of every other, end to
+/// end without padding; a finished sequence leaves at once and the next prompt takes its place. What a row becomes depends on its prompt, the seed and its
+/// number alone, not on <paramref name="slots"/>: draws are seeded by row, prompts run whole, and on the CPU the kernels are held to row-invariant sums (a
+/// GPU's GEMM may sum otherwise for other sizes).
 /// </summary>
 /// <param name="model">What generates.</param>
 /// <param name="sampling">How; max_new_tokens bounds every row.</param>
 /// <param name="stops">Tokens that end a row.</param>
 /// <param name="slots">Sequences at once.</param>
-/// <param name="vocabulary">Tokens from this number on are never drawn: models pad their vocabulary beyond what the tokenizer has text for. Null: all may be.</param>
+/// <param name="vocabulary">Tokens from this number on are never drawn: models pad their vocabulary beyond what the tokenizer has text for. Null: all may
+/// be.</param>
 /// <param name="prefillRows">Rows of prompts that join in one pass; a longer prompt joins alone.</param>
 public sealed class BatchGenerator(CausalLm model, Sampling sampling, IReadOnlySet<int> stops, int slots, int? vocabulary = null, int prefillRows = 4096)
 {
@@ -38,7 +40,9 @@ public sealed class BatchGenerator(CausalLm model, Sampling sampling, IReadOnlyS
         foreach (var (row, prompt) in requests)
         {
             if (prompt.Length == 0) throw new ArgumentException($"row {row + 1}: the prompt has no tokens");
-            if (prompt.Length >= model.Info.MaxPositions) throw new ArgumentException($"row {row + 1}: the prompt has {prompt.Length} tokens; the model was made for {model.Info.MaxPositions} positions, cutoff_len shortens prompts");
+            if (prompt.Length >= model.Info.MaxPositions)
+                throw new ArgumentException($"row {row + 1}: the prompt has {prompt.Length} tokens; the model was made "
+                    + $"for {model.Info.MaxPositions} positions, cutoff_len shortens prompts");
         }
         return Loop(requests, cancel);
     }
@@ -52,7 +56,8 @@ public sealed class BatchGenerator(CausalLm model, Sampling sampling, IReadOnlyS
         for (var next = 0; next < requests.Count || running.Count > 0;)
         {
             cancel.ThrowIfCancellationRequested();
-            for (var joined = 0; next < requests.Count && running.Count < slots && (joined == 0 || joined + requests[next].Prompt.Length <= prefillRows); next++)
+            for (var joined = 0; next < requests.Count && running.Count < slots
+                && (joined == 0 || joined + requests[next].Prompt.Length <= prefillRows); next++)
             {
                 running.Add(new Running(requests[next], sampling, Math.Min(sampling.MaxNewTokens, model.Info.MaxPositions - requests[next].Prompt.Length)));
                 joined += requests[next].Prompt.Length;

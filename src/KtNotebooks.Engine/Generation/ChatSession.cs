@@ -8,8 +8,9 @@ using KtNotebooks.Weights;
 namespace KtNotebooks.Generation;
 
 /// <summary>
-/// A model, its tokenizer, a template and a conversation. Keys are LLaMA-Factory's: model_name_or_path, adapter_name_or_path (a list is several by name, of which the first answers), template, default_system, do_sample, temperature, top_p, top_k,
-/// max_new_tokens, repetition_penalty, seed, infer_dtype, cpu_infer, log_level.
+/// A model, its tokenizer, a template and a conversation. Keys are LLaMA-Factory's: model_name_or_path, adapter_name_or_path (a list is several by name, of
+/// which the first answers), template, default_system, do_sample, temperature, top_p, top_k, max_new_tokens, repetition_penalty, seed, infer_dtype,
+/// cpu_infer, log_level.
 /// </summary>
 public sealed class ChatSession : IDisposable
 {
@@ -33,7 +34,10 @@ public sealed class ChatSession : IDisposable
     /// <summary>May be changed between turns.</summary>
     public Sampling Sampling { get; set; }
 
-    /// <summary>The adapter that answers: one of <see cref="NamedAdapters.Of"/>, `base`, or null for the attached one. May be changed between turns; the conversation goes on.</summary>
+    /// <summary>
+    /// The adapter that answers: one of <see cref="NamedAdapters.Of"/>, `base`, or null for the attached one. May be changed between turns; the
+    /// conversation goes on.
+    /// </summary>
     public string? Adapter
     {
         get;
@@ -58,7 +62,11 @@ public sealed class ChatSession : IDisposable
         try
         {
             var names = NamedAdapters.Load(model, keys.Adapters, keys.Log);
-            return new ChatSession(model, tokenizer, keys.Template, sampling, system) { Adapter = names.Count > 0 ? names[0] : null, Notes = [.. notes, .. asMade, .. keys.Placement.Notes, .. model.Notes] };
+            return new ChatSession(model, tokenizer, keys.Template, sampling, system)
+            {
+                Adapter = names.Count > 0 ? names[0] : null,
+                Notes = [.. notes, .. asMade, .. keys.Placement.Notes, .. model.Notes],
+            };
         }
         catch
         {
@@ -80,7 +88,9 @@ public sealed class ChatSession : IDisposable
     /// <summary>Forgets the conversation.</summary>
     public void Clear() => _messages.Clear();
 
-    /// <summary>Adds a question and yields the answer in pieces of whole characters; question and answer join the conversation when the answer is complete.</summary>
+    /// <summary>
+    /// Adds a question and yields the answer in pieces of whole characters; question and answer join the conversation when the answer is complete.
+    /// </summary>
     public IEnumerable<string> Ask(string question, CancellationToken cancel = default)
     {
         var asked = new Message(Role.User, question);

@@ -5,8 +5,8 @@ using KtNotebooks.Files;
 namespace KtNotebooks.Generation;
 
 /// <summary>
-/// How a model's makers want it to be sampled: generation_config.json, as Hugging Face reads it. `kt chat` takes from there what no key says; what stands in neither is LLaMA-Factory's default.
-/// Predictions and scores keep LLaMA-Factory's defaults alone, so that they can be compared with its own.
+/// How a model's makers want it to be sampled: generation_config.json, as Hugging Face reads it. `kt chat` takes from there what no key says; what stands
+/// in neither is LLaMA-Factory's default. Predictions and scores keep LLaMA-Factory's defaults alone, so that they can be compared with its own.
 /// </summary>
 public static class GenerationConfig
 {
@@ -22,12 +22,14 @@ public static class GenerationConfig
         var sampling = new Sampling();
         var said = sampling with
         {
-            DoSample = Value(root, path, "do_sample", sampling.DoSample, "true or false", v => v.ValueKind is JsonValueKind.True or JsonValueKind.False ? v.GetBoolean() : null),
+            DoSample = Value(root, path, "do_sample", sampling.DoSample, "true or false",
+                v => v.ValueKind is JsonValueKind.True or JsonValueKind.False ? v.GetBoolean() : null),
             Temperature = Number(root, path, "temperature", sampling.Temperature),
             TopP = Number(root, path, "top_p", sampling.TopP),
             TopK = Value(root, path, "top_k", sampling.TopK, "a whole number", v => v.ValueKind == JsonValueKind.Number && v.TryGetInt32(out var n) ? n : null),
             RepetitionPenalty = Number(root, path, "repetition_penalty", sampling.RepetitionPenalty),
-            MaxNewTokens = Value(root, path, "max_new_tokens", sampling.MaxNewTokens, "a whole number", v => v.ValueKind == JsonValueKind.Number && v.TryGetInt32(out var n) ? n : null),
+            MaxNewTokens = Value(root, path, "max_new_tokens", sampling.MaxNewTokens, "a whole number",
+                v => v.ValueKind == JsonValueKind.Number && v.TryGetInt32(out var n) ? n : null),
         };
         try
         {
@@ -39,10 +41,13 @@ public static class GenerationConfig
         }
     }
 
-    private static double Number(JsonElement root, string path, string key, double missing) => Value(root, path, key, missing, "a number", v => v.ValueKind == JsonValueKind.Number ? v.GetDouble() : null);
+    private static double Number(JsonElement root, string path, string key, double missing) =>
+        Value(root, path, key, missing, "a number", v => v.ValueKind == JsonValueKind.Number ? v.GetDouble() : null);
 
     private static T Value<T>(JsonElement root, string path, string key, T missing, string wanted, Func<JsonElement, T?> read)
         where T : struct =>
         !root.TryGetProperty(key, out var value) || value.ValueKind == JsonValueKind.Null ? missing
-            : read(value) ?? throw new InvalidDataException($"{path}: '{key}' must be {wanted}, but is {(value.ValueKind == JsonValueKind.Number ? value.GetRawText() : JsonSource.Named(value))}");
+            : read(value)
+            ?? throw new InvalidDataException($"{path}: '{key}' must be {wanted}, but is "
+            + $"{(value.ValueKind == JsonValueKind.Number ? value.GetRawText() : JsonSource.Named(value))}");
 }

@@ -8,10 +8,13 @@ namespace KtNotebooks.Generation;
 /// <summary>Token by token generation with a cache of keys and values: the prompt runs once, then one row a token.</summary>
 /// <param name="model">Shared by as many generators as one likes.</param>
 /// <param name="adapter">One of <see cref="NamedAdapters.Of"/>, or `base`; null: the attached one.</param>
-/// <param name="vocabulary">Tokens from this number on are never drawn: models pad their vocabulary beyond what the tokenizer has text for. Null: all may be.</param>
+/// <param name="vocabulary">Tokens from this number on are never drawn: models pad their vocabulary beyond what the tokenizer has text for. Null: all may
+/// be.</param>
 public sealed class Generator(CausalLm model, string? adapter = null, int? vocabulary = null)
 {
-    /// <summary>Yields new tokens as they are drawn, without the stop token. Ends at a stop token, max_new_tokens, or cancellation (OperationCanceledException).</summary>
+    /// <summary>
+    /// Yields new tokens as they are drawn, without the stop token. Ends at a stop token, max_new_tokens, or cancellation (OperationCanceledException).
+    /// </summary>
     /// <exception cref="ArgumentException">An empty prompt, one longer than the model's positions, or an unknown adapter.</exception>
     public IEnumerable<int> Generate(IReadOnlyList<int> prompt, Sampling sampling, IReadOnlySet<int> stops, CancellationToken cancel = default)
     {
@@ -19,12 +22,14 @@ public sealed class Generator(CausalLm model, string? adapter = null, int? vocab
         ArgumentNullException.ThrowIfNull(sampling);
         ArgumentNullException.ThrowIfNull(stops);
         if (prompt.Count == 0) throw new ArgumentException("the prompt has no tokens");
-        if (prompt.Count >= model.Info.MaxPositions) throw new ArgumentException($"the prompt has {prompt.Count} tokens; the model was made for {model.Info.MaxPositions} positions");
+        if (prompt.Count >= model.Info.MaxPositions)
+            throw new ArgumentException($"the prompt has {prompt.Count} tokens; the model was made for {model.Info.MaxPositions} positions");
         NamedAdapters.Check(model, adapter);
         return Loop(prompt, sampling, stops, cancel);
     }
 
-    public IEnumerable<int> Generate(IReadOnlyList<int> prompt, Sampling sampling, IEnumerable<int> stops, CancellationToken cancel = default) => Generate(prompt, sampling, stops.ToHashSet(), cancel);
+    public IEnumerable<int> Generate(IReadOnlyList<int> prompt, Sampling sampling, IEnumerable<int> stops, CancellationToken cancel = default) =>
+        Generate(prompt, sampling, stops.ToHashSet(), cancel);
 
     private IEnumerable<int> Loop(IReadOnlyList<int> prompt, Sampling sampling, IReadOnlySet<int> stops, CancellationToken cancel)
     {

@@ -3,8 +3,9 @@ using System.Numerics.Tensors;
 namespace KtNotebooks.Generation;
 
 /// <summary>
-/// The tokens of a distribution from the most likely on, equal ones by their number, put in order no further than somebody looks: a vocabulary has 129,280 entries, a draw looks at some tens. The n largest are found with a
-/// heap, whose smallest most logits never pass: one comparison each. Buffers are kept between tokens.
+/// The tokens of a distribution from the most likely on, equal ones by their number, put in order no further than somebody looks: a vocabulary has 129,280
+/// entries, a draw looks at some tens. The n largest are found with a heap, whose smallest most logits never pass: one comparison each. Buffers are kept
+/// between tokens.
 /// </summary>
 internal sealed class LikeliestFirst
 {

@@ -10,8 +10,8 @@ using KtNotebooks.Weights;
 namespace KtNotebooks.Generation;
 
 /// <summary>
-/// The keys by which everything that only runs a model names it: model_name_or_path, adapter_name_or_path, template, infer_dtype, log_level, and where its weights live. Reading comes before loading, so that a
-/// wrong key is named before gigabytes are read.
+/// The keys by which everything that only runs a model names it: model_name_or_path, adapter_name_or_path, template, infer_dtype, log_level, and where its
+/// weights live. Reading comes before loading, so that a wrong key is named before gigabytes are read.
 /// </summary>
 public sealed record ModelKeys(string Path, IReadOnlyList<string> Adapters, Template Template, DType Type, PlacementSettings Placement)
 {
@@ -21,7 +21,8 @@ public sealed record ModelKeys(string Path, IReadOnlyList<string> Adapters, Temp
     {
         [] => null,
         [var one] => one,
-        _ => throw new ArgumentException($"adapter_name_or_path: {Adapters.Count} adapters, but one is taken here; `kt chat` takes several by name, `kt export` merges them into one model"),
+        _ => throw new ArgumentException($"adapter_name_or_path: {Adapters.Count} adapters, but one is taken here; `kt chat` takes several by name, `kt "
+            + "export` merges them into one model"),
     };
 
     /// <summary>Hears where every tensor of an adapter goes; null: nobody asked.</summary>
@@ -30,12 +31,15 @@ public sealed record ModelKeys(string Path, IReadOnlyList<string> Adapters, Temp
     public static ModelKeys Read(Settings c)
     {
         ArgumentNullException.ThrowIfNull(c);
-        if (c.TextOrDefault("infer_backend") is "vllm" or "sglang") throw c.Wrong("infer_backend", "huggingface or ktransformers: this engine takes the place of either");
+        if (c.TextOrDefault("infer_backend") is "vllm" or "sglang")
+            throw c.Wrong("infer_backend", "huggingface or ktransformers: this engine takes the place of either");
         c.OneOf("infer_backend");
-        if (c.TextOrDefault("finetuning_type") is "full" or "freeze" or "oft") throw c.Wrong("finetuning_type", "lora: adapters are LoRA; a model whose own weights were trained is given as model_name_or_path alone");
+        if (c.TextOrDefault("finetuning_type") is "full" or "freeze" or "oft")
+            throw c.Wrong("finetuning_type", "lora: adapters are LoRA; a model whose own weights were trained is given as model_name_or_path alone");
         c.OneOf("finetuning_type");
         c.Flag("use_kt");
-        return new ModelKeys(SourceKeys.Model(c), SourceKeys.Adapters(c), DataKeys.ReadTemplate(c), c.OneOf("infer_dtype") == "float32" ? DType.F32 : DType.BF16, PlacementSettings.Read(c))
+        return new ModelKeys(SourceKeys.Model(c), SourceKeys.Adapters(c), DataKeys.ReadTemplate(c), c.OneOf("infer_dtype") == "float32" ? DType.F32
+            : DType.BF16, PlacementSettings.Read(c))
         {
             Log = LogLevel.Debug(c),
         };
@@ -48,8 +52,10 @@ public sealed record ModelKeys(string Path, IReadOnlyList<string> Adapters, Temp
     {
         ArgumentNullException.ThrowIfNull(c);
         return new Sampling(
-            c.MaybeInt("max_new_tokens") ?? missing?.MaxNewTokens ?? c.Int("max_new_tokens"), c.FlagOrNull("do_sample", null) ?? missing?.DoSample ?? c.Flag("do_sample"),
-            c.MaybeNumber("temperature") ?? missing?.Temperature ?? c.Number("temperature"), c.MaybeNumber("top_p") ?? missing?.TopP ?? c.Number("top_p"), c.MaybeInt("top_k") ?? missing?.TopK ?? c.Int("top_k"),
+            c.MaybeInt("max_new_tokens") ?? missing?.MaxNewTokens ?? c.Int("max_new_tokens"), c.FlagOrNull("do_sample", null)
+                ?? missing?.DoSample ?? c.Flag("do_sample"),
+            c.MaybeNumber("temperature") ?? missing?.Temperature ?? c.Number("temperature"), c.MaybeNumber("top_p") ?? missing?.TopP ?? c.Number("top_p"),
+            c.MaybeInt("top_k") ?? missing?.TopK ?? c.Int("top_k"),
             c.MaybeNumber("repetition_penalty") ?? missing?.RepetitionPenalty ?? c.Number("repetition_penalty"), (ulong)c.Int("seed")).Checked();
     }
 

@@ -5,8 +5,8 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Generation;
 
 /// <summary>
-/// Draws tokens from logits: repetition penalty, temperature, top-k, then top-p, in Hugging Face's order. Deterministic by seed. Candidates are walked from the most likely on (equal ones by their number), and only as many
-/// are put in order as the draw asks for (<see cref="LikeliestFirst"/>).
+/// Draws tokens from logits: repetition penalty, temperature, top-k, then top-p, in Hugging Face's order. Deterministic by seed. Candidates are walked from
+/// the most likely on (equal ones by their number), and only as many are put in order as the draw asks for (<see cref="LikeliestFirst"/>).
 /// </summary>
 public sealed class Sampler
 {
@@ -34,7 +34,8 @@ public sealed class Sampler
         // Nucleus: the shortest prefix whose mass reaches top_p; the first token always stays.
         var (nucleus, mass) = (keep, sum);
         if (_settings.TopP < 1)
-            for ((nucleus, mass) = (0, 0); nucleus < keep && (nucleus == 0 || mass < _settings.TopP * sum); nucleus++) mass += _candidates.Weight(logits, nucleus);
+            for ((nucleus, mass) = (0, 0); nucleus < keep && (nucleus == 0 || mass < _settings.TopP * sum); nucleus++)
+                mass += _candidates.Weight(logits, nucleus);
         var draw = _random.Uniform() * Math.Min(mass, sum);
         for (var i = 0; i < nucleus; i++)
         {

@@ -3,13 +3,15 @@ using System.Globalization;
 namespace KtNotebooks.Generation;
 
 /// <summary>How the next token is drawn; names and defaults are Hugging Face's and LLaMA-Factory's.</summary>
-public sealed record Sampling(int MaxNewTokens = 1024, bool DoSample = true, double Temperature = 0.95, double TopP = 0.7, int TopK = 50, double RepetitionPenalty = 1, ulong Seed = 42)
+public sealed record Sampling(int MaxNewTokens = 1024, bool DoSample = true, double Temperature = 0.95, double TopP = 0.7, int TopK = 50,
+    double RepetitionPenalty = 1, ulong Seed = 42)
 {
     /// <summary>The most likely token, always.</summary>
     public static Sampling Greedy(int maxNewTokens) => new(maxNewTokens, DoSample: false);
 
     /// <summary>In a few words.</summary>
-    public string Describe() => (DoSample && Temperature > 0 ? string.Create(CultureInfo.InvariantCulture, $"drawn at temperature {Temperature}, top_p {TopP}, top_k {TopK}") : "the most likely token, always")
+    public string Describe() => (DoSample && Temperature > 0
+        ? string.Create(CultureInfo.InvariantCulture, $"drawn at temperature {Temperature}, top_p {TopP}, top_k {TopK}") : "the most likely token, always")
         + (RepetitionPenalty == 1 ? "" : string.Create(CultureInfo.InvariantCulture, $", repetition_penalty {RepetitionPenalty}"));
 
     /// <exception cref="ArgumentException">A value out of range, with its key.</exception>

@@ -32,8 +32,8 @@ public static class Cpu
     public static int Threads => Current.Threads;
 
     /// <summary>
-    /// Until it is disposed, a row's results do not depend on the rows computed with it, bit for bit, so that what is generated does not depend on the batch. Costs time where few rows are computed at
-    /// once. For the whole process; several may be open.
+    /// Until it is disposed, a row's results do not depend on the rows computed with it, bit for bit, so that what is generated does not depend on the
+    /// batch. Costs time where few rows are computed at once. For the whole process; several may be open.
     /// </summary>
     public static IDisposable RowInvariant() => new InvariantScope();
 
@@ -57,7 +57,10 @@ public static class Cpu
             _state = Choose(variant, threads, Probe(out _));
     }
 
-    /// <summary>What a run asks for: `kernel` of its rules and `cpu_infer`. What it leaves open is as at the start: KT_CPU and KT_THREADS, else the best variant and all processors.</summary>
+    /// <summary>
+    /// What a run asks for: `kernel` of its rules and `cpu_infer`. What it leaves open is as at the start: KT_CPU and KT_THREADS, else the best variant and
+    /// all processors.
+    /// </summary>
     /// <exception cref="ArgumentException">The variant does not run here.</exception>
     public static void Configure(string? variant, int? threads)
     {
@@ -70,7 +73,8 @@ public static class Cpu
     }
 
     private static int ThreadsVariable() => Environment.GetEnvironmentVariable("KT_THREADS") is not { Length: > 0 } text ? 0
-        : int.TryParse(text, out var threads) && threads >= 0 ? threads : throw new ArgumentException($"KT_THREADS must be a number of threads (0: all), but is '{text}'");
+        : int.TryParse(text, out var threads) && threads >= 0 ? threads
+        : throw new ArgumentException($"KT_THREADS must be a number of threads (0: all), but is '{text}'");
 
     private static State Start()
     {

@@ -2,7 +2,9 @@ using System.Runtime.InteropServices;
 
 namespace KtNotebooks.Interop;
 
-/// <summary>What a path leads to, links followed. .NET does not tell a pipe or a device from a file, and opening a pipe waits for its writer for ever.</summary>
+/// <summary>
+/// What a path leads to, links followed. .NET does not tell a pipe or a device from a file, and opening a pipe waits for its writer for ever.
+/// </summary>
 public enum FileKind
 {
     None,
@@ -17,7 +19,9 @@ public static partial class FileKinds
     private const int CurrentFolder = -100, TypeBits = 0xF000, Folder = 0x4000, RegularFile = 0x8000, WantsToWrite = 2;
     private const uint WantedType = 1;
 
-    /// <summary>A pipe, a device and a socket are <see cref="FileKind.Other"/>; what is not there, or may not be looked at, is <see cref="FileKind.None"/>.</summary>
+    /// <summary>
+    /// A pipe, a device and a socket are <see cref="FileKind.Other"/>; what is not there, or may not be looked at, is <see cref="FileKind.None"/>.
+    /// </summary>
     public static FileKind Of(string path)
     {
         ArgumentNullException.ThrowIfNull(path);

@@ -9,21 +9,28 @@ namespace KtNotebooks.Lora;
 
 /// <summary>What an export shall do; the keys are LLaMA-Factory's, and ours beside them export_dtype.</summary>
 /// <param name="Model">model_name_or_path: the base.</param>
-/// <param name="Adapters">adapter_name_or_path: merged together, in any form that <see cref="AdapterSource"/> opens. None: the base is written again in other shards.</param>
+/// <param name="Adapters">adapter_name_or_path: merged together, in any form that <see cref="AdapterSource"/> opens. None: the base is written again in
+/// other shards.</param>
 /// <param name="Target">export_dir: must not exist, or be empty.</param>
 /// <param name="ShardBytes">export_size, in GB of 10⁹ bytes there.</param>
-/// <param name="WithoutFp8">Every FP8 matrix is written as BF16 and quantization_config goes. Otherwise tensors keep their types: what was merged into FP8 is rounded to FP8 again.</param>
+/// <param name="WithoutFp8">Every FP8 matrix is written as BF16 and quantization_config goes. Otherwise tensors keep their types: what was merged into FP8
+/// is rounded to FP8 again.</param>
 public sealed record ExportSettings(string Model, IReadOnlyList<string> Adapters, string Target, long ShardBytes = 5_000_000_000, bool WithoutFp8 = false);
 
 /// <summary>
-/// Merges adapters into a checkpoint, tensor by tensor from mapped files: memory holds one matrix at a time, whatever the model's size, and no model is built. A folder that loads like any checkpoint appears under
-/// its name when it is whole; until then it has a name that is ours alone, which the next export into the same folder clears away.
+/// Merges adapters into a checkpoint, tensor by tensor from mapped files: memory holds one matrix at a time, whatever the model's size, and no model is
+/// built. A folder that loads like any checkpoint appears under its name when it is whole; until then it has a name that is ours alone, which the next
+/// export into the same folder clears away.
 /// </summary>
 public sealed class AdapterExport : IDisposable
 {
     private const string ScaleSuffix = "_scale_inv";
     private const string IndexName = "model.safetensors.index.json";
-    private static readonly JsonSerializerOptions Indented = new() { WriteIndented = true, Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
+    private static readonly JsonSerializerOptions Indented = new()
+    {
+        WriteIndented = true,
+        Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
+    };
 
     private readonly ExportSettings _settings;
     private readonly Checkpoint _base;
@@ -120,7 +127,8 @@ public sealed class AdapterExport : IDisposable
             throw new ArgumentException($"export_dir '{_settings.Target}' is not empty; name a new folder");
     }
 
-    private static long Bytes((string Name, DType Type, long[] Shape) tensor) => tensor.Shape.Aggregate((long)tensor.Type.Size(), (product, dim) => product * dim);
+    private static long Bytes((string Name, DType Type, long[] Shape) tensor) =>
+        tensor.Shape.Aggregate((long)tensor.Type.Size(), (product, dim) => product * dim);
 
     private void Plan(AdapterSource source, Action<string>? log)
     {
@@ -129,7 +137,8 @@ public sealed class AdapterExport : IDisposable
             const string A = ".lora_A.weight", B = ".lora_B.weight";
             var half = name.EndsWith(A, StringComparison.Ordinal) ? A : B;
             var other = name[..^half.Length] + (half == A ? B : A);
-            if (!source.Tensors.ContainsKey(other)) throw new InvalidDataException($"{source.Path}: tensor '{other}' is missing; an adapter holds both halves of every pair");
+            if (!source.Tensors.ContainsKey(other))
+                throw new InvalidDataException($"{source.Path}: tensor '{other}' is missing; an adapter holds both halves of every pair");
             if (half == B) continue;
             var path = AdapterNames.ModuleOf(name);
             var weight = path + ".weight";
@@ -141,8 +150,12 @@ public sealed class AdapterExport : IDisposable
             }
             var entry = _base.Entry(weight);
             var (a, b, rank) = (source.Tensors[name], source.Tensors[other], source.Settings.RankOf(path));
-            if (entry.Shape.Length != 2 || !a.Shape.SequenceEqual([rank, entry.Shape[1]])) throw new InvalidDataException($"{source.Path}: tensor '{a.Source}' must be [{rank}, {entry.Shape[^1]}] for this base and rank {rank}, but is {a}");
-            if (!b.Shape.SequenceEqual([entry.Shape[0], rank])) throw new InvalidDataException($"{source.Path}: tensor '{b.Source}' must be [{entry.Shape[0]}, {rank}] for this base and rank {rank}, but is {b}");
+            if (entry.Shape.Length != 2 || !a.Shape.SequenceEqual([rank, entry.Shape[1]]))
+                throw new InvalidDataException($"{source.Path}: tensor '{a.Source}' must be [{rank}, {entry.Shape[^1]}] for this base and "
+                    + $"rank {rank}, but is {a}");
+            if (!b.Shape.SequenceEqual([entry.Shape[0], rank]))
+                throw new InvalidDataException($"{source.Path}: tensor '{b.Source}' must be [{entry.Shape[0]}, {rank}] for this base and "
+                    + $"rank {rank}, but is {b}");
             if (!_pairs.TryGetValue(weight, out var pairs)) _pairs.Add(weight, pairs = []);
             pairs.Add((source, path));
             foreach (var stored in new[] { a, b })
@@ -154,7 +167,8 @@ public sealed class AdapterExport : IDisposable
     }
 
     /// <summary>
-    /// What is written, cut into files: the base's tensors in its files' order. An FP8 matrix is followed by its scales at once, in the same file, for they are made together.
+    /// What is written, cut into files: the base's tensors in its files' order. An FP8 matrix is followed by its scales at once, in the same file, for they
+    /// are made together.
     /// </summary>
     private List<List<(string Name, DType Type, long[] Shape)>> Shards()
     {
@@ -164,10 +178,12 @@ public sealed class AdapterExport : IDisposable
         {
             if (name.EndsWith(ScaleSuffix, StringComparison.Ordinal) && _names.Contains(name[..^ScaleSuffix.Length])) continue;
             var entry = _base.Entry(name);
-            List<(string Name, DType Type, long[] Shape)> group = [(name, _settings.WithoutFp8 && entry.Type == DType.F8E4M3 ? DType.BF16 : entry.Type, entry.Shape)];
+            List<(string Name, DType Type, long[] Shape)> group = [(name, _settings.WithoutFp8 && entry.Type == DType.F8E4M3 ? DType.BF16 : entry.Type,
+                entry.Shape)];
             if (entry.Type == DType.F8E4M3)
             {
-                if (!_names.Contains(name + ScaleSuffix)) throw new InvalidDataException($"{_settings.Model}: '{name}' is FP8 without its '{name + ScaleSuffix}'");
+                if (!_names.Contains(name + ScaleSuffix))
+                    throw new InvalidDataException($"{_settings.Model}: '{name}' is FP8 without its '{name + ScaleSuffix}'");
                 if (!_settings.WithoutFp8) group.Add((name + ScaleSuffix, DType.F32, _base.Entry(name + ScaleSuffix).Shape));
             }
             var size = group.Sum(Bytes);
@@ -205,12 +221,17 @@ public sealed class AdapterExport : IDisposable
     private static MergedTensor.Pair PairOf(AdapterSource source, string path)
     {
         var name = AdapterTensors.Prefix + path;
-        return new MergedTensor.Pair(source.Tensors[name + ".lora_A.weight"].Read(), source.Tensors[name + ".lora_B.weight"].Read(), source.Settings.RankOf(path), source.Settings.ScaleOf(path));
+        return new MergedTensor.Pair(source.Tensors[name + ".lora_A.weight"].Read(), source.Tensors[name + ".lora_B.weight"].Read(),
+            source.Settings.RankOf(path), source.Settings.ScaleOf(path));
     }
 
     private static void WriteIndex(string path, SortedDictionary<string, string> map, long bytes)
     {
-        var index = new JsonObject { ["metadata"] = new JsonObject { ["total_size"] = bytes }, ["weight_map"] = new JsonObject(map.Select(e => KeyValuePair.Create(e.Key, (JsonNode?)e.Value))) };
+        var index = new JsonObject
+        {
+            ["metadata"] = new JsonObject { ["total_size"] = bytes },
+            ["weight_map"] = new JsonObject(map.Select(e => KeyValuePair.Create(e.Key, (JsonNode?)e.Value))),
+        };
         AtomicFile.WriteText(path, index.ToJsonString(Indented) + "\n");
     }
 

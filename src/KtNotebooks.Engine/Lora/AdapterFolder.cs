@@ -8,8 +8,9 @@ using KtNotebooks.Weights;
 namespace KtNotebooks.Lora;
 
 /// <summary>
-/// Adapters on disk as PEFT writes them: adapter_model.safetensors + adapter_config.json. Loading is strict: every tensor of the file must fit a linear of the model, and A without B is an error.
-/// The safetensors metadata carries a fingerprint of the base, so that an adapter is not put on another model by mistake; files from PEFT have none and are checked by shape.
+/// Adapters on disk as PEFT writes them: adapter_model.safetensors + adapter_config.json. Loading is strict: every tensor of the file must fit a linear of
+/// the model, and A without B is an error. The safetensors metadata carries a fingerprint of the base, so that an adapter is not put on another model by
+/// mistake; files from PEFT have none and are checked by shape.
 /// </summary>
 public static class AdapterFolder
 {
@@ -33,7 +34,10 @@ public static class AdapterFolder
         PeftConfig.Write(folder, settings, tensors.Select(t => t.Name), baseName);
     }
 
-    /// <summary>Puts an adapter (a folder in PEFT's or KTransformers' form, or a GGUF file) beside the model's linears, trainable. Replaces any adapter that is there.</summary>
+    /// <summary>
+    /// Puts an adapter (a folder in PEFT's or KTransformers' form, or a GGUF file) beside the model's linears, trainable. Replaces any adapter that is
+    /// there.
+    /// </summary>
     /// <param name="model">The base.</param>
     /// <param name="path">Folder or .gguf file.</param>
     /// <param name="log">Hears a line for every tensor.</param>
@@ -63,12 +67,14 @@ public static class AdapterFolder
         using var source = AdapterSource.Open(folder);
         var saved = source.Settings;
         if (saved.Rank != settings.Rank || saved.Scale != settings.Scale)
-            throw new InvalidDataException($"{folder}: holds an adapter with lora_rank {saved.Rank} and lora_alpha {saved.EffectiveAlpha}, but this run asks for {settings.Rank} and {settings.EffectiveAlpha}; {Otherwise}");
+            throw new InvalidDataException($"{folder}: holds an adapter with lora_rank {saved.Rank} and lora_alpha {saved.EffectiveAlpha}, but this run asks "
+                + $"for {settings.Rank} and {settings.EffectiveAlpha}; {Otherwise}");
         var wanted = AdapterTensors.Of(model);
         foreach (var (_, tensor) in wanted) tensor.Dispose();
         var names = wanted.Select(t => t.Name).ToHashSet();
         if (names.Except(source.Tensors.Keys).Concat(source.Tensors.Keys.Except(names)).FirstOrDefault() is { } other)
-            throw new InvalidDataException($"{folder}: holds an adapter of other layers than this run's lora_target and lora_experts ask for ('{other}' is in one only); {Otherwise}");
+            throw new InvalidDataException($"{folder}: holds an adapter of other layers than this run's lora_target and lora_experts ask for "
+                + $"('{other}' is in one only); {Otherwise}");
         AdapterInstaller.Put(model, source.Path, settings, source.Tensors, log: log);
     }
 
@@ -80,8 +86,9 @@ public static class AdapterFolder
     }
 
     /// <summary>
-    /// A short hash of the base: names and shapes of all weights (of packed codes the shape that they stand for: one model has one fingerprint in every format), the first rows of the token table and of the head, and all norms, which any further training moves; values rounded to BF16, so that F32
-    /// and BF16 copies agree.
+    /// A short hash of the base: names and shapes of all weights (of packed codes the shape that they stand for: one model has one fingerprint in every
+    /// format), the first rows of the token table and of the head, and all norms, which any further training moves; values rounded to BF16, so that F32 and
+    /// BF16 copies agree.
     /// </summary>
     public static string Fingerprint(CausalLm model)
     {
@@ -98,7 +105,9 @@ public static class AdapterFolder
 
     private static LoraSettings Put(CausalLm model, AdapterSource source, string? name, Action<string>? log)
     {
-        if (source.Fingerprint is { } made && made != Fingerprint(model)) throw new InvalidDataException($"{source.Path}: was trained on another base model (fingerprint {made}, this model has {Fingerprint(model)}); load the base that its training used");
+        if (source.Fingerprint is { } made && made != Fingerprint(model))
+            throw new InvalidDataException($"{source.Path}: was trained on another base model (fingerprint {made}, this model "
+                + $"has {Fingerprint(model)}); load the base that its training used");
         AdapterInstaller.Put(model, source.Path, source.Settings, source.Tensors, name, log);
         model.Notes = [.. model.Notes, .. source.Notes];
         return source.Settings;

@@ -7,7 +7,8 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Lora;
 
 /// <summary>
-/// Puts stored pairs beside a model's linears and experts: as the adapter that trains, or frozen under a name. All or nothing: a tensor that is missing, does not fit or is left over leaves the model as it was.
+/// Puts stored pairs beside a model's linears and experts: as the adapter that trains, or frozen under a name. All or nothing: a tensor that is missing,
+/// does not fit or is left over leaves the model as it was.
 /// </summary>
 internal sealed class AdapterInstaller
 {
@@ -31,7 +32,8 @@ internal sealed class AdapterInstaller
     /// <param name="tensors">By PEFT's names.</param>
     /// <param name="name">Null: replaces the adapter that trains.</param>
     /// <param name="log">Hears `Loaded adapter weight: A -> B` for every tensor.</param>
-    public static void Put(CausalLm model, string path, LoraSettings settings, IReadOnlyDictionary<string, AdapterTensor> tensors, string? name = null, Action<string>? log = null)
+    public static void Put(CausalLm model, string path, LoraSettings settings, IReadOnlyDictionary<string, AdapterTensor> tensors, string? name = null,
+        Action<string>? log = null)
     {
         ArgumentNullException.ThrowIfNull(model);
         ArgumentNullException.ThrowIfNull(settings);
@@ -128,7 +130,8 @@ internal sealed class AdapterInstaller
             }
             return (A, B);
         }
-        var (gate, up, down) = (Stack(0, ranks.Gate, bank.Width, bank.Inner), Stack(1, ranks.Up, bank.Width, bank.Inner), Stack(2, ranks.Down, bank.Inner, bank.Width));
+        var (gate, up, down) = (Stack(0, ranks.Gate, bank.Width, bank.Inner), Stack(1, ranks.Up, bank.Width, bank.Inner),
+            Stack(2, ranks.Down, bank.Inner, bank.Width));
         return new LowRankExperts(gate.A, gate.B, up.A, up.B, down.A, down.B, scale, (float)_settings.Dropout);
     }
 
@@ -136,7 +139,9 @@ internal sealed class AdapterInstaller
     private AdapterTensor Take(string path, char half, int rank, long rows, long columns)
     {
         var name = $"{AdapterTensors.Prefix}{path}.lora_{half}.weight";
-        if (!_left.Remove(name)) throw new InvalidDataException($"{_path}: tensor '{name}' is missing; an adapter holds both halves of every pair{(path.Contains(".experts.", StringComparison.Ordinal) ? " and every expert of a layer" : "")}");
+        if (!_left.Remove(name))
+            throw new InvalidDataException($"{_path}: tensor '{name}' is missing; an adapter holds both halves of every "
+                + $"pair{(path.Contains(".experts.", StringComparison.Ordinal) ? " and every expert of a layer" : "")}");
         var stored = _tensors[name];
         if (!stored.IsReadable || !stored.Shape.SequenceEqual([rows, columns]))
             throw new InvalidDataException($"{_path}: tensor '{stored.Source}' must be [{rows}, {columns}] for this base and rank {rank}, but is {stored}");

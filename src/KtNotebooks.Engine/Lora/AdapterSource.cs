@@ -5,9 +5,11 @@ using KtNotebooks.Weights;
 namespace KtNotebooks.Lora;
 
 /// <summary>
-/// An adapter on disk, of any form, under PEFT's names: PEFT's folder, KTransformers' folder (routed experts in fused_expert_lora.safetensors), or llama.cpp's GGUF file. Nothing is read before it is asked for.
+/// An adapter on disk, of any form, under PEFT's names: PEFT's folder, KTransformers' folder (routed experts in fused_expert_lora.safetensors), or
+/// llama.cpp's GGUF file. Nothing is read before it is asked for.
 /// </summary>
-public sealed class AdapterSource(string path, LoraSettings settings, IReadOnlyDictionary<string, AdapterTensor> tensors, IReadOnlyList<IDisposable> files, string? fingerprint = null, string? baseName = null) : IDisposable
+public sealed class AdapterSource(string path, LoraSettings settings, IReadOnlyDictionary<string, AdapterTensor> tensors, IReadOnlyList<IDisposable> files,
+    string? fingerprint = null, string? baseName = null) : IDisposable
 {
     /// <summary>The file that messages name.</summary>
     public string Path => path;
@@ -132,5 +134,6 @@ public sealed class AdapterSource(string path, LoraSettings settings, IReadOnlyD
                 throw new ArgumentException($"{folder}: already holds {name}; name a new folder");
     }
 
-    internal static float[] Floats(Tensor stored) => stored.Type == DType.F16 ? Array.ConvertAll(stored.Span<Half>().ToArray(), h => (float)h) : stored.ToFloats();
+    internal static float[] Floats(Tensor stored) => stored.Type == DType.F16 ? Array.ConvertAll(stored.Span<Half>().ToArray(), h => (float)h)
+        : stored.ToFloats();
 }

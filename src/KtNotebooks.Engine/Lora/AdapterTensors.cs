@@ -4,8 +4,8 @@ using KtNotebooks.Models;
 namespace KtNotebooks.Lora;
 
 /// <summary>
-/// The adapter of a model under PEFT's names: `base_model.model.{module path}.lora_A.weight` [r, in] and `.lora_B.weight` [out, r]; routed experts as if each projection were a linear of its own,
-/// `….experts.{e}.gate_proj.lora_A.weight`. The tensors are views on what is trained.
+/// The adapter of a model under PEFT's names: `base_model.model.{module path}.lora_A.weight` [r, in] and `.lora_B.weight` [out, r]; routed experts as if
+/// each projection were a linear of its own, `….experts.{e}.gate_proj.lora_A.weight`. The tensors are views on what is trained.
 /// </summary>
 public static class AdapterTensors
 {

@@ -6,8 +6,9 @@ using KtNotebooks.Weights;
 namespace KtNotebooks.Lora;
 
 /// <summary>
-/// KTransformers' fused_expert_lora.safetensors: the pairs of all routed experts of a layer stacked, BF16, six tensors a layer: `layers.{L}.experts.{gate,up,down}_lora_a` [E, r, in] and `_lora_b` [E, out, r].
-/// The scale alpha / r is not folded in; it stands in adapter_config.json beside it.
+/// KTransformers' fused_expert_lora.safetensors: the pairs of all routed experts of a layer stacked, BF16, six tensors a layer:
+/// `layers.{L}.experts.{gate,up,down}_lora_a` [E, r, in] and `_lora_b` [E, out, r]. The scale alpha / r is not folded in; it stands in adapter_config.json
+/// beside it.
 /// </summary>
 internal static partial class FusedExperts
 {
@@ -65,8 +66,11 @@ internal static partial class FusedExperts
                 var shape = experts[0].Tensor.Shape;
                 for (var e = 0; e < experts.Count; e++)
                 {
-                    if (int.Parse(experts[e].Match.Groups[2].Value) != e) throw new InvalidDataException($"{path}: '{name}' needs expert {e}, which the adapter does not have");
-                    if (!experts[e].Tensor.Shape.SequenceEqual(shape)) throw new InvalidDataException($"{path}: '{name}' needs experts of one shape, but expert {e} is {experts[e].Tensor} and expert 0 {experts[0].Tensor}");
+                    if (int.Parse(experts[e].Match.Groups[2].Value) != e)
+                        throw new InvalidDataException($"{path}: '{name}' needs expert {e}, which the adapter does not have");
+                    if (!experts[e].Tensor.Shape.SequenceEqual(shape))
+                        throw new InvalidDataException($"{path}: '{name}' needs experts of one shape, but expert {e} is {experts[e].Tensor} and expert "
+                            + $"0 {experts[0].Tensor}");
                 }
                 var all = Tensor.Empty(DType.BF16, [experts.Count, .. shape]);
                 fused.Add((name, all));

@@ -5,8 +5,9 @@ using KtNotebooks.Weights;
 namespace KtNotebooks.Lora;
 
 /// <summary>
-/// An adapter as llama.cpp's convert_lora_to_gguf.py writes it: `blk.N.attn_q_a.weight.lora_a` [r, in] and `.lora_b` [out, r]; routed experts stacked, `blk.N.ffn_gate_exps.weight.lora_a` [E, r, in]. `adapter.lora.alpha`
-/// is one for all; the rank is each tensor's own. As in llama.cpp, alpha 0 means a scale of 1.
+/// An adapter as llama.cpp's convert_lora_to_gguf.py writes it: `blk.N.attn_q_a.weight.lora_a` [r, in] and `.lora_b` [out, r]; routed experts stacked,
+/// `blk.N.ffn_gate_exps.weight.lora_a` [E, r, in]. `adapter.lora.alpha` is one for all; the rank is each tensor's own. As in llama.cpp, alpha 0 means a
+/// scale of 1.
 /// </summary>
 internal static partial class GgufAdapter
 {
@@ -36,7 +37,8 @@ internal static partial class GgufAdapter
         var file = new GgufFile(path);
         try
         {
-            if (file.TextOf("general.type") is { } type && type != "adapter") throw new InvalidDataException($"{path}: is a GGUF file of type '{type}'; expected is an adapter");
+            if (file.TextOf("general.type") is { } type && type != "adapter")
+                throw new InvalidDataException($"{path}: is a GGUF file of type '{type}'; expected is an adapter");
             if (file.TextOf("adapter.type") is { } kind && kind != "lora")
                 throw new InvalidDataException($"{path}: adapter.type '{kind}' is not supported; only lora is");
             if (file.Has("adapter.alora.invocation_tokens"))
@@ -47,10 +49,15 @@ internal static partial class GgufAdapter
             foreach (var entry in file.Entries.Values)
             {
                 var match = Name().Match(entry.Name);
-                if (!match.Success) throw new InvalidDataException($"{path}: tensor '{entry.Name}' is not named as llama.cpp names halves of pairs, blk.N.NAME.weight.lora_a");
-                var module = ModuleOf(match) ?? throw new InvalidDataException($"{path}: tensor '{entry.Name}' belongs to '{match.Groups[2].Value}', which has no pair here; known are output, {string.Join(", ", Modules.Keys)}");
+                if (!match.Success)
+                    throw new InvalidDataException($"{path}: tensor '{entry.Name}' is not named as llama.cpp names halves of pairs, blk.N.NAME.weight.lora_a");
+                var module = ModuleOf(match)
+                    ?? throw new InvalidDataException($"{path}: tensor '{entry.Name}' belongs to '{match.Groups[2].Value}', which has no pair here; known are "
+                    + $"output, {string.Join(", ", Modules.Keys)}");
                 var stacked = module.Contains("{0}", StringComparison.Ordinal);
-                if (entry.Shape.Length != (stacked ? 3 : 2)) throw new InvalidDataException($"{path}: tensor '{entry.Name}' must have {(stacked ? "3 dimensions, experts first" : "2 dimensions")}, but is [{string.Join(", ", entry.Shape)}]");
+                if (entry.Shape.Length != (stacked ? 3 : 2))
+                    throw new InvalidDataException($"{path}: tensor '{entry.Name}' must have "
+                        + $"{(stacked ? "3 dimensions, experts first" : "2 dimensions")}, but is [{string.Join(", ", entry.Shape)}]");
                 if (stacked && entry.Shape[0] > FusedExperts.MostExperts)
                     throw new InvalidDataException($"{path}: tensor '{entry.Name}' has {entry.Shape[0]:N0} experts; {FusedExperts.MostExperts:N0} are " +
                         "the most");

@@ -7,8 +7,8 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Lora;
 
 /// <summary>
-/// Low-rank pairs for the linears of a model, put beside them from outside: models do not know of adapters. A starts uniform in ±1/√in (PEFT's Kaiming form with a = √5), B at zero, so that a fresh
-/// adapter changes nothing. A pair lives where its weight lives.
+/// Low-rank pairs for the linears of a model, put beside them from outside: models do not know of adapters. A starts uniform in ±1/√in (PEFT's Kaiming form
+/// with a = √5), B at zero, so that a fresh adapter changes nothing. A pair lives where its weight lives.
 /// </summary>
 public static class LoraAdapter
 {
@@ -80,8 +80,12 @@ public static class LoraAdapter
             {
                 var path = $"{bank.Path}.{e}.{ExpertBank.Projections[p]}";
                 var rank = s.RankOf(path);
-                if (e > 0 && rank != ranks[p]) throw new ArgumentException($"rank_pattern gives {path} the rank {rank}, but expert 0 of its layer {ranks[p]}; the experts of a layer need one rank a projection");
-                if (s.ScaleOf(path) != scale) throw new ArgumentException($"rank_pattern and alpha_pattern scale {path} by {s.ScaleOf(path)}, but others of its layer by {scale}; the experts of a layer need one scale");
+                if (e > 0 && rank != ranks[p])
+                    throw new ArgumentException($"rank_pattern gives {path} the rank {rank}, but expert 0 of its layer {ranks[p]}; the experts of a layer "
+                        + "need one rank a projection");
+                if (s.ScaleOf(path) != scale)
+                    throw new ArgumentException($"rank_pattern and alpha_pattern scale {path} by {s.ScaleOf(path)}, but others of its layer "
+                        + $"by {scale}; the experts of a layer need one scale");
                 ranks[p] = rank;
             }
         return ((ranks[0], ranks[1], ranks[2]), scale);
@@ -90,7 +94,8 @@ public static class LoraAdapter
     private static LowRank Fresh(Nn.Linear linear, LoraSettings s, ulong seed)
     {
         var (r, device) = (s.RankOf(linear.Path), linear.Weight.Device);
-        return new LowRank(RandomA(seed, linear.Path, Tensor.Empty(DType.F32, device, r, linear.Inputs)), Zeros(Tensor.Empty(DType.F32, device, linear.Outputs, r)), s.ScaleOf(linear.Path), (float)s.Dropout);
+        return new LowRank(RandomA(seed, linear.Path, Tensor.Empty(DType.F32, device, r, linear.Inputs)),
+            Zeros(Tensor.Empty(DType.F32, device, linear.Outputs, r)), s.ScaleOf(linear.Path), (float)s.Dropout);
     }
 
     private static LowRankExperts Fresh(ExpertBank bank, LoraSettings s, ulong seed)
@@ -98,7 +103,8 @@ public static class LoraAdapter
         var ((gate, up, down), scale) = RanksOf(bank, s);
         Tensor A(string name, int rank, int inputs) => RandomA(seed, $"{bank.Path}.{name}", bank.EmptyPairs(bank.Count, rank, inputs));
         Tensor B(int outputs, int rank) => Zeros(bank.EmptyPairs(bank.Count, outputs, rank));
-        return new LowRankExperts(A("gate_proj", gate, bank.Width), B(bank.Inner, gate), A("up_proj", up, bank.Width), B(bank.Inner, up), A("down_proj", down, bank.Inner), B(bank.Width, down), scale, (float)s.Dropout);
+        return new LowRankExperts(A("gate_proj", gate, bank.Width), B(bank.Inner, gate), A("up_proj", up, bank.Width), B(bank.Inner, up),
+            A("down_proj", down, bank.Inner), B(bank.Width, down), scale, (float)s.Dropout);
     }
 
     private static Tensor RandomA(ulong seed, string name, Tensor target)

@@ -25,7 +25,8 @@ internal static class MergedTensor
                 var row = sum.AsSpan(n * K, K);
                 Decode(weight, scales, n, row);
                 foreach (var pair in pairs)
-                    for (var j = 0; j < pair.Rank; j++) TensorPrimitives.MultiplyAdd(pair.A.AsSpan(j * K, K), pair.Scale * pair.B[(n * pair.Rank) + j], row, row);
+                    for (var j = 0; j < pair.Rank; j++)
+                        TensorPrimitives.MultiplyAdd(pair.A.AsSpan(j * K, K), pair.Scale * pair.B[(n * pair.Rank) + j], row, row);
             }
         });
         return sum;
@@ -41,7 +42,9 @@ internal static class MergedTensor
         return tensor;
     }
 
-    /// <summary>FP8 codes [N, K] and scales F32 [⌈N/128⌉, ⌈K/128⌉]: the largest value of a block becomes 448, DeepSeek's rule. A block of zeros has the scale 1.</summary>
+    /// <summary>
+    /// FP8 codes [N, K] and scales F32 [⌈N/128⌉, ⌈K/128⌉]: the largest value of a block becomes 448, DeepSeek's rule. A block of zeros has the scale 1.
+    /// </summary>
     public static (Tensor Codes, Tensor Scales) ToFp8(float[] values, int N, int K)
     {
         var (codes, scales) = (Tensor.Empty(DType.F8E4M3, N, K), Tensor.Empty(DType.F32, MatrixFormat.Fp8.ScaleShape(N, K)));
@@ -52,7 +55,9 @@ internal static class MergedTensor
                 {
                     var (width, rows) = (Math.Min(Block, K - (c * Block)), Math.Min(Block, N - (b * Block)));
                     float largest = 0;
-                    for (var n = 0; n < rows; n++) largest = Math.Max(largest, Math.Abs(TensorPrimitives.MaxMagnitude<float>(values.AsSpan((((b * Block) + n) * K) + (c * Block), width))));
+                    for (var n = 0; n < rows; n++)
+                        largest = Math.Max(largest, Math.Abs(TensorPrimitives.MaxMagnitude<float>(values.AsSpan((((b * Block) + n) * K) + (c * Block),
+                            width))));
                     var scale = largest == 0 ? 1 : largest / Fp8.Max;
                     scales.Row<float>(b)[c] = scale;
                     for (var n = 0; n < rows; n++)

@@ -5,7 +5,8 @@ using KtNotebooks.Models;
 namespace KtNotebooks.Lora;
 
 /// <summary>
-/// Several adapters beside one base, each under a name and frozen; a pass chooses one, or <see cref="Nn.Pass.BaseModel"/>, so requests with different adapters may run at once. They take no part in training.
+/// Several adapters beside one base, each under a name and frozen; a pass chooses one, or <see cref="Nn.Pass.BaseModel"/>, so requests with different
+/// adapters may run at once. They take no part in training.
 /// </summary>
 public static class NamedAdapters
 {
@@ -13,7 +14,8 @@ public static class NamedAdapters
     public static IReadOnlyList<string> Of(CausalLm model)
     {
         ArgumentNullException.ThrowIfNull(model);
-        return [.. model.All().SelectMany(m => m is Nn.Linear l ? l.Named.Keys : m is ExpertBank b ? b.Named.Keys : (IEnumerable<string>)[]).Distinct().Order(StringComparer.Ordinal)];
+        return [.. model.All().SelectMany(m => m is Nn.Linear l ? l.Named.Keys : m is ExpertBank b ? b.Named.Keys : (IEnumerable<string>)[]).Distinct()
+            .Order(StringComparer.Ordinal)];
     }
 
     /// <summary>Loads adapters given as `NAME=PATH`, or as a path, whose last part is then the name. Returns the names in the given order.</summary>
@@ -52,7 +54,8 @@ public static class NamedAdapters
     {
         if (name is null or Nn.Pass.BaseModel) return;
         var known = Of(model);
-        if (!known.Contains(name)) throw new ArgumentException($"no adapter is named '{name}'; there are {string.Join(", ", known.Prepend(Nn.Pass.BaseModel))}");
+        if (!known.Contains(name))
+            throw new ArgumentException($"no adapter is named '{name}'; there are {string.Join(", ", known.Prepend(Nn.Pass.BaseModel))}");
     }
 
     private static string NameOf(string path)

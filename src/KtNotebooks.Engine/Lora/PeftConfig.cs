@@ -15,7 +15,11 @@ internal sealed record PeftConfig(LoraSettings Settings, PeftTargets Targets, st
     public const string FileName = "adapter_config.json";
 
     private const long LargestFile = 16 << 20;
-    private static readonly JsonSerializerOptions Indented = new() { WriteIndented = true, Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
+    private static readonly JsonSerializerOptions Indented = new()
+    {
+        WriteIndented = true,
+        Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
+    };
 
     /// <param name="folder">Of the adapter.</param>
     /// <param name="settings">Ranks, alphas, dropout.</param>
@@ -23,7 +27,8 @@ internal sealed record PeftConfig(LoraSettings Settings, PeftTargets Targets, st
     /// <param name="baseName">base_model_name_or_path.</param>
     public static void Write(string folder, LoraSettings settings, IEnumerable<string> names, string? baseName)
     {
-        static JsonObject Block<T>(IReadOnlyDictionary<string, T>? pattern) => new((pattern ?? new Dictionary<string, T>()).Select(p => KeyValuePair.Create(p.Key, (JsonNode?)JsonValue.Create(p.Value))));
+        static JsonObject Block<T>(IReadOnlyDictionary<string, T>? pattern) =>
+            new((pattern ?? new Dictionary<string, T>()).Select(p => KeyValuePair.Create(p.Key, (JsonNode?)JsonValue.Create(p.Value))));
         var targets = names.Select(n => n.Split('.')[^3]).Distinct().Order(StringComparer.Ordinal).Select(n => (JsonNode)n).ToArray();
         var config = new JsonObject
         {

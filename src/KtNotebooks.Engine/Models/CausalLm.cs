@@ -86,7 +86,9 @@ public sealed class CausalLm(ModelInfo info, DType type, Embedding embedding, IR
         Volatile.Write(ref _lastLook, now);
     }
 
-    /// <summary>The result of a stretch of ops alone: what it needed on the way is freed at once, or a long prompt would hold the activations of all layers.</summary>
+    /// <summary>
+    /// The result of a stretch of ops alone: what it needed on the way is freed at once, or a long prompt would hold the activations of all layers.
+    /// </summary>
     private static Tensor Apart(Func<Tensor> compute)
     {
         using var tape = Autograd.Tape.Scratch();

@@ -10,7 +10,8 @@ using KtNotebooks.Weights;
 namespace KtNotebooks.Models;
 
 /// <summary>
-/// config.json of a model folder, read field by field: a missing or wrong field is named with its file. Both rotary spellings are read: `rope_theta` + `rope_scaling`, and the newer `rope_parameters`.
+/// config.json of a model folder, read field by field: a missing or wrong field is named with its file. Both rotary spellings are read: `rope_theta` +
+/// `rope_scaling`, and the newer `rope_parameters`.
 /// </summary>
 public sealed class ConfigFile
 {
@@ -89,7 +90,8 @@ public sealed class ConfigFile
     public IReadOnlyList<int> Ints(string key) => Find(_root, key) switch
     {
         null => [],
-        { ValueKind: JsonValueKind.Array } list when list.EnumerateArray().All(v => v.ValueKind == JsonValueKind.Number && v.TryGetInt32(out _)) => [.. list.EnumerateArray().Select(v => v.GetInt32())],
+        { ValueKind: JsonValueKind.Array } list when list.EnumerateArray()
+            .All(v => v.ValueKind == JsonValueKind.Number && v.TryGetInt32(out _)) => [.. list.EnumerateArray().Select(v => v.GetInt32())],
         _ => throw Wrong(key, "a list of whole numbers"),
     };
 
@@ -97,10 +99,13 @@ public sealed class ConfigFile
     public RouterSettings CheckRouter(RouterSettings router, int experts)
     {
         if (router.TopK < 1 || router.TopK > experts) throw Wrong("num_experts_per_tok", $"1 to {experts}, the number of routed experts");
-        var size = router.Groups < 1 || experts % router.Groups != 0 ? throw Wrong("n_group", $"a divisor of {experts}, the number of routed experts") : experts / router.Groups;
+        var size = router.Groups < 1 || experts % router.Groups != 0 ? throw Wrong("n_group", $"a divisor of {experts}, the number of routed experts")
+            : experts / router.Groups;
         var least = (router.TopK + size - 1) / size;
-        if (router.KeptGroups < least || router.KeptGroups > router.Groups) throw Wrong("topk_group", $"{least} to {router.Groups}: {router.TopK} experts a token of groups of {size}");
-        if (router is { Scoring: RouterScoring.Sigmoid, Groups: > 1 } && size < 2) throw Wrong("n_group", "smaller: groups are scored by their two best experts");
+        if (router.KeptGroups < least || router.KeptGroups > router.Groups)
+            throw Wrong("topk_group", $"{least} to {router.Groups}: {router.TopK} experts a token of groups of {size}");
+        if (router is { Scoring: RouterScoring.Sigmoid, Groups: > 1 } && size < 2)
+            throw Wrong("n_group", "smaller: groups are scored by their two best experts");
         return router;
     }
 
@@ -120,15 +125,18 @@ public sealed class ConfigFile
         var kind = rope is { } block ? (Find(block, "rope_type") ?? Find(block, "type"))?.ToString() ?? "default" : "default";
         if (kind == "default") return (theta, null);
         if (kind != "yarn") throw new NotSupportedException($"{Path}: rotary scaling '{kind}' is not supported; known are default and yarn");
-        double Of(string key, double? missing) => Find(rope!.Value, key) is { } v ? AsNumber(v, key) : missing ?? throw new InvalidDataException($"{Path}: the yarn block has no '{key}'");
+        double Of(string key, double? missing) => Find(rope!.Value, key) is { } v ? AsNumber(v, key)
+            : missing ?? throw new InvalidDataException($"{Path}: the yarn block has no '{key}'");
         var original = Of("original_max_position_embeddings", null);
-        return (theta, new YarnSettings(Of("factor", null), (int)original, Of("beta_fast", 32), Of("beta_slow", 1), Of("mscale", 1), Of("mscale_all_dim", 0), Find(rope!.Value, "attention_factor") is null ? null : Of("attention_factor", null)));
+        return (theta, new YarnSettings(Of("factor", null), (int)original, Of("beta_fast", 32), Of("beta_slow", 1), Of("mscale", 1), Of("mscale_all_dim", 0),
+            Find(rope!.Value, "attention_factor") is null ? null : Of("attention_factor", null)));
     }
 
     /// <summary>An error about a field, with the file, what was wanted and what stands there.</summary>
     public InvalidDataException Wrong(string key, string wanted) => new($"{Path}: '{key}' must be {wanted}, but is {Shown(key)}");
 
-    private static JsonElement? Find(JsonElement element, string key) => element.TryGetProperty(key, out var value) && value.ValueKind != JsonValueKind.Null ? value : null;
+    private static JsonElement? Find(JsonElement element, string key) => element.TryGetProperty(key, out var value) && value.ValueKind != JsonValueKind.Null
+        ? value : null;
 
     private JsonElement Require(string key) => Find(_root, key) ?? throw new InvalidDataException($"{Path}: '{key}' is missing");
 

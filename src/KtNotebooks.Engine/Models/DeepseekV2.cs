@@ -7,9 +7,9 @@ using KtNotebooks.Weights;
 namespace KtNotebooks.Models;
 
 /// <summary>
-/// DeepSeek-V2 and V2-Lite (arXiv 2405.04434). Unusual: keys and values come from one latent per token (MLA), the first layers are dense, all others have shared experts that every token visits
-/// beside the routed ones, the router's weights are softmax scores that are not normalised over the chosen k, and YaRN's temperature is squared into the softmax scale. V2 chooses experts from the best
-/// groups alone (`group_limited_greedy`), V2-Lite from all (`greedy`).
+/// DeepSeek-V2 and V2-Lite (arXiv 2405.04434). Unusual: keys and values come from one latent per token (MLA), the first layers are dense, all others have
+/// shared experts that every token visits beside the routed ones, the router's weights are softmax scores that are not normalised over the chosen k, and
+/// YaRN's temperature is squared into the softmax scale. V2 chooses experts from the best groups alone (`group_limited_greedy`), V2-Lite from all (`greedy`).
 /// </summary>
 [ModelType("deepseek_v2")]
 public static class DeepseekV2
@@ -52,18 +52,23 @@ public static class DeepseekV2
         var method = f.Text("topk_method", "greedy");
         f.Refuse("topk_method", method is not ("greedy" or "group_limited_greedy"), "only greedy and group_limited_greedy are known for this model");
         var (groups, kept) = method == "greedy" ? (1, 1) : (f.Int("n_group"), f.Int("topk_group"));
-        return new RouterSettings(f.Int("num_experts_per_tok"), f.Flag("norm_topk_prob"), (float)f.Number("routed_scaling_factor", 1), Groups: groups, KeptGroups: kept);
+        return new RouterSettings(f.Int("num_experts_per_tok"), f.Flag("norm_topk_prob"), (float)f.Number("routed_scaling_factor", 1), Groups: groups,
+            KeptGroups: kept);
     }
 
-    private sealed record Config(int Vocabulary, int Width, int Layers, int MaxPositions, float Eps, bool Tied, int? QueryRank, int KvRank, MlaShape Heads, double Theta, YarnSettings? Yarn,
+    private sealed record Config(int Vocabulary, int Width, int Layers, int MaxPositions, float Eps, bool Tied, int? QueryRank, int KvRank, MlaShape Heads,
+        double Theta, YarnSettings? Yarn,
         int FirstDense, int Frequency, int DenseInner, int Experts, int ExpertInner, int SharedInner, RouterSettings Router)
     {
         /// <summary>1/√(n+r), times YaRN's squared temperature.</summary>
-        public float SoftmaxScale => (float)(Math.Pow(Heads.Head, -0.5) * (Yarn is { MscaleAllDim: > 0 } yarn ? Math.Pow(yarn.Magnitude(yarn.MscaleAllDim), 2) : 1));
+        public float SoftmaxScale => (float)(Math.Pow(Heads.Head, -0.5) * (Yarn is { MscaleAllDim: > 0 } yarn ? Math.Pow(yarn.Magnitude(yarn.MscaleAllDim), 2)
+            : 1));
 
         public MlaSettings Attention => new(Width, QueryRank, KvRank, Heads, SoftmaxScale, Eps);
 
-        /// <summary>The first layers are dense, and after them those whose number moe_layer_freq does not divide (1 in every checkpoint so far: none).</summary>
+        /// <summary>
+        /// The first layers are dense, and after them those whose number moe_layer_freq does not divide (1 in every checkpoint so far: none).
+        /// </summary>
         public bool IsMoe(int layer) => layer >= FirstDense && layer % Frequency == 0;
 
         public static Config Read(ConfigFile f, Func<ConfigFile, RouterSettings> router)
@@ -76,9 +81,11 @@ public static class DeepseekV2
             var experts = f.CheckExperts(f.Int("n_routed_experts"), f.Int("num_hidden_layers"));
             var frequency = f.Int("moe_layer_freq", 1);
             if (f.Int("qk_rope_head_dim") % 2 != 0) throw f.Wrong("qk_rope_head_dim", "even");
-            return new Config(f.Int("vocab_size"), f.Int("hidden_size"), f.Int("num_hidden_layers"), f.Int("max_position_embeddings"), (float)f.Number("rms_norm_eps", 1e-6), f.Flag("tie_word_embeddings"), f.MaybeInt("q_lora_rank"), f.Int("kv_lora_rank"),
+            return new Config(f.Int("vocab_size"), f.Int("hidden_size"), f.Int("num_hidden_layers"), f.Int("max_position_embeddings"),
+                (float)f.Number("rms_norm_eps", 1e-6), f.Flag("tie_word_embeddings"), f.MaybeInt("q_lora_rank"), f.Int("kv_lora_rank"),
                 new MlaShape(f.Int("num_attention_heads"), f.Int("qk_nope_head_dim"), f.Int("qk_rope_head_dim"), f.Int("v_head_dim")), theta, yarn,
-                f.Int("first_k_dense_replace", 0), frequency, f.Int("intermediate_size"), experts, inner, inner * (f.MaybeInt("n_shared_experts") ?? 0), f.CheckRouter(router(f), experts));
+                f.Int("first_k_dense_replace", 0), frequency, f.Int("intermediate_size"), experts, inner, inner * (f.MaybeInt("n_shared_experts") ?? 0),
+                f.CheckRouter(router(f), experts));
         }
     }
 }

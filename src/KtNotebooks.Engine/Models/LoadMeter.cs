@@ -5,7 +5,8 @@ using KtNotebooks.Weights;
 namespace KtNotebooks.Models;
 
 /// <summary>
-/// Counts a checkpoint's bytes once as a model loads: when a tensor is taken, or, where experts stay mapped until they are brought to a card or to pinned memory (which is what takes the time), when their bank is there.
+/// Counts a checkpoint's bytes once as a model loads: when a tensor is taken, or, where experts stay mapped until they are brought to a card or to pinned
+/// memory (which is what takes the time), when their bank is there.
 /// </summary>
 internal sealed class LoadMeter(string folder, long total, ModelPlacement? placement, Action<WorkProgress>? report)
 {

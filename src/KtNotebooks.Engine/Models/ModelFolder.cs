@@ -63,7 +63,8 @@ public static class ModelFolder
         catch (InsufficientMemoryException full)
         {
             model?.Dispose();
-            throw new InsufficientMemoryException($"{folder}: does not fit, after {meter.Last} had come in: {full.Message}; `kt plan` says what goes where", full);
+            throw new InsufficientMemoryException($"{folder}: does not fit, after {meter.Last} had come in: {full.Message}; `kt plan` says what goes where",
+                full);
         }
         catch
         {
@@ -93,7 +94,8 @@ public static class ModelFolder
     {
         ArgumentNullException.ThrowIfNull(config);
         if (!type.IsFloat()) throw new ArgumentException($"a model runs in F32 or BF16, not {type}");
-        if (!Builders.TryGetValue(config.ModelType, out var build)) throw new NotSupportedException($"{config.Path}: model_type '{config.ModelType}' is not known; known are {string.Join(", ", KnownTypes)}");
+        if (!Builders.TryGetValue(config.ModelType, out var build))
+            throw new NotSupportedException($"{config.Path}: model_type '{config.ModelType}' is not known; known are {string.Join(", ", KnownTypes)}");
         return (CausalLm)build.Invoke(null, BindingFlags.DoNotWrapExceptions, null, [config, weights, type], null)!;
     }
 
@@ -121,7 +123,8 @@ public static class ModelFolder
     {
         var beyond = names.Select(LayerOf).Where(layer => layer >= layers).ToList();
         if (beyond.Count == 0) return [];
-        var why = config.Int("num_nextn_predict_layers", 0) > 0 ? "they predict further tokens (num_nextn_predict_layers) and are not part of this model" : $"num_hidden_layers is {layers}";
+        var why = config.Int("num_nextn_predict_layers", 0) > 0 ? "they predict further tokens (num_nextn_predict_layers) and are not part of this model"
+            : $"num_hidden_layers is {layers}";
         var (first, last) = (beyond.Min(), beyond.Max());
         return [$"{config.Path}: {beyond.Count} tensors of {(first == last ? $"layer {first}" : $"layers {first} to {last}")} are not loaded: {why}"];
     }
@@ -130,7 +133,8 @@ public static class ModelFolder
     {
         var builders = new Dictionary<string, MethodInfo>();
         foreach (var type in typeof(ModelFolder).Assembly.GetTypes())
-            foreach (var name in type.GetCustomAttribute<ModelTypeAttribute>()?.Names ?? []) builders.Add(name, type.GetMethod("Build", BindingFlags.Public | BindingFlags.Static)!);
+            foreach (var name in type.GetCustomAttribute<ModelTypeAttribute>()?.Names ?? [])
+                builders.Add(name, type.GetMethod("Build", BindingFlags.Public | BindingFlags.Static)!);
         return builders;
     }
 }

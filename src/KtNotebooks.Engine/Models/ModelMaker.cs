@@ -9,8 +9,9 @@ using KtNotebooks.Weights;
 namespace KtNotebooks.Models;
 
 /// <summary>
-/// Writes a random checkpoint of a real model's shape: config.json, shards, index; for tests and benchmarks of true sizes without a download. Names and shapes are those that the model's own code asks for. Streamed in pieces of
-/// a few megabytes a thread. Formats: bf16; fp8 as DeepSeek-V3 ships it (every linear layer; embedding, head, router and norms stay BF16); int4 as Kimi ships it (routed experts packed, the rest BF16).
+/// Writes a random checkpoint of a real model's shape: config.json, shards, index; for tests and benchmarks of true sizes without a download. Names and
+/// shapes are those that the model's own code asks for. Streamed in pieces of a few megabytes a thread. Formats: bf16; fp8 as DeepSeek-V3 ships it (every
+/// linear layer; embedding, head, router and norms stay BF16); int4 as Kimi ships it (routed experts packed, the rest BF16).
 /// </summary>
 public sealed class ModelMaker
 {
@@ -32,8 +33,10 @@ public sealed class ModelMaker
         _folder = OutputFolder.Full(folder, "a random model");
         _config = ModelShapes.Config(shape, layers);
         Format = format ?? (_config.ContainsKey(Quantization.Key) ? MatrixFormat.Fp8 : MatrixFormat.BF16);
-        if (Format is not (MatrixFormat.BF16 or MatrixFormat.Fp8 or MatrixFormat.Int4)) throw new ArgumentException($"a checkpoint is made as bf16, fp8 or int4; {Format.Name()} is made from those while they are loaded");
-        if (Directory.Exists(folder) && Directory.EnumerateFileSystemEntries(folder).FirstOrDefault() is { } found) throw new IOException($"{folder}: is not empty (there is {Path.GetFileName(found)}); choose a new folder");
+        if (Format is not (MatrixFormat.BF16 or MatrixFormat.Fp8 or MatrixFormat.Int4))
+            throw new ArgumentException($"a checkpoint is made as bf16, fp8 or int4; {Format.Name()} is made from those while they are loaded");
+        if (Directory.Exists(folder) && Directory.EnumerateFileSystemEntries(folder).FirstOrDefault() is { } found)
+            throw new IOException($"{folder}: is not empty (there is {Path.GetFileName(found)}); choose a new folder");
         _config.Remove(Quantization.Key);
         if (Format != MatrixFormat.BF16) _config[Quantization.Key] = Quantization.Block(Format);
         // The multi-token prediction layer is not made.
@@ -65,7 +68,11 @@ public sealed class ModelMaker
             Write(file, _shards[s], meter, cancel);
             foreach (var item in _shards[s]) map[item.Name] = file;
         }
-        if (_shards.Count > 1) AtomicFile.WriteText(Path.Combine(_folder, "model.safetensors.index.json"), new JsonObject { ["metadata"] = new JsonObject { ["total_size"] = _shards.Sum(s => PlanOf(s).DataBytes) }, ["weight_map"] = map }.ToJsonString());
+        if (_shards.Count > 1) AtomicFile.WriteText(Path.Combine(_folder, "model.safetensors.index.json"), new JsonObject
+        {
+            ["metadata"] = new JsonObject { ["total_size"] = _shards.Sum(s => PlanOf(s).DataBytes) },
+            ["weight_map"] = map,
+        }.ToJsonString());
         AtomicFile.WriteText(Path.Combine(_folder, "config.json"), _config.ToJsonString(Indented));
     }
 
@@ -84,20 +91,25 @@ public sealed class ModelMaker
     {
         Parameters += dims.Aggregate(1L, (a, b) => a * b);
         var isExpert = name.Contains(".experts.", StringComparison.Ordinal);
-        var isLinear = dims.Length == 2 && name is not ("model.embed_tokens.weight" or "lm_head.weight") && !name.EndsWith(".gate.weight", StringComparison.Ordinal);
+        var isLinear = dims.Length == 2 && name is not ("model.embed_tokens.weight" or "lm_head.weight")
+            && !name.EndsWith(".gate.weight", StringComparison.Ordinal);
         if (Format == MatrixFormat.Fp8 && isLinear)
         {
-            Place(new Item(name, DType.F8E4M3, dims, MatrixFormat.Fp8, 0), new Item(name + "_scale_inv", DType.F32, Format.ScaleShape(dims[0], dims[1]), null, _codes.Fp8Scale));
+            Place(new Item(name, DType.F8E4M3, dims, MatrixFormat.Fp8, 0),
+                new Item(name + "_scale_inv", DType.F32, Format.ScaleShape(dims[0], dims[1]), null, _codes.Fp8Scale));
             return;
         }
         if (Format == MatrixFormat.Int4 && isExpert)
         {
             if (Format.Refusal(dims[1]) is { } refusal) throw new ArgumentException($"{name}: {refusal}");
-            Place(new Item(name + "_packed", DType.I32, [dims[0], dims[1] / 8], MatrixFormat.Int4, 0), new Item(name + "_scale", DType.BF16, Format.ScaleShape(dims[0], dims[1]), null, _codes.Int4Scale), new Item(name + "_shape", DType.I64, [2], null, 0, dims));
+            Place(new Item(name + "_packed", DType.I32, [dims[0], dims[1] / 8], MatrixFormat.Int4, 0),
+                new Item(name + "_scale", DType.BF16, Format.ScaleShape(dims[0], dims[1]), null, _codes.Int4Scale),
+                new Item(name + "_shape", DType.I64, [2], null, 0, dims));
             return;
         }
         // The router's correction bias is small and F32; norms are one.
-        if (dims.Length == 1) Place(name.EndsWith("bias", StringComparison.Ordinal) ? new Item(name, DType.F32, dims, null, 0) : new Item(name, DType.BF16, dims, null, 1));
+        if (dims.Length == 1) Place(name.EndsWith("bias", StringComparison.Ordinal) ? new Item(name, DType.F32, dims, null, 0)
+            : new Item(name, DType.BF16, dims, null, 1));
         else Place(new Item(name, DType.BF16, dims, MatrixFormat.BF16, 0));
     }
 

@@ -9,7 +9,8 @@ public static class ModelShapes
 {
     private const string Folder = "KtNotebooks.Models.Shapes.";
 
-    public static IReadOnlyList<string> Known { get; } = [.. typeof(ModelShapes).Assembly.GetManifestResourceNames().Where(n => n.StartsWith(Folder, StringComparison.Ordinal)).Select(n => n[Folder.Length..^".json".Length]).Order(StringComparer.Ordinal)];
+    public static IReadOnlyList<string> Known { get; } = [.. typeof(ModelShapes).Assembly.GetManifestResourceNames()
+        .Where(n => n.StartsWith(Folder, StringComparison.Ordinal)).Select(n => n[Folder.Length..^".json".Length]).Order(StringComparer.Ordinal)];
 
     /// <summary>The config of a whole shape as a file that was never written.</summary>
     public static ConfigFile File(string shape) => ConfigFile.FromJson(shape, Config(shape).ToJsonString());

@@ -7,8 +7,9 @@ using KtNotebooks.Weights;
 namespace KtNotebooks.Models;
 
 /// <summary>
-/// Qwen3-MoE (arXiv 2505.09388): Qwen3-30B-A3B, Qwen3-235B-A22B. Unusual: query and key heads are normalised before they are rotated (in halves, GPT-NeoX's way), a head's width is a setting of its own (H · d need
-/// not be D), no shared experts, and a layer is a mixture by its number (decoder_sparse_step) unless mlp_only_layers names it.
+/// Qwen3-MoE (arXiv 2505.09388): Qwen3-30B-A3B, Qwen3-235B-A22B. Unusual: query and key heads are normalised before they are rotated (in halves, GPT-NeoX's
+/// way), a head's width is a setting of its own (H · d need not be D), no shared experts, and a layer is a mixture by its number (decoder_sparse_step)
+/// unless mlp_only_layers names it.
 /// </summary>
 [ModelType("qwen3_moe")]
 public static class Qwen3Moe
@@ -42,7 +43,8 @@ public static class Qwen3Moe
         return new CausalLm(new ModelInfo(config.ModelType, c.Vocabulary, c.Width, c.Layers, c.MaxPositions), type, embedding, stages, last, head);
     }
 
-    private sealed record Config(int Vocabulary, int Width, int Layers, int MaxPositions, float Eps, bool Tied, GqaSettings Attention, double Theta, YarnSettings? Yarn,
+    private sealed record Config(int Vocabulary, int Width, int Layers, int MaxPositions, float Eps, bool Tied, GqaSettings Attention, double Theta,
+        YarnSettings? Yarn,
         int SparseStep, IReadOnlyList<int> DenseLayers, int DenseInner, int Experts, int ExpertInner, RouterSettings Router)
     {
         public bool IsMoe(int layer) => Experts > 0 && (layer + 1) % SparseStep == 0 && !DenseLayers.Contains(layer);
@@ -61,8 +63,10 @@ public static class Qwen3Moe
             f.CheckExperts(experts, f.Int("num_hidden_layers"));
             var step = f.Int("decoder_sparse_step", 1);
             var router = new RouterSettings(f.Int("num_experts_per_tok"), f.Flag("norm_topk_prob"), 1);
-            return new Config(f.Int("vocab_size"), width, f.Int("num_hidden_layers"), f.Int("max_position_embeddings"), eps, f.Flag("tie_word_embeddings"), new GqaSettings(width, shape, eps), theta, yarn,
-                step, f.Ints("mlp_only_layers"), f.Int("intermediate_size"), experts, f.Int("moe_intermediate_size"), experts == 0 ? router : f.CheckRouter(router, experts));
+            return new Config(f.Int("vocab_size"), width, f.Int("num_hidden_layers"), f.Int("max_position_embeddings"), eps, f.Flag("tie_word_embeddings"),
+                new GqaSettings(width, shape, eps), theta, yarn,
+                step, f.Ints("mlp_only_layers"), f.Int("intermediate_size"), experts, f.Int("moe_intermediate_size"), experts == 0 ? router
+                    : f.CheckRouter(router, experts));
         }
     }
 }

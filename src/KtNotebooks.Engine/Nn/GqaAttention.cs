@@ -44,7 +44,8 @@ public sealed class GqaAttention : Module
     /// <summary>x [T, D] → [T, D].</summary>
     public Tensor Forward(Tensor x, Pass pass)
     {
-        var (Q, K, V) = GqaHeads.Apply(_q.Forward(x, pass), _k.Forward(x, pass), _v.Forward(x, pass), _qNorm.Weight, _kNorm.Weight, _settings.Heads, _rotary, pass.Positions, _settings.Eps);
+        var (Q, K, V) = GqaHeads.Apply(_q.Forward(x, pass), _k.Forward(x, pass), _v.Forward(x, pass), _qNorm.Weight, _kNorm.Weight, _settings.Heads, _rotary,
+            pass.Positions, _settings.Eps);
         var spans = Spans.Self(pass.SeqStarts);
         if (pass.Cache is { } cache)
         {

@@ -1,12 +1,16 @@
 namespace KtNotebooks.Nn;
 
-/// <summary>What attention reads of a layer in place: sequence s owns rows [Begins[s], Begins[s] + Counts[s]) of <paramref name="Rows"/>, a view that the caller disposes.</summary>
+/// <summary>
+/// What attention reads of a layer in place: sequence s owns rows [Begins[s], Begins[s] + Counts[s]) of <paramref name="Rows"/>, a view that the caller
+/// disposes.
+/// </summary>
 public sealed record CachedRows(Tensor Rows, int[] Begins, int[] Counts);
 
 /// <summary>
-/// Rows seen so far, by layer and sequence: keys and values, or one latent row a token (MLA). Sequence s of a batch is sequence s of the cache: each pass appends its rows of sequence s behind
-/// what is held of it (none is right too: seqStarts[s] = seqStarts[s+1]). A batch with more sequences than are held begins new, empty ones behind them; <see cref="Remove"/> takes one out and
-/// moves later ones down, as in a list. Both cost nothing of the size of the other sequences.
+/// Rows seen so far, by layer and sequence: keys and values, or one latent row a token (MLA). Sequence s of a batch is sequence s of the cache: each pass
+/// appends its rows of sequence s behind what is held of it (none is right too: seqStarts[s] = seqStarts[s+1]). A batch with more sequences than are held
+/// begins new, empty ones behind them; <see cref="Remove"/> takes one out and moves later ones down, as in a list. Both cost nothing of the size of the
+/// other sequences.
 /// </summary>
 public sealed class KvCache : IDisposable
 {
@@ -31,7 +35,8 @@ public sealed class KvCache : IDisposable
     /// <exception cref="ArgumentOutOfRangeException">There is no such sequence.</exception>
     public void Remove(int sequence)
     {
-        if (sequence < 0 || sequence >= Sequences) throw new ArgumentOutOfRangeException(nameof(sequence), $"[KvCache] there is no sequence {sequence}; {Sequences} are held");
+        if (sequence < 0 || sequence >= Sequences)
+            throw new ArgumentOutOfRangeException(nameof(sequence), $"[KvCache] there is no sequence {sequence}; {Sequences} are held");
         foreach (var layer in _layers.Values)
         {
             layer.Rows.Remove(sequence);
@@ -41,8 +46,8 @@ public sealed class KvCache : IDisposable
     }
 
     /// <summary>
-    /// Appends k [T, H, D] and v [T, H, Dv] (rows of all sequences by seqStarts) to a layer and returns all keys and values of the batch's sequences end to end with their starts. The caller
-    /// disposes both. One sequence is handed out in place; several are copied together.
+    /// Appends k [T, H, D] and v [T, H, Dv] (rows of all sequences by seqStarts) to a layer and returns all keys and values of the batch's sequences end to
+    /// end with their starts. The caller disposes both. One sequence is handed out in place; several are copied together.
     /// </summary>
     public (Tensor K, Tensor V, int[] Starts) Append(string layer, Tensor k, Tensor v, int[] seqStarts)
     {

@@ -47,12 +47,19 @@ public sealed class Linear : Module
     /// <summary>None where the weight is another module's.</summary>
     public override IEnumerable<Parameter> Weights => _tied ? [] : [new(Path + ".weight", Weight)];
 
-    public override IEnumerable<Parameter> Trainable => Adapter is { } a ? [new(Path + ".lora_A.weight", a.A), new(Path + ".lora_B.weight", a.B)] : base.Trainable;
+    public override IEnumerable<Parameter> Trainable => Adapter is { } a ? [new(Path + ".lora_A.weight", a.A), new(Path + ".lora_B.weight", a.B)]
+        : base.Trainable;
 
-    /// <summary>A head on the token table (tie_word_embeddings): the very same tensor, which stays the table's, so that a gradient of either is the gradient of both.</summary>
+    /// <summary>
+    /// A head on the token table (tie_word_embeddings): the very same tensor, which stays the table's, so that a gradient of either is the gradient of
+    /// both.
+    /// </summary>
     public static Linear Tied(string path, Embedding table) => new(path, table.Weight, tied: true);
 
-    /// <summary>The pair that acts in a pass: the named one it asks for, or the attached one. Whoever reads the weight beside <see cref="Forward"/> must ask here too.</summary>
+    /// <summary>
+    /// The pair that acts in a pass: the named one it asks for, or the attached one. Whoever reads the weight beside <see cref="Forward"/> must ask here
+    /// too.
+    /// </summary>
     public LowRank? Acting(Pass pass) => pass.Adapter is { } name ? Named.GetValueOrDefault(name) : Adapter;
 
     /// <summary>x [..., in] → [..., out] in x's type or <paramref name="outType"/>.</summary>

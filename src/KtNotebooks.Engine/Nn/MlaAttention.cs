@@ -13,7 +13,8 @@ namespace KtNotebooks.Nn;
 public sealed record MlaSettings(int Width, int? QueryRank, int KvRank, MlaShape Heads, float Scale, float Eps);
 
 /// <summary>
-/// Multi-head latent attention (DeepSeek-V2, section 2.1): q from x (or from its latent), k and v from one narrow latent of x, plus one rotary key shared by all heads.
+/// Multi-head latent attention (DeepSeek-V2, section 2.1): q from x (or from its latent), k and v from one narrow latent of x, plus one rotary key shared
+/// by all heads.
 /// </summary>
 public sealed class MlaAttention : Module
 {
@@ -52,8 +53,9 @@ public sealed class MlaAttention : Module
     public override IEnumerable<Module> Children => _qA is { } a ? [a, _qNorm!, _q, _kvA, _kvNorm, _kvB, _o] : [_q, _kvA, _kvNorm, _kvB, _o];
 
     /// <summary>
-    /// x [T, D] → [T, D]. A cache holds one row [latent, rotary key] a token, KvRank + Rope values, whatever the number of heads. Rows of sequences that are not in the cache yet attend to keys
-    /// and values made from their latents (fewer products); rows behind cached ones attend to the cached rows themselves, W_UK and W_UV moved to the other side of the products.
+    /// x [T, D] → [T, D]. A cache holds one row [latent, rotary key] a token, KvRank + Rope values, whatever the number of heads. Rows of sequences that
+    /// are not in the cache yet attend to keys and values made from their latents (fewer products); rows behind cached ones attend to the cached rows
+    /// themselves, W_UK and W_UV moved to the other side of the products.
     /// </summary>
     public Tensor Forward(Tensor x, Pass pass)
     {

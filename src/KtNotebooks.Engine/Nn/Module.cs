@@ -13,7 +13,8 @@ public readonly record struct Parameter(string Name, Tensor Tensor)
 }
 
 /// <summary>
-/// A piece of a model. <see cref="Path"/> is its dotted name in the checkpoint, so loading, saving, adapters and placement rules all speak of it with the same word. Owns its tensors.
+/// A piece of a model. <see cref="Path"/> is its dotted name in the checkpoint, so loading, saving, adapters and placement rules all speak of it with the
+/// same word. Owns its tensors.
 /// </summary>
 public abstract class Module(string path) : IDisposable
 {

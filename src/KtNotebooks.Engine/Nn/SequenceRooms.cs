@@ -3,8 +3,9 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Nn;
 
 /// <summary>
-/// Rows of several sequences in one tensor [capacity, …]. Each sequence has a room, a stretch of rows larger than what it holds. A full room grows by half: the last one in place, another one
-/// moves to the first gap that is wide enough, or to the end. So a row is copied about twice in its life, and never because another sequence got a row. What a removed sequence leaves is a gap.
+/// Rows of several sequences in one tensor [capacity, …]. Each sequence has a room, a stretch of rows larger than what it holds. A full room grows by half:
+/// the last one in place, another one moves to the first gap that is wide enough, or to the end. So a row is copied about twice in its life, and never
+/// because another sequence got a row. What a removed sequence leaves is a gap.
 /// </summary>
 internal sealed class SequenceRooms : IDisposable
 {
@@ -32,7 +33,8 @@ internal sealed class SequenceRooms : IDisposable
     /// <summary>rows [T, …], those of sequence s from seqStarts[s] to seqStarts[s+1]: behind what the sequence holds.</summary>
     public void Append(Tensor rows, int[] seqStarts)
     {
-        if (_rows is { } all && (all.Type != rows.Type || !all.Shape[1..].SequenceEqual(rows.Shape[1..]))) throw new ArgumentException($"[KvCache] rows {rows} do not fit the cached {all}");
+        if (_rows is { } all && (all.Type != rows.Type || !all.Shape[1..].SequenceEqual(rows.Shape[1..])))
+            throw new ArgumentException($"[KvCache] rows {rows} do not fit the cached {all}");
         while (_rooms.Count < seqStarts.Length - 1) _rooms.Add(default);
         for (var s = 0; s + 1 < seqStarts.Length; s++)
         {
@@ -80,12 +82,16 @@ internal sealed class SequenceRooms : IDisposable
         return begin;
     }
 
-    /// <summary>A larger tensor when there is none for so many rows: exact at first, by half at least later, so that sequences which join one by one do not copy all others each time.</summary>
+    /// <summary>
+    /// A larger tensor when there is none for so many rows: exact at first, by half at least later, so that sequences which join one by one do not copy all
+    /// others each time.
+    /// </summary>
     private void Reserve(int capacity, Tensor like)
     {
         var held = _rows is null ? 0 : (int)_rows.Dim(0);
         if (capacity <= held) return;
-        var larger = Tensor.Empty(like.Type, like.Device, [Math.Max(capacity, _rooms.Count(r => r.Capacity > 0) > 1 ? held + (held / 2) : 0), .. like.Shape[1..]]);
+        var larger = Tensor.Empty(like.Type, like.Device,
+            [Math.Max(capacity, _rooms.Count(r => r.Capacity > 0) > 1 ? held + (held / 2) : 0), .. like.Shape[1..]]);
         if (_rows is { } rows)
         {
             CopyRows(rows, 0, larger, 0, _rooms.Max(r => r.End));

@@ -8,8 +8,11 @@ public sealed class TokenBatch
 {
     public TokenBatch(int[] ids, int[] positions, int[] labels, float[] weights, int[] seqStarts)
     {
-        if (positions.Length != ids.Length || labels.Length != ids.Length || weights.Length != ids.Length) throw new ArgumentException($"[TokenBatch] ids, positions, labels and weights must have one length, but have {ids.Length}, {positions.Length}, {labels.Length} and {weights.Length}");
-        if (seqStarts.Length == 0 || seqStarts[0] != 0 || seqStarts[^1] != ids.Length) throw new ArgumentException($"[TokenBatch] sequence starts must run from 0 to {ids.Length}");
+        if (positions.Length != ids.Length || labels.Length != ids.Length || weights.Length != ids.Length)
+            throw new ArgumentException($"[TokenBatch] ids, positions, labels and weights must have one length, but "
+                + $"have {ids.Length}, {positions.Length}, {labels.Length} and {weights.Length}");
+        if (seqStarts.Length == 0 || seqStarts[0] != 0 || seqStarts[^1] != ids.Length)
+            throw new ArgumentException($"[TokenBatch] sequence starts must run from 0 to {ids.Length}");
         (Ids, Positions, Labels, Weights, SeqStarts) = (ids, positions, labels, weights, seqStarts);
     }
 
@@ -44,7 +47,8 @@ public sealed class TokenBatch
     public TokenBatch Sequence(int first, int last)
     {
         var (from, to) = (SeqStarts[first], SeqStarts[last]);
-        return new TokenBatch(Ids[from..to], Positions[from..to], Labels[from..to], Weights[from..to], [.. SeqStarts[first..(last + 1)].Select(start => start - from)]);
+        return new TokenBatch(Ids[from..to], Positions[from..to], Labels[from..to], Weights[from..to],
+            [.. SeqStarts[first..(last + 1)].Select(start => start - from)]);
     }
 
     /// <summary>Collects sequences.</summary>
@@ -56,7 +60,10 @@ public sealed class TokenBatch
         private readonly List<float> _weights = [];
         private readonly List<int> _starts = [0];
 
-        /// <summary>Adds one sequence. labels: aligned with ids as data sets store them (labels[t] is ids[t] where trained, else −100), shifted here; empty: none. Each target gets weight. Positions begin anew at restarts, where rows were packed into the sequence.</summary>
+        /// <summary>
+        /// Adds one sequence. labels: aligned with ids as data sets store them (labels[t] is ids[t] where trained, else −100), shifted here; empty: none.
+        /// Each target gets weight. Positions begin anew at restarts, where rows were packed into the sequence.
+        /// </summary>
         public Builder Add(ReadOnlySpan<int> ids, ReadOnlySpan<int> labels, float weight, int firstPosition = 0, ReadOnlySpan<int> restarts = default)
         {
             var (begin, next) = (0, 0);

@@ -4,9 +4,10 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Ops;
 
 /// <summary>
-/// Queries that meet latent rows instead of keys, because q · (W_UK c) = (q W_UK) · c: out[t, h] = [q_nope W_UK,h (R), q_rope turned by its position (r)]. q [T, H·(n+r)]; W = kv_b_proj
-/// [H·(n+v), R], of each head first n rows W_UK, then v rows W_UV; angles [T, r/2, 2] F32; optional low-rank pair of W: A [rank, R], B [H·(n+v), rank] F32, which acts as W + scale · B A
-/// without being added; out [T, H, R+r] in q's type. DeepSeek-V2, section 2.1.2. Inference only.
+/// Queries that meet latent rows instead of keys, because q · (W_UK c) = (q W_UK) · c: out[t, h] = [q_nope W_UK,h (R), q_rope turned by its position (r)].
+/// q [T, H·(n+r)]; W = kv_b_proj [H·(n+v), R], of each head first n rows W_UK, then v rows W_UV; angles [T, r/2, 2] F32; optional low-rank pair of W: A
+/// [rank, R], B [H·(n+v), rank] F32, which acts as W + scale · B A without being added; out [T, H, R+r] in q's type. DeepSeek-V2, section 2.1.2. Inference
+/// only.
 /// </summary>
 internal sealed class AbsorbedQueries(MlaShape shape, float scale) : InferenceOp
 {
@@ -81,12 +82,18 @@ internal sealed class AbsorbedQueries(MlaShape shape, float scale) : InferenceOp
         var (q, angles, y) = (f.Inputs[0], f.Inputs[1], f.Outputs[0]);
         using var w = f.Inputs[2].To(q.Type);
         var (T, R, rank) = (q.Rows, w.Width, f.Inputs.Length > 3 ? (int)f.Inputs[3].Dim(0) : 0);
-        AbsorbedKernels.Kernel(q, "absorb_queries").Launch((shape.H, (R + 63) / 64, (T + AbsorbedKernels.Rows - 1) / AbsorbedKernels.Rows), 64, AbsorbedKernels.Rows * (shape.Nope + rank) * sizeof(float),
-            q.Pointer, angles.Pointer, w.Pointer, rank > 0 ? f.Inputs[3].Pointer : 0, rank > 0 ? f.Inputs[4].Pointer : 0, y.Pointer, T, shape.H, shape.Nope, shape.Rope, shape.Value, R, rank, scale);
+        AbsorbedKernels.Kernel(q, "absorb_queries")
+            .Launch((shape.H, (R + 63) / 64, (T + AbsorbedKernels.Rows - 1) / AbsorbedKernels.Rows), 64,
+                AbsorbedKernels.Rows * (shape.Nope + rank) * sizeof(float),
+            q.Pointer, angles.Pointer, w.Pointer, rank > 0 ? f.Inputs[3].Pointer : 0, rank > 0 ? f.Inputs[4].Pointer : 0, y.Pointer, T, shape.H, shape.Nope,
+            shape.Rope, shape.Value, R, rank, scale);
     }
 }
 
-/// <summary>What comes after: out[t, h] = context[t, h] W_UV,hᵀ. context [T, H, R]; W and its low-rank pair as in <see cref="AbsorbedQueries"/>; out [T, H·v]. Inference only.</summary>
+/// <summary>
+/// What comes after: out[t, h] = context[t, h] W_UV,hᵀ. context [T, H, R]; W and its low-rank pair as in <see cref="AbsorbedQueries"/>; out [T, H·v].
+/// Inference only.
+/// </summary>
 internal sealed class AbsorbedValues(MlaShape shape, float scale) : InferenceOp
 {
     public static Tensor Apply(Tensor context, Tensor w, (Tensor A, Tensor B, float Scale)? low, MlaShape shape) =>
@@ -147,7 +154,8 @@ internal sealed class AbsorbedValues(MlaShape shape, float scale) : InferenceOp
         using var a = f.Inputs.Length > 2 ? f.Inputs[2].To(context.Type) : null;
         using var p = a is null ? null : Allocate(context, DType.F32, rows.Dim(0), a.Dim(0));
         if (p is not null) DeviceMatmul.Run(rows, false, a!, true, p);
-        AbsorbedKernels.Kernel(context, "absorb_values").Launch((shape.H, (shape.Value + 3) / 4), 128, context.Pointer, w.Pointer, p?.Pointer ?? 0, p is null ? 0 : f.Inputs[3].Pointer, y.Pointer, y.Rows, shape.H, shape.Nope,
+        AbsorbedKernels.Kernel(context, "absorb_values").Launch((shape.H, (shape.Value + 3) / 4), 128, context.Pointer, w.Pointer, p?.Pointer ?? 0, p is null
+            ? 0 : f.Inputs[3].Pointer, y.Pointer, y.Rows, shape.H, shape.Nope,
             shape.Value, w.Width, p?.Width ?? 0, scale);
     }
 }

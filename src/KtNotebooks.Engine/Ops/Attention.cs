@@ -7,8 +7,8 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Ops;
 
 /// <summary>
-/// Which rows attend to which: sequence s owns query rows [Queries[s], Queries[s+1]) and key rows [Keys[s], Keys[s+1]). Query j of a sequence with Lq queries and Lk keys sees its keys
-/// 0 … Lk − Lq + j: the first Lk − Lq keys come from a cache.
+/// Which rows attend to which: sequence s owns query rows [Queries[s], Queries[s+1]) and key rows [Keys[s], Keys[s+1]). Query j of a sequence with Lq
+/// queries and Lk keys sees its keys 0 … Lk − Lq + j: the first Lk − Lq keys come from a cache.
 /// </summary>
 public sealed record Spans(int[] Queries, int[] Keys)
 {
@@ -19,8 +19,9 @@ public sealed record Spans(int[] Queries, int[] Keys)
 }
 
 /// <summary>
-/// Block-diagonal causal attention: out = softmax(scale · q kᵀ) v inside each sequence. q [Tq, H, D]; k [Tk, Hk, D]; v [Tk, Hk, Dv]; out [Tq, H, Dv]; one float type;
-/// query head h reads key head h / (H/Hk). Saves lse [Tq, H] F32, the log-sum-exp of the scaled scores. Dao et al. 2022 for the recomputation in backward.
+/// Block-diagonal causal attention: out = softmax(scale · q kᵀ) v inside each sequence. q [Tq, H, D]; k [Tk, Hk, D]; v [Tk, Hk, Dv]; out [Tq, H, Dv]; one
+/// float type; query head h reads key head h / (H/Hk). Saves lse [Tq, H] F32, the log-sum-exp of the scaled scores. Dao et al. 2022 for the recomputation
+/// in backward.
 /// </summary>
 public sealed unsafe class Attention(Spans spans, float scale) : Op
 {
@@ -80,13 +81,15 @@ public sealed unsafe class Attention(Spans spans, float scale) : Op
         var (H, Hk, D, Dv) = Sizes(f.Inputs[0], f.Inputs[1], f.Inputs[2]);
         fixed (int* starts = spans.Queries, keys = spans.Keys)
         {
-            Native.Ok(Native.kt_attention(spans.Count, starts, keys, H, Hk, D, Dv, scale, (void*)f.Inputs[0].Pointer, (void*)f.Inputs[1].Pointer, (void*)f.Inputs[2].Pointer, f.Inputs[0].Type == DType.F32 ? 0 : 1, (void*)f.Outputs[0].Pointer, (float*)f.Saved[0].Pointer));
+            Native.Ok(Native.kt_attention(spans.Count, starts, keys, H, Hk, D, Dv, scale, (void*)f.Inputs[0].Pointer, (void*)f.Inputs[1].Pointer,
+                (void*)f.Inputs[2].Pointer, f.Inputs[0].Type == DType.F32 ? 0 : 1, (void*)f.Outputs[0].Pointer, (float*)f.Saved[0].Pointer));
         }
     }
 
     protected override void Cuda(Frame f) => AttentionKernels.Forward(spans, scale, f.Inputs[0], f.Inputs[1], f.Inputs[2], f.Outputs[0], f.Saved[0]);
 
-    protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut) => [.. new Grad(this).Run(dOut[0]!, f.Inputs[0], f.Inputs[1], f.Inputs[2], f.Outputs[0], f.Saved[0])];
+    protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut) =>
+        [.. new Grad(this).Run(dOut[0]!, f.Inputs[0], f.Inputs[1], f.Inputs[2], f.Outputs[0], f.Saved[0])];
 
     /// <summary>The fallback: a row of scores at a time, vectorised over the head width.</summary>
     private void Managed(Frame f)
@@ -110,7 +113,8 @@ public sealed unsafe class Attention(Spans spans, float scale) : Op
                         for (var j = 0; j < keys; j++) sum += p[j] = MathF.Exp(p[j] - max);
                         lse.Span<float>()[row] = max + (float)Math.Log(sum);
                         var target = o.AsSpan(row * Dv, Dv);
-                        for (var j = 0; j < keys; j++) TensorPrimitives.MultiplyAdd(v.AsSpan((((start + j) * Hk) + head) * Dv, Dv), p[j] / (float)sum, target, target);
+                        for (var j = 0; j < keys; j++)
+                            TensorPrimitives.MultiplyAdd(v.AsSpan((((start + j) * Hk) + head) * Dv, Dv), p[j] / (float)sum, target, target);
                     }
             });
         }
@@ -127,7 +131,8 @@ public sealed unsafe class Attention(Spans spans, float scale) : Op
 
     private void CheckStarts(string what, int[] starts, long rows)
     {
-        if (starts.Length == 0 || starts[0] != 0 || starts[^1] != rows) throw Wrong($"{what} starts must run from 0 to {rows}, but are [{string.Join(", ", starts.Take(8))}{(starts.Length > 8 ? ", …" : "")}]");
+        if (starts.Length == 0 || starts[0] != 0 || starts[^1] != rows)
+            throw Wrong($"{what} starts must run from 0 to {rows}, but are [{string.Join(", ", starts.Take(8))}{(starts.Length > 8 ? ", …" : "")}]");
         for (var s = 1; s < starts.Length; s++)
             if (starts[s] < starts[s - 1]) throw Wrong($"{what} starts must not fall, but start {s} is {starts[s]} after {starts[s - 1]}");
     }
@@ -158,7 +163,8 @@ public sealed unsafe class Attention(Spans spans, float scale) : Op
     }
 
     /// <summary>
-    /// P recomputed from lse; dV = Pᵀ dO ; dS = P ∘ (dO Vᵀ − rowsum(dO ∘ O)) ; dQ = scale · dS K ; dK = scale · dSᵀ Q. Inputs dO, q, k, v, O, lse; outputs dq, dk, dv.
+    /// P recomputed from lse; dV = Pᵀ dO ; dS = P ∘ (dO Vᵀ − rowsum(dO ∘ O)) ; dQ = scale · dS K ; dK = scale · dSᵀ Q. Inputs dO, q, k, v, O, lse; outputs
+    /// dq, dk, dv.
     /// </summary>
     private sealed class Grad(Attention forward) : GradOp
     {
@@ -212,12 +218,15 @@ public sealed unsafe class Attention(Spans spans, float scale) : Op
             var (H, Hk, D, Dv) = Sizes(f.Inputs[1], f.Inputs[2], f.Inputs[3]);
             fixed (int* starts = forward.QueryStarts, keys = forward.KeyStarts)
             {
-                Native.Ok(Native.kt_attention_grad(forward.QueryStarts.Length - 1, starts, keys, H, Hk, D, Dv, forward.Scale, (void*)f.Inputs[1].Pointer, (void*)f.Inputs[2].Pointer, (void*)f.Inputs[3].Pointer, (void*)f.Inputs[4].Pointer, (float*)f.Inputs[5].Pointer, (void*)f.Inputs[0].Pointer, f.Inputs[1].Type == DType.F32 ? 0 : 1, (void*)f.Outputs[0].Pointer, (void*)f.Outputs[1].Pointer, (void*)f.Outputs[2].Pointer));
+                Native.Ok(Native.kt_attention_grad(forward.QueryStarts.Length - 1, starts, keys, H, Hk, D, Dv, forward.Scale, (void*)f.Inputs[1].Pointer,
+                    (void*)f.Inputs[2].Pointer, (void*)f.Inputs[3].Pointer, (void*)f.Inputs[4].Pointer, (float*)f.Inputs[5].Pointer, (void*)f.Inputs[0].Pointer,
+                    f.Inputs[1].Type == DType.F32 ? 0 : 1, (void*)f.Outputs[0].Pointer, (void*)f.Outputs[1].Pointer, (void*)f.Outputs[2].Pointer));
             }
         }
 
         protected override void Cuda(Frame f) =>
-            AttentionKernels.Backward(forward.Spans, forward.Scale, f.Inputs[0], f.Inputs[1], f.Inputs[2], f.Inputs[3], f.Inputs[4], f.Inputs[5], f.Outputs[0], f.Outputs[1], f.Outputs[2]);
+            AttentionKernels.Backward(forward.Spans, forward.Scale, f.Inputs[0], f.Inputs[1], f.Inputs[2], f.Inputs[3], f.Inputs[4], f.Inputs[5], f.Outputs[0],
+                f.Outputs[1], f.Outputs[2]);
 
         /// <summary>Parallel over key heads, which own their dK, dV and the dQ of their query heads.</summary>
         private void Managed(Frame f)

@@ -6,8 +6,9 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Ops;
 
 /// <summary>
-/// Attention on a card: the list of tiles and the choice of the kernel. BF16 with head sizes that are multiples of 16 up to 256 goes to the tensor cores (Attention.cu); anything else goes a row
-/// at a time (AttentionRows.cu). Everything fits into the 99 KB of shared memory that a block has on the smallest card.
+/// Attention on a card: the list of tiles and the choice of the kernel. BF16 with head sizes that are multiples of 16 up to 256 goes to the tensor cores
+/// (Attention.cu); anything else goes a row at a time (AttentionRows.cu). Everything fits into the 99 KB of shared memory that a block has on the smallest
+/// card.
 /// </summary>
 internal static class AttentionKernels
 {
@@ -37,11 +38,13 @@ internal static class AttentionKernels
         {
             var plan = PlanOf(Pass.Forward, D, Dv);
             using var tiles = QueryTiles(spans, plan.Rows, q.Device);
-            plan.Kernel(card, "attention").Launch((tiles.Dim(0) * H, 1, 1), plan.Threads, plan.SharedBytes, q.Pointer, k.Pointer, v.Pointer, o.Pointer, lse.Pointer, tiles.Pointer, H, Hk, scale);
+            plan.Kernel(card, "attention").Launch((tiles.Dim(0) * H, 1, 1), plan.Threads, plan.SharedBytes, q.Pointer, k.Pointer, v.Pointer, o.Pointer,
+                lse.Pointer, tiles.Pointer, H, Hk, scale);
             return;
         }
         using var rows = QueryTiles(spans, RowTile, q.Device);
-        RowByRow.Kernel(card, "attention_rows", OptionsOf(D, Dv, q, k, v)).Launch(rows.Dim(0) * H, RowWarps * 32, q.Pointer, k.Pointer, v.Pointer, o.Pointer, lse.Pointer, rows.Pointer, H, Hk, Hk * D, Hk * Dv, scale);
+        RowByRow.Kernel(card, "attention_rows", OptionsOf(D, Dv, q, k, v))
+            .Launch(rows.Dim(0) * H, RowWarps * 32, q.Pointer, k.Pointer, v.Pointer, o.Pointer, lse.Pointer, rows.Pointer, H, Hk, Hk * D, Hk * Dv, scale);
     }
 
     public static void Backward(Spans spans, float scale, Tensor dO, Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse, Tensor dq, Tensor dk, Tensor dv)
@@ -49,30 +52,38 @@ internal static class AttentionKernels
         var (card, H, Hk, D, Dv) = (q.Card(), (int)q.Dim(1), (int)k.Dim(1), q.Width, v.Width);
         using var delta = Tensor.Empty(DType.F32, q.Device, q.Dim(0), H);
         var options = OptionsOf(D, Dv, q, k, v, o, dO);
-        RowByRow.Kernel(card, "attention_delta", options).Launch((delta.Count + RowWarps - 1) / RowWarps, RowWarps * 32, dO.Pointer, o.Pointer, delta.Pointer, delta.Count);
+        RowByRow.Kernel(card, "attention_delta", options)
+            .Launch((delta.Count + RowWarps - 1) / RowWarps, RowWarps * 32, dO.Pointer, o.Pointer, delta.Pointer, delta.Count);
         if (OnTensorCores(D, Dv, q, k, v, dO, dq, dk, dv))
         {
             var queries = PlanOf(Pass.Queries, D, Dv);
             using var queryTiles = QueryTiles(spans, queries.Rows, q.Device);
-            queries.Kernel(card, "attention_dq").Launch((queryTiles.Dim(0) * H, 1, 1), queries.Threads, queries.SharedBytes, q.Pointer, k.Pointer, v.Pointer, dO.Pointer, lse.Pointer, delta.Pointer, dq.Pointer, queryTiles.Pointer, H, Hk, scale);
+            queries.Kernel(card, "attention_dq").Launch((queryTiles.Dim(0) * H, 1, 1), queries.Threads, queries.SharedBytes, q.Pointer, k.Pointer, v.Pointer,
+                dO.Pointer, lse.Pointer, delta.Pointer, dq.Pointer, queryTiles.Pointer, H, Hk, scale);
             ReadOnlySpan<Pass> walks = D + Dv <= 320 ? [Pass.Keys | Pass.Values] : [Pass.Keys, Pass.Values];
             foreach (var walk in walks)
             {
                 var keys = PlanOf(walk, D, Dv);
                 using var keyTiles = KeyTiles(spans, keys.Rows, q.Device);
-                keys.Kernel(card, "attention_dkv").Launch((keyTiles.Dim(0) * Hk, 1, 1), keys.Threads, keys.SharedBytes, q.Pointer, k.Pointer, v.Pointer, dO.Pointer, lse.Pointer, delta.Pointer, dk.Pointer, dv.Pointer, keyTiles.Pointer, H, Hk, scale);
+                keys.Kernel(card, "attention_dkv")
+                    .Launch((keyTiles.Dim(0) * Hk, 1, 1), keys.Threads, keys.SharedBytes, q.Pointer, k.Pointer, v.Pointer, dO.Pointer, lse.Pointer,
+                        delta.Pointer, dk.Pointer, dv.Pointer, keyTiles.Pointer, H, Hk, scale);
             }
             return;
         }
         using var byQuery = QueryTiles(spans, RowTile, q.Device);
         using var byKey = KeyTiles(spans, RowTile, q.Device);
-        RowByRow.Kernel(card, "attention_rows_dq", options).Launch(byQuery.Dim(0) * H, RowWarps * 32, q.Pointer, k.Pointer, v.Pointer, dO.Pointer, lse.Pointer, delta.Pointer, dq.Pointer, byQuery.Pointer, H, Hk, scale);
-        RowByRow.Kernel(card, "attention_rows_dkv", options).Launch(byKey.Dim(0) * Hk, RowWarps * 32, q.Pointer, k.Pointer, v.Pointer, dO.Pointer, lse.Pointer, delta.Pointer, dk.Pointer, dv.Pointer, byKey.Pointer, H, Hk, scale);
+        RowByRow.Kernel(card, "attention_rows_dq", options)
+            .Launch(byQuery.Dim(0) * H, RowWarps * 32, q.Pointer, k.Pointer, v.Pointer, dO.Pointer, lse.Pointer, delta.Pointer, dq.Pointer, byQuery.Pointer, H,
+                Hk, scale);
+        RowByRow.Kernel(card, "attention_rows_dkv", options)
+            .Launch(byKey.Dim(0) * Hk, RowWarps * 32, q.Pointer, k.Pointer, v.Pointer, dO.Pointer, lse.Pointer, delta.Pointer, dk.Pointer, dv.Pointer,
+                byKey.Pointer, H, Hk, scale);
     }
 
     /// <summary>
-    /// Attention on one row a token, value and key in one, as <see cref="LatentAttention"/> says. Few queries are cut into parts of their keys, about sixteen warps a multiprocessor together, and
-    /// joined; the parts of many would be larger than what they save.
+    /// Attention on one row a token, value and key in one, as <see cref="LatentAttention"/> says. Few queries are cut into parts of their keys, about
+    /// sixteen warps a multiprocessor together, and joined; the parts of many would be larger than what they save.
     /// </summary>
     public static void Latent(int[] seqStarts, int[] begins, int[] counts, float scale, Tensor q, Tensor c, Tensor o)
     {
@@ -83,7 +94,8 @@ internal static class AttentionKernels
         {
             using var lse = Tensor.Empty(DType.F32, q.Device, T, H);
             using var tiles = QueryTiles(seqStarts, begins, counts, RowTile, q.Device);
-            RowByRow.Kernel(card, "attention_rows", options).Launch(tiles.Dim(0) * H, RowWarps * 32, q.Pointer, c.Pointer, c.Pointer, o.Pointer, lse.Pointer, tiles.Pointer, H, 1, W, W, scale);
+            RowByRow.Kernel(card, "attention_rows", options)
+                .Launch(tiles.Dim(0) * H, RowWarps * 32, q.Pointer, c.Pointer, c.Pointer, o.Pointer, lse.Pointer, tiles.Pointer, H, 1, W, W, scale);
             return;
         }
         long pairs = 0;
@@ -106,7 +118,8 @@ internal static class AttentionKernels
         using var lses = Tensor.Empty(DType.F32, q.Device, parts.Count, H);
         using var slots = Memory.Place(first, q.Device);
         using var cut = OnCard(parts, q.Device);
-        RowByRow.Kernel(card, "attention_parts", options).Launch(cut.Dim(0) * H, 32, q.Pointer, c.Pointer, c.Pointer, sums.Pointer, lses.Pointer, cut.Pointer, H, 1, W, W, scale);
+        RowByRow.Kernel(card, "attention_parts", options)
+            .Launch(cut.Dim(0) * H, 32, q.Pointer, c.Pointer, c.Pointer, sums.Pointer, lses.Pointer, cut.Pointer, H, 1, W, W, scale);
         RowByRow.Kernel(card, "attention_join", options).Launch((T, H), 128, sums.Pointer, lses.Pointer, slots.Pointer, o.Pointer, H);
     }
 
@@ -118,7 +131,8 @@ internal static class AttentionKernels
     }
 
     /// <summary>Tiles of at most so many queries and the keys that they see; the longest walk first.</summary>
-    private static Tensor QueryTiles(Spans spans, int rows, Device device) => QueryTiles(spans.Queries, spans.Keys, [.. spans.Keys.Zip(spans.Keys.Skip(1), (a, b) => b - a)], rows, device);
+    private static Tensor QueryTiles(Spans spans, int rows, Device device) =>
+        QueryTiles(spans.Queries, spans.Keys, [.. spans.Keys.Zip(spans.Keys.Skip(1), (a, b) => b - a)], rows, device);
 
     private static Tensor QueryTiles(int[] starts, int[] begins, int[] counts, int rows, Device device)
     {
@@ -176,10 +190,13 @@ internal static class AttentionKernels
         return OptionsOf(type, D, Dv, D % vec == 0 && Dv % vec == 0 && addresses % 16 == 0 ? vec : 1);
     }
 
-    private static string OptionsOf(DType type, int D, int Dv, int vec) => RowOptions.GetOrAdd((type, D, Dv, vec), static key => $"-DTYPE={(key.Item1 == DType.BF16 ? "bf16" : "float")} -DQK_WIDTH={key.D} -DV_WIDTH={key.Dv} -DVEC={key.Vec}");
+    private static string OptionsOf(DType type, int D, int Dv, int vec) =>
+        RowOptions.GetOrAdd((type, D, Dv, vec),
+            static key => $"-DTYPE={(key.Item1 == DType.BF16 ? "bf16" : "float")} -DQK_WIDTH={key.D} -DV_WIDTH={key.Dv} -DVEC={key.Vec}");
 
     /// <summary>
-    /// The largest shape of the kernel that fits, as far as the registers hold its sums: 32 rows a warp (M_TILES = 2) for values up to 128 in the forward, which has one sum only.
+    /// The largest shape of the kernel that fits, as far as the registers hold its sums: 32 rows a warp (M_TILES = 2) for values up to 128 in the forward,
+    /// which has one sum only.
     /// </summary>
     private static Plan PlanOf(Pass pass, int D, int Dv) => Plans.GetOrAdd((pass, D, Dv), static key =>
     {
@@ -195,7 +212,8 @@ internal static class AttentionKernels
             var shared = held + streamed + ((pass & (Pass.Keys | Pass.Values)) != 0 ? 2 * 2 * step * sizeof(float) : 0);
             if (shared > MaxShared) continue;
             var defines = string.Concat(Enum.GetValues<Pass>().Where(p => pass.HasFlag(p)).Select(p => $" -DPASS_{p.ToString().ToUpperInvariant()}"));
-            return new Plan($"-DQK_WIDTH={D} -DV_WIDTH={Dv} -DM_TILES={tiles} -DSTEP_ROWS={step} -DBLOCK_WARPS={warps} -DMIN_BLOCKS=2{defines} --use_fast_math", rows, warps * 32, shared);
+            return new Plan($"-DQK_WIDTH={D} -DV_WIDTH={Dv} -DM_TILES={tiles} -DSTEP_ROWS={step} -DBLOCK_WARPS={warps} -DMIN_BLOCKS=2{defines} --use_fast_math",
+                rows, warps * 32, shared);
         }
         throw new NotSupportedException($"[Attention] head sizes {D} and {Dv} do not fit into {MaxShared} bytes of shared memory");
     });

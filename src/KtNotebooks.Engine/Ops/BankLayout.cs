@@ -3,8 +3,8 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Ops;
 
 /// <summary>
-/// How the experts of a bank lie in one stretch of memory, in pinned host memory and on a card alike: one expert after the other, each its gate, up and down as stored, data then scales, every piece aligned to 256 bytes.
-/// So any run of experts is one copy.
+/// How the experts of a bank lie in one stretch of memory, in pinned host memory and on a card alike: one expert after the other, each its gate, up and
+/// down as stored, data then scales, every piece aligned to 256 bytes. So any run of experts is one copy.
 /// </summary>
 internal sealed class BankLayout
 {
@@ -58,7 +58,10 @@ internal sealed class BankLayout
         return [.. Enumerable.Range(0, groups).Select(g => new ExpertGroup(Count * g / groups, (Count * (g + 1) / groups) - (Count * g / groups)))];
     }
 
-    /// <summary>The matrices of a group whose experts lie at <paramref name="address"/> on a card: where they are, or decoded into scratch that is added to <paramref name="scratch"/>.</summary>
+    /// <summary>
+    /// The matrices of a group whose experts lie at <paramref name="address"/> on a card: where they are, or decoded into scratch that is added to
+    /// <paramref name="scratch"/>.
+    /// </summary>
     public GroupMatrices Matrices(nint address, int count, DType type, Device device, List<Tensor> scratch)
     {
         ExpertSide Of(Piece piece)

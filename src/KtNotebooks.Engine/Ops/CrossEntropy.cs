@@ -7,19 +7,22 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Ops;
 
 /// <summary>
-/// loss = Σ_r weight[r] · (log Σ_v exp z[r,v] − z[r, target[r]]). z [R, V] F32 or BF16; targets [R]; weights [R]; loss F32 [1]. dz = weight · (softmax(z) − onehot).
-/// Rows with target −100 add nothing. The weights hold the loss normalisation of the whole window (1 / number of targets, or its micro-batch form).
-/// Saves the log-sum-exp [R] F32. On a card the forward also makes dz, for dLoss = 1, while it has the row at hand: z is read once, and backward only looks whether dLoss is something else.
+/// loss = Σ_r weight[r] · (log Σ_v exp z[r,v] − z[r, target[r]]). z [R, V] F32 or BF16; targets [R]; weights [R]; loss F32 [1]. dz = weight · (softmax(z) −
+/// onehot). Rows with target −100 add nothing. The weights hold the loss normalisation of the whole window (1 / number of targets, or its micro-batch form).
+/// Saves the log-sum-exp [R] F32. On a card the forward also makes dz, for dLoss = 1, while it has the row at hand: z is read once, and backward only looks
+/// whether dLoss is something else.
 /// </summary>
 public sealed class CrossEntropy(int[] targets, float[] weights) : Op
 {
     public const int Ignore = -100;
 
-    // cross_entropy: one block a row. The first pass takes maximum and sum together (the sum is rescaled when the maximum grows); the second finds the row in the cache.
+    // cross_entropy: one block a row. The first pass takes maximum and sum together (the sum is rescaled when the maximum grows); the second finds the row
+    // in the cache.
     private const string CudaSource = """
         typedef Pack<T, VEC> Values;
 
-        extern "C" __global__ void __launch_bounds__(1024) cross_entropy(const Values* z, const int* targets, const float* weights, float* lse, float* losses, Values* dz, int width)
+        extern "C" __global__ void __launch_bounds__(1024) cross_entropy(const Values* z, const int* targets, const float* weights,
+            float* lse, float* losses, Values* dz, int width)
         {
             __shared__ float warps[32];
             long long row = blockIdx.x;
@@ -84,7 +87,8 @@ public sealed class CrossEntropy(int[] targets, float[] weights) : Op
     {
         var z = inputs[0];
         ExpectFloat(z, "logits");
-        if (targets.Length != z.Rows || weights.Length != z.Rows) throw Wrong($"targets and weights must have {z.Rows} entries, one a row of {z}, but have {targets.Length} and {weights.Length}");
+        if (targets.Length != z.Rows || weights.Length != z.Rows)
+            throw Wrong($"targets and weights must have {z.Rows} entries, one a row of {z}, but have {targets.Length} and {weights.Length}");
         foreach (var target in targets)
             if (target != Ignore && (target < 0 || target >= z.Width)) throw Wrong($"target {target} is not in the vocabulary of {z.Width}");
         var lse = Allocate(z, DType.F32, z.Rows);
@@ -139,7 +143,8 @@ public sealed class CrossEntropy(int[] targets, float[] weights) : Op
         using var losses = Allocate(z, DType.F32, z.Rows);
         var packs = Packs.Of(z.Width, z, z, dz);
         var threads = (int)Math.Clamp((packs.In(z.Width) + 31) / 32 * 32, 32, 1024);
-        Program.Kernel(z.Card(), "cross_entropy", packs.Options).Launch(z.Rows, threads, z.Pointer, at.Pointer, w.Pointer, f.Saved[0].Pointer, losses.Pointer, dz?.Pointer ?? 0, (int)packs.In(z.Width));
+        Program.Kernel(z.Card(), "cross_entropy", packs.Options)
+            .Launch(z.Rows, threads, z.Pointer, at.Pointer, w.Pointer, f.Saved[0].Pointer, losses.Pointer, dz?.Pointer ?? 0, (int)packs.In(z.Width));
         Program.Kernel(z.Card(), "sum_losses", packs.Options).Launch(1, 256, losses.Pointer, f.Outputs[0].Pointer, z.Rows);
     }
 
@@ -148,7 +153,8 @@ public sealed class CrossEntropy(int[] targets, float[] weights) : Op
     /// <summary>Inputs dLoss [1], z, lse [, dz for dLoss = 1, which is finished in place]; output dz like z.</summary>
     private sealed class Grad(int[] targets, float[] weights) : GradOp
     {
-        protected override Frame Prepare(Tensor[] inputs) => new(inputs, [inputs.Length > 3 ? inputs[3].Alias() : Allocate(inputs[1], inputs[1].Type, inputs[1].Shape)]);
+        protected override Frame Prepare(Tensor[] inputs) =>
+            new(inputs, [inputs.Length > 3 ? inputs[3].Alias() : Allocate(inputs[1], inputs[1].Type, inputs[1].Shape)]);
 
         protected override void Plain(Frame f)
         {
@@ -156,7 +162,8 @@ public sealed class CrossEntropy(int[] targets, float[] weights) : Op
             var scale = f.Inputs[0].Item();
             for (var r = 0; r < targets.Length; r++)
                 for (var v = 0; v < V; v++)
-                    z[(r * V) + v] = targets[r] == Ignore ? 0 : (float)((double)scale * weights[r] * (Math.Exp(z[(r * V) + v] - lse[r]) - (targets[r] == v ? 1 : 0)));
+                    z[(r * V) + v] = targets[r] == Ignore
+                        ? 0 : (float)((double)scale * weights[r] * (Math.Exp(z[(r * V) + v] - lse[r]) - (targets[r] == v ? 1 : 0)));
             f.Outputs[0].Store(z);
         }
 

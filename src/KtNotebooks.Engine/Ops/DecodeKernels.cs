@@ -3,7 +3,9 @@ using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Ops;
 
-/// <summary>Stored expert matrices, as they crossed PCIe, to the type that products read. Memory-bound: reads the stored bytes and writes N · K elements an expert.</summary>
+/// <summary>
+/// Stored expert matrices, as they crossed PCIe, to the type that products read. Memory-bound: reads the stored bytes and writes N · K elements an expert.
+/// </summary>
 internal static class DecodeKernels
 {
     private const int Block = 256;
@@ -16,7 +18,8 @@ internal static class DecodeKernels
     {
         int experts = (int)target.Dim(0), n = (int)target.Dim(1), k = target.Width;
         var pieces = (long)n * ((k + 7) / 8);
-        Program.Kernel(target.Card(), "decode", Options(format, target.Type)).Launch(((pieces + Block - 1) / Block, experts), Block, data, scales, expertBytes, target.Pointer, n, k);
+        Program.Kernel(target.Card(), "decode", Options(format, target.Type))
+            .Launch(((pieces + Block - 1) / Block, experts), Block, data, scales, expertBytes, target.Pointer, n, k);
     }
 
     private static string Options(MatrixFormat format, DType type) => (format, type) switch

@@ -5,12 +5,14 @@ namespace KtNotebooks.Ops;
 /// <summary>Consecutive experts of a bank that are on the card at the same time.</summary>
 public readonly record struct ExpertGroup(int First, int Count);
 
-/// <summary>Where the matrices of a group lie, in the type that was asked for: gate, up [I, D], down [D, I] of its first expert, the next one a stride on.</summary>
+/// <summary>
+/// Where the matrices of a group lie, in the type that was asked for: gate, up [I, D], down [D, I] of its first expert, the next one a stride on.
+/// </summary>
 internal readonly record struct GroupMatrices(ExpertSide Gate, ExpertSide Up, ExpertSide Down);
 
 /// <summary>
-/// The experts of one bank as a card sees them: group by group, each opened before the work that reads it is queued and closed after. Whether they are always there, are streamed or are decoded on the way is
-/// the matter of the class behind it.
+/// The experts of one bank as a card sees them: group by group, each opened before the work that reads it is queued and closed after. Whether they are
+/// always there, are streamed or are decoded on the way is the matter of the class behind it.
 /// </summary>
 public abstract class DeviceExperts
 {

@@ -7,8 +7,8 @@ namespace KtNotebooks.Ops;
 internal static class DeviceMatmul
 {
     /// <summary>
-    /// target [M, N] = alpha · op(a) op(b) (+ target), op(a) [M, K], op(b) [K, N]; the tensors are seen as rows of their last dimension. a and b have one type, F32 or BF16; target has any of
-    /// the two; what is added is read, summed in F32 and rounded once.
+    /// target [M, N] = alpha · op(a) op(b) (+ target), op(a) [M, K], op(b) [K, N]; the tensors are seen as rows of their last dimension. a and b have one
+    /// type, F32 or BF16; target has any of the two; what is added is read, summed in F32 and rounded once.
     /// </summary>
     public static void Run(Tensor a, bool transposeA, Tensor b, bool transposeB, Tensor target, float alpha = 1, bool add = false)
     {

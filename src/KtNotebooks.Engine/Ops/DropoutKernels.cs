@@ -10,7 +10,8 @@ internal static class DropoutKernels
         typedef Pack<T, VEC> Values;
 
         // [rows, width], one block a row; width counts packs. row_ids: the row numbers to hash where rows were permuted, or null.
-        extern "C" __global__ void apply_mask(const Values* source, Values* target, const int* row_ids, int width, unsigned long long key, long long first_row, unsigned int threshold, float scale)
+        extern "C" __global__ void apply_mask(const Values* source, Values* target, const int* row_ids, int width,
+            unsigned long long key, long long first_row, unsigned int threshold, float scale)
         {
             unsigned long long row_key = mix(key + (unsigned long long)(first_row + (row_ids ? row_ids[blockIdx.x] : (int)blockIdx.x)));
             long long start = (long long)blockIdx.x * width;
@@ -25,11 +26,15 @@ internal static class DropoutKernels
 
     private static readonly CudaProgram Program = new("DropoutKernels", Source);
 
-    /// <summary>target = mask ∘ source; [R, K] of one type, F32 or BF16; target may be source. rowIds I32, from entry <paramref name="first"/> on: the row numbers to hash, where rows were permuted.</summary>
+    /// <summary>
+    /// target = mask ∘ source; [R, K] of one type, F32 or BF16; target may be source. rowIds I32, from entry <paramref name="first"/> on: the row numbers
+    /// to hash, where rows were permuted.
+    /// </summary>
     public static void Apply(DropoutMask mask, Tensor source, Tensor target, Tensor? rowIds = null, int first = 0)
     {
         var packs = Packs.Of(source.Width, source, target);
-        Program.Kernel(target.Card(), "apply_mask", packs.Options).Launch(source.Rows, packs.Threads(source.Width), source.Pointer, target.Pointer, rowIds is null ? 0 : (nint)(rowIds.Pointer + (4L * first)),
+        Program.Kernel(target.Card(), "apply_mask", packs.Options)
+            .Launch(source.Rows, packs.Threads(source.Width), source.Pointer, target.Pointer, rowIds is null ? 0 : (nint)(rowIds.Pointer + (4L * first)),
             (int)packs.In(source.Width), mask.Key, mask.FirstRow, mask.Threshold, 1 / (1 - mask.P));
     }
 }

@@ -5,8 +5,9 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Ops;
 
 /// <summary>
-/// Inverted dropout without stored masks: element (row, column) is kept when a hash of (key, row, column) is at least p, and then divided by 1 − p. The same key gives
-/// the same mask on every device and in the recomputed forward of backward. <paramref name="FirstRow"/> makes chunks of a stream see the stream's rows.
+/// Inverted dropout without stored masks: element (row, column) is kept when a hash of (key, row, column) is at least p, and then divided by 1 − p. The
+/// same key gives the same mask on every device and in the recomputed forward of backward. <paramref name="FirstRow"/> makes chunks of a stream see the
+/// stream's rows.
 /// </summary>
 public readonly record struct DropoutMask(float P, ulong Key, long FirstRow = 0)
 {
@@ -17,7 +18,9 @@ public readonly record struct DropoutMask(float P, ulong Key, long FirstRow = 0)
     /// <summary>1 / (1 − p) where kept, else 0.</summary>
     public float At(long row, int column) => Keeps(Mix(Key + (ulong)(row + FirstRow)), column, Threshold) ? 1 / (1 - P) : 0;
 
-    /// <summary>target = mask ∘ source over all rows; rows [R, K], types alike. <paramref name="rowIds"/>: the row numbers to hash, where rows were permuted.</summary>
+    /// <summary>
+    /// target = mask ∘ source over all rows; rows [R, K], types alike. <paramref name="rowIds"/>: the row numbers to hash, where rows were permuted.
+    /// </summary>
     public void Apply(Tensor source, Tensor target, ReadOnlyMemory<int> rowIds = default)
     {
         var mask = this;

@@ -102,10 +102,12 @@ public sealed class EmbeddingLookup(DType? outType = null) : Op
     {
         var (table, ids, y) = (f.Inputs[0], f.Inputs[1], f.Outputs[0]);
         var packs = Packs.Of(y.Width, table, y);
-        Program.Kernel(y.Card(), "embedding", packs.Options).Launch(y.Rows, packs.Threads(y.Width), table.Pointer, ids.Pointer, y.Pointer, (int)packs.In(y.Width), (int)table.Dim(0));
+        Program.Kernel(y.Card(), "embedding", packs.Options)
+            .Launch(y.Rows, packs.Threads(y.Width), table.Pointer, ids.Pointer, y.Pointer, (int)packs.In(y.Width), (int)table.Dim(0));
     }
 
-    protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut) => [f.Needs(0) ? new Grad(f.Inputs[0].Dim(0)).Run(dOut[0]!, f.Inputs[1])[0] : null, null];
+    protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut) =>
+        [f.Needs(0) ? new Grad(f.Inputs[0].Dim(0)).Run(dOut[0]!, f.Inputs[1])[0] : null, null];
 
     private sealed class Grad(long vocabulary) : GradOp
     {
@@ -127,7 +129,8 @@ public sealed class EmbeddingLookup(DType? outType = null) : Op
         {
             var (dy, ids, dTable) = (f.Inputs[0], f.Inputs[1], f.Outputs[0]);
             var packs = Packs.Of(dy.Width, dy, dTable);
-            Program.Kernel(dy.Card(), "embedding_grad", packs.Options).Launch(vocabulary, Packs.Block, dy.Pointer, ids.Pointer, dTable.Pointer, (int)packs.In(dy.Width), (int)ids.Count);
+            Program.Kernel(dy.Card(), "embedding_grad", packs.Options)
+                .Launch(vocabulary, Packs.Block, dy.Pointer, ids.Pointer, dTable.Pointer, (int)packs.In(dy.Width), (int)ids.Count);
         }
     }
 }

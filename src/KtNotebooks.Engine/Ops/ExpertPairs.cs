@@ -4,14 +4,16 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Ops;
 
 /// <summary>
-/// The low-rank pairs of a bank's experts as its products on a card read them: in the rows' type, ranks padded with zeros to multiples of 8 (16 bytes of BF16), the scale folded into B, gate's and up's A one below
-/// the other, so that one product serves both. A: [E, Rg + Ru, D] and [E, Rd, I]; B: [E, I, Rg], [E, I, Ru], [E, D, Rd]. Made once for all groups of a visit.
+/// The low-rank pairs of a bank's experts as its products on a card read them: in the rows' type, ranks padded with zeros to multiples of 8 (16 bytes of
+/// BF16), the scale folded into B, gate's and up's A one below the other, so that one product serves both. A: [E, Rg + Ru, D] and [E, Rd, I]; B: [E, I,
+/// Rg], [E, I, Ru], [E, D, Rd]. Made once for all groups of a visit.
 /// </summary>
 internal sealed class ExpertPairs : IDisposable
 {
     private const string Source = """
         // out[e][row0 + i][j] = scale · in[e][i][j], zero outside rows × columns; one block a row of an expert.
-        extern "C" __global__ void pad_pair(const float* in, T* out, int rows, int columns, int padded_rows, int padded_columns, int expert_rows, int row0, float scale)
+        extern "C" __global__ void pad_pair(const float* in, T* out, int rows, int columns,
+            int padded_rows, int padded_columns, int expert_rows, int row0, float scale)
         {
             long long e = blockIdx.y;
             int i = blockIdx.x;
@@ -90,6 +92,8 @@ internal sealed class ExpertPairs : IDisposable
         return new ExpertSide(all.Pointer + (nint)(first * stride * all.Type.Size()), stride, all.Width);
     }
 
-    private static void Pad(Tensor source, Tensor target, int paddedRows, int firstRow, float scale) => Program.Kernel(target.Card(), "pad_pair", target.Type == DType.F32 ? "-DTYPE=float" : "-DTYPE=bf16")
-        .Launch((paddedRows, source.Dim(0)), target.Width >= 128 ? 128 : 32, source.Pointer, target.Pointer, (int)source.Dim(1), source.Width, paddedRows, target.Width, (int)target.Dim(1), firstRow, scale);
+    private static void Pad(Tensor source, Tensor target, int paddedRows, int firstRow, float scale) =>
+        Program.Kernel(target.Card(), "pad_pair", target.Type == DType.F32 ? "-DTYPE=float" : "-DTYPE=bf16")
+        .Launch((paddedRows, source.Dim(0)), target.Width >= 128 ? 128 : 32, source.Pointer, target.Pointer, (int)source.Dim(1), source.Width, paddedRows,
+            target.Width, (int)target.Dim(1), firstRow, scale);
 }

@@ -4,16 +4,22 @@ using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Ops;
 
-/// <summary>What the gradient of experts wants back of their forward, for R sorted rows: g, u [R, I] and, with low-rank pairs, p = A·input F32 [R, r] of gate, up and down.</summary>
+/// <summary>
+/// What the gradient of experts wants back of their forward, for R sorted rows: g, u [R, I] and, with low-rank pairs, p = A·input F32 [R, r] of gate, up
+/// and down.
+/// </summary>
 internal sealed record ExpertActivations(Tensor Gate, Tensor Up, Tensor[] P);
 
 /// <summary>
-/// <see cref="RoutedExperts"/> and its gradient on the CPU for routes that are sorted by expert: all experts of a set, or those of a share of it. Rows [offsets[e], offsets[e+1]) belong to expert e; routes[i] = t·k + j is the
-/// route of row i, by which rows find their token, their weight and their dropout mask, so a share computes what the whole would.
+/// <see cref="RoutedExperts"/> and its gradient on the CPU for routes that are sorted by expert: all experts of a set, or those of a share of it. Rows
+/// [offsets[e], offsets[e+1]) belong to expert e; routes[i] = t·k + j is the route of row i, by which rows find their token, their weight and their dropout
+/// mask, so a share computes what the whole would.
 /// </summary>
 internal sealed class ExpertRows(ExpertSet experts, RouteKey key, int[] offsets, int[] routes)
 {
-    /// <summary>y[t] = Σ over the routes that are here, F32 or like x; tokens without one get zeros. valueUnused: only the activations are filled, y is zeros.</summary>
+    /// <summary>
+    /// y[t] = Σ over the routes that are here, F32 or like x; tokens without one get zeros. valueUnused: only the activations are filled, y is zeros.
+    /// </summary>
     public void Forward(Tensor x, Tensor weights, ExpertActivations saved, Tensor y, bool valueUnused)
     {
         var lora = experts.Lora;
@@ -32,7 +38,10 @@ internal sealed class ExpertRows(ExpertSet experts, RouteKey key, int[] offsets,
         Routes.Combine(xs, routes, weights.Width, weights, y);
     }
 
-    /// <summary>Fills dx [T, D] with the sum over the routes that are here, dWeights at these routes, and the gradients of the trained tensors (null: none is wanted).</summary>
+    /// <summary>
+    /// Fills dx [T, D] with the sum over the routes that are here, dWeights at these routes, and the gradients of the trained tensors (null: none is
+    /// wanted).
+    /// </summary>
     public void Backward(Tensor dy, Tensor x, Tensor weights, ExpertActivations saved, Tensor dx, Tensor dWeights, Tensor[]? gradients)
     {
         var (g, u, lora) = (saved.Gate, saved.Up, experts.Lora);
@@ -115,11 +124,13 @@ internal sealed class ExpertRows(ExpertSet experts, RouteKey key, int[] offsets,
             return;
         }
         using var masked = Routes.Masked(input, routes, Mask(projection));
-        GroupedMatmul.LoraGrad(offsets, masked ?? input, saved.P[projection], dOutput, q!, experts.Lora.Scale, Matrices.Stack(gradients[2 * projection]), Matrices.Stack(gradients[(2 * projection) + 1]));
+        GroupedMatmul.LoraGrad(offsets, masked ?? input, saved.P[projection], dOutput, q!, experts.Lora.Scale, Matrices.Stack(gradients[2 * projection]),
+            Matrices.Stack(gradients[(2 * projection) + 1]));
     }
 
     /// <summary>dweights[route] = dh'[i] · h[i]; rowWeights[i] = weights[route of i].</summary>
-    internal static void WeightGrad(int[] routes, Tensor dh, Tensor h, Tensor weights, Tensor dWeights, float[] rowWeights) => RowParallel.For(routes.Length, h.Width, (first, last) =>
+    internal static void WeightGrad(int[] routes, Tensor dh, Tensor h, Tensor weights, Tensor dWeights, float[] rowWeights) =>
+        RowParallel.For(routes.Length, h.Width, (first, last) =>
     {
         var (a, b) = (new float[h.Width], new float[h.Width]);
         for (var i = first; i < last; i++)

@@ -4,8 +4,8 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Ops;
 
 /// <summary>
-/// y = a parameter that lies in host memory, on a card for as long as it is used; its gradient goes back to host memory. F32, any shape. From pinned memory the copy is queued behind the card's work, not made at once: the
-/// parameter must not change before that work has been waited for, which its gradient does.
+/// y = a parameter that lies in host memory, on a card for as long as it is used; its gradient goes back to host memory. F32, any shape. From pinned memory
+/// the copy is queued behind the card's work, not made at once: the parameter must not change before that work has been waited for, which its gradient does.
 /// </summary>
 internal sealed class Fetched(Device card) : Op
 {

@@ -4,7 +4,10 @@ using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Ops;
 
-/// <summary>y[i] = x[rows[i]]. x [R, D]; rows: n distinct row numbers; y [n, D]. dx[rows[i]] = dy[i], zero elsewhere. The head computes logits only for rows that have a target.</summary>
+/// <summary>
+/// y[i] = x[rows[i]]. x [R, D]; rows: n distinct row numbers; y [n, D]. dx[rows[i]] = dy[i], zero elsewhere. The head computes logits only for rows that
+/// have a target.
+/// </summary>
 public sealed class GatherRows(int[] rows) : Op
 {
     private const string CudaSource = """
@@ -57,7 +60,8 @@ public sealed class GatherRows(int[] rows) : Op
             Memory.Clear(dx);
             using var at = Memory.Place(rows, dx.Device);
             var packs = Packs.Of(dx.Width, dy, dx);
-            Program.Kernel(dx.Card(), "scatter_rows", packs.Options).Launch(rows.Length, packs.Threads(dx.Width), dy.Pointer, at.Pointer, dx.Pointer, (int)packs.In(dx.Width));
+            Program.Kernel(dx.Card(), "scatter_rows", packs.Options)
+                .Launch(rows.Length, packs.Threads(dx.Width), dy.Pointer, at.Pointer, dx.Pointer, (int)packs.In(dx.Width));
         }
     }
 }

@@ -10,11 +10,11 @@ namespace KtNotebooks.Ops;
 public readonly record struct GqaShape(int H, int Hk, int Head);
 
 /// <summary>
-/// Turns grouped-query attention's projections into heads: every query and key head is RMS-normalised over its d elements, weighted, and rotated by position; values are passed on.
-/// q [T, H·d], k [T, Hk·d], v [T, Hk·d], one float type; wq, wk [d] F32 → Q [T, H, d], K [T, Hk, d], V [T, Hk, d].
-/// n_i = x_i · rstd · w_i, rstd = 1 / √(mean x² + eps); a pair is (i, i + d/2), the two halves of a head (GPT-NeoX's form, not DeepSeek's neighbours): out = (a·cos − b·sin, b·cos + a·sin).
-/// Backward turns back (g), then dx_i = rstd · (g_i·w_i − x_i·rstd² · mean_j(g_j·w_j·x_j)), dw_i = Σ over rows and heads of g_i·x_i·rstd. Saves rstd of q [T, H] and of k [T, Hk], F32.
-/// Qwen3 technical report (arXiv 2505.09388), section 2.
+/// Turns grouped-query attention's projections into heads: every query and key head is RMS-normalised over its d elements, weighted, and rotated by
+/// position; values are passed on. q [T, H·d], k [T, Hk·d], v [T, Hk·d], one float type; wq, wk [d] F32 → Q [T, H, d], K [T, Hk, d], V [T, Hk, d].
+/// n_i = x_i · rstd · w_i, rstd = 1 / √(mean x² + eps); a pair is (i, i + d/2), the two halves of a head (GPT-NeoX's form, not DeepSeek's neighbours): out
+/// = (a·cos − b·sin, b·cos + a·sin). Backward turns back (g), then dx_i = rstd · (g_i·w_i − x_i·rstd² · mean_j(g_j·w_j·x_j)), dw_i = Σ over rows and heads
+/// of g_i·x_i·rstd. Saves rstd of q [T, H] and of k [T, Hk], F32. Qwen3 technical report (arXiv 2505.09388), section 2.
 /// </summary>
 public sealed class GqaHeads(GqaShape shape, RotaryTable table, int[] positions, float eps) : Op
 {
@@ -26,7 +26,8 @@ public sealed class GqaHeads(GqaShape shape, RotaryTable table, int[] positions,
 
     private int[] Positions => positions;
 
-    public static (Tensor Q, Tensor K, Tensor V) Apply(Tensor q, Tensor k, Tensor v, Tensor wq, Tensor wk, GqaShape shape, RotaryTable table, int[] positions, float eps)
+    public static (Tensor Q, Tensor K, Tensor V) Apply(Tensor q, Tensor k, Tensor v, Tensor wq, Tensor wk, GqaShape shape, RotaryTable table, int[] positions,
+        float eps)
     {
         var heads = new GqaHeads(shape, table, positions, eps).Run(q, k, v, wq, wk);
         return (heads[0], heads[1], heads[2]);
@@ -44,7 +45,8 @@ public sealed class GqaHeads(GqaShape shape, RotaryTable table, int[] positions,
         foreach (var position in positions)
             if (position < 0) throw Wrong($"position {position} is negative");
         if (table.Pairs * 2 != d) throw Wrong($"the rotary table is for width {table.Pairs * 2}, the heads have {d}");
-        return new Frame(inputs, [Allocate(q, q.Type, T, shape.H, d), Allocate(q, q.Type, T, shape.Hk, d), Allocate(q, q.Type, T, shape.Hk, d)], Allocate(q, DType.F32, T, shape.H), Allocate(q, DType.F32, T, shape.Hk));
+        return new Frame(inputs, [Allocate(q, q.Type, T, shape.H, d), Allocate(q, q.Type, T, shape.Hk, d), Allocate(q, q.Type, T, shape.Hk, d)],
+            Allocate(q, DType.F32, T, shape.H), Allocate(q, DType.F32, T, shape.Hk));
     }
 
     protected override void Plain(Frame f)
@@ -60,7 +62,8 @@ public sealed class GqaHeads(GqaShape shape, RotaryTable table, int[] positions,
         using var at = Memory.Place(positions, q.Device);
         var packs = Packs.Of(shape.Head / 2, q, q, k, Q, K);
         var (lanes, blocks) = Layout(packs);
-        Program.Kernel(q.Card(), "gqa_heads", packs.Options).Launch(blocks, Packs.Block, q.Pointer, k.Pointer, wq.Pointer, wk.Pointer, at.Pointer, OnCard(q.Device).Pointer, Q.Pointer, K.Pointer,
+        Program.Kernel(q.Card(), "gqa_heads", packs.Options)
+            .Launch(blocks, Packs.Block, q.Pointer, k.Pointer, wq.Pointer, wk.Pointer, at.Pointer, OnCard(q.Device).Pointer, Q.Pointer, K.Pointer,
             f.Saved[0].Pointer, f.Saved[1].Pointer, (long)positions.Length, shape.H, shape.Hk, shape.Head / 2, lanes, eps);
         Memory.Copy(f.Inputs[2], f.Outputs[2]);
     }
@@ -86,7 +89,8 @@ public sealed class GqaHeads(GqaShape shape, RotaryTable table, int[] positions,
         using var zeroK = dOut[1] is null ? Zero(1) : null;
         using var zeroV = dOut[2] is null ? Zero(2) : null;
         var weights = f.Needs(3) || f.Needs(4);
-        var d = new Grad(this, weights).Run(dOut[0] ?? zeroQ!, dOut[1] ?? zeroK!, dOut[2] ?? zeroV!, f.Inputs[0], f.Inputs[1], f.Inputs[3], f.Inputs[4], f.Saved[0], f.Saved[1]);
+        var d = new Grad(this, weights).Run(dOut[0] ?? zeroQ!, dOut[1] ?? zeroK!, dOut[2] ?? zeroV!, f.Inputs[0], f.Inputs[1], f.Inputs[3], f.Inputs[4],
+            f.Saved[0], f.Saved[1]);
         return weights ? [.. d] : [.. d, null, null];
     }
 
@@ -158,7 +162,8 @@ public sealed class GqaHeads(GqaShape shape, RotaryTable table, int[] positions,
             using var at = Memory.Place(forward.Positions, q.Device);
             var packs = Packs.Of(s.Head / 2, q, q, k, dQ, dK, dq, dk);
             var (lanes, blocks) = forward.Layout(packs);
-            Program.Kernel(q.Card(), "gqa_heads_grad", packs.Options).Launch(blocks, Packs.Block, dQ.Pointer, dK.Pointer, q.Pointer, k.Pointer, f.Inputs[5].Pointer, f.Inputs[6].Pointer, f.Inputs[7].Pointer,
+            Program.Kernel(q.Card(), "gqa_heads_grad", packs.Options)
+                .Launch(blocks, Packs.Block, dQ.Pointer, dK.Pointer, q.Pointer, k.Pointer, f.Inputs[5].Pointer, f.Inputs[6].Pointer, f.Inputs[7].Pointer,
                 f.Inputs[8].Pointer, at.Pointer, angles.Pointer, dq.Pointer, dk.Pointer, (long)forward.Positions.Length, s.H, s.Hk, s.Head / 2, lanes);
             Memory.Copy(f.Inputs[2], f.Outputs[2]);
             if (!wantsWeights) return;
@@ -175,7 +180,9 @@ public sealed class GqaHeads(GqaShape shape, RotaryTable table, int[] positions,
             var groups = Math.Clamp(card.Multiprocessors * 8 / blocks, 1, Math.Max(1, (T + 7) / 8));
             using var partial = Allocate(x, DType.F32, groups, d);
             var options = Packs.Of(1, x, x).Options;
-            Program.Kernel(card, "gqa_heads_dw_groups", options).Launch((blocks, groups), Columns, dy.Pointer, x.Pointer, rstd.Pointer, positions.Pointer, angles.Pointer, partial.Pointer, T, heads, d / 2, (T + groups - 1) / groups);
+            Program.Kernel(card, "gqa_heads_dw_groups", options)
+                .Launch((blocks, groups), Columns, dy.Pointer, x.Pointer, rstd.Pointer, positions.Pointer, angles.Pointer, partial.Pointer, T, heads, d / 2,
+                    (T + groups - 1) / groups);
             Program.Kernel(card, "gqa_heads_dw", options).Launch(blocks, Columns, partial.Pointer, dw.Pointer, d, groups);
         }
 

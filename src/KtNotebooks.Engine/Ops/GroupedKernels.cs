@@ -6,7 +6,10 @@ using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Ops;
 
-/// <summary>A stretch of sorted rows on a card as a matrix: row i at Pointer + i · Stride elements, or row Tokens[i] / Divide where they are fetched through a list of routes.</summary>
+/// <summary>
+/// A stretch of sorted rows on a card as a matrix: row i at Pointer + i · Stride elements, or row Tokens[i] / Divide where they are fetched through a list
+/// of routes.
+/// </summary>
 internal readonly record struct RowSource(nint Pointer, int Stride, nint Tokens = 0, int Divide = 1)
 {
     public static RowSource Of(Tensor rows) => new(rows.Pointer, rows.Width);
@@ -22,8 +25,9 @@ internal readonly record struct ExpertSide(nint Pointer, long Stride, int Lead);
 internal readonly record struct GroupedTerm(RowSource A, ExpertSide B, int K);
 
 /// <summary>
-/// <see cref="GroupedMatmul"/> on a card: see GroupedKernels.cu. BF16 with sizes that are multiples of 8 runs on tensor cores, anything else one thread an element.
-/// On an H200 tiles of 128 × 128 by four warps won over wider ones, which leave one block a multiprocessor; Hopper's warpgroup products (GroupedKernelsHopper.cu) are half as fast again. `kt bench experts` measures them.
+/// <see cref="GroupedMatmul"/> on a card: see GroupedKernels.cu. BF16 with sizes that are multiples of 8 runs on tensor cores, anything else one thread an
+/// element. On an H200 tiles of 128 × 128 by four warps won over wider ones, which leave one block a multiprocessor; Hopper's warpgroup products
+/// (GroupedKernelsHopper.cu) are half as fast again. `kt bench experts` measures them.
 /// </summary>
 internal static unsafe class GroupedKernels
 {
@@ -40,8 +44,12 @@ internal static unsafe class GroupedKernels
     private static readonly CudaProgram HopperProgram = new("GroupedKernelsHopper", CudaProgram.Resource("Ops.GroupedKernelsHopper.cu"));
     private static readonly ConcurrentDictionary<(int Card, string Entry, string Options, DType Type, bool ByColumns), CudaKernel> Kernels = new();
 
-    /// <summary>c [rows, N] (row i at c + i · ldc) = alpha · Σ terms; B matrices are [N, K], or [K, N] when <paramref name="byColumns"/>. tiles: <see cref="Tiles"/>.</summary>
-    public static void Product(CudaDevice card, DType type, Tensor tiles, bool byColumns, nint c, int ldc, int N, float alpha, params ReadOnlySpan<GroupedTerm> terms)
+    /// <summary>
+    /// c [rows, N] (row i at c + i · ldc) = alpha · Σ terms; B matrices are [N, K], or [K, N] when <paramref name="byColumns"/>. tiles:
+    /// <see cref="Tiles"/>.
+    /// </summary>
+    public static void Product(CudaDevice card, DType type, Tensor tiles, bool byColumns, nint c, int ldc, int N, float alpha,
+        params ReadOnlySpan<GroupedTerm> terms)
     {
         var count = (int)tiles.Dim(0);
         if (count == 0) return;
@@ -51,7 +59,17 @@ internal static unsafe class GroupedKernels
         {
             var (a, b, k) = terms[t];
             fast &= k % 8 == 0 && Aligned(a.Pointer, a.Stride) && Aligned(b.Pointer, b.Lead) && b.Stride % 8 == 0;
-            p[t] = new TermArguments { A = a.Pointer, Tokens = a.Tokens, B = b.Pointer, StrideB = b.Stride, Lda = a.Stride, Divide = a.Divide, Ldb = b.Lead, K = k };
+            p[t] = new TermArguments
+            {
+                A = a.Pointer,
+                Tokens = a.Tokens,
+                B = b.Pointer,
+                StrideB = b.Stride,
+                Lda = a.Stride,
+                Divide = a.Divide,
+                Ldb = b.Lead,
+                K = k,
+            };
         }
         if (!fast)
         {
@@ -60,7 +78,8 @@ internal static unsafe class GroupedKernels
         }
         if (card.Architecture == HopperArchitecture && N > NarrowColumns)
         {
-            Kernel(card, "grouped_product", type, Hopper, byColumns, HopperShared).Launch(((N + HopperColumns - 1) / HopperColumns, count, 1), 256, HopperShared, p);
+            Kernel(card, "grouped_product", type, Hopper, byColumns, HopperShared)
+                .Launch(((N + HopperColumns - 1) / HopperColumns, count, 1), 256, HopperShared, p);
             return;
         }
         var narrow = N <= NarrowColumns;
@@ -69,10 +88,12 @@ internal static unsafe class GroupedKernels
     }
 
     /// <summary>
-    /// out_e[m, n] = alpha · Σ_i small[i, m] · wide[i, n] F32 over the rows i of each expert; small [rows, M], wide [rows, N]. Row m below <paramref name="split"/> belongs to the first target, the others, from split
-    /// on, to the second; a target is [E, limit, N] per expert, or its transpose [E, N, limit] when <paramref name="transposed"/>; rows of a part beyond limit are padding.
+    /// out_e[m, n] = alpha · Σ_i small[i, m] · wide[i, n] F32 over the rows i of each expert; small [rows, M], wide [rows, N]. Row m below
+    /// <paramref name="split"/> belongs to the first target, the others, from split on, to the second; a target is [E, limit, N] per expert, or its
+    /// transpose [E, N, limit] when <paramref name="transposed"/>; rows of a part beyond limit are padding.
     /// </summary>
-    public static void Outer(CudaDevice card, DType type, nint offsets, int experts, int firstRow, RowSource small, int M, RowSource wide, int N, int split, int limit, nint first, nint second, bool transposed, float alpha)
+    public static void Outer(CudaDevice card, DType type, nint offsets, int experts, int firstRow, RowSource small, int M, RowSource wide, int N, int split,
+        int limit, nint first, nint second, bool transposed, float alpha)
     {
         var p = new OuterArguments
         {
@@ -102,10 +123,14 @@ internal static unsafe class GroupedKernels
         }
         var (tiles, options) = M switch { <= 16 => (1, "-DMT=1"), <= 32 => (2, "-DMT=2"), <= 64 => (4, "-DMT=4"), _ => (8, "-DMT=8") };
         var shared = OuterStages * OuterRows * ((tiles * 32) + (OuterColumns * 2));
-        Kernel(card, "grouped_outer", type, options, false, shared).Launch(((N + OuterColumns - 1) / OuterColumns, experts, (M + (tiles * 16) - 1) / (tiles * 16)), 128, shared, p);
+        Kernel(card, "grouped_outer", type, options, false, shared)
+            .Launch(((N + OuterColumns - 1) / OuterColumns, experts, (M + (tiles * 16) - 1) / (tiles * 16)), 128, shared, p);
     }
 
-    /// <summary>The row tiles of experts [first, first + count), numbered from 0, over rows counted from offsets[first]: I32 [tiles, 4] of (expert, first row, rows, 0).</summary>
+    /// <summary>
+    /// The row tiles of experts [first, first + count), numbered from 0, over rows counted from offsets[first]: I32 [tiles, 4] of (expert, first row, rows,
+    /// 0).
+    /// </summary>
     public static Tensor Tiles(Device device, ReadOnlySpan<int> offsets, int first, int count)
     {
         var total = 0;
@@ -126,7 +151,8 @@ internal static unsafe class GroupedKernels
     {
         var key = (card.Index, entry, options, type, byColumns);
         if (Kernels.TryGetValue(key, out var known)) return known;
-        var kernel = (options == Hopper ? HopperProgram : Program).Kernel(card, entry, $"-DTYPE={(type == DType.F32 ? "float" : "bf16")} {options}{(byColumns ? " -DNN=1" : "")}");
+        var kernel = (options == Hopper ? HopperProgram : Program).Kernel(card, entry,
+            $"-DTYPE={(type == DType.F32 ? "float" : "bf16")} {options}{(byColumns ? " -DNN=1" : "")}");
         return Kernels.GetOrAdd(key, shared > 48 << 10 ? kernel.AllowShared(shared) : kernel);
     }
 

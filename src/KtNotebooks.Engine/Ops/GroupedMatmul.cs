@@ -22,7 +22,8 @@ internal static unsafe class GroupedMatmul
             fixed (int* o = offsets)
             fixed (nint* wp = pointers.W, sp = pointers.Scales, ap = pointers.A, bp = pointers.B)
             {
-                Native.Ok(Native.kt_grouped_linear(w.Count, o, w.N, w.K, (void*)x.Pointer, Code(x), (void*)(xl ?? x).Pointer, (void**)wp, (int)w.Format, (void**)sp, a?.N ?? 0, (float**)ap, (float**)bp, scale, p is null ? null : (float*)p.Pointer, (void*)y.Pointer, Code(y)));
+                Native.Ok(Native.kt_grouped_linear(w.Count, o, w.N, w.K, (void*)x.Pointer, Code(x), (void*)(xl ?? x).Pointer, (void**)wp, (int)w.Format,
+                    (void**)sp, a?.N ?? 0, (float**)ap, (float**)bp, scale, p is null ? null : (float*)p.Pointer, (void*)y.Pointer, Code(y)));
             }
             return;
         }
@@ -50,7 +51,9 @@ internal static unsafe class GroupedMatmul
             fixed (int* o = offsets)
             fixed (nint* wp = pointers.W, sp = pointers.Scales, ap = pointers.A, bp = pointers.B)
             {
-                Native.Ok(Native.kt_grouped_linear_dx(w.Count, o, w.N, w.K, (void*)dy.Pointer, Code(dy), (void**)wp, (int)w.Format, (void**)sp, a?.N ?? 0, (float**)ap, (float**)bp, scale, q is null ? null : (float*)q.Pointer, dx is null ? null : (void*)dx.Pointer, dxl is null ? null : (void*)dxl.Pointer, Code((dx ?? dxl)?.Type ?? DType.F32)));
+                Native.Ok(Native.kt_grouped_linear_dx(w.Count, o, w.N, w.K, (void*)dy.Pointer, Code(dy), (void**)wp, (int)w.Format, (void**)sp, a?.N
+                    ?? 0, (float**)ap, (float**)bp, scale, q is null ? null : (float*)q.Pointer, dx is null ? null : (void*)dx.Pointer, dxl is null ? null
+                    : (void*)dxl.Pointer, Code((dx ?? dxl)?.Type ?? DType.F32)));
             }
             return;
         }
@@ -84,7 +87,8 @@ internal static unsafe class GroupedMatmul
             fixed (int* o = offsets)
             fixed (nint* ap = pointers.A, bp = pointers.B)
             {
-                Native.Ok(Native.kt_grouped_lora_grad(dA.Count, o, dB.N, dA.K, (void*)xl.Pointer, Code(xl), (float*)p.Pointer, (void*)dy.Pointer, Code(dy), (float*)q.Pointer, dA.N, scale, (float**)ap, (float**)bp));
+                Native.Ok(Native.kt_grouped_lora_grad(dA.Count, o, dB.N, dA.K, (void*)xl.Pointer, Code(xl), (float*)p.Pointer, (void*)dy.Pointer, Code(dy),
+                    (float*)q.Pointer, dA.N, scale, (float**)ap, (float**)bp));
             }
             return;
         }

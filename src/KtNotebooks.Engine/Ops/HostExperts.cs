@@ -4,8 +4,9 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Ops;
 
 /// <summary>
-/// The CPU's share of experts whose rows are on a card (<see cref="HostShare"/>): x [T, D] and the routes come to pinned host memory, a thread of its own computes while the card works on the other groups, and what it
-/// found goes back as one sum over the share's routes. T × (D·(2 + 4) + k·8) bytes cross the bus, whatever the number of experts.
+/// The CPU's share of experts whose rows are on a card (<see cref="HostShare"/>): x [T, D] and the routes come to pinned host memory, a thread of its own
+/// computes while the card works on the other groups, and what it found goes back as one sum over the share's routes. T × (D·(2 + 4) + k·8) bytes cross the
+/// bus, whatever the number of experts.
 /// </summary>
 internal sealed class HostExperts : IDisposable
 {

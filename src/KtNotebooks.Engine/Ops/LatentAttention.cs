@@ -6,15 +6,16 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Ops;
 
 /// <summary>
-/// Attention of all heads on one row a token, key and value in one: out[t, h] = softmax(scale · q[t, h] cᵀ) c[:, :R]. q [T, H, W]; c [C, W], of which sequence s owns rows
-/// [begins[s], begins[s] + counts[s]); query j of a sequence with L queries sees its rows 0 … counts − L + j; out [T, H, R], R ≤ W. One float type. Inference only.
-/// FLOPs: 2 · pairs · H · (W + R); c is read once for all heads on a CPU.
+/// Attention of all heads on one row a token, key and value in one: out[t, h] = softmax(scale · q[t, h] cᵀ) c[:, :R]. q [T, H, W]; c [C, W], of which
+/// sequence s owns rows [begins[s], begins[s] + counts[s]); query j of a sequence with L queries sees its rows 0 … counts − L + j; out [T, H, R], R ≤ W.
+/// One float type. Inference only. FLOPs: 2 · pairs · H · (W + R); c is read once for all heads on a CPU.
 /// </summary>
 internal sealed class LatentAttention(int[] seqStarts, int[] begins, int[] counts, int R, float scale) : InferenceOp
 {
     private const long ScoresAtOnce = 1 << 20;
 
-    public static Tensor Apply(Tensor q, Tensor c, int[] seqStarts, int[] begins, int[] counts, int R, float scale) => new LatentAttention(seqStarts, begins, counts, R, scale).Run(q, c)[0];
+    public static Tensor Apply(Tensor q, Tensor c, int[] seqStarts, int[] begins, int[] counts, int R, float scale) =>
+        new LatentAttention(seqStarts, begins, counts, R, scale).Run(q, c)[0];
 
     protected override Frame Prepare(Tensor[] inputs)
     {
@@ -24,7 +25,8 @@ internal sealed class LatentAttention(int[] seqStarts, int[] begins, int[] count
         Expect(c, "c", q.Type, c.Dim(0), q.Width);
         if (R < 1 || R > q.Width) throw Wrong($"R must be in 1 … {q.Width}, but is {R}");
         for (var s = 0; s + 1 < seqStarts.Length; s++)
-            if (counts[s] < seqStarts[s + 1] - seqStarts[s] || begins[s] < 0 || begins[s] + counts[s] > c.Dim(0)) throw Wrong($"sequence {s} has {seqStarts[s + 1] - seqStarts[s]} queries and rows {begins[s]} … {begins[s] + counts[s]} of {c}");
+            if (counts[s] < seqStarts[s + 1] - seqStarts[s] || begins[s] < 0 || begins[s] + counts[s] > c.Dim(0))
+                throw Wrong($"sequence {s} has {seqStarts[s + 1] - seqStarts[s]} queries and rows {begins[s]} … {begins[s] + counts[s]} of {c}");
         return new Frame(inputs, [Allocate(q, q.Type, q.Dim(0), q.Dim(1), R)]);
     }
 
@@ -51,7 +53,9 @@ internal sealed class LatentAttention(int[] seqStarts, int[] begins, int[] count
         f.Outputs[0].Store(o);
     }
 
-    /// <summary>Two products a block of queries, in which all heads are rows of one matrix: scores = q cᵀ, and P c, whose last W − R columns nobody wants.</summary>
+    /// <summary>
+    /// Two products a block of queries, in which all heads are rows of one matrix: scores = q cᵀ, and P c, whose last W − R columns nobody wants.
+    /// </summary>
     protected override void Cpu(Frame f)
     {
         var (q, c, H, W) = (f.Inputs[0], f.Inputs[1], (int)f.Inputs[0].Dim(1), f.Inputs[0].Width);

@@ -5,8 +5,8 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Ops;
 
 /// <summary>
-/// What a token leaves in the cache of latent attention: row t = [latent (R), rotary key turned by its position (r)]. latent [T, R], key [T, r], one float type; angles [T, r/2, 2] F32.
-/// Inference only.
+/// What a token leaves in the cache of latent attention: row t = [latent (R), rotary key turned by its position (r)]. latent [T, R], key [T, r], one float
+/// type; angles [T, r/2, 2] F32. Inference only.
 /// </summary>
 internal sealed class LatentRows : InferenceOp
 {
@@ -19,14 +19,17 @@ internal sealed class LatentRows : InferenceOp
         using var host = Tensor.Empty(DType.F32, positions.Length, table.Pairs, 2);
         var angles = host.Span<float>();
         for (var t = 0; t < positions.Length; t++)
-            for (var i = 0; i < table.Pairs; i++) (angles[2 * ((t * table.Pairs) + i)], angles[(2 * ((t * table.Pairs) + i)) + 1]) = (cos.Span[(positions[t] * table.Pairs) + i], sin.Span[(positions[t] * table.Pairs) + i]);
+            for (var i = 0; i < table.Pairs; i++)
+                (angles[2 * ((t * table.Pairs) + i)], angles[(2 * ((t * table.Pairs) + i)) + 1]) = (cos.Span[(positions[t] * table.Pairs) + i],
+                    sin.Span[(positions[t] * table.Pairs) + i]);
         return host.To(device);
     }
 
     /// <summary>Pairs (2i, 2i + 1) of a row turned by its angles.</summary>
     public static void Rotate(ReadOnlySpan<float> source, ReadOnlySpan<float> angles, Span<float> target)
     {
-        for (var i = 0; i < source.Length; i += 2) (target[i], target[i + 1]) = ((source[i] * angles[i]) - (source[i + 1] * angles[i + 1]), (source[i] * angles[i + 1]) + (source[i + 1] * angles[i]));
+        for (var i = 0; i < source.Length; i += 2)
+            (target[i], target[i + 1]) = ((source[i] * angles[i]) - (source[i + 1] * angles[i + 1]), (source[i] * angles[i + 1]) + (source[i + 1] * angles[i]));
     }
 
     protected override Frame Prepare(Tensor[] inputs)
@@ -57,7 +60,8 @@ internal sealed class LatentRows : InferenceOp
     protected override void Cuda(Frame f)
     {
         var (latent, key, angles, rows) = (f.Inputs[0], f.Inputs[1], f.Inputs[2], f.Outputs[0]);
-        AbsorbedKernels.Kernel(latent, "latent_rows").Launch(rows.Dim(0), 128, latent.Pointer, key.Pointer, angles.Pointer, rows.Pointer, latent.Width, key.Width);
+        AbsorbedKernels.Kernel(latent, "latent_rows")
+            .Launch(rows.Dim(0), 128, latent.Pointer, key.Pointer, angles.Pointer, rows.Pointer, latent.Width, key.Width);
     }
 }
 

@@ -4,8 +4,8 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Ops;
 
 /// <summary>
-/// y = x Wᵀ + scale · (m∘x Aᵀ) Bᵀ. x [..., K], W [N, K] F32 or BF16; optional low-rank pair A [r, K], B [N, r] F32 with dropout mask m; y [..., N] in x's type or
-/// <c>outType</c>, rounded once. Saves p = (m∘x) Aᵀ [R, r], F32, or on a card as its products want it.
+/// y = x Wᵀ + scale · (m∘x Aᵀ) Bᵀ. x [..., K], W [N, K] F32 or BF16; optional low-rank pair A [r, K], B [N, r] F32 with dropout mask m; y [..., N] in x's
+/// type or <c>outType</c>, rounded once. Saves p = (m∘x) Aᵀ [R, r], F32, or on a card as its products want it.
 /// Source of the low-rank form: LoRA, Hu et al. 2021, with PEFT's dropout on the input of A.
 /// </summary>
 public sealed class Linear : Op
@@ -23,7 +23,8 @@ public sealed class Linear : Op
 
     public static Tensor Apply(Tensor x, Tensor w, DType? outType = null) => new Linear(outType, 0, DropoutMask.None).Run(x, w)[0];
 
-    public static Tensor Apply(Tensor x, Tensor w, Tensor a, Tensor b, float scale, DropoutMask dropout = default) => new Linear(null, scale, dropout).Run(x, w, a, b)[0];
+    public static Tensor Apply(Tensor x, Tensor w, Tensor a, Tensor b, float scale, DropoutMask dropout = default) =>
+        new Linear(null, scale, dropout).Run(x, w, a, b)[0];
 
     protected override Frame Prepare(Tensor[] inputs)
     {
@@ -84,8 +85,8 @@ public sealed class Linear : Op
     }
 
     /// <summary>
-    /// Tensor cores multiply BF16, so A, B and p are narrowed for BF16 rows. The low-rank term is written first, in y's type, and the product adds itself to it in F32 registers: no F32
-    /// copy of y, and the large term is rounded once. With F32 rows or weights everything is computed in F32.
+    /// Tensor cores multiply BF16, so A, B and p are narrowed for BF16 rows. The low-rank term is written first, in y's type, and the product adds itself
+    /// to it in F32 registers: no F32 copy of y, and the large term is rounded once. With F32 rows or weights everything is computed in F32.
     /// </summary>
     protected override void Cuda(Frame f)
     {
@@ -117,7 +118,8 @@ public sealed class Linear : Op
     private static DType ComputeType(Tensor x, Tensor w) => x.Type == DType.BF16 && w.Type == DType.BF16 ? DType.BF16 : DType.F32;
 
     /// <summary>Where two products of a compute type are added: the target itself, or F32 where F32 products end in a BF16 target.</summary>
-    private static Tensor SumOf(Tensor target, DType type) => type == DType.BF16 || target.Type == DType.F32 ? target.Alias() : Allocate(target, DType.F32, target.Shape);
+    private static Tensor SumOf(Tensor target, DType type) => type == DType.BF16 || target.Type == DType.F32 ? target.Alias()
+        : Allocate(target, DType.F32, target.Shape);
 
     private static Tensor? MaskedOnCard(Tensor x, DropoutMask mask)
     {
@@ -137,7 +139,8 @@ public sealed class Linear : Op
     }
 
     /// <summary>
-    /// q = scale · dy B ; dx = dy W + m∘(q A) ; dW = dyᵀ x ; dA = qᵀ (m∘x) ; dB = scale · dyᵀ p. Inputs dy, x, W [, A, B, p]; outputs those of dx, dW, dA, dB that are wanted.
+    /// q = scale · dy B ; dx = dy W + m∘(q A) ; dW = dyᵀ x ; dA = qᵀ (m∘x) ; dB = scale · dyᵀ p. Inputs dy, x, W [, A, B, p]; outputs those of dx, dW, dA,
+    /// dB that are wanted.
     /// </summary>
     private sealed class Grad(bool wantsX, bool wantsW, bool wantsLora, float scale, DropoutMask dropout) : GradOp
     {

@@ -3,7 +3,9 @@ using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Ops;
 
-/// <summary>Decoding of low-bit matrices: code · scale in F32, rounded once where BF16 is wanted. The native kernels and the managed loop give the same bits.</summary>
+/// <summary>
+/// Decoding of low-bit matrices: code · scale in F32, rounded once where BF16 is wanted. The native kernels and the managed loop give the same bits.
+/// </summary>
 public static unsafe class LowBit
 {
     /// <summary>The whole matrix [n, k] as a new tensor of <paramref name="type"/>, F32 or BF16; rows in parallel.</summary>
@@ -12,7 +14,8 @@ public static unsafe class LowBit
         ArgumentNullException.ThrowIfNull(data);
         ArgumentNullException.ThrowIfNull(scales);
         var target = Tensor.Empty(type, n, k);
-        RowParallel.For(n, k, (first, last) => DecodeRows(format, data, scales, k, first, last - first, (void*)(target.Pointer + (nint)(first * k * type.Size())), type));
+        RowParallel.For(n, k, (first, last) =>
+            DecodeRows(format, data, scales, k, first, last - first, (void*)(target.Pointer + (nint)(first * k * type.Size())), type));
         return target;
     }
 
@@ -21,7 +24,8 @@ public static unsafe class LowBit
     {
         if (Cpu.IsNative)
         {
-            Native.Ok(Native.kt_decode((int)format, (void*)data.Pointer, (void*)scales.Pointer, k, row, rows, target, type == DType.BF16 ? Native.BF16 : Native.F32));
+            Native.Ok(Native.kt_decode((int)format, (void*)data.Pointer, (void*)scales.Pointer, k, row, rows, target, type == DType.BF16 ? Native.BF16
+                : Native.F32));
             return;
         }
         var width = checked((int)k);
@@ -52,7 +56,8 @@ public static unsafe class LowBit
             case MatrixFormat.Int4:
                 var pairs = data.Row<byte>(row);
                 var groups = scales.Row<ushort>(row);
-                for (var j = 0; j < target.Length; j++) target[j] = (((pairs[j / 2] >> (j % 2 * 4)) & 15) - 8) * Bf16.ToFloat(groups[j / MatrixFormats.Int4Group]);
+                for (var j = 0; j < target.Length; j++)
+                    target[j] = (((pairs[j / 2] >> (j % 2 * 4)) & 15) - 8) * Bf16.ToFloat(groups[j / MatrixFormats.Int4Group]);
                 break;
             default:
                 throw new ArgumentException($"[LowBit] {format} is not a low-bit format");

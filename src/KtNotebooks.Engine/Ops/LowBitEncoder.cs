@@ -5,8 +5,9 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Ops;
 
 /// <summary>
-/// Quantisation of a matrix [N, K], each code the nearest one. A scale is, of the numbers that share it: fp8 largest/448 (as DeepSeek does), int8 largest/127, int4 the one of the largest size divided by −8, rounded to BF16:
-/// that one becomes −8, all 16 codes are used. On normal numbers in groups of 32 the relative error of int4 is then 8.6 % (root mean square), with largest/7.5 it is 9.5 %, with largest/7 9.7 %.
+/// Quantisation of a matrix [N, K], each code the nearest one. A scale is, of the numbers that share it: fp8 largest/448 (as DeepSeek does), int8
+/// largest/127, int4 the one of the largest size divided by −8, rounded to BF16: that one becomes −8, all 16 codes are used. On normal numbers in groups of
+/// 32 the relative error of int4 is then 8.6 % (root mean square), with largest/7.5 it is 9.5 %, with largest/7 9.7 %.
 /// </summary>
 public static class LowBitEncoder
 {

@@ -42,7 +42,8 @@ public readonly struct Matrices
 
     public static Matrices One(Tensor matrix) => new(MatrixFormats.Of(matrix.Type), null, [matrix], null, 1, checked((int)matrix.Dim(0)), matrix.Width);
 
-    public static Matrices Stack(Tensor stacked) => new(MatrixFormats.Of(stacked.Type), stacked, null, null, checked((int)stacked.Dim(0)), checked((int)stacked.Dim(1)), stacked.Width);
+    public static Matrices Stack(Tensor stacked) =>
+        new(MatrixFormats.Of(stacked.Type), stacked, null, null, checked((int)stacked.Dim(0)), checked((int)stacked.Dim(1)), stacked.Width);
 
     /// <exception cref="ArgumentException">The tensors differ in shape or type.</exception>
     public static Matrices Each(Tensor[] matrices)
@@ -68,7 +69,9 @@ public readonly struct Matrices
     }
 
     /// <summary>The same matrices with every tensor (data and scales of each) replaced, for instance by a copy on another device.</summary>
-    public Matrices Map(Func<Tensor, Tensor> replace) => new(Format, _stacked is null ? null : replace(_stacked), _each is null ? null : Array.ConvertAll(_each, t => replace(t)), _scales is null ? null : Array.ConvertAll(_scales, t => replace(t)), Count, N, K);
+    public Matrices Map(Func<Tensor, Tensor> replace) =>
+        new(Format, _stacked is null ? null : replace(_stacked), _each is null ? null : Array.ConvertAll(_each, t => replace(t)), _scales is null ? null
+            : Array.ConvertAll(_scales, t => replace(t)), Count, N, K);
 
     /// <summary>The first matrices of the unstacked form, on the same tensors.</summary>
     public Matrices First(int count) => new(Format, null, _each![..count], _scales?[..count], count, N, K);
@@ -120,10 +123,12 @@ public readonly struct Matrices
     }
 
     /// <summary>A view on matrix e of a format without scales; the caller disposes it.</summary>
-    public Tensor this[int e] => Format.IsLowBit() ? throw new InvalidOperationException($"[Matrices] a matrix of {Format} is data and scales, not one tensor") : Data(e);
+    public Tensor this[int e] => Format.IsLowBit() ? throw new InvalidOperationException($"[Matrices] a matrix of {Format} is data and scales, not one tensor")
+        : Data(e);
 
     private static void Expect(string what, Tensor tensor, DType type, long[] shape)
     {
-        if (tensor.Type != type || !tensor.HasShape(shape)) throw new ArgumentException($"[Matrices] {what} must be {type}[{string.Join(", ", shape)}], but is {tensor}");
+        if (tensor.Type != type || !tensor.HasShape(shape))
+            throw new ArgumentException($"[Matrices] {what} must be {type}[{string.Join(", ", shape)}], but is {tensor}");
     }
 }

@@ -3,8 +3,8 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Ops;
 
 /// <summary>
-/// How the matrices of an expert bank are stored. In the low-bit formats an element is code · scale; it counts as rounded to the type of the rows that it meets.
-/// The values are kt.h's type codes.
+/// How the matrices of an expert bank are stored. In the low-bit formats an element is code · scale; it counts as rounded to the type of the rows that it
+/// meets. The values are kt.h's type codes.
 /// </summary>
 public enum MatrixFormat
 {
@@ -17,7 +17,9 @@ public enum MatrixFormat
     /// <summary>Data I8 [N, K], scales F32 [N].</summary>
     Int8 = 3,
 
-    /// <summary>Data U8 [N, K/2], element 2j in the low nibble of byte j, stored as value + 8; scales BF16 [N, K/32]: byte for byte Kimi-K2's pack-quantized form.</summary>
+    /// <summary>
+    /// Data U8 [N, K/2], element 2j in the low nibble of byte j, stored as value + 8; scales BF16 [N, K/32]: byte for byte Kimi-K2's pack-quantized form.
+    /// </summary>
     Int4 = 4,
 }
 
@@ -37,7 +39,8 @@ public static class MatrixFormats
     public static string Name(this MatrixFormat format) => Names[(int)format];
 
     /// <exception cref="ArgumentException">Not one of <see cref="Names"/>.</exception>
-    public static MatrixFormat Parse(string name) => Names.ToList().IndexOf(name) is >= 0 and var index ? (MatrixFormat)index : throw new ArgumentException($"a format must be one of {string.Join(", ", Names)}, but is '{name}'");
+    public static MatrixFormat Parse(string name) => Names.ToList().IndexOf(name) is >= 0 and var index ? (MatrixFormat)index
+        : throw new ArgumentException($"a format must be one of {string.Join(", ", Names)}, but is '{name}'");
 
     public static MatrixFormat Of(DType type) => type switch
     {
@@ -81,5 +84,6 @@ public static class MatrixFormats
     }
 
     /// <summary>Why a matrix with rows of k elements cannot have this format; null when it can.</summary>
-    public static string? Refusal(this MatrixFormat format, long k) => format == MatrixFormat.Int4 && k % Int4Group != 0 ? $"int4 needs rows of a multiple of {Int4Group} elements, but they have {k}" : null;
+    public static string? Refusal(this MatrixFormat format, long k) => format == MatrixFormat.Int4 && k % Int4Group != 0
+        ? $"int4 needs rows of a multiple of {Int4Group} elements, but they have {k}" : null;
 }

@@ -12,9 +12,9 @@ public readonly record struct MlaShape(int H, int Nope, int Rope, int Value)
 }
 
 /// <summary>
-/// Turns MLA's projections into attention heads: the rotary part of each query head and the one shared rotary key are rotated by position, and the shared key is copied into every head.
-/// q [T, H·(n+r)], kv [T, H·(n+v)] (key and value of a head side by side), kr [T, r] → Q [T, H, n+r], K [T, H, n+r], V [T, H, v]; one float type.
-/// A pair is (2i, 2i+1): out = (a·cos − b·sin, a·sin + b·cos). Backward turns the other way and sums dkr over heads.
+/// Turns MLA's projections into attention heads: the rotary part of each query head and the one shared rotary key are rotated by position, and the shared
+/// key is copied into every head. q [T, H·(n+r)], kv [T, H·(n+v)] (key and value of a head side by side), kr [T, r] → Q [T, H, n+r], K [T, H, n+r], V [T,
+/// H, v]; one float type. A pair is (2i, 2i+1): out = (a·cos − b·sin, a·sin + b·cos). Backward turns the other way and sums dkr over heads.
 /// DeepSeek-V2, section 2.1.
 /// </summary>
 public sealed class MlaHeads(MlaShape shape, RotaryTable table, int[] positions) : Op
@@ -39,7 +39,8 @@ public sealed class MlaHeads(MlaShape shape, RotaryTable table, int[] positions)
         foreach (var position in positions)
             if (position < 0) throw Wrong($"position {position} is negative");
         if (table.Pairs * 2 != shape.Rope) throw Wrong($"the rotary table is for width {table.Pairs * 2}, the heads have {shape.Rope}");
-        return new Frame(inputs, [Allocate(q, q.Type, T, shape.H, shape.Head), Allocate(q, q.Type, T, shape.H, shape.Head), Allocate(q, q.Type, T, shape.H, shape.Value)]);
+        return new Frame(inputs, [Allocate(q, q.Type, T, shape.H, shape.Head), Allocate(q, q.Type, T, shape.H, shape.Head),
+            Allocate(q, q.Type, T, shape.H, shape.Value)]);
     }
 
     protected override void Plain(Frame f)
@@ -88,7 +89,8 @@ public sealed class MlaHeads(MlaShape shape, RotaryTable table, int[] positions)
         using var at = Memory.Place(positions, like.Device);
         var packs = Packs.Of(shape.Nope | shape.Rope | shape.Value, like, like, t);
         Program.Kernel(like.Card(), entry, packs.Options).Launch(positions.Length, Math.Min(packs.Threads((long)shape.H * shape.Head), Packs.Block),
-            t[0].Pointer, t[1].Pointer, t[2].Pointer, at.Pointer, angles.Pointer, t[3].Pointer, t[4].Pointer, t[5].Pointer, shape.H, shape.Nope, shape.Rope, shape.Value);
+            t[0].Pointer, t[1].Pointer, t[2].Pointer, at.Pointer, angles.Pointer, t[3].Pointer, t[4].Pointer, t[5].Pointer, shape.H, shape.Nope, shape.Rope,
+            shape.Value);
     }
 
     protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut)
@@ -126,7 +128,8 @@ public sealed class MlaHeads(MlaShape shape, RotaryTable table, int[] positions)
         {
             var (dQ, s) = (inputs[0], forward.Shape);
             var T = dQ.Dim(0);
-            return new Frame(inputs, [Allocate(dQ, dQ.Type, T, s.H * s.Head), Allocate(dQ, dQ.Type, T, s.H * (s.Nope + s.Value)), Allocate(dQ, dQ.Type, T, s.Rope)]);
+            return new Frame(inputs, [Allocate(dQ, dQ.Type, T, s.H * s.Head), Allocate(dQ, dQ.Type, T, s.H * (s.Nope + s.Value)),
+                Allocate(dQ, dQ.Type, T, s.Rope)]);
         }
 
         protected override void Plain(Frame f)

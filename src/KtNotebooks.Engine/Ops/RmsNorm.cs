@@ -62,7 +62,8 @@ public sealed class RmsNorm(float eps) : Op
             }
         }
 
-        // dw in two steps, so that sums are always added in the same order: group g of blockIdx.y adds its rows for one column a thread, then the groups are added.
+        // dw in two steps, so that sums are always added in the same order: group g of blockIdx.y adds its rows for one column a thread, then the groups
+        // are added.
         extern "C" __global__ void rms_norm_dw_groups(const T* dy, const T* x, const float* rstd, float* partial, int R, int D, int rows_per_group)
         {
             int column = blockIdx.x * blockDim.x + threadIdx.x;
@@ -239,7 +240,8 @@ public sealed class RmsNorm(float eps) : Op
             var groups = Math.Clamp(card.Multiprocessors * 8 / blocks, 1, Math.Max(1, (R + 31) / 32));
             var rows = (R + groups - 1) / groups;
             using var partial = Allocate(x, DType.F32, groups, D);
-            Program.Kernel(card, "rms_norm_dw_groups", options).Launch((blocks, groups), Columns, dy.Pointer, x.Pointer, rstd.Pointer, partial.Pointer, R, D, rows);
+            Program.Kernel(card, "rms_norm_dw_groups", options)
+                .Launch((blocks, groups), Columns, dy.Pointer, x.Pointer, rstd.Pointer, partial.Pointer, R, D, rows);
             Program.Kernel(card, "rms_norm_dw", options).Launch(blocks, Columns, partial.Pointer, f.Outputs[1].Pointer, D, groups);
         }
     }

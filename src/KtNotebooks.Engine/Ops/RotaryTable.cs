@@ -3,7 +3,8 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Ops;
 
 /// <summary>YaRN's parameters under their config.json names (rope_scaling or rope_parameters). Peng et al. 2023.</summary>
-public sealed record YarnSettings(double Factor, int OriginalMaxPositions, double BetaFast, double BetaSlow, double Mscale, double MscaleAllDim, double? AttentionFactor = null)
+public sealed record YarnSettings(double Factor, int OriginalMaxPositions, double BetaFast, double BetaSlow, double Mscale, double MscaleAllDim,
+    double? AttentionFactor = null)
 {
     /// <summary>0.1 · m · ln(factor) + 1, the temperature that DeepSeek also squares into the softmax scale.</summary>
     public double Magnitude(double m) => Factor <= 1 ? 1 : (0.1 * m * Math.Log(Factor)) + 1;
@@ -11,7 +12,8 @@ public sealed record YarnSettings(double Factor, int OriginalMaxPositions, doubl
 
 /// <summary>
 /// Angles of the rotary embedding: pair i of r/2 turns by position · frequency[i], and the rotated pair is multiplied by <see cref="Attenuation"/> (YaRN's
-/// mscale / mscale_all_dim, or its attention_factor where the config gives one; 1 without YaRN). cos and sin of all positions seen so far are kept, [positions, r/2] each.
+/// mscale / mscale_all_dim, or its attention_factor where the config gives one; 1 without YaRN). cos and sin of all positions seen so far are kept,
+/// [positions, r/2] each.
 /// </summary>
 public sealed class RotaryTable
 {
@@ -51,7 +53,8 @@ public sealed class RotaryTable
     {
         lock (_growing)
         {
-            if (_cos.Length < positions * Pairs) Grow(Math.Max(positions, Math.Max(64, 2 * _cos.Length / Pairs))); // by doubling: generation asks for one more each time
+            // by doubling: generation asks for one more each time
+            if (_cos.Length < positions * Pairs) Grow(Math.Max(positions, Math.Max(64, 2 * _cos.Length / Pairs)));
             return (_cos, _sin);
         }
     }

@@ -6,8 +6,9 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Ops;
 
 /// <summary>
-/// <see cref="Routes"/> on a card, and the row work around the experts' products: for the executors, on raw tensors of one card. T tokens, k experts each; route t·k + j is token t's j-th expert;
-/// sorted row i carries route routes[i]. Nothing here waits for the card, allocates more than two small scratch tensors or depends on the order in which blocks run.
+/// <see cref="Routes"/> on a card, and the row work around the experts' products: for the executors, on raw tensors of one card. T tokens, k experts each;
+/// route t·k + j is token t's j-th expert; sorted row i carries route routes[i]. Nothing here waits for the card, allocates more than two small scratch
+/// tensors or depends on the order in which blocks run.
 /// </summary>
 internal static class RouteKernels
 {
@@ -21,8 +22,8 @@ internal static class RouteKernels
     private static readonly CudaProgram Program = new(nameof(RouteKernels), $"#define MAX_EXPERTS {MaxExperts}\n{CudaProgram.Resource("Ops.RouteKernels.cu")}");
 
     /// <summary>
-    /// Stable counting sort by expert, the result of <see cref="Routes.Sort"/>. indices I32 [T, k], each in 0 … experts − 1 as a router gives them; fills offsets I32 [experts + 1], routes I32 [T·k] and
-    /// its inverse rowOf I32 [T·k].
+    /// Stable counting sort by expert, the result of <see cref="Routes.Sort"/>. indices I32 [T, k], each in 0 … experts − 1 as a router gives them; fills
+    /// offsets I32 [experts + 1], routes I32 [T·k] and its inverse rowOf I32 [T·k].
     /// </summary>
     public static void Sort(Tensor indices, int experts, Tensor offsets, Tensor routes, Tensor rowOf)
     {
@@ -40,39 +41,47 @@ internal static class RouteKernels
         var options = Packs.Of(1, totals, totals).Options;
         Program.Kernel(card, "count_routes", options).Launch(chunks, 32, indices.Pointer, counts.Pointer, count, experts, bits, Chunk);
         Program.Kernel(card, "scan_routes", options).Launch(experts, 32, counts.Pointer, totals.Pointer, chunks);
-        Program.Kernel(card, "place_routes", options).Launch(chunks, 32, indices.Pointer, counts.Pointer, totals.Pointer, offsets.Pointer, routes.Pointer, rowOf.Pointer, count, experts, bits, Chunk);
-    }
-
-    /// <summary>xs[i] = x[routes[first + i] / k] for i in [0, count). x [T, D], xs [≥ count, D], one float type. With k = 1 routes are any row numbers.</summary>
-    public static void Gather(Tensor x, Tensor routes, int first, int count, int k, Tensor xs)
-    {
-        var packs = Packs.Of(x.Width, x, x, xs);
-        Program.Kernel(x.Card(), "gather_rows", packs.Options).Launch(count, packs.Threads(x.Width), x.Pointer, At(routes, first), xs.Pointer, k, (int)packs.In(x.Width));
+        Program.Kernel(card, "place_routes", options)
+            .Launch(chunks, 32, indices.Pointer, counts.Pointer, totals.Pointer, offsets.Pointer, routes.Pointer, rowOf.Pointer, count, experts, bits, Chunk);
     }
 
     /// <summary>
-    /// y[t] (+)= Σ_j weights[t, j] · rows[rowOf[t·k + j] − first] over the routes whose sorted row is in [first, first + count): the others add nothing, so that groups of experts may come one after
-    /// another. rows [≥ count, D]; weights F32 [T, k] or null (all 1); y [T, D] of either float type; summed in F32 in the order of j, y rounded once.
+    /// xs[i] = x[routes[first + i] / k] for i in [0, count). x [T, D], xs [≥ count, D], one float type. With k = 1 routes are any row numbers.
+    /// </summary>
+    public static void Gather(Tensor x, Tensor routes, int first, int count, int k, Tensor xs)
+    {
+        var packs = Packs.Of(x.Width, x, x, xs);
+        Program.Kernel(x.Card(), "gather_rows", packs.Options)
+            .Launch(count, packs.Threads(x.Width), x.Pointer, At(routes, first), xs.Pointer, k, (int)packs.In(x.Width));
+    }
+
+    /// <summary>
+    /// y[t] (+)= Σ_j weights[t, j] · rows[rowOf[t·k + j] − first] over the routes whose sorted row is in [first, first + count): the others add nothing, so
+    /// that groups of experts may come one after another. rows [≥ count, D]; weights F32 [T, k] or null (all 1); y [T, D] of either float type; summed in
+    /// F32 in the order of j, y rounded once.
     /// </summary>
     public static void Combine(Tensor rows, Tensor rowOf, int first, int count, int k, Tensor? weights, Tensor y, bool add)
     {
         var packs = Packs.Of(y.Width, rows, y);
         Program.Kernel(y.Card(), "combine_rows", packs.Options)
-            .Launch(y.Rows, packs.Threads(y.Width), rows.Pointer, rowOf.Pointer, weights?.Pointer ?? 0, y.Pointer, first, count, k, (int)packs.In(y.Width), add ? 1 : 0);
+            .Launch(y.Rows, packs.Threads(y.Width), rows.Pointer, rowOf.Pointer, weights?.Pointer ?? 0, y.Pointer, first, count, k, (int)packs.In(y.Width), add
+            ? 1 : 0);
     }
 
     /// <summary>h = silu(g) · u, all [R, I] of one float type; h may be g or u.</summary>
     public static void SwiGlu(Tensor g, Tensor u, Tensor h) => Ops.SwiGlu.ForwardOnCard(g, u, h);
 
     /// <summary>
-    /// Backward of w · silu(g) · u for the sorted rows [first, first + R), w = weights[route]. dh [R, I] is the gradient of the unweighted, down-projected row, that is dy Wdown; gives
-    /// dWeights[route] = dh · h, dg and du (times w), and h itself where wanted. weights, dWeights F32 [T, k]; the rest [R, I] of one float type. dg, du and h may be any of dh, g and u.
+    /// Backward of w · silu(g) · u for the sorted rows [first, first + R), w = weights[route]. dh [R, I] is the gradient of the unweighted, down-projected
+    /// row, that is dy Wdown; gives dWeights[route] = dh · h, dg and du (times w), and h itself where wanted. weights, dWeights F32 [T, k]; the rest [R, I]
+    /// of one float type. dg, du and h may be any of dh, g and u.
     /// </summary>
     public static void SwiGluGrad(Tensor dh, Tensor g, Tensor u, Tensor weights, Tensor routes, int first, Tensor dg, Tensor du, Tensor? h, Tensor dWeights)
     {
         var packs = Packs.Of(g.Width, g, dh, u, dg, du, h);
         Program.Kernel(g.Card(), "swiglu_grad_rows", packs.Options)
-            .Launch(g.Rows, packs.Threads(g.Width), dh.Pointer, g.Pointer, u.Pointer, weights.Pointer, At(routes, first), dg.Pointer, du.Pointer, h?.Pointer ?? 0, dWeights.Pointer, (int)packs.In(g.Width));
+            .Launch(g.Rows, packs.Threads(g.Width), dh.Pointer, g.Pointer, u.Pointer, weights.Pointer, At(routes, first), dg.Pointer, du.Pointer, h?.Pointer
+            ?? 0, dWeights.Pointer, (int)packs.In(g.Width));
     }
 
     /// <summary>x[i] *= weights[routes[first + i]], or weights[first + i] without routes; x [R, D] in place, weights F32.</summary>

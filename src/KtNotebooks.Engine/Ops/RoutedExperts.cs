@@ -4,15 +4,17 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Ops;
 
 /// <summary>
-/// The routed experts of one layer and what may be trained of them. Gate, up [I, D]; down [D, I]; low-rank pairs stacked over experts: A [E, r, in], B [E, out, r] F32.
-/// A trained bank has stacked F32 matrices and no low-rank pairs.
+/// The routed experts of one layer and what may be trained of them. Gate, up [I, D]; down [D, I]; low-rank pairs stacked over experts: A [E, r, in], B [E,
+/// out, r] F32. A trained bank has stacked F32 matrices and no low-rank pairs.
 /// </summary>
 public sealed record ExpertSet(Matrices Gate, Matrices Up, Matrices Down, LowRankExperts? Lora = null)
 {
     /// <summary>The same experts as a card sees them, where rows on a card are to meet them.</summary>
     public DeviceExperts? OnCard { get; init; }
 
-    /// <summary>Of rows on a card: the first so many groups of <see cref="OnCard"/> are computed by the CPU, at the same time as the card computes the others.</summary>
+    /// <summary>
+    /// Of rows on a card: the first so many groups of <see cref="OnCard"/> are computed by the CPU, at the same time as the card computes the others.
+    /// </summary>
     internal HostShare? OnHost { get; init; }
 
     public int Count => Gate.Count;
@@ -33,11 +35,15 @@ public sealed record ExpertSet(Matrices Gate, Matrices Up, Matrices Down, LowRan
 /// <param name="Lora">The low-rank pairs in host memory, null where there are none.</param>
 internal sealed record HostShare(int Groups, LowRankExperts? Lora);
 
-/// <summary>Decides dropout inside the experts: the key of the layer in this step, and the number of the first route (token · k + choice) in the whole stream, so that masks do not depend on chunking.</summary>
+/// <summary>
+/// Decides dropout inside the experts: the key of the layer in this step, and the number of the first route (token · k + choice) in the whole stream, so
+/// that masks do not depend on chunking.
+/// </summary>
 public readonly record struct RouteKey(ulong Key, long FirstRoute);
 
 /// <summary>Low-rank pairs of all experts of a layer; scale = alpha / rank (or rslora's).</summary>
-public sealed record LowRankExperts(Tensor GateA, Tensor GateB, Tensor UpA, Tensor UpB, Tensor DownA, Tensor DownB, float Scale, float Dropout = 0) : IDisposable
+public sealed record LowRankExperts(Tensor GateA, Tensor GateB, Tensor UpA, Tensor UpB, Tensor DownA, Tensor DownB, float Scale, float Dropout = 0)
+    : IDisposable
 {
     /// <summary>Where the pairs lie.</summary>
     public Device Device => GateA.Device;
@@ -50,20 +56,30 @@ public sealed record LowRankExperts(Tensor GateA, Tensor GateB, Tensor UpA, Tens
     }
 
     /// <summary>Other tensors in the place of these.</summary>
-    internal LowRankExperts Map(Func<Tensor, Tensor> replace) => this with { GateA = replace(GateA), GateB = replace(GateB), UpA = replace(UpA), UpB = replace(UpB), DownA = replace(DownA), DownB = replace(DownB) };
+    internal LowRankExperts Map(Func<Tensor, Tensor> replace) => this with
+    {
+        GateA = replace(GateA),
+        GateB = replace(GateB),
+        UpA = replace(UpA),
+        UpB = replace(UpB),
+        DownA = replace(DownA),
+        DownB = replace(DownB),
+    };
 }
 
 /// <summary>
 /// y[t] = Σ_j weights[t,j] · down_e( silu(gate_e x[t]) · up_e x[t] ), e = indices[t,j]; each projection with its low-rank pair where there is one.
-/// x [T, D]; weights F32 [T, k]; indices I32 [T, k]; y like x. Rows are sorted by expert once, so every expert's matrices are read once for all its rows; experts without rows are never touched.
-/// Saves g, u [R, I], the routes' order, and p = A·input [R, r] of each projection; R = T·k. On a card only the order is kept: see <see cref="RoutedExpertsCuda"/>.
+/// x [T, D]; weights F32 [T, k]; indices I32 [T, k]; y like x. Rows are sorted by expert once, so every expert's matrices are read once for all its rows;
+/// experts without rows are never touched. Saves g, u [R, I], the routes' order, and p = A·input [R, r] of each projection; R = T·k. On a card only the
+/// order is kept: see <see cref="RoutedExpertsCuda"/>.
 /// </summary>
 /// <param name="valueUnused">The pass is for its gradients alone: nobody will read y, which is zeros then, and the down projection is left out.</param>
 public sealed class RoutedExperts(ExpertSet experts, RouteKey dropoutKey = default, bool valueUnused = false) : Op
 {
     private RoutedExpertsCuda? _onCard;
 
-    public static Tensor Apply(Tensor x, Tensor weights, Tensor indices, ExpertSet experts, ulong dropoutKey = 0, long firstRoute = 0, bool valueUnused = false) =>
+    public static Tensor Apply(Tensor x, Tensor weights, Tensor indices, ExpertSet experts, ulong dropoutKey = 0, long firstRoute = 0,
+        bool valueUnused = false) =>
         new RoutedExperts(experts, new RouteKey(dropoutKey, firstRoute), valueUnused).Run([x, weights, indices, .. experts.Trained])[0];
 
     protected override Frame Prepare(Tensor[] inputs)
@@ -93,7 +109,9 @@ public sealed class RoutedExperts(ExpertSet experts, RouteKey dropoutKey = defau
     private bool IsPlannedOnCard(Tensor x) => x.Device.Kind == DeviceKind.Meta && experts.OnCard is not null;
 
     /// <summary>Rows gathered for the experts [R, D] and h [R, I].</summary>
-    protected override long ScratchBytes(Frame f) => IsPlannedOnCard(f.Inputs[0]) ? RoutedExpertsCuda.ScratchBytes(experts, f.Inputs[0], f.Inputs[2].Count, backward: false) : f.Inputs[2].Count * (f.Inputs[0].Width + experts.Width) * f.Inputs[0].Type.Size();
+    protected override long ScratchBytes(Frame f) => IsPlannedOnCard(f.Inputs[0])
+        ? RoutedExpertsCuda.ScratchBytes(experts, f.Inputs[0], f.Inputs[2].Count, backward: false)
+        : f.Inputs[2].Count * (f.Inputs[0].Width + experts.Width) * f.Inputs[0].Type.Size();
 
     protected override void Plain(Frame f) => RoutedExpertsPlain.Forward(f, experts, dropoutKey);
 
@@ -101,7 +119,8 @@ public sealed class RoutedExperts(ExpertSet experts, RouteKey dropoutKey = defau
     {
         var (x, weights, indices) = (f.Inputs[0], f.Inputs[1], f.Inputs[2]);
         var offsets = Routes.Sort(indices, experts.Count, f.Saved[0], f.Saved[1]);
-        new ExpertRows(experts, dropoutKey, offsets, f.Saved[1].ToInts()).Forward(x, weights, new ExpertActivations(f.Saved[2], f.Saved[3], f.Saved[4..]), f.Outputs[0], valueUnused);
+        new ExpertRows(experts, dropoutKey, offsets, f.Saved[1].ToInts()).Forward(x, weights, new ExpertActivations(f.Saved[2], f.Saved[3], f.Saved[4..]),
+            f.Outputs[0], valueUnused);
     }
 
     protected override void Cuda(Frame f)
@@ -119,7 +138,8 @@ public sealed class RoutedExperts(ExpertSet experts, RouteKey dropoutKey = defau
     }
 
     /// <summary>A mask for projection 0 gate, 1 up, 2 down; rows are numbered by route, so that sorting does not change it.</summary>
-    internal static DropoutMask Mask(ExpertSet experts, RouteKey key, int projection) => new(experts.Lora?.Dropout ?? 0, DropoutMask.Mix(key.Key + (ulong)projection), key.FirstRoute);
+    internal static DropoutMask Mask(ExpertSet experts, RouteKey key, int projection) =>
+        new(experts.Lora?.Dropout ?? 0, DropoutMask.Mix(key.Key + (ulong)projection), key.FirstRoute);
 
     private void CheckLora(LowRankExperts lora, int D, int I)
     {

@@ -5,8 +5,9 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Ops;
 
 /// <summary>
-/// <see cref="RoutedExperts"/> and its gradient on a card, one group of experts after the other: what a group needs is allocated for its rows alone, so memory does not grow with the bank. Rows are fetched through the
-/// routes inside the products, nothing is gathered. The gradient computes gate and up again from x instead of keeping them: two products more, R × 2I elements less.
+/// <see cref="RoutedExperts"/> and its gradient on a card, one group of experts after the other: what a group needs is allocated for its rows alone, so
+/// memory does not grow with the bank. Rows are fetched through the routes inside the products, nothing is gathered. The gradient computes gate and up
+/// again from x instead of keeping them: two products more, R × 2I elements less.
 /// </summary>
 internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
 {
@@ -19,8 +20,9 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
     public int[] Offsets { get; private set; } = [];
 
     /// <summary>
-    /// Bytes that forward or backward takes beside inputs and outputs while its largest group is open, for whoever plans: gate, up, h (backward) and a row of D, what a row has of low rank, decoded matrices, padded pairs and
-    /// the sum over groups. Nobody knows how tokens will choose: a group is taken to get twice its share of the rows at most.
+    /// Bytes that forward or backward takes beside inputs and outputs while its largest group is open, for whoever plans: gate, up, h (backward) and a row
+    /// of D, what a row has of low rank, decoded matrices, padded pairs and the sum over groups. Nobody knows how tokens will choose: a group is taken to
+    /// get twice its share of the rows at most.
     /// </summary>
     public static long ScratchBytes(ExpertSet experts, Tensor x, long routes, bool backward)
     {
@@ -77,7 +79,9 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
         sum.Finish();
     }
 
-    /// <summary>Inputs dy, x, weights, indices, offsets, routes, rowOf [, the trained tensors]; outputs dx, dweights [, gradients of the trained tensors].</summary>
+    /// <summary>
+    /// Inputs dy, x, weights, indices, offsets, routes, rowOf [, the trained tensors]; outputs dx, dweights [, gradients of the trained tensors].
+    /// </summary>
     public void Backward(Frame f, int[] offsets, bool wantsParameters)
     {
         Offsets = offsets;
@@ -128,10 +132,14 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
         }
     }
 
-    /// <summary>The sum over a token's routes when they come group by group: straight into the target when there is one group, in F32 otherwise and rounded at the end.</summary>
+    /// <summary>
+    /// The sum over a token's routes when they come group by group: straight into the target when there is one group, in F32 otherwise and rounded at the
+    /// end.
+    /// </summary>
     private sealed class RowSum(Tensor target, int groups, bool andHost) : IDisposable
     {
-        private readonly Tensor _sum = (groups == 1 && !andHost) || target.Type == DType.F32 ? target.Alias() : Tensor.Empty(DType.F32, target.Device, target.Shape);
+        private readonly Tensor _sum = (groups == 1 && !andHost) || target.Type == DType.F32 ? target.Alias()
+            : Tensor.Empty(DType.F32, target.Device, target.Shape);
         private bool _begun;
 
         public void Add(Tensor rows, int firstRow, Tensor rowOf, Tensor? weights, int k)
@@ -218,7 +226,8 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
                 Product(p, false, new GroupedTerm(Tokens(_x), pairs.InA(_first), _op._d));
             }
             Product(gate, false, new GroupedTerm(Tokens(_x), _w.Gate, _op._d), new GroupedTerm(RowSource.Of(p), pairs.GateB(_first), pairs.GateRank));
-            Product(up, false, new GroupedTerm(Tokens(_x), _w.Up, _op._d), new GroupedTerm(RowSource.Of(p).From(pairs.GateRank, Type), pairs.UpB(_first), pairs.UpRank));
+            Product(up, false, new GroupedTerm(Tokens(_x), _w.Up, _op._d),
+                new GroupedTerm(RowSource.Of(p).From(pairs.GateRank, Type), pairs.UpB(_first), pairs.UpRank));
             return (gate, up, p);
         }
 
@@ -267,7 +276,8 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
             using var q = Empty(pairs.InRank);
             Product(q, 0, pairs.GateRank, true, new GroupedTerm(RowSource.Of(dGate), pairs.GateB(_first), _op._i));
             Product(q, pairs.GateRank, pairs.UpRank, true, new GroupedTerm(RowSource.Of(dUp), pairs.UpB(_first), _op._i));
-            if (Lora!.Dropout > 0) BackProject(dx, _op._d, 0, through, (RowSource.Of(q), pairs.GateA(_first), pairs.GateRank), (RowSource.Of(q).From(pairs.GateRank, Type), pairs.UpA(_first), pairs.UpRank));
+            if (Lora!.Dropout > 0) BackProject(dx, _op._d, 0, through, (RowSource.Of(q), pairs.GateA(_first), pairs.GateRank),
+                (RowSource.Of(q).From(pairs.GateRank, Type), pairs.UpA(_first), pairs.UpRank));
             else Product(dx, true, [.. through, new(RowSource.Of(q), pairs.InA(_first), pairs.InRank)]);
             if (gradients is not null) InGradients(dGate, dUp, pIn!, q, offsets, gradients);
             return dx;
@@ -277,7 +287,8 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
 
         private RowSource Tokens(Tensor x) => new(x.Pointer, x.Width, _routes.Pointer, _k);
 
-        private void Product(Tensor target, bool byColumns, params ReadOnlySpan<GroupedTerm> terms) => GroupedKernels.Product(_card, Type, _tiles, byColumns, target.Pointer, target.Width, target.Width, 1, terms);
+        private void Product(Tensor target, bool byColumns, params ReadOnlySpan<GroupedTerm> terms) =>
+            GroupedKernels.Product(_card, Type, _tiles, byColumns, target.Pointer, target.Width, target.Width, 1, terms);
 
         /// <summary>The same into columns [column, column + width) of the target.</summary>
         private void Product(Tensor target, int column, int width, bool byColumns, params ReadOnlySpan<GroupedTerm> terms) =>
@@ -292,7 +303,8 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
         }
 
         /// <summary>target = Σ through + Σ mask∘(q A): with dropout the low-rank terms pass their masks before they are added.</summary>
-        private void BackProject(Tensor target, int width, int projection, ReadOnlySpan<GroupedTerm> through, params ReadOnlySpan<(RowSource Q, ExpertSide A, int Rank)> low)
+        private void BackProject(Tensor target, int width, int projection, ReadOnlySpan<GroupedTerm> through,
+            params ReadOnlySpan<(RowSource Q, ExpertSide A, int Rank)> low)
         {
             if (Lora!.Dropout == 0)
             {
@@ -351,11 +363,13 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
             using var forUp = Masked(_x, 1);
             if (forGate is null && rg == ru) // x is read once for both
             {
-                GroupedKernels.Outer(_card, Type, Offsets(offsets), _count, FirstRow, RowSource.Of(q), pairs.InRank, Tokens(_x), _op._d, pairs.GateRank, rg, OfGroup(gradients[0]), OfGroup(gradients[2]), false, 1);
+                GroupedKernels.Outer(_card, Type, Offsets(offsets), _count, FirstRow, RowSource.Of(q), pairs.InRank, Tokens(_x), _op._d, pairs.GateRank, rg,
+                    OfGroup(gradients[0]), OfGroup(gradients[2]), false, 1);
                 return;
             }
             Outer(offsets, RowSource.Of(q), pairs.GateRank, forGate is null ? Tokens(_x) : RowSource.Of(forGate), _op._d, gradients[0], rg, false, 1);
-            Outer(offsets, RowSource.Of(q).From(pairs.GateRank, Type), pairs.UpRank, forUp is null ? Tokens(_x) : RowSource.Of(forUp), _op._d, gradients[2], ru, false, 1);
+            Outer(offsets, RowSource.Of(q).From(pairs.GateRank, Type), pairs.UpRank, forUp is null ? Tokens(_x) : RowSource.Of(forUp), _op._d, gradients[2], ru,
+                false, 1);
         }
 
         /// <summary>dW of gate and up [I, D] = dgᵀ x, duᵀ x: full-parameter training.</summary>

@@ -4,8 +4,8 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Ops;
 
 /// <summary>
-/// The definition of <see cref="RoutedExperts"/> and its gradient: token by token, route by route, in double, with no sorting. The oracle of the fast paths; saves what they save,
-/// in their order, so that a frame made by one can be walked back by the other.
+/// The definition of <see cref="RoutedExperts"/> and its gradient: token by token, route by route, in double, with no sorting. The oracle of the fast
+/// paths; saves what they save, in their order, so that a frame made by one can be walked back by the other.
 /// </summary>
 internal static class RoutedExpertsPlain
 {

@@ -10,7 +10,10 @@ public enum RouterScoring
     /// <summary>DeepSeek-V2, Qwen3: softmax over all experts; a group counts as much as its best expert.</summary>
     Softmax,
 
-    /// <summary>DeepSeek-V3, Kimi-K2 (`noaux_tc`): a sigmoid each; a correction bias is added for the choice alone; a group counts as much as its two best experts together.</summary>
+    /// <summary>
+    /// DeepSeek-V3, Kimi-K2 (`noaux_tc`): a sigmoid each; a correction bias is added for the choice alone; a group counts as much as its two best experts
+    /// together.
+    /// </summary>
     Sigmoid,
 }
 
@@ -18,19 +21,22 @@ public enum RouterScoring
 /// <param name="TopK">k experts a token.</param>
 /// <param name="Normalise">Divide the k weights by their sum.</param>
 /// <param name="Scale">routed_scaling_factor.</param>
-/// <param name="Balance">α of the load-balancing loss α · Σ_e f_e · P_e (Fedus et al. 2021; DeepSeek's aux_loss_alpha); 0 in fine-tuning. Only its gradient is taken. Softmax alone.</param>
+/// <param name="Balance">α of the load-balancing loss α · Σ_e f_e · P_e (Fedus et al. 2021; DeepSeek's aux_loss_alpha); 0 in fine-tuning. Only its gradient
+/// is taken. Softmax alone.</param>
 /// <param name="Scoring">softmax or sigmoid.</param>
 /// <param name="Groups">n_group: the experts lie in groups of E / n_group neighbours; 1: no groups.</param>
 /// <param name="KeptGroups">topk_group: experts of the best groups alone may be chosen.</param>
-public readonly record struct RouterSettings(int TopK, bool Normalise, float Scale, float Balance = 0, RouterScoring Scoring = RouterScoring.Softmax, int Groups = 1, int KeptGroups = 1);
+public readonly record struct RouterSettings(int TopK, bool Normalise, float Scale, float Balance = 0, RouterScoring Scoring = RouterScoring.Softmax,
+    int Groups = 1, int KeptGroups = 1);
 
 /// <summary>
-/// s = softmax(z) with c = z, which has the same order on every device, or s = sigmoid(z) with c = s + bias; the k largest c of each row, largest first (ties: the lower expert), give indices, and weights = scale · s [/ (Σ_k s + 1e-20)]: the bias changes the choice and
-/// never a weight. With groups, only experts of the <see cref="RouterSettings.KeptGroups"/> best groups are chosen from (ties: the lower group); others are out even where every c left is negative, as in DeepSeek's
-/// inference code (an early Hugging Face port set them to 0 instead).
+/// s = softmax(z) with c = z, which has the same order on every device, or s = sigmoid(z) with c = s + bias; the k largest c of each row, largest first
+/// (ties: the lower expert), give indices, and weights = scale · s [/ (Σ_k s + 1e-20)]: the bias changes the choice and never a weight. With groups, only
+/// experts of the <see cref="RouterSettings.KeptGroups"/> best groups are chosen from (ties: the lower group); others are out even where every c left is
+/// negative, as in DeepSeek's inference code (an early Hugging Face port set them to 0 instead).
 /// z [T, E] F32; bias [E] F32, frozen, sigmoid alone; weights F32 [T, k]; indices I32 [T, k].
-/// With ds zero for experts not chosen: softmax dz_e = s_e · (ds_e − Σ_j s_j · ds_j), where the balance term adds ds_e += α · f_e / T, f_e = E / (k·T) · (tokens that chose e); sigmoid dz_e = ds_e · s_e · (1 − s_e).
-/// DeepSeek-V2 2.1.2 and DeepSeek-V3 2.1.2 (arXiv 2405.04434, 2412.19437).
+/// With ds zero for experts not chosen: softmax dz_e = s_e · (ds_e − Σ_j s_j · ds_j), where the balance term adds ds_e += α · f_e / T, f_e = E / (k·T) ·
+/// (tokens that chose e); sigmoid dz_e = ds_e · s_e · (1 − s_e). DeepSeek-V2 2.1.2 and DeepSeek-V3 2.1.2 (arXiv 2405.04434, 2412.19437).
 /// </summary>
 public sealed class Router(RouterSettings settings) : Op
 {
@@ -39,7 +45,8 @@ public sealed class Router(RouterSettings settings) : Op
     /// <summary>Tokens of a block on a card, a warp each; and the groups that a warp has shared memory for.</summary>
     private const int Warps = 4, MaxGroups = 128;
 
-    private static readonly CudaProgram Program = new(nameof(Router), $"#define MAX_EXPERTS {RouteKernels.MaxExperts}\n#define MAX_GROUPS {MaxGroups}\n#define WARPS {Warps}\n{CudaProgram.Resource("Ops.Router.cu")}");
+    private static readonly CudaProgram Program = new(nameof(Router),
+        $"#define MAX_EXPERTS {RouteKernels.MaxExperts}\n#define MAX_GROUPS {MaxGroups}\n#define WARPS {Warps}\n{CudaProgram.Resource("Ops.Router.cu")}");
 
     public static (Tensor Weights, Tensor Indices) Apply(Tensor logits, RouterSettings settings, Tensor? bias = null)
     {
@@ -55,8 +62,10 @@ public sealed class Router(RouterSettings settings) : Op
         if (s.TopK < 1 || s.TopK > z.Width) throw Wrong($"top-k must be in 1 … {z.Width}, the number of experts, but is {s.TopK}");
         if (s.Groups < 1 || z.Width % s.Groups != 0) throw Wrong($"{z.Width} experts cannot be cut into {s.Groups} groups of one size");
         if (s.KeptGroups < 1 || s.KeptGroups > s.Groups) throw Wrong($"kept groups must be in 1 … {s.Groups}, the number of groups, but is {s.KeptGroups}");
-        if (s.TopK > z.Width / s.Groups * s.KeptGroups) throw Wrong($"{s.KeptGroups} groups of {z.Width / s.Groups} experts do not hold the {s.TopK} to be chosen");
-        if (s.Scoring == RouterScoring.Sigmoid && s.Groups > 1 && z.Width / s.Groups < 2) throw Wrong("groups are scored by their two best experts, but have one each");
+        if (s.TopK > z.Width / s.Groups * s.KeptGroups)
+            throw Wrong($"{s.KeptGroups} groups of {z.Width / s.Groups} experts do not hold the {s.TopK} to be chosen");
+        if (s.Scoring == RouterScoring.Sigmoid && s.Groups > 1 && z.Width / s.Groups < 2)
+            throw Wrong("groups are scored by their two best experts, but have one each");
         if (s.Scoring == RouterScoring.Sigmoid && s.Balance > 0) throw Wrong("the balance term is defined for softmax scores alone");
         if (inputs.Length > 1 && s.Scoring != RouterScoring.Sigmoid) throw Wrong("a correction bias goes with sigmoid scores alone");
         if (inputs.Length > 1) Expect(inputs[1], "bias", DType.F32, z.Width);
@@ -94,8 +103,11 @@ public sealed class Router(RouterSettings settings) : Op
     protected override void Cuda(Frame f)
     {
         var (z, s) = (f.Inputs[0], settings);
-        if (z.Width > RouteKernels.MaxExperts || s.Groups > MaxGroups) throw new NotSupportedException($"[Router] a card routes to up to {RouteKernels.MaxExperts} experts in up to {MaxGroups} groups, not {z.Width} in {s.Groups}");
-        Program.Kernel(z.Card(), "route", "").Launch((z.Rows + Warps - 1) / Warps, 32 * Warps, z.Pointer, f.Inputs.Length > 1 ? f.Inputs[1].Pointer : 0, f.Outputs[0].Pointer, f.Outputs[1].Pointer,
+        if (z.Width > RouteKernels.MaxExperts || s.Groups > MaxGroups)
+            throw new NotSupportedException($"[Router] a card routes to up to {RouteKernels.MaxExperts} experts in up "
+                + $"to {MaxGroups} groups, not {z.Width} in {s.Groups}");
+        Program.Kernel(z.Card(), "route", "").Launch((z.Rows + Warps - 1) / Warps, 32 * Warps, z.Pointer, f.Inputs.Length > 1 ? f.Inputs[1].Pointer
+            : 0, f.Outputs[0].Pointer, f.Outputs[1].Pointer,
             z.Rows, z.Width, s.TopK, s.Scoring == RouterScoring.Sigmoid ? 1 : 0, s.Normalise ? 1 : 0, s.Scale, s.Groups, s.KeptGroups);
     }
 
@@ -192,7 +204,8 @@ public sealed class Router(RouterSettings settings) : Op
                     var target = dz.Row<float>(row);
                     if (settings.Scoring == RouterScoring.Sigmoid)
                     {
-                        for (var e = 0; e < E; e++) target[e] = (float)(ds[e] * s[e] / (1 + Math.Exp(z.Row<float>(row)[e]))); // 1 − σ(z) = 1 / (1 + e^z), also where σ(z) is 1
+                        // 1 − σ(z) = 1 / (1 + e^z), also where σ(z) is 1
+                        for (var e = 0; e < E; e++) target[e] = (float)(ds[e] * s[e] / (1 + Math.Exp(z.Row<float>(row)[e])));
                         continue;
                     }
                     double mean = 0;
@@ -207,7 +220,8 @@ public sealed class Router(RouterSettings settings) : Op
             var (dw, z, indices, s) = (f.Inputs[0], f.Inputs[1], f.Inputs[2], settings);
             using var offsets = s.Balance > 0 ? Counted(indices, z.Width) : null;
             var balance = (float)(s.Balance * z.Width / ((double)s.TopK * z.Rows * z.Rows));
-            Program.Kernel(z.Card(), "route_grad", "").Launch((z.Rows + Warps - 1) / Warps, 32 * Warps, dw.Pointer, z.Pointer, indices.Pointer, offsets?.Pointer ?? 0, f.Outputs[0].Pointer,
+            Program.Kernel(z.Card(), "route_grad", "")
+                .Launch((z.Rows + Warps - 1) / Warps, 32 * Warps, dw.Pointer, z.Pointer, indices.Pointer, offsets?.Pointer ?? 0, f.Outputs[0].Pointer,
                 z.Rows, z.Width, s.TopK, s.Scoring == RouterScoring.Sigmoid ? 1 : 0, s.Normalise ? 1 : 0, s.Scale, balance);
         }
 

@@ -5,7 +5,8 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Ops;
 
 /// <summary>
-/// Rows on their way to the experts and back. Route t·k + j is token t's j-th expert; sorted row i carries route routes[i], and rows of one expert lie together.
+/// Rows on their way to the experts and back. Route t·k + j is token t's j-th expert; sorted row i carries route routes[i], and rows of one expert lie
+/// together.
 /// </summary>
 internal static class Routes
 {
@@ -46,7 +47,9 @@ internal static class Routes
         return masked;
     }
 
-    /// <summary>y[t] = Σ_j weights[t, j] · rows[sorted row of route t·k + j] over the routes that are there, summed in F32 in the order of j. weights null: all 1.</summary>
+    /// <summary>
+    /// y[t] = Σ_j weights[t, j] · rows[sorted row of route t·k + j] over the routes that are there, summed in F32 in the order of j. weights null: all 1.
+    /// </summary>
     public static void Combine(Tensor rows, int[] routes, int k, Tensor? weights, Tensor y)
     {
         var rowOf = new int[y.Rows * k];

@@ -60,7 +60,8 @@ public sealed class SplitColumns(int n) : Op
     private static void Launch(string entry, Tensor x, Tensor a, Tensor b, nint first, nint second, nint third)
     {
         var packs = Packs.Of(a.Width | b.Width, x, a, b);
-        Program.Kernel(x.Card(), entry, packs.Options).Launch(x.Rows, packs.Threads(x.Width), first, second, third, (int)packs.In(a.Width), (int)packs.In(b.Width));
+        Program.Kernel(x.Card(), entry, packs.Options)
+            .Launch(x.Rows, packs.Threads(x.Width), first, second, third, (int)packs.In(a.Width), (int)packs.In(b.Width));
     }
 
     protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut)
@@ -75,7 +76,8 @@ public sealed class SplitColumns(int n) : Op
     /// <summary>Inputs da, db; output dx = [da, db].</summary>
     private sealed class Grad : GradOp
     {
-        protected override Frame Prepare(Tensor[] inputs) => new(inputs, [Allocate(inputs[0], inputs[0].Type, [.. inputs[0].Shape[..^1], inputs[0].Width + inputs[1].Width])]);
+        protected override Frame Prepare(Tensor[] inputs) =>
+            new(inputs, [Allocate(inputs[0], inputs[0].Type, [.. inputs[0].Shape[..^1], inputs[0].Width + inputs[1].Width])]);
 
         protected override void Plain(Frame f)
         {

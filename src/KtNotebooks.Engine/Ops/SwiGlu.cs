@@ -86,7 +86,8 @@ public sealed class SwiGlu : Op
     });
 
     /// <summary>dg = dh · u · σ(g) · (1 + g · (1 − σ(g))) ; du = dh · silu(g), times a weight per row where given. All [R, I].</summary>
-    internal static void Backward(Tensor dh, Tensor g, Tensor u, Tensor dg, Tensor du, float[]? rowWeights = null) => RowParallel.For(g.Rows, g.Width * 6L, (first, last) =>
+    internal static void Backward(Tensor dh, Tensor g, Tensor u, Tensor dg, Tensor du, float[]? rowWeights = null) =>
+        RowParallel.For(g.Rows, g.Width * 6L, (first, last) =>
     {
         var I = g.Width;
         var (a, b, c, s, t) = (new float[I], new float[I], new float[I], new float[I], new float[I]);
@@ -112,7 +113,8 @@ public sealed class SwiGlu : Op
     /// <summary>Inputs dh, g, u; outputs dg, du.</summary>
     private sealed class Grad : GradOp
     {
-        protected override Frame Prepare(Tensor[] inputs) => new(inputs, [Allocate(inputs[1], inputs[1].Type, inputs[1].Shape), Allocate(inputs[1], inputs[1].Type, inputs[1].Shape)]);
+        protected override Frame Prepare(Tensor[] inputs) =>
+            new(inputs, [Allocate(inputs[1], inputs[1].Type, inputs[1].Shape), Allocate(inputs[1], inputs[1].Type, inputs[1].Shape)]);
 
         protected override void Plain(Frame f)
         {
@@ -134,7 +136,8 @@ public sealed class SwiGlu : Op
         {
             var (dh, g, u, dg, du) = (f.Inputs[0], f.Inputs[1], f.Inputs[2], f.Outputs[0], f.Outputs[1]);
             var packs = Packs.Of(g.Count, g, dh, u, dg, du);
-            Program.Kernel(g.Card(), "swiglu_grad", packs.Options).Launch(packs.Blocks(g.Count), Packs.Block, dh.Pointer, g.Pointer, u.Pointer, dg.Pointer, du.Pointer, packs.In(g.Count));
+            Program.Kernel(g.Card(), "swiglu_grad", packs.Options)
+                .Launch(packs.Blocks(g.Count), Packs.Block, dh.Pointer, g.Pointer, u.Pointer, dg.Pointer, du.Pointer, packs.In(g.Count));
         }
     }
 }

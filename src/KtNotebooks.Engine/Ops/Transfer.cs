@@ -12,7 +12,8 @@ public sealed class Transfer(Device target) : Op
 
     protected override Frame Prepare(Tensor[] inputs)
     {
-        if (target.Kind == DeviceKind.Cuda && target.Index >= CudaDevice.Count) throw Wrong($"there is no {target}: {CudaDevice.Missing ?? $"the driver shows {CudaDevice.Count} card(s), numbered from 0"}");
+        if (target.Kind == DeviceKind.Cuda && target.Index >= CudaDevice.Count)
+            throw Wrong($"there is no {target}: {CudaDevice.Missing ?? $"the driver shows {CudaDevice.Count} card(s), numbered from 0"}");
         return new Frame(inputs, [Tensor.Empty(inputs[0].Type, target, inputs[0].Shape)]);
     }
 
@@ -20,5 +21,6 @@ public sealed class Transfer(Device target) : Op
 
     protected override void Cuda(Frame f) => Plain(f);
 
-    protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut) => [Apply(dOut[0]!, f.Inputs[0].Device) is var dx && ReferenceEquals(dx, dOut[0]) ? dx.Alias() : dx];
+    protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut) =>
+        [Apply(dOut[0]!, f.Inputs[0].Device) is var dx && ReferenceEquals(dx, dOut[0]) ? dx.Alias() : dx];
 }

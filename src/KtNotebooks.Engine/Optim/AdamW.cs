@@ -13,9 +13,10 @@ public sealed record AdamWSettings(double Beta1 = 0.9, double Beta2 = 0.999, dou
 internal readonly record struct AdamWFactors(float Beta1, float Beta2, float Rate, float Correction, float Eps, float Decay);
 
 /// <summary>
-/// AdamW (Loshchilov, Hutter 2019) on F32 parameters: m = β₁m + (1−β₁)g; v = β₂v + (1−β₂)g²; w −= lr · (m̂ / (√v̂ + ε) + decay · w), m̂ and v̂ corrected for their start at zero.
-/// A parameter without a gradient in a step counts as having a zero gradient: its moments fade, as everyone's. Moments live where their parameter lives; the parameters of a device are updated in
-/// one go, 28 bytes of memory traffic an element, and a card gives the bits that the CPU gives.
+/// AdamW (Loshchilov, Hutter 2019) on F32 parameters: m = β₁m + (1−β₁)g; v = β₂v + (1−β₂)g²; w −= lr · (m̂ / (√v̂ + ε) + decay · w), m̂ and v̂ corrected
+/// for their start at zero. A parameter without a gradient in a step counts as having a zero gradient: its moments fade, as everyone's. Moments live where
+/// their parameter lives; the parameters of a device are updated in one go, 28 bytes of memory traffic an element, and a card gives the bits that the CPU
+/// gives.
 /// </summary>
 public sealed class AdamW : IDisposable
 {
@@ -25,7 +26,8 @@ public sealed class AdamW : IDisposable
     private readonly Tensor[] _v;
     private readonly List<Group> _groups = [];
 
-    /// <param name="momentsOnHost">Moments of parameters on a card lie in pinned host memory, which the update reads and writes over the bus: 16 bytes an element instead of two thirds of the card's optimizer memory.</param>
+    /// <param name="momentsOnHost">Moments of parameters on a card lie in pinned host memory, which the update reads and writes over the bus: 16 bytes an
+    /// element instead of two thirds of the card's optimizer memory.</param>
     public AdamW(IReadOnlyList<Parameter> parameters, AdamWSettings settings, bool momentsOnHost = false)
     {
         ArgumentNullException.ThrowIfNull(parameters);
@@ -38,7 +40,8 @@ public sealed class AdamW : IDisposable
         {
             int[] indices = [.. device];
             var chunks = new Chunks([.. indices.Select(i => parameters[i].Tensor)]);
-            _groups.Add(new Group(indices, chunks, device.Key.Kind == DeviceKind.Cuda ? new OptimizerKernels(chunks, [.. indices.Select(i => _m[i])], [.. indices.Select(i => _v[i])]) : null));
+            _groups.Add(new Group(indices, chunks, device.Key.Kind == DeviceKind.Cuda
+                ? new OptimizerKernels(chunks, [.. indices.Select(i => _m[i])], [.. indices.Select(i => _v[i])]) : null));
         }
     }
 
@@ -56,7 +59,9 @@ public sealed class AdamW : IDisposable
         foreach (var (name, tensor) in State)
         {
             using var saved = find(name);
-            if (saved.Type != tensor.Type || !saved.HasShape(tensor.Shape)) throw new InvalidDataException($"optimizer state '{name}' must be [{string.Join(", ", tensor.Shape.ToArray())}], but is {saved}: it belongs to another run");
+            if (saved.Type != tensor.Type || !saved.HasShape(tensor.Shape))
+                throw new InvalidDataException($"optimizer state '{name}' must be [{string.Join(", ", tensor.Shape.ToArray())}], but "
+                    + $"is {saved}: it belongs to another run");
             Memory.Copy(saved, tensor);
         }
         Steps = steps;
@@ -67,7 +72,8 @@ public sealed class AdamW : IDisposable
     {
         Steps++;
         var (rate, correction) = (learningRate / (1 - Math.Pow(_settings.Beta1, Steps)), Math.Sqrt(1 - Math.Pow(_settings.Beta2, Steps)));
-        var factors = new AdamWFactors((float)_settings.Beta1, (float)_settings.Beta2, (float)rate, (float)correction, (float)_settings.Eps, (float)(1 - (learningRate * _settings.WeightDecay)));
+        var factors = new AdamWFactors((float)_settings.Beta1, (float)_settings.Beta2, (float)rate, (float)correction, (float)_settings.Eps,
+            (float)(1 - (learningRate * _settings.WeightDecay)));
         foreach (var group in _groups)
         {
             if (group.Kernels is { } card) card.Step(group.Indices.Select(i => _parameters[i].Tensor.Grad), (float)gradientScale, factors);
@@ -109,9 +115,11 @@ public sealed class AdamW : IDisposable
     /// <summary>One pass over a chunk; g empty: zeros. Eight elements at a time and the rest one by one, with the same operations.</summary>
     private static void Update(ReadOnlySpan<float> g, float scale, Span<float> w, Span<float> m, Span<float> v, in AdamWFactors f)
     {
-        ref float g0 = ref MemoryMarshal.GetReference(g), w0 = ref MemoryMarshal.GetReference(w), m0 = ref MemoryMarshal.GetReference(m), v0 = ref MemoryMarshal.GetReference(v);
+        ref float g0 = ref MemoryMarshal.GetReference(g), w0 = ref MemoryMarshal.GetReference(w), m0 = ref MemoryMarshal.GetReference(m),
+            v0 = ref MemoryMarshal.GetReference(v);
         var (b1, b2, c1, c2) = (Vector256.Create(f.Beta1), Vector256.Create(f.Beta2), Vector256.Create(1 - f.Beta1), Vector256.Create(1 - f.Beta2));
-        var (scales, rate, correction, eps, decay) = (Vector256.Create(scale), Vector256.Create(-f.Rate), Vector256.Create(f.Correction), Vector256.Create(f.Eps), Vector256.Create(f.Decay));
+        var (scales, rate, correction, eps, decay) = (Vector256.Create(scale), Vector256.Create(-f.Rate), Vector256.Create(f.Correction),
+            Vector256.Create(f.Eps), Vector256.Create(f.Decay));
         var i = 0;
         for (; i <= w.Length - 8; i += 8)
         {
@@ -121,7 +129,8 @@ public sealed class AdamW : IDisposable
             var second = Vector256.FusedMultiplyAdd(Vector256.LoadUnsafe(ref v0, at), b2, gradient * gradient * c2);
             first.StoreUnsafe(ref m0, at);
             second.StoreUnsafe(ref v0, at);
-            Vector256.FusedMultiplyAdd(first / ((Vector256.Sqrt(second) / correction) + eps), rate, Vector256.LoadUnsafe(ref w0, at) * decay).StoreUnsafe(ref w0, at);
+            Vector256.FusedMultiplyAdd(first / ((Vector256.Sqrt(second) / correction) + eps), rate, Vector256.LoadUnsafe(ref w0, at) * decay)
+                .StoreUnsafe(ref w0, at);
         }
         for (; i < w.Length; i++)
         {

@@ -3,8 +3,8 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Optim;
 
 /// <summary>
-/// F32 tensors of one device cut into chunks of one size, so that one parallel loop or one launch goes over thousands of them. A chunk belongs to the first tensor whose end lies above it. The cut
-/// depends on nothing but the lengths: sums by chunk have the same bits however many threads or blocks there are.
+/// F32 tensors of one device cut into chunks of one size, so that one parallel loop or one launch goes over thousands of them. A chunk belongs to the first
+/// tensor whose end lies above it. The cut depends on nothing but the lengths: sums by chunk have the same bits however many threads or blocks there are.
 /// </summary>
 internal sealed class Chunks
 {

@@ -18,7 +18,9 @@ public static class Gradients
         return Math.Sqrt(sums.Sum(sum => sum()));
     }
 
-    /// <summary>What gradients must be multiplied by so that their norm is at most <paramref name="max"/> (torch's clip_grad_norm_); 1 where max is 0 or below.</summary>
+    /// <summary>
+    /// What gradients must be multiplied by so that their norm is at most <paramref name="max"/> (torch's clip_grad_norm_); 1 where max is 0 or below.
+    /// </summary>
     public static double ClipScale(double norm, double max) => max <= 0 ? 1 : Math.Min(1, max / (norm + 1e-6));
 
     /// <summary>Queues the sum; what is returned waits for it.</summary>
@@ -43,7 +45,8 @@ public static class Gradients
             {
                 var (tensor, from, length) = chunks.At(chunk);
                 var elements = Chunks.Elements(chunks.Tensors[tensor], from, length);
-                for (var at = 0; at < length; at += Piece) sums[chunk] += TensorPrimitives.SumOfSquares<float>(elements.Slice(at, Math.Min(Piece, length - at)));
+                for (var at = 0; at < length; at += Piece)
+                    sums[chunk] += TensorPrimitives.SumOfSquares<float>(elements.Slice(at, Math.Min(Piece, length - at)));
             }
         });
         return sums.Sum();

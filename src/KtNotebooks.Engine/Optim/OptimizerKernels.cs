@@ -4,8 +4,8 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Optim;
 
 /// <summary>
-/// The optimizer's work on the tensors of one card: a launch for all of them, a block a chunk. Lengths and the addresses of weights and moments are sent once, those of the gradients at every step
-/// (8 bytes a tensor); a block finds its tensor by bisection.
+/// The optimizer's work on the tensors of one card: a launch for all of them, a block a chunk. Lengths and the addresses of weights and moments are sent
+/// once, those of the gradients at every step (8 bytes a tensor); a block finds its tensor by bisection.
 /// </summary>
 internal sealed class OptimizerKernels : IDisposable
 {
@@ -79,7 +79,8 @@ internal sealed class OptimizerKernels : IDisposable
         {
             int t = tensor_of_block(ends, tensors);
             long long start = (blockIdx.x - (t ? ends[t - 1] : 0)) * (long long)chunk;
-            int count = (int)min((long long)chunk, counts[t] - start), packs = (gradients[t] | state[3 * t] | state[3 * t + 1] | state[3 * t + 2]) % 16 == 0 ? count / 4 : 0;
+            int count = (int)min((long long)chunk, counts[t] - start);
+            int packs = (gradients[t] | state[3 * t] | state[3 * t + 1] | state[3 * t + 2]) % 16 == 0 ? count / 4 : 0;
             const float* g = gradients[t] ? (const float*)gradients[t] + start : nullptr;
             float *w = (float*)state[3 * t] + start, *m = (float*)state[3 * t + 1] + start, *v = (float*)state[3 * t + 2] + start;
             for (int i = threadIdx.x; i < packs; i += blockDim.x)
@@ -91,7 +92,8 @@ internal sealed class OptimizerKernels : IDisposable
                 ((Four*)m)[i] = y;
                 ((Four*)v)[i] = z;
             }
-            for (int i = 4 * packs + threadIdx.x; i < count; i += blockDim.x) update(g ? g[i] * scale : 0.0f, w[i], m[i], v[i], b1, b2, rate, correction, eps, decay);
+            for (int i = 4 * packs + threadIdx.x; i < count; i += blockDim.x)
+                update(g ? g[i] * scale : 0.0f, w[i], m[i], v[i], b1, b2, rate, correction, eps, decay);
         }
         """;
 
@@ -114,7 +116,10 @@ internal sealed class OptimizerKernels : IDisposable
         _addresses = new long[chunks.Tensors.Count];
         _ends = Memory.Place(chunks.Ends, chunks.Device);
         _counts = Memory.Place(chunks.Counts, chunks.Device);
-        if (m is not null && v is not null) _state = Memory.Place([.. Enumerable.Range(0, m.Count).SelectMany(i => new long[] { chunks.Tensors[i].Pointer, m[i].Pointer, v[i].Pointer })], chunks.Device);
+        if (m is not null && v is not null) _state = Memory.Place([.. Enumerable.Range(0, m.Count).SelectMany(i => new long[]
+        {
+            chunks.Tensors[i].Pointer, m[i].Pointer, v[i].Pointer
+        })], chunks.Device);
     }
 
     /// <summary>Σ x² over all tensors, F64 [1] on the card.</summary>
@@ -124,7 +129,8 @@ internal sealed class OptimizerKernels : IDisposable
         using var tensors = Addresses(_chunks.Tensors);
         using var partial = Tensor.Empty(DType.F64, device, _chunks.Count);
         var total = Tensor.Empty(DType.F64, device, 1);
-        Program.Kernel(card, "squares", "").Launch(_chunks.Count, Threads, tensors.Pointer, _counts.Pointer, _ends.Pointer, _addresses.Length, Chunks.Size, partial.Pointer);
+        Program.Kernel(card, "squares", "")
+            .Launch(_chunks.Count, Threads, tensors.Pointer, _counts.Pointer, _ends.Pointer, _addresses.Length, Chunks.Size, partial.Pointer);
         Program.Kernel(card, "sum_squares", "").Launch(1, Threads, partial.Pointer, _chunks.Count, total.Pointer);
         return total;
     }
@@ -133,7 +139,8 @@ internal sealed class OptimizerKernels : IDisposable
     public void Step(IEnumerable<Tensor?> gradients, float scale, in AdamWFactors f)
     {
         using var addresses = Addresses(gradients);
-        Program.Kernel(CudaDevice.Get(_chunks.Device.Index), "adamw", "").Launch(_chunks.Count, Threads, _state!.Pointer, addresses.Pointer, _counts.Pointer, _ends.Pointer, _addresses.Length, Chunks.Size,
+        Program.Kernel(CudaDevice.Get(_chunks.Device.Index), "adamw", "")
+            .Launch(_chunks.Count, Threads, _state!.Pointer, addresses.Pointer, _counts.Pointer, _ends.Pointer, _addresses.Length, Chunks.Size,
             scale, f.Beta1, f.Beta2, f.Rate, f.Correction, f.Eps, f.Decay);
     }
 

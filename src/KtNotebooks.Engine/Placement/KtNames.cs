@@ -3,7 +3,8 @@ using KtNotebooks.Ops;
 namespace KtNotebooks.Placement;
 
 /// <summary>
-/// The words of KTransformers' rules: import paths of classes, operators, backends, keyword arguments. Whatever stands in a published rules file of a model that we have is here; what is not here is refused by name.
+/// The words of KTransformers' rules: import paths of classes, operators, backends, keyword arguments. Whatever stands in a published rules file of a model
+/// that we have is here; what is not here is refused by name.
 /// </summary>
 internal static class KtNames
 {
@@ -29,8 +30,11 @@ internal static class KtNames
     /// <summary>match.class → what it matches.</summary>
     public static readonly Dictionary<string, ClassMatch> Classes = Match();
 
-    /// <summary>Operators of linear layers: they choose Python kernels. Here a linear is computed in the model's own type on its device, whichever is named.</summary>
-    public static readonly string[] LinearOps = ["KLinearTorch", "KLinearMarlin", "KLinearCPUInfer", "KLinearFP8", "KLinearQ8", "VLinearMarlin", "QuantizedLinearMarlin"];
+    /// <summary>
+    /// Operators of linear layers: they choose Python kernels. Here a linear is computed in the model's own type on its device, whichever is named.
+    /// </summary>
+    public static readonly string[] LinearOps = ["KLinearTorch", "KLinearMarlin", "KLinearCPUInfer", "KLinearFP8", "KLinearQ8", "VLinearMarlin",
+        "QuantizedLinearMarlin"];
 
     /// <summary>Operators of experts → does the CPU compute?</summary>
     public static readonly Dictionary<string, bool> ExpertOps = new()
@@ -72,10 +76,12 @@ internal static class KtNames
         {
             foreach (var name in names) all.Add($"{Operators}{module}.{name}", kind);
         }
-        Add("RoPE", ModuleClass.Rotary, "RotaryEmbedding", "RotaryEmbeddingV2", "RotaryEmbeddingV3", "RotaryEmbeddingV4", "YarnRotaryEmbedding", "YarnRotaryEmbeddingV3", "DynamicNTKScalingRotaryEmbedding");
+        Add("RoPE", ModuleClass.Rotary, "RotaryEmbedding", "RotaryEmbeddingV2", "RotaryEmbeddingV3", "RotaryEmbeddingV4", "YarnRotaryEmbedding",
+            "YarnRotaryEmbeddingV3", "DynamicNTKScalingRotaryEmbedding");
         Add("linear", ModuleClass.Linear, "KTransformersLinear");
         Add("experts", ModuleClass.Experts, "KTransformersExperts", "KTransformersExpertsV2");
-        Add("experts", ModuleClass.Moe, "KDeepseekV2MoE", "KDeepseekV3MoE", "KDeepseekV3MoEV2", "KQwen2MoeSparseMoeBlock", "KQwen3MoeSparseMoeBlock", "KQwen3MoeSparseMoeBlockV2");
+        Add("experts", ModuleClass.Moe, "KDeepseekV2MoE", "KDeepseekV3MoE", "KDeepseekV3MoEV2", "KQwen2MoeSparseMoeBlock", "KQwen3MoeSparseMoeBlock",
+            "KQwen3MoeSparseMoeBlockV2");
         Add("gate", ModuleClass.Router, "KMoEGate", "KMoEGateDeepSeekV3", "KMoEGateQwen2Moe");
         Add("attention", ModuleClass.Attention, "KDeepseekV2Attention", "KDeepseekV3Attention", "KQwen3MoeAttention", "flashinfer_attn");
         Add("balance_serve_attention", ModuleClass.Attention, "flashinfer_attn", "KQwen2MoeAttention", "KQwen3MoeAttention");
@@ -98,7 +104,8 @@ internal static class KtNames
         {
             foreach (var module in modules)
             {
-                void Put(string name, ModuleClass kind) => all[module + "." + name] = new ClassMatch(kind, kind is ModuleClass.Norm or ModuleClass.Rotary ? null : types);
+                void Put(string name, ModuleClass kind) =>
+                    all[module + "." + name] = new ClassMatch(kind, kind is ModuleClass.Norm or ModuleClass.Rotary ? null : types);
                 foreach (var rotary in (string[])["RotaryEmbedding", "YarnRotaryEmbedding"]) Put(prefix + rotary, ModuleClass.Rotary);
                 Put(prefix + "RMSNorm", ModuleClass.Norm);
                 Put(prefix + "MLP", ModuleClass.Mlp);
@@ -112,7 +119,8 @@ internal static class KtNames
         // Published files match V3's classes in V2's rules here and there and the other way round; where both would fit, the model type decides.
         string[] v2 = ["deepseek_v2"], v3 = ["deepseek_v3", "kimi_k2"];
         Add(["ktransformers.models.modeling_deepseek", "transformers.models.deepseek_v2.modeling_deepseek_v2"], v2, "DeepseekV2", "MoE");
-        Add(["ktransformers.models.modeling_deepseek_v3", "ktransformers.models.modeling_deepseekv3", "transformers.models.deepseek_v3.modeling_deepseek_v3"], v3, "DeepseekV3", "MoE");
+        Add(["ktransformers.models.modeling_deepseek_v3", "ktransformers.models.modeling_deepseekv3", "transformers.models.deepseek_v3.modeling_deepseek_v3"],
+            v3, "DeepseekV3", "MoE");
         Add(["ktransformers.models.modeling_qwen2_moe", "transformers.models.qwen2_moe.modeling_qwen2_moe"], ["qwen2_moe"], "Qwen2Moe", "SparseMoeBlock");
         Add(["ktransformers.models.modeling_qwen3_moe", "transformers.models.qwen3_moe.modeling_qwen3_moe"], ["qwen3_moe"], "Qwen3Moe", "SparseMoeBlock");
         return all;

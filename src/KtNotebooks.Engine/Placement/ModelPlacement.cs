@@ -9,8 +9,8 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Placement;
 
 /// <summary>
-/// Where every module of one model is put: rules and keys of any spelling, resolved against the model's own module tree. Immutable. A module that no rule names stands where the nearest matched
-/// module above it stands, else where transfer_map sends its layer, else on the default device.
+/// Where every module of one model is put: rules and keys of any spelling, resolved against the model's own module tree. Immutable. A module that no rule
+/// names stands where the nearest matched module above it stands, else where transfer_map sends its layer, else on the default device.
 /// </summary>
 public sealed class ModelPlacement
 {
@@ -47,15 +47,20 @@ public sealed class ModelPlacement
     /// <exception cref="InvalidDataException">A rule asks for what cannot be; file and line are named.</exception>
     public static ModelPlacement Resolve(Module root, string modelType, PlacementSettings settings) => new PlacementWalk(modelType, settings).Run(root);
 
-    /// <summary>The CPU variant that the rules' `kernel` asks for, and the line that says so; null: the best one. One serves the whole process, so two rules may not ask for two.</summary>
+    /// <summary>
+    /// The CPU variant that the rules' `kernel` asks for, and the line that says so; null: the best one. One serves the whole process, so two rules may not
+    /// ask for two.
+    /// </summary>
     /// <exception cref="InvalidDataException">Two rules ask for different ones.</exception>
     public (string Variant, string Because)? Kernel
     {
         get
         {
-            var asked = All.Select(a => a.Place).Where(p => p.Compute.Kind == DeviceKind.Cpu && p.Kernel != ModulePlace.AnyKernel).DistinctBy(p => p.Kernel).Take(2).ToArray();
+            var asked = All.Select(a => a.Place).Where(p => p.Compute.Kind == DeviceKind.Cpu && p.Kernel != ModulePlace.AnyKernel).DistinctBy(p => p.Kernel)
+                .Take(2).ToArray();
             if (asked.Length == 2)
-                throw new InvalidDataException($"{asked[1].Because}: asks for kernel: {asked[1].Kernel}, but {asked[0].Because} asks for {asked[0].Kernel}; one CPU variant serves the whole process: write the same in both");
+                throw new InvalidDataException($"{asked[1].Because}: asks for kernel: {asked[1].Kernel}, but {asked[0].Because} asks "
+                    + $"for {asked[0].Kernel}; one CPU variant serves the whole process: write the same in both");
             return asked.Length == 0 ? null : (asked[0].Kernel, asked[0].Because);
         }
     }
@@ -68,10 +73,13 @@ public sealed class ModelPlacement
         {
             if (place.Compute.Kind != DeviceKind.Cuda) continue;
             var why = CudaDevice.Missing ?? (place.Compute.Index >= CudaDevice.Count ? $"there are {CudaDevice.Count} cards, numbered from 0" : null);
-            if (why is not null) throw new NotSupportedException($"{place.Because}: puts {path} on {place.Compute}, but {why}. Change that line, or write device: cpu to compute everything on the CPU");
+            if (why is not null)
+                throw new NotSupportedException($"{place.Because}: puts {path} on {place.Compute}, but {why}. Change that line, or write device: cpu to "
+                    + "compute everything on the CPU");
         }
         if (Kernel is { } kernel && !Cpu.Variants.Contains(kernel.Variant))
-            throw new NotSupportedException($"{kernel.Because}: asks for kernel: {kernel.Variant}, which does not run on this processor; it has {string.Join(", ", Cpu.Variants)}; write one of them, or auto");
+            throw new NotSupportedException($"{kernel.Because}: asks for kernel: {kernel.Variant}, which does not run on this processor; it "
+                + $"has {string.Join(", ", Cpu.Variants)}; write one of them, or auto");
         Cpu.Configure(Kernel?.Variant, Settings.Threads);
         RowParallel.Threads = Settings.Threads ?? Environment.ProcessorCount;
     }

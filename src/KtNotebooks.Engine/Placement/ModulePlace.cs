@@ -43,7 +43,8 @@ public enum ExecutorKind
 /// <param name="Executor">Of routed experts; null for all else.</param>
 /// <param name="Kernel">CPU variant: auto, or a name that KT_CPU takes.</param>
 /// <param name="Because">File and line, or the key, that says so: errors name it.</param>
-public sealed record ModulePlace(Device Compute, WeightHome Weights, MatrixFormat? Format = null, ExecutorKind? Executor = null, string Kernel = ModulePlace.AnyKernel, string Because = "default")
+public sealed record ModulePlace(Device Compute, WeightHome Weights, MatrixFormat? Format = null, ExecutorKind? Executor = null,
+    string Kernel = ModulePlace.AnyKernel, string Because = "default")
 {
     /// <summary>The word that leaves the kernel open.</summary>
     public const string AnyKernel = "auto";
@@ -68,7 +69,8 @@ public enum ModuleClass
 }
 
 /// <summary>What a rule says of the modules that it matches; null: it does not say.</summary>
-internal sealed record Assignment(string? Compute = null, WeightHome? Weights = null, MatrixFormat? Format = null, ExecutorKind? Executor = null, string Kernel = ModulePlace.AnyKernel, string? Output = null)
+internal sealed record Assignment(string? Compute = null, WeightHome? Weights = null, MatrixFormat? Format = null, ExecutorKind? Executor = null,
+    string Kernel = ModulePlace.AnyKernel, string? Output = null)
 {
     /// <summary>The kind of module that a KTransformers class stands for; null: any.</summary>
     public ModuleClass? For { get; init; }
@@ -92,5 +94,6 @@ internal sealed record ClassMatch(ModuleClass Kind, string[]? ModelTypes = null)
 
     public bool PythonLinear { get; init; }
 
-    public bool Matches(ModuleClass kind, string modelType) => (kind == Kind || (PythonLinear && kind == ModuleClass.Router && !OwnGate.Contains(modelType))) && (ModelTypes is null || ModelTypes.Contains(modelType));
+    public bool Matches(ModuleClass kind, string modelType) => (kind == Kind || (PythonLinear && kind == ModuleClass.Router && !OwnGate.Contains(modelType)))
+        && (ModelTypes is null || ModelTypes.Contains(modelType));
 }

@@ -4,8 +4,8 @@ using KtNotebooks.Weights;
 
 namespace KtNotebooks.Placement;
 
-/// <summary>Puts the tensors of a checkpoint where they belong, on their way into the model: what is to live on a card is sent there. What is to live in host memory the checkpoint reads
-/// there at once (<see cref="InMemory"/>): a copy of mapped pages would count twice.</summary>
+/// <summary>Puts the tensors of a checkpoint where they belong, on their way into the model: what is to live on a card is sent there. What is to live in
+/// host memory the checkpoint reads there at once (<see cref="InMemory"/>): a copy of mapped pages would count twice.</summary>
 public sealed class PlacedWeights(IWeights source, ModelPlacement placement) : IWeights
 {
     /// <summary>Whether a tensor or the experts below a path are read into host memory when they are taken.</summary>

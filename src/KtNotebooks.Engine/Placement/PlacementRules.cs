@@ -11,8 +11,9 @@ using YamlDotNet.RepresentationModel;
 namespace KtNotebooks.Placement;
 
 /// <summary>
-/// A rules file: a list of `match: {name: REGEX, class: CLASS}` with either KTransformers' `replace: {class, kwargs}` or our plain `place: {compute, weights, format, kernel, experts}`; the first match wins. Both
-/// say the same thing, an <see cref="Assignment"/>. An unknown key, class, operator or device is an error with file, line and the nearest known word. rules/README.md shows both spellings.
+/// A rules file: a list of `match: {name: REGEX, class: CLASS}` with either KTransformers' `replace: {class, kwargs}` or our plain `place: {compute,
+/// weights, format, kernel, experts}`; the first match wins. Both say the same thing, an <see cref="Assignment"/>. An unknown key, class, operator or
+/// device is an error with file, line and the nearest known word. rules/README.md shows both spellings.
 /// </summary>
 public sealed class PlacementRules
 {
@@ -39,13 +40,15 @@ public sealed class PlacementRules
     internal bool NamesCards => _transfers.Values.Any(t => IsCard(t.Device)) || _rules.Any(r => IsCard(r.Assign.Compute) || IsCard(r.Assign.Output));
 
     /// <summary>Does a rule say which card, or where layers change from one to the next?</summary>
-    internal bool NumbersCards => _transfers.Count > 0 || _rules.Any(r => r.Assign.Compute?.Contains(':', StringComparison.Ordinal) ?? r.Assign.Output?.Contains(':', StringComparison.Ordinal) ?? false);
+    internal bool NumbersCards => _transfers.Count > 0
+        || _rules.Any(r => r.Assign.Compute?.Contains(':', StringComparison.Ordinal) ?? r.Assign.Output?.Contains(':', StringComparison.Ordinal) ?? false);
 
     /// <exception cref="FileNotFoundException">No such file.</exception>
     /// <exception cref="InvalidDataException">Not a rules file; file and line are named.</exception>
     public static PlacementRules Load(string path)
     {
-        if (YamlFile.Load(path) is not YamlSequenceNode list) throw new InvalidDataException($"{path}:1: a rules file is a list of `- match: … place: …` entries");
+        if (YamlFile.Load(path) is not YamlSequenceNode list)
+            throw new InvalidDataException($"{path}:1: a rules file is a list of `- match: … place: …` entries");
         var rules = new PlacementRules(path);
         foreach (var entry in list.Children) rules._rules.Add(rules.Read(entry));
         return rules;
@@ -62,9 +65,11 @@ public sealed class PlacementRules
         if (match.Children.Count == 0) throw Bad(node, "match needs a name, a class, or both");
         var name = Maybe(match, "name") is { } pattern ? Pattern(pattern) : null;
         var kind = Maybe(match, "class") is { } word ? Known(word, KtNames.Classes, "class") : null;
-        var recursive = Maybe(entry, "recursive") is not { } flag || Choice(flag, "recursive", "true", "false", "True", "False").StartsWith("true", StringComparison.OrdinalIgnoreCase);
+        var recursive = Maybe(entry, "recursive") is not { } flag
+            || Choice(flag, "recursive", "true", "false", "True", "False").StartsWith("true", StringComparison.OrdinalIgnoreCase);
         var (place, replace) = (Maybe(entry, "place"), Maybe(entry, "replace"));
-        if ((place is null) == (replace is null)) throw Bad(node, place is null ? "'place' (or KTransformers' 'replace') is missing" : "'place' and 'replace' exclude each other");
+        if ((place is null) == (replace is null))
+            throw Bad(node, place is null ? "'place' (or KTransformers' 'replace') is missing" : "'place' and 'replace' exclude each other");
         return new PlacementRule(Where(node), name, kind, recursive, place is not null ? Place(place, node) : Replace(replace!, node));
     }
 
@@ -77,10 +82,12 @@ public sealed class PlacementRules
         var compute = Maybe(place, "compute") is { } c ? DeviceWord(c, "auto") : null;
         WeightHome? home = Maybe(place, "weights") is { } w ? Enum.Parse<WeightHome>(Choice(w, "weights", "host", "device", "mmap"), ignoreCase: true) : null;
         MatrixFormat? format = Maybe(place, "format") is { } f ? MatrixFormats.Parse(Choice(f, "format", "bf16", "fp8", "int8", "int4")) : null;
-        ExecutorKind? executor = Maybe(place, "experts") is { } e ? Enum.Parse<ExecutorKind>(Choice(e, "experts", "auto", "cpu", "streamed", "resident", "split"), ignoreCase: true) : null;
+        ExecutorKind? executor = Maybe(place, "experts") is { } e
+            ? Enum.Parse<ExecutorKind>(Choice(e, "experts", "auto", "cpu", "streamed", "resident", "split"), ignoreCase: true) : null;
         var kernel = Maybe(place, "kernel") is { } k ? Choice(k, "kernel", Kernels) : ModulePlace.AnyKernel;
         if (compute == "cpu" && home == WeightHome.Device) throw Bad(node, "weights: device means a card, but compute is cpu; write weights: host or mmap");
-        if (compute == "cpu" && executor is ExecutorKind.Streamed or ExecutorKind.Resident or ExecutorKind.Split) throw Bad(node, $"experts: {executor.ToString()!.ToLowerInvariant()} needs a card, but compute is cpu");
+        if (compute == "cpu" && executor is ExecutorKind.Streamed or ExecutorKind.Resident or ExecutorKind.Split)
+            throw Bad(node, $"experts: {executor.ToString()!.ToLowerInvariant()} needs a card, but compute is cpu");
         if (IsCard(compute) && kernel != ModulePlace.AnyKernel && executor is not (ExecutorKind.Cpu or ExecutorKind.Split))
             throw Bad(node, $"kernel: {kernel} names kernels of the CPU, but compute is {compute}; leave kernel out");
         return new Assignment(compute, home, format, executor, kernel);
@@ -111,7 +118,9 @@ public sealed class PlacementRules
         return new Assignment(compute) { For = kind };
     }
 
-    /// <summary>CPU operators: the CPU, whatever the prompt's operator says, since a training window is not a prompt; a card's operators: resident there.</summary>
+    /// <summary>
+    /// CPU operators: the CPU, whatever the prompt's operator says, since a training window is not a prompt; a card's operators: resident there.
+    /// </summary>
     private Assignment Experts(YamlMappingNode kwargs, string? device, string? output)
     {
         var generate = Operator(kwargs, "generate_op", KtNames.ExpertOps.Keys);
@@ -120,18 +129,21 @@ public sealed class PlacementRules
         var op = generate ?? prefill;
         if (op is "KExpertsMarlin") format = MatrixFormat.Int4;
         var onCpu = op is null ? device == "cpu" : KtNames.ExpertOps[op] || device == "cpu";
-        return onCpu ? new Assignment("cpu", WeightHome.Host, format, ExecutorKind.Cpu, Output: output) : new Assignment(device, WeightHome.Device, format, ExecutorKind.Resident, Output: output);
+        return onCpu ? new Assignment("cpu", WeightHome.Host, format, ExecutorKind.Cpu, Output: output)
+            : new Assignment(device, WeightHome.Device, format, ExecutorKind.Resident, Output: output);
     }
 
     private void ReadModel(YamlMappingNode kwargs)
     {
         if (Maybe(kwargs, "per_layer_prefill_intput_threshold") is { } threshold && Word(threshold) != "0")
-            _notes.Add($"{Where(threshold)}: per_layer_prefill_intput_threshold has no effect here; `experts: streamed` in the config streams layers to the card");
+            _notes.Add($"{Where(threshold)}: per_layer_prefill_intput_threshold has no effect here; `experts: streamed` in the config streams layers to the "
+                + "card");
         if (Maybe(kwargs, "transfer_map") is not { } node) return;
         if (node is not YamlMappingNode map) throw Bad(node, "transfer_map must map a layer's number to a device");
         foreach (var (key, value) in map.Children)
         {
-            if (!int.TryParse(Word(key), NumberStyles.None, CultureInfo.InvariantCulture, out var layer)) throw Bad(key, $"transfer_map must name the number of a layer, but says '{Word(key)}'");
+            if (!int.TryParse(Word(key), NumberStyles.None, CultureInfo.InvariantCulture, out var layer))
+                throw Bad(key, $"transfer_map must name the number of a layer, but says '{Word(key)}'");
             _transfers[layer] = (DeviceWord(value), Where(key));
         }
     }
@@ -177,7 +189,8 @@ public sealed class PlacementRules
 
     private static YamlNode? Maybe(YamlMappingNode map, string key) => map.Children.TryGetValue(new YamlScalarNode(key), out var child) ? child : null;
 
-    private string Choice(YamlNode node, string key, params string[] choices) => choices.Contains(Word(node)) ? Word(node) : throw Bad(node, $"{key} must be {string.Join(", ", choices[..^1])} or {choices[^1]}, but is '{Word(node)}'");
+    private string Choice(YamlNode node, string key, params string[] choices) => choices.Contains(Word(node)) ? Word(node)
+        : throw Bad(node, $"{key} must be {string.Join(", ", choices[..^1])} or {choices[^1]}, but is '{Word(node)}'");
 
     private string Where(YamlNode node) => $"{Path}:{node.Start.Line}";
 

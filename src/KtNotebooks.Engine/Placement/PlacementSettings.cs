@@ -8,8 +8,8 @@ using KtNotebooks.Ops;
 namespace KtNotebooks.Placement;
 
 /// <summary>
-/// The keys of a config that say where a model goes, of both KTransformers generations and our own: kt_optimize_rule, cpu_infer; kt_config; device, experts, gpu_memory_limit. They become one
-/// <see cref="ModelPlacement"/>.
+/// The keys of a config that say where a model goes, of both KTransformers generations and our own: kt_optimize_rule, cpu_infer; kt_config; device,
+/// experts, gpu_memory_limit. They become one <see cref="ModelPlacement"/>.
 /// </summary>
 public sealed record PlacementSettings
 {
@@ -84,9 +84,11 @@ public sealed record PlacementSettings
         var cards = ReadCards(c, device, rules);
         var (format, skip) = Format(c);
         if (format is not null && rules is not null)
-            throw new ArgumentException($"{c.Where("kt_optimize_rule")}: a rules file and a format in kt_config exclude each other: the rules say the format (backend or format)");
+            throw new ArgumentException($"{c.Where("kt_optimize_rule")}: a rules file and a format in kt_config exclude each other: the rules say the format "
+                + "(backend or format)");
         var lifecycle = c.OneOf(Block + "kt_weight_lifecycle");
-        ExecutorKind? experts = c.Has("experts") ? Enum.Parse<ExecutorKind>(c.OneOf("experts", "auto", "auto", "cpu", "streamed", "resident", "split"), ignoreCase: true) : null;
+        ExecutorKind? experts = c.Has("experts")
+            ? Enum.Parse<ExecutorKind>(c.OneOf("experts", "auto", "auto", "cpu", "streamed", "resident", "split"), ignoreCase: true) : null;
         if (generation && experts is null && rules is null)
         {
             experts = ExecutorKind.Cpu;
@@ -118,13 +120,17 @@ public sealed record PlacementSettings
         c.IgnoreBlock(Block, "use_kt is false");
     }
 
-    /// <summary>The rules file that a config names: there, or under its name among those that the program brings, for configs of LLaMA-Factory's checkout name them by its folders.</summary>
+    /// <summary>
+    /// The rules file that a config names: there, or under its name among those that the program brings, for configs of LLaMA-Factory's checkout name them
+    /// by its folders.
+    /// </summary>
     private static string RulesFile(Settings c, string file, List<string> notes)
     {
         if (File.Exists(file)) return file;
         var name = Path.GetFileName(file);
         if (ShippedRules.Find(name) is not { } shipped)
-            throw new FileNotFoundException($"{c.Where("kt_optimize_rule")}: {file}: no such file, and none of the rules in rules/ is called '{name}'.{Nearest.Hint(name, ShippedRules.Names)}", file);
+            throw new FileNotFoundException($"{c.Where("kt_optimize_rule")}: {file}: no such file, and none of the rules in rules/ is "
+                + $"called '{name}'.{Nearest.Hint(name, ShippedRules.Names)}", file);
         notes.Add($"{c.Where("kt_optimize_rule")}: {file} is not there; {shipped} is used, the file of that name that comes with this program");
         return shipped;
     }
@@ -149,7 +155,9 @@ public sealed record PlacementSettings
         return device;
     }
 
-    /// <summary>Not more than there are processors: threads beyond them only wait for each other (LLaMA-Factory's examples say 32 and 96, whatever the machine).</summary>
+    /// <summary>
+    /// Not more than there are processors: threads beyond them only wait for each other (LLaMA-Factory's examples say 32 and 96, whatever the machine).
+    /// </summary>
     private static int? ReadThreads(Settings c, List<string> notes)
     {
         var key = c.Has("cpu_infer") ? "cpu_infer" : Block + "kt_num_threads";
@@ -159,17 +167,22 @@ public sealed record PlacementSettings
         return Math.Min(wanted, most);
     }
 
-    /// <summary>A number, or all that the driver shows (CUDA_VISIBLE_DEVICES applies), so that one config does for a machine with one card and for one with four.</summary>
+    /// <summary>
+    /// A number, or all that the driver shows (CUDA_VISIBLE_DEVICES applies), so that one config does for a machine with one card and for one with four.
+    /// </summary>
     private static int? ReadCards(Settings c, string device, PlacementRules? rules)
     {
         if (c.Text("cards") is not { } word) return null;
-        var cards = word == "all" ? Math.Max(1, CudaDevice.Count) : int.TryParse(word, NumberStyles.None, CultureInfo.InvariantCulture, out var n) && n is > 0 and <= MostCards ? n
+        var cards = word == "all" ? Math.Max(1, CudaDevice.Count)
+            : int.TryParse(word, NumberStyles.None, CultureInfo.InvariantCulture, out var n) && n is > 0 and <= MostCards ? n
             : throw c.Wrong("cards", $"all or a number from 1 to {MostCards}");
         if (device == "cpu") return null;
         if (device != "auto")
-            throw new ArgumentException($"{c.Where("cards")}: cards and device: {device} exclude each other: with cards: {word} layers lie on the first cards in turn; write one of the two");
+            throw new ArgumentException($"{c.Where("cards")}: cards and device: {device} exclude each other: with "
+                + $"cards: {word} layers lie on the first cards in turn; write one of the two");
         if (rules is { NumbersCards: true })
-            throw new ArgumentException($"{c.Where("cards")}: cards and a rules file that numbers cards exclude each other: {rules.Path} says where layers go; write one of the two, or cuda without a number in the rules");
+            throw new ArgumentException($"{c.Where("cards")}: cards and a rules file that numbers cards exclude each "
+                + $"other: {rules.Path} says where layers go; write one of the two, or cuda without a number in the rules");
         return cards;
     }
 
@@ -212,7 +225,9 @@ public sealed record PlacementSettings
     {
         if (c.Text(key) is not { } text) return null;
         foreach (var (unit, size) in (ReadOnlySpan<(string, double)>)[("GiB", 1L << 30), ("MiB", 1L << 20), ("GB", 1e9), ("MB", 1e6)])
-            if (text.EndsWith(unit, StringComparison.OrdinalIgnoreCase) && double.TryParse(text[..^unit.Length].Trim(), NumberStyles.Float, CultureInfo.InvariantCulture, out var value) && (value > 0 || (orNone && value == 0))) return (long)(value * size);
+            if (text.EndsWith(unit, StringComparison.OrdinalIgnoreCase)
+                && double.TryParse(text[..^unit.Length].Trim(), NumberStyles.Float, CultureInfo.InvariantCulture, out var value)
+                && (value > 0 || (orNone && value == 0))) return (long)(value * size);
         throw c.Wrong(key, orNone ? "a size such as 2GB or 2GiB, or 0GB" : "a size such as 20GB or 20GiB");
     }
 }

@@ -19,8 +19,10 @@ internal sealed class PlacementWalk
     public PlacementWalk(string modelType, PlacementSettings settings)
     {
         (_modelType, _settings) = (modelType, settings);
-        // Without a device named anywhere everything stays on the CPU; a rules file that names cards has cuda:0 for all that it leaves out, as in KTransformers.
-        _default = settings.Device != "auto" ? Device.Parse(settings.Device) : settings.Cards is not null || settings.Rules is { NamesCards: true } ? Device.Cuda() : Device.Cpu;
+        // Without a device named anywhere everything stays on the CPU; a rules file that names cards has cuda:0 for all that it leaves out, as in
+        // KTransformers.
+        _default = settings.Device != "auto" ? Device.Parse(settings.Device)
+            : settings.Cards is not null || settings.Rules is { NamesCards: true } ? Device.Cuda() : Device.Cpu;
         _here = _default;
     }
 
@@ -54,13 +56,20 @@ internal sealed class PlacementWalk
         _places.Add(new(module.Path, place));
         if (module is ExpertBank || LayerPath(module.Path) is not { } layer) return;
         // A layer's modules meet in its residual stream, so they compute on one device; experts alone may compute elsewhere.
-        if (Transfer(module.Path) is { } sent && sent.Device != place.Compute) throw new InvalidDataException($"{sent.Where}: transfer_map sends {layer} to {sent.Device}, but {place.Because} puts {module.Path} on {place.Compute}");
+        if (Transfer(module.Path) is { } sent && sent.Device != place.Compute)
+            throw new InvalidDataException($"{sent.Where}: transfer_map sends {layer} to {sent.Device}, but {place.Because} puts {module.Path} on "
+                + $"{place.Compute}");
         if (!module.Weights.Any() || _layers.TryAdd(layer, (module.Path, place))) return;
         var (path, first) = _layers[layer];
-        if (first.Compute != place.Compute) throw new InvalidDataException($"{place.Because}: puts {module.Path} on {place.Compute}, but {first.Because} puts {path} of the same layer on {first.Compute}; modules that no rule names go to the default device");
+        if (first.Compute != place.Compute)
+            throw new InvalidDataException($"{place.Because}: puts {module.Path} on {place.Compute}, but {first.Because} puts {path} of the same layer "
+                + $"on {first.Compute}; modules that no rule names go to the default device");
     }
 
-    /// <summary>A bank is asked by its own path, and by the path of its first expert's gate: rules may name either. A replacement that stops the walk speaks for the bank whatever else matches.</summary>
+    /// <summary>
+    /// A bank is asked by its own path, and by the path of its first expert's gate: rules may name either. A replacement that stops the walk speaks for the
+    /// bank whatever else matches.
+    /// </summary>
     private PlacementRule? BankRule(string path)
     {
         if (Rules is not { } rules) return null;
@@ -74,7 +83,9 @@ internal sealed class PlacementWalk
     {
         var wants = rule.Assign.For;
         var fits = wants is null || wants == kind || (wants == ModuleClass.Linear && kind is ModuleClass.Router or ModuleClass.Experts);
-        return fits ? rule : throw new InvalidDataException($"{rule.Where}: replaces {path}, which is of class {Word(kind)}, by a class for {Word(wants!.Value)}; add a class to the match, or narrow the name");
+        return fits ? rule
+            : throw new InvalidDataException($"{rule.Where}: replaces {path}, which is of class {Word(kind)}, by a class "
+            + $"for {Word(wants!.Value)}; add a class to the match, or narrow the name");
     }
 
     private Device DeviceOf(string path, string? word)
@@ -88,7 +99,10 @@ internal sealed class PlacementWalk
         };
     }
 
-    /// <summary>With `cards`, layer i is on card i mod n: neighbours in the model work at the same time on different parts of a window, and each card's bus brings every n-th bank of experts alone.</summary>
+    /// <summary>
+    /// With `cards`, layer i is on card i mod n: neighbours in the model work at the same time on different parts of a window, and each card's bus brings
+    /// every n-th bank of experts alone.
+    /// </summary>
     private Device Default(string path)
     {
         if (_settings is not { Device: "auto", Cards: { } cards }) return _default;
@@ -111,9 +125,12 @@ internal sealed class PlacementWalk
     {
         var assign = rule?.Assign ?? new Assignment();
         var device = DeviceOf(path, assign.Compute);
-        var home = device.Kind == DeviceKind.Cuda ? WeightHome.Device : assign.Weights is { } w and not WeightHome.Device ? w : rule is null ? WeightHome.Mmap : WeightHome.Host;
+        var home = device.Kind == DeviceKind.Cuda ? WeightHome.Device
+            : assign.Weights is { } w and not WeightHome.Device ? w : rule is null ? WeightHome.Mmap : WeightHome.Host;
         var because = rule?.Where ?? (_settings.Device == "auto" ? Transfer(path)?.Where : null) ?? Key;
-        if (owns && rule is not null && device.Kind == DeviceKind.Cuda && assign.Weights is WeightHome.Host or WeightHome.Mmap) throw new InvalidDataException($"{because}: {path} computes on {device}, so its weights must live there (weights: device); only experts can stream from host memory: match them alone");
+        if (owns && rule is not null && device.Kind == DeviceKind.Cuda && assign.Weights is WeightHome.Host or WeightHome.Mmap)
+            throw new InvalidDataException($"{because}: {path} computes on {device}, so its weights must live there (weights: device); only experts can "
+                + "stream from host memory: match them alone");
         return new ModulePlace(device, home, Kernel: assign.Kernel, Because: because);
     }
 
@@ -122,29 +139,35 @@ internal sealed class PlacementWalk
         var assign = rule?.Assign ?? new Assignment();
         var layer = _layers[LayerPath(path)!].Place.Compute; // of the norm before it
         var because = rule?.Where ?? Key;
-        if (assign.Output is { } output && DeviceOf(path, output) != layer) throw new InvalidDataException($"{because}: out_device of {path} is {DeviceOf(path, output)}, but its layer computes on {layer}");
+        if (assign.Output is { } output && DeviceOf(path, output) != layer)
+            throw new InvalidDataException($"{because}: out_device of {path} is {DeviceOf(path, output)}, but its layer computes on {layer}");
         var device = assign.Compute is null or "auto" ? layer : DeviceOf(path, assign.Compute);
         var executor = _settings.Experts ?? assign.Executor;
         if (_settings.Experts is { } forced)
         {
             because = _settings.ExpertsWhere;
             device = forced == ExecutorKind.Cpu ? Device.Cpu : layer;
-            if (device.Kind == DeviceKind.Cpu && forced is not (ExecutorKind.Cpu or ExecutorKind.Auto)) throw new InvalidDataException($"{because}: experts: {Word(forced)} needs a card, but {path} computes on the CPU; write device: cuda:0");
+            if (device.Kind == DeviceKind.Cpu && forced is not (ExecutorKind.Cpu or ExecutorKind.Auto))
+                throw new InvalidDataException($"{because}: experts: {Word(forced)} needs a card, but {path} computes on the CPU; write device: cuda:0");
         }
         if (_settings.Device == "cpu" || device.Kind == DeviceKind.Cpu) (device, executor) = (Device.Cpu, ExecutorKind.Cpu);
         executor ??= assign.Weights switch { WeightHome.Device => ExecutorKind.Resident, WeightHome.Host => ExecutorKind.Streamed, _ => ExecutorKind.Auto };
-        if (assign.Weights == WeightHome.Mmap && _settings.Experts is null && executor != ExecutorKind.Cpu) throw new InvalidDataException($"{because}: {path} computes on {device}: its weights must be pinned (weights: host) or live there (weights: device), not mapped");
+        if (assign.Weights == WeightHome.Mmap && _settings.Experts is null && executor != ExecutorKind.Cpu)
+            throw new InvalidDataException($"{because}: {path} computes on {device}: its weights must be pinned (weights: host) or live there (weights: "
+                + "device), not mapped");
         var home = executor switch
         {
             ExecutorKind.Resident => WeightHome.Device,
-            ExecutorKind.Cpu => assign.Weights is { } w and not WeightHome.Device ? w : _settings.ExpertHome ?? (rule is null || layer.Kind == DeviceKind.Cpu ? WeightHome.Mmap : WeightHome.Host),
+            ExecutorKind.Cpu => assign.Weights is { } w and not WeightHome.Device
+                ? w : _settings.ExpertHome ?? (rule is null || layer.Kind == DeviceKind.Cpu ? WeightHome.Mmap : WeightHome.Host),
             _ => WeightHome.Host,
         };
         return new ModulePlace(device, home, assign.Format ?? _settings.ExpertFormat, executor, assign.Kernel, because);
     }
 
     /// <summary>`model.layers.3` of a module in it; null outside the layers.</summary>
-    private static string? LayerPath(string path) => LayerOf(path) is { } number ? path[..(path.IndexOf($"layers.{number}", StringComparison.Ordinal) + $"layers.{number}".Length)] : null;
+    private static string? LayerPath(string path) => LayerOf(path) is { } number
+        ? path[..(path.IndexOf($"layers.{number}", StringComparison.Ordinal) + $"layers.{number}".Length)] : null;
 
     /// <summary>The number after `layers.`; null outside the layers.</summary>
     private static int? LayerOf(string path)

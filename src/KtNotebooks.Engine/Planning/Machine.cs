@@ -38,18 +38,22 @@ public sealed record Machine(long Host, long HostFree, IReadOnlyList<long> Cards
             var needs = plan.Total(device);
             if (device == "cpu") Weigh(needs, needs + HostReserve, Host, "of host memory", has, lacks);
             else if (IndexOf(device) is var card && card < Cards.Count) Weigh(needs, needs + CardReserve, Cards[card], $"of {device}", has, lacks);
-            else lacks.Add($"needs {Size(needs)} on a card ({device}), this machine has {(Cards.Count == 0 ? "no card" : $"{Cards.Count} card{(Cards.Count == 1 ? "" : "s")}")}");
+            else lacks.Add($"needs {Size(needs)} on a card ({device}), this machine has "
+                + $"{(Cards.Count == 0 ? "no card" : $"{Cards.Count} card{(Cards.Count == 1 ? "" : "s")}")}");
         }
         if (plan.ToFetch + plan.Written is > 0 and var disk)
         {
-            string[] what = [.. plan.ToFetch > 0 ? ["the model"] : Array.Empty<string>(), .. plan.Written > 0 ? ["the adapter and a checkpoint"] : Array.Empty<string>()];
+            string[] what = [.. plan.ToFetch > 0 ? ["the model"] : Array.Empty<string>(), .. plan.Written > 0 ? ["the adapter and a checkpoint"]
+                : Array.Empty<string>()];
             Weigh(disk, disk, DiskFree, $"of free disk for {string.Join(", ", what)}", has, lacks);
         }
-        if (plan.Total("cpu") + HostReserve is var host && lacks.Count == 0 && host > HostFree) remarks.Add($"only {Size(HostFree)} of host memory are free now: end other programs first");
+        if (plan.Total("cpu") + HostReserve is var host && lacks.Count == 0 && host > HostFree)
+            remarks.Add($"only {Size(HostFree)} of host memory are free now: end other programs first");
         // Mapped weights are pages of files that the system drops and reads again as it needs room.
         if (plan.Bytes("cpu", MemoryPlan.Mapped) is > 0 and var mapped && mapped > Host - plan.Total("cpu"))
             remarks.Add($"{Size(mapped)} of weights stay mapped in their files, more than this memory holds: they are read from disk again and again");
-        var line = lacks.Count > 0 ? $"does not fit: {string.Join("; ", lacks)}" : $"fits: needs {string.Join(", ", has)}{(plan.Devices.All(d => d == "cpu") ? "; no card is needed" : "")}";
+        var line = lacks.Count > 0 ? $"does not fit: {string.Join("; ", lacks)}"
+            : $"fits: needs {string.Join(", ", has)}{(plan.Devices.All(d => d == "cpu") ? "; no card is needed" : "")}";
         return (lacks.Count == 0, string.Join("; ", remarks.Prepend(line)));
     }
 

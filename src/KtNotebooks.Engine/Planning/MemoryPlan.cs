@@ -14,18 +14,21 @@ namespace KtNotebooks.Planning;
 /// <param name="Executor">Of routed experts; else empty.</param>
 /// <param name="Bytes">Of the weights in that format.</param>
 /// <param name="Because">The line or key that says so.</param>
-public sealed record PlanRow(string Modules, int Count, long Parameters, string Compute, string Weights, string Format, string Executor, long Bytes, string Because);
+public sealed record PlanRow(string Modules, int Count, long Parameters, string Compute, string Weights, string Format, string Executor, long Bytes,
+    string Because);
 
 /// <summary>Memory of one kind on one device.</summary>
 public sealed record PlanItem(string Device, string What, long Bytes);
 
 /// <summary>
-/// Where everything of a run goes and how much memory it needs, said before a weight is loaded: config.json is enough. Weights, adapter, gradients and optimizer state are exact; workspace and layer inputs
-/// are what the model's own code allocates when it runs over shapes, for the longest window that the config allows. Totals are upper bounds: not all of it lives at the same moment.
+/// Where everything of a run goes and how much memory it needs, said before a weight is loaded: config.json is enough. Weights, adapter, gradients and
+/// optimizer state are exact; workspace and layer inputs are what the model's own code allocates when it runs over shapes, for the longest window that the
+/// config allows. Totals are upper bounds: not all of it lives at the same moment.
 /// </summary>
 public sealed record MemoryPlan
 {
-    public const string Weights = "weights", Mapped = "mapped weights", Adapter = "adapter", Gradients = "gradients", Optimizer = "AdamW state", Inputs = "layer inputs", Workspace = "workspace", Ring = "streaming ring";
+    public const string Weights = "weights", Mapped = "mapped weights", Adapter = "adapter", Gradients = "gradients", Optimizer = "AdamW state",
+        Inputs = "layer inputs", Workspace = "workspace", Ring = "streaming ring";
 
     public required string Model { get; init; }
 
@@ -64,21 +67,26 @@ public sealed record MemoryPlan
     public long Total(string device) => Items.Where(i => i.Device == device && i.What != Mapped).Sum(i => i.Bytes);
 
     /// <summary>
-    /// `kt plan`: a training config, a model folder, a config.json or the name of a known shape, then key=value. Without output_dir or tokens_per_step only the weights are counted.
+    /// `kt plan`: a training config, a model folder, a config.json or the name of a known shape, then key=value. Without output_dir or tokens_per_step only
+    /// the weights are counted.
     /// </summary>
     /// <exception cref="ArgumentException">A wrong key or value.</exception>
     public static MemoryPlan Open(params string[] arguments)
     {
         ArgumentNullException.ThrowIfNull(arguments);
-        if (arguments.Length == 0) throw new ArgumentException("a plan wants a training config, a model folder, a config.json or a shape: " + string.Join(", ", ModelShapes.Known));
+        if (arguments.Length == 0) throw new ArgumentException("a plan wants a training config, a model folder, a config.json or a shape: "
+            + string.Join(", ", ModelShapes.Known));
         var first = arguments[0];
-        if (Directory.Exists(first) || HubCache.IsName(first) || first.EndsWith(".json", StringComparison.Ordinal) || ModelShapes.Known.Contains(first)) arguments = ["model_name_or_path=" + first, .. arguments[1..]];
+        if (Directory.Exists(first) || HubCache.IsName(first) || first.EndsWith(".json", StringComparison.Ordinal) || ModelShapes.Known.Contains(first))
+            arguments = ["model_name_or_path=" + first, .. arguments[1..]];
         else if (!first.Contains('=', StringComparison.Ordinal) && !File.Exists(first) && Path.GetExtension(first) is not (".yaml" or ".yml"))
-            throw new ArgumentException($"'{first}' is no training config, model folder, config.json or known shape here, and nothing is downloaded.{Nearest.Hint(Path.GetFileName(Path.TrimEndingDirectorySeparator(first)), ModelShapes.Known)}");
+            throw new ArgumentException($"'{first}' is no training config, model folder, config.json or known shape here, and nothing is "
+                + $"downloaded.{Nearest.Hint(Path.GetFileName(Path.TrimEndingDirectorySeparator(first)), ModelShapes.Known)}");
         var c = Settings.Read(arguments);
         var named = c.Required("model_name_or_path");
         var path = ModelShapes.Known.Contains(named) && !Directory.Exists(named) ? named : Source(c, named);
-        var config = ModelShapes.Known.Contains(path) && !Directory.Exists(path) ? ModelShapes.File(path) : new ConfigFile(File.Exists(path) ? path : Path.Combine(path, "config.json"));
+        var config = ModelShapes.Known.Contains(path) && !Directory.Exists(path) ? ModelShapes.File(path)
+            : new ConfigFile(File.Exists(path) ? path : Path.Combine(path, "config.json"));
         var settings = PlacementSettings.Read(c);
         var lora = FineTuneKeys.ReadLora(c);
         var type = FineTuneKeys.ReadType(c);
@@ -87,7 +95,8 @@ public sealed record MemoryPlan
         using var model = ModelFolder.Shape(config, type);
         var placement = ModelPlacement.Resolve(model, model.Info.ModelType, settings);
         if (tokens > 0) LoraAdapter.Attach(model, lora);
-        var plan = new PlanBuilder(model, placement, config, new Window(tokens, Math.Min(sequence, Math.Max(tokens, 1)), Math.Min(chunk, tokens), TrainingMemoryKeys.Read(c))).Build(path);
+        var plan = new PlanBuilder(model, placement, config,
+            new Window(tokens, Math.Min(sequence, Math.Max(tokens, 1)), Math.Min(chunk, tokens), TrainingMemoryKeys.Read(c))).Build(path);
         var isHere = Directory.Exists(path) && Directory.EnumerateFiles(path, "*.safetensors").Any();
         plan = plan with { ToFetch = isHere ? 0 : plan.Stored };
         // A training file has many keys that no memory depends on; what kt train would refuse is left to kt train.
@@ -112,7 +121,8 @@ public sealed record MemoryPlan
     {
         var tokens = (Int128)c.Positive("per_device_train_batch_size") * c.Positive("gradient_accumulation_steps") * sequence;
         return tokens <= int.MaxValue ? (int)tokens
-            : throw c.Wrong("per_device_train_batch_size", $"smaller: with gradient_accumulation_steps and cutoff_len a step has {tokens:N0} tokens, at most {int.MaxValue:N0} can be planned");
+            : throw c.Wrong("per_device_train_batch_size",
+                $"smaller: with gradient_accumulation_steps and cutoff_len a step has {tokens:N0} tokens, at most {int.MaxValue:N0} can be planned");
     }
 }
 

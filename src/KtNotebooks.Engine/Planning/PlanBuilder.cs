@@ -30,7 +30,8 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
     public MemoryPlan Build(string name)
     {
         var taken = PlaceExperts();
-        foreach (var card in placement.Devices.Where(d => d.Kind == DeviceKind.Cuda)) _memory[card] = Training(card, CardBytes(card) - taken.GetValueOrDefault(card));
+        foreach (var card in placement.Devices.Where(d => d.Kind == DeviceKind.Cuda))
+            _memory[card] = Training(card, CardBytes(card) - taken.GetValueOrDefault(card));
         foreach (var child in model.Children) Walk(child, model);
         if (window.Tokens > 0) CountStep();
         var plan = new MemoryPlan
@@ -42,49 +43,65 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
             Stored = _stored,
             Tokens = window.Tokens,
             Rows = Rows(),
-            Items = [.. _items.Select(i => new PlanItem(i.Key.Device, i.Key.What, i.Value)).OrderBy(i => i.Device, StringComparer.Ordinal).ThenBy(i => i.What == MemoryPlan.Ring)],
+            Items = [.. _items.Select(i => new PlanItem(i.Key.Device, i.Key.What, i.Value)).OrderBy(i => i.Device, StringComparer.Ordinal)
+                .ThenBy(i => i.What == MemoryPlan.Ring)],
             Notes = [],
         };
         if (placement.Settings.GpuMemoryLimit is { } limit)
-            foreach (var device in plan.Devices.Where(d => d != Device.Cpu.ToString() && plan.Total(d) > limit)) _notes.Add($"{device} may need {plan.Total(device) / 1e9:F1} GB, more than gpu_memory_limit, {limit / 1e9:F1} GB: fewer tokens a step, a smaller chunk_size, or experts: streamed");
+            foreach (var device in plan.Devices.Where(d => d != Device.Cpu.ToString() && plan.Total(d) > limit))
+                _notes.Add($"{device} may need {plan.Total(device) / 1e9:F1} GB, more than gpu_memory_limit, {limit / 1e9:F1} GB: fewer tokens a step, a "
+                    + "smaller chunk_size, or experts: streamed");
         return plan with { Notes = _notes };
     }
 
-    /// <summary>Decides for the experts of every card as a run does (<see cref="ExpertPlacer"/>), when all other weights are on it. Returns what weights and experts take of the cards.</summary>
+    /// <summary>
+    /// Decides for the experts of every card as a run does (<see cref="ExpertPlacer"/>), when all other weights are on it. Returns what weights and experts
+    /// take of the cards.
+    /// </summary>
     private Dictionary<Device, long> PlaceExperts()
     {
-        var taken = model.All().Where(m => m is not ExpertBank).SelectMany(m => m.Weights).Select(w => (Place: placement.Of(w.Name), w.Tensor.ByteLength)).Where(w => w.Place.Weights == WeightHome.Device)
+        var taken = model.All().Where(m => m is not ExpertBank).SelectMany(m => m.Weights).Select(w => (Place: placement.Of(w.Name), w.Tensor.ByteLength))
+            .Where(w => w.Place.Weights == WeightHome.Device)
             .GroupBy(w => w.Place.Compute).ToDictionary(g => g.Key, g => g.Sum(w => w.ByteLength));
-        foreach (var group in _banks.Values.Select(b => (Bank: b, Place: placement.Of(b.Path))).Where(b => PlacedWeights.IsBroughtLater(b.Place)).GroupBy(b => (b.Place.Compute, Kind: b.Place.Executor!.Value)))
+        foreach (var group in _banks.Values.Select(b => (Bank: b, Place: placement.Of(b.Path))).Where(b => PlacedWeights.IsBroughtLater(b.Place))
+            .GroupBy(b => (b.Place.Compute, Kind: b.Place.Executor!.Value)))
         {
             var (card, kind) = group.Key;
             BankLayout[] layouts = [.. group.Select(b => LayoutOf(b.Bank))];
             var (stored, room) = (layouts.Sum(l => l.Bytes), CardBytes(card) - taken.GetValueOrDefault(card));
             var share = ExpertShare.Of(kind, stored, room);
             if (kind == ExecutorKind.Auto) _notes.Add(share.Because(card, stored, room));
-            if (kind != ExecutorKind.Resident && CardOf(card) is null && placement.Settings.GpuMemoryLimit is null) _notes.Add($"{card} is not here: what experts get of it is counted for a card of {AssumedBytes / 1e9:F0} GB; gpu_memory_limit says another size");
+            if (kind != ExecutorKind.Resident && CardOf(card) is null && placement.Settings.GpuMemoryLimit is null)
+                _notes.Add($"{card} is not here: what experts get of it is counted for a card of {AssumedBytes / 1e9:F0} GB; gpu_memory_limit says another "
+                    + "size");
             var resident = share.Executor == ExecutorKind.Resident;
             var (groupBytes, slots) = resident ? (stored, 1) : ExpertExecutors.SlotsOf(layouts, share.SlotBytes, share.Executor == ExecutorKind.Split);
             if (!resident) Add(card, MemoryPlan.Ring, groupBytes * slots);
             taken[card] = taken.GetValueOrDefault(card) + (groupBytes * slots);
             foreach (var ((bank, place), layout) in group.Zip(layouts))
             {
-                bank.PlanOn(new PlannedExperts(layout, resident ? ResidentExperts.GroupsOf(layout, model.Type, ExpertExecutors.DecodedBytes) : layout.Groups(groupBytes)));
-                _placed[bank.Path] = kind != ExecutorKind.Auto ? place : place with { Executor = share.Executor, Weights = resident ? WeightHome.Device : WeightHome.Host };
+                bank.PlanOn(new PlannedExperts(layout, resident ? ResidentExperts.GroupsOf(layout, model.Type, ExpertExecutors.DecodedBytes)
+                    : layout.Groups(groupBytes)));
+                _placed[bank.Path] = kind != ExecutorKind.Auto ? place
+                    : place with { Executor = share.Executor, Weights = resident ? WeightHome.Device : WeightHome.Host };
             }
         }
         return taken;
     }
 
-    /// <summary>Decides for what training adds as a run does. What the CPU would take of split experts is measured when they are loaded; here it takes nothing.</summary>
+    /// <summary>
+    /// Decides for what training adds as a run does. What the CPU would take of split experts is measured when they are loaded; here it takes nothing.
+    /// </summary>
     private TrainingMemory Training(Device card, long room)
     {
-        double Trained(bool experts) => model.All().Where(m => m is ExpertBank == experts && m.Trainable.Any() && placement.Of(m.Path).Compute == card).Sum(m => m.Trainable.Sum(p => (double)p.Tensor.Count));
+        double Trained(bool experts) => model.All().Where(m => m is ExpertBank == experts && m.Trainable.Any() && placement.Of(m.Path).Compute == card)
+            .Sum(m => m.Trainable.Sum(p => (double)p.Tensor.Count));
         return TrainingMemory.Of(room, Trained(false), Trained(true), wantedOnHost: false, window.Memory);
     }
 
     /// <summary>What a card can give: its own limit, and what is free on it now where it is in this machine.</summary>
-    private long CardBytes(Device card) => Math.Min(placement.Settings.GpuMemoryLimit ?? long.MaxValue, CardOf(card)?.FreeBytes ?? placement.Settings.GpuMemoryLimit ?? AssumedBytes);
+    private long CardBytes(Device card) =>
+        Math.Min(placement.Settings.GpuMemoryLimit ?? long.MaxValue, CardOf(card)?.FreeBytes ?? placement.Settings.GpuMemoryLimit ?? AssumedBytes);
 
     private static CudaDevice? CardOf(Device card) => CudaDevice.Missing is null && card.Index < CudaDevice.Count ? CudaDevice.Get(card.Index) : null;
 
@@ -120,7 +137,8 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
         _parts.Add((Pattern(group), Layer(group), place, MatrixFormats.Of(tensor.Type).Name(), tensor.Count, tensor.ByteLength));
         // A tensor stays mapped where it is stored as it is used; low-bit checkpoints keep their linear layers as codes, which are decoded at load.
         var decoded = config.StoredFormat is not null && module is Nn.Linear && group != "lm_head";
-        _stored += decoded && config.StoredFormat == MatrixFormat.Fp8 ? MatrixFormat.Fp8.Bytes(tensor.Rows, tensor.Width) : tensor.Count * StoredType.Bytes(1, 1);
+        _stored += decoded && config.StoredFormat == MatrixFormat.Fp8 ? MatrixFormat.Fp8.Bytes(tensor.Rows, tensor.Width)
+            : tensor.Count * StoredType.Bytes(1, 1);
         var mapped = place.Weights == WeightHome.Mmap && !decoded && MatrixFormats.Of(tensor.Type) == StoredType;
         Add(place.Weights == WeightHome.Device ? place.Compute : Device.Cpu, mapped ? MemoryPlan.Mapped : MemoryPlan.Weights, tensor.ByteLength);
     }
@@ -139,25 +157,30 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
         Add(memory.MomentsOnHost ? Device.Cpu : device, MemoryPlan.Optimizer, 2 * bytes); // two moments
     }
 
-    /// <summary>What a step allocates beside parameters: the inputs of stages and head, the gradient on its way down, and the largest stage's workspace.</summary>
+    /// <summary>
+    /// What a step allocates beside parameters: the inputs of stages and head, the gradient on its way down, and the largest stage's workspace.
+    /// </summary>
     private void CountStep()
     {
         var input = (long)window.Tokens * model.Info.Width * model.Type.Size();
         var largest = new Dictionary<Device, long>();
         foreach (var stage in model.Stages)
         {
-            var rows = stage.All().OfType<ExpertBank>().Any(b => PlaceOf(b).Executor is ExecutorKind.Streamed or ExecutorKind.Split) ? window.Tokens : window.Chunk;
+            var rows = stage.All().OfType<ExpertBank>().Any(b => PlaceOf(b).Executor is ExecutorKind.Streamed or ExecutorKind.Split) ? window.Tokens
+                : window.Chunk;
             // Pairs that lie on the host come to the card for a visit: they and their gradient are on it then.
             var visitors = stage.All().OfType<ExpertBank>().FirstOrDefault(b => _memory.GetValueOrDefault(PlaceOf(b).Compute).PairsOnHost);
             var (card, pairs) = visitors is null ? (Device.Cpu, 0) : (PlaceOf(visitors).Compute, 2 * visitors.Trainable.Sum(p => p.Tensor.ByteLength));
-            foreach (var (where, bytes) in Workspace.Of(stage, model, placement, window, rows)) largest[where] = Math.Max(largest.GetValueOrDefault(where), bytes + (where == card ? pairs : 0));
+            foreach (var (where, bytes) in Workspace.Of(stage, model, placement, window, rows))
+                largest[where] = Math.Max(largest.GetValueOrDefault(where), bytes + (where == card ? pairs : 0));
         }
         // The input of every stage and of the head; on each card the newest stay as far as they may.
         var last = placement.Of(model.Stages[^1].Path).Compute;
         Device[] saved = [.. model.Stages.Select(s => placement.Of(s.Path).Compute), last];
         foreach (var device in saved.GroupBy(d => d))
         {
-            var stay = device.Key == Device.Cpu ? device.Count() : SavedInputs.OnCards([.. Enumerable.Repeat(input, device.Count())], _memory[device.Key].SavedBytes);
+            var stay = device.Key == Device.Cpu ? device.Count()
+                : SavedInputs.OnCards([.. Enumerable.Repeat(input, device.Count())], _memory[device.Key].SavedBytes);
             Add(device.Key, MemoryPlan.Inputs, stay * input);
             if (stay < device.Count()) Add(Device.Cpu, MemoryPlan.Inputs, (device.Count() - stay) * input);
         }
@@ -177,10 +200,12 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
     private PlanRow[] Rows() =>
     [
         .. from part in _parts
-           group part by (part.Pattern, part.Place.Compute, part.Place.Weights, part.Place.Executor, Expert: part.Place.Executor is null ? "" : part.Format) into like
+           group part by (part.Pattern, part.Place.Compute, part.Place.Weights, part.Place.Executor, Expert: part.Place.Executor is null
+               ? "" : part.Format) into like
            let layers = like.Where(p => p.Layer is not null).Select(p => p.Layer!.Value).Distinct().Order().ToArray()
            let place = like.First().Place
-           select new PlanRow(like.Key.Pattern.Replace("{}", Ranges(layers), StringComparison.Ordinal), Math.Max(1, layers.Length), like.Sum(p => p.Parameters), place.Compute.ToString(), Word(place.Weights),
+           select new PlanRow(like.Key.Pattern.Replace("{}", Ranges(layers), StringComparison.Ordinal), Math.Max(1, layers.Length), like.Sum(p => p.Parameters),
+               place.Compute.ToString(), Word(place.Weights),
                like.MaxBy(p => p.Bytes).Format, place.Executor is { } e ? Word(e) : "", like.Sum(p => p.Bytes), place.Because),
     ];
 

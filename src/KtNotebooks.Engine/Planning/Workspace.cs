@@ -9,8 +9,8 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Planning;
 
 /// <summary>
-/// What a stage allocates while a chunk of rows goes forward and back through it: the stage itself is run on shapes without memory, by the same ops and the same tape as in training, and the most bytes alive
-/// at once are counted. No formula of its own that could fall behind the code.
+/// What a stage allocates while a chunk of rows goes forward and back through it: the stage itself is run on shapes without memory, by the same ops and the
+/// same tape as in training, and the most bytes alive at once are counted. No formula of its own that could fall behind the code.
 /// </summary>
 internal static class Workspace
 {
@@ -24,7 +24,8 @@ internal static class Workspace
         var device = placement.Of(stage.Path).Compute;
         var pass = PassOf(rows, window.Sequence);
         var all = Peak(() => Backward(x => stage.Forward(x, pass), model, rows));
-        if (stage.All().OfType<MoeMlp>().FirstOrDefault() is not { } moe || placement.Of(moe.Experts.Path).Compute is var at && at == device) return [(device, all)];
+        if (stage.All().OfType<MoeMlp>().FirstOrDefault() is not { } moe || placement.Of(moe.Experts.Path).Compute is var at && at == device)
+            return [(device, all)];
         var experts = Peak(() => Backward(x => Experts(moe, x, pass), model, rows));
         return [(device, all - experts), (at, experts)];
     }
@@ -39,7 +40,8 @@ internal static class Workspace
     private static Tensor Experts(MoeMlp moe, Tensor x, Pass pass)
     {
         var k = moe.Settings.TopK;
-        return moe.Experts.Forward(x, Tape.Own(Tensor.Empty(DType.F32, Device.Meta, x.Rows, k)), Tape.Own(Tensor.Empty(DType.I32, Device.Meta, x.Rows, k)), pass);
+        return moe.Experts.Forward(x, Tape.Own(Tensor.Empty(DType.F32, Device.Meta, x.Rows, k)), Tape.Own(Tensor.Empty(DType.I32, Device.Meta, x.Rows, k)),
+            pass);
     }
 
     private static Pass PassOf(int rows, int sequence)

@@ -3,8 +3,9 @@ using System.Globalization;
 namespace KtNotebooks.Segmentation;
 
 /// <summary>
-/// jieba's hidden Markov model for words that the dictionary lacks: states B, E, M, S (begin, end, middle of a word, single character) over ideographs, the best path by Viterbi.
-/// ln-probabilities come from the package's prob_start.py, prob_trans.py and prob_emit.py. Equal scores are decided as Python's max over (score, letter) decides: the later letter wins.
+/// jieba's hidden Markov model for words that the dictionary lacks: states B, E, M, S (begin, end, middle of a word, single character) over ideographs, the
+/// best path by Viterbi. ln-probabilities come from the package's prob_start.py, prob_trans.py and prob_emit.py. Equal scores are decided as Python's max
+/// over (score, letter) decides: the later letter wins.
 /// </summary>
 internal sealed class HiddenMarkov
 {
@@ -71,7 +72,8 @@ internal sealed class HiddenMarkov
         }
     }
 
-    private static int StateOf(char letter) => Letters.IndexOf(letter, StringComparison.Ordinal) is >= 0 and var state ? state : throw new FormatException($"'{letter}' is no state");
+    private static int StateOf(char letter) => Letters.IndexOf(letter, StringComparison.Ordinal) is >= 0 and var state ? state
+        : throw new FormatException($"'{letter}' is no state");
 
     /// <summary>Reads `P={'B': {'\u4e00': -3.65, …}, …}` or the flat `P={'B': -0.26, …}`: entry(outer key, key, value).</summary>
     private static void Read(string path, Action<char, char, double> entry)

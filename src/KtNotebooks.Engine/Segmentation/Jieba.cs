@@ -4,9 +4,10 @@ using System.Text.RegularExpressions;
 namespace KtNotebooks.Segmentation;
 
 /// <summary>
-/// Chinese word segmentation as jieba 0.42.1 cuts by default (accurate mode, hidden Markov model on): in every block of ideographs, ASCII letters, digits and `+#&amp;._%-` the path of dictionary words
-/// with the largest product of frequencies; runs of leftover single characters then go to the hidden Markov model. Outside blocks every character is a word, and so is "\r\n".
-/// The words of a text joined are the text. Thread-safe once loaded; dictionary and tables come from Debian's python3-jieba (see <see cref="JiebaFiles"/>).
+/// Chinese word segmentation as jieba 0.42.1 cuts by default (accurate mode, hidden Markov model on): in every block of ideographs, ASCII letters, digits
+/// and `+#&amp;._%-` the path of dictionary words with the largest product of frequencies; runs of leftover single characters then go to the hidden Markov
+/// model. Outside blocks every character is a word, and so is "\r\n". The words of a text joined are the text. Thread-safe once loaded; dictionary and
+/// tables come from Debian's python3-jieba (see <see cref="JiebaFiles"/>).
 /// </summary>
 public sealed partial class Jieba
 {
@@ -58,7 +59,8 @@ public sealed partial class Jieba
                 at = end;
                 continue;
             }
-            at += (text[at] == '\r' && at + 1 < text.Length && text[at + 1] == '\n') || (char.IsHighSurrogate(text[at]) && at + 1 < text.Length && char.IsLowSurrogate(text[at + 1])) ? 2 : 1;
+            at += (text[at] == '\r' && at + 1 < text.Length && text[at + 1] == '\n')
+                || (char.IsHighSurrogate(text[at]) && at + 1 < text.Length && char.IsLowSurrogate(text[at + 1])) ? 2 : 1;
             ends.Add(at);
         }
     }
@@ -98,7 +100,8 @@ public sealed partial class Jieba
     }
 
     /// <summary>
-    /// best[i] = max over words w that begin at i of ln p(w) + best[i + |w|]; next[i] is where that word ends. A character that begins no word stands alone with frequency 1. Of equals the longest word wins.
+    /// best[i] = max over words w that begin at i of ln p(w) + best[i + |w|]; next[i] is where that word ends. A character that begins no word stands alone
+    /// with frequency 1. Of equals the longest word wins.
     /// </summary>
     private void Route(ReadOnlySpan<char> block, double[] best, int[] next)
     {

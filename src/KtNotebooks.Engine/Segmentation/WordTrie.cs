@@ -3,8 +3,9 @@ using System.Text;
 namespace KtNotebooks.Segmentation;
 
 /// <summary>
-/// jieba's dictionary (lines `word frequency tag`) as a trie: the children of the root in an array by character, all others in one open-addressing table keyed by (node, character).
-/// 349,046 words make about 500,000 nodes and 20 MB; nothing is allocated while asking. Only UTF-16 units count: words of the dictionary that jieba can meet hold no surrogates.
+/// jieba's dictionary (lines `word frequency tag`) as a trie: the children of the root in an array by character, all others in one open-addressing table
+/// keyed by (node, character). 349,046 words make about 500,000 nodes and 20 MB; nothing is allocated while asking. Only UTF-16 units count: words of the
+/// dictionary that jieba can meet hold no surrogates.
 /// </summary>
 internal sealed class WordTrie
 {
@@ -38,12 +39,14 @@ internal sealed class WordTrie
             var space = line.IndexOf(' ');
             var rest = space < 0 ? default : line[(space + 1)..];
             var end = rest.IndexOf(' ');
-            if (space <= 0 || !long.TryParse(end < 0 ? rest : rest[..end], out var frequency) || frequency < 0) throw new InvalidDataException($"{path}:{number}: wanted `word frequency tag`, but the line is '{line}'");
+            if (space <= 0 || !long.TryParse(end < 0 ? rest : rest[..end], out var frequency) || frequency < 0)
+                throw new InvalidDataException($"{path}:{number}: wanted `word frequency tag`, but the line is '{line}'");
             trie._frequencies[trie.Add(line[..space])] = frequency; // the last of several lines wins
             total += frequency;
         }
         trie.LogTotal = Math.Log(total);
-        for (var node = 0; node < trie._nodes; node++) trie._logs[node] = trie._frequencies[node] > 0 ? Math.Log(trie._frequencies[node]) - trie.LogTotal : double.NaN;
+        for (var node = 0; node < trie._nodes; node++)
+            trie._logs[node] = trie._frequencies[node] > 0 ? Math.Log(trie._frequencies[node]) - trie.LogTotal : double.NaN;
         return trie;
     }
 

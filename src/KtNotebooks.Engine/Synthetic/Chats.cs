@@ -16,7 +16,8 @@ internal sealed class Chats
 
     private static readonly (string Thanks, string Reply)[] EnglishThanks =
     [
-        ("Thank you.", "You are welcome."), ("Thanks a lot!", "You are welcome. I am glad to help."), ("I see, thanks.", "You are welcome. Ask me more if you like."),
+        ("Thank you.", "You are welcome."), ("Thanks a lot!", "You are welcome. I am glad to help."),
+        ("I see, thanks.", "You are welcome. Ask me more if you like."),
         ("Good to know.", "Yes, it is. Ask me more if you like."), ("Now I understand.", "Good. I am glad to help."),
     ];
 

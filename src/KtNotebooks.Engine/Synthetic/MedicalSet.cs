@@ -8,8 +8,9 @@ using KtNotebooks.Files;
 namespace KtNotebooks.Synthetic;
 
 /// <summary>
-/// The committed medical exam in AfriMed-QA v2's column layout, made from the textbook tables in datasets/source/medicine. A fact has three wordings: one trains as single choice (mcq), one as
-/// short answer (saq), the third is a test row of either kind. So the facts of the test have been taught, in other words and other options: an exam after a lesson.
+/// The committed medical exam in AfriMed-QA v2's column layout, made from the textbook tables in datasets/source/medicine. A fact has three wordings: one
+/// trains as single choice (mcq), one as short answer (saq), the third is a test row of either kind. So the facts of the test have been taught, in other
+/// words and other options: an exam after a lesson.
 /// </summary>
 public static class MedicalSet
 {
@@ -34,7 +35,8 @@ public static class MedicalSet
         KnowledgeBase.RejectAmbiguousQuestions(facts);
         foreach (var fact in facts)
             if (fact.Option is null || fact.Questions.Count != 3)
-                throw new InvalidDataException($"{folder}: the fact {fact.Id} needs one option and three questions, but has {(fact.Option is null ? "none" : "one")} and {fact.Questions.Count}");
+                throw new InvalidDataException($"{folder}: the fact {fact.Id} needs one option and three questions, but "
+                    + $"has {(fact.Option is null ? "none" : "one")} and {fact.Questions.Count}");
         return facts;
     }
 
@@ -48,7 +50,10 @@ public static class MedicalSet
         {
             var row = rows[i];
             var id = Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes($"{row.Type} {row.Question}")));
-            text.AppendJoin(',', new[] { id, row.Split, row.Type, row.Question, row.Question, row.Options, row.Correct, row.Rationale }.Select(Field)).Append('\n');
+            text.AppendJoin(',', new[]
+            {
+                id, row.Split, row.Type, row.Question, row.Question, row.Options, row.Correct, row.Rationale
+            }.Select(Field)).Append('\n');
         }
         return text.ToString();
     }
@@ -67,7 +72,8 @@ public static class MedicalSet
         var wording = random.Permutation(3);
         yield return Choice("train", fact.Questions[wording[0]], fact, pool, random);
         yield return Short("train", fact.Questions[wording[1]], fact, random);
-        yield return random.Chance(50) ? Choice("test", fact.Questions[wording[2]], fact, pool, random) : Short("test", fact.Questions[wording[2]], fact, random);
+        yield return random.Chance(50) ? Choice("test", fact.Questions[wording[2]], fact, pool, random)
+            : Short("test", fact.Questions[wording[2]], fact, random);
     }
 
     private static Row Short(string split, string question, Fact fact, SeededRandom random) => new(split, "saq", question, "", "", random.Pick(fact.Answers));
@@ -79,7 +85,8 @@ public static class MedicalSet
         options = [.. random.Permutation(options.Length).Select(i => options[i])];
         // As in the real file an option that a question does not have is "N/A".
         var json = Enumerable.Range(0, Distractors + 1).ToDictionary(i => $"option{i + 1}", i => i < options.Length ? options[i] : AfriMed.NoOption);
-        return new Row(split, "mcq", question, JsonSerializer.Serialize(json, Readable), $"option{Array.IndexOf(options, fact.Option) + 1}", random.Pick(fact.Answers));
+        return new Row(split, "mcq", question, JsonSerializer.Serialize(json, Readable), $"option{Array.IndexOf(options, fact.Option) + 1}",
+            random.Pick(fact.Answers));
     }
 
     private static string Field(string text) => text.AsSpan().ContainsAny(",\"\r\n") ? $"\"{text.Replace("\"", "\"\"")}\"" : text;

@@ -3,8 +3,9 @@ using KtNotebooks.Data;
 namespace KtNotebooks.Synthetic;
 
 /// <summary>
-/// "Say after me: …" with random words. It teaches copying, and it shows the model every word that the tables and the styles use: a real base model knows such words from its reading, and fine-tuning
-/// a style means using known words, not learning new ones. Style pieces are cut into snippets of one to four characters and shuffled with other words, so no row shows a style.
+/// "Say after me: …" with random words. It teaches copying, and it shows the model every word that the tables and the styles use: a real base model knows
+/// such words from its reading, and fine-tuning a style means using known words, not learning new ones. Style pieces are cut into snippets of one to four
+/// characters and shuffled with other words, so no row shows a style.
 /// </summary>
 internal sealed class Recital
 {
@@ -16,8 +17,10 @@ internal sealed class Recital
 
     public Recital(KnowledgeBase knowledge)
     {
-        _words = [.. knowledge.Facts.Where(f => !f.Group.StartsWith(Arithmetic.Table, StringComparison.Ordinal)).Select(f => f.Entity).Distinct(StringComparer.Ordinal).Order(StringComparer.Ordinal)];
-        _pieces = [.. File.ReadLines(Path.Combine(knowledge.Folder, NekoSet.StyleFile)).Where(l => l.StartsWith("  ", StringComparison.Ordinal)).Select(l => l.Trim()).Where(l => l.Length > 0)];
+        _words = [.. knowledge.Facts.Where(f => !f.Group.StartsWith(Arithmetic.Table, StringComparison.Ordinal)).Select(f => f.Entity)
+            .Distinct(StringComparer.Ordinal).Order(StringComparer.Ordinal)];
+        _pieces = [.. File.ReadLines(Path.Combine(knowledge.Folder, NekoSet.StyleFile)).Where(l => l.StartsWith("  ", StringComparison.Ordinal))
+            .Select(l => l.Trim()).Where(l => l.Length > 0)];
     }
 
     public QaRow Draw(SeededRandom random)

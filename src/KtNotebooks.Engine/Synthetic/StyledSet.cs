@@ -3,8 +3,8 @@ using KtNotebooks.Data;
 namespace KtNotebooks.Synthetic;
 
 /// <summary>
-/// Chooses the questions of a data set that says plain Chinese answers in a style. An entity (a row of a source table) belongs to the test file or to the training file, by
-/// the hash of its name: no question, fact or reversed fact of one file occurs in the other, and a new row moves no old one.
+/// Chooses the questions of a data set that says plain Chinese answers in a style. An entity (a row of a source table) belongs to the test file or to the
+/// training file, by the hash of its name: no question, fact or reversed fact of one file occurs in the other, and a new row moves no old one.
 /// </summary>
 internal static class StyledSet
 {

@@ -4,8 +4,8 @@ using KtNotebooks.Files;
 namespace KtNotebooks.Synthetic;
 
 /// <summary>
-/// The two committed files of plain Chinese questions answered like a badly dubbed Western film ("哦，我的老伙计，…"), in the layout of Translational-Style-ChatLLM's TslDial.json: an empty
-/// instruction, the question in input. <see cref="StyledSet"/> chooses the questions.
+/// The two committed files of plain Chinese questions answered like a badly dubbed Western film ("哦，我的老伙计，…"), in the layout of
+/// Translational-Style-ChatLLM's TslDial.json: an empty instruction, the question in input. <see cref="StyledSet"/> chooses the questions.
 /// </summary>
 public static class TranslationeseSet
 {
@@ -18,7 +18,8 @@ public static class TranslationeseSet
     public static (IReadOnlyList<QaRow> Train, IReadOnlyList<QaRow> Test) Make(KnowledgeBase knowledge)
     {
         var style = new TranslationeseStyle(Path.Combine(knowledge.Folder, StyleFile));
-        return StyledSet.Make(knowledge, Seed, TrainRows, TestRows, (fact, question) => new QaRow("", style.Say(fact, SeededRandom.For(Seed, question))) { Input = question });
+        return StyledSet.Make(knowledge, Seed, TrainRows, TestRows,
+            (fact, question) => new QaRow("", style.Say(fact, SeededRandom.For(Seed, question))) { Input = question });
     }
 
     /// <summary>Writes both files as UTF-8 with LF into a folder.</summary>

@@ -4,8 +4,8 @@ using YamlDotNet.Serialization.NamingConventions;
 namespace KtNotebooks.Synthetic;
 
 /// <summary>
-/// Says a plain Chinese answer in the tone of old dubbed films: an opening to the "old friend", sometimes an oath, the answer word for word, often an exaggeration after it.
-/// The pieces stand in datasets/source/_translationese_style.yaml, one a line.
+/// Says a plain Chinese answer in the tone of old dubbed films: an opening to the "old friend", sometimes an oath, the answer word for word, often an
+/// exaggeration after it. The pieces stand in datasets/source/_translationese_style.yaml, one a line.
 /// </summary>
 internal sealed class TranslationeseStyle
 {

@@ -28,7 +28,9 @@ public abstract class Buffer : SafeHandle
 
     public static long AliveBytes => Volatile.Read(ref _aliveBytes);
 
-    /// <summary>The most bytes alive at once since the process began or <see cref="ResetPeak"/>; mapped files and cards count, shapes without memory do not.</summary>
+    /// <summary>
+    /// The most bytes alive at once since the process began or <see cref="ResetPeak"/>; mapped files and cards count, shapes without memory do not.
+    /// </summary>
     public static long PeakBytes => Volatile.Read(ref _peakBytes);
 
     public long ByteLength { get; }

@@ -5,7 +5,9 @@ public enum DeviceKind
     Cpu,
     Cuda,
 
-    /// <summary>Nowhere: a tensor of a shape and a type, without memory. What a model would hold is asked of the model itself, built from such tensors.</summary>
+    /// <summary>
+    /// Nowhere: a tensor of a shape and a type, without memory. What a model would hold is asked of the model itself, built from such tensors.
+    /// </summary>
     Meta,
 }
 

@@ -2,7 +2,10 @@ using KtNotebooks.Interop.Cuda;
 
 namespace KtNotebooks.Tensors;
 
-/// <summary>The element-wise work that is not an op: conversion between float types, and addition for the tape. CUDA tensors of one card; the shapes have been checked.</summary>
+/// <summary>
+/// The element-wise work that is not an op: conversion between float types, and addition for the tape. CUDA tensors of one card; the shapes have been
+/// checked.
+/// </summary>
 internal static class DeviceMath
 {
     private const string Source = """
@@ -54,7 +57,8 @@ internal static class DeviceMath
         var (a, b) = (Tensor.Empty(type, first.Device, first.Shape), Tensor.Empty(type, second.Device, second.Shape));
         var packs = Packs.Of(first.Count | second.Count, a, first, second, b);
         Program.Kernel(first.Card(), "convert_two", packs.Options)
-            .Launch(packs.Blocks(first.Count + second.Count), Packs.Block, first.Pointer, second.Pointer, a.Pointer, b.Pointer, packs.In(first.Count), packs.In(second.Count));
+            .Launch(packs.Blocks(first.Count + second.Count), Packs.Block, first.Pointer, second.Pointer, a.Pointer, b.Pointer, packs.In(first.Count),
+                packs.In(second.Count));
         return (a, b);
     }
 
@@ -63,8 +67,10 @@ internal static class DeviceMath
 
     private static void Run(string entry, Tensor source, Tensor target)
     {
-        if (!source.Type.IsFloat() || !target.Type.IsFloat()) throw new NotSupportedException($"[DeviceMath] from {source.Type} to {target.Type}: only F32 and BF16 are converted on a card");
+        if (!source.Type.IsFloat() || !target.Type.IsFloat())
+            throw new NotSupportedException($"[DeviceMath] from {source.Type} to {target.Type}: only F32 and BF16 are converted on a card");
         var packs = Packs.Of(target.Count, target, source);
-        Program.Kernel(target.Card(), entry, packs.Options).Launch(packs.Blocks(target.Count), Packs.Block, source.Pointer, target.Pointer, packs.In(target.Count));
+        Program.Kernel(target.Card(), entry, packs.Options)
+            .Launch(packs.Blocks(target.Count), Packs.Block, source.Pointer, target.Pointer, packs.In(target.Count));
     }
 }

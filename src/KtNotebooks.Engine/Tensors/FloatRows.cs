@@ -16,7 +16,8 @@ public static class FloatRows
     }
 
     /// <summary>Where to compute a row: the row itself, or scratch. Finish with <see cref="Store"/>.</summary>
-    public static Span<float> Target(Tensor tensor, long row, Span<float> scratch) => tensor.Type == DType.F32 ? tensor.Row<float>(row) : scratch[..tensor.Width];
+    public static Span<float> Target(Tensor tensor, long row, Span<float> scratch) => tensor.Type == DType.F32 ? tensor.Row<float>(row)
+        : scratch[..tensor.Width];
 
     /// <summary>Writes a row; a no-op when the values were computed in place.</summary>
     public static void Store(Tensor tensor, long row, ReadOnlySpan<float> values)

@@ -1,7 +1,8 @@
 namespace KtNotebooks.Tensors;
 
 /// <summary>
-/// FP8 E4M3 (torch's float8_e4m3fn): a sign, 4 bits of exponent with bias 7, 3 of mantissa; no infinities, 0x7F and 0xFF are NaN, the largest value is 448, the smallest above zero 2⁻⁹.
+/// FP8 E4M3 (torch's float8_e4m3fn): a sign, 4 bits of exponent with bias 7, 3 of mantissa; no infinities, 0x7F and 0xFF are NaN, the largest value is 448,
+/// the smallest above zero 2⁻⁹.
 /// </summary>
 public static class Fp8
 {

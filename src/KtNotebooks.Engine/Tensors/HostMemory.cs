@@ -1,8 +1,8 @@
 namespace KtNotebooks.Tensors;
 
 /// <summary>
-/// The memory of the machine, as its system tells. Linux gives out more than it has and kills the process that touches it; whoever is about to fill much of it for long (weights) asks first, and a person reads a line
-/// instead of "Killed".
+/// The memory of the machine, as its system tells. Linux gives out more than it has and kills the process that touches it; whoever is about to fill much of
+/// it for long (weights) asks first, and a person reads a line instead of "Killed".
 /// </summary>
 public static class HostMemory
 {
@@ -11,7 +11,8 @@ public static class HostMemory
 
     /// <summary>/proc/meminfo in bytes by name; empty where there is none.</summary>
     public static IReadOnlyDictionary<string, long> Read() => File.Exists("/proc/meminfo")
-        ? File.ReadLines("/proc/meminfo").Select(l => l.Split(':', StringSplitOptions.TrimEntries)).ToDictionary(p => p[0], p => long.Parse(p[1].Split(' ')[0], System.Globalization.CultureInfo.InvariantCulture) * 1024)
+        ? File.ReadLines("/proc/meminfo").Select(l => l.Split(':', StringSplitOptions.TrimEntries))
+        .ToDictionary(p => p[0], p => long.Parse(p[1].Split(' ')[0], System.Globalization.CultureInfo.InvariantCulture) * 1024)
         : new Dictionary<string, long>();
 
     /// <summary>Asks for bytes that will all be written. Small ones pass unasked.</summary>

@@ -20,7 +20,9 @@ public static unsafe class Memory
         else NativeMemory.Clear((void*)tensor.Pointer, (nuint)tensor.ByteLength);
     }
 
-    /// <summary>Copies all bytes; same type and count, any shapes, any two devices. Waits only where the target is host memory, which may be read next.</summary>
+    /// <summary>
+    /// Copies all bytes; same type and count, any shapes, any two devices. Waits only where the target is host memory, which may be read next.
+    /// </summary>
     public static void Copy(Tensor source, Tensor target)
     {
         ArgumentNullException.ThrowIfNull(source);

@@ -3,7 +3,8 @@ using System.Numerics;
 namespace KtNotebooks.Tensors;
 
 /// <summary>
-/// xoshiro256** (Blackman, Vigna 2018) seeded from a number and a name; uniform, and normal by Box–Muller. Ours and written out, so that the same seed gives the same numbers everywhere.
+/// xoshiro256** (Blackman, Vigna 2018) seeded from a number and a name; uniform, and normal by Box–Muller. Ours and written out, so that the same seed
+/// gives the same numbers everywhere.
 /// </summary>
 public sealed class NormalRandom
 {

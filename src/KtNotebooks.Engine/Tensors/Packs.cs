@@ -1,8 +1,8 @@
 namespace KtNotebooks.Tensors;
 
 /// <summary>
-/// How a kernel goes over the elements of rows: a thread moves VEC neighbours at once, 16 bytes of the type T, where the width and all addresses allow it; else one. The options define TYPE (T),
-/// OTHER (a second element type) and VEC; they are made once, so that a launch allocates nothing.
+/// How a kernel goes over the elements of rows: a thread moves VEC neighbours at once, 16 bytes of the type T, where the width and all addresses allow it;
+/// else one. The options define TYPE (T), OTHER (a second element type) and VEC; they are made once, so that a launch allocates nothing.
 /// </summary>
 /// <param name="Options">For <see cref="Interop.Cuda.CudaProgram.Kernel"/>.</param>
 /// <param name="Vec">Elements of a pack.</param>
@@ -11,9 +11,13 @@ internal readonly record struct Packs(string Options, int Vec)
     /// <summary>Threads of a block where every pack has a thread of its own.</summary>
     public const int Block = 256;
 
-    private static readonly string[] Known = [.. Enumerable.Range(0, 8).Select(i => $"-DTYPE={Name((i & 1) != 0)} -DOTHER={Name((i & 2) != 0)} -DVEC={((i & 4) == 0 ? 1 : (i & 1) != 0 ? 8 : 4)}")];
+    private static readonly string[] Known = [.. Enumerable.Range(0, 8)
+        .Select(i => $"-DTYPE={Name((i & 1) != 0)} -DOTHER={Name((i & 2) != 0)} -DVEC={((i & 4) == 0 ? 1 : (i & 1) != 0 ? 8 : 4)}")];
 
-    /// <summary>Tensors seen as rows of <paramref name="width"/> elements (of several widths: their bitwise or): <paramref name="main"/> of type T, <paramref name="other"/> of OTHER, the rest of either.</summary>
+    /// <summary>
+    /// Tensors seen as rows of <paramref name="width"/> elements (of several widths: their bitwise or): <paramref name="main"/> of type T,
+    /// <paramref name="other"/> of OTHER, the rest of either.
+    /// </summary>
     public static Packs Of(long width, Tensor main, Tensor other, params ReadOnlySpan<Tensor?> rest)
     {
         var vec = main.Type == DType.BF16 ? 8 : 4;

@@ -3,7 +3,9 @@ using KtNotebooks.Interop.Cuda;
 
 namespace KtNotebooks.Tensors;
 
-/// <summary>Page-locked host memory as a tensor's buffer: ops on the CPU use it like any other, and cards copy from and to it at the full speed of the bus.</summary>
+/// <summary>
+/// Page-locked host memory as a tensor's buffer: ops on the CPU use it like any other, and cards copy from and to it at the full speed of the bus.
+/// </summary>
 public sealed class PinnedBuffer : Buffer
 {
     private readonly Action _free;
@@ -19,7 +21,10 @@ public sealed class PinnedBuffer : Buffer
         return new PinnedBuffer(memory.Pointer, byteLength, memory.Dispose);
     }
 
-    /// <summary>A tensor in memory that goes back to the pool when it is disposed, and from there to the next user behind the work that was queued on the card's compute stream by then.</summary>
+    /// <summary>
+    /// A tensor in memory that goes back to the pool when it is disposed, and from there to the next user behind the work that was queued on the card's
+    /// compute stream by then.
+    /// </summary>
     internal static Tensor Rent(CudaDevice card, DType type, ReadOnlySpan<long> shape)
     {
         long bytes = type.Size();

@@ -20,7 +20,8 @@ public sealed class Tensor : IDisposable
         Type = type;
         _buffer = buffer;
         _byteOffset = byteOffset;
-        if (byteOffset + ByteLength > buffer.ByteLength) throw new ArgumentException($"[Tensor] {this} does not fit in {buffer.ByteLength} bytes at offset {byteOffset}");
+        if (byteOffset + ByteLength > buffer.ByteLength)
+            throw new ArgumentException($"[Tensor] {this} does not fit in {buffer.ByteLength} bytes at offset {byteOffset}");
         buffer.Retain();
     }
 
@@ -49,7 +50,8 @@ public sealed class Tensor : IDisposable
     /// <summary>Where backward adds the gradient of a leaf; null until then. F32 for parameters.</summary>
     public Tensor? Grad { get; set; }
 
-    internal nint Pointer => _disposed != 0 ? throw new ObjectDisposedException(nameof(Tensor), $"tensor {this} has been disposed") : (nint)(_buffer.Pointer + _byteOffset);
+    internal nint Pointer => _disposed != 0 ? throw new ObjectDisposedException(nameof(Tensor), $"tensor {this} has been disposed")
+        : (nint)(_buffer.Pointer + _byteOffset);
 
     /// <summary>In page-locked host memory: a card can copy from here behind our back.</summary>
     internal bool IsPinned => _buffer is PinnedBuffer;
@@ -66,7 +68,9 @@ public sealed class Tensor : IDisposable
     {
         long count = 1;
         foreach (var dim in shape) count = checked(count * dim);
-        if (count != Count) throw new ArgumentException($"[Tensor] a view must keep all {Count} elements of {this}, but [{string.Join(", ", shape.ToArray())}] has another count");
+        if (count != Count)
+            throw new ArgumentException($"[Tensor] a view must keep all {Count} elements of {this}, but [{string.Join(", ", shape.ToArray())}] has another "
+                + "count");
         return new Tensor(_buffer, _byteOffset, Type, shape);
     }
 
@@ -79,7 +83,8 @@ public sealed class Tensor : IDisposable
     /// <summary>Rows [start, start + length) of the first dimension, as a view.</summary>
     public Tensor Slice(long start, long length)
     {
-        if (Rank == 0 || start < 0 || length < 0 || start + length > _shape[0]) throw new ArgumentOutOfRangeException(nameof(start), $"[Tensor] rows {start} … {start + length} are not in {this}");
+        if (Rank == 0 || start < 0 || length < 0 || start + length > _shape[0])
+            throw new ArgumentOutOfRangeException(nameof(start), $"[Tensor] rows {start} … {start + length} are not in {this}");
         var shape = (long[])_shape.Clone();
         var stride = _shape[0] == 0 ? 0 : Count / _shape[0];
         shape[0] = length;

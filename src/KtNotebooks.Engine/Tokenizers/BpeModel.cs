@@ -66,7 +66,8 @@ internal sealed class BpeModel
     /// <summary>The id of the token of one byte.</summary>
     public int ByteId(byte b) => _byteIds[b] is >= 0 and var id
         ? id
-        : throw new InvalidDataException($"The vocabulary has no token for the byte 0x{b:X2}, so this text cannot be encoded. A byte-level vocabulary holds all 256.");
+        : throw new InvalidDataException($"The vocabulary has no token for the byte 0x{b:X2}, so this text cannot be encoded. A byte-level vocabulary holds "
+        + "all 256.");
 
     /// <summary>The rank of a pair and the id it merges into; rank int.MaxValue when it does not merge.</summary>
     public int Rank(int left, int right, out int id)

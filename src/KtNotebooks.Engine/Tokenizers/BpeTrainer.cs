@@ -20,7 +20,8 @@ public static class BpeTrainer
         {"type":"Sequence","pretokenizers":[
           {"type":"Split","pattern":{"Regex":"\\p{N}"},"behavior":"Isolated","invert":false},
           {"type":"Split","pattern":{"Regex":"[一-龥぀-ゟ゠-ヿ]+"},"behavior":"Isolated","invert":false},
-          {"type":"Split","pattern":{"Regex":"[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"},"behavior":"Isolated","invert":false},
+          {"type":"Split","pattern":{"Regex":"[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"},
+           "behavior":"Isolated","invert":false},
           {"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":false}]}
         """;
 
@@ -31,7 +32,8 @@ public static class BpeTrainer
     /// <param name="vocabSize">The size to reach; fewer when no pair is left that occurs <paramref name="minCount"/> times.</param>
     /// <param name="specialTokens">Special tokens; the first is bos, the second eos, the third pad (without a third, eos is pad as well).</param>
     /// <param name="minCount">A pair seen less often is not merged.</param>
-    /// <param name="maxTokenBytes">No token grows longer: 18 bytes are 6 Chinese characters. Text from templates would else give whole sentences as tokens.</param>
+    /// <param name="maxTokenBytes">No token grows longer: 18 bytes are 6 Chinese characters. Text from templates would else give whole sentences as
+    /// tokens.</param>
     /// <param name="cancellation">Stops the training.</param>
     /// <exception cref="ArgumentException">The vocabulary has no room for the bytes and the special tokens.</exception>
     public static Tokenizer Train(
@@ -74,7 +76,8 @@ public static class BpeTrainer
             config));
     }
 
-    private static List<(string Word, long Count)> CountWords(IEnumerable<string> texts, PreTokenizer cutter, string[] specialTokens, CancellationToken cancellation)
+    private static List<(string Word, long Count)> CountWords(IEnumerable<string> texts, PreTokenizer cutter, string[] specialTokens,
+        CancellationToken cancellation)
     {
         var counter = new Counter();
         var pipe = cutter.Connect(counter);
@@ -130,7 +133,8 @@ public static class BpeTrainer
             _maxTokenBytes = maxTokenBytes;
             var length = words.Sum(w => (long)Encoding.UTF8.GetByteCount(w.Word) + 1);
             if (length > Array.MaxLength)
-                throw new ArgumentException($"The distinct words of the texts have {length} bytes together, more than the trainer can hold. Give it a sample of the texts.");
+                throw new ArgumentException($"The distinct words of the texts have {length} bytes together, more than the trainer can hold. Give it a sample "
+                    + "of the texts.");
             _symbols = new int[length];
             _next = new int[length];
             _previous = new int[length];

@@ -79,7 +79,8 @@ internal abstract record Syntax
             if (Item is One one)
                 return new Pattern.Loop(one.Set, Min, Max, Kind, next);
             if (Max > MaxCopies || Kind == Repetition.Possessive)
-                throw new NotSupportedException("A pre-tokenizer pattern repeats a group without a bound (or possessively). Supported: (…)?, (…){m,n} with n up to 16, and any loop over one character class.");
+                throw new NotSupportedException("A pre-tokenizer pattern repeats a group without a bound (or possessively). Supported: (…)?, (…){m,n} with n "
+                    + "up to 16, and any loop over one character class.");
             var node = next;
             for (var i = Max; i > 0; i--)
             {

@@ -93,7 +93,8 @@ internal static class TokenizerComponents
         return (FromConfig("add_bos_token", "bos_token"), FromConfig("add_eos_token", "eos_token"));
 
         int[] FromConfig(string flag, string token) =>
-            config[flag] is JsonValue value && value.TryGetValue<bool>(out var on) && on && TokenizerJson.TokenName(config, token) is { } name && idOf(name) is int id ? [id] : [];
+            config[flag] is JsonValue value && value.TryGetValue<bool>(out var on) && on && TokenizerJson.TokenName(config, token) is { } name
+                && idOf(name) is int id ? [id] : [];
     }
 
     private const string Template = "post_processor TemplateProcessing";

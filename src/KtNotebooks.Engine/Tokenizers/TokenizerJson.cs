@@ -144,7 +144,8 @@ internal static class TokenizerJson
         }
         return new BpeModel(tokens, merges, JsonSource.Flag(model, "ignore_merges", missing: false, "model"));
 
-        int Id(string token) => ids.TryGetValue(token, out var id) ? id : throw Wrong($"merge {merges.Count} needs the token '{token}', which is not in the vocabulary");
+        int Id(string token) => ids.TryGetValue(token, out var id)
+            ? id : throw Wrong($"merge {merges.Count} needs the token '{token}', which is not in the vocabulary");
     }
 
     /// <summary>Token texts by id; holes are null.</summary>

@@ -7,8 +7,8 @@ using KtNotebooks.Weights;
 namespace KtNotebooks.Training;
 
 /// <summary>
-/// Folders `checkpoint-N` in an output folder: weights, trainer_state.json and optimizer.safetensors. A checkpoint is written under a temporary name and renamed when whole, so every
-/// `checkpoint-N` that exists can be resumed from.
+/// Folders `checkpoint-N` in an output folder: weights, trainer_state.json and optimizer.safetensors. A checkpoint is written under a temporary name and
+/// renamed when whole, so every `checkpoint-N` that exists can be resumed from.
 /// </summary>
 public static class Checkpoints
 {

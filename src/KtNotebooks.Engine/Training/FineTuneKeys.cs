@@ -7,7 +7,9 @@ using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Training;
 
-/// <summary>What the keys of a training config say, before anything is loaded. Whoever has read them asks <see cref="Settings.Finish"/> about what is left.</summary>
+/// <summary>
+/// What the keys of a training config say, before anything is loaded. Whoever has read them asks <see cref="Settings.Finish"/> about what is left.
+/// </summary>
 public sealed record FineTuneKeys
 {
     /// <summary>The folder of model_name_or_path.</summary>
@@ -59,14 +61,16 @@ public sealed record FineTuneKeys
         WhatElseIsAsked(c, notes);
         var placement = PlacementSettings.Read(c);
         var lora = ReadLora(c);
-        if (placement.SkipExpertLora && lora.Experts) throw new ArgumentException($"{c.Where("lora_experts")}: lora_experts and a kt_backend that ends in _SkipLoRA exclude each other");
+        if (placement.SkipExpertLora && lora.Experts)
+            throw new ArgumentException($"{c.Where("lora_experts")}: lora_experts and a kt_backend that ends in _SkipLoRA exclude each other");
         notes.AddRange(placement.Notes);
         var seed = c.MaybeInt("data_seed") ?? c.Int("seed");
         return new FineTuneKeys
         {
             ModelPath = SourceKeys.Model(c),
             Lora = lora,
-            Reduction = c.OneOf("loss_reduction", c.Flag("use_kt") ? "micro" : "token", "token", "micro") == "micro" ? LossReduction.Micro : LossReduction.Token,
+            Reduction = c.OneOf("loss_reduction", c.Flag("use_kt") ? "micro" : "token", "token", "micro") == "micro" ? LossReduction.Micro
+                : LossReduction.Token,
             Type = ReadType(c),
             Adapter = SourceKeys.Adapter(c, "kt train"),
             Training = ReadTraining(c, outputToo),
@@ -87,7 +91,8 @@ public sealed record FineTuneKeys
     {
         ArgumentNullException.ThrowIfNull(c);
         var alpha = c.MaybeNumber("lora_alpha") is { } given and not 0 ? given : (double?)null; // LLaMA-Factory takes 0 for nothing given
-        return new LoraSettings(c.Int("lora_rank"), alpha, c.Number("lora_dropout"), c.List("lora_target"), c.Flag("lora_experts"), RankStabilised: c.Flag("use_rslora")).Checked();
+        return new LoraSettings(c.Int("lora_rank"), alpha, c.Number("lora_dropout"), c.List("lora_target"), c.Flag("lora_experts"),
+            RankStabilised: c.Flag("use_rslora")).Checked();
     }
 
     /// <summary>The type of weights and activations.</summary>
@@ -131,7 +136,8 @@ public sealed record FineTuneKeys
     }
 
     /// <summary>no, steps or epoch; null: not given.</summary>
-    private static When? ReadWhen(Settings c, string key) => c.Text(key) is null ? null : c.OneOf(key, "no", "no", "steps", "epoch") switch { "no" => When.No, "steps" => When.Steps, _ => When.Epoch };
+    private static When? ReadWhen(Settings c, string key) => c.Text(key) is null ? null
+        : c.OneOf(key, "no", "no", "steps", "epoch") switch { "no" => When.No, "steps" => When.Steps, _ => When.Epoch };
 
     private static void RequireSupported(Settings c)
     {
@@ -142,7 +148,8 @@ public sealed record FineTuneKeys
         if (adaptation is "full" or "freeze" or "oft") throw c.Wrong("finetuning_type", "lora: the weights themselves are not trained yet");
         c.OneOf("finetuning_type");
         c.OneOf("optim");
-        if (c.TextOrDefault("infer_backend") is "vllm" or "sglang") throw c.Wrong("infer_backend", "huggingface or ktransformers: this engine takes the place of either");
+        if (c.TextOrDefault("infer_backend") is "vllm" or "sglang")
+            throw c.Wrong("infer_backend", "huggingface or ktransformers: this engine takes the place of either");
         c.OneOf("infer_backend");
     }
 
@@ -151,8 +158,13 @@ public sealed record FineTuneKeys
     {
         var (evaluate, predict) = (c.Flag("do_eval"), c.Flag("do_predict"));
         if (!c.Flag("do_train"))
-            throw c.Wrong("do_train", $"true for kt train, which does nothing else; for {(predict ? "predictions: `kt predict`" : evaluate ? "an evaluation: `kt eval`" : "answers of a trained model: `kt predict`, `kt eval` or `kt chat`")} with the same file");
-        if (predict) notes.Add($"{c.Where("do_predict")}: do_predict: afterwards, `kt predict` with the same file and adapter_name_or_path set to output_dir predicts");
-        if (evaluate && !c.Has("eval_dataset") && c.Number("val_size") == 0) notes.Add($"{c.Where("do_eval")}: do_eval: there is nothing to evaluate on; give eval_dataset or val_size");
+            throw c.Wrong("do_train", $"true for kt train, which does nothing else; for "
+                + $"{(predict ? "predictions: `kt predict`" : evaluate ? "an evaluation: `kt eval`"
+                    : "answers of a trained model: `kt predict`, `kt eval` or `kt chat`")} "
+                + "with the same file");
+        if (predict)
+            notes.Add($"{c.Where("do_predict")}: do_predict: afterwards, `kt predict` with the same file and adapter_name_or_path set to output_dir predicts");
+        if (evaluate && !c.Has("eval_dataset") && c.Number("val_size") == 0)
+            notes.Add($"{c.Where("do_eval")}: do_eval: there is nothing to evaluate on; give eval_dataset or val_size");
     }
 }

@@ -10,8 +10,9 @@ using KtNotebooks.Weights;
 namespace KtNotebooks.Training;
 
 /// <summary>
-/// A fine-tuning run from one config: `kt train FILE.yaml key=value` and the notebooks build this and call <see cref="Run"/>. Keys and defaults are LLaMA-Factory's; ours beyond them are lora_experts,
-/// loss_reduction, cpu_infer without use_kt, and expert_lora, optimizer_state and saved_inputs_limit for memory on a card.
+/// A fine-tuning run from one config: `kt train FILE.yaml key=value` and the notebooks build this and call <see cref="Run"/>. Keys and defaults are
+/// LLaMA-Factory's; ours beyond them are lora_experts, loss_reduction, cpu_infer without use_kt, and expert_lora, optimizer_state and saved_inputs_limit
+/// for memory on a card.
 /// </summary>
 public sealed class FineTuneRun : IDisposable
 {
@@ -86,9 +87,11 @@ public sealed class FineTuneRun : IDisposable
             notes.AddRange(rows.Notes(model.Info.MaxPositions));
             foreach (var example in rows.Train.Concat(rows.HeldOut))
                 if (example.Ids.FirstOrDefault(i => i >= model.Info.Vocabulary) is > 0 and var id)
-                    throw new InvalidDataException($"{example.Source}: has token {id}, but the model's vocabulary ends at {model.Info.Vocabulary - 1}; tokenizer.json in {modelPath} belongs to another model");
+                    throw new InvalidDataException($"{example.Source}: has token {id}, but the model's vocabulary ends "
+                        + $"at {model.Info.Vocabulary - 1}; tokenizer.json in {modelPath} belongs to another model");
             if (!lora.Experts && lora.Targets is null && model.All().OfType<ExpertBank>().Any())
-                notes.Add("lora_target: all is attention, dense and shared experts, as KTransformers trains; routed experts stay as they are (lora_experts: true gives each an adapter)");
+                notes.Add("lora_target: all is attention, dense and shared experts, as KTransformers trains; routed experts stay as they are (lora_experts: "
+                    + "true gives each an adapter)");
             var memory = TrainingMemory.Choose(model, lora, training.Memory, windows.At(0).Batch.Tokens, notes);
             if (keys.Adapter is not { } adapter) LoraAdapter.Attach(model, lora, training.Seed);
             else lora = AdapterFolder.Load(model, adapter, keys.Log) with { Dropout = lora.Dropout };

@@ -6,9 +6,10 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Training;
 
 /// <summary>
-/// Loss and gradients of a whole accumulation window, layer-major (DESIGN section 2): every stage sees all T rows once forward and once backward, so a layer's weights are read twice a step whatever
-/// the window. Forward keeps only each stage's input [T, D]; backward recomputes a stage from it under a tape and walks straight back. Where layers lie on several cards the window is cut into parts, which follow each
-/// other through the layers, so that the cards work at once (<see cref="StepSchedule"/>).
+/// Loss and gradients of a whole accumulation window, layer-major (DESIGN section 2): every stage sees all T rows once forward and once backward, so a
+/// layer's weights are read twice a step whatever the window. Forward keeps only each stage's input [T, D]; backward recomputes a stage from it under a
+/// tape and walks straight back. Where layers lie on several cards the window is cut into parts, which follow each other through the layers, so that the
+/// cards work at once (<see cref="StepSchedule"/>).
 /// </summary>
 /// <param name="chunkRows">Rows that a stage works on at a time.</param>
 /// <param name="headRows">Rows of logits at a time.</param>
@@ -25,8 +26,8 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
     public IReadOnlyList<Device> Devices => [.. _work.Devices.Distinct()];
 
     /// <summary>
-    /// Parts of a window: one a card; but one alone where a bank of experts is larger than the slots through which it streams, and layers lie on the cards in turn: every part would bring the bank anew, while with one part
-    /// each bus has the time of all cards' layers for it.
+    /// Parts of a window: one a card; but one alone where a bank of experts is larger than the slots through which it streams, and layers lie on the cards
+    /// in turn: every part would bring the bank anew, while with one part each bus has the time of all cards' layers for it.
     /// </summary>
     public int Parts
     {
@@ -36,17 +37,22 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
             var cards = Devices.Count(d => d.Kind == DeviceKind.Cuda);
             if (cards < 2) return 1;
             bool IsTooLarge(ExpertBank bank) => bank.Stream is { } stream && bank.StoredBytes > stream.Bytes;
-            var runs = new StepSchedule(_work.Devices, [0], 1, 0).Runs.Select(run => Enumerable.Range(run.First, run.End - run.First).SelectMany(_work.BanksOf).ToList());
+            var runs = new StepSchedule(_work.Devices, [0], 1,
+                0).Runs.Select(run => Enumerable.Range(run.First, run.End - run.First).SelectMany(_work.BanksOf).ToList());
             return runs.Any(banks => banks.Count == 1 && IsTooLarge(banks[0])) ? 1 : cards;
         }
     }
 
-    /// <summary>Forward, loss and backward; gradients are added to the parameters' Grad. Returns Σ weight · cross-entropy. Stops between chunks when cancelled, leaving the gradients to be dropped.</summary>
+    /// <summary>
+    /// Forward, loss and backward; gradients are added to the parameters' Grad. Returns Σ weight · cross-entropy. Stops between chunks when cancelled,
+    /// leaving the gradients to be dropped.
+    /// </summary>
     public double Run(TokenBatch batch, ulong dropoutKey = 0, CancellationToken cancel = default)
     {
         ArgumentNullException.ThrowIfNull(batch);
         var schedule = new StepSchedule(_work.Devices, batch.SeqStarts, Parts, _work.Lowest());
-        ExpertStreams.Plan([.. schedule.Visits().SelectMany(visit => _work.BanksOf(visit.Stage).Select(bank => new BankVisit(bank, visit.Backward, visit.Rows)))]);
+        ExpertStreams.Plan([.. schedule.Visits()
+            .SelectMany(visit => _work.BanksOf(visit.Stage).Select(bank => new BankVisit(bank, visit.Backward, visit.Rows)))]);
         using var run = new StepRun(_work, schedule, batch, dropoutKey, savedBytes, OnPart);
         return run.Run(cancel);
     }

@@ -4,8 +4,8 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Training;
 
 /// <summary>
-/// A tensor that the thread of one device hands to the thread of another. Neither card waits for what the other does besides: the receiver's stream waits for the mark behind the sender's last write, and the sender's memory is
-/// given back when the mark behind the copy is passed. Owns the tensor.
+/// A tensor that the thread of one device hands to the thread of another. Neither card waits for what the other does besides: the receiver's stream waits
+/// for the mark behind the sender's last write, and the sender's memory is given back when the mark behind the copy is passed. Owns the tensor.
 /// </summary>
 internal sealed class Parcel : IDisposable
 {

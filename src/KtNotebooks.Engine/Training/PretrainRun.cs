@@ -18,8 +18,9 @@ using KtNotebooks.Weights;
 namespace KtNotebooks.Training;
 
 /// <summary>
-/// Full-parameter training of a small model from nothing, as the built-in kt-tiny was made: a tokenizer is learned from the corpus, then the model of a config.json on endless rows of the project's own
-/// plain questions and answers. Keys: model_config, output_dir, source (tables of the corpus), template, vocab_size, tokenizer_dataset, tokens_per_step, max_steps, learning_rate, warmup_steps, weight_decay, aux_loss_alpha, seed.
+/// Full-parameter training of a small model from nothing, as the built-in kt-tiny was made: a tokenizer is learned from the corpus, then the model of a
+/// config.json on endless rows of the project's own plain questions and answers. Keys: model_config, output_dir, source (tables of the corpus), template,
+/// vocab_size, tokenizer_dataset, tokens_per_step, max_steps, learning_rate, warmup_steps, weight_decay, aux_loss_alpha, seed.
 /// </summary>
 public sealed class PretrainRun : IDisposable
 {
@@ -89,7 +90,8 @@ public sealed class PretrainRun : IDisposable
         var styles = tokenizerDataset is null ? [] : DatasetLoader.Load(datasetDir, tokenizerDataset);
         var tokenizer = from is not null && File.Exists(Path.Combine(from, "tokenizer.json")) ? Tokenizer.Load(from)
             : LearnTokenizer(knowledge, tokenizerRows, vocabulary, training.Seed, styles);
-        if (tokenizer.VocabSize > config.Int("vocab_size")) throw new ArgumentException($"{configPath}: vocab_size {config.Int("vocab_size")} is smaller than the tokenizer's {tokenizer.VocabSize}");
+        if (tokenizer.VocabSize > config.Int("vocab_size"))
+            throw new ArgumentException($"{configPath}: vocab_size {config.Int("vocab_size")} is smaller than the tokenizer's {tokenizer.VocabSize}");
         var model = ModelFolder.Build(config, new RandomWeights(training.Seed), DType.F32);
         model.Unfreeze();
         foreach (var moe in model.All().OfType<MoeMlp>()) moe.Settings = moe.Settings with { Balance = balance };

@@ -4,8 +4,9 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Training;
 
 /// <summary>
-/// The inputs of the stages, pushed by forward and popped by backward. On a card at most <see cref="DeviceBudget"/> bytes of them stay there; the older ones move to pinned host memory while the next stages
-/// compute and come back before backward needs them, so that a window's length is bounded by host memory. The newest is always on the device. Owns what is pushed.
+/// The inputs of the stages, pushed by forward and popped by backward. On a card at most <see cref="DeviceBudget"/> bytes of them stay there; the older
+/// ones move to pinned host memory while the next stages compute and come back before backward needs them, so that a window's length is bounded by host
+/// memory. The newest is always on the device. Owns what is pushed.
 /// </summary>
 internal sealed class SavedInputs(long deviceBudget) : IDisposable
 {
@@ -17,7 +18,10 @@ internal sealed class SavedInputs(long deviceBudget) : IDisposable
 
     public long DeviceBudget => deviceBudget;
 
-    /// <summary>How many of the newest of these inputs stay on their cards at most, those on their way to the host or back included; the others are in host memory when forward ends.</summary>
+    /// <summary>
+    /// How many of the newest of these inputs stay on their cards at most, those on their way to the host or back included; the others are in host memory
+    /// when forward ends.
+    /// </summary>
     public static int OnCards(IReadOnlyList<long> bytes, long budget)
     {
         var staying = 1;

@@ -8,8 +8,9 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Training;
 
 /// <summary>
-/// What a step does at one place of a model with the rows of one part of the window: a stage forward or backward, the token table, the head. Rows go in chunks; only a bank of experts that has to cross the bus sees all rows
-/// of the part at once, group of experts by group. Of different devices it may be asked from a thread each.
+/// What a step does at one place of a model with the rows of one part of the window: a stage forward or backward, the token table, the head. Rows go in
+/// chunks; only a bank of experts that has to cross the bus sees all rows of the part at once, group of experts by group. Of different devices it may be
+/// asked from a thread each.
 /// </summary>
 internal sealed class StageWork(CausalLm model, int chunkRows, int headRows)
 {
@@ -98,7 +99,10 @@ internal sealed class StageWork(CausalLm model, int chunkRows, int headRows)
         }, cancel);
     }
 
-    /// <summary>Final norm, head and loss on the rows that have a target, headRows rows at a time: T × V logits never exist. Fills d [rows, D] (given as zeros); the losses, one entry for headRows rows, are the caller's.</summary>
+    /// <summary>
+    /// Final norm, head and loss on the rows that have a target, headRows rows at a time: T × V logits never exist. Fills d [rows, D] (given as zeros); the
+    /// losses, one entry for headRows rows, are the caller's.
+    /// </summary>
     public Tensor Head(Tensor hidden, TokenBatch batch, WindowPart part, Tensor d, ulong key, CancellationToken cancel)
     {
         var losses = Tensor.Zeros(DType.F32, d.Device, (part.Rows + headRows - 1) / headRows);
@@ -127,7 +131,8 @@ internal sealed class StageWork(CausalLm model, int chunkRows, int headRows)
         }
     }
 
-    private Tensor Embedded(TokenBatch batch, WindowPart part) => Transfer.Apply(model.Embedding.Forward(part.Rows == batch.Tokens ? batch.Ids : batch.Ids[part.From..part.To]), _devices[0]);
+    private Tensor Embedded(TokenBatch batch, WindowPart part) =>
+        Transfer.Apply(model.Embedding.Forward(part.Rows == batch.Tokens ? batch.Ids : batch.Ids[part.From..part.To]), _devices[0]);
 
     /// <summary>A tensor like x, filled chunk by chunk; freed again when that is cut short.</summary>
     private Tensor ByChunks(Stage stage, Tensor x, TokenBatch batch, WindowPart part, Action<int, int, Tensor> fill, CancellationToken cancel)
@@ -135,7 +140,8 @@ internal sealed class StageWork(CausalLm model, int chunkRows, int headRows)
         var result = Tensor.Empty(x.Type, x.Device, x.Shape);
         try
         {
-            foreach (var (from, to) in stage.All().Any(m => m is ExpertBank { IsStreamed: true }) ? [(part.From, part.To)] : Chunks(batch, part, stage.NeedsWholeSequences))
+            foreach (var (from, to) in stage.All().Any(m => m is ExpertBank { IsStreamed: true }) ? [(part.From, part.To)]
+                : Chunks(batch, part, stage.NeedsWholeSequences))
             {
                 cancel.ThrowIfCancellationRequested();
                 using var target = result.Slice(from - part.From, to - from);

@@ -7,8 +7,10 @@ namespace KtNotebooks.Training;
 /// <param name="GradientNorm">Before clipping.</param>
 /// <param name="Tokens">In this window, all sequences.</param>
 /// <param name="TokensPerSecond">Mean since the start of this process's run.</param>
-public sealed record StepReport(int Step, int TotalSteps, double Epoch, double Loss, double LearningRate, double GradientNorm, int Tokens, double TokensPerSecond, TimeSpan Elapsed, TimeSpan Remaining);
+public sealed record StepReport(int Step, int TotalSteps, double Epoch, double Loss, double LearningRate, double GradientNorm, int Tokens,
+    double TokensPerSecond, TimeSpan Elapsed, TimeSpan Remaining);
 
 /// <summary>What a run left behind.</summary>
 /// <param name="Interrupted">Cancelled before its last step; what was reached has been saved.</param>
-public sealed record TrainResult(int Steps, int TotalSteps, double MeanLoss, double LastLoss, double? EvalLoss, double TokensPerSecond, TimeSpan Elapsed, bool Interrupted);
+public sealed record TrainResult(int Steps, int TotalSteps, double MeanLoss, double LastLoss, double? EvalLoss, double TokensPerSecond, TimeSpan Elapsed,
+    bool Interrupted);

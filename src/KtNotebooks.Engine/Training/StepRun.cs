@@ -17,8 +17,9 @@ internal readonly record struct StepMark(Device Device, string Name, int Stage =
 }
 
 /// <summary>
-/// One step under way: the tasks of its schedule, the saved inputs of every device and part, and what devices hand to each other. With one part everything runs on the caller's thread; else every device has a thread,
-/// because the host waits once a sparse layer and pass for the number of rows of each expert, and must not keep the other cards waiting with it. The first error stops all threads and is thrown when they have ended.
+/// One step under way: the tasks of its schedule, the saved inputs of every device and part, and what devices hand to each other. With one part everything
+/// runs on the caller's thread; else every device has a thread, because the host waits once a sparse layer and pass for the number of rows of each expert,
+/// and must not keep the other cards waiting with it. The first error stops all threads and is thrown when they have ended.
 /// </summary>
 internal sealed class StepRun : IDisposable
 {

@@ -15,7 +15,10 @@ internal enum StepPhase
 {
     Forward,
 
-    /// <summary>Forward through the last run, head and loss, and backward through that run again, part by part: the first gradient leaves before the last part has gone up.</summary>
+    /// <summary>
+    /// Forward through the last run, head and loss, and backward through that run again, part by part: the first gradient leaves before the last part has
+    /// gone up.
+    /// </summary>
     Turn,
     Backward,
 }
@@ -24,9 +27,10 @@ internal enum StepPhase
 internal readonly record struct StepTask(StepPhase Phase, StageRun Run, WindowPart Part);
 
 /// <summary>
-/// The work of a step as a list of tasks in an order in which each needs only earlier ones. Every device does its own tasks in this order, so wherever layers lie, one device waits for another and never in a circle.
-/// While a card works on a part of the window in one layer, the card of the next layer works on the part before. Layers that lie on the cards in turn make runs of one layer, which gives every card
-/// work as soon as the first part of the first layer is done; halves of a model make runs of half a model, through which every part goes alone.
+/// The work of a step as a list of tasks in an order in which each needs only earlier ones. Every device does its own tasks in this order, so wherever
+/// layers lie, one device waits for another and never in a circle. While a card works on a part of the window in one layer, the card of the next layer
+/// works on the part before. Layers that lie on the cards in turn make runs of one layer, which gives every card work as soon as the first part of the
+/// first layer is done; halves of a model make runs of half a model, through which every part goes alone.
 /// </summary>
 internal sealed class StepSchedule
 {
@@ -51,7 +55,8 @@ internal sealed class StepSchedule
         [
             .. runs[..^1].SelectMany(run => Parts.Select(part => new StepTask(StepPhase.Forward, run, part))),
             .. Parts.Select(part => new StepTask(StepPhase.Turn, runs[^1], part)),
-            .. runs[..^1].AsEnumerable().Reverse().Where(run => run.End > lowest).SelectMany(run => Parts.Select(part => new StepTask(StepPhase.Backward, run, part))),
+            .. runs[..^1].AsEnumerable().Reverse().Where(run => run.End > lowest)
+            .SelectMany(run => Parts.Select(part => new StepTask(StepPhase.Backward, run, part))),
         ];
     }
 

@@ -2,7 +2,10 @@ using KtNotebooks.Optim;
 
 namespace KtNotebooks.Training;
 
-/// <summary>How the loss of an accumulation window is normalised: over all its target tokens, or as the mean of its micro-batches' means (classic KTransformers, use_kt).</summary>
+/// <summary>
+/// How the loss of an accumulation window is normalised: over all its target tokens, or as the mean of its micro-batches' means (classic KTransformers,
+/// use_kt).
+/// </summary>
 public enum LossReduction
 {
     Token,

@@ -11,8 +11,9 @@ using KtNotebooks.Optim;
 namespace KtNotebooks.Training;
 
 /// <summary>
-/// The loop: window → layer-major step → clip → AdamW → log, with checkpoints and evaluation. What is trained is whatever the model says is trainable. Cancelling stops between two chunks of rows:
-/// the unfinished window is dropped, the last finished step is saved, and the same run started again goes on from there with the same bits.
+/// The loop: window → layer-major step → clip → AdamW → log, with checkpoints and evaluation. What is trained is whatever the model says is trainable.
+/// Cancelling stops between two chunks of rows: the unfinished window is dropped, the last finished step is saved, and the same run started again goes on
+/// from there with the same bits.
 /// </summary>
 public sealed class Trainer
 {
@@ -166,7 +167,8 @@ public sealed class Trainer
             optimizer.Step(schedule.At(s), Gradients.ClipScale(norm, _settings.MaxGradientNorm));
             (tokens, rows, all, sinceLog) = (tokens + batch.Tokens, rows + batch.Sequences, all + loss, sinceLog + loss);
             var elapsed = watch.Elapsed;
-            last = new StepReport(s + 1, total, epoch, loss, schedule.At(s + 1), norm, batch.Tokens, tokens / elapsed.TotalSeconds, elapsed, elapsed / (s + 1 - first) * (total - s - 1));
+            last = new StepReport(s + 1, total, epoch, loss, schedule.At(s + 1), norm, batch.Tokens, tokens / elapsed.TotalSeconds, elapsed,
+                elapsed / (s + 1 - first) * (total - s - 1));
             state.Advance(last);
             if (_logs.AreAt(s + 1, epoch) || (s == 0 && _settings.LogFirstStep))
             {

@@ -29,7 +29,14 @@ public sealed class TrainerLog
     {
         ArgumentNullException.ThrowIfNull(report);
         Append(report, new JsonObject { ["loss"] = Math.Round(meanLoss, 4) }, withRate: true);
-        _history.Add(new JsonObject { ["epoch"] = report.Epoch, ["grad_norm"] = report.GradientNorm, ["learning_rate"] = report.LearningRate, ["loss"] = Math.Round(meanLoss, 4), ["step"] = report.Step });
+        _history.Add(new JsonObject
+        {
+            ["epoch"] = report.Epoch,
+            ["grad_norm"] = report.GradientNorm,
+            ["learning_rate"] = report.LearningRate,
+            ["loss"] = Math.Round(meanLoss, 4),
+            ["step"] = report.Step,
+        });
     }
 
     public void Evaluation(StepReport report, double loss)

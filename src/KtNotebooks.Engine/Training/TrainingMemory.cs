@@ -11,7 +11,8 @@ namespace KtNotebooks.Training;
 /// <summary>Where the keys want what training adds to a model: on the card, in pinned host memory, or (null) where there is room.</summary>
 /// <param name="ExpertLoraOnHost">`expert_lora`: the pairs of routed experts, with their gradients and moments.</param>
 /// <param name="OptimizerOnHost">`optimizer_state`: the moments of what is on a card.</param>
-/// <param name="SavedBytes">`saved_inputs_limit`, a size such as 2GB: inputs of layers that stay on a card between forward and backward; those beyond wait on the host.</param>
+/// <param name="SavedBytes">`saved_inputs_limit`, a size such as 2GB: inputs of layers that stay on a card between forward and backward; those beyond wait
+/// on the host.</param>
 public sealed record TrainingMemoryKeys(bool? ExpertLoraOnHost = null, bool? OptimizerOnHost = null, long? SavedBytes = null)
 {
     public static TrainingMemoryKeys Read(Settings c)
@@ -23,9 +24,9 @@ public sealed record TrainingMemoryKeys(bool? ExpertLoraOnHost = null, bool? Opt
 }
 
 /// <summary>
-/// What of a training run's own memory lies on one card: an adapter's element takes 4 bytes, its gradient 4, its moments 8. The moments leave first, then the pairs of the experts
-/// (DeepSeek-V3 at rank 8: 3.3 billion elements, 52 GB; a layer's 0.2 GB cross the bus at a visit, beside 11 GB of experts), and the inputs of layers get a share of what is left. Asked by the run, which knows
-/// what is free, and by the plan, which predicts it.
+/// What of a training run's own memory lies on one card: an adapter's element takes 4 bytes, its gradient 4, its moments 8. The moments leave first, then
+/// the pairs of the experts (DeepSeek-V3 at rank 8: 3.3 billion elements, 52 GB; a layer's 0.2 GB cross the bus at a visit, beside 11 GB of experts), and
+/// the inputs of layers get a share of what is left. Asked by the run, which knows what is free, and by the plan, which predicts it.
 /// </summary>
 /// <param name="PairsOnHost">The experts' pairs, gradients and moments are in host memory and updated there.</param>
 /// <param name="MomentsOnHost">Moments of what is on the card wait in pinned host memory.</param>
@@ -51,7 +52,10 @@ internal readonly record struct TrainingMemory(bool PairsOnHost, bool MomentsOnH
         return new TrainingMemory(pairs, moments, keys.SavedBytes ?? (long)Math.Max(0, SavedShare * (room - taken)));
     }
 
-    /// <summary>Decides for all cards of a loaded model, before its adapter is attached, and sets the banks' <see cref="ExpertBank.PairsOnHost"/>. Of several cards the strictest answer holds for moments and inputs.</summary>
+    /// <summary>
+    /// Decides for all cards of a loaded model, before its adapter is attached, and sets the banks' <see cref="ExpertBank.PairsOnHost"/>. Of several cards
+    /// the strictest answer holds for moments and inputs.
+    /// </summary>
     /// <param name="tokens">Of a window.</param>
     /// <param name="notes">Gets what a person should know.</param>
     public static TrainingMemory Choose(CausalLm model, LoraSettings lora, TrainingMemoryKeys keys, long tokens, List<string> notes)
@@ -59,14 +63,19 @@ internal readonly record struct TrainingMemory(bool PairsOnHost, bool MomentsOnH
         var all = new TrainingMemory(false, false, keys.SavedBytes ?? long.MaxValue);
         foreach (var device in model.All().Select(m => m.Device).Where(d => d.Kind == DeviceKind.Cuda).Distinct().OrderBy(d => d.Index))
         {
-            var dense = model.All().OfType<Nn.Linear>().Where(l => l.Weight.Device == device && LoraAdapter.IsTarget(l.Path, lora.Targets)).Sum(l => (double)lora.RankOf(l.Path) * (l.Inputs + l.Outputs));
+            var dense = model.All().OfType<Nn.Linear>().Where(l => l.Weight.Device == device && LoraAdapter.IsTarget(l.Path, lora.Targets))
+                .Sum(l => (double)lora.RankOf(l.Path) * (l.Inputs + l.Outputs));
             ExpertBank[] banks = lora.Experts ? [.. model.All().OfType<ExpertBank>().Where(b => b.Device == device)] : [];
             var experts = banks.Sum(b => Elements(b, lora));
             var memory = Of(CudaDevice.Get(device.Index).Room, dense, experts, banks.Any(b => b.CpuTakesPart(tokens)), keys);
             foreach (var bank in banks) bank.PairsOnHost = memory.PairsOnHost;
-            all = new TrainingMemory(all.PairsOnHost || memory.PairsOnHost, all.MomentsOnHost || memory.MomentsOnHost, Math.Min(all.SavedBytes, memory.SavedBytes));
-            if (experts > 0 && memory.PairsOnHost) notes.Add($"{device}: the LoRA of its experts ({experts / 1e6:F1} M elements, {experts * (OnCardBytes + MomentBytes) / 1e9:F2} GB with gradients and moments) is in host memory and updated there");
-            if (memory.MomentsOnHost) notes.Add($"{device}: AdamW's moments of {(memory.PairsOnHost ? dense : dense + experts) / 1e6:F1} M elements wait in pinned host memory");
+            all = new TrainingMemory(all.PairsOnHost || memory.PairsOnHost, all.MomentsOnHost
+                || memory.MomentsOnHost, Math.Min(all.SavedBytes, memory.SavedBytes));
+            if (experts > 0 && memory.PairsOnHost)
+                notes.Add($"{device}: the LoRA of its experts ({experts / 1e6:F1} M elements, {experts * (OnCardBytes + MomentBytes) / 1e9:F2} GB with "
+                    + "gradients and moments) is in host memory and updated there");
+            if (memory.MomentsOnHost)
+                notes.Add($"{device}: AdamW's moments of {(memory.PairsOnHost ? dense : dense + experts) / 1e6:F1} M elements wait in pinned host memory");
         }
         return all;
     }

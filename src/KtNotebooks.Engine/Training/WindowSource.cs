@@ -64,7 +64,8 @@ public sealed class ExampleWindows : IWindowSource
     public (TokenBatch Batch, double Epoch) At(int step)
     {
         var (epoch, within) = (step / _stepsPerEpoch, step % _stepsPerEpoch);
-        if (_order.Epoch != epoch) _order = (epoch, _seed is { } seed ? EpochOrder.Of(seed, epoch, _examples.Count) : [.. Enumerable.Range(0, _examples.Count)]);
+        if (_order.Epoch != epoch) _order = (epoch, _seed is { } seed ? EpochOrder.Of(seed, epoch, _examples.Count)
+            : [.. Enumerable.Range(0, _examples.Count)]);
         var first = (int)((long)within * _window);
         var window = _order.Order[first..(int)Math.Min((long)first + _window, _order.Order.Length)].Select(i => _examples[i]).ToArray();
         if (window.Sum(e => (long)e.Ids.Length) is > int.MaxValue and var tokens)

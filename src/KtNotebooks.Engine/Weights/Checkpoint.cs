@@ -9,8 +9,9 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Weights;
 
 /// <summary>
-/// A model folder as Hugging Face saves it: model.safetensors, or shards with model.safetensors.index.json. A tensor that is stored in the wanted type is a view on the mapped file,
-/// so an expert costs no memory of ours until it is used. Low-bit experts stay as they are stored or become what <see cref="FormatOf"/> says; all other low-bit tensors are decoded when they are taken.
+/// A model folder as Hugging Face saves it: model.safetensors, or shards with model.safetensors.index.json. A tensor that is stored in the wanted type is a
+/// view on the mapped file, so an expert costs no memory of ours until it is used. Low-bit experts stay as they are stored or become what
+/// <see cref="FormatOf"/> says; all other low-bit tensors are decoded when they are taken.
 /// </summary>
 public sealed class Checkpoint : IWeights, IDisposable
 {
@@ -37,7 +38,8 @@ public sealed class Checkpoint : IWeights, IDisposable
             if (Exists(index)) ReadIndex(index);
             else if (Exists(single))
                 foreach (var name in Open(Single).Entries.Keys) _fileOf.Add(name, _files[Single]);
-            else if (Fp8Conversion.IsUnfinished(folder)) throw new FileNotFoundException($"{folder}: a conversion into this folder is not finished; give the same `kt convert` again, and it goes on");
+            else if (Fp8Conversion.IsUnfinished(folder))
+                throw new FileNotFoundException($"{folder}: a conversion into this folder is not finished; give the same `kt convert` again, and it goes on");
             else
             {
                 throw new FileNotFoundException($"{folder}: neither {Single} nor {Index} is there; "
@@ -74,7 +76,8 @@ public sealed class Checkpoint : IWeights, IDisposable
     public long Bytes => _files.Values.Sum(f => f.Entries.Values.Sum(e => e.End - e.Begin));
 
     /// <summary>SHA-256 over the names and headers of all shards: two folders with the same one have the same tensors in the same places.</summary>
-    public string HeaderHash => Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(string.Join('\n', _files.Select(f => $"{f.Key} {f.Value.HeaderHash}")))));
+    public string HeaderHash =>
+        Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(string.Join('\n', _files.Select(f => $"{f.Key} {f.Value.HeaderHash}")))));
 
     public bool Has(string name) => _fileOf.ContainsKey(name);
 
@@ -95,21 +98,27 @@ public sealed class Checkpoint : IWeights, IDisposable
     {
         var packed = _matrices.FormatOf(name) == MatrixFormat.Int4;
         var shape = Entry(packed ? name + StoredMatrices.Packed : name).Shape;
-        return shape.Length == 2 ? (shape[0], packed ? shape[1] * 8 : shape[1]) : throw new InvalidDataException($"{FileOf(name).Path}: tensor '{name}' is no matrix: [{string.Join(", ", shape)}]");
+        return shape.Length == 2 ? (shape[0], packed ? shape[1] * 8 : shape[1])
+            : throw new InvalidDataException($"{FileOf(name).Path}: tensor '{name}' is no matrix: [{string.Join(", ", shape)}]");
     }
 
     public Tensor Take(string name, DType type, params ReadOnlySpan<long> shape)
     {
         if (_matrices.FormatOf(name) is { } format && format.IsLowBit())
         {
-            if (shape.Length != 2) throw new InvalidDataException($"{Folder}: tensor '{name}' must be [{string.Join(", ", shape.ToArray())}] by config.json, but is a matrix of {format.Name()}");
+            if (shape.Length != 2)
+                throw new InvalidDataException($"{Folder}: tensor '{name}' must be [{string.Join(", ", shape.ToArray())}] by config.json, but is a matrix "
+                    + $"of {format.Name()}");
             return _matrices.Decode(name, format, shape[0], shape[1], type);
         }
         var file = FileOf(name);
         var entry = file.Entries[name];
-        if (!shape.SequenceEqual(entry.Shape)) throw new InvalidDataException($"{file.Path}: tensor '{name}' must be [{string.Join(", ", shape.ToArray())}] by config.json, but is {entry.Type}[{string.Join(", ", entry.Shape)}]");
+        if (!shape.SequenceEqual(entry.Shape))
+            throw new InvalidDataException($"{file.Path}: tensor '{name}' must be [{string.Join(", ", shape.ToArray())}] by config.json, but "
+                + $"is {entry.Type}[{string.Join(", ", entry.Shape)}]");
         if (entry.Type == type) return TakeBytes(name, InMemory(name), entry.Type, shape);
-        if (!entry.Type.IsFloat()) throw new InvalidDataException($"{file.Path}: tensor '{name}' is stored as {entry.Type}, which cannot be used as {type} yet");
+        if (!entry.Type.IsFloat())
+            throw new InvalidDataException($"{file.Path}: tensor '{name}' is stored as {entry.Type}, which cannot be used as {type} yet");
         using var stored = file.Get(name);
         var converted = stored.To(type);
         Took(file, entry, drop: true);
@@ -150,7 +159,8 @@ public sealed class Checkpoint : IWeights, IDisposable
         _matrices.CheckFp8Scales(name, n, k);
     }
 
-    internal SafetensorsFile FileOf(string name) => _fileOf.TryGetValue(name, out var file) ? file : throw new InvalidDataException($"{Folder}: tensor '{name}' is missing from the checkpoint (expected by config.json)");
+    internal SafetensorsFile FileOf(string name) => _fileOf.TryGetValue(name, out var file) ? file
+        : throw new InvalidDataException($"{Folder}: tensor '{name}' is missing from the checkpoint (expected by config.json)");
 
     /// <summary>Also a link to nothing, a pipe or a folder: what stands there is then named when it is opened, and not called missing.</summary>
     private static bool Exists(string path) => File.Exists(path) || Directory.Exists(path) || new FileInfo(path).LinkTarget is not null;

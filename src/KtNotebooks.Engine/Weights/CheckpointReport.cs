@@ -7,8 +7,8 @@ namespace KtNotebooks.Weights;
 public sealed record PartSize(string Part, long Parameters, long Bytes, IReadOnlyDictionary<string, long> BytesByFormat);
 
 /// <summary>
-/// What quantisation does to the routed experts of one projection of a layer: relative error √(Σ(q − w)² / Σw²) over the measured experts, and how the same figure is spread over the blocks that share a scale
-/// (128×128, a row, 32 neighbours): counts by <see cref="CheckpointReport.ErrorEdges"/>.
+/// What quantisation does to the routed experts of one projection of a layer: relative error √(Σ(q − w)² / Σw²) over the measured experts, and how the same
+/// figure is spread over the blocks that share a scale (128×128, a row, 32 neighbours): counts by <see cref="CheckpointReport.ErrorEdges"/>.
 /// </summary>
 public sealed record LayerError(int Layer, string Projection, int Experts, double Relative, double WorstBlock, long[] Blocks);
 
@@ -27,27 +27,34 @@ public static class CheckpointReport
         {
             var entry = checkpoint.Entry(name);
             var packed = name.EndsWith("_packed", StringComparison.Ordinal);
-            var attached = name.EndsWith("_scale_inv", StringComparison.Ordinal) || name.EndsWith("_scale", StringComparison.Ordinal) || name.EndsWith("_shape", StringComparison.Ordinal);
-            var format = packed || (attached && !name.EndsWith("_scale_inv", StringComparison.Ordinal)) ? "int4" : attached || entry.Type == DType.F8E4M3 ? "fp8" : entry.Type.ToString().ToLowerInvariant();
+            var attached = name.EndsWith("_scale_inv", StringComparison.Ordinal) || name.EndsWith("_scale", StringComparison.Ordinal)
+                || name.EndsWith("_shape", StringComparison.Ordinal);
+            var format = packed || (attached && !name.EndsWith("_scale_inv", StringComparison.Ordinal)) ? "int4"
+                : attached || entry.Type == DType.F8E4M3 ? "fp8" : entry.Type.ToString().ToLowerInvariant();
             var part = parts[PartOf(name)];
             part.Formats[format] = part.Formats.GetValueOrDefault(format) + entry.End - entry.Begin;
             var count = entry.Shape.Aggregate(1L, (a, b) => a * b);
             parts[PartOf(name)] = part with { Parameters = part.Parameters + (attached ? 0 : packed ? count * 8 : count) };
         }
-        return [.. Order.Where(p => parts[p].Formats.Count > 0).Select(p => new PartSize(p, parts[p].Parameters, parts[p].Formats.Values.Sum(), parts[p].Formats))];
+        return [.. Order.Where(p => parts[p].Formats.Count > 0)
+            .Select(p => new PartSize(p, parts[p].Parameters, parts[p].Formats.Values.Sum(), parts[p].Formats))];
     }
 
-    /// <summary>Errors of the routed experts in <paramref name="format"/>, layer by layer as they are ready. Of a low-bit checkpoint against its decoded values.</summary>
+    /// <summary>
+    /// Errors of the routed experts in <paramref name="format"/>, layer by layer as they are ready. Of a low-bit checkpoint against its decoded values.
+    /// </summary>
     /// <param name="expertsPerLayer">How many experts of each layer are measured, spread evenly; all of 671 billion parameters would take long.</param>
     public static IEnumerable<LayerError> Errors(Checkpoint checkpoint, MatrixFormat format, int expertsPerLayer = 4)
     {
         ArgumentNullException.ThrowIfNull(checkpoint);
         if (!format.IsLowBit()) throw new ArgumentException($"{format.Name()} is not a low-bit format: there is no error to measure");
-        var experts = checkpoint.Names.Select(Parse).OfType<(int Layer, int Expert, string Projection, string Name)>().Distinct().GroupBy(e => (e.Layer, e.Projection)).OrderBy(g => g.Key.Layer).ThenBy(g => Array.IndexOf(Projections, g.Key.Projection));
+        var experts = checkpoint.Names.Select(Parse).OfType<(int Layer, int Expert, string Projection, string Name)>().Distinct()
+            .GroupBy(e => (e.Layer, e.Projection)).OrderBy(g => g.Key.Layer).ThenBy(g => Array.IndexOf(Projections, g.Key.Projection));
         foreach (var group in experts)
         {
             var all = group.OrderBy(e => e.Expert).ToList();
-            var chosen = Enumerable.Range(0, Math.Min(expertsPerLayer, all.Count)).Select(i => all[(int)((long)i * all.Count / Math.Min(expertsPerLayer, all.Count))].Name);
+            var chosen = Enumerable.Range(0, Math.Min(expertsPerLayer, all.Count))
+                .Select(i => all[(int)((long)i * all.Count / Math.Min(expertsPerLayer, all.Count))].Name);
             yield return Measure(checkpoint, format, group.Key.Layer, group.Key.Projection, [.. chosen]);
         }
     }
@@ -75,7 +82,8 @@ public static class CheckpointReport
         var weight = name.EndsWith("_packed", StringComparison.Ordinal) ? name[..^"_packed".Length] : name;
         var words = weight.Split('.');
         var at = Array.IndexOf(words, "experts");
-        return at > 0 && words.Length == at + 4 && words[^1] == "weight" && Array.IndexOf(words, "layers") is >= 0 and var layers && int.TryParse(words[layers + 1], out var layer) && int.TryParse(words[at + 1], out var expert) ? (layer, expert, words[at + 2], weight) : null;
+        return at > 0 && words.Length == at + 4 && words[^1] == "weight" && Array.IndexOf(words, "layers") is >= 0 and var layers
+            && int.TryParse(words[layers + 1], out var layer) && int.TryParse(words[at + 1], out var expert) ? (layer, expert, words[at + 2], weight) : null;
     }
 
     private static LayerError Measure(Checkpoint checkpoint, MatrixFormat format, int layer, string projection, string[] names)
@@ -91,7 +99,12 @@ public static class CheckpointReport
             using (scales)
             using (var coded = LowBit.Decode(format, data, scales, n, k, DType.F32))
             {
-                var (height, width) = format switch { MatrixFormat.Fp8 => (MatrixFormats.Fp8Block, MatrixFormats.Fp8Block), MatrixFormat.Int8 => (1, (int)k), _ => (1, MatrixFormats.Int4Group) };
+                var (height, width) = format switch
+                {
+                    MatrixFormat.Fp8 => (MatrixFormats.Fp8Block, MatrixFormats.Fp8Block),
+                    MatrixFormat.Int8 => (1, (int)k),
+                    _ => (1, MatrixFormats.Int4Group)
+                };
                 for (long row = 0; row < n; row += height)
                     for (var column = 0; column < k; column += width)
                     {

@@ -9,8 +9,9 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Weights;
 
 /// <summary>
-/// Makes a BF16 checkpoint of one in DeepSeek-V3's FP8 layout: every F8E4M3 matrix times its `weight_scale_inv`, all else as it is. Shard by shard under the same names, in pieces of a few megabytes a thread, so memory does
-/// not depend on the model. A shard gets its name when it is whole: a run that was stopped or killed goes on where it was.
+/// Makes a BF16 checkpoint of one in DeepSeek-V3's FP8 layout: every F8E4M3 matrix times its `weight_scale_inv`, all else as it is. Shard by shard under
+/// the same names, in pieces of a few megabytes a thread, so memory does not depend on the model. A shard gets its name when it is whole: a run that was
+/// stopped or killed goes on where it was.
 /// </summary>
 public sealed class Fp8Conversion : IDisposable
 {
@@ -22,7 +23,9 @@ public sealed class Fp8Conversion : IDisposable
     private readonly List<(string Name, SafetensorsPlan Plan)> _shards = [];
     private readonly FolderFile[] _otherFiles;
 
-    /// <summary>Reads all headers and checks that the work can be done: scales, free disk, a target that is empty or holds the beginning of this same conversion.</summary>
+    /// <summary>
+    /// Reads all headers and checks that the work can be done: scales, free disk, a target that is empty or holds the beginning of this same conversion.
+    /// </summary>
     /// <exception cref="InvalidDataException">A matrix without scales, or a damaged source.</exception>
     /// <exception cref="IOException">The target is in use, or the disk is too small.</exception>
     public Fp8Conversion(string source, string target)
@@ -34,7 +37,9 @@ public sealed class Fp8Conversion : IDisposable
         _source = new Checkpoint(from);
         try
         {
-            if (_source.Quantized != MatrixFormat.Fp8) throw new InvalidDataException($"{Path.Combine(source, "config.json")}: has no {Quantization.Key} of quant_method fp8; there is nothing to convert");
+            if (_source.Quantized != MatrixFormat.Fp8)
+                throw new InvalidDataException($"{Path.Combine(source, "config.json")}: has no {Quantization.Key} of quant_method fp8; there is nothing to "
+                    + "convert");
             foreach (var (name, file) in _source.Files)
                 if (PlanOf(file) is { } plan) _shards.Add((name, plan));
             var (files, leftOut) = FolderFiles.Of(from);
@@ -97,10 +102,14 @@ public sealed class Fp8Conversion : IDisposable
     private static string RealPath(string path) =>
         FileKinds.RealPath(path) ?? (Path.GetDirectoryName(path) is { } above ? Path.Combine(RealPath(above), Path.GetFileName(path)) : path);
 
-    private static bool IsRewritten(string file) => file is "config.json" or Journal || file.EndsWith(".safetensors", StringComparison.Ordinal) || file.EndsWith(".safetensors.index.json", StringComparison.Ordinal) || file.EndsWith(".tmp", StringComparison.Ordinal);
+    private static bool IsRewritten(string file) =>
+        file is "config.json" or Journal || file.EndsWith(".safetensors", StringComparison.Ordinal)
+            || file.EndsWith(".safetensors.index.json", StringComparison.Ordinal) || file.EndsWith(".tmp", StringComparison.Ordinal);
 
     /// <summary>The tensors of a shard without scales, in order.</summary>
-    private IEnumerable<TensorEntry> Kept(SafetensorsFile file) => file.Entries.Values.Where(e => !(e.Name.EndsWith(ScaleSuffix, StringComparison.Ordinal) && _source.Has(e.Name[..^ScaleSuffix.Length]))).OrderBy(e => e.Begin);
+    private IEnumerable<TensorEntry> Kept(SafetensorsFile file) =>
+        file.Entries.Values.Where(e => !(e.Name.EndsWith(ScaleSuffix, StringComparison.Ordinal) && _source.Has(e.Name[..^ScaleSuffix.Length])))
+            .OrderBy(e => e.Begin);
 
     private SafetensorsPlan? PlanOf(SafetensorsFile file)
     {
@@ -165,7 +174,8 @@ public sealed class Fp8Conversion : IDisposable
         {
             var row = entry.Type == DType.F8E4M3 ? entry.Shape[1] : 1;
             var count = entry.Type == DType.F8E4M3 ? entry.Shape[0] : entry.End - entry.Begin; // bytes of what is copied
-            var step = entry.Type == DType.F8E4M3 ? Math.Max(PieceBytes / Math.Max(row, 1) / MatrixFormats.Fp8Block, 1) * MatrixFormats.Fp8Block : 2 * PieceBytes;
+            var step = entry.Type == DType.F8E4M3 ? Math.Max(PieceBytes / Math.Max(row, 1) / MatrixFormats.Fp8Block, 1) * MatrixFormats.Fp8Block
+                : 2 * PieceBytes;
             for (long at = 0; at < count; at += step) pieces.Add(new Piece(entry, at, Math.Min(step, count - at)));
         }
         ShardWork.Run(RowParallel.Threads, pieces.Count, () => new PieceMemory(), (index, memory) =>
@@ -182,7 +192,8 @@ public sealed class Fp8Conversion : IDisposable
             var k = entry.Shape[1];
             file.ReadAt(memory.Bytes(count * k), entry.Begin + (at * k));
             using var codes = memory.Codes(count, k);
-            // Read, not mapped: a mapped page counts as memory of the process until the end, and the system maps its neighbours with it (measured: 26 MB a GB of BF16).
+            // Read, not mapped: a mapped page counts as memory of the process until the end, and the system maps its neighbours with it (measured: 26 MB a
+            // GB of BF16).
             using var all = _source.Fp8Scales(entry.Name);
             using var scales = all.Slice(at / MatrixFormats.Fp8Block, ((count - 1) / MatrixFormats.Fp8Block) + 1);
             shard.Write(entry.Name, at * k * 2, memory.Decoded(codes, scales, count, k));
@@ -195,9 +206,14 @@ public sealed class Fp8Conversion : IDisposable
     private void WriteIndex()
     {
         var map = new JsonObject();
-        foreach (var (tensor, shard) in _shards.SelectMany(s => Kept(_source.Files[s.Name]).Select(e => (e.Name, s.Name))).OrderBy(t => t.Item1, StringComparer.Ordinal)) map[tensor] = shard;
+        foreach (var (tensor, shard) in _shards.SelectMany(s => Kept(_source.Files[s.Name]).Select(e => (e.Name, s.Name)))
+            .OrderBy(t => t.Item1, StringComparer.Ordinal)) map[tensor] = shard;
         if (_shards is [{ Name: "model.safetensors" }]) return;
-        AtomicFile.WriteText(Path.Combine(_target, "model.safetensors.index.json"), new JsonObject { ["metadata"] = new JsonObject { ["total_size"] = _shards.Sum(s => s.Plan.DataBytes) }, ["weight_map"] = map }.ToJsonString(Indented));
+        AtomicFile.WriteText(Path.Combine(_target, "model.safetensors.index.json"), new JsonObject
+        {
+            ["metadata"] = new JsonObject { ["total_size"] = _shards.Sum(s => s.Plan.DataBytes) },
+            ["weight_map"] = map,
+        }.ToJsonString(Indented));
     }
 
     private void WriteConfig()

@@ -8,8 +8,8 @@ namespace KtNotebooks.Weights;
 public sealed record GgufEntry(string Name, uint Type, long[] Shape, long Offset);
 
 /// <summary>
-/// llama.cpp's GGUF, versions 2 and 3, little-endian: magic, version, counts, key-value pairs, tensor infos, and data aligned to `general.alignment` (32). Tensors of types F32, F16, BF16 and Q8_0 (blocks of 32: an
-/// F16 scale and 32 signed bytes) are read as F32.
+/// llama.cpp's GGUF, versions 2 and 3, little-endian: magic, version, counts, key-value pairs, tensor infos, and data aligned to `general.alignment` (32).
+/// Tensors of types F32, F16, BF16 and Q8_0 (blocks of 32: an F16 scale and 32 signed bytes) are read as F32.
 /// </summary>
 public sealed class GgufFile : IDisposable
 {
@@ -68,7 +68,12 @@ public sealed class GgufFile : IDisposable
     public string? TextOf(string key) => _values.GetValueOrDefault(key) as string;
 
     /// <summary>A key's number; null when it is absent or something else.</summary>
-    public double? Number(string key) => _values.GetValueOrDefault(key) switch { null or string or byte[] => null, var value => Convert.ToDouble(value, System.Globalization.CultureInfo.InvariantCulture) };
+    public double? Number(string key) =>
+        _values.GetValueOrDefault(key) switch
+        {
+            null or string or byte[] => null,
+            var value => Convert.ToDouble(value, System.Globalization.CultureInfo.InvariantCulture)
+        };
 
     /// <summary>Elements [first, first + count) of a tensor, in whole blocks.</summary>
     /// <exception cref="InvalidDataException">A type that is not read, or a truncated file.</exception>
@@ -76,7 +81,8 @@ public sealed class GgufFile : IDisposable
     {
         var entry = _entries[name];
         var (block, bytes) = BlockOf(entry.Type) ?? throw Bad($"stores tensor '{name}' as {TypeName(entry.Type)}; F32, F16, BF16 and Q8_0 are read");
-        if (first % block != 0 || count % block != 0 || entry.Shape[^1] % block != 0) throw Bad($"stores tensor '{name}' in blocks of {block}, which do not divide its rows");
+        if (first % block != 0 || count % block != 0 || entry.Shape[^1] % block != 0)
+            throw Bad($"stores tensor '{name}' in blocks of {block}, which do not divide its rows");
         if ((long)count / block * bytes > Array.MaxLength) throw Bad($"stores {count:N0} values of tensor '{name}' in one matrix, which are too many to read");
         var raw = new byte[count / block * bytes];
         Fill(raw, _data + entry.Offset + (first / block * bytes), $"tensor '{name}'");
@@ -84,7 +90,12 @@ public sealed class GgufFile : IDisposable
         for (var b = 0; b < count / block; b++)
         {
             var at = raw.AsSpan(b * bytes, bytes);
-            if (block == 1) values[b] = entry.Type switch { 0 => BinaryPrimitives.ReadSingleLittleEndian(at), 1 => (float)BinaryPrimitives.ReadHalfLittleEndian(at), _ => Tensors.Bf16.ToFloat(BinaryPrimitives.ReadUInt16LittleEndian(at)) };
+            if (block == 1) values[b] = entry.Type switch
+            {
+                0 => BinaryPrimitives.ReadSingleLittleEndian(at),
+                1 => (float)BinaryPrimitives.ReadHalfLittleEndian(at),
+                _ => Tensors.Bf16.ToFloat(BinaryPrimitives.ReadUInt16LittleEndian(at))
+            };
             else
             {
                 var scale = (float)BinaryPrimitives.ReadHalfLittleEndian(at);

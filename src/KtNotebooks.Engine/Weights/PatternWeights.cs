@@ -6,8 +6,9 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Weights;
 
 /// <summary>
-/// Weights of true shape for benchmarks, made at memory speed: stretches of one pool of 4 Mi random numbers (normal, deviation 0.02), each tensor from another place in it. Never zeros, which cards multiply faster.
-/// Vectors (norms) are one. Experts come in the asked format in host memory; everything else on the asked device.
+/// Weights of true shape for benchmarks, made at memory speed: stretches of one pool of 4 Mi random numbers (normal, deviation 0.02), each tensor from
+/// another place in it. Never zeros, which cards multiply faster. Vectors (norms) are one. Experts come in the asked format in host memory; everything else
+/// on the asked device.
 /// </summary>
 public sealed unsafe class PatternWeights : IWeights
 {
@@ -71,7 +72,8 @@ public sealed unsafe class PatternWeights : IWeights
                 Fill(data[e], $"{path}.{e}.{suffix}");
                 if (!format.IsLowBit()) continue;
                 scales[e] = Tensor.Empty(format.ScaleType(), format.ScaleShape(n, k));
-                scales[e].Store(Enumerable.Repeat(Deviation / (format switch { MatrixFormat.Fp8 => 60, MatrixFormat.Int8 => 74, _ => 4.6f }), (int)scales[e].Count).ToArray());
+                scales[e].Store(Enumerable.Repeat(Deviation / (format switch { MatrixFormat.Fp8 => 60, MatrixFormat.Int8 => 74, _ => 4.6f }),
+                    (int)scales[e].Count).ToArray());
             }
         });
         return format.IsLowBit() ? Matrices.Each(format, data, scales, n, k) : Matrices.Each(data);

@@ -7,8 +7,8 @@ using KtNotebooks.Ops;
 namespace KtNotebooks.Weights;
 
 /// <summary>
-/// config.json's quantization_config: which low-bit layout a checkpoint is in. Known are DeepSeek's block-wise FP8 (`quant_method: fp8`, e4m3, blocks of 128×128) and Kimi's 4 bits (`compressed-tensors`, pack-quantized,
-/// symmetric, groups of 32).
+/// config.json's quantization_config: which low-bit layout a checkpoint is in. Known are DeepSeek's block-wise FP8 (`quant_method: fp8`, e4m3, blocks of
+/// 128×128) and Kimi's 4 bits (`compressed-tensors`, pack-quantized, symmetric, groups of 32).
 /// </summary>
 public static class Quantization
 {
@@ -19,9 +19,11 @@ public static class Quantization
     {
         MatrixFormat.Fp8 => """{"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]}""",
         MatrixFormat.Int4 => """
-            {"config_groups": {"group_0": {"input_activations": null, "output_activations": null, "targets": ["Linear"], "weights": {"actorder": null, "block_structure": null, "dynamic": false, "group_size": 32,
+            {"config_groups": {"group_0": {"input_activations": null, "output_activations": null, "targets": ["Linear"], "weights": {"actorder": null,
+            "block_structure": null, "dynamic": false, "group_size": 32,
             "num_bits": 4, "observer": "minmax", "strategy": "group", "symmetric": true, "type": "int"}}}, "format": "pack-quantized",
-            "ignore": ["lm_head", "re:.*self_attn.*", "re:.*shared_experts.*", "re:.*mlp\\.(gate|up|gate_up|down)_proj.*"], "kv_cache_scheme": null, "quant_method": "compressed-tensors", "quantization_status": "compressed"}
+            "ignore": ["lm_head", "re:.*self_attn.*", "re:.*shared_experts.*", "re:.*mlp\\.(gate|up|gate_up|down)_proj.*"], "kv_cache_scheme": null,
+            "quant_method": "compressed-tensors", "quantization_status": "compressed"}
             """,
         _ => throw new ArgumentException($"{format} has no {Key}"),
     })!;
@@ -61,7 +63,8 @@ public static class Quantization
         && Number(w, "num_bits") == 4 && Number(w, "group_size") == MatrixFormats.Int4Group && Text(w, "type", "int") == "int"
         && (!w.TryGetProperty("symmetric", out var s) || s.ValueKind == JsonValueKind.True);
 
-    private static string Text(JsonElement block, string key, string missing = "") => block.TryGetProperty(key, out var value) && value.ValueKind == JsonValueKind.String ? value.GetString()! : missing;
+    private static string Text(JsonElement block, string key, string missing = "") =>
+        block.TryGetProperty(key, out var value) && value.ValueKind == JsonValueKind.String ? value.GetString()! : missing;
 
     private static int Number(JsonElement block, string key) => block.TryGetProperty(key, out var value) ? WholeOf(value) : -1;
 

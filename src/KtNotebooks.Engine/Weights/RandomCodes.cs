@@ -6,7 +6,8 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Weights;
 
 /// <summary>
-/// Stored numbers that look like a trained matrix's, at about a gigabyte a second a thread: random bits choose from tables of normal samples. A place's bytes depend on the seed, the tensor's name and the piece alone.
+/// Stored numbers that look like a trained matrix's, at about a gigabyte a second a thread: random bits choose from tables of normal samples. A place's
+/// bytes depend on the seed, the tensor's name and the piece alone.
 /// </summary>
 internal sealed class RandomCodes
 {

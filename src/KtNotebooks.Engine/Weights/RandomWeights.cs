@@ -4,8 +4,8 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Weights;
 
 /// <summary>
-/// Fresh weights for training from scratch and for benchmarks of true shapes: matrices normal with the given deviation, vectors (norms) one. Each tensor's values depend on the seed and
-/// its name alone. Experts come stacked, the form that can be trained.
+/// Fresh weights for training from scratch and for benchmarks of true shapes: matrices normal with the given deviation, vectors (norms) one. Each tensor's
+/// values depend on the seed and its name alone. Experts come stacked, the form that can be trained.
 /// </summary>
 public sealed class RandomWeights(ulong seed, float deviation = 0.02f) : IWeights
 {

@@ -50,7 +50,8 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
         try
         {
             var header = *(long*)start;
-            if (header <= 1 || header > MaxHeader) throw Bad($"does not start with a safetensors header length (read {header}); it is another format or damaged");
+            if (header <= 1 || header > MaxHeader)
+                throw Bad($"does not start with a safetensors header length (read {header}); it is another format or damaged");
             if (8 + header > _length) throw Bad($"is truncated: its header needs {8 + header} bytes, the file has {_length}");
             _data = start + 8 + header;
             DataStart = 8 + header;
@@ -93,7 +94,10 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
         return new Tensor(new BorrowedBuffer((nint)(_data + entry.Begin), entry.End - entry.Begin, Release), 0, type, shape);
     }
 
-    /// <summary>A copy in memory of our own, read in large pieces in parallel: as fast as the disk or the page cache, and without mapped pages that would count as memory a second time.</summary>
+    /// <summary>
+    /// A copy in memory of our own, read in large pieces in parallel: as fast as the disk or the page cache, and without mapped pages that would count as
+    /// memory a second time.
+    /// </summary>
     public Tensor Read(string name, DType type, params ReadOnlySpan<long> shape)
     {
         var entry = Entry(name);
@@ -110,13 +114,15 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
     }
 
     /// <summary>
-    /// Gives the mapped pages of a tensor back to the system. Once read they count as memory of this process; what has been converted is not read again. They stay in the page cache, and whoever reads them again gets them.
+    /// Gives the mapped pages of a tensor back to the system. Once read they count as memory of this process; what has been converted is not read again.
+    /// They stay in the page cache, and whoever reads them again gets them.
     /// </summary>
     public void Drop(string name)
     {
         var (entry, page) = (Entry(name), Environment.SystemPageSize);
         var (first, last) = (((nint)(_data + entry.Begin) + page - 1) / page * page, (nint)(_data + entry.End) / page * page);
-        if (OperatingSystem.IsLinux() && last > first) _ = madvise((void*)first, (nuint)(last - first), DontNeed); // advice: where it fails it costs memory, not correctness
+        // advice: where it fails it costs memory, not correctness
+        if (OperatingSystem.IsLinux() && last > first) _ = madvise((void*)first, (nuint)(last - first), DontNeed);
     }
 
     public void Dispose()

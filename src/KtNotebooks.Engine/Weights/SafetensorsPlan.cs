@@ -7,7 +7,10 @@ using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Weights;
 
-/// <summary>What a safetensors file will hold: its header, and where each tensor's bytes go. Known before the first byte is there, so a file can be filled from many threads.</summary>
+/// <summary>
+/// What a safetensors file will hold: its header, and where each tensor's bytes go. Known before the first byte is there, so a file can be filled from many
+/// threads.
+/// </summary>
 public sealed class SafetensorsPlan
 {
     private readonly Dictionary<string, long> _begin = [];

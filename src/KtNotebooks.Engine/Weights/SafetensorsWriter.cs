@@ -22,7 +22,8 @@ public static unsafe class SafetensorsWriter
     /// <param name="make">Makes the i-th, in host memory.</param>
     /// <param name="metadata">Strings beside `format: pt`.</param>
     /// <exception cref="IOException">Not enough disk: said before a byte is written.</exception>
-    public static void Write(string path, IReadOnlyList<(string Name, DType Type, long[] Shape)> tensors, Func<int, Tensor> make, IReadOnlyDictionary<string, string>? metadata = null)
+    public static void Write(string path, IReadOnlyList<(string Name, DType Type, long[] Shape)> tensors, Func<int, Tensor> make,
+        IReadOnlyDictionary<string, string>? metadata = null)
     {
         ArgumentNullException.ThrowIfNull(tensors);
         ArgumentNullException.ThrowIfNull(make);
@@ -33,7 +34,9 @@ public static unsafe class SafetensorsWriter
             for (var i = 0; i < tensors.Count; i++)
             {
                 using var host = make(i);
-                if (host.Type != tensors[i].Type || !host.HasShape(tensors[i].Shape)) throw new InvalidOperationException($"{path}: '{tensors[i].Name}' was announced as {tensors[i].Type}[{string.Join(", ", tensors[i].Shape)}], but is {host}");
+                if (host.Type != tensors[i].Type || !host.HasShape(tensors[i].Shape))
+                    throw new InvalidOperationException($"{path}: '{tensors[i].Name}' was announced as {tensors[i].Type}["
+                        + $"{string.Join(", ", tensors[i].Shape)}], but is {host}");
                 for (long at = 0; at < host.ByteLength;)
                 {
                     var part = (int)Math.Min(1 << 24, host.ByteLength - at);

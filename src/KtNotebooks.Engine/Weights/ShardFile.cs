@@ -5,7 +5,8 @@ using Microsoft.Win32.SafeHandles;
 namespace KtNotebooks.Weights;
 
 /// <summary>
-/// A safetensors file being filled from several threads. It has its full length from the start (so a full disk is known before the work), a temporary name until <see cref="Complete"/>, and is removed if that is never called.
+/// A safetensors file being filled from several threads. It has its full length from the start (so a full disk is known before the work), a temporary name
+/// until <see cref="Complete"/>, and is removed if that is never called.
 /// </summary>
 public sealed class ShardFile : IDisposable
 {

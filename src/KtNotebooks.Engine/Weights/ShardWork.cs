@@ -1,6 +1,9 @@
 namespace KtNotebooks.Weights;
 
-/// <summary>Runs the pieces of a file's work on some threads, each with memory of its own, in order of the pieces, so that reading and writing go nearly straight through the files.</summary>
+/// <summary>
+/// Runs the pieces of a file's work on some threads, each with memory of its own, in order of the pieces, so that reading and writing go nearly straight
+/// through the files.
+/// </summary>
 internal static class ShardWork
 {
     /// <param name="threads">How many.</param>

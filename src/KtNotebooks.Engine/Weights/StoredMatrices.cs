@@ -40,7 +40,8 @@ internal sealed class StoredMatrices(Checkpoint checkpoint)
         var stored = FormatOf(Name(0));
         var wanted = checkpoint.FormatOf(path) ?? stored ?? MatrixFormats.Of(type);
         if (!wanted.IsLowBit()) return Matrices.Each(All(count, e => checkpoint.Take(Name(e), type, n, k)));
-        if (wanted.Refusal(k) is { } refusal) throw new InvalidDataException($"{checkpoint.Folder}: experts '{path}.*.{suffix}' [{n}, {k}]: {refusal}; choose int8 or fp8");
+        if (wanted.Refusal(k) is { } refusal)
+            throw new InvalidDataException($"{checkpoint.Folder}: experts '{path}.*.{suffix}' [{n}, {k}]: {refusal}; choose int8 or fp8");
         var scales = new Tensor[count];
         var inMemory = checkpoint.InMemory(path);
         var data = All(count, e =>
@@ -103,7 +104,8 @@ internal sealed class StoredMatrices(Checkpoint checkpoint)
     {
         HostMemory.Require(wanted.Bytes(n, k));
         var stored = FormatOf(name);
-        using var floats = stored?.IsLowBit() == true ? Decode(name, stored.Value, n, k, DType.F32) : checkpoint.Take(name, stored == MatrixFormat.F32 ? DType.F32 : DType.BF16, n, k);
+        using var floats = stored?.IsLowBit() == true ? Decode(name, stored.Value, n, k, DType.F32)
+            : checkpoint.Take(name, stored == MatrixFormat.F32 ? DType.F32 : DType.BF16, n, k);
         var encoded = LowBitEncoder.Encode(wanted, floats);
         if (stored is MatrixFormat.F32 or MatrixFormat.BF16) checkpoint.FileOf(name).Drop(name);
         return encoded;
@@ -126,7 +128,8 @@ internal sealed class StoredMatrices(Checkpoint checkpoint)
     {
         var entry = checkpoint.Entry(name);
         if (entry.Type != type || !entry.Shape.AsSpan().SequenceEqual(shape))
-            throw new InvalidDataException($"{checkpoint.FileOf(name).Path}: tensor '{name}' must be {type}[{string.Join(", ", shape)}], but is {entry.Type}[{string.Join(", ", entry.Shape)}]");
+            throw new InvalidDataException($"{checkpoint.FileOf(name).Path}: tensor '{name}' must be {type}[{string.Join(", ", shape)}], but "
+                + $"is {entry.Type}[{string.Join(", ", entry.Shape)}]");
     }
 
     /// <summary>weight_shape says [N, K] where the packed form has lost it.</summary>
@@ -141,7 +144,9 @@ internal sealed class StoredMatrices(Checkpoint checkpoint)
             DType.I32 => [.. shape.ToInts().Select(v => (long)v)],
             _ => throw new InvalidDataException($"{file.Path}: tensor '{name}{PackedShape}' must be I64[2], but is {shape}"),
         };
-        if (!values.AsSpan().SequenceEqual([n, k])) throw new InvalidDataException($"{file.Path}: tensor '{name}' must be [{n}, {k}] by config.json, but '{name}{PackedShape}' says [{string.Join(", ", values)}]");
+        if (!values.AsSpan().SequenceEqual([n, k]))
+            throw new InvalidDataException($"{file.Path}: tensor '{name}' must be [{n}, {k}] by config.json, but '{name}{PackedShape}' says ["
+                + $"{string.Join(", ", values)}]");
     }
 
     /// <summary>One tensor an expert; what was made is freed when a later one fails.</summary>

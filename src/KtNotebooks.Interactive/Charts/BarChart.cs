@@ -27,7 +27,8 @@ public sealed class BarChart(string title, IReadOnlyList<string> categories, str
     {
         var series = new Series(name, [.. values], errors is null ? null : [.. errors], color ?? Palette.At(_series.Count));
         if (series.Values.Length != categories.Count || (series.Errors is { } e && e.Length != categories.Count))
-            throw new ArgumentException($"[BarChart] '{name}': wanted {categories.Count} values (and errors), one a category, got {series.Values.Length}", nameof(values));
+            throw new ArgumentException($"[BarChart] '{name}': wanted {categories.Count} values (and errors), one a category, got {series.Values.Length}",
+                nameof(values));
         _series.Add(series);
         return this;
     }

@@ -24,7 +24,8 @@ public sealed class HeatMap : Chart
     {
         ArgumentNullException.ThrowIfNull(values);
         if (values.Length == 0)
-            throw new ArgumentException($"[HeatMap] values must have at least one row and column, but is {values.GetLength(0)} x {values.GetLength(1)}", nameof(values));
+            throw new ArgumentException($"[HeatMap] values must have at least one row and column, but is {values.GetLength(0)} x {values.GetLength(1)}",
+                nameof(values));
         (_values, _x, _y) = ((double[,])values.Clone(), x, y);
         var finite = _values.Cast<double>().Where(double.IsFinite).ToArray();
         (_low, _high) = finite.Length > 0 ? (finite.Min(), finite.Max()) : (0, 1);

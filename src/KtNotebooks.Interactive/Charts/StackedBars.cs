@@ -5,7 +5,8 @@ using KtNotebooks.Interactive.Drawing;
 namespace KtNotebooks.Interactive;
 
 /// <summary>
-/// A lying bar for each row, made of parts end to end; parts of one name have one colour in all rows. The sum stands after the bar. Parts that are not above zero are left out.
+/// A lying bar for each row, made of parts end to end; parts of one name have one colour in all rows. The sum stands after the bar. Parts that are not
+/// above zero are left out.
 /// <code>
 /// new StackedBars("one step", "ms").Row("compute", ("attention", 90), ("experts", 1019)).Row("copy", ("copy", 1027))
 /// </code>
@@ -93,7 +94,8 @@ public sealed class StackedBars(string title, string x = "") : Chart(title)
                 text.AppendLine(row.Name);
                 continue;
             }
-            text.Append(TextWidth.PadRight(row.Name, name)).Append("  ").Append(Ticks.Format(Sum(row)).PadLeft(number)).Append("  ").Append(TextWidth.Bar(Sum(row) / most, 40));
+            text.Append(TextWidth.PadRight(row.Name, name)).Append("  ").Append(Ticks.Format(Sum(row)).PadLeft(number)).Append("  ")
+                .Append(TextWidth.Bar(Sum(row) / most, 40));
             text.AppendLine(row.Parts.Length > 1 ? $"  {string.Join(", ", row.Parts.Select(Said))}" : "");
         }
         return text.ToString().TrimEnd() is { Length: > 0 } full ? full : "nothing";
@@ -103,5 +105,7 @@ public sealed class StackedBars(string title, string x = "") : Chart(title)
 
     private static string Said((string Part, double Value) p) => $"{p.Part} {Ticks.Format(p.Value)}";
 
-    private string Describe() => $"{(Title.Length > 0 ? Title + ": " : "")}{string.Join("; ", _rows.Where(r => r.Parts.Length > 0).Select(r => $"{r.Name}: {string.Join(", ", r.Parts.Select(Said))}"))}";
+    private string Describe() =>
+        (Title.Length > 0 ? Title + ": " : "")
+        + string.Join("; ", _rows.Where(r => r.Parts.Length > 0).Select(r => $"{r.Name}: {string.Join(", ", r.Parts.Select(Said))}"));
 }

@@ -5,7 +5,8 @@ using KtNotebooks.Interactive.Drawing;
 namespace KtNotebooks.Interactive;
 
 /// <summary>
-/// Shares of a whole as rectangles whose areas are the values, nearly square (Bruls, Huizing, van Wijk 2000), largest first from the upper left. Values that are not above zero are left out.
+/// Shares of a whole as rectangles whose areas are the values, nearly square (Bruls, Huizing, van Wijk 2000), largest first from the upper left. Values
+/// that are not above zero are left out.
 /// <code>
 /// new Treemap("parameters", unit: "M").Add("routed experts", 4.9).Add("attention", 0.7)
 /// </code>
@@ -18,7 +19,8 @@ public sealed class Treemap(string title, string unit = "") : Chart(title)
 
     private double Total => Shown.Sum(p => p.Value);
 
-    private IEnumerable<(string Name, double Value, Color Color)> Shown => _parts.Where(p => double.IsFinite(p.Value) && p.Value > 0).OrderByDescending(p => p.Value);
+    private IEnumerable<(string Name, double Value, Color Color)> Shown => _parts.Where(p => double.IsFinite(p.Value) && p.Value > 0)
+        .OrderByDescending(p => p.Value);
 
     /// <param name="name">Written into the rectangle where it fits.</param>
     /// <param name="value">Its area.</param>
@@ -39,7 +41,9 @@ public sealed class Treemap(string title, string unit = "") : Chart(title)
             // A row along the shorter side takes values as long as its worst rectangle does not get longer.
             var side = Math.Min(box.Width, box.Height);
             var (count, sum) = (1, values[first] * scale);
-            while (first + count < values.Count && Worst(values[first], values[first + count], sum + (values[first + count] * scale), scale, side) <= Worst(values[first], values[first + count - 1], sum, scale, side))
+            while (first + count < values.Count
+                && Worst(values[first], values[first + count], sum + (values[first + count] * scale), scale, side) <= Worst(values[first],
+                    values[first + count - 1], sum, scale, side))
                 sum += values[first + count++] * scale;
             var depth = sum / side;
             var at = 0.0;
@@ -68,7 +72,8 @@ public sealed class Treemap(string title, string unit = "") : Chart(title)
             var ink = part.Color.Brightness > 0.5 ? Palette.Ink : new Color(255, 255, 255);
             if (box.Height < LabelSize + 8 || box.Width < 40) continue;
             plot.Scene.Text(box.X + 7, box.Y + LabelSize + 5, Plot.Fit(part.Name, box.Width - 12, LabelSize, bold: true), LabelSize, ink, bold: true);
-            if (box.Height >= 2.6 * LabelSize + 8) plot.Scene.Text(box.X + 7, box.Y + (2.3 * LabelSize) + 6, Plot.Fit(Number(part.Value), box.Width - 12, LabelSize - 1), LabelSize - 1, ink);
+            if (box.Height >= 2.6 * LabelSize + 8)
+                plot.Scene.Text(box.X + 7, box.Y + (2.3 * LabelSize) + 6, Plot.Fit(Number(part.Value), box.Width - 12, LabelSize - 1), LabelSize - 1, ink);
         }
         return plot.Scene;
     }
@@ -79,7 +84,8 @@ public sealed class Treemap(string title, string unit = "") : Chart(title)
         if (Title.Length > 0) text.AppendLine(Title);
         var name = Shown.Select(p => TextWidth.Of(p.Name)).DefaultIfEmpty(0).Max();
         var number = Shown.Select(p => Number(p.Value).Length).DefaultIfEmpty(0).Max();
-        foreach (var p in Shown) text.Append(TextWidth.PadRight(p.Name, name)).Append("  ").Append(Number(p.Value).PadLeft(number)).Append("  ").AppendLine(TextWidth.Bar(p.Value / Total, 40));
+        foreach (var p in Shown) text.Append(TextWidth.PadRight(p.Name, name)).Append("  ").Append(Number(p.Value).PadLeft(number)).Append("  ")
+            .AppendLine(TextWidth.Bar(p.Value / Total, 40));
         return text.ToString().TrimEnd() is { Length: > 0 } full ? full : "nothing";
     }
 

@@ -4,8 +4,8 @@ using System.Text;
 namespace KtNotebooks.Interactive.Drawing;
 
 /// <summary>
-/// Writes a <see cref="Scene"/> as one SVG element that stands alone or inline in HTML. It uses no id, class, style sheet or script: ids of several charts in one
-/// page would collide, and sanitizers drop the rest. Clipping is a nested svg element, which clips by itself.
+/// Writes a <see cref="Scene"/> as one SVG element that stands alone or inline in HTML. It uses no id, class, style sheet or script: ids of several charts
+/// in one page would collide, and sanitizers drop the rest. Clipping is a nested svg element, which clips by itself.
 /// </summary>
 public static class Svg
 {

@@ -5,7 +5,10 @@ using KtNotebooks.Files;
 
 namespace KtNotebooks.Interactive;
 
-/// <summary>Runs side by side: for each task a table of all scores with 95 % intervals and a bar chart. As parts for notebooks, and as a folder with report.md, report.html and the pictures.</summary>
+/// <summary>
+/// Runs side by side: for each task a table of all scores with 95 % intervals and a bar chart. As parts for notebooks, and as a folder with report.md,
+/// report.html and the pictures.
+/// </summary>
 public sealed class ScoreReport(IReadOnlyList<ScoredRun> runs)
 {
     public IReadOnlyList<string> Tasks { get; } = [.. runs.Select(r => r.Task).Distinct()];
@@ -16,7 +19,8 @@ public sealed class ScoreReport(IReadOnlyList<ScoredRun> runs)
         var (of, names) = Of(task);
         var table = new Table(["run", .. names, "from"]) { Caption = $"{task}: percent, mean over rows [95 % bootstrap interval]" };
         foreach (var run in of)
-            table.Row([run.Published ? $"{run.Name} (published)" : run.Name, .. names.Select(n => run.Scores.TryGetValue(n, out var e) ? run.Published ? $"{e.Mean:F2}" : e.ToString() : ""), run.Source]);
+            table.Row([run.Published ? $"{run.Name} (published)" : run.Name,
+                .. names.Select(n => run.Scores.TryGetValue(n, out var e) ? run.Published ? $"{e.Mean:F2}" : e.ToString() : ""), run.Source]);
         return table;
     }
 
@@ -24,11 +28,17 @@ public sealed class ScoreReport(IReadOnlyList<ScoredRun> runs)
     public BarChart ChartOf(string task)
     {
         var (of, names) = Of(task);
-        var chart = new BarChart(task, names, y: "percent") { Subtitle = of.Any(r => r.Published) ? "error bars: 95 % of bootstrap means; published figures are of other models and rows" : "error bars: 95 % of bootstrap means", Width = 860 };
+        var chart = new BarChart(task, names, y: "percent")
+        {
+            Subtitle = of.Any(r => r.Published) ? "error bars: 95 % of bootstrap means; published figures are of other models and rows"
+                : "error bars: 95 % of bootstrap means",
+            Width = 860,
+        };
         foreach (var run in of)
         {
             Estimate? At(string name) => run.Scores.TryGetValue(name, out var e) ? e : null;
-            chart.Add(run.Published ? $"{run.Name} (published)" : run.Name, names.Select(n => At(n)?.Mean ?? double.NaN), names.Select(n => At(n) is { } e ? (e.High - e.Low) / 2 : 0));
+            chart.Add(run.Published ? $"{run.Name} (published)" : run.Name, names.Select(n => At(n)?.Mean ?? double.NaN),
+                names.Select(n => At(n) is { } e ? (e.High - e.Low) / 2 : 0));
         }
         return chart;
     }

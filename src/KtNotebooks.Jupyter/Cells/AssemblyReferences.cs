@@ -17,7 +17,8 @@ internal sealed class AssemblyReferences(CellLoadContext loader)
     /// <returns>The path to give to the compiler; null when the same file is already there.</returns>
     internal string? AddFile(string path)
     {
-        if (!Path.IsPathRooted(path) && WorkingFolder.Path is null) throw new FileNotFoundException($"[#r] {path}: the kernel's working folder is no longer there; name the file with its full path", path);
+        if (!Path.IsPathRooted(path) && WorkingFolder.Path is null)
+            throw new FileNotFoundException($"[#r] {path}: the kernel's working folder is no longer there; name the file with its full path", path);
         var full = Path.GetFullPath(path);
         if (!File.Exists(full))
         {
@@ -30,7 +31,8 @@ internal sealed class AssemblyReferences(CellLoadContext loader)
         {
             if (old.Version == version) return null;
             throw new InvalidOperationException(
-                $"[#r] {Path.GetFileName(full)} changed since it was loaded from {old.Path}; .NET cannot replace a loaded assembly: restart the kernel to use the new one");
+                $"[#r] {Path.GetFileName(full)} changed since it was loaded from {old.Path}; .NET cannot replace a loaded assembly: restart the kernel to use "
+                    + "the new one");
         }
         var copy = Path.Combine(_shadow.Value, Path.GetFileName(full));
         File.Copy(full, copy, overwrite: true);

@@ -132,7 +132,8 @@ internal sealed class CSharpSession : IDisposable
         var first = Chain.Compile("", "start.csx");
         Chain.Adopt(first);
         using var silent = new Cell("warm-up.csx", NoOutput.Instance);
-        var submission = Chain.Compile("var xs = new List<int> { 1, 2 }; int Twice(int x) => 2 * x; foreach (var x in xs.Select(x => Twice(x))) await Task.Yield(); $\"{xs.Count}\"", silent.Label);
+        var submission = Chain.Compile("var xs = new List<int> { 1, 2 }; int Twice(int x) => 2 * x; foreach (var x in xs.Select(x => Twice(x))) await "
+            + "Task.Yield(); $\"{xs.Count}\"", silent.Label);
         return _thread.Guard(silent, () => Chain.Start(submission)) is string && Formatter.Bundle(1).Text == "1";
     }
 }

@@ -29,7 +29,8 @@ internal static class CellErrors
     /// <summary>One line, with the place in a cell where there is one.</summary>
     internal static string Brief(Exception error)
     {
-        var frame = (error as EndlessRecursionException)?.Innermost ?? new StackTrace(error, fNeedFileInfo: true).GetFrames().FirstOrDefault(f => f.GetFileName() is not null && !IsKernel(f));
+        var frame = (error as EndlessRecursionException)?.Innermost
+            ?? new StackTrace(error, fNeedFileInfo: true).GetFrames().FirstOrDefault(f => f.GetFileName() is not null && !IsKernel(f));
         var place = frame?.GetFileName() is { } file ? $" ({Path.GetFileName(file)}:{frame.GetFileLineNumber()})" : "";
         return $"{Name(error)}: {FirstLine(error.Message)}{place}";
     }
@@ -73,7 +74,8 @@ internal static class CellErrors
         }
         else
         {
-            foreach (var frame in error is EndlessRecursionException { Innermost: { } innermost } ? [innermost] : new StackTrace(error, fNeedFileInfo: true).GetFrames())
+            foreach (var frame in error is EndlessRecursionException { Innermost: { } innermost } ? [innermost]
+                : new StackTrace(error, fNeedFileInfo: true).GetFrames())
             {
                 var file = frame.GetFileName();
                 var line = frame.GetFileLineNumber();
@@ -106,7 +108,8 @@ internal static class CellErrors
         var start = name.LastIndexOf('<') + 1;
         var end = name.IndexOf('>', start);
         if (start > 0 && end > start) name = name[start..end];
-        return owner is null || owner.Name.StartsWith("Submission#", StringComparison.Ordinal) || owner.Name.Contains('<') ? $"{name}()" : $"{owner.Name}.{name}()";
+        return owner is null || owner.Name.StartsWith("Submission#", StringComparison.Ordinal) || owner.Name.Contains('<') ? $"{name}()"
+            : $"{owner.Name}.{name}()";
     }
 
     private static void AddSource(List<string> lines, CellText? source, int line, int column, int width, string indent)

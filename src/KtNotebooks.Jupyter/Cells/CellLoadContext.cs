@@ -45,7 +45,8 @@ internal sealed class CellLoadContext() : AssemblyLoadContext("cells")
         {
             foreach (var sub in (string[])["", $"runtimes/{RuntimeInformation.RuntimeIdentifier}/native"])
             {
-                foreach (var file in (string[])[unmanagedDllName, $"lib{unmanagedDllName}.so", $"{unmanagedDllName}.so", $"{unmanagedDllName}.dll", $"lib{unmanagedDllName}.dylib"])
+                foreach (var file in (string[])[unmanagedDllName, $"lib{unmanagedDllName}.so", $"{unmanagedDllName}.so", $"{unmanagedDllName}.dll",
+                    $"lib{unmanagedDllName}.dylib"])
                 {
                     var candidate = Path.Combine(folder, sub, file);
                     if (File.Exists(candidate)) return LoadUnmanagedDllFromPath(candidate);

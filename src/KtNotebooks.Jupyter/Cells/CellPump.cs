@@ -24,13 +24,15 @@ internal sealed class CellPump : SynchronizationContext
         ThreadPool.QueueUserWorkItem(static w => w.d(w.state), (d, state), preferLocal: false);
     }
 
-    public override void Send(SendOrPostCallback d, object? state) => throw new NotSupportedException("[cell] a synchronous Send to the cell thread would deadlock; use Post");
+    public override void Send(SendOrPostCallback d, object? state) =>
+        throw new NotSupportedException("[cell] a synchronous Send to the cell thread would deadlock; use Post");
 
     public override SynchronizationContext CreateCopy() => this;
 
     internal void RunUntil(Task task)
     {
-        task.ContinueWith(static (_, pump) => ((CellPump)pump!).Wake(), this, CancellationToken.None, TaskContinuationOptions.ExecuteSynchronously, TaskScheduler.Default);
+        task.ContinueWith(static (_, pump) => ((CellPump)pump!).Wake(), this, CancellationToken.None, TaskContinuationOptions.ExecuteSynchronously,
+            TaskScheduler.Default);
         while (true)
         {
             (SendOrPostCallback Callback, object? State) next;

@@ -137,7 +137,8 @@ internal sealed class CellThread : IDisposable
     }
 
     /// <summary>
-    /// Stops what the thread does for a cell: its code as the class says, the kernel's own work for it (compiling, restoring packages) by the token. Returns at once; a second call during an interrupt changes nothing.
+    /// Stops what the thread does for a cell: its code as the class says, the kernel's own work for it (compiling, restoring packages) by the token.
+    /// Returns at once; a second call during an interrupt changes nothing.
     /// </summary>
     internal void Interrupt()
     {
@@ -193,8 +194,9 @@ internal sealed class CellThread : IDisposable
     }
 
     /// <summary>
-    /// After this no Thread.Interrupt comes any more, and one that came late has been taken up. It must happen inside ControlledExecution.Run: that method waits, on its way out, for the abort to be
-    /// delivered and takes it back, and an interrupt of that wait would leave the abort to hit the kernel's own code later (seen under load: the cell thread was gone).
+    /// After this no Thread.Interrupt comes any more, and one that came late has been taken up. It must happen inside ControlledExecution.Run: that method
+    /// waits, on its way out, for the abort to be delivered and takes it back, and an interrupt of that wait would leave the abort to hit the kernel's own
+    /// code later (seen under load: the cell thread was gone).
     /// </summary>
     private void LeaveUserCode(Run run)
     {

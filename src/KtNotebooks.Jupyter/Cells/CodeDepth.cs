@@ -8,8 +8,9 @@ namespace KtNotebooks.Jupyter.Cells;
 internal sealed class CodeRefusedException(string message) : Exception(message);
 
 /// <summary>
-/// The compiler walks nested code by recursion, and a full stack ends the process. Code that nests deeper than a person writes or a generator needs is refused: brackets and strings in strings before it is parsed
-/// (the parser guards itself against the rest), everything else by the depth of the tree, before it is compiled. No walk here is recursive.
+/// The compiler walks nested code by recursion, and a full stack ends the process. Code that nests deeper than a person writes or a generator needs is
+/// refused: brackets and strings in strings before it is parsed (the parser guards itself against the rest), everything else by the depth of the tree,
+/// before it is compiled. No walk here is recursive.
 /// </summary>
 internal static class CodeDepth
 {
@@ -34,12 +35,15 @@ internal static class CodeDepth
     private static CodeRefusedException Refused(string code, string label, int position, string reason)
     {
         var before = code.AsSpan(0, position);
-        return new CodeRefusedException($"{label}({before.Count('\n') + 1},{before.Length - before.LastIndexOf('\n')}): {reason}; use a loop, or parts with names");
+        return new CodeRefusedException($"{label}({before.Count('\n') + 1},{before.Length - before.LastIndexOf('\n')}): {reason}; use a loop, or parts with "
+            + "names");
     }
 
     private static (int Position, string Reason)? Fault(string code)
     {
-        if (code.Length > MostCharacters) return (MostCharacters, $"the cell has {code.Length / 1e6:N0} million characters, of which {MostCharacters / 1e6:N0} million are taken: data belong into a file");
+        if (code.Length > MostCharacters)
+            return (MostCharacters, $"the cell has {code.Length / 1e6:N0} million characters, of which {MostCharacters / 1e6:N0} million are taken: data "
+                + "belong into a file");
         if (DeepString(code) is { } text) return (text, $"strings with values stand more than {MostStrings} deep in one another");
         if (code.Length <= MostBrackets) return null;
         var depth = 0;
@@ -77,7 +81,8 @@ internal static class CodeDepth
         {
             if (at.Level > MostLevels) return at.Node;
             var left = (at.Node as BinaryExpressionSyntax)?.Left;
-            foreach (var child in at.Node.ChildNodes()) open.Push((child, child == left && !left.IsKind(SyntaxKind.CoalesceExpression) ? at.Level : at.Level + 1));
+            foreach (var child in at.Node.ChildNodes())
+                open.Push((child, child == left && !left.IsKind(SyntaxKind.CoalesceExpression) ? at.Level : at.Level + 1));
         }
         return null;
     }

@@ -10,7 +10,8 @@ internal readonly record struct Completion(string Text, string Kind);
 internal static class Completions
 {
     private static readonly string[] Keywords =
-        [.. SyntaxFacts.GetKeywordKinds().Select(SyntaxFacts.GetText), .. (string[])["var", "await", "async", "record", "yield", "nameof", "when", "with", "required"]];
+        [.. SyntaxFacts.GetKeywordKinds().Select(SyntaxFacts.GetText),
+            .. (string[])["var", "await", "async", "record", "yield", "nameof", "when", "with", "required"]];
 
     private static readonly string[] Magics = ["about", "debug", "help", "keep-old", "lsmagic", "release", "time", "who", "whos"];
 
@@ -33,14 +34,17 @@ internal static class Completions
         var root = tree.GetRoot();
         var model = chain.Follow(tree).GetSemanticModel(tree, ignoreAccessibility: false);
         var token = start == 0 ? default : root.FindToken(start - 1);
-        if (IsText(token, cursor) || root.FindTrivia(start).Kind() is SyntaxKind.SingleLineCommentTrivia or SyntaxKind.MultiLineCommentTrivia) return (start, []);
+        if (IsText(token, cursor) || root.FindTrivia(start).Kind() is SyntaxKind.SingleLineCommentTrivia or SyntaxKind.MultiLineCommentTrivia)
+            return (start, []);
 
         var names = Member(token) is { } left ? Members(model, left, start) : Anything(model, start);
-        return (start, [.. names.Where(n => n.Text.StartsWith(prefix, StringComparison.OrdinalIgnoreCase)).DistinctBy(n => n.Text).OrderBy(n => n.Text, StringComparer.OrdinalIgnoreCase)]);
+        return (start, [.. names.Where(n => n.Text.StartsWith(prefix, StringComparison.OrdinalIgnoreCase)).DistinctBy(n => n.Text)
+            .OrderBy(n => n.Text, StringComparer.OrdinalIgnoreCase)]);
     }
 
     private static bool IsText(SyntaxToken token, int cursor) =>
-        token.Kind() is SyntaxKind.StringLiteralToken or SyntaxKind.InterpolatedStringTextToken or SyntaxKind.CharacterLiteralToken or SyntaxKind.SingleLineRawStringLiteralToken
+        token.Kind() is SyntaxKind.StringLiteralToken or SyntaxKind.InterpolatedStringTextToken or SyntaxKind.CharacterLiteralToken
+            or SyntaxKind.SingleLineRawStringLiteralToken
             or SyntaxKind.MultiLineRawStringLiteralToken && cursor > token.SpanStart && cursor <= token.Span.End;
 
     /// <returns>What stands left of the dot that the token is; null if it is none.</returns>
@@ -48,7 +52,8 @@ internal static class Completions
     {
         MemberAccessExpressionSyntax access => access.Expression,
         QualifiedNameSyntax name => name.Left,
-        MemberBindingExpressionSyntax { Parent: var parent } => parent?.AncestorsAndSelf().OfType<ConditionalAccessExpressionSyntax>().FirstOrDefault()?.Expression,
+        MemberBindingExpressionSyntax { Parent: var parent } => parent?.AncestorsAndSelf().OfType<ConditionalAccessExpressionSyntax>()
+            .FirstOrDefault()?.Expression,
         _ => null,
     };
 
@@ -62,7 +67,8 @@ internal static class Completions
         }
         var value = model.GetTypeInfo(left).Type;
         if (value is null or IErrorTypeSymbol) return [];
-        return model.LookupSymbols(position, value, includeReducedExtensionMethods: true).Where(s => !s.IsStatic && s is not ITypeSymbol && s.CanBeReferencedByName).Select(Describe);
+        return model.LookupSymbols(position, value, includeReducedExtensionMethods: true)
+            .Where(s => !s.IsStatic && s is not ITypeSymbol && s.CanBeReferencedByName).Select(Describe);
     }
 
     private static IEnumerable<Completion> Anything(SemanticModel model, int position) =>

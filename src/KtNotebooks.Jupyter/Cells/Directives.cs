@@ -25,7 +25,8 @@ internal static class Directives
     ];
 
     private static readonly string[] OtherLanguages =
-        ["fsharp", "f#", "pwsh", "powershell", "sql", "kql", "javascript", "js", "html", "mermaid", "markdown", "http", "python", "r", "connect", "share", "set", "value"];
+        ["fsharp", "f#", "pwsh", "powershell", "sql", "kql", "javascript", "js", "html", "mermaid", "markdown", "http", "python", "r", "connect", "share",
+            "set", "value"];
 
     internal static void Run(Directive directive, CSharpSession session, Cell cell)
     {
@@ -37,7 +38,8 @@ internal static class Directives
             case "release": session.Chain.Optimization = OptimizationLevel.Release; break;
             case "who": cell.Output.Show(Formatter.Bundle(session.Variables.All.Select(v => v.Name).ToArray()), null); break;
             case "whos":
-                cell.Output.Show(Formatter.Bundle(session.Variables.All.Select(v => new { v.Name, Type = TypeNames.Of(v.Type), Value = PlainText.Short(v.Value) }).ToArray()), null);
+                cell.Output.Show(Formatter.Bundle(session.Variables.All.Select(v =>
+                    new { v.Name, Type = TypeNames.Of(v.Type), Value = PlainText.Short(v.Value) }).ToArray()), null);
                 break;
             case "lsmagic": cell.Output.Show(new MimeBundle(string.Join('\n', Known.Select(k => $"#!{k.Name,-10} {k.Help}"))), null); break;
             case "help": cell.Output.Page(Help()); break;
@@ -76,6 +78,8 @@ internal static class Directives
         """;
 
     private static string About() =>
-        $"KtNotebooks {typeof(Directives).Assembly.GetName().Version?.ToString(3)}, C# {Microsoft.CodeAnalysis.CSharp.LanguageVersion.CSharp14.ToString()[6..]}, "
-        + $"{RuntimeInformation.FrameworkDescription}, {RuntimeInformation.RuntimeIdentifier}, Roslyn {typeof(Compilation).Assembly.GetName().Version?.ToString(3)}";
+        $"KtNotebooks {typeof(Directives).Assembly.GetName().Version?.ToString(3)}, C# "
+            + $"{Microsoft.CodeAnalysis.CSharp.LanguageVersion.CSharp14.ToString()[6..]}, "
+        + $"{RuntimeInformation.FrameworkDescription}, {RuntimeInformation.RuntimeIdentifier}, Roslyn "
+        + $"{typeof(Compilation).Assembly.GetName().Version?.ToString(3)}";
 }

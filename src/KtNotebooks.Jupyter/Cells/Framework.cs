@@ -21,16 +21,19 @@ internal static class Framework
     private static readonly string[] EngineAssemblies = ["KtNotebooks.Engine", "KtNotebooks.Interactive"];
 
     private static readonly Lazy<string[]> Paths = new(FindPaths);
-    private static readonly Lazy<HashSet<string>> Names = new(() => new(Paths.Value.Select(p => Path.GetFileNameWithoutExtension(p)!), StringComparer.OrdinalIgnoreCase));
+    private static readonly Lazy<HashSet<string>> Names = new(() =>
+        new(Paths.Value.Select(p => Path.GetFileNameWithoutExtension(p)!), StringComparer.OrdinalIgnoreCase));
 
     internal static bool Has(string assemblyName) => Names.Value.Contains(assemblyName);
 
     internal static IEnumerable<MetadataReference> References() => Paths.Value.Select(p => MetadataReference.CreateFromFile(p));
 
-    internal static IEnumerable<string> Imports() => [.. Usings, .. EngineAssemblies.SelectMany(Namespaces).Distinct().Order(StringComparer.Ordinal), .. StaticUsings];
+    internal static IEnumerable<string> Imports() =>
+        [.. Usings, .. EngineAssemblies.SelectMany(Namespaces).Distinct().Order(StringComparer.Ordinal), .. StaticUsings];
 
     private static IEnumerable<string> Namespaces(string assemblyName) =>
-        Assembly.Load(assemblyName).GetExportedTypes().Select(t => t.Namespace).OfType<string>().Where(n => n.StartsWith("KtNotebooks", StringComparison.Ordinal));
+        Assembly.Load(assemblyName).GetExportedTypes().Select(t => t.Namespace).OfType<string>()
+            .Where(n => n.StartsWith("KtNotebooks", StringComparison.Ordinal));
 
     private static string[] FindPaths()
     {
@@ -44,6 +47,7 @@ internal static class Framework
     {
         var name = Path.GetFileName(path);
         return name.StartsWith("System.", StringComparison.Ordinal) && !name.Contains(".Native", StringComparison.Ordinal)
-            || name is "mscorlib.dll" or "netstandard.dll" or "WindowsBase.dll" or "Microsoft.CSharp.dll" or "Microsoft.VisualBasic.Core.dll" or "Microsoft.Win32.Primitives.dll";
+            || name is "mscorlib.dll" or "netstandard.dll" or "WindowsBase.dll" or "Microsoft.CSharp.dll" or "Microsoft.VisualBasic.Core.dll"
+            or "Microsoft.Win32.Primitives.dll";
     }
 }

@@ -11,7 +11,9 @@ namespace KtNotebooks.Jupyter.Cells;
 internal static partial class Inspection
 {
     private static readonly SymbolDisplayFormat Format = SymbolDisplayFormat.MinimallyQualifiedFormat
-        .WithMemberOptions(SymbolDisplayMemberOptions.IncludeParameters | SymbolDisplayMemberOptions.IncludeType | SymbolDisplayMemberOptions.IncludeContainingType | SymbolDisplayMemberOptions.IncludeRef)
+        .WithMemberOptions(
+            SymbolDisplayMemberOptions.IncludeParameters | SymbolDisplayMemberOptions.IncludeType
+                | SymbolDisplayMemberOptions.IncludeContainingType | SymbolDisplayMemberOptions.IncludeRef)
         .WithKindOptions(SymbolDisplayKindOptions.IncludeTypeKeyword | SymbolDisplayKindOptions.IncludeNamespaceKeyword);
 
     private static readonly ConcurrentDictionary<string, Dictionary<string, XElement>> Documents = new();
@@ -23,10 +25,14 @@ internal static partial class Inspection
         var model = chain.Follow(tree).GetSemanticModel(tree);
         var root = tree.GetRoot();
         // The cursor stands behind the name, in it, or behind the bracket of a call.
-        var token = new[] { cursor, cursor - 1, cursor - 2 }.Where(p => p >= 0 && p < code.Length).Select(p => root.FindToken(p)).FirstOrDefault(t => t.IsKind(SyntaxKind.IdentifierToken));
+        var token = new[]
+        {
+            cursor, cursor - 1, cursor - 2
+        }.Where(p => p >= 0 && p < code.Length).Select(p => root.FindToken(p)).FirstOrDefault(t => t.IsKind(SyntaxKind.IdentifierToken));
         if (token.Parent is not { } node) return null;
         var info = model.GetSymbolInfo(node);
-        var symbols = info.Symbol is { } one ? [one] : info.CandidateSymbols.AddRange(model.GetMemberGroup(node)).Distinct(SymbolEqualityComparer.Default).OfType<ISymbol>().ToArray();
+        var symbols = info.Symbol is { } one ? [one]
+            : info.CandidateSymbols.AddRange(model.GetMemberGroup(node)).Distinct(SymbolEqualityComparer.Default).OfType<ISymbol>().ToArray();
         if (symbols.Length == 0 && model.GetDeclaredSymbol(node) is { } declared) symbols = [declared];
         if (symbols.Length == 0) return null;
         var lines = symbols.Take(10).Select(s => s.ToDisplayString(Format)).Distinct().ToArray();
@@ -63,11 +69,13 @@ internal static partial class Inspection
     }
 
     private static Dictionary<string, XElement> Load(string path) =>
-        XDocument.Load(path).Descendants("member").Where(m => m.Attribute("name") is not null).GroupBy(m => m.Attribute("name")!.Value).ToDictionary(g => g.Key, g => g.First());
+        XDocument.Load(path).Descendants("member").Where(m => m.Attribute("name") is not null).GroupBy(m => m.Attribute("name")!.Value)
+            .ToDictionary(g => g.Key, g => g.First());
 
     private static string Text(XElement summary)
     {
-        foreach (var reference in summary.Descendants().Where(e => e.Attribute("cref") is not null || e.Attribute("langword") is not null || e.Attribute("name") is not null).ToArray())
+        foreach (var reference in summary.Descendants()
+            .Where(e => e.Attribute("cref") is not null || e.Attribute("langword") is not null || e.Attribute("name") is not null).ToArray())
         {
             var name = (reference.Attribute("cref") ?? reference.Attribute("langword") ?? reference.Attribute("name"))!.Value;
             if (reference.IsEmpty) reference.Value = name[(name.LastIndexOfAny(['.', ':']) + 1)..];

@@ -17,5 +17,6 @@ internal sealed class NoOutput : ICellOutput
 
     public void Page(string text) { }
 
-    public string ReadLine(string prompt, bool password, CancellationToken cancel) => throw new NotSupportedException("[input] a silent cell cannot ask for input");
+    public string ReadLine(string prompt, bool password, CancellationToken cancel) =>
+        throw new NotSupportedException("[input] a silent cell cannot ask for input");
 }

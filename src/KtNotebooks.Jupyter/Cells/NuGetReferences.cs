@@ -27,7 +27,8 @@ internal sealed class NuGetReferences(CellLoadContext loader)
         if (_versions.TryGetValue(name, out var old))
         {
             if (parts.Length == 1 || old == version) return [];
-            throw new InvalidOperationException($"[#r nuget] {name} {old} is already loaded and cannot be replaced by {version}: restart the kernel to change it");
+            throw new InvalidOperationException($"[#r nuget] {name} {old} is already loaded and cannot be replaced by {version}: restart the kernel to change "
+                + "it");
         }
         _versions[name] = version;
         var folder = Directory.CreateTempSubdirectory("kt-nuget-");
@@ -50,8 +51,10 @@ internal sealed class NuGetReferences(CellLoadContext loader)
 
     private string Project()
     {
-        var items = string.Concat(_versions.Select(v => $"<PackageReference Include=\"{SecurityElement.Escape(v.Key)}\" Version=\"{SecurityElement.Escape(v.Value)}\" />"));
-        var sources = Sources.Count == 0 ? "" : $"<RestoreAdditionalProjectSources>{SecurityElement.Escape(string.Join(';', Sources))}</RestoreAdditionalProjectSources>";
+        var items = string.Concat(_versions.Select(v =>
+            $"<PackageReference Include=\"{SecurityElement.Escape(v.Key)}\" Version=\"{SecurityElement.Escape(v.Value)}\" />"));
+        var sources = Sources.Count == 0
+            ? "" : $"<RestoreAdditionalProjectSources>{SecurityElement.Escape(string.Join(';', Sources))}</RestoreAdditionalProjectSources>";
         return $"""
             <Project Sdk="Microsoft.NET.Sdk">
               <PropertyGroup>
@@ -66,8 +69,14 @@ internal sealed class NuGetReferences(CellLoadContext loader)
 
     private static void Restore(string folder, string package, CancellationToken cancel)
     {
-        var start = new ProcessStartInfo("dotnet", ["restore", "--nologo", "-v:q"]) { WorkingDirectory = folder, RedirectStandardOutput = true, RedirectStandardError = true };
-        using var process = Process.Start(start) ?? throw new InvalidOperationException("[#r nuget] cannot start `dotnet restore`; is the .NET SDK on the PATH?");
+        var start = new ProcessStartInfo("dotnet", ["restore", "--nologo", "-v:q"])
+        {
+            WorkingDirectory = folder,
+            RedirectStandardOutput = true,
+            RedirectStandardError = true,
+        };
+        using var process = Process.Start(start)
+            ?? throw new InvalidOperationException("[#r nuget] cannot start `dotnet restore`; is the .NET SDK on the PATH?");
         using var stop = cancel.Register(() => process.Kill(entireProcessTree: true));
         var output = new StringBuilder();
         void Keep(object _, DataReceivedEventArgs line) { lock (output) output.AppendLine(line.Data); }
@@ -78,7 +87,8 @@ internal sealed class NuGetReferences(CellLoadContext loader)
         process.WaitForExit();
         if (cancel.IsCancellationRequested) throw new InterruptedException();
         if (process.ExitCode == 0) return;
-        var reason = output.ToString().Split('\n').Select(l => l.Trim()).FirstOrDefault(l => l.Contains("error", StringComparison.Ordinal)) ?? output.ToString().Trim();
+        var reason = output.ToString().Split('\n').Select(l => l.Trim()).FirstOrDefault(l => l.Contains("error", StringComparison.Ordinal))
+            ?? output.ToString().Trim();
         throw new InvalidOperationException($"[#r nuget] {package.Trim()} cannot be restored: {reason}");
     }
 

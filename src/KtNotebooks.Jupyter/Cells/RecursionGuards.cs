@@ -5,15 +5,17 @@ using Microsoft.CodeAnalysis.CSharp.Syntax;
 namespace KtNotebooks.Jupyter.Cells;
 
 /// <summary>
-/// Lets endless recursion end as an exception. .NET ends the whole process when the stack is full; a function that may call itself, directly or through others of its cell, therefore looks first how much is left.
-/// Who calls whom is told by names alone: one guard too many costs two nanoseconds a call, and functions without recursion stay as fast as they were.
+/// Lets endless recursion end as an exception. .NET ends the whole process when the stack is full; a function that may call itself, directly or through
+/// others of its cell, therefore looks first how much is left. Who calls whom is told by names alone: one guard too many costs two nanoseconds a call, and
+/// functions without recursion stay as fast as they were.
 /// </summary>
 internal static class RecursionGuards
 {
     private const string Guard = "global::KtNotebooks.Jupyter.CellRecursion.Check();";
 
     /// <summary>Something that can be called by a name: its body, or its expression, and whether that gives a value.</summary>
-    private sealed record Function(string Name, SyntaxNode Body, BlockSyntax? Block, ArrowExpressionClauseSyntax? Arrow, string Before, string After, bool Void, SyntaxToken Semicolon)
+    private sealed record Function(string Name, SyntaxNode Body, BlockSyntax? Block, ArrowExpressionClauseSyntax? Arrow, string Before, string After, bool Void,
+        SyntaxToken Semicolon)
     {
         public HashSet<string> Names { get; } = [.. Body.DescendantTokens().Where(t => t.IsKind(SyntaxKind.IdentifierToken)).Select(t => t.ValueText)];
     }
@@ -34,8 +36,10 @@ internal static class RecursionGuards
         LocalFunctionStatementSyntax m => Of(m.Identifier, m.Body, m.ExpressionBody, IsVoid(m.ReturnType, m.Modifiers), m.SemicolonToken),
         ConstructorDeclarationSyntax c => Of(c.Identifier, c.Body, c.ExpressionBody, true, c.SemicolonToken),
         PropertyDeclarationSyntax { ExpressionBody: { } arrow } p => [new(p.Identifier.ValueText, arrow, null, arrow, "get{", "}", false, p.SemicolonToken)],
-        AccessorDeclarationSyntax { Parent.Parent: PropertyDeclarationSyntax p } a => Of(p.Identifier, a.Body, a.ExpressionBody, !a.IsKind(SyntaxKind.GetAccessorDeclaration), a.SemicolonToken),
-        VariableDeclaratorSyntax { Initializer.Value: AnonymousFunctionExpressionSyntax lambda } v => [new(v.Identifier.ValueText, lambda.Body, lambda.Block, null, "", "", false, default)],
+        AccessorDeclarationSyntax { Parent.Parent: PropertyDeclarationSyntax p } a => Of(p.Identifier, a.Body, a.ExpressionBody,
+            !a.IsKind(SyntaxKind.GetAccessorDeclaration), a.SemicolonToken),
+        VariableDeclaratorSyntax { Initializer.Value: AnonymousFunctionExpressionSyntax lambda } v => [new(v.Identifier.ValueText, lambda.Body, lambda.Block,
+            null, "", "", false, default)],
         AssignmentExpressionSyntax { Left: IdentifierNameSyntax name, Right: AnonymousFunctionExpressionSyntax lambda } =>
             [new(name.Identifier.ValueText, lambda.Body, lambda.Block, null, "", "", false, default)],
         _ => [],
@@ -45,7 +49,8 @@ internal static class RecursionGuards
         block is null && arrow is null ? [] : [new Function(name.ValueText, (SyntaxNode?)block ?? arrow!, block, arrow, "", "", isVoid, semicolon)];
 
     private static bool IsVoid(TypeSyntax type, SyntaxTokenList modifiers) =>
-        type is PredefinedTypeSyntax { Keyword.RawKind: (int)SyntaxKind.VoidKeyword } || modifiers.Any(SyntaxKind.AsyncKeyword) && type is not GenericNameSyntax and not QualifiedNameSyntax { Right: GenericNameSyntax };
+        type is PredefinedTypeSyntax { Keyword.RawKind: (int)SyntaxKind.VoidKeyword }
+            || modifiers.Any(SyntaxKind.AsyncKeyword) && type is not GenericNameSyntax and not QualifiedNameSyntax { Right: GenericNameSyntax };
 
     private static bool Reaches(Dictionary<string, HashSet<string>> calls, string name)
     {

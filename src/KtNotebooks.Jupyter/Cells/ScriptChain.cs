@@ -18,7 +18,8 @@ internal sealed class CompilationFailedException(string label, string code, IRea
 }
 
 /// <summary>
-/// A compiled cell that has not run yet. <paramref name="Code"/> is null where there is nothing to run: usings, comments, directives. <paramref name="Woven"/> is what was added to the cell's own code.
+/// A compiled cell that has not run yet. <paramref name="Code"/> is null where there is nothing to run: usings, comments, directives.
+/// <paramref name="Woven"/> is what was added to the cell's own code.
 /// </summary>
 internal sealed record Submission(CSharpCompilation Compilation, SubmissionCode? Code, bool HasValue, IReadOnlyList<Edit> Woven);
 
@@ -81,8 +82,10 @@ internal sealed class ScriptChain
         var submission = Emit(Woven(loops.Concat(recursion))) ?? (recursion.Length > 0 ? Emit(Woven(loops)) : null);
         if (submission is not null) return submission;
         // Positions are those of the code as written, so it is that which is asked for its errors.
-        var errors = Follow(written, references).GetDiagnostics(cancel).Where(d => d.Severity == DiagnosticSeverity.Error).OrderBy(d => d.Location.SourceSpan.Start).ToArray();
-        throw errors.Length > 0 ? new CompilationFailedException(label, code, errors) : new CodeRefusedException($"{label}: the compiler makes nothing of this code and does not say why");
+        var errors = Follow(written, references).GetDiagnostics(cancel).Where(d => d.Severity == DiagnosticSeverity.Error)
+            .OrderBy(d => d.Location.SourceSpan.Start).ToArray();
+        throw errors.Length > 0 ? new CompilationFailedException(label, code, errors)
+            : new CodeRefusedException($"{label}: the compiler makes nothing of this code and does not say why");
 
         Submission? Emit(Edit[] woven)
         {
@@ -91,17 +94,21 @@ internal sealed class ScriptChain
             // The compiler emits nothing for a tree without members, and calls that a failure; its usings and references count all the same.
             if (compilation.SyntaxTrees.All(t => t.GetCompilationUnitRoot(cancel).Members.Count == 0))
             {
-                return compilation.GetDiagnostics(cancel).Any(d => d.Severity == DiagnosticSeverity.Error) ? null : new Submission(compilation, null, false, woven);
+                return compilation.GetDiagnostics(cancel).Any(d => d.Severity == DiagnosticSeverity.Error) ? null
+                    : new Submission(compilation, null, false, woven);
             }
             using var peStream = new MemoryStream();
             using var pdbStream = new MemoryStream();
-            var emitted = compilation.Emit(peStream, pdbStream, options: new EmitOptions(debugInformationFormat: DebugInformationFormat.PortablePdb), cancellationToken: cancel);
+            var emitted = compilation.Emit(peStream, pdbStream, options: new EmitOptions(debugInformationFormat: DebugInformationFormat.PortablePdb),
+                cancellationToken: cancel);
             if (!emitted.Success) return null;
             peStream.Position = pdbStream.Position = 0;
             var assembly = _loader.LoadFromStream(peStream, pdbStream);
             var entry = compilation.GetEntryPoint(CancellationToken.None)!;
-            var start = assembly.GetType(entry.ContainingType.MetadataName)!.GetMethod(entry.MetadataName, BindingFlags.Static | BindingFlags.Public | BindingFlags.NonPublic)!;
-            return new Submission(compilation, new SubmissionCode(assembly, start.CreateDelegate<Func<object?[], Task<object?>>>()), HasValue(compilation, tree), woven);
+            var start = assembly.GetType(entry.ContainingType.MetadataName)!.GetMethod(entry.MetadataName,
+                BindingFlags.Static | BindingFlags.Public | BindingFlags.NonPublic)!;
+            return new Submission(compilation, new SubmissionCode(assembly, start.CreateDelegate<Func<object?[], Task<object?>>>()),
+                HasValue(compilation, tree), woven);
         }
 
         static Edit[] Woven(IEnumerable<Edit> edits) => [.. edits.OrderBy(e => e.Position)];

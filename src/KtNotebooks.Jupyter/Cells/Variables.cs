@@ -34,7 +34,8 @@ internal sealed class Variables
         if (field.FieldType.IsPrimitive || field.IsInitOnly || field.IsLiteral) return;
         var value = field.GetValue(state);
         field.SetValue(state, null);
-        if (value is IDisposable disposable && IsOurs(value.GetType()) && !_fields.Values.Any(f => ReferenceEquals(f.Field.GetValue(f.State), value))) disposable.Dispose();
+        if (value is IDisposable disposable && IsOurs(value.GetType()) && !_fields.Values.Any(f => ReferenceEquals(f.Field.GetValue(f.State), value)))
+            disposable.Dispose();
     }
 
     private static bool IsOurs(Type type) => type.Assembly.GetName().Name!.StartsWith("KtNotebooks.", StringComparison.Ordinal);

@@ -32,9 +32,11 @@ public static class Formatter
 
     public static string NullString { get; set; } = "<null>";
 
-    public static void Register<T>(Func<T, string> formatter, string mimeType = PlainMimeType) => Register(typeof(T), (o, w) => w.Write(formatter((T)o)), mimeType);
+    public static void Register<T>(Func<T, string> formatter, string mimeType = PlainMimeType) =>
+        Register(typeof(T), (o, w) => w.Write(formatter((T)o)), mimeType);
 
-    public static void Register<T>(Action<T, TextWriter> formatter, string mimeType = PlainMimeType) => Register(typeof(T), (o, w) => formatter((T)o, w), mimeType);
+    public static void Register<T>(Action<T, TextWriter> formatter, string mimeType = PlainMimeType) =>
+        Register(typeof(T), (o, w) => formatter((T)o, w), mimeType);
 
     /// <summary><paramref name="type"/> may be an open generic such as typeof(List&lt;&gt;).</summary>
     public static void Register(Type type, Action<object, TextWriter> formatter, string mimeType = PlainMimeType)
@@ -59,7 +61,8 @@ public static class Formatter
         (DefaultMimeType, ListExpansionLimit, RecursionLimit, NullString) = (HtmlMimeType, 20, 6, "<null>");
     }
 
-    public static string ToDisplayString(this object? value, string mimeType = PlainMimeType) => value is null ? NullString : Format(value, mimeType) ?? PlainText.Of(value);
+    public static string ToDisplayString(this object? value, string mimeType = PlainMimeType) => value is null ? NullString
+        : Format(value, mimeType) ?? PlainText.Of(value);
 
     /// <param name="value">Anything; null is shown as <see cref="NullString"/>.</param>
     /// <param name="mimeTypes">Empty: those preferred for the value's type.</param>
@@ -90,7 +93,8 @@ public static class Formatter
         // A formatter registered for the type itself is shown even if nobody said that its MIME type is preferred.
         lock (Gate)
         {
-            var own = Registered.Where(r => r.Type != typeof(object) && Distance(type, r.Type) is < InterfaceDistance).Select(r => r.Mime).Where(m => m != PlainMimeType);
+            var own = Registered.Where(r => r.Type != typeof(object) && Distance(type, r.Type) is < InterfaceDistance).Select(r => r.Mime)
+                .Where(m => m != PlainMimeType);
             return [.. own.Append(PlainText.IsScalar(type) ? PlainMimeType : DefaultMimeType).Distinct()];
         }
     }
@@ -120,7 +124,8 @@ public static class Formatter
     {
         lock (Gate)
         {
-            return Registered.Select((r, i) => (r, Distance: Distance(type, r.Type), i)).Where(c => c.Distance is not null && (mime is null || c.r.Mime == mime))
+            return Registered.Select((r, i) => (r, Distance: Distance(type, r.Type), i))
+                .Where(c => c.Distance is not null && (mime is null || c.r.Mime == mime))
                 .OrderBy(c => c.Distance).ThenByDescending(c => c.i).Select(c => c.r.Write).FirstOrDefault();
         }
     }

@@ -20,7 +20,8 @@ internal static class HtmlText
     internal static string Of(object value)
     {
         if (PlainText.IsScalar(value.GetType())) return $"<pre>{Encode(value)}</pre>";
-        if (value is IDictionary map) return Table(["key", "value"], map.Cast<object?>().Select(e => { var (k, v) = PlainText.Entry(e); return (object?[])[k, v]; }));
+        if (value is IDictionary map) return Table(["key", "value"], map.Cast<object?>()
+            .Select(e => { var (k, v) = PlainText.Entry(e); return (object?[])[k, v]; }));
         if (value is IEnumerable items && !PlainText.HasOwnText(value.GetType())) return Sequence(items.Cast<object?>());
         var members = PlainText.Members(value);
         return members.Count == 0 || PlainText.HasOwnText(value.GetType()) && !IsRecord(value.GetType())

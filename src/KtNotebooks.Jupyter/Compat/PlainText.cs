@@ -30,7 +30,8 @@ internal static class PlainText
     /// <summary>Public properties and fields, in the order of their declaration. A property that throws shows its exception's message.</summary>
     internal static List<(string Name, object? Value)> Members(object value) =>
     [
-        .. value.GetType().GetProperties(BindingFlags.Public | BindingFlags.Instance).Where(p => p.CanRead && p.GetIndexParameters().Length == 0 && !p.PropertyType.IsByRefLike)
+        .. value.GetType().GetProperties(BindingFlags.Public | BindingFlags.Instance)
+        .Where(p => p.CanRead && p.GetIndexParameters().Length == 0 && !p.PropertyType.IsByRefLike)
             .Select(p => (p.Name, Try(() => p.GetValue(value)))),
         .. value.GetType().GetFields(BindingFlags.Public | BindingFlags.Instance).Select(f => (f.Name, f.GetValue(value))),
     ];
@@ -50,17 +51,21 @@ internal static class PlainText
             case string s: text.Append(s); break;
             case var v when IsScalar(v.GetType()): text.Append(v); break;
             case var _ when depth >= Formatter.RecursionLimit: text.Append(TypeNames.Of(value.GetType())); break;
-            case IDictionary map: Join(text, map.Cast<object?>(), "{ ", " }", e => { var (k, v) = Entry(e); Write(text, k, depth + 1); text.Append(": "); Write(text, v, depth + 1); }); break;
+            case IDictionary map:
+                Join(text, map.Cast<object?>(), "{ ", " }",
+                e => { var (k, v) = Entry(e); Write(text, k, depth + 1); text.Append(": "); Write(text, v, depth + 1); }); break;
             case IEnumerable items when !HasOwnText(value.GetType()): Join(text, items.Cast<object?>(), "[ ", " ]", i => Write(text, i, depth + 1)); break;
             case var _ when HasOwnText(value.GetType()): text.Append(value); break;
             default:
                 text.Append(TypeNames.Of(value.GetType()));
-                Join(text, Members(value).Cast<object?>(), " { ", " }", m => { var (n, v) = ((string, object?))m!; text.Append(n).Append(": "); Write(text, v, depth + 1); });
+                Join(text, Members(value).Cast<object?>(), " { ", " }",
+                    m => { var (n, v) = ((string, object?))m!; text.Append(n).Append(": "); Write(text, v, depth + 1); });
                 break;
         }
     }
 
-    internal static (object? Key, object? Value) Entry(object? entry) => entry is DictionaryEntry e ? (e.Key, e.Value) : (Get(entry!, "Key"), Get(entry!, "Value"));
+    internal static (object? Key, object? Value) Entry(object? entry) => entry is DictionaryEntry e ? (e.Key, e.Value)
+        : (Get(entry!, "Key"), Get(entry!, "Value"));
 
     private static object? Get(object entry, string property) => entry.GetType().GetProperty(property)?.GetValue(entry);
 

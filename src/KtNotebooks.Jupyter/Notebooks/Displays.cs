@@ -3,8 +3,8 @@ using System.Text.Json.Nodes;
 namespace KtNotebooks.Jupyter.Notebooks;
 
 /// <summary>
-/// The outputs of a whole notebook while it runs: display ids with the outputs that show them (an update from a later cell changes the output of the earlier one), and every cell's output, because background
-/// work may write into it until the end.
+/// The outputs of a whole notebook while it runs: display ids with the outputs that show them (an update from a later cell changes the output of the
+/// earlier one), and every cell's output, because background work may write into it until the end.
 /// </summary>
 internal sealed class Displays
 {

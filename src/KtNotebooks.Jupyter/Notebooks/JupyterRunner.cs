@@ -4,8 +4,8 @@ using System.Text.Json.Nodes;
 namespace KtNotebooks.Jupyter.Notebooks;
 
 /// <summary>
-/// Executes notebooks through real Jupyter: nbclient starts our kernel from a kernel spec and talks to it over sockets, as a notebook server would. <see cref="NotebookRunner"/> is
-/// the way without Python.
+/// Executes notebooks through real Jupyter: nbclient starts our kernel from a kernel spec and talks to it over sockets, as a notebook server would.
+/// <see cref="NotebookRunner"/> is the way without Python.
 /// </summary>
 public sealed class JupyterRunner
 {
@@ -96,5 +96,6 @@ public sealed class JupyterRunner
         return reader.ReadToEnd();
     }
 
-    private static string LastLine(string words) => words.Split('\n', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries).LastOrDefault() ?? "it said nothing";
+    private static string LastLine(string words) => words.Split('\n', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries).LastOrDefault()
+        ?? "it said nothing";
 }

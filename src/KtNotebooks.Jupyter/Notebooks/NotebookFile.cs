@@ -37,7 +37,8 @@ internal sealed class NotebookFile
         {
             throw new InvalidDataException($"[notebook] {path}:{e.LineNumber + 1}: is not JSON, as an .ipynb is: {JsonSource.Reason(e)}");
         }
-        var root = node as JsonObject ?? throw new InvalidDataException($"[notebook] {path}: must be a JSON object with nbformat and cells, but is {Named(node)}");
+        var root = node as JsonObject
+            ?? throw new InvalidDataException($"[notebook] {path}: must be a JSON object with nbformat and cells, but is {Named(node)}");
         var file = new NotebookFile(root, path);
         file.CheckFormat();
         for (var i = 0; i < file.Cells.Count; i++) file.CheckCell(i);
@@ -46,7 +47,8 @@ internal sealed class NotebookFile
         return file;
     }
 
-    internal static string Source(JsonObject cell) => cell["source"] is JsonArray lines ? string.Concat(lines.Select(l => (string?)l)) : (string?)cell["source"] ?? "";
+    internal static string Source(JsonObject cell) => cell["source"] is JsonArray lines ? string.Concat(lines.Select(l => (string?)l))
+        : (string?)cell["source"] ?? "";
 
     internal static IReadOnlyList<string> Tags(JsonObject cell) => [.. (cell["metadata"]?["tags"] as JsonArray ?? []).Select(t => (string)t!)];
 
@@ -56,7 +58,8 @@ internal sealed class NotebookFile
     {
         if (_root["nbformat"] is not { } format) throw Bad("", "has no nbformat, so that it is no notebook");
         if (Whole(format) is not { } number) throw Bad("nbformat", $"must be a number, but is {Named(format)}");
-        if (number is > 0 and < 4) throw Bad("", $"is a notebook of format {number}, which Jupyter wrote before 2015; make it one of format 4: jupyter nbconvert --to notebook {_path}");
+        if (number is > 0 and < 4) throw Bad("",
+            $"is a notebook of format {number}, which Jupyter wrote before 2015; make it one of format 4: jupyter nbconvert --to notebook {_path}");
         if (number != 4) throw Bad("nbformat", $"must be 4, but is {number}");
         if (_root["cells"] is not JsonArray) throw Bad("cells", $"must be a list, but is {Named(_root["cells"])}");
         if (_root["metadata"] is not (null or JsonObject)) throw Bad("metadata", $"must be an object, but is {Named(_root["metadata"])}");
@@ -65,10 +68,13 @@ internal sealed class NotebookFile
     private void CheckCell(int i)
     {
         if (Cells[i] is not JsonObject cell) throw Bad($"cell {i + 1}", $"must be an object with cell_type and source, but is {Named(Cells[i])}");
-        if (Text(cell["cell_type"]) is not ("code" or "markdown" or "raw")) throw Bad($"cell {i + 1}: cell_type", $"must be code, markdown or raw, but is {Named(cell["cell_type"], value: true)}");
-        if (cell["source"] is not null && Text(cell["source"]) is null && !IsTexts(cell["source"])) throw Bad($"cell {i + 1}: source", $"must be a text or a list of lines, but is {Named(cell["source"])}");
+        if (Text(cell["cell_type"]) is not ("code" or "markdown" or "raw"))
+            throw Bad($"cell {i + 1}: cell_type", $"must be code, markdown or raw, but is {Named(cell["cell_type"], value: true)}");
+        if (cell["source"] is not null && Text(cell["source"]) is null && !IsTexts(cell["source"]))
+            throw Bad($"cell {i + 1}: source", $"must be a text or a list of lines, but is {Named(cell["source"])}");
         if (cell["metadata"] is not (null or JsonObject)) throw Bad($"cell {i + 1}: metadata", $"must be an object, but is {Named(cell["metadata"])}");
-        if (cell["metadata"]?["tags"] is { } tags && !IsTexts(tags)) throw Bad($"cell {i + 1}: metadata.tags", $"must be a list of texts, but is {Named(tags)}");
+        if (cell["metadata"]?["tags"] is { } tags && !IsTexts(tags))
+            throw Bad($"cell {i + 1}: metadata.tags", $"must be a list of texts, but is {Named(tags)}");
     }
 
     /// <summary>Notebooks say their language in up to three places, and .NET Interactive's in each cell.</summary>
@@ -78,10 +84,13 @@ internal sealed class NotebookFile
         var spec = about?["kernelspec"] as JsonObject;
         var language = Text(spec?["language"]) ?? Text((about?["language_info"] as JsonObject)?["name"]) ?? Text(spec?["name"]);
         if (language is not null && !IsCSharp(language)) throw Bad("", $"is a notebook in {language}; this kernel runs C# only");
-        foreach (var (cell, i) in Cells.OfType<JsonObject>().Select((c, i) => (c, i)).Where(c => (string?)c.c["cell_type"] == "code" && !Tags(c.c).Contains("skip-execution")))
+        foreach (var (cell, i) in Cells.OfType<JsonObject>().Select((c, i) => (c, i))
+            .Where(c => (string?)c.c["cell_type"] == "code" && !Tags(c.c).Contains("skip-execution")))
         {
-            var own = Text((cell["metadata"]?["polyglot_notebook"] as JsonObject)?["kernelName"]) ?? Text((cell["metadata"]?["dotnet_interactive"] as JsonObject)?["language"]);
-            if (own is not null && !IsCSharp(own)) throw Bad($"cell {i + 1}", $"is in {own}; this kernel runs C# only, and leaves out cells with the tag skip-execution");
+            var own = Text((cell["metadata"]?["polyglot_notebook"] as JsonObject)?["kernelName"])
+                ?? Text((cell["metadata"]?["dotnet_interactive"] as JsonObject)?["language"]);
+            if (own is not null && !IsCSharp(own))
+                throw Bad($"cell {i + 1}", $"is in {own}; this kernel runs C# only, and leaves out cells with the tag skip-execution");
         }
     }
 
@@ -109,5 +118,6 @@ internal sealed class NotebookFile
 
     private static int? Whole(JsonNode? node) => node is JsonValue value && value.TryGetValue(out int number) ? number : null;
 
-    private static string Named(JsonNode? node, bool value = false) => node is null ? "null" : value && Text(node) is { } text ? $"'{text}'" : JsonSource.Named(JsonSerializer.SerializeToElement(node));
+    private static string Named(JsonNode? node, bool value = false) => node is null ? "null"
+        : value && Text(node) is { } text ? $"'{text}'" : JsonSource.Named(JsonSerializer.SerializeToElement(node));
 }

@@ -70,7 +70,8 @@ internal sealed class NotebookOutput : ICellOutput
 
     public void Page(string text) => Show(new MimeBundle(text), null);
 
-    public string ReadLine(string prompt, bool password, CancellationToken cancel) => throw new NotSupportedException("[input] nobody can answer while a notebook is run from the command line");
+    public string ReadLine(string prompt, bool password, CancellationToken cancel) =>
+        throw new NotSupportedException("[input] nobody can answer while a notebook is run from the command line");
 
     internal void Finish(CellResult result, int count)
     {
@@ -79,7 +80,13 @@ internal sealed class NotebookOutput : ICellOutput
             Close();
             if (result.Value is { } value)
             {
-                Add(new JsonObject { ["output_type"] = "execute_result", ["execution_count"] = count, ["metadata"] = new JsonObject(), ["data"] = JupyterOutput.Data(value) });
+                Add(new JsonObject
+                {
+                    ["output_type"] = "execute_result",
+                    ["execution_count"] = count,
+                    ["metadata"] = new JsonObject(),
+                    ["data"] = JupyterOutput.Data(value),
+                });
             }
             if (result.Error is not { } error) return;
             Add(new JsonObject

@@ -9,8 +9,9 @@ using Microsoft.CodeAnalysis.CSharp.Syntax;
 namespace KtNotebooks.Jupyter.Notebooks;
 
 /// <summary>
-/// Values for a notebook's parameters, as papermill gives them: the cell with the tag `parameters` holds what is taken otherwise, and a cell `injected-parameters` after it declares the given values. Without such
-/// a cell the values stand at the top. A value has the type that the notebook declares; where it declares none, the type of its text.
+/// Values for a notebook's parameters, as papermill gives them: the cell with the tag `parameters` holds what is taken otherwise, and a cell
+/// `injected-parameters` after it declares the given values. Without such a cell the values stand at the top. A value has the type that the notebook
+/// declares; where it declares none, the type of its text.
 /// </summary>
 internal sealed class NotebookParameters
 {
@@ -26,7 +27,8 @@ internal sealed class NotebookParameters
             var at = pair.IndexOf('=', StringComparison.Ordinal);
             var name = at < 0 ? pair : pair[..at].Trim();
             if (at < 0) throw new ArgumentException($"-p {pair}: must be name=value");
-            if (!SyntaxFacts.IsValidIdentifier(name) || SyntaxFacts.GetKeywordKind(name) != SyntaxKind.None) throw new ArgumentException($"-p {pair}: '{name}' cannot be the name of a variable");
+            if (!SyntaxFacts.IsValidIdentifier(name) || SyntaxFacts.GetKeywordKind(name) != SyntaxKind.None)
+                throw new ArgumentException($"-p {pair}: '{name}' cannot be the name of a variable");
             if (_values.Any(v => v.Name == name)) throw new ArgumentException($"-p {pair}: {name} is given twice");
             _values.Add((name, pair[(at + 1)..]));
         }
@@ -53,7 +55,8 @@ internal sealed class NotebookParameters
             ["execution_count"] = null,
         });
         return tagged is null ? ["no cell has the tag 'parameters'; the given values stand in a new first cell"]
-            : [.. _values.Where(v => !declared.ContainsKey(v.Name)).Select(v => $"the cell with the tag 'parameters' has no {v.Name}; it has {string.Join(", ", declared.Keys)}")];
+            : [.. _values.Where(v => !declared.ContainsKey(v.Name))
+            .Select(v => $"the cell with the tag 'parameters' has no {v.Name}; it has {string.Join(", ", declared.Keys)}")];
     }
 
     /// <summary>The variables of a cell with their types as words; null where only the value tells, and it does not.</summary>
@@ -61,7 +64,8 @@ internal sealed class NotebookParameters
     {
         CodeDepth.Check(source, Tag);
         Dictionary<string, string?> declared = [];
-        foreach (var declaration in ScriptChain.Tree(CellSource.Split(source).Code).GetCompilationUnitRoot().Members.Select(Variables).OfType<VariableDeclarationSyntax>())
+        foreach (var declaration in ScriptChain.Tree(CellSource.Split(source).Code).GetCompilationUnitRoot().Members.Select(Variables)
+            .OfType<VariableDeclarationSyntax>())
         {
             foreach (var variable in declaration.Variables)
                 declared[variable.Identifier.ValueText] = declaration.Type.IsVar ? TypeOf(variable.Initializer?.Value) : declaration.Type.ToString();
@@ -80,7 +84,17 @@ internal sealed class NotebookParameters
     {
         PrefixUnaryExpressionSyntax { Operand: var operand } => TypeOf(operand),
         InterpolatedStringExpressionSyntax => "string",
-        LiteralExpressionSyntax { Token.Value: { } literal } => literal switch { string => "string", bool => "bool", int => "int", long => "long", double => "double", float => "float", decimal => "decimal", _ => null },
+        LiteralExpressionSyntax { Token.Value: { } literal } => literal switch
+        {
+            string => "string",
+            bool => "bool",
+            int => "int",
+            long => "long",
+            double => "double",
+            float => "float",
+            decimal => "decimal",
+            _ => null
+        },
         _ => null,
     };
 
@@ -94,23 +108,29 @@ internal sealed class NotebookParameters
             null => $"var {name} = {Guess(value)};",
             "string" => $"{type} {name} = {SymbolDisplay.FormatLiteral(value, quote: true)};",
             "bool" => $"{type} {name} = {(bool.TryParse(value, out var flag) ? flag ? "true" : "false" : throw Bad("true or false"))};",
-            "int" => $"{type} {name} = {(int.TryParse(value, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out var i) ? i : throw Bad("a whole number"))};",
-            "long" => $"{type} {name} = {(long.TryParse(value, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out var l) ? l : throw Bad("a whole number"))};",
+            "int" => int.TryParse(value, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out var i)
+                ? $"{type} {name} = {i};" : throw Bad("a whole number"),
+            "long" => long.TryParse(value, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out var l)
+                ? $"{type} {name} = {l};" : throw Bad("a whole number"),
             "double" => $"{type} {name} = {Number("d")};",
             "float" => $"{type} {name} = {Number("f")};",
-            "decimal" => $"{type} {name} = {(decimal.TryParse(value, NumberStyles.Float, CultureInfo.InvariantCulture, out var m) ? m.ToString(CultureInfo.InvariantCulture) : throw Bad("a number"))}m;",
+            "decimal" => decimal.TryParse(value, NumberStyles.Float, CultureInfo.InvariantCulture, out var m)
+                ? $"{type} {name} = {m.ToString(CultureInfo.InvariantCulture)}m;" : throw Bad("a number"),
             // Of another type, such as a list: the value is taken as C#.
             _ => $"{type} {name} = {value};",
         };
 
-        string Number(string suffix) => double.TryParse(value, NumberStyles.Float, CultureInfo.InvariantCulture, out var d) && double.IsFinite(d) ? d.ToString("R", CultureInfo.InvariantCulture) + suffix : throw Bad("a number");
+        string Number(string suffix) => double.TryParse(value, NumberStyles.Float, CultureInfo.InvariantCulture, out var d) && double.IsFinite(d)
+            ? d.ToString("R", CultureInfo.InvariantCulture) + suffix : throw Bad("a number");
 
         ArgumentException Bad(string wanted) => new($"-p {name}={value}: the notebook declares {name} as {type}, so it must be {wanted}");
     }
 
     private static string Guess(string value) =>
         value is "true" or "false" ? value
-        : long.TryParse(value, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out var whole) ? whole is >= int.MinValue and <= int.MaxValue ? $"{whole}" : $"{whole}L"
-        : double.TryParse(value, NumberStyles.Float, CultureInfo.InvariantCulture, out var number) && double.IsFinite(number) ? number.ToString("R", CultureInfo.InvariantCulture) + "d"
+        : long.TryParse(value, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out var whole)
+        ? whole is >= int.MinValue and <= int.MaxValue ? $"{whole}" : $"{whole}L"
+        : double.TryParse(value, NumberStyles.Float, CultureInfo.InvariantCulture, out var number) && double.IsFinite(number)
+        ? number.ToString("R", CultureInfo.InvariantCulture) + "d"
         : SymbolDisplay.FormatLiteral(value, quote: true);
 }

@@ -63,7 +63,8 @@ public static class NotebookRunner
             count++;
             cell["execution_count"] = count;
             using var run = new Cell($"cell-{count}.csx", output);
-            var result = cancel.IsCancellationRequested ? new CellResult(new CellError("Interrupted", "the run was cancelled", []), null) : session.Execute(source, run).Result;
+            var result = cancel.IsCancellationRequested ? new CellResult(new CellError("Interrupted", "the run was cancelled", []), null)
+                : session.Execute(source, run).Result;
             output.Finish(result, count);
             if (result.Error is { } error && (!tags.Contains("raises-exception") || cancel.IsCancellationRequested))
             {

@@ -5,7 +5,8 @@ using KtNotebooks.Files;
 namespace KtNotebooks.Jupyter.Protocol;
 
 /// <summary>The file in which the client says where the kernel must listen and with which key both sign.</summary>
-internal sealed record ConnectionFile(string Transport, string Ip, int ShellPort, int ControlPort, int StdinPort, int IoPubPort, int HeartbeatPort, string Key, string SignatureScheme)
+internal sealed record ConnectionFile(string Transport, string Ip, int ShellPort, int ControlPort, int StdinPort, int IoPubPort, int HeartbeatPort, string Key,
+    string SignatureScheme)
 {
     private const string What = "Jupyter's connection file";
     private const int Parsed = 1 << 20;
@@ -18,14 +19,17 @@ internal sealed record ConnectionFile(string Transport, string Ip, int ShellPort
     public static ConnectionFile Read(string path)
     {
         var root = JsonSource.Parse(RegularFile.ReadAllBytes(path, What, Parsed), path);
-        if (root.ValueKind != JsonValueKind.Object) throw Bad("", $"must be a JSON object, as Jupyter writes it when it starts a kernel, but is {JsonSource.Named(root)}");
+        if (root.ValueKind != JsonValueKind.Object)
+            throw Bad("", $"must be a JSON object, as Jupyter writes it when it starts a kernel, but is {JsonSource.Named(root)}");
         var transport = Text("transport", "tcp");
         if (transport is not ("tcp" or "ipc")) throw Bad("transport: ", $"must be tcp or ipc, but is '{transport}'");
         var ports = (string[])["shell_port", "control_port", "stdin_port", "iopub_port", "hb_port"];
         var numbers = ports.Select(Port).ToArray();
         for (var i = 1; i < ports.Length; i++)
-            if (Array.IndexOf(numbers, numbers[i]) is var first && first < i) throw Bad($"{ports[i]}: ", $"is {numbers[i]}, as {ports[first]} is; each needs its own");
-        return new ConnectionFile(transport, Text("ip", "127.0.0.1"), numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], Text("key", ""), Text("signature_scheme", "hmac-sha256"));
+            if (Array.IndexOf(numbers, numbers[i]) is var first && first < i)
+                throw Bad($"{ports[i]}: ", $"is {numbers[i]}, as {ports[first]} is; each needs its own");
+        return new ConnectionFile(transport, Text("ip", "127.0.0.1"), numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], Text("key", ""),
+            Text("signature_scheme", "hmac-sha256"));
 
         string Text(string name, string missing) => !root.TryGetProperty(name, out var value) ? missing
             : value.ValueKind == JsonValueKind.String ? value.GetString()! : throw Bad($"{name}: ", $"must be a text, but is {JsonSource.Named(value)}");
@@ -34,7 +38,8 @@ internal sealed record ConnectionFile(string Transport, string Ip, int ShellPort
         {
             if (!root.TryGetProperty(name, out var value)) throw Bad($"{name}: ", "is missing");
             var most = transport == "tcp" ? ushort.MaxValue : int.MaxValue;
-            return value.ValueKind == JsonValueKind.Number && value.TryGetInt32(out var port) && port > 0 && port <= most ? port : throw Bad($"{name}: ", $"must be a port from 1 to {most}, but is {value.GetRawText()}");
+            return value.ValueKind == JsonValueKind.Number && value.TryGetInt32(out var port) && port > 0 && port <= most ? port
+                : throw Bad($"{name}: ", $"must be a port from 1 to {most}, but is {value.GetRawText()}");
         }
 
         InvalidDataException Bad(string key, string reason) => new($"[connection file] {path}: {key}{reason}");

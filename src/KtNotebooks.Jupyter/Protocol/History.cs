@@ -25,7 +25,8 @@ internal sealed class History
                 found = session is 0 or Session ? found.Where(e => e.Line >= start && e.Line < stop) : [];
                 break;
             case "search":
-                var glob = new Regex("^" + Regex.Escape(request.Text("pattern", "*")).Replace("\\*", ".*").Replace("\\?", ".") + "$", RegexOptions.Singleline | RegexOptions.NonBacktracking);
+                var glob = new Regex("^" + Regex.Escape(request.Text("pattern", "*")).Replace("\\*", ".*").Replace("\\?", ".")
+                    + "$", RegexOptions.Singleline | RegexOptions.NonBacktracking);
                 found = found.Where(e => glob.IsMatch(e.Input));
                 if (request.Flag("unique", false)) found = found.GroupBy(e => e.Input).Select(g => g.Last());
                 found = found.TakeLast(n);

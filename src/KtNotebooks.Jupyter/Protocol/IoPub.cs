@@ -62,7 +62,9 @@ internal sealed class IoPub
         var bytes = size > MaxMessage ? null : Wire.Bytes(content);
         if (bytes is null || bytes.LongLength > MaxMessage)
         {
-            Write("stderr", parent, $"[kernel] {type}: {(bytes?.LongLength ?? size) / 1e6:N0} MB are not shown; {MaxMessage / 1e6:N0} MB are the most. Write such data to a file\n");
+            Write("stderr", parent,
+                $"[kernel] {type}: {(bytes?.LongLength ?? size) / 1e6:N0} MB are not shown; {MaxMessage / 1e6:N0} MB are the most. Write such data to a "
+                    + "file\n");
             return;
         }
         AwaitRoom();

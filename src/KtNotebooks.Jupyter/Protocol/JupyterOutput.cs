@@ -25,7 +25,12 @@ internal sealed class JupyterOutput(IoPub ioPub, byte[] parent, bool allowStdin)
 
     public void Clear(bool wait) => ioPub.Show("clear_output", parent, new JsonObject { ["wait"] = wait }, 0);
 
-    public void Page(string text) => Payload.Add((JsonNode)new JsonObject { ["source"] = "page", ["start"] = 0, ["data"] = new JsonObject { ["text/plain"] = text } });
+    public void Page(string text) => Payload.Add((JsonNode)new JsonObject
+    {
+        ["source"] = "page",
+        ["start"] = 0,
+        ["data"] = new JsonObject { ["text/plain"] = text },
+    });
 
     public string ReadLine(string prompt, bool password, CancellationToken cancel)
     {
@@ -44,7 +49,8 @@ internal sealed class JupyterOutput(IoPub ioPub, byte[] parent, bool allowStdin)
     }
 
     /// <summary>Bytes or characters, without what JSON adds.</summary>
-    internal static long Size(MimeBundle bundle) => bundle.Data.Values.Sum(v => v switch { string text => text.Length, byte[] bytes => bytes.LongLength, _ => 0 });
+    internal static long Size(MimeBundle bundle) =>
+        bundle.Data.Values.Sum(v => v switch { string text => text.Length, byte[] bytes => bytes.LongLength, _ => 0 });
 
     internal static JsonObject Data(MimeBundle bundle)
     {

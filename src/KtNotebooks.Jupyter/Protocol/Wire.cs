@@ -41,7 +41,8 @@ internal sealed class Wire
     internal string Session { get; } = Guid.NewGuid().ToString();
 
     /// <returns>
-    /// Null when the frames are no signed Jupyter message, or one that was there before (somebody repeats what he has heard); such messages are dropped, as the protocol asks.
+    /// Null when the frames are no signed Jupyter message, or one that was there before (somebody repeats what he has heard); such messages are dropped, as
+    /// the protocol asks.
     /// </returns>
     internal Message? Read(List<byte[]> frames)
     {
@@ -50,7 +51,8 @@ internal sealed class Wire
         if (_key.Length > 0 && (!CryptographicOperations.FixedTimeEquals(Sign(frames, at + 2), frames[at + 1]) || !IsNew(frames[at + 1]))) return null;
         try
         {
-            if (JsonNode.Parse(JsonText.Read(frames[at + 2]), null, Strict) is not JsonObject header || JsonNode.Parse(JsonText.Read(frames[at + 5]), null, Strict) is not JsonObject content) return null;
+            if (JsonNode.Parse(JsonText.Read(frames[at + 2]), null, Strict) is not JsonObject header
+                || JsonNode.Parse(JsonText.Read(frames[at + 5]), null, Strict) is not JsonObject content) return null;
             if (header["msg_type"]?.GetValueKind() != JsonValueKind.String) return null;
             var session = header["session"]?.GetValueKind() == JsonValueKind.String ? (string)header["session"]! : "";
             return new Message([.. frames.Take(at)], frames[at + 2], (string)header["msg_type"]!, session, content);
@@ -65,7 +67,8 @@ internal sealed class Wire
     /// The frames of a message. <paramref name="identities"/>: of the client, for a ROUTER; the topic, for a PUB.
     /// <paramref name="parentHeader"/>: the request's header verbatim, or null.
     /// </summary>
-    internal List<byte[]> Write(IEnumerable<byte[]> identities, string type, byte[]? parentHeader, JsonObject content) => Write(identities, type, parentHeader, Bytes(content));
+    internal List<byte[]> Write(IEnumerable<byte[]> identities, string type, byte[]? parentHeader, JsonObject content) =>
+        Write(identities, type, parentHeader, Bytes(content));
 
     /// <summary>The same with the content as JSON.</summary>
     internal List<byte[]> Write(IEnumerable<byte[]> identities, string type, byte[]? parentHeader, byte[] content)

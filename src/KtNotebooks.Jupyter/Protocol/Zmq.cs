@@ -6,7 +6,8 @@ namespace KtNotebooks.Jupyter.Protocol;
 internal static unsafe partial class Zmq
 {
     internal const int Rep = 4, Pub = 1, Router = 6;
-    internal const int OptionLinger = 17, OptionSendHighWater = 23, OptionReceiveTimeout = 27, OptionSendTimeout = 28, OptionRouterHandover = 56, OptionPubNoDrop = 69;
+    internal const int OptionLinger = 17, OptionSendHighWater = 23, OptionReceiveTimeout = 27, OptionSendTimeout = 28, OptionRouterHandover = 56,
+        OptionPubNoDrop = 69;
     internal const int DontWait = 1, SendMore = 2;
     internal const int Interrupted = 4, Again = 11, Terminated = 156384765;
     private const string Library = "libzmq.so.5";
@@ -18,7 +19,9 @@ internal static unsafe partial class Zmq
     [LibraryImport(Library, SetLastError = true)] internal static partial int zmq_ctx_term(nint context);
     [LibraryImport(Library, SetLastError = true)] internal static partial nint zmq_socket(nint context, int type);
     [LibraryImport(Library)] internal static partial int zmq_close(nint socket);
-    [LibraryImport(Library, SetLastError = true, StringMarshalling = StringMarshalling.Utf8)] internal static partial int zmq_bind(nint socket, string endpoint);
+    [LibraryImport(Library, SetLastError = true,
+        StringMarshalling = StringMarshalling.Utf8)]
+    internal static partial int zmq_bind(nint socket, string endpoint);
     [LibraryImport(Library, SetLastError = true)] internal static partial int zmq_setsockopt(nint socket, int option, int* value, nuint bytes);
     [LibraryImport(Library, SetLastError = true)] internal static partial int zmq_send(nint socket, byte* data, nuint bytes, int flags);
     [LibraryImport(Library)] internal static partial int zmq_msg_init(void* message);

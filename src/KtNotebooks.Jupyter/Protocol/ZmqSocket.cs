@@ -10,7 +10,9 @@ internal sealed unsafe class ZmqSocket : IDisposable
 {
     private const int LingerMilliseconds = 1000;
 
-    /// <summary>Messages of a publisher that a slow reader may leave unread before the kernel waits, and how long it does so before that reader misses some.</summary>
+    /// <summary>
+    /// Messages of a publisher that a slow reader may leave unread before the kernel waits, and how long it does so before that reader misses some.
+    /// </summary>
     private const int PublishedAhead = 64, PatienceMilliseconds = 10_000;
 
     private readonly bool _publishes;

@@ -52,7 +52,8 @@ public partial class DirectionTests
     public void Engine_folders_look_only_downwards()
     {
         var root = Path.Combine(Source, "KtNotebooks.Engine");
-        Assert.All(Directory.GetDirectories(root).Select(Path.GetFileName).Where(f => f is not ("bin" or "obj")), folder => Assert.Contains(folder!, Engine.Keys));
+        Assert.All(Directory.GetDirectories(root).Select(Path.GetFileName).Where(f => f is not ("bin" or "obj")),
+            folder => Assert.Contains(folder!, Engine.Keys));
         var wrong = from file in Files(root, "*.cs")
                     let folder = Path.GetRelativePath(root, file).Split('/')[0]
                     where Engine.ContainsKey(folder)
@@ -69,7 +70,8 @@ public partial class DirectionTests
         {
             var name = Path.GetFileNameWithoutExtension(project);
             var allowed = Below(Projects, name);
-            Assert.Empty(ProjectReference().Matches(File.ReadAllText(project)).Select(m => m.Groups[1].Value).Where(used => !allowed.Contains(used)).Select(used => $"{name} refers to {used}"));
+            Assert.Empty(ProjectReference().Matches(File.ReadAllText(project)).Select(m => m.Groups[1].Value).Where(used => !allowed.Contains(used))
+                .Select(used => $"{name} refers to {used}"));
         }
     }
 
@@ -94,9 +96,12 @@ public partial class DirectionTests
     }
 
     private static IEnumerable<string> Files(string root, string pattern) =>
-        Directory.EnumerateFiles(root, pattern, SearchOption.AllDirectories).Where(f => !f.Contains("/obj/", StringComparison.Ordinal) && !f.Contains("/bin/", StringComparison.Ordinal));
+        Directory.EnumerateFiles(root, pattern, SearchOption.AllDirectories)
+            .Where(f => !f.Contains("/obj/", StringComparison.Ordinal) && !f.Contains("/bin/", StringComparison.Ordinal));
 
-    private static IEnumerable<string> Used(string file) => Mention().Matches(string.Join('\n', File.ReadLines(file).Where(line => !line.TrimStart().StartsWith("//", StringComparison.Ordinal)))).Select(m => m.Groups[1].Value);
+    private static IEnumerable<string> Used(string file) =>
+        Mention().Matches(string.Join('\n', File.ReadLines(file).Where(line => !line.TrimStart().StartsWith("//", StringComparison.Ordinal))))
+            .Select(m => m.Groups[1].Value);
 
     private static HashSet<string> Below(Dictionary<string, string[]> table, string name)
     {

@@ -97,7 +97,8 @@ public class TapeTests
     {
         using var a = Leaf(1, 2);
         using var tape = Tape.Record();
-        Assert.Equal("[Tape] backward from F32[2] needs its gradient; only a scalar starts from 1", Assert.Throws<ArgumentException>(() => tape.Backward(Add.Apply(a, a))).Message);
+        Assert.Equal("[Tape] backward from F32[2] needs its gradient; only a scalar starts from 1",
+            Assert.Throws<ArgumentException>(() => tape.Backward(Add.Apply(a, a))).Message);
     }
 
     private static Tensor Leaf(params float[] values)

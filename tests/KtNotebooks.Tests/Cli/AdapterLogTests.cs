@@ -29,14 +29,16 @@ public sealed class AdapterLogTests : IDisposable
     public void By_chat_predict_and_train()
     {
         string[] model = [$"model_name_or_path={_place.Model}", $"adapter_name_or_path={_place.Output}", "template=deepseek"];
-        string[] predict = ["predict", .. model, $"dataset_dir={Path.Combine(_place.Root, "data")}", "eval_dataset=good", "max_samples=1", "max_new_tokens=1", $"output_dir={_place.Output}-predicted", "overwrite_output_dir=true"];
+        string[] predict = ["predict", .. model, $"dataset_dir={Path.Combine(_place.Root, "data")}", "eval_dataset=good", "max_samples=1", "max_new_tokens=1",
+            $"output_dir={_place.Output}-predicted", "overwrite_output_dir=true"];
         string[] train = _place.Train("max_steps=1", $"adapter_name_or_path={_place.Output}", $"output_dir={_place.Output}-more", "overwrite_output_dir=true");
         foreach (var command in (string[][])[["chat", .. model], predict, train])
         {
             IsLogged([.. command, "log_level=debug"], t => t["base_model.model.".Length..^".weight".Length] + ".default.weight");
             Assert.Equal("", Kt.Run([.. command, "log_level=info"]).Errors);
         }
-        Assert.Equal("command line: 'log_level' must be one of debug, info, warning, error, critical, passive, but is 'verbose'", Kt.Refuses(["chat", .. model, "log_level=verbose"]));
+        Assert.Equal("command line: 'log_level' must be one of debug, info, warning, error, critical, passive, but is 'verbose'",
+            Kt.Refuses(["chat", .. model, "log_level=verbose"]));
     }
 
     [Fact]
@@ -48,15 +50,18 @@ public sealed class AdapterLogTests : IDisposable
     }
 
     [Fact]
-    public void By_export() => IsLogged(["export", $"model_name_or_path={_place.Model}", $"adapter_name_or_path={_place.Output}", $"export_dir={_place.Output}-merged", "log_level=debug"],
+    public void By_export() => IsLogged(["export", $"model_name_or_path={_place.Model}", $"adapter_name_or_path={_place.Output}",
+        $"export_dir={_place.Output}-merged", "log_level=debug"],
         t => t["base_model.model.".Length..t.IndexOf(".lora_", StringComparison.Ordinal)] + ".weight");
 
     [Fact]
     public void By_another_form()
     {
         IsLogged(["adapter", _place.Output, $"{_place.Output}-peft", "--verbose"], t => t);
-        IsLogged(["adapter", _place.Output, $"{_place.Output}-fused", "--experts", "fused", "--verbose"], t => t == Expert ? "layers.1.experts.down_lora_b[3]" : t.Contains(".experts.", StringComparison.Ordinal) ? null : t);
-        IsLogged(["adapter", $"{_place.Output}-fused", $"{_place.Output}-back", "--verbose"], t => t, t => t == Expert ? "layers.1.experts.down_lora_b[3]" : t.Contains(".experts.", StringComparison.Ordinal) ? null : t);
+        IsLogged(["adapter", _place.Output, $"{_place.Output}-fused", "--experts", "fused", "--verbose"],
+            t => t == Expert ? "layers.1.experts.down_lora_b[3]" : t.Contains(".experts.", StringComparison.Ordinal) ? null : t);
+        IsLogged(["adapter", $"{_place.Output}-fused", $"{_place.Output}-back", "--verbose"], t => t,
+            t => t == Expert ? "layers.1.experts.down_lora_b[3]" : t.Contains(".experts.", StringComparison.Ordinal) ? null : t);
         Assert.Equal("", Kt.Run("adapter", _place.Output, $"{_place.Output}-silent").Errors);
     }
 
@@ -70,6 +75,7 @@ public sealed class AdapterLogTests : IDisposable
         Assert.Equal(_tensors.Length, lines.Length);
         Assert.Equal(lines.Length, lines.Distinct().Count());
         foreach (var tensor in _tensors)
-            if ((source is null ? tensor : source(tensor), target(tensor)) is ({ } from, { } to)) Assert.Contains($"Loaded adapter weight: {from} -> {to}", lines);
+            if ((source is null ? tensor : source(tensor), target(tensor)) is ({ } from, { } to))
+                Assert.Contains($"Loaded adapter weight: {from} -> {to}", lines);
     }
 }

@@ -26,9 +26,12 @@ public class BadInputTests(Workplace place) : IClassFixture<Workplace>
     [Fact]
     public void An_unknown_key_of_a_config_whose_data_is_checked()
     {
-        var file = place.Write("check.yaml", $"model_name_or_path: {place.Model}\ndataset: good\ndataset_dir: {Path.Combine(place.Root, "data")}\ncutof_len: 40\nlearning_rate: 1e-4\n");
+        var file = place.Write("check.yaml",
+            $"model_name_or_path: {place.Model}\ndataset: good\ndataset_dir: {Path.Combine(place.Root, "data")}\ncutof_len: 40\nlearning_rate: 1e-4\n");
         Assert.Equal($"{file}:4: unknown key 'cutof_len'. Did you mean 'cutoff_len'?", Kt.Refuses("data", "check", file));
-        Assert.Equal(0, Kt.Run("data", "check", place.Write("right.yaml", File.ReadAllText(file).Replace("cutof_len", "cutoff_len", StringComparison.Ordinal))).Exit); // keys of training are known; output_dir need not be there
+        // keys of training are known; output_dir need not be there
+        Assert.Equal(0, Kt.Run("data", "check",
+            place.Write("right.yaml", File.ReadAllText(file).Replace("cutof_len", "cutoff_len", StringComparison.Ordinal))).Exit);
     }
 
     [Theory]
@@ -54,7 +57,8 @@ public class BadInputTests(Workplace place) : IClassFixture<Workplace>
             """;
         var at = info.LastIndexOf($"\"{right}\"", StringComparison.Ordinal);
         var file = place.Write($"odd-{key}/dataset_info.json", info[..at] + $"\"{key}\"" + info[(at + right.Length + 2)..]);
-        Assert.Equal($"{file}:{line}, {message}", Kt.Refuses("data", "check", $"model_name_or_path={place.Model}", $"dataset_dir={Path.GetDirectoryName(file)}", "dataset=odd"));
+        Assert.Equal($"{file}:{line}, {message}",
+            Kt.Refuses("data", "check", $"model_name_or_path={place.Model}", $"dataset_dir={Path.GetDirectoryName(file)}", "dataset=odd"));
     }
 
     [Theory]
@@ -76,18 +80,23 @@ public class BadInputTests(Workplace place) : IClassFixture<Workplace>
     public void A_wrong_row_by_file_and_number() => AssertSame($"{Path.Combine(place.Root, "data", "bad.json")}:2", RefusesToTrain(place.Train("dataset=bad")));
 
     [Fact]
-    public void A_data_file_that_is_not_there() => Assert.Contains(Path.Combine(place.Root, "data", "gone.json"), RefusesToTrain(place.Train("dataset=gone")), StringComparison.Ordinal);
+    public void A_data_file_that_is_not_there() =>
+        Assert.Contains(Path.Combine(place.Root, "data", "gone.json"), RefusesToTrain(place.Train("dataset=gone")), StringComparison.Ordinal);
 
     [Fact]
-    public void A_model_folder_that_is_not_there() => Assert.Contains(Path.Combine(place.Root, "nowhere"), RefusesToTrain(place.Train($"model_name_or_path={Path.Combine(place.Root, "nowhere")}")), StringComparison.Ordinal);
+    public void A_model_folder_that_is_not_there() =>
+        Assert.Contains(Path.Combine(place.Root, "nowhere"), RefusesToTrain(place.Train($"model_name_or_path={Path.Combine(place.Root, "nowhere")}")),
+            StringComparison.Ordinal);
 
     [Fact]
     public void A_checkpoint_without_one_of_its_tensors()
     {
         const string Name = "model.layers.2.mlp.experts.3.up_proj.weight";
         var damaged = Damage(tensors => tensors.Remove(Name));
-        Assert.Equal($"{damaged}: tensor '{Name}' is missing from the checkpoint (expected by config.json)", RefusesToTrain(place.Train($"model_name_or_path={damaged}")));
-        Assert.Equal($"{damaged}: tensor '{Name}' is missing from the checkpoint (expected by config.json)", Kt.Refuses("chat", $"model_name_or_path={damaged}", "template=deepseek"));
+        Assert.Equal($"{damaged}: tensor '{Name}' is missing from the checkpoint (expected by config.json)",
+            RefusesToTrain(place.Train($"model_name_or_path={damaged}")));
+        Assert.Equal($"{damaged}: tensor '{Name}' is missing from the checkpoint (expected by config.json)",
+            Kt.Refuses("chat", $"model_name_or_path={damaged}", "template=deepseek"));
     }
 
     [Fact]
@@ -95,7 +104,8 @@ public class BadInputTests(Workplace place) : IClassFixture<Workplace>
     {
         const string Name = "model.layers.2.mlp.experts.3.up_proj.weight";
         var damaged = Damage(tensors => tensors[Name] = Tensor.Zeros(DType.F32, 40, 18));
-        Assert.Equal($"{Path.Combine(damaged, "model.safetensors")}: tensor '{Name}' must be [18, 40] by config.json, but is F32[40, 18]", RefusesToTrain(place.Train($"model_name_or_path={damaged}")));
+        Assert.Equal($"{Path.Combine(damaged, "model.safetensors")}: tensor '{Name}' must be [18, 40] by config.json, but is F32[40, 18]",
+            RefusesToTrain(place.Train($"model_name_or_path={damaged}")));
     }
 
     [Fact]
@@ -119,7 +129,8 @@ public class BadInputTests(Workplace place) : IClassFixture<Workplace>
         File.WriteAllBytes(Path.Combine(disk.Path, "full"), new byte[(1 << 20) - 8192]);
         AssertSame($"{Path.Combine(disk.Path, "out", "checkpoint-2", "adapter_model.safetensors")}: not enough disk: ",
             Kt.Refuses(place.Train($"output_dir={Path.Combine(disk.Path, "out")}", "save_steps=2")));
-        Assert.Equal(["trainer_log.jsonl"], Directory.GetFileSystemEntries(Path.Combine(disk.Path, "out"), "*", SearchOption.AllDirectories).Select(Path.GetFileName));
+        Assert.Equal(["trainer_log.jsonl"], Directory.GetFileSystemEntries(Path.Combine(disk.Path, "out"), "*", SearchOption.AllDirectories)
+            .Select(Path.GetFileName));
     }
 
     [Fact]
@@ -134,21 +145,28 @@ public class BadInputTests(Workplace place) : IClassFixture<Workplace>
         var weights = Path.Combine(damaged, "model.safetensors");
         using (var whole = new SafetensorsFile(weights))
         {
-            List<(string, Tensor)> tensors = [.. whole.Entries.Values.Select(e => (e.Name, e.Shape[0] == 512 ? whole.Get(e.Name).Slice(0, 300) : whole.Get(e.Name)))];
+            List<(string, Tensor)> tensors =
+                [.. whole.Entries.Values.Select(e => (e.Name, e.Shape[0] == 512 ? whole.Get(e.Name).Slice(0, 300) : whole.Get(e.Name)))];
             SafetensorsWriter.Write(weights, tensors);
         }
-        Assert.Matches($@"^{Path.Combine(place.Root, "data", "good.json")}:1: has token \d+, but the model's vocabulary ends at 299; tokenizer.json in {damaged} belongs to another model$", RefusesToTrain(place.Train($"model_name_or_path={damaged}")));
+        Assert.Matches(
+            $@"^{Path.Combine(place.Root, "data", "good.json")}:1: has token \d+, but the model's vocabulary ends at 299; "
+                + $@"tokenizer.json in {damaged} belongs to another model$", RefusesToTrain(place.Train($"model_name_or_path={damaged}")));
     }
 
     [Fact]
-    public void A_command_line_that_is_none() => Assert.Equal("kt has no command 'trian'. Did you mean 'train'? `kt help` lists the commands", Kt.Refuses("trian"));
+    public void A_command_line_that_is_none() =>
+        Assert.Equal("kt has no command 'trian'. Did you mean 'train'? `kt help` lists the commands", Kt.Refuses("trian"));
 
     [Fact]
     public void Help_is_no_error()
     {
         var (exit, output, errors) = Kt.Run("--help");
         Assert.Equal((0, ""), (exit, errors));
-        Assert.All(new[] { "train", "pretrain", "chat", "verify", "kernel", "notebook" }, command => Assert.Contains(command, output, StringComparison.Ordinal));
+        Assert.All(new[]
+        {
+            "train", "pretrain", "chat", "verify", "kernel", "notebook"
+        }, command => Assert.Contains(command, output, StringComparison.Ordinal));
     }
 
     private string RefusesToTrain(params string[] arguments)

@@ -33,8 +33,10 @@ public sealed class ChatTargetTests(Workplace place) : IClassFixture<Workplace>
     public void A_template_that_two_could_be_is_asked_for()
     {
         var folder = Model("{{ '<｜User｜>' }}{% if thinking %}{{ '<think>' }}{% endif %}");
-        Assert.Equal($"command line: 'template' is required: {folder} may be deepseek3 or deepseekr1; write template=deepseek3", Assert.Throws<ArgumentException>(() => ChatTarget.Complete([folder])).Message);
-        Assert.StartsWith($"command line: 'template' is required: {place.Model} does not say which it was made with; write template=NAME, one of empty, deepseek,", Kt.Refuses("chat", place.Model), StringComparison.Ordinal);
+        Assert.Equal($"command line: 'template' is required: {folder} may be deepseek3 or deepseekr1; write template=deepseek3",
+            Assert.Throws<ArgumentException>(() => ChatTarget.Complete([folder])).Message);
+        Assert.StartsWith($"command line: 'template' is required: {place.Model} does not say which it was made with; write template=NAME, one of empty, "
+            + "deepseek,", Kt.Refuses("chat", place.Model), StringComparison.Ordinal);
     }
 
     [Fact]
@@ -47,7 +49,8 @@ public sealed class ChatTargetTests(Workplace place) : IClassFixture<Workplace>
             AdapterFolder.Save(model, new LoraSettings(2), adapter, folder);
         }
         Assert.Equal([$"model_name_or_path={folder}", $"adapter_name_or_path={adapter}", "template=deepseek"], ChatTarget.Complete([adapter]).Arguments);
-        Assert.Equal([$"adapter_name_or_path={adapter}", $"model_name_or_path={place.Model}", "template=deepseek"], ChatTarget.Complete([adapter, $"model_name_or_path={place.Model}", "template=deepseek"]).Arguments);
+        Assert.Equal([$"adapter_name_or_path={adapter}", $"model_name_or_path={place.Model}", "template=deepseek"],
+            ChatTarget.Complete([adapter, $"model_name_or_path={place.Model}", "template=deepseek"]).Arguments);
         var (exit, output, errors) = Kt.Run("chat", adapter);
         Assert.True(exit == 0, output + errors);
         Assert.Contains("template deepseek", output, StringComparison.Ordinal);
@@ -59,7 +62,8 @@ public sealed class ChatTargetTests(Workplace place) : IClassFixture<Workplace>
         var folder = Path.GetDirectoryName(place.Write("neither/x.txt", ""))!;
         Assert.Equal($"{folder}: holds neither a model (config.json) nor an adapter (adapter_config.json)", Kt.Refuses("chat", folder));
         var nameless = Path.GetDirectoryName(place.Write("nameless/adapter_config.json", "{}"))!;
-        Assert.Equal($"{nameless}/adapter_config.json: names no base_model_name_or_path; write model_name_or_path=FOLDER as well", Kt.Refuses("chat", nameless));
+        Assert.Equal($"{nameless}/adapter_config.json: names no base_model_name_or_path; write model_name_or_path=FOLDER as well",
+            Kt.Refuses("chat", nameless));
         Assert.StartsWith("x.gguf is a file of weights", Kt.Refuses("chat", "x.gguf"), StringComparison.Ordinal);
     }
 

@@ -21,16 +21,19 @@ public class CommandLineTests
     [InlineData("--layers wants a value: all, or the first so many; `kt bench train --help` shows what there is", "bench", "train", "--layers")]
     [InlineData("--steps must be a whole number up to 2147483647, but is 'x'; `kt bench train --help` shows what there is", "bench", "train", "--steps", "x")]
     [InlineData("--steps is given 2 times, and is wanted once; `kt bench train --help` shows what there is", "bench", "train", "--steps", "1", "--steps", "2")]
-    [InlineData("--experts must be one of cpu, resident, split, streamed, but is 'gpu'; `kt bench train --help` shows what there is", "bench", "train", "--experts", "gpu")]
+    [InlineData("--experts must be one of cpu, resident, split, streamed, but is 'gpu'; `kt bench train --help` shows what there is", "bench", "train",
+        "--experts", "gpu")]
     [InlineData("--dtype must be one of bf16, both, f32, but is 'f16'; `kt verify --help` shows what there is", "verify", "x", "--dtype", "f16")]
-    public void Says_the_word_and_what_is_meant_to_stand_there(string message, params string[] arguments) => Assert.Equal(message, CommandLineErrors.Describe(Commands.Parse(Commands.Create(), arguments)));
+    public void Says_the_word_and_what_is_meant_to_stand_there(string message, params string[] arguments) =>
+        Assert.Equal(message, CommandLineErrors.Describe(Commands.Parse(Commands.Create(), arguments)));
 
     [Theory]
     [InlineData("api", "`kt chat CONFIG.yaml` talks with a model, `kt predict CONFIG.yaml` answers a whole data set")]
     [InlineData("webchat", "`kt chat CONFIG.yaml` talks with a model in the terminal")]
     [InlineData("webui", "the notebooks show and steer a run in the browser")]
     public void Names_what_does_the_work_of_LLaMA_Factory_s_other_commands(string command, string instead) =>
-        Assert.StartsWith($"there is no command '{command}': {instead}", CommandLineErrors.Describe(Commands.Parse(Commands.Create(), [command, "x.yaml"])), StringComparison.Ordinal);
+        Assert.StartsWith($"there is no command '{command}': {instead}", CommandLineErrors.Describe(Commands.Parse(Commands.Create(), [command, "x.yaml"])),
+            StringComparison.Ordinal);
 
     [Theory]
     [InlineData("train --stage sft --lora_rank=8 --do_train", "train stage=sft lora_rank=8 do_train=true")]
@@ -55,19 +58,26 @@ public class CommandLineTests
     }
 
     [Fact]
-    public void A_slip_in_a_command_s_own_option_is_no_key() => Assert.Equal("unknown option '--predictoins'. Did you mean '--predictions'?", Assert.Throws<ArgumentException>(() => KeyOptions.ToPairs(Commands.Create(), ["eval", "--predictoins", "f"])).Message);
+    public void A_slip_in_a_command_s_own_option_is_no_key() =>
+        Assert.Equal("unknown option '--predictoins'. Did you mean '--predictions'?",
+            Assert.Throws<ArgumentException>(() => KeyOptions.ToPairs(Commands.Create(), ["eval", "--predictoins", "f"])).Message);
 
     [Fact]
-    public void An_empty_word_is_refused() => Assert.StartsWith("an empty word stands in the command line", Assert.Throws<ArgumentException>(() => KeyOptions.ToPairs(Commands.Create(), ["train", ""])).Message, StringComparison.Ordinal);
+    public void An_empty_word_is_refused() =>
+        Assert.StartsWith("an empty word stands in the command line",
+            Assert.Throws<ArgumentException>(() => KeyOptions.ToPairs(Commands.Create(), ["train", ""])).Message, StringComparison.Ordinal);
 
     [Fact]
-    public void A_word_with_an_at_sign_is_no_file_of_more_words() => Assert.Equal("kt has no command '@/dev/zero'. `kt help` lists the commands", CommandLineErrors.Describe(Commands.Parse(Commands.Create(), ["@/dev/zero"])));
+    public void A_word_with_an_at_sign_is_no_file_of_more_words() =>
+        Assert.Equal("kt has no command '@/dev/zero'. `kt help` lists the commands",
+            CommandLineErrors.Describe(Commands.Parse(Commands.Create(), ["@/dev/zero"])));
 
     [Fact]
     public void Keys_as_options_reach_a_run()
     {
         using var place = new Workplace();
-        var (exit, output, errors) = Kt.Run("data", "check", "--model_name_or_path", place.Model, "--dataset_dir", Path.Combine(place.Root, "data"), "--dataset", "good", "--template=deepseek");
+        var (exit, output, errors) = Kt.Run("data", "check", "--model_name_or_path", place.Model, "--dataset_dir", Path.Combine(place.Root, "data"),
+            "--dataset", "good", "--template=deepseek");
         Assert.True(exit == 0, output + errors);
         Assert.Contains("training: 24 rows", output, StringComparison.Ordinal);
     }

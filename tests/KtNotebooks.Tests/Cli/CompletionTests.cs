@@ -28,7 +28,8 @@ public class CompletionTests
     {
         var offered = Completions.Of(Commands.Create(), line.TrimEnd('|').Split(' ')).ToArray();
         Assert.All(candidates.Split(' '), c => Assert.Contains(c, offered));
-        if (!line.Contains("lora", StringComparison.Ordinal)) Assert.Equal(candidates.Split(' ').Order(StringComparer.Ordinal), offered.Order(StringComparer.Ordinal));
+        if (!line.Contains("lora", StringComparison.Ordinal))
+            Assert.Equal(candidates.Split(' ').Order(StringComparer.Ordinal), offered.Order(StringComparer.Ordinal));
     }
 
     [Fact]
@@ -56,7 +57,8 @@ public class CompletionTests
             """;
         var start = new ProcessStartInfo("bash", ["--norc", "-c", script]) { RedirectStandardOutput = true, WorkingDirectory = Checkout.Root };
         using var bash = Process.Start(start)!;
-        Assert.Equal(["complete -F _kt kt", "train", "lora_rank=", "deepseekr1", "notebooks/configs", "notebooks/models"], bash.StandardOutput.ReadToEnd().Split('\n', StringSplitOptions.RemoveEmptyEntries));
+        Assert.Equal(["complete -F _kt kt", "train", "lora_rank=", "deepseekr1", "notebooks/configs", "notebooks/models"], bash.StandardOutput.ReadToEnd()
+            .Split('\n', StringSplitOptions.RemoveEmptyEntries));
     }
 
     [Theory]

@@ -11,23 +11,30 @@ using Xunit;
 namespace KtNotebooks.Tests.Cli;
 
 /// <summary>
-/// Files that people have, damaged in small ways: every outcome is success, or an error of ours that ends in one line (exit code 2). The seed is fixed; KT_FUZZ=N tries N damages of each file in place of 600.
+/// Files that people have, damaged in small ways: every outcome is success, or an error of ours that ends in one line (exit code 2). The seed is fixed;
+/// KT_FUZZ=N tries N damages of each file in place of 600.
 /// </summary>
 public class FuzzTests(Workplace place) : IClassFixture<Workplace>
 {
     private static readonly int Tries = int.TryParse(Environment.GetEnvironmentVariable("KT_FUZZ"), out var n) ? n : 600;
 
     /// <summary>What the program turns into one line and exit code 2; anything else is a fault of ours.</summary>
-    private static bool IsOurs(Exception error) => error is ArgumentException or IOException or InvalidDataException or NotSupportedException or InsufficientMemoryException && !Sentences.Any(s => error.Message.Contains(s, StringComparison.Ordinal));
+    private static bool IsOurs(Exception error) =>
+        error is ArgumentException or IOException or InvalidDataException or NotSupportedException or InsufficientMemoryException
+            && !Sentences.Any(s => error.Message.Contains(s, StringComparison.Ordinal));
 
     /// <summary>.NET's own words, which say nothing to a person.</summary>
     private static readonly string[] Sentences =
     [
-        "Index was out", "An item with the same key", "The given key", "Nullable object", "Object reference", "Value cannot be null", "Specified argument", "Sequence contains", "Unable to cast", "Arithmetic operation",
-        "The input string", "was not in a correct format", "(Parameter", "Operation is not valid", "The requested operation requires an element", "Attempted to divide",
+        "Index was out", "An item with the same key", "The given key", "Nullable object", "Object reference", "Value cannot be null", "Specified argument",
+        "Sequence contains", "Unable to cast", "Arithmetic operation",
+        "The input string", "was not in a correct format", "(Parameter", "Operation is not valid", "The requested operation requires an element",
+        "Attempted to divide",
     ];
 
-    public static TheoryData<string> Kinds => ["config.yaml", "rules.yaml", "rows.json", "rows.jsonl", "rows.csv", "dataset_info.json", "config.json", "model.safetensors", "tokenizer.json", "adapter_config.json", "adapter_model.safetensors"];
+    public static TheoryData<string> Kinds =>
+        ["config.yaml", "rules.yaml", "rows.json", "rows.jsonl", "rows.csv", "dataset_info.json", "config.json", "model.safetensors", "tokenizer.json",
+            "adapter_config.json", "adapter_model.safetensors"];
 
     [Theory]
     [MemberData(nameof(Kinds))]
@@ -65,8 +72,10 @@ public class FuzzTests(Workplace place) : IClassFixture<Workplace>
             File.WriteAllBytes(Path.Combine(folder, name), bytes);
             return Path.Combine(folder, name);
         }
-        byte[] Rows(string name) => File.ReadAllBytes(Path.Combine(place.Root, "data/good.json")) is var json && name.EndsWith(".json", StringComparison.Ordinal) ? json
-            : name.EndsWith(".csv", StringComparison.Ordinal) ? Text("instruction,output\nHello,\"Good, day\"\n\"By\"\"e\",See you\n") : Text("{\"instruction\": \"Hello\", \"output\": \"Good day\"}\n{\"instruction\": \"Bye\", \"output\": \"See you\"}\n");
+        byte[] Rows(string name) => File.ReadAllBytes(Path.Combine(place.Root, "data/good.json")) is var json
+            && name.EndsWith(".json", StringComparison.Ordinal) ? json
+            : name.EndsWith(".csv", StringComparison.Ordinal) ? Text("instruction,output\nHello,\"Good, day\"\n\"By\"\"e\",See you\n")
+            : Text("{\"instruction\": \"Hello\", \"output\": \"Good day\"}\n{\"instruction\": \"Bye\", \"output\": \"See you\"}\n");
         void Copy(string from)
         {
             foreach (var file in Directory.GetFiles(from)) File.Copy(file, Path.Combine(folder, Path.GetFileName(file)), overwrite: true);
@@ -74,7 +83,8 @@ public class FuzzTests(Workplace place) : IClassFixture<Workplace>
         switch (kind)
         {
             case "config.yaml":
-                return (Text("model_name_or_path: m\ndataset: [good, bad]\noutput_dir: out\nlearning_rate: 1.0e-4\nlora_rank: 8\nkt_config:\n  kt_backend: BF16\n  kt_num_threads: 4\nbf16: true\nwarmup_ratio: 0.1\nmax_steps: 3\n"),
+                return (Text("model_name_or_path: m\ndataset: [good, bad]\noutput_dir: out\nlearning_rate: 1.0e-4\nlora_rank: 8\nkt_config:\n  kt_backend: "
+                    + "BF16\n  kt_num_threads: 4\nbf16: true\nwarmup_ratio: 0.1\nmax_steps: 3\n"),
                     bytes =>
                     {
                         var c = Settings.Read([Put(kind, bytes)]);
@@ -83,7 +93,8 @@ public class FuzzTests(Workplace place) : IClassFixture<Workplace>
                     }
                 );
             case "rules.yaml":
-                return (File.ReadAllBytes(Path.Combine(Checkout.Root, "rules/DeepSeek-V2-Lite-Chat-sft-amx.yaml")), bytes => PlacementRules.Load(Put(kind, bytes)));
+                return (File.ReadAllBytes(Path.Combine(Checkout.Root, "rules/DeepSeek-V2-Lite-Chat-sft-amx.yaml")),
+                    bytes => PlacementRules.Load(Put(kind, bytes)));
             case "rows.json" or "rows.jsonl" or "rows.csv":
                 File.WriteAllText(Path.Combine(folder, "dataset_info.json"), "{\"rows\": {\"file_name\": \"" + kind + "\"}}");
                 return (Rows(kind), bytes =>
@@ -94,14 +105,16 @@ public class FuzzTests(Workplace place) : IClassFixture<Workplace>
                 );
             case "dataset_info.json":
                 Put("rows.jsonl", Rows("rows.jsonl"));
-                return (Text("""{"rows": {"file_name": "rows.jsonl", "columns": {"prompt": "instruction", "response": "output"}, "num_samples": 2}}"""), bytes =>
+                return (Text("""{"rows": {"file_name": "rows.jsonl", "columns": {"prompt": "instruction", "response": "output"}, "num_samples": 2}}"""),
+                    bytes =>
                 {
                     Put(kind, bytes);
                     DatasetLoader.Read(folder, "rows");
                 }
                 );
             case "adapter_config.json" or "adapter_model.safetensors":
-                using (var run = FineTuneRun.Open([.. place.Train("lora_experts=true", "max_steps=1")[1..^1], $"output_dir={folder}-made", "max_steps=1"])) run.Run(TestContext.Current.CancellationToken);
+                using (var run = FineTuneRun.Open([.. place.Train("lora_experts=true", "max_steps=1")[1..^1], $"output_dir={folder}-made", "max_steps=1"]))
+                    run.Run(TestContext.Current.CancellationToken);
                 Copy(folder + "-made");
                 return (File.ReadAllBytes(Path.Combine(folder, kind)), bytes =>
                 {

@@ -13,7 +13,13 @@ internal sealed class Kt : IDisposable
 
     private Kt(string[] arguments, (string Name, string Value)? variable = null)
     {
-        var start = new ProcessStartInfo(Path.Combine(AppContext.BaseDirectory, "kt"), arguments) { RedirectStandardOutput = true, RedirectStandardError = true, RedirectStandardInput = true, WorkingDirectory = Checkout.Root };
+        var start = new ProcessStartInfo(Path.Combine(AppContext.BaseDirectory, "kt"), arguments)
+        {
+            RedirectStandardOutput = true,
+            RedirectStandardError = true,
+            RedirectStandardInput = true,
+            WorkingDirectory = Checkout.Root,
+        };
         start.Environment["KT_THREADS"] = "1"; // many tests run beside each other
         if (variable is var (name, value)) start.Environment[name] = value;
         _process = Process.Start(start)!;
@@ -35,13 +41,16 @@ internal sealed class Kt : IDisposable
     }
 
     /// <summary>The peak of resident memory that kt says at its end.</summary>
-    public static double PeakMegabytes(string output) => double.Parse(System.Text.RegularExpressions.Regex.Match(output, @"peak memory ([\d.]+) MB").Groups[1].Value, System.Globalization.CultureInfo.InvariantCulture);
+    public static double PeakMegabytes(string output) =>
+        double.Parse(System.Text.RegularExpressions.Regex.Match(output, @"peak memory ([\d.]+) MB").Groups[1].Value,
+            System.Globalization.CultureInfo.InvariantCulture);
 
     /// <summary>Runs what must be refused: exit code 2 and exactly one line on standard error, which is returned.</summary>
     public static string Refuses(params string[] arguments)
     {
         var (exit, output, errors) = Run(arguments);
-        Assert.True(exit == 2 && errors.EndsWith('\n') && errors.IndexOf('\n', StringComparison.Ordinal) == errors.Length - 1, $"kt {string.Join(' ', arguments)}: exit {exit}\n{output}\n{errors}");
+        Assert.True(exit == 2 && errors.EndsWith('\n') && errors.IndexOf('\n', StringComparison.Ordinal) == errors.Length - 1,
+            $"kt {string.Join(' ', arguments)}: exit {exit}\n{output}\n{errors}");
         Assert.StartsWith("kt: ", errors, StringComparison.Ordinal);
         return errors[4..^1];
     }

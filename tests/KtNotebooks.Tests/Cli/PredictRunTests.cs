@@ -21,7 +21,8 @@ public class PredictRunTests
         Assert.Equal((0, ""), (exit, errors));
         Assert.Contains("done: 24 rows", output, StringComparison.Ordinal);
         Assert.Contains("ETA", output, StringComparison.Ordinal);
-        Assert.Equal(["all_results.json", "generated_predictions.jsonl", "predict_results.json", "predict_settings.json"], Directory.GetFiles(place.Output).Select(Path.GetFileName).Order(StringComparer.Ordinal));
+        Assert.Equal(["all_results.json", "generated_predictions.jsonl", "predict_results.json", "predict_settings.json"], Directory.GetFiles(place.Output)
+            .Select(Path.GetFileName).Order(StringComparer.Ordinal));
         var rows = Predictions.Read(FileOf(place));
         for (var i = 0; i < 24; i++)
         {
@@ -29,7 +30,8 @@ public class PredictRunTests
             Assert.Equal(i % 2 == 0 ? "主人，今天天气真好喵~" : "The weather is fine.", rows[i].Label);
         }
         var results = JsonNode.Parse(File.ReadAllText(Path.Combine(place.Output, "predict_results.json")))!.AsObject();
-        Assert.Equal(["predict_bleu-4", "predict_kt-bleu-1", "predict_kt-bleu-2", "predict_kt-bleu-3", "predict_kt-bleu-4", "predict_rouge-1", "predict_rouge-2", "predict_rouge-l", "predict_runtime", "predict_samples_per_second", "predict_tokens_per_second"], results.Select(r => r.Key));
+        Assert.Equal(["predict_bleu-4", "predict_kt-bleu-1", "predict_kt-bleu-2", "predict_kt-bleu-3", "predict_kt-bleu-4", "predict_rouge-1",
+            "predict_rouge-2", "predict_rouge-l", "predict_runtime", "predict_samples_per_second", "predict_tokens_per_second"], results.Select(r => r.Key));
         var again = JsonNode.Parse(Kt.Run("eval", "--predictions", FileOf(place), "--json").Output)!;
         Assert.Equal((double)again["bleu-4"]!, (double)results["predict_bleu-4"]!);
     }
@@ -75,10 +77,12 @@ public class PredictRunTests
     {
         using var place = new Workplace();
         Assert.Equal(0, Kt.Run(Predict(place, "max_samples=2")).Exit);
-        Assert.Equal($"{place.Output} holds predictions made with seed 42, now it is 43; choose another output_dir, or overwrite_output_dir=true to begin again", Kt.Refuses(Predict(place, "max_samples=2", "seed=43")));
+        Assert.Equal($"{place.Output} holds predictions made with seed 42, now it is 43; choose another output_dir, or overwrite_output_dir=true to begin "
+            + "again", Kt.Refuses(Predict(place, "max_samples=2", "seed=43")));
         Assert.Equal(0, Kt.Run(Predict(place, "max_samples=2", "seed=43", "overwrite_output_dir=true")).Exit);
         place.Write("data/good.json", File.ReadAllText(Path.Combine(place.Root, "data/good.json")).Replace("day 1?", "day one?", StringComparison.Ordinal));
-        Assert.Equal($"{FileOf(place)}: row 2 was made from another prompt than the data set has there now; choose another output_dir, or overwrite_output_dir=true to begin again", Kt.Refuses(Predict(place, "max_samples=2", "seed=43")));
+        Assert.Equal($"{FileOf(place)}: row 2 was made from another prompt than the data set has there now; choose another output_dir, or "
+            + "overwrite_output_dir=true to begin again", Kt.Refuses(Predict(place, "max_samples=2", "seed=43")));
     }
 
     [Fact]
@@ -116,5 +120,6 @@ public class PredictRunTests
     private static string FileOf(Workplace place, string suffix = "") => Path.Combine(place.Output + suffix, Predictions.FileName);
 
     private static string[] Predict(Workplace place, params string[] pairs) =>
-        ["predict", $"model_name_or_path={place.Model}", $"dataset_dir={Path.Combine(place.Root, "data")}", "eval_dataset=good", "template=deepseek", $"output_dir={place.Output}", "max_new_tokens=40", "top_p=1", "temperature=1.5", .. pairs];
+        ["predict", $"model_name_or_path={place.Model}", $"dataset_dir={Path.Combine(place.Root, "data")}", "eval_dataset=good", "template=deepseek",
+            $"output_dir={place.Output}", "max_new_tokens=40", "top_p=1", "temperature=1.5", .. pairs];
 }

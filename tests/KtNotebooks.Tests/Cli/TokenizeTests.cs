@@ -23,7 +23,8 @@ public sealed class TokenizeTests : IDisposable
     public void Json_lines_carry_line_ends_and_halves_of_characters()
     {
         var tokenizer = Tokenizer.Load(Model);
-        Assert.Equal([Json(tokenizer.Encode("a\nb 😀")), Json(tokenizer.Encode("�x\\ud800 �"))], Lines(_folder.Write("a.jsonl", "\"a\\nb \\ud83d\\ude00\"\n\"\\ud83dx\\\\ud800 \\uDE00\"\n"), "--jsonl"));
+        Assert.Equal([Json(tokenizer.Encode("a\nb 😀")), Json(tokenizer.Encode("�x\\ud800 �"))],
+            Lines(_folder.Write("a.jsonl", "\"a\\nb \\ud83d\\ude00\"\n\"\\ud83dx\\\\ud800 \\uDE00\"\n"), "--jsonl"));
     }
 
     [Fact]

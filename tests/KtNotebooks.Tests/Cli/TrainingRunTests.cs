@@ -47,7 +47,8 @@ public class TrainingRunTests
         Assert.Contains("resumed from " + Path.Combine(place.Output, "checkpoint-"), output, StringComparison.Ordinal);
         Assert.Equal(Enumerable.Range(1, 96), Steps(place.Output).Select(l => l["current_steps"]!.GetValue<int>()));
         Assert.Empty(Directory.GetFileSystemEntries(place.Output, "*.tmp", SearchOption.AllDirectories));
-        Assert.Equal(File.ReadAllBytes(Path.Combine(place.Output + "-straight", "adapter_model.safetensors")), File.ReadAllBytes(Path.Combine(place.Output, "adapter_model.safetensors")));
+        Assert.Equal(File.ReadAllBytes(Path.Combine(place.Output + "-straight", "adapter_model.safetensors")),
+            File.ReadAllBytes(Path.Combine(place.Output, "adapter_model.safetensors")));
     }
 
     [Fact]
@@ -63,7 +64,8 @@ public class TrainingRunTests
             kt.Interrupt();
             var (exit, output, errors) = kt.End();
             Assert.Equal((130, ""), (exit, errors));
-            if (round > 0) Assert.Contains($"resumed from {Path.Combine(place.Output, $"checkpoint-{reached}")} at step {reached} of 100000", output, StringComparison.Ordinal);
+            if (round > 0) Assert.Contains($"resumed from {Path.Combine(place.Output, $"checkpoint-{reached}")} at step {reached} of 100000", output,
+                StringComparison.Ordinal);
             reached = JsonNode.Parse(File.ReadAllText(Path.Combine(place.Output, "trainer_state.json")))!["global_step"]!.GetValue<int>();
             Assert.Contains($"stopped after step {reached} of 100000; saved in {place.Output}", output, StringComparison.Ordinal);
             Assert.True(File.Exists(Path.Combine(place.Output, $"checkpoint-{reached}", "optimizer.safetensors")));

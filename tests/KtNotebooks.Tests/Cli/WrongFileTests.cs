@@ -9,7 +9,10 @@ using Xunit;
 
 namespace KtNotebooks.Tests.Cli;
 
-/// <summary>Whatever stands where a command wants a file or a folder, the answer is one line that names it, at once. Run without a process of its own each, since there are many.</summary>
+/// <summary>
+/// Whatever stands where a command wants a file or a folder, the answer is one line that names it, at once. Run without a process of its own each, since
+/// there are many.
+/// </summary>
 [Collection(Alone.Name)]
 public sealed partial class WrongFileTests : IDisposable
 {
@@ -62,7 +65,8 @@ public sealed partial class WrongFileTests : IDisposable
     [InlineData("bench tokenize --tokenizer TINY --file X")]
     public async Task A_file_of_texts_is_a_regular_one(string line)
     {
-        foreach (var (kind, path) in Kinds().Where(k => k.Kind is not ("empty" or "garbage"))) Assert.Contains(path, (await Refusal(line, path))?.Message ?? kind, StringComparison.Ordinal);
+        foreach (var (kind, path) in Kinds().Where(k => k.Kind is not ("empty" or "garbage")))
+            Assert.Contains(path, (await Refusal(line, path))?.Message ?? kind, StringComparison.Ordinal);
     }
 
     [Theory]
@@ -86,12 +90,15 @@ public sealed partial class WrongFileTests : IDisposable
     [InlineData("adapter")]
     [InlineData("notebook run")]
     [InlineData("kernel run")]
-    public void Nothing_where_something_is_wanted_is_named(string line) => Assert.StartsWith($"kt {line} wants ", CommandLineErrors.Describe(Commands.Parse(Commands.Create(), line.Split(' '))), StringComparison.Ordinal);
+    public void Nothing_where_something_is_wanted_is_named(string line) =>
+        Assert.StartsWith($"kt {line} wants ", CommandLineErrors.Describe(Commands.Parse(Commands.Create(), line.Split(' '))), StringComparison.Ordinal);
 
     /// <summary>What the command throws; null when it did something. A command that waits for ever fails.</summary>
     private async Task<Exception?> Refusal(string line, string path)
     {
-        string[] words = [.. line.Split(' ').Select(w => w.Replace("TINY", Path.Combine(Checkout.Root, "notebooks/models/kt-tiny"), StringComparison.Ordinal).Replace("OUT", Path.Combine(_folder.Path, "OUT"), StringComparison.Ordinal).Replace("X", path, StringComparison.Ordinal))];
+        string[] words = [.. line.Split(' ')
+            .Select(w => w.Replace("TINY", Path.Combine(Checkout.Root, "notebooks/models/kt-tiny"), StringComparison.Ordinal)
+            .Replace("OUT", Path.Combine(_folder.Path, "OUT"), StringComparison.Ordinal).Replace("X", path, StringComparison.Ordinal))];
         var run = Task.Run(() => Commands.Parse(Commands.Create(), words).InvokeAsync(new InvocationConfiguration { EnableDefaultExceptionHandler = false }));
         var error = await Record.ExceptionAsync(() => run.WaitAsync(TimeSpan.FromSeconds(30), TestContext.Current.CancellationToken));
         return error is TimeoutException ? throw new TimeoutException($"kt {string.Join(' ', words)} waits") : error;
@@ -113,6 +120,7 @@ public sealed partial class WrongFileTests : IDisposable
         yield return ("pipe", pipe);
     }
 
-    [GeneratedRegex("Could not find|Access to the path|Index was out of range|The given key|Nullable object|Object reference|Specified argument|Value cannot be null|LineNumber:|isFinalBlock")]
+    [GeneratedRegex("Could not find|Access to the path|Index was out of range|The given key|Nullable object|Object reference|Specified argument|Value cannot "
+        + "be null|LineNumber:|isFinalBlock")]
     private static partial Regex SentencesOfDotNet();
 }

@@ -90,14 +90,16 @@ public sealed class SettingsTests : IDisposable
         Assert.Equal("command line", s.Where("kt_config.kt_backend"));
         Assert.Equal(["a", "kt_config.kt_policy.cpu"], s.Unread);
         s.MaybeInt("a");
-        Assert.StartsWith($"{file}:4: unknown key 'kt_config.kt_policy.cpu'.", Assert.Throws<ArgumentException>(() => s.Finish("kt train")).Message, StringComparison.Ordinal);
+        Assert.StartsWith($"{file}:4: unknown key 'kt_config.kt_policy.cpu'.", Assert.Throws<ArgumentException>(() => s.Finish("kt train")).Message,
+            StringComparison.Ordinal);
     }
 
     [Fact]
     public void What_is_missing_is_named()
     {
         Assert.Equal("nowhere.yaml: no such file", Assert.Throws<FileNotFoundException>(() => Settings.Read(["nowhere.yaml"])).Message);
-        Assert.Equal("'second.yaml' is neither a YAML file in first place nor key=value", Assert.Throws<ArgumentException>(() => Settings.Read(["a=1", "second.yaml"])).Message);
+        Assert.Equal("'second.yaml' is neither a YAML file in first place nor key=value",
+            Assert.Throws<ArgumentException>(() => Settings.Read(["a=1", "second.yaml"])).Message);
         Assert.Equal("command line: 'x' is required: it has no default", Assert.Throws<ArgumentException>(() => Settings.Read(["a=1"]).Required("x")).Message);
     }
 
@@ -108,20 +110,23 @@ public sealed class SettingsTests : IDisposable
         var s = Settings.Read([file]);
         Assert.Equal((4, 8), (s.Int("lora_rank"), s.Int("seed")));
         Assert.Equal("7", s.Text("kt_config.seed"));
-        Assert.Contains(":2: << takes a mapping", Assert.Throws<InvalidDataException>(() => Settings.Read([_folder.Write("b.yaml", "a: &a 1\n<<: *a\n")])).Message, StringComparison.Ordinal);
+        Assert.Contains(":2: << takes a mapping",
+            Assert.Throws<InvalidDataException>(() => Settings.Read([_folder.Write("b.yaml", "a: &a 1\n<<: *a\n")])).Message, StringComparison.Ordinal);
     }
 
     [Theory]
     [InlineData("x: 1e5", 100_000)]
     [InlineData("x: 8.0", 8)]
     [InlineData("x: -3", -3)]
-    public void A_whole_number_has_YAML_s_spellings(string line, int value) => Assert.Equal(value, Settings.Read([_folder.Write("n.yaml", line)]).MaybeInt("x"));
+    public void A_whole_number_has_YAML_s_spellings(string line, int value) =>
+        Assert.Equal(value, Settings.Read([_folder.Write("n.yaml", line)]).MaybeInt("x"));
 
     [Theory]
     [InlineData("x: 2147483648")]
     [InlineData("x: 1e300")]
     public void A_number_beyond_the_type_is_refused(string line) =>
-        Assert.Contains("'x' must be a whole number", Assert.Throws<ArgumentException>(() => Settings.Read([_folder.Write("n.yaml", line)]).MaybeInt("x")).Message, StringComparison.Ordinal);
+        Assert.Contains("'x' must be a whole number",
+            Assert.Throws<ArgumentException>(() => Settings.Read([_folder.Write("n.yaml", line)]).MaybeInt("x")).Message, StringComparison.Ordinal);
 
     [Fact]
     public void Files_that_grow_when_they_are_read_are_refused_at_once()
@@ -130,7 +135,8 @@ public sealed class SettingsTests : IDisposable
         var laughs = "a0: &a0 {x: 1}\n" + string.Concat(Enumerable.Range(1, 30).Select(i => $"a{i}: &a{i} {{l: *a{i - 1}, r: *a{i - 1}}}\n"));
         Assert.Contains("bomb.yaml:", Refused(laughs), StringComparison.Ordinal);
         Assert.Contains("nested more than", Refused("a: " + new string('[', 200_000)), StringComparison.Ordinal);
-        Assert.Contains("nested more than", Refused(string.Concat(Enumerable.Range(0, 1000).Select(i => new string(' ', i) + "a:\n"))), StringComparison.Ordinal);
+        Assert.Contains("nested more than", Refused(string.Concat(Enumerable.Range(0, 1000).Select(i => new string(' ', i) + "a:\n"))),
+            StringComparison.Ordinal);
         Assert.Contains("values", Refused("a: [" + string.Concat(Enumerable.Repeat("1,", 300_000)) + "1]"), StringComparison.Ordinal);
     }
 
@@ -147,9 +153,11 @@ public sealed class SettingsTests : IDisposable
             """);
         var notes = Settings.Read([file]).Finish("kt chat");
         Assert.Equal(
-            ["no effect here: ddp_timeout, local_rank (one process uses all processors and cards of a machine)", "no effect here: learning_rate (`kt chat` does not use it)", "no effect here: fsdp_config.fsdp_version (goes with fsdp)"], notes);
+            ["no effect here: ddp_timeout, local_rank (one process uses all processors and cards of a machine)",
+                "no effect here: learning_rate (`kt chat` does not use it)", "no effect here: fsdp_config.fsdp_version (goes with fsdp)"], notes);
         Assert.Equal("command line: 'fp16' is true, which is not to be had here: write bf16: true; F16 has too small a range to train in without loss scaling",
             Assert.Throws<ArgumentException>(() => Settings.Read([file, "fp16=true"]).Finish("kt train")).Message);
-        Assert.Contains("Did you mean 'eval_strategy'?", Assert.Throws<ArgumentException>(() => Settings.Read(["eval_stratgy=no"]).Finish("kt train")).Message, StringComparison.Ordinal);
+        Assert.Contains("Did you mean 'eval_strategy'?", Assert.Throws<ArgumentException>(() => Settings.Read(["eval_stratgy=no"]).Finish("kt train")).Message,
+            StringComparison.Ordinal);
     }
 }

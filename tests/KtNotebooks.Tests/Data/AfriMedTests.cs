@@ -13,8 +13,11 @@ public sealed class AfriMedTests : IDisposable
     [Fact]
     public void A_choice_becomes_lettered_options_and_one_letter()
     {
-        Convert("""1,train,mcq,expert,x,"Which, of these? ","{""option1"": ""a.\tNone"", ""option2"": ""N/A"", ""option3"": ""b) One"", ""option5"": ""N/A"", ""option4"": ""E. coli in the gut""}",option4,no rationale""");
-        Assert.Equal("""[{"instruction":"Which, of these?\nA. None\nB. One\nC. coli in the gut\nAnswer with the letter of the right option only.","output":"C"}]""", Flat("set_mcq_train.json"));
+        Convert("""1,train,mcq,expert,x,"Which, of these? ","{""option1"": ""a.\tNone"", ""option2"": ""N/A"", """
+            + """ ""option3"": ""b) One"", ""option5"": ""N/A"", ""option4"": ""E. coli in the gut""}",option4,no rationale""");
+        Assert.Equal(
+            """[{"instruction":"Which, of these?\nA. None\nB. One\nC. coli in the gut\nAnswer with the letter of the right option only.","output":"C"}]""",
+            Flat("set_mcq_train.json"));
     }
 
     [Fact]
@@ -56,7 +59,8 @@ public sealed class AfriMedTests : IDisposable
     public void A_missing_column_is_named()
     {
         var file = _folder.Write("set.csv", "sample_id,split,question_type,question,question_clen\n1,train,saq,a,b\n");
-        Assert.Contains("no column 'question_clean'. Did you mean 'question_clen'?", Assert.Throws<InvalidDataException>(() => AfriMed.Convert(file, _folder.Path)).Message);
+        Assert.Contains("no column 'question_clean'. Did you mean 'question_clen'?",
+            Assert.Throws<InvalidDataException>(() => AfriMed.Convert(file, _folder.Path)).Message);
     }
 
     public void Dispose() => _folder.Dispose();

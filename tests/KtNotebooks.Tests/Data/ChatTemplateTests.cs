@@ -21,7 +21,8 @@ public class ChatTemplateTests
     [InlineData("[gMASK]<sop><|user|>", "glm4")]
     [InlineData("[gMASK]<sop><|user|><think>", "")]
     [InlineData("[INST] {{ m }} [/INST]", "")]
-    public void Is_read_from_the_marks_of_a_chat_template(string template, string names) => Assert.Equal(names.Split(' ', StringSplitOptions.RemoveEmptyEntries), ChatTemplate.Likely(template));
+    public void Is_read_from_the_marks_of_a_chat_template(string template, string names) =>
+        Assert.Equal(names.Split(' ', StringSplitOptions.RemoveEmptyEntries), ChatTemplate.Likely(template));
 
     [Fact]
     public void A_list_of_chat_templates_counts_by_its_default()
@@ -33,7 +34,8 @@ public class ChatTemplateTests
     }
 
     [Fact]
-    public void The_built_in_model_names_its_own() => Assert.Equal(["deepseek"], ChatTemplate.Likely(ChatTemplate.Find(Path.Combine(Checkout.Root, "notebooks/models/kt-tiny"))!));
+    public void The_built_in_model_names_its_own() =>
+        Assert.Equal(["deepseek"], ChatTemplate.Likely(ChatTemplate.Find(Path.Combine(Checkout.Root, "notebooks/models/kt-tiny"))!));
 
     [Fact]
     public void A_folder_without_any_has_none()

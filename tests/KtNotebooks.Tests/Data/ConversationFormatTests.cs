@@ -12,7 +12,8 @@ public sealed class ConversationFormatTests : IDisposable
     public void Sharegpt_rows_with_a_leading_system_message_tools_and_function_calls()
     {
         var rows = Read("""{"file_name":"d.json","formatting":"sharegpt","columns":{"messages":"conversations","tools":"tools","system":"system"}}""", """
-            [{"conversations":[{"from":"system","value":"s"},{"from":"human","value":"q"},{"from":"function_call","value":"{\"name\": \"f\", \"arguments\": {}}"},{"from":"observation","value":"o"},{"from":"gpt","value":"a"}],"tools":"[]","system":"column"},
+            [{"conversations":[{"from":"system","value":"s"},{"from":"human","value":"q"},{"from":"function_call",
+            "value":"{\"name\": \"f\", \"arguments\": {}}"},{"from":"observation","value":"o"},{"from":"gpt","value":"a"}],"tools":"[]","system":"column"},
              {"conversations":[{"from":"human","value":"q2"},{"from":"gpt","value":"a2"}],"tools":[{"name":"f","x":1}],"system":"column"}]
             """);
         Assert.Empty(rows.Skipped);
@@ -61,7 +62,8 @@ public sealed class ConversationFormatTests : IDisposable
     {
         var rows = Read("""{"file_name":"d.json","formatting":"openai"}""", """
             [{"messages":[{"role":"system","content":"s"},{"role":"user","content":"q"},
-              {"role":"assistant","content":null,"tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":"{\"x\": 1}"}},{"function":{"name":"g","arguments":"{}"}}]},
+              {"role":"assistant","content":null,"tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":"{\"x\": 1}"}},
+              {"function":{"name":"g","arguments":"{}"}}]},
               {"role":"tool","content":"one"},{"role":"tool","content":"two"},{"role":"assistant","content":"a"}]}]
             """);
         var example = Assert.Single(rows.Examples);
@@ -117,8 +119,11 @@ public sealed class ConversationFormatTests : IDisposable
     }
 
     [Theory]
-    [InlineData("""{"file_name":"d.json","ranking":true,"columns":{"prompt":"instruction","chosen":"good","rejected":"bad"}}""", """[{"instruction":"q","good":"yes","bad":"no"},{"instruction":"q","good":"yes","bad":null}]""")]
-    [InlineData("""{"file_name":"d.json","ranking":true,"formatting":"sharegpt","columns":{"messages":"m","chosen":"good","rejected":"bad"}}""", """[{"m":[{"from":"human","value":"q"}],"good":{"from":"gpt","value":"yes"},"bad":{"from":"gpt","value":"no"}},{"m":[{"from":"human","value":"q"}],"good":{"from":"human","value":"yes"},"bad":{"from":"gpt","value":"no"}}]""")]
+    [InlineData("""{"file_name":"d.json","ranking":true,"columns":{"prompt":"instruction","chosen":"good","rejected":"bad"}}""",
+        """[{"instruction":"q","good":"yes","bad":"no"},{"instruction":"q","good":"yes","bad":null}]""")]
+    [InlineData("""{"file_name":"d.json","ranking":true,"formatting":"sharegpt","columns":{"messages":"m","chosen":"good","rejected":"bad"}}""",
+        """[{"m":[{"from":"human","value":"q"}],"good":{"from":"gpt","value":"yes"},"bad":{"from":"gpt","value":"no"}},"""
+        + """{"m":[{"from":"human","value":"q"}],"good":{"from":"human","value":"yes"},"bad":{"from":"gpt","value":"no"}}]""")]
     public void Ranking_rows_have_the_better_answer_first(string entry, string text)
     {
         var rows = Read(entry, text, need: Need.Ranking);
@@ -128,8 +133,12 @@ public sealed class ConversationFormatTests : IDisposable
     }
 
     [Theory]
-    [InlineData("""{"file_name":"d.json","columns":{"prompt":"instruction","response":"output","kto_tag":"label"}}""", """[{"instruction":"q","output":"a","label":true},{"instruction":"q","output":"a","label":false},{"instruction":"q","output":"a","label":null}]""")]
-    [InlineData("""{"file_name":"d.json","formatting":"sharegpt","columns":{"messages":"m","kto_tag":"label"}}""", """[{"m":[{"from":"human","value":"q"},{"from":"gpt","value":"a"}],"label":true},{"m":[{"from":"human","value":"q"},{"from":"gpt","value":"a"}],"label":false},{"m":[{"from":"human","value":"q"},{"from":"gpt","value":"a"}],"label":null}]""")]
+    [InlineData("""{"file_name":"d.json","columns":{"prompt":"instruction","response":"output","kto_tag":"label"}}""",
+        """[{"instruction":"q","output":"a","label":true},{"instruction":"q","output":"a","label":false},{"instruction":"q","output":"a","label":null}]""")]
+    [InlineData("""{"file_name":"d.json","formatting":"sharegpt","columns":{"messages":"m","kto_tag":"label"}}""",
+        """[{"m":[{"from":"human","value":"q"},{"from":"gpt","value":"a"}],"label":true},"""
+        + """{"m":[{"from":"human","value":"q"},{"from":"gpt","value":"a"}],"label":false},"""
+        + """{"m":[{"from":"human","value":"q"},{"from":"gpt","value":"a"}],"label":null}]""")]
     public void Kto_rows_have_the_wanted_answer_first_and_the_other_empty(string entry, string text)
     {
         var rows = Read(entry, text, need: Need.Liking);
@@ -142,15 +151,18 @@ public sealed class ConversationFormatTests : IDisposable
     [InlineData("""{"file_name":"d.json","formatting":"sharegpt","tags":{"role_tag":"from"}}""", "add \"content_tag\"")]
     [InlineData("""{"file_name":"d.json","formatting":"sharegpt","tags":{"role_tag":"form","content_tag":"value"}}""", "has no 'form'. Did you mean 'from'?")]
     public void What_dataset_info_lacks_is_said(string entry, string expected) =>
-        Assert.Contains(expected, Assert.Throws<InvalidDataException>(() => Read(entry, """[{"conversations":[{"from":"human","value":"q"},{"from":"gpt","value":"a"}]}]""")).Message);
+        Assert.Contains(expected, Assert.Throws<InvalidDataException>(() =>
+            Read(entry, """[{"conversations":[{"from":"human","value":"q"},{"from":"gpt","value":"a"}]}]""")).Message);
 
     [Fact]
     public void A_null_answer_is_counted_and_listed()
     {
-        var rows = Read("""{"file_name":"d.json"}""", """[{"instruction":"q","output":null},{"instruction":"q","output":"a"},{"instruction":"q","output":" "}]""");
+        var rows = Read("""{"file_name":"d.json"}""",
+            """[{"instruction":"q","output":null},{"instruction":"q","output":"a"},{"instruction":"q","output":" "}]""");
         Assert.Single(rows.Examples);
         Assert.Equal([$"{_folder.Path}/d.json:1: the answer is null or missing", $"{_folder.Path}/d.json:3: the answer is empty"], rows.Skipped);
-        Assert.Contains("none is of use", Assert.Throws<InvalidDataException>(() => Read("""{"file_name":"d.json"}""", """[{"instruction":"q","output":null}]""")).Message);
+        Assert.Contains("none is of use",
+            Assert.Throws<InvalidDataException>(() => Read("""{"file_name":"d.json"}""", """[{"instruction":"q","output":null}]""")).Message);
     }
 
     public void Dispose() => _folder.Dispose();

@@ -14,7 +14,8 @@ public class DatasetTests
           "parts": {"file_name": "parts"},
           "reset": {"file_name": "plain.json", "columns": {"prompt": "instruction"}},
           "mapped": {"file_name": "plain.json", "columns": {"prompt": "instruction", "response": "answer"}},
-          "full": {"file_name": "full.json", "columns": {"prompt": "instruction", "query": "input", "response": "output", "history": "history", "system": "system"}},
+          "full": {"file_name": "full.json", "columns": {"prompt": "instruction", "query": "input", "response": "output", "history": "history", "system":
+          "system"}},
           "far": {"hf_hub_url": "someone/something"},
           "gone": {"file_name": "gone.json"},
           "pairs": {"file_name": "plain.json", "ranking": true},
@@ -60,7 +61,8 @@ public class DatasetTests
     public void History_and_system_are_taken()
     {
         using var folder = Folder();
-        folder.Write("full.json", """[{"instruction":"c","input":null,"output":"d","system":"s","history":[["a","b"]]},{"instruction":"e","output":"f","history":null}]""");
+        folder.Write("full.json",
+            """[{"instruction":"c","input":null,"output":"d","system":"s","history":[["a","b"]]},{"instruction":"e","output":"f","history":null}]""");
         var examples = DatasetLoader.Load(folder.Path, "full");
         Assert.Equal([new Message(Role.User, "a"), new(Role.Assistant, "b"), new(Role.User, "c")], examples[0].Prompt);
         Assert.Equal("s", examples[0].System);
@@ -106,12 +108,14 @@ public class DatasetTests
     [InlineData("plain.json", "plain", "7", "plain.json:", "expected a list of rows")]
     [InlineData("plain.json", "plain", "[]", "plain.json:", "no rows")]
     [InlineData("plain.json", "plain", "", "plain.json:", "the dataset 'plain' has no rows")]
-    [InlineData("plain.json", "plain", "[{\"instruction\":\"a\",\"output\":\"b\"},{\"instruction\":\"\",\"input\":\"\",\"output\":\"b\"}]", ":2:", "question is empty")]
+    [InlineData("plain.json", "plain", "[{\"instruction\":\"a\",\"output\":\"b\"},{\"instruction\":\"\",\"input\":\"\",\"output\":\"b\"}]", ":2:",
+        "question is empty")]
     [InlineData("plain.json", "plain", "[{\"instruction\":\"a\",\"output\":\"b\"},{\"output\":\"b\"}]", ":2:", "question is empty")]
     [InlineData("plain.json", "plain", "[{\"instruction\":\"a\",\"output\":5}]", ":1:", "column 'output' must be a string, but is a number")]
     [InlineData("plain.json", "plain", "[{\"instrution\":\"a\",\"output\":\"b\"}]", ":1:", "no column 'instruction'. Did you mean 'instrution'?")]
     [InlineData("plain.json", "mapped", "[{\"instruction\":\"a\",\"output\":\"b\"}]", ":1:", "no column 'answer'. Known: instruction, output.")]
-    [InlineData("full.json", "full", "[{\"instruction\":\"a\",\"output\":\"b\",\"input\":\"\",\"system\":\"\",\"history\":[[\"x\"]]}]", ":1:", "pairs of strings")]
+    [InlineData("full.json", "full", "[{\"instruction\":\"a\",\"output\":\"b\",\"input\":\"\",\"system\":\"\",\"history\":[[\"x\"]]}]", ":1:",
+        "pairs of strings")]
     [InlineData("lines.jsonl", "lines", "{\"instruction\":\"a\",\"output\":\"b\"}\n{\"instruction\":", ":2:", "not valid JSON at byte")]
     [InlineData("lines.jsonl", "lines", "{\"instruction\":\"a\"} {}", ":1:", "something follows")]
     [InlineData("lines.jsonl", "lines", "{\"instruction\":\"a\",\"output\":\"\\uD83D\"}\n[", ":1:", "half of a surrogate pair")]

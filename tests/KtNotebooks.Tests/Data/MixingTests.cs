@@ -41,5 +41,6 @@ public class MixingTests
     [InlineData("interleave_over", "0.9999999999 0.0000000001 0", "gives data set 2, which has 1 rows, a chance of 1E-10")]
     [InlineData("interleave_once", "0.9999999999 0 0.0000000001", "gives data set 3")]
     public void Wrong_mixes_are_refused(string strategy, string? chances, string expected) =>
-        Assert.Contains(expected, Assert.Throws<ArgumentException>(() => Mixing.Mix(Sets, strategy, chances?.Split(' ').Select(double.Parse).ToArray())).Message);
+        Assert.Contains(expected, Assert.Throws<ArgumentException>(() =>
+            Mixing.Mix(Sets, strategy, chances?.Split(' ').Select(double.Parse).ToArray())).Message);
 }

@@ -53,7 +53,8 @@ public class PackingTests
         var neat = ExampleWindows.Batch(Packing.Pack(rows, PackingMode.Neat, 8));
         var apart = ExampleWindows.Batch(rows);
         Assert.Equal([0, 3, 5], neat.SeqStarts);
-        Assert.Equal((string.Join(' ', apart.Ids), string.Join(' ', apart.Positions), string.Join(' ', apart.Labels)), (string.Join(' ', neat.Ids), string.Join(' ', neat.Positions), string.Join(' ', neat.Labels)));
+        Assert.Equal((string.Join(' ', apart.Ids), string.Join(' ', apart.Positions), string.Join(' ', apart.Labels)),
+            (string.Join(' ', neat.Ids), string.Join(' ', neat.Positions), string.Join(' ', neat.Labels)));
         Assert.Equal(apart.Weights, neat.Weights);
     }
 

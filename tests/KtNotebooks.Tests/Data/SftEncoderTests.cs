@@ -13,7 +13,13 @@ public class SftEncoderTests
     private static readonly Template DeepSeek = Templates.Get("deepseek");
 
     // A template of GLM's kind; none of this kind is in the table yet.
-    private static readonly Template Efficient = new() { Name = "efficient", User = [Slot.Named("<｜User｜>"), Slot.Content], Assistant = [Slot.Content], EfficientEos = true };
+    private static readonly Template Efficient = new()
+    {
+        Name = "efficient",
+        User = [Slot.Named("<｜User｜>"), Slot.Content],
+        Assistant = [Slot.Content],
+        EfficientEos = true,
+    };
 
     // Measured with LLaMA-Factory's own function (reference, section 2.3).
     [Theory]
@@ -131,7 +137,8 @@ public class SftEncoderTests
     [Fact]
     public void Settings_that_exclude_each_other_are_refused()
     {
-        Assert.Contains("mask_history", Assert.Throws<ArgumentException>(() => new SftEncoder(DeepSeek, Small, trainOnPrompt: true, maskHistory: true)).Message);
+        Assert.Contains("mask_history",
+            Assert.Throws<ArgumentException>(() => new SftEncoder(DeepSeek, Small, trainOnPrompt: true, maskHistory: true)).Message);
         Assert.Contains("efficient", Assert.Throws<ArgumentException>(() => new SftEncoder(Efficient, Small, trainOnPrompt: true)).Message);
         Assert.Contains("cutoff_len is 1", Assert.Throws<ArgumentException>(() => new SftEncoder(DeepSeek, Small, 1)).Message);
     }

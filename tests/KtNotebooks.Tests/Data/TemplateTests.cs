@@ -19,25 +19,40 @@ public class TemplateTests
     [InlineData("deepseek3", "Be kind.", "<B>Be kind.<｜User｜>hi<｜Assistant｜>|hello<E>|<｜User｜>bye<｜Assistant｜>|ciao<E>")]
     [InlineData("empty", null, "hi|hello|bye|ciao")]
     [InlineData("empty", "Be kind.", "Be kind.hi|hello|bye|ciao")]
-    [InlineData("deepseekr1", "Be kind.", "<B>Be kind.<｜User｜>hi<｜Assistant｜>|<think>\n\n</think>\n\nhello<E>|<｜User｜>bye<｜Assistant｜>|<think>\n\n</think>\n\nciao<E>")]
-    [InlineData("qwen3", null, "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n|<think>\n\n</think>\n\nhello<|im_end|>\n|<|im_start|>user\nbye<|im_end|>\n<|im_start|>assistant\n|<think>\n\n</think>\n\nciao<|im_end|>\n")]
-    [InlineData("qwen3_nothink", "Be kind.", "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n|hello<|im_end|>\n|<|im_start|>user\nbye<|im_end|>\n<|im_start|>assistant\n|ciao<|im_end|>\n")]
-    [InlineData("moonlight", null, "<|im_system|>system<|im_middle|>You are a helpful assistant provided by Moonshot-AI.<|im_end|><|im_user|>user<|im_middle|>hi<|im_end|><|im_assistant|>assistant<|im_middle|>|hello<|im_end|>|<|im_user|>user<|im_middle|>bye<|im_end|><|im_assistant|>assistant<|im_middle|>|ciao<|im_end|>")]
-    [InlineData("kimi_k2", null, "<|im_system|>system<|im_middle|>You are Kimi, an AI assistant created by Moonshot AI.<|im_end|><|im_user|>user<|im_middle|>hi<|im_end|><|im_assistant|>assistant<|im_middle|>|hello<|im_end|>|<|im_user|>user<|im_middle|>bye<|im_end|><|im_assistant|>assistant<|im_middle|>|ciao<|im_end|>")]
-    [InlineData("kimi_k2", "Be kind.", "<|im_system|>system<|im_middle|>Be kind.<|im_end|><|im_user|>user<|im_middle|>hi<|im_end|><|im_assistant|>assistant<|im_middle|>|hello<|im_end|>|<|im_user|>user<|im_middle|>bye<|im_end|><|im_assistant|>assistant<|im_middle|>|ciao<|im_end|>")]
+    [InlineData("deepseekr1", "Be kind.",
+        "<B>Be kind.<｜User｜>hi<｜Assistant｜>|<think>\n\n</think>\n\nhello<E>|<｜User｜>bye<｜Assistant｜>|<think>\n\n</think>\n\nciao<E>")]
+    [InlineData("qwen3", null,
+        "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+            + "|<think>\n\n</think>\n\nhello<|im_end|>\n|<|im_start|>user\nbye<|im_end|>\n<|im_start|>assistant\n|<think>\n\n</think>\n\nciao<|im_end|>\n")]
+    [InlineData("qwen3_nothink", "Be kind.",
+        "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+            + "|hello<|im_end|>\n|<|im_start|>user\nbye<|im_end|>\n<|im_start|>assistant\n|ciao<|im_end|>\n")]
+    [InlineData("moonlight", null,
+        "<|im_system|>system<|im_middle|>You are a helpful assistant provided by "
+            + "Moonshot-AI.<|im_end|><|im_user|>user<|im_middle|>hi<|im_end|><|im_assistant|>assistant<|im_middle|>"
+            + "|hello<|im_end|>|<|im_user|>user<|im_middle|>bye<|im_end|><|im_assistant|>assistant<|im_middle|>|ciao<|im_end|>")]
+    [InlineData("kimi_k2", null,
+        "<|im_system|>system<|im_middle|>You are Kimi, an AI assistant created by Moonshot "
+            + "AI.<|im_end|><|im_user|>user<|im_middle|>hi<|im_end|><|im_assistant|>assistant<|im_middle|>"
+            + "|hello<|im_end|>|<|im_user|>user<|im_middle|>bye<|im_end|><|im_assistant|>assistant<|im_middle|>|ciao<|im_end|>")]
+    [InlineData("kimi_k2", "Be kind.",
+        "<|im_system|>system<|im_middle|>Be kind.<|im_end|><|im_user|>user<|im_middle|>hi<|im_end|><|im_assistant|>assistant<|im_middle|>"
+            + "|hello<|im_end|>|<|im_user|>user<|im_middle|>bye<|im_end|><|im_assistant|>assistant<|im_middle|>|ciao<|im_end|>")]
     [InlineData("glm4", null, "[gMASK]<sop><|user|>\nhi<|assistant|>|\nhello|<|user|>\nbye<|assistant|>|\nciao")]
     [InlineData("glm4", "Be kind.", "[gMASK]<sop><|system|>\nBe kind.<|user|>\nhi<|assistant|>|\nhello|<|user|>\nbye<|assistant|>|\nciao")]
     public void Golden(string name, string? system, string expected)
     {
         var turns = Templates.Get(name).EncodeTurns(Small, TwoTurns, system);
         var text = string.Join('|', turns.Select(t => $"{Small.Decode(t.Source)}|{Small.Decode(t.Target)}"));
-        Assert.Equal(expected, text.Replace("<｜begin▁of▁sentence｜>", "<B>", StringComparison.Ordinal).Replace("<｜end▁of▁sentence｜>", "<E>", StringComparison.Ordinal));
+        Assert.Equal(expected, text.Replace("<｜begin▁of▁sentence｜>", "<B>", StringComparison.Ordinal)
+            .Replace("<｜end▁of▁sentence｜>", "<E>", StringComparison.Ordinal));
     }
 
     [Fact]
     public void Every_template_has_a_golden_test()
     {
-        var tested = typeof(TemplateTests).GetMethod(nameof(Golden))!.GetCustomAttributes(typeof(InlineDataAttribute), false).Cast<InlineDataAttribute>().Select(a => (string)a.Data[0]!);
+        var tested = typeof(TemplateTests).GetMethod(nameof(Golden))!.GetCustomAttributes(typeof(InlineDataAttribute), false).Cast<InlineDataAttribute>()
+            .Select(a => (string)a.Data[0]!);
         Assert.Empty(Templates.Names.Except(tested));
     }
 

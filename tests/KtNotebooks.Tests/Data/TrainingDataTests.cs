@@ -18,16 +18,20 @@ public sealed class TrainingDataTests : IDisposable
         _folder.Write("dataset_info.json", """{"a":{"file_name":"a.jsonl"},"b":{"file_name":"b.jsonl"},"big":{"file_name":"big.jsonl"}}""");
         Rows("a", 30);
         Rows("b", 10);
-        _folder.Write("big.jsonl", string.Concat(Enumerable.Range(0, 2000).Select(i => $$"""{"instruction":"question {{i}}","output":{{(i % 100 == 7 ? "null" : $"\"{new string('x', 1000)} {i}\"")}}}""" + "\n")));
+        _folder.Write("big.jsonl", string.Concat(Enumerable.Range(0, 2000)
+            .Select(i => $$"""{"instruction":"question {{i}}","output":{{(i % 100 == 7 ? "null" : $"\"{new string('x', 1000)} {i}\"")}}}""" + "\n")));
     }
 
     [Fact]
     public void Keys_have_upstreams_names_and_defaults()
     {
         var settings = DataKeys.Read(Settings.Read(["dataset=a"]));
-        Assert.Equal(("data", "a", 2048, PackingMode.None, "concat", true), (settings.Folder, settings.Names, settings.Cutoff, settings.Packing, settings.MixStrategy, settings.Template.EnableThinking));
-        settings = DataKeys.Read(Settings.Read(["dataset=a,b", "template=qwen3", "enable_thinking=null", "default_system=s", "tool_format=default", "packing=true", "neat_packing=true", "mix_strategy=interleave_over", "interleave_probs=0.5,0.5"]));
-        Assert.Equal((null, "s", ToolForm.Plain, PackingMode.Neat), (settings.Template.EnableThinking, settings.Template.DefaultSystem, settings.Template.Tools, settings.Packing));
+        Assert.Equal(("data", "a", 2048, PackingMode.None, "concat", true),
+            (settings.Folder, settings.Names, settings.Cutoff, settings.Packing, settings.MixStrategy, settings.Template.EnableThinking));
+        settings = DataKeys.Read(Settings.Read(["dataset=a,b", "template=qwen3", "enable_thinking=null", "default_system=s", "tool_format=default",
+            "packing=true", "neat_packing=true", "mix_strategy=interleave_over", "interleave_probs=0.5,0.5"]));
+        Assert.Equal((null, "s", ToolForm.Plain, PackingMode.Neat),
+            (settings.Template.EnableThinking, settings.Template.DefaultSystem, settings.Template.Tools, settings.Packing));
         Assert.Equal([0.5, 0.5], settings.Probabilities!);
         Assert.False(DataKeys.Read(Settings.Read(["dataset=a", "enable_thinking=false"])).Template.EnableThinking);
     }
@@ -75,7 +79,8 @@ public sealed class TrainingDataTests : IDisposable
         }
         Assert.False(Load("dataset=big", "val_size=10").FromCache);
 
-        static string Text(EncodedExample row) => $"{row.Source} {string.Join(' ', row.Ids)} {string.Join(' ', row.Labels)} {string.Join(' ', row.Starts)} {row.Apart}";
+        static string Text(EncodedExample row) =>
+            $"{row.Source} {string.Join(' ', row.Ids)} {string.Join(' ', row.Labels)} {string.Join(' ', row.Starts)} {row.Apart}";
     }
 
     [Fact]
@@ -182,7 +187,8 @@ public sealed class TrainingDataTests : IDisposable
     }
 
     private TrainingData Load(params string[] pairs) =>
-        TrainingData.Load(DataKeys.Read(Settings.Read([$"dataset_dir={_folder.Path}", "template=deepseek", .. pairs])), Path.Combine(_folder.Path, "model"), Samples.Small);
+        TrainingData.Load(DataKeys.Read(Settings.Read([$"dataset_dir={_folder.Path}", "template=deepseek", .. pairs])), Path.Combine(_folder.Path, "model"),
+            Samples.Small);
 
     private TrainingData Load(Func<DataSettings, DataSettings> change)
     {
@@ -192,5 +198,6 @@ public sealed class TrainingDataTests : IDisposable
 
     private static string Learned(EncodedExample row) => Samples.Small.Decode([.. row.Labels.Where(l => l >= 0)]);
 
-    private void Rows(string name, int count) => _folder.Write($"{name}.jsonl", string.Concat(Enumerable.Range(0, count).Select(i => $$"""{"instruction":"{{name}} {{i}}","output":"{{i}}"}""" + "\n")));
+    private void Rows(string name, int count) =>
+        _folder.Write($"{name}.jsonl", string.Concat(Enumerable.Range(0, count).Select(i => $$"""{"instruction":"{{name}} {{i}}","output":"{{i}}"}""" + "\n")));
 }

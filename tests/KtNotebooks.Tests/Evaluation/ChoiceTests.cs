@@ -52,7 +52,8 @@ public class ChoiceTests
     {
         using var model = Tiny.WithAdapter();
         var tokenizer = Samples.Small;
-        (int[] Prompt, string Letters)[] questions = [.. Enumerable.Range(1, 9).Select(n => (Enumerable.Range(0, n * 13).Select(i => i * 7 % 300).ToArray(), n % 2 == 0 ? "ABC" : "ABCDE"))];
+        (int[] Prompt, string Letters)[] questions = [.. Enumerable.Range(1, 9)
+            .Select(n => (Enumerable.Range(0, n * 13).Select(i => i * 7 % 300).ToArray(), n % 2 == 0 ? "ABC" : "ABCDE"))];
         var seen = new List<int>();
         var chosen = new ChoiceLikelihood(model, tokenizer, chunkRows: 150).Choose(questions, seen.Add, TestContext.Current.CancellationToken);
         for (var q = 0; q < questions.Length; q++)

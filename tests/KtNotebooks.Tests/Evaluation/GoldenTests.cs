@@ -20,7 +20,10 @@ public class GoldenTests
 {
     public static string Lite => Of("deepseek_v2_lite");
 
-    public static TheoryData<string, DType> Everywhere => [.. from variant in new[] { "amx", "avx512bf16", "avx512", "avx2", Cpu.Plain } from type in new[] { DType.F32, DType.BF16 } select (variant, type)];
+    public static TheoryData<string, DType> Everywhere => [.. from variant in new[]
+    {
+        "amx", "avx512bf16", "avx512", "avx2", Cpu.Plain
+    } from type in new[] { DType.F32, DType.BF16 } select (variant, type)];
 
     public static string Of(string model) => Path.Combine(Checkout.Root, "tests", "KtNotebooks.Tests", "Golden", model);
 

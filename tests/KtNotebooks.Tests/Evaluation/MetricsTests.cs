@@ -75,9 +75,11 @@ public class MetricsTests(ITestOutputHelper output)
             foreach (var (score, wanted) in scores[i].All.Zip(((JsonArray)expected[i]["scores"]!).Select(s => (double)s!)))
             {
                 worst = Math.Max(worst, Math.Abs(score.Value - wanted));
-                Assert.True(Math.Abs(score.Value - wanted) <= 1e-9, $"{score.Name} of '{rows[i].Predict}' against '{rows[i].Label}' is {score.Value}, but {wanted} in Python");
+                Assert.True(Math.Abs(score.Value - wanted) <= 1e-9,
+                    $"{score.Name} of '{rows[i].Predict}' against '{rows[i].Label}' is {score.Value}, but {wanted} in Python");
             }
-        output.WriteLine($"largest difference of 8 × {rows.Length} scores: {worst:E1}; means {string.Join(", ", TextScores.Mean(scores).All.Select(s => $"{s.Name} {s.Value:F2}"))}");
+        output.WriteLine($"largest difference of 8 × {rows.Length} scores: {worst:E1}; means "
+            + $"{string.Join(", ", TextScores.Mean(scores).All.Select(s => $"{s.Name} {s.Value:F2}"))}");
         Assert.True(TextScores.Mean(scores).Bleu4 is > 5 and < 95, "the pairs must be neither equal nor strangers");
     }
 }

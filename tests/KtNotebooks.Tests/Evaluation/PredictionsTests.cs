@@ -23,7 +23,8 @@ public class PredictionsTests
     }
 
     [Theory]
-    [InlineData("{\"predict\": \"a\", \"label\": \"b\"}\n{\"predict\": \"a\"}\n", ":2: no 'label' in this row; wanted an object with prompt, predict and label")]
+    [InlineData("{\"predict\": \"a\", \"label\": \"b\"}\n{\"predict\": \"a\"}\n",
+        ":2: no 'label' in this row; wanted an object with prompt, predict and label")]
     [InlineData("{\"predict\": 5, \"label\": \"b\"}\n", ":1: 'predict' must be a string, but is a number")]
     [InlineData("", ": no rows; wanted one object with prompt, predict and label on each line")]
     public void A_wrong_row_is_named(string text, string message)

@@ -29,10 +29,12 @@ public class ReportTests
     {
         Python.Require();
         using var folder = new Samples.Folder();
-        string Rows(string name, params (string Predict, string Label)[] rows) => folder.Write(name, string.Concat(rows.Select(r => Predictions.ToLine(new("A. x\nB. y\n", r.Predict, r.Label)))));
+        string Rows(string name, params (string Predict, string Label)[] rows) =>
+            folder.Write(name, string.Concat(rows.Select(r => Predictions.ToLine(new("A. x\nB. y\n", r.Predict, r.Label)))));
         string[] arguments =
         [
-            "report", $"translationese/base={Rows("base.jsonl", ("你好", "你好，老伙计"), ("不", "不，我的朋友"))}", $"translationese/LoRA={Rows("lora.jsonl", ("你好，老伙计", "你好，老伙计"), ("不", "不，我的朋友"))}",
+            "report", $"translationese/base={Rows("base.jsonl", ("你好", "你好，老伙计"), ("不", "不，我的朋友"))}",
+            $"translationese/LoRA={Rows("lora.jsonl", ("你好，老伙计", "你好，老伙计"), ("不", "不，我的朋友"))}",
             $"afrimed-mcq/base={Rows("mcq.jsonl", ("B", "B"), ("the second", "B"))}", "--published", "--out",
         ];
         string[] Saved(string name)
@@ -40,7 +42,8 @@ public class ReportTests
             var output = Path.Combine(folder.Path, name);
             var (exit, _, errors) = Kt.Run([.. arguments, output]);
             Assert.Equal((0, ""), (exit, errors));
-            Assert.Equal(["afrimed-mcq.png", "report.html", "report.md", "translationese.png"], Directory.GetFiles(output).Select(Path.GetFileName).Order(StringComparer.Ordinal));
+            Assert.Equal(["afrimed-mcq.png", "report.html", "report.md", "translationese.png"], Directory.GetFiles(output).Select(Path.GetFileName)
+                .Order(StringComparer.Ordinal));
             return [.. Directory.GetFiles(output).Order(StringComparer.Ordinal).Select(f => Convert.ToBase64String(File.ReadAllBytes(f)))];
         }
         Assert.Equal(Saved("one"), Saved("two"));

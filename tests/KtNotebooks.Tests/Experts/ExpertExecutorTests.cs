@@ -10,7 +10,10 @@ using Xunit;
 
 namespace KtNotebooks.Tests.Experts;
 
-/// <summary>Where experts are computed changes nothing: streamed and resident banks give what an unplaced one gives, in every format; and the stream copies what its plan says, not more.</summary>
+/// <summary>
+/// Where experts are computed changes nothing: streamed and resident banks give what an unplaced one gives, in every format; and the stream copies what its
+/// plan says, not more.
+/// </summary>
 [Trait("card", "cuda")]
 [Collection("cpu variant")]
 public class ExpertExecutorTests
@@ -58,8 +61,8 @@ public class ExpertExecutorTests
                 ExpertStreams.Plan([.. banks.Select(b => new BankVisit(b, false, T)), .. banks.Reverse().Select(b => new BankVisit(b, true, T))]);
                 foreach (var b in banks) _ = Run(b, Device.Cuda(), gradient: false);
                 foreach (var b in banks.Reverse()) _ = Run(b, Device.Cuda(), gradient: false, downwards: true);
-                // Forward brings three banks, backward two more: it begins with what forward ended with; from the second step on forward begins with what backward ended with. Copies that the
-                // plan of the next step starts early count for it.
+                // Forward brings three banks, backward two more: it begins with what forward ended with; from the second step on forward begins with what
+                // backward ended with. Copies that the plan of the next step starts early count for it.
                 Assert.InRange(executors.CopiedBytes - before, 4 * bank, step == 0 ? 5 * bank : 4 * bank);
             }
         }
@@ -125,7 +128,9 @@ public class ExpertExecutorTests
         Assert.True(shares.Count > 3, string.Join(" ", shares));
     }
 
-    /// <summary>Few tokens leave experts without a row: all of the CPU's share, or some on both sides. Their gradients are zeros, not what was in the memory.</summary>
+    /// <summary>
+    /// Few tokens leave experts without a row: all of the CPU's share, or some on both sides. Their gradients are zeros, not what was in the memory.
+    /// </summary>
     [Theory]
     [InlineData(0, 1)]
     [InlineData(6, 1)]
@@ -145,7 +150,8 @@ public class ExpertExecutorTests
         var (expected, actual) = (Run(plain, Device.Cpu, indices: indices), Run(bank, Device.Cuda(), indices: indices));
         Close(expected, actual);
         for (var e = 0; e < E; e++)
-            if (!indices.Contains(e)) Assert.All(actual[3..], gradient => Assert.All(gradient[(gradient.Length / E * e)..(gradient.Length / E * (e + 1))], v => Assert.Equal(0, v)));
+            if (!indices.Contains(e)) Assert.All(actual[3..],
+                gradient => Assert.All(gradient[(gradient.Length / E * e)..(gradient.Length / E * (e + 1))], v => Assert.Equal(0, v)));
     }
 
     [Theory]
@@ -198,13 +204,16 @@ public class ExpertExecutorTests
             return pair;
         }
         const int R = 4;
-        return new LowRankExperts(Of("ga", E, R, D), Of("gb", E, I, R), Of("ua", E, R, D), Of("ub", E, I, R), Of("da", E, R, I), Of("db", E, D, R), 2, (float)dropout);
+        return new LowRankExperts(Of("ga", E, R, D), Of("gb", E, I, R), Of("ua", E, R, D), Of("ub", E, I, R), Of("da", E, R, I), Of("db", E, D, R), 2,
+            (float)dropout);
     }
 
-    private static ExpertBank Bank(MatrixFormat format, string name = "bank") => new(new PatternWeights(Device.Cpu, format), $"model.layers.1.mlp.{name}", DType.BF16, E, D, I) { TopK = K };
+    private static ExpertBank Bank(MatrixFormat format, string name = "bank") =>
+        new(new PatternWeights(Device.Cpu, format), $"model.layers.1.mlp.{name}", DType.BF16, E, D, I) { TopK = K };
 
     /// <summary>y, dx, dweights and the gradients of the pairs of a bank for fixed rows and routes.</summary>
-    private static float[][] Run(ExpertBank bank, Device device, bool gradient = true, bool downwards = false, Device? rows = null, bool twice = false, int[]? indices = null)
+    private static float[][] Run(ExpertBank bank, Device device, bool gradient = true, bool downwards = false, Device? rows = null, bool twice = false,
+        int[]? indices = null)
     {
         var random = new NormalRandom(5, "rows");
         indices ??= [.. Enumerable.Range(0, T * K).Select(i => ((i / K * 5) + (i % K * 2)) % E)];
@@ -246,7 +255,10 @@ public class ExpertExecutorTests
         return gradients;
     }
 
-    /// <summary>BF16 on both sides: within 1 % in the norm, the engine's promise for a BF16 output; 2 % for the pairs' gradients, between whose two roundings a card rounds the pairs too.</summary>
+    /// <summary>
+    /// BF16 on both sides: within 1 % in the norm, the engine's promise for a BF16 output; 2 % for the pairs' gradients, between whose two roundings a card
+    /// rounds the pairs too.
+    /// </summary>
     /// <param name="times">How often the gradients were added up.</param>
     private static void Close(float[][] expected, float[][] actual, int times = 1)
     {
@@ -254,7 +266,8 @@ public class ExpertExecutorTests
         for (var i = 0; i < expected.Length; i++)
         {
             var factor = i == 0 ? 1 : times;
-            var difference = Math.Sqrt(expected[i].Zip(actual[i], (a, b) => Math.Pow(((double)a * factor) - b, 2)).Sum() / (factor * factor) / expected[i].Sum(a => (double)a * a));
+            var difference = Math.Sqrt(expected[i].Zip(actual[i], (a, b) => Math.Pow(((double)a * factor) - b, 2))
+                .Sum() / (factor * factor) / expected[i].Sum(a => (double)a * a));
             Assert.True(difference < (i < 3 ? 0.01 : 0.02), $"result {i} differs by {difference:P2}");
         }
     }

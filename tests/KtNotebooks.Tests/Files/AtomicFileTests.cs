@@ -71,7 +71,8 @@ public class AtomicFileTests
         using var disk = new SmallDisk(1);
         using var large = Tensor.Zeros(DType.F32, 600, 1000);
         var path = Path.Combine(disk.Path, "x.safetensors");
-        Assert.StartsWith($"{path}: not enough disk: 2.4 MB are needed", Assert.Throws<IOException>(() => SafetensorsWriter.Write(path, [("x", large)])).Message, StringComparison.Ordinal);
+        Assert.StartsWith($"{path}: not enough disk: 2.4 MB are needed",
+            Assert.Throws<IOException>(() => SafetensorsWriter.Write(path, [("x", large)])).Message, StringComparison.Ordinal);
         Assert.Empty(Directory.GetFileSystemEntries(disk.Path));
     }
 }

@@ -79,12 +79,14 @@ public sealed class UserFilesTests : IDisposable
     [InlineData("a{5,2}")]
     [InlineData("[")]
     public void What_is_no_pattern_is_named_with_its_place(string pattern) =>
-        Assert.StartsWith("rules.yaml:7: not a regular expression: ", Assert.Throws<InvalidDataException>(() => new UserPattern(pattern, "rules.yaml:7", whole: true)).Message);
+        Assert.StartsWith("rules.yaml:7: not a regular expression: ",
+            Assert.Throws<InvalidDataException>(() => new UserPattern(pattern, "rules.yaml:7", whole: true)).Message);
 
     [Fact]
     public void Deep_brackets_and_long_patterns_are_refused()
     {
-        Assert.Contains("deep in each other", Assert.Throws<InvalidDataException>(() => new UserPattern(new string('(', 5000) + new string(')', 5000), "x")).Message);
+        Assert.Contains("deep in each other",
+            Assert.Throws<InvalidDataException>(() => new UserPattern(new string('(', 5000) + new string(')', 5000), "x")).Message);
         Assert.Contains("characters", Assert.Throws<InvalidDataException>(() => new UserPattern(new string('a', 1_000_000), "x")).Message);
     }
 

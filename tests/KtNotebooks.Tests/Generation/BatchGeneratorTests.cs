@@ -12,7 +12,8 @@ public class BatchGeneratorTests
     private static readonly Sampling Drawn = new(24, Temperature: 1.5, TopP: 1, TopK: 0, Seed: 3);
 
     /// <summary>Prompts of 1 to 90 tokens.</summary>
-    private static readonly GenerationRequest[] Requests = [.. Enumerable.Range(0, 21).Select(r => new GenerationRequest(r, [.. Enumerable.Range(0, 1 + (r * 37 % 90)).Select(i => (i * 31 + r * 7) % Tiny.Vocabulary)]))];
+    private static readonly GenerationRequest[] Requests = [.. Enumerable.Range(0, 21)
+        .Select(r => new GenerationRequest(r, [.. Enumerable.Range(0, 1 + (r * 37 % 90)).Select(i => (i * 31 + r * 7) % Tiny.Vocabulary)]))];
 
     /// <summary>A token that ends about one row in three early.</summary>
     private static readonly HashSet<int> Stops = [.. Enumerable.Range(0, 9).Select(i => i * 50)];
@@ -41,7 +42,8 @@ public class BatchGeneratorTests
     {
         using var model = Tiny.WithAdapter();
         var rows = Rows(new BatchGenerator(model, Sampling.Greedy(12), Stops, slots: 6));
-        foreach (var (row, prompt) in Requests) Assert.Equal(new Generator(model).Generate(prompt, Sampling.Greedy(12), (IReadOnlySet<int>)Stops, Stop), rows[row]);
+        foreach (var (row, prompt) in Requests)
+            Assert.Equal(new Generator(model).Generate(prompt, Sampling.Greedy(12), (IReadOnlySet<int>)Stops, Stop), rows[row]);
     }
 
     [Fact]
@@ -74,10 +76,12 @@ public class BatchGeneratorTests
         using var model = Tiny.Build();
         var generator = new BatchGenerator(model, Drawn, Stops, slots: 2);
         Assert.Equal("row 2: the prompt has no tokens", Assert.Throws<ArgumentException>(() => generator.Run([new(0, [1]), new(1, [])], Stop)).Message);
-        Assert.StartsWith("row 1: the prompt has 256 tokens; the model was made for 256 positions", Assert.Throws<ArgumentException>(() => generator.Run([new(0, new int[256])], Stop)).Message, StringComparison.Ordinal);
+        Assert.StartsWith("row 1: the prompt has 256 tokens; the model was made for 256 positions",
+            Assert.Throws<ArgumentException>(() => generator.Run([new(0, new int[256])], Stop)).Message, StringComparison.Ordinal);
     }
 
-    private static Dictionary<int, int[]> Rows(BatchGenerator generator, GenerationRequest[]? requests = null) => generator.Run(requests ?? Requests, Stop).ToDictionary(r => r.Row, r => r.Ids);
+    private static Dictionary<int, int[]> Rows(BatchGenerator generator, GenerationRequest[]? requests = null) => generator.Run(requests ?? Requests, Stop)
+        .ToDictionary(r => r.Row, r => r.Ids);
 
     private static void Same(Dictionary<int, int[]> expected, Dictionary<int, int[]> actual)
     {

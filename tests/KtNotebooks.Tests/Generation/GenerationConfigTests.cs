@@ -44,5 +44,6 @@ public sealed class GenerationConfigTests : IDisposable
     }
 
     [Fact]
-    public void The_built_in_model_takes_the_likeliest_token() => Assert.False(GenerationConfig.Read(Path.Combine(Checkout.Root, "notebooks/models/kt-tiny"))!.DoSample);
+    public void The_built_in_model_takes_the_likeliest_token() =>
+        Assert.False(GenerationConfig.Read(Path.Combine(Checkout.Root, "notebooks/models/kt-tiny"))!.DoSample);
 }

@@ -31,7 +31,8 @@ public class GeneratorTests
         {
             using var tape = Tape.Scratch();
             var batch = TokenBatch.ForInference([part], [row]);
-            Close(whole.ToFloats()[(row * Tiny.Vocabulary)..((row + part.Length) * Tiny.Vocabulary)], model.Logits(model.Hidden(batch, cache), Pass.Inference(batch)).ToFloats());
+            Close(whole.ToFloats()[(row * Tiny.Vocabulary)..((row + part.Length) * Tiny.Vocabulary)],
+                model.Logits(model.Hidden(batch, cache), Pass.Inference(batch)).ToFloats());
             row += part.Length;
             Assert.Equal(row, cache.Length(0));
         }
@@ -52,7 +53,8 @@ public class GeneratorTests
             for (var s = 0; s < all.Length; s++)
             {
                 using var alone = model.Logits(TokenBatch.ForInference([all[s]]));
-                Close(alone.ToFloats()[(cut[s] * Tiny.Vocabulary)..], together[(batch.SeqStarts[s] * Tiny.Vocabulary)..(batch.SeqStarts[s + 1] * Tiny.Vocabulary)]);
+                Close(alone.ToFloats()[(cut[s] * Tiny.Vocabulary)..],
+                    together[(batch.SeqStarts[s] * Tiny.Vocabulary)..(batch.SeqStarts[s + 1] * Tiny.Vocabulary)]);
                 Assert.Equal(all[s].Length, cache.Length(s));
             }
         }
@@ -112,8 +114,10 @@ public class GeneratorTests
         using var model = Tiny.Build();
         int[] prompt = [.. Enumerable.Repeat(7, 250)];
         Assert.Equal(6, new Generator(model).Generate(prompt, Sampling.Greedy(100), [], Stop).Count());
-        Assert.Equal("the prompt has 256 tokens; the model was made for 256 positions", Assert.Throws<ArgumentException>(() => new Generator(model).Generate([.. Enumerable.Repeat(7, 256)], Sampling.Greedy(1), [], Stop)).Message);
-        Assert.Equal("the prompt has no tokens", Assert.Throws<ArgumentException>(() => new Generator(model).Generate([], Sampling.Greedy(1), [], Stop)).Message);
+        Assert.Equal("the prompt has 256 tokens; the model was made for 256 positions",
+            Assert.Throws<ArgumentException>(() => new Generator(model).Generate([.. Enumerable.Repeat(7, 256)], Sampling.Greedy(1), [], Stop)).Message);
+        Assert.Equal("the prompt has no tokens",
+            Assert.Throws<ArgumentException>(() => new Generator(model).Generate([], Sampling.Greedy(1), [], Stop)).Message);
     }
 
     [Fact]
@@ -140,6 +144,7 @@ public class GeneratorTests
     {
         Assert.Equal(expected.Length, actual.Length);
         var limit = expected.Max(Math.Abs) * Tiny.Vocabulary / (1 << 23);
-        for (var i = 0; i < expected.Length; i++) Assert.True(Math.Abs(expected[i] - actual[i]) <= limit, $"logits[{i}] is {actual[i]}, expected {expected[i]} within {limit}");
+        for (var i = 0; i < expected.Length; i++)
+            Assert.True(Math.Abs(expected[i] - actual[i]) <= limit, $"logits[{i}] is {actual[i]}, expected {expected[i]} within {limit}");
     }
 }

@@ -19,7 +19,8 @@ public class SamplerTests
     [Theory]
     [InlineData(0.5)]
     [InlineData(2)]
-    public void Temperature_is_the_exponent_s_divisor(double temperature) => Check(new Sampling(TopP: 1, TopK: 0, Temperature: temperature), [.. Shares.Select(p => Math.Pow(p, 1 / temperature))]);
+    public void Temperature_is_the_exponent_s_divisor(double temperature) =>
+        Check(new Sampling(TopP: 1, TopK: 0, Temperature: temperature), [.. Shares.Select(p => Math.Pow(p, 1 / temperature))]);
 
     [Fact]
     public void Top_k_keeps_the_k_most_likely() => Check(new Sampling(TopP: 1, TopK: 2, Temperature: 1), [0, 0.5, 0, 0.25]);
@@ -54,7 +55,10 @@ public class SamplerTests
     public void Values_out_of_range_are_named(int tokens, double temperature, double topP, int topK, double penalty, string message) =>
         Assert.Equal(message, Assert.Throws<ArgumentException>(() => new Sampler(new Sampling(tokens, true, temperature, topP, topK, penalty))).Message);
 
-    /// <summary>Against a sampler that puts the whole vocabulary in order for every token: the same draws, whatever the shape of the distribution, equal logits and tokens that cannot be (−∞) included.</summary>
+    /// <summary>
+    /// Against a sampler that puts the whole vocabulary in order for every token: the same draws, whatever the shape of the distribution, equal logits and
+    /// tokens that cannot be (−∞) included.
+    /// </summary>
     [Theory]
     [InlineData("a few tokens have nearly all")]
     [InlineData("flat: the nucleus is most of the vocabulary")]
@@ -66,7 +70,8 @@ public class SamplerTests
         {
             var random = new Random(seed);
             var V = random.Next(1, 6000);
-            var settings = new Sampling(TopP: random.Next(3) == 0 ? 1 : random.Next(1, 100) / 100.0, TopK: random.Next(2) == 0 ? 0 : random.Next(1, 800), Temperature: 0.2 + random.NextDouble(), Seed: (ulong)seed);
+            var settings = new Sampling(TopP: random.Next(3) == 0 ? 1 : random.Next(1, 100) / 100.0, TopK: random.Next(2) == 0 ? 0 : random.Next(1, 800),
+                Temperature: 0.2 + random.NextDouble(), Seed: (ulong)seed);
             float[] logits = [.. Enumerable.Range(0, V).Select(_ => shape[0] switch
             {
                 'a' => (float)((random.NextDouble() - 0.5) * 40),

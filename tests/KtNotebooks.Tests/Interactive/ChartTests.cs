@@ -30,7 +30,11 @@ public class ChartTests
         { "empty histogram", new Histogram("h", [double.NaN]) },
         { "treemap", new Treemap("parts", "GB").Add("large", 90).Add("专家", 9).Add("tiny", 0.01).Add("none", 0).Add("nan", double.NaN) },
         { "empty treemap", new Treemap("nothing") },
-        { "stacked bars", new StackedBars("step", "ms").Row("计算", ("attention", 90), ("experts", 1019), ("none", 0)).Row("").Row("copy", ("copy", 1027), ("nan", double.NaN)) },
+
+        {
+            "stacked bars",
+            new StackedBars("step", "ms").Row("计算", ("attention", 90), ("experts", 1019), ("none", 0)).Row("").Row("copy", ("copy", 1027), ("nan", double.NaN))
+        },
         { "no stacked bars", new StackedBars("nothing") },
     };
 
@@ -60,7 +64,8 @@ public class ChartTests
         {
             Assert.True(boxes[i].X >= 10 - 1e-9 && boxes[i].Right <= 310 + 1e-9 && boxes[i].Y >= 20 - 1e-9 && boxes[i].Bottom <= 220 + 1e-9);
             Assert.InRange(Math.Max(boxes[i].Width / boxes[i].Height, boxes[i].Height / boxes[i].Width), 1, 3);
-            for (var j = 0; j < i; j++) Assert.True(boxes[i].X >= boxes[j].Right - 1e-9 || boxes[j].X >= boxes[i].Right - 1e-9 || boxes[i].Y >= boxes[j].Bottom - 1e-9 || boxes[j].Y >= boxes[i].Bottom - 1e-9);
+            for (var j = 0; j < i; j++) Assert.True(boxes[i].X >= boxes[j].Right - 1e-9 || boxes[j].X >= boxes[i].Right - 1e-9
+                || boxes[i].Y >= boxes[j].Bottom - 1e-9 || boxes[j].Y >= boxes[i].Bottom - 1e-9);
         }
     }
 
@@ -70,7 +75,8 @@ public class ChartTests
         var svg = XDocument.Parse(new StackedBars("step").Row("one", ("a", 10), ("b", 30)).Row("two", ("b", 20)).ToSvg());
         double Number(XElement e, string name) => double.Parse((string)e.Attribute(name)!, System.Globalization.CultureInfo.InvariantCulture);
         // The legend's samples are 12 wide and rounded; bars are not.
-        var bars = svg.Descendants().Where(e => e.Name.LocalName == "rect" && e.Attribute("rx") is null && (string?)e.Attribute("fill") is "#1f77b4" or "#e69f00").ToArray();
+        var bars = svg.Descendants().Where(e =>
+            e.Name.LocalName == "rect" && e.Attribute("rx") is null && (string?)e.Attribute("fill") is "#1f77b4" or "#e69f00").ToArray();
         Assert.Equal(["#1f77b4", "#e69f00", "#e69f00"], bars.Where(e => e.Attribute("rx") is null).Select(e => (string)e.Attribute("fill")!));
         Assert.Equal(3 * Number(bars[0], "width"), Number(bars[1], "width"), 0.1);
         Assert.Equal(2 * Number(bars[0], "width"), Number(bars[2], "width"), 0.1);

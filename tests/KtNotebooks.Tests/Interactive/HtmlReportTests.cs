@@ -76,7 +76,8 @@ public class HtmlReportTests
                   { "cell_type": "markdown", "metadata": {}, "source": ["# Chapter\n", "Some *prose*."] },
                   { "cell_type": "code", "metadata": {}, "execution_count": 1, "source": "hidden code", "outputs": [
                     { "output_type": "stream", "name": "stdout", "text": ["\u001b[32mgreen\u001b[0m <text>\n"] },
-                    { "output_type": "display_data", "metadata": {}, "data": { "image/svg+xml": ["<?xml version=\"1.0\"?>", "<svg><title>chart</title></svg>"], "text/plain": "curve" } },
+                    { "output_type": "display_data", "metadata": {}, "data": { "image/svg+xml": ["<?xml version=\"1.0\"?>",
+                    "<svg><title>chart</title></svg>"], "text/plain": "curve" } },
                     { "output_type": "display_data", "metadata": {}, "data": { "image/png": "iVBOR\nw0KGgo=", "text/plain": "picture" } },
                     { "output_type": "execute_result", "execution_count": 1, "metadata": {}, "data": { "text/plain": ["42"] } },
                     { "output_type": "error", "ename": "Boom", "evalue": "it broke", "traceback": [] } ] },

@@ -33,7 +33,8 @@ public class LossCurveTests
         try
         {
             File.WriteAllText(Path.Combine(folder, "trainer_state.json"), """
-                { "log_history": [ { "step": 1, "loss": 2.5, "learning_rate": 0.1 }, { "step": 2, "loss": 2.0 }, { "step": 2, "eval_law/a_loss": 1.9, "eval_loss": 1.8 },
+                { "log_history": [ { "step": 1, "loss": 2.5, "learning_rate": 0.1 }, { "step": 2, "loss": 2.0 }, { "step": 2, "eval_law/a_loss": 1.9,
+                "eval_loss": 1.8 },
                                    { "step": 2, "train_runtime": 1.5 } ] }
                 """);
             var written = TrainingLossPlot.SaveFromTrainerState(folder);

@@ -72,7 +72,8 @@ public class TextViewTests
     public void Tokens_show_what_is_trained()
     {
         var view = new TokenView(
-            [("<|im_start|>", false), ("user", false), ("\n", false), ("Hi", false), ("I", true), (" am", true), ("\n", true), ("<|im_end|>", true), ("\n", false)]);
+            [("<|im_start|>", false), ("user", false), ("\n", false), ("Hi", false), ("I", true), (" am", true), ("\n", true), ("<|im_end|>", true),
+                ("\n", false)]);
         Assert.Equal("<|im_start|>user↵\nHi⟦I am↵\n<|im_end|>⟧↵\n\n— 4 of 9 tokens trained (44.4 %); trained ones stand in ⟦ ⟧", view.ToText());
         var spans = Parse(view.Show()).Descendants("span").ToArray();
         Assert.Equal(9 + 2, spans.Length); // and the legend

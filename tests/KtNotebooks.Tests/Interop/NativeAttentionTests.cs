@@ -72,7 +72,8 @@ public sealed unsafe class NativeAttentionTests
         int[] startsQ = Starts(queries), startsK = Starts(keys);
         int tq = startsQ[^1], tk = startsK[^1], group = h / hk;
         var scale = (float)(1 / Math.Sqrt(d));
-        using Numbers q = new(tq * h * d, type, random), k = new(tk * hk * d, type, random), v = new(tk * hk * dv, type, random), dout = new(tq * h * dv, type, random);
+        using Numbers q = new(tq * h * d, type, random), k = new(tk * hk * d, type, random), v = new(tk * hk * dv, type, random),
+            dout = new(tq * h * dv, type, random);
         using Numbers result = new(tq * h * dv, type), lse = new(tq * h, Native.F32), gq = new(q.Count, type), gk = new(k.Count, type), gv = new(v.Count, type);
         fixed (int* sq = startsQ, sk = startsK)
         {
@@ -81,8 +82,10 @@ public sealed unsafe class NativeAttentionTests
                 dout.Pointer, type, gq.Pointer, gk.Pointer, gv.Pointer));
         }
         // Values, and beside each the sum of magnitudes that its error is measured by.
-        double[] rq = new double[q.Count], mq = new double[q.Count], rk = new double[k.Count], mk = new double[k.Count], rv = new double[v.Count], mv = new double[v.Count];
-        string Where(string what) => $"{what}, {Cpu.Variant} type {type} queries [{string.Join(' ', queries)}] keys [{string.Join(' ', keys)}] H{h}/{hk} D{d}/{dv}";
+        double[] rq = new double[q.Count], mq = new double[q.Count], rk = new double[k.Count], mk = new double[k.Count], rv = new double[v.Count],
+            mv = new double[v.Count];
+        string Where(string what) =>
+            $"{what}, {Cpu.Variant} type {type} queries [{string.Join(' ', queries)}] keys [{string.Join(' ', keys)}] H{h}/{hk} D{d}/{dv}";
         double worst = 0; // of the relative errors of exp(score): ε · Σ|q||k|
         for (var s = 0; s < queries.Length; s++)
             for (var i = 0; i < queries[s]; i++)
@@ -96,7 +99,8 @@ public sealed unsafe class NativeAttentionTests
                     var top = scores.Max(x => x.Value);
                     var sum = scores.Sum(x => Math.Exp(x.Value - top));
                     var expectedLse = top + Math.Log(sum);
-                    Assert.True(Math.Abs(lse[row] - expectedLse) <= shaky + 4 * Eps * Math.Abs(expectedLse), $"{Where("lse")}: {lse[row]} instead of {expectedLse}");
+                    Assert.True(Math.Abs(lse[row] - expectedLse) <= shaky + 4 * Eps * Math.Abs(expectedLse),
+                        $"{Where("lse")}: {lse[row]} instead of {expectedLse}");
                     // Backward is defined on the stored out and lse.
                     var delta = Reference.Sum(dv, l => result[row * dv + l], l => dout[row * dv + l]);
                     for (var l = 0; l < dv; l++)

@@ -116,7 +116,8 @@ public sealed unsafe class NativeGroupedLinearTests
             fixed (int* offsets = _offsets)
             fixed (nint* w = Pointers(_w), a = Pointers(_a), b = Pointers(_b))
                 Native.Ok(Native.kt_grouped_linear_dx(Experts, offsets, _n, _k, _dy.Pointer, _typeX, withDx ? (void**)w : null, _typeW, null, _r,
-                    _r > 0 ? (float**)a : null, _r > 0 ? (float**)b : null, Scale, _q.Floats, withDx ? dx.Pointer : null, separate ? dxl.Pointer : null, _typeX));
+                    _r > 0 ? (float**)a : null, _r > 0 ? (float**)b : null, Scale, _q.Floats, withDx ? dx.Pointer : null, separate ? dxl.Pointer : null,
+                    _typeX));
             for (var i = 0; i < _rows; i++)
             {
                 Numbers w = _w[Expert(i)]!, a = _a[Expert(i)]!, b = _b[Expert(i)]!;
@@ -163,7 +164,8 @@ public sealed unsafe class NativeGroupedLinearTests
                         Reference.Sum(rows, l => _q[(first + l) * _r + i], l => _xl[(first + l) * _k + j]).Check(da[e], i * _k + j, rows, () => $"dA, {Where}");
                 for (var i = 0; i < _n; i++)
                     for (var j = 0; j < _r; j++)
-                        Reference.Sum(rows, l => Scale * _dy[(first + l) * _n + i], l => _p[(first + l) * _r + j]).Check(db[e], i * _r + j, rows, () => $"dB, {Where}");
+                        Reference.Sum(rows, l => Scale * _dy[(first + l) * _n + i], l => _p[(first + l) * _r + j])
+                            .Check(db[e], i * _r + j, rows, () => $"dB, {Where}");
             }
             foreach (var output in (Numbers[])[.. dw, .. da, .. db])
                 output.Dispose();

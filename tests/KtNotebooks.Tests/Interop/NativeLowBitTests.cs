@@ -6,14 +6,19 @@ using Xunit;
 
 namespace KtNotebooks.Tests.Interop;
 
-/// <summary>Low-bit weights in the native kernels: decoding has the definition's bits, and a product has the bits of the same product with decoded weights, in both orientations.</summary>
+/// <summary>
+/// Low-bit weights in the native kernels: decoding has the definition's bits, and a product has the bits of the same product with decoded weights, in both
+/// orientations.
+/// </summary>
 [Collection("cpu variant")]
 public sealed unsafe class NativeLowBitTests
 {
     // Rows of each expert: empty ones, few rows (dot products), tiles, more than one range of 512.
     private static readonly int[][] Groups = [[1], [0, 3, 0], [4, 0, 5, 1], [2, 33, 100], [0, 520]];
 
-    public static TheoryData<string, MatrixFormat> Everywhere => [.. from variant in OnVariant.All from format in (MatrixFormat[])[MatrixFormat.Fp8, MatrixFormat.Int8, MatrixFormat.Int4] select (variant.Data, format)];
+    public static TheoryData<string, MatrixFormat> Everywhere =>
+        [.. from variant in OnVariant.All from format in (MatrixFormat[])[MatrixFormat.Fp8, MatrixFormat.Int8, MatrixFormat.Int4]
+            select (variant.Data, format)];
 
     [Theory, MemberData(nameof(Everywhere))]
     public void Decoding_has_the_bits_of_the_definition(string variant, MatrixFormat format)
@@ -63,10 +68,14 @@ public sealed unsafe class NativeLowBitTests
     {
         using var on = new OnVariant("avx2");
         var data = stackalloc byte[64];
-        Assert.Contains("K must be a multiple of 32", Assert.Throws<KtNativeException>(() => Native.Ok(Native.kt_decode(4, data, data, 33, 0, 1, data, 0))).Message, StringComparison.Ordinal);
-        Assert.Contains("type must be 2 (FP8)", Assert.Throws<KtNativeException>(() => Native.Ok(Native.kt_decode(1, data, data, 32, 0, 1, data, 0))).Message, StringComparison.Ordinal);
-        Assert.Contains("typeW must be 0 (F32)", Assert.Throws<KtNativeException>(() => Native.Ok(Native.kt_decode(5, data, data, 32, 0, 1, data, 0))).Message, StringComparison.Ordinal);
-        Assert.Contains("scales is null", Assert.Throws<KtNativeException>(() => Native.Ok(Native.kt_decode(2, data, null, 32, 0, 1, data, 0))).Message, StringComparison.Ordinal);
+        Assert.Contains("K must be a multiple of 32",
+            Assert.Throws<KtNativeException>(() => Native.Ok(Native.kt_decode(4, data, data, 33, 0, 1, data, 0))).Message, StringComparison.Ordinal);
+        Assert.Contains("type must be 2 (FP8)", Assert.Throws<KtNativeException>(() => Native.Ok(Native.kt_decode(1, data, data, 32, 0, 1, data, 0))).Message,
+            StringComparison.Ordinal);
+        Assert.Contains("typeW must be 0 (F32)", Assert.Throws<KtNativeException>(() => Native.Ok(Native.kt_decode(5, data, data, 32, 0, 1, data, 0))).Message,
+            StringComparison.Ordinal);
+        Assert.Contains("scales is null", Assert.Throws<KtNativeException>(() => Native.Ok(Native.kt_decode(2, data, null, 32, 0, 1, data, 0))).Message,
+            StringComparison.Ordinal);
     }
 
     private static uint[] Bits(ReadOnlySpan<float> values)
@@ -93,7 +102,8 @@ public sealed unsafe class NativeLowBitTests
             Tensor Scales()
             {
                 var shape = format.ScaleShape(n, k);
-                return Tensor.From([.. Enumerable.Range(0, (int)shape.Aggregate((a, b) => a * b)).Select(_ => (0.5f + random.NextSingle()) / 64)], format.ScaleType(), shape);
+                return Tensor.From([.. Enumerable.Range(0, (int)shape.Aggregate((a, b) => a * b)).Select(_ => (0.5f + random.NextSingle()) / 64)],
+                    format.ScaleType(), shape);
             }
             All = Matrices.Each(format, [.. Enumerable.Range(0, experts).Select(_ => Codes())], [.. Enumerable.Range(0, experts).Select(_ => Scales())], n, k);
         }
@@ -108,9 +118,11 @@ public sealed unsafe class NativeLowBitTests
     {
         public static Layer Random(Random random, DType type, int[] group, int n, int k, int rank)
         {
-            Tensor Of(DType t, params long[] shape) => Tensor.From([.. Enumerable.Range(0, (int)shape.Aggregate(1L, (a, b) => a * b)).Select(_ => random.NextSingle() - 0.5f)], t, shape);
+            Tensor Of(DType t, params long[] shape) =>
+                Tensor.From([.. Enumerable.Range(0, (int)shape.Aggregate(1L, (a, b) => a * b)).Select(_ => random.NextSingle() - 0.5f)], t, shape);
             int[] offsets = [0, .. group.Select((_, e) => group.Take(e + 1).Sum())];
-            return new Layer(offsets, Of(type, offsets[^1], k), Of(type, offsets[^1], n), rank > 0 ? Of(DType.F32, group.Length, rank, k) : null, rank > 0 ? Of(DType.F32, group.Length, n, rank) : null, rank);
+            return new Layer(offsets, Of(type, offsets[^1], k), Of(type, offsets[^1], n), rank > 0 ? Of(DType.F32, group.Length, rank, k) : null, rank > 0
+                ? Of(DType.F32, group.Length, n, rank) : null, rank);
         }
 
         public (float[] Y, float[] Dx) Run(Matrices w)

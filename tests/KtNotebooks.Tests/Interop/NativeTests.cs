@@ -15,7 +15,8 @@ public sealed unsafe class NativeTests
     {
         using var on = new OnVariant(variant);
         var random = new Random(7);
-        int[] ms = [1, 2, 3, 4, 5, 7, 11, 12, 13, 31, 33, 97], ns = [1, 5, 8, 15, 16, 17, 31, 32, 33, 65, 257], ks = [0, 1, 2, 3, 15, 16, 17, 31, 33, 64, 65, 391, 773];
+        int[] ms = [1, 2, 3, 4, 5, 7, 11, 12, 13, 31, 33, 97], ns = [1, 5, 8, 15, 16, 17, 31, 32, 33, 65, 257],
+            ks = [0, 1, 2, 3, 15, 16, 17, 31, 33, 64, 65, 391, 773];
         foreach (var m in ms)
             foreach (var n in ns)
             {
@@ -37,7 +38,8 @@ public sealed unsafe class NativeTests
         using var b = new Numbers((transB == 1 ? n : k) * ldb, typeB, random);
         using var c = new Numbers(m * ldc, typeC, random);
         var before = Enumerable.Range(0, c.Count).Select(i => c[i]).ToArray();
-        Native.Ok(Native.kt_gemm(transA, transB, m, n, k, alpha, a.Pointer, Math.Max(lda, 1), typeA, b.Pointer, Math.Max(ldb, 1), typeB, beta, c.Pointer, ldc, typeC));
+        Native.Ok(Native.kt_gemm(transA, transB, m, n, k, alpha, a.Pointer, Math.Max(lda, 1), typeA, b.Pointer, Math.Max(ldb, 1), typeB, beta, c.Pointer, ldc,
+            typeC));
         for (var i = 0; i < m; i++)
             for (var j = 0; j < n; j++)
             {
@@ -128,7 +130,8 @@ public sealed unsafe class NativeTests
             int* q = stackalloc int[] { 0, 2 }, k = stackalloc int[] { 0, 1 };
             return Native.kt_attention(1, q, k, 1, 1, 2, 2, 1, x.Pointer, x.Pointer, x.Pointer, 0, x.Pointer, x.Floats);
         }));
-        Assert.Equal("[kt_attention] H must be a multiple of Hk, but H = 3 and Hk = 2", Text(() => Native.kt_attention(0, null, null, 3, 2, 2, 2, 1, null, null, null, 0, null, null)));
+        Assert.Equal("[kt_attention] H must be a multiple of Hk, but H = 3 and Hk = 2",
+            Text(() => Native.kt_attention(0, null, null, 3, 2, 2, 2, 1, null, null, null, 0, null, null)));
         Assert.StartsWith("[kt_init] CPU variant 'sse9' is not available here; available: ", Text(() => Native.kt_init("sse9", 0)), StringComparison.Ordinal);
         Assert.Contains("'sse9' is not available here; available: ", Assert.Throws<ArgumentException>(() => Cpu.Use("sse9")).Message, StringComparison.Ordinal);
     }

@@ -30,7 +30,11 @@ public sealed class KernelTests(ITestOutputHelper output) : IDisposable
     {
         if (!Works("-c", $"import {module}")) Skip($"{module} is missing for {Python} (Debian: python3-jupyter-kernel-test, python3-nbclient)");
         KernelSpec.Install(_folder.FullName, [Path.Combine(AppContext.BaseDirectory, "kt"), "kernel", "run", "--connection-file", "{connection_file}"]);
-        var start = new ProcessStartInfo(Python, [Path.Combine(Path.GetDirectoryName(ThisFile())!, script)]) { RedirectStandardError = true, RedirectStandardOutput = true };
+        var start = new ProcessStartInfo(Python, [Path.Combine(Path.GetDirectoryName(ThisFile())!, script)])
+        {
+            RedirectStandardError = true,
+            RedirectStandardOutput = true,
+        };
         start.Environment["JUPYTER_PATH"] = Path.Combine(_folder.FullName, "share", "jupyter");
         start.Environment["KT_TEST_FOLDER"] = _folder.FullName;
         start.Environment["PYTHONDONTWRITEBYTECODE"] = "1";

@@ -18,14 +18,16 @@ public sealed class NotebookRunTests : IDisposable
     [Fact]
     public void Cells_without_statements_run_and_their_usings_stay()
     {
-        var cells = Run(["using System.Text.RegularExpressions;", "// only a comment", "/* two\nlines */", "#pragma warning disable CS0219", "#region a\n#endregion", "#if false\nnonsense\n#endif", "Regex.IsMatch(\"abc\", \"b\")"]);
+        var cells = Run(["using System.Text.RegularExpressions;", "// only a comment", "/* two\nlines */", "#pragma warning disable CS0219",
+            "#region a\n#endregion", "#if false\nnonsense\n#endif", "Regex.IsMatch(\"abc\", \"b\")"]);
         Assert.Contains("True", Text(cells[^1]), StringComparison.Ordinal);
     }
 
     [Fact]
     public void What_a_task_writes_after_its_cell_is_kept_in_that_cell()
     {
-        var cells = Run(["_ = System.Threading.Tasks.Task.Run(async () => { await System.Threading.Tasks.Task.Delay(300); System.Console.WriteLine(\"late words\"); });", "System.Threading.Thread.Sleep(900); 1 + 1"]);
+        var cells = Run(["_ = System.Threading.Tasks.Task.Run(async () => { await System.Threading.Tasks.Task.Delay(300); System.Console.WriteLine(\"late "
+            + "words\"); });", "System.Threading.Thread.Sleep(900); 1 + 1"]);
         Assert.All(cells.SelectMany(c => c["outputs"]!.AsArray()).Where(o => (string?)o!["output_type"] == "stream"), o => Assert.NotNull(o!["text"]));
         Assert.Contains("late words", string.Concat(cells.Select(Text)), StringComparison.Ordinal);
     }
@@ -50,7 +52,8 @@ public sealed class NotebookRunTests : IDisposable
     [Theory]
     [InlineData("not json", "JSON")]
     [InlineData("{\"cells\": [null], \"metadata\": {}, \"nbformat\": 4, \"nbformat_minor\": 5}", "cell")]
-    [InlineData("{\"cells\": [], \"metadata\": {\"kernelspec\": {\"name\": \"python3\", \"language\": \"python\"}}, \"nbformat\": 4, \"nbformat_minor\": 5}", "python")]
+    [InlineData("{\"cells\": [], \"metadata\": {\"kernelspec\": {\"name\": \"python3\", \"language\": \"python\"}}, \"nbformat\": 4, \"nbformat_minor\": 5}",
+        "python")]
     [InlineData("{\"worksheets\": [], \"metadata\": {}, \"nbformat\": 3, \"nbformat_minor\": 0}", "3")]
     public void What_is_no_notebook_of_ours_is_told_in_a_line(string text, string says)
     {
@@ -73,12 +76,22 @@ public sealed class NotebookRunTests : IDisposable
 
     private static JsonObject Notebook(string[] sources) => new()
     {
-        ["cells"] = new JsonArray([.. sources.Select((source, i) => new JsonObject { ["cell_type"] = "code", ["id"] = $"c{i}", ["metadata"] = new JsonObject(), ["execution_count"] = null, ["outputs"] = new JsonArray(), ["source"] = source })]),
+        ["cells"] = new JsonArray([.. sources.Select((source, i) => new JsonObject
+        {
+            ["cell_type"] = "code",
+            ["id"] = $"c{i}",
+            ["metadata"] = new JsonObject(),
+            ["execution_count"] = null,
+            ["outputs"] = new JsonArray(),
+            ["source"] = source,
+        })]),
         ["metadata"] = new JsonObject(),
         ["nbformat"] = 4,
         ["nbformat_minor"] = 5,
     };
 
     /// <summary>Everything that a cell has put out, as text.</summary>
-    private static string Text(JsonNode cell) => string.Concat(cell["outputs"]!.AsArray().Select(o => o!.ToJsonString(new JsonSerializerOptions { Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping })));
+    private static string Text(JsonNode cell) =>
+        string.Concat(cell["outputs"]!.AsArray()
+            .Select(o => o!.ToJsonString(new JsonSerializerOptions { Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping })));
 }

@@ -103,10 +103,12 @@ public sealed class SessionTests : IDisposable
 
     private static void Build(string path, int value)
     {
-        var tree = Microsoft.CodeAnalysis.CSharp.CSharpSyntaxTree.ParseText($"public static class Part {{ public static int Value => {value}; }}", cancellationToken: TestContext.Current.CancellationToken);
+        var tree = Microsoft.CodeAnalysis.CSharp.CSharpSyntaxTree.ParseText($"public static class Part {{ public static int Value => {value}; }}",
+            cancellationToken: TestContext.Current.CancellationToken);
         var options = new Microsoft.CodeAnalysis.CSharp.CSharpCompilationOptions(Microsoft.CodeAnalysis.OutputKind.DynamicallyLinkedLibrary);
         using var file = File.Create(path);
-        var emitted = Microsoft.CodeAnalysis.CSharp.CSharpCompilation.Create("part", [tree], Framework.References(), options).Emit(file, cancellationToken: TestContext.Current.CancellationToken);
+        var emitted = Microsoft.CodeAnalysis.CSharp.CSharpCompilation.Create("part", [tree], Framework.References(), options)
+            .Emit(file, cancellationToken: TestContext.Current.CancellationToken);
         Assert.True(emitted.Success);
     }
 }
@@ -142,8 +144,18 @@ public sealed class NotebookRunnerTests : IDisposable
     private (int Code, JsonArray Cells, string Errors) Run(params JsonObject[] cells)
     {
         var (input, output) = (Path.Combine(_folder.FullName, "in.ipynb"), Path.Combine(_folder.FullName, "out.ipynb"));
-        File.WriteAllText(input, new JsonObject { ["cells"] = new JsonArray([.. cells]), ["metadata"] = new JsonObject(), ["nbformat"] = 4, ["nbformat_minor"] = 5 }.ToJsonString());
-        using var process = Process.Start(new ProcessStartInfo(Path.Combine(AppContext.BaseDirectory, "kt"), ["notebook", "run", input, "--out", output]) { RedirectStandardError = true, RedirectStandardOutput = true })!;
+        File.WriteAllText(input, new JsonObject
+        {
+            ["cells"] = new JsonArray([.. cells]),
+            ["metadata"] = new JsonObject(),
+            ["nbformat"] = 4,
+            ["nbformat_minor"] = 5,
+        }.ToJsonString());
+        using var process = Process.Start(new ProcessStartInfo(Path.Combine(AppContext.BaseDirectory, "kt"), ["notebook", "run", input, "--out", output])
+        {
+            RedirectStandardError = true,
+            RedirectStandardOutput = true,
+        })!;
         var errors = process.StandardError.ReadToEnd();
         process.WaitForExit();
         return (process.ExitCode, (JsonArray)JsonNode.Parse(File.ReadAllText(output))!["cells"]!, errors);

@@ -57,7 +57,8 @@ public sealed class AdapterExportTests : IDisposable
         foreach (var (name, stored) in Tensors(At("out")))
         {
             var sum = Sum(model, adapter, name);
-            for (var i = 0; i < sum.Length; i++) Assert.True(Math.Abs(sum[i] - stored[i]) <= (Math.Abs(sum[i]) / 256 * 1.001) + 1e-6, $"{name}[{i}] is {stored[i]}, the sum {sum[i]}");
+            for (var i = 0; i < sum.Length; i++)
+                Assert.True(Math.Abs(sum[i] - stored[i]) <= (Math.Abs(sum[i]) / 256 * 1.001) + 1e-6, $"{name}[{i}] is {stored[i]}, the sum {sum[i]}");
             if (!pairs.Tensors.ContainsKey($"base_model.model.{name[..^".weight".Length]}.lora_A.weight")) Assert.Equal(sum.Select(v => (float)v), stored);
         }
     }
@@ -90,7 +91,9 @@ public sealed class AdapterExportTests : IDisposable
             var (values, sum) = (Decoded(target, name), Sum(Decoded(source, name), adapter, name));
             // FP8: half a step of 2⁻³ of the value, or of the smallest step of a block, where the largest value is 448.
             var largest = sum.Max(Math.Abs);
-            for (var i = 0; i < sum.Length; i++) Assert.True(Math.Abs(sum[i] - values[i]) <= Math.Max(Math.Abs(sum[i]) / (asBf16 ? 256 : 16), largest / 448 / 512) * 1.01, $"{name}[{i}] is {values[i]}, the sum {sum[i]}");
+            for (var i = 0; i < sum.Length; i++)
+                Assert.True(Math.Abs(sum[i] - values[i]) <= Math.Max(Math.Abs(sum[i]) / (asBf16 ? 256 : 16), largest / 448 / 512) * 1.01,
+                    $"{name}[{i}] is {values[i]}, the sum {sum[i]}");
         }
         using var norm = target.Stored("model.norm.weight");
         using var before = source.Stored("model.norm.weight");
@@ -98,8 +101,8 @@ public sealed class AdapterExportTests : IDisposable
     }
 
     /// <summary>
-    /// How far rounding may move the logits is asked of the model itself: the exact sums, each number off by a random share of at most u (half a step: 2⁻⁴ of E4M3, 2⁻⁸ of BF16), move them by as much and somewhat more
-    /// than rounding does, whose error is often smaller than half a step.
+    /// How far rounding may move the logits is asked of the model itself: the exact sums, each number off by a random share of at most u (half a step: 2⁻⁴
+    /// of E4M3, 2⁻⁸ of BF16), move them by as much and somewhat more than rounding does, whose error is often smaller than half a step.
     /// </summary>
     [Theory]
     [InlineData(true, "auto", 4)]
@@ -112,17 +115,20 @@ public sealed class AdapterExportTests : IDisposable
         var config = JsonNode.Parse(File.ReadAllText(Path.Combine(model, "config.json")))!;
         config["num_experts_per_tok"] = Tiny.Experts;
         File.WriteAllText(Path.Combine(model, "config.json"), config.ToJsonString());
-        var (exit, output, errors) = Kt.Run("export", $"model_name_or_path={model}", $"adapter_name_or_path={adapter}", $"export_dir={At("out")}", $"export_dtype={type}", "export_size=0.00002");
+        var (exit, output, errors) = Kt.Run("export", $"model_name_or_path={model}", $"adapter_name_or_path={adapter}", $"export_dir={At("out")}",
+            $"export_dtype={type}", "export_size=0.00002");
         Assert.True(exit == 0, output + errors);
 
         var expected = Logits(model, adapter);
         AdapterFormsTests.Close(expected, Logits(Sums(model, adapter, 0)), 2e-5);
         var limit = Difference(expected, Logits(Sums(model, adapter, Math.Pow(2, -bits))));
         using var merged = ModelFolder.Load(At("out"), DType.F32);
-        Assert.Equal([.. Enumerable.Repeat(isFp8 && type == "auto" ? MatrixFormat.Fp8 : MatrixFormat.F32, 2)], merged.All().OfType<ExpertBank>().Select(b => b.Format));
+        Assert.Equal([.. Enumerable.Repeat(isFp8 && type == "auto" ? MatrixFormat.Fp8 : MatrixFormat.F32, 2)], merged.All().OfType<ExpertBank>()
+            .Select(b => b.Format));
         var error = Difference(expected, AdapterFormsTests.Logits(merged));
         Assert.InRange(error, limit / 4, limit * 1.25);
-        Assert.True(Difference(expected, Logits(model)) > 3 * error, $"rounding moves the logits by {error}, the adapter only by {Difference(expected, Logits(model))}");
+        Assert.True(Difference(expected, Logits(model)) > 3 * error,
+            $"rounding moves the logits by {error}, the adapter only by {Difference(expected, Logits(model))}");
     }
 
     [Fact]
@@ -173,7 +179,8 @@ public sealed class AdapterExportTests : IDisposable
     {
         var (model, adapter) = (Base(DType.F32), Adapter("a", 1));
         using (var export = new AdapterExport(new ExportSettings(model, [adapter], At("out"), 40_000)))
-            Assert.Throws<IOException>(() => export.Run((shard, _) => throw new IOException($"the disk failed at file {shard}"), TestContext.Current.CancellationToken));
+            Assert.Throws<IOException>(() =>
+                export.Run((shard, _) => throw new IOException($"the disk failed at file {shard}"), TestContext.Current.CancellationToken));
         Assert.Empty(Left());
         using var stop = new CancellationTokenSource();
         using (var export = new AdapterExport(new ExportSettings(model, [adapter], At("out"), 40_000)))
@@ -213,16 +220,19 @@ public sealed class AdapterExportTests : IDisposable
         File.WriteAllText(Path.Combine(At("full"), "x"), "");
         Assert.Equal($"export_dir '{At("full")}' is not empty; name a new folder", Refused(model, adapter, "full"));
         var weights = Path.Combine(adapter, "adapter_model.safetensors");
-        Edit(weights, tensors => tensors["base_model.model.model.layers.9.mlp.up_proj.lora_A.weight"] = tensors["base_model.model.model.layers.9.mlp.up_proj.lora_B.weight"] = Tensor.Zeros(DType.F32, 3, 3));
+        Edit(weights, tensors => tensors["base_model.model.model.layers.9.mlp.up_proj.lora_A.weight"] =
+            tensors["base_model.model.model.layers.9.mlp.up_proj.lora_B.weight"] = Tensor.Zeros(DType.F32, 3, 3));
         Assert.Equal($"{weights}: tensor 'base_model.model.model.layers.9.mlp.up_proj.lora_A.weight' fits no weight of {model}", Refused(model, adapter));
         Edit(weights, tensors => tensors.Remove("base_model.model.model.layers.9.mlp.up_proj.lora_B.weight"));
-        Assert.Equal($"{weights}: tensor 'base_model.model.model.layers.9.mlp.up_proj.lora_B.weight' is missing; an adapter holds both halves of every pair", Refused(model, adapter));
+        Assert.Equal($"{weights}: tensor 'base_model.model.model.layers.9.mlp.up_proj.lora_B.weight' is missing; an adapter holds both halves of every pair",
+            Refused(model, adapter));
         Edit(weights, tensors =>
         {
             tensors.Remove("base_model.model.model.layers.9.mlp.up_proj.lora_A.weight");
             tensors[$"base_model.model.{Expert}.lora_A.weight"] = Tensor.Zeros(DType.F32, 3, 41);
         });
-        Assert.Equal($"{weights}: tensor 'base_model.model.{Expert}.lora_A.weight' must be [3, 40] for this base and rank 3, but is F32[3, 41]", Refused(model, adapter));
+        Assert.Equal($"{weights}: tensor 'base_model.model.{Expert}.lora_A.weight' must be [3, 40] for this base and rank 3, but is F32[3, 41]",
+            Refused(model, adapter));
         Assert.False(Directory.Exists(At("out")));
     }
 
@@ -230,12 +240,15 @@ public sealed class AdapterExportTests : IDisposable
     public void The_program_exports_and_says_what_it_does()
     {
         var (model, adapter) = (Base(DType.F32), Adapter("a", 1));
-        var (exit, output, errors) = Kt.Run("export", $"model_name_or_path={model}", $"adapter_name_or_path={adapter}", "template=deepseek", "finetuning_type=lora", $"export_dir={At("out")}", "export_size=1", "export_device=cpu");
+        var (exit, output, errors) = Kt.Run("export", $"model_name_or_path={model}", $"adapter_name_or_path={adapter}", "template=deepseek",
+            "finetuning_type=lora", $"export_dir={At("out")}", "export_size=1", "export_device=cpu");
         Assert.True(exit == 0, output + errors);
         Assert.Contains("45 matrices of", output, StringComparison.Ordinal);
         using var merged = ModelFolder.Load(At("out"), DType.F32);
-        Assert.StartsWith("command line: unknown key 'export_dirr'.", Kt.Refuses("export", $"model_name_or_path={model}", "export_dirr=x", $"export_dir={At("two")}"), StringComparison.Ordinal);
-        Assert.Equal($"export_dir '{At("out")}' is not empty; name a new folder", Kt.Refuses("export", $"model_name_or_path={model}", $"export_dir={At("out")}"));
+        Assert.StartsWith("command line: unknown key 'export_dirr'.",
+            Kt.Refuses("export", $"model_name_or_path={model}", "export_dirr=x", $"export_dir={At("two")}"), StringComparison.Ordinal);
+        Assert.Equal($"export_dir '{At("out")}' is not empty; name a new folder",
+            Kt.Refuses("export", $"model_name_or_path={model}", $"export_dir={At("out")}"));
     }
 
     /// <summary>What lies there of exports into `out`, whole or not.</summary>
@@ -249,7 +262,8 @@ public sealed class AdapterExportTests : IDisposable
         export.Run(cancel: TestContext.Current.CancellationToken);
     }
 
-    private string Refused(string model, string adapter, string target = "out") => Assert.ThrowsAny<Exception>(() => new AdapterExport(new ExportSettings(model, [adapter], At(target)))).Message;
+    private string Refused(string model, string adapter, string target = "out") =>
+        Assert.ThrowsAny<Exception>(() => new AdapterExport(new ExportSettings(model, [adapter], At(target)))).Message;
 
     private static void Edit(string path, Action<Dictionary<string, Tensor>> edit)
     {
@@ -279,7 +293,8 @@ public sealed class AdapterExportTests : IDisposable
             foreach (var name in checkpoint.Names)
             {
                 var tensor = checkpoint.Stored(name);
-                if (tensor.Rank == 1 || name.Contains("embed", StringComparison.Ordinal) || name.Contains("lm_head", StringComparison.Ordinal) || name.EndsWith(".gate.weight", StringComparison.Ordinal))
+                if (tensor.Rank == 1 || name.Contains("embed", StringComparison.Ordinal) || name.Contains("lm_head", StringComparison.Ordinal)
+                    || name.EndsWith(".gate.weight", StringComparison.Ordinal))
                 {
                     tensors.Add((name, tensor));
                     continue;
@@ -292,7 +307,8 @@ public sealed class AdapterExportTests : IDisposable
         SafetensorsWriter.Write(Path.Combine(At("fp8"), "model.safetensors"), tensors);
         foreach (var (_, tensor) in tensors) tensor.Dispose();
         var config = JsonNode.Parse(Tiny.Config)!.AsObject();
-        config["quantization_config"] = JsonNode.Parse("""{"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]}""");
+        config["quantization_config"] =
+            JsonNode.Parse("""{"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]}""");
         File.WriteAllText(Path.Combine(At("fp8"), "config.json"), config.ToJsonString());
         return At("fp8");
     }
@@ -322,7 +338,8 @@ public sealed class AdapterExportTests : IDisposable
     }
 
     /// <summary>Root mean square of the difference over that of the first.</summary>
-    private static double Difference(float[] one, float[] two) => Math.Sqrt(one.Zip(two, (a, b) => (double)(a - b) * (a - b)).Sum() / one.Sum(v => (double)v * v));
+    private static double Difference(float[] one, float[] two) =>
+        Math.Sqrt(one.Zip(two, (a, b) => (double)(a - b) * (a - b)).Sum() / one.Sum(v => (double)v * v));
 
     private static float[] Logits(string model, string? adapter = null)
     {
@@ -342,7 +359,8 @@ public sealed class AdapterExportTests : IDisposable
             {
                 var (before, sum) = (Decoded(source, name), Sum(model, adapter, name));
                 var changes = !before.SequenceEqual(sum.Select(v => (float)v));
-                tensors.Add((name, Tensor.From([.. sum.Select(v => (float)(changes ? v * (1 + (noise * ((2 * random.NextDouble()) - 1))) : v))], source.Entry(name).Shape)));
+                tensors.Add((name, Tensor.From([.. sum.Select(v => (float)(changes ? v * (1 + (noise * ((2 * random.NextDouble()) - 1))) : v))],
+                    source.Entry(name).Shape)));
             }
         SafetensorsWriter.Write(Path.Combine(folder, "model.safetensors"), tensors);
         foreach (var (_, tensor) in tensors) tensor.Dispose();

@@ -25,9 +25,16 @@ public sealed class AdapterFingerprintTests : IDisposable
     {
         var plain = Tiny.Save(In("plain"), change: LowBitFolder.Wide);
         var (fingerprint, parameters) = Of(plain, new LoadSettings());
-        using (var shape = ModelFolder.Shape(new ConfigFile(Path.Combine(plain, "config.json")))) Assert.Equal(shape.AllWeights.Sum(p => p.Tensor.Count), parameters);
-        foreach (var format in new[] { MatrixFormat.Fp8, MatrixFormat.Int8, MatrixFormat.Int4 }) Assert.Equal((fingerprint, parameters), Of(plain, new LoadSettings(format)));
-        foreach (var format in new[] { MatrixFormat.Fp8, MatrixFormat.Int4 }) Assert.Equal((fingerprint, parameters), Of(LowBitFolder.Save(In($"{format}"), format, wide: true), new LoadSettings()));
+        using (var shape = ModelFolder.Shape(new ConfigFile(Path.Combine(plain, "config.json"))))
+            Assert.Equal(shape.AllWeights.Sum(p => p.Tensor.Count), parameters);
+        foreach (var format in new[]
+        {
+            MatrixFormat.Fp8, MatrixFormat.Int8, MatrixFormat.Int4
+        }) Assert.Equal((fingerprint, parameters), Of(plain, new LoadSettings(format)));
+        foreach (var format in new[]
+        {
+            MatrixFormat.Fp8, MatrixFormat.Int4
+        }) Assert.Equal((fingerprint, parameters), Of(LowBitFolder.Save(In($"{format}"), format, wide: true), new LoadSettings()));
     }
 
     [Fact]
@@ -53,7 +60,8 @@ public sealed class AdapterFingerprintTests : IDisposable
         AdapterFolder.Load(plain, adapter);
         Assert.Equal(trained.Keys.Order(), plain.AllTrainable.Select(p => p.Name).Order());
         foreach (var (name, tensor) in plain.AllTrainable) Assert.Equal(trained[name], tensor.ToFloats());
-        Assert.Contains(trained, t => t.Key.Contains("experts", StringComparison.Ordinal) && t.Key.EndsWith("lora_B", StringComparison.Ordinal) && t.Value.Any(v => v != 0));
+        Assert.Contains(trained, t => t.Key.Contains("experts", StringComparison.Ordinal) && t.Key.EndsWith("lora_B", StringComparison.Ordinal)
+            && t.Value.Any(v => v != 0));
     }
 
     private string In(string name) => Path.Combine(_folder.Path, name);

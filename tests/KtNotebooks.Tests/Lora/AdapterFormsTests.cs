@@ -55,14 +55,25 @@ public sealed class AdapterFormsTests : IDisposable
         Same(Path.Combine(theirs, "adapter_model.safetensors"), Path.Combine(At("ours"), "adapter_model.safetensors"));
         using var again = Load(name);
         AdapterFolder.Save(again, AdapterFolder.Load(again, At("ours")), At("again"), "Qwen/Qwen3-30B-A3B");
-        foreach (var file in (string[])["adapter_model.safetensors", "adapter_config.json"]) Assert.Equal(File.ReadAllBytes(Path.Combine(At("ours"), file)), File.ReadAllBytes(Path.Combine(At("again"), file)));
+        foreach (var file in (string[])["adapter_model.safetensors", "adapter_config.json"])
+            Assert.Equal(File.ReadAllBytes(Path.Combine(At("ours"), file)), File.ReadAllBytes(Path.Combine(At("again"), file)));
     }
 
     [Fact]
     public void Ranks_and_alphas_of_their_own_come_back()
     {
-        var settings = new LoraSettings(3, 6, Experts: true, RankPattern: new Dictionary<string, int> { ["self_attn.q_proj"] = 5, [@"experts\.\d+\.(gate|up)_proj"] = 2, [@"experts\.\d+\.down_proj"] = 4 },
-            AlphaPattern: new Dictionary<string, double> { [@"experts\.\d+\.(gate|up)_proj"] = 3, [@"experts\.\d+\.down_proj"] = 6, ["layers.2.self_attn.q_proj"] = 40 });
+        var settings = new LoraSettings(3, 6, Experts: true, RankPattern: new Dictionary<string, int>
+        {
+            ["self_attn.q_proj"] = 5,
+            [@"experts\.\d+\.(gate|up)_proj"] = 2,
+            [@"experts\.\d+\.down_proj"] = 4,
+        },
+            AlphaPattern: new Dictionary<string, double>
+            {
+                [@"experts\.\d+\.(gate|up)_proj"] = 3,
+                [@"experts\.\d+\.down_proj"] = 6,
+                ["layers.2.self_attn.q_proj"] = 40,
+            });
         using var model = Tiny.Build();
         LoraAdapter.Attach(model, settings);
         Randomise(model);
@@ -71,7 +82,8 @@ public sealed class AdapterFormsTests : IDisposable
         Assert.Equal([3L, 40], shapes["model.layers.1.self_attn.kv_a_proj_with_mqa.lora_A.weight"]);
         Assert.Equal([18L, 2], shapes["model.layers.1.mlp.experts.3.up_proj.lora_B.weight"]);
         Assert.Equal([4L, 18], shapes["model.layers.1.mlp.experts.3.down_proj.lora_A.weight"]);
-        Assert.Equal((8f, 1.2f, 1.5f), (settings.ScaleOf("model.layers.2.self_attn.q_proj"), settings.ScaleOf("model.layers.1.self_attn.q_proj"), settings.ScaleOf("model.layers.1.mlp.experts.0.down_proj")));
+        Assert.Equal((8f, 1.2f, 1.5f), (settings.ScaleOf("model.layers.2.self_attn.q_proj"), settings.ScaleOf("model.layers.1.self_attn.q_proj"),
+            settings.ScaleOf("model.layers.1.mlp.experts.0.down_proj")));
         AdapterFolder.Save(model, settings, At("a"), null);
         using var other = Tiny.Build();
         var read = AdapterFolder.Load(other, At("a"));
@@ -84,12 +96,15 @@ public sealed class AdapterFormsTests : IDisposable
     }
 
     [Theory]
-    [InlineData("experts.1.gate_proj", 5, "rank_pattern gives model.layers.1.mlp.experts.1.gate_proj the rank 5, but expert 0 of its layer 3; the experts of a layer need one rank a projection")]
-    [InlineData("experts\\.\\d+\\.up_proj", 6, "rank_pattern and alpha_pattern scale model.layers.1.mlp.experts.0.up_proj by 1, but others of its layer by 2; the experts of a layer need one scale")]
+    [InlineData("experts.1.gate_proj", 5,
+        "rank_pattern gives model.layers.1.mlp.experts.1.gate_proj the rank 5, but expert 0 of its layer 3; the experts of a layer need one rank a projection")]
+    [InlineData("experts\\.\\d+\\.up_proj", 6,
+        "rank_pattern and alpha_pattern scale model.layers.1.mlp.experts.0.up_proj by 1, but others of its layer by 2; the experts of a layer need one scale")]
     public void Experts_of_a_layer_need_one_rank_and_one_scale(string pattern, int rank, string message)
     {
         using var model = Tiny.Build();
-        Assert.Equal(message, Assert.Throws<ArgumentException>(() => LoraAdapter.Attach(model, new LoraSettings(3, 6, Experts: true, RankPattern: new Dictionary<string, int> { [pattern] = rank }))).Message);
+        Assert.Equal(message, Assert.Throws<ArgumentException>(() =>
+            LoraAdapter.Attach(model, new LoraSettings(3, 6, Experts: true, RankPattern: new Dictionary<string, int> { [pattern] = rank }))).Message);
     }
 
     [Fact]
@@ -126,7 +141,8 @@ public sealed class AdapterFormsTests : IDisposable
         Close(Expected(name), Logits(model, name), 0.02); // the experts' pairs are rounded to BF16
         using (var source = AdapterSource.Open(At("fused"))) source.Save(At("back"), fused: false);
         using (var source = AdapterSource.Open(At("back"))) source.Save(At("again"), fused: true);
-        foreach (var file in Directory.GetFiles(At("fused"))) Assert.Equal(File.ReadAllBytes(file), File.ReadAllBytes(Path.Combine(At("again"), Path.GetFileName(file))));
+        foreach (var file in Directory.GetFiles(At("fused")))
+            Assert.Equal(File.ReadAllBytes(file), File.ReadAllBytes(Path.Combine(At("again"), Path.GetFileName(file))));
     }
 
     [Fact]
@@ -135,13 +151,15 @@ public sealed class AdapterFormsTests : IDisposable
         using (var source = AdapterSource.Open(Peft("qwen3_moe"))) source.Save(At("fused"), fused: true);
         var path = Path.Combine(At("fused"), "fused_expert_lora.safetensors");
         using (var t = Tensor.Zeros(DType.BF16, 2, 3)) SafetensorsWriter.Write(path, [("layers.0.experts.router_lora_a", t)]);
-        Assert.Equal($"{path}: tensor 'layers.0.experts.router_lora_a' is BF16[2, 3]; expected are layers.N.experts.gate_lora_a [E, r, in] and the like", Assert.Throws<InvalidDataException>(() => AdapterSource.Open(At("fused"))).Message);
+        Assert.Equal($"{path}: tensor 'layers.0.experts.router_lora_a' is BF16[2, 3]; expected are layers.N.experts.gate_lora_a [E, r, in] and the like",
+            Assert.Throws<InvalidDataException>(() => AdapterSource.Open(At("fused"))).Message);
         using (var t = Tensor.Zeros(DType.BF16, 5000, 1, 1)) SafetensorsWriter.Write(path, [("layers.0.experts.gate_lora_a", t)]);
         Assert.Equal($"{path}: tensor 'layers.0.experts.gate_lora_a' is BF16[5000, 1, 1]; experts are 1 to 4,096, and no side is 0",
             Assert.Throws<InvalidDataException>(() => AdapterSource.Open(At("fused"))).Message);
         using (var t = Tensor.Zeros(DType.BF16, 7, 4, 64)) SafetensorsWriter.Write(path, [("layers.0.experts.gate_lora_a", t)]);
         using var model = Load("qwen3_moe");
-        Assert.Contains("lora_B.weight' is missing; an adapter holds both halves of every pair and every expert of a layer", Assert.Throws<InvalidDataException>(() => AdapterFolder.Load(model, At("fused"))).Message, StringComparison.Ordinal);
+        Assert.Contains("lora_B.weight' is missing; an adapter holds both halves of every pair and every expert of a layer",
+            Assert.Throws<InvalidDataException>(() => AdapterFolder.Load(model, At("fused"))).Message, StringComparison.Ordinal);
         Assert.Empty(model.AllTrainable);
     }
 
@@ -152,7 +170,8 @@ public sealed class AdapterFormsTests : IDisposable
         using var model = Load("qwen3_moe");
         AdapterFolder.Load(model, Peft("qwen3_moe"), lines.Add);
         Assert.Equal(model.AllTrainable.Count - 18 + (3 * 6 * 8), lines.Count);
-        Assert.Contains("Loaded adapter weight: base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight -> model.layers.0.self_attn.q_proj.lora_A.default.weight", lines);
+        Assert.Contains("Loaded adapter weight: base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight -> "
+            + "model.layers.0.self_attn.q_proj.lora_A.default.weight", lines);
     }
 
     [Fact]
@@ -193,7 +212,8 @@ public sealed class AdapterFormsTests : IDisposable
         AdapterFolder.Load(model, At("blue"));
         Assert.Equal(alone["azure"].Logits, Logits(model));
         Assert.Equal(alone["base"].Logits, Logits(model, adapter: "base"));
-        Assert.Equal("no adapter is named 'green'; there are base, azure, red", Assert.Throws<ArgumentException>(() => new Generator(model, "green").Generate([1], Sampling.Greedy(1), [], Stop)).Message);
+        Assert.Equal("no adapter is named 'green'; there are base, azure, red",
+            Assert.Throws<ArgumentException>(() => new Generator(model, "green").Generate([1], Sampling.Greedy(1), [], Stop)).Message);
         NamedAdapters.Remove(model, "red");
         Assert.Equal(["azure"], NamedAdapters.Of(model));
     }
@@ -203,8 +223,10 @@ public sealed class AdapterFormsTests : IDisposable
     {
         Peft("qwen3_moe");
         using var model = Load("qwen3_moe");
-        Assert.Equal($"two adapters are named 'peft'; name one yourself: NAME={At("peft")}/", Assert.Throws<ArgumentException>(() => NamedAdapters.Load(model, [At("peft"), At("peft") + "/"])).Message);
-        Assert.StartsWith("'base' means the model without an adapter", Assert.Throws<ArgumentException>(() => NamedAdapters.Load(model, [$"base={At("peft")}"])).Message, StringComparison.Ordinal);
+        Assert.Equal($"two adapters are named 'peft'; name one yourself: NAME={At("peft")}/",
+            Assert.Throws<ArgumentException>(() => NamedAdapters.Load(model, [At("peft"), At("peft") + "/"])).Message);
+        Assert.StartsWith("'base' means the model without an adapter",
+            Assert.Throws<ArgumentException>(() => NamedAdapters.Load(model, [$"base={At("peft")}"])).Message, StringComparison.Ordinal);
     }
 
     internal static float[] Logits(CausalLm model, int[][]? ids = null, string? adapter = null)
@@ -215,7 +237,9 @@ public sealed class AdapterFormsTests : IDisposable
         return model.Logits(model.Hidden(batch, pass), pass).ToFloats();
     }
 
-    internal static float[] Logits(CausalLm model, string golden) => Logits(model, [.. JsonNode.Parse(File.ReadAllText(Path.Combine(GoldenTests.Of(golden), "expected.json")))!["input_ids"]!.AsArray().Select(r => r!.AsArray().Select(v => v!.GetValue<int>()).ToArray())]);
+    internal static float[] Logits(CausalLm model, string golden) =>
+        Logits(model, [.. JsonNode.Parse(File.ReadAllText(Path.Combine(GoldenTests.Of(golden), "expected.json")))!["input_ids"]!.AsArray()
+            .Select(r => r!.AsArray().Select(v => v!.GetValue<int>()).ToArray())]);
 
     internal static CausalLm Load(string golden) => ModelFolder.Load(Path.Combine(GoldenTests.Of(golden), "model"), DType.F32);
 
@@ -239,7 +263,8 @@ public sealed class AdapterFormsTests : IDisposable
     private static void Randomise(CausalLm model, int seed = 1)
     {
         var random = new Random(seed);
-        foreach (var (_, tensor) in model.AllTrainable) tensor.Store([.. Enumerable.Range(0, (int)tensor.Count).Select(_ => (random.NextSingle() - 0.5f) * 0.3f)]);
+        foreach (var (_, tensor) in model.AllTrainable)
+            tensor.Store([.. Enumerable.Range(0, (int)tensor.Count).Select(_ => (random.NextSingle() - 0.5f) * 0.3f)]);
     }
 
     private static void Same(string expected, string actual)

@@ -68,8 +68,11 @@ public sealed class AdapterTests : IDisposable
         }
         Assert.All(fresh.AllTrainable, p => Assert.True(p.Tensor.RequiresGrad));
         var config = JsonNode.Parse(File.ReadAllText(Config))!;
-        Assert.Equal(("LORA", "CAUSAL_LM", "some/base", 3), (config["peft_type"]!.GetValue<string>(), config["task_type"]!.GetValue<string>(), config["base_model_name_or_path"]!.GetValue<string>(), config["r"]!.GetValue<int>()));
-        Assert.Equal(["down_proj", "gate_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj", "q_proj", "up_proj"], config["target_modules"]!.AsArray().Select(n => n!.GetValue<string>()));
+        Assert.Equal(("LORA", "CAUSAL_LM", "some/base", 3),
+            (config["peft_type"]!.GetValue<string>(), config["task_type"]!.GetValue<string>(), config["base_model_name_or_path"]!.GetValue<string>(),
+                config["r"]!.GetValue<int>()));
+        Assert.Equal(["down_proj", "gate_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj", "q_proj", "up_proj"], config["target_modules"]!.AsArray()
+            .Select(n => n!.GetValue<string>()));
     }
 
     [Fact]
@@ -95,14 +98,16 @@ public sealed class AdapterTests : IDisposable
     {
         using var model = Tiny.Build();
         Assert.Equal(count, LoraAdapter.Attach(model, new LoraSettings(Target: targets.Split(','))));
-        Assert.All(model.All().OfType<KtNotebooks.Nn.Linear>().Where(l => l.Adapter is not null), l => Assert.False(l.Path is "lm_head" || l.Path.EndsWith(".gate", StringComparison.Ordinal)));
+        Assert.All(model.All().OfType<KtNotebooks.Nn.Linear>().Where(l => l.Adapter is not null),
+            l => Assert.False(l.Path is "lm_head" || l.Path.EndsWith(".gate", StringComparison.Ordinal)));
     }
 
     [Fact]
     public void An_unknown_target_names_the_known_ones()
     {
         using var model = Tiny.Build();
-        Assert.Equal("lora_target 'qproj' is no linear layer of this model; known are all, down_proj, gate, gate_proj, kv_a_proj_with_mqa, kv_b_proj, lm_head, o_proj, q_proj, up_proj",
+        Assert.Equal("lora_target 'qproj' is no linear layer of this model; known are all, down_proj, gate, gate_proj, kv_a_proj_with_mqa, kv_b_proj, "
+            + "lm_head, o_proj, q_proj, up_proj",
             Assert.Throws<ArgumentException>(() => LoraAdapter.Attach(model, new LoraSettings(Target: ["q_proj", "qproj"]))).Message);
         Assert.Empty(model.AllTrainable);
     }
@@ -133,13 +138,17 @@ public sealed class AdapterTests : IDisposable
     }
 
     [Theory]
-    [InlineData("r", "4", "adapter_model.safetensors: tensor 'base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight' must be [4, 40] for this base and rank 4, but is F32[3, 40]")]
+    [InlineData("r", "4",
+        "adapter_model.safetensors: tensor 'base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight' must be [4, 40] for this base and rank 4, but is "
+            + "F32[3, 40]")]
     [InlineData("r", "0", "adapter_config.json: lora_rank must be at least 1, but is 0")]
     [InlineData("r", "100000", "adapter_model.safetensors: its rank (r) 100000 is larger than 40, the smaller side of the largest matrix that it " +
         "adapts (model.layers.0.mlp.gate_proj, 44 × 40)")]
     [InlineData("r", "2147483647", "adapter_model.safetensors: its rank (r) 2147483647 is larger than ")]
     [InlineData("rank_pattern", "{\"q_proj\": 0}", "adapter_config.json: rank_pattern gives 'q_proj' the rank 0; it must be at least 1")]
-    [InlineData("rank_pattern", "{\"q_proj\": 2}", "adapter_model.safetensors: tensor 'base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight' must be [2, 40] for this base and rank 2, but is F32[3, 40]")]
+    [InlineData("rank_pattern", "{\"q_proj\": 2}",
+        "adapter_model.safetensors: tensor 'base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight' must be [2, 40] for this base and rank 2, but is "
+            + "F32[3, 40]")]
     [InlineData("rank_pattern", "{\"q_proj\": 99999}", "adapter_model.safetensors: its rank (r) 99999 is larger than 40, the smaller side")]
     [InlineData("alpha_pattern", "{\"(\": 2}", "adapter_config.json: pattern '(': not a regular expression: ")]
     [InlineData("alpha_pattern", "{\"x\": 1e38}", "adapter_config.json: alpha_pattern gives 'x' the alpha 1E+38; it must lie between -1,000,000 and 1,000,000")]
@@ -160,7 +169,8 @@ public sealed class AdapterTests : IDisposable
     {
         Save(_ => { });
         using var other = Tiny.Build(seed: 2);
-        Assert.StartsWith($"{Weights}: was trained on another base model (fingerprint ", Assert.Throws<InvalidDataException>(() => AdapterFolder.Load(other, _folder.Path)).Message, StringComparison.Ordinal);
+        Assert.StartsWith($"{Weights}: was trained on another base model (fingerprint ",
+            Assert.Throws<InvalidDataException>(() => AdapterFolder.Load(other, _folder.Path)).Message, StringComparison.Ordinal);
         using var inBf16 = Tiny.Build(DType.BF16);
         AdapterFolder.Load(inBf16, _folder.Path); // the same base in another precision
     }
@@ -188,7 +198,8 @@ public sealed class AdapterTests : IDisposable
     {
         using (var t = Tensor.Zeros(DType.F32, 3, 40)) SafetensorsWriter.Write(Weights, [("base_model.model.h.0.c_attn.lora_A.weight", t)]);
         File.WriteAllText(Config, """{"r": 3, "lora_alpha": 6, "peft_type": "LORA"}""");
-        Assert.Equal($"{Weights}: none of its 1 tensors fits this model; the first is 'base_model.model.h.0.c_attn.lora_A.weight'. It belongs to another architecture", Refused());
+        Assert.Equal($"{Weights}: none of its 1 tensors fits this model; the first is 'base_model.model.h.0.c_attn.lora_A.weight'. It belongs to another "
+            + "architecture", Refused());
     }
 
     [Fact]

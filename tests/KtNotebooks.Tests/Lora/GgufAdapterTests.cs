@@ -18,8 +18,10 @@ public sealed class GgufAdapterTests : IDisposable
     /// <summary>llama.cpp's names, by the end of ours.</summary>
     private static readonly (string Ours, string Theirs)[] Names =
     [
-        ("self_attn.q_proj", "attn_q"), ("self_attn.k_proj", "attn_k"), ("self_attn.v_proj", "attn_v"), ("self_attn.o_proj", "attn_output"), ("self_attn.q_a_proj", "attn_q_a"), ("self_attn.q_b_proj", "attn_q_b"),
-        ("self_attn.kv_a_proj_with_mqa", "attn_kv_a_mqa"), ("self_attn.kv_b_proj", "attn_kv_b"), ("mlp.shared_experts.gate_proj", "ffn_gate_shexp"), ("mlp.shared_experts.up_proj", "ffn_up_shexp"),
+        ("self_attn.q_proj", "attn_q"), ("self_attn.k_proj", "attn_k"), ("self_attn.v_proj", "attn_v"), ("self_attn.o_proj", "attn_output"),
+        ("self_attn.q_a_proj", "attn_q_a"), ("self_attn.q_b_proj", "attn_q_b"),
+        ("self_attn.kv_a_proj_with_mqa", "attn_kv_a_mqa"), ("self_attn.kv_b_proj", "attn_kv_b"), ("mlp.shared_experts.gate_proj", "ffn_gate_shexp"),
+        ("mlp.shared_experts.up_proj", "ffn_up_shexp"),
         ("mlp.shared_experts.down_proj", "ffn_down_shexp"), ("mlp.gate_proj", "ffn_gate"), ("mlp.up_proj", "ffn_up"), ("mlp.down_proj", "ffn_down"),
     ];
 
@@ -49,7 +51,8 @@ public sealed class GgufAdapterTests : IDisposable
             using var view = tensor;
             Assert.Equal(_meant[ours], tensor.ToFloats());
         }
-        AdapterFormsTests.Close(AdapterFormsTests.Expected(name), AdapterFormsTests.Logits(model, name), typeOfA == F32 ? 2e-4 : 0.3); // rounding moves tokens to other experts
+        // rounding moves tokens to other experts
+        AdapterFormsTests.Close(AdapterFormsTests.Expected(name), AdapterFormsTests.Logits(model, name), typeOfA == F32 ? 2e-4 : 0.3);
     }
 
     [Fact]
@@ -63,7 +66,8 @@ public sealed class GgufAdapterTests : IDisposable
         Write(Pairs(0), tensors);
         using var model = AdapterFormsTests.Load("qwen3_moe");
         var settings = AdapterFolder.Load(model, File);
-        Assert.Equal((4, 1f, 2, 1f), (settings.Rank, settings.Scale, settings.RankOf("model.layers.0.self_attn.q_proj"), settings.ScaleOf("model.layers.0.self_attn.q_proj")));
+        Assert.Equal((4, 1f, 2, 1f), (settings.Rank, settings.Scale, settings.RankOf("model.layers.0.self_attn.q_proj"),
+            settings.ScaleOf("model.layers.0.self_attn.q_proj")));
         var pair = model.All().OfType<KtNotebooks.Nn.Linear>().Single(l => l.Path == "model.layers.0.self_attn.q_proj").Adapter!;
         Assert.Equal(a, pair.A.ToFloats());
         Assert.Equal(b, pair.B.ToFloats());
@@ -90,7 +94,8 @@ public sealed class GgufAdapterTests : IDisposable
     public void What_is_wrong_is_one_line()
     {
         var good = Gguf("qwen3_moe", F32, F32);
-        Dictionary<string, (long[], uint, float[])> With(string name, long[] shape, uint type = F32) => new(good) { [name] = (shape, type, new float[shape.Aggregate(1L, (p, d) => p * d)]) };
+        Dictionary<string, (long[], uint, float[])> With(string name, long[] shape, uint type = F32) =>
+            new(good) { [name] = (shape, type, new float[shape.Aggregate(1L, (p, d) => p * d)]) };
         Refuses($"{File} is no GGUF file: it does not start with GGUF", () => System.IO.File.WriteAllText(File, new string('x', 100)));
         Refuses($"{File}: is a GGUF file of type 'model'; expected is an adapter", () => Write([("general.type", "model")], good));
         Refuses($"{File}: 'adapter.lora.alpha' is missing", () => Write(Pairs(16)[..3], good));
@@ -104,11 +109,16 @@ public sealed class GgufAdapterTests : IDisposable
             () => Write(Pairs(16), With("blk.0.ffn_up_exps.weight.lora_a", [5000, 1, 1])));
         Refuses($"{File}: tensor 'blk.9.attn_q.weight.lora_a' fits no linear layer of this model, which has 3 layers",
             () => Write(Pairs(16), With("blk.9.attn_q.weight.lora_a", [4, 64])));
-        Refuses($"{File}: tensor 'blk.0.attn_q.weight' is not named as llama.cpp names halves of pairs, blk.N.NAME.weight.lora_a", () => Write(Pairs(16), With("blk.0.attn_q.weight", [4, 64])));
-        Refuses($"{File}: tensor 'blk.0.ffn_gate_inp.weight.lora_a' belongs to 'ffn_gate_inp', which has no pair here; known are output, attn_q", () => Write(Pairs(16), With("blk.0.ffn_gate_inp.weight.lora_a", [4, 64])));
-        Refuses($"{File}: tensor 'blk.0.ffn_up_exps.weight.lora_a' must have 3 dimensions, experts first, but is [4, 64]", () => Write(Pairs(16), With("blk.0.ffn_up_exps.weight.lora_a", [4, 64])));
-        Refuses($"{File}: tensor 'blk.0.attn_q.weight.lora_b' must be [128, 4] for this base and rank 4, but is F32[96, 4]", () => Write(Pairs(16), With("blk.0.attn_q.weight.lora_b", [96, 4])));
-        Refuses($"{File}: tensor 'blk.0.attn_q.weight.lora_a' must be [4, 64] for this base and rank 4, but is ggml type 12[4, 64]", () => Write(Pairs(16), With("blk.0.attn_q.weight.lora_a", [4, 64], 12)));
+        Refuses($"{File}: tensor 'blk.0.attn_q.weight' is not named as llama.cpp names halves of pairs, blk.N.NAME.weight.lora_a",
+            () => Write(Pairs(16), With("blk.0.attn_q.weight", [4, 64])));
+        Refuses($"{File}: tensor 'blk.0.ffn_gate_inp.weight.lora_a' belongs to 'ffn_gate_inp', which has no pair here; known are output, attn_q",
+            () => Write(Pairs(16), With("blk.0.ffn_gate_inp.weight.lora_a", [4, 64])));
+        Refuses($"{File}: tensor 'blk.0.ffn_up_exps.weight.lora_a' must have 3 dimensions, experts first, but is [4, 64]",
+            () => Write(Pairs(16), With("blk.0.ffn_up_exps.weight.lora_a", [4, 64])));
+        Refuses($"{File}: tensor 'blk.0.attn_q.weight.lora_b' must be [128, 4] for this base and rank 4, but is F32[96, 4]",
+            () => Write(Pairs(16), With("blk.0.attn_q.weight.lora_b", [96, 4])));
+        Refuses($"{File}: tensor 'blk.0.attn_q.weight.lora_a' must be [4, 64] for this base and rank 4, but is ggml type 12[4, 64]",
+            () => Write(Pairs(16), With("blk.0.attn_q.weight.lora_a", [4, 64], 12)));
         Refuses($"{File} is truncated: tensor ", () =>
         {
             Write(Pairs(16), good);
@@ -126,7 +136,8 @@ public sealed class GgufAdapterTests : IDisposable
         Assert.Empty(model.AllTrainable);
     }
 
-    private static (string, object)[] Pairs(float alpha) => [("general.type", "adapter"), ("general.architecture", "qwen3moe"), ("adapter.type", "lora"), ("adapter.lora.alpha", alpha)];
+    private static (string, object)[] Pairs(float alpha) =>
+        [("general.type", "adapter"), ("general.architecture", "qwen3moe"), ("adapter.type", "lora"), ("adapter.lora.alpha", alpha)];
 
     private readonly Dictionary<string, float[]> _meant = [];
 
@@ -161,7 +172,8 @@ public sealed class GgufAdapterTests : IDisposable
     {
         F16 => Array.ConvertAll(values, v => (float)(Half)v),
         BF16 => Array.ConvertAll(values, Tensors.Bf16.Round),
-        Q8 => [.. values.Chunk(32).SelectMany(b => b.Select(v => Scale(b) == 0 ? 0 : (float)(Half)Scale(b) * (sbyte)MathF.Round(v / Scale(b), MidpointRounding.AwayFromZero)))],
+        Q8 => [.. values.Chunk(32).SelectMany(b =>
+            b.Select(v => Scale(b) == 0 ? 0 : (float)(Half)Scale(b) * (sbyte)MathF.Round(v / Scale(b), MidpointRounding.AwayFromZero)))],
         _ => values,
     };
 
@@ -220,7 +232,9 @@ public sealed class GgufAdapterTests : IDisposable
     {
         F16 => [.. values.SelectMany(v => BitConverter.GetBytes((Half)v))],
         BF16 => [.. values.SelectMany(v => BitConverter.GetBytes(Tensors.Bf16.FromFloat(v)))],
-        Q8 => [.. values.Chunk(32).SelectMany(b => (byte[])[.. BitConverter.GetBytes((Half)Scale(b)), .. b.Select(v => (byte)(sbyte)(Scale(b) == 0 ? 0 : MathF.Round(v / Scale(b), MidpointRounding.AwayFromZero)))])],
+        Q8 => [.. values.Chunk(32).SelectMany(b =>
+            (byte[])[.. BitConverter.GetBytes((Half)Scale(b)),
+                .. b.Select(v => (byte)(sbyte)(Scale(b) == 0 ? 0 : MathF.Round(v / Scale(b), MidpointRounding.AwayFromZero)))])],
         _ => [.. values.SelectMany(BitConverter.GetBytes)],
     };
 }

@@ -9,7 +9,9 @@ using Xunit;
 
 namespace KtNotebooks.Tests.Models;
 
-/// <summary>What loading reports: every byte once, and those of experts that a card computes when they are in its reach, not when their file is mapped.</summary>
+/// <summary>
+/// What loading reports: every byte once, and those of experts that a card computes when they are in its reach, not when their file is mapped.
+/// </summary>
 public sealed class LoadProgressTests : IDisposable
 {
     private readonly Samples.Folder _folder = new();

@@ -29,7 +29,8 @@ public sealed class ModelConfigTests : IDisposable
     [InlineData("deepseek_v3", "topk_group", "0", "'topk_group' must be 1 to 4: 4 experts a token of groups of 4, but is 0")]
     [InlineData("deepseek_v3", "n_group", null, "'n_group' is missing")]
     [InlineData("deepseek_v3", "n_group", "16", "'topk_group' must be 4 to 16: 4 experts a token of groups of 1, but is 2")]
-    [InlineData("deepseek_v3", "rope_interleave", "false", "'rope_interleave' is False: rotary pairs are neighbours in DeepSeek's checkpoints, and only those are read")]
+    [InlineData("deepseek_v3", "rope_interleave", "false",
+        "'rope_interleave' is False: rotary pairs are neighbours in DeepSeek's checkpoints, and only those are read")]
     [InlineData("deepseek_v3", "moe_layer_freq", "0", "'moe_layer_freq' must be 1 to 1,000, but is 0")]
     [InlineData("deepseek_v3", "num_hidden_layers", "0", "'num_hidden_layers' must be 1 to 1,000, but is 0")]
     [InlineData("deepseek_v3", "num_hidden_layers", "2147483648", "'num_hidden_layers' must be 1 to 1,000, but is 2147483648")]
@@ -93,9 +94,12 @@ public sealed class ModelConfigTests : IDisposable
         var path = Config("deepseek_v3", config =>
         {
             foreach (var (key, value) in JsonNode.Parse("""
-                {"model_type": "kimi_k2", "architectures": ["DeepseekV3ForCausalLM"], "auto_map": {"AutoConfig": "configuration_deepseek.DeepseekV3Config", "AutoModelForCausalLM": "modeling_deepseek.DeepseekV3ForCausalLM"},
-                 "aux_loss_alpha": 0.001, "seq_aux": true, "ep_size": 1, "moe_layer_freq": 1, "n_group": 1, "topk_group": 1, "num_nextn_predict_layers": 0, "routed_scaling_factor": 2.827, "rope_theta": 50000.0,
-                 "rope_scaling": {"beta_fast": 1.0, "beta_slow": 1.0, "factor": 32.0, "mscale": 1.0, "mscale_all_dim": 1.0, "original_max_position_embeddings": 4096, "type": "yarn"}, "rope_parameters": null,
+                {"model_type": "kimi_k2", "architectures": ["DeepseekV3ForCausalLM"], "auto_map": {"AutoConfig": "configuration_deepseek.DeepseekV3Config",
+                "AutoModelForCausalLM": "modeling_deepseek.DeepseekV3ForCausalLM"},
+                 "aux_loss_alpha": 0.001, "seq_aux": true, "ep_size": 1, "moe_layer_freq": 1, "n_group": 1, "topk_group": 1, "num_nextn_predict_layers": 0,
+                 "routed_scaling_factor": 2.827, "rope_theta": 50000.0,
+                 "rope_scaling": {"beta_fast": 1.0, "beta_slow": 1.0, "factor": 32.0, "mscale": 1.0, "mscale_all_dim": 1.0,
+                 "original_max_position_embeddings": 4096, "type": "yarn"}, "rope_parameters": null,
                  "scoring_func": "sigmoid", "topk_method": "noaux_tc", "pretraining_tp": 1, "torch_dtype": "bfloat16", "use_cache": true,
                  "quantization_config": {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]}}
                 """)!.AsObject().ToArray()) config[key] = value?.DeepClone();
@@ -171,9 +175,18 @@ public sealed class ModelConfigTests : IDisposable
     [Fact]
     public void YaRN_s_attention_factor_wins_over_its_formula()
     {
-        using var plain = Build(Config("qwen3_moe", config => config["rope_parameters"] = JsonNode.Parse("""{"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 64}""")));
-        using var given = Build(Config("qwen3_moe", config => config["rope_parameters"] = JsonNode.Parse($$"""{"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 64, "attention_factor": {{(0.1 * Math.Log(4)) + 1:R}}}""")));
-        using var other = Build(Config("qwen3_moe", config => config["rope_parameters"] = JsonNode.Parse("""{"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 64, "attention_factor": 1.0}""")));
+        using var plain = Build(Config("qwen3_moe",
+            config => config["rope_parameters"] =
+                JsonNode.Parse("""{"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 64}""")));
+        using var given = Build(Config("qwen3_moe",
+            config => config["rope_parameters"] =
+                JsonNode.Parse(
+                    """{"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 64, """
+                    + $"\"attention_factor\": {(0.1 * Math.Log(4)) + 1:R}}}")));
+        using var other = Build(Config("qwen3_moe",
+            config => config["rope_parameters"] =
+                JsonNode.Parse(
+                    """{"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 64, "attention_factor": 1.0}""")));
         Assert.Equal(Logits(plain), Logits(given));
         Assert.NotEqual(Logits(plain), Logits(other));
     }
@@ -184,7 +197,8 @@ public sealed class ModelConfigTests : IDisposable
         return logits.ToFloats();
     }
 
-    private static string Kinds(CausalLm model) => string.Concat(model.Stages.Where(s => !s.NeedsWholeSequences).Select(s => s.All().Any(m => m is KtNotebooks.Experts.MoeMlp) ? 'M' : 'D'));
+    private static string Kinds(CausalLm model) =>
+        string.Concat(model.Stages.Where(s => !s.NeedsWholeSequences).Select(s => s.All().Any(m => m is KtNotebooks.Experts.MoeMlp) ? 'M' : 'D'));
 
     private static Tensor Weight(CausalLm model, string name) => model.AllWeights.Single(w => w.Name == name).Tensor;
 

@@ -13,7 +13,9 @@ using Xunit;
 
 namespace KtNotebooks.Tests.Models;
 
-/// <summary>Checkpoints of true shape: what real models publish about themselves holds, what is made loads, and loading takes the memory that the weights need.</summary>
+/// <summary>
+/// Checkpoints of true shape: what real models publish about themselves holds, what is made loads, and loading takes the memory that the weights need.
+/// </summary>
 public sealed class ModelMakerTests : IDisposable
 {
     private readonly Samples.Folder _folder = new();
@@ -42,7 +44,8 @@ public sealed class ModelMakerTests : IDisposable
 
         (exit, output, errors) = Kt.Run("model", "load", Target);
         Assert.True(exit == 0, errors);
-        var before = double.Parse(System.Text.RegularExpressions.Regex.Match(output, @"([\d.]+) MB resident before").Groups[1].Value, System.Globalization.CultureInfo.InvariantCulture);
+        var before = double.Parse(System.Text.RegularExpressions.Regex.Match(output, @"([\d.]+) MB resident before").Groups[1].Value,
+            System.Globalization.CultureInfo.InvariantCulture);
         Assert.InRange((Kt.PeakMegabytes(output) - before) * 1e6 / bytes, 0.95, 1.05);
 
         (exit, output, errors) = Kt.Run("model", "inspect", Target, "--json");
@@ -84,24 +87,32 @@ public sealed class ModelMakerTests : IDisposable
         Assert.Equal(MatrixFormat.Fp8, maker.Format);
         Assert.Equal(7168, (int)config["hidden_size"]!);
         using var small = new SmallDisk(8);
-        Assert.Contains("not enough disk", Assert.Throws<IOException>(() => new ModelMaker("deepseek-v3", Path.Combine(small.Path, "x"), 1)).Message, StringComparison.Ordinal);
+        Assert.Contains("not enough disk", Assert.Throws<IOException>(() => new ModelMaker("deepseek-v3", Path.Combine(small.Path, "x"), 1)).Message,
+            StringComparison.Ordinal);
     }
 
     /// <summary>DeepSeek-V2-Lite's config with other sizes, as a file.</summary>
     private string Small(int vocabulary, int width, int inner, int experts)
     {
         var config = ModelShapes.Config("deepseek-v2-lite");
-        foreach (var (key, value) in new[] { ("vocab_size", vocabulary), ("hidden_size", width), ("moe_intermediate_size", inner), ("n_routed_experts", experts), ("intermediate_size", 4 * width), ("num_attention_heads", 4) }) config[key] = value;
+        foreach (var (key, value) in new[]
+        {
+            ("vocab_size", vocabulary), ("hidden_size", width), ("moe_intermediate_size", inner), ("n_routed_experts", experts),
+            ("intermediate_size", 4 * width), ("num_attention_heads", 4)
+        }) config[key] = value;
         return _folder.Write("shape/config.json", config.ToJsonString());
     }
 
     [Fact]
     public void What_cannot_be_made_is_named()
     {
-        Assert.StartsWith("shape 'llama' is not known", Assert.Throws<ArgumentException>(() => new ModelMaker("llama", Target)).Message, StringComparison.Ordinal);
-        Assert.StartsWith("a checkpoint is made as bf16, fp8 or int4", Assert.Throws<ArgumentException>(() => new ModelMaker("deepseek-v2-lite", Target, 1, MatrixFormat.Int8)).Message, StringComparison.Ordinal);
+        Assert.StartsWith("shape 'llama' is not known", Assert.Throws<ArgumentException>(() => new ModelMaker("llama", Target)).Message,
+            StringComparison.Ordinal);
+        Assert.StartsWith("a checkpoint is made as bf16, fp8 or int4",
+            Assert.Throws<ArgumentException>(() => new ModelMaker("deepseek-v2-lite", Target, 1, MatrixFormat.Int8)).Message, StringComparison.Ordinal);
         Directory.CreateDirectory(Target);
         File.WriteAllText(Path.Combine(Target, "a"), "b");
-        Assert.EndsWith("is not empty (there is a); choose a new folder", Assert.Throws<IOException>(() => new ModelMaker("deepseek-v2-lite", Target, 1)).Message, StringComparison.Ordinal);
+        Assert.EndsWith("is not empty (there is a); choose a new folder",
+            Assert.Throws<IOException>(() => new ModelMaker("deepseek-v2-lite", Target, 1)).Message, StringComparison.Ordinal);
     }
 }

@@ -19,8 +19,10 @@ internal static class Tiny
     public const string Config = """
         {
           "model_type": "deepseek_v2", "vocab_size": 512, "hidden_size": 40, "num_hidden_layers": 3, "max_position_embeddings": 256, "rms_norm_eps": 1e-6,
-          "q_lora_rank": null, "kv_lora_rank": 20, "num_attention_heads": 2, "qk_nope_head_dim": 12, "qk_rope_head_dim": 8, "v_head_dim": 10, "rope_theta": 10000.0, "rope_scaling": null,
-          "first_k_dense_replace": 1, "intermediate_size": 44, "moe_intermediate_size": 18, "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2,
+          "q_lora_rank": null, "kv_lora_rank": 20, "num_attention_heads": 2, "qk_nope_head_dim": 12, "qk_rope_head_dim": 8, "v_head_dim": 10, "rope_theta":
+          10000.0, "rope_scaling": null,
+          "first_k_dense_replace": 1, "intermediate_size": 44, "moe_intermediate_size": 18, "n_routed_experts": 4, "n_shared_experts": 1,
+          "num_experts_per_tok": 2,
           "norm_topk_prob": false, "routed_scaling_factor": 1.0, "tie_word_embeddings": false
         }
         """;
@@ -53,7 +55,8 @@ internal static class Tiny
         var model = Build(type, seed, chosen);
         LoraAdapter.Attach(model, new LoraSettings(Rank: 3, Dropout: dropout, Experts: true), seed);
         var random = new Random((int)seed);
-        foreach (var (_, tensor) in model.AllTrainable) tensor.Store([.. Enumerable.Range(0, (int)tensor.Count).Select(_ => (random.NextSingle() - 0.5f) * 0.3f)]);
+        foreach (var (_, tensor) in model.AllTrainable)
+            tensor.Store([.. Enumerable.Range(0, (int)tensor.Count).Select(_ => (random.NextSingle() - 0.5f) * 0.3f)]);
         return model;
     }
 

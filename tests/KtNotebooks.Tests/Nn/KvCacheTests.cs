@@ -111,10 +111,12 @@ public class KvCacheTests
     public void Wrong_uses_are_named()
     {
         using var cache = new KvCache();
-        Assert.Equal("[KvCache] there is no sequence 0; 0 are held (Parameter 'sequence')", Assert.Throws<ArgumentOutOfRangeException>(() => cache.Remove(0)).Message);
+        Assert.Equal("[KvCache] there is no sequence 0; 0 are held (Parameter 'sequence')",
+            Assert.Throws<ArgumentOutOfRangeException>(() => cache.Remove(0)).Message);
         using var rows = Tensor.Zeros(DType.F32, 2, 3);
         using var other = Tensor.Zeros(DType.F32, 2, 4);
         cache.Append("a", rows, [0, 2]).Rows.Dispose();
-        Assert.Equal("[KvCache] rows F32[2, 4] do not fit the cached F32[64, 3]", Assert.Throws<ArgumentException>(() => cache.Append("a", other, [0, 2])).Message);
+        Assert.Equal("[KvCache] rows F32[2, 4] do not fit the cached F32[64, 3]",
+            Assert.Throws<ArgumentException>(() => cache.Append("a", other, [0, 2])).Message);
     }
 }

@@ -9,7 +9,10 @@ using Xunit;
 
 namespace KtNotebooks.Tests.Nn;
 
-/// <summary>Latent attention through its cache, at DeepSeek-V2-Lite's head sizes and a small width: what is kept a token, and that rows behind cached ones see what they saw without a cache.</summary>
+/// <summary>
+/// Latent attention through its cache, at DeepSeek-V2-Lite's head sizes and a small width: what is kept a token, and that rows behind cached ones see what
+/// they saw without a cache.
+/// </summary>
 [Trait("card", "cuda")]
 [Collection(Alone.Name)]
 public class MlaCacheTests
@@ -18,7 +21,10 @@ public class MlaCacheTests
 
     public static TheoryData<string, DType, bool> Places => new()
     {
-        { "cpu", DType.F32, false }, { "cpu", DType.F32, true }, { "cpu", DType.BF16, true }, { "cuda:0", DType.F32, true }, { "cuda:0", DType.BF16, false }, { "cuda:0", DType.BF16, true },
+        { "cpu", DType.F32, false }, { "cpu", DType.F32, true }, { "cpu", DType.BF16, true }, { "cuda:0", DType.F32, true },
+        {
+            "cuda:0", DType.BF16, false
+        }, { "cuda:0", DType.BF16, true },
     };
 
     [Fact]
@@ -119,7 +125,8 @@ public class MlaCacheTests
                 using var own = shaped.Slice(queries[s], count);
                 using var k = c.Slice(begins[s], keys[s]);
                 using var k3 = k.View(keys[s], 1, W);
-                using var v = Tensor.From([.. Enumerable.Range(0, keys[s] * R).Select(i => values[((begins[s] + (i / R)) * W) + (i % R)])], type, keys[s], 1, R);
+                using var v = Tensor.From([.. Enumerable.Range(0, keys[s] * R).Select(i => values[((begins[s] + (i / R)) * W) + (i % R)])], type, keys[s], 1,
+                    R);
                 var expected = Attention.Apply(own, k3, v, new Spans([0, count], [0, keys[s]]), 0.3f).ToFloats();
                 Close(expected, actual.AsSpan(queries[s] * H * R, expected.Length), type);
             }

@@ -44,7 +44,8 @@ public sealed class JupyterRunnerTests : IDisposable
         var notebook = Write("System.IO.File.WriteAllText(\"pid\", Environment.ProcessId.ToString());", "System.Threading.Thread.Sleep(-1);");
         var executed = Path.Combine(_folder.FullName, "executed.ipynb");
         using var cancel = CancellationTokenSource.CreateLinkedTokenSource(TestContext.Current.CancellationToken);
-        Assert.ThrowsAny<OperationCanceledException>(() => runner.Run(notebook, executed, (cell, _) => cancel.CancelAfter(cell == 2 ? 200 : Timeout.Infinite), cancel.Token));
+        Assert.ThrowsAny<OperationCanceledException>(() =>
+            runner.Run(notebook, executed, (cell, _) => cancel.CancelAfter(cell == 2 ? 200 : Timeout.Infinite), cancel.Token));
         Assert.False(File.Exists(executed));
         var kernel = int.Parse(File.ReadAllText(Path.Combine(_folder.FullName, "pid")), System.Globalization.CultureInfo.InvariantCulture);
         Assert.Throws<ArgumentException>(() => Process.GetProcessById(kernel));

@@ -63,7 +63,8 @@ public sealed partial class NotebookTests(ITestOutputHelper output)
         ((JsonArray)JsonNode.Parse(File.ReadAllText(path))!["cells"]!).OfType<JsonObject>().Where(c => (string?)c["cell_type"] == "code");
 
     /// <summary>Which kinds of output a cell has; how many of each may differ from run to run, as printed text arrives in pieces.</summary>
-    private static string[] Kinds(JsonObject cell) => [.. ((JsonArray)cell["outputs"]!).Select(o => (string)o!["output_type"]!).Distinct().Order(StringComparer.Ordinal)];
+    private static string[] Kinds(JsonObject cell) =>
+        [.. ((JsonArray)cell["outputs"]!).Select(o => (string)o!["output_type"]!).Distinct().Order(StringComparer.Ordinal)];
 
     // Not inside base64, where any letters may stand between slashes.
     [GeneratedRegex(@"(?<![\w+/.:])/(home|root|tmp|work|mnt|opt|var|Users)/[^""\s\\]*")]

@@ -7,8 +7,8 @@ using Xunit;
 namespace KtNotebooks.Tests.Ops;
 
 /// <summary>
-/// The attention kernels of a card where their tiles end: sequences around the 128 rows of a tile and the 32 of a step, several tiles, cached keys, shared key heads, every choice of kernel by
-/// head size. Against the definition, as in the harness.
+/// The attention kernels of a card where their tiles end: sequences around the 128 rows of a tile and the 32 of a step, several tiles, cached keys, shared
+/// key heads, every choice of kernel by head size. Against the definition, as in the harness.
 /// </summary>
 [Trait("card", "cuda")]
 [Collection(Alone.Name)]
@@ -54,7 +54,8 @@ public class AttentionKernelTests
         {
             if (type == DType.F32 && D > 48) continue; // one kernel for all sizes: the small ones show it
             // Scores of unit variance times three: some rows look at one key nearly alone, and the running maximum moves.
-            var test = new OpCase(typeof(Attention), $"{type} {name}", (Tk * H / Hk) + D, [Input.Of(type, Tq, H, D), Input.Of(type, Tk, Hk, D), Input.Of(type, Tk, Hk, Dv)],
+            var test = new OpCase(typeof(Attention), $"{type} {name}", (Tk * H / Hk)
+                + D, [Input.Of(type, Tq, H, D), Input.Of(type, Tk, Hk, D), Input.Of(type, Tk, Hk, Dv)],
                 x => [Attention.Apply(x[0], x[1], x[2], spans, 3 / MathF.Sqrt(D))])
             { Roundings = 4, Terms = 1 };
             // dP − delta cancels terms of size √Dv that carry the rounding of out; dq and dk take them times scale and a key or query of up to √3.
@@ -62,7 +63,8 @@ public class AttentionKernelTests
             var (expected, actual) = (OpHarness.Plain(test), OpHarness.Run(test, Variant.Of("cuda:0")));
             if (Tolerance.Difference($"{type} output", test, expected.Outputs[0], actual.Outputs[0]) is { } wrong) Assert.Fail(wrong);
             for (var i = 0; i < 3; i++)
-                if (Tolerance.Difference($"{type} gradient of input {i}", i < 2 ? gradient : test, expected.Gradients[i], actual.Gradients[i]) is { } off) Assert.Fail(off);
+                if (Tolerance.Difference($"{type} gradient of input {i}", i < 2 ? gradient : test, expected.Gradients[i], actual.Gradients[i]) is { } off)
+                    Assert.Fail(off);
         }
     }
 }

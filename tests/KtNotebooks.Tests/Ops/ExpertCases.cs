@@ -5,7 +5,9 @@ using static KtNotebooks.Tests.Ops.Input;
 
 namespace KtNotebooks.Tests.Ops;
 
-/// <summary>Cases of the router and of the routed experts: frozen with low-rank pairs, trained whole, one tensor an expert, experts that no token chose.</summary>
+/// <summary>
+/// Cases of the router and of the routed experts: frozen with low-rank pairs, trained whole, one tensor an expert, experts that no token chose.
+/// </summary>
 public static class ExpertCases
 {
     private const int E = 5;
@@ -13,7 +15,10 @@ public static class ExpertCases
     private const int I = 7;
     private const int K = 2;
 
-    /// <summary>BF16 intermediates with low-rank pairs: g, u, h and the result, and on a card, whose tensor cores multiply BF16, also A, B and A·input of the first two projections and of the third.</summary>
+    /// <summary>
+    /// BF16 intermediates with low-rank pairs: g, u, h and the result, and on a card, whose tensor cores multiply BF16, also A, B and A·input of the first
+    /// two projections and of the third.
+    /// </summary>
     private const int WithPairs = 4 + 6;
 
     /// <summary>Expert 3 gets no token; expert 0 most.</summary>
@@ -24,15 +29,20 @@ public static class ExpertCases
     private static IEnumerable<OpCase> Routers()
     {
         foreach (var (T, experts, settings) in ((int, int, RouterSettings)[])
-            [(1, 1, new(1, false, 1)), (6, 8, new(2, false, 1)), (6, 8, new(3, true, 2.5f)), (5, 9, new(9, true, 1)), (6, 8, new(2, false, 1, Balance: 0.3f)), (33, 64, new(6, false, 16)),
-             (6, 12, new(3, false, 16, Groups: 4, KeptGroups: 2)), (7, 6, new(2, true, 1, Groups: 6, KeptGroups: 2)), (33, 160, new(6, false, 16, Groups: 8, KeptGroups: 3))])
+            [(1, 1, new(1, false, 1)), (6, 8, new(2, false, 1)), (6, 8, new(3, true, 2.5f)), (5, 9, new(9, true, 1)), (6, 8, new(2, false, 1, Balance: 0.3f)),
+                (33, 64, new(6, false, 16)),
+             (6, 12, new(3, false, 16, Groups: 4, KeptGroups: 2)), (7, 6, new(2, true, 1, Groups: 6, KeptGroups: 2)),
+             (33, 160, new(6, false, 16, Groups: 8, KeptGroups: 3))])
             yield return RouterCase(T, experts, settings, Distinct(T, experts), null);
-        // A bias that outweighs the scores: a weight taken from score + bias, or a choice by the score, shows up, and no step of the slope test changes the choice. (The reference numbers of V3 have small ones.)
+        // A bias that outweighs the scores: a weight taken from score + bias, or a choice by the score, shows up, and no step of the slope test changes the
+        // choice. (The reference numbers of V3 have small ones.)
         foreach (var (T, experts, settings) in ((int, int, RouterSettings)[])
-            [(1, 2, Sigmoid(1, false, 1, 1, 1)), (6, 8, Sigmoid(3, false, 2.5f, 1, 1)), (6, 16, Sigmoid(4, true, 2.5f, 4, 2)), (9, 7, Sigmoid(7, true, 1, 1, 1)), (33, 256, Sigmoid(8, true, 2.5f, 8, 4)), (5, 384, Sigmoid(8, true, 2.827f, 1, 1))])
+            [(1, 2, Sigmoid(1, false, 1, 1, 1)), (6, 8, Sigmoid(3, false, 2.5f, 1, 1)), (6, 16, Sigmoid(4, true, 2.5f, 4, 2)),
+                (9, 7, Sigmoid(7, true, 1, 1, 1)), (33, 256, Sigmoid(8, true, 2.5f, 8, 4)), (5, 384, Sigmoid(8, true, 2.827f, 1, 1))])
         {
             yield return RouterCase(T, experts, settings, Distinct(T, experts), null);
-            yield return RouterCase(T, experts, settings, Distinct(T, experts), [.. Enumerable.Range(0, experts).Select(e => MathF.Pow(e * 11 % experts, 1.3f) - 2)]);
+            yield return RouterCase(T, experts, settings, Distinct(T, experts),
+                [.. Enumerable.Range(0, experts).Select(e => MathF.Pow(e * 11 % experts, 1.3f) - 2)]);
         }
         // All equal: the lower experts of the lower groups (RouterTests says which).
         yield return RouterCase(3, 8, new(2, true, 1, Groups: 4, KeptGroups: 2), new float[24], null, "all equal") with { Smooth = false };
@@ -41,11 +51,13 @@ public static class ExpertCases
         yield return RouterCase(2, 8, Sigmoid(3, true, 1, 4, 2), Distinct(2, 8), [-3, -3, -2, -2, -5, -5, -2.5f, -2.5f], "all below zero");
     }
 
-    private static RouterSettings Sigmoid(int k, bool normalise, float scale, int groups, int kept) => new(k, normalise, scale, 0, RouterScoring.Sigmoid, groups, kept);
+    private static RouterSettings Sigmoid(int k, bool normalise, float scale, int groups, int kept) =>
+        new(k, normalise, scale, 0, RouterScoring.Sigmoid, groups, kept);
 
     private static OpCase RouterCase(int T, int experts, RouterSettings settings, float[] logits, float[]? bias, string? setting = null)
     {
-        var name = $"{T} tokens, {settings.TopK} of {experts}{(settings.Scoring == RouterScoring.Sigmoid ? ", sigmoid" : "")}{(settings.Groups > 1 ? $", {settings.KeptGroups} of {settings.Groups} groups" : "")}{(bias is null ? "" : ", bias")}"
+        var name = $"{T} tokens, {settings.TopK} of {experts}{(settings.Scoring == RouterScoring.Sigmoid ? ", sigmoid" : "")}"
+            + $"{(settings.Groups > 1 ? $", {settings.KeptGroups} of {settings.Groups} groups" : "")}{(bias is null ? "" : ", bias")}"
             + $"{(settings.Normalise ? ", normalised" : "")}{(settings.Balance > 0 ? ", balanced" : "")}{(setting is null ? "" : ", " + setting)}";
         Input[] inputs = [F32(T, experts) with { Floats = logits }];
         if (bias is not null) inputs = [.. inputs, F32(experts).Frozen with { Floats = bias }];
@@ -62,31 +74,44 @@ public static class ExpertCases
         foreach (var type in (DType[])[DType.F32, DType.BF16])
         {
             Input[] common = [Of(type, T, D), F32(T, K), I32(Chosen, T, K)];
-            Input[] frozen = [Of(type, E, I, D).Frozen with { Scale = 0.5f }, Of(type, E, I, D).Frozen with { Scale = 0.5f }, Of(type, E, D, I).Frozen with { Scale = 0.5f }];
-            yield return new OpCase(typeof(RoutedExperts), $"{type} frozen", 4 * (D + I), [.. common, .. frozen], x => [RoutedExperts.Apply(x[0], x[1], x[2], Stacked(x))]) { Roundings = 4 };
+            Input[] frozen = [Of(type, E, I, D).Frozen with { Scale = 0.5f }, Of(type, E, I, D).Frozen with { Scale = 0.5f },
+                Of(type, E, D, I).Frozen with { Scale = 0.5f }];
+            yield return new OpCase(typeof(RoutedExperts), $"{type} frozen", 4 * (D + I), [.. common, .. frozen],
+                x => [RoutedExperts.Apply(x[0], x[1], x[2], Stacked(x))])
+            { Roundings = 4 };
             Input[] Each(params long[] shape) => [.. Enumerable.Repeat(Of(type, shape).Frozen with { Scale = 0.5f }, E)];
-            yield return new OpCase(typeof(RoutedExperts), $"{type} frozen, a tensor each", 4 * (D + I), [.. common, .. Each(I, D), .. Each(I, D), .. Each(D, I)],
+            yield return new OpCase(typeof(RoutedExperts), $"{type} frozen, a tensor each", 4 * (D + I),
+                [.. common, .. Each(I, D), .. Each(I, D), .. Each(D, I)],
                 x => [RoutedExperts.Apply(x[0], x[1], x[2], new ExpertSet(Matrices.Each(x[3..8]), Matrices.Each(x[8..13]), Matrices.Each(x[13..18])))])
             { Roundings = 4 };
             foreach (var (r, dropout) in ((int, float)[])[(1, 0), (3, 0.25f), (8, 0)])
                 yield return new OpCase(typeof(RoutedExperts), $"{type} low rank {r}{(dropout > 0 ? ", dropout" : "")}", 4 * (D + I + r),
                     [.. common, .. frozen, F32(E, r, D), F32(E, I, r), F32(E, r, D), F32(E, I, r), F32(E, r, I), F32(E, D, r)],
-                    x => [RoutedExperts.Apply(x[0], x[1], x[2], Stacked(x) with { Lora = new LowRankExperts(x[6], x[7], x[8], x[9], x[10], x[11], 0.5f, dropout) }, dropoutKey: 11)], Together: [6, 7, 8, 9, 10, 11])
+                    x => [RoutedExperts.Apply(x[0], x[1], x[2],
+                        Stacked(x) with { Lora = new LowRankExperts(x[6], x[7], x[8], x[9], x[10], x[11], 0.5f, dropout) }, dropoutKey: 11)],
+                        Together: [6, 7, 8, 9, 10, 11])
                 { Roundings = WithPairs };
         }
         foreach (var type in (DType[])[DType.F32, DType.BF16])
-            foreach (var (format, d, i, scale) in ((MatrixFormat, int, int, float)[])[(MatrixFormat.Fp8, 133, 130, 0.15f), (MatrixFormat.Int8, D, I, 0.006f), (MatrixFormat.Int4, 64, 32, 0.05f)])
+            foreach (var (format, d, i, scale) in ((MatrixFormat, int, int, float)[])[(MatrixFormat.Fp8, 133, 130, 0.15f), (MatrixFormat.Int8, D, I, 0.006f),
+                (MatrixFormat.Int4, 64, 32, 0.05f)])
                 foreach (var r in (int[])[0, 3])
                 {
-                    Input[] Bank(int n, int k) => [.. Enumerable.Repeat(Codes(format.DataType(), format.DataShape(n, k)), E), .. Enumerable.Repeat(Scales(format.ScaleType(), scale, format.ScaleShape(n, k)), E)];
-                    Input[] lora = r == 0 ? [] : [.. ((long[][])[[E, r, d], [E, i, r], [E, r, d], [E, i, r], [E, r, i], [E, d, r]]).Select(shape => F32(shape) with { Scale = 0.2f })];
+                    Input[] Bank(int n, int k) => [.. Enumerable.Repeat(Codes(format.DataType(), format.DataShape(n, k)), E),
+                        .. Enumerable.Repeat(Scales(format.ScaleType(), scale, format.ScaleShape(n, k)), E)];
+                    Input[] lora = r == 0 ? [] : [.. ((long[][])[[E, r, d], [E, i, r], [E, r, d], [E, i, r], [E, r, i], [E, d, r]]).Select(shape =>
+                        F32(shape) with { Scale = 0.2f })];
                     Matrices Low(Tensor[] x, int at, int n, int k) => Matrices.Each(format, x[at..(at + E)], x[(at + E)..(at + (2 * E))], n, k);
-                    yield return new OpCase(typeof(RoutedExperts), $"{type} {format}{(r > 0 ? $", low rank {r}" : "")}", 4 * (d + i + r), [Of(type, T, d), F32(T, K), I32(Chosen, T, K), .. Bank(i, d), .. Bank(i, d), .. Bank(d, i), .. lora],
-                        x => [RoutedExperts.Apply(x[0], x[1], x[2], new ExpertSet(Low(x, 3, i, d), Low(x, 13, i, d), Low(x, 23, d, i), r == 0 ? null : new LowRankExperts(x[33], x[34], x[35], x[36], x[37], x[38], 0.5f)))],
+                    yield return new OpCase(typeof(RoutedExperts), $"{type} {format}{(r > 0 ? $", low rank {r}" : "")}", 4 * (d + i + r),
+                        [Of(type, T, d), F32(T, K), I32(Chosen, T, K), .. Bank(i, d), .. Bank(i, d), .. Bank(d, i), .. lora],
+                        x => [RoutedExperts.Apply(x[0], x[1], x[2],
+                            new ExpertSet(Low(x, 3, i, d), Low(x, 13, i, d), Low(x, 23, d, i), r == 0 ? null
+                                : new LowRankExperts(x[33], x[34], x[35], x[36], x[37], x[38], 0.5f)))],
                         Together: r == 0 ? null : [33, 34, 35, 36, 37, 38])
                     { Roundings = r == 0 ? 4 : WithPairs };
                 }
-        yield return new OpCase(typeof(RoutedExperts), "trained whole", 4 * (D + I), [F32(T, D), F32(T, K), I32(Chosen, T, K), F32(E, I, D), F32(E, I, D), F32(E, D, I)],
+        yield return new OpCase(typeof(RoutedExperts), "trained whole", 4 * (D + I),
+            [F32(T, D), F32(T, K), I32(Chosen, T, K), F32(E, I, D), F32(E, I, D), F32(E, D, I)],
             x => [RoutedExperts.Apply(x[0], x[1], x[2], Stacked(x))], Together: [3, 4, 5]);
     }
 

@@ -22,7 +22,10 @@ public sealed record Input(DType Type, long[] Shape, bool Trained = true, float 
     public static Input Codes(DType type, params long[] shape) => new(type, shape, Trained: false) { Stored = true };
 
     /// <summary>Scales of a low-bit format, 0.5 to 1.5 times <paramref name="scale"/>.</summary>
-    public static Input Scales(DType type, float scale, params long[] shape) => new(type, shape, Trained: false, Floats: [.. Enumerable.Range(0, (int)shape.Aggregate(1L, (a, b) => a * b)).Select(i => scale * (0.5f + (i * 0.618f % 1)))]) { Stored = true };
+    public static Input Scales(DType type, float scale, params long[] shape) =>
+        new(type, shape, Trained: false,
+            Floats: [.. Enumerable.Range(0, (int)shape.Aggregate(1L, (a, b) => a * b)).Select(i => scale * (0.5f + (i * 0.618f % 1)))])
+        { Stored = true };
 
     public Tensor Make(Random random)
     {
@@ -51,7 +54,8 @@ public sealed record Input(DType Type, long[] Shape, bool Trained = true, float 
 /// <param name="Apply">Calls the op once on tensors made from <paramref name="Inputs"/>, all on one device.</param>
 /// <param name="Hidden">A loss term whose gradient the op adds without it being an output (the router's balance term), from the host inputs.</param>
 /// <param name="Together">Inputs that are trained all or none.</param>
-public sealed record OpCase(Type Op, string Setting, int Reduction, Input[] Inputs, Func<Tensor[], Tensor[]> Apply, Func<Tensor[], double>? Hidden = null, int[]? Together = null)
+public sealed record OpCase(Type Op, string Setting, int Reduction, Input[] Inputs, Func<Tensor[], Tensor[]> Apply, Func<Tensor[], double>? Hidden = null,
+    int[]? Together = null)
 {
     /// <summary>BF16 roundings between the inputs and a result besides its own: saved activations and partial sums kept in the stored type.</summary>
     public int Roundings { get; init; } = 1;

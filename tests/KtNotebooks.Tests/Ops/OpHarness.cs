@@ -10,8 +10,8 @@ public sealed record OpResult(float[]?[] Outputs, int[]?[] Indices, float[]?[] G
 public static class OpHarness
 {
     /// <summary>
-    /// Forward, then backward from fixed random output gradients. <paramref name="trained"/> says which inputs require a gradient (by default all that the case trains);
-    /// output <paramref name="missing"/> has no gradient (null), or zeros with <paramref name="missingAsZero"/>.
+    /// Forward, then backward from fixed random output gradients. <paramref name="trained"/> says which inputs require a gradient (by default all that the
+    /// case trains); output <paramref name="missing"/> has no gradient (null), or zeros with <paramref name="missingAsZero"/>.
     /// </summary>
     public static OpResult Run(OpCase test, Variant variant, Func<int, bool>? trained = null, int missing = -1, bool missingAsZero = false)
     {
@@ -36,12 +36,14 @@ public static class OpHarness
                 for (var i = 0; i < inputs.Length; i++)
                 {
                     var place = Array.IndexOf(frame.Inputs, inputs[i]);
-                    if (place >= 0 && inputs[i].RequiresGrad) gradients[i] = (dIn[place] ?? throw new InvalidOperationException($"input {i} requires a gradient and got none")).ToFloats();
+                    if (place >= 0 && inputs[i].RequiresGrad)
+                        gradients[i] = (dIn[place] ?? throw new InvalidOperationException($"input {i} requires a gradient and got none")).ToFloats();
                 }
                 foreach (var d in dIn) d?.Dispose();
                 foreach (var d in dOut) d?.Dispose();
             }
-            return new OpResult([.. outputs.Select(o => o.Type.IsFloat() ? o.ToFloats() : null)], [.. outputs.Select(o => o.Type.IsFloat() ? null : o.ToInts())], gradients);
+            return new OpResult([.. outputs.Select(o => o.Type.IsFloat() ? o.ToFloats() : null)],
+                [.. outputs.Select(o => o.Type.IsFloat() ? null : o.ToInts())], gradients);
         }
         finally
         {
@@ -84,5 +86,6 @@ public static class OpHarness
         return moved;
     }
 
-    private static Tensor Cotangent(Tensor output, int index, float scale) => new Input(output.Type, output.Shape.ToArray(), Scale: scale).Make(new Random(99 + index));
+    private static Tensor Cotangent(Tensor output, int index, float scale) =>
+        new Input(output.Type, output.Shape.ToArray(), Scale: scale).Make(new Random(99 + index));
 }

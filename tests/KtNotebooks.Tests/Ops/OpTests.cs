@@ -8,7 +8,9 @@ using Xunit;
 
 namespace KtNotebooks.Tests.Ops;
 
-/// <summary>The same questions for every op: is it right, is it the same everywhere, is the gradient right, does it fail well, is it repeatable, does it leak.</summary>
+/// <summary>
+/// The same questions for every op: is it right, is it the same everywhere, is the gradient right, does it fail well, is it repeatable, does it leak.
+/// </summary>
 [Trait("card", "cuda")]
 [Collection(Alone.Name)] // buffers alive are counted process-wide
 public class OpTests
@@ -31,7 +33,8 @@ public class OpTests
 
     public static TheoryData<string> Variants => [.. Variant.Known.Where(v => v.IsCuda || !Require.EmulatedCard).Select(v => v.Name)];
 
-    private static IEnumerable<Type> AllOps => typeof(Op).Assembly.GetTypes().Where(t => t.IsSubclassOf(typeof(Op)) && t is { IsAbstract: false, IsPublic: true });
+    private static IEnumerable<Type> AllOps => typeof(Op).Assembly.GetTypes()
+        .Where(t => t.IsSubclassOf(typeof(Op)) && t is { IsAbstract: false, IsPublic: true });
 
     /// <summary>The other questions are asked of the variants that are here; this one says which are not, once.</summary>
     [Theory]
@@ -88,7 +91,8 @@ public class OpTests
         var outputs = OpHarness.Run(test, where).Outputs;
         if (outputs.Count(o => o is not null) < 2) return;
         for (var missing = 0; missing < outputs.Length; missing++)
-            if (outputs[missing] is not null) Same(test, OpHarness.Run(test, where, missing: missing, missingAsZero: true), OpHarness.Run(test, where, missing: missing));
+            if (outputs[missing] is not null)
+                Same(test, OpHarness.Run(test, where, missing: missing, missingAsZero: true), OpHarness.Run(test, where, missing: missing));
     }
 
     [Theory]
@@ -124,8 +128,8 @@ public class OpTests
     }
 
     /// <summary>
-    /// The definition's gradient against four-point differences of the definition: at most eight elements of each input. Outputs are stored in F32, so the difference carries a
-    /// rounding of every output that moves, divided by the step; the error of the formula itself is of the fourth order in the step.
+    /// The definition's gradient against four-point differences of the definition: at most eight elements of each input. Outputs are stored in F32, so the
+    /// difference carries a rounding of every output that moves, divided by the step; the error of the formula itself is of the fourth order in the step.
     /// </summary>
     [Theory]
     [MemberData(nameof(FloatCases))]
@@ -146,7 +150,8 @@ public class OpTests
                 {
                     var slope = Slope(test, inputs, inputs[i].Span<float>(), at, Step, out var size);
                     var limit = (1e-4 * largest) + (4 * size / (1 << 23) / Step);
-                    Assert.True(Math.Abs(slope - gradient[at]) <= limit, $"gradient of input {i}[{at}] is {gradient[at]:R}, the slope is {slope:R}, allowed {limit:g3}");
+                    Assert.True(Math.Abs(slope - gradient[at]) <= limit,
+                        $"gradient of input {i}[{at}] is {gradient[at]:R}, the slope is {slope:R}, allowed {limit:g3}");
                 }
             }
         }
@@ -166,7 +171,8 @@ public class OpTests
     }
 
     [Fact]
-    public void Every_op_has_a_cuda_kernel() => Assert.Empty(AllOps.Where(t => t.GetMethod("Cuda", BindingFlags.NonPublic | BindingFlags.Instance)!.DeclaringType == typeof(Op)).Select(t => t.Name));
+    public void Every_op_has_a_cuda_kernel() =>
+        Assert.Empty(AllOps.Where(t => t.GetMethod("Cuda", BindingFlags.NonPublic | BindingFlags.Instance)!.DeclaringType == typeof(Op)).Select(t => t.Name));
 
     [Fact]
     public void Every_op_has_cases_in_both_types_and_an_error()

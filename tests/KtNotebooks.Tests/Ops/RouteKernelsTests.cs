@@ -10,7 +10,16 @@ namespace KtNotebooks.Tests.Ops;
 [Trait("card", "cuda")]
 public class RouteKernelsTests
 {
-    public static TheoryData<int, int, int> Sorts => new() { { 1, 1, 1 }, { 5, 2, 3 }, { 3, 1, 384 }, { 700, 6, 64 }, { 300, 8, 257 }, { 1000, 8, 384 }, { 0, 2, 4 } };
+    public static TheoryData<int, int, int> Sorts => new()
+    {
+        { 1, 1, 1 },
+        { 5, 2, 3 },
+        { 3, 1, 384 },
+        { 700, 6, 64 },
+        { 300, 8, 257 },
+        { 1000, 8, 384 },
+        { 0, 2, 4 },
+    };
 
     public static TheoryData<DType, int> Rows => new() { { DType.F32, 5 }, { DType.F32, 64 }, { DType.BF16, 7 }, { DType.BF16, 40 }, { DType.BF16, 2056 } };
 
@@ -21,7 +30,8 @@ public class RouteKernelsTests
         Require.Hardware("cuda", CudaDevice.Missing);
         // Neighbours often choose alike, expert 0 most, some nobody.
         var random = new Random(T + experts);
-        using var indices = Tensor.From([.. Enumerable.Range(0, T * k).Select(i => random.Next(3) == 0 ? 0 : random.Next(1 + (random.Next(experts) / 2)))], T, k);
+        using var indices = Tensor.From([.. Enumerable.Range(0, T * k).Select(i => random.Next(3) == 0 ? 0 : random.Next(1 + (random.Next(experts) / 2)))], T,
+            k);
         using var offsets = Tensor.Empty(DType.I32, experts + 1);
         using var routes = Tensor.Empty(DType.I32, T * k);
         Routes.Sort(indices, experts, offsets, routes);
@@ -74,7 +84,8 @@ public class RouteKernelsTests
         using var scaled = rows.Clone();
         RouteKernels.ScaleRows(scaled, wThere, routes, 0);
         var (before, w, after) = (rows.ToFloats(), weights.ToFloats(), scaled.ToFloats());
-        for (var i = 0; i < after.Length; i++) Assert.Equal(type == DType.F32 ? before[i] * w[sorted.Routes[i / D]] : Bf16.Round(before[i] * w[sorted.Routes[i / D]]), after[i]);
+        for (var i = 0; i < after.Length; i++)
+            Assert.Equal(type == DType.F32 ? before[i] * w[sorted.Routes[i / D]] : Bf16.Round(before[i] * w[sorted.Routes[i / D]]), after[i]);
     }
 
     [Theory]
@@ -136,6 +147,7 @@ public class RouteKernelsTests
     {
         Assert.Equal(expected.Length, actual.Length);
         for (var i = 0; i < expected.Length; i++)
-            Assert.True(Math.Abs(expected[i] - actual[i]) <= limit * Math.Max(1, Math.Abs(expected[i])), $"[{i}] is {actual[i]}, expected {expected[i]} within {limit}");
+            Assert.True(Math.Abs(expected[i] - actual[i]) <= limit * Math.Max(1, Math.Abs(expected[i])),
+                $"[{i}] is {actual[i]}, expected {expected[i]} within {limit}");
     }
 }

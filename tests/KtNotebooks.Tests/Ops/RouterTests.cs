@@ -22,7 +22,8 @@ public class RouterTests
     [Fact]
     public void A_group_counts_as_much_as_its_best_expert()
     {
-        // Groups {0 1} {2 3} {4 5}: best 1, 4, 3. The second largest of all, expert 2's neighbour 3, is in the best group; expert 1 is out with its group though it beats expert 5.
+        // Groups {0 1} {2 3} {4 5}: best 1, 4, 3. The second largest of all, expert 2's neighbour 3, is in the best group; expert 1 is out with its group
+        // though it beats expert 5.
         var (weights, indices) = Route([0, Ln2, 3 * Ln2, 2 * Ln2, 2.5f * Ln2, -Ln2], new RouterSettings(4, true, 1, Groups: 3, KeptGroups: 2));
         Assert.Equal([2, 4, 3, 5], indices);
         var sum = 8 + MathF.Pow(2, 2.5f) + 4 + 0.5f;
@@ -64,7 +65,8 @@ public class RouterTests
     public void Equals_go_to_the_lower_experts_of_the_lower_groups()
     {
         Assert.Equal([0, 1, 2], Route(new float[8], new RouterSettings(3, true, 1, Groups: 4, KeptGroups: 2)).Indices);
-        Assert.Equal([0, 1, 2], Route(new float[8], new RouterSettings(3, true, 1, Scoring: RouterScoring.Sigmoid, Groups: 4, KeptGroups: 2), new float[8]).Indices);
+        Assert.Equal([0, 1, 2], Route(new float[8], new RouterSettings(3, true, 1, Scoring: RouterScoring.Sigmoid, Groups: 4, KeptGroups: 2),
+            new float[8]).Indices);
     }
 
     private static (float[] Weights, int[] Indices) Route(float[] logits, RouterSettings settings, float[]? bias = null)

@@ -3,9 +3,10 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Tests.Ops;
 
 /// <summary>
-/// How far two correct kernels may differ. Both round the result once: up to one unit in the last place of the stored type, relative to the value itself. Sums of n terms in F32 in any order
-/// differ by up to n roundings of their terms, and each BF16 intermediate adds one rounding of the terms that pass through it; terms are as large as the value, or as the tensor's
-/// values usually are (their root mean square); where they cancel, the case says how large they were.
+/// How far two correct kernels may differ. Both round the result once: up to one unit in the last place of the stored type, relative to the value itself.
+/// Sums of n terms in F32 in any order differ by up to n roundings of their terms, and each BF16 intermediate adds one rounding of the terms that pass
+/// through it; terms are as large as the value, or as the tensor's values usually are (their root mean square); where they cancel, the case says how large
+/// they were.
 /// </summary>
 public static class Tolerance
 {
@@ -35,6 +36,8 @@ public static class Tolerance
             if (ratio <= worst) continue; // not reached by NaN: it falls through and is reported
             (worst, at) = (double.IsNaN(ratio) ? double.PositiveInfinity : ratio, i);
         }
-        return at < 0 ? null : $"{what}[{at}] is {actual[at]:R}, expected {expected[at]:R} within {Limit(test, expected[at], scale):g3} (rms {scale:g3}, {expected.Length} values)";
+        return at < 0 ? null
+            : $"{what}[{at}] is {actual[at]:R}, expected {expected[at]:R} within {Limit(test, expected[at], scale):g3} (rms {scale:g3}, "
+            + $"{expected.Length} values)";
     }
 }

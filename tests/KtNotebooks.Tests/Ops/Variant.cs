@@ -18,7 +18,9 @@ public sealed record Variant(string Name, Device Device, string? Kernels, string
         new("cuda:0", Device.Cuda(), null, CudaDevice.Missing),
     ];
 
-    /// <summary>What the questions are asked of: all that is here, and with an emulated card nothing else, because the others are asked in a process without it.</summary>
+    /// <summary>
+    /// What the questions are asked of: all that is here, and with an emulated card nothing else, because the others are asked in a process without it.
+    /// </summary>
     public static IEnumerable<Variant> Present => Known.Where(v => v.Missing is null && (v.IsCuda || !Require.EmulatedCard));
 
     public bool IsCuda => Device.Kind == DeviceKind.Cuda;

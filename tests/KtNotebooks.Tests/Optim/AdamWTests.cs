@@ -105,5 +105,6 @@ public class AdamWTests
         return (s.W - (rate * ((mHat / (Math.Sqrt(vHat) + a.Eps)) + (a.WeightDecay * s.W))), m, v);
     }
 
-    private static Tensor Values(Random random, params long[] shape) => Tensor.From([.. Enumerable.Range(0, (int)shape.Aggregate(1L, (n, d) => n * d)).Select(_ => (random.NextSingle() * 2) - 1)], shape);
+    private static Tensor Values(Random random, params long[] shape) =>
+        Tensor.From([.. Enumerable.Range(0, (int)shape.Aggregate(1L, (n, d) => n * d)).Select(_ => (random.NextSingle() * 2) - 1)], shape);
 }

@@ -39,7 +39,12 @@ public class LearningRateTests
     [InlineData(411, 0.1, 0, 42)]
     [InlineData(411, 0.1, 7, 7)]
     [InlineData(411, 0, 0, 0)]
-    public void Warm_up_steps_are_rounded_up(int total, double ratio, int steps, int expected) => Assert.Equal(expected, new TrainSettings { OutputDir = "", WarmupRatio = ratio, WarmupSteps = steps }.WarmupOf(total));
+    public void Warm_up_steps_are_rounded_up(int total, double ratio, int steps, int expected) => Assert.Equal(expected, new TrainSettings
+    {
+        OutputDir = "",
+        WarmupRatio = ratio,
+        WarmupSteps = steps,
+    }.WarmupOf(total));
 
     [Theory]
     [InlineData(91, 1, 8, 3, -1, 36)]
@@ -55,5 +60,6 @@ public class LearningRateTests
 
     [Fact]
     public void An_unknown_schedule_names_the_known_ones() =>
-        Assert.Equal("lr_scheduler_type 'sine' is not known; known are cosine, linear, constant, constant_with_warmup", Assert.Throws<ArgumentException>(() => new LearningRate("sine", 1, 0, 10).At(1)).Message);
+        Assert.Equal("lr_scheduler_type 'sine' is not known; known are cosine, linear, constant, constant_with_warmup",
+            Assert.Throws<ArgumentException>(() => new LearningRate("sine", 1, 0, 10).At(1)).Message);
 }

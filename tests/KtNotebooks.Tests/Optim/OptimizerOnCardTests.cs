@@ -9,7 +9,10 @@ using Xunit;
 
 namespace KtNotebooks.Tests.Optim;
 
-/// <summary>The optimizer and the gradient norm of parameters on a card against the CPU's: many tensors of odd lengths, some at addresses that are not aligned, one without a gradient, one empty.</summary>
+/// <summary>
+/// The optimizer and the gradient norm of parameters on a card against the CPU's: many tensors of odd lengths, some at addresses that are not aligned, one
+/// without a gradient, one empty.
+/// </summary>
 [Trait("card", "cuda")]
 public class OptimizerOnCardTests
 {
@@ -27,7 +30,8 @@ public class OptimizerOnCardTests
         foreach (var bench in (Bench[])[there, both])
         {
             for (var i = 0; i < Lengths.Length; i++) Assert.Equal(here.Parameters[i].Tensor.ToFloats(), bench.Parameters[i].Tensor.ToFloats());
-            foreach (var (expected, actual) in here.Optimizer.State.Zip(bench.Optimizer.State)) Assert.Equal(expected.Tensor.ToFloats(), actual.Tensor.ToFloats());
+            foreach (var (expected, actual) in here.Optimizer.State.Zip(bench.Optimizer.State))
+                Assert.Equal(expected.Tensor.ToFloats(), actual.Tensor.ToFloats());
         }
     }
 

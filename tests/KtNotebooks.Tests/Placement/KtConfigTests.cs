@@ -24,7 +24,9 @@ public class KtConfigTests
     public static TheoryData<string> Options => [.. Documented.Keys];
 
     [Fact]
-    public void The_table_is_complete() => Assert.Equal(Documented.Keys.Order(), Keys.All.Select(k => k.Name).Where(n => n.StartsWith(Block, StringComparison.Ordinal)).Select(n => n[Block.Length..]).Order());
+    public void The_table_is_complete() =>
+        Assert.Equal(Documented.Keys.Order(), Keys.All.Select(k => k.Name).Where(n => n.StartsWith(Block, StringComparison.Ordinal))
+            .Select(n => n[Block.Length..]).Order());
 
     [Theory]
     [MemberData(nameof(Options))]
@@ -42,7 +44,8 @@ public class KtConfigTests
                 Assert.Equal(key.AsksForNothing(Documented[name]) ? [] : [$"no effect here: {key.Name} ({key.Help})"], settings.Finish("kt train"));
                 break;
             default:
-                Assert.Equal($"command line: '{key.Name}' is {Documented[name]}, which is not to be had here: {key.Help}", Assert.Throws<ArgumentException>(() => settings.Finish("kt train")).Message);
+                Assert.Equal($"command line: '{key.Name}' is {Documented[name]}, which is not to be had here: {key.Help}",
+                    Assert.Throws<ArgumentException>(() => settings.Finish("kt train")).Message);
                 Assert.Empty(Settings.Read([$"{key.Name}=false"]).Finish("kt train"));
                 break;
         }
@@ -57,12 +60,14 @@ public class KtConfigTests
         Assert.Equal("cuda:0", placement.Of("model.layers.1.self_attn.q_proj").Compute.ToString());
         Assert.Equal(Math.Min(7, Environment.ProcessorCount), placement.Settings.Threads);
         Assert.Equal(WeightHome.Mmap, Shapes.Resolve("deepseek-v2-lite", "kt_config.kt_weight_lifecycle=ephemeral").Of("model.layers.1.mlp.experts").Weights);
-        Assert.Equal(ExecutorKind.Streamed, Shapes.Resolve("deepseek-v2-lite", "device=cuda", "kt_config.kt_backend=FP8", "experts=streamed").Of("model.layers.1.mlp.experts").Executor);
+        Assert.Equal(ExecutorKind.Streamed, Shapes.Resolve("deepseek-v2-lite", "device=cuda", "kt_config.kt_backend=FP8", "experts=streamed")
+            .Of("model.layers.1.mlp.experts").Executor);
     }
 
     [Theory]
     [InlineData("command line: unknown kt_backend 'INT9'. Did you mean 'INT8'?", "kt_config.kt_backend=INT9")]
-    [InlineData("command line: 'kt_config.kt_expert_weight_format' must be int8, as kt_backend says, but is 'fp8'", "kt_config.kt_backend=INT8", "kt_config.kt_expert_weight_format=fp8")]
+    [InlineData("command line: 'kt_config.kt_expert_weight_format' must be int8, as kt_backend says, but is 'fp8'", "kt_config.kt_backend=INT8",
+        "kt_config.kt_expert_weight_format=fp8")]
     [InlineData("command line: 'kt_config.kt_lora_rank' must be lora_rank's 16, but is '8'", "kt_config.kt_lora_rank=8", "lora_rank=16")]
     [InlineData("command line: 'kt_config.kt_lora_alpha' must be lora_alpha's 32, but is '8'", "kt_config.kt_lora_alpha=8", "lora_rank=16")]
     [InlineData("command line: 'kt_config.kt_train_mode' must be lora", "kt_config.kt_train_mode=full")]
@@ -72,7 +77,8 @@ public class KtConfigTests
     [InlineData("command line: 'gpu_memory_limit' must be a size such as 20GB or 20GiB, but is '20'", "gpu_memory_limit=20")]
     [InlineData("command line: 'cpu_infer' must be positive, but is '0'", "cpu_infer=0")]
     [InlineData("command line: 'mode' must be normal", "mode=long_context")]
-    public void What_cannot_be_honoured_is_one_line(string expected, params string[] keys) => Assert.StartsWith(expected, Assert.Throws<ArgumentException>(() => Read(keys)).Message, StringComparison.Ordinal);
+    public void What_cannot_be_honoured_is_one_line(string expected, params string[] keys) =>
+        Assert.StartsWith(expected, Assert.Throws<ArgumentException>(() => Read(keys)).Message, StringComparison.Ordinal);
 
     [Fact]
     public void Use_kt_false_leaves_its_block_and_rules_aside()
@@ -88,8 +94,10 @@ public class KtConfigTests
     {
         var read = Read("kt_optimize_rule=examples/kt_optimize_rules/DeepSeek-V3-Chat-sft-amx-multi-gpu.yaml");
         Assert.EndsWith("rules/DeepSeek-V3-Chat-sft-amx-multi-gpu.yaml", read.Rules!.Path, StringComparison.Ordinal);
-        Assert.Contains(read.Notes, n => n.StartsWith("command line: examples/kt_optimize_rules/DeepSeek-V3-Chat-sft-amx-multi-gpu.yaml is not there; ", StringComparison.Ordinal));
-        Assert.Contains("Did you mean 'DeepSeek-V2-Lite-Chat-sft.yaml'?", Assert.Throws<FileNotFoundException>(() => Read("kt_optimize_rule=my/DeepSeek-V2-Lite-Chat-sfd.yaml")).Message, StringComparison.Ordinal);
+        Assert.Contains(read.Notes, n =>
+            n.StartsWith("command line: examples/kt_optimize_rules/DeepSeek-V3-Chat-sft-amx-multi-gpu.yaml is not there; ", StringComparison.Ordinal));
+        Assert.Contains("Did you mean 'DeepSeek-V2-Lite-Chat-sft.yaml'?",
+            Assert.Throws<FileNotFoundException>(() => Read("kt_optimize_rule=my/DeepSeek-V2-Lite-Chat-sfd.yaml")).Message, StringComparison.Ordinal);
     }
 
     [Fact]
@@ -98,7 +106,8 @@ public class KtConfigTests
         Assert.Equal(1, Read("cpu_infer=1").Threads);
         var many = Read("cpu_infer=100000");
         Assert.Equal(Environment.ProcessorCount, many.Threads);
-        Assert.Equal([$"command line: cpu_infer is 100000, but this process may use {Environment.ProcessorCount} processors: {Environment.ProcessorCount} threads"], many.Notes);
+        Assert.Equal([$"command line: cpu_infer is 100000, but this process may use {Environment.ProcessorCount} processors: "
+            + $"{Environment.ProcessorCount} threads"], many.Notes);
     }
 
     [Fact]

@@ -48,7 +48,8 @@ public sealed class PlacementRulesTests : IDisposable
         Assert.Equal((Device.Cuda(0), WeightHome.Host, ExecutorKind.Auto), Bank(placement, 3));
         Assert.Equal((Device.Cuda(1), WeightHome.Host, ExecutorKind.Auto), Bank(placement, 6));
         var five = placement.Of("model.layers.5.mlp.experts");
-        Assert.Equal((Device.Cpu, WeightHome.Host, ExecutorKind.Cpu, MatrixFormat.Int8, "avx2"), (five.Compute, five.Weights, five.Executor, five.Format, five.Kernel));
+        Assert.Equal((Device.Cpu, WeightHome.Host, ExecutorKind.Cpu, MatrixFormat.Int8, "avx2"),
+            (five.Compute, five.Weights, five.Executor, five.Format, five.Kernel));
         Assert.Equal([Device.Cpu, Device.Cuda(0), Device.Cuda(1)], placement.Devices);
     }
 
@@ -70,7 +71,9 @@ public sealed class PlacementRulesTests : IDisposable
             if (layer is not (0 or 4 or 5)) Assert.Equal((Device.Cuda(layer % 4), WeightHome.Host, ExecutorKind.Streamed), Bank(placement, layer));
         }
         Assert.Equal((Device.Cpu, WeightHome.Host, ExecutorKind.Cpu), Bank(placement, 4));
-        Assert.Equal((Device.Cuda(0), Device.Cuda(2), Device.Cuda(2)), (placement.Of("model.embed_tokens").Compute, placement.Of("model.norm").Compute, placement.Of("lm_head").Compute)); // with the last layer, 26
+        // with the last layer, 26
+        Assert.Equal((Device.Cuda(0), Device.Cuda(2), Device.Cuda(2)),
+            (placement.Of("model.embed_tokens").Compute, placement.Of("model.norm").Compute, placement.Of("lm_head").Compute));
         Assert.Equal([Device.Cpu, Device.Cuda(0), Device.Cuda(1), Device.Cuda(2), Device.Cuda(3)], placement.Devices);
     }
 
@@ -127,14 +130,16 @@ public sealed class PlacementRulesTests : IDisposable
     [Fact]
     public void A_card_that_is_not_there_is_refused_with_the_line_to_change()
     {
-        var error = Assert.Throws<NotSupportedException>(Resolve("# a comment\n- match: { class: embedding }\n  place: { compute: cpu }\n- match: { class: layer }\n  place: { compute: 'cuda:97' }\n").PrepareDevices);
+        var error = Assert.Throws<NotSupportedException>(Resolve("# a comment\n- match: { class: embedding }\n  place: { compute: cpu }\n- match: { class: "
+            + "layer }\n  place: { compute: 'cuda:97' }\n").PrepareDevices);
         Assert.StartsWith($"{_folder.Path}/rules.yaml:4: puts model.layers.0.input_layernorm on cuda:97, but ", error.Message, StringComparison.Ordinal);
         Assert.EndsWith("Change that line, or write device: cpu to compute everything on the CPU", error.Message, StringComparison.Ordinal);
     }
 
     [Theory]
     [InlineData("- match: { nam: x }\n  place: { weights: host }", ":1: unknown key 'nam'. Did you mean 'name'?")]
-    [InlineData("- match: { name: x }\n  place: { weights: host }\n- match: { name: y }\n  place: { compute: 'npu:0' }", ":4: device 'npu:0' is not known; write cpu, cuda or cuda:N")]
+    [InlineData("- match: { name: x }\n  place: { weights: host }\n- match: { name: y }\n  place: { compute: 'npu:0' }",
+        ":4: device 'npu:0' is not known; write cpu, cuda or cuda:N")]
     [InlineData("- match: { name: x }\n  place: { weights: disk }", ":2: weights must be host, device or mmap, but is 'disk'")]
     [InlineData("- match: { name: x }\n  place: { format: int3 }", ":2: format must be bf16, fp8, int8 or int4, but is 'int3'")]
     [InlineData("- match: { name: x }\n  place: { kernel: sse }", ":2: kernel must be auto, amx, avx512bf16, avx512, avx2 or plain, but is 'sse'")]
@@ -146,12 +151,18 @@ public sealed class PlacementRulesTests : IDisposable
     [InlineData("- match: {}\n  place: { weights: host }", ":1: match needs a name, a class, or both")]
     [InlineData("- match: { name: x }\n  place: { weights: host }\n  replace: { class: default }", ":1: 'place' and 'replace' exclude each other")]
     [InlineData("- match: { class: torch.nn.Linaer }\n  place: { weights: host }", ":1: unknown class 'torch.nn.Linaer'. Did you mean 'torch.nn.Linear'?")]
-    [InlineData("- match: { name: x }\n  replace: { class: ktransformers.operators.experts.KTransformerExperts }", ":2: unknown class 'ktransformers.operators.experts.KTransformerExperts'. Did you mean 'ktransformers.operators.experts.KTransformersExperts'?")]
-    [InlineData("- match: { name: x }\n  replace:\n    class: ktransformers.operators.experts.KTransformersExperts\n    kwargs: { generate_op: KSFTExpertCPU }", ":4: unknown generate_op 'KSFTExpertCPU'. Did you mean 'KSFTExpertsCPU'?")]
-    [InlineData("- match: { name: x }\n  replace:\n    class: ktransformers.operators.experts.KTransformersExperts\n    kwargs:\n      backend: AMXIn8", ":5: unknown backend 'AMXIn8'. Did you mean 'AMXInt8'?")]
-    [InlineData("- match: { name: x }\n  replace:\n    class: ktransformers.operators.linear.KTransformersLinear\n    kwargs:\n      generate_devce: cuda", ":5: unknown key 'generate_devce'. Did you mean 'generate_device'?")]
-    [InlineData("- match: { name: x }\n  replace:\n    class: ktransformers.operators.linear.KTransformersLinear\n    kwargs:\n      prefill_op: KLinearTorhc", ":5: unknown prefill_op 'KLinearTorhc'. Did you mean 'KLinearTorch'?")]
-    [InlineData("- match: { name: x }\n  replace:\n    class: ktransformers.operators.models.KDeepseekV2Model\n    kwargs:\n      transfer_map: { one: 'cuda:1' }", ":5: transfer_map must name the number of a layer, but says 'one'")]
+    [InlineData("- match: { name: x }\n  replace: { class: ktransformers.operators.experts.KTransformerExperts }",
+        ":2: unknown class 'ktransformers.operators.experts.KTransformerExperts'. Did you mean 'ktransformers.operators.experts.KTransformersExperts'?")]
+    [InlineData("- match: { name: x }\n  replace:\n    class: ktransformers.operators.experts.KTransformersExperts\n    kwargs: { generate_op: KSFTExpertCPU }",
+        ":4: unknown generate_op 'KSFTExpertCPU'. Did you mean 'KSFTExpertsCPU'?")]
+    [InlineData("- match: { name: x }\n  replace:\n    class: ktransformers.operators.experts.KTransformersExperts\n    kwargs:\n      backend: AMXIn8",
+        ":5: unknown backend 'AMXIn8'. Did you mean 'AMXInt8'?")]
+    [InlineData("- match: { name: x }\n  replace:\n    class: ktransformers.operators.linear.KTransformersLinear\n    kwargs:\n      generate_devce: cuda",
+        ":5: unknown key 'generate_devce'. Did you mean 'generate_device'?")]
+    [InlineData("- match: { name: x }\n  replace:\n    class: ktransformers.operators.linear.KTransformersLinear\n    kwargs:\n      prefill_op: KLinearTorhc",
+        ":5: unknown prefill_op 'KLinearTorhc'. Did you mean 'KLinearTorch'?")]
+    [InlineData("- match: { name: x }\n  replace:\n    class: ktransformers.operators.models.KDeepseekV2Model\n    kwargs:\n      transfer_map: { one: "
+        + "'cuda:1' }", ":5: transfer_map must name the number of a layer, but says 'one'")]
     [InlineData("- match: { name: x }\n  replace: { class: default }\n  recursive: maybe", ":3: recursive must be true, false, True or False, but is 'maybe'")]
     [InlineData("match: x", ":1: a rules file is a list")]
     [InlineData("- {", ": not valid YAML")]
@@ -163,12 +174,18 @@ public sealed class PlacementRulesTests : IDisposable
     }
 
     [Theory]
-    [InlineData("- match: { name: 'layers\\.4\\.self_attn' }\n  place: { compute: 'cuda:1' }", ":1: puts model.layers.4.self_attn.q_proj on cuda:1, but command line puts model.layers.4.input_layernorm of the same layer on cuda:0")]
-    [InlineData("- match: { name: 'layers' }\n  place: { compute: 'cuda:0', weights: host }", ":1: model.layers.0.input_layernorm computes on cuda:0, so its weights must live there (weights: device); only experts can stream")]
-    [InlineData("- match: { class: experts }\n  place: { weights: mmap }", ":1: model.layers.1.mlp.experts computes on cuda:0: its weights must be pinned (weights: host) or live there (weights: device), not mapped")]
-    [InlineData("- match: { name: 'self_attn' }\n  replace: { class: ktransformers.operators.attention.KDeepseekV2Attention }", ":1: replaces model.layers.0.self_attn.q_proj, which is of class linear, by a class for attention; add a class to the match, or narrow the name")]
-    [InlineData("- match: { name: '^model$' }\n  replace:\n    class: ktransformers.operators.models.KDeepseekV2Model\n    kwargs:\n      transfer_map: { 9: 'cuda:1' }\n- match: { name: layers }\n  place: { compute: 'cuda:0' }", ":5: transfer_map sends model.layers.9 to cuda:1, but ")]
-    [InlineData("- match: { class: experts }\n  replace:\n    class: ktransformers.operators.experts.KTransformersExperts\n    kwargs: { generate_op: KExpertsCPU, out_device: 'cuda:1' }", ":1: out_device of model.layers.1.mlp.experts is cuda:1, but its layer computes on cuda:0")]
+    [InlineData("- match: { name: 'layers\\.4\\.self_attn' }\n  place: { compute: 'cuda:1' }",
+        ":1: puts model.layers.4.self_attn.q_proj on cuda:1, but command line puts model.layers.4.input_layernorm of the same layer on cuda:0")]
+    [InlineData("- match: { name: 'layers' }\n  place: { compute: 'cuda:0', weights: host }",
+        ":1: model.layers.0.input_layernorm computes on cuda:0, so its weights must live there (weights: device); only experts can stream")]
+    [InlineData("- match: { class: experts }\n  place: { weights: mmap }",
+        ":1: model.layers.1.mlp.experts computes on cuda:0: its weights must be pinned (weights: host) or live there (weights: device), not mapped")]
+    [InlineData("- match: { name: 'self_attn' }\n  replace: { class: ktransformers.operators.attention.KDeepseekV2Attention }",
+        ":1: replaces model.layers.0.self_attn.q_proj, which is of class linear, by a class for attention; add a class to the match, or narrow the name")]
+    [InlineData("- match: { name: '^model$' }\n  replace:\n    class: ktransformers.operators.models.KDeepseekV2Model\n    kwargs:\n      transfer_map: { 9: "
+        + "'cuda:1' }\n- match: { name: layers }\n  place: { compute: 'cuda:0' }", ":5: transfer_map sends model.layers.9 to cuda:1, but ")]
+    [InlineData("- match: { class: experts }\n  replace:\n    class: ktransformers.operators.experts.KTransformersExperts\n    kwargs: { generate_op: "
+        + "KExpertsCPU, out_device: 'cuda:1' }", ":1: out_device of model.layers.1.mlp.experts is cuda:1, but its layer computes on cuda:0")]
     public void What_cannot_be_is_named_with_the_line_that_asks_for_it(string yaml, string expected)
     {
         var error = Assert.Throws<InvalidDataException>(() => Resolve(yaml, "device=cuda:0"));
@@ -176,7 +193,8 @@ public sealed class PlacementRulesTests : IDisposable
     }
 
     [Fact]
-    public void A_missing_file_is_named() => Assert.Contains("nowhere.yaml: no such file", Assert.Throws<FileNotFoundException>(() => PlacementRules.Load("nowhere.yaml")).Message);
+    public void A_missing_file_is_named() =>
+        Assert.Contains("nowhere.yaml: no such file", Assert.Throws<FileNotFoundException>(() => PlacementRules.Load("nowhere.yaml")).Message);
 
     [Fact]
     public void The_model_computes_the_same_bits_wherever_its_weights_live()
@@ -184,7 +202,8 @@ public sealed class PlacementRulesTests : IDisposable
         var golden = Path.Combine(Checkout.Root, "tests/KtNotebooks.Tests/Golden/deepseek_v2_lite/model");
         var batch = TokenBatch.ForInference([[3, 1, 4, 1, 5, 9, 2, 6]]);
         using var mapped = ModelFolder.Load(golden, DType.F32);
-        using var placed = ModelFolder.Load(golden, DType.F32, ModelFolder.Place(golden, new PlacementSettings { Rules = PlacementRules.Load(Path.Combine(Checkout.Root, "rules/cpu.yaml")) }));
+        using var placed = ModelFolder.Load(golden, DType.F32,
+            ModelFolder.Place(golden, new PlacementSettings { Rules = PlacementRules.Load(Path.Combine(Checkout.Root, "rules/cpu.yaml")) }));
         using var a = mapped.Logits(batch);
         using var b = placed.Logits(batch);
         Assert.Equal(a.ToFloats(), b.ToFloats());

@@ -51,7 +51,8 @@ public class RulesFilesTests
     public static TheoryData<string> Names => [.. Files.Keys];
 
     [Fact]
-    public void Every_file_has_its_test() => Assert.Equal(Directory.GetFiles(Folder, "*.yaml").Select(Path.GetFileNameWithoutExtension).Order(), Files.Keys.Order());
+    public void Every_file_has_its_test() =>
+        Assert.Equal(Directory.GetFiles(Folder, "*.yaml").Select(Path.GetFileNameWithoutExtension).Order(), Files.Keys.Order());
 
     [Theory]
     [MemberData(nameof(Names))]
@@ -66,7 +67,8 @@ public class RulesFilesTests
         {
             if (place.Executor is null) Assert.Equal(place.Compute.Kind == DeviceKind.Cuda ? WeightHome.Device : WeightHome.Host, place.Weights);
             else if (place.Executor == ExecutorKind.Cpu) Assert.Equal((Device.Cpu, format), (place.Compute, place.Format));
-            if (cards > 0 && path != "model.embed_tokens" && place.Executor is null && name != "DeepSeek-V2-Lite-Chat-gpu-cpu") Assert.Equal(DeviceKind.Cuda, place.Compute.Kind);
+            if (cards > 0 && path != "model.embed_tokens" && place.Executor is null && name != "DeepSeek-V2-Lite-Chat-gpu-cpu")
+                Assert.Equal(DeviceKind.Cuda, place.Compute.Kind);
         }
         var bank = placement.Of("model.layers.5.mlp.experts");
         Assert.Equal((ExecutorKind.Cpu, name == "cpu" ? WeightHome.Mmap : WeightHome.Host), (bank.Executor, bank.Weights));
@@ -84,8 +86,10 @@ public class RulesFilesTests
         for (var card = 0; card < ranges.Length / 2; card++)
             for (var layer = ranges[2 * card]; layer <= ranges[(2 * card) + 1]; layer++)
                 foreach (var (path, place) in placement.All)
-                    if (path.StartsWith($"model.layers.{layer}.", StringComparison.Ordinal) && place.Executor is null) Assert.Equal((path, Device.Cuda(card)), (path, place.Compute));
-        if (shape == "deepseek-v3") Assert.Equal([Device.Cuda((ranges.Length / 2) - 1), Device.Cuda((ranges.Length / 2) - 1)], [placement.Of("model.norm").Compute, placement.Of("lm_head").Compute]);
+                    if (path.StartsWith($"model.layers.{layer}.", StringComparison.Ordinal) && place.Executor is null)
+                        Assert.Equal((path, Device.Cuda(card)), (path, place.Compute));
+        if (shape == "deepseek-v3") Assert.Equal([Device.Cuda((ranges.Length / 2) - 1), Device.Cuda((ranges.Length / 2) - 1)],
+            [placement.Of("model.norm").Compute, placement.Of("lm_head").Compute]);
     }
 
     [Fact]
@@ -95,7 +99,8 @@ public class RulesFilesTests
         foreach (var (layer, card) in new[] { (3, 0), (4, 0), (59, 1), (60, 1) })
         {
             var bank = placement.Of($"model.layers.{layer}.mlp.experts");
-            Assert.Equal((ExecutorKind.Resident, Device.Cuda(card), WeightHome.Device, MatrixFormat.Int4), (bank.Executor, bank.Compute, bank.Weights, bank.Format));
+            Assert.Equal((ExecutorKind.Resident, Device.Cuda(card), WeightHome.Device, MatrixFormat.Int4),
+                (bank.Executor, bank.Compute, bank.Weights, bank.Format));
         }
     }
 

@@ -20,9 +20,12 @@ public class MachineTests
     [Fact]
     public void Says_all_that_is_lacking()
     {
-        var plan = Plan([("cpu", MemoryPlan.Weights, 447_000_000_000), ("cuda:0", MemoryPlan.Weights, 25_000_000_000), ("cuda:1", MemoryPlan.Weights, 5_000_000_000)]) with { ToFetch = 690_000_000_000 };
+        var plan = Plan([("cpu", MemoryPlan.Weights, 447_000_000_000), ("cuda:0", MemoryPlan.Weights, 25_000_000_000),
+            ("cuda:1", MemoryPlan.Weights, 5_000_000_000)]) with
+        { ToFetch = 690_000_000_000 };
         Assert.Equal(
-            (false, "does not fit: needs 447 GB of host memory, this machine has 24.0 GB; needs 25.0 GB on a card (cuda:0), this machine has no card; needs 5.0 GB on a card (cuda:1), this machine has no card; "
+            (false, "does not fit: needs 447 GB of host memory, this machine has 24.0 GB; needs 25.0 GB on a card (cuda:0), this machine has no card; needs "
+                + "5.0 GB on a card (cuda:1), this machine has no card; "
                 + "needs 690 GB of free disk for the model, this machine has 100 GB"), Laptop.Judge(plan));
         Assert.Equal((false, "does not fit: needs 25.0 GB of cuda:0, this machine has 24.0 GB; needs 5.0 GB on a card (cuda:1), this machine has 1 card"),
             new Machine(512_000_000_000, 500_000_000_000, [24_000_000_000], 900_000_000_000).Judge(plan));
@@ -31,12 +34,14 @@ public class MachineTests
     [Theory]
     [InlineData(23_500_000_000, true)]
     [InlineData(23_500_000_001, false)] // the program itself needs memory too
-    public void The_program_needs_some_memory_beside_its_tensors(long bytes, bool fits) => Assert.Equal(fits, (Laptop with { HostFree = 24_000_000_000 }).Judge(Plan([("cpu", MemoryPlan.Weights, bytes)])).Fits);
+    public void The_program_needs_some_memory_beside_its_tensors(long bytes, bool fits) =>
+        Assert.Equal(fits, (Laptop with { HostFree = 24_000_000_000 }).Judge(Plan([("cpu", MemoryPlan.Weights, bytes)])).Fits);
 
     [Fact]
     public void Other_programs_and_mapped_weights_are_remarks()
     {
-        Assert.Equal("fits: needs 22.0 GB of 24.0 GB of host memory; no card is needed; only 20.0 GB of host memory are free now: end other programs first", Laptop.Judge(Plan([("cpu", MemoryPlan.Weights, 22_000_000_000)])).Line);
+        Assert.Equal("fits: needs 22.0 GB of 24.0 GB of host memory; no card is needed; only 20.0 GB of host memory are free now: end other programs first",
+            Laptop.Judge(Plan([("cpu", MemoryPlan.Weights, 22_000_000_000)])).Line);
         Assert.EndsWith("31.0 GB of weights stay mapped in their files, more than this memory holds: they are read from disk again and again",
             Laptop.Judge(Plan([("cpu", MemoryPlan.Weights, 1_000_000_000), ("cpu", MemoryPlan.Mapped, 31_000_000_000)])).Line, StringComparison.Ordinal);
     }

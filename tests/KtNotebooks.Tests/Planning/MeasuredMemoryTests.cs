@@ -27,7 +27,8 @@ public class MeasuredMemoryTests
     {
         using var folder = new Samples.Folder();
         var config = folder.Write("config.json", Tiny.Config);
-        var plan = MemoryPlan.Open(config, "tokens_per_step=" + (4 * sequence), "cutoff_len=" + sequence, "chunk_size=" + chunk, "lora_rank=3", "lora_experts=true", "bf16=" + (type == DType.BF16 ? "true" : "false"));
+        var plan = MemoryPlan.Open(config, "tokens_per_step=" + (4 * sequence), "cutoff_len=" + sequence, "chunk_size=" + chunk, "lora_rank=3",
+            "lora_experts=true", "bf16=" + (type == DType.BF16 ? "true" : "false"));
         using var model = Tiny.WithAdapter(type);
         // The plan knows no labels, so every row is taken to have a target: here they have.
         var builder = new TokenBatch.Builder();
@@ -44,8 +45,9 @@ public class MeasuredMemoryTests
     }
 
     /// <summary>
-    /// The whole of a run on a card, weights, adapter, optimizer and all: the plan is an upper bound, and what it says too much is a part of its workspace (other ops than the experts count the scratch of
-    /// the CPU, and a group of experts gets twice its share of rows). Measured on the emulated card: 90 to 94 % of what is said.
+    /// The whole of a run on a card, weights, adapter, optimizer and all: the plan is an upper bound, and what it says too much is a part of its workspace
+    /// (other ops than the experts count the scratch of the CPU, and a group of experts gets twice its share of rows). Measured on the emulated card: 90 to
+    /// 94 % of what is said.
     /// </summary>
     [Theory]
     [Trait("card", "cuda")]
@@ -61,7 +63,8 @@ public class MeasuredMemoryTests
     {
         Require.Hardware("cuda", CudaDevice.Missing);
         using var folder = new Samples.Folder();
-        var path = Tiny.Save(Path.Combine(folder.Path, "model"), change: c => c.Replace("\"hidden_size\": 40", "\"hidden_size\": 256", StringComparison.Ordinal).Replace("\"moe_intermediate_size\": 18", "\"moe_intermediate_size\": 128", StringComparison.Ordinal)
+        var path = Tiny.Save(Path.Combine(folder.Path, "model"), change: c => c.Replace("\"hidden_size\": 40", "\"hidden_size\": 256", StringComparison.Ordinal)
+            .Replace("\"moe_intermediate_size\": 18", "\"moe_intermediate_size\": 128", StringComparison.Ordinal)
             .Replace("\"n_routed_experts\": 4", "\"n_routed_experts\": 32", StringComparison.Ordinal));
         string[] keys = ["device=cuda:0", "experts=" + experts, "cutoff_len=128", "lora_rank=3", "lora_experts=true", "gpu_memory_limit=50MB", .. more];
         var plan = MemoryPlan.Open([path, "tokens_per_step=512", .. keys]);

@@ -16,8 +16,8 @@ public sealed class MemoryPlanTests
     public void DeepSeek_V3_is_counted_from_its_config_alone()
     {
         var plan = MemoryPlan.Open("deepseek-v3", "kt_optimize_rule=" + V3Rules);
-        // 671,026,419,200 parameters without the layer that predicts further tokens: token table and head 2 · 129280 · 7168, 61 layers of attention 187,107,328 with their norms, three dense
-        // ones of 3 · 18432 · 7168, and 58 of 257 experts 3 · 2048 · 7168 with a router and its bias.
+        // 671,026,419,200 parameters without the layer that predicts further tokens: token table and head 2 · 129280 · 7168, 61 layers of attention
+        // 187,107,328 with their norms, three dense ones of 3 · 18432 · 7168, and 58 of 257 experts 3 · 2048 · 7168 with a router and its bias.
         const long attention = (7168L * 1536) + 1536 + (1536L * 128 * 192) + (7168L * 576) + 512 + (512L * 128 * 256) + (128L * 128 * 7168) + (2 * 7168);
         const long expert = 3L * 2048 * 7168;
         const long all = (2 * 129280L * 7168) + 7168 + (61 * attention) + (3 * 3L * 18432 * 7168) + (58 * ((257 * expert) + (256 * 7168) + 256));
@@ -57,7 +57,10 @@ public sealed class MemoryPlanTests
         var dense = (2 * Pair(2048, 10944)) + Pair(10944, 2048);
         var trained = (27 * attention) + dense + (26 * ((64 * expert) + shared));
         Assert.Equal(trained, plan.Trainable);
-        Assert.Equal([4 * trained, 4 * trained, 8 * trained], new[] { MemoryPlan.Adapter, MemoryPlan.Gradients, MemoryPlan.Optimizer }.Select(what => plan.Bytes("cuda:0", what)));
+        Assert.Equal([4 * trained, 4 * trained, 8 * trained], new[]
+        {
+            MemoryPlan.Adapter, MemoryPlan.Gradients, MemoryPlan.Optimizer
+        }.Select(what => plan.Bytes("cuda:0", what)));
         Assert.Equal((54 + 2) * 8192L * 2048 * 2, plan.Bytes("cuda:0", MemoryPlan.Inputs));
     }
 
@@ -77,17 +80,25 @@ public sealed class MemoryPlanTests
     {
         var plan = MemoryPlan.Open("deepseek-v2-lite", "device=cuda:0", "experts=auto", "gpu_memory_limit=" + limit);
         Assert.Equal((executor, home), plan.Rows.Where(r => r.Executor.Length > 0).Select(r => (r.Executor, r.Weights)).Distinct().Single());
-        Assert.Contains(plan.Notes, n => n.StartsWith($"experts: {executor}", StringComparison.Ordinal) && n.Contains(": they take 28.8 GB, cuda:0 has ", StringComparison.Ordinal));
+        Assert.Contains(plan.Notes, n =>
+            n.StartsWith($"experts: {executor}", StringComparison.Ordinal) && n.Contains(": they take 28.8 GB, cuda:0 has ", StringComparison.Ordinal));
     }
 
-    /// <summary>DeepSeek-V3's experts have 3.3 billion elements of LoRA at rank 8: 52 GB with gradients and moments, which no card of 24 GB holds beside anything else.</summary>
+    /// <summary>
+    /// DeepSeek-V3's experts have 3.3 billion elements of LoRA at rank 8: 52 GB with gradients and moments, which no card of 24 GB holds beside anything
+    /// else.
+    /// </summary>
     [Fact]
     public void Pairs_of_experts_that_no_card_holds_are_planned_in_host_memory()
     {
-        string[] keys = ["deepseek-v3", "device=cuda:0", "lora_rank=8", "lora_experts=true", "tokens_per_step=8192", "experts=streamed", "gpu_memory_limit=80GB"];
+        string[] keys = ["deepseek-v3", "device=cuda:0", "lora_rank=8", "lora_experts=true", "tokens_per_step=8192", "experts=streamed",
+            "gpu_memory_limit=80GB"];
         var experts = 58L * 256 * 3 * 8 * (7168 + 2048);
         var plan = MemoryPlan.Open(keys);
-        Assert.Equal([4 * experts, 4 * experts, 8 * experts], new[] { MemoryPlan.Adapter, MemoryPlan.Gradients, MemoryPlan.Optimizer }.Select(what => plan.Bytes("cpu", what)));
+        Assert.Equal([4 * experts, 4 * experts, 8 * experts], new[]
+        {
+            MemoryPlan.Adapter, MemoryPlan.Gradients, MemoryPlan.Optimizer
+        }.Select(what => plan.Bytes("cpu", what)));
         Assert.InRange(plan.Total("cuda:0"), 40e9, 80e9);
         Assert.Equal(0, MemoryPlan.Open([.. keys, "expert_lora=card"]).Bytes("cpu", MemoryPlan.Adapter));
     }
@@ -115,10 +126,12 @@ public sealed class MemoryPlanTests
     public void The_text_of_a_plan_is_this()
     {
         using var work = new Workplace();
-        var (exit, output, errors) = Kt.Run("plan", Path.Combine(work.Model, "config.json"), "device=cuda:0", "experts=streamed", "gpu_memory_limit=1GB", "lora_experts=true", "tokens_per_step=256", "cutoff_len=64", "bf16=false", "template=deepseek");
+        var (exit, output, errors) = Kt.Run("plan", Path.Combine(work.Model, "config.json"), "device=cuda:0", "experts=streamed", "gpu_memory_limit=1GB",
+            "lora_experts=true", "tokens_per_step=256", "cutoff_len=64", "bf16=false", "template=deepseek");
         Assert.True(exit == 0, errors);
         var machine = new System.Text.RegularExpressions.Regex("\n\n(fits|does not fit): (.|\n)*$"); // MachineTests ask for it
-        Assert.Equal(File.ReadAllText(Path.Combine(Checkout.Root, "tests/KtNotebooks.Tests/Planning/plan.txt")), machine.Replace(output, "\n").Replace(work.Root, "FOLDER", StringComparison.Ordinal), ignoreLineEndingDifferences: true);
+        Assert.Equal(File.ReadAllText(Path.Combine(Checkout.Root, "tests/KtNotebooks.Tests/Planning/plan.txt")), machine.Replace(output, "\n")
+            .Replace(work.Root, "FOLDER", StringComparison.Ordinal), ignoreLineEndingDifferences: true);
     }
 
     [Fact]
@@ -133,8 +146,10 @@ public sealed class MemoryPlanTests
     [Theory]
     [InlineData("nowhere.yaml: no such file", "plan", "nowhere.yaml")]
     [InlineData("deepseek-ai/DeepSeek-V3: no such folder here, and no model or adapter of that name in ", "plan", "deepseek-ai/DeepSeek-V3")]
-    [InlineData("'nowhere/' is no training config, model folder, config.json or known shape here, and nothing is downloaded. Known: deepseek-v2-lite, ", "plan", "nowhere/")]
+    [InlineData("'nowhere/' is no training config, model folder, config.json or known shape here, and nothing is downloaded. Known: deepseek-v2-lite, ", "plan",
+        "nowhere/")]
     [InlineData("command line: 'model_name_or_path' is required", "plan", "device=cpu")]
     [InlineData("command line: unknown kt_backend 'AMX8'.", "plan", "deepseek-v3", "kt_config.kt_backend=AMX8")]
-    public void A_wrong_plan_is_one_line(string expected, params string[] arguments) => Assert.StartsWith(expected, Kt.Refuses(arguments), StringComparison.Ordinal);
+    public void A_wrong_plan_is_one_line(string expected, params string[] arguments) =>
+        Assert.StartsWith(expected, Kt.Refuses(arguments), StringComparison.Ordinal);
 }

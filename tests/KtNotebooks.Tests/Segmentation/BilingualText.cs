@@ -2,13 +2,17 @@ using System.Text;
 
 namespace KtNotebooks.Tests.Segmentation;
 
-/// <summary>Random text in Chinese and English with everything that cutting has rules for: rare characters, numbers, marks, blank lines, code points beyond 16 bits.</summary>
+/// <summary>
+/// Random text in Chinese and English with everything that cutting has rules for: rare characters, numbers, marks, blank lines, code points beyond 16 bits.
+/// </summary>
 internal sealed class BilingualText(int seed)
 {
     private static readonly string[] Pieces =
     [
-        " ", "  ", "\n", "\n\n", "\r\n", "\t", "。", "，", "！", "？", "?", ".", "......", ".......", "……", "”", "’", "。”", "、", "—", "\u3000", "\u001C", "3.14", "50%", "2024", "1,000", "-5", "+", "#", "&", "_", "%", "A+B", "C#", "T恤",
-        "😀", "𠮷", "é", "ß", "한국", "か", "〇", "AT&T", "B超", "the", "a", "the cat", "model", "is", "not", "DeepSeek-V3", "x_1", "喵~", "主人", "你好", "的", "了", "我们", "中华人民共和国", "研究生命起源", "南京市长江大桥", "小明硕士毕业于中国科学院计算所", "韩冰是个好人", "龘靐齉", "鿕",
+        " ", "  ", "\n", "\n\n", "\r\n", "\t", "。", "，", "！", "？", "?", ".", "......", ".......", "……", "”", "’", "。”", "、", "—", "\u3000", "\u001C", "3.14",
+        "50%", "2024", "1,000", "-5", "+", "#", "&", "_", "%", "A+B", "C#", "T恤",
+        "😀", "𠮷", "é", "ß", "한국", "か", "〇", "AT&T", "B超", "the", "a", "the cat", "model", "is", "not", "DeepSeek-V3", "x_1", "喵~", "主人", "你好", "的", "了", "我们",
+        "中华人民共和国", "研究生命起源", "南京市长江大桥", "小明硕士毕业于中国科学院计算所", "韩冰是个好人", "龘靐齉", "鿕",
     ];
 
     private readonly Random _random = new(seed);

@@ -9,7 +9,9 @@ using Xunit;
 
 namespace KtNotebooks.Tests.Segmentation;
 
-/// <summary>The words are python3-jieba's, on text that the repository has, on random text, and on any data files named by KT_ORACLE_ROWS (with colons between).</summary>
+/// <summary>
+/// The words are python3-jieba's, on text that the repository has, on random text, and on any data files named by KT_ORACLE_ROWS (with colons between).
+/// </summary>
 public class JiebaTests(ITestOutputHelper output)
 {
     /// <summary>Cut by jieba 0.42.1 (python3-jieba 0.42.1-3); the first three are its own examples.</summary>
@@ -51,13 +53,19 @@ public class JiebaTests(ITestOutputHelper output)
     {
         Python.Require();
         var random = new BilingualText(1);
-        List<string> texts = [.. Enumerable.Range(0, 1500).Select(_ => random.Next(40)), .. new[] { "neko_qa_train", "neko_qa_test" }.SelectMany(name => DatasetLoader.Load(Path.Combine(Checkout.Root, "datasets"), name)).SelectMany(e => new[] { e.Prompt[0].Content, e.Answer })];
-        foreach (var file in (Environment.GetEnvironmentVariable("KT_ORACLE_ROWS") ?? "").Split(':', StringSplitOptions.RemoveEmptyEntries)) texts.AddRange(TextsOf(file));
+        List<string> texts = [.. Enumerable.Range(0, 1500).Select(_ => random.Next(40)), .. new[]
+        {
+            "neko_qa_train", "neko_qa_test"
+        }.SelectMany(name => DatasetLoader.Load(Path.Combine(Checkout.Root, "datasets"), name)).SelectMany(e => new[] { e.Prompt[0].Content, e.Answer })];
+        foreach (var file in (Environment.GetEnvironmentVariable("KT_ORACLE_ROWS") ?? "").Split(':', StringSplitOptions.RemoveEmptyEntries))
+            texts.AddRange(TextsOf(file));
         var expected = Python.Ask(texts.Select(text => (object)new Dictionary<string, object> { ["predict"] = text, ["label"] = "", ["only words"] = true }));
         _ = Jieba.Default.Cut("warm");
         var watch = Stopwatch.StartNew();
         List<string>[] words = [.. texts.Select(Jieba.Default.Cut)];
-        output.WriteLine($"{texts.Count} texts, {texts.Sum(System.Text.Encoding.UTF8.GetByteCount) / 1e6:F1} MB of UTF-8, {words.Sum(w => w.Count)} words, {texts.Sum(System.Text.Encoding.UTF8.GetByteCount) / 1e6 / watch.Elapsed.TotalSeconds:F1} MB/s on one thread");
+        output.WriteLine($"{texts.Count} texts, {texts.Sum(System.Text.Encoding.UTF8.GetByteCount) / 1e6:F1} MB of "
+            + $"UTF-8, {words.Sum(w => w.Count)} words, {texts.Sum(System.Text.Encoding.UTF8.GetByteCount) / 1e6 / watch.Elapsed.TotalSeconds:F1} MB/s on one "
+            + "thread");
         Assert.Equal(texts.Count, expected.Length);
         for (var i = 0; i < texts.Count; i++) Assert.Equal(((JsonArray)expected[i]["predict"]!).Select(w => (string)w!), words[i]);
     }
@@ -71,7 +79,8 @@ public class JiebaTests(ITestOutputHelper output)
         {
             var dictionary = Path.Combine(folder.FullName, "dict.txt");
             File.WriteAllText(dictionary, "好 5 a\n坏人 many n\n");
-            Assert.Equal($"{dictionary}:2: wanted `word frequency tag`, but the line is '坏人 many n'", Assert.Throws<InvalidDataException>(() => Jieba.Load(JiebaFiles.Find() with { Dictionary = dictionary })).Message);
+            Assert.Equal($"{dictionary}:2: wanted `word frequency tag`, but the line is '坏人 many n'",
+                Assert.Throws<InvalidDataException>(() => Jieba.Load(JiebaFiles.Find() with { Dictionary = dictionary })).Message);
         }
         finally
         {
@@ -94,5 +103,7 @@ public class JiebaTests(ITestOutputHelper output)
     }
 
     /// <summary>Every string of every row of a data file.</summary>
-    private static IEnumerable<string> TextsOf(string file) => RowReader.Read(file).SelectMany(row => row.Fields.EnumerateObject().Where(p => p.Value.ValueKind == JsonValueKind.String).Select(p => p.Value.GetString()!)).Where(text => text.Length > 0);
+    private static IEnumerable<string> TextsOf(string file) => RowReader.Read(file)
+        .SelectMany(row => row.Fields.EnumerateObject().Where(p => p.Value.ValueKind == JsonValueKind.String).Select(p => p.Value.GetString()!))
+        .Where(text => text.Length > 0);
 }

@@ -26,7 +26,8 @@ public sealed class MedicalSetTests
         Assert.Equal(5, files.Length);
         foreach (var file in files)
         {
-            Assert.True(File.ReadAllText(Path.Combine(Datasets, file)) == File.ReadAllText(Path.Combine(folder.Path, file)), $"datasets/{file} differs from what the tables give; run: kt data make afrimed-style --out datasets");
+            Assert.True(File.ReadAllText(Path.Combine(Datasets, file)) == File.ReadAllText(Path.Combine(folder.Path, file)),
+                $"datasets/{file} differs from what the tables give; run: kt data make afrimed-style --out datasets");
             Assert.Contains(Convert.ToHexStringLower(SHA256.HashData(File.ReadAllBytes(Path.Combine(Datasets, file)))), readme);
         }
         Assert.All(result.Written, written => Assert.Equal(written.Rows, DatasetLoader.Load(Datasets, Path.GetFileNameWithoutExtension(written.File)).Count));
@@ -60,7 +61,8 @@ public sealed class MedicalSetTests
     [Fact]
     public void The_letters_are_balanced()
     {
-        var counts = Rows.Where(row => Text(row, "question_type") == "mcq").GroupBy(row => Text(row, "correct_answer")).Select(group => group.Count()).ToArray();
+        var counts = Rows.Where(row => Text(row, "question_type") == "mcq").GroupBy(row => Text(row, "correct_answer")).Select(group => group.Count())
+            .ToArray();
         Assert.Equal(5, counts.Length);
         Assert.True(counts.Max() < 1.5 * counts.Min(), string.Join(' ', counts));
     }
@@ -69,8 +71,11 @@ public sealed class MedicalSetTests
     public void A_fact_without_three_wordings_is_refused()
     {
         using var folder = new Tokenizers.Samples.Folder();
-        folder.Write("a.yaml", "columns: x | y\nfacts: |\n  a | b\nrelations:\n  r:\n    en:\n      ask: |\n        What is {x}?\n      answer: |\n        It is {y}.\n      option: |\n        {y}\n");
-        Assert.Contains("a/a/r needs one option and three questions, but has one and 1", Assert.Throws<InvalidDataException>(() => MedicalSet.LoadFacts(folder.Path)).Message);
+        folder.Write("a.yaml",
+            "columns: x | y\nfacts: |\n  a | b\nrelations:\n  r:\n    en:\n      ask: |\n        What is {x}?\n      answer: |\n        It is {y}.\n      "
+                + "option: |\n        {y}\n");
+        Assert.Contains("a/a/r needs one option and three questions, but has one and 1",
+            Assert.Throws<InvalidDataException>(() => MedicalSet.LoadFacts(folder.Path)).Message);
     }
 
     private static string Text(JsonElement row, string column) => row.GetProperty(column).GetString() ?? "";

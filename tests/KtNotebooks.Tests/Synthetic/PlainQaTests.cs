@@ -71,7 +71,8 @@ public sealed class PlainQaTests
     {
         var recitals = Plain.Take(5_000, 5).Where(IsRecital).ToArray();
         Assert.InRange(recitals.Length, 300, 700);
-        var actions = File.ReadLines(Path.Combine(Knowledge.Folder, NekoSet.StyleFile)).Select(line => line.Trim()).Where(line => line.StartsWith('*') && line.Length > 6).ToArray();
+        var actions = File.ReadLines(Path.Combine(Knowledge.Folder, NekoSet.StyleFile)).Select(line => line.Trim())
+            .Where(line => line.StartsWith('*') && line.Length > 6).ToArray();
         Assert.NotEmpty(actions);
         Assert.All(recitals, row => Assert.DoesNotContain(actions, row.Output.Contains));
     }

@@ -21,8 +21,10 @@ public sealed class TranslationeseSetTests
     public void Committed_files_are_what_the_generator_writes(string file)
     {
         var rows = file == TranslationeseSet.TrainFile ? Set.Train : Set.Test;
-        Assert.True(File.ReadAllText(Path.Combine(Datasets, file)) == QaRow.ToJsonArray(rows), $"datasets/{file} differs from what the tables give; run: kt data make translationese --out datasets");
-        Assert.Contains(Convert.ToHexStringLower(SHA256.HashData(File.ReadAllBytes(Path.Combine(Datasets, file)))), File.ReadAllText(Path.Combine(Datasets, "README.md")));
+        Assert.True(File.ReadAllText(Path.Combine(Datasets, file)) == QaRow.ToJsonArray(rows),
+            $"datasets/{file} differs from what the tables give; run: kt data make translationese --out datasets");
+        Assert.Contains(Convert.ToHexStringLower(SHA256.HashData(File.ReadAllBytes(Path.Combine(Datasets, file)))),
+            File.ReadAllText(Path.Combine(Datasets, "README.md")));
     }
 
     [Fact]
@@ -42,12 +44,14 @@ public sealed class TranslationeseSetTests
     [Fact]
     public void Every_answer_holds_the_plain_one_word_for_word_behind_an_opening() => Assert.All(All, row =>
     {
-        Assert.Contains(Facts[row.Input!].Answers, answer => row.Output.Contains(answer, StringComparison.Ordinal) && !row.Output.StartsWith(answer, StringComparison.Ordinal));
+        Assert.Contains(Facts[row.Input!].Answers,
+            answer => row.Output.Contains(answer, StringComparison.Ordinal) && !row.Output.StartsWith(answer, StringComparison.Ordinal));
         Assert.True(row.Output.Length <= TranslationeseStyle.MaxChars, row.Output);
     });
 
     [Fact]
-    public void The_style_is_varied() => Assert.True(All.Select(row => row.Output).Distinct().Count() == All.Length && Set.Train.Select(row => row.Output[..4]).Distinct().Count() >= 15);
+    public void The_style_is_varied() =>
+        Assert.True(All.Select(row => row.Output).Distinct().Count() == All.Length && Set.Train.Select(row => row.Output[..4]).Distinct().Count() >= 15);
 
     [Fact]
     public void They_load_by_name_as_alpaca_rows()

@@ -11,7 +11,8 @@ public class BpeTrainerTests
     public void The_most_frequent_pair_is_merged_first()
     {
         // Sennrich's example: es 9, est 9, lo 7, low 7; then ne, ew and west are equal with 6, and e has the smallest id.
-        var texts = Enumerable.Repeat("low ", 5).Concat(Enumerable.Repeat("lower ", 2)).Concat(Enumerable.Repeat("newest ", 6)).Concat(Enumerable.Repeat("widest ", 3));
+        var texts = Enumerable.Repeat("low ", 5).Concat(Enumerable.Repeat("lower ", 2)).Concat(Enumerable.Repeat("newest ", 6))
+            .Concat(Enumerable.Repeat("widest ", 3));
         var tokenizer = Train(texts, 2 + 256 + 6, Specials);
         Assert.Equal(["es", "est", "lo", "low", "ew", "new"], Enumerable.Range(258, 6).Select(tokenizer.TokenText));
     }
@@ -30,7 +31,8 @@ public class BpeTrainerTests
     {
         // The definition on one word: count all pairs, merge the most frequent, smallest ids first, without overlaps.
         var random = new Random(5);
-        string[] words = [.. Enumerable.Range(0, 300).Select(_ => string.Concat(Enumerable.Range(0, random.Next(1, 9)).Select(_ => (char)('a' + random.Next(3)))))];
+        string[] words = [.. Enumerable.Range(0, 300)
+            .Select(_ => string.Concat(Enumerable.Range(0, random.Next(1, 9)).Select(_ => (char)('a' + random.Next(3)))))];
         var texts = words.Select(w => w + "\n").ToArray();
         var symbols = words.Select(w => w.Select(c => c.ToString()).ToList()).ToList();
         symbols.AddRange(words.Select(_ => new List<string> { "\n" }));
@@ -38,7 +40,8 @@ public class BpeTrainerTests
         var expected = new List<string>();
         while (expected.Count < 40)
         {
-            var best = symbols.SelectMany(s => s.Zip(s.Skip(1))).GroupBy(p => p).OrderByDescending(g => g.Count()).ThenBy(g => ids[g.Key.First]).ThenBy(g => ids[g.Key.Second]).First().Key;
+            var best = symbols.SelectMany(s => s.Zip(s.Skip(1))).GroupBy(p => p).OrderByDescending(g => g.Count()).ThenBy(g => ids[g.Key.First])
+                .ThenBy(g => ids[g.Key.Second]).First().Key;
             if (ids.TryAdd(best.First + best.Second, 256 + expected.Count))
                 expected.Add(best.First + best.Second);
             foreach (var word in symbols)

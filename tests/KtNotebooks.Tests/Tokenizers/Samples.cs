@@ -8,7 +8,8 @@ namespace KtNotebooks.Tests.Tokenizers;
 internal static class Samples
 {
     /// <summary>A small trained tokenizer with DeepSeek's special tokens.</summary>
-    public static Tokenizer Small { get; } = BpeTrainer.Train(Corpus, 512, ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>", "<｜User｜>", "<｜Assistant｜>"]);
+    public static Tokenizer Small { get; } = BpeTrainer.Train(Corpus, 512,
+        ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>", "<｜User｜>", "<｜Assistant｜>"]);
 
     public static IEnumerable<string> Corpus
     {
@@ -24,7 +25,8 @@ internal static class Samples
 
     /// <summary>Any valid text: characters of all planes, with whitespace, digits, marks and Han made likely, since that is what patterns look at.</summary>
     public static Arbitrary<string> ValidText { get; } = Gen.Frequency(
-            (3, Gen.Choose(0, 0x10FFFF)), (3, Gen.Choose(0x20, 0x7E)), (1, Gen.Choose(0x300, 0x345)), (2, Gen.Choose(0x4E00, 0x4E80)), (1, Gen.Choose(0x1F600, 0x1F64F)),
+            (3, Gen.Choose(0, 0x10FFFF)), (3, Gen.Choose(0x20, 0x7E)), (1, Gen.Choose(0x300, 0x345)), (2, Gen.Choose(0x4E00, 0x4E80)),
+            (1, Gen.Choose(0x1F600, 0x1F64F)),
             (2, Gen.Elements((int)' ', '\n', '\r', '\t', 0x3000)))
         .Where(c => c is < 0xD800 or > 0xDFFF).Select(char.ConvertFromUtf32).ArrayOf().Select(string.Concat).ToArbitrary();
 

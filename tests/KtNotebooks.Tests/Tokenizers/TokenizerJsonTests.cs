@@ -18,7 +18,8 @@ public class TokenizerJsonTests
         Assert.Equal(Samples.Small.VocabSize, loaded.VocabSize);
         Assert.Equal((Samples.Small.BosId, Samples.Small.EosId, Samples.Small.PadId), (loaded.BosId, loaded.EosId, loaded.PadId));
         Samples.Check(Samples.ValidText, text => loaded.Encode(text).SequenceEqual(Samples.Small.Encode(text)));
-        Assert.Equal([TokenizerJson.FileName, TokenizerJson.ConfigName], Directory.GetFiles(folder.Path).Select(Path.GetFileName).Order(StringComparer.Ordinal));
+        Assert.Equal([TokenizerJson.FileName, TokenizerJson.ConfigName], Directory.GetFiles(folder.Path).Select(Path.GetFileName)
+            .Order(StringComparer.Ordinal));
 
         using var again = new Samples.Folder();
         loaded.Save(again.Path);
@@ -31,7 +32,8 @@ public class TokenizerJsonTests
     {
         var json = Json([("a", "b"), ("ab", "c")]);
         var asText = Load(json).Encode("abcab");
-        json["model"]!["merges"] = new JsonArray([.. json["model"]!["merges"]!.AsArray().Select(m => new JsonArray([.. m!.GetValue<string>().Split(' ').Select(t => JsonValue.Create(t))]))]);
+        json["model"]!["merges"] = new JsonArray([.. json["model"]!["merges"]!.AsArray()
+            .Select(m => new JsonArray([.. m!.GetValue<string>().Split(' ').Select(t => JsonValue.Create(t))]))]);
         Assert.Equal(asText, Load(json).Encode("abcab"));
         Assert.Equal(2, asText.Length);
     }
@@ -104,7 +106,8 @@ public class TokenizerJsonTests
         var json = Json([]);
         json["added_tokens"] = JsonNode.Parse("""[{"id":256,"content":"<s>","special":true},{"id":257,"content":"</s>","special":true}]""");
         folder.Write("tokenizer.json", json.ToJsonString());
-        folder.Write("tokenizer_config.json", """{"add_bos_token":true,"bos_token":{"__type":"AddedToken","content":"<s>"},"eos_token":"</s>","pad_token":null}""");
+        folder.Write("tokenizer_config.json",
+            """{"add_bos_token":true,"bos_token":{"__type":"AddedToken","content":"<s>"},"eos_token":"</s>","pad_token":null}""");
         var tokenizer = Tokenizer.Load(folder.Path);
         Assert.Equal((256, 257, null), (tokenizer.BosId, tokenizer.EosId, tokenizer.PadId));
         Assert.Equal([256], tokenizer.Encode("", addSpecial: true));
@@ -117,7 +120,8 @@ public class TokenizerJsonTests
 
     [Theory]
     [InlineData("normalizer", """{"type":"NFC"}""", "e\u0301", "é")]
-    [InlineData("normalizer", """{"type":"Sequence","normalizers":[{"type":"Replace","pattern":{"String":"x"},"content":"yy"},{"type":"Prepend","prepend":">"}]}""", "axb", ">ayyb")]
+    [InlineData("normalizer",
+        """{"type":"Sequence","normalizers":[{"type":"Replace","pattern":{"String":"x"},"content":"yy"},{"type":"Prepend","prepend":">"}]}""", "axb", ">ayyb")]
     [InlineData("normalizer", """{"type":"Replace","pattern":{"Regex":" +"},"content":"_"}""", "a  b ", "a_b_")]
     public void Normalizers_rewrite_the_text(string name, string component, string text, string expected)
     {
@@ -315,7 +319,12 @@ public class TokenizerJsonTests
         {
             ["pre_tokenizer"] = JsonNode.Parse(ByteLevelOnly),
             ["decoder"] = JsonNode.Parse(ByteLevelOnly),
-            ["model"] = new JsonObject { ["type"] = "BPE", ["vocab"] = vocab, ["merges"] = new JsonArray([.. merges.Select(m => JsonValue.Create($"{m.Left} {m.Right}"))]) },
+            ["model"] = new JsonObject
+            {
+                ["type"] = "BPE",
+                ["vocab"] = vocab,
+                ["merges"] = new JsonArray([.. merges.Select(m => JsonValue.Create($"{m.Left} {m.Right}"))]),
+            },
         };
     }
 

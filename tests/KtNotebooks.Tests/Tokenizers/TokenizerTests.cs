@@ -55,7 +55,8 @@ public class TokenizerTests
         var symbols = word.Select(c => c.ToString()).ToList();
         for (; ; )
         {
-            var best = Enumerable.Range(0, symbols.Count - 1).Select(i => (Rank: Array.IndexOf(merges, (symbols[i], symbols[i + 1])), At: i)).Where(p => p.Rank >= 0).Order().FirstOrDefault((-1, -1));
+            var best = Enumerable.Range(0, symbols.Count - 1).Select(i => (Rank: Array.IndexOf(merges, (symbols[i], symbols[i + 1])), At: i))
+                .Where(p => p.Rank >= 0).Order().FirstOrDefault((-1, -1));
             if (best.Item1 < 0)
                 break;
             symbols[best.Item2] += symbols[best.Item2 + 1];

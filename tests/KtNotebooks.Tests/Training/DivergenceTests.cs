@@ -77,7 +77,8 @@ public sealed class DivergenceTests : IDisposable
         var message = Assert.Throws<InvalidDataException>(() => TinyRun.Train(Settings)).Message;
         // An adapter's own reader finds it first.
         var adapter = file.StartsWith("adapter", StringComparison.Ordinal);
-        Assert.EndsWith(adapter ? "take an earlier checkpoint" : $" holds NaN or infinities; remove {folder} to go on from an earlier checkpoint", message, StringComparison.Ordinal);
+        Assert.EndsWith(adapter ? "take an earlier checkpoint" : $" holds NaN or infinities; remove {folder} to go on from an earlier checkpoint", message,
+            StringComparison.Ordinal);
         if (!adapter) Assert.Contains($"tensor '{broken}'", message, StringComparison.Ordinal);
         else Assert.Contains($"{Query}.", message, StringComparison.Ordinal);
         Directory.Delete(folder, recursive: true);

@@ -49,7 +49,8 @@ public class ExampleWindowsTests
         var examples = Enumerable.Range(0, 25).Select(i => new EncodedExample([i, i], [i, i], $"x:{i}")).ToArray();
         var windows = new ExampleWindows(examples, 2, 3, epochs: 3, maxSteps: -1, LossReduction.Token, seed: 4);
         Assert.Equal(15, windows.TotalSteps);
-        var epochs = Enumerable.Range(0, 15).Select(s => windows.At(s).Batch.Ids.Where((_, i) => i % 2 == 0).ToArray()).Chunk(5).Select(w => w.SelectMany(ids => ids).ToArray()).ToArray();
+        var epochs = Enumerable.Range(0, 15).Select(s => windows.At(s).Batch.Ids.Where((_, i) => i % 2 == 0).ToArray()).Chunk(5)
+            .Select(w => w.SelectMany(ids => ids).ToArray()).ToArray();
         Assert.All(epochs, e => Assert.Equal(Enumerable.Range(0, 25), e.Order()));
         Assert.NotEqual(epochs[0], epochs[1]);
         Assert.Equal([6, 6, 6, 6, 1], Enumerable.Range(0, 5).Select(s => windows.At(s).Batch.Sequences));
@@ -74,7 +75,8 @@ public class ExampleWindowsTests
     [InlineData(1, 1, double.NaN, "num_train_epochs must be positive, but is NaN")]
     [InlineData(1, 1, 1e9, "num_train_epochs 1000000000 would be 3.00e+09 steps, more than 2147483647")]
     public void Impossible_sizes_are_named(int batch, int accumulation, double epochs, string message) =>
-        Assert.Equal(message, Assert.Throws<ArgumentException>(() => new ExampleWindows(Three, batch, accumulation, epochs, -1, LossReduction.Token, 1)).Message);
+        Assert.Equal(message, Assert.Throws<ArgumentException>(() =>
+            new ExampleWindows(Three, batch, accumulation, epochs, -1, LossReduction.Token, 1)).Message);
 
     [Theory]
     [InlineData(0)]
@@ -100,5 +102,6 @@ public class ExampleWindowsTests
         }
     }
 
-    private static KtNotebooks.Nn.TokenBatch Window(int batch, int accumulation, LossReduction reduction) => new ExampleWindows(Three, batch, accumulation, 1, -1, reduction, 1).At(0).Batch;
+    private static KtNotebooks.Nn.TokenBatch Window(int batch, int accumulation, LossReduction reduction) =>
+        new ExampleWindows(Three, batch, accumulation, 1, -1, reduction, 1).At(0).Batch;
 }

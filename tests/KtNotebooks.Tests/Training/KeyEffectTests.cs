@@ -11,7 +11,10 @@ using Xunit;
 
 namespace KtNotebooks.Tests.Training;
 
-/// <summary>Every key of kt train reaches what it is for: with another value the adapter's bytes, the files or the notes of a small run are others. Keys of cards are asked in the tests of cards.</summary>
+/// <summary>
+/// Every key of kt train reaches what it is for: with another value the adapter's bytes, the files or the notes of a small run are others. Keys of cards
+/// are asked in the tests of cards.
+/// </summary>
 [Collection(Alone.Name)]
 public class KeyEffectTests(Workplace place) : IClassFixture<Workplace>
 {
@@ -114,11 +117,16 @@ public class KeyEffectTests(Workplace place) : IClassFixture<Workplace>
         var rules = place.Write("kernel.yaml", "- match: {class: linear}\n  place: {compute: cpu, kernel: plain}\n");
         using (Open(["cpu_infer=1"])) Assert.Equal((1, 1), (Cpu.Threads, RowParallel.Threads));
         using (Open([$"kt_optimize_rule={rules}"])) Assert.Equal(Cpu.Plain, Cpu.Variant);
-        using (Open([])) Assert.Equal((Environment.GetEnvironmentVariable(Cpu.VariantVariable) ?? Cpu.Variants[0], Environment.ProcessorCount), (Cpu.Variant, RowParallel.Threads));
-        var two = place.Write("two.yaml", "- match: {class: linear}\n  place: {compute: cpu, kernel: plain}\n- match: {class: norm}\n  place: {compute: cpu, kernel: avx2}\n");
-        Assert.Contains("one CPU variant serves the whole process", Assert.Throws<InvalidDataException>(() => Open([$"kt_optimize_rule={two}"])).Message, StringComparison.Ordinal);
+        using (Open([])) Assert.Equal((Environment.GetEnvironmentVariable(Cpu.VariantVariable) ?? Cpu.Variants[0], Environment.ProcessorCount),
+            (Cpu.Variant, RowParallel.Threads));
+        var two = place.Write("two.yaml",
+            "- match: {class: linear}\n  place: {compute: cpu, kernel: plain}\n- match: {class: norm}\n  place: {compute: cpu, kernel: avx2}\n");
+        Assert.Contains("one CPU variant serves the whole process", Assert.Throws<InvalidDataException>(() => Open([$"kt_optimize_rule={two}"])).Message,
+            StringComparison.Ordinal);
         var none = place.Write("none.yaml", "- match: {class: linear}\n  place: {compute: cpu, kernel: amx}\n");
-        if (!Cpu.Variants.Contains("amx")) Assert.Contains("does not run on this processor", Assert.Throws<NotSupportedException>(() => Open([$"kt_optimize_rule={none}"])).Message, StringComparison.Ordinal);
+        if (!Cpu.Variants.Contains("amx"))
+            Assert.Contains("does not run on this processor", Assert.Throws<NotSupportedException>(() => Open([$"kt_optimize_rule={none}"])).Message,
+                StringComparison.Ordinal);
     }
 
     [Fact]
@@ -139,7 +147,8 @@ public class KeyEffectTests(Workplace place) : IClassFixture<Workplace>
 
     private string[] Arguments(string output) =>
     [
-        $"model_name_or_path={place.Model}", $"dataset_dir={Sets()}", "dataset=good", "template=deepseek", $"output_dir={output}", "lora_rank=2", "cutoff_len=40", "per_device_train_batch_size=6", "learning_rate=1e-2",
+        $"model_name_or_path={place.Model}", $"dataset_dir={Sets()}", "dataset=good", "template=deepseek", $"output_dir={output}", "lora_rank=2",
+        "cutoff_len=40", "per_device_train_batch_size=6", "learning_rate=1e-2",
         "logging_steps=1", "num_train_epochs=1", "plot_loss=false",
     ];
 
@@ -157,10 +166,18 @@ public class KeyEffectTests(Workplace place) : IClassFixture<Workplace>
         var folder = Path.Combine(place.Root, "sets");
         if (Directory.Exists(folder)) return folder;
         place.Write("sets/good.json", File.ReadAllText(Path.Combine(place.Root, "data/good.json")));
-        place.Write("sets/short.json", """[{"instruction": "Hello", "output": "Good day to you"}, {"instruction": "Bye", "output": "See you"}, {"instruction": "Thanks", "output": "Welcome"}]""");
-        place.Write("sets/talks.json", """[{"instruction": "Now", "output": "Then", "history": [["Hello", "Good day"]]}, {"instruction": "Why", "output": "So", "history": [["Bye", "See you"]]}]""");
-        place.Write("sets/names.json", """[{"instruction": "Who are you?", "output": "I am {{name}}, made by {{author}}."}, {"instruction": "Name?", "output": "{{name}} of {{author}}"}]""");
-        place.Write("sets/tools.json", """[{"conversations": [{"from": "human", "value": "Add 1"}, {"from": "gpt", "value": "2"}], "tools": "[{\"name\": \"add\", \"description\": \"adds\", \"parameters\": {\"type\": \"object\", \"properties\": {}}}]"}]""");
+        place.Write("sets/short.json",
+            """[{"instruction": "Hello", "output": "Good day to you"}, {"instruction": "Bye", "output": "See you"}, """
+                + """{"instruction": "Thanks", "output": "Welcome"}]""");
+        place.Write("sets/talks.json",
+            """[{"instruction": "Now", "output": "Then", "history": [["Hello", "Good day"]]}, """
+                + """{"instruction": "Why", "output": "So", "history": [["Bye", "See you"]]}]""");
+        place.Write("sets/names.json",
+            """[{"instruction": "Who are you?", "output": "I am {{name}}, made by {{author}}."}, """
+                + """{"instruction": "Name?", "output": "{{name}} of {{author}}"}]""");
+        place.Write("sets/tools.json",
+            """[{"conversations": [{"from": "human", "value": "Add 1"}, {"from": "gpt", "value": "2"}], """
+                + """ "tools": "[{\"name\": \"add\", \"description\": \"adds\", \"parameters\": {\"type\": \"object\", \"properties\": {}}}]"}]""");
         place.Write("sets/dataset_info.json", """
             {
               "good": {"file_name": "good.json"}, "short": {"file_name": "short.json"}, "names": {"file_name": "names.json"},
@@ -176,8 +193,10 @@ public class KeyEffectTests(Workplace place) : IClassFixture<Workplace>
     /// <summary>Names of all files, the steps of the log's lines with what they say, and the notes.</summary>
     private static string Traces(string output)
     {
-        var files = Directory.EnumerateFiles(output, "*", SearchOption.AllDirectories).Select(f => Path.GetRelativePath(output, f)).Order(StringComparer.Ordinal);
-        var log = File.ReadAllLines(Path.Combine(output, "trainer_log.jsonl")).Select(line => System.Text.Json.Nodes.JsonNode.Parse(line)!.AsObject()).Select(l => $"{l["current_steps"]} {string.Join(' ', l.Select(p => p.Key))}");
+        var files = Directory.EnumerateFiles(output, "*", SearchOption.AllDirectories).Select(f => Path.GetRelativePath(output, f))
+            .Order(StringComparer.Ordinal);
+        var log = File.ReadAllLines(Path.Combine(output, "trainer_log.jsonl")).Select(line => System.Text.Json.Nodes.JsonNode.Parse(line)!.AsObject())
+            .Select(l => $"{l["current_steps"]} {string.Join(' ', l.Select(p => p.Key))}");
         var notes = File.ReadAllLines(Path.Combine(output + "-notes", "notes")).Where(n => n.Contains("encoded", StringComparison.Ordinal));
         return string.Join('\n', [.. files, .. log, .. notes]);
     }

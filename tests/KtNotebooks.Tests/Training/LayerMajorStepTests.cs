@@ -10,7 +10,9 @@ using Xunit;
 
 namespace KtNotebooks.Tests.Training;
 
-/// <summary>The layer-major step: chunking and packing change nothing but rounding, dropout's recomputed forward is the first one, and nothing stays behind.</summary>
+/// <summary>
+/// The layer-major step: chunking and packing change nothing but rounding, dropout's recomputed forward is the first one, and nothing stays behind.
+/// </summary>
 [Collection("cpu variant")]
 public class LayerMajorStepTests
 {
@@ -64,7 +66,8 @@ public class LayerMajorStepTests
         var batch = Tiny.Batch(3, Lengths);
         var plain = new LayerMajorStep(model).Loss(batch, Stop);
         Assert.NotEqual(plain, Run(model, batch, new LayerMajorStep(model)).Loss, 1e-4); // with dropout it is another
-        foreach (var linear in model.All().OfType<KtNotebooks.Nn.Linear>().Where(l => l.Adapter is not null)) linear.Adapter = linear.Adapter! with { Dropout = 0 };
+        foreach (var linear in model.All().OfType<KtNotebooks.Nn.Linear>().Where(l => l.Adapter is not null))
+            linear.Adapter = linear.Adapter! with { Dropout = 0 };
         foreach (var bank in model.All().OfType<ExpertBank>()) WithoutDropout(bank);
         Close(plain, Run(model, batch, new LayerMajorStep(model)).Loss, batch.Tokens);
         Close(plain, new LayerMajorStep(model, 6, 4).Loss(batch, Stop), batch.Tokens);
@@ -92,7 +95,8 @@ public class LayerMajorStepTests
         changed[12] = 400;
         var (a, b) = (Logits(model, ids), Logits(model, changed));
         Close(a[..(12 * Tiny.Vocabulary)], b[..(12 * Tiny.Vocabulary)], 20);
-        for (var row = 12; row < 20; row++) Assert.NotEqual(a[(row * Tiny.Vocabulary)..((row + 1) * Tiny.Vocabulary)], b[(row * Tiny.Vocabulary)..((row + 1) * Tiny.Vocabulary)]);
+        for (var row = 12; row < 20; row++)
+            Assert.NotEqual(a[(row * Tiny.Vocabulary)..((row + 1) * Tiny.Vocabulary)], b[(row * Tiny.Vocabulary)..((row + 1) * Tiny.Vocabulary)]);
     }
 
     [Fact]
@@ -120,7 +124,10 @@ public class LayerMajorStepTests
         Assert.NotEqual(loss, Run(model, batch, new LayerMajorStep(model), key: 2).Loss, 1e-4);
     }
 
-    /// <summary>The gradient is the slope of the loss that forward computed. If backward recomputed a layer under another mask, they would differ by the share of dropped elements.</summary>
+    /// <summary>
+    /// The gradient is the slope of the loss that forward computed. If backward recomputed a layer under another mask, they would differ by the share of
+    /// dropped elements.
+    /// </summary>
     [Theory]
     [InlineData(0)]
     [InlineData(0.4)]
@@ -223,7 +230,16 @@ public class LayerMajorStepTests
     private static void WithoutDropout(ExpertBank bank)
     {
         var l = bank.Adapter!;
-        bank.Adapter = l with { GateA = l.GateA.Alias(), GateB = l.GateB.Alias(), UpA = l.UpA.Alias(), UpB = l.UpB.Alias(), DownA = l.DownA.Alias(), DownB = l.DownB.Alias(), Dropout = 0 };
+        bank.Adapter = l with
+        {
+            GateA = l.GateA.Alias(),
+            GateB = l.GateB.Alias(),
+            UpA = l.UpA.Alias(),
+            UpB = l.UpB.Alias(),
+            DownA = l.DownA.Alias(),
+            DownB = l.DownB.Alias(),
+            Dropout = 0,
+        };
     }
 
     private static void Close(double expected, double actual, int rows) => Assert.InRange(actual, expected * (1 - (rows * F32)), expected * (1 + (rows * F32)));
@@ -234,11 +250,15 @@ public class LayerMajorStepTests
         foreach (var (name, values) in expected) Close(values, actual[name], rows, name: name);
     }
 
-    /// <summary>Sums over rows in another order, of numbers that went through sums of up to V terms: (rows + V) roundings of the largest. BF16 activations are rounded some eight times a layer.</summary>
+    /// <summary>
+    /// Sums over rows in another order, of numbers that went through sums of up to V terms: (rows + V) roundings of the largest. BF16 activations are
+    /// rounded some eight times a layer.
+    /// </summary>
     private static void Close(float[] expected, float[] actual, int rows, DType type = DType.F32, string name = "logits")
     {
         Assert.Equal(expected.Length, actual.Length);
         var limit = expected.Max(Math.Abs) * (type == DType.F32 ? (rows + Tiny.Vocabulary) * F32 : 3 * 8 / 256.0);
-        for (var i = 0; i < expected.Length; i++) Assert.True(Math.Abs(expected[i] - actual[i]) <= limit, $"{name}[{i}] is {actual[i]}, expected {expected[i]} within {limit}");
+        for (var i = 0; i < expected.Length; i++)
+            Assert.True(Math.Abs(expected[i] - actual[i]) <= limit, $"{name}[{i}] is {actual[i]}, expected {expected[i]} within {limit}");
     }
 }

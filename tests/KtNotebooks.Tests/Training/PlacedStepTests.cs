@@ -13,7 +13,9 @@ using Xunit;
 
 namespace KtNotebooks.Tests.Training;
 
-/// <summary>Whole optimizer steps of a model on a card: wherever experts, their pairs, moments and saved inputs are, the adapter becomes what it becomes on the CPU.</summary>
+/// <summary>
+/// Whole optimizer steps of a model on a card: wherever experts, their pairs, moments and saved inputs are, the adapter becomes what it becomes on the CPU.
+/// </summary>
 [Trait("card", "cuda")]
 [Collection("cpu variant")]
 public sealed class PlacedStepTests : IDisposable

@@ -90,7 +90,8 @@ public sealed class RunStartTests : IDisposable
         TinyRun.Train(Settings with { ResumeFrom = ResumeFrom.Newest }, onNote: notes.Add);
         Assert.Contains($"{Checkpoint(4)} has no train_settings.json: nobody can say whether it was made with these settings", notes);
         File.WriteAllText(Path.Combine(Checkpoint(4), RunIdentity.FileName), "");
-        Assert.StartsWith($"{Path.Combine(Checkpoint(4), RunIdentity.FileName)}: is empty, and must hold JSON", Refused(Settings with { ResumeFrom = ResumeFrom.Newest }),
+        Assert.StartsWith($"{Path.Combine(Checkpoint(4), RunIdentity.FileName)}: is empty, and must hold JSON",
+            Refused(Settings with { ResumeFrom = ResumeFrom.Newest }),
             StringComparison.Ordinal);
     }
 

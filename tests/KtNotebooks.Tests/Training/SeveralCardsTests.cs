@@ -12,7 +12,9 @@ using Xunit;
 
 namespace KtNotebooks.Tests.Training;
 
-/// <summary>A step over several cards computes what it computes on one, the cards work at the same time, and whatever happens in one thread ends the others.</summary>
+/// <summary>
+/// A step over several cards computes what it computes on one, the cards work at the same time, and whatever happens in one thread ends the others.
+/// </summary>
 [Trait("card", "cuda")]
 [Collection(Alone.Name)] // buffers are counted, and cards are full
 public sealed class SeveralCardsTests : IDisposable
@@ -23,7 +25,8 @@ public sealed class SeveralCardsTests : IDisposable
 
     private readonly Samples.Folder _folder = new();
 
-    public SeveralCardsTests() => Tiny.Save(Path.Combine(_folder.Path, "model"), change: config => config.Replace("\"num_hidden_layers\": 3", $"\"num_hidden_layers\": {Layers}", StringComparison.Ordinal));
+    public SeveralCardsTests() => Tiny.Save(Path.Combine(_folder.Path, "model"),
+        change: config => config.Replace("\"num_hidden_layers\": 3", $"\"num_hidden_layers\": {Layers}", StringComparison.Ordinal));
 
     private static CancellationToken Stop => TestContext.Current.CancellationToken;
 
@@ -78,14 +81,15 @@ public sealed class SeveralCardsTests : IDisposable
               place: { compute: 'cuda:0' }
             """));
         using var several = Load(new PlacementSettings { Rules = rules });
-        Assert.Equal([Device.Cuda(0), Device.Cuda(1), Device.Cpu, Device.Cuda(0), Device.Cuda(1)], several.Stages.Where(s => s.NeedsWholeSequences).Select(s => s.Device));
+        Assert.Equal([Device.Cuda(0), Device.Cuda(1), Device.Cpu, Device.Cuda(0), Device.Cuda(1)], several.Stages.Where(s => s.NeedsWholeSequences)
+            .Select(s => s.Device));
         Assert.Equal(Device.Cuda(0), several.Head.Device);
         Close(Run(one, batch, new LayerMajorStep(one)), Run(several, batch, new LayerMajorStep(several, parts: parts)), batch.Tokens);
     }
 
     /// <summary>
-    /// Not by the clock: card 0 holds the second part in layer 0 until card 1 has begun the first part in layer 1, and card 1 holds that until card 0 has begun. Then the same on the way back, in layers 4 and 3. Cards that
-    /// took turns would wait for ever.
+    /// Not by the clock: card 0 holds the second part in layer 0 until card 1 has begun the first part in layer 1, and card 1 holds that until card 0 has
+    /// begun. Then the same on the way back, in layers 4 and 3. Cards that took turns would wait for ever.
     /// </summary>
     [Fact]
     public void Two_cards_work_at_once()
@@ -166,7 +170,9 @@ public sealed class SeveralCardsTests : IDisposable
         foreach (var (name, values) in expected.Gradients) Assert.Equal(values, after.Gradients[name]);
     }
 
-    /// <summary>What docs/gpu.md says on paper, of four banks and slots that hold one: n banks cost 2 (n − 1), as each turn finds the last one still there.</summary>
+    /// <summary>
+    /// What docs/gpu.md says on paper, of four banks and slots that hold one: n banks cost 2 (n − 1), as each turn finds the last one still there.
+    /// </summary>
     [Fact]
     public void Layers_in_turn_share_the_bus_and_ranges_bring_every_bank_once_a_part()
     {
@@ -207,7 +213,11 @@ public sealed class SeveralCardsTests : IDisposable
     /// <summary>Banks over the bus of each card in the second step; what is announced for the third and fetched ahead counts there.</summary>
     private double[] CopiedBanks(int cards, bool contiguous)
     {
-        using var model = Load(cards == 1 ? new PlacementSettings { Device = "cuda:0", Experts = ExecutorKind.Cpu } : Over(cards, contiguous, ExecutorKind.Cpu));
+        using var model = Load(cards == 1 ? new PlacementSettings
+        {
+            Device = "cuda:0",
+            Experts = ExecutorKind.Cpu,
+        } : Over(cards, contiguous, ExecutorKind.Cpu));
         var executors = Stream(model, banksInSlots: 1);
         var step = new LayerMajorStep(model);
         var before = Array.Empty<long>();
@@ -231,8 +241,14 @@ public sealed class SeveralCardsTests : IDisposable
     private PlacementSettings Over(int cards, bool contiguous, ExecutorKind experts)
     {
         if (!contiguous) return new PlacementSettings { Cards = cards, Experts = experts };
-        var rules = string.Concat(Enumerable.Range(0, Layers).Select(l => $"- match: {{ name: 'layers\\.{l}(\\.|$)' }}\n  place: {{ compute: 'cuda:{l * cards / Layers}' }}\n"));
-        return new PlacementSettings { Rules = PlacementRules.Load(_folder.Write("rules.yaml", rules + $"- match: {{ name: 'norm|lm_head' }}\n  place: {{ compute: 'cuda:{cards - 1}' }}\n")), Experts = experts };
+        var rules = string.Concat(Enumerable.Range(0, Layers)
+            .Select(l => $"- match: {{ name: 'layers\\.{l}(\\.|$)' }}\n  place: {{ compute: 'cuda:{l * cards / Layers}' }}\n"));
+        return new PlacementSettings
+        {
+            Rules = PlacementRules.Load(_folder.Write("rules.yaml", rules
+                + $"- match: {{ name: 'norm|lm_head' }}\n  place: {{ compute: 'cuda:{cards - 1}' }}\n")),
+            Experts = experts,
+        };
     }
 
     private CausalLm Load(PlacementSettings settings)
@@ -255,15 +271,19 @@ public sealed class SeveralCardsTests : IDisposable
         return (loss, Tiny.TakeGradients(model));
     }
 
-    /// <summary>The tolerance of <see cref="LayerMajorStepTests"/>: sums over rows in another order, of numbers that went through sums of up to V terms.</summary>
-    private static void Close((double Loss, Dictionary<string, float[]> Gradients) expected, (double Loss, Dictionary<string, float[]> Gradients) actual, int rows)
+    /// <summary>
+    /// The tolerance of <see cref="LayerMajorStepTests"/>: sums over rows in another order, of numbers that went through sums of up to V terms.
+    /// </summary>
+    private static void Close((double Loss, Dictionary<string, float[]> Gradients) expected, (double Loss, Dictionary<string, float[]> Gradients) actual,
+        int rows)
     {
         Assert.InRange(actual.Loss, expected.Loss * (1 - (rows * F32)), expected.Loss * (1 + (rows * F32)));
         Assert.Equal(expected.Gradients.Keys, actual.Gradients.Keys);
         foreach (var (name, values) in expected.Gradients)
         {
             var (other, limit) = (actual.Gradients[name], values.Max(Math.Abs) * (rows + Tiny.Vocabulary) * F32);
-            for (var i = 0; i < values.Length; i++) Assert.True(Math.Abs(values[i] - other[i]) <= limit, $"{name}[{i}] is {other[i]}, expected {values[i]} within {limit}");
+            for (var i = 0; i < values.Length; i++)
+                Assert.True(Math.Abs(values[i] - other[i]) <= limit, $"{name}[{i}] is {other[i]}, expected {values[i]} within {limit}");
         }
     }
 

@@ -17,7 +17,8 @@ public class StepScheduleTests
         var task = Assert.Single(schedule.Tasks);
         Assert.Equal((StepPhase.Turn, new StageRun(0, Device.Cpu, 0, 6), new WindowPart(0, 0, 57)), (task.Phase, task.Run, task.Part));
         Assert.False(schedule.IsConcurrent);
-        Assert.Equal([.. Enumerable.Range(0, 6).Select(i => (i, false, 57)), .. Enumerable.Range(0, 6).Reverse().Select(i => (i, true, 57))], schedule.Visits());
+        Assert.Equal([.. Enumerable.Range(0, 6).Select(i => (i, false, 57)), .. Enumerable.Range(0, 6).Reverse().Select(i => (i, true, 57))],
+            schedule.Visits());
     }
 
     [Theory]
@@ -53,7 +54,10 @@ public class StepScheduleTests
         Assert.Equal(["Forward 0 0", "Forward 0 1", "Turn 1 0", "Turn 1 1", "Backward 0 0", "Backward 0 1"], schedule.Tasks.Select(Text));
     }
 
-    /// <summary>Wherever layers lie, no task needs one that comes later, every stage sees every part once upwards and, from the lowest trained one on, once downwards.</summary>
+    /// <summary>
+    /// Wherever layers lie, no task needs one that comes later, every stage sees every part once upwards and, from the lowest trained one on, once
+    /// downwards.
+    /// </summary>
     [Fact]
     public void Any_placement_can_be_worked_off()
     {

@@ -18,7 +18,15 @@ public sealed class TrainerTests : IDisposable
 
     private string Output => Path.Combine(_folder.Path, "out");
 
-    private TrainSettings Settings => new() { OutputDir = Output, LearningRate = 1e-2, Schedule = "cosine", WarmupRatio = 0.1, LoggingSteps = 1, SaveSteps = 0 };
+    private TrainSettings Settings => new()
+    {
+        OutputDir = Output,
+        LearningRate = 1e-2,
+        Schedule = "cosine",
+        WarmupRatio = 0.1,
+        LoggingSteps = 1,
+        SaveSteps = 0,
+    };
 
     public void Dispose() => _folder.Dispose();
 
@@ -111,7 +119,8 @@ public sealed class TrainerTests : IDisposable
     {
         List<double> losses = [];
         TinyRun.Train(Settings with { LoggingSteps = 3 }, onStep: s => losses.Add(s.Loss));
-        Assert.Equal([Math.Round(losses[..3].Average(), 4), Math.Round(losses[3..].Average(), 4)], Log(Output).Where(l => l["loss"] is not null).Select(l => l["loss"]!.GetValue<double>()));
+        Assert.Equal([Math.Round(losses[..3].Average(), 4), Math.Round(losses[3..].Average(), 4)], Log(Output).Where(l => l["loss"] is not null)
+            .Select(l => l["loss"]!.GetValue<double>()));
         Assert.True(losses[^1] < losses[0], "six steps at this rate make the loss fall");
     }
 
@@ -120,7 +129,8 @@ public sealed class TrainerTests : IDisposable
     {
         TinyRun.Die(Settings with { SaveSteps = 3 });
         var error = Assert.Throws<InvalidDataException>(() => TinyRun.Train(Settings, lora: new LoraSettings(4)));
-        Assert.Equal($"{Path.Combine(Output, "checkpoint-3")}: holds an adapter with lora_rank 3 and lora_alpha 6, but this run asks for 4 and 8; give another output_dir, or overwrite_output_dir: true to start over", error.Message);
+        Assert.Equal($"{Path.Combine(Output, "checkpoint-3")}: holds an adapter with lora_rank 3 and lora_alpha 6, but this run asks for 4 and 8; give "
+            + "another output_dir, or overwrite_output_dir: true to start over", error.Message);
     }
 
     [Fact]
@@ -128,7 +138,8 @@ public sealed class TrainerTests : IDisposable
     {
         TinyRun.Die(Settings with { SaveSteps = 3 });
         var error = Assert.Throws<InvalidDataException>(() => TinyRun.Train(Settings, lora: new LoraSettings(3)));
-        Assert.StartsWith($"{Path.Combine(Output, "checkpoint-3")}: holds an adapter of other layers than this run's lora_target and lora_experts ask for ('base_model.model.model.layers.1.mlp.experts.0.", error.Message, StringComparison.Ordinal);
+        Assert.StartsWith($"{Path.Combine(Output, "checkpoint-3")}: holds an adapter of other layers than this run's lora_target and lora_experts ask for "
+            + "('base_model.model.model.layers.1.mlp.experts.0.", error.Message, StringComparison.Ordinal);
     }
 
     [Theory]

@@ -11,7 +11,9 @@ using Xunit;
 
 namespace KtNotebooks.Tests.Weights;
 
-/// <summary>What is wrong with a model folder is said with file, tensor, expected and found. The golden model (six shards and an index) is damaged in every way.</summary>
+/// <summary>
+/// What is wrong with a model folder is said with file, tensor, expected and found. The golden model (six shards and an index) is damaged in every way.
+/// </summary>
 public sealed class CheckpointTests : IDisposable
 {
     private const string Norm = "model.layers.1.input_layernorm.weight";
@@ -27,7 +29,8 @@ public sealed class CheckpointTests : IDisposable
     public void A_missing_shard_is_named_with_a_tensor_of_it()
     {
         File.Delete(Path.Combine(_folder.Path, "model-00003-of-00006.safetensors"));
-        Assert.Matches($"^{_folder.Path}: shard model-00003-of-00006.safetensors is missing; model.safetensors.index.json names it for 'model.", Load<FileNotFoundException>());
+        Assert.Matches($"^{_folder.Path}: shard model-00003-of-00006.safetensors is missing; model.safetensors.index.json names it for 'model.",
+            Load<FileNotFoundException>());
     }
 
     [Fact]
@@ -89,9 +92,11 @@ public sealed class CheckpointTests : IDisposable
     public void A_folder_without_weights_and_no_folder_are_told_apart()
     {
         foreach (var file in Directory.GetFiles(_folder.Path, "*.safetensors*")) File.Delete(file);
-        Assert.Equal($"{_folder.Path}: neither model.safetensors nor model.safetensors.index.json is there; the weights belong beside config.json, which alone is enough for `kt plan` only", Load<FileNotFoundException>());
+        Assert.Equal($"{_folder.Path}: neither model.safetensors nor model.safetensors.index.json is there; the weights belong beside config.json, which "
+            + "alone is enough for `kt plan` only", Load<FileNotFoundException>());
         var nowhere = Path.Combine(_folder.Path, "nowhere");
-        Assert.StartsWith($"{Path.Combine(nowhere, "config.json")}: no such file", Assert.Throws<FileNotFoundException>(() => ModelFolder.Load(nowhere)).Message, StringComparison.Ordinal);
+        Assert.StartsWith($"{Path.Combine(nowhere, "config.json")}: no such file",
+            Assert.Throws<FileNotFoundException>(() => ModelFolder.Load(nowhere)).Message, StringComparison.Ordinal);
     }
 
     [Theory]

@@ -59,7 +59,8 @@ public sealed class Fp8ConversionTests : IDisposable
         Assert.False(config.ContainsKey("quantization_config"));
         Assert.Equal("deepseek_v3", (string?)config["model_type"]);
         Assert.Equal("card", File.ReadAllText(Path.Combine(Target, "assets", "card.txt")));
-        Assert.Equal(["assets", "config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.json"], Directory.GetFileSystemEntries(Target).Select(f => Path.GetFileName(f)).Order(StringComparer.Ordinal));
+        Assert.Equal(["assets", "config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json",
+            "tokenizer.json"], Directory.GetFileSystemEntries(Target).Select(f => Path.GetFileName(f)).Order(StringComparer.Ordinal));
         var index = JsonNode.Parse(File.ReadAllText(Path.Combine(Target, "model.safetensors.index.json")))!;
         Assert.DoesNotContain(index["weight_map"]!.AsObject(), t => t.Key.EndsWith("_scale_inv", StringComparison.Ordinal));
         Assert.Equal(366784, (long)index["metadata"]!["total_size"]!);
@@ -78,7 +79,8 @@ public sealed class Fp8ConversionTests : IDisposable
         var finished = Directory.GetFiles(Target, "*.safetensors").ToDictionary(f => f, File.GetLastWriteTimeUtc);
         Assert.InRange(finished.Count, 2, 9);
         Assert.False(File.Exists(Path.Combine(Target, "config.json"))); // not whole yet, and no loader takes it for whole
-        Assert.Equal($"{Target}: a conversion into this folder is not finished; give the same `kt convert` again, and it goes on", Kt.Refuses("model", "inspect", Target));
+        Assert.Equal($"{Target}: a conversion into this folder is not finished; give the same `kt convert` again, and it goes on",
+            Kt.Refuses("model", "inspect", Target));
         var (exit, output, errors) = Kt.Run("convert", "fp8-to-bf16", source, Target);
         Assert.True(exit == 0, errors);
         Assert.StartsWith($"10 shards, {finished.Count} of them finished before; ", output, StringComparison.Ordinal);
@@ -104,10 +106,12 @@ public sealed class Fp8ConversionTests : IDisposable
         Assert.SkipUnless(OperatingSystem.IsLinux(), "reads /proc/self/smaps");
         var source = Path.Combine(_folder.Path, "source");
         List<(string, Tensor)> tensors = [];
-        for (var i = 0; i < 64; i++) tensors.AddRange([($"layers.{i}.weight", Tensor.Zeros(DType.F8E4M3, 256, 1024)), ($"layers.{i}.weight_scale_inv", Tensor.Zeros(DType.F32, 2, 8))]);
+        for (var i = 0; i < 64; i++)
+            tensors.AddRange([($"layers.{i}.weight", Tensor.Zeros(DType.F8E4M3, 256, 1024)), ($"layers.{i}.weight_scale_inv", Tensor.Zeros(DType.F32, 2, 8))]);
         SafetensorsWriter.Write(Path.Combine(source, "model.safetensors"), tensors);
         foreach (var (_, tensor) in tensors) tensor.Dispose();
-        File.WriteAllText(Path.Combine(source, "config.json"), """{"quantization_config": {"fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]}}""");
+        File.WriteAllText(Path.Combine(source, "config.json"),
+            """{"quantization_config": {"fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]}}""");
         using var conversion = new Fp8Conversion(source, Target);
         conversion.Run(cancel: TestContext.Current.CancellationToken);
         var lines = File.ReadAllLines("/proc/self/smaps");
@@ -159,26 +163,31 @@ public sealed class Fp8ConversionTests : IDisposable
             Assert.Throws<OperationCanceledException>(() => conversion.Run(_ => stop.Cancel(), stop.Token));
         }
         File.SetLastWriteTimeUtc(Path.Combine(source, "model-00001.safetensors"), DateTime.UnixEpoch);
-        Assert.StartsWith($"{Target}: holds the beginning of a conversion of another source", Assert.Throws<IOException>(() => new Fp8Conversion(source, Target)).Message, StringComparison.Ordinal);
+        Assert.StartsWith($"{Target}: holds the beginning of a conversion of another source",
+            Assert.Throws<IOException>(() => new Fp8Conversion(source, Target)).Message, StringComparison.Ordinal);
     }
 
     [Fact]
     public void What_cannot_be_converted_is_named()
     {
         var source = Source();
-        Assert.Contains("must not lie in the source folder", Assert.Throws<ArgumentException>(() => new Fp8Conversion(source, Path.Combine(source, "x"))).Message, StringComparison.Ordinal);
+        Assert.Contains("must not lie in the source folder",
+            Assert.Throws<ArgumentException>(() => new Fp8Conversion(source, Path.Combine(source, "x"))).Message, StringComparison.Ordinal);
         Directory.CreateDirectory(Target);
         File.WriteAllText(Path.Combine(Target, "notes.txt"), "mine");
-        Assert.Equal($"{Target}: is not empty (there is notes.txt); choose a new folder", Assert.Throws<IOException>(() => new Fp8Conversion(source, Target)).Message);
+        Assert.Equal($"{Target}: is not empty (there is notes.txt); choose a new folder",
+            Assert.Throws<IOException>(() => new Fp8Conversion(source, Target)).Message);
         File.Delete(Path.Combine(Target, "notes.txt"));
         var index = Path.Combine(source, "model.safetensors.index.json");
         var map = JsonNode.Parse(File.ReadAllText(index))!;
         map["weight_map"]!.AsObject().Remove("model.layers.1.mlp.experts.0.up_proj.weight_scale_inv");
         File.WriteAllText(index, map.ToJsonString());
-        Assert.Equal($"{Path.Combine(source, "model-00001-of-00002.safetensors")}: tensor 'model.layers.1.mlp.experts.0.up_proj.weight' is stored as fp8, but its scales 'model.layers.1.mlp.experts.0.up_proj.weight_scale_inv' are in no shard",
+        Assert.Equal($"{Path.Combine(source, "model-00001-of-00002.safetensors")}: tensor 'model.layers.1.mlp.experts.0.up_proj.weight' is stored as fp8, but "
+            + "its scales 'model.layers.1.mlp.experts.0.up_proj.weight_scale_inv' are in no shard",
             Assert.Throws<InvalidDataException>(() => new Fp8Conversion(source, Target)).Message);
         LowBitFolder.Edit(source, c => c.Remove("quantization_config"));
-        Assert.Contains("there is nothing to convert", Assert.Throws<InvalidDataException>(() => new Fp8Conversion(source, Target)).Message, StringComparison.Ordinal);
+        Assert.Contains("there is nothing to convert", Assert.Throws<InvalidDataException>(() => new Fp8Conversion(source, Target)).Message,
+            StringComparison.Ordinal);
     }
 
     /// <summary>A downloaded index may name what it likes; nothing is read or written beside the two folders.</summary>

@@ -106,7 +106,10 @@ public sealed class LowBitCheckpointTests : IDisposable
         Assert.All(gradients.Values, g => Assert.All(g, v => Assert.True(float.IsFinite(v))));
     }
 
-    /// <summary>Generation straight from the codes: prefill, the cache and decoding a row at a time give the tokens of the model whose weights are what the codes stand for, in BF16.</summary>
+    /// <summary>
+    /// Generation straight from the codes: prefill, the cache and decoding a row at a time give the tokens of the model whose weights are what the codes
+    /// stand for, in BF16.
+    /// </summary>
     [Theory]
     [InlineData(MatrixFormat.Fp8)]
     [InlineData(MatrixFormat.Int4)]
@@ -156,7 +159,8 @@ public sealed class LowBitCheckpointTests : IDisposable
                 var (n, k) = checkpoint.ShapeOf(weight);
                 tensors.Add((weight, checkpoint.Take(weight, DType.BF16, n, k)));
             }
-            else if (!name.EndsWith("_scale", StringComparison.Ordinal) && !name.EndsWith("_shape", StringComparison.Ordinal)) tensors.Add((name, checkpoint.Stored(name)));
+            else if (!name.EndsWith("_scale", StringComparison.Ordinal) && !name.EndsWith("_shape", StringComparison.Ordinal))
+                tensors.Add((name, checkpoint.Stored(name)));
         }
         SafetensorsWriter.Write(Path.Combine(to, "model.safetensors"), tensors);
         foreach (var (_, tensor) in tensors) tensor.Dispose();
@@ -192,17 +196,23 @@ public sealed class LowBitCheckpointTests : IDisposable
     {
         Tiny.Save(Source);
         using (var checkpoint = new Checkpoint(Source) { FormatOf = _ => MatrixFormat.Int4 })
-            Assert.Equal($"{Source}: experts 'model.layers.1.mlp.experts.*.up_proj.weight' [18, 40]: int4 needs rows of a multiple of 32 elements, but they have 40; choose int8 or fp8",
-                Assert.Throws<InvalidDataException>(() => checkpoint.TakeExperts("model.layers.1.mlp.experts", "up_proj.weight", DType.BF16, 4, 18, 40)).Message);
+            Assert.Equal($"{Source}: experts 'model.layers.1.mlp.experts.*.up_proj.weight' [18, 40]: int4 needs rows of a multiple of 32 elements, but they "
+                + "have 40; choose int8 or fp8",
+                Assert.Throws<InvalidDataException>(() =>
+                    checkpoint.TakeExperts("model.layers.1.mlp.experts", "up_proj.weight", DType.BF16, 4, 18, 40)).Message);
         Directory.Delete(Source, recursive: true);
         LowBitFolder.Save(Source, MatrixFormat.Fp8);
         LowBitFolder.Edit(Source, c => c["quantization_config"]!["weight_block_size"] = new System.Text.Json.Nodes.JsonArray(64, 64));
-        Assert.StartsWith($"{Path.Combine(Source, "config.json")}: FP8 is read as e4m3 with blocks of 128×128", Assert.Throws<NotSupportedException>(() => new Checkpoint(Source)).Message, StringComparison.Ordinal);
+        Assert.StartsWith($"{Path.Combine(Source, "config.json")}: FP8 is read as e4m3 with blocks of 128×128",
+            Assert.Throws<NotSupportedException>(() => new Checkpoint(Source)).Message, StringComparison.Ordinal);
         LowBitFolder.Edit(Source, c => c["quantization_config"] = new System.Text.Json.Nodes.JsonObject { ["quant_method"] = "awq" });
-        Assert.EndsWith("quant_method 'awq' is not known; known are fp8 and compressed-tensors", Assert.Throws<NotSupportedException>(() => new Checkpoint(Source)).Message, StringComparison.Ordinal);
+        Assert.EndsWith("quant_method 'awq' is not known; known are fp8 and compressed-tensors",
+            Assert.Throws<NotSupportedException>(() => new Checkpoint(Source)).Message, StringComparison.Ordinal);
         LowBitFolder.Edit(Source, c => c.Remove("quantization_config"));
         using var wrong = new Checkpoint(Source);
-        Assert.EndsWith("tensor 'model.layers.1.mlp.experts.0.up_proj.weight' must be F8E4M3[18, 140], but is F8E4M3[18, 40]", Assert.Throws<InvalidDataException>(() => wrong.TakeExperts("model.layers.1.mlp.experts", "up_proj.weight", DType.BF16, 4, 18, 140)).Message, StringComparison.Ordinal);
+        Assert.EndsWith("tensor 'model.layers.1.mlp.experts.0.up_proj.weight' must be F8E4M3[18, 140], but is F8E4M3[18, 40]",
+            Assert.Throws<InvalidDataException>(() => wrong.TakeExperts("model.layers.1.mlp.experts", "up_proj.weight", DType.BF16, 4, 18, 140)).Message,
+            StringComparison.Ordinal);
     }
 
     /// <summary>One step with an adapter beside everything, in BF16.</summary>
@@ -212,7 +222,8 @@ public sealed class LowBitCheckpointTests : IDisposable
         Assert.Contains(model.All(), m => m is ExpertBank bank && bank.Format == format);
         LoraAdapter.Attach(model, new LoraSettings(Rank: 3, Experts: true), 1);
         var random = new Random(1);
-        foreach (var (_, tensor) in model.AllTrainable) tensor.Store([.. Enumerable.Range(0, (int)tensor.Count).Select(_ => (random.NextSingle() - 0.5f) * 0.3f)]);
+        foreach (var (_, tensor) in model.AllTrainable)
+            tensor.Store([.. Enumerable.Range(0, (int)tensor.Count).Select(_ => (random.NextSingle() - 0.5f) * 0.3f)]);
         var loss = new LayerMajorStep(model).Run(Tiny.Batch(1, 5, 11, 30), cancel: TestContext.Current.CancellationToken);
         return (Tiny.TakeGradients(model), loss);
     }

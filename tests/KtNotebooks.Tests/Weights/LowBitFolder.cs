@@ -8,11 +8,15 @@ using KtNotebooks.Weights;
 
 namespace KtNotebooks.Tests.Weights;
 
-/// <summary>The tiny model as a folder in a low-bit layout: all matrices but embedding, head and router in FP8, as DeepSeek ships it, or the experts in packed 4 bits, as Kimi does; matrices and scales in different shards.</summary>
+/// <summary>
+/// The tiny model as a folder in a low-bit layout: all matrices but embedding, head and router in FP8, as DeepSeek ships it, or the experts in packed 4
+/// bits, as Kimi does; matrices and scales in different shards.
+/// </summary>
 internal static class LowBitFolder
 {
     /// <summary>The tiny config with widths that are multiples of 32, as 4 bits want them.</summary>
-    public static string Wide(string config) => config.Replace("\"hidden_size\": 40", "\"hidden_size\": 64", StringComparison.Ordinal).Replace("\"moe_intermediate_size\": 18", "\"moe_intermediate_size\": 32", StringComparison.Ordinal);
+    public static string Wide(string config) => config.Replace("\"hidden_size\": 40", "\"hidden_size\": 64", StringComparison.Ordinal)
+        .Replace("\"moe_intermediate_size\": 18", "\"moe_intermediate_size\": 32", StringComparison.Ordinal);
 
     /// <param name="wide">With the widths that 4 bits have anyway; if not, FP8 has odd ones.</param>
     public static string Save(string folder, MatrixFormat format, ulong seed = 1, bool wide = false)
@@ -23,7 +27,10 @@ internal static class LowBitFolder
             foreach (var (name, entry) in file.Entries)
             {
                 using var tensor = file.Get(name);
-                var quantised = entry.Shape.Length == 2 && (format == MatrixFormat.Int4 ? name.Contains(".experts.", StringComparison.Ordinal) : !name.Contains("embed", StringComparison.Ordinal) && !name.Contains("lm_head", StringComparison.Ordinal) && !name.EndsWith(".gate.weight", StringComparison.Ordinal));
+                var quantised = entry.Shape.Length == 2
+                    && (format == MatrixFormat.Int4 ? name.Contains(".experts.", StringComparison.Ordinal)
+                    : !name.Contains("embed", StringComparison.Ordinal) && !name.Contains("lm_head", StringComparison.Ordinal)
+                    && !name.EndsWith(".gate.weight", StringComparison.Ordinal));
                 if (!quantised)
                 {
                     matrices.Add((name, tensor.To(DType.BF16)));
@@ -55,10 +62,16 @@ internal static class LowBitFolder
                 tensor.Dispose();
             }
         }
-        File.WriteAllText(Path.Combine(folder, "model.safetensors.index.json"), new JsonObject { ["metadata"] = new JsonObject(), ["weight_map"] = map }.ToJsonString());
+        File.WriteAllText(Path.Combine(folder, "model.safetensors.index.json"), new JsonObject
+        {
+            ["metadata"] = new JsonObject(),
+            ["weight_map"] = map,
+        }.ToJsonString());
         Edit(folder, config => config["quantization_config"] = JsonNode.Parse(format == MatrixFormat.Fp8
             ? """{"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]}"""
-            : """{"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 4, "group_size": 32, "strategy": "group", "symmetric": true, "type": "int"}}}}"""));
+            : """{"quant_method": "compressed-tensors", "format": "pack-quantized", """
+                + """ "config_groups": {"group_0": {"targets": ["Linear"], """
+                + """ "weights": {"num_bits": 4, "group_size": 32, "strategy": "group", "symmetric": true, "type": "int"}}}}"""));
         return folder;
     }
 
@@ -107,7 +120,8 @@ internal static class LowBitFolder
             foreach (var (name, _) in tensors) map[name] = $"model-{s:D5}.safetensors";
         }
         File.WriteAllText(Path.Combine(source, "model.safetensors.index.json"), new JsonObject { ["weight_map"] = map }.ToJsonString());
-        File.WriteAllText(Path.Combine(source, "config.json"), """{"quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}}""");
+        File.WriteAllText(Path.Combine(source, "config.json"),
+            """{"quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}}""");
         return source;
     }
 }

@@ -54,17 +54,41 @@ public sealed class SafetensorsTests : IDisposable
     public static TheoryData<string, byte[], string> Damaged => new()
     {
         { "empty", [], "is too short for a safetensors header" },
-        { "a Git LFS pointer", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"u8.ToArray(), "does not start with a safetensors header length" },
-        { "header cut off", Encode("""{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}""", 0)[..30], "is truncated: its header needs 62 bytes, the file has 30" },
-        { "data cut off", Encode("""{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}""", 7), "is truncated: tensor 'a' ends at byte 8 of the data, the file has 7" },
+
+        {
+            "a Git LFS pointer", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"u8.ToArray(),
+            "does not start with a safetensors header length"
+        },
+
+        {
+            "header cut off", Encode("""{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}""", 0)[..30],
+            "is truncated: its header needs 62 bytes, the file has 30"
+        },
+
+        {
+            "data cut off", Encode("""{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}""", 7),
+            "is truncated: tensor 'a' ends at byte 8 of the data, the file has 7"
+        },
         { "not JSON", Encode("{\"a\":", 8), "has a damaged safetensors header" },
         { "not an object", Encode("[1, 2, 3]", 8), "has a damaged safetensors header" },
         { "no dtype", Encode("""{"a":{"shape":[2],"data_offsets":[0,8]}}""", 8), "has a damaged safetensors header" },
-        { "size does not fit the shape", Encode("""{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}""", 8), "says tensor 'a' has 8 bytes, but F32[3] needs 12" },
+
+        {
+            "size does not fit the shape", Encode("""{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}""", 8),
+            "says tensor 'a' has 8 bytes, but F32[3] needs 12"
+        },
         { "size overflows", Encode("""{"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,8]}}""", 8), "has a damaged safetensors header" },
-        { "negative sizes that multiply well", Encode("""{"a":{"dtype":"F32","shape":[-1,-2],"data_offsets":[0,8]}}""", 8), "says tensor 'a' has the shape [-1, -2]" },
+
+        {
+            "negative sizes that multiply well", Encode("""{"a":{"dtype":"F32","shape":[-1,-2],"data_offsets":[0,8]}}""", 8),
+            "says tensor 'a' has the shape [-1, -2]"
+        },
         { "negative start", Encode("""{"a":{"dtype":"F32","shape":[2],"data_offsets":[-8,0]}}""", 8), "says tensor 'a' begins at byte -8" },
-        { "twice the same name", Encode("""{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}""", 8), "has a damaged safetensors header" },
+
+        {
+            "twice the same name", Encode("""{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}""", 8),
+            "has a damaged safetensors header"
+        },
         { "a tensor that is no object", Encode("""{"a":7}""", 8), "has a damaged safetensors header: tensor 'a' is a number, not an object" },
         { "a shape of texts", Encode("""{"a":{"dtype":"F32","shape":["2"],"data_offsets":[0,8]}}""", 8),
             "has a damaged safetensors header: tensor 'a' has no 'shape'" },

@@ -7,7 +7,8 @@ internal static class DataTable
 {
     public static Key[] Keys { get; } =
     [
-        Acts("template", "str", null, KeyUse.Train | KeyUse.Chat | KeyUse.Predict, "the form of a conversation: deepseek, deepseek3, qwen3, kimi_k2, …; without one texts follow each other without marks"),
+        Acts("template", "str", null, KeyUse.Train | KeyUse.Chat | KeyUse.Predict,
+            "the form of a conversation: deepseek, deepseek3, qwen3, kimi_k2, …; without one texts follow each other without marks"),
         Acts("dataset", "list", null, KeyUse.Train | KeyUse.Predict | KeyUse.Plan, "data sets by their names in dataset_info.json"),
         Acts("eval_dataset", "list", null, KeyUse.Train | KeyUse.Predict, "data sets to evaluate or predict"),
         Acts("dataset_dir", "str", "data", KeyUse.Train | KeyUse.Predict, "the folder of dataset_info.json"),
@@ -22,9 +23,11 @@ internal static class DataTable
         Acts("neat_packing", "bool", "false", KeyUse.Train, "several rows in a sequence that do not see each other"),
         Acts("preprocessing_batch_size", "int", "1000", KeyUse.Train, "rows that are packed together"),
         Acts("overwrite_cache", "bool", "false", KeyUse.Train, "encode the rows again although the cache has them"),
-        Acts("tool_format", "default | qwen | glm4", null, KeyUse.Train | KeyUse.Chat | KeyUse.Predict, "how tools are told to the model, in place of the template's way"),
+        Acts("tool_format", "default | qwen | glm4", null, KeyUse.Train | KeyUse.Chat | KeyUse.Predict,
+            "how tools are told to the model, in place of the template's way"),
         Acts("default_system", "str", null, KeyUse.Train | KeyUse.Chat | KeyUse.Predict, "the system text of conversations that have none"),
-        Acts("enable_thinking", "bool or null", "true", KeyUse.Train | KeyUse.Chat | KeyUse.Predict, "templates with thoughts: true learns them, false leaves them out, null takes rows as they are"),
+        Acts("enable_thinking", "bool or null", "true", KeyUse.Train | KeyUse.Chat | KeyUse.Predict,
+            "templates with thoughts: true learns them, false leaves them out, null takes rows as they are"),
         NoEffect("preprocessing_num_workers", "int", null, "rows are encoded on all processors"),
         NoEffect("media_dir", "str", null, "text alone is read here; rows with media are refused"),
         NoEffect("ignore_pad_token_for_loss", "bool", "true", "nothing is padded"),

@@ -5,7 +5,8 @@ namespace KtNotebooks.Configuration.Tables;
 /// <summary>LLaMA-Factory's generating and evaluation arguments.</summary>
 internal static class GenerationTable
 {
-    private const string Exam = "goes with the exams of LLaMA-Factory's old eval command; `kt eval eval_dataset=NAME` scores multiple choice by likelihood and by what is written";
+    private const string Exam =
+        "goes with the exams of LLaMA-Factory's old eval command; `kt eval eval_dataset=NAME` scores multiple choice by likelihood and by what is written";
 
     public static Key[] Keys { get; } =
     [

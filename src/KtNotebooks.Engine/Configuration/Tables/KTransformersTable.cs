@@ -2,7 +2,9 @@ using static KtNotebooks.Configuration.Key;
 
 namespace KtNotebooks.Configuration.Tables;
 
-/// <summary>KTransformers' keys: the first generation's at the top level, and every option of `kt_config` of 0.6.1 to 0.7.2 in the order of its documentation.</summary>
+/// <summary>
+/// KTransformers' keys: the first generation's at the top level, and every option of `kt_config` of 0.6.1 to 0.7.2 in the order of its documentation.
+/// </summary>
 internal static class KTransformersTable
 {
     /// <summary>What the newer options' names begin with.</summary>
@@ -16,9 +18,11 @@ internal static class KTransformersTable
 
     public static Key[] Keys { get; } =
     [
-        Acts("use_kt", "bool", "false", KeyUse.Model | KeyUse.Export, "this engine runs either way; true makes loss_reduction micro, false given leaves kt_config and kt_optimize_rule aside"),
+        Acts("use_kt", "bool", "false", KeyUse.Model | KeyUse.Export,
+            "this engine runs either way; true makes loss_reduction micro, false given leaves kt_config and kt_optimize_rule aside"),
         Acts("kt_optimize_rule", "str", null, KeyUse.Model, "placement rules: a file, or the name of one in rules/"),
-        Acts("cpu_infer", "int", null, KeyUse.Model | KeyUse.Pretrain, "threads of the CPU's kernels; not given: every processor that this process may use", theirs: "32"),
+        Acts("cpu_infer", "int", null, KeyUse.Model | KeyUse.Pretrain, "threads of the CPU's kernels; not given: every processor that this process may use",
+            theirs: "32"),
         Acts("chunk_size", "int", "8192", KeyUse.Train | KeyUse.Plan | KeyUse.Pretrain, "rows that a layer works on at a time"),
         Acts("mode", "normal | long_context", "normal", KeyUse.Model, "normal alone: long sequences need no mode here"),
         NoEffect("kt_mode", "str", "normal", Chat),
@@ -32,20 +36,23 @@ internal static class KTransformersTable
     /// <summary>Options that LLaMA-Factory takes at the top level of a training file as well.</summary>
     private static string[] TopLevel =>
     [
-        "kt_cpu_activation", "kt_weight_path", "kt_non_expert_weight_path", "kt_expert_checkpoint_path", "kt_use_lora_experts", "kt_lora_expert_num", "kt_lora_expert_intermediate_size",
+        "kt_cpu_activation", "kt_weight_path", "kt_non_expert_weight_path", "kt_expert_checkpoint_path", "kt_use_lora_experts", "kt_lora_expert_num",
+        "kt_lora_expert_intermediate_size",
     ];
 
     private static Key[] Options =>
     [
         Acts("enabled", "bool", "true", KeyUse.Model, "must agree with use_kt"),
-        Acts("kt_backend", "str", "auto", KeyUse.Model, "format of the experts; the fastest kernel that this CPU has, AMX or not; _SkipLoRA at its end leaves them without adapter"),
+        Acts("kt_backend", "str", "auto", KeyUse.Model,
+            "format of the experts; the fastest kernel that this CPU has, AMX or not; _SkipLoRA at its end leaves them without adapter"),
         Acts("kt_num_threads", "int", null, KeyUse.Model, "as cpu_infer", theirs: "1"),
         NoEffect("kt_tp_enabled", "bool", "false", "memory is spread over NUMA nodes by first touch"),
         NoEffect("kt_threadpool_count", "int", "1", "one thread pool serves the whole process"),
         Refused("kt_weight_path", "str", null, OneCheckpoint),
         Refused("kt_non_expert_weight_path", "str", null, OneCheckpoint),
         Acts("kt_expert_weight_format", "bf16 | int8 | fp8 | int4", "bf16", KeyUse.Model, "format of the experts"),
-        Acts("kt_weight_lifecycle", "persistent | ephemeral", "persistent", KeyUse.Model, "persistent: experts in host memory; ephemeral: mapped from the checkpoint"),
+        Acts("kt_weight_lifecycle", "persistent | ephemeral", "persistent", KeyUse.Model,
+            "persistent: experts in host memory; ephemeral: mapped from the checkpoint"),
         Refused("kt_expert_checkpoint_path", "str", null, "write the folder as model_name_or_path: experts and all else live in one checkpoint"),
         Refused("kt_num_gpu_experts", "int", "0", "write experts: split, which finds the card's share itself"),
         NoEffect("kt_skip_expert_loading", "bool", null, "experts are never loaded twice"),

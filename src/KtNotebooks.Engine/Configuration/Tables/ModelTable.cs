@@ -8,16 +8,20 @@ internal static class ModelTable
     private const string Media = "text alone is read here: models, templates and rows with pictures, films or sound are refused";
     private const string OtherServer = "this engine runs the model itself; `infer_backend: huggingface` or `ktransformers`";
     private const string NewTokens = "the vocabulary stays as the checkpoint has it; add tokens with the tool that made the checkpoint, and give that folder";
-    private const string Fp8Training = "give an FP8 checkpoint as model_name_or_path, or write `format: fp8` for experts in a rules file: weights are read as stored, products are BF16";
+    private const string Fp8Training =
+        "give an FP8 checkpoint as model_name_or_path, or write `format: fp8` for experts in a rules file: weights are read as stored, products are BF16";
 
     public static Key[] Keys { get; } =
     [
-        Acts("model_name_or_path", "str", null, KeyUse.Model | KeyUse.Export, "the base model: a folder, or org/name in the cache of Hugging Face or ModelScope on this machine (nothing is downloaded)"),
-        Acts("adapter_name_or_path", "list", null, KeyUse.Train | KeyUse.Chat | KeyUse.Predict | KeyUse.Export, "adapters: folders or .gguf files; kt train goes on with one, kt chat takes several by name, kt export merges all"),
+        Acts("model_name_or_path", "str", null, KeyUse.Model | KeyUse.Export,
+            "the base model: a folder, or org/name in the cache of Hugging Face or ModelScope on this machine (nothing is downloaded)"),
+        Acts("adapter_name_or_path", "list", null, KeyUse.Train | KeyUse.Chat | KeyUse.Predict | KeyUse.Export,
+            "adapters: folders or .gguf files; kt train goes on with one, kt chat takes several by name, kt export merges all"),
         Refused("adapter_folder", "str", null, "give the whole path as adapter_name_or_path"),
         Acts("cache_dir", "str", null, KeyUse.Model | KeyUse.Export, "the cache that org/name is looked up in, in place of HF_HUB_CACHE or HF_HOME"),
         Acts("model_revision", "str", "main", KeyUse.Model | KeyUse.Export, "the branch, tag or commit of org/name in the cache"),
-        Acts("infer_dtype", "auto | bfloat16 | float32", "auto", KeyUse.Train | KeyUse.Chat | KeyUse.Predict, "type of weights and activations; auto: bfloat16"),
+        Acts("infer_dtype", "auto | bfloat16 | float32", "auto", KeyUse.Train | KeyUse.Chat | KeyUse.Predict,
+            "type of weights and activations; auto: bfloat16"),
         Acts("infer_backend", "huggingface | ktransformers", "huggingface", KeyUse.Train | KeyUse.Chat | KeyUse.Predict, "either name means this engine"),
         NoEffect("trust_remote_code", "bool", "false", "no code of a model's folder is run; the models are built in"),
         NoEffect("use_fast_tokenizer", "bool", "true", "there is one tokenizer, and it is fast"),
@@ -27,7 +31,8 @@ internal static class ModelTable
         NoEffect("use_kv_cache", "bool", "true", "generation always keeps keys and values"),
         NoEffect("use_cache", "bool", "true", "generation always keeps keys and values"),
         NoEffect("use_unsloth_gc", "bool", "false", "layers are always recomputed from their saved inputs"),
-        NoEffect("disable_gradient_checkpointing", "bool", "false", "layers are always recomputed from their saved inputs; that is what makes a window's memory one layer's"),
+        NoEffect("disable_gradient_checkpointing", "bool", "false",
+            "layers are always recomputed from their saved inputs; that is what makes a window's memory one layer's"),
         NoEffect("use_reentrant_gc", "bool", "true", "layers are always recomputed from their saved inputs"),
         NoEffect("enable_liger_kernel", "bool", "false", "the fused kernels of this engine are always on"),
         NoEffect("use_v1_kernels", "bool", "false", "the fused kernels of this engine are always on"),
@@ -50,7 +55,8 @@ internal static class ModelTable
         NoEffect("use_unsloth", "bool", "false", "this engine takes its place"),
         Refused("moe_aux_loss_coef", "float", null, "not offered yet: the router is frozen, so that its balance cannot drift; leave it out"),
         Refused("train_from_scratch", "bool", "false", "`kt pretrain` trains a small model from nothing"),
-        Refused("quantization_bit", "int", null, "give a checkpoint that is stored in FP8, INT8 or INT4, or write the format of the experts in a rules file (`format: int4`): both train"),
+        Refused("quantization_bit", "int", null,
+            "give a checkpoint that is stored in FP8, INT8 or INT4, or write the format of the experts in a rules file (`format: int4`): both train"),
         NoEffect("quantization_method", "str", "bnb", "goes with quantization_bit"),
         NoEffect("quantization_type", "str", "nf4", "goes with quantization_bit"),
         NoEffect("double_quantization", "bool", "true", "goes with quantization_bit"),

@@ -7,15 +7,19 @@ internal static class OwnTable
 {
     public static Key[] Keys { get; } =
     [
-        Acts("device", "auto | cpu | cuda:N", "auto", KeyUse.Model, "the device of all that no rule places; auto: the CPU, or cuda:0 where the rules name cards"),
+        Acts("device", "auto | cpu | cuda:N", "auto", KeyUse.Model,
+            "the device of all that no rule places; auto: the CPU, or cuda:0 where the rules name cards"),
         Acts("cards", "int or all", null, KeyUse.Model, "layers lie on the first so many cards in turn"),
         Acts("experts", "auto | cpu | streamed | resident | split", null, KeyUse.Model, "who computes routed experts, whatever the rules say"),
         Acts("gpu_memory_limit", "size", null, KeyUse.Model, "the most that is taken of a card, as 20GB"),
         Acts("lora_experts", "bool", "false", KeyUse.Train | KeyUse.Plan, "an adapter on every routed expert as well"),
-        Acts("loss_reduction", "token | micro", null, KeyUse.Train, "token: mean over all tokens of a step; micro: mean of its micro-batches' means, as KTransformers trains; not given: micro with use_kt, else token"),
+        Acts("loss_reduction", "token | micro", null, KeyUse.Train,
+            "token: mean over all tokens of a step; micro: mean of its micro-batches' means, as KTransformers trains; not given: micro with use_kt, else "
+                + "token"),
         Acts("expert_lora", "auto | card | host", "auto", KeyUse.Train | KeyUse.Plan, "where adapters of routed experts are, with gradients and moments"),
         Acts("optimizer_state", "auto | card | host", "auto", KeyUse.Train | KeyUse.Plan, "where AdamW's moments of what is on a card are"),
-        Acts("saved_inputs_limit", "size", null, KeyUse.Train | KeyUse.Plan, "inputs of layers that stay on a card between forward and backward; those beyond wait on the host"),
+        Acts("saved_inputs_limit", "size", null, KeyUse.Train | KeyUse.Plan,
+            "inputs of layers that stay on a card between forward and backward; those beyond wait on the host"),
         Acts("identity_name", "str", null, KeyUse.Train, "takes the place of {{name}} in the rows"),
         Acts("identity_author", "str", null, KeyUse.Train, "takes the place of {{author}} in the rows"),
         Acts("tokens_per_step", "int", null, KeyUse.Plan, "kt plan: the longest window, where no training file says it"),

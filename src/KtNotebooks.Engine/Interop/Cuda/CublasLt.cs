@@ -42,7 +42,8 @@ internal static unsafe partial class CublasLt
     [LibraryImport(Library)] internal static partial int cublasLtMatmulPreferenceDestroy(nint preference);
 
     [LibraryImport(Library)]
-    internal static partial int cublasLtMatmulAlgoGetHeuristic(nint handle, nint desc, nint a, nint b, nint c, nint d, nint preference, int requested, Heuristic* results, int* returned);
+    internal static partial int cublasLtMatmulAlgoGetHeuristic(nint handle, nint desc, nint a, nint b, nint c, nint d, nint preference, int requested,
+        Heuristic* results, int* returned);
 
     [LibraryImport(Library)]
     internal static partial int cublasLtMatmul(nint handle, nint desc, float* alpha, nint a, nint layoutA, nint b, nint layoutB, float* beta,

@@ -6,8 +6,8 @@ using static KtNotebooks.Interop.Cuda.Driver;
 namespace KtNotebooks.Interop.Cuda;
 
 /// <summary>
-/// One card: its primary context, a compute stream on which all ops run in order, a copy stream beside it, and the memory pool. Cards are numbered as the driver numbers them
-/// (CUDA_VISIBLE_DEVICES applies); several may be used in one process and from any thread.
+/// One card: its primary context, a compute stream on which all ops run in order, a copy stream beside it, and the memory pool. Cards are numbered as the
+/// driver numbers them (CUDA_VISIBLE_DEVICES applies); several may be used in one process and from any thread.
 /// </summary>
 public sealed unsafe class CudaDevice
 {
@@ -46,7 +46,8 @@ public sealed unsafe class CudaDevice
         cuDeviceGetName(name, 256, device).Ok();
         (Name, Architecture, Multiprocessors, TotalBytes) = (Marshal.PtrToStringUTF8((nint)name) ?? "", (major * 10) + minor, multiprocessors, (long)bytes);
         if (Architecture < MinArchitecture)
-            throw new NotSupportedException($"cuda:{index} ({Name}) has compute capability {major}.{minor}; needed is {MinArchitecture / 10}.{MinArchitecture % 10} or newer");
+            throw new NotSupportedException($"cuda:{index} ({Name}) has compute capability {major}.{minor}; needed is {MinArchitecture / 10}."
+                + $"{MinArchitecture % 10} or newer");
         CudaLibraries.Load(CudaLibraries.Nvrtc, DriverMajor);
         CudaLibraries.Load(CudaLibraries.CublasLt, DriverMajor);
         // The primary context is shared with other CUDA users of the process and lives until it ends: nothing here outlasts it, so it is never released.
@@ -129,14 +130,17 @@ public sealed unsafe class CudaDevice
     /// <summary>Found by <see cref="FindLost"/>: there is no work to wait for any more, so that whoever tidies up after it can.</summary>
     public bool IsLost { get; private set; }
 
-    /// <summary>After a call that failed: a card in use that answers nothing any more, or null. The driver keeps such an error for good, so the card is asked again.</summary>
+    /// <summary>
+    /// After a call that failed: a card in use that answers nothing any more, or null. The driver keeps such an error for good, so the card is asked again.
+    /// </summary>
     public static CudaDevice? FindLost()
     {
         foreach (var device in Volatile.Read(ref _devices))
         {
             if (device is null) continue;
             nuint free, total;
-            device.IsLost |= cuCtxSetCurrent(device._context) != CuResult.Success || (cuStreamSynchronize(device.Compute.Pointer) != CuResult.Success && cuMemGetInfo_v2(&free, &total) != CuResult.Success);
+            device.IsLost |= cuCtxSetCurrent(device._context) != CuResult.Success
+                || (cuStreamSynchronize(device.Compute.Pointer) != CuResult.Success && cuMemGetInfo_v2(&free, &total) != CuResult.Success);
             _current = device._context;
             if (device.IsLost) return device;
         }
@@ -152,8 +156,9 @@ public sealed unsafe class CudaDevice
     }
 
     /// <summary>
-    /// Host to card, in the compute stream's order. Returns when the source may change. Up to 64 KB go into the driver's queue at once; a larger pageable copy would wait for the work before it, and the driver's
-    /// staging is a third as fast as the bus. So what ops send along (positions, targets, token ids) goes in pieces, and anything larger through pinned blocks of our own, filled by several threads.
+    /// Host to card, in the compute stream's order. Returns when the source may change. Up to 64 KB go into the driver's queue at once; a larger pageable
+    /// copy would wait for the work before it, and the driver's staging is a third as fast as the bus. So what ops send along (positions, targets, token
+    /// ids) goes in pieces, and anything larger through pinned blocks of our own, filled by several threads.
     /// </summary>
     internal void Write(nint target, void* source, long bytes)
     {
@@ -164,14 +169,16 @@ public sealed unsafe class CudaDevice
             for (long at = 0; at < bytes; at += StagedBytes) WriteStaged((nint)(target + at), (nint)source + (nint)at, Math.Min(StagedBytes, bytes - at));
             return;
         }
-        for (long at = 0; at < bytes; at += Piece) cuMemcpyHtoDAsync_v2((nint)(target + at), (byte*)source + at, (nuint)Math.Min(Piece, bytes - at), Compute.Pointer).Ok();
+        for (long at = 0; at < bytes; at += Piece)
+            cuMemcpyHtoDAsync_v2((nint)(target + at), (byte*)source + at, (nuint)Math.Min(Piece, bytes - at), Compute.Pointer).Ok();
     }
 
     private void WriteStaged(nint target, nint source, long bytes)
     {
         const long Part = 1 << 20;
         var block = PinnedPool.Take(this, StagedBytes);
-        Parallel.For(0, (bytes + Part - 1) / Part, part => System.Buffer.MemoryCopy((byte*)source + (part * Part), (byte*)block.Pointer + (part * Part), Part, Math.Min(Part, bytes - (part * Part))));
+        Parallel.For(0, (bytes + Part - 1) / Part, part =>
+            System.Buffer.MemoryCopy((byte*)source + (part * Part), (byte*)block.Pointer + (part * Part), Part, Math.Min(Part, bytes - (part * Part))));
         Use();
         cuMemcpyHtoDAsync_v2(target, (void*)block.Pointer, (nuint)bytes, Compute.Pointer).Ok();
         var copied = new CudaEvent(this);
@@ -230,7 +237,9 @@ public sealed unsafe class CudaDevice
         cuMemcpyAsync(target, source, (nuint)bytes, Compute.Pointer).Ok();
     }
 
-    /// <summary>From another card: this card's stream waits for what the other has queued, and the other's stream for the copy, before its memory may be used again.</summary>
+    /// <summary>
+    /// From another card: this card's stream waits for what the other has queued, and the other's stream for the copy, before its memory may be used again.
+    /// </summary>
     internal void CopyFrom(CudaDevice other, nint target, nint source, long bytes)
     {
         if (bytes == 0) return;
@@ -251,7 +260,10 @@ public sealed unsafe class CudaDevice
         return read;
     }
 
-    /// <summary>Lets this card read the other's memory directly (NVLink, or PCIe where the machine allows it); where it may not, the driver takes copies through host memory.</summary>
+    /// <summary>
+    /// Lets this card read the other's memory directly (NVLink, or PCIe where the machine allows it); where it may not, the driver takes copies through
+    /// host memory.
+    /// </summary>
     private void Reach(CudaDevice other) => _reached.GetOrAdd(other.Index, static (peer, pair) =>
     {
         int can;

@@ -4,8 +4,9 @@ using System.Runtime.InteropServices;
 namespace KtNotebooks.Interop.Cuda;
 
 /// <summary>
-/// Finds the driver, NVRTC and cuBLASLt at run time; nothing of CUDA is needed to build. Looked at in this order: CUDA_HOME, CUDA_PATH, /usr/local/cuda, the pip wheels
-/// (site-packages/nvidia/*/lib) of VIRTUAL_ENV and of every Python on the PATH, the loader's own path. Major versions 13 and 12, never newer than the driver.
+/// Finds the driver, NVRTC and cuBLASLt at run time; nothing of CUDA is needed to build. Looked at in this order: CUDA_HOME, CUDA_PATH, /usr/local/cuda,
+/// the pip wheels (site-packages/nvidia/*/lib) of VIRTUAL_ENV and of every Python on the PATH, the loader's own path. Major versions 13 and 12, never newer
+/// than the driver.
 /// </summary>
 internal static class CudaLibraries
 {
@@ -27,7 +28,8 @@ internal static class CudaLibraries
         lock (Gate)
         {
             if (Loaded.ContainsKey(name)) return;
-            Loaded[name] = name == Driver ? Open("the NVIDIA driver", DriverPaths(), out var path) : Open(Stem(name), Versioned(Stem(name), driverMajor), out path);
+            Loaded[name] = name == Driver ? Open("the NVIDIA driver", DriverPaths(), out var path)
+                : Open(Stem(name), Versioned(Stem(name), driverMajor), out path);
             Paths[name == Driver ? "driver" : Stem(name)] = path;
             if (_registered) return;
             NativeLibrary.SetDllImportResolver(typeof(CudaLibraries).Assembly, Resolve);
@@ -50,7 +52,8 @@ internal static class CudaLibraries
             if (NativeLibrary.TryLoad(candidate, out var handle)) return handle;
             tried.Add(Path.IsPathRooted(candidate) ? $"{candidate} (there, but does not load)" : $"{candidate} (the loader's path)");
         }
-        throw new FileNotFoundException($"{what} was not found; tried {string.Join(", ", tried)}. Install it, or set CUDA_HOME to the folder of a CUDA toolkit");
+        throw new FileNotFoundException($"{what} was not found; tried {string.Join(", ", tried)}. Install it, or set CUDA_HOME to the folder of a CUDA "
+            + "toolkit");
     }
 
     /// <summary>What has been loaded, by name, and from where; a bare file name came from the loader's path.</summary>
@@ -66,7 +69,8 @@ internal static class CudaLibraries
     internal static IEnumerable<string> Versioned(string stem, int driverMajor)
     {
         var majors = ((int[])[13, 12]).Where(m => m <= driverMajor).ToArray();
-        if (majors.Length == 0) throw new NotSupportedException($"the NVIDIA driver is for CUDA {driverMajor}; this program needs a driver for CUDA 12 or newer");
+        if (majors.Length == 0)
+            throw new NotSupportedException($"the NVIDIA driver is for CUDA {driverMajor}; this program needs a driver for CUDA 12 or newer");
         var folders = Folders().Where(Directory.Exists).ToArray();
         foreach (var major in majors)
         {
@@ -84,7 +88,8 @@ internal static class CudaLibraries
 
     private static IEnumerable<string> DriverPaths() =>
     [
-        "libcuda.so.1", "/usr/lib/x86_64-linux-gnu/libcuda.so.1", "/usr/lib64/libcuda.so.1", "/usr/local/nvidia/lib64/libcuda.so.1", "/usr/lib/wsl/lib/libcuda.so.1",
+        "libcuda.so.1", "/usr/lib/x86_64-linux-gnu/libcuda.so.1", "/usr/lib64/libcuda.so.1", "/usr/local/nvidia/lib64/libcuda.so.1",
+        "/usr/lib/wsl/lib/libcuda.so.1",
     ];
 
     private static IEnumerable<string> Folders()
@@ -112,5 +117,6 @@ internal static class CudaLibraries
         }
     }
 
-    private static string[] Subfolders(string folder, string pattern) => Directory.Exists(folder) ? [.. Directory.GetDirectories(folder, pattern).OrderDescending(StringComparer.Ordinal)] : [];
+    private static string[] Subfolders(string folder, string pattern) => Directory.Exists(folder)
+        ? [.. Directory.GetDirectories(folder, pattern).OrderDescending(StringComparer.Ordinal)] : [];
 }

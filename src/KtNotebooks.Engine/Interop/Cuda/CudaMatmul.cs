@@ -6,8 +6,8 @@ using static KtNotebooks.Interop.Cuda.CublasLt;
 namespace KtNotebooks.Interop.Cuda;
 
 /// <summary>
-/// One kind of product D [M, N] = alpha · op(A) op(B) (+ D), all row-major: A is [M, K], or [K, M] when transposed; B is [K, N], or [N, K] when transposed. A and B are both F32 or both BF16;
-/// D is F32, or BF16 when they are. Sums are F32.
+/// One kind of product D [M, N] = alpha · op(A) op(B) (+ D), all row-major: A is [M, K], or [K, M] when transposed; B is [K, N], or [N, K] when transposed.
+/// A and B are both F32 or both BF16; D is F32, or BF16 when they are. Sums are F32.
 /// </summary>
 internal readonly record struct MatmulShape(int M, int N, int K, bool TransposeA, bool TransposeB, bool InputsBF16, bool OutputBF16);
 
@@ -57,8 +57,8 @@ internal static unsafe class CudaMatmul
     private static uint Alignment(nint pointer) => Math.Min(8, (uint)nint.TrailingZeroCount(pointer));
 
     /// <summary>
-    /// cuBLASLt is column-major, where a row-major matrix is its transpose: it is asked for Dᵀ [N, M] = op(B)ᵀ op(A)ᵀ, with B first. A plan dropped from the list while another thread runs it
-    /// is kept by that thread; its descriptors go with the finalizer.
+    /// cuBLASLt is column-major, where a row-major matrix is its transpose: it is asked for Dᵀ [N, M] = op(B)ᵀ op(A)ᵀ, with B first. A plan dropped from
+    /// the list while another thread runs it is kept by that thread; its descriptors go with the finalizer.
     /// </summary>
     private sealed class Plan : SafeHandle
     {
@@ -75,8 +75,10 @@ internal static unsafe class CudaMatmul
             int transposeFirst = s.TransposeB ? 1 : 0, transposeSecond = s.TransposeA ? 1 : 0;
             Ok(cublasLtMatmulDescSetAttribute(desc, DescTransA, &transposeFirst, sizeof(int)));
             Ok(cublasLtMatmulDescSetAttribute(desc, DescTransB, &transposeSecond, sizeof(int)));
-            Ok(s.TransposeB ? cublasLtMatrixLayoutCreate(&first, input, (ulong)s.K, (ulong)s.N, s.K) : cublasLtMatrixLayoutCreate(&first, input, (ulong)s.N, (ulong)s.K, s.N));
-            Ok(s.TransposeA ? cublasLtMatrixLayoutCreate(&second, input, (ulong)s.M, (ulong)s.K, s.M) : cublasLtMatrixLayoutCreate(&second, input, (ulong)s.K, (ulong)s.M, s.K));
+            Ok(s.TransposeB ? cublasLtMatrixLayoutCreate(&first, input, (ulong)s.K, (ulong)s.N, s.K)
+                : cublasLtMatrixLayoutCreate(&first, input, (ulong)s.N, (ulong)s.K, s.N));
+            Ok(s.TransposeA ? cublasLtMatrixLayoutCreate(&second, input, (ulong)s.M, (ulong)s.K, s.M)
+                : cublasLtMatrixLayoutCreate(&second, input, (ulong)s.K, (ulong)s.M, s.K));
             Ok(cublasLtMatrixLayoutCreate(&result, output, (ulong)s.N, (ulong)s.M, s.N));
             (_first, _second, _output) = (first, second, result);
             Choose(handle, [1u << (int)alignB, 1u << (int)alignA, 1u << (int)alignD, 1u << (int)alignD], s);

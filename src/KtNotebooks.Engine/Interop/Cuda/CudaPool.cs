@@ -3,9 +3,10 @@ using static KtNotebooks.Interop.Cuda.Driver;
 namespace KtNotebooks.Interop.Cuda;
 
 /// <summary>
-/// Memory of one card, in the order of its compute stream: a freed block may be given out at once, because whatever uses it next is queued behind what used it last. Work of another
-/// stream on a block must be tied to the compute stream by events before the block is freed. The driver is asked for segments, which are kept; a request takes the smallest free stretch that holds it, and what is
-/// freed joins its free neighbours, so that sizes that change from step to step (rows of an expert) do not pile up and a training step asks the driver for nothing.
+/// Memory of one card, in the order of its compute stream: a freed block may be given out at once, because whatever uses it next is queued behind what used
+/// it last. Work of another stream on a block must be tied to the compute stream by events before the block is freed. The driver is asked for segments,
+/// which are kept; a request takes the smallest free stretch that holds it, and what is freed joins its free neighbours, so that sizes that change from
+/// step to step (rows of an expert) do not pile up and a training step asks the driver for nothing.
 /// </summary>
 public sealed unsafe class CudaPool
 {
@@ -132,8 +133,10 @@ public sealed unsafe class CudaPool
     private InsufficientMemoryException Full(long size)
     {
         var limit = Limit == long.MaxValue ? "not set" : Text(Limit);
-        return new InsufficientMemoryException($"cuda:{_device.Index} has no room for {Text(size)}: {Text(_device.FreeBytes)} of {Text(_device.TotalBytes)} are free on the card, " +
-            $"{Text(UsedBytes)} are in use here, gpu_memory_limit is {limit}. Less is needed with a smaller chunk_size or cutoff_len, saved_inputs_limit: 1GB, optimizer_state: host, expert_lora: host or experts: streamed");
+        return new InsufficientMemoryException($"cuda:{_device.Index} has no room for {Text(size)}: {Text(_device.FreeBytes)} of "
+            + $"{Text(_device.TotalBytes)} are free on the card, " +
+            $"{Text(UsedBytes)} are in use here, gpu_memory_limit is {limit}. Less is needed with a smaller chunk_size or cutoff_len, saved_inputs_limit: "
+                + "1GB, optimizer_state: host, expert_lora: host or experts: streamed");
     }
 
     private static string Text(long bytes) => bytes switch
@@ -146,7 +149,8 @@ public sealed unsafe class CudaPool
     /// <summary>A stretch of a segment; its neighbours lie right before and behind it.</summary>
     private sealed class Block(nint address, long size, bool isSmall)
     {
-        public static IComparer<Block> BySize { get; } = Comparer<Block>.Create((a, b) => a.Size != b.Size ? a.Size.CompareTo(b.Size) : a.Address.CompareTo(b.Address));
+        public static IComparer<Block> BySize { get; } = Comparer<Block>.Create((a, b) =>
+            a.Size != b.Size ? a.Size.CompareTo(b.Size) : a.Address.CompareTo(b.Address));
 
         public nint Address { get; } = address;
 

@@ -4,7 +4,10 @@ using static KtNotebooks.Interop.Cuda.Driver;
 
 namespace KtNotebooks.Interop.Cuda;
 
-/// <summary>CUDA C++ text of an op, after the shared prelude. Compiled on first use for the card that is there and the options asked for; an op keeps one in a static field.</summary>
+/// <summary>
+/// CUDA C++ text of an op, after the shared prelude. Compiled on first use for the card that is there and the options asked for; an op keeps one in a
+/// static field.
+/// </summary>
 public sealed class CudaProgram(string name, string source)
 {
     private static readonly Lazy<string> Prelude = new(() => Resource("Interop.Cuda.Prelude.cu"));
@@ -14,7 +17,8 @@ public sealed class CudaProgram(string name, string source)
     /// <summary>The text of a file beside its op, such as `Ops.RouteKernels.cu`.</summary>
     internal static string Resource(string file)
     {
-        using var stream = typeof(CudaProgram).Assembly.GetManifestResourceStream("KtNotebooks." + file) ?? throw new InvalidOperationException($"{file} is not embedded in the engine");
+        using var stream = typeof(CudaProgram).Assembly.GetManifestResourceStream("KtNotebooks." + file)
+            ?? throw new InvalidOperationException($"{file} is not embedded in the engine");
         using var reader = new StreamReader(stream);
         return reader.ReadToEnd();
     }
@@ -34,7 +38,8 @@ public sealed class CudaProgram(string name, string source)
     {
         // A program for one architecture alone names it itself.
         string[] own = options.Split(' ', StringSplitOptions.RemoveEmptyEntries);
-        string[] all = own.Any(o => o.StartsWith("-arch=", StringComparison.Ordinal)) ? ["-std=c++17", .. own] : [Nvrtc.ArchitectureOption(device.Architecture), "-std=c++17", .. own];
+        string[] all = own.Any(o => o.StartsWith("-arch=", StringComparison.Ordinal)) ? ["-std=c++17", .. own]
+            : [Nvrtc.ArchitectureOption(device.Architecture), "-std=c++17", .. own];
         var text = Prelude.Value + source;
         return cache.Get(KernelCache.Key(text, all, Nvrtc.Version), () => Nvrtc.Compile(name, text, all));
     }
@@ -69,7 +74,9 @@ public readonly unsafe struct CudaKernel
     /// <summary>The same with a grid of two dimensions.</summary>
     public void Launch((long X, long Y) grid, int block, params ReadOnlySpan<KernelArgument> arguments) => Launch((grid.X, grid.Y, 1), block, 0, arguments);
 
-    /// <summary>The same with three dimensions and dynamic shared memory; more than 48 KB of it must have been asked for by <see cref="AllowShared"/>.</summary>
+    /// <summary>
+    /// The same with three dimensions and dynamic shared memory; more than 48 KB of it must have been asked for by <see cref="AllowShared"/>.
+    /// </summary>
     public void Launch((long X, long Y, long Z) grid, int block, int sharedBytes, params ReadOnlySpan<KernelArgument> arguments)
     {
         if (grid.X == 0 || grid.Y == 0 || grid.Z == 0) return;
@@ -78,7 +85,8 @@ public readonly unsafe struct CudaKernel
         fixed (KernelArgument* values = arguments)
         {
             for (var i = 0; i < arguments.Length; i++) pointers[i] = values + i;
-            cuLaunchKernel(_function, checked((uint)grid.X), checked((uint)grid.Y), checked((uint)grid.Z), (uint)block, 1, 1, (uint)sharedBytes, _device.Compute.Pointer, pointers, null).Ok();
+            cuLaunchKernel(_function, checked((uint)grid.X), checked((uint)grid.Y), checked((uint)grid.Z), (uint)block, 1, 1, (uint)sharedBytes,
+                _device.Compute.Pointer, pointers, null).Ok();
         }
     }
 
@@ -91,11 +99,15 @@ public readonly unsafe struct CudaKernel
         fixed (TArguments* values = &arguments)
         {
             void* pointer = values;
-            cuLaunchKernel(_function, checked((uint)grid.X), checked((uint)grid.Y), checked((uint)grid.Z), (uint)block, 1, 1, (uint)sharedBytes, _device.Compute.Pointer, &pointer, null).Ok();
+            cuLaunchKernel(_function, checked((uint)grid.X), checked((uint)grid.Y), checked((uint)grid.Z), (uint)block, 1, 1, (uint)sharedBytes,
+                _device.Compute.Pointer, &pointer, null).Ok();
         }
     }
 
-    /// <summary>Lets launches ask for up to so many bytes of dynamic shared memory (a card of 8.6 or 8.9 has 99 KB a block, 8.0 has 163, 9.0 has 227). Returns this kernel.</summary>
+    /// <summary>
+    /// Lets launches ask for up to so many bytes of dynamic shared memory (a card of 8.6 or 8.9 has 99 KB a block, 8.0 has 163, 9.0 has 227). Returns this
+    /// kernel.
+    /// </summary>
     public CudaKernel AllowShared(int bytes)
     {
         _device.Use();

@@ -13,7 +13,10 @@ internal enum CuResult
     PeerAccessAlreadyEnabled = 704,
 }
 
-/// <summary>The driver API under its real symbol names. Addresses and handles are <c>nint</c>; <c>CUdevice</c> is an int. Every status goes through <see cref="CuResults.Ok"/>.</summary>
+/// <summary>
+/// The driver API under its real symbol names. Addresses and handles are <c>nint</c>; <c>CUdevice</c> is an int. Every status goes through
+/// <see cref="CuResults.Ok"/>.
+/// </summary>
 internal static unsafe partial class Driver
 {
     private const string Library = CudaLibraries.Driver;
@@ -107,6 +110,7 @@ internal static unsafe class CuResults
         byte* name = null, text = null;
         _ = Driver.cuGetErrorName(status, &name);
         _ = Driver.cuGetErrorString(status, &text);
-        throw new KtNativeException("CUDA driver", call, (int)status, $"{Marshal.PtrToStringUTF8((nint)name) ?? "unknown status"}: {Marshal.PtrToStringUTF8((nint)text) ?? "no text"}");
+        throw new KtNativeException("CUDA driver", call, (int)status,
+            $"{Marshal.PtrToStringUTF8((nint)name) ?? "unknown status"}: {Marshal.PtrToStringUTF8((nint)text) ?? "no text"}");
     }
 }

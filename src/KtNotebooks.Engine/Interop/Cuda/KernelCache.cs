@@ -4,8 +4,8 @@ using System.Text;
 namespace KtNotebooks.Interop.Cuda;
 
 /// <summary>
-/// Compiled kernels on disk, one file each, named by the SHA-256 of all that went into it: a file is never stale. A file holds the SHA-256 of its content and the content; one that does not
-/// match is compiled again. Files appear whole (written aside, then renamed), so that processes may share the folder.
+/// Compiled kernels on disk, one file each, named by the SHA-256 of all that went into it: a file is never stale. A file holds the SHA-256 of its content
+/// and the content; one that does not match is compiled again. Files appear whole (written aside, then renamed), so that processes may share the folder.
 /// </summary>
 internal sealed class KernelCache(string folder)
 {
@@ -63,7 +63,8 @@ internal sealed class KernelCache(string folder)
     private static string Root()
     {
         if (Environment.GetEnvironmentVariable("KT_CACHE") is { Length: > 0 } own) return own;
-        var cache = Environment.GetEnvironmentVariable("XDG_CACHE_HOME") is { Length: > 0 } xdg ? xdg : Path.Combine(Environment.GetFolderPath(Environment.SpecialFolder.UserProfile), ".cache");
+        var cache = Environment.GetEnvironmentVariable("XDG_CACHE_HOME") is { Length: > 0 } xdg
+            ? xdg : Path.Combine(Environment.GetFolderPath(Environment.SpecialFolder.UserProfile), ".cache");
         return Path.Combine(cache, "ktnotebooks");
     }
 }

@@ -22,7 +22,8 @@ internal static unsafe partial class Nvrtc
     }
 
     /// <summary>`-arch=sm_90`, or `-arch=compute_NN` of the newest architecture known here when the card is newer: the driver then compiles the PTX.</summary>
-    public static string ArchitectureOption(int architecture) => architecture <= NewestArchitecture.Value ? $"-arch=sm_{architecture}" : $"-arch=compute_{NewestArchitecture.Value}";
+    public static string ArchitectureOption(int architecture) => architecture <= NewestArchitecture.Value ? $"-arch=sm_{architecture}"
+        : $"-arch=compute_{NewestArchitecture.Value}";
 
     /// <exception cref="InvalidDataException">The text does not compile: the compiler's log and the numbered source.</exception>
     public static byte[] Compile(string name, string source, IReadOnlyList<string> options)
@@ -84,7 +85,9 @@ internal static unsafe partial class Nvrtc
 
     [LibraryImport(Library)] private static partial int nvrtcGetSupportedArchs(int* architectures);
 
-    [LibraryImport(Library)] private static partial int nvrtcCreateProgram(nint* program, byte* source, byte* name, int headers, byte** headerTexts, byte** headerNames);
+    [LibraryImport(Library)]
+    private static partial int nvrtcCreateProgram(nint* program, byte* source, byte* name, int headers, byte** headerTexts,
+        byte** headerNames);
 
     [LibraryImport(Library)] private static partial int nvrtcCompileProgram(nint program, int count, byte** options);
 

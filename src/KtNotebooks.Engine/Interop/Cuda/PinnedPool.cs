@@ -12,7 +12,8 @@ internal sealed class PinnedBlock(CudaDevice card, PinnedMemory memory)
 }
 
 /// <summary>
-/// Pinned memory kept for reuse, by card and size: locking pages costs the system far more than the copies that they speed up, and a thread that drives one card must not wait for the copies of another.
+/// Pinned memory kept for reuse, by card and size: locking pages costs the system far more than the copies that they speed up, and a thread that drives one
+/// card must not wait for the copies of another.
 /// </summary>
 internal static class PinnedPool
 {

@@ -25,7 +25,8 @@ public class CudaDeviceTests
     {
         if (CudaDevice.Missing is not { } missing)
         {
-            Assert.Equal($"cuda:{CudaDevice.Count} cannot be used: the driver shows {CudaDevice.Count} card(s), numbered from 0", Assert.Throws<NotSupportedException>(() => CudaDevice.Get(CudaDevice.Count)).Message);
+            Assert.Equal($"cuda:{CudaDevice.Count} cannot be used: the driver shows {CudaDevice.Count} card(s), numbered from 0",
+                Assert.Throws<NotSupportedException>(() => CudaDevice.Get(CudaDevice.Count)).Message);
             return;
         }
         Assert.Equal($"cuda:0 cannot be used: {missing}", Assert.Throws<NotSupportedException>(() => Tensor.Empty(DType.F32, Device.Cuda(), 1)).Message);
@@ -149,7 +150,8 @@ public class CudaDeviceTests
     public void A_kernel_that_is_not_there_is_named_by_the_driver()
     {
         var card = Card;
-        var error = Assert.Throws<KtNotebooks.Interop.KtNativeException>(() => new CudaProgram("Empty", "extern \"C\" __global__ void f() { }").Kernel(card, "g", ""));
+        var error = Assert.Throws<KtNotebooks.Interop.KtNativeException>(() =>
+            new CudaProgram("Empty", "extern \"C\" __global__ void f() { }").Kernel(card, "g", ""));
         Assert.Contains("CUDA_ERROR_NOT_FOUND", error.Message, StringComparison.Ordinal);
         Assert.Contains("cuModuleGetFunction", error.Message, StringComparison.Ordinal);
     }

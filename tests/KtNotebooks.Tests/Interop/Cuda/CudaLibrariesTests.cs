@@ -10,7 +10,8 @@ public class CudaLibrariesTests
     public void A_missing_library_lists_every_path_tried()
     {
         var error = Assert.Throws<FileNotFoundException>(() => CudaLibraries.Open("frob", ["/nowhere/libfrob.so.13", "libfrob-of-nobody.so.13"], out _));
-        Assert.Equal("frob was not found; tried /nowhere/libfrob.so.13, libfrob-of-nobody.so.13 (the loader's path). Install it, or set CUDA_HOME to the folder of a CUDA toolkit", error.Message);
+        Assert.Equal("frob was not found; tried /nowhere/libfrob.so.13, libfrob-of-nobody.so.13 (the loader's path). Install it, or set CUDA_HOME to the "
+            + "folder of a CUDA toolkit", error.Message);
     }
 
     [Fact]
@@ -19,7 +20,8 @@ public class CudaLibrariesTests
         var file = Path.GetTempFileName();
         try
         {
-            Assert.Contains($"{file} (there, but does not load)", Assert.Throws<FileNotFoundException>(() => CudaLibraries.Open("frob", [file], out _)).Message);
+            Assert.Contains($"{file} (there, but does not load)",
+                Assert.Throws<FileNotFoundException>(() => CudaLibraries.Open("frob", [file], out _)).Message);
         }
         finally
         {
@@ -34,6 +36,7 @@ public class CudaLibrariesTests
         var all = CudaLibraries.Versioned("nvrtc", 13).ToList();
         Assert.Contains("libnvrtc.so.12", all);
         Assert.True(all.IndexOf("libnvrtc.so.13") < all.IndexOf("libnvrtc.so.12"));
-        Assert.Equal("the NVIDIA driver is for CUDA 11; this program needs a driver for CUDA 12 or newer", Assert.Throws<NotSupportedException>(() => CudaLibraries.Versioned("nvrtc", 11).ToList()).Message);
+        Assert.Equal("the NVIDIA driver is for CUDA 11; this program needs a driver for CUDA 12 or newer",
+            Assert.Throws<NotSupportedException>(() => CudaLibraries.Versioned("nvrtc", 11).ToList()).Message);
     }
 }

@@ -8,7 +8,10 @@ using Xunit;
 
 namespace KtNotebooks.Tests.Interop.Cuda;
 
-/// <summary>The emulator of tests/cuda-emulator finds what a kernel does wrong: an emulator that lets everything pass would prove nothing. A real card would lose its context over most of this.</summary>
+/// <summary>
+/// The emulator of tests/cuda-emulator finds what a kernel does wrong: an emulator that lets everything pass would prove nothing. A real card would lose
+/// its context over most of this.
+/// </summary>
 [Trait("card", "cuda")]
 [Collection(Alone.Name)] // cards are shared with the tests that count their pool
 public partial class EmulatedCardTests
@@ -75,11 +78,14 @@ public partial class EmulatedCardTests
     }
 
     [Theory]
-    [InlineData("beyond_the_end", 128, 64, "CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered: kernel beyond_the_end, block (0, 0, 0), thread (63, 0, 0): address 0x")]
+    [InlineData("beyond_the_end", 128, 64,
+        "CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered: kernel beyond_the_end, block (0, 0, 0), thread (63, 0, 0): address 0x")]
     [InlineData("misaligned", 0, 32, "an access of type 'struct float4' to 0x")]
     [InlineData("outside_an_array", 1, 8, "EmulatedCardTests.cu:{line}: index 8 is outside of 'float [8]'")]
     [InlineData("beyond_shared", 256, 32, "CUDA_ERROR_ILLEGAL_ADDRESS")]
-    [InlineData("stuck", 32, 64, "the block is stuck: 33 threads wait in __syncthreads (the first is (0, 0, 0)), 31 in a warp function whose other lanes never come (the first is (32, 0, 0))")]
+    [InlineData("stuck", 32, 64,
+        "the block is stuck: 33 threads wait in __syncthreads (the first is (0, 0, 0)), 31 in a warp function whose other lanes never come (the first is (32, "
+            + "0, 0))")]
     [InlineData("mixed", 1, 32, "the lanes of a warp meet in different warp functions or with different masks")]
     [InlineData("divided", 1, 32, "integer division by zero")]
     [InlineData("bounded", 1, 64, "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES")]
@@ -136,7 +142,8 @@ public partial class EmulatedCardTests
         var kernel = Program.Kernel(card, "beyond_shared", "");
         var limit = (card.Architecture >= 90 ? 227 : card.Architecture == 80 ? 163 : 99) << 10;
         using var x = Tensor.Zeros(DType.F32, Device.Cuda(), 128);
-        Assert.Contains("allowed are 49152", Assert.Throws<KtNativeException>(() => kernel.Launch((1, 1, 1), 32, (48 << 10) + 1, x.Pointer, 0)).Message, StringComparison.Ordinal);
+        Assert.Contains("allowed are 49152", Assert.Throws<KtNativeException>(() => kernel.Launch((1, 1, 1), 32, (48 << 10) + 1, x.Pointer, 0)).Message,
+            StringComparison.Ordinal);
         Assert.Contains($"at most {limit} are there", Assert.Throws<KtNativeException>(() => kernel.AllowShared(limit + 1)).Message, StringComparison.Ordinal);
         kernel.AllowShared(limit).Launch((1, 1, 1), 32, limit, x.Pointer, (limit / sizeof(float)) - 32);
         card.Compute.Synchronize();
@@ -166,7 +173,10 @@ public partial class EmulatedCardTests
         Assert.Equal(new float[128], here.ToFloats());
     }
 
-    /// <summary>KT_EMULATED_STREAMS=lazy: a stream's work runs when something waits for it, so work of another stream that should wait for an event and does not comes too early.</summary>
+    /// <summary>
+    /// KT_EMULATED_STREAMS=lazy: a stream's work runs when something waits for it, so work of another stream that should wait for an event and does not
+    /// comes too early.
+    /// </summary>
     [Theory]
     [InlineData(true)]
     [InlineData(false)]

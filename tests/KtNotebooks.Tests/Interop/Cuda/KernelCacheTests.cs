@@ -55,7 +55,8 @@ public sealed class KernelCacheTests : IDisposable
     [Fact]
     public void Source_options_and_compiler_are_all_in_the_key()
     {
-        string[] keys = [KernelCache.Key("a", ["-x"], 12009), KernelCache.Key("b", ["-x"], 12009), KernelCache.Key("a", ["-y"], 12009), KernelCache.Key("a", ["-x"], 13000), KernelCache.Key("a", ["-x", "-y"], 12009)];
+        string[] keys = [KernelCache.Key("a", ["-x"], 12009), KernelCache.Key("b", ["-x"], 12009), KernelCache.Key("a", ["-y"], 12009),
+            KernelCache.Key("a", ["-x"], 13000), KernelCache.Key("a", ["-x", "-y"], 12009)];
         Assert.Equal(keys.Length, keys.Distinct().Count());
     }
 }

@@ -5,13 +5,17 @@ using Xunit;
 
 namespace KtNotebooks.Tests.Interop.Cuda;
 
-/// <summary>The primitives of Prelude.cu against plain loops, on any card, a real one or the emulated one: what kernels and the emulator both rely on. Values are small integers, so all sums are exact.</summary>
+/// <summary>
+/// The primitives of Prelude.cu against plain loops, on any card, a real one or the emulated one: what kernels and the emulator both rely on. Values are
+/// small integers, so all sums are exact.
+/// </summary>
 [Trait("card", "cuda")]
 [Collection(Alone.Name)] // cards are shared with the tests that count their pool
 public class PreludeTests
 {
     private const string Source = """
-        // c [16, 16] = a [16, 16] · b, one warp; b is [N, K] by rows of n (TRANSPOSED 0) or [K, N] by rows of k (1). Rows in shared memory are 24 elements apart.
+        // c [16, 16] = a [16, 16] · b, one warp; b is [N, K] by rows of n (TRANSPOSED 0) or [K, N] by rows of k (1). Rows in shared memory are 24 elements
+        // apart.
         extern "C" __global__ void product(const bf16* a, const bf16* b, float* c)
         {
             __shared__ __align__(16) bf16 left[16 * 24], right[16 * 24];
@@ -97,7 +101,8 @@ public class PreludeTests
         using var left = ToCard(a);
         using var right = ToCard(b);
         using var c = Tensor.Empty(DType.F32, Device.Cuda(), 16, 16);
-        Program.Kernel(card, "product", transposed ? "-DTRANSPOSED=1 -DSTAGES=2" : "-DTRANSPOSED=0 -DSTAGES=2").Launch(1, 32, left.Pointer, right.Pointer, c.Pointer);
+        Program.Kernel(card, "product", transposed ? "-DTRANSPOSED=1 -DSTAGES=2" : "-DTRANSPOSED=0 -DSTAGES=2")
+            .Launch(1, 32, left.Pointer, right.Pointer, c.Pointer);
         var expected = new float[256];
         for (var m = 0; m < 16; m++)
             for (var n = 0; n < 16; n++)
@@ -134,7 +139,8 @@ public class PreludeTests
     public void Pairs_are_rounded_as_single_values_are()
     {
         var card = Card;
-        float[] values = [0, -0f, 1, 1 + (1 / 256f), 1 + (3 / 256f), -1 - (1 / 256f), 3.4e38f, float.PositiveInfinity, float.NegativeInfinity, 1e-40f, -2.7182817f, 1e-45f, 65535, 0.1f, 1 / 3f, -7];
+        float[] values = [0, -0f, 1, 1 + (1 / 256f), 1 + (3 / 256f), -1 - (1 / 256f), 3.4e38f, float.PositiveInfinity, float.NegativeInfinity, 1e-40f,
+            -2.7182817f, 1e-45f, 65535, 0.1f, 1 / 3f, -7];
         using var host = Tensor.From(values, values.Length);
         using var x = host.To(Device.Cuda());
         using var packed = Tensor.Empty(DType.BF16, Device.Cuda(), values.Length);
