@@ -1,8 +1,8 @@
 using System.CommandLine;
 
 using KtNotebooks.Evaluation;
+using KtNotebooks.Formats;
 using KtNotebooks.Interop.Cuda;
-using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Cli;
@@ -26,12 +26,12 @@ internal static class BenchExpertsCommand
         command.SetAction(parsed =>
         {
             var s = new ExpertBenchmarkSettings(parsed.GetValue(experts), parsed.GetValue(width), parsed.GetValue(inner), parsed.GetValue(top),
-                parsed.GetValue(tokens), parsed.GetValue(rank), MatrixFormats.Parse(parsed.GetRequiredValue(format)),
+                parsed.GetValue(tokens), parsed.GetValue(rank), StorageFormat.Parse(parsed.GetRequiredValue(format)),
                 Device.Parse(parsed.GetRequiredValue(device)));
             var r = ExpertBenchmark.Run(s);
             var where = s.Device.Kind == DeviceKind.Cpu ? $"CPU, {Interop.Cpu.Variant}, {Interop.Cpu.Threads} threads"
                 : CudaDevice.Get(s.Device.Index).ToString();
-            Console.WriteLine($"{s.Experts} experts {s.Width} × {s.Inner}, {s.TopK} a token, {s.Tokens} tokens, rank {s.Rank}, {s.Format.Name()}, "
+            Console.WriteLine($"{s.Experts} experts {s.Width} × {s.Inner}, {s.TopK} a token, {s.Tokens} tokens, rank {s.Rank}, {s.Format.Name}, "
                 + $"{where}; error of a small bank {r.Error:P2}");
             Console.WriteLine($"  forward               {r.ForwardMs,10:F2} ms   {r.ForwardTflops,7:F2} TFLOP/s");
             Console.WriteLine($"  forward and backward  {r.BothMs,10:F2} ms   {r.BothTflops,7:F2} TFLOP/s");

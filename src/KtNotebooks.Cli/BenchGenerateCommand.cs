@@ -3,8 +3,8 @@ using System.Text.Json;
 using System.Text.Json.Serialization;
 
 using KtNotebooks.Evaluation;
+using KtNotebooks.Formats;
 using KtNotebooks.Models;
-using KtNotebooks.Ops;
 using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
 
@@ -34,7 +34,7 @@ internal static class BenchGenerateCommand
         command.SetAction((parsed, cancel) => Task.Run(() =>
         {
             var settings = new GenerationBenchmarkSettings(parsed.GetRequiredValue(shape), parsed.GetValue(layers), parsed.GetValue(prompt),
-                parsed.GetValue(tokens), parsed.GetValue(experts), MatrixFormats.Parse(parsed.GetRequiredValue(format)),
+                parsed.GetValue(tokens), parsed.GetValue(experts), StorageFormat.Parse(parsed.GetRequiredValue(format)),
                 Device.Parse(parsed.GetRequiredValue(device)), (long)parsed.GetValue(slots) << 20);
             if (settings.Prompt < 1 || settings.NewTokens < 1)
                 throw new ArgumentException($"--prompt and --tokens must be positive, but are {settings.Prompt} and {settings.NewTokens}");
@@ -45,7 +45,7 @@ internal static class BenchGenerateCommand
                 return;
             }
             Console.WriteLine($"{settings.Shape}, {settings.Layers?.ToString() ?? "all"} layers, {r.Parameters / 1e9:F2} B parameters; "
-                + $"experts {settings.Executor.ToString().ToLowerInvariant()} in {settings.Format.Name()}, everything else on {r.Card}");
+                + $"experts {settings.Executor.ToString().ToLowerInvariant()} in {settings.Format.Name}, everything else on {r.Card}");
             Console.WriteLine($"  prompt   {r.PromptTokensPerSecond,10:N1} tokens/s   {r.PromptMs:N0} ms for {settings.Prompt} tokens, "
                 + $"{r.PromptBytes / 1e9:F2} GB of experts over the bus");
             Console.WriteLine($"  then     {r.TokensPerSecond,10:N1} tokens/s   {r.TokenMs:N1} ms a token, {r.TokenBytes / 1e9:F2} GB of experts over the bus");

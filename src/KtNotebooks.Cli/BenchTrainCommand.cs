@@ -3,8 +3,8 @@ using System.Text.Json;
 using System.Text.Json.Serialization;
 
 using KtNotebooks.Evaluation;
+using KtNotebooks.Formats;
 using KtNotebooks.Models;
-using KtNotebooks.Ops;
 using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
 
@@ -62,7 +62,7 @@ internal static class BenchTrainCommand
             int? count = text == "all" ? null
                 : int.TryParse(text, out var n) ? n : throw new ArgumentException($"--layers must be all or a number, but is '{text}'");
             var settings = new TrainingBenchmarkSettings(parsed.GetRequiredValue(shape), count, parsed.GetValue(tokens), parsed.GetValue(sequence),
-                parsed.GetValue(rank), parsed.GetValue(experts), MatrixFormats.Parse(parsed.GetRequiredValue(format)),
+                parsed.GetValue(rank), parsed.GetValue(experts), StorageFormat.Parse(parsed.GetRequiredValue(format)),
                 Device.Parse(parsed.GetRequiredValue(device)), (long)parsed.GetValue(slots) << 20, (long)parsed.GetValue(saved) << 20, parsed.GetValue(moments),
                 parsed.GetValue(pairs), parsed.GetValue(chunk), parsed.GetValue(steps), parsed.GetValue(cards), parsed.GetValue(contiguous),
                 parsed.GetValue(parts));
@@ -80,7 +80,7 @@ internal static class BenchTrainCommand
             + $"rank {s.Rank} ({r.Trained / 1e6:F1} M trained), {s.Tokens} tokens a step in sequences of {s.Sequence}");
         var more = s.Cards == 1 ? ""
             : $" and {s.Cards - 1} more: {(s.Contiguous ? "consecutive layers on each" : "layers in turn")}, the window in {s.Parts ?? s.Cards} parts";
-        Console.WriteLine($"experts {s.Executor.ToString().ToLowerInvariant()} in {s.Format.Name()}, everything else "
+        Console.WriteLine($"experts {s.Executor.ToString().ToLowerInvariant()} in {s.Format.Name}, everything else "
             + $"on {r.Card}{more}");
         Console.WriteLine($"  {r.TokensPerSecond,10:N0} tokens/s   step {r.StepMs:N0} ms ({r.FastestMs:N0} to {r.SlowestMs:N0} in {s.Steps} steps)");
         if (r.PerCard is null) Console.WriteLine($"  on the compute stream: {Split(r.Parts)}");

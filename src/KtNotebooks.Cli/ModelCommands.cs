@@ -1,8 +1,8 @@
 using System.CommandLine;
 using System.Text.Json;
 
+using KtNotebooks.Formats;
 using KtNotebooks.Models;
-using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 using KtNotebooks.Weights;
 
@@ -34,7 +34,7 @@ internal static class ModelCommands
         {
             var target = parsed.GetRequiredValue(folder);
             var maker = new ModelMaker(parsed.GetRequiredValue(shape), target, parsed.GetValue(layers), Format(parsed.GetValue(format)), parsed.GetValue(seed));
-            Console.WriteLine($"{maker.Parameters:N0} parameters in {maker.Format.Name()}, {FileProgress.Size(maker.Bytes)} in {maker.Shards} shards");
+            Console.WriteLine($"{maker.Parameters:N0} parameters in {maker.Format.Name}, {FileProgress.Size(maker.Bytes)} in {maker.Shards} shards");
             var last = FileProgress.Follow("writing", report => maker.Run(report, cancel));
             Console.WriteLine($"done: {FileProgress.Summary(last)} → {target}");
             return 0;
@@ -89,7 +89,7 @@ internal static class ModelCommands
     private static Argument<string> Folder() =>
         new("FOLDER") { Description = "a model folder, or the name of a model in Hugging Face's or ModelScope's cache" };
 
-    private static MatrixFormat? Format(string? name) => name is null ? null : MatrixFormats.Parse(name);
+    private static StorageFormat? Format(string? name) => name is null ? null : StorageFormat.Parse(name);
 
     private static void Print(Checkpoint checkpoint, IReadOnlyList<PartSize> parts, IEnumerable<LayerError> errors)
     {

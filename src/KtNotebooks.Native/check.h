@@ -33,10 +33,11 @@ inline void check_type(const char* name, int32_t type) {
 }
 // The type of a weight matrix with rows of K elements.
 inline void check_weights(int32_t type, int64_t K) {
-    if (type < KT_F32 || type > KT_INT4)
-        throw Error(InvalidArgument, "typeW must be 0 (F32), 1 (BF16), 2 (FP8), 3 (INT8) or 4 (INT4), but is %d", type);
-    if (type == KT_INT4 && K % 32 != 0)
-        throw Error(InvalidArgument, "K must be a multiple of 32, the group of 4-bit weights, but is %lld", static_cast<long long>(K));
+    if (type < KT_F32 || type >= KT_FORMATS)
+        throw Error(InvalidArgument, "typeW must be a format of formats.h, 0 to %d, but is %d", KT_FORMATS - 1, type);
+    if (K % row_granule(type) != 0)
+        throw Error(InvalidArgument, "K must be a multiple of %lld, the group of 4-bit weights, but is %lld",
+                    static_cast<long long>(row_granule(type)), static_cast<long long>(K));
 }
 inline void check_size(const char* name, int64_t n) {
     if (n <= 0) throw Error(InvalidArgument, "%s must be positive, but is %lld", name, static_cast<long long>(n));

@@ -20,7 +20,8 @@ namespace kt {
 namespace {
 
 constexpr int64_t RangeRows = 512, BlockColumns = 256, DotRows = 4, ShortSide = 24;
-constexpr int64_t DecodedDots = 4;  // rows of low-bit weights decoded at a time: what dots reads together, small enough for the first cache
+constexpr int64_t DequantizedDots =
+    4;  // rows of low-bit weights dequantized at a time: what dots reads together, small enough for the first cache
 constexpr int64_t PackedLimit = 32 << 20;  // bytes of A packed ahead at a time
 constexpr int64_t PackRows = 96;           // a packing task; a multiple of every mr
 
@@ -76,17 +77,17 @@ void pack_ahead(const Kernels& kernels, const PackTask& task) {
     }
 }
 
-// A block of B as the kernels read it: low bits are decoded to the type of A, in stored orientation, while the block is in cache.
+// A block of B as the kernels read it: low bits are dequantized to the type of A, in stored orientation, while the block is in cache.
 Matrix readable(const Kernels& kernels, const Matrix& b, int64_t columns, int64_t k, int32_t type, Scratch& memory) {
     if (!b.is_low_bit()) return b;
     int64_t stored_rows = b.low.turned ? k : columns, stored_columns = b.low.turned ? columns : k;
     void* block = memory.get<char>(stored_rows * stored_columns * (type == 0 ? 4 : 2));
-    kernels.decode(b, stored_rows, stored_columns, block, type);
+    kernels.dequantize(b, stored_rows, stored_columns, block, type);
     return b.low.turned ? Matrix{block, type, 1, stored_columns} : Matrix{block, type, stored_columns, 1};
 }
 
 void compute(const Kernels& kernels, const Task& task) {
-    thread_local Scratch block_memory, b_memory, a_memory, decoded_memory;
+    thread_local Scratch block_memory, b_memory, a_memory, block_values;
     const Range& range = *task.range;
     const Product& product = *range.product;
     const int64_t ldc = round_up(task.columns, 32);
@@ -103,7 +104,7 @@ void compute(const Kernels& kernels, const Task& task) {
         if (micro.begin) micro.begin();
         for (int64_t k0 = 0; k0 < t.k; k0 += micro.k_block) {
             int64_t k = std::min<int64_t>(micro.k_block, t.k - k0), padded = round_up(k, micro.k_unit);
-            Matrix block = readable(kernels, t.b.from(task.first, k0), task.columns, k, t.a.type, decoded_memory);
+            Matrix block = readable(kernels, t.b.from(task.first, k0), task.columns, k, t.a.type, block_values);
             kernels.pack(b, micro.element, block, task.columns, k, micro.nr, micro.group_b, padded, 1);
             for (int64_t i = 0; i < range.rows; i += micro.mr) {
                 int32_t rows = static_cast<int32_t>(std::min<int64_t>(micro.mr, range.rows - i));
@@ -125,7 +126,7 @@ void compute(const Kernels& kernels, const Task& task) {
     kernels.store(c, ldc, range.rows, task.columns, product.alpha, product.beta, out, product.type, product.rows, product.cols);
 }
 
-// A few rows times stored rows of weights (decoding): bound by reading B once, so nothing is packed. A dot product sums in another order
+// A few rows times stored rows of weights (generation): bound by reading B once, so nothing is packed. A dot product sums in another order
 // than a tile, so a row's bits then depend on how many rows come with it.
 bool fits_dots(const Product& p) {
     if (p.m > DotRows || row_invariant) return false;
@@ -135,14 +136,14 @@ bool fits_dots(const Product& p) {
 }
 
 void compute_dots(const Kernels& kernels, const Product& p, int64_t first, int64_t columns) {
-    thread_local Scratch decoded_memory;
+    thread_local Scratch block_values;
     float c[DotRows * BlockColumns] = {};
     for (int index = 0; index < p.term_count; index++) {
         const Term& t = p.terms[index];
-        int64_t step = t.b.is_low_bit() ? DecodedDots : columns;
+        int64_t step = t.b.is_low_bit() ? DequantizedDots : columns;
         for (int64_t j = 0; j < columns; j += step) {
             int64_t n = std::min(step, columns - j);
-            Matrix b = readable(kernels, t.b.from(first + j, 0), n, t.k, t.a.type, decoded_memory);
+            Matrix b = readable(kernels, t.b.from(first + j, 0), n, t.k, t.a.type, block_values);
             kernels.dots(p.m, n, t.k, t.a.data, t.a.type, t.a.rows, b.data, b.type, b.rows, t.scale, c + j, BlockColumns, index > 0);
         }
     }

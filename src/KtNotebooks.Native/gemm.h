@@ -8,7 +8,7 @@
 namespace kt {
 
 // scale · A·B with A [m, k] and B [k, n]; B is given transposed, as [n, k]. BF16 instructions are used when both are BF16 and scale is 1.
-// A low-bit B (only in the first term of a product) counts as A's type: it is decoded to that.
+// A low-bit B (only in the first term of a product) counts as A's type: it is dequantized to that.
 struct Term {
     Matrix a, b;
     int64_t k;

@@ -176,12 +176,12 @@ void gemm(int32_t transA, int32_t transB, int64_t M, int64_t N, int64_t K, float
     multiply({p});
 }
 
-void decode(int32_t type, const void* data, const void* scales, int64_t K, int64_t row, int64_t rows, void* out, int32_t typeOut) {
+void dequantize(int32_t type, const void* data, const void* scales, int64_t K, int64_t row, int64_t rows, void* out, int32_t typeOut) {
     check_size("K", K), check_extent("row", row), check_extent("rows", rows), check_type("typeOut", typeOut), check_weights(type, K);
-    if (type <= KT_BF16) throw Error(InvalidArgument, "type must be 2 (FP8), 3 (INT8) or 4 (INT4), but is %d", type);
+    if (type <= KT_BF16) throw Error(InvalidArgument, "type must be a low-bit format, 2 to %d, but is %d", KT_FORMATS - 1, type);
     if (rows == 0) return;
     need("data", data), need("scales", scales), need("out", out);
-    kernels().decode({data, type, K, 1, {scales, K, row, 0, false}}, rows, K, out, typeOut);
+    kernels().dequantize({data, type, K, 1, {scales, K, row, 0, false}}, rows, K, out, typeOut);
 }
 
 }  // namespace
@@ -219,6 +219,7 @@ int32_t kt_grouped_weight_grad(int32_t E, const int32_t* offsets, int64_t N, int
     return guarded("kt_grouped_weight_grad", [&] { kt::grouped_weight_grad(E, offsets, N, K, x, typeX, dy, typeDy, dW); });
 }
 
-int32_t kt_decode(int32_t type, const void* data, const void* scales, int64_t K, int64_t row, int64_t rows, void* out, int32_t typeOut) {
-    return guarded("kt_decode", [&] { kt::decode(type, data, scales, K, row, rows, out, typeOut); });
+int32_t kt_dequantize(int32_t type, const void* data, const void* scales, int64_t K, int64_t row, int64_t rows, void* out,
+                      int32_t typeOut) {
+    return guarded("kt_dequantize", [&] { kt::dequantize(type, data, scales, K, row, rows, out, typeOut); });
 }

@@ -1,7 +1,8 @@
 // The kernels of one instruction set (compiled once with AVX2 and once with AVX-512): register tile, packing, dot products, softmax rows.
+#define KT_DEQUANTIZE
 #include "kernels.h"
 
-#include "lowbit.h"
+#include "formats.h"
 #include "simd.h"
 
 namespace kt {
@@ -367,7 +368,7 @@ extern const Kernels KT_KERNELS = {
     Name,
     {4, MR, NR, 1, 1, 1, 384, tile, nullptr, nullptr},
     {0, 0, 0, 0, 0, 0, 0, nullptr, nullptr, nullptr},
-    pack, dots, decode, store_matrix, softmax_step, scale_row, softmax_grad, inner,
+    pack, dots, dequantize, store_matrix, softmax_step, scale_row, softmax_grad, inner,
 };
 // clang-format on
 

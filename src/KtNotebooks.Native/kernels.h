@@ -4,8 +4,6 @@
 
 namespace kt {
 
-constexpr int64_t Fp8Block = 128, Int4Group = 32;
-
 // What a low-bit matrix has beside its codes: scales, the stored width, and where in the stored matrix it begins (for 4 bits a column that
 // is a multiple of the group); turned: element (i, k) is the stored (k, i).
 struct LowBit {
@@ -15,7 +13,7 @@ struct LowBit {
 };
 
 // A read-only matrix: element (i, k) stands at data[i * rows + k * cols] (distances in elements), so a transpose is a swap of the two.
-// Low-bit matrices (type 2 and above) have no addresses of elements: they are decoded block by block, see lowbit.h.
+// Low-bit matrices (type 2 and above) have no addresses of elements: they are dequantized block by block, see formats.h.
 struct Matrix {
     const void* data;
     int32_t type;
@@ -65,7 +63,7 @@ struct Kernels {
     void (*dots)(int64_t m, int64_t n, int64_t k, const void* x, int32_t type_x, int64_t ldx, const void* w, int32_t type_w, int64_t ldw,
                  float scale, float* c, int64_t ldc, bool accumulate);
     // Decodes rows × columns from the beginning of a low-bit matrix, in its stored orientation, to a dense block of `type` (F32 or BF16).
-    void (*decode)(const Matrix& m, int64_t rows, int64_t columns, void* out, int32_t type);
+    void (*dequantize)(const Matrix& m, int64_t rows, int64_t columns, void* out, int32_t type);
     // out = alpha · c + beta · out, rounded once. out is a matrix of `type` with distances rows, cols.
     void (*store)(const float* c, int64_t ldc, int64_t m, int64_t n, float alpha, float beta, void* out, int32_t type, int64_t rows,
                   int64_t cols);

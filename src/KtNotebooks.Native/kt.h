@@ -7,19 +7,17 @@
 // offsets[E] = R); per-expert matrices are arrays of E pointers; an expert without rows is never read. A dense layer is E = 1.
 #pragma once
 #include <stdint.h>
+
+#include "formats.h"
 #if defined(__cplusplus)
 extern "C" {
 #endif
 #define KT_API __attribute__((visibility("default")))
 
-enum { KT_F32 = 0, KT_BF16 = 1, KT_FP8 = 2, KT_INT8 = 3, KT_INT4 = 4 };
-// Weights may be low-bit; a value is code · scale, decoded block by block to the type of the rows that it meets.
-//   KT_FP8   E4M3 [N,K] ; scales f32 [ceil(N/128), ceil(K/128)] (DeepSeek's weight_scale_inv)
-//   KT_INT8  [N,K] ; scales f32 [N]
-//   KT_INT4  [N,K/2] bytes, element 2j in the low nibble of byte j, stored as value + 8 ; scales bf16 [N,K/32] ; K a multiple of 32
+// Weights may be low-bit; a value is code · scale, dequantized block by block to the type of the rows that it meets.
 
 // ---- library -------------------------------------------------------------------------------------------------------------
-KT_API int32_t kt_abi_version(void);       // 3
+KT_API int32_t kt_abi_version(void);       // 4
 KT_API const char* kt_last_error(void);    // of the calling thread; never null
 KT_API const char* kt_cpu_variants(void);  // supported here, best first, comma-separated: "amx,avx512bf16,avx512,avx2"
 // Chooses the variant (null or "": the best; "amx-emulated", for tests, computes AMX tiles with loops) and sizes the thread pool (0: all
@@ -57,8 +55,8 @@ KT_API int32_t kt_grouped_lora_grad(int32_t E, const int32_t* offsets, int64_t N
 KT_API int32_t kt_grouped_weight_grad(int32_t E, const int32_t* offsets, int64_t N, int64_t K, const void* x, int32_t typeX, const void* dy,
                                       int32_t typeDy, float* const* dW);
 // Rows [row, row + rows) of a low-bit matrix with rows of K elements → out [rows,K] of typeOut, overwritten. On the calling thread alone.
-KT_API int32_t kt_decode(int32_t type, const void* data, const void* scales, int64_t K, int64_t row, int64_t rows, void* out,
-                         int32_t typeOut);
+KT_API int32_t kt_dequantize(int32_t type, const void* data, const void* scales, int64_t K, int64_t row, int64_t rows, void* out,
+                             int32_t typeOut);
 
 // ---- attention -----------------------------------------------------------------------------------------------------------
 // Block-diagonal causal attention. Sequence s owns query rows [startsQ[s], startsQ[s+1]) and key rows [startsK[s], startsK[s+1]);

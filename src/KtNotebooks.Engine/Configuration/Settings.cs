@@ -3,6 +3,7 @@ using System.Globalization;
 using YamlDotNet.Core;
 using YamlDotNet.RepresentationModel;
 
+
 namespace KtNotebooks.Configuration;
 
 /// <summary>

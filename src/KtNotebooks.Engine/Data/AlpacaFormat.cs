@@ -1,5 +1,8 @@
 using System.Text.Json;
 
+
+
+
 namespace KtNotebooks.Data;
 
 /// <summary>

@@ -2,6 +2,7 @@ using System.Runtime.InteropServices;
 using System.Security.Cryptography;
 using System.Text;
 
+
 namespace KtNotebooks.Data;
 
 /// <summary>

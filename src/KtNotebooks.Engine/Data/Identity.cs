@@ -1,3 +1,4 @@
+
 namespace KtNotebooks.Data;
 
 /// <summary>

@@ -1,3 +1,4 @@
+
 namespace KtNotebooks.Data;
 
 /// <summary>Whether rows share a sequence: each its own; several that see each other as one text does (packing); several that do not (neat_packing).</summary>

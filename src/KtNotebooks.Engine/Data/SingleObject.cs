@@ -1,5 +1,6 @@
 using System.Text.Json;
 
+
 namespace KtNotebooks.Data;
 
 /// <summary>

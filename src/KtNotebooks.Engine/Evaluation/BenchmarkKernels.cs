@@ -1,4 +1,5 @@
 using KtNotebooks.Autograd;
+using KtNotebooks.Experts;
 using KtNotebooks.Nn;
 using KtNotebooks.Ops;
 using KtNotebooks.Optim;

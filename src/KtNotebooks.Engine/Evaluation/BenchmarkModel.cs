@@ -1,6 +1,6 @@
 using KtNotebooks.Experts;
+using KtNotebooks.Formats;
 using KtNotebooks.Models;
-using KtNotebooks.Ops;
 using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
 using KtNotebooks.Weights;
@@ -19,7 +19,7 @@ internal sealed class BenchmarkModel : IDisposable
     /// <param name="deviceOf">The device of a weight or module, by its name and the number of layers.</param>
     /// <param name="streams">Told every card that experts are brought to, with the stream that brings them.</param>
     /// <param name="note">Told what was measured on the way.</param>
-    public BenchmarkModel(string shape, int? layers, ExecutorKind executor, MatrixFormat format, long slotBytes, Func<string, int, Device> deviceOf,
+    public BenchmarkModel(string shape, int? layers, ExecutorKind executor, StorageFormat format, long slotBytes, Func<string, int, Device> deviceOf,
         Action<Device, ExpertStream> streams, Action<string> note)
     {
         var config = ConfigFile.FromJson(shape, ModelShapes.Config(shape, layers).ToJsonString());

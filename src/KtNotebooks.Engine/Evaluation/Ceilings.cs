@@ -1,5 +1,6 @@
 using System.Diagnostics;
 
+using KtNotebooks.Formats;
 using KtNotebooks.Interop;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Ops;

@@ -2,9 +2,9 @@ using System.Diagnostics;
 
 using KtNotebooks.Autograd;
 using KtNotebooks.Experts;
+using KtNotebooks.Formats;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Nn;
-using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 using KtNotebooks.Weights;
 
@@ -13,7 +13,7 @@ namespace KtNotebooks.Evaluation;
 /// <summary>
 /// One bank of routed experts of a true shape: E experts of width I on rows of width D, k a token; T tokens, LoRA of a rank (0: none) on all of them.
 /// </summary>
-public sealed record ExpertBenchmarkSettings(int Experts, int Width, int Inner, int TopK, int Tokens, int Rank, MatrixFormat Format, Device Device);
+public sealed record ExpertBenchmarkSettings(int Experts, int Width, int Inner, int TopK, int Tokens, int Rank, StorageFormat Format, Device Device);
 
 /// <param name="ForwardMs">Median of forward.</param>
 /// <param name="BothMs">Median of forward and backward (dx, router weights, LoRA), the value of forward left out as a training step does.</param>

@@ -1,7 +1,7 @@
 using System.Diagnostics;
 
+using KtNotebooks.Formats;
 using KtNotebooks.Generation;
-using KtNotebooks.Ops;
 using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
 
@@ -16,7 +16,7 @@ namespace KtNotebooks.Evaluation;
 /// <param name="Format">How they are stored.</param>
 /// <param name="Device">Where everything else is.</param>
 /// <param name="SlotBytes">Device memory of the slots of experts on their way.</param>
-public sealed record GenerationBenchmarkSettings(string Shape, int? Layers, int Prompt, int NewTokens, ExecutorKind Executor, MatrixFormat Format,
+public sealed record GenerationBenchmarkSettings(string Shape, int? Layers, int Prompt, int NewTokens, ExecutorKind Executor, StorageFormat Format,
     Device Device, long SlotBytes);
 
 /// <summary>What it found.</summary>

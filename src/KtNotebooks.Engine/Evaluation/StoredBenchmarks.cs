@@ -3,7 +3,6 @@ using System.Text.Json;
 using System.Text.Json.Serialization;
 using System.Text.RegularExpressions;
 
-using KtNotebooks.Ops;
 
 namespace KtNotebooks.Evaluation;
 
@@ -19,7 +18,7 @@ public sealed record StoredBenchmark(string Name, TrainingBenchmarkResult Result
             var s = Result.Settings;
             return $"./kt bench train --shape {s.Shape} --layers {s.Layers?.ToString(CultureInfo.InvariantCulture) ?? "all"} --tokens {s.Tokens} --seq "
                 + $"{s.Sequence} --rank {s.Rank} --experts {s.Executor.ToString().ToLowerInvariant()} "
-                + $"--format {s.Format.Name()} --device {s.Device} --slots-mb {s.SlotBytes >> 20} --saved-mb {s.SavedBytes >> 20} --chunk "
+                + $"--format {s.Format.Name} --device {s.Device} --slots-mb {s.SlotBytes >> 20} --saved-mb {s.SavedBytes >> 20} --chunk "
                 + $"{s.ChunkRows} --steps {s.Steps}{(s.MomentsOnHost ? " --moments-on-host" : "")}{(s.PairsOnHost ? " --lora-on-host" : "")}"
                 + $"{(s.Cards > 1 ? $" --cards {s.Cards}" : "")}{(s.Contiguous ? " --contiguous" : "")}"
                 + $"{(s.Parts is { } parts ? $" --parts {parts}" : "")} --json";

@@ -2,10 +2,10 @@ using System.Diagnostics;
 using System.Globalization;
 
 using KtNotebooks.Experts;
+using KtNotebooks.Formats;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
-using KtNotebooks.Ops;
 using KtNotebooks.Optim;
 using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
@@ -31,7 +31,7 @@ namespace KtNotebooks.Evaluation;
 /// <param name="Cards">Over how many cards the layers lie, from <paramref name="Device"/> on.</param>
 /// <param name="Contiguous">Each card has consecutive layers, as in KTransformers' rule files; else the cards take turns.</param>
 /// <param name="Parts">Into how many parts the window is cut; null: one a card.</param>
-public sealed record TrainingBenchmarkSettings(string Shape, int? Layers, int Tokens, int Sequence, int Rank, ExecutorKind Executor, MatrixFormat Format,
+public sealed record TrainingBenchmarkSettings(string Shape, int? Layers, int Tokens, int Sequence, int Rank, ExecutorKind Executor, StorageFormat Format,
     Device Device, long SlotBytes, long SavedBytes, bool MomentsOnHost, bool PairsOnHost, int ChunkRows, int Steps, int Cards = 1, bool Contiguous = false,
     int? Parts = null);
 

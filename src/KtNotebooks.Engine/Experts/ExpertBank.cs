@@ -1,3 +1,4 @@
+using KtNotebooks.Formats;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Nn;
 using KtNotebooks.Ops;
@@ -46,7 +47,7 @@ public sealed class ExpertBank : Module
     public bool PairsOnHost { get; set; }
 
     /// <summary>How the matrices are stored.</summary>
-    public MatrixFormat Format => _set.Gate.Format;
+    public StorageFormat Format => _set.Gate.Format;
 
     /// <summary>D.</summary>
     public int Width { get; }
@@ -187,9 +188,9 @@ public sealed class ExpertBank : Module
     /// Puts a copy of the experts, as stored, on a card; the matrices stay where they are too (a mapped checkpoint costs no memory). Attach adapters
     /// afterwards.
     /// </summary>
-    internal void KeepOn(Device card, DType rows, long decodedBytes)
+    internal void KeepOn(Device card, DType rows, long dequantizedBytes)
     {
-        var resident = new ResidentExperts(_set, card, rows, decodedBytes);
+        var resident = new ResidentExperts(_set, card, rows, dequantizedBytes);
         (_set, _card) = (_set with { OnCard = resident }, card);
     }
 

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 
+using KtNotebooks.Formats;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
@@ -84,7 +85,7 @@ public sealed record ExpertCosts(double BusBytes, double HostBytes, double HostF
         var set = (experts with { Lora = null }).First(count);
         int[] offsets = [.. Enumerable.Range(0, count + 1).Select(e => e * rowsEach)];
         int[] routes = [.. Enumerable.Range(0, count * rowsEach)];
-        var type = set.Gate.Format == MatrixFormat.F32 ? DType.F32 : DType.BF16;
+        var type = set.Gate.Format == StorageFormat.F32 ? DType.F32 : DType.BF16;
         using var x = Tensor.Zeros(type, routes.Length, set.Gate.K);
         using var weights = Tensor.Zeros(DType.F32, routes.Length, 1);
         using var y = Tensor.Empty(type, x.Shape);

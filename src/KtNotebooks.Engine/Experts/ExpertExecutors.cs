@@ -1,5 +1,4 @@
 using KtNotebooks.Interop.Cuda;
-using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Experts;
@@ -9,8 +8,8 @@ namespace KtNotebooks.Experts;
 /// </summary>
 public sealed class ExpertExecutors : IDisposable
 {
-    /// <summary>Decoded matrices of low-bit experts on a card at a time.</summary>
-    internal const long DecodedBytes = 512L << 20;
+    /// <summary>Dequantized matrices of low-bit experts on a card at a time.</summary>
+    internal const long DequantizedBytes = 512L << 20;
 
     /// <summary>One computes, one is filled, two wait, so that a stage without experts does not stop the bus.</summary>
     private const int Slots = 4;
@@ -71,7 +70,7 @@ public sealed class ExpertExecutors : IDisposable
         ArgumentNullException.ThrowIfNull(banks);
         foreach (var bank in banks)
         {
-            bank.KeepOn(card, rows, DecodedBytes);
+            bank.KeepOn(card, rows, DequantizedBytes);
             brought?.Invoke(bank);
         }
     }

@@ -1,4 +1,4 @@
-using KtNotebooks.Ops;
+using KtNotebooks.Formats;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Experts;
@@ -49,9 +49,9 @@ internal sealed unsafe class ExpertSlab : IDisposable
     {
         Tensor[] Each(long offset, DType type, long[] shape) =>
             [.. Enumerable.Range(0, Layout.Count).Select(e => _bytes.Reinterpret((e * Layout.ExpertBytes) + offset, type, shape))];
-        var data = Each(piece.Data, piece.Format.DataType(), piece.Format.DataShape(piece.N, piece.K));
-        return piece.Format.IsLowBit()
-            ? Matrices.Each(piece.Format, data, Each(piece.Scales, piece.Format.ScaleType(), piece.Format.ScaleShape(piece.N, piece.K)), piece.N, piece.K)
+        var data = Each(piece.Data, piece.Format.DataType, piece.Format.DataShape(piece.N, piece.K));
+        return piece.Format.IsLowBit
+            ? Matrices.Each(piece.Format, data, Each(piece.Scales, piece.Format.ScaleType, piece.Format.ScaleShape(piece.N, piece.K)), piece.N, piece.K)
             : Matrices.Each(data);
     }
 }

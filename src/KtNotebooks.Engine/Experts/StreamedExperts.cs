@@ -1,9 +1,8 @@
-using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Experts;
 
-/// <summary>Experts in pinned host memory that cross the bus, as stored, when their rows are computed; low-bit formats are decoded on the card.</summary>
+/// <summary>Experts in pinned host memory that cross the bus, as stored, when their rows are computed; low-bit formats are dequantized on the card.</summary>
 internal sealed class StreamedExperts(ExpertSlab slab, ExpertStream stream, Device card, long groupBytes) : DeviceExperts
 {
     private readonly List<Tensor> _scratch = [];

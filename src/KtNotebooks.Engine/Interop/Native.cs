@@ -10,7 +10,7 @@ namespace KtNotebooks.Interop;
 internal static unsafe partial class Native
 {
     internal const string Library = "ktnative";
-    internal const int AbiVersion = 3;
+    internal const int AbiVersion = 4;
     internal const int F32 = 0;
     internal const int BF16 = 1;
 
@@ -55,7 +55,7 @@ internal static unsafe partial class Native
     internal static partial int kt_grouped_weight_grad(int E, int* offsets, long N, long K, void* x, int typeX, void* dy, int typeDy, float** dW);
 
     [LibraryImport(Library)]
-    internal static partial int kt_decode(int type, void* data, void* scales, long K, long row, long rows, void* @out, int typeOut);
+    internal static partial int kt_dequantize(int type, void* data, void* scales, long K, long row, long rows, void* @out, int typeOut);
 
     [LibraryImport(Library)]
     internal static partial int kt_attention(int nseq, int* startsQ, int* startsK, int H, int Hk, int D, int Dv, float scale,

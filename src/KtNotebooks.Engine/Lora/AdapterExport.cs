@@ -2,6 +2,7 @@ using System.Text.Json;
 using System.Text.Json.Nodes;
 
 using KtNotebooks.Files;
+using KtNotebooks.Formats;
 using KtNotebooks.Tensors;
 using KtNotebooks.Weights;
 
@@ -212,7 +213,8 @@ public sealed class AdapterExport : IDisposable
             using var scales = stored.Type == DType.F8E4M3 ? _base.Fp8Scales(name) : null;
             var sum = MergedTensor.Sum(stored, scales, [.. (sources ?? []).Select(s => PairOf(s.Source, s.Path))]);
             if (type != DType.F8E4M3) return MergedTensor.Round(sum, type, stored.Shape);
-            var (codes, blocks) = MergedTensor.ToFp8(sum, (int)stored.Dim(0), stored.Width);
+            using var merged = Tensor.From(sum, DType.F32, stored.Shape);
+            var (codes, blocks) = StorageFormat.Fp8.Quantize(merged);
             _pending = (name + ScaleSuffix, blocks);
             return codes;
         }

@@ -1,7 +1,6 @@
 using KtNotebooks.Experts;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
-using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Lora;

@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Text.Json;
 
 using KtNotebooks.Files;
+using KtNotebooks.Formats;
 using KtNotebooks.Interop;
 using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
@@ -45,7 +46,7 @@ public sealed class ConfigFile
     public DType StoredType => Text("torch_dtype", Text("dtype", "bfloat16")) == "float32" ? DType.F32 : DType.BF16;
 
     /// <summary>How the checkpoint stores its experts by quantization_config; null: not quantised.</summary>
-    public MatrixFormat? StoredFormat => Quantization.Of(_root, Path);
+    public StorageFormat? StoredFormat => Quantization.Of(_root, Path);
 
     public string ModelType => Text("model_type");
 

@@ -2,7 +2,7 @@ using System.Text.Json;
 using System.Text.Json.Nodes;
 
 using KtNotebooks.Files;
-using KtNotebooks.Ops;
+using KtNotebooks.Formats;
 using KtNotebooks.Tensors;
 using KtNotebooks.Weights;
 
@@ -28,17 +28,17 @@ public sealed class ModelMaker
     /// <param name="format">Bf16, fp8 or int4; null: as the shape's config says.</param>
     /// <exception cref="ArgumentException">An unknown shape, too many layers, or a format that does not fit.</exception>
     /// <exception cref="IOException">The folder is in use, or the disk is too small.</exception>
-    public ModelMaker(string shape, string folder, int? layers = null, MatrixFormat? format = null, ulong seed = 1)
+    public ModelMaker(string shape, string folder, int? layers = null, StorageFormat? format = null, ulong seed = 1)
     {
         _folder = OutputFolder.Full(folder, "a random model");
         _config = ModelShapes.Config(shape, layers);
-        Format = format ?? (_config.ContainsKey(Quantization.Key) ? MatrixFormat.Fp8 : MatrixFormat.BF16);
-        if (Format is not (MatrixFormat.BF16 or MatrixFormat.Fp8 or MatrixFormat.Int4))
-            throw new ArgumentException($"a checkpoint is made as bf16, fp8 or int4; {Format.Name()} is made from those while they are loaded");
+        Format = format ?? (_config.ContainsKey(Quantization.Key) ? StorageFormat.Fp8 : StorageFormat.BF16);
+        if (Format != StorageFormat.BF16 && Format.Config is null)
+            throw new ArgumentException($"a checkpoint is made as bf16, fp8 or int4; {Format.Name} is made from those while they are loaded");
         if (Directory.Exists(folder) && Directory.EnumerateFileSystemEntries(folder).FirstOrDefault() is { } found)
             throw new IOException($"{folder}: is not empty (there is {Path.GetFileName(found)}); choose a new folder");
         _config.Remove(Quantization.Key);
-        if (Format != MatrixFormat.BF16) _config[Quantization.Key] = Quantization.Block(Format);
+        if (Format != StorageFormat.BF16) _config[Quantization.Key] = JsonNode.Parse(Format.Config!);
         // The multi-token prediction layer is not made.
         if (_config.ContainsKey("num_nextn_predict_layers")) _config["num_nextn_predict_layers"] = 0;
         _codes = new RandomCodes(seed, Deviation);
@@ -47,7 +47,7 @@ public sealed class ModelMaker
         AtomicFile.RequireSpace(folder, Bytes + 10_000_000);
     }
 
-    public MatrixFormat Format { get; }
+    public StorageFormat Format { get; }
 
     /// <summary>Numbers of the model, however they are stored.</summary>
     public long Parameters { get; private set; }
@@ -93,16 +93,16 @@ public sealed class ModelMaker
         var isExpert = name.Contains(".experts.", StringComparison.Ordinal);
         var isLinear = dims.Length == 2 && name is not ("model.embed_tokens.weight" or "lm_head.weight")
             && !name.EndsWith(".gate.weight", StringComparison.Ordinal);
-        if (Format == MatrixFormat.Fp8 && isLinear)
+        if (Format == StorageFormat.Fp8 && isLinear)
         {
-            Place(new Item(name, DType.F8E4M3, dims, MatrixFormat.Fp8, 0),
+            Place(new Item(name, DType.F8E4M3, dims, StorageFormat.Fp8, 0),
                 new Item(name + "_scale_inv", DType.F32, Format.ScaleShape(dims[0], dims[1]), null, _codes.Fp8Scale));
             return;
         }
-        if (Format == MatrixFormat.Int4 && isExpert)
+        if (Format == StorageFormat.Int4 && isExpert)
         {
             if (Format.Refusal(dims[1]) is { } refusal) throw new ArgumentException($"{name}: {refusal}");
-            Place(new Item(name + "_packed", DType.I32, [dims[0], dims[1] / 8], MatrixFormat.Int4, 0),
+            Place(new Item(name + "_packed", DType.I32, [dims[0], dims[1] / 8], StorageFormat.Int4, 0),
                 new Item(name + "_scale", DType.BF16, Format.ScaleShape(dims[0], dims[1]), null, _codes.Int4Scale),
                 new Item(name + "_shape", DType.I64, [2], null, 0, dims));
             return;
@@ -110,7 +110,7 @@ public sealed class ModelMaker
         // The router's correction bias is small and F32; norms are one.
         if (dims.Length == 1) Place(name.EndsWith("bias", StringComparison.Ordinal) ? new Item(name, DType.F32, dims, null, 0)
             : new Item(name, DType.BF16, dims, null, 1));
-        else Place(new Item(name, DType.BF16, dims, MatrixFormat.BF16, 0));
+        else Place(new Item(name, DType.BF16, dims, StorageFormat.BF16, 0));
     }
 
     /// <summary>Puts items into the current shard, or into a new one when it is full.</summary>
@@ -142,7 +142,7 @@ public sealed class ModelMaker
     }
 
     /// <summary>One stored tensor: random codes of a format, or one value (or the numbers given) throughout.</summary>
-    private sealed record Item(string Name, DType Type, long[] Dims, MatrixFormat? Codes, float Value, long[]? Numbers = null)
+    private sealed record Item(string Name, DType Type, long[] Dims, StorageFormat? Codes, float Value, long[]? Numbers = null)
     {
         public long Bytes { get; } = Dims.Aggregate((long)Type.Size(), (a, b) => a * b);
 

@@ -1,5 +1,6 @@
 using System.Numerics.Tensors;
 
+using KtNotebooks.Formats;
 using KtNotebooks.Interop;
 using KtNotebooks.Tensors;
 
@@ -22,7 +23,7 @@ internal static unsafe class GroupedMatmul
             fixed (int* o = offsets)
             fixed (nint* wp = pointers.W, sp = pointers.Scales, ap = pointers.A, bp = pointers.B)
             {
-                Native.Ok(Native.kt_grouped_linear(w.Count, o, w.N, w.K, (void*)x.Pointer, Code(x), (void*)(xl ?? x).Pointer, (void**)wp, (int)w.Format,
+                Native.Ok(Native.kt_grouped_linear(w.Count, o, w.N, w.K, (void*)x.Pointer, Code(x), (void*)(xl ?? x).Pointer, (void**)wp, w.Format.Code,
                     (void**)sp, a?.N ?? 0, (float**)ap, (float**)bp, scale, p is null ? null : (float*)p.Pointer, (void*)y.Pointer, Code(y)));
             }
             return;
@@ -51,7 +52,7 @@ internal static unsafe class GroupedMatmul
             fixed (int* o = offsets)
             fixed (nint* wp = pointers.W, sp = pointers.Scales, ap = pointers.A, bp = pointers.B)
             {
-                Native.Ok(Native.kt_grouped_linear_dx(w.Count, o, w.N, w.K, (void*)dy.Pointer, Code(dy), (void**)wp, (int)w.Format, (void**)sp, a?.N
+                Native.Ok(Native.kt_grouped_linear_dx(w.Count, o, w.N, w.K, (void*)dy.Pointer, Code(dy), (void**)wp, w.Format.Code, (void**)sp, a?.N
                     ?? 0, (float**)ap, (float**)bp, scale, q is null ? null : (float*)q.Pointer, dx is null ? null : (void*)dx.Pointer, dxl is null ? null
                     : (void*)dxl.Pointer, Code((dx ?? dxl)?.Type ?? DType.F32)));
             }
@@ -199,7 +200,7 @@ internal static unsafe class GroupedMatmul
         public Pointers(Matrices w, Matrices? a, Matrices? b)
         {
             W = Of(w);
-            if (w.Format.IsLowBit()) w.ScalesPointers(Scales = new nint[w.Count]);
+            if (w.Format.IsLowBit) w.ScalesPointers(Scales = new nint[w.Count]);
             A = Of(a);
             B = Of(b);
         }

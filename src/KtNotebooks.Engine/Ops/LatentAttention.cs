@@ -1,6 +1,7 @@
 using System.Numerics.Tensors;
 
 using KtNotebooks.Autograd;
+using KtNotebooks.Formats;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Ops;

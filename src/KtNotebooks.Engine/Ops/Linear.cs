@@ -1,4 +1,5 @@
 using KtNotebooks.Autograd;
+using KtNotebooks.Formats;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Ops;

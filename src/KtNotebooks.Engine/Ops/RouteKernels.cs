@@ -6,9 +6,9 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Ops;
 
 /// <summary>
-/// <see cref="Routes"/> on a card, and the row work around the experts' products: for the executors, on raw tensors of one card. T tokens, k experts each;
-/// route t·k + j is token t's j-th expert; sorted row i carries route routes[i]. Nothing here waits for the card, allocates more than two small scratch
-/// tensors or depends on the order in which blocks run.
+/// Rows on their way to the experts and back on a card, and the row work around the experts' products: for the executors, on raw tensors of one card. T
+/// tokens, k experts each; route t·k + j is token t's j-th expert; sorted row i carries route routes[i]. Nothing here waits for the card, allocates more
+/// than two small scratch tensors or depends on the order in which blocks run.
 /// </summary>
 internal static class RouteKernels
 {
@@ -22,7 +22,7 @@ internal static class RouteKernels
     private static readonly CudaProgram Program = new(nameof(RouteKernels), $"#define MAX_EXPERTS {MaxExperts}\n{CudaProgram.Resource("Ops.RouteKernels.cu")}");
 
     /// <summary>
-    /// Stable counting sort by expert, the result of <see cref="Routes.Sort"/>. indices I32 [T, k], each in 0 … experts − 1 as a router gives them; fills
+    /// Stable counting sort by expert, the result of the CPU's Routes.Sort. indices I32 [T, k], each in 0 … experts − 1 as a router gives them; fills
     /// offsets I32 [experts + 1], routes I32 [T·k] and its inverse rowOf I32 [T·k].
     /// </summary>
     public static void Sort(Tensor indices, int experts, Tensor offsets, Tensor routes, Tensor rowOf)

@@ -1,4 +1,4 @@
-using KtNotebooks.Ops;
+using KtNotebooks.Formats;
 
 namespace KtNotebooks.Placement;
 
@@ -49,14 +49,14 @@ internal static class KtNames
     };
 
     /// <summary>backend of CPU experts → format; null: as stored. The kernel that goes with it is chosen by what the CPU has: AMX is not required.</summary>
-    public static readonly Dictionary<string, MatrixFormat?> Backends = new()
+    public static readonly Dictionary<string, StorageFormat?> Backends = new()
     {
         ["llamafile"] = null,
-        ["AMXBF16"] = MatrixFormat.BF16,
-        ["AMXInt8"] = MatrixFormat.Int8,
-        ["AMXInt4"] = MatrixFormat.Int4,
-        ["AMXINT8"] = MatrixFormat.Int8,
-        ["AMXINT4"] = MatrixFormat.Int4,
+        ["AMXBF16"] = StorageFormat.BF16,
+        ["AMXInt8"] = StorageFormat.Int8,
+        ["AMXInt4"] = StorageFormat.Int4,
+        ["AMXINT8"] = StorageFormat.Int8,
+        ["AMXINT4"] = StorageFormat.Int4,
     };
 
     /// <summary>Keyword arguments of a replacement for a kind of module.</summary>

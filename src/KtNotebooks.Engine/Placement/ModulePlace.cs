@@ -1,5 +1,5 @@
 using KtNotebooks.Files;
-using KtNotebooks.Ops;
+using KtNotebooks.Formats;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Placement;
@@ -43,7 +43,7 @@ public enum ExecutorKind
 /// <param name="Executor">Of routed experts; null for all else.</param>
 /// <param name="Kernel">CPU variant: auto, or a name that KT_CPU takes.</param>
 /// <param name="Because">File and line, or the key, that says so: errors name it.</param>
-public sealed record ModulePlace(Device Compute, WeightHome Weights, MatrixFormat? Format = null, ExecutorKind? Executor = null,
+public sealed record ModulePlace(Device Compute, WeightHome Weights, StorageFormat? Format = null, ExecutorKind? Executor = null,
     string Kernel = ModulePlace.AnyKernel, string Because = "default")
 {
     /// <summary>The word that leaves the kernel open.</summary>
@@ -69,7 +69,7 @@ public enum ModuleClass
 }
 
 /// <summary>What a rule says of the modules that it matches; null: it does not say.</summary>
-internal sealed record Assignment(string? Compute = null, WeightHome? Weights = null, MatrixFormat? Format = null, ExecutorKind? Executor = null,
+internal sealed record Assignment(string? Compute = null, WeightHome? Weights = null, StorageFormat? Format = null, ExecutorKind? Executor = null,
     string Kernel = ModulePlace.AnyKernel, string? Output = null)
 {
     /// <summary>The kind of module that a KTransformers class stands for; null: any.</summary>

@@ -3,7 +3,7 @@ using System.Globalization;
 using KtNotebooks.Configuration;
 using KtNotebooks.Data;
 using KtNotebooks.Files;
-using KtNotebooks.Ops;
+using KtNotebooks.Formats;
 using KtNotebooks.Tensors;
 
 using YamlDotNet.RepresentationModel;
@@ -81,7 +81,7 @@ public sealed class PlacementRules
         var place = Mapping(node, near, "compute", "weights", "format", "kernel", "experts");
         var compute = Maybe(place, "compute") is { } c ? DeviceWord(c, "auto") : null;
         WeightHome? home = Maybe(place, "weights") is { } w ? Enum.Parse<WeightHome>(Choice(w, "weights", "host", "device", "mmap"), ignoreCase: true) : null;
-        MatrixFormat? format = Maybe(place, "format") is { } f ? MatrixFormats.Parse(Choice(f, "format", "bf16", "fp8", "int8", "int4")) : null;
+        StorageFormat? format = Maybe(place, "format") is { } f ? StorageFormat.Parse(Choice(f, "format", StorageFormat.BankNames)) : null;
         ExecutorKind? executor = Maybe(place, "experts") is { } e
             ? Enum.Parse<ExecutorKind>(Choice(e, "experts", "auto", "cpu", "streamed", "resident", "split"), ignoreCase: true) : null;
         var kernel = Maybe(place, "kernel") is { } k ? Choice(k, "kernel", Kernels) : ModulePlace.AnyKernel;
@@ -125,9 +125,9 @@ public sealed class PlacementRules
     {
         var generate = Operator(kwargs, "generate_op", KtNames.ExpertOps.Keys);
         var prefill = Operator(kwargs, "prefill_op", KtNames.ExpertOps.Keys);
-        MatrixFormat? format = Maybe(kwargs, "backend") is { } backend ? Known(backend, KtNames.Backends, "backend") : null;
+        StorageFormat? format = Maybe(kwargs, "backend") is { } backend ? Known(backend, KtNames.Backends, "backend") : null;
         var op = generate ?? prefill;
-        if (op is "KExpertsMarlin") format = MatrixFormat.Int4;
+        if (op is "KExpertsMarlin") format = StorageFormat.Int4;
         var onCpu = op is null ? device == "cpu" : KtNames.ExpertOps[op] || device == "cpu";
         return onCpu ? new Assignment("cpu", WeightHome.Host, format, ExecutorKind.Cpu, Output: output)
             : new Assignment(device, WeightHome.Device, format, ExecutorKind.Resident, Output: output);

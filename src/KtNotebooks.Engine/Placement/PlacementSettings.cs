@@ -2,8 +2,8 @@ using System.Globalization;
 
 using KtNotebooks.Configuration;
 using KtNotebooks.Data;
+using KtNotebooks.Formats;
 using KtNotebooks.Interop.Cuda;
-using KtNotebooks.Ops;
 
 namespace KtNotebooks.Placement;
 
@@ -18,17 +18,17 @@ public sealed record PlacementSettings
     /// <summary>More cards than any one machine has.</summary>
     private const int MostCards = 64;
 
-    private static readonly Dictionary<string, MatrixFormat?> Backends = new()
+    private static readonly Dictionary<string, StorageFormat?> Backends = new()
     {
         ["auto"] = null,
-        ["BF16"] = MatrixFormat.BF16,
-        ["AMXBF16"] = MatrixFormat.BF16,
-        ["INT8"] = MatrixFormat.Int8,
-        ["AMXINT8"] = MatrixFormat.Int8,
-        ["FP8"] = MatrixFormat.Fp8,
-        ["AMXFP8"] = MatrixFormat.Fp8,
-        ["AMXINT4"] = MatrixFormat.Int4,
-        ["RAWINT4"] = MatrixFormat.Int4,
+        ["BF16"] = StorageFormat.BF16,
+        ["AMXBF16"] = StorageFormat.BF16,
+        ["INT8"] = StorageFormat.Int8,
+        ["AMXINT8"] = StorageFormat.Int8,
+        ["FP8"] = StorageFormat.Fp8,
+        ["AMXFP8"] = StorageFormat.Fp8,
+        ["AMXINT4"] = StorageFormat.Int4,
+        ["RAWINT4"] = StorageFormat.Int4,
     };
 
     /// <summary>kt_optimize_rule, or null.</summary>
@@ -44,7 +44,7 @@ public sealed record PlacementSettings
     public ExecutorKind? Experts { get; init; }
 
     /// <summary>Format and home of experts by kt_config.</summary>
-    public MatrixFormat? ExpertFormat { get; init; }
+    public StorageFormat? ExpertFormat { get; init; }
 
     public WeightHome? ExpertHome { get; init; }
 
@@ -205,7 +205,7 @@ public sealed record PlacementSettings
         if (value != other) throw c.Wrong(Block + option, $"{key}'s {other.ToString(CultureInfo.InvariantCulture)}");
     }
 
-    private static (MatrixFormat? Format, bool SkipLora) Format(Settings c)
+    private static (StorageFormat? Format, bool SkipLora) Format(Settings c)
     {
         const string skip = "_SkipLoRA";
         var (backend, named) = (Block + "kt_backend", Block + "kt_expert_weight_format");
@@ -214,9 +214,9 @@ public sealed record PlacementSettings
         if (skips) word = word[..^skip.Length];
         if (!Backends.TryGetValue(word, out var byBackend))
             throw new ArgumentException($"{c.Where(backend)}: unknown kt_backend '{word}'.{Nearest.Hint(word, Backends.Keys)}");
-        MatrixFormat? byName = c.Has(named) ? MatrixFormats.Parse(c.OneOf(named, "bf16", "bf16", "int8", "fp8", "int4")) : null;
+        StorageFormat? byName = c.Has(named) ? StorageFormat.Parse(c.OneOf(named, StorageFormat.BF16.Name, StorageFormat.BankNames)) : null;
         if (c.FlagOrNull("use_kt", null) == false) return (null, false);
-        if (byBackend is { } a && byName is { } b && a != b) throw c.Wrong(named, $"{a.Name()}, as kt_backend says");
+        if (byBackend is { } a && byName is { } b && a != b) throw c.Wrong(named, $"{a.Name}, as kt_backend says");
         return (byBackend ?? byName, skips);
     }
 

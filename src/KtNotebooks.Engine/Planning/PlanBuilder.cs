@@ -1,8 +1,8 @@
 using KtNotebooks.Experts;
+using KtNotebooks.Formats;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
-using KtNotebooks.Ops;
 using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
 using KtNotebooks.Training;
@@ -25,7 +25,7 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
     private long _stored;
     private long _trainable;
 
-    private MatrixFormat OwnFormat => MatrixFormats.Of(model.Type);
+    private StorageFormat OwnFormat => StorageFormat.Of(model.Type);
 
     public MemoryPlan Build(string name)
     {
@@ -80,7 +80,7 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
             taken[card] = taken.GetValueOrDefault(card) + (groupBytes * slots);
             foreach (var ((bank, place), layout) in group.Zip(layouts))
             {
-                bank.PlanOn(new PlannedExperts(layout, resident ? ResidentExperts.GroupsOf(layout, model.Type, ExpertExecutors.DecodedBytes)
+                bank.PlanOn(new PlannedExperts(layout, resident ? ResidentExperts.GroupsOf(layout, model.Type, ExpertExecutors.DequantizedBytes)
                     : layout.Groups(groupBytes)));
                 _placed[bank.Path] = kind != ExecutorKind.Auto ? place
                     : place with { Executor = share.Executor, Weights = resident ? WeightHome.Device : WeightHome.Host };
@@ -124,7 +124,7 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
         _parameters += parameters;
         var stored = config.StoredFormat ?? StoredType;
         _stored += bank.Count * ((2 * stored.Bytes(bank.Inner, bank.Width)) + stored.Bytes(bank.Width, bank.Inner));
-        _parts.Add((Pattern(bank.Path), Layer(bank.Path), place, format.Name(), parameters, bytes));
+        _parts.Add((Pattern(bank.Path), Layer(bank.Path), place, format.Name, parameters, bytes));
         var mapped = place.Weights == WeightHome.Mmap && format == (config.StoredFormat ?? StoredType);
         Add(place.Weights == WeightHome.Device ? place.Compute : Device.Cpu, mapped ? MemoryPlan.Mapped : MemoryPlan.Weights, bytes);
     }
@@ -134,17 +134,17 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
         var place = placement.Of(name);
         var group = module is MoeMlp ? name[..name.LastIndexOf('.')] : parent is MlaAttention or GqaAttention or SwiGluMlp ? parent.Path : module.Path;
         _parameters += tensor.Count;
-        _parts.Add((Pattern(group), Layer(group), place, MatrixFormats.Of(tensor.Type).Name(), tensor.Count, tensor.ByteLength));
-        // A tensor stays mapped where it is stored as it is used; low-bit checkpoints keep their linear layers as codes, which are decoded at load.
-        var decoded = config.StoredFormat is not null && module is Nn.Linear && group != "lm_head";
-        _stored += decoded && config.StoredFormat == MatrixFormat.Fp8 ? MatrixFormat.Fp8.Bytes(tensor.Rows, tensor.Width)
+        _parts.Add((Pattern(group), Layer(group), place, StorageFormat.Of(tensor.Type).Name, tensor.Count, tensor.ByteLength));
+        // A tensor stays mapped where it is stored as it is used; low-bit checkpoints keep their linear layers as codes, which are dequantized at load.
+        var dequantized = config.StoredFormat is not null && module is Nn.Linear && group != "lm_head";
+        _stored += dequantized && config.StoredFormat == StorageFormat.Fp8 ? StorageFormat.Fp8.Bytes(tensor.Rows, tensor.Width)
             : tensor.Count * StoredType.Bytes(1, 1);
-        var mapped = place.Weights == WeightHome.Mmap && !decoded && MatrixFormats.Of(tensor.Type) == StoredType;
+        var mapped = place.Weights == WeightHome.Mmap && !dequantized && StorageFormat.Of(tensor.Type) == StoredType;
         Add(place.Weights == WeightHome.Device ? place.Compute : Device.Cpu, mapped ? MemoryPlan.Mapped : MemoryPlan.Weights, tensor.ByteLength);
     }
 
     /// <summary>The type of what is not quantised in the checkpoint.</summary>
-    private MatrixFormat StoredType => config.StoredType == DType.F32 ? MatrixFormat.F32 : MatrixFormat.BF16;
+    private StorageFormat StoredType => config.StoredType == DType.F32 ? StorageFormat.F32 : StorageFormat.BF16;
 
     private void CountTrained(Module module, long bytes, long count)
     {
@@ -190,7 +190,7 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
         foreach (var (device, bytes) in largest) Add(device, MemoryPlan.Workspace, bytes);
     }
 
-    private MatrixFormat FormatOf(ExpertBank bank) => placement.Of(bank.Path).Format ?? config.StoredFormat ?? OwnFormat;
+    private StorageFormat FormatOf(ExpertBank bank) => placement.Of(bank.Path).Format ?? config.StoredFormat ?? OwnFormat;
 
     private BankLayout LayoutOf(ExpertBank bank) => new(bank.Count, bank.Width, bank.Inner, FormatOf(bank));
 

@@ -1,4 +1,4 @@
-using KtNotebooks.Ops;
+using KtNotebooks.Experts;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Planning;
@@ -8,8 +8,8 @@ internal sealed class PlannedExperts(BankLayout layout, IReadOnlyList<ExpertGrou
 {
     public override IReadOnlyList<ExpertGroup> Groups => groups;
 
-    /// <summary>Low-bit matrices are decoded when their group is opened.</summary>
-    internal override long OpenBytes(ExpertGroup group, DType type) => layout.IsDirect(type) ? 0 : group.Count * layout.DecodedBytes(type);
+    /// <summary>Low-bit matrices are dequantized when their group is opened.</summary>
+    internal override long OpenBytes(ExpertGroup group, DType type) => layout.IsDirect(type) ? 0 : group.Count * layout.DequantizedBytes(type);
 
     internal override GroupMatrices Open(int group, DType type) => throw Nothing();
 

@@ -1,5 +1,6 @@
 using System.Text;
 
+
 namespace KtNotebooks.Segmentation;
 
 /// <summary>

@@ -2,6 +2,9 @@ using YamlDotNet.Core;
 using YamlDotNet.Serialization;
 using YamlDotNet.Serialization.NamingConventions;
 
+
+
+
 namespace KtNotebooks.Synthetic;
 
 /// <summary>

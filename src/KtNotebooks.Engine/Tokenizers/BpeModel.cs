@@ -2,6 +2,7 @@ using System.Buffers;
 using System.Numerics;
 using System.Text;
 
+
 namespace KtNotebooks.Tokenizers;
 
 /// <summary>

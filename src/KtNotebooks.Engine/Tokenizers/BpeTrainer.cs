@@ -3,6 +3,7 @@ using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 
+
 namespace KtNotebooks.Tokenizers;
 
 /// <summary>

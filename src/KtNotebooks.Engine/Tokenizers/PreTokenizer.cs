@@ -1,3 +1,4 @@
+
 namespace KtNotebooks.Tokenizers;
 
 /// <summary>Takes the pieces of a text one after another, in order.</summary>

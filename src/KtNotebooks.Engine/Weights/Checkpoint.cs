@@ -3,7 +3,7 @@ using System.Text;
 using System.Text.Json;
 
 using KtNotebooks.Files;
-using KtNotebooks.Ops;
+using KtNotebooks.Formats;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Weights;
@@ -11,7 +11,7 @@ namespace KtNotebooks.Weights;
 /// <summary>
 /// A model folder as Hugging Face saves it: model.safetensors, or shards with model.safetensors.index.json. A tensor that is stored in the wanted type is a
 /// view on the mapped file, so an expert costs no memory of ours until it is used. Low-bit experts stay as they are stored or become what
-/// <see cref="FormatOf"/> says; all other low-bit tensors are decoded when they are taken.
+/// <see cref="FormatOf"/> says; all other low-bit tensors are dequantized when they are taken.
 /// </summary>
 public sealed class Checkpoint : IWeights, IDisposable
 {
@@ -56,10 +56,10 @@ public sealed class Checkpoint : IWeights, IDisposable
     public string Folder { get; }
 
     /// <summary>The low-bit format that config.json announces, or null.</summary>
-    public MatrixFormat? Quantized { get; }
+    public StorageFormat? Quantized { get; }
 
     /// <summary>Wanted format of the experts below a path (`model.layers.3.mlp.experts`); null: as stored.</summary>
-    public Func<string, MatrixFormat?> FormatOf { get; init; } = _ => null;
+    public Func<string, StorageFormat?> FormatOf { get; init; } = _ => null;
 
     /// <summary>Whether a tensor, or the experts below a path, are copied into memory of ours; if not, they are mapped.</summary>
     public Func<string, bool> InMemory { get; init; } = _ => false;
@@ -90,26 +90,26 @@ public sealed class Checkpoint : IWeights, IDisposable
     public Tensor Fp8Scales(string name)
     {
         var (n, k) = ShapeOf(name);
-        return _matrices.Fp8Scales(name, n, k, inMemory: true);
+        return _matrices.Scales(name, StorageFormat.Fp8, n, k, inMemory: true);
     }
 
     /// <summary>Rows and columns of a matrix, however it is stored.</summary>
     public (long N, long K) ShapeOf(string name)
     {
-        var packed = _matrices.FormatOf(name) == MatrixFormat.Int4;
-        var shape = Entry(packed ? name + StoredMatrices.Packed : name).Shape;
-        return shape.Length == 2 ? (shape[0], packed ? shape[1] * 8 : shape[1])
+        var form = _matrices.FormatOf(name)?.Stored;
+        var shape = Entry(name + form?.Data).Shape;
+        return shape.Length == 2 ? (shape[0], shape[1] * (form?.ElementsEach ?? 1))
             : throw new InvalidDataException($"{FileOf(name).Path}: tensor '{name}' is no matrix: [{string.Join(", ", shape)}]");
     }
 
     public Tensor Take(string name, DType type, params ReadOnlySpan<long> shape)
     {
-        if (_matrices.FormatOf(name) is { } format && format.IsLowBit())
+        if (_matrices.FormatOf(name) is { } format && format.IsLowBit)
         {
             if (shape.Length != 2)
                 throw new InvalidDataException($"{Folder}: tensor '{name}' must be [{string.Join(", ", shape.ToArray())}] by config.json, but is a matrix "
-                    + $"of {format.Name()}");
-            return _matrices.Decode(name, format, shape[0], shape[1], type);
+                    + $"of {format.Name}");
+            return _matrices.Dequantize(name, format, shape[0], shape[1], type);
         }
         var file = FileOf(name);
         var entry = file.Entries[name];
@@ -156,7 +156,7 @@ public sealed class Checkpoint : IWeights, IDisposable
     internal void CheckFp8Scales(string name)
     {
         var (n, k) = ShapeOf(name);
-        _matrices.CheckFp8Scales(name, n, k);
+        _matrices.CheckScales(name, StorageFormat.Fp8, n, k);
     }
 
     internal SafetensorsFile FileOf(string name) => _fileOf.TryGetValue(name, out var file) ? file

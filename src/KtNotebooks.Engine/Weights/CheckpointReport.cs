@@ -1,4 +1,4 @@
-using KtNotebooks.Ops;
+using KtNotebooks.Formats;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Weights;
@@ -41,13 +41,13 @@ public static class CheckpointReport
     }
 
     /// <summary>
-    /// Errors of the routed experts in <paramref name="format"/>, layer by layer as they are ready. Of a low-bit checkpoint against its decoded values.
+    /// Errors of the routed experts in <paramref name="format"/>, layer by layer as they are ready. Of a low-bit checkpoint against its dequantized values.
     /// </summary>
     /// <param name="expertsPerLayer">How many experts of each layer are measured, spread evenly; all of 671 billion parameters would take long.</param>
-    public static IEnumerable<LayerError> Errors(Checkpoint checkpoint, MatrixFormat format, int expertsPerLayer = 4)
+    public static IEnumerable<LayerError> Errors(Checkpoint checkpoint, StorageFormat format, int expertsPerLayer = 4)
     {
         ArgumentNullException.ThrowIfNull(checkpoint);
-        if (!format.IsLowBit()) throw new ArgumentException($"{format.Name()} is not a low-bit format: there is no error to measure");
+        if (!format.IsLowBit) throw new ArgumentException($"{format.Name} is not a low-bit format: there is no error to measure");
         var experts = checkpoint.Names.Select(Parse).OfType<(int Layer, int Expert, string Projection, string Name)>().Distinct()
             .GroupBy(e => (e.Layer, e.Projection)).OrderBy(g => g.Key.Layer).ThenBy(g => Array.IndexOf(Projections, g.Key.Projection));
         foreach (var group in experts)
@@ -79,14 +79,14 @@ public static class CheckpointReport
     /// <summary>`model.layers.3.mlp.experts.7.up_proj.weight`, or the same with _packed; null for all else.</summary>
     private static (int Layer, int Expert, string Projection, string Name)? Parse(string name)
     {
-        var weight = name.EndsWith("_packed", StringComparison.Ordinal) ? name[..^"_packed".Length] : name;
+        var weight = StoredMatrices.MatrixOf(name);
         var words = weight.Split('.');
         var at = Array.IndexOf(words, "experts");
         return at > 0 && words.Length == at + 4 && words[^1] == "weight" && Array.IndexOf(words, "layers") is >= 0 and var layers
             && int.TryParse(words[layers + 1], out var layer) && int.TryParse(words[at + 1], out var expert) ? (layer, expert, words[at + 2], weight) : null;
     }
 
-    private static LayerError Measure(Checkpoint checkpoint, MatrixFormat format, int layer, string projection, string[] names)
+    private static LayerError Measure(Checkpoint checkpoint, StorageFormat format, int layer, string projection, string[] names)
     {
         var counts = new long[ErrorEdges.Count + 1];
         double error = 0, size = 0, worst = 0;
@@ -94,17 +94,12 @@ public static class CheckpointReport
         {
             var (n, k) = checkpoint.ShapeOf(name);
             using var exact = checkpoint.Take(name, DType.F32, n, k);
-            var (data, scales) = LowBitEncoder.Encode(format, exact);
+            var (data, scales) = format.Quantize(exact);
             using (data)
             using (scales)
-            using (var coded = LowBit.Decode(format, data, scales, n, k, DType.F32))
+            using (var coded = format.Dequantize(data, scales, n, k, DType.F32))
             {
-                var (height, width) = format switch
-                {
-                    MatrixFormat.Fp8 => (MatrixFormats.Fp8Block, MatrixFormats.Fp8Block),
-                    MatrixFormat.Int8 => (1, (int)k),
-                    _ => (1, MatrixFormats.Int4Group)
-                };
+                var (height, width) = format.ScaledBlock(k);
                 for (long row = 0; row < n; row += height)
                     for (var column = 0; column < k; column += width)
                     {

@@ -2,8 +2,8 @@ using System.Text.Json;
 using System.Text.Json.Nodes;
 
 using KtNotebooks.Files;
+using KtNotebooks.Formats;
 using KtNotebooks.Interop;
-using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Weights;
@@ -15,7 +15,7 @@ namespace KtNotebooks.Weights;
 /// </summary>
 public sealed class Fp8Conversion : IDisposable
 {
-    private const string ScaleSuffix = StoredMatrices.Fp8ScaleSuffix;
+    private static readonly string ScaleSuffix = StorageFormat.Fp8.Stored!.Scales;
     private const string Journal = ".kt-convert.json";
     private const long PieceBytes = 4 << 20; // of FP8 codes; twice that in BF16
     private readonly string _target;
@@ -37,7 +37,7 @@ public sealed class Fp8Conversion : IDisposable
         _source = new Checkpoint(from);
         try
         {
-            if (_source.Quantized != MatrixFormat.Fp8)
+            if (_source.Quantized != StorageFormat.Fp8)
                 throw new InvalidDataException($"{Path.Combine(source, "config.json")}: has no {Quantization.Key} of quant_method fp8; there is nothing to "
                     + "convert");
             foreach (var (name, file) in _source.Files)
@@ -174,7 +174,7 @@ public sealed class Fp8Conversion : IDisposable
         {
             var row = entry.Type == DType.F8E4M3 ? entry.Shape[1] : 1;
             var count = entry.Type == DType.F8E4M3 ? entry.Shape[0] : entry.End - entry.Begin; // bytes of what is copied
-            var step = entry.Type == DType.F8E4M3 ? Math.Max(PieceBytes / Math.Max(row, 1) / MatrixFormats.Fp8Block, 1) * MatrixFormats.Fp8Block
+            var step = entry.Type == DType.F8E4M3 ? Math.Max(PieceBytes / Math.Max(row, 1) / Fp8Format.Block, 1) * Fp8Format.Block
                 : 2 * PieceBytes;
             for (long at = 0; at < count; at += step) pieces.Add(new Piece(entry, at, Math.Min(step, count - at)));
         }
@@ -195,8 +195,8 @@ public sealed class Fp8Conversion : IDisposable
             // Read, not mapped: a mapped page counts as memory of the process until the end, and the system maps its neighbours with it (measured: 26 MB a
             // GB of BF16).
             using var all = _source.Fp8Scales(entry.Name);
-            using var scales = all.Slice(at / MatrixFormats.Fp8Block, ((count - 1) / MatrixFormats.Fp8Block) + 1);
-            shard.Write(entry.Name, at * k * 2, memory.Decoded(codes, scales, count, k));
+            using var scales = all.Slice(at / Fp8Format.Block, ((count - 1) / Fp8Format.Block) + 1);
+            shard.Write(entry.Name, at * k * 2, memory.Dequantized(codes, scales, count, k));
             meter.Add(name, count * k * 2);
         }, cancel);
         shard.Complete();
@@ -248,10 +248,10 @@ public sealed class Fp8Conversion : IDisposable
             return part.View(rows, k);
         }
 
-        public ReadOnlySpan<byte> Decoded(Tensor codes, Tensor scales, long rows, long k)
+        public ReadOnlySpan<byte> Dequantized(Tensor codes, Tensor scales, long rows, long k)
         {
             if (rows * k > _output.Count) Grow(ref _output, DType.BF16, rows * k);
-            LowBit.DecodeRows(MatrixFormat.Fp8, codes, scales, k, 0, rows, (void*)_output.Pointer, DType.BF16);
+            StorageFormat.Fp8.DequantizeRows(codes, scales, k, 0, rows, (void*)_output.Pointer, DType.BF16);
             return new ReadOnlySpan<byte>((void*)_output.Pointer, (int)(rows * k * 2));
         }
 

@@ -1,4 +1,4 @@
-using KtNotebooks.Ops;
+using KtNotebooks.Formats;
 
 namespace KtNotebooks.Weights;
 
@@ -6,4 +6,4 @@ namespace KtNotebooks.Weights;
 /// <param name="Experts">Format of the routed experts; null: as stored.</param>
 /// <param name="InMemory">Copied into memory of ours; if not, mapped.</param>
 /// <param name="Report">Told the bytes that were taken.</param>
-public sealed record LoadSettings(MatrixFormat? Experts = null, bool InMemory = false, Action<WorkProgress>? Report = null);
+public sealed record LoadSettings(StorageFormat? Experts = null, bool InMemory = false, Action<WorkProgress>? Report = null);

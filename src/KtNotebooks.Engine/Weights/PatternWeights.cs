@@ -1,6 +1,6 @@
 using System.Runtime.CompilerServices;
 
-using KtNotebooks.Ops;
+using KtNotebooks.Formats;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Weights;
@@ -15,20 +15,20 @@ public sealed unsafe class PatternWeights : IWeights
     private const int Pool = 1 << 22;
     private const float Deviation = 0.02f;
     private readonly Func<string, Device> _deviceOf;
-    private readonly MatrixFormat _format;
+    private readonly StorageFormat _format;
     private readonly ushort[] _values = new ushort[Pool];
     private readonly byte[] _bytes = new byte[Pool];
 
     /// <param name="device">Where all tensors but experts and the token table go.</param>
     /// <param name="format">Of the experts.</param>
-    public PatternWeights(Device device, MatrixFormat format, ulong seed = 1)
+    public PatternWeights(Device device, StorageFormat format, ulong seed = 1)
         : this(_ => device, format, seed)
     {
     }
 
     /// <param name="deviceOf">The same by the tensor's name.</param>
     /// <param name="format">Of the experts.</param>
-    public PatternWeights(Func<string, Device> deviceOf, MatrixFormat format, ulong seed = 1)
+    public PatternWeights(Func<string, Device> deviceOf, StorageFormat format, ulong seed = 1)
     {
         (_deviceOf, _format) = (deviceOf, format);
         var random = new NormalRandom(seed, "pattern");
@@ -61,22 +61,21 @@ public sealed unsafe class PatternWeights : IWeights
 
     public Matrices TakeExperts(string path, string suffix, DType type, int count, long n, long k)
     {
-        var format = _format == MatrixFormat.BF16 ? MatrixFormats.Of(type) : _format;
+        var format = _format == StorageFormat.BF16 ? StorageFormat.Of(type) : _format;
         if (format.Refusal(k) is { } refusal) throw new ArgumentException($"{path}.{suffix}: {refusal}");
         var (data, scales) = (new Tensor[count], new Tensor[count]);
         RowParallel.For(count, n * k, (first, last) =>
         {
             for (var e = (int)first; e < last; e++)
             {
-                data[e] = Tensor.Empty(format.DataType(), format.DataShape(n, k));
+                data[e] = Tensor.Empty(format.DataType, format.DataShape(n, k));
                 Fill(data[e], $"{path}.{e}.{suffix}");
-                if (!format.IsLowBit()) continue;
-                scales[e] = Tensor.Empty(format.ScaleType(), format.ScaleShape(n, k));
-                scales[e].Store(Enumerable.Repeat(Deviation / (format switch { MatrixFormat.Fp8 => 60, MatrixFormat.Int8 => 74, _ => 4.6f }),
-                    (int)scales[e].Count).ToArray());
+                if (!format.IsLowBit) continue;
+                scales[e] = Tensor.Empty(format.ScaleType, format.ScaleShape(n, k));
+                format.FillScales(scales[e], Deviation / format.RandomDeviation);
             }
         });
-        return format.IsLowBit() ? Matrices.Each(format, data, scales, n, k) : Matrices.Each(data);
+        return format.IsLowBit ? Matrices.Each(format, data, scales, n, k) : Matrices.Each(data);
     }
 
     private void Fill(Tensor tensor, string name)

@@ -1,6 +1,6 @@
 using System.Runtime.InteropServices;
 
-using KtNotebooks.Ops;
+using KtNotebooks.Formats;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Weights;
@@ -39,10 +39,10 @@ internal sealed class RandomCodes
     public float Int4Scale { get; }
 
     /// <summary>Fills the bytes of a piece of a matrix stored as <paramref name="format"/>: BF16, FP8 or two of 4 bits.</summary>
-    public void Fill(MatrixFormat format, string name, long piece, Span<byte> target)
+    public void Fill(StorageFormat format, string name, long piece, Span<byte> target)
     {
         var random = new NormalRandom(_seed + (ulong)piece, name);
-        if (format == MatrixFormat.BF16)
+        if (format == StorageFormat.BF16)
         {
             var values = MemoryMarshal.Cast<byte, ushort>(target);
             for (var i = 0; i < values.Length; i += 4)
@@ -52,7 +52,7 @@ internal sealed class RandomCodes
             }
             return;
         }
-        var table = format == MatrixFormat.Fp8 ? _fp8 : _int4;
+        var table = format == StorageFormat.Fp8 ? _fp8 : _int4;
         for (var i = 0; i < target.Length; i += 8)
         {
             var bits = random.Next();

@@ -1,4 +1,4 @@
-using KtNotebooks.Ops;
+using KtNotebooks.Formats;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Weights;

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 
+
 namespace KtNotebooks.Weights;
 
 /// <summary>How far a long piece of work on files has come.</summary>

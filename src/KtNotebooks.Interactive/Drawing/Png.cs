@@ -2,6 +2,7 @@ using System.Buffers.Binary;
 using System.IO.Compression;
 using System.Text;
 
+
 namespace KtNotebooks.Interactive.Drawing;
 
 /// <summary>

@@ -1,5 +1,7 @@
 using System.Text;
 
+
+
 namespace KtNotebooks.Interactive;
 
 /// <summary>

@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Text;
 
+
 namespace KtNotebooks.Interactive;
 
 public enum Alignment { Left, Center, Right }

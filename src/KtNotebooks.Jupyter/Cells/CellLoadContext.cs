@@ -2,6 +2,7 @@ using System.Reflection;
 using System.Runtime.InteropServices;
 using System.Runtime.Loader;
 
+
 namespace KtNotebooks.Jupyter.Cells;
 
 /// <summary>

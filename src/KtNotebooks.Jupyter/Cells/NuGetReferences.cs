@@ -3,6 +3,7 @@ using System.Security;
 using System.Text;
 using System.Text.Json.Nodes;
 
+
 namespace KtNotebooks.Jupyter.Cells;
 
 /// <summary>

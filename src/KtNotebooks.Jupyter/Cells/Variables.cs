@@ -1,5 +1,6 @@
 using System.Reflection;
 
+
 namespace KtNotebooks.Jupyter.Cells;
 
 /// <summary>

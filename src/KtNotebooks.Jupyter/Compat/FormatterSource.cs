@@ -1,5 +1,6 @@
 using System.Collections;
 
+
 namespace Microsoft.DotNet.Interactive.Formatting;
 
 /// <summary>

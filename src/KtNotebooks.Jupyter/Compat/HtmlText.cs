@@ -5,6 +5,8 @@ using System.Text.Encodings.Web;
 
 using Microsoft.AspNetCore.Html;
 
+
+
 namespace Microsoft.DotNet.Interactive.Formatting;
 
 /// <summary>Values as HTML without script or style sheet: sequences are tables with a column per property, objects tables with a row per property.</summary>

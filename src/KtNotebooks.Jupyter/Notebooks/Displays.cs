@@ -1,5 +1,6 @@
 using System.Text.Json.Nodes;
 
+
 namespace KtNotebooks.Jupyter.Notebooks;
 
 /// <summary>

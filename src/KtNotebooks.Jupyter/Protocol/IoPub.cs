@@ -1,6 +1,7 @@
 using System.Text;
 using System.Text.Json.Nodes;
 
+
 namespace KtNotebooks.Jupyter.Protocol;
 
 /// <summary>

@@ -1,6 +1,6 @@
 using KtNotebooks.Configuration;
+using KtNotebooks.Formats;
 using KtNotebooks.Generation;
-using KtNotebooks.Ops;
 using KtNotebooks.Tests.Cli;
 using KtNotebooks.Training;
 
@@ -83,8 +83,8 @@ public class DocumentFilesTests(Workplace place) : IClassFixture<Workplace>
         var c = Settings.Read([.. shared, .. Examples[name]]);
         var keys = FineTuneKeys.Read(c);
         Assert.All(c.Finish("kt train"), note => Assert.StartsWith("no effect here: ", note, StringComparison.Ordinal));
-        Assert.Equal(name.Contains("int8", StringComparison.Ordinal) ? MatrixFormat.Int8
-            : name.Contains("v3_lora", StringComparison.Ordinal) || name.Contains("3_5", StringComparison.Ordinal) ? MatrixFormat.BF16 : null,
+        Assert.Equal(name.Contains("int8", StringComparison.Ordinal) ? StorageFormat.Int8
+            : name.Contains("v3_lora", StringComparison.Ordinal) || name.Contains("3_5", StringComparison.Ordinal) ? StorageFormat.BF16 : null,
             keys.Placement.ExpertFormat);
         Assert.Equal(name.StartsWith("deepseek2", StringComparison.Ordinal), keys.Placement.Rules is not null);
     }

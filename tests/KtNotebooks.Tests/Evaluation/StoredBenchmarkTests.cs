@@ -2,7 +2,7 @@ using System.Text.Json;
 using System.Text.Json.Nodes;
 
 using KtNotebooks.Evaluation;
-using KtNotebooks.Ops;
+using KtNotebooks.Formats;
 using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
 
@@ -14,7 +14,7 @@ namespace KtNotebooks.Tests.Evaluation;
 public sealed class StoredBenchmarkTests : IDisposable
 {
     private static readonly TrainingBenchmarkResult Result = new(
-        new TrainingBenchmarkSettings("deepseek-v3", 4, 8192, 512, 8, ExecutorKind.Streamed, MatrixFormat.Fp8, Device.Cuda(1), 3000L << 20, 0, true, false,
+        new TrainingBenchmarkSettings("deepseek-v3", 4, 8192, 512, 8, ExecutorKind.Streamed, StorageFormat.Fp8, Device.Cuda(1), 3000L << 20, 0, true, false,
             4096, 3),
         "card", 100, 10, 1000, 990, 1010, new Dictionary<string, double> { ["experts"] = 900 }, 800, 44_000_000_000, 7, 6, 5, [1.5, 1.25]);
 

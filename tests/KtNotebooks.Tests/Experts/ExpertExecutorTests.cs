@@ -1,8 +1,8 @@
 using KtNotebooks.Autograd;
 using KtNotebooks.Experts;
+using KtNotebooks.Formats;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Nn;
-using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 using KtNotebooks.Weights;
 
@@ -21,12 +21,13 @@ public class ExpertExecutorTests
     private const int E = 8, D = 64, I = 32, T = 40, K = 3;
 
     [Theory]
-    [InlineData(MatrixFormat.BF16)]
-    [InlineData(MatrixFormat.Fp8)]
-    [InlineData(MatrixFormat.Int8)]
-    [InlineData(MatrixFormat.Int4)]
-    public void Every_executor_gives_the_same(MatrixFormat format)
+    [InlineData("bf16")]
+    [InlineData("fp8")]
+    [InlineData("int8")]
+    [InlineData("int4")]
+    public void Every_executor_gives_the_same(string formatName)
     {
+        var format = StorageFormat.Parse(formatName);
         Require.Hardware("cuda", CudaDevice.Missing);
         var card = Device.Cuda();
         using var plain = Bank(format);
@@ -49,7 +50,7 @@ public class ExpertExecutorTests
     {
         Require.Hardware("cuda", CudaDevice.Missing);
         using var executors = new ExpertExecutors();
-        ExpertBank[] banks = [Bank(MatrixFormat.BF16, "a"), Bank(MatrixFormat.BF16, "b"), Bank(MatrixFormat.BF16, "c")];
+        ExpertBank[] banks = [Bank(StorageFormat.BF16, "a"), Bank(StorageFormat.BF16, "b"), Bank(StorageFormat.BF16, "c")];
         try
         {
             // Groups of two experts, four a bank, four slots: exactly one bank fits.
@@ -77,9 +78,9 @@ public class ExpertExecutorTests
     {
         Require.Hardware("cuda", CudaDevice.Missing);
         using var executors = new ExpertExecutors();
-        using var a = Bank(MatrixFormat.BF16, "a");
-        using var b = Bank(MatrixFormat.BF16, "b");
-        using var plain = Bank(MatrixFormat.BF16, "b");
+        using var a = Bank(StorageFormat.BF16, "a");
+        using var b = Bank(StorageFormat.BF16, "b");
+        using var plain = Bank(StorageFormat.BF16, "b");
         var expected = Run(plain, Device.Cpu);
         executors.Stream([a, b], Device.Cuda(), 8 * a.ExpertBytes);
         ExpertStreams.Plan([new BankVisit(a, false, T), new BankVisit(a, true, T)]);
@@ -91,7 +92,7 @@ public class ExpertExecutorTests
     {
         Require.Hardware("cuda", CudaDevice.Missing);
         using var executors = new ExpertExecutors();
-        using var bank = Bank(MatrixFormat.BF16);
+        using var bank = Bank(StorageFormat.BF16);
         executors.Stream([bank], Device.Cuda(), 4 * bank.ExpertBytes);
         ExpertStreams.Plan([bank], T);
         Assert.InRange(executors.CopiedBytes, 1, bank.StoredBytes - 1); // as far as there are slots
@@ -102,11 +103,12 @@ public class ExpertExecutorTests
     }
 
     [Theory]
-    [InlineData(MatrixFormat.BF16, 0)]
-    [InlineData(MatrixFormat.BF16, 0.3)]
-    [InlineData(MatrixFormat.Int4, 0.3)]
-    public void What_the_CPU_takes_of_a_visit_changes_nothing(MatrixFormat format, double dropout)
+    [InlineData("bf16", 0)]
+    [InlineData("bf16", 0.3)]
+    [InlineData("int4", 0.3)]
+    public void What_the_CPU_takes_of_a_visit_changes_nothing(string formatName, double dropout)
     {
+        var format = StorageFormat.Parse(formatName);
         Require.Hardware("cuda", CudaDevice.Missing);
         using var plain = Bank(format);
         plain.Adapter = Pairs(plain, dropout);
@@ -138,10 +140,10 @@ public class ExpertExecutorTests
     public void Experts_without_rows_on_either_side_have_no_gradient(int first, int second)
     {
         Require.Hardware("cuda", CudaDevice.Missing);
-        using var plain = Bank(MatrixFormat.BF16);
+        using var plain = Bank(StorageFormat.BF16);
         plain.Adapter = Pairs(plain, 0);
         using var executors = new ExpertExecutors();
-        using var bank = Bank(MatrixFormat.BF16);
+        using var bank = Bank(StorageFormat.BF16);
         executors.Split([bank], Device.Cuda(), 6 * bank.ExpertBytes, new ExpertCosts(1e3, 1e3, 1e18, 1e18));
         bank.Adapter = Pairs(bank, 0);
         Assert.InRange(bank.GroupVisits(2, backward: false).Count(), 1, E - 1);
@@ -160,10 +162,10 @@ public class ExpertExecutorTests
     public void Pairs_in_host_memory_train_like_pairs_on_the_card(bool streamed)
     {
         Require.Hardware("cuda", CudaDevice.Missing);
-        using var plain = Bank(MatrixFormat.BF16);
+        using var plain = Bank(StorageFormat.BF16);
         plain.Adapter = Pairs(plain, 0);
         using var executors = new ExpertExecutors();
-        using var bank = Bank(MatrixFormat.BF16);
+        using var bank = Bank(StorageFormat.BF16);
         if (streamed) executors.Stream([bank], Device.Cuda(), 6 * bank.ExpertBytes);
         else ExpertExecutors.Keep([bank], Device.Cuda(), DType.BF16);
         bank.PairsOnHost = true;
@@ -208,7 +210,7 @@ public class ExpertExecutorTests
             (float)dropout);
     }
 
-    private static ExpertBank Bank(MatrixFormat format, string name = "bank") =>
+    private static ExpertBank Bank(StorageFormat format, string name = "bank") =>
         new(new PatternWeights(Device.Cpu, format), $"model.layers.1.mlp.{name}", DType.BF16, E, D, I) { TopK = K };
 
     /// <summary>y, dx, dweights and the gradients of the pairs of a bank for fixed rows and routes.</summary>

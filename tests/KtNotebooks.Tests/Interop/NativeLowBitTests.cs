@@ -1,3 +1,4 @@
+using KtNotebooks.Formats;
 using KtNotebooks.Interop;
 using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
@@ -16,38 +17,38 @@ public sealed unsafe class NativeLowBitTests
     // Rows of each expert: empty ones, few rows (dot products), tiles, more than one range of 512.
     private static readonly int[][] Groups = [[1], [0, 3, 0], [4, 0, 5, 1], [2, 33, 100], [0, 520]];
 
-    public static TheoryData<string, MatrixFormat> Everywhere =>
-        [.. from variant in OnVariant.All from format in (MatrixFormat[])[MatrixFormat.Fp8, MatrixFormat.Int8, MatrixFormat.Int4]
+    public static TheoryData<string, StorageFormat> Everywhere =>
+        [.. from variant in OnVariant.All from format in StorageFormat.All.Where(f => f.IsLowBit)
             select (variant.Data, format)];
 
     [Theory, MemberData(nameof(Everywhere))]
-    public void Decoding_has_the_bits_of_the_definition(string variant, MatrixFormat format)
+    public void Decoding_has_the_bits_of_the_definition(string variant, StorageFormat format)
     {
         using var on = new OnVariant(variant);
-        foreach (var k in format == MatrixFormat.Int4 ? [32, 96, 1024] : new[] { 1, 7, 16, 31, 128, 129, 300 })
+        foreach (var k in format.Refusal(1) is not null ? [32, 96, 1024] : new[] { 1, 7, 16, 31, 128, 129, 300 })
         {
             using var w = new Weights(format, new Random(k), 1, 260, k, everyCode: true);
             foreach (var type in (DType[])[DType.F32, DType.BF16])
             {
                 using var data = w.All.Data(0);
                 using var scales = w.All.Scales(0)!;
-                using var all = LowBit.Decode(format, data, scales, 260, k, type);
+                using var all = format.Dequantize(data, scales, 260, k, type);
                 Assert.Equal(Bits(w.All.ToFloats(0, type)), Bits(all.ToFloats()));
                 // Any run of rows, as conversion takes them.
                 using var some = Tensor.Empty(type, 5, k);
-                LowBit.DecodeRows(format, data, scales, k, 126, 5, (void*)some.Pointer, type);
+                format.DequantizeRows(data, scales, k, 126, 5, (void*)some.Pointer, type);
                 Assert.Equal(Bits(all.ToFloats().AsSpan(126 * k, 5 * k)), Bits(some.ToFloats()));
             }
         }
     }
 
     [Theory, MemberData(nameof(Everywhere))]
-    public void A_product_has_the_bits_of_the_product_with_decoded_weights(string variant, MatrixFormat format)
+    public void A_product_has_the_bits_of_the_product_with_decoded_weights(string variant, StorageFormat format)
     {
         using var on = new OnVariant(variant);
         var random = new Random(5);
         foreach (var group in Groups)
-            foreach (var (n, k) in ((int, int)[])[(20, 64), (70, 32), (401, 1056), (130, format == MatrixFormat.Int4 ? 288 : 301)])
+            foreach (var (n, k) in ((int, int)[])[(20, 64), (70, 32), (401, 1056), (130, format.Refusal(1) is not null ? 288 : 301)])
                 foreach (var type in (DType[])[DType.F32, DType.BF16])
                 {
                     var rank = random.Next(2) * 5;
@@ -69,12 +70,14 @@ public sealed unsafe class NativeLowBitTests
         using var on = new OnVariant("avx2");
         var data = stackalloc byte[64];
         Assert.Contains("K must be a multiple of 32",
-            Assert.Throws<KtNativeException>(() => Native.Ok(Native.kt_decode(4, data, data, 33, 0, 1, data, 0))).Message, StringComparison.Ordinal);
-        Assert.Contains("type must be 2 (FP8)", Assert.Throws<KtNativeException>(() => Native.Ok(Native.kt_decode(1, data, data, 32, 0, 1, data, 0))).Message,
+            Assert.Throws<KtNativeException>(() => Native.Ok(Native.kt_dequantize(4, data, data, 33, 0, 1, data, 0))).Message, StringComparison.Ordinal);
+        Assert.Contains("type must be a low-bit format, 2 to",
+            Assert.Throws<KtNativeException>(() => Native.Ok(Native.kt_dequantize(1, data, data, 32, 0, 1, data, 0))).Message,
             StringComparison.Ordinal);
-        Assert.Contains("typeW must be 0 (F32)", Assert.Throws<KtNativeException>(() => Native.Ok(Native.kt_decode(5, data, data, 32, 0, 1, data, 0))).Message,
+        Assert.Contains("typeW must be a format of formats.h, 0 to",
+            Assert.Throws<KtNativeException>(() => Native.Ok(Native.kt_dequantize(StorageFormat.All.Count, data, data, 32, 0, 1, data, 0))).Message,
             StringComparison.Ordinal);
-        Assert.Contains("scales is null", Assert.Throws<KtNativeException>(() => Native.Ok(Native.kt_decode(2, data, null, 32, 0, 1, data, 0))).Message,
+        Assert.Contains("scales is null", Assert.Throws<KtNativeException>(() => Native.Ok(Native.kt_dequantize(2, data, null, 32, 0, 1, data, 0))).Message,
             StringComparison.Ordinal);
     }
 
@@ -88,14 +91,14 @@ public sealed unsafe class NativeLowBitTests
     /// <summary>Random codes and scales of some experts.</summary>
     private sealed class Weights : IDisposable
     {
-        public Weights(MatrixFormat format, Random random, int experts, int n, int k, bool everyCode = false)
+        public Weights(StorageFormat format, Random random, int experts, int n, int k, bool everyCode = false)
         {
             Tensor Codes()
             {
-                var tensor = Tensor.Empty(format.DataType(), format.DataShape(n, k));
+                var tensor = Tensor.Empty(format.DataType, format.DataShape(n, k));
                 var bytes = tensor.Span<byte>();
                 random.NextBytes(bytes);
-                if (format == MatrixFormat.Fp8 && !everyCode)
+                if (format == StorageFormat.Fp8 && !everyCode)
                     foreach (ref var code in bytes) code &= 0xBF; // |values| < 2: no NaN
                 return tensor;
             }
@@ -103,7 +106,7 @@ public sealed unsafe class NativeLowBitTests
             {
                 var shape = format.ScaleShape(n, k);
                 return Tensor.From([.. Enumerable.Range(0, (int)shape.Aggregate((a, b) => a * b)).Select(_ => (0.5f + random.NextSingle()) / 64)],
-                    format.ScaleType(), shape);
+                    format.ScaleType, shape);
             }
             All = Matrices.Each(format, [.. Enumerable.Range(0, experts).Select(_ => Codes())], [.. Enumerable.Range(0, experts).Select(_ => Scales())], n, k);
         }

@@ -2,9 +2,9 @@ using System.Text.Json.Nodes;
 
 using KtNotebooks.Experts;
 using KtNotebooks.Files;
+using KtNotebooks.Formats;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
-using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 using KtNotebooks.Tests.Cli;
 using KtNotebooks.Tests.Models;
@@ -123,7 +123,7 @@ public sealed class AdapterExportTests : IDisposable
         AdapterFormsTests.Close(expected, Logits(Sums(model, adapter, 0)), 2e-5);
         var limit = Difference(expected, Logits(Sums(model, adapter, Math.Pow(2, -bits))));
         using var merged = ModelFolder.Load(At("out"), DType.F32);
-        Assert.Equal([.. Enumerable.Repeat(isFp8 && type == "auto" ? MatrixFormat.Fp8 : MatrixFormat.F32, 2)], merged.All().OfType<ExpertBank>()
+        Assert.Equal([.. Enumerable.Repeat(isFp8 && type == "auto" ? StorageFormat.Fp8 : StorageFormat.F32, 2)], merged.All().OfType<ExpertBank>()
             .Select(b => b.Format));
         var error = Difference(expected, AdapterFormsTests.Logits(merged));
         Assert.InRange(error, limit / 4, limit * 1.25);
@@ -157,19 +157,19 @@ public sealed class AdapterExportTests : IDisposable
         var values = Enumerable.Range(0, 130 * 260).Select(_ => (float)(random.NextDouble() - 0.5)).ToArray();
         values[(129 * 260) + 259] = 7; // alone with few others in the last block
         Array.Clear(values, 0, 1);
-        var (codes, scales) = MergedTensor.ToFp8(values, 130, 260);
+        var (codes, scales) = Fp8(values, 130, 260);
         using (codes)
         using (scales)
         {
             Assert.Equal([2L, 3], scales.Shape.ToArray());
             Assert.Equal(7 / 448f, scales.Row<float>(1)[2]);
-            using var decoded = LowBit.Decode(MatrixFormat.Fp8, codes, scales, 130, 260, DType.F32);
+            using var decoded = StorageFormat.Fp8.Dequantize(codes, scales, 130, 260, DType.F32);
             var back = decoded.ToFloats();
             Assert.Equal(7f, back[^1], 1e-6f);
             Assert.Equal(0f, back[0]);
             for (var i = 0; i < values.Length - 260 * 2; i++) Assert.Equal(values[i], back[i], Math.Max(Math.Abs(values[i]) / 16, 0.5f / 448 / 512) * 1.01);
         }
-        var (zeros, ones) = MergedTensor.ToFp8(new float[4], 2, 2);
+        var (zeros, ones) = Fp8(new float[4], 2, 2);
         using (zeros)
         using (ones) Assert.Equal((0, 1f), (zeros.Span<byte>().ToArray().Sum(b => b), ones.Item()));
     }
@@ -299,7 +299,7 @@ public sealed class AdapterExportTests : IDisposable
                     tensors.Add((name, tensor));
                     continue;
                 }
-                var (codes, scales) = MergedTensor.ToFp8(tensor.ToFloats(), (int)tensor.Dim(0), tensor.Width);
+                var (codes, scales) = Fp8(tensor.ToFloats(), (int)tensor.Dim(0), tensor.Width);
                 tensor.Dispose();
                 tensors.Insert(0, (name + "_scale_inv", scales)); // far from its matrix
                 tensors.Add((name, codes));
@@ -333,7 +333,7 @@ public sealed class AdapterExportTests : IDisposable
         using var stored = checkpoint.Stored(name);
         if (stored.Type != DType.F8E4M3) return stored.ToFloats();
         using var scales = checkpoint.Stored(name + "_scale_inv");
-        using var values = LowBit.Decode(MatrixFormat.Fp8, stored, scales, stored.Dim(0), stored.Dim(1), DType.F32);
+        using var values = StorageFormat.Fp8.Dequantize(stored, scales, stored.Dim(0), stored.Dim(1), DType.F32);
         return values.ToFloats();
     }
 
@@ -388,5 +388,11 @@ public sealed class AdapterExportTests : IDisposable
         for (var i = 0; i < sum.Length; i++)
             for (var j = 0; j < r; j++) sum[i] += 2.0 * b[(i / K * r) + j] * a[(j * K) + (i % K)];
         return sum;
+    }
+
+    private static (Tensor Codes, Tensor Scales) Fp8(float[] values, int n, int k)
+    {
+        using var matrix = Tensor.From(values, DType.F32, n, k);
+        return StorageFormat.Fp8.Quantize(matrix);
     }
 }

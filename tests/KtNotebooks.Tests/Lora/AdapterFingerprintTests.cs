@@ -1,6 +1,6 @@
+using KtNotebooks.Formats;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
-using KtNotebooks.Ops;
 using KtNotebooks.Optim;
 using KtNotebooks.Tensors;
 using KtNotebooks.Tests.Models;
@@ -29,11 +29,11 @@ public sealed class AdapterFingerprintTests : IDisposable
             Assert.Equal(shape.AllWeights.Sum(p => p.Tensor.Count), parameters);
         foreach (var format in new[]
         {
-            MatrixFormat.Fp8, MatrixFormat.Int8, MatrixFormat.Int4
+            StorageFormat.Fp8, StorageFormat.Int8, StorageFormat.Int4
         }) Assert.Equal((fingerprint, parameters), Of(plain, new LoadSettings(format)));
         foreach (var format in new[]
         {
-            MatrixFormat.Fp8, MatrixFormat.Int4
+            StorageFormat.Fp8, StorageFormat.Int4
         }) Assert.Equal((fingerprint, parameters), Of(LowBitFolder.Save(In($"{format}"), format, wide: true), new LoadSettings()));
     }
 
@@ -42,7 +42,7 @@ public sealed class AdapterFingerprintTests : IDisposable
     {
         var adapter = In("adapter");
         Dictionary<string, float[]> trained;
-        using (var model = ModelFolder.Load(LowBitFolder.Save(In("int4"), MatrixFormat.Int4)))
+        using (var model = ModelFolder.Load(LowBitFolder.Save(In("int4"), StorageFormat.Int4)))
         {
             var settings = new LoraSettings(Rank: 3, Experts: true);
             LoraAdapter.Attach(model, settings, 1);

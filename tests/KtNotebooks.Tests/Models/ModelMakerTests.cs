@@ -1,8 +1,8 @@
 using System.Text.Json.Nodes;
 
 using KtNotebooks.Experts;
+using KtNotebooks.Formats;
 using KtNotebooks.Models;
-using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 using KtNotebooks.Tests.Cli;
 using KtNotebooks.Tests.Files;
@@ -58,13 +58,13 @@ public sealed class ModelMakerTests : IDisposable
     [Fact]
     public void Four_bits_are_made_as_Kimi_ships_them_and_stay_so()
     {
-        var maker = new ModelMaker(Small(1024, width: 256, inner: 192, experts: 16), Target, 2, MatrixFormat.Int4);
+        var maker = new ModelMaker(Small(1024, width: 256, inner: 192, experts: 16), Target, 2, StorageFormat.Int4);
         Assert.Throws<OperationCanceledException>(() => maker.Run(cancel: new CancellationToken(canceled: true)));
         Assert.Empty(Directory.GetFiles(Target)); // nothing half
         maker.Run(cancel: TestContext.Current.CancellationToken);
         using var model = ModelFolder.Load(Target);
         var bank = Assert.Single(model.All().OfType<ExpertBank>());
-        Assert.Equal(MatrixFormat.Int4, bank.Format);
+        Assert.Equal(StorageFormat.Int4, bank.Format);
         using var checkpoint = new Checkpoint(Target);
         const string name = "model.layers.1.mlp.experts.15.down_proj.weight";
         using var matrix = checkpoint.Take(name, DType.F32, 256, 192);
@@ -73,7 +73,7 @@ public sealed class ModelMakerTests : IDisposable
         var experts = CheckpointReport.Parts(checkpoint).Single(p => p.Part == "routed experts");
         Assert.Equal(3L * 16 * 256 * 192, experts.Parameters);
         Assert.Equal(experts.Parameters * 9 / 16 + (3 * 16 * 16), experts.Bytes); // 4 bits and a BF16 for 32 of them; shapes
-        var errors = CheckpointReport.Errors(checkpoint, MatrixFormat.Int8, expertsPerLayer: 1).ToList();
+        var errors = CheckpointReport.Errors(checkpoint, StorageFormat.Int8, expertsPerLayer: 1).ToList();
         Assert.Equal(["gate_proj", "up_proj", "down_proj"], errors.Select(e => e.Projection));
         Assert.All(errors, e => Assert.InRange(e.Relative, 0.001, 0.02));
         Assert.Equal([192L, 192, 256], errors.Select(e => e.Blocks.Sum())); // a block is a row
@@ -84,7 +84,7 @@ public sealed class ModelMakerTests : IDisposable
     {
         var config = ModelShapes.Config("deepseek-v3", 1);
         var maker = new ModelMaker("deepseek-v3", Target, 1);
-        Assert.Equal(MatrixFormat.Fp8, maker.Format);
+        Assert.Equal(StorageFormat.Fp8, maker.Format);
         Assert.Equal(7168, (int)config["hidden_size"]!);
         using var small = new SmallDisk(8);
         Assert.Contains("not enough disk", Assert.Throws<IOException>(() => new ModelMaker("deepseek-v3", Path.Combine(small.Path, "x"), 1)).Message,
@@ -109,7 +109,7 @@ public sealed class ModelMakerTests : IDisposable
         Assert.StartsWith("shape 'llama' is not known", Assert.Throws<ArgumentException>(() => new ModelMaker("llama", Target)).Message,
             StringComparison.Ordinal);
         Assert.StartsWith("a checkpoint is made as bf16, fp8 or int4",
-            Assert.Throws<ArgumentException>(() => new ModelMaker("deepseek-v2-lite", Target, 1, MatrixFormat.Int8)).Message, StringComparison.Ordinal);
+            Assert.Throws<ArgumentException>(() => new ModelMaker("deepseek-v2-lite", Target, 1, StorageFormat.Int8)).Message, StringComparison.Ordinal);
         Directory.CreateDirectory(Target);
         File.WriteAllText(Path.Combine(Target, "a"), "b");
         Assert.EndsWith("is not empty (there is a); choose a new folder",

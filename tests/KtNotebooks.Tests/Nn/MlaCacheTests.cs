@@ -1,4 +1,5 @@
 using KtNotebooks.Autograd;
+using KtNotebooks.Formats;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Nn;
 using KtNotebooks.Ops;

@@ -12,7 +12,7 @@ public static class OpCases
 {
     private static readonly DType[] Both = [DType.F32, DType.BF16];
 
-    public static IReadOnlyList<OpCase> All { get; } = [.. Pointwise(), .. Norms(), .. Linears(), .. Tokens(), .. Attentions(), .. ExpertCases.All()];
+    public static IReadOnlyList<OpCase> All { get; } = [.. Pointwise(), .. Norms(), .. Linears(), .. Tokens(), .. Attentions(), .. Experts.ExpertCases.All()];
 
     public static OpCase Named(string name) => All.Single(c => c.Name == name);
 

@@ -1,3 +1,5 @@
+using KtNotebooks.Experts;
+using KtNotebooks.Formats;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Ops;
 using KtNotebooks.Tensors;

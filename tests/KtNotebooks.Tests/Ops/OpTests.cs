@@ -1,7 +1,8 @@
 using System.Reflection;
 
 using KtNotebooks.Autograd;
-using KtNotebooks.Ops;
+using KtNotebooks.Experts;
+using KtNotebooks.Formats;
 using KtNotebooks.Tensors;
 
 using Xunit;

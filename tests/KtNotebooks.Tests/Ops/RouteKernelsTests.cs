@@ -1,3 +1,4 @@
+using KtNotebooks.Experts;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Ops;
 using KtNotebooks.Tensors;

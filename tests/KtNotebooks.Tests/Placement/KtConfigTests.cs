@@ -1,5 +1,5 @@
 using KtNotebooks.Configuration;
-using KtNotebooks.Ops;
+using KtNotebooks.Formats;
 using KtNotebooks.Placement;
 
 using Xunit;
@@ -56,7 +56,7 @@ public class KtConfigTests
     {
         var placement = Shapes.Resolve("deepseek-v2-lite", "use_kt=true", "device=cuda:0", "kt_config.kt_backend=AMXINT8", "kt_config.kt_num_threads=7");
         var bank = placement.Of("model.layers.1.mlp.experts");
-        Assert.Equal((ExecutorKind.Cpu, MatrixFormat.Int8, WeightHome.Host), (bank.Executor, bank.Format, bank.Weights));
+        Assert.Equal((ExecutorKind.Cpu, StorageFormat.Int8, WeightHome.Host), (bank.Executor, bank.Format, bank.Weights));
         Assert.Equal("cuda:0", placement.Of("model.layers.1.self_attn.q_proj").Compute.ToString());
         Assert.Equal(Math.Min(7, Environment.ProcessorCount), placement.Settings.Threads);
         Assert.Equal(WeightHome.Mmap, Shapes.Resolve("deepseek-v2-lite", "kt_config.kt_weight_lifecycle=ephemeral").Of("model.layers.1.mlp.experts").Weights);

@@ -1,6 +1,6 @@
+using KtNotebooks.Formats;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
-using KtNotebooks.Ops;
 using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
 using KtNotebooks.Tests.Tokenizers;
@@ -48,7 +48,7 @@ public sealed class PlacementRulesTests : IDisposable
         Assert.Equal((Device.Cuda(0), WeightHome.Host, ExecutorKind.Auto), Bank(placement, 3));
         Assert.Equal((Device.Cuda(1), WeightHome.Host, ExecutorKind.Auto), Bank(placement, 6));
         var five = placement.Of("model.layers.5.mlp.experts");
-        Assert.Equal((Device.Cpu, WeightHome.Host, ExecutorKind.Cpu, MatrixFormat.Int8, "avx2"),
+        Assert.Equal((Device.Cpu, WeightHome.Host, ExecutorKind.Cpu, StorageFormat.Int8, "avx2"),
             (five.Compute, five.Weights, five.Executor, five.Format, five.Kernel));
         Assert.Equal([Device.Cpu, Device.Cuda(0), Device.Cuda(1)], placement.Devices);
     }
@@ -123,7 +123,7 @@ public sealed class PlacementRulesTests : IDisposable
         var placement = Resolve(File.ReadAllText(Path.Combine(Checkout.Root, "rules/DeepSeek-V2-Lite-Chat-sft-amx-multi-gpu.yaml")), "device=cpu");
         Assert.Equal([Device.Cpu], placement.Devices);
         Assert.DoesNotContain(placement.All, m => m.Place.Weights == WeightHome.Device);
-        Assert.Equal(MatrixFormat.Int8, placement.Of("model.layers.20.mlp.experts").Format);
+        Assert.Equal(StorageFormat.Int8, placement.Of("model.layers.20.mlp.experts").Format);
         placement.PrepareDevices();
     }
 

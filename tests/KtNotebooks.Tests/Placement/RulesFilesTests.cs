@@ -1,4 +1,4 @@
-using KtNotebooks.Ops;
+using KtNotebooks.Formats;
 using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
 
@@ -12,17 +12,17 @@ public class RulesFilesTests
     private static readonly string Folder = Path.Combine(Checkout.Root, "rules");
 
     /// <summary>File → experts: CPU format (null: as stored), and the cards.</summary>
-    private static readonly Dictionary<string, (string Shape, MatrixFormat? Format, int Cards)> Files = new()
+    private static readonly Dictionary<string, (string Shape, StorageFormat? Format, int Cards)> Files = new()
     {
-        ["DeepSeek-V2-Chat-sft-amx"] = ("deepseek-v2-lite", MatrixFormat.Int8, 1),
+        ["DeepSeek-V2-Chat-sft-amx"] = ("deepseek-v2-lite", StorageFormat.Int8, 1),
         ["DeepSeek-V2-Lite-Chat-sft"] = ("deepseek-v2-lite", null, 1),
-        ["DeepSeek-V2-Lite-Chat-sft-amx"] = ("deepseek-v2-lite", MatrixFormat.Int8, 1),
-        ["DeepSeek-V2-Lite-Chat-sft-amx-multi-gpu"] = ("deepseek-v2-lite", MatrixFormat.Int8, 2),
+        ["DeepSeek-V2-Lite-Chat-sft-amx"] = ("deepseek-v2-lite", StorageFormat.Int8, 1),
+        ["DeepSeek-V2-Lite-Chat-sft-amx-multi-gpu"] = ("deepseek-v2-lite", StorageFormat.Int8, 2),
         ["DeepSeek-V2-Lite-Chat-use-adapter"] = ("deepseek-v2-lite", null, 1),
-        ["DeepSeek-V3-Chat-sft-amx"] = ("deepseek-v3", MatrixFormat.Int8, 1),
-        ["DeepSeek-V3-Chat-sft-amx-multi-gpu"] = ("deepseek-v3", MatrixFormat.Int8, 2),
-        ["DeepSeek-V3-Chat-sft-amx-multi-gpu-4"] = ("deepseek-v3", MatrixFormat.Int8, 4),
-        ["Qwen3Moe-sft-amx"] = ("qwen3-30b-a3b", MatrixFormat.Int8, 1),
+        ["DeepSeek-V3-Chat-sft-amx"] = ("deepseek-v3", StorageFormat.Int8, 1),
+        ["DeepSeek-V3-Chat-sft-amx-multi-gpu"] = ("deepseek-v3", StorageFormat.Int8, 2),
+        ["DeepSeek-V3-Chat-sft-amx-multi-gpu-4"] = ("deepseek-v3", StorageFormat.Int8, 4),
+        ["Qwen3Moe-sft-amx"] = ("qwen3-30b-a3b", StorageFormat.Int8, 1),
         ["DeepSeek-V2-Chat"] = ("deepseek-v2-lite", null, 1),
         ["DeepSeek-V2-Chat-multi-gpu"] = ("deepseek-v2-lite", null, 2),
         ["DeepSeek-V2-Chat-multi-gpu-4"] = ("deepseek-v2-lite", null, 3), // of V2's 60 layers V2-Lite has 27
@@ -30,12 +30,12 @@ public class RulesFilesTests
         ["DeepSeek-V2-Lite-Chat-gpu-cpu"] = ("deepseek-v2-lite", null, 1),
         ["DeepSeek-V2-Lite-Chat-multi-gpu"] = ("deepseek-v2-lite", null, 2),
         ["DeepSeek-V3-Chat"] = ("deepseek-v3", null, 1),
-        ["DeepSeek-V3-Chat-amx"] = ("deepseek-v3", MatrixFormat.BF16, 1),
+        ["DeepSeek-V3-Chat-amx"] = ("deepseek-v3", StorageFormat.BF16, 1),
         ["DeepSeek-V3-Chat-serve"] = ("deepseek-v3", null, 1),
-        ["DeepSeek-V3-Chat-serve-amx"] = ("deepseek-v3", MatrixFormat.Int8, 1),
+        ["DeepSeek-V3-Chat-serve-amx"] = ("deepseek-v3", StorageFormat.Int8, 1),
         ["DeepSeek-V3-Chat-fp8-linear-ggml-experts"] = ("deepseek-v3", null, 1),
         ["DeepSeek-V3-Chat-fp8-linear-ggml-experts-serve"] = ("deepseek-v3", null, 1),
-        ["DeepSeek-V3-Chat-fp8-linear-ggml-experts-serve-amx"] = ("deepseek-v3", MatrixFormat.Int8, 1),
+        ["DeepSeek-V3-Chat-fp8-linear-ggml-experts-serve-amx"] = ("deepseek-v3", StorageFormat.Int8, 1),
         ["DeepSeek-V3-Chat-multi-gpu"] = ("deepseek-v3", null, 2),
         ["DeepSeek-V3-Chat-multi-gpu-4"] = ("deepseek-v3", null, 4),
         ["DeepSeek-V3-Chat-multi-gpu-8"] = ("deepseek-v3", null, 8),
@@ -44,7 +44,7 @@ public class RulesFilesTests
         ["Moonlight-16B-A3B"] = ("deepseek-v3", null, 1),
         ["Moonlight-16B-A3B-serve"] = ("deepseek-v3", null, 1),
         ["Qwen3Moe-serve"] = ("qwen3-30b-a3b", null, 1),
-        ["Qwen3Moe-serve-amx"] = ("qwen3-30b-a3b", MatrixFormat.Int8, 1),
+        ["Qwen3Moe-serve-amx"] = ("qwen3-30b-a3b", StorageFormat.Int8, 1),
         ["cpu"] = ("deepseek-v2-lite", null, 0),
     };
 
@@ -99,7 +99,7 @@ public class RulesFilesTests
         foreach (var (layer, card) in new[] { (3, 0), (4, 0), (59, 1), (60, 1) })
         {
             var bank = placement.Of($"model.layers.{layer}.mlp.experts");
-            Assert.Equal((ExecutorKind.Resident, Device.Cuda(card), WeightHome.Device, MatrixFormat.Int4),
+            Assert.Equal((ExecutorKind.Resident, Device.Cuda(card), WeightHome.Device, StorageFormat.Int4),
                 (bank.Executor, bank.Compute, bank.Weights, bank.Format));
         }
     }

@@ -1,5 +1,5 @@
+using KtNotebooks.Formats;
 using KtNotebooks.Models;
-using KtNotebooks.Ops;
 using KtNotebooks.Planning;
 using KtNotebooks.Tensors;
 using KtNotebooks.Tests.Cli;
@@ -37,7 +37,7 @@ public sealed class MemoryPlanTests
     public void Experts_take_their_memory_where_their_executor_wants_them(string experts, int banksOnCard)
     {
         var plan = MemoryPlan.Open("deepseek-v3", "device=cuda:0", experts, "gpu_memory_limit=80GB");
-        var bank = 3 * MatrixFormat.Fp8.Bytes(2048, 7168) * 256; // as stored: FP8 with a scale for 128 × 128
+        var bank = 3 * StorageFormat.Fp8.Bytes(2048, 7168) * 256; // as stored: FP8 with a scale for 128 × 128
         Assert.Equal(banksOnCard == 58 ? 58 * bank : 0, plan.Rows.Where(r => r.Executor == "resident").Sum(r => r.Bytes));
         // A quarter of what the other weights leave, in whole slots.
         var room = 80e9 - plan.Bytes("cuda:0", MemoryPlan.Weights);

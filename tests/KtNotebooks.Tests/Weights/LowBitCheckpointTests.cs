@@ -1,8 +1,8 @@
 using KtNotebooks.Experts;
+using KtNotebooks.Formats;
 using KtNotebooks.Generation;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
-using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 using KtNotebooks.Tests.Models;
 using KtNotebooks.Tests.Tokenizers;
@@ -26,11 +26,11 @@ public sealed class LowBitCheckpointTests : IDisposable
     [Fact]
     public void Training_on_an_FP8_base_has_the_bits_of_training_on_the_converted_one()
     {
-        LowBitFolder.Save(Source, MatrixFormat.Fp8);
+        LowBitFolder.Save(Source, StorageFormat.Fp8);
         var converted = Path.Combine(_folder.Path, "converted");
         using (var conversion = new Fp8Conversion(Source, converted)) conversion.Run(cancel: TestContext.Current.CancellationToken);
-        var (direct, directLoss) = Train(Source, MatrixFormat.Fp8);
-        var (plain, plainLoss) = Train(converted, MatrixFormat.BF16);
+        var (direct, directLoss) = Train(Source, StorageFormat.Fp8);
+        var (plain, plainLoss) = Train(converted, StorageFormat.BF16);
         Assert.Equal(plainLoss, directLoss);
         Assert.Equal(plain.Keys, direct.Keys);
         foreach (var (name, gradient) in plain) Assert.Equal(gradient, direct[name]);
@@ -43,7 +43,7 @@ public sealed class LowBitCheckpointTests : IDisposable
     [InlineData(DType.F16)]
     public void The_type_of_FP8_scales_changes_nothing(DType type)
     {
-        LowBitFolder.Save(Source, MatrixFormat.Fp8);
+        LowBitFolder.Save(Source, StorageFormat.Fp8);
         LowBitFolder.StoreScalesAs(Source, DType.F32);
         var narrow = Path.Combine(_folder.Path, "narrow");
         Checkout.Copy(Source, narrow);
@@ -62,8 +62,8 @@ public sealed class LowBitCheckpointTests : IDisposable
             using var y = other.Take(Dense, DType.BF16, 44, 40);
             Assert.Equal(x.ToFloats(), y.ToFloats());
         }
-        var (gradients, loss) = Train(Source, MatrixFormat.Fp8);
-        var (narrowGradients, narrowLoss) = Train(narrow, MatrixFormat.Fp8);
+        var (gradients, loss) = Train(Source, StorageFormat.Fp8);
+        var (narrowGradients, narrowLoss) = Train(narrow, StorageFormat.Fp8);
         Assert.Equal(loss, narrowLoss);
         foreach (var (name, gradient) in gradients) Assert.Equal(gradient, narrowGradients[name]);
         foreach (var folder in new[] { Source, narrow })
@@ -78,7 +78,7 @@ public sealed class LowBitCheckpointTests : IDisposable
     [Fact]
     public void FP8_scales_of_another_type_or_shape_are_named()
     {
-        LowBitFolder.Save(Source, MatrixFormat.Fp8);
+        LowBitFolder.Save(Source, StorageFormat.Fp8);
         var shard = Path.Combine(Source, "model-00002-of-00002.safetensors");
         using (var file = new SafetensorsFile(shard))
         {
@@ -94,14 +94,14 @@ public sealed class LowBitCheckpointTests : IDisposable
     [Fact]
     public void Packed_4_bits_are_used_as_they_are_stored()
     {
-        LowBitFolder.Save(Source, MatrixFormat.Int4);
+        LowBitFolder.Save(Source, StorageFormat.Int4);
         using var checkpoint = new Checkpoint(Source);
         const string path = "model.layers.1.mlp.experts";
         var experts = checkpoint.TakeExperts(path, "gate_proj.weight", DType.BF16, 4, 32, 64);
-        Assert.Equal(MatrixFormat.Int4, experts.Format);
+        Assert.Equal(StorageFormat.Int4, experts.Format);
         using (var dense = checkpoint.Take($"{path}.2.gate_proj.weight", DType.F32, 32, 64)) Assert.Equal(experts.ToFloats(2, DType.F32), dense.ToFloats());
         experts.DisposeEach();
-        var (gradients, loss) = Train(Source, MatrixFormat.Int4);
+        var (gradients, loss) = Train(Source, StorageFormat.Int4);
         Assert.True(float.IsFinite((float)loss));
         Assert.All(gradients.Values, g => Assert.All(g, v => Assert.True(float.IsFinite(v))));
     }
@@ -111,13 +111,14 @@ public sealed class LowBitCheckpointTests : IDisposable
     /// stand for, in BF16.
     /// </summary>
     [Theory]
-    [InlineData(MatrixFormat.Fp8)]
-    [InlineData(MatrixFormat.Int4)]
-    public void Greedy_tokens_from_low_bits_are_those_of_the_decoded_model(MatrixFormat format)
+    [InlineData("fp8")]
+    [InlineData("int4")]
+    public void Greedy_tokens_from_low_bits_are_those_of_the_decoded_model(string formatName)
     {
+        var format = StorageFormat.Parse(formatName);
         LowBitFolder.Save(Source, format);
         var plain = Path.Combine(_folder.Path, "plain");
-        if (format == MatrixFormat.Fp8)
+        if (format == StorageFormat.Fp8)
         {
             using var conversion = new Fp8Conversion(Source, plain);
             conversion.Run(cancel: TestContext.Current.CancellationToken);
@@ -129,14 +130,14 @@ public sealed class LowBitCheckpointTests : IDisposable
         foreach (var seed in new[] { 3, 5, 7 })
         {
             int[] prompt = [.. Enumerable.Range(0, 9).Select(i => ((i * 31) + seed) % Tiny.Vocabulary)];
-            var expected = Tokens(plain, MatrixFormat.BF16, prompt);
+            var expected = Tokens(plain, StorageFormat.BF16, prompt);
             Assert.Equal(24, expected.Length);
             Assert.True(expected.Distinct().Count() > 1, "one token again and again would say nothing");
             Assert.Equal(expected, Tokens(Source, format, prompt));
         }
     }
 
-    private static int[] Tokens(string folder, MatrixFormat format, int[] prompt)
+    private static int[] Tokens(string folder, StorageFormat format, int[] prompt)
     {
         using var model = ModelFolder.Load(folder, DType.BF16);
         Assert.All(model.All().OfType<ExpertBank>(), bank => Assert.Equal(format, bank.Format));
@@ -167,11 +168,12 @@ public sealed class LowBitCheckpointTests : IDisposable
     }
 
     [Theory]
-    [InlineData(MatrixFormat.Fp8, 0.03)]
-    [InlineData(MatrixFormat.Int8, 0.012)]
-    [InlineData(MatrixFormat.Int4, 0.11)]
-    public void Experts_are_quantised_on_the_way_in(MatrixFormat format, double limit)
+    [InlineData("fp8", 0.03)]
+    [InlineData("int8", 0.012)]
+    [InlineData("int4", 0.11)]
+    public void Experts_are_quantised_on_the_way_in(string formatName, double limit)
     {
+        var format = StorageFormat.Parse(formatName);
         // Normal numbers: relative error about 2.6 % (3 bits of mantissa), 0.9 % (largest of 64 over 127), 8.6 %.
         Tiny.Save(Source, change: c => c.Replace("\"hidden_size\": 40", "\"hidden_size\": 64", StringComparison.Ordinal));
         using var checkpoint = new Checkpoint(Source) { FormatOf = path => path == "model.layers.1.mlp.experts" ? format : null };
@@ -187,7 +189,7 @@ public sealed class LowBitCheckpointTests : IDisposable
         }
         quantised.DisposeEach();
         var others = checkpoint.TakeExperts("model.layers.2.mlp.experts", "up_proj.weight", DType.BF16, 4, 18, 64);
-        Assert.Equal(MatrixFormat.BF16, others.Format);
+        Assert.Equal(StorageFormat.BF16, others.Format);
         others.DisposeEach();
     }
 
@@ -195,13 +197,13 @@ public sealed class LowBitCheckpointTests : IDisposable
     public void What_does_not_fit_is_named()
     {
         Tiny.Save(Source);
-        using (var checkpoint = new Checkpoint(Source) { FormatOf = _ => MatrixFormat.Int4 })
+        using (var checkpoint = new Checkpoint(Source) { FormatOf = _ => StorageFormat.Int4 })
             Assert.Equal($"{Source}: experts 'model.layers.1.mlp.experts.*.up_proj.weight' [18, 40]: int4 needs rows of a multiple of 32 elements, but they "
                 + "have 40; choose int8 or fp8",
                 Assert.Throws<InvalidDataException>(() =>
                     checkpoint.TakeExperts("model.layers.1.mlp.experts", "up_proj.weight", DType.BF16, 4, 18, 40)).Message);
         Directory.Delete(Source, recursive: true);
-        LowBitFolder.Save(Source, MatrixFormat.Fp8);
+        LowBitFolder.Save(Source, StorageFormat.Fp8);
         LowBitFolder.Edit(Source, c => c["quantization_config"]!["weight_block_size"] = new System.Text.Json.Nodes.JsonArray(64, 64));
         Assert.StartsWith($"{Path.Combine(Source, "config.json")}: FP8 is read as e4m3 with blocks of 128×128",
             Assert.Throws<NotSupportedException>(() => new Checkpoint(Source)).Message, StringComparison.Ordinal);
@@ -216,7 +218,7 @@ public sealed class LowBitCheckpointTests : IDisposable
     }
 
     /// <summary>One step with an adapter beside everything, in BF16.</summary>
-    private static (Dictionary<string, float[]> Gradients, double Loss) Train(string folder, MatrixFormat format)
+    private static (Dictionary<string, float[]> Gradients, double Loss) Train(string folder, StorageFormat format)
     {
         using var model = ModelFolder.Load(folder, DType.BF16);
         Assert.Contains(model.All(), m => m is ExpertBank bank && bank.Format == format);

@@ -1,6 +1,6 @@
 using System.Text.Json.Nodes;
 
-using KtNotebooks.Ops;
+using KtNotebooks.Formats;
 using KtNotebooks.Tensors;
 using KtNotebooks.Tests.Models;
 using KtNotebooks.Tests.Tokenizers;
@@ -19,16 +19,16 @@ internal static class LowBitFolder
         .Replace("\"moe_intermediate_size\": 18", "\"moe_intermediate_size\": 32", StringComparison.Ordinal);
 
     /// <param name="wide">With the widths that 4 bits have anyway; if not, FP8 has odd ones.</param>
-    public static string Save(string folder, MatrixFormat format, ulong seed = 1, bool wide = false)
+    public static string Save(string folder, StorageFormat format, ulong seed = 1, bool wide = false)
     {
-        Tiny.Save(folder, seed, wide || format == MatrixFormat.Int4 ? Wide : null);
+        Tiny.Save(folder, seed, wide || format == StorageFormat.Int4 ? Wide : null);
         List<(string, Tensor)> matrices = [], scales = [];
         using (var file = new SafetensorsFile(Path.Combine(folder, "model.safetensors")))
             foreach (var (name, entry) in file.Entries)
             {
                 using var tensor = file.Get(name);
                 var quantised = entry.Shape.Length == 2
-                    && (format == MatrixFormat.Int4 ? name.Contains(".experts.", StringComparison.Ordinal)
+                    && (format == StorageFormat.Int4 ? name.Contains(".experts.", StringComparison.Ordinal)
                     : !name.Contains("embed", StringComparison.Ordinal) && !name.Contains("lm_head", StringComparison.Ordinal)
                     && !name.EndsWith(".gate.weight", StringComparison.Ordinal));
                 if (!quantised)
@@ -36,8 +36,8 @@ internal static class LowBitFolder
                     matrices.Add((name, tensor.To(DType.BF16)));
                     continue;
                 }
-                var (data, scale) = LowBitEncoder.Encode(format, tensor);
-                if (format == MatrixFormat.Fp8)
+                var (data, scale) = format.Quantize(tensor);
+                if (format == StorageFormat.Fp8)
                 {
                     matrices.Add((name, data));
                     scales.Add((name + "_scale_inv", scale));
@@ -67,7 +67,7 @@ internal static class LowBitFolder
             ["metadata"] = new JsonObject(),
             ["weight_map"] = map,
         }.ToJsonString());
-        Edit(folder, config => config["quantization_config"] = JsonNode.Parse(format == MatrixFormat.Fp8
+        Edit(folder, config => config["quantization_config"] = JsonNode.Parse(format == StorageFormat.Fp8
             ? """{"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]}"""
             : """{"quant_method": "compressed-tensors", "format": "pack-quantized", """
                 + """ "config_groups": {"group_0": {"targets": ["Linear"], """
@@ -113,7 +113,7 @@ internal static class LowBitFolder
         {
             using var codes = Tensor.Empty(DType.F8E4M3, rows, k);
             random.NextBytes(codes.Span<byte>());
-            using var scales = Tensor.Zeros(DType.F32, MatrixFormat.Fp8.ScaleShape(rows, k));
+            using var scales = Tensor.Zeros(DType.F32, StorageFormat.Fp8.ScaleShape(rows, k));
             foreach (ref var scale in scales.Span<float>()) scale = random.NextSingle();
             (string, Tensor)[] tensors = [($"layer.{s}.weight", codes), ($"layer.{(s + 1) % shards}.weight_scale_inv", scales)];
             SafetensorsWriter.Write(Path.Combine(source, $"model-{s:D5}.safetensors"), tensors);

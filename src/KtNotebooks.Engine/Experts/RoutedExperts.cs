@@ -1,7 +1,9 @@
 using KtNotebooks.Autograd;
+using KtNotebooks.Formats;
+using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 
-namespace KtNotebooks.Ops;
+namespace KtNotebooks.Experts;
 
 /// <summary>
 /// The routed experts of one layer and what may be trained of them. Gate, up [I, D]; down [D, I]; low-rank pairs stacked over experts: A [E, r, in], B [E,

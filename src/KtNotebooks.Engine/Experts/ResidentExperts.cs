@@ -1,8 +1,11 @@
+using KtNotebooks.Formats;
 using KtNotebooks.Tensors;
 
-namespace KtNotebooks.Ops;
+namespace KtNotebooks.Experts;
 
-/// <summary>Experts that live on the card as stored. BF16 is computed in place, all experts at once; low-bit formats are decoded a group at a time.</summary>
+/// <summary>
+/// Experts that live on the card as stored. BF16 is computed in place, all experts at once; low-bit formats are dequantized a group at a time.
+/// </summary>
 internal sealed class ResidentExperts : DeviceExperts, IDisposable
 {
     private readonly BankLayout _layout;
@@ -12,13 +15,13 @@ internal sealed class ResidentExperts : DeviceExperts, IDisposable
 
     /// <summary>Copies the matrices of a set (which is left alone) to a card.</summary>
     /// <param name="type">Type of the rows that will come.</param>
-    /// <param name="decodedBytes">Room for decoded matrices.</param>
-    public ResidentExperts(ExpertSet experts, Device card, DType type, long decodedBytes)
+    /// <param name="dequantizedBytes">Room for dequantized matrices.</param>
+    public ResidentExperts(ExpertSet experts, Device card, DType type, long dequantizedBytes)
     {
         _layout = new BankLayout(experts);
         _card = card;
         _bytes = Tensor.Empty(DType.U8, card, _layout.Bytes);
-        Groups = GroupsOf(_layout, type, decodedBytes);
+        Groups = GroupsOf(_layout, type, dequantizedBytes);
         for (var e = 0; e < experts.Count; e++)
         {
             Put(experts.Gate, _layout.Gate, e);
@@ -29,8 +32,9 @@ internal sealed class ResidentExperts : DeviceExperts, IDisposable
 
     public override IReadOnlyList<ExpertGroup> Groups { get; }
 
-    public static IReadOnlyList<ExpertGroup> GroupsOf(BankLayout layout, DType type, long decodedBytes) =>
-        layout.IsDirect(type) ? [new ExpertGroup(0, layout.Count)] : layout.Groups(layout.ExpertBytes * Math.Max(1, decodedBytes / layout.DecodedBytes(type)));
+    public static IReadOnlyList<ExpertGroup> GroupsOf(BankLayout layout, DType type, long dequantizedBytes) =>
+        layout.IsDirect(type) ? [new ExpertGroup(0, layout.Count)]
+            : layout.Groups(layout.ExpertBytes * Math.Max(1, dequantizedBytes / layout.DequantizedBytes(type)));
 
     public long Bytes => _layout.Bytes;
 

@@ -1,6 +1,8 @@
+using KtNotebooks.Formats;
+using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 
-namespace KtNotebooks.Ops;
+namespace KtNotebooks.Experts;
 
 /// <summary>
 /// How the experts of a bank lie in one stretch of memory, in pinned host memory and on a card alike: one expert after the other, each its gate, up and
@@ -16,12 +18,12 @@ internal sealed class BankLayout
     }
 
     /// <summary>Of experts with gate and up [inner, width] and down [width, inner] in one format.</summary>
-    public BankLayout(int count, int width, int inner, MatrixFormat format)
+    public BankLayout(int count, int width, int inner, StorageFormat format)
         : this(count, width, inner, format, format, format)
     {
     }
 
-    private BankLayout(int count, int width, int inner, MatrixFormat gate, MatrixFormat up, MatrixFormat down)
+    private BankLayout(int count, int width, int inner, StorageFormat gate, StorageFormat up, StorageFormat down)
     {
         Count = count;
         long at = 0;
@@ -45,10 +47,10 @@ internal sealed class BankLayout
     public Piece Down { get; }
 
     /// <summary>Whether products read the stored bytes as they are.</summary>
-    public bool IsDirect(DType type) => Gate.Format == MatrixFormats.Of(type) && Up.Format == Gate.Format && Down.Format == Gate.Format;
+    public bool IsDirect(DType type) => Gate.Format == StorageFormat.Of(type) && Up.Format == Gate.Format && Down.Format == Gate.Format;
 
-    /// <summary>Bytes of an expert's matrices after decoding to <paramref name="type"/>.</summary>
-    public long DecodedBytes(DType type) => ((long)Gate.N * Gate.K * 2 + (long)Down.N * Down.K) * type.Size();
+    /// <summary>Bytes of an expert's matrices after dequantizing to <paramref name="type"/>.</summary>
+    public long DequantizedBytes(DType type) => ((long)Gate.N * Gate.K * 2 + (long)Down.N * Down.K) * type.Size();
 
     /// <summary>Experts cut into groups of at most <paramref name="bytes"/> stored bytes, at least one a group, nearly equal in size.</summary>
     public IReadOnlyList<ExpertGroup> Groups(long bytes)
@@ -59,25 +61,25 @@ internal sealed class BankLayout
     }
 
     /// <summary>
-    /// The matrices of a group whose experts lie at <paramref name="address"/> on a card: where they are, or decoded into scratch that is added to
+    /// The matrices of a group whose experts lie at <paramref name="address"/> on a card: where they are, or dequantized into scratch that is added to
     /// <paramref name="scratch"/>.
     /// </summary>
     public GroupMatrices Matrices(nint address, int count, DType type, Device device, List<Tensor> scratch)
     {
         ExpertSide Of(Piece piece)
         {
-            if (piece.Format == MatrixFormats.Of(type)) return new ExpertSide(address + (nint)piece.Data, ExpertBytes / type.Size(), piece.K);
-            var decoded = Tensor.Empty(type, device, count, piece.N, piece.K);
-            scratch.Add(decoded);
-            DecodeKernels.Run(piece.Format, address + (nint)piece.Data, address + (nint)piece.Scales, ExpertBytes, decoded);
-            return new ExpertSide(decoded.Pointer, (long)piece.N * piece.K, piece.K);
+            if (piece.Format == StorageFormat.Of(type)) return new ExpertSide(address + (nint)piece.Data, ExpertBytes / type.Size(), piece.K);
+            var dequantized = Tensor.Empty(type, device, count, piece.N, piece.K);
+            scratch.Add(dequantized);
+            piece.Format.DequantizeOnCard(address + (nint)piece.Data, address + (nint)piece.Scales, ExpertBytes, dequantized);
+            return new ExpertSide(dequantized.Pointer, (long)piece.N * piece.K, piece.K);
         }
         return new GroupMatrices(Of(Gate), Of(Up), Of(Down));
     }
 
-    private static Piece Place(MatrixFormat format, int n, int k, ref long at)
+    private static Piece Place(StorageFormat format, int n, int k, ref long at)
     {
-        var data = format.DataShape(n, k).Aggregate((long)format.DataType().Size(), (product, dim) => product * dim);
+        var data = format.DataShape(n, k).Aggregate((long)format.DataType.Size(), (product, dim) => product * dim);
         var scales = format.Bytes(n, k) - data;
         var piece = new Piece(format, n, k, at, data, at + Aligned(data), scales);
         at += Aligned(data) + Aligned(scales);
@@ -87,5 +89,5 @@ internal sealed class BankLayout
     private static long Aligned(long bytes) => (bytes + Alignment - 1) / Alignment * Alignment;
 
     /// <summary>One matrix inside an expert: offsets and lengths in bytes.</summary>
-    internal readonly record struct Piece(MatrixFormat Format, int N, int K, long Data, long DataBytes, long Scales, long ScaleBytes);
+    internal readonly record struct Piece(StorageFormat Format, int N, int K, long Data, long DataBytes, long Scales, long ScaleBytes);
 }

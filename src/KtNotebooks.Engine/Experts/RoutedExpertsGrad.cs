@@ -1,7 +1,7 @@
 using KtNotebooks.Autograd;
 using KtNotebooks.Tensors;
 
-namespace KtNotebooks.Ops;
+namespace KtNotebooks.Experts;
 
 /// <summary>
 /// Gradient of <see cref="RoutedExperts"/>. With dh' = down_eᵀ dy[t] (not yet weighted):

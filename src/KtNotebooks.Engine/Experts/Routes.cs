@@ -1,8 +1,9 @@
 using System.Numerics.Tensors;
 
+using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 
-namespace KtNotebooks.Ops;
+namespace KtNotebooks.Experts;
 
 /// <summary>
 /// Rows on their way to the experts and back. Route t·k + j is token t's j-th expert; sorted row i carries route routes[i], and rows of one expert lie

@@ -1,7 +1,8 @@
 using KtNotebooks.Interop.Cuda;
+using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 
-namespace KtNotebooks.Ops;
+namespace KtNotebooks.Experts;
 
 /// <summary>
 /// The low-rank pairs of a bank's experts as its products on a card read them: in the rows' type, ranks padded with zeros to multiples of 8 (16 bytes of

@@ -1,8 +1,9 @@
 using KtNotebooks.Autograd;
 using KtNotebooks.Interop.Cuda;
+using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 
-namespace KtNotebooks.Ops;
+namespace KtNotebooks.Experts;
 
 /// <summary>
 /// <see cref="RoutedExperts"/> and its gradient on a card, one group of experts after the other: what a group needs is allocated for its rows alone, so
@@ -11,7 +12,7 @@ namespace KtNotebooks.Ops;
 /// </summary>
 internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
 {
-    /// <summary>Decoded matrices at a time of experts that nobody placed: they are copied to the card for one call, right everywhere and slow.</summary>
+    /// <summary>Dequantized matrices at a time of experts that nobody placed: they are copied to the card for one call, right everywhere and slow.</summary>
     private const long UploadedBytes = 256L << 20;
 
     private readonly int _d = experts.Gate.K, _i = experts.Width;
@@ -21,7 +22,7 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
 
     /// <summary>
     /// Bytes that forward or backward takes beside inputs and outputs while its largest group is open, for whoever plans: gate, up, h (backward) and a row
-    /// of D, what a row has of low rank, decoded matrices, padded pairs and the sum over groups. Nobody knows how tokens will choose: a group is taken to
+    /// of D, what a row has of low rank, dequantized matrices, padded pairs and the sum over groups. Nobody knows how tokens will choose: a group is taken to
     /// get twice its share of the rows at most.
     /// </summary>
     public static long ScratchBytes(ExpertSet experts, Tensor x, long routes, bool backward)

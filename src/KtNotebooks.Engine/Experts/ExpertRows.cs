@@ -1,8 +1,10 @@
 using System.Numerics.Tensors;
 
+using KtNotebooks.Formats;
+using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 
-namespace KtNotebooks.Ops;
+namespace KtNotebooks.Experts;
 
 /// <summary>
 /// What the gradient of experts wants back of their forward, for R sorted rows: g, u [R, I] and, with low-rank pairs, p = A·input F32 [R, r] of gate, up

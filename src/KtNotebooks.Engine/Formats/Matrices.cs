@@ -1,6 +1,6 @@
 using KtNotebooks.Tensors;
 
-namespace KtNotebooks.Ops;
+namespace KtNotebooks.Formats;
 
 /// <summary>
 /// E matrices of one shape [N, K] and format, one an expert: a stacked tensor [E, N, K] (what is trained), or a tensor each (a checkpoint's memory-mapped
@@ -12,7 +12,7 @@ public readonly struct Matrices
     private readonly Tensor[]? _each;
     private readonly Tensor[]? _scales;
 
-    private Matrices(MatrixFormat format, Tensor? stacked, Tensor[]? each, Tensor[]? scales, int count, int n, int k)
+    private Matrices(StorageFormat format, Tensor? stacked, Tensor[]? each, Tensor[]? scales, int count, int n, int k)
     {
         Format = format;
         _stacked = stacked;
@@ -23,7 +23,7 @@ public readonly struct Matrices
         K = k;
     }
 
-    public MatrixFormat Format { get; }
+    public StorageFormat Format { get; }
 
     /// <summary>E.</summary>
     public int Count { get; }
@@ -40,10 +40,10 @@ public readonly struct Matrices
     /// <summary>The trained form, or null.</summary>
     public Tensor? Stacked => _stacked;
 
-    public static Matrices One(Tensor matrix) => new(MatrixFormats.Of(matrix.Type), null, [matrix], null, 1, checked((int)matrix.Dim(0)), matrix.Width);
+    public static Matrices One(Tensor matrix) => new(StorageFormat.Of(matrix.Type), null, [matrix], null, 1, checked((int)matrix.Dim(0)), matrix.Width);
 
     public static Matrices Stack(Tensor stacked) =>
-        new(MatrixFormats.Of(stacked.Type), stacked, null, null, checked((int)stacked.Dim(0)), checked((int)stacked.Dim(1)), stacked.Width);
+        new(StorageFormat.Of(stacked.Type), stacked, null, null, checked((int)stacked.Dim(0)), checked((int)stacked.Dim(1)), stacked.Width);
 
     /// <exception cref="ArgumentException">The tensors differ in shape or type.</exception>
     public static Matrices Each(Tensor[] matrices)
@@ -52,19 +52,19 @@ public readonly struct Matrices
         var first = matrices[0];
         foreach (var m in matrices)
             if (m.Type != first.Type || !m.HasShape(first.Shape)) throw new ArgumentException($"[Matrices] all experts must be like {first}, but one is {m}");
-        return new Matrices(MatrixFormats.Of(first.Type), null, matrices, null, matrices.Length, checked((int)first.Dim(0)), first.Width);
+        return new Matrices(StorageFormat.Of(first.Type), null, matrices, null, matrices.Length, checked((int)first.Dim(0)), first.Width);
     }
 
-    /// <summary>Low-bit matrices [n, k]: data and scales of each expert, shaped as <see cref="MatrixFormat"/> says.</summary>
+    /// <summary>Low-bit matrices [n, k]: data and scales of each expert, shaped as <see cref="StorageFormat"/> says.</summary>
     /// <exception cref="ArgumentException">A tensor has another shape or type than the format wants.</exception>
-    public static Matrices Each(MatrixFormat format, Tensor[] data, Tensor[] scales, long n, long k)
+    public static Matrices Each(StorageFormat format, Tensor[] data, Tensor[] scales, long n, long k)
     {
         ArgumentNullException.ThrowIfNull(data);
         ArgumentNullException.ThrowIfNull(scales);
         if (format.Refusal(k) is { } refusal) throw new ArgumentException($"[Matrices] {refusal}");
         if (data.Length != scales.Length) throw new ArgumentException($"[Matrices] {data.Length} experts have data, {scales.Length} have scales");
-        foreach (var d in data) Expect("data", d, format.DataType(), format.DataShape(n, k));
-        foreach (var s in scales) Expect("scales", s, format.ScaleType(), format.ScaleShape(n, k));
+        foreach (var d in data) Expect("data", d, format.DataType, format.DataShape(n, k));
+        foreach (var s in scales) Expect("scales", s, format.ScaleType, format.ScaleShape(n, k));
         return new Matrices(format, null, data, scales, data.Length, checked((int)n), checked((int)k));
     }
 
@@ -113,17 +113,17 @@ public readonly struct Matrices
     public float[] ToFloats(int e, DType rows)
     {
         using var data = Data(e);
-        if (!Format.IsLowBit()) return data.ToFloats();
+        if (!Format.IsLowBit) return data.ToFloats();
         using var scales = Scales(e)!;
         var values = new float[checked(N * K)];
-        for (var i = 0; i < N; i++) LowBit.PlainRow(Format, data, scales, i, values.AsSpan(i * K, K));
+        for (var i = 0; i < N; i++) Format.DequantizeRow(data, scales, i, values.AsSpan(i * K, K));
         if (rows == DType.BF16)
             for (var i = 0; i < values.Length; i++) values[i] = Bf16.Round(values[i]);
         return values;
     }
 
     /// <summary>A view on matrix e of a format without scales; the caller disposes it.</summary>
-    public Tensor this[int e] => Format.IsLowBit() ? throw new InvalidOperationException($"[Matrices] a matrix of {Format} is data and scales, not one tensor")
+    public Tensor this[int e] => Format.IsLowBit ? throw new InvalidOperationException($"[Matrices] a matrix of {Format} is data and scales, not one tensor")
         : Data(e);
 
     private static void Expect(string what, Tensor tensor, DType type, long[] shape)

@@ -1,6 +1,7 @@
+using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 
-namespace KtNotebooks.Ops;
+namespace KtNotebooks.Experts;
 
 /// <summary>Consecutive experts of a bank that are on the card at the same time.</summary>
 public readonly record struct ExpertGroup(int First, int Count);
@@ -12,7 +13,7 @@ internal readonly record struct GroupMatrices(ExpertSide Gate, ExpertSide Up, Ex
 
 /// <summary>
 /// The experts of one bank as a card sees them: group by group, each opened before the work that reads it is queued and closed after. Whether they are
-/// always there, are streamed or are decoded on the way is the matter of the class behind it.
+/// always there, are streamed or are dequantized on the way is the matter of the class behind it.
 /// </summary>
 public abstract class DeviceExperts
 {

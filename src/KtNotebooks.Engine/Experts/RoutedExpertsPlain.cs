@@ -1,7 +1,8 @@
 using KtNotebooks.Autograd;
+using KtNotebooks.Formats;
 using KtNotebooks.Tensors;
 
-namespace KtNotebooks.Ops;
+namespace KtNotebooks.Experts;
 
 /// <summary>
 /// The definition of <see cref="RoutedExperts"/> and its gradient: token by token, route by route, in double, with no sorting. The oracle of the fast

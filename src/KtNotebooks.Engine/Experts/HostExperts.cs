@@ -1,7 +1,7 @@
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Tensors;
 
-namespace KtNotebooks.Ops;
+namespace KtNotebooks.Experts;
 
 /// <summary>
 /// The CPU's share of experts whose rows are on a card (<see cref="HostShare"/>): x [T, D] and the routes come to pinned host memory, a thread of its own

@@ -1,9 +1,12 @@
+using KtNotebooks.Experts;
+using KtNotebooks.Formats;
 using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
+using KtNotebooks.Tests.Ops;
 
 using static KtNotebooks.Tests.Ops.Input;
 
-namespace KtNotebooks.Tests.Ops;
+namespace KtNotebooks.Tests.Experts;
 
 /// <summary>
 /// Cases of the router and of the routed experts: frozen with low-rank pairs, trained whole, one tensor an expert, experts that no token chose.
@@ -93,12 +96,12 @@ public static class ExpertCases
                 { Roundings = WithPairs };
         }
         foreach (var type in (DType[])[DType.F32, DType.BF16])
-            foreach (var (format, d, i, scale) in ((MatrixFormat, int, int, float)[])[(MatrixFormat.Fp8, 133, 130, 0.15f), (MatrixFormat.Int8, D, I, 0.006f),
-                (MatrixFormat.Int4, 64, 32, 0.05f)])
+            foreach (var (format, d, i, scale) in ((StorageFormat, int, int, float)[])[(StorageFormat.Fp8, 133, 130, 0.15f), (StorageFormat.Int8, D, I, 0.006f),
+                (StorageFormat.Int4, 64, 32, 0.05f)])
                 foreach (var r in (int[])[0, 3])
                 {
-                    Input[] Bank(int n, int k) => [.. Enumerable.Repeat(Codes(format.DataType(), format.DataShape(n, k)), E),
-                        .. Enumerable.Repeat(Scales(format.ScaleType(), scale, format.ScaleShape(n, k)), E)];
+                    Input[] Bank(int n, int k) => [.. Enumerable.Repeat(Codes(format.DataType, format.DataShape(n, k)), E),
+                        .. Enumerable.Repeat(Scales(format.ScaleType, scale, format.ScaleShape(n, k)), E)];
                     Input[] lora = r == 0 ? [] : [.. ((long[][])[[E, r, d], [E, i, r], [E, r, d], [E, i, r], [E, r, i], [E, d, r]]).Select(shape =>
                         F32(shape) with { Scale = 0.2f })];
                     Matrices Low(Tensor[] x, int at, int n, int k) => Matrices.Each(format, x[at..(at + E)], x[(at + E)..(at + (2 * E))], n, k);

@@ -1,6 +1,23 @@
-// Decoding of low-bit matrices to BF16 or F32, compiled once per instruction set (included by kernels.cpp). Formats: kt.h.
-// A value is code · scale in F32, rounded once where BF16 is wanted: the same bits as a checkpoint that was converted beforehand.
+// The storage formats of weights: their numbers, and what the kernels know of each. One a C# class in Formats/, which has the definition.
+//   KT_FP8   E4M3 [N,K] ; scales f32 [ceil(N/128), ceil(K/128)] (DeepSeek's weight_scale_inv)
+//   KT_INT8  [N,K] ; scales f32 [N]
+//   KT_INT4  [N,K/2] bytes, element 2j in the low nibble of byte j, stored as value + 8 ; scales bf16 [N,K/32] ; K a multiple of 32
 #pragma once
+#include <stdint.h>
+
+enum { KT_F32 = 0, KT_BF16 = 1, KT_FP8 = 2, KT_INT8 = 3, KT_INT4 = 4, KT_FORMATS };
+
+#if defined(__cplusplus)
+namespace kt {
+constexpr int64_t Fp8Block = 128, Group = 32;  // of codes that share a scale
+// What K must be a multiple of: formats of two elements a byte have their scales by groups.
+inline int64_t row_granule(int32_t type) { return type >= KT_INT4 ? Group : 1; }
+}  // namespace kt
+#endif
+
+// Dequantization to BF16 or F32, compiled once per instruction set (kernels.cpp defines KT_DEQUANTIZE).
+// A value is code · scale in F32, rounded once where BF16 is wanted: the same bits as a checkpoint that was converted beforehand.
+#if defined(KT_DEQUANTIZE)
 #include "kernels.h"
 #include "simd.h"
 
@@ -42,32 +59,32 @@ KT_INLINE F from_fp8(Codes c) {
 
 #endif
 
-KT_INLINE F decode_codes(Codes c, bool fp8) { return fp8 ? from_fp8(c) : from_int8(c); }
+KT_INLINE F widen_codes(Codes c, bool fp8) { return fp8 ? from_fp8(c) : from_int8(c); }
 
 // n codes of one scale.
 template <bool Fp8, class Out>
-KT_INLINE void decode_run(const uint8_t* codes, int64_t n, float scale, Out* out) {
+KT_INLINE void dequantize_run(const uint8_t* codes, int64_t n, float scale, Out* out) {
     F factor = set1(Fp8 ? scale * 256 : scale);
     int64_t j = 0;
-    for (; j + W <= n; j += W) store(out + j, mul(decode_codes(load_codes(codes + j), Fp8), factor));
-    if (j < n) store(out + j, mul(decode_codes(load_codes(codes + j, n - j), Fp8), factor), n - j);
+    for (; j + W <= n; j += W) store(out + j, mul(widen_codes(load_codes(codes + j), Fp8), factor));
+    if (j < n) store(out + j, mul(widen_codes(load_codes(codes + j, n - j), Fp8), factor), n - j);
 }
 
 // One group: 16 bytes, the even elements in the low nibbles, stored as value + 8.
 template <class Out>
-KT_INLINE void decode_group(const uint8_t* codes, float scale, Out* out) {
+KT_INLINE void dequantize_group(const uint8_t* codes, float scale, Out* out) {
     __m128i both = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)), mask = _mm_set1_epi8(15);
     __m128i even = _mm_and_si128(both, mask), odd = _mm_and_si128(_mm_srli_epi16(both, 4), mask), eight = _mm_set1_epi8(8);
     __m128i halves[2] = {_mm_sub_epi8(_mm_unpacklo_epi8(even, odd), eight), _mm_sub_epi8(_mm_unpackhi_epi8(even, odd), eight)};
     F factor = set1(scale);
-    for (int i = 0; i < Int4Group; i += W) {
+    for (int i = 0; i < Group; i += W) {
         Codes part = W == 8 && i % 16 ? _mm_srli_si128(halves[i / 16], 8) : halves[i / 16];
         store(out + i, mul(from_int8(part), factor));
     }
 }
 
 template <class Out>
-void decode_rows(const Matrix& m, int64_t rows, int64_t columns, Out* out) {
+void dequantize_rows(const Matrix& m, int64_t rows, int64_t columns, Out* out) {
     const LowBit& low = m.low;
     for (int64_t i = 0; i < rows; i++, out += columns) {
         const int64_t row = low.row + i;
@@ -77,24 +94,25 @@ void decode_rows(const Matrix& m, int64_t rows, int64_t columns, Out* out) {
             for (int64_t j = 0; j < columns;) {
                 int64_t at = low.column + j, n = Fp8Block - at % Fp8Block;
                 if (n > columns - j) n = columns - j;
-                decode_run<true>(codes + j, n, scales[at / Fp8Block], out + j);
+                dequantize_run<true>(codes + j, n, scales[at / Fp8Block], out + j);
                 j += n;
             }
         } else if (m.type == 3) {
-            decode_run<false>(codes, columns, static_cast<const float*>(low.scales)[row], out);
+            dequantize_run<false>(codes, columns, static_cast<const float*>(low.scales)[row], out);
         } else {
-            const uint16_t* scales = static_cast<const uint16_t*>(low.scales) + (row * low.width + low.column) / Int4Group;
-            for (int64_t j = 0; j < columns; j += Int4Group) decode_group(codes + j / 2, widen(scales[j / Int4Group]), out + j);
+            const uint16_t* scales = static_cast<const uint16_t*>(low.scales) + (row * low.width + low.column) / Group;
+            for (int64_t j = 0; j < columns; j += Group) dequantize_group(codes + j / 2, widen(scales[j / Group]), out + j);
         }
     }
 }
 
-void decode(const Matrix& m, int64_t rows, int64_t columns, void* out, int32_t type) {
+void dequantize(const Matrix& m, int64_t rows, int64_t columns, void* out, int32_t type) {
     if (type == 0)
-        decode_rows(m, rows, columns, static_cast<float*>(out));
+        dequantize_rows(m, rows, columns, static_cast<float*>(out));
     else
-        decode_rows(m, rows, columns, static_cast<uint16_t*>(out));
+        dequantize_rows(m, rows, columns, static_cast<uint16_t*>(out));
 }
 
 }  // namespace
 }  // namespace kt
+#endif

@@ -1,0 +1,41 @@
+using System.Numerics.Tensors;
+
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Formats;
+
+/// <summary>Data I8 [N, K], scales F32 [N], one a row: the largest of it divided by 127.</summary>
+internal sealed unsafe class Int8Format() : StorageFormat("int8", 3, DType.I8, DType.F32)
+{
+    public override long[] ScaleShape(long n, long k) => [n];
+
+    public override (int Rows, int Columns) ScaledBlock(long k) => (1, checked((int)k));
+
+    internal override float RandomDeviation => 74;
+
+    private protected override string Cuda => """
+        __device__ void dequantize8(const unsigned char* data, const unsigned char* scales, int n, int k, int N, int K, int count, float* v)
+        {
+            float scale = ((const float*)scales)[n];
+            unsigned char code[8];
+            load8(data + (long long)n * K + k, K % 8 == 0, count, code);
+            for (int j = 0; j < count; j++) v[j] = scale * (signed char)code[j];
+        }
+
+        """;
+
+    internal override void DequantizeRow(Tensor data, Tensor? scales, long row, Span<float> target)
+    {
+        var codes = data.Row<sbyte>(row);
+        var scale = ((float*)scales!.Pointer)[row];
+        for (var j = 0; j < target.Length; j++) target[j] = codes[j] * scale;
+    }
+
+    private protected override void QuantizeBand(ReadOnlySpan<float> values, int rows, long band, Tensor data, Tensor scales)
+    {
+        var scale = ScaleOf(Math.Abs(TensorPrimitives.MaxMagnitude(values)) / 127);
+        ((float*)scales.Pointer)[band] = scale;
+        var codes = data.Row<sbyte>(band);
+        for (var j = 0; j < values.Length; j++) codes[j] = (sbyte)Math.Clamp(MathF.Round(values[j] / scale), -127, 127);
+    }
+}
