@@ -2,10 +2,11 @@
 //   KT_FP8   E4M3 [N,K] ; scales f32 [ceil(N/128), ceil(K/128)] (DeepSeek's weight_scale_inv)
 //   KT_INT8  [N,K] ; scales f32 [N]
 //   KT_INT4  [N,K/2] bytes, element 2j in the low nibble of byte j, stored as value + 8 ; scales bf16 [N,K/32] ; K a multiple of 32
+//   KT_MXFP4 [N,K/2] bytes, E2M1, element 2j in the low nibble of byte j ; scales u8 [N,K/32], 2^(s − 127) ; K a multiple of 32
 #pragma once
 #include <stdint.h>
 
-enum { KT_F32 = 0, KT_BF16 = 1, KT_FP8 = 2, KT_INT8 = 3, KT_INT4 = 4, KT_FORMATS };
+enum { KT_F32 = 0, KT_BF16 = 1, KT_FP8 = 2, KT_INT8 = 3, KT_INT4 = 4, KT_MXFP4 = 5, KT_FORMATS };
 
 #if defined(__cplusplus)
 namespace kt {
@@ -70,17 +71,27 @@ KT_INLINE void dequantize_run(const uint8_t* codes, int64_t n, float scale, Out*
     if (j < n) store(out + j, mul(widen_codes(load_codes(codes + j, n - j), Fp8), factor), n - j);
 }
 
-// One group: 16 bytes, the even elements in the low nibbles, stored as value + 8.
-template <class Out>
+// One group: 16 bytes, the even elements in the low nibbles: integers stored as value + 8, or E2M1, whose doubles are small integers.
+template <bool E2m1, class Out>
 KT_INLINE void dequantize_group(const uint8_t* codes, float scale, Out* out) {
     __m128i both = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)), mask = _mm_set1_epi8(15);
-    __m128i even = _mm_and_si128(both, mask), odd = _mm_and_si128(_mm_srli_epi16(both, 4), mask), eight = _mm_set1_epi8(8);
-    __m128i halves[2] = {_mm_sub_epi8(_mm_unpacklo_epi8(even, odd), eight), _mm_sub_epi8(_mm_unpackhi_epi8(even, odd), eight)};
-    F factor = set1(scale);
+    __m128i even = _mm_and_si128(both, mask), odd = _mm_and_si128(_mm_srli_epi16(both, 4), mask);
+    const __m128i table = E2m1 ? _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
+                               : _mm_setr_epi8(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    __m128i halves[2] = {_mm_shuffle_epi8(table, _mm_unpacklo_epi8(even, odd)), _mm_shuffle_epi8(table, _mm_unpackhi_epi8(even, odd))};
+    F factor = set1(E2m1 ? scale / 2 : scale);
     for (int i = 0; i < Group; i += W) {
         Codes part = W == 8 && i % 16 ? _mm_srli_si128(halves[i / 16], 8) : halves[i / 16];
         store(out + i, mul(from_int8(part), factor));
     }
+}
+
+// E8M0: 2^(s - 127), the smallest of them a subnormal; 255 is NaN.
+KT_INLINE float from_e8m0(uint8_t s) {
+    uint32_t bits = s == 0 ? 0x00400000u : s == 255 ? 0x7fc00000u : static_cast<uint32_t>(s) << 23;
+    float scale;
+    __builtin_memcpy(&scale, &bits, sizeof scale);
+    return scale;
 }
 
 template <class Out>
@@ -88,8 +99,8 @@ void dequantize_rows(const Matrix& m, int64_t rows, int64_t columns, Out* out) {
     const LowBit& low = m.low;
     for (int64_t i = 0; i < rows; i++, out += columns) {
         const int64_t row = low.row + i;
-        const uint8_t* codes = static_cast<const uint8_t*>(m.data) + (row * low.width + low.column) / (m.type == 4 ? 2 : 1);
-        if (m.type == 2) {
+        const uint8_t* codes = static_cast<const uint8_t*>(m.data) + (row * low.width + low.column) / (m.type >= KT_INT4 ? 2 : 1);
+        if (m.type == KT_FP8) {
             const float* scales = static_cast<const float*>(low.scales) + row / Fp8Block * ((low.width + Fp8Block - 1) / Fp8Block);
             for (int64_t j = 0; j < columns;) {
                 int64_t at = low.column + j, n = Fp8Block - at % Fp8Block;
@@ -97,11 +108,17 @@ void dequantize_rows(const Matrix& m, int64_t rows, int64_t columns, Out* out) {
                 dequantize_run<true>(codes + j, n, scales[at / Fp8Block], out + j);
                 j += n;
             }
-        } else if (m.type == 3) {
+        } else if (m.type == KT_INT8) {
             dequantize_run<false>(codes, columns, static_cast<const float*>(low.scales)[row], out);
         } else {
-            const uint16_t* scales = static_cast<const uint16_t*>(low.scales) + (row * low.width + low.column) / Group;
-            for (int64_t j = 0; j < columns; j += Group) dequantize_group(codes + j / 2, widen(scales[j / Group]), out + j);
+            const int64_t at = (row * low.width + low.column) / Group;
+            const uint16_t* bf16 = static_cast<const uint16_t*>(low.scales) + at;
+            const uint8_t* e8m0 = static_cast<const uint8_t*>(low.scales) + at;
+            for (int64_t j = 0; j < columns; j += Group)
+                if (m.type == KT_INT4)
+                    dequantize_group<false>(codes + j / 2, widen(bf16[j / Group]), out + j);
+                else
+                    dequantize_group<true>(codes + j / 2, from_e8m0(e8m0[j / Group]), out + j);
         }
     }
 }

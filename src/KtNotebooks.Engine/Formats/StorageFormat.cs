@@ -34,8 +34,10 @@ public abstract unsafe class StorageFormat
 
     public static StorageFormat Int4 { get; } = new Int4Format();
 
+    public static StorageFormat Mxfp4 { get; } = new Mxfp4Format();
+
     /// <summary>The registry, in the order of <see cref="Code"/>.</summary>
-    public static IReadOnlyList<StorageFormat> All { get; } = [F32, BF16, Fp8, Int8, Int4];
+    public static IReadOnlyList<StorageFormat> All { get; } = [F32, BF16, Fp8, Int8, Int4, Mxfp4];
 
     /// <summary>The names that configs use.</summary>
     public static IReadOnlyList<string> Names { get; } = [.. All.Select(f => f.Name)];

@@ -29,6 +29,6 @@ public static class Quantization
         return methods.FirstOrDefault(f => f.QuantMethod == method && f.Describes(block)) ?? throw new NotSupportedException($"{path}: "
             + (methods.FirstOrDefault(f => f.QuantMethod == method) is { } near
                 ? $"{near.Understood}, but the config says {block.GetRawText().ReplaceLineEndings(" ")}"
-                : $"{Key}.quant_method '{method}' is not known; known are {string.Join(" and ", methods.Select(f => f.QuantMethod))}"));
+                : $"{Key}.quant_method '{method}' is not known; known are {string.Join(", ", methods.Select(f => f.QuantMethod))}"));
     }
 }

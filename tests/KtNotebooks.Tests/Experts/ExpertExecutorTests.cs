@@ -25,6 +25,7 @@ public class ExpertExecutorTests
     [InlineData("fp8")]
     [InlineData("int8")]
     [InlineData("int4")]
+    [InlineData("mxfp4")]
     public void Every_executor_gives_the_same(string formatName)
     {
         var format = StorageFormat.Parse(formatName);

@@ -208,7 +208,7 @@ public sealed class LowBitCheckpointTests : IDisposable
         Assert.StartsWith($"{Path.Combine(Source, "config.json")}: FP8 is read as e4m3 with blocks of 128×128",
             Assert.Throws<NotSupportedException>(() => new Checkpoint(Source)).Message, StringComparison.Ordinal);
         LowBitFolder.Edit(Source, c => c["quantization_config"] = new System.Text.Json.Nodes.JsonObject { ["quant_method"] = "awq" });
-        Assert.EndsWith("quant_method 'awq' is not known; known are fp8 and compressed-tensors",
+        Assert.EndsWith("quant_method 'awq' is not known; known are fp8, compressed-tensors, mxfp4",
             Assert.Throws<NotSupportedException>(() => new Checkpoint(Source)).Message, StringComparison.Ordinal);
         LowBitFolder.Edit(Source, c => c.Remove("quantization_config"));
         using var wrong = new Checkpoint(Source);
