@@ -56,7 +56,7 @@ internal static class ExportCommand
         c.OneOf("finetuning_type");
         var log = LogLevel.Debug(c);
         foreach (var note in c.Finish("kt export")) Console.WriteLine(note);
-        using var export = new AdapterExport(settings, log);
+        using var export = new AdapterExport(settings, log, cancel);
         foreach (var note in export.Notes) Console.WriteLine(note);
         Console.WriteLine($"{export.Merged} matrices of {settings.Model} change");
         export.Run((shard, of) => Console.WriteLine($"file {shard} of {of}"), cancel);

@@ -43,8 +43,9 @@ public sealed class AdapterExport : IDisposable
     /// <summary>Opens and checks everything; nothing is written.</summary>
     /// <param name="settings">What to do.</param>
     /// <param name="log">Hears which weight every tensor of an adapter goes into.</param>
+    /// <param name="cancel">Looked at with every pair.</param>
     /// <exception cref="InvalidDataException">A pair that fits no weight of the base.</exception>
-    public AdapterExport(ExportSettings settings, Action<string>? log = null)
+    public AdapterExport(ExportSettings settings, Action<string>? log = null, CancellationToken cancel = default)
     {
         ArgumentNullException.ThrowIfNull(settings);
         _settings = settings;
@@ -57,7 +58,7 @@ public sealed class AdapterExport : IDisposable
             foreach (var path in settings.Adapters)
             {
                 _adapters.Add(AdapterSource.Open(path));
-                Plan(_adapters[^1], log);
+                Plan(_adapters[^1], log, cancel);
             }
         }
         catch
@@ -131,10 +132,11 @@ public sealed class AdapterExport : IDisposable
     private static long Bytes((string Name, DType Type, long[] Shape) tensor) =>
         tensor.Shape.Aggregate((long)tensor.Type.Size(), (product, dim) => product * dim);
 
-    private void Plan(AdapterSource source, Action<string>? log)
+    private void Plan(AdapterSource source, Action<string>? log, CancellationToken cancel)
     {
         foreach (var name in source.Tensors.Keys.Order(StringComparer.Ordinal))
         {
+            cancel.ThrowIfCancellationRequested();
             const string A = ".lora_A.weight", B = ".lora_B.weight";
             var half = name.EndsWith(A, StringComparison.Ordinal) ? A : B;
             var other = name[..^half.Length] + (half == A ? B : A);
