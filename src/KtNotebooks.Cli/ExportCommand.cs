@@ -54,6 +54,7 @@ internal static class ExportCommand
         var settings = new ExportSettings(SourceKeys.Model(c), SourceKeys.Adapters(c), c.Required("export_dir"), (long)(size * 1e9),
             c.OneOf("export_dtype") == "bfloat16");
         c.OneOf("finetuning_type");
+        c.Flag("use_kt");
         var log = LogLevel.Debug(c);
         foreach (var note in c.Finish("kt export")) Console.WriteLine(note);
         using var export = new AdapterExport(settings, log, cancel);

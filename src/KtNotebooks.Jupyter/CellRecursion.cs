@@ -21,7 +21,10 @@ public sealed class EndlessRecursionException : Exception
 [EditorBrowsable(EditorBrowsableState.Never)]
 public static class CellRecursion
 {
-    /// <summary>Of stack between the outermost check and the innermost of async functions: an exception is thrown again by each of them, with a trace that has grown, which takes the square of their number.</summary>
+    /// <summary>
+    /// Of stack between the outermost check and the innermost of async functions: an exception is thrown again by each of them, with a trace that has grown,
+    /// which takes the square of their number.
+    /// </summary>
     private const long AsyncBytes = 1 << 20;
 
     [ThreadStatic]

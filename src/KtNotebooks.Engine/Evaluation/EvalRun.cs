@@ -59,7 +59,7 @@ public sealed class EvalRun : IDisposable
         var examples = settings.Load(out var left, cancel);
         foreach (var example in examples) _ = example.Answer; // the first row without one is named
         var (model, tokenizer) = settings.Model.Load(loading);
-        return new EvalRun(settings, model, tokenizer, examples) { LeftOut = left, Notes = [.. notes, .. settings.Model.Placement.Notes, .. model.Notes] };
+        return new EvalRun(settings, model, tokenizer, examples) { LeftOut = left, Notes = [.. notes, .. settings.Model.Notes, .. model.Notes] };
     }
 
     public EvalResult Run(CancellationToken cancel = default)

@@ -71,7 +71,7 @@ public sealed class PredictRun : IDisposable
         FolderLock.RequireFree(settings.OutputDir, "output_dir");
         var examples = settings.Load(out var left, cancel);
         var (model, tokenizer) = settings.Model.Load(loading);
-        return new PredictRun(settings, model, tokenizer, examples) { LeftOut = left, Notes = [.. notes, .. settings.Model.Placement.Notes, .. model.Notes] };
+        return new PredictRun(settings, model, tokenizer, examples) { LeftOut = left, Notes = [.. notes, .. settings.Model.Notes, .. model.Notes] };
     }
 
     public PredictResult Run(CancellationToken cancel = default)

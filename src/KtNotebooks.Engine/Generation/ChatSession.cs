@@ -58,6 +58,7 @@ public sealed class ChatSession : IDisposable
         var c = Settings.Read(arguments);
         var (keys, sampling, system, asMade) = ReadKeys(c);
         var notes = c.Finish("kt chat");
+        keys.Check();
         var (model, tokenizer) = (keys with { Adapters = [] }).Load(loading); // adapters lie beside each other here, to be switched
         try
         {
@@ -65,7 +66,7 @@ public sealed class ChatSession : IDisposable
             return new ChatSession(model, tokenizer, keys.Template, sampling, system)
             {
                 Adapter = names.Count > 0 ? names[0] : null,
-                Notes = [.. notes, .. asMade, .. keys.Placement.Notes, .. model.Notes],
+                Notes = [.. notes, .. asMade, .. keys.Notes, .. model.Notes],
             };
         }
         catch

@@ -76,6 +76,7 @@ public sealed class FineTuneRun : IDisposable
         var placement = ModelFolder.Place(modelPath, settings);
         placement.PrepareDevices();
 
+        if (keys.Adapter is { } first) AdapterSource.Open(first).Dispose(); // what is wrong with it is said before a long load
         var tokenizer = Tokenizer.Load(modelPath);
         var rows = TrainingData.Load(keys.Data, modelPath, tokenizer, cancel);
         var windows = new ExampleWindows(rows.Train, keys.Batch, keys.Accumulation, keys.Epochs, keys.MaxSteps, keys.Reduction, keys.OrderSeed);

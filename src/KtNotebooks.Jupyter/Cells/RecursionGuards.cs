@@ -22,7 +22,7 @@ internal static class RecursionGuards
         public HashSet<string> Names { get; } = [.. Body.DescendantTokens().Where(t => t.IsKind(SyntaxKind.IdentifierToken)).Select(t => t.ValueText)];
     }
 
-    /// <param name="isVoid">Whether a lambda of one expression gives no value, which its text does not say; asked about those only that may call themselves.</param>
+    /// <param name="isVoid">Whether a lambda of one expression gives no value, which its text does not say; asked of those that call themselves.</param>
     /// <returns>A check at the start of each function that may call itself.</returns>
     internal static IEnumerable<Edit> In(SyntaxNode root, Func<AnonymousFunctionExpressionSyntax, bool> isVoid)
     {

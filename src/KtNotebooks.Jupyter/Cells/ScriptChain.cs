@@ -112,7 +112,8 @@ internal sealed class ScriptChain
                 HasValue(compilation, tree), woven);
         }
 
-        bool IsVoid(AnonymousFunctionExpressionSyntax lambda) => (model ??= Follow(written, references).GetSemanticModel(written)).GetSymbolInfo(lambda, cancel).Symbol is IMethodSymbol { } method
+        bool IsVoid(AnonymousFunctionExpressionSyntax lambda) =>
+            (model ??= Follow(written, references).GetSemanticModel(written)).GetSymbolInfo(lambda, cancel).Symbol is IMethodSymbol { } method
             && (method.ReturnsVoid || method.IsAsync && method.ReturnType is not INamedTypeSymbol { IsGenericType: true });
 
         static Edit[] Woven(IEnumerable<Edit> edits) => [.. edits.OrderBy(e => e.Position)];

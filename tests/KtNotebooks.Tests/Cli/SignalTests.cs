@@ -51,8 +51,8 @@ public class SignalTests
         using (var rows = File.CreateText(Path.Combine(place.Root, "data", "many.jsonl")))
             for (var i = 0; i < 1_500_000; i++) rows.WriteLine($$"""{"instruction": "What is the weather on day {{i}}?", "output": "The weather is fine."}""");
         place.Write("data/dataset_info.json", """{"many": {"file_name": "many.jsonl"}}""");
-        using var kt = Kt.Start(command == "train" ? place.Train("dataset=many") : ["predict", $"model_name_or_path={place.Model}", $"dataset_dir={Path.Combine(place.Root, "data")}",
-            "eval_dataset=many", "template=deepseek", $"output_dir={place.Output}"]);
+        using var kt = Kt.Start(command == "train" ? place.Train("dataset=many") : ["predict", $"model_name_or_path={place.Model}",
+            $"dataset_dir={Path.Combine(place.Root, "data")}", "eval_dataset=many", "template=deepseek", $"output_dir={place.Output}"]);
         Thread.Sleep(1500); // reading takes several times that
         Assert.False(kt.HasEnded);
         var watch = Stopwatch.StartNew();
