@@ -220,6 +220,19 @@ public class RunKeyEffectTests(Workplace place) : IClassFixture<Workplace>
         }
     }
 
+    /// <summary>A notebook that runs the cell of its chat again frees the old chat, and goes on with the model.</summary>
+    [Fact]
+    public void A_chat_with_another_s_model_leaves_it_alone()
+    {
+        using var own = ChatSession.Open(Base());
+        string Said()
+        {
+            using var chat = new ChatSession(own.Model, own.Tokenizer, own.Template, Sampling.Greedy(5));
+            return chat.Answer("Why?", TestContext.Current.CancellationToken);
+        }
+        Assert.Equal(Said(), Said());
+    }
+
     private string[] Base() => [$"model_name_or_path={place.Model}", "template=deepseek", "max_new_tokens=12", "temperature=2", "top_p=1", "top_k=0"];
 
     private string[] Inputs()

@@ -182,6 +182,42 @@ class Harm(Kernel):
         self.assertEqual(self.value("runs"), "1")
 
 
+class FirstNotebook(Kernel):
+    """Notebook 01, stopped and run again as its text suggests."""
+
+    def stopped(self, cell):
+        msg_id = self.kc.execute(cell)
+        while True:  # until a step is shown
+            msg = self.kc.get_iopub_msg(timeout=60)
+            data = msg["content"].get("data", {}).get("text/plain", "")
+            self.assertNotEqual(msg["msg_type"], "error", msg["content"])
+            if msg["parent_header"].get("msg_id") == msg_id and re.search(r"step [1-9]", data):
+                break
+        self.control("interrupt_request")
+        self.assertEqual(self.shell_reply(msg_id, 60)["content"]["status"], "ok")
+        return int(re.search(r"stopped after step (\d+) of 5000", text(self.outputs(msg_id)))[1])
+
+    def test_a_stopped_training_goes_on_and_the_base_answers_as_before(self):
+        root = os.path.dirname(os.path.abspath(__file__)).split("/tests/")[0]
+        with open(os.path.join(root, "notebooks", "01-first-fine-tune.ipynb")) as file:
+            cells = ["".join(c["source"]) for c in json.load(file)["cells"] if c["cell_type"] == "code"]
+        cell = {word: next(c for c in cells if word in c) for word in ("string[] questions", "TrainResult result", "EvalLoss is not", "FineTuneRun.Open", "var rows")}
+        out = os.path.join(os.environ["KT_TEST_FOLDER"], "notebook-01")
+        opened = cell["FineTuneRun.Open"].replace('"overwrite_output_dir=true"', f'"max_steps=5000", "output_dir={out}"')
+        self.assertIn("max_steps", opened)
+        asks = cell["string[] questions"]
+        for code in (f'Directory.SetCurrentDirectory("{root}"); var lossBefore = 5.0;', cell["var rows"], opened):
+            reply, _ = self.run_cell(code, 60)
+            self.assertEqual(reply["status"], "ok", reply.get("evalue"))
+        base = self.value(asks)
+        first = self.stopped(cell["TrainResult result"])
+        reply, _ = self.run_cell(cell["EvalLoss is not"])
+        self.assertIn("run its cell again", reply["evalue"])
+        self.assertEqual(self.value(asks), base, "the base model's answers are those of the trained one")
+        self.assertGreater(self.stopped(cell["TrainResult result"]), first)
+        self.assertEqual(self.value(asks), base)
+
+
 class Endings(unittest.TestCase):
     """What .NET does not survive: the kernel that Jupyter starts next says what happened, once."""
 
