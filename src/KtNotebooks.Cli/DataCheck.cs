@@ -24,11 +24,11 @@ internal static class DataCheck
         };
         var command = new Command("check",
             "Encode a configuration's data and show it: kt data check [CONFIG.yaml] model_name_or_path=FOLDER dataset=NAME template=deepseek …") { arguments };
-        command.SetAction(parsed => Run(parsed.GetValue(arguments)!));
+        command.SetAction((parsed, cancel) => Task.Run(() => Run(parsed.GetValue(arguments)!, cancel)));
         return command;
     }
 
-    private static int Run(string[] arguments)
+    private static int Run(string[] arguments, CancellationToken cancel)
     {
         var watch = Stopwatch.StartNew();
         var c = Settings.Read(arguments);
@@ -37,7 +37,7 @@ internal static class DataCheck
         var (folder, settings) = (keys.ModelPath, keys.Data);
         var tokenizer = Tokenizer.Load(folder);
         var loaded = watch.Elapsed;
-        var data = TrainingData.Load(settings, folder, tokenizer);
+        var data = TrainingData.Load(settings, folder, tokenizer, cancel);
         var encoded = watch.Elapsed;
         Console.WriteLine(FirstExampleReport.Of(data.Train[0], tokenizer));
         foreach (var (name, rows) in new[] { ("training", data.Train), ("held out", data.HeldOut) })

@@ -55,7 +55,7 @@ internal static class EvalCommand
 
     private static IReadOnlyList<(string Name, double Value)> Model(string[] arguments, bool quiet, CancellationToken cancel)
     {
-        using var run = quiet ? EvalRun.Open(arguments) : FileProgress.Load(report => EvalRun.Open(report, arguments), cancel);
+        using var run = quiet ? EvalRun.Open(null, arguments, cancel) : FileProgress.Load(report => EvalRun.Open(report, arguments, cancel), cancel);
         foreach (var line in run.Notes.Concat(run.LeftOut)) Console.Error.WriteLine(line);
         var watch = Stopwatch.StartNew();
         var next = TimeSpan.FromSeconds(2);

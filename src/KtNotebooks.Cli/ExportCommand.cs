@@ -54,9 +54,10 @@ internal static class ExportCommand
         var settings = new ExportSettings(SourceKeys.Model(c), SourceKeys.Adapters(c), c.Required("export_dir"), (long)(size * 1e9),
             c.OneOf("export_dtype") == "bfloat16");
         c.OneOf("finetuning_type");
+        c.Flag("use_kt");
         var log = LogLevel.Debug(c);
         foreach (var note in c.Finish("kt export")) Console.WriteLine(note);
-        using var export = new AdapterExport(settings, log);
+        using var export = new AdapterExport(settings, log, cancel);
         foreach (var note in export.Notes) Console.WriteLine(note);
         Console.WriteLine($"{export.Merged} matrices of {settings.Model} change");
         export.Run((shard, of) => Console.WriteLine($"file {shard} of {of}"), cancel);

@@ -24,7 +24,7 @@ internal static class PredictCommand
 
     private static int Run(string[] arguments, CancellationToken cancel)
     {
-        using var run = FileProgress.Load(report => PredictRun.Open(report, arguments), cancel);
+        using var run = FileProgress.Load(report => PredictRun.Open(report, arguments, cancel), cancel);
         foreach (var note in run.Notes) Console.WriteLine(note);
         foreach (var line in run.LeftOut) Console.Error.WriteLine(line);
         var result = ProgressLine.Follow("starting", line =>

@@ -30,7 +30,7 @@ internal static class TrainCommands
 
     private static int Train(string[] arguments, CancellationToken cancel)
     {
-        using var run = FileProgress.Load(report => FineTuneRun.Open(report, arguments), cancel);
+        using var run = FileProgress.Load(report => FineTuneRun.Open(report, arguments, cancel), cancel);
         foreach (var note in run.Notes) Console.WriteLine(note);
         Console.WriteLine(FirstExampleReport.Of(run.Examples[0], run.Tokenizer));
         var trained = run.Model.AllTrainable.Sum(p => p.Tensor.Count);

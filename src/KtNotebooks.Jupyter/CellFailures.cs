@@ -28,7 +28,8 @@ internal static class CellFailures
         };
     }
 
-    private static bool Show(Exception error)
+    /// <returns>True: the process goes on.</returns>
+    internal static bool Show(Exception error)
     {
         try
         {

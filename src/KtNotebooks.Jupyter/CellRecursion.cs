@@ -21,9 +21,28 @@ public sealed class EndlessRecursionException : Exception
 [EditorBrowsable(EditorBrowsableState.Never)]
 public static class CellRecursion
 {
+    /// <summary>
+    /// Of stack between the outermost check and the innermost of async functions: an exception is thrown again by each of them, with a trace that has grown,
+    /// which takes the square of their number.
+    /// </summary>
+    private const long AsyncBytes = 1 << 20;
+
+    [ThreadStatic]
+    private static nuint _top;
+
     public static void Check()
     {
         if (!RuntimeHelpers.TryEnsureSufficientExecutionStack()) Full();
+    }
+
+    /// <summary>The same in an async function.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    public static unsafe void CheckAsync()
+    {
+        byte local;
+        var here = (nuint)(&local);
+        if (here > _top) _top = here;
+        if (_top - here > AsyncBytes || !RuntimeHelpers.TryEnsureSufficientExecutionStack()) Full();
     }
 
     [DoesNotReturn]

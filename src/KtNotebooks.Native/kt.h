@@ -28,6 +28,10 @@ KT_API int32_t kt_threads(void);
 // On: a row's results do not depend on the rows that are computed with it, bit for bit (few rows then take the slower path of many).
 // For the whole process; off at first.
 KT_API void kt_set_row_invariant(int32_t on);
+// From now until kt_unwatch(begin) a read of these mapped bytes that the file no longer has (SIGBUS) writes the line to standard error and
+// ends the process with exit code 2. Other addresses go to the handler that was there when the first map came.
+KT_API int32_t kt_watch(const void* begin, int64_t bytes, const char* line);
+KT_API void kt_unwatch(const void* begin);
 
 // ---- dense GEMM ----------------------------------------------------------------------------------------------------------
 // C[M,N] = alpha · op(A)·op(B) + beta · C, op(X) = X or Xᵀ (transA: A is stored [K,M]; transB: B is stored [N,K]).

@@ -29,7 +29,7 @@ public static class DatasetLoader
     };
 
     /// <summary>The examples of several data sets, one set after another; rows need no answer.</summary>
-    /// <inheritdoc cref="Read(string, string, int?, Need)"/>
+    /// <inheritdoc cref="Read(string, string, int?, Need, CancellationToken)"/>
     public static List<Example> Load(string folder, string names, int? maxSamples = null) =>
         [.. Read(folder, names, maxSamples).SelectMany(set => set.Examples)];
 
@@ -38,13 +38,15 @@ public static class DatasetLoader
     /// <param name="names">Names with commas between.</param>
     /// <param name="maxSamples">max_samples: the first so many rows of <em>each</em> set; null: all.</param>
     /// <param name="need">What a row must have to be of use.</param>
+    /// <param name="cancel">Looked at with every row.</param>
     /// <exception cref="ArgumentException">A name is not known; the message gives the nearest.</exception>
     /// <exception cref="FileNotFoundException">A file is missing; the message names it and the entry.</exception>
     /// <exception cref="InvalidDataException">A row is wrong; the message begins with file:row.</exception>
-    public static IReadOnlyList<DatasetRows> Read(string folder, string names, int? maxSamples = null, Need need = Need.Question)
+    public static IReadOnlyList<DatasetRows> Read(string folder, string names, int? maxSamples = null, Need need = Need.Question,
+        CancellationToken cancel = default)
     {
         DatasetEntry[] entries = [.. Entries(folder, names)]; // all names are checked before the first file is read
-        return [.. entries.Select(entry => Read(entry, maxSamples, need))];
+        return [.. entries.Select(entry => Read(entry, maxSamples, need, cancel))];
     }
 
     /// <summary>The entries of dataset_info.json that a list of names means.</summary>
@@ -58,15 +60,15 @@ public static class DatasetLoader
     }
 
     /// <summary>The rows of one entry.</summary>
-    public static DatasetRows Read(DatasetEntry entry, int? maxSamples = null, Need need = Need.Question)
+    public static DatasetRows Read(DatasetEntry entry, int? maxSamples = null, Need need = Need.Question, CancellationToken cancel = default)
     {
         List<string> skipped = [];
-        List<Example> examples = [.. Stream(entry, maxSamples, need, skipped)];
+        List<Example> examples = [.. Stream(entry, maxSamples, need, skipped, cancel)];
         return new DatasetRows(entry.Name, examples, skipped);
     }
 
     /// <summary>The examples of one entry, of which one at a time is read; rows that are of no use go to a list as "file:row: reason".</summary>
-    internal static IEnumerable<Example> Stream(DatasetEntry entry, int? maxSamples, Need need, ICollection<string> skipped)
+    internal static IEnumerable<Example> Stream(DatasetEntry entry, int? maxSamples, Need need, ICollection<string> skipped, CancellationToken cancel = default)
     {
         if (maxSamples <= 0)
             throw new ArgumentException($"max_samples is {maxSamples}; it must be above 0, or null for all rows.", nameof(maxSamples));
@@ -88,15 +90,17 @@ public static class DatasetLoader
         var present = new Lazy<IReadOnlySet<string>>(() =>
             All().SelectMany(row => row.Fields.EnumerateObject().Select(p => p.Name)).ToHashSet(StringComparer.Ordinal));
         var rows = entry.SampleCount is { } count ? RowSample.Of(All, entry, count, maxSamples) : All();
-        return Convert(entry, rows, format(entry, present), need, skipped);
+        return Convert(entry, rows, format(entry, present), need, skipped, cancel);
     }
 
-    private static IEnumerable<Example> Convert(DatasetEntry entry, IEnumerable<Row> rows, IRowFormat converter, Need need, ICollection<string> skipped)
+    private static IEnumerable<Example> Convert(DatasetEntry entry, IEnumerable<Row> rows, IRowFormat converter, Need need, ICollection<string> skipped,
+        CancellationToken cancel)
     {
         var (read, used) = (0, 0);
         var first = "";
         foreach (var row in rows)
         {
+            cancel.ThrowIfCancellationRequested();
             read++;
             var (example, reason) = Readable(row, converter.Convert);
             reason = example is null ? reason : Lacks(example, need);

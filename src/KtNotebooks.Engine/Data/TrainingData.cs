@@ -76,9 +76,10 @@ public sealed record TrainingData(
     /// <param name="settings">Which data, and how.</param>
     /// <param name="tokenizerFolder">Where the tokenizer was loaded from.</param>
     /// <param name="tokenizer">The tokenizer.</param>
+    /// <param name="cancel">Looked at with every row.</param>
     /// <exception cref="ArgumentException">The settings contradict each other.</exception>
     /// <exception cref="InvalidDataException">A row is wrong; the message begins with file:row.</exception>
-    public static TrainingData Load(DataSettings settings, string tokenizerFolder, Tokenizer tokenizer)
+    public static TrainingData Load(DataSettings settings, string tokenizerFolder, Tokenizer tokenizer, CancellationToken cancel = default)
     {
         if (settings.Evaluation is not null && settings.ValSize > 0)
             throw new ArgumentException("eval_dataset and val_size exclude each other");
@@ -96,10 +97,11 @@ public sealed record TrainingData(
 
         List<string> skipped = [];
         var identity = new Identity(settings.IdentityName, settings.IdentityAuthor);
-        List<EncodedExample> Encoded(DatasetEntry entry) => Encode(entry, settings, encoder, identity, skipped);
+        List<EncodedExample> Encoded(DatasetEntry entry) => Encode(entry, settings, encoder, identity, skipped, cancel);
         var entries = DatasetLoader.Entries(settings.Folder, settings.Names); // all names are checked before the first file is read
         IReadOnlyList<DatasetEntry> evaluation = settings.Evaluation is null ? [] : DatasetLoader.Entries(settings.Folder, settings.Evaluation);
         var train = Mixing.Mix([.. entries.Select(Encoded)], settings.MixStrategy, settings.Probabilities, settings.Seed);
+        cancel.ThrowIfCancellationRequested();
         List<EncodedExample> heldOut = [.. evaluation.SelectMany(Encoded)];
         if (settings.ValSize > 0)
             (train, heldOut) = DatasetLoader.Split(train, settings.ValSize, settings.Seed);
@@ -137,13 +139,14 @@ public sealed record TrainingData(
     }
 
     /// <summary>The rows of a set as ids. A row without a token to learn is left out: it would only lower the mean loss.</summary>
-    private static List<EncodedExample> Encode(DatasetEntry entry, DataSettings settings, SftEncoder encoder, Identity identity, List<string> skipped)
+    private static List<EncodedExample> Encode(DatasetEntry entry, DataSettings settings, SftEncoder encoder, Identity identity, List<string> skipped,
+        CancellationToken cancel)
     {
         List<EncodedExample> rows = [];
         var read = 0;
-        foreach (var batch in Batches(DatasetLoader.Stream(entry, settings.MaxSamples, Need.Answer, skipped)))
+        foreach (var batch in Batches(DatasetLoader.Stream(entry, settings.MaxSamples, Need.Answer, skipped, cancel)))
         {
-            foreach (var row in encoder.EncodeAll([.. batch.Select(identity.Fill)]))
+            foreach (var row in encoder.EncodeAll([.. batch.Select(identity.Fill)], cancel))
             {
                 read++;
                 if (row.Learns)

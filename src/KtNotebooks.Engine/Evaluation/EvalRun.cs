@@ -49,16 +49,17 @@ public sealed class EvalRun : IDisposable
 
     /// <param name="loading">Told how far the model has come in.</param>
     /// <param name="arguments">A YAML file and key=value pairs over it.</param>
-    public static EvalRun Open(Action<WorkProgress>? loading, string[] arguments)
+    /// <param name="cancel">Looked at while rows are read.</param>
+    public static EvalRun Open(Action<WorkProgress>? loading, string[] arguments, CancellationToken cancel = default)
     {
         var c = Settings.Read(arguments);
         var settings = PredictSettings.Read(c, AnswerTokens);
         var notes = c.Finish("kt eval");
         FolderLock.RequireFree(settings.OutputDir, "output_dir");
-        var examples = settings.Load(out var left);
+        var examples = settings.Load(out var left, cancel);
         foreach (var example in examples) _ = example.Answer; // the first row without one is named
         var (model, tokenizer) = settings.Model.Load(loading);
-        return new EvalRun(settings, model, tokenizer, examples) { LeftOut = left, Notes = [.. notes, .. settings.Model.Placement.Notes, .. model.Notes] };
+        return new EvalRun(settings, model, tokenizer, examples) { LeftOut = left, Notes = [.. notes, .. settings.Model.Notes, .. model.Notes] };
     }
 
     public EvalResult Run(CancellationToken cancel = default)

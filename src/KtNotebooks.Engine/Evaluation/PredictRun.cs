@@ -62,15 +62,16 @@ public sealed class PredictRun : IDisposable
 
     /// <param name="loading">Told how far the model has come in.</param>
     /// <param name="arguments">A YAML file and key=value pairs over it.</param>
-    public static PredictRun Open(Action<WorkProgress>? loading, string[] arguments)
+    /// <param name="cancel">Looked at while rows are read.</param>
+    public static PredictRun Open(Action<WorkProgress>? loading, string[] arguments, CancellationToken cancel = default)
     {
         var c = Configuration.Settings.Read(arguments);
         var settings = PredictSettings.Read(c);
         var notes = c.Finish("kt predict");
         FolderLock.RequireFree(settings.OutputDir, "output_dir");
-        var examples = settings.Load(out var left);
+        var examples = settings.Load(out var left, cancel);
         var (model, tokenizer) = settings.Model.Load(loading);
-        return new PredictRun(settings, model, tokenizer, examples) { LeftOut = left, Notes = [.. notes, .. settings.Model.Placement.Notes, .. model.Notes] };
+        return new PredictRun(settings, model, tokenizer, examples) { LeftOut = left, Notes = [.. notes, .. settings.Model.Notes, .. model.Notes] };
     }
 
     public PredictResult Run(CancellationToken cancel = default)

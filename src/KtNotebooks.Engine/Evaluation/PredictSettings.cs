@@ -41,9 +41,10 @@ public sealed record PredictSettings(ModelKeys Model, Sampling Sampling, string?
 
     /// <summary>The rows.</summary>
     /// <param name="left">Rows that are of no use, with file, row and reason.</param>
-    public List<Example> Load(out IReadOnlyList<string> left)
+    /// <param name="cancel">Looked at with every row.</param>
+    public List<Example> Load(out IReadOnlyList<string> left, CancellationToken cancel = default)
     {
-        var sets = DatasetLoader.Read(DatasetFolder, Datasets, MaxSamples);
+        var sets = DatasetLoader.Read(DatasetFolder, Datasets, MaxSamples, cancel: cancel);
         left = [.. sets.Where(s => s.Skipped.Count > 0).SelectMany(s => s.Skipped.Prepend($"{s.Name}: {s.Skipped.Count} rows are left out:"))];
         List<Example> examples = [.. sets.SelectMany(s => s.Examples)];
         if (ValSize > 0) examples = DatasetLoader.Split(examples, ValSize, (int)Sampling.Seed).Evaluation;

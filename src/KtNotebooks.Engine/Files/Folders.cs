@@ -5,6 +5,14 @@ namespace KtNotebooks.Files;
 /// <summary>Folders that are written into.</summary>
 public static class Folders
 {
+    /// <summary>Its whole path.</summary>
+    /// <exception cref="ArgumentException">Empty, or no path.</exception>
+    public static string Full(string path, string what)
+    {
+        RequireName(path, what);
+        return Path.GetFullPath(path);
+    }
+
     /// <summary>Makes a folder, and those above it, where it is not there yet.</summary>
     /// <param name="path">The folder.</param>
     /// <param name="what">What it is for, as errors begin: the key that names it, such as output_dir.</param>

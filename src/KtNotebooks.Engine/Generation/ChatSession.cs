@@ -16,7 +16,9 @@ public sealed class ChatSession : IDisposable
 {
     private readonly List<Message> _messages = [];
     private readonly string? _system;
+    private bool _owned;
 
+    /// <summary>With a model of the caller's, which stays the caller's to free.</summary>
     public ChatSession(CausalLm model, Tokenizer tokenizer, Template template, Sampling sampling, string? system = null)
     {
         (Model, Tokenizer, Template, Sampling, _system) = (model, tokenizer, template, sampling.Checked(), system);
@@ -58,6 +60,7 @@ public sealed class ChatSession : IDisposable
         var c = Settings.Read(arguments);
         var (keys, sampling, system, asMade) = ReadKeys(c);
         var notes = c.Finish("kt chat");
+        keys.Check();
         var (model, tokenizer) = (keys with { Adapters = [] }).Load(loading); // adapters lie beside each other here, to be switched
         try
         {
@@ -65,7 +68,8 @@ public sealed class ChatSession : IDisposable
             return new ChatSession(model, tokenizer, keys.Template, sampling, system)
             {
                 Adapter = names.Count > 0 ? names[0] : null,
-                Notes = [.. notes, .. asMade, .. keys.Placement.Notes, .. model.Notes],
+                _owned = true,
+                Notes = [.. notes, .. asMade, .. keys.Notes, .. model.Notes],
             };
         }
         catch
@@ -127,5 +131,9 @@ public sealed class ChatSession : IDisposable
         }
     }
 
-    public void Dispose() => Model.Dispose();
+    /// <summary>Frees the model, where it was loaded here.</summary>
+    public void Dispose()
+    {
+        if (_owned) Model.Dispose();
+    }
 }

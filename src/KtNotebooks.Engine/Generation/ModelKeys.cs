@@ -28,6 +28,14 @@ public sealed record ModelKeys(string Path, IReadOnlyList<string> Adapters, Temp
     /// <summary>Hears where every tensor of an adapter goes; null: nobody asked.</summary>
     public Action<string>? Log { get; init; }
 
+    /// <summary>The template was named; else it is the empty one, unless the model brings one of its own.</summary>
+    public bool TemplateGiven { get; init; } = true;
+
+    /// <summary>What a person should know before it starts.</summary>
+    public IReadOnlyList<string> Notes => [.. TemplateGiven ? Array.Empty<string>()
+        : ["'template' is not given and the model brings none: questions are put as bare text; template=NAME puts them as the model has learned them"],
+        .. Placement.Notes];
+
     public static ModelKeys Read(Settings c)
     {
         ArgumentNullException.ThrowIfNull(c);
@@ -42,6 +50,7 @@ public sealed record ModelKeys(string Path, IReadOnlyList<string> Adapters, Temp
             : DType.BF16, PlacementSettings.Read(c))
         {
             Log = LogLevel.Debug(c),
+            TemplateGiven = c.Has("template"),
         };
     }
 
@@ -59,10 +68,19 @@ public sealed record ModelKeys(string Path, IReadOnlyList<string> Adapters, Temp
             c.MaybeNumber("repetition_penalty") ?? missing?.RepetitionPenalty ?? c.Number("repetition_penalty"), (ulong)c.Int("seed")).Checked();
     }
 
+    /// <summary>Says what is wrong with adapters and template, which a large model's load would hide for minutes.</summary>
+    /// <exception cref="ArgumentException">No template is given, but the model brings one.</exception>
+    public void Check()
+    {
+        if (!TemplateGiven) ChatTemplate.RequireNone(Path);
+        foreach (var adapter in Adapters) AdapterSource.Open(NamedAdapters.Split(adapter).Path).Dispose();
+    }
+
     /// <summary>Tokenizer and model with the adapter on it. The caller disposes the model.</summary>
     /// <param name="loading">Told how far the model has come in.</param>
     public (CausalLm Model, Tokenizer Tokenizer) Load(Action<WorkProgress>? loading = null)
     {
+        Check();
         var tokenizer = Tokenizer.Load(Path);
         var placement = ModelFolder.Place(Path, Placement);
         placement.PrepareDevices();

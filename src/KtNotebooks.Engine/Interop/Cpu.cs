@@ -37,6 +37,9 @@ public static class Cpu
     /// </summary>
     public static IDisposable RowInvariant() => new InvariantScope();
 
+    /// <summary>Whether the native library is there, whatever computes.</summary>
+    internal static bool HasLibrary => Probe(out _).Length > 1;
+
     private static State Current
     {
         get

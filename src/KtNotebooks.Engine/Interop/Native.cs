@@ -35,6 +35,12 @@ internal static unsafe partial class Native
     [LibraryImport(Library)]
     internal static partial void kt_set_row_invariant(int on);
 
+    [LibraryImport(Library, StringMarshalling = StringMarshalling.Utf8)]
+    internal static partial int kt_watch(void* begin, long bytes, string line);
+
+    [LibraryImport(Library)]
+    internal static partial void kt_unwatch(void* begin);
+
     [LibraryImport(Library)]
     internal static partial int kt_gemm(int transA, int transB, long M, long N, long K, float alpha, void* A, long lda, int typeA,
         void* B, long ldb, int typeB, float beta, void* C, long ldc, int typeC);

@@ -38,13 +38,15 @@ public sealed class AdapterExport : IDisposable
     private readonly List<AdapterSource> _adapters = [];
     private readonly Dictionary<string, List<(AdapterSource Source, string Path)>> _pairs = []; // by weight
     private readonly HashSet<string> _names;
+    private readonly (IReadOnlyList<FolderFile> Files, IReadOnlyList<string> LeftOut) _others;
     private (string Name, Tensor Scales)? _pending; // of the FP8 matrix written last
 
     /// <summary>Opens and checks everything; nothing is written.</summary>
     /// <param name="settings">What to do.</param>
     /// <param name="log">Hears which weight every tensor of an adapter goes into.</param>
+    /// <param name="cancel">Looked at with every pair.</param>
     /// <exception cref="InvalidDataException">A pair that fits no weight of the base.</exception>
-    public AdapterExport(ExportSettings settings, Action<string>? log = null)
+    public AdapterExport(ExportSettings settings, Action<string>? log = null, CancellationToken cancel = default)
     {
         ArgumentNullException.ThrowIfNull(settings);
         _settings = settings;
@@ -52,12 +54,14 @@ public sealed class AdapterExport : IDisposable
         if (settings.ShardBytes < 1) throw new ArgumentException("export_size must be positive");
         _base = new Checkpoint(settings.Model);
         _names = [.. _base.Names];
+        var (files, leftOut) = FolderFiles.Of(settings.Model);
+        _others = ([.. files.Where(f => IsOther(f.Name))], leftOut);
         try
         {
             foreach (var path in settings.Adapters)
             {
                 _adapters.Add(AdapterSource.Open(path));
-                Plan(_adapters[^1], log);
+                Plan(_adapters[^1], log, cancel);
             }
         }
         catch
@@ -70,8 +74,8 @@ public sealed class AdapterExport : IDisposable
     /// <summary>Matrices that change.</summary>
     public int Merged => _pairs.Count;
 
-    /// <summary>What the adapters' settings say that has no effect, a line each.</summary>
-    public IReadOnlyList<string> Notes => [.. _adapters.SelectMany(a => a.Notes)];
+    /// <summary>What the adapters' settings say that has no effect, and what of the base's folder is not copied, a line each.</summary>
+    public IReadOnlyList<string> Notes => [.. _adapters.SelectMany(a => a.Notes), .. _others.LeftOut.Select(what => $"{_settings.Model}: not copied: {what}")];
 
     /// <summary>Writes the folder.</summary>
     /// <param name="onShard">Told shards written, shards in all.</param>
@@ -131,10 +135,11 @@ public sealed class AdapterExport : IDisposable
     private static long Bytes((string Name, DType Type, long[] Shape) tensor) =>
         tensor.Shape.Aggregate((long)tensor.Type.Size(), (product, dim) => product * dim);
 
-    private void Plan(AdapterSource source, Action<string>? log)
+    private void Plan(AdapterSource source, Action<string>? log, CancellationToken cancel)
     {
         foreach (var name in source.Tensors.Keys.Order(StringComparer.Ordinal))
         {
+            cancel.ThrowIfCancellationRequested();
             const string A = ".lora_A.weight", B = ".lora_B.weight";
             var half = name.EndsWith(A, StringComparison.Ordinal) ? A : B;
             var other = name[..^half.Length] + (half == A ? B : A);
@@ -240,18 +245,22 @@ public sealed class AdapterExport : IDisposable
     /// <summary>config.json, tokenizer, generation settings, model code: every file beside the weights.</summary>
     private void CopyOthers(string work)
     {
-        foreach (var file in Directory.EnumerateFiles(_settings.Model))
+        foreach (var file in _others.Files)
         {
-            var name = Path.GetFileName(file);
-            if (name == IndexName || Path.GetExtension(name) is ".safetensors" or ".bin" or ".pt" or ".pth" or ".gguf" or ".tmp") continue;
-            if (name != "config.json" || !_settings.WithoutFp8)
+            var target = Path.Combine(work, file.Name);
+            if (Path.GetDirectoryName(target) is { } folder && folder != work) Folders.Create(folder, "export_dir");
+            if (file.Name == "config.json" && _settings.WithoutFp8)
             {
-                AtomicFile.Write(Path.Combine(work, name), File.ReadAllBytes(file));
+                var config = JsonNode.Parse(File.ReadAllText(file.Source))!.AsObject();
+                config.Remove("quantization_config");
+                AtomicFile.WriteText(target, config.ToJsonString(Indented) + "\n");
                 continue;
             }
-            var config = JsonNode.Parse(File.ReadAllText(file))!.AsObject();
-            config.Remove("quantization_config");
-            AtomicFile.WriteText(Path.Combine(work, name), config.ToJsonString(Indented) + "\n");
+            using var stream = RegularFile.Open(file.Source, "a file of the model");
+            AtomicFile.Write(target, file.Bytes, copy => stream.CopyTo(copy));
         }
     }
+
+    private static bool IsOther(string name) =>
+        name != IndexName && Path.GetExtension(name) is not (".safetensors" or ".bin" or ".pt" or ".pth" or ".gguf" or ".tmp");
 }

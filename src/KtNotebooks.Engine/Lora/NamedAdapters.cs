@@ -26,15 +26,22 @@ public static class NamedAdapters
         List<string> names = [];
         foreach (var adapter in adapters)
         {
-            var at = FileKinds.Of(adapter) == FileKind.None ? adapter.IndexOf('=', StringComparison.Ordinal) : -1; // a path may hold the sign
-            var path = adapter[(at + 1)..];
-            var name = at > 0 ? adapter[..at] : NameOf(path);
+            var (name, path) = Split(adapter);
             if (name == Nn.Pass.BaseModel) throw new ArgumentException($"'{name}' means the model without an adapter; give {path} another name: NAME={path}");
             if (names.Contains(name)) throw new ArgumentException($"two adapters are named '{name}'; name one yourself: NAME={path}");
             AdapterFolder.LoadNamed(model, name, path, log);
             names.Add(name);
         }
         return names;
+    }
+
+    /// <summary>`NAME=PATH`, or a path, whose last part is then the name.</summary>
+    public static (string Name, string Path) Split(string adapter)
+    {
+        ArgumentNullException.ThrowIfNull(adapter);
+        var at = FileKinds.Of(adapter) == FileKind.None ? adapter.IndexOf('=', StringComparison.Ordinal) : -1; // a path may hold the sign
+        var path = adapter[(at + 1)..];
+        return (at > 0 ? adapter[..at] : NameOf(path), path);
     }
 
     /// <summary>Frees an adapter; nothing where the name is unknown.</summary>

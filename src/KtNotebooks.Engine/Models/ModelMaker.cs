@@ -30,7 +30,7 @@ public sealed class ModelMaker
     /// <exception cref="IOException">The folder is in use, or the disk is too small.</exception>
     public ModelMaker(string shape, string folder, int? layers = null, StorageFormat? format = null, ulong seed = 1)
     {
-        _folder = OutputFolder.Full(folder, "a random model");
+        _folder = Folders.Full(folder, "the random model's folder");
         _config = ModelShapes.Config(shape, layers);
         Format = format ?? (_config.ContainsKey(Quantization.Key) ? StorageFormat.Fp8 : StorageFormat.BF16);
         if (Format != StorageFormat.BF16 && Format.Config is null)
@@ -59,7 +59,7 @@ public sealed class ModelMaker
 
     public void Run(Action<WorkProgress>? report = null, CancellationToken cancel = default)
     {
-        OutputFolder.Create(_folder, "a random model");
+        Folders.Create(_folder, "the random model's folder");
         var meter = new WorkMeter(Bytes, report);
         var map = new JsonObject();
         for (var s = 0; s < _shards.Count; s++)

@@ -65,7 +65,8 @@ public sealed class FineTuneRun : IDisposable
 
     /// <param name="loading">Told how far the model has come in.</param>
     /// <param name="arguments">A YAML file and key=value pairs over it.</param>
-    public static FineTuneRun Open(Action<WorkProgress>? loading, string[] arguments)
+    /// <param name="cancel">Looked at while rows are read.</param>
+    public static FineTuneRun Open(Action<WorkProgress>? loading, string[] arguments, CancellationToken cancel = default)
     {
         var c = Settings.Read(arguments);
         var keys = FineTuneKeys.Read(c);
@@ -75,8 +76,9 @@ public sealed class FineTuneRun : IDisposable
         var placement = ModelFolder.Place(modelPath, settings);
         placement.PrepareDevices();
 
+        if (keys.Adapter is { } first) AdapterSource.Open(first).Dispose(); // what is wrong with it is said before a long load
         var tokenizer = Tokenizer.Load(modelPath);
-        var rows = TrainingData.Load(keys.Data, modelPath, tokenizer);
+        var rows = TrainingData.Load(keys.Data, modelPath, tokenizer, cancel);
         var windows = new ExampleWindows(rows.Train, keys.Batch, keys.Accumulation, keys.Epochs, keys.MaxSteps, keys.Reduction, keys.OrderSeed);
         // Said now, for a large model takes minutes to load; the rest is compared when it is there.
         if (from is not null)

@@ -16,6 +16,7 @@ namespace KtNotebooks.Weights;
 public sealed class Fp8Conversion : IDisposable
 {
     private static readonly string ScaleSuffix = StorageFormat.Fp8.Stored!.Scales;
+    private const string What = "the converted model's folder";
     private const string Journal = ".kt-convert.json";
     private const long PieceBytes = 4 << 20; // of FP8 codes; twice that in BF16
     private readonly string _target;
@@ -30,7 +31,7 @@ public sealed class Fp8Conversion : IDisposable
     /// <exception cref="IOException">The target is in use, or the disk is too small.</exception>
     public Fp8Conversion(string source, string target)
     {
-        _target = OutputFolder.Full(target, "the converted model");
+        _target = Folders.Full(target, What);
         var from = Path.GetFullPath(HubCache.Resolve(source));
         if (IsWithin(RealPath(_target), RealPath(from)))
             throw new ArgumentException($"{target}: the converted model must not lie in the source folder {source}");
@@ -74,14 +75,15 @@ public sealed class Fp8Conversion : IDisposable
     /// <exception cref="OperationCanceledException">Cancelled; the next run goes on after the last whole shard.</exception>
     public void Run(Action<WorkProgress>? report = null, CancellationToken cancel = default)
     {
-        OutputFolder.Create(_target, "the converted model");
+        Folders.Create(_target, What);
+        OwnTemporary.Sweep(_target); // of a run that was killed; `kt convert` holds the folder's lock
         AtomicFile.WriteText(Path.Combine(_target, Journal), Identity());
         var meter = new WorkMeter(Bytes, report);
         foreach (var (name, plan) in Remaining.ToList()) Convert(name, plan, meter, cancel);
         foreach (var file in _otherFiles)
         {
             var to = Path.Combine(_target, file.Name);
-            OutputFolder.Create(Path.GetDirectoryName(to)!, "the converted model");
+            Folders.Create(Path.GetDirectoryName(to)!, What);
             using var stream = RegularFile.Open(file.Source, "a file of the model");
             AtomicFile.Write(to, file.Bytes, copy => stream.CopyTo(copy));
         }
@@ -167,7 +169,7 @@ public sealed class Fp8Conversion : IDisposable
     {
         var file = _source.Files[name];
         var path = Path.Combine(_target, name);
-        OutputFolder.Create(Path.GetDirectoryName(path)!, "the converted model");
+        Folders.Create(Path.GetDirectoryName(path)!, What);
         using var shard = new ShardFile(path, plan);
         List<Piece> pieces = [];
         foreach (var entry in Kept(file))

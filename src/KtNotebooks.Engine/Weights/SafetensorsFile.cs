@@ -4,6 +4,7 @@ using System.Security.Cryptography;
 using System.Text.Json;
 
 using KtNotebooks.Files;
+using KtNotebooks.Interop;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Weights;
@@ -26,6 +27,7 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
     private readonly MemoryMappedFile _map;
     private readonly MemoryMappedViewAccessor _view;
     private readonly Dictionary<string, TensorEntry> _entries = [];
+    private readonly byte* _start;
     private readonly byte* _data;
     private int _users = 1; // this object, and one for every tensor handed out
     private int _disposed;
@@ -47,8 +49,10 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
         _view = _map.CreateViewAccessor(0, 0, MemoryMappedFileAccess.Read);
         byte* start = null;
         _view.SafeMemoryMappedViewHandle.AcquirePointer(ref start);
+        _start = start;
         try
         {
+            MappedBytes.Watch(start, _length, path);
             var header = *(long*)start;
             if (header <= 1 || header > MaxHeader)
                 throw Bad($"does not start with a safetensors header length (read {header}); it is another format or damaged");
@@ -143,9 +147,7 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
 
     /// <summary>
     /// Fails when the file has become shorter since it was opened. It costs one call of the system (measured: 4 µs in a container). What it cannot see is a
-    /// file that is cut after the
-    /// check while its mapped pages are in use:
-    /// reading a page beyond the end is SIGBUS, which .NET cannot turn into an error.
+    /// file that is cut after the check while its mapped pages are in use: <see cref="MappedBytes"/> says so then.
     /// </summary>
     /// <exception cref="InvalidDataException">It has.</exception>
     internal void RequireWhole()
@@ -164,6 +166,7 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
     private void Release()
     {
         if (Interlocked.Decrement(ref _users) > 0) return;
+        MappedBytes.Leave(_start);
         _view.SafeMemoryMappedViewHandle.ReleasePointer();
         _view.Dispose();
         _map.Dispose();

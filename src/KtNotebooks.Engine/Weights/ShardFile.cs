@@ -12,6 +12,7 @@ public sealed class ShardFile : IDisposable
 {
     private readonly string _path;
     private readonly SafetensorsPlan _plan;
+    private readonly string _temporary;
     private readonly SafeFileHandle _handle;
 
     /// <exception cref="IOException">Not enough disk: said before a byte is written.</exception>
@@ -19,13 +20,11 @@ public sealed class ShardFile : IDisposable
     {
         ArgumentNullException.ThrowIfNull(plan);
         (_path, _plan) = (path, plan);
-        File.Delete(Temporary); // of a run that was killed
+        _temporary = OwnTemporary.In(Path.GetDirectoryName(Path.GetFullPath(path))!);
         AtomicFile.RequireSpace(path, plan.FileBytes);
-        _handle = File.OpenHandle(Temporary, FileMode.CreateNew, FileAccess.Write, FileShare.None, FileOptions.None, plan.FileBytes);
+        _handle = File.OpenHandle(_temporary, FileMode.CreateNew, FileAccess.Write, FileShare.None, FileOptions.None, plan.FileBytes);
         RandomAccess.Write(_handle, plan.Header.Span, 0);
     }
-
-    private string Temporary => _path + ".tmp";
 
     /// <summary>Writes bytes of a tensor, from <paramref name="offset"/> in it.</summary>
     public void Write(string tensor, long offset, ReadOnlySpan<byte> bytes) => RandomAccess.Write(_handle, bytes, _plan.At(tensor) + offset);
@@ -35,13 +34,13 @@ public sealed class ShardFile : IDisposable
     {
         RandomAccess.FlushToDisk(_handle);
         _handle.Dispose();
-        File.Move(Temporary, _path, overwrite: true);
+        File.Move(_temporary, _path, overwrite: true);
     }
 
     public void Dispose()
     {
         if (_handle.IsClosed) return;
         _handle.Dispose();
-        File.Delete(Temporary);
+        File.Delete(_temporary);
     }
 }

@@ -128,7 +128,12 @@ internal sealed class CellThread : IDisposable
             End(run);
             pump.Close();
         }
-        if (task is { IsCompletedSuccessfully: true }) return task.Result;
+        if (task is { IsCompletedSuccessfully: true })
+        {
+            // The cell's own code ended well: what failed is an async void method that it had started, whose exceptions come through the pump.
+            if (failure is not null && !run.Interrupting) CellFailures.Show(failure.SourceException);
+            return task.Result;
+        }
         if (run.Abort.IsCancellationRequested) throw new InterruptedException();
         var error = failure?.SourceException ?? task?.Exception?.InnerException;
         if (error is OperationCanceledException or null && cell.KernelCancel.IsCancellationRequested) throw new InterruptedException();

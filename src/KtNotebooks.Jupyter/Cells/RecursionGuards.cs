@@ -11,23 +11,26 @@ namespace KtNotebooks.Jupyter.Cells;
 /// </summary>
 internal static class RecursionGuards
 {
-    private const string Guard = "global::KtNotebooks.Jupyter.CellRecursion.Check();";
+    private const string Plain = "global::KtNotebooks.Jupyter.CellRecursion.Check();", Awaited = "global::KtNotebooks.Jupyter.CellRecursion.CheckAsync();";
 
     /// <summary>Something that can be called by a name: its body, or its expression, and whether that gives a value.</summary>
     private sealed record Function(string Name, SyntaxNode Body, BlockSyntax? Block, ArrowExpressionClauseSyntax? Arrow, string Before, string After, bool Void,
         SyntaxToken Semicolon)
     {
+        public string Guard => Body.Parent!.ChildTokens().Any(t => t.IsKind(SyntaxKind.AsyncKeyword)) ? Awaited : Plain;
+
         public HashSet<string> Names { get; } = [.. Body.DescendantTokens().Where(t => t.IsKind(SyntaxKind.IdentifierToken)).Select(t => t.ValueText)];
     }
 
+    /// <param name="isVoid">Whether a lambda of one expression gives no value, which its text does not say; asked of those that call themselves.</param>
     /// <returns>A check at the start of each function that may call itself.</returns>
-    internal static IEnumerable<Edit> In(SyntaxNode root)
+    internal static IEnumerable<Edit> In(SyntaxNode root, Func<AnonymousFunctionExpressionSyntax, bool> isVoid)
     {
         var functions = root.DescendantNodes().SelectMany(Find).ToList();
         var calls = functions.GroupBy(f => f.Name).ToDictionary(g => g.Key, g => g.SelectMany(f => f.Names).ToHashSet());
         foreach (var name in calls.Values) name.IntersectWith(calls.Keys);
         var recursive = calls.Keys.Where(name => Reaches(calls, name)).ToHashSet();
-        return functions.Where(f => recursive.Contains(f.Name)).SelectMany(Edits);
+        return functions.Where(f => recursive.Contains(f.Name)).SelectMany(f => Edits(f, isVoid));
     }
 
     private static IEnumerable<Function> Find(SyntaxNode node) => node switch
@@ -65,23 +68,22 @@ internal static class RecursionGuards
         return false;
     }
 
-    private static IEnumerable<Edit> Edits(Function f)
+    private static IEnumerable<Edit> Edits(Function f, Func<AnonymousFunctionExpressionSyntax, bool> isVoid)
     {
         if (f.Block is { OpenBraceToken.IsMissing: false } block)
         {
-            yield return new Edit(block.OpenBraceToken.Span.End, Guard);
+            yield return new Edit(block.OpenBraceToken.Span.End, f.Guard);
         }
         else if (f is { Arrow: { } arrow, Semicolon: { IsMissing: false, Span.Length: > 0 } })
         {
             // `=> x;` becomes `{ check; return x; }`, on the same line.
             var give = f.Void || arrow.Expression is ThrowExpressionSyntax ? "" : "return ";
-            yield return new Edit(arrow.ArrowToken.SpanStart, "{" + f.Before + Guard + give, arrow.ArrowToken.Span.Length);
+            yield return new Edit(arrow.ArrowToken.SpanStart, "{" + f.Before + f.Guard + give, arrow.ArrowToken.Span.Length);
             yield return new Edit(f.Semicolon.Span.End, "}" + f.After);
         }
-        else if (f.Body is ExpressionSyntax expression)
+        else if (f.Body is ExpressionSyntax { Parent: AnonymousFunctionExpressionSyntax lambda } expression)
         {
-            // A lambda of one expression may give a value or not, which its text does not say; most that call themselves do.
-            yield return new Edit(expression.SpanStart, "{" + Guard + "return ");
+            yield return new Edit(expression.SpanStart, "{" + f.Guard + (isVoid(lambda) ? "" : "return "));
             yield return new Edit(expression.Span.End, ";}");
         }
     }

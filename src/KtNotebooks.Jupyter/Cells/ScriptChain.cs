@@ -77,7 +77,8 @@ internal sealed class ScriptChain
         var written = Tree(code, label);
         var root = written.GetRoot(cancel);
         CodeDepth.Check(root, code, label);
-        Edit[] loops = [.. LoopPolls.In(root)], recursion = [.. RecursionGuards.In(root)];
+        SemanticModel? model = null;
+        Edit[] loops = [.. LoopPolls.In(root)], recursion = [.. RecursionGuards.In(root, IsVoid)];
         // Who returns what is guessed from the text: where the guess is wrong, the code is compiled without it.
         var submission = Emit(Woven(loops.Concat(recursion))) ?? (recursion.Length > 0 ? Emit(Woven(loops)) : null);
         if (submission is not null) return submission;
@@ -110,6 +111,10 @@ internal sealed class ScriptChain
             return new Submission(compilation, new SubmissionCode(assembly, start.CreateDelegate<Func<object?[], Task<object?>>>()),
                 HasValue(compilation, tree), woven);
         }
+
+        bool IsVoid(AnonymousFunctionExpressionSyntax lambda) =>
+            (model ??= Follow(written, references).GetSemanticModel(written)).GetSymbolInfo(lambda, cancel).Symbol is IMethodSymbol { } method
+            && (method.ReturnsVoid || method.IsAsync && method.ReturnType is not INamedTypeSymbol { IsGenericType: true });
 
         static Edit[] Woven(IEnumerable<Edit> edits) => [.. edits.OrderBy(e => e.Position)];
     }

@@ -10,6 +10,7 @@ internal sealed record ConnectionFile(string Transport, string Ip, int ShellPort
 {
     private const string What = "Jupyter's connection file";
     private const int Parsed = 1 << 20;
+    private static readonly string[] Schemes = ["hmac-sha256", "hmac-sha384", "hmac-sha512", "hmac-sha1"];
 
     /// <summary>Of one of its ports.</summary>
     public string Endpoint(int port) => Transport == "tcp" ? $"tcp://{Ip}:{port}" : $"ipc://{Ip}-{port}";
@@ -23,13 +24,15 @@ internal sealed record ConnectionFile(string Transport, string Ip, int ShellPort
             throw Bad("", $"must be a JSON object, as Jupyter writes it when it starts a kernel, but is {JsonSource.Named(root)}");
         var transport = Text("transport", "tcp");
         if (transport is not ("tcp" or "ipc")) throw Bad("transport: ", $"must be tcp or ipc, but is '{transport}'");
+        var scheme = Text("signature_scheme", Schemes[0]);
+        if (!Schemes.Contains(scheme)) throw Bad("signature_scheme: ", $"must be one of {string.Join(", ", Schemes)}, but is '{scheme}'");
         var ports = (string[])["shell_port", "control_port", "stdin_port", "iopub_port", "hb_port"];
         var numbers = ports.Select(Port).ToArray();
         for (var i = 1; i < ports.Length; i++)
             if (Array.IndexOf(numbers, numbers[i]) is var first && first < i)
                 throw Bad($"{ports[i]}: ", $"is {numbers[i]}, as {ports[first]} is; each needs its own");
         return new ConnectionFile(transport, Text("ip", "127.0.0.1"), numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], Text("key", ""),
-            Text("signature_scheme", "hmac-sha256"));
+            scheme);
 
         string Text(string name, string missing) => !root.TryGetProperty(name, out var value) ? missing
             : value.ValueKind == JsonValueKind.String ? value.GetString()! : throw Bad($"{name}: ", $"must be a text, but is {JsonSource.Named(value)}");

@@ -33,7 +33,7 @@ internal sealed class Wire
             "hmac-sha384" => HashAlgorithmName.SHA384,
             "hmac-sha512" => HashAlgorithmName.SHA512,
             "hmac-sha1" => HashAlgorithmName.SHA1,
-            _ => throw new NotSupportedException($"[connection file] signature_scheme {signatureScheme}: expected hmac-sha256, -sha384, -sha512 or -sha1"),
+            _ => throw new ArgumentOutOfRangeException(nameof(signatureScheme), signatureScheme, "[wire] no such signature scheme"),
         };
     }
 

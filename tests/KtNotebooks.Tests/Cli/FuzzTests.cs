@@ -1,5 +1,6 @@
 using KtNotebooks.Configuration;
 using KtNotebooks.Data;
+using KtNotebooks.Jupyter.Notebooks;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
 using KtNotebooks.Placement;
@@ -34,7 +35,7 @@ public class FuzzTests(Workplace place) : IClassFixture<Workplace>
 
     public static TheoryData<string> Kinds =>
         ["config.yaml", "rules.yaml", "rows.json", "rows.jsonl", "rows.csv", "dataset_info.json", "config.json", "model.safetensors", "tokenizer.json",
-            "adapter_config.json", "adapter_model.safetensors"];
+            "adapter_config.json", "adapter_model.safetensors", "adapter.gguf", "notebook.ipynb"];
 
     [Theory]
     [MemberData(nameof(Kinds))]
@@ -112,6 +113,29 @@ public class FuzzTests(Workplace place) : IClassFixture<Workplace>
                     DatasetLoader.Read(folder, "rows");
                 }
                 );
+            case "adapter.gguf":
+                return (Gguf(), bytes =>
+                {
+                    using var adapter = AdapterSource.Open(Put(kind, bytes));
+                    foreach (var tensor in adapter.Tensors.Values) tensor.Read();
+                }
+                );
+            case "notebook.ipynb":
+                return (Text("""
+                    {"cells": [
+                      {"cell_type": "markdown", "id": "a", "metadata": {}, "source": ["# A\n", "text"]},
+                      {"cell_type": "code", "id": "b", "metadata": {"tags": ["parameters"]}, "execution_count": 1, "outputs": [], "source": "int n = 1;"},
+                      {"cell_type": "code", "id": "c", "metadata": {}, "execution_count": null, "outputs": [], "source": ["n +\n", " 1"]}],
+                     "metadata": {"kernelspec": {"display_name": "C#", "language": "C#", "name": "ktnotebooks"}, "language_info": {"name": "C#"}},
+                     "nbformat": 4, "nbformat_minor": 5}
+                    """), bytes =>
+                {
+                    var notebook = NotebookFile.Read(Put(kind, bytes));
+                    new NotebookParameters(["n=5"]).Inject(notebook);
+                    foreach (var cell in notebook.CodeCells) _ = (NotebookFile.Source(cell), NotebookFile.Tags(cell));
+                    notebook.Write(Path.Combine(folder, "written.ipynb"));
+                }
+                );
             case "adapter_config.json" or "adapter_model.safetensors":
                 using (var run = FineTuneRun.Open([.. place.Train("lora_experts=true", "max_steps=1")[1..^1], $"output_dir={folder}-made", "max_steps=1"]))
                     run.Run(TestContext.Current.CancellationToken);
@@ -133,6 +157,49 @@ public class FuzzTests(Workplace place) : IClassFixture<Workplace>
                 }
                 );
         }
+    }
+
+    /// <summary>A pair of one linear layer and one of two stacked experts, as llama.cpp writes them.</summary>
+    private static byte[] Gguf()
+    {
+        using var stream = new MemoryStream();
+        using var writer = new BinaryWriter(stream);
+        (string Name, ulong[] Sides)[] tensors =
+        [
+            ("blk.0.attn_output.weight.lora_a", [16, 2]), ("blk.0.attn_output.weight.lora_b", [2, 16]),
+            ("blk.1.ffn_up_exps.weight.lora_a", [16, 2, 2]), ("blk.1.ffn_up_exps.weight.lora_b", [2, 8, 2]),
+        ];
+        (string Key, object Value)[] pairs =
+            [("general.type", "adapter"), ("general.architecture", "qwen3moe"), ("adapter.type", "lora"), ("adapter.lora.alpha", 16f)];
+        void Write(string text)
+        {
+            writer.Write((ulong)text.Length);
+            writer.Write(System.Text.Encoding.ASCII.GetBytes(text));
+        }
+        writer.Write("GGUF"u8);
+        writer.Write(3u);
+        writer.Write((ulong)tensors.Length);
+        writer.Write((ulong)pairs.Length);
+        foreach (var (key, value) in pairs)
+        {
+            Write(key);
+            writer.Write(value is string ? 8u : 6u);
+            if (value is string text) Write(text);
+            else writer.Write((float)value);
+        }
+        var offset = 0ul;
+        foreach (var (name, sides) in tensors)
+        {
+            Write(name);
+            writer.Write((uint)sides.Length);
+            foreach (var side in sides) writer.Write(side);
+            writer.Write(0u);
+            writer.Write(offset);
+            offset += (sides.Aggregate(4ul, (bytes, side) => bytes * side) + 31) / 32 * 32;
+        }
+        while (stream.Length % 32 != 0) writer.Write((byte)0);
+        writer.Write(new byte[offset]);
+        return stream.ToArray();
     }
 
     /// <summary>One to three slips: a byte changed, a stretch cut, doubled or turned, a number made extreme, the end cut off.</summary>

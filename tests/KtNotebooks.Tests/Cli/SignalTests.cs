@@ -42,6 +42,26 @@ public class SignalTests
         Assert.InRange(watch.Elapsed.TotalSeconds, 0, 2);
     }
 
+    [Theory]
+    [InlineData("train")]
+    [InlineData("predict")]
+    public void The_first_Ctrl_C_acts_while_rows_are_read(string command)
+    {
+        using var place = new Workplace();
+        using (var rows = File.CreateText(Path.Combine(place.Root, "data", "many.jsonl")))
+            for (var i = 0; i < 1_500_000; i++) rows.WriteLine($$"""{"instruction": "What is the weather on day {{i}}?", "output": "The weather is fine."}""");
+        place.Write("data/dataset_info.json", """{"many": {"file_name": "many.jsonl"}}""");
+        using var kt = Kt.Start(command == "train" ? place.Train("dataset=many") : ["predict", $"model_name_or_path={place.Model}",
+            $"dataset_dir={Path.Combine(place.Root, "data")}", "eval_dataset=many", "template=deepseek", $"output_dir={place.Output}"]);
+        Thread.Sleep(1500); // reading takes several times that
+        Assert.False(kt.HasEnded);
+        var watch = Stopwatch.StartNew();
+        kt.Signal("INT");
+        var (exit, output, errors) = kt.End();
+        Assert.True((exit, errors) == (130, "stopped\n"), $"{exit}\n{output}\n{errors}");
+        Assert.InRange(watch.Elapsed.TotalSeconds, 0, 3);
+    }
+
     [Fact]
     public void Two_runs_do_not_write_into_one_folder()
     {

@@ -119,6 +119,17 @@ public class KeysTests
     private static readonly string[] Conditional = ["lora_alpha", "lora_rank", "lora_dropout", "kt_config.kt_num_threads", "kt_config.enabled",
         "metric_for_best_model"];
 
+    /// <summary>Whoever makes the records in code gets what the table says.</summary>
+    [Fact]
+    public void Records_made_in_code_have_the_table_s_defaults()
+    {
+        Assert.Equal(new KtNotebooks.Generation.Sampling(), ModelKeys.ReadSampling(Settings.Read(["model_name_or_path=m"])));
+        var read = FineTuneKeys.Read(Settings.Read(["model_name_or_path=m", "dataset=d", "output_dir=o"])).Training;
+        var made = new TrainSettings { OutputDir = "o" };
+        foreach (var property in typeof(TrainSettings).GetProperties().Where(p => p.Name is not (nameof(TrainSettings.Memory) or "ResumeFrom")))
+            Assert.True(Equals(property.GetValue(made), property.GetValue(read)), $"{property.Name}: {property.GetValue(made)}, {property.GetValue(read)}");
+    }
+
     [Fact]
     public void The_documentation_is_the_table()
     {

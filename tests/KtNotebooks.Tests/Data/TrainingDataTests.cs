@@ -186,6 +186,27 @@ public sealed class TrainingDataTests : IDisposable
         _folder.Dispose();
     }
 
+    [Theory]
+    [InlineData("tiktoken.model")]
+    [InlineData("added_tokens.json")]
+    [InlineData("special_tokens_map.json")]
+    [InlineData("merges.txt")]
+    public void Kept_rows_belong_to_every_file_of_the_tokenizer(string file)
+    {
+        using var folder = new Samples.Folder();
+        folder.Write("big.json", $$"""[{"instruction": "Hello", "output": "{{new string('x', 2_100_000)}}"}]""");
+        folder.Write("dataset_info.json", """{"big": {"file_name": "big.json"}}""");
+        folder.Write("model/tokenizer.json", "{}");
+        var settings = DataKeys.Read(Settings.Read([$"dataset_dir={folder.Path}", "dataset=big", "template=deepseek"]));
+        string? Key() => EncodedKey.Of(settings, Path.Combine(folder.Path, "model"));
+        var before = Key();
+        Assert.NotNull(before);
+        folder.Write("model/" + file, "a");
+        var with = Key();
+        folder.Write("model/" + file, "b");
+        Assert.Equal(3, new HashSet<string?> { before, with, Key() }.Count);
+    }
+
     private TrainingData Load(params string[] pairs) =>
         TrainingData.Load(DataKeys.Read(Settings.Read([$"dataset_dir={_folder.Path}", "template=deepseek", .. pairs])), Path.Combine(_folder.Path, "model"),
             Samples.Small);

@@ -24,12 +24,16 @@ public sealed class KernelTests(ITestOutputHelper output) : IDisposable
     [Fact]
     public void Passes_our_protocol_suite() => RunPython("protocol_tests.py", "nbclient");
 
+    [Fact]
+    public void Survives_what_harms_a_kernel() => RunPython("harm_tests.py", "jupyter_client");
+
     public void Dispose() => _folder.Delete(recursive: true);
 
     private string RunPython(string script, string module)
     {
         if (!Works("-c", $"import {module}")) Skip($"{module} is missing for {Python} (Debian: python3-jupyter-kernel-test, python3-nbclient)");
-        KernelSpec.Install(_folder.FullName, [Path.Combine(AppContext.BaseDirectory, "kt"), "kernel", "run", "--connection-file", "{connection_file}"]);
+        var program = Path.Combine(AppContext.BaseDirectory, "kt");
+        KernelSpec.Install(_folder.FullName, [program, "kernel", "run", "--connection-file", "{connection_file}"]);
         var start = new ProcessStartInfo(Python, [Path.Combine(Path.GetDirectoryName(ThisFile())!, script)])
         {
             RedirectStandardError = true,
@@ -37,6 +41,7 @@ public sealed class KernelTests(ITestOutputHelper output) : IDisposable
         };
         start.Environment["JUPYTER_PATH"] = Path.Combine(_folder.FullName, "share", "jupyter");
         start.Environment["KT_TEST_FOLDER"] = _folder.FullName;
+        start.Environment["KT_TEST_PROGRAM"] = program;
         start.Environment["PYTHONDONTWRITEBYTECODE"] = "1";
         using var process = Process.Start(start)!;
         var printed = process.StandardOutput.ReadToEndAsync(TestContext.Current.CancellationToken);
