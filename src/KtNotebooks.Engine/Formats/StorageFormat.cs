@@ -1,4 +1,5 @@
 using System.Text.Json;
+using System.Text.Json.Serialization;
 
 using KtNotebooks.Interop;
 using KtNotebooks.Interop.Cuda;
@@ -12,6 +13,7 @@ namespace KtNotebooks.Formats;
 /// native code is the case of <see cref="Code"/> in formats.h. In a low-bit format an element is code · scale in F32, rounded once to the type of the rows
 /// that it meets.
 /// </summary>
+[JsonConverter(typeof(StorageFormatJson))]
 public abstract unsafe class StorageFormat
 {
     private readonly Lazy<CudaProgram> _program;
