@@ -1,6 +1,6 @@
 using System.CommandLine;
 
-using KtNotebooks.Evaluation;
+using KtNotebooks.Bench;
 using KtNotebooks.Interop.Cuda;
 
 namespace KtNotebooks.Cli;

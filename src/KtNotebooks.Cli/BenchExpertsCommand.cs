@@ -1,6 +1,6 @@
 using System.CommandLine;
 
-using KtNotebooks.Evaluation;
+using KtNotebooks.Bench;
 using KtNotebooks.Formats;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Tensors;

@@ -1,7 +1,7 @@
 using System.CommandLine;
 using System.Text.Json;
 
-using KtNotebooks.Evaluation;
+using KtNotebooks.Bench;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Tensors;
 

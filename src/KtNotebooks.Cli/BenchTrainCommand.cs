@@ -2,7 +2,7 @@ using System.CommandLine;
 using System.Text.Json;
 using System.Text.Json.Serialization;
 
-using KtNotebooks.Evaluation;
+using KtNotebooks.Bench;
 using KtNotebooks.Formats;
 using KtNotebooks.Models;
 using KtNotebooks.Placement;

@@ -1,8 +1,9 @@
 using System.CommandLine;
 
+using KtNotebooks.Course;
 using KtNotebooks.Data;
 using KtNotebooks.Files;
-using KtNotebooks.Synthetic;
+using KtNotebooks.Course.Synthetic;
 
 namespace KtNotebooks.Cli;
 

@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.Text.Json;
 
+using KtNotebooks.Bench;
 using KtNotebooks.Formats;
 using KtNotebooks.Models;
 using KtNotebooks.Tensors;

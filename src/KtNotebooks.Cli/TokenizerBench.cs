@@ -4,7 +4,7 @@ using System.Text;
 
 using KtNotebooks.Files;
 using KtNotebooks.Interactive;
-using KtNotebooks.Synthetic;
+using KtNotebooks.Course.Synthetic;
 using KtNotebooks.Tokenizers;
 
 using Spectre.Console;

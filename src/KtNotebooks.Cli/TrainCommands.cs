@@ -1,5 +1,6 @@
 using System.CommandLine;
 
+using KtNotebooks.Course;
 using KtNotebooks.Data;
 using KtNotebooks.Interactive;
 using KtNotebooks.Training;

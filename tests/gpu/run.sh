@@ -3,7 +3,7 @@
 #   tests/gpu/run.sh pack OUT.tar.xz    here: a self-contained linux-x64 build of kt and of the tests, with the golden folders (at most 60 MB)
 #   ./run.sh test [more options]        there, in the unpacked folder: the ops and the driver layer; a missing card is a failure
 #   ./run.sh verify [options]           there: kt verify --device cuda:0 on every golden folder
-#   ./run.sh bench [which …]            there: the tables of results/ (all of them, or those named: ceilings v2lite v3 formats attention)
+#   ./run.sh bench [which …]            there: the tables of docs/results (all of them, or those named: ceilings v2lite v3 formats attention)
 # KT_REQUIRE (default: cuda) names what must be there, e.g. amx,cuda. CUDA 12 or 13 must be found as README says: driver, NVRTC, cuBLASLt.
 set -euo pipefail
 

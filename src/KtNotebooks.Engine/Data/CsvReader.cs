@@ -9,7 +9,7 @@ namespace KtNotebooks.Data;
 /// CSV by RFC 4180: a header line, commas, quotes doubled inside quotes, line breaks allowed inside quotes. An empty field is null. Read field after field; a
 /// field must fit the memory.
 /// </summary>
-internal sealed class CsvReader
+public sealed class CsvReader
 {
     private static readonly UTF8Encoding Strict = new(encoderShouldEmitUTF8Identifier: false, throwOnInvalidBytes: true);
 
@@ -32,7 +32,7 @@ internal sealed class CsvReader
 
     /// <summary>The rows of bytes.</summary>
     /// <exception cref="InvalidDataException">A row has another number of fields than the header, or a quote is not closed.</exception>
-    public static IEnumerable<Row> Read(ByteWindow window, string file)
+    internal static IEnumerable<Row> Read(ByteWindow window, string file)
     {
         var reader = new CsvReader(window, file);
         string[]? header = null;

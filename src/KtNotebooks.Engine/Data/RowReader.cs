@@ -4,7 +4,7 @@ using KtNotebooks.Files;
 namespace KtNotebooks.Data;
 
 /// <summary>A row of a file: an object of columns, and where it stands.</summary>
-internal readonly record struct Row(JsonElement Fields, string Source);
+public readonly record struct Row(JsonElement Fields, string Source);
 
 /// <summary>Reads data files of any size, row after row: a JSON array of objects, JSON lines, CSV, or a folder of files of one of these types.</summary>
 internal static class RowReader

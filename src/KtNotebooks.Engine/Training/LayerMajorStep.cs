@@ -20,7 +20,7 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
     private readonly StageWork _work = new(model, chunkRows, headRows);
 
     /// <summary>Called before each part of the work is queued, from the thread of its device.</summary>
-    internal Action<StepMark>? OnPart { get; set; }
+    public Action<StepMark>? OnPart { get; set; }
 
     /// <summary>The devices of the stages.</summary>
     public IReadOnlyList<Device> Devices => [.. _work.Devices.Distinct()];

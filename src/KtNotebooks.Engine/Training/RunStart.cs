@@ -8,7 +8,7 @@ namespace KtNotebooks.Training;
 /// What an output folder holds for a run that is about to write there, and what follows: begin, go on from a checkpoint, or refuse. Nothing finished
 /// is overwritten unless overwrite_output_dir says so.
 /// </summary>
-internal static class RunStart
+public static class RunStart
 {
     /// <summary>What a person can do whose folder is not touched.</summary>
     public const string Otherwise = "give another output_dir, or overwrite_output_dir: true to start over";

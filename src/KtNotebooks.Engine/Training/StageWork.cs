@@ -12,7 +12,7 @@ namespace KtNotebooks.Training;
 /// chunks; only a bank of experts that has to cross the bus sees all rows of the part at once, group of experts by group. Of different devices it may be
 /// asked from a thread each.
 /// </summary>
-internal sealed class StageWork(CausalLm model, int chunkRows, int headRows)
+public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
 {
     private readonly Device[] _devices = [.. model.Stages.Select(s => s.Device)];
 

@@ -10,7 +10,7 @@ namespace KtNotebooks.Training;
 /// <param name="Name">embedding, attention, experts, dense, head; <see cref="Waiting"/>; empty at the end.</param>
 /// <param name="Stage">−1 outside the stages.</param>
 /// <param name="Part">Number of the window's part.</param>
-internal readonly record struct StepMark(Device Device, string Name, int Stage = -1, int Part = 0)
+public readonly record struct StepMark(Device Device, string Name, int Stage = -1, int Part = 0)
 {
     /// <summary>The name where a thread has to wait for another device.</summary>
     public const string Waiting = "waiting";

@@ -3,7 +3,7 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Training;
 
 /// <summary>A stretch of a window, made of whole sequences: rows [From, To).</summary>
-internal readonly record struct WindowPart(int Number, int From, int To)
+public readonly record struct WindowPart(int Number, int From, int To)
 {
     public int Rows => To - From;
 }

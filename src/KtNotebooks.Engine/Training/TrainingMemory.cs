@@ -31,7 +31,7 @@ public sealed record TrainingMemoryKeys(bool? ExpertLoraOnHost = null, bool? Opt
 /// <param name="PairsOnHost">The experts' pairs, gradients and moments are in host memory and updated there.</param>
 /// <param name="MomentsOnHost">Moments of what is on the card wait in pinned host memory.</param>
 /// <param name="SavedBytes">For the inputs of layers.</param>
-internal readonly record struct TrainingMemory(bool PairsOnHost, bool MomentsOnHost, long SavedBytes)
+public readonly record struct TrainingMemory(bool PairsOnHost, bool MomentsOnHost, long SavedBytes)
 {
     private const int OnCardBytes = 8, MomentBytes = 8;
 

@@ -5,7 +5,9 @@ using Microsoft.CodeAnalysis;
 
 namespace KtNotebooks.Jupyter.Cells;
 
-/// <summary>What every cell can use without `#r`: the .NET framework, the engine and its drawing code, and the kernel's notebook API.</summary>
+/// <summary>
+/// What every cell can use without `#r`: the .NET framework, our assemblies (<see cref="OwnAssemblies"/>) and the kernel's notebook API.
+/// </summary>
 internal static class Framework
 {
     /// <summary>.NET Interactive's default imports, and the four that notebooks add most often.</summary>
@@ -18,7 +20,7 @@ internal static class Framework
     /// <summary>Types whose static members are in scope: `display`, `HTML`, `input`, `Cancel`, ….</summary>
     private static readonly string[] StaticUsings = ["Microsoft.DotNet.Interactive.Kernel"];
 
-    private static readonly string[] EngineAssemblies = ["KtNotebooks.Engine", "KtNotebooks.Interactive"];
+    private static readonly string[] OwnAssemblies = ["KtNotebooks.Engine", "KtNotebooks.Bench", "KtNotebooks.Course", "KtNotebooks.Interactive"];
 
     private static readonly Lazy<string[]> Paths = new(FindPaths);
     private static readonly Lazy<HashSet<string>> Names = new(() =>
@@ -29,7 +31,7 @@ internal static class Framework
     internal static IEnumerable<MetadataReference> References() => Paths.Value.Select(p => MetadataReference.CreateFromFile(p));
 
     internal static IEnumerable<string> Imports() =>
-        [.. Usings, .. EngineAssemblies.SelectMany(Namespaces).Distinct().Order(StringComparer.Ordinal), .. StaticUsings];
+        [.. Usings, .. OwnAssemblies.SelectMany(Namespaces).Distinct().Order(StringComparer.Ordinal), .. StaticUsings];
 
     private static IEnumerable<string> Namespaces(string assemblyName) =>
         Assembly.Load(assemblyName).GetExportedTypes().Select(t => t.Namespace).OfType<string>()
@@ -38,7 +40,7 @@ internal static class Framework
     private static string[] FindPaths()
     {
         var shared = RuntimeEnvironment.GetRuntimeDirectory();
-        var own = EngineAssemblies.Select(n => Assembly.Load(n).Location);
+        var own = OwnAssemblies.Select(n => Assembly.Load(n).Location);
         string[] extra = [typeof(Microsoft.AspNetCore.Html.IHtmlContent).Assembly.Location, typeof(Framework).Assembly.Location];
         return [.. Directory.EnumerateFiles(shared, "*.dll").Where(IsManaged), .. own, .. extra];
     }

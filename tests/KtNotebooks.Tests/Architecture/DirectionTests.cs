@@ -28,8 +28,7 @@ public partial class DirectionTests
         ["Tokenizers"] = ["Files"],
         ["Data"] = ["Tokenizers"],
         ["Configuration"] = ["Data"], // the nearest known word
-        ["Synthetic"] = ["Data"], // rows in the layouts that data sets have
-        ["Training"] = ["Lora", "Optim", "Configuration", "Synthetic"],
+        ["Training"] = ["Lora", "Optim", "Configuration"],
         ["Planning"] = ["Training"],
         ["Generation"] = ["Lora", "Configuration"],
         ["Segmentation"] = [],
@@ -40,8 +39,10 @@ public partial class DirectionTests
     private static readonly Dictionary<string, string[]> Projects = new()
     {
         ["KtNotebooks.Engine"] = [],
+        ["KtNotebooks.Bench"] = ["KtNotebooks.Engine"],
+        ["KtNotebooks.Course"] = ["KtNotebooks.Engine"],
         ["KtNotebooks.Interactive"] = ["KtNotebooks.Engine"],
-        ["KtNotebooks.Jupyter"] = ["KtNotebooks.Interactive"],
+        ["KtNotebooks.Jupyter"] = ["KtNotebooks.Interactive", "KtNotebooks.Bench", "KtNotebooks.Course"], // its cells can use all of them
         ["KtNotebooks.Server"] = ["KtNotebooks.Engine"],
         ["KtNotebooks.Cli"] = ["KtNotebooks.Jupyter", "KtNotebooks.Server"],
     };

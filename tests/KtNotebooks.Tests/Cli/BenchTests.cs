@@ -1,6 +1,6 @@
 using System.Text.Json;
 
-using KtNotebooks.Evaluation;
+using KtNotebooks.Bench;
 
 using Xunit;
 

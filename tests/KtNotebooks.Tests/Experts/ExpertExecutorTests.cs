@@ -1,10 +1,10 @@
 using KtNotebooks.Autograd;
+using KtNotebooks.Bench;
 using KtNotebooks.Experts;
 using KtNotebooks.Formats;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
-using KtNotebooks.Weights;
 
 using Xunit;
 

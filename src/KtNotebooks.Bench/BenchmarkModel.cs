@@ -1,0 +1,48 @@
+using KtNotebooks.Experts;
+using KtNotebooks.Formats;
+using KtNotebooks.Models;
+using KtNotebooks.Placement;
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Bench;
+
+/// <summary>A model of true shape with made-up weights, its experts at work as a benchmark wants them: the same classes that hold a checkpoint.</summary>
+internal sealed class BenchmarkModel : IDisposable
+{
+    private readonly ExpertExecutors _executors = new();
+
+    /// <param name="shape">A name of <see cref="ModelShapes"/>.</param>
+    /// <param name="layers">The first so many; null: all.</param>
+    /// <param name="executor">Cpu leaves the experts in host memory.</param>
+    /// <param name="slotBytes">Of each card, for experts on their way.</param>
+    /// <param name="deviceOf">The device of a weight or module, by its name and the number of layers.</param>
+    /// <param name="streams">Told every card that experts are brought to, with the stream that brings them.</param>
+    /// <param name="note">Told what was measured on the way.</param>
+    public BenchmarkModel(string shape, int? layers, ExecutorKind executor, StorageFormat format, long slotBytes, Func<string, int, Device> deviceOf,
+        Action<Device, ExpertStream> streams, Action<string> note)
+    {
+        var config = ConfigFile.FromJson(shape, ModelShapes.Config(shape, layers).ToJsonString());
+        int count;
+        using (var empty = ModelFolder.Shape(config)) count = empty.Info.Layers;
+        Device DeviceOf(string name) => deviceOf(name, count);
+        Model = ModelFolder.Build(config, new PatternWeights(DeviceOf, format), DType.BF16);
+        foreach (var banks in Model.All().OfType<ExpertBank>().GroupBy(b => DeviceOf(b.Path)).Where(b => b.Key.Kind == DeviceKind.Cuda))
+        {
+            if (executor == ExecutorKind.Resident) ExpertExecutors.Keep([.. banks], banks.Key, DType.BF16);
+            if (executor == ExecutorKind.Streamed) _executors.Stream([.. banks], banks.Key, slotBytes);
+            if (executor == ExecutorKind.Split) note($"split, measured: {_executors.Split([.. banks], banks.Key, slotBytes)}");
+            if (executor is ExecutorKind.Streamed or ExecutorKind.Split) streams(banks.Key, _executors.Streams[^1]);
+        }
+    }
+
+    public CausalLm Model { get; }
+
+    /// <summary>Elements of the base, whatever its storage.</summary>
+    public long Parameters => Model.All().Sum(m => m is ExpertBank b ? 3L * b.Count * b.Width * b.Inner : m.Weights.Sum(w => w.Tensor.Count));
+
+    public void Dispose()
+    {
+        Model.Dispose();
+        _executors.Dispose();
+    }
+}

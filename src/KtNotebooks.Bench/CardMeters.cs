@@ -1,0 +1,113 @@
+using System.Diagnostics;
+
+using KtNotebooks.Experts;
+using KtNotebooks.Interop.Cuda;
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Bench;
+
+/// <summary>What a benchmark found on one card.</summary>
+/// <param name="Parts">Time on the compute stream by part of the step; waiting for another card is a part of its own.</param>
+/// <param name="CopyMs">Time of the copy stream.</param>
+/// <param name="CopiedBytes">Expert bytes over its bus a step.</param>
+/// <param name="PeakDeviceBytes">The most that was in use as the driver sees it.</param>
+/// <param name="PoolPeakBytes">The most that the engine's own pool held.</param>
+public sealed record CardFigures(string Card, IReadOnlyDictionary<string, double> Parts, double CopyMs, long CopiedBytes, long PeakDeviceBytes,
+    long PoolPeakBytes);
+
+/// <summary>
+/// Measures one device while steps run: the parts of each on its compute stream (on the CPU by the clock), its copies, and the memory in use, which the
+/// driver is asked for a hundred times a second.
+/// </summary>
+internal sealed class CardMeter : IDisposable
+{
+    private readonly CudaDevice? _card;
+    private readonly Thread? _sampler;
+    private readonly List<(string Name, CudaEvent? Mark, long Ticks)> _marks = [];
+    private readonly List<Dictionary<string, double>> _parts = [];
+    private readonly List<double> _copyMs = [];
+    private ExpertStream? _stream;
+    private volatile bool _stop;
+    private long _peak, _copied, _copiedBefore;
+
+    public CardMeter(Device device)
+    {
+        Device = device;
+        if (device.Kind != DeviceKind.Cuda) return;
+        _card = CudaDevice.Get(device.Index);
+        _sampler = new Thread(Sample) { IsBackground = true, Name = $"memory sampler of {device}" };
+        _sampler.Start();
+    }
+
+    public Device Device { get; }
+
+    public string? Name => _card?.ToString();
+
+    public CardFigures Figures => new(_card?.ToString() ?? "CPU", _parts.SelectMany(p => p.Keys).Distinct()
+        .ToDictionary(k => k, k => Median(_parts.Select(p => p.GetValueOrDefault(k)))), Median(_copyMs), _copied, Interlocked.Read(ref _peak),
+        _card?.Pool.PeakBytes ?? 0);
+
+    public static double Median(IEnumerable<double> values)
+    {
+        double[] sorted = [.. values.Order()];
+        return sorted.Length == 0 ? 0 : (sorted[(sorted.Length - 1) / 2] + sorted[sorted.Length / 2]) / 2;
+    }
+
+    /// <summary>The stream whose copies count.</summary>
+    public void Watch(ExpertStream stream)
+    {
+        _stream = stream;
+        stream.IsTimed = true;
+    }
+
+    /// <summary>Waits for the card.</summary>
+    public void Settle() => _card?.Compute.Synchronize();
+
+    /// <summary>What is queued from now on belongs to this part; an empty name: to none.</summary>
+    public void Begin(string name)
+    {
+        CudaEvent? mark = null;
+        if (_card is not null)
+        {
+            mark = new CudaEvent(_card, timing: true);
+            mark.Record(_card.Compute);
+        }
+        _marks.Add((name, mark, Stopwatch.GetTimestamp()));
+    }
+
+    /// <summary>Closes a step; one of the warm-up leaves no figures.</summary>
+    public void EndStep(bool keep)
+    {
+        var sums = new Dictionary<string, double>();
+        for (var i = 0; i + 1 < _marks.Count; i++)
+        {
+            var ((name, from, started), (_, to, ended)) = (_marks[i], _marks[i + 1]);
+            if (name.Length == 0) continue;
+            sums[name] = sums.GetValueOrDefault(name) + (from is null ? Stopwatch.GetElapsedTime(started, ended).TotalMilliseconds : to!.Since(from));
+        }
+        foreach (var (_, mark, _) in _marks) mark?.Dispose();
+        _marks.Clear();
+        var (copyMs, copied) = (_stream?.TakeCopyTime() ?? 0, (_stream?.CopiedBytes ?? 0) - _copiedBefore);
+        _copiedBefore += copied;
+        if (!keep) return;
+        _parts.Add(sums);
+        _copyMs.Add(copyMs);
+        _copied = copied;
+    }
+
+    public void Dispose()
+    {
+        _stop = true;
+        _sampler?.Join();
+    }
+
+    private void Sample()
+    {
+        while (!_stop)
+        {
+            var used = _card!.TotalBytes - _card.FreeBytes;
+            if (used > _peak) Interlocked.Exchange(ref _peak, used);
+            Thread.Sleep(10);
+        }
+    }
+}

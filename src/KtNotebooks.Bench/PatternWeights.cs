@@ -1,0 +1,107 @@
+using System.Runtime.CompilerServices;
+
+using KtNotebooks.Formats;
+using KtNotebooks.Tensors;
+using KtNotebooks.Weights;
+
+namespace KtNotebooks.Bench;
+
+/// <summary>
+/// Weights of true shape for benchmarks, made at memory speed: stretches of one pool of 4 Mi random numbers (normal, deviation 0.02), each tensor from
+/// another place in it. Never zeros, which cards multiply faster. Vectors (norms) are one. Experts come in the asked format in host memory; everything else
+/// on the asked device.
+/// </summary>
+public sealed unsafe class PatternWeights : IWeights
+{
+    private const int Pool = 1 << 22;
+    private const float Deviation = 0.02f;
+    private readonly Func<string, Device> _deviceOf;
+    private readonly StorageFormat _format;
+    private readonly ushort[] _values = new ushort[Pool];
+    private readonly byte[] _bytes = new byte[Pool];
+
+    /// <param name="device">Where all tensors but experts and the token table go.</param>
+    /// <param name="format">Of the experts.</param>
+    public PatternWeights(Device device, StorageFormat format, ulong seed = 1)
+        : this(_ => device, format, seed)
+    {
+    }
+
+    /// <param name="deviceOf">The same by the tensor's name.</param>
+    /// <param name="format">Of the experts.</param>
+    public PatternWeights(Func<string, Device> deviceOf, StorageFormat format, ulong seed = 1)
+    {
+        (_deviceOf, _format) = (deviceOf, format);
+        var random = new NormalRandom(seed, "pattern");
+        var row = new float[Pool];
+        random.Fill(row, Deviation);
+        Bf16.Narrow(row, _values);
+        for (var i = 0; i < Pool; i++)
+        {
+            var b = (byte)(random.Next() >> 32);
+            _bytes[i] = (b & 0x7F) >= 0x78 ? (byte)(b & 0xBF) : b; // as E4M3 neither NaN nor the largest binade
+        }
+    }
+
+    public Tensor Take(string name, DType type, params ReadOnlySpan<long> shape)
+    {
+        var tensor = Tensor.Empty(type, shape);
+        if (shape.Length == 1) tensor.Store(Enumerable.Repeat(1f, (int)shape[0]).ToArray());
+        else if (type == DType.BF16) Fill(tensor, name);
+        else
+        {
+            using var narrow = Tensor.Empty(DType.BF16, shape);
+            Fill(narrow, name);
+            using var wide = narrow.To(type);
+            Memory.Copy(wide, tensor);
+        }
+        // The token table is read a few rows at a time: it stays with the host.
+        if (name.StartsWith("model.embed_tokens", StringComparison.Ordinal) || _deviceOf(name) is not { Kind: DeviceKind.Cuda } card) return tensor;
+        using (tensor) return tensor.To(card);
+    }
+
+    public Matrices TakeExperts(string path, string suffix, DType type, int count, long n, long k)
+    {
+        var format = _format == StorageFormat.BF16 ? StorageFormat.Of(type) : _format;
+        if (format.Refusal(k) is { } refusal) throw new ArgumentException($"{path}.{suffix}: {refusal}");
+        var (data, scales) = (new Tensor[count], new Tensor[count]);
+        RowParallel.For(count, n * k, (first, last) =>
+        {
+            for (var e = (int)first; e < last; e++)
+            {
+                data[e] = Tensor.Empty(format.DataType, format.DataShape(n, k));
+                Fill(data[e], $"{path}.{e}.{suffix}");
+                if (!format.IsLowBit) continue;
+                scales[e] = Tensor.Empty(format.ScaleType, format.ScaleShape(n, k));
+                format.FillScales(scales[e], Deviation / format.RandomDeviation);
+            }
+        });
+        return format.IsLowBit ? Matrices.Each(format, data, scales, n, k) : Matrices.Each(data);
+    }
+
+    private void Fill(Tensor tensor, string name)
+    {
+        var start = (int)(NormalRandom.HashOf(name) % Pool) & ~63;
+        if (tensor.Type == DType.F32)
+        {
+            using var narrow = Tensor.Empty(DType.BF16, tensor.Shape);
+            Fill(narrow, name);
+            using var wide = narrow.To(DType.F32);
+            Memory.Copy(wide, tensor);
+            return;
+        }
+        fixed (ushort* values = _values)
+        fixed (byte* bytes = _bytes)
+        {
+            var pool = tensor.Type == DType.BF16 ? (byte*)values : bytes;
+            var size = (long)Pool * tensor.Type.Size();
+            var at = (long)start * tensor.Type.Size();
+            for (long done = 0; done < tensor.ByteLength;)
+            {
+                var part = Math.Min(size - at, tensor.ByteLength - done);
+                Unsafe.CopyBlockUnaligned((byte*)tensor.Pointer + done, pool + at, (uint)part);
+                (done, at) = (done + part, 0);
+            }
+        }
+    }
+}

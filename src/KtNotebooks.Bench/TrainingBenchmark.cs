@@ -1,0 +1,158 @@
+using System.Diagnostics;
+using System.Globalization;
+
+using KtNotebooks.Experts;
+using KtNotebooks.Formats;
+using KtNotebooks.Lora;
+using KtNotebooks.Models;
+using KtNotebooks.Nn;
+using KtNotebooks.Optim;
+using KtNotebooks.Placement;
+using KtNotebooks.Tensors;
+using KtNotebooks.Training;
+
+namespace KtNotebooks.Bench;
+
+/// <summary>What `kt bench train` measures.</summary>
+/// <param name="Shape">A name of <see cref="ModelShapes"/>.</param>
+/// <param name="Layers">The first so many layers; null: all.</param>
+/// <param name="Tokens">Of an optimizer step.</param>
+/// <param name="Sequence">Tokens of each sequence; the last one may be shorter.</param>
+/// <param name="Rank">LoRA rank, on all linears and all routed experts.</param>
+/// <param name="Executor">Where the experts are computed.</param>
+/// <param name="Format">How they are stored.</param>
+/// <param name="Device">Where everything else is.</param>
+/// <param name="SlotBytes">Device memory of the streaming slots.</param>
+/// <param name="SavedBytes">Device memory for the inputs of the stages; what is over goes to pinned host memory.</param>
+/// <param name="MomentsOnHost">AdamW's moments wait in pinned host memory.</param>
+/// <param name="PairsOnHost">The experts' low-rank pairs live, and are updated, in pinned host memory; always so where experts are split.</param>
+/// <param name="ChunkRows">Rows that a stage works on at a time.</param>
+/// <param name="Steps">Measured steps, after two to warm up.</param>
+/// <param name="Cards">Over how many cards the layers lie, from <paramref name="Device"/> on.</param>
+/// <param name="Contiguous">Each card has consecutive layers, as in KTransformers' rule files; else the cards take turns.</param>
+/// <param name="Parts">Into how many parts the window is cut; null: one a card.</param>
+public sealed record TrainingBenchmarkSettings(string Shape, int? Layers, int Tokens, int Sequence, int Rank, ExecutorKind Executor, StorageFormat Format,
+    Device Device, long SlotBytes, long SavedBytes, bool MomentsOnHost, bool PairsOnHost, int ChunkRows, int Steps, int Cards = 1, bool Contiguous = false,
+    int? Parts = null);
+
+/// <summary>What it found; times are medians over the measured steps, in milliseconds.</summary>
+/// <param name="Parameters">Of the base model.</param>
+/// <param name="Trained">Of the adapter.</param>
+/// <param name="StepMs">From the first kernel to the updated weights.</param>
+/// <param name="Parts">Time on the compute stream by part of the step (attention, experts, dense, head, embedding, optimizer); waiting for copies is
+/// inside. Of several cards the mean.</param>
+/// <param name="CopyMs">Time of the copy stream; of several cards the longest.</param>
+/// <param name="CopiedBytes">Expert bytes over the bus a step, over those of all cards.</param>
+/// <param name="PeakDeviceBytes">The most that was in use on a card as its driver sees it, contexts included; 0 on the CPU.</param>
+/// <param name="PoolPeakBytes">The most that the engine's own pool held.</param>
+/// <param name="ResidentHostBytes">Of the process at the end.</param>
+/// <param name="Losses">Of all steps, the warm-up included: a check that something is computed.</param>
+/// <param name="PerCard">The same card by card, where there are several.</param>
+public sealed record TrainingBenchmarkResult(TrainingBenchmarkSettings Settings, string Card, long Parameters, long Trained, double StepMs, double FastestMs,
+    double SlowestMs, IReadOnlyDictionary<string, double> Parts, double CopyMs, long CopiedBytes, long PeakDeviceBytes, long PoolPeakBytes,
+    long ResidentHostBytes, IReadOnlyList<double> Losses, IReadOnlyList<CardFigures>? PerCard = null)
+{
+    public double TokensPerSecond => Settings.Tokens / (StepMs / 1000);
+
+    /// <summary>Rate of the bus while it copied; of several cards all their buses together.</summary>
+    public double CopyGbPerSecond => CopyMs == 0 ? 0 : CopiedBytes / CopyMs / 1e6;
+}
+
+/// <summary>A real optimizer step (forward, loss, backward, clipping, AdamW) on weights of true shape: the same classes that `kt train` uses.</summary>
+public static class TrainingBenchmark
+{
+    private const int WarmUp = 2;
+
+    public static TrainingBenchmarkResult Run(TrainingBenchmarkSettings settings, Action<string> note, CancellationToken cancel = default)
+    {
+        ArgumentNullException.ThrowIfNull(settings);
+        ArgumentNullException.ThrowIfNull(note);
+        if (settings.Cards < 1 || (settings.Cards > 1 && settings.Device.Kind != DeviceKind.Cuda))
+            throw new ArgumentException($"{settings.Cards} cards from {settings.Device} on: wanted a positive number, and a card to begin with");
+        var watch = Stopwatch.StartNew();
+        CardMeter[] meters = [.. Enumerable.Range(0, settings.Cards).Select(c => new CardMeter(settings.Device with { Index = settings.Device.Index + c }))];
+        try
+        {
+            return Run(settings, meters, watch, note, cancel);
+        }
+        finally
+        {
+            foreach (var meter in meters) meter.Dispose();
+        }
+    }
+
+    private static TrainingBenchmarkResult Run(TrainingBenchmarkSettings settings, CardMeter[] meters, Stopwatch watch, Action<string> note,
+        CancellationToken cancel)
+    {
+        using var made = new BenchmarkModel(settings.Shape, settings.Layers, settings.Executor, settings.Format, settings.SlotBytes,
+            (name, layers) => meters[CardOf(name, layers, settings)].Device,
+            (device, stream) => meters.First(m => m.Device == device).Watch(stream), note);
+        var model = made.Model;
+        if (settings.PairsOnHost)
+            foreach (var bank in model.All().OfType<ExpertBank>()) bank.PairsOnHost = true;
+        note($"weights made and placed after {watch.Elapsed.TotalSeconds:F1} s");
+        LoraAdapter.Attach(model, new LoraSettings(settings.Rank, Experts: true), seed: 1);
+        var parameters = model.AllTrainable;
+        note($"adapter attached after {watch.Elapsed.TotalSeconds:F1} s");
+        using var optimizer = new AdamW(parameters, new AdamWSettings(), settings.MomentsOnHost);
+        var step = new LayerMajorStep(model, settings.ChunkRows, savedBytes: settings.SavedBytes, parts: settings.Parts)
+        {
+            OnPart = mark => meters.First(m => m.Device == mark.Device).Begin(mark.Name), // each from the thread of its card
+        };
+
+        List<double> times = [], losses = [];
+        for (var s = 0; s < WarmUp + settings.Steps; s++)
+        {
+            cancel.ThrowIfCancellationRequested();
+            var batch = Batch(settings, model.Info.Vocabulary, s);
+            foreach (var meter in meters) meter.Settle();
+            watch.Restart();
+            var loss = step.Run(batch, cancel: cancel);
+            foreach (var meter in meters) meter.Begin("optimizer");
+            var norm = Gradients.Norm(parameters);
+            optimizer.Step(1e-4, Gradients.ClipScale(norm, 1));
+            foreach (var meter in meters) meter.Begin("");
+            foreach (var meter in meters) meter.Settle();
+            var time = watch.Elapsed.TotalMilliseconds;
+            foreach (var meter in meters) meter.EndStep(keep: s >= WarmUp);
+            losses.Add(loss);
+            note($"step {s + 1}: {time:F0} ms, loss {loss:F4}, gradient norm {norm:F4}{(s < WarmUp ? " (warm-up)" : "")}");
+            if (!double.IsFinite(loss) || !double.IsFinite(norm))
+                throw new InvalidOperationException($"the benchmark's step {s + 1} has the loss {loss} and the gradient "
+                    + $"norm {norm}: its figures would mean nothing");
+            if (s >= WarmUp) times.Add(time);
+        }
+        CardFigures[] cards = [.. meters.Select(m => m.Figures)];
+        return new TrainingBenchmarkResult(settings, meters[0].Name ?? $"CPU, {Cpu()}", made.Parameters, parameters.Sum(p => p.Tensor.Count),
+            CardMeter.Median(times), times.Min(), times.Max(),
+            cards.SelectMany(c => c.Parts.Keys).Distinct().ToDictionary(k => k, k => cards.Average(c => c.Parts.GetValueOrDefault(k))),
+            cards.Max(c => c.CopyMs), cards.Sum(c => c.CopiedBytes),
+            cards.Max(c => c.PeakDeviceBytes), cards.Max(c => c.PoolPeakBytes), Environment.WorkingSet, losses, cards.Length > 1 ? cards : null);
+    }
+
+    /// <summary>Token table, final norm and head lie with the first and the last layer.</summary>
+    private static int CardOf(string name, int layers, TrainingBenchmarkSettings settings)
+    {
+        var parts = name.Split('.');
+        var at = Array.IndexOf(parts, "layers");
+        var layer = at >= 0 ? int.Parse(parts[at + 1], CultureInfo.InvariantCulture)
+            : name.StartsWith("model.embed_tokens", StringComparison.Ordinal) ? 0 : layers - 1;
+        return settings.Contiguous ? (int)((long)layer * settings.Cards / layers) : layer % settings.Cards;
+    }
+
+    private static string Cpu() => $"{Interop.Cpu.Variant}, {Interop.Cpu.Threads} threads";
+
+    /// <summary>Random tokens, every one a target.</summary>
+    private static TokenBatch Batch(TrainingBenchmarkSettings settings, int vocabulary, int step)
+    {
+        var random = new NormalRandom((ulong)step, "tokens");
+        var builder = new TokenBatch.Builder();
+        for (var left = settings.Tokens; left > 0; left -= settings.Sequence)
+        {
+            var ids = new int[Math.Min(left, settings.Sequence)];
+            for (var i = 0; i < ids.Length; i++) ids[i] = (int)(random.Next() % (ulong)vocabulary);
+            builder.Add(ids, ids, 1f / settings.Tokens);
+        }
+        return builder.Build();
+    }
+}
