@@ -48,7 +48,7 @@ internal static class VerifyCommand
             Console.WriteLine($"{Path.GetFileName(Path.TrimEndingDirectorySeparator(folder))} in {type}"
                 + $"{(placement is null ? "" : $" on {placement.Device}, experts {placement.Experts?.ToString().ToLowerInvariant()}")}");
             Console.WriteLine($"  {"compared",-34}{"rel. error",12}{"limit",10}");
-            foreach (var r in results) Console.WriteLine($"  {r.What,-34}{r.Error,12:E2}{r.Limit,10:E0}  {(r.Passed ? "ok   " : "WRONG")}  {r.Where}");
+            foreach (var r in results) Console.WriteLine($"  {r.What,-34}{r.Error,12:E2}{r.Limit,10:G2}  {(r.Passed ? "ok   " : "WRONG")}  {r.Where}");
             var ok = results.All(r => r.Passed);
             Console.WriteLine($"{type}: {(ok ? "PASS" : "FAIL")} ({results.Count(r => r.Passed)} of {results.Count})");
             passed &= ok;

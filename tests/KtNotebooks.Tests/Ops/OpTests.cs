@@ -28,6 +28,19 @@ public class OpTests
         }
     }
 
+    /// <summary>Those of several outputs with a gradient; of one, a missing gradient would be no backward pass at all.</summary>
+    public static TheoryData<string, string> CasesOfSeveralOutputs
+    {
+        get
+        {
+            var data = new TheoryData<string, string>();
+            foreach (var test in OpCases.All.Where(c => OpHarness.Plain(c).Outputs.Count(o => o is not null) > 1))
+                foreach (var variant in Variant.Present)
+                    data.Add(test.Name, variant.Name);
+            return data;
+        }
+    }
+
     public static TheoryData<string> FloatCases => [.. OpCases.All.Where(c => c.Precision == DType.F32 && c.Smooth).Select(c => c.Name)];
 
     public static TheoryData<string> Errors => [.. OpErrors.All.Select(e => e.What)];
@@ -84,13 +97,13 @@ public class OpTests
     }
 
     [Theory]
-    [MemberData(nameof(CasesEverywhere))]
+    [MemberData(nameof(CasesOfSeveralOutputs))]
     public void A_missing_output_gradient_counts_as_zero(string name, string variant)
     {
         var (test, where) = (OpCases.Named(name), Variant.Of(variant));
         using var kernels = where.Use();
         var outputs = OpHarness.Run(test, where).Outputs;
-        if (outputs.Count(o => o is not null) < 2) return;
+        Assert.True(outputs.Count(o => o is not null) > 1);
         for (var missing = 0; missing < outputs.Length; missing++)
             if (outputs[missing] is not null)
                 Same(test, OpHarness.Run(test, where, missing: missing, missingAsZero: true), OpHarness.Run(test, where, missing: missing));
