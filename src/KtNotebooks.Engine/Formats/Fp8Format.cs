@@ -28,7 +28,7 @@ internal sealed class Fp8Format() : StorageFormat("fp8", 2, DType.F8E4M3, DType.
 
     internal override string Understood => "FP8 is read as e4m3 with blocks of 128×128";
 
-    internal override string Config => """{"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]}""";
+    public override string Config => """{"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]}""";
 
     internal override float RandomDeviation => 60;
 

@@ -33,7 +33,7 @@ internal sealed class Int4Format() : StorageFormat("int4", 4, DType.U8, DType.BF
 
     internal override string Understood => "of compressed-tensors only pack-quantized, symmetric 4-bit integers in groups of 32 are read";
 
-    internal override string Config => """
+    public override string Config => """
         {"config_groups": {"group_0": {"input_activations": null, "output_activations": null, "targets": ["Linear"], "weights": {"actorder": null,
         "block_structure": null, "dynamic": false, "group_size": 32, "num_bits": 4, "observer": "minmax", "strategy": "group", "symmetric": true,
         "type": "int"}}}, "format": "pack-quantized",

@@ -32,7 +32,7 @@ internal sealed class Mxfp4Format() : StorageFormat("mxfp4", 5, DType.U8, DType.
 
     internal override bool Describes(JsonElement config) => true;
 
-    internal override string Config => """
+    public override string Config => """
         {"modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"], "quant_method": "mxfp4"}
         """;
 

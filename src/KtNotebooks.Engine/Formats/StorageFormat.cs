@@ -91,7 +91,7 @@ public abstract unsafe class StorageFormat
     internal virtual string Understood => "";
 
     /// <summary>A quantization_config, as the makers of such checkpoints write it; null where there is none.</summary>
-    internal virtual string? Config => null;
+    public virtual string? Config => null;
 
     /// <summary>Standard deviation of an element without its scale when the bits of the data are drawn at random (benchmarks' weights).</summary>
     internal virtual float RandomDeviation => throw new InvalidOperationException($"[StorageFormat] {Name} has no codes");
