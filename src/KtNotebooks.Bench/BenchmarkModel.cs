@@ -29,8 +29,9 @@ internal sealed class BenchmarkModel : IDisposable
         foreach (var banks in Model.All().OfType<ExpertBank>().GroupBy(b => DeviceOf(b.Path)).Where(b => b.Key.Kind == DeviceKind.Cuda))
         {
             if (executor == ExecutorKind.Resident) ExpertExecutors.Keep([.. banks], banks.Key, DType.BF16);
-            if (executor == ExecutorKind.Streamed) _executors.Stream([.. banks], banks.Key, slotBytes);
-            if (executor == ExecutorKind.Split) note($"split, measured: {_executors.Split([.. banks], banks.Key, slotBytes)}");
+            var (group, slots) = ExpertExecutors.SlotsOf([.. banks.Select(b => b.Layout)], slotBytes, executor == ExecutorKind.Split);
+            if (executor == ExecutorKind.Streamed) _executors.Stream([.. banks], banks.Key, group, slots);
+            if (executor == ExecutorKind.Split) note($"split, measured: {_executors.Split([.. banks], banks.Key, group, slots)}");
             if (executor is ExecutorKind.Streamed or ExecutorKind.Split) streams(banks.Key, _executors.Streams[^1]);
         }
     }

@@ -94,8 +94,8 @@ public static class TrainingBenchmark
         LoraAdapter.Attach(model, new LoraSettings(settings.Rank, Experts: true), seed: 1);
         var parameters = model.AllTrainable;
         note($"adapter attached after {watch.Elapsed.TotalSeconds:F1} s");
-        using var optimizer = new AdamW(parameters, new AdamWSettings(), settings.MomentsOnHost);
-        var step = new LayerMajorStep(model, settings.ChunkRows, savedBytes: settings.SavedBytes, parts: settings.Parts)
+        using var optimizer = new AdamW(parameters, new AdamWSettings(), _ => settings.MomentsOnHost);
+        var step = new LayerMajorStep(model, settings.ChunkRows, savedBytes: _ => settings.SavedBytes, parts: settings.Parts)
         {
             OnPart = mark => meters.First(m => m.Device == mark.Device).Begin(mark.Name), // each from the thread of its card
         };

@@ -51,8 +51,7 @@ public static class GoldenCheck
         var expected = Expected.Read(Path.Combine(folder, "expected.json"));
         using var numbers = new SafetensorsFile(Path.Combine(folder, "expected.safetensors"));
         var path = Path.Combine(folder, "model");
-        var places = placement is null ? null : ModelFolder.Place(path, placement);
-        places?.PrepareDevices();
+        var places = placement is null ? null : ModelFolder.Plan(path, placement, type);
         using var model = ModelFolder.Load(path, type, places);
         var step = new LayerMajorStep(model);
         var batch = expected.Batch();

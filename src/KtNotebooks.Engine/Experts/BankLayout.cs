@@ -8,11 +8,11 @@ namespace KtNotebooks.Experts;
 /// How the experts of a bank lie in one stretch of memory, in pinned host memory and on a card alike: one expert after the other, each its gate, up and
 /// down as stored, data then scales, every piece aligned to 256 bytes. So any run of experts is one copy.
 /// </summary>
-internal sealed class BankLayout
+public sealed class BankLayout
 {
     private const int Alignment = 256;
 
-    public BankLayout(ExpertSet experts)
+    internal BankLayout(ExpertSet experts)
         : this(experts.Count, experts.Gate.K, experts.Width, experts.Gate.Format, experts.Up.Format, experts.Down.Format)
     {
     }
@@ -40,6 +40,9 @@ internal sealed class BankLayout
 
     public long Bytes => ExpertBytes * Count;
 
+    /// <summary>Elements of an expert's three matrices, 3·D·I.</summary>
+    public double Elements => (2.0 * Gate.N * Gate.K) + ((double)Down.N * Down.K);
+
     public Piece Gate { get; }
 
     public Piece Up { get; }
@@ -64,7 +67,7 @@ internal sealed class BankLayout
     /// The matrices of a group whose experts lie at <paramref name="address"/> on a card: where they are, or dequantized into scratch that is added to
     /// <paramref name="scratch"/>.
     /// </summary>
-    public GroupMatrices Matrices(nint address, int count, DType type, Device device, List<Tensor> scratch)
+    internal GroupMatrices Matrices(nint address, int count, DType type, Device device, List<Tensor> scratch)
     {
         ExpertSide Of(Piece piece)
         {
@@ -89,5 +92,5 @@ internal sealed class BankLayout
     private static long Aligned(long bytes) => (bytes + Alignment - 1) / Alignment * Alignment;
 
     /// <summary>One matrix inside an expert: offsets and lengths in bytes.</summary>
-    internal readonly record struct Piece(StorageFormat Format, int N, int K, long Data, long DataBytes, long Scales, long ScaleBytes);
+    public readonly record struct Piece(StorageFormat Format, int N, int K, long Data, long DataBytes, long Scales, long ScaleBytes);
 }

@@ -103,7 +103,7 @@ public sealed class ExpertBank : Module
     /// <summary>The same of one expert.</summary>
     public long ExpertBytes => Layout.ExpertBytes;
 
-    internal BankLayout Layout => new(_set);
+    public BankLayout Layout => new(_set);
 
     internal ExpertStream? Stream => Streamed?.Stream;
 
@@ -160,13 +160,6 @@ public sealed class ExpertBank : Module
         Streamed!.Costs = costs;
         PairsOnHost = true;
     }
-
-    /// <summary>
-    /// Whether a training step of so many tokens leaves the CPU a share worth having: a quarter of the groups. The pairs must be in host memory for it, and
-    /// fetching them for every visit costs a step of V2-Lite on an H100 a tenth.
-    /// </summary>
-    internal bool CpuTakesPart(long tokens) => Streamed is { } streamed
-        && 4 * Math.Max(HostGroups(tokens * TopK, false, null), HostGroups(tokens * TopK, true, null)) >= streamed.Groups.Count;
 
     /// <summary>For saying it: up to so many tokens a forward pass the CPU computes all groups, and up to so many it still takes some.</summary>
     internal (int Alone, int Share) CpuUpTo(ExpertCosts costs)

@@ -26,6 +26,9 @@ public sealed record ExpertCosts(double BusBytes, double HostBytes, double HostF
     /// </summary>
     private const double BothSides = 800e-6;
 
+    /// <summary>A present machine's, for plans that are made before anything is measured: PCIe 4 × 16, eight channels of DDR5, AMX, a card of 24 GB.</summary>
+    public static ExpertCosts Nominal { get; } = new(25e9, 200e9, 5e12, 100e12);
+
     public override string ToString() => $"bus {BusBytes / 1e9:F1} GB/s, CPU {HostBytes / 1e9:F1} GB/s and {HostFlops / 1e12:F2} TFLOP/s";
 
     /// <summary>

@@ -24,40 +24,35 @@ public sealed class ExpertExecutors : IDisposable
 
     internal IReadOnlyList<ExpertStream> Streams => _streams;
 
-    /// <summary>Streams the experts of these banks through slots of at most <paramref name="slotBytes"/> in all on a card.</summary>
-    public void Stream(IReadOnlyList<ExpertBank> banks, Device card, long slotBytes, Action<ExpertBank>? brought = null) =>
-        Stream(banks, card, slotBytes, split: false, brought);
+    /// <summary>Streams the experts of these banks through so many slots of a card, each of which takes a group of at most groupBytes.</summary>
+    public void Stream(IReadOnlyList<ExpertBank> banks, Device card, long groupBytes, int slots, Action<ExpertBank>? brought = null)
+    {
+        ArgumentNullException.ThrowIfNull(banks);
+        if (banks.Count == 0) return;
+        var stream = new ExpertStream(CudaDevice.Get(card.Index), groupBytes, slots);
+        _streams.Add(stream);
+        foreach (var bank in banks)
+        {
+            bank.StreamThrough(stream, card, groupBytes);
+            brought?.Invoke(bank);
+        }
+    }
 
     /// <summary>
     /// The same, with the CPU taking as many experts of a visit as let both end together: few or none of a large window, all of a token that is generated.
     /// Returns what that choice rests on, measured here.
     /// </summary>
-    public ExpertCosts? Split(IReadOnlyList<ExpertBank> banks, Device card, long slotBytes, ExpertCosts? costs = null, Action<ExpertBank>? brought = null)
+    public ExpertCosts Split(IReadOnlyList<ExpertBank> banks, Device card, long groupBytes, int slots, ExpertCosts? costs = null,
+        Action<ExpertBank>? brought = null)
     {
-        ArgumentNullException.ThrowIfNull(banks);
-        if (banks.Count == 0) return costs;
-        Stream(banks, card, slotBytes, split: true, brought);
+        Stream(banks, card, groupBytes, slots, brought);
         costs ??= banks[0].MeasureCosts();
         foreach (var bank in banks) bank.Split(costs);
         return costs;
     }
 
-    private void Stream(IReadOnlyList<ExpertBank> banks, Device card, long slotBytes, bool split, Action<ExpertBank>? brought)
-    {
-        ArgumentNullException.ThrowIfNull(banks);
-        if (banks.Count == 0) return;
-        var (group, count) = SlotsOf([.. banks.Select(b => b.Layout)], slotBytes, split);
-        var stream = new ExpertStream(CudaDevice.Get(card.Index), group, count);
-        _streams.Add(stream);
-        foreach (var bank in banks)
-        {
-            bank.StreamThrough(stream, card, group);
-            brought?.Invoke(bank);
-        }
-    }
-
-    /// <summary>Bytes of a slot, which holds the largest group of any bank, and how many slots there are.</summary>
-    internal static (long GroupBytes, int Count) SlotsOf(IReadOnlyList<BankLayout> banks, long slotBytes, bool split)
+    /// <summary>Bytes of a slot, which holds the largest group of any bank, and how many slots there are in slotBytes: at least two.</summary>
+    public static (long GroupBytes, int Count) SlotsOf(IReadOnlyList<BankLayout> banks, long slotBytes, bool split)
     {
         var group = Math.Max(slotBytes / (split ? SplitSlots : Slots), banks.Max(b => b.ExpertBytes));
         group = banks.Max(b => b.Groups(group).Max(g => g.Count) * b.ExpertBytes);

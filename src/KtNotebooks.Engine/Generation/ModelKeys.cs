@@ -82,9 +82,8 @@ public sealed record ModelKeys(string Path, IReadOnlyList<string> Adapters, Temp
     {
         Check();
         var tokenizer = Tokenizer.Load(Path);
-        var placement = ModelFolder.Place(Path, Placement);
-        placement.PrepareDevices();
-        var model = ModelFolder.Load(Path, Type, placement, new LoadSettings(Report: loading));
+        var plan = ModelFolder.Plan(Path, Placement, Type);
+        var model = ModelFolder.Load(Path, Type, plan, new LoadSettings(Report: loading));
         try
         {
             if (Adapter is { } adapter) AdapterFolder.Load(model, adapter, Log);

@@ -8,7 +8,7 @@ namespace KtNotebooks.Models;
 /// Counts a checkpoint's bytes once as a model loads: when a tensor is taken, or, where experts stay mapped until they are brought to a card or to pinned
 /// memory (which is what takes the time), when their bank is there.
 /// </summary>
-internal sealed class LoadMeter(string folder, long total, ModelPlacement? placement, Action<WorkProgress>? report)
+internal sealed class LoadMeter(string folder, long total, ResidencyPlan? plan, Action<WorkProgress>? report)
 {
     private readonly WorkMeter _meter = new(total, report);
     private readonly Dictionary<string, long> _waiting = [];
@@ -19,8 +19,8 @@ internal sealed class LoadMeter(string folder, long total, ModelPlacement? place
     public void Taken(string name, long bytes)
     {
         Last = name;
-        if (placement is not null && name.IndexOf(".experts.", StringComparison.Ordinal) is > 0 and var at && PlacedWeights.IsBroughtLater(placement.Of(name)))
-            lock (_waiting) _waiting[name[..(at + ".experts".Length)]] = _waiting.GetValueOrDefault(name[..(at + ".experts".Length)]) + bytes;
+        if (plan?.Bank(name) is { IsBroughtLater: true } bank)
+            lock (_waiting) _waiting[bank.Path] = _waiting.GetValueOrDefault(bank.Path) + bytes;
         else Count(bytes);
     }
 

@@ -1,6 +1,7 @@
 using System.Reflection;
 
 using KtNotebooks.Files;
+using KtNotebooks.Formats;
 using KtNotebooks.Interop;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Placement;
@@ -28,10 +29,11 @@ public static class ModelFolder
     /// <param name="folder">The folder, or the name of a model in Hugging Face's or ModelScope's cache.</param>
     /// <param name="type">Type of weights and activations: F32 or BF16.</param>
     /// <exception cref="InvalidDataException">A missing or wrongly shaped tensor, named with what was expected and found.</exception>
-    /// <param name="placement">Where weights live; null: mapped from the files.</param>
-    /// <param name="load">How weights come in where the placement does not say; null: mapped, experts as stored.</param>
-    public static CausalLm Load(string folder, DType type = DType.BF16, ModelPlacement? placement = null, LoadSettings? load = null)
+    /// <param name="plan">Where weights live and in what form, for this type, see Plan; null: mapped from the files.</param>
+    /// <param name="load">How weights come in where the plan does not say; null: mapped, experts as stored.</param>
+    public static CausalLm Load(string folder, DType type = DType.BF16, ResidencyPlan? plan = null, LoadSettings? load = null)
     {
+        if (plan is not null && plan.Type != type) throw new ArgumentException($"the plan is for {plan.Type}, the model is to be loaded in {type}");
         folder = HubCache.Resolve(folder);
         var config = ConfigOf(folder);
         load ??= new LoadSettings();
@@ -39,23 +41,27 @@ public static class ModelFolder
         HashSet<string> taken = [];
         using var checkpoint = new Checkpoint(folder)
         {
-            FormatOf = path => placement?.Of(path).Format ?? load.Experts,
-            InMemory = path => load.InMemory || (placement is not null && PlacedWeights.InMemory(placement, path)),
+            FormatOf = path => plan?.Bank(path)?.Format ?? load.Experts,
+            InMemory = path => load.InMemory || plan?.IsRead(path) == true,
             OnTaken = (name, bytes) =>
             {
                 lock (taken) taken.Add(name);
                 meter?.Taken(name, bytes);
             },
         };
-        meter = new LoadMeter(folder, checkpoint.Bytes, placement, load.Report);
-        if (placement?.Settings.GpuMemoryLimit is { } limit)
-            foreach (var device in placement.Devices.Where(d => d.Kind == DeviceKind.Cuda)) CudaDevice.Get(device.Index).Pool.Limit = limit;
+        meter = new LoadMeter(folder, checkpoint.Bytes, plan, load.Report);
+        if (plan?.Placement.Settings.GpuMemoryLimit is { } limit)
+            foreach (var card in plan.Cards) CudaDevice.Get(card.Card.Index).Pool.Limit = limit;
         CausalLm? model = null;
         try
         {
-            model = Build(config, placement is null ? checkpoint : new PlacedWeights(checkpoint, placement), type);
+            model = Build(config, plan is null ? checkpoint : new PlacedWeights(checkpoint, plan), type);
             List<string> notes = [.. LayersBeyond(model.Info.Layers, config, checkpoint.Names), .. Unused(model.Info.Layers, config, checkpoint.Names, taken)];
-            if (placement is not null) model.Executors = ExpertPlacer.Apply(model, placement, notes, meter.Brought);
+            if (plan is not null)
+            {
+                notes.AddRange(plan.Notes);
+                model.Executors = ExpertPlacer.Apply(model, plan, notes, meter.Brought);
+            }
             model.Notes = notes;
             model.Files = [.. checkpoint.Files.Values];
             return model;
@@ -76,11 +82,34 @@ public static class ModelFolder
     /// <summary>The model of a config as shapes without memory: its modules, names and sizes, before a weight is there.</summary>
     public static CausalLm Shape(ConfigFile config, DType type = DType.BF16) => Build(config, new ShapeWeights(), type);
 
-    /// <summary>Where the settings put the model of a folder; its weights need not be there.</summary>
-    public static ModelPlacement Place(string folder, PlacementSettings settings)
+    /// <summary>
+    /// Where the settings put the model of a folder; its weights need not be there. Where they are, the headers of its shards say the formats of its experts,
+    /// else its config. Fails where the settings cannot be followed here.
+    /// </summary>
+    /// <param name="type">Of weights and activations.</param>
+    /// <exception cref="NotSupportedException">A card or CPU variant that is asked for is not here; the line that asks is named.</exception>
+    public static ResidencyPlan Plan(string folder, PlacementSettings settings, DType type = DType.BF16)
     {
-        using var shape = Shape(ConfigOf(HubCache.Resolve(folder, whole: false)));
-        return ModelPlacement.Resolve(shape, shape.Info.ModelType, settings);
+        folder = HubCache.Resolve(folder, whole: false);
+        var config = ConfigOf(folder);
+        using var shape = Shape(config, type);
+        ModelPlacement.Resolve(shape, shape.Info.ModelType, settings).PrepareDevices();
+        return Plan(shape, config, settings, StoredFormats(folder, config));
+    }
+
+    /// <summary>The same of a model of shapes, for cards and CPUs that need not be here.</summary>
+    /// <param name="stored">The format that the checkpoint has a bank in; see <see cref="ResidencyPlan.Resolve"/>.</param>
+    internal static ResidencyPlan Plan(CausalLm shape, ConfigFile config, PlacementSettings settings, Func<string, StorageFormat?>? stored = null) =>
+        ResidencyPlan.Resolve(shape, shape.Type, ModelPlacement.Resolve(shape, shape.Info.ModelType, settings), stored ?? (_ => config.StoredFormat),
+            new CardRoom(settings.GpuMemoryLimit));
+
+    /// <summary>What the headers of a folder's shards say of its banks; its config where there are none.</summary>
+    internal static Func<string, StorageFormat?> StoredFormats(string folder, ConfigFile config)
+    {
+        if (!Directory.Exists(folder) || !Directory.EnumerateFiles(folder, "*.safetensors").Any()) return _ => config.StoredFormat;
+        using var checkpoint = new Checkpoint(folder);
+        var banks = checkpoint.ExpertFormats();
+        return path => banks.GetValueOrDefault(path) ?? config.StoredFormat;
     }
 
     private static ConfigFile ConfigOf(string folder)

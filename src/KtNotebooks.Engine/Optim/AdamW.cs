@@ -26,16 +26,16 @@ public sealed class AdamW : IDisposable
     private readonly Tensor[] _v;
     private readonly List<Group> _groups = [];
 
-    /// <param name="momentsOnHost">Moments of parameters on a card lie in pinned host memory, which the update reads and writes over the bus: 16 bytes an
+    /// <param name="momentsOnHost">Moments of parameters on such a card lie in pinned host memory, which the update reads and writes over the bus: 16 bytes an
     /// element instead of two thirds of the card's optimizer memory.</param>
-    public AdamW(IReadOnlyList<Parameter> parameters, AdamWSettings settings, bool momentsOnHost = false)
+    public AdamW(IReadOnlyList<Parameter> parameters, AdamWSettings settings, Func<Device, bool>? momentsOnHost = null)
     {
         ArgumentNullException.ThrowIfNull(parameters);
         foreach (var p in parameters)
             if (p.Tensor.Type != DType.F32) throw new ArgumentException($"[AdamW] {p.Name} must be F32, but is {p.Tensor}");
         (_parameters, _settings) = (parameters, settings);
-        _m = [.. parameters.Select(p => Moments(p.Tensor, momentsOnHost))];
-        _v = [.. parameters.Select(p => Moments(p.Tensor, momentsOnHost))];
+        _m = [.. parameters.Select(p => Moments(p.Tensor, momentsOnHost?.Invoke(p.Tensor.Device) == true))];
+        _v = [.. parameters.Select(p => Moments(p.Tensor, momentsOnHost?.Invoke(p.Tensor.Device) == true))];
         foreach (var device in Enumerable.Range(0, parameters.Count).GroupBy(i => parameters[i].Tensor.Device))
         {
             int[] indices = [.. device];

@@ -16,9 +16,6 @@ public sealed record Machine(long Host, long HostFree, IReadOnlyList<long> Cards
     /// <summary>What the program itself and the system need besides tensors.</summary>
     private const long HostReserve = 500_000_000;
 
-    /// <summary>What the driver takes of a card for a program: its context and loaded kernels; 0.56 to 0.63 GB on an H200.</summary>
-    private const long CardReserve = 650_000_000;
-
     /// <summary>This machine.</summary>
     /// <param name="folder">Where files will be written; it need not be there yet.</param>
     public static Machine Here(string folder)
@@ -37,7 +34,7 @@ public sealed record Machine(long Host, long HostFree, IReadOnlyList<long> Cards
         {
             var needs = plan.Total(device);
             if (device == "cpu") Weigh(needs, needs + HostReserve, Host, "of host memory", has, lacks);
-            else if (IndexOf(device) is var card && card < Cards.Count) Weigh(needs, needs + CardReserve, Cards[card], $"of {device}", has, lacks);
+            else if (IndexOf(device) is var card && card < Cards.Count) Weigh(needs, needs, Cards[card], $"of {device}", has, lacks);
             else lacks.Add($"needs {Size(needs)} on a card ({device}), this machine has "
                 + $"{(Cards.Count == 0 ? "no card" : $"{Cards.Count} card{(Cards.Count == 1 ? "" : "s")}")}");
         }

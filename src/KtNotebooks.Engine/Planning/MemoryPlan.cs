@@ -28,7 +28,7 @@ public sealed record PlanItem(string Device, string What, long Bytes);
 public sealed record MemoryPlan
 {
     public const string Weights = "weights", Mapped = "mapped weights", Adapter = "adapter", Gradients = "gradients", Optimizer = "AdamW state",
-        Inputs = "layer inputs", Workspace = "workspace", Ring = "streaming ring";
+        Inputs = "layer inputs", Workspace = "workspace", Ring = "streaming ring", Driver = "driver";
 
     public required string Model { get; init; }
 
@@ -93,10 +93,13 @@ public sealed record MemoryPlan
         var (sequence, chunk) = (c.Positive("cutoff_len"), c.Positive("chunk_size"));
         var tokens = c.MaybePositive("tokens_per_step") ?? (c.Has("output_dir") ? Window(c, sequence) : 0);
         using var model = ModelFolder.Shape(config, type);
-        var placement = ModelPlacement.Resolve(model, model.Info.ModelType, settings);
+        var residency = ModelFolder.Plan(model, config, settings, ModelFolder.StoredFormats(path, config));
+        List<string> notes = [];
+        var keys = TrainingMemoryKeys.Read(c);
+        var memory = TrainingMemory.Choose(model, lora, keys, residency, tokens, tokens > 0 ? notes : []);
         if (tokens > 0) LoraAdapter.Attach(model, lora);
-        var plan = new PlanBuilder(model, placement, config,
-            new Window(tokens, Math.Min(sequence, Math.Max(tokens, 1)), Math.Min(chunk, tokens), TrainingMemoryKeys.Read(c))).Build(path);
+        var window = new Window(tokens, Math.Min(sequence, Math.Max(tokens, 1)), Math.Min(chunk, tokens));
+        var plan = new PlanBuilder(model, residency, config, window, memory).Build(path, notes);
         var isHere = Directory.Exists(path) && Directory.EnumerateFiles(path, "*.safetensors").Any();
         plan = plan with { ToFetch = isHere ? 0 : plan.Stored };
         // A training file has many keys that no memory depends on; what kt train would refuse is left to kt train.
@@ -130,5 +133,4 @@ public sealed record MemoryPlan
 /// <param name="Tokens">T; 0: no training.</param>
 /// <param name="Sequence">Longest sequence.</param>
 /// <param name="Chunk">Rows that a layer works on at a time.</param>
-/// <param name="Memory">Where its keys want adapters, moments and layer inputs.</param>
-internal sealed record Window(int Tokens, int Sequence, int Chunk, TrainingMemoryKeys Memory);
+internal sealed record Window(int Tokens, int Sequence, int Chunk);

@@ -1,6 +1,5 @@
 using KtNotebooks.Experts;
 using KtNotebooks.Formats;
-using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
 using KtNotebooks.Placement;
@@ -9,29 +8,24 @@ using KtNotebooks.Training;
 
 namespace KtNotebooks.Planning;
 
-/// <summary>Counts a model of shapes, module by module, into a <see cref="MemoryPlan"/>.</summary>
-internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, ConfigFile config, Window window)
+/// <summary>Counts a model of shapes, module by module, into a <see cref="MemoryPlan"/>: what loading and training will do by the residency plan.</summary>
+internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, ConfigFile config, Window window, IReadOnlyDictionary<Device, TrainingMemory> memory)
 {
-    /// <summary>Of a card that is not in this machine, when nobody says its size: what most people have.</summary>
-    private const long AssumedBytes = 24_000_000_000;
-
     private readonly List<(string Pattern, int? Layer, ModulePlace Place, string Format, long Parameters, long Bytes)> _parts = [];
     private readonly Dictionary<(string Device, string What), long> _items = [];
-    private readonly Dictionary<string, ExpertBank> _banks = model.All().OfType<ExpertBank>().ToDictionary(b => b.Path);
-    private readonly Dictionary<string, ModulePlace> _placed = [];
-    private readonly List<string> _notes = [.. placement.Settings.Notes];
-    private readonly Dictionary<Device, TrainingMemory> _memory = [];
     private long _parameters;
     private long _stored;
     private long _trainable;
 
-    private StorageFormat OwnFormat => StorageFormat.Of(model.Type);
-
-    public MemoryPlan Build(string name)
+    public MemoryPlan Build(string name, IEnumerable<string> notes)
     {
-        var taken = PlaceExperts();
-        foreach (var card in placement.Devices.Where(d => d.Kind == DeviceKind.Cuda))
-            _memory[card] = Training(card, CardBytes(card) - taken.GetValueOrDefault(card));
+        foreach (var card in residency.Cards)
+        {
+            Add(card.Card, MemoryPlan.Driver, CardRoom.DriverBytes);
+            if (card.Ring > 0) Add(card.Card, MemoryPlan.Ring, card.Ring);
+        }
+        foreach (var bank in model.All().OfType<ExpertBank>())
+            if (residency.Bank(bank.Path) is { IsBroughtLater: true } lives) bank.PlanOn(new PlannedExperts(lives.Layout, GroupsOf(lives)));
         foreach (var child in model.Children) Walk(child, model);
         if (window.Tokens > 0) CountStep();
         var plan = new MemoryPlan
@@ -44,68 +38,21 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
             Tokens = window.Tokens,
             Rows = Rows(),
             Items = [.. _items.Select(i => new PlanItem(i.Key.Device, i.Key.What, i.Value)).OrderBy(i => i.Device, StringComparer.Ordinal)
-                .ThenBy(i => i.What == MemoryPlan.Ring)],
-            Notes = [],
+                .ThenBy(i => i.What == MemoryPlan.Ring).ThenBy(i => i.What == MemoryPlan.Driver)],
+            Notes = [.. residency.Placement.Settings.Notes, .. residency.Notes, .. notes],
         };
-        if (placement.Settings.GpuMemoryLimit is { } limit)
-            foreach (var device in plan.Devices.Where(d => d != Device.Cpu.ToString() && plan.Total(d) > limit))
-                _notes.Add($"{device} may need {plan.Total(device) / 1e9:F1} GB, more than gpu_memory_limit, {limit / 1e9:F1} GB: fewer tokens a step, a "
-                    + "smaller chunk_size, or experts: streamed");
-        return plan with { Notes = _notes };
+        return residency.Placement.Settings.GpuMemoryLimit is not { } limit ? plan
+            : plan with { Notes = [.. plan.Notes, .. residency.Cards.Select(c => c.Card.ToString()).Where(c => Ours(c) > limit).Select(TooMuch)] };
+
+        long Ours(string card) => plan.Total(card) - plan.Bytes(card, MemoryPlan.Driver);
+        string TooMuch(string card) => $"{card} may need {Ours(card) / 1e9:F1} GB, more than gpu_memory_limit, {limit / 1e9:F1} GB: fewer tokens a step, a "
+            + "smaller chunk_size, or experts: streamed";
     }
 
-    /// <summary>
-    /// Decides for the experts of every card as a run does (<see cref="ExpertPlacer"/>), when all other weights are on it. Returns what weights and experts
-    /// take of the cards.
-    /// </summary>
-    private Dictionary<Device, long> PlaceExperts()
-    {
-        var taken = model.All().Where(m => m is not ExpertBank).SelectMany(m => m.Weights).Select(w => (Place: placement.Of(w.Name), w.Tensor.ByteLength))
-            .Where(w => w.Place.Weights == WeightHome.Device)
-            .GroupBy(w => w.Place.Compute).ToDictionary(g => g.Key, g => g.Sum(w => w.ByteLength));
-        foreach (var group in _banks.Values.Select(b => (Bank: b, Place: placement.Of(b.Path))).Where(b => PlacedWeights.IsBroughtLater(b.Place))
-            .GroupBy(b => (b.Place.Compute, Kind: b.Place.Executor!.Value)))
-        {
-            var (card, kind) = group.Key;
-            BankLayout[] layouts = [.. group.Select(b => LayoutOf(b.Bank))];
-            var (stored, room) = (layouts.Sum(l => l.Bytes), CardBytes(card) - taken.GetValueOrDefault(card));
-            var share = ExpertShare.Of(kind, stored, room);
-            if (kind == ExecutorKind.Auto) _notes.Add(share.Because(card, stored, room));
-            if (kind != ExecutorKind.Resident && CardOf(card) is null && placement.Settings.GpuMemoryLimit is null)
-                _notes.Add($"{card} is not here: what experts get of it is counted for a card of {AssumedBytes / 1e9:F0} GB; gpu_memory_limit says another "
-                    + "size");
-            var resident = share.Executor == ExecutorKind.Resident;
-            var (groupBytes, slots) = resident ? (stored, 1) : ExpertExecutors.SlotsOf(layouts, share.SlotBytes, share.Executor == ExecutorKind.Split);
-            if (!resident) Add(card, MemoryPlan.Ring, groupBytes * slots);
-            taken[card] = taken.GetValueOrDefault(card) + (groupBytes * slots);
-            foreach (var ((bank, place), layout) in group.Zip(layouts))
-            {
-                bank.PlanOn(new PlannedExperts(layout, resident ? ResidentExperts.GroupsOf(layout, model.Type, ExpertExecutors.DequantizedBytes)
-                    : layout.Groups(groupBytes)));
-                _placed[bank.Path] = kind != ExecutorKind.Auto ? place
-                    : place with { Executor = share.Executor, Weights = resident ? WeightHome.Device : WeightHome.Host };
-            }
-        }
-        return taken;
-    }
+    private IReadOnlyList<ExpertGroup> GroupsOf(BankResidency bank) => bank.Place.Executor == ExecutorKind.Resident
+        ? ResidentExperts.GroupsOf(bank.Layout, model.Type, ExpertExecutors.DequantizedBytes) : bank.Layout.Groups(bank.GroupBytes);
 
-    /// <summary>
-    /// Decides for what training adds as a run does. What the CPU would take of split experts is measured when they are loaded; here it takes nothing.
-    /// </summary>
-    private TrainingMemory Training(Device card, long room)
-    {
-        double Trained(bool experts) => model.All().Where(m => m is ExpertBank == experts && m.Trainable.Any() && placement.Of(m.Path).Compute == card)
-            .Sum(m => m.Trainable.Sum(p => (double)p.Tensor.Count));
-        return TrainingMemory.Of(room, Trained(false), Trained(true), wantedOnHost: false, window.Memory);
-    }
-
-    /// <summary>What a card can give: its own limit, and what is free on it now where it is in this machine.</summary>
-    private long CardBytes(Device card) =>
-        Math.Min(placement.Settings.GpuMemoryLimit ?? long.MaxValue, CardOf(card)?.FreeBytes ?? placement.Settings.GpuMemoryLimit ?? AssumedBytes);
-
-    private static CudaDevice? CardOf(Device card) => CudaDevice.Missing is null && card.Index < CudaDevice.Count ? CudaDevice.Get(card.Index) : null;
-
-    private ModulePlace PlaceOf(ExpertBank bank) => _placed.TryGetValue(bank.Path, out var place) ? place : placement.Of(bank.Path);
+    private ModulePlace PlaceOf(ExpertBank bank) => residency.Bank(bank.Path)!.Place;
 
     private void Walk(Module module, Module parent)
     {
@@ -119,7 +66,7 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
     {
         var place = PlaceOf(bank);
         var parameters = bank.Weights.Sum(w => w.Count);
-        var format = FormatOf(bank);
+        var format = residency.Bank(bank.Path)!.Format;
         var bytes = bank.Count * ((2 * format.Bytes(bank.Inner, bank.Width)) + format.Bytes(bank.Width, bank.Inner));
         _parameters += parameters;
         var stored = config.StoredFormat ?? StoredType;
@@ -131,7 +78,7 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
 
     private void CountWeight(Module module, Module parent, string name, Tensor tensor)
     {
-        var place = placement.Of(name);
+        var place = residency.Placement.Of(name);
         var group = module is MoeMlp ? name[..name.LastIndexOf('.')] : parent is MlaAttention or GqaAttention or SwiGluMlp ? parent.Path : module.Path;
         _parameters += tensor.Count;
         _parts.Add((Pattern(group), Layer(group), place, StorageFormat.Of(tensor.Type).Name, tensor.Count, tensor.ByteLength));
@@ -148,13 +95,13 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
 
     private void CountTrained(Module module, long bytes, long count)
     {
-        var card = placement.Of(module.Path).Compute;
-        var memory = _memory.GetValueOrDefault(card);
-        var device = module is ExpertBank && memory.PairsOnHost ? Device.Cpu : card;
+        var card = residency.Placement.Of(module.Path).Compute;
+        var chosen = memory.GetValueOrDefault(card);
+        var device = module is ExpertBank && chosen.PairsOnHost ? Device.Cpu : card;
         _trainable += count;
         Add(device, MemoryPlan.Adapter, bytes);
         Add(device, MemoryPlan.Gradients, bytes);
-        Add(memory.MomentsOnHost ? Device.Cpu : device, MemoryPlan.Optimizer, 2 * bytes); // two moments
+        Add(chosen.MomentsOnHost ? Device.Cpu : device, MemoryPlan.Optimizer, 2 * bytes); // two moments
     }
 
     /// <summary>
@@ -169,30 +116,26 @@ internal sealed class PlanBuilder(CausalLm model, ModelPlacement placement, Conf
             var rows = stage.All().OfType<ExpertBank>().Any(b => PlaceOf(b).Executor is ExecutorKind.Streamed or ExecutorKind.Split) ? window.Tokens
                 : window.Chunk;
             // Pairs that lie on the host come to the card for a visit: they and their gradient are on it then.
-            var visitors = stage.All().OfType<ExpertBank>().FirstOrDefault(b => _memory.GetValueOrDefault(PlaceOf(b).Compute).PairsOnHost);
+            var visitors = stage.All().OfType<ExpertBank>().FirstOrDefault(b => memory.GetValueOrDefault(PlaceOf(b).Compute).PairsOnHost);
             var (card, pairs) = visitors is null ? (Device.Cpu, 0) : (PlaceOf(visitors).Compute, 2 * visitors.Trainable.Sum(p => p.Tensor.ByteLength));
-            foreach (var (where, bytes) in Workspace.Of(stage, model, placement, window, rows))
+            foreach (var (where, bytes) in Workspace.Of(stage, model, residency.Placement, window, rows))
                 largest[where] = Math.Max(largest.GetValueOrDefault(where), bytes + (where == card ? pairs : 0));
         }
         // The input of every stage and of the head; on each card the newest stay as far as they may.
-        var last = placement.Of(model.Stages[^1].Path).Compute;
-        Device[] saved = [.. model.Stages.Select(s => placement.Of(s.Path).Compute), last];
+        var last = residency.Placement.Of(model.Stages[^1].Path).Compute;
+        Device[] saved = [.. model.Stages.Select(s => residency.Placement.Of(s.Path).Compute), last];
         foreach (var device in saved.GroupBy(d => d))
         {
             var stay = device.Key == Device.Cpu ? device.Count()
-                : SavedInputs.OnCards([.. Enumerable.Repeat(input, device.Count())], _memory[device.Key].SavedBytes);
+                : SavedInputs.OnCards([.. Enumerable.Repeat(input, device.Count())], memory[device.Key].SavedBytes);
             Add(device.Key, MemoryPlan.Inputs, stay * input);
             if (stay < device.Count()) Add(Device.Cpu, MemoryPlan.Inputs, (device.Count() - stay) * input);
         }
         Add(last, MemoryPlan.Inputs, input); // the gradient on its way down
-        var head = placement.Of("lm_head").Compute;
+        var head = residency.Placement.Of("lm_head").Compute;
         largest[head] = Math.Max(largest.GetValueOrDefault(head), Workspace.OfHead(model, Math.Min(window.Tokens, Workspace.HeadRows)));
         foreach (var (device, bytes) in largest) Add(device, MemoryPlan.Workspace, bytes);
     }
-
-    private StorageFormat FormatOf(ExpertBank bank) => placement.Of(bank.Path).Format ?? config.StoredFormat ?? OwnFormat;
-
-    private BankLayout LayoutOf(ExpertBank bank) => new(bank.Count, bank.Width, bank.Inner, FormatOf(bank));
 
     private void Add(Device device, string what, long bytes) => _items[(device.ToString(), what)] = _items.GetValueOrDefault((device.ToString(), what)) + bytes;
 

@@ -4,6 +4,7 @@ using KtNotebooks.Experts;
 using KtNotebooks.Files;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
+using KtNotebooks.Tensors;
 using KtNotebooks.Tokenizers;
 using KtNotebooks.Weights;
 
@@ -17,7 +18,7 @@ namespace KtNotebooks.Training;
 public sealed class FineTuneRun : IDisposable
 {
     private FineTuneRun(FineTuneKeys keys, Tokenizer tokenizer, CausalLm model, LoraSettings lora, TrainingData rows, ExampleWindows windows,
-        TrainingMemory memory, Settings c, IReadOnlyList<string> notes)
+        IReadOnlyDictionary<Device, TrainingMemory> memory, Settings c, IReadOnlyList<string> notes)
     {
         (ModelPath, Tokenizer, Template, Model, Lora, Training, Examples, HeldOut, Notes) =
             (keys.ModelPath, tokenizer, keys.Data.Template, model, lora, keys.Training, rows.Train, rows.HeldOut, notes);
@@ -25,8 +26,7 @@ public sealed class FineTuneRun : IDisposable
         var heldOut = rows.HeldOut.Length > 0 ? ExampleWindows.Batch(rows.HeldOut) : null;
         Trainer = new Trainer(model, windows, keys.Training, folder => AdapterFolder.Save(model, lora, folder, keys.ModelPath), heldOut)
         {
-            MomentsOnHost = memory.MomentsOnHost,
-            SavedBytes = memory.SavedBytes,
+            Memory = memory,
             LoadWeights = folder => AdapterFolder.Resume(model, lora, folder, keys.Log),
             Identity = identity,
             Complete = (result, state) =>
@@ -73,8 +73,7 @@ public sealed class FineTuneRun : IDisposable
         var from = Start(keys);
         var (modelPath, lora, training, settings) = (keys.ModelPath, keys.Lora, keys.Training, keys.Placement);
         List<string> notes = [.. c.Finish("kt train"), .. keys.Notes];
-        var placement = ModelFolder.Place(modelPath, settings);
-        placement.PrepareDevices();
+        var plan = ModelFolder.Plan(modelPath, settings, keys.Type);
 
         if (keys.Adapter is { } first) AdapterSource.Open(first).Dispose(); // what is wrong with it is said before a long load
         var tokenizer = Tokenizer.Load(modelPath);
@@ -83,7 +82,7 @@ public sealed class FineTuneRun : IDisposable
         // Said now, for a large model takes minutes to load; the rest is compared when it is there.
         if (from is not null)
             FineTuneIdentity.Of(keys, c, rows.Train, windows.TotalSteps, model: null).Compare(from, training.ResumeFrom.IsExplicit, partly: true);
-        var model = ModelFolder.Load(modelPath, keys.Type, placement, new LoadSettings(Report: loading));
+        var model = ModelFolder.Load(modelPath, keys.Type, plan, new LoadSettings(Report: loading));
         try
         {
             notes.AddRange(rows.Notes(model.Info.MaxPositions));
@@ -94,7 +93,8 @@ public sealed class FineTuneRun : IDisposable
             if (!lora.Experts && lora.Targets is null && model.All().OfType<ExpertBank>().Any())
                 notes.Add("lora_target: all is attention, dense and shared experts, as KTransformers trains; routed experts stay as they are (lora_experts: "
                     + "true gives each an adapter)");
-            var memory = TrainingMemory.Choose(model, lora, training.Memory, windows.At(0).Batch.Tokens, notes);
+            var memory = TrainingMemory.Choose(model, lora, training.Memory, plan, windows.At(0).Batch.Tokens, notes);
+            foreach (var bank in model.All().OfType<ExpertBank>()) bank.PairsOnHost = memory.GetValueOrDefault(bank.Device).PairsOnHost;
             if (keys.Adapter is not { } adapter) LoraAdapter.Attach(model, lora, training.Seed);
             else lora = AdapterFolder.Load(model, adapter, keys.Log) with { Dropout = lora.Dropout };
             return new FineTuneRun(keys, tokenizer, model, lora, rows, windows, memory, c, [.. notes, .. model.Notes]);

@@ -13,9 +13,9 @@ namespace KtNotebooks.Training;
 /// </summary>
 /// <param name="chunkRows">Rows that a stage works on at a time.</param>
 /// <param name="headRows">Rows of logits at a time.</param>
-/// <param name="savedBytes">Bytes of stage inputs that may stay on a card; the others wait in pinned host memory.</param>
+/// <param name="savedBytes">Bytes of stage inputs that may stay on a card; the others wait in pinned host memory. Null: all stay.</param>
 /// <param name="parts">Of the window at most; null: see <see cref="Parts"/>.</param>
-public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int headRows = 1024, long savedBytes = long.MaxValue, int? parts = null)
+public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int headRows = 1024, Func<Device, long>? savedBytes = null, int? parts = null)
 {
     private readonly StageWork _work = new(model, chunkRows, headRows);
 

@@ -32,12 +32,12 @@ internal sealed class StepRun : IDisposable
     private readonly TaskCompletionSource<Parcel>[,] _up, _down; // [run, part]: what a run gets from the one below, and from the one above
     private readonly Tensor?[] _losses, _dEmbedded;
 
-    public StepRun(StageWork work, StepSchedule schedule, TokenBatch batch, ulong key, long savedBytes, Action<StepMark>? mark)
+    public StepRun(StageWork work, StepSchedule schedule, TokenBatch batch, ulong key, Func<Device, long>? savedBytes, Action<StepMark>? mark)
     {
         (_work, _schedule, _batch, _key, _mark) = (work, schedule, batch, key, mark);
         var (runs, parts) = (schedule.Runs.Count, schedule.Parts.Count);
         foreach (var device in schedule.Devices)
-            foreach (var part in schedule.Parts) _saved[(device, part.Number)] = new SavedInputs(savedBytes / parts);
+            foreach (var part in schedule.Parts) _saved[(device, part.Number)] = new SavedInputs(savedBytes?.Invoke(device) / parts ?? long.MaxValue);
         (_up, _down) = (new TaskCompletionSource<Parcel>[runs, parts], new TaskCompletionSource<Parcel>[runs, parts]);
         for (var r = 0; r < runs; r++)
             for (var p = 0; p < parts; p++) (_up[r, p], _down[r, p]) = (new(), new());

@@ -7,6 +7,7 @@ using KtNotebooks.Models;
 using KtNotebooks.Nn;
 using KtNotebooks.Ops;
 using KtNotebooks.Optim;
+using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Training;
 
@@ -64,11 +65,8 @@ public sealed class Trainer
     /// <summary>Writes what belongs beside finished weights: tokenizer, config, model card.</summary>
     public Action<TrainResult, TrainerState>? Complete { get; init; }
 
-    /// <summary>AdamW's moments of what is on a card wait in pinned host memory.</summary>
-    public bool MomentsOnHost { get; init; }
-
-    /// <summary>Bytes of stage inputs that may stay on a card.</summary>
-    public long SavedBytes { get; init; } = long.MaxValue;
+    /// <summary>Where the run's own memory lies on each card; none: all of it on its device.</summary>
+    public IReadOnlyDictionary<Device, TrainingMemory> Memory { get; init; } = new Dictionary<Device, TrainingMemory>();
 
     /// <summary>Runs to the end. Called again after it was stopped, it goes on where it was.</summary>
     /// <exception cref="ArgumentException">The output folder holds what this run must not touch.</exception>
@@ -119,7 +117,7 @@ public sealed class Trainer
                 throw new InvalidDataException($"{from}: tensor '{broken}' holds NaN or infinities; remove {from} to go on from an earlier checkpoint");
         }
         var parameters = _model.AllTrainable;
-        using var optimizer = new AdamW(parameters, _settings.Adam, MomentsOnHost);
+        using var optimizer = new AdamW(parameters, _settings.Adam, device => Memory.GetValueOrDefault(device).MomentsOnHost);
         if (from is not null) Checkpoints.RestoreOptimizer(from, optimizer, state.Step);
         // Only now, when all of the checkpoint has been found to be good, anything is touched.
         RunStart.Clear(_settings.OutputDir, from);
@@ -132,7 +130,8 @@ public sealed class Trainer
     {
         var (first, total) = (state.Step, _windows.TotalSteps);
         var schedule = new LearningRate(_settings.Schedule, _settings.LearningRate, _settings.WarmupOf(total), total);
-        var step = new LayerMajorStep(_model, _settings.ChunkRows, savedBytes: SavedBytes) { OnPart = Follow };
+        long SavedOn(Device device) => Memory.TryGetValue(device, out var m) ? m.SavedBytes : long.MaxValue;
+        var step = new LayerMajorStep(_model, _settings.ChunkRows, savedBytes: SavedOn) { OnPart = Follow };
         if (step.Devices.Count > 1) OnNote?.Invoke($"layers on {string.Join(", ", step.Devices)}; each window in at most {step.Parts} parts");
         var watch = Stopwatch.StartNew();
         var last = new StepReport(first, total, state.Epoch, double.NaN, schedule.At(first), 0, 0, 0, TimeSpan.Zero, TimeSpan.Zero);

@@ -1,6 +1,5 @@
 using KtNotebooks.Configuration;
 using KtNotebooks.Experts;
-using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
 using KtNotebooks.Placement;
@@ -52,32 +51,42 @@ public readonly record struct TrainingMemory(bool PairsOnHost, bool MomentsOnHos
         return new TrainingMemory(pairs, moments, keys.SavedBytes ?? (long)Math.Max(0, SavedShare * (room - taken)));
     }
 
-    /// <summary>
-    /// Decides for all cards of a loaded model, before its adapter is attached, and sets the banks' <see cref="ExpertBank.PairsOnHost"/>. Of several cards
-    /// the strictest answer holds for moments and inputs.
-    /// </summary>
+    /// <summary>Decides for every card, by what the plan leaves of it; asked by the run and by `kt plan`, before an adapter is attached.</summary>
+    /// <param name="model">Loaded, or of shapes.</param>
     /// <param name="tokens">Of a window.</param>
     /// <param name="notes">Gets what a person should know.</param>
-    public static TrainingMemory Choose(CausalLm model, LoraSettings lora, TrainingMemoryKeys keys, long tokens, List<string> notes)
+    public static IReadOnlyDictionary<Device, TrainingMemory> Choose(CausalLm model, LoraSettings lora, TrainingMemoryKeys keys, ResidencyPlan plan,
+        long tokens,
+        List<string> notes)
     {
-        var all = new TrainingMemory(false, false, keys.SavedBytes ?? long.MaxValue);
-        foreach (var device in model.All().Select(m => m.Device).Where(d => d.Kind == DeviceKind.Cuda).Distinct().OrderBy(d => d.Index))
+        Dictionary<Device, TrainingMemory> all = [];
+        foreach (var card in plan.Cards)
         {
-            var dense = model.All().OfType<Nn.Linear>().Where(l => l.Weight.Device == device && LoraAdapter.IsTarget(l.Path, lora.Targets))
+            var dense = model.All().OfType<Nn.Linear>().Where(l => plan.DeviceOf(l.Path) == card.Card && LoraAdapter.IsTarget(l.Path, lora.Targets))
                 .Sum(l => (double)lora.RankOf(l.Path) * (l.Inputs + l.Outputs));
-            ExpertBank[] banks = lora.Experts ? [.. model.All().OfType<ExpertBank>().Where(b => b.Device == device)] : [];
+            ExpertBank[] banks = lora.Experts ? [.. model.All().OfType<ExpertBank>().Where(b => plan.DeviceOf(b.Path) == card.Card)] : [];
             var experts = banks.Sum(b => Elements(b, lora));
-            var memory = Of(CudaDevice.Get(device.Index).Room, dense, experts, banks.Any(b => b.CpuTakesPart(tokens)), keys);
-            foreach (var bank in banks) bank.PairsOnHost = memory.PairsOnHost;
-            all = new TrainingMemory(all.PairsOnHost || memory.PairsOnHost, all.MomentsOnHost
-                || memory.MomentsOnHost, Math.Min(all.SavedBytes, memory.SavedBytes));
+            var memory = Of(card.Left, dense, experts, banks.Any(b => CpuTakesPart(plan.Bank(b.Path)!, b.TopK * tokens)), keys);
+            all.Add(card.Card, memory);
             if (experts > 0 && memory.PairsOnHost)
-                notes.Add($"{device}: the LoRA of its experts ({experts / 1e6:F1} M elements, {experts * (OnCardBytes + MomentBytes) / 1e9:F2} GB with "
+                notes.Add($"{card.Card}: the LoRA of its experts ({experts / 1e6:F1} M elements, {experts * (OnCardBytes + MomentBytes) / 1e9:F2} GB with "
                     + "gradients and moments) is in host memory and updated there");
             if (memory.MomentsOnHost)
-                notes.Add($"{device}: AdamW's moments of {(memory.PairsOnHost ? dense : dense + experts) / 1e6:F1} M elements wait in pinned host memory");
+                notes.Add($"{card.Card}: AdamW's moments of {(memory.PairsOnHost ? dense : dense + experts) / 1e6:F1} M elements wait in pinned host memory");
         }
         return all;
+    }
+
+    /// <summary>
+    /// Whether a training step leaves the CPU a share of split experts worth having, a quarter of the groups, by nominal costs: the plan knows no measured
+    /// ones. The pairs must be in host memory for it, and fetching them for every visit costs a step of V2-Lite on an H100 a tenth.
+    /// </summary>
+    private static bool CpuTakesPart(BankResidency bank, long routes)
+    {
+        if (bank.Place.Executor != ExecutorKind.Split) return false;
+        var groups = bank.Layout.Groups(bank.GroupBytes);
+        int Host(bool backward) => ExpertCosts.Nominal.HostGroups(groups, bank.Layout.ExpertBytes, bank.Layout.Elements, routes, backward);
+        return 4 * Math.Max(Host(false), Host(true)) >= groups.Count;
     }
 
     private static double Elements(ExpertBank bank, LoraSettings lora)

@@ -102,6 +102,14 @@ public sealed class Checkpoint : IWeights, IDisposable
             : throw new InvalidDataException($"{FileOf(name).Path}: tensor '{name}' is no matrix: [{string.Join(", ", shape)}]");
     }
 
+    /// <summary>How the experts below each path (`model.layers.3.mlp.experts`) are stored, by the gate of the first.</summary>
+    public IReadOnlyDictionary<string, StorageFormat> ExpertFormats()
+    {
+        const string first = ".0.gate_proj.weight";
+        return Names.Select(StoredMatrices.MatrixOf).Distinct().Where(n => n.EndsWith(first, StringComparison.Ordinal))
+            .Select(n => (Path: n[..^first.Length], Format: _matrices.FormatOf(n))).Where(n => n.Format is not null).ToDictionary(n => n.Path, n => n.Format!);
+    }
+
     public Tensor Take(string name, DType type, params ReadOnlySpan<long> shape)
     {
         if (_matrices.FormatOf(name) is { } format && format.IsLowBit)

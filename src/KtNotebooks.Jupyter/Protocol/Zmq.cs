@@ -2,6 +2,7 @@ using System.Runtime.InteropServices;
 
 
 
+
 namespace KtNotebooks.Jupyter.Protocol;
 
 /// <summary>The few functions of libzmq that a kernel needs, under the names of zmq.h.</summary>

@@ -2,6 +2,7 @@ using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Models;
 using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
+using KtNotebooks.Tests.Experts;
 using KtNotebooks.Tests.Tokenizers;
 using KtNotebooks.Weights;
 
@@ -38,7 +39,7 @@ public sealed class LoadProgressTests : IDisposable
     {
         Require.Hardware("cuda", CudaDevice.Missing);
         Tiny.Save(Model);
-        var placement = ModelFolder.Place(Model, new PlacementSettings { Device = "cuda:0", Experts = experts });
+        var placement = SlotsInBytes.Plan(Model, new PlacementSettings { Device = "cuda:0", Experts = experts });
         var last = Load(placement, false);
         Assert.Equal((Stored(), Stored()), (last.Done, last.Total));
         // Told by the meter itself: taken, and yet not counted.
@@ -49,7 +50,7 @@ public sealed class LoadProgressTests : IDisposable
         Assert.Equal(200, told);
     }
 
-    private WorkProgress Load(ModelPlacement? placement, bool inMemory)
+    private WorkProgress Load(ResidencyPlan? placement, bool inMemory)
     {
         var last = default(WorkProgress);
         using var model = ModelFolder.Load(Model, DType.BF16, placement, new LoadSettings(InMemory: inMemory, Report: p => last = p));

@@ -141,7 +141,7 @@ public sealed class PlacementRulesTests : IDisposable
     [InlineData("- match: { name: x }\n  place: { weights: host }\n- match: { name: y }\n  place: { compute: 'npu:0' }",
         ":4: device 'npu:0' is not known; write cpu, cuda or cuda:N")]
     [InlineData("- match: { name: x }\n  place: { weights: disk }", ":2: weights must be host, device or mmap, but is 'disk'")]
-    [InlineData("- match: { name: x }\n  place: { format: int3 }", ":2: format must be bf16, fp8, int8 or int4, but is 'int3'")]
+    [InlineData("- match: { name: x }\n  place: { format: int3 }", ":2: format must be bf16, fp8, int8, int4 or mxfp4, but is 'int3'")]
     [InlineData("- match: { name: x }\n  place: { kernel: sse }", ":2: kernel must be auto, amx, avx512bf16, avx512, avx2 or plain, but is 'sse'")]
     [InlineData("- match: { name: x }\n  place: { compute: cpu, weights: device }", ":2: weights: device means a card, but compute is cpu")]
     [InlineData("- match: { name: x }\n  place: { compute: cpu, experts: split }", ":2: experts: split needs a card, but compute is cpu")]
@@ -203,7 +203,7 @@ public sealed class PlacementRulesTests : IDisposable
         var batch = TokenBatch.ForInference([[3, 1, 4, 1, 5, 9, 2, 6]]);
         using var mapped = ModelFolder.Load(golden, DType.F32);
         using var placed = ModelFolder.Load(golden, DType.F32,
-            ModelFolder.Place(golden, new PlacementSettings { Rules = PlacementRules.Load(Path.Combine(Checkout.Root, "rules/cpu.yaml")) }));
+            ModelFolder.Plan(golden, new PlacementSettings { Rules = PlacementRules.Load(Path.Combine(Checkout.Root, "rules/cpu.yaml")) }, DType.F32));
         using var a = mapped.Logits(batch);
         using var b = placed.Logits(batch);
         Assert.Equal(a.ToFloats(), b.ToFloats());

@@ -5,6 +5,7 @@ using KtNotebooks.Interop;
 using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
 using KtNotebooks.Tests.Cli;
+using KtNotebooks.Tests.Experts;
 using KtNotebooks.Training;
 
 using Xunit;
@@ -141,7 +142,7 @@ public class KeyEffectTests(Workplace place) : IClassFixture<Workplace>
     [InlineData("use_cpu=true", "cpu")]
     [InlineData("no_cuda=true", "cpu")]
     public void A_device_is_where_the_model_goes(string pair, string device) =>
-        Assert.Equal(device, KtNotebooks.Models.ModelFolder.Place(place.Model, PlacementSettings.Read(Settings.Read([pair]))).Devices[^1].ToString());
+        Assert.Equal(device, SlotsInBytes.Plan(place.Model, PlacementSettings.Read(Settings.Read([pair]))).Placement.Devices[^1].ToString());
 
     private FineTuneRun Open(string[] pairs) => FineTuneRun.Open([.. Arguments(Path.Combine(place.Root, Path.GetRandomFileName())), .. pairs]);
 

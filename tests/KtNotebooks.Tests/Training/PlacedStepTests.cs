@@ -37,7 +37,11 @@ public sealed class PlacedStepTests : IDisposable
         Require.Hardware("cuda", CudaDevice.Missing);
         using var plain = ModelFolder.Load(_model, DType.F32);
         var expected = Train(plain, false, long.MaxValue);
-        using var model = ModelFolder.Load(_model, DType.F32, ModelFolder.Place(_model, new PlacementSettings { Device = "cuda:0", Experts = experts }));
+        using var model = ModelFolder.Load(_model, DType.F32, ModelFolder.Plan(_model, new PlacementSettings
+        {
+            Device = "cuda:0",
+            Experts = experts,
+        }, DType.F32));
         foreach (var bank in model.All().OfType<ExpertBank>())
         {
             // Half the bank a side: the two groups on the card take as long over the bus as the two of the CPU.
@@ -59,8 +63,8 @@ public sealed class PlacedStepTests : IDisposable
     {
         LoraAdapter.Attach(model, new LoraSettings(Rank: 3, Dropout: 0.2, Experts: true), seed: 4);
         var parameters = model.AllTrainable;
-        using var optimizer = new AdamW(parameters, new AdamWSettings(), momentsOnHost);
-        var step = new LayerMajorStep(model, savedBytes: savedBytes);
+        using var optimizer = new AdamW(parameters, new AdamWSettings(), _ => momentsOnHost);
+        var step = new LayerMajorStep(model, savedBytes: _ => savedBytes);
         double loss = 0;
         for (var s = 0; s < 3; s++)
         {

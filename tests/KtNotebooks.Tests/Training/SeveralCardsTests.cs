@@ -4,6 +4,7 @@ using KtNotebooks.Lora;
 using KtNotebooks.Models;
 using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
+using KtNotebooks.Tests.Experts;
 using KtNotebooks.Tests.Models;
 using KtNotebooks.Tests.Tokenizers;
 using KtNotebooks.Training;
@@ -53,7 +54,7 @@ public sealed class SeveralCardsTests : IDisposable
         using var several = Load(Over(cards, contiguous, experts));
         Assert.Equal(cards, several.Stages.Select(s => s.Device).Distinct().Count());
         var expected = Run(one, batch, new LayerMajorStep(one));
-        var step = new LayerMajorStep(several, 16, 5, savedBytes: 0, parts);
+        var step = new LayerMajorStep(several, 16, 5, savedBytes: _ => 0, parts);
         var actual = Run(several, batch, step);
         Close(Run(host, batch, new LayerMajorStep(host)), actual, batch.Tokens);
         Close(expected, actual, batch.Tokens);
@@ -147,7 +148,7 @@ public sealed class SeveralCardsTests : IDisposable
     {
         Need(2);
         using var model = Load(Over(2, contiguous: false, ExecutorKind.Streamed));
-        var (batch, step) = (Tiny.Batch(1, Lengths), new LayerMajorStep(model, savedBytes: 0));
+        var (batch, step) = (Tiny.Batch(1, Lengths), new LayerMajorStep(model, savedBytes: _ => 0));
         var expected = Run(model, batch, step);
         var before = Tiny.Alive();
         var calls = 0;
@@ -254,7 +255,7 @@ public sealed class SeveralCardsTests : IDisposable
     private CausalLm Load(PlacementSettings settings)
     {
         var folder = Path.Combine(_folder.Path, "model");
-        var model = ModelFolder.Load(folder, DType.F32, ModelFolder.Place(folder, settings));
+        var model = ModelFolder.Load(folder, DType.F32, ModelFolder.Plan(folder, settings, DType.F32));
         LoraAdapter.Attach(model, new LoraSettings(Rank: 3, Dropout: 0.2, Experts: true), seed: 1);
         var random = new Random(1);
         foreach (var (_, tensor) in model.AllTrainable)

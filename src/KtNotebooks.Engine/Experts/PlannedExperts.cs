@@ -1,7 +1,6 @@
-using KtNotebooks.Experts;
 using KtNotebooks.Tensors;
 
-namespace KtNotebooks.Planning;
+namespace KtNotebooks.Experts;
 
 /// <summary>Experts of a card that nobody has loaded: their groups and what opening one takes, for ops that run over shapes.</summary>
 internal sealed class PlannedExperts(BankLayout layout, IReadOnlyList<ExpertGroup> groups) : DeviceExperts

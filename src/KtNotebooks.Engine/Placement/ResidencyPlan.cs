@@ -1,0 +1,158 @@
+using KtNotebooks.Experts;
+using KtNotebooks.Formats;
+using KtNotebooks.Nn;
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Placement;
+
+/// <summary>How one bank of routed experts lives, decided: who computes it, where, in what form.</summary>
+/// <param name="Path">Of the bank.</param>
+/// <param name="Place">Device, home of the weights and executor, which is never auto.</param>
+/// <param name="Format">Of the matrices in memory; the checkpoint's are quantized or dequantized on the way where it has another.</param>
+/// <param name="Layout">Where each matrix lies in the bank, for experts that a card computes.</param>
+/// <param name="GroupBytes">Bytes of a slot, which one group of experts crosses the bus into; 0 for experts that do not cross it.</param>
+public sealed record BankResidency(string Path, ModulePlace Place, StorageFormat Format, BankLayout Layout, long GroupBytes = 0)
+{
+    /// <summary>
+    /// Comes to its card, or to pinned memory, from the mapped file when the model stands; until then its matrices are views on the file.
+    /// </summary>
+    public bool IsBroughtLater => Place.Compute.Kind == DeviceKind.Cuda && Place.Executor != ExecutorKind.Cpu;
+}
+
+/// <summary>What of a card is whose.</summary>
+/// <param name="Bytes">What it can give to this program's tensors: its limit, or what is free on it.</param>
+/// <param name="Weights">Of all modules but experts.</param>
+/// <param name="Experts">Of resident experts.</param>
+/// <param name="Slots">Through which streamed experts pass.</param>
+/// <param name="GroupBytes">Of a slot.</param>
+public sealed record CardResidency(Device Card, long Bytes, long Weights, long Experts, int Slots, long GroupBytes)
+{
+    /// <summary>Of all slots together.</summary>
+    public long Ring => Slots * GroupBytes;
+
+    /// <summary>What is left for adapters, their moments and activations.</summary>
+    public long Left => Bytes - Weights - Experts - Ring;
+}
+
+/// <summary>
+/// The one answer to "where does this weight live, in what form, who multiplies it": rules and keys (<see cref="ModelPlacement"/>), the formats that the
+/// checkpoint has and the sizes of the cards, resolved before anything is loaded. Loading executes it, `kt plan` prints it, what training adds is decided on
+/// what it leaves (TrainingMemory). Immutable.
+/// </summary>
+public sealed class ResidencyPlan
+{
+    private readonly Dictionary<string, BankResidency> _banks;
+    private readonly Dictionary<Device, CardResidency> _cards;
+
+    private ResidencyPlan(ModelPlacement placement, DType type, IEnumerable<BankResidency> banks, IEnumerable<CardResidency> cards, IReadOnlyList<string> notes)
+    {
+        (Placement, Type, Notes) = (placement, type, notes);
+        _banks = banks.ToDictionary(b => b.Path);
+        _cards = cards.ToDictionary(c => c.Card);
+    }
+
+    /// <summary>What rules and keys say of every module.</summary>
+    public ModelPlacement Placement { get; }
+
+    /// <summary>Of activations, and of weights that are no experts.</summary>
+    public DType Type { get; }
+
+    /// <summary>What was chosen and why, for whoever starts a run.</summary>
+    public IReadOnlyList<string> Notes { get; }
+
+    /// <summary>Routed experts, in forward order.</summary>
+    public IEnumerable<BankResidency> Banks => _banks.Values;
+
+    /// <summary>The cards that something lives or is computed on, by number.</summary>
+    public IEnumerable<CardResidency> Cards => _cards.Values.OrderBy(c => c.Card.Index);
+
+    /// <summary>The bank of this path, or the one that a tensor of this name belongs to; null: none.</summary>
+    public BankResidency? Bank(string name)
+    {
+        ArgumentNullException.ThrowIfNull(name);
+        for (var path = name; path.Length > 0; path = path.LastIndexOf('.') is > 0 and var dot ? path[..dot] : "")
+            if (_banks.TryGetValue(path, out var bank)) return bank;
+        return null;
+    }
+
+    public CardResidency Card(Device card) => _cards[card];
+
+    /// <summary>Where a module computes.</summary>
+    public Device DeviceOf(string path) => Placement.Of(path).Compute;
+
+    /// <summary>Where a tensor or bank lives.</summary>
+    public WeightHome HomeOf(string name) => (Bank(name)?.Place ?? Placement.Of(name)).Weights;
+
+    /// <summary>
+    /// Whether a tensor or the experts below a path are read into host memory when they are taken; the others stay mapped, or go to their card.
+    /// </summary>
+    public bool IsRead(string name) => Bank(name) is { } bank ? bank.Place.Weights == WeightHome.Host && !bank.IsBroughtLater : HomeOf(name) == WeightHome.Host;
+
+    /// <summary>The card that a tensor goes to when it is taken; null: none.</summary>
+    public Device? SentTo(string name) =>
+        Bank(name) is { IsBroughtLater: true } || HomeOf(name) != WeightHome.Device ? null : Placement.Of(name).Compute;
+
+    /// <summary>Resolves a model of shapes.</summary>
+    /// <param name="root">The model; its modules and their sizes count.</param>
+    /// <param name="type">Of activations.</param>
+    /// <param name="stored">The format that the checkpoint has a bank in, by its path; null: the type's own.</param>
+    /// <param name="cards">What a card can give.</param>
+    public static ResidencyPlan Resolve(Module root, DType type, ModelPlacement placement, Func<string, StorageFormat?> stored, CardRoom cards)
+    {
+        ArgumentNullException.ThrowIfNull(root);
+        ArgumentNullException.ThrowIfNull(placement);
+        ArgumentNullException.ThrowIfNull(cards);
+        List<string> notes = [];
+        var weights = root.All().Where(m => m is not ExpertBank).SelectMany(m => m.Weights).Select(w => (Place: placement.Of(w.Name), w.Tensor.ByteLength))
+            .Where(w => w.Place.Weights == WeightHome.Device).GroupBy(w => w.Place.Compute).ToDictionary(g => g.Key, g => g.Sum(w => w.ByteLength));
+        BankResidency[] asked = [.. root.All().OfType<ExpertBank>().Select(bank => Asked(bank, placement.Of(bank.Path), type, stored))];
+        Dictionary<string, BankResidency> decided = asked.ToDictionary(b => b.Path);
+        List<CardResidency> residencies = [];
+        foreach (var card in placement.Devices.Where(d => d.Kind == DeviceKind.Cuda))
+        {
+            var residency = new CardResidency(card, cards.Of(card), weights.GetValueOrDefault(card), 0, 0, 0);
+            foreach (var banks in asked.Where(b => b.IsBroughtLater && b.Place.Compute == card).GroupBy(b => b.Place.Executor!.Value))
+            {
+                if (banks.Key != ExecutorKind.Resident && cards.IsAssumed(card)) notes.Add(CardRoom.Assumption(card));
+                residency = Share(residency, [.. banks], banks.Key, decided, notes);
+            }
+            residencies.Add(residency);
+        }
+        return new ResidencyPlan(placement, type, asked.Select(b => decided[b.Path]), residencies, notes);
+    }
+
+    private static BankResidency Asked(ExpertBank bank, ModulePlace place, DType type, Func<string, StorageFormat?> stored)
+    {
+        var format = place.Format ?? stored(bank.Path) ?? StorageFormat.Of(type);
+        return new BankResidency(bank.Path, place, format, new BankLayout(bank.Count, bank.Width, bank.Inner, format));
+    }
+
+    /// <summary>Gives the experts of a card that are to be computed alike their share of what is left of it.</summary>
+    private static CardResidency Share(CardResidency card, BankResidency[] banks, ExecutorKind kind, Dictionary<string, BankResidency> decided,
+        List<string> notes)
+    {
+        var (stored, room) = (banks.Sum(b => b.Layout.Bytes), card.Left);
+        var executor = kind != ExecutorKind.Auto ? kind : stored <= ResidentShare * room ? ExecutorKind.Resident : ExecutorKind.Split;
+        if (kind == ExecutorKind.Auto)
+            notes.Add($"experts: {(executor == ExecutorKind.Resident ? "resident" : "split between the CPU and the card by measured costs")}: they "
+                + $"take {stored / 1e9:F1} GB, {card.Card} has {room / 1e9:F1} GB for them, adapters and activations");
+        var home = executor == ExecutorKind.Resident ? WeightHome.Device : WeightHome.Host;
+        var (group, slots) = executor == ExecutorKind.Resident ? (0, 0)
+            : ExpertExecutors.SlotsOf([.. banks.Select(b => b.Layout)], (long)Math.Min(SlotShare * room, stored), executor == ExecutorKind.Split);
+        foreach (var bank in banks)
+            decided[bank.Path] = bank with { Place = bank.Place with { Executor = executor, Weights = home }, GroupBytes = group };
+        return executor == ExecutorKind.Resident ? card with { Experts = card.Experts + stored }
+            : card with { Slots = card.Slots + slots, GroupBytes = Math.Max(card.GroupBytes, group) };
+    }
+
+    /// <summary>
+    /// `auto` keeps experts on a card when they take at most this share of what is free: adapters, their moments and activations need the rest. Others it
+    /// splits.
+    /// </summary>
+    private const double ResidentShare = 0.6;
+
+    /// <summary>
+    /// Share of what is free that the slots of streamed experts take: more than the few that hide copies save copies at the turn from forward to backward.
+    /// </summary>
+    private const double SlotShare = 0.25;
+}
