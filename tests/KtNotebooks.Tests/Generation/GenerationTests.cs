@@ -90,6 +90,26 @@ public class GenerationTests
         Assert.Equal(chat.Tokenizer.Decode(masked, skipSpecial: true), string.Concat(chat.Ask("Hello?", Stop)));
     }
 
+    /// <summary>Template, question and answer of the first turn are in the cache when the second is asked: only what is behind them is computed.</summary>
+    [Fact]
+    public void A_second_question_computes_what_is_new()
+    {
+        using var folder = new Samples.Folder();
+        var path = Tiny.Save(Path.Combine(folder.Path, "model"));
+        using var chat = ChatSession.Open($"model_name_or_path={path}", "template=deepseek", "max_new_tokens=20", "do_sample=false", "infer_dtype=float32");
+        var first = string.Concat(chat.Ask("Hello?", Stop));
+        var before = chat.Rows;
+        var second = string.Concat(chat.Ask("And now?", Stop));
+        Message[] turns = [new(Role.User, "Hello?"), new(Role.Assistant, first), new(Role.User, "And now?")];
+        var prompt = chat.Template.EncodePrompt(chat.Tokenizer, turns, null).Length;
+        var computed = chat.Rows - before;
+        // At most the answer's first tokens again (its text may be cut into other tokens), the question, and 19 rows of the new answer.
+        Assert.InRange(computed, 1, prompt - chat.Template.EncodePrompt(chat.Tokenizer, turns[..1], null).Length + 20);
+        chat.Clear();
+        Assert.Equal(first, string.Concat(chat.Ask("Hello?", Stop))); // from the cache
+        Assert.Equal(second, string.Concat(chat.Ask("And now?", Stop)));
+    }
+
     [Fact]
     public void Greedy_tokens_are_the_largest_logits_of_the_whole_sequence()
     {
