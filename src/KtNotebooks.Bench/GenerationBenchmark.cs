@@ -33,7 +33,7 @@ public sealed record GenerationBenchmarkResult(GenerationBenchmarkSettings Setti
     public double TokensPerSecond => 1000 / TokenMs;
 }
 
-/// <summary>One prompt and its greedy continuation with weights of true shape: the <see cref="Generator"/> that chat, predict and the server use.</summary>
+/// <summary>One prompt and its greedy continuation with weights of true shape: the <see cref="Scheduler"/> that chat, predict and the server use.</summary>
 public static class GenerationBenchmark
 {
     /// <exception cref="InvalidOperationException">Two greedy runs differ: nothing was measured.</exception>
@@ -48,7 +48,7 @@ public static class GenerationBenchmark
         long Copied() => stream?.CopiedBytes ?? 0;
         var random = new NormalRandom(1, "prompt");
         int[] prompt = [.. Enumerable.Range(0, settings.Prompt).Select(_ => (int)(random.Next() % (ulong)made.Model.Info.Vocabulary))];
-        var generator = new Generator(made.Model);
+        var request = new GenerationRequest(prompt, Sampling.Greedy(settings.NewTokens + 1));
         List<int>[] drawn = [[], []];
         double promptMs = double.MaxValue;
         List<double> tokens = [];
@@ -57,7 +57,7 @@ public static class GenerationBenchmark
         {
             var (watch, before) = (Stopwatch.StartNew(), Copied());
             var last = 0.0;
-            foreach (var token in generator.Generate(prompt, Sampling.Greedy(settings.NewTokens + 1), [], cancel))
+            foreach (var token in Scheduler.Generate(made.Model, request, cancel: cancel))
             {
                 var now = watch.Elapsed.TotalMilliseconds;
                 if (run.Count > 0 && run == drawn[1]) tokens.Add(now - last);

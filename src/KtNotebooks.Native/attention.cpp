@@ -13,17 +13,13 @@
 #include <limits>
 #include <vector>
 
+#include "attention_tiles.h"
 #include "check.h"
 #include "cpu.h"
 #include "pool.h"
-#include "scratch.h"
 
 namespace kt {
 namespace {
-
-constexpr int64_t QueryBlock = 192, KeyBlock = 128;
-
-int64_t round_up(int64_t x, int64_t unit) { return (x + unit - 1) / unit * unit; }
 
 struct Shape {
     const int32_t *startsQ, *startsK;
@@ -43,46 +39,6 @@ struct Task {
     int64_t head, first;  // first query or key of the block, within the sequence
 };
 
-// A matrix packed whole, for repeated use against blocks.
-struct Packed {
-    Scratch memory;
-    float* data = nullptr;
-
-    // Panels of `width` of the n vectors of length k that m holds.
-    void pack(const Kernels& kernels, const Matrix& m, int64_t n, int64_t k, int32_t width, float scale = 1) {
-        data = memory.get<float>(round_up(n, width) * k);
-        kernels.pack(data, 4, m, n, k, width, 1, k, scale);
-    }
-};
-
-// Half of a block on the diagonal is masked; `part(i)` says what of a panel that begins at row i is needed.
-struct Part {
-    int64_t begin, end;
-};
-
-// c [m, n] = a · b over k, both packed; of each panel only the columns up to part(i).end. ldc is a multiple of nr.
-template <class PartOf>
-void scores_of(const Micro& micro, const Packed& a, const Packed& b, int64_t m, int64_t k, float* c, int64_t ldc, PartOf&& part) {
-    for (int64_t i = 0; i < m; i += micro.mr)
-        for (int64_t j = 0, n = part(i).end; j < n; j += micro.nr)
-            micro.tile(k, a.data + i * k, b.data + j * k, c + i * ldc + j, ldc, static_cast<int32_t>(std::min<int64_t>(micro.mr, m - i)),
-                       static_cast<int32_t>(std::min<int64_t>(micro.nr, n - j)), false);
-}
-
-// c [m, n] (+)= a · b, both packed with length k; for each panel the sum goes over part(i) alone, as a is zero outside it.
-template <class PartOf>
-void add_product(const Micro& micro, const Packed& a, const Packed& b, int64_t m, int64_t n, int64_t k, float* c, int64_t ldc,
-                 bool accumulate, PartOf&& part) {
-    for (int64_t i = 0; i < m; i += micro.mr) {
-        auto [begin, end] = part(i);
-        if (begin >= end) continue;
-        for (int64_t j = 0; j < n; j += micro.nr)
-            micro.tile(end - begin, a.data + i * k + begin * micro.mr, b.data + j * k + begin * micro.nr, c + i * ldc + j, ldc,
-                       static_cast<int32_t>(std::min<int64_t>(micro.mr, m - i)), static_cast<int32_t>(std::min<int64_t>(micro.nr, n - j)),
-                       accumulate);
-    }
-}
-
 struct Workspace {
     Packed q, k, v, p, dout, ds;
     Scratch scores, dscores, out, out2, stats;
@@ -92,8 +48,6 @@ Workspace& workspace() {
     thread_local Workspace w;
     return w;
 }
-
-Matrix plain(const float* x, int64_t ld) { return {x, KT_F32, ld, 1}; }
 
 // How many of the keys [first, first + n) query i of the sequence sees.
 int64_t visible(int64_t i, int64_t cached, int64_t first, int64_t n) { return std::clamp<int64_t>(cached + i + 1 - first, 0, n); }

@@ -25,7 +25,7 @@ constexpr int64_t DequantizedDots =
 constexpr int64_t PackedLimit = 32 << 20;  // bytes of A packed ahead at a time
 constexpr int64_t PackRows = 96;           // a packing task; a multiple of every mr
 
-std::atomic<bool> row_invariant{false};
+thread_local bool row_invariant = false;  // read by the thread that asks for a product, never by those that help
 
 int64_t round_up(int64_t x, int64_t unit) { return (x + unit - 1) / unit * unit; }
 

@@ -28,7 +28,7 @@ struct Product {
 
 void multiply(std::vector<Product> products);
 
-// On: a row of a product gets the same bits whatever other rows are computed with it.
+// On: a row of a product that this thread asks for gets the same bits whatever other rows are computed with it.
 void set_row_invariant(bool on);
 
 }  // namespace kt

@@ -17,7 +17,7 @@ extern "C" {
 // Weights may be low-bit; a value is code · scale, dequantized block by block to the type of the rows that it meets.
 
 // ---- library -------------------------------------------------------------------------------------------------------------
-KT_API int32_t kt_abi_version(void);       // 4
+KT_API int32_t kt_abi_version(void);       // 5
 KT_API const char* kt_last_error(void);    // of the calling thread; never null
 KT_API const char* kt_cpu_variants(void);  // supported here, best first, comma-separated: "amx,avx512bf16,avx512,avx2"
 // Chooses the variant (null or "": the best; "amx-emulated", for tests, computes AMX tiles with loops) and sizes the thread pool (0: all
@@ -26,7 +26,7 @@ KT_API int32_t kt_init(const char* variant, int32_t threads);
 KT_API const char* kt_cpu_variant(void);  // the chosen one
 KT_API int32_t kt_threads(void);
 // On: a row's results do not depend on the rows that are computed with it, bit for bit (few rows then take the slower path of many).
-// For the whole process; off at first.
+// For calls from the calling thread; off at first.
 KT_API void kt_set_row_invariant(int32_t on);
 // From now until kt_unwatch(begin) a read of these mapped bytes that the file no longer has (SIGBUS) writes the line to standard error and
 // ends the process with exit code 2. Other addresses go to the handler that was there when the first map came.
@@ -69,6 +69,12 @@ KT_API int32_t kt_dequantize(int32_t type, const void* data, const void* scales,
 // (log-sum-exp of the scaled scores).
 KT_API int32_t kt_attention(int32_t nseq, const int32_t* startsQ, const int32_t* startsK, int32_t H, int32_t Hk, int32_t D, int32_t Dv,
                             float scale, const void* q, const void* k, const void* v, int32_t type, void* out, float* lse);
+// The same over a paged cache, for inference: key j of sequence s is row pages[firstPage[s] + j / pageRows] · pageRows + j % pageRows of k
+// and v, whose rows are pitchK and pitchV elements apart; counts[s] keys, those of its queries included. v may be k: values are then the
+// first Dv columns of the keys (Hk = 1). Few or many rows, alone or among others, on any pages: the same bits.
+KT_API int32_t kt_attention_cached(int32_t nseq, const int32_t* startsQ, const int32_t* counts, const int32_t* firstPage,
+                                   const int32_t* pages, int32_t pageRows, int32_t H, int32_t Hk, int32_t D, int32_t Dv, float scale,
+                                   const void* q, const void* k, int64_t pitchK, const void* v, int64_t pitchV, int32_t type, void* out);
 // dq, dk, dv like q, k, v; all overwritten. out, lse from the forward.
 KT_API int32_t kt_attention_grad(int32_t nseq, const int32_t* startsQ, const int32_t* startsK, int32_t H, int32_t Hk, int32_t D, int32_t Dv,
                                  float scale, const void* q, const void* k, const void* v, const void* out, const float* lse,

@@ -87,11 +87,12 @@ public sealed class EvalRun : IDisposable
             done => OnProgress?.Invoke($"likelihood of the letters: {done}/{rows}"), cancel);
         var stops = _settings.Model.Template.StopIds(Tokenizer).ToHashSet();
         if (Tokenizer.EosId is { } eos) stops.Add(eos);
-        var generator = new BatchGenerator(Model, _settings.Sampling with { DoSample = false }, stops, _settings.BatchSize, Tokenizer.VocabSize);
+        using var scheduler = new Scheduler(Model, Tokenizer, new SchedulerSettings { Slots = _settings.BatchSize });
+        var sampling = _settings.Sampling with { DoSample = false };
         var (done, strict, unread, likely) = (0, 0, 0, 0);
-        foreach (var (row, ids) in generator.Run([.. prompts.Select((p, row) => new GenerationRequest(row, p))], cancel))
+        foreach (var (row, written) in scheduler.ReadAll([.. prompts.Select(p => new GenerationRequest(p, sampling) { StopIds = stops })], cancel))
         {
-            var answer = ChoiceQuestion.Parse(Tokenizer.Decode(ids, skipSpecial: true), letters[row]);
+            var answer = ChoiceQuestion.Parse(Tokenizer.Decode(written.Ids, skipSpecial: true), letters[row]);
             if (answer is null) unread++;
             if (answer == Label(row)) strict++;
             if (++done % 64 == 0 || done == rows) OnProgress?.Invoke($"written answers: {done}/{rows}");

@@ -113,12 +113,13 @@ public static class GoldenCheck
         var unit = model.Type == DType.F32 ? (roundings + model.Info.Width) / (double)(1 << 23) : roundings / (double)(1 << 8);
         var head = model.Head.Weight.ToFloats();
         using var cache = new KvCache();
+        var sequence = cache.Add();
         int[] next = expected.GreedyPrompt;
         var (position, largest, beyond, most) = (0, 0, 0, 0.0);
         foreach (var token in expected.Greedy)
         {
             cancel.ThrowIfCancellationRequested();
-            var (hidden, logits) = LastRow(model, next, position, cache);
+            var (hidden, logits) = LastRow(model, next, position, cache, sequence);
             var best = Array.IndexOf(logits, logits.Max());
             double terms = 0;
             for (var d = 0; d < hidden.Length; d++)
@@ -134,12 +135,14 @@ public static class GoldenCheck
     }
 
     /// <summary>Runs new rows through the model: the last one before the head, [D], and its logits, [V].</summary>
-    private static (float[] Hidden, float[] Logits) LastRow(CausalLm model, int[] ids, int position, KvCache cache)
+    private static (float[] Hidden, float[] Logits) LastRow(CausalLm model, int[] ids, int position, KvCache cache, CachedSequence sequence)
     {
         using var tape = Tape.Scratch();
         var batch = TokenBatch.ForInference([ids], [position]);
-        var pass = Pass.Inference(batch, cache);
+        using var held = cache.Batch([sequence], [ids.Length]);
+        var pass = Pass.Inference(batch, held);
         using var last = model.Hidden(batch, pass).Slice(ids.Length - 1, 1);
+        held.Commit();
         return (model.Norm.Forward(Ops.Transfer.Apply(last, model.Norm.Device)).ToFloats(), model.Logits(last, pass).ToFloats());
     }
 

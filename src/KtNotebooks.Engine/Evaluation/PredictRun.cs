@@ -83,19 +83,22 @@ public sealed class PredictRun : IDisposable
         using var log = PredictionLog.Open(Settings.OutputDir, prompts);
         var before = log.Done;
         if (before > 0) OnNote?.Invoke($"{before} of {prompts.Length} rows are done; going on");
-        GenerationRequest[] requests = [.. Enumerable.Range(0, prompts.Length).Where(row => !log.Has(row))
-            .Select(row => new GenerationRequest(row, encoded[row].Prompt))];
-        var generator = new BatchGenerator(Model, Settings.Sampling, StopIds(), Settings.BatchSize, Tokenizer.VocabSize);
+        int[] missing = [.. Enumerable.Range(0, prompts.Length).Where(row => !log.Has(row))];
+        var stops = StopIds();
+        using var scheduler = new Scheduler(Model, Tokenizer, new SchedulerSettings { Slots = Settings.BatchSize });
         var watch = Stopwatch.StartNew();
         var interrupted = false;
         try
         {
-            foreach (var (row, ids) in generator.Run(requests, cancel))
+            var requests = missing.Select(row => new GenerationRequest(encoded[row].Prompt, Settings.Sampling.Of(row)) { StopIds = stops });
+            foreach (var (place, answer) in scheduler.ReadAll([.. requests], cancel))
             {
-                log.Add(row, new Prediction(prompts[row], Tokenizer.Decode(ids, skipSpecial: true), Tokenizer.Decode(encoded[row].Answer, skipSpecial: true)));
+                var row = missing[place];
+                var label = Tokenizer.Decode(encoded[row].Answer, skipSpecial: true);
+                log.Add(row, new Prediction(prompts[row], Tokenizer.Decode(answer.Ids, skipSpecial: true), label));
                 var (done, elapsed) = (log.Done - before, watch.Elapsed);
-                OnProgress?.Invoke(new PredictProgress(log.Done, prompts.Length, generator.Tokens / elapsed.TotalSeconds, elapsed,
-                    elapsed / done * (requests.Length - done)));
+                OnProgress?.Invoke(new PredictProgress(log.Done, prompts.Length, scheduler.Tokens / elapsed.TotalSeconds, elapsed,
+                    elapsed / done * (missing.Length - done)));
             }
             log.Complete();
         }
@@ -103,7 +106,7 @@ public sealed class PredictRun : IDisposable
         {
             interrupted = true;
         }
-        var result = new PredictResult(log.Done, prompts.Length, log.Done - before, generator.Tokens, watch.Elapsed, null, interrupted);
+        var result = new PredictResult(log.Done, prompts.Length, log.Done - before, scheduler.Tokens, watch.Elapsed, null, interrupted);
         if (interrupted) return result;
         result = result with { Scores = Score(encoded.Any(e => e.Answer.Length == 0), cancel) };
         // A run that found all rows done has no speed; what the one that made them wrote stays.

@@ -63,6 +63,7 @@ public sealed class ExpertBank : Module
         {
             RemoveAdapter();
             _set = _set with { Lora = value };
+            WeightVersion.Change();
         }
     }
 
@@ -123,7 +124,17 @@ public sealed class ExpertBank : Module
     /// </summary>
     public Tensor Forward(Tensor x, Tensor weights, Tensor indices, Pass pass)
     {
-        var lora = pass.Adapter is { } name ? Named.GetValueOrDefault(name) : _set.Lora;
+        if (pass.Adapters is not null)
+        {
+            if (!pass.Any(p => ActingOn(p) is not null)) pass = pass with { Adapters = null, Adapter = Pass.BaseModel };
+            else return pass.ByAdapter(x, (rows, p, from) =>
+            {
+                using var w = weights.Slice(from, rows.Dim(0));
+                using var i = indices.Slice(from, rows.Dim(0));
+                return Forward(rows, w, i, p);
+            });
+        }
+        var lora = ActingOn(pass);
         if (lora is { Dropout: > 0 } && !pass.Training) lora = lora with { Dropout = 0 };
         var host = HostGroups(indices.Count, pass.ValueUnused, lora);
         var device = host == Streamed?.Groups.Count ? Device.Cpu : Device;
@@ -133,6 +144,8 @@ public sealed class ExpertBank : Module
             DropoutMask.Mix(pass.DropoutKey ^ _key), pass.FirstRow * (long)weights.Width, pass.ValueUnused);
         return Transfer.Apply(y, x.Device);
     }
+
+    private LowRankExperts? ActingOn(Pass pass) => pass.Adapter is { } name ? Named.GetValueOrDefault(name) : _set.Lora;
 
     /// <summary>
     /// How many of the first groups the CPU computes when so many routes pass: as the costs of a split say, none where pairs lie on the card.

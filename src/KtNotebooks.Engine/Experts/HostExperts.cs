@@ -4,7 +4,7 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Experts;
 
 /// <summary>
-/// The CPU's share of experts whose rows are on a card (<see cref="HostShare"/>): x [T, D] and the routes come to pinned host memory, a thread of its own
+/// The CPU's share of experts whose rows are on a card (<see cref="HostShare"/>): x [T, D] and the routes come to pinned host memory, a helper thread
 /// computes while the card works on the other groups, and what it found goes back as one sum over the share's routes. T × (D·(2 + 4) + k·8) bytes cross the
 /// bus, whatever the number of experts.
 /// </summary>
@@ -89,11 +89,16 @@ internal sealed class HostExperts : IDisposable
         foreach (var pair in _experts.Lora?.All ?? []) pair.Dispose(); // views
     }
 
-    private void Start(CudaEvent arrived, Action<ExpertRows> compute) => _work = Task.Factory.StartNew(() =>
+    private void Start(CudaEvent arrived, Action<ExpertRows> compute)
     {
-        using (arrived) arrived.Synchronize();
-        compute(new ExpertRows(_experts, _key, _offsets, _routes.ToInts()));
-    }, CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
+        var alike = Interop.Cpu.IsRowInvariant; // a thread's own
+        _work = HelperThread.Run(() =>
+        {
+            using var invariant = alike ? Interop.Cpu.RowInvariant() : null;
+            using (arrived) arrived.Synchronize();
+            compute(new ExpertRows(_experts, _key, _offsets, _routes.ToInts()));
+        });
+    }
 
     private CudaEvent Mark()
     {

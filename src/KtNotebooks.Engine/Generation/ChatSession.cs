@@ -14,14 +14,24 @@ namespace KtNotebooks.Generation;
 /// </summary>
 public sealed class ChatSession : IDisposable
 {
+    /// <summary>Tokens of finished turns that are kept, so that the next turn computes its new ones alone.</summary>
+    private const int KeptTokens = 65536;
+
     private readonly List<Message> _messages = [];
     private readonly string? _system;
+    private readonly Scheduler _scheduler;
     private bool _owned;
 
     /// <summary>With a model of the caller's, which stays the caller's to free.</summary>
     public ChatSession(CausalLm model, Tokenizer tokenizer, Template template, Sampling sampling, string? system = null)
     {
         (Model, Tokenizer, Template, Sampling, _system) = (model, tokenizer, template, sampling.Checked(), system);
+        _scheduler = new Scheduler(model, tokenizer, new SchedulerSettings
+        {
+            PromptRows = int.MaxValue,
+            IdleTokens = Math.Min(model.Info.MaxPositions, KeptTokens),
+            RowsAlike = false,
+        });
     }
 
     public CausalLm Model { get; }
@@ -32,6 +42,9 @@ public sealed class ChatSession : IDisposable
 
     /// <summary>What a person should know before the first question.</summary>
     public IReadOnlyList<string> Notes { get; private init; } = [];
+
+    /// <summary>Rows that the model has computed for this session: a turn adds its new tokens alone.</summary>
+    public long Rows => _scheduler.Rows;
 
     /// <summary>May be changed between turns.</summary>
     public Sampling Sampling { get; set; }
@@ -100,19 +113,11 @@ public sealed class ChatSession : IDisposable
         var asked = new Message(Role.User, question);
         var prompt = Template.EncodePrompt(Tokenizer, [.. _messages, asked], _system);
         var stops = Template.StopIds(Tokenizer).ToHashSet();
-        var decoder = new StreamDecoder(Tokenizer, skipSpecial: true);
-        var answer = new System.Text.StringBuilder();
-        foreach (var id in new Generator(Model, Adapter, Tokenizer.VocabSize).Generate(prompt, Sampling, (IReadOnlySet<int>)stops, cancel))
-        {
-            var piece = decoder.Push(id);
-            if (piece.Length == 0) continue;
-            answer.Append(piece);
-            yield return piece;
-        }
-        var rest = decoder.Flush();
-        if (rest.Length > 0) yield return rest;
+        var answer = _scheduler.Add(new GenerationRequest(prompt, Sampling) { StopIds = stops, Adapter = Adapter });
+        foreach (var token in _scheduler.Read(answer, cancel))
+            if (token.Text.Length > 0) yield return token.Text;
         _messages.Add(asked);
-        _messages.Add(new Message(Role.Assistant, answer.Append(rest).ToString()));
+        _messages.Add(new Message(Role.Assistant, answer.Text));
     }
 
     /// <summary>The whole answer to one question, outside the conversation.</summary>
@@ -131,9 +136,10 @@ public sealed class ChatSession : IDisposable
         }
     }
 
-    /// <summary>Frees the model, where it was loaded here.</summary>
+    /// <summary>Frees what it kept of the conversation, and the model, where it was loaded here.</summary>
     public void Dispose()
     {
+        _scheduler.Dispose();
         if (_owned) Model.Dispose();
     }
 }

@@ -5,7 +5,7 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Generation;
 
 /// <summary>
-/// Draws tokens from logits: repetition penalty, temperature, top-k, then top-p, in Hugging Face's order. Deterministic by seed. Candidates are walked from
+/// Draws tokens from logits: penalties, temperature, top-k, top-p, then min-p, in Hugging Face's order. Deterministic by seed. Candidates are walked from
 /// the most likely on (equal ones by their number), and only as many are put in order as the draw asks for (<see cref="LikeliestFirst"/>).
 /// </summary>
 public sealed class Sampler
@@ -21,10 +21,18 @@ public sealed class Sampler
         _random = new NormalRandom(settings.Seed, "sampler");
     }
 
-    /// <summary>logits [V] are changed in place. seen: ids so far, for the repetition penalty.</summary>
-    public int Next(Span<float> logits, IEnumerable<int> seen)
+    /// <summary>
+    /// logits [V] are changed in place. seen: ids so far, for the repetition penalty; drawn: those of them that were drawn, for the other two.
+    /// </summary>
+    public int Next(Span<float> logits, IEnumerable<int> seen, IEnumerable<int>? drawn = null)
     {
-        Penalise(logits, seen);
+        Penalise(logits, seen, drawn ?? []);
+        return Next(logits);
+    }
+
+    /// <summary>The same without penalties.</summary>
+    private int Next(Span<float> logits)
+    {
         if (!_settings.DoSample || _settings.Temperature == 0) return TensorPrimitives.IndexOfMax<float>(logits);
         TensorPrimitives.Divide(logits, (float)_settings.Temperature, logits);
         var keep = _settings.TopK == 0 ? logits.Length : Math.Min(_settings.TopK, logits.Length);
@@ -36,6 +44,14 @@ public sealed class Sampler
         if (_settings.TopP < 1)
             for ((nucleus, mass) = (0, 0); nucleus < keep && (nucleus == 0 || mass < _settings.TopP * sum); nucleus++)
                 mass += _candidates.Weight(logits, nucleus);
+        if (_settings.MinP > 0)
+        {
+            // The weights are shares of the most likely one's.
+            double likely = 0;
+            var n = 0;
+            for (; n < nucleus && (n == 0 || _candidates.Weight(logits, n) >= _settings.MinP); n++) likely += _candidates.Weight(logits, n);
+            (nucleus, mass) = (n, likely);
+        }
         var draw = _random.Uniform() * Math.Min(mass, sum);
         for (var i = 0; i < nucleus; i++)
         {
@@ -45,10 +61,14 @@ public sealed class Sampler
         return _candidates.Id(nucleus - 1);
     }
 
-    private void Penalise(Span<float> logits, IEnumerable<int> seen)
+    private void Penalise(Span<float> logits, IEnumerable<int> seen, IEnumerable<int> drawn)
     {
-        if (_settings.RepetitionPenalty == 1) return;
-        var penalty = (float)_settings.RepetitionPenalty;
-        foreach (var id in seen.Distinct()) logits[id] = logits[id] > 0 ? logits[id] / penalty : logits[id] * penalty;
+        if (_settings.RepetitionPenalty != 1)
+        {
+            var penalty = (float)_settings.RepetitionPenalty;
+            foreach (var id in seen.Distinct()) logits[id] = logits[id] > 0 ? logits[id] / penalty : logits[id] * penalty;
+        }
+        if (_settings.PresencePenalty == 0 && _settings.FrequencyPenalty == 0) return;
+        foreach (var (id, count) in drawn.CountBy(id => id)) logits[id] -= (float)(_settings.PresencePenalty + (count * _settings.FrequencyPenalty));
     }
 }

@@ -33,7 +33,8 @@ public static class Cpu
 
     /// <summary>
     /// Until it is disposed, a row's results do not depend on the rows computed with it, bit for bit, so that what is generated does not depend on the
-    /// batch. Costs time where few rows are computed at once. For the whole process; several may be open.
+    /// batch. Costs time where few rows are computed at once. For products that this thread asks for, so that a training run beside it keeps its own bits;
+    /// several may be open. To be disposed by the thread that opened it.
     /// </summary>
     public static IDisposable RowInvariant() => new InvariantScope();
 
@@ -116,27 +117,32 @@ public static class Cpu
         return [Plain];
     }
 
+    /// <summary>Whether such a scope is open on this thread: what hands work to another one opens one there.</summary>
+    internal static bool IsRowInvariant => InvariantScope.IsOpen;
+
     private sealed class InvariantScope : IDisposable
     {
+        [ThreadStatic]
         private static int _open;
+        private readonly int _thread = Environment.CurrentManagedThreadId;
         private bool _closed;
 
         public InvariantScope() => Count(1);
 
+        public static bool IsOpen => _open > 0;
+
         public void Dispose()
         {
             if (_closed) return;
+            if (_thread != Environment.CurrentManagedThreadId) throw new InvalidOperationException("RowInvariant must be closed by the thread that opened it");
             _closed = true;
             Count(-1);
         }
 
         private static void Count(int change)
         {
-            lock (Gate)
-            {
-                _open += change;
-                if (IsNative) Native.kt_set_row_invariant(_open > 0 ? 1 : 0);
-            }
+            _open += change;
+            if (IsNative) Native.kt_set_row_invariant(_open > 0 ? 1 : 0);
         }
     }
 

@@ -10,7 +10,7 @@ namespace KtNotebooks.Interop;
 internal static unsafe partial class Native
 {
     internal const string Library = "ktnative";
-    internal const int AbiVersion = 4;
+    internal const int AbiVersion = 5;
     internal const int F32 = 0;
     internal const int BF16 = 1;
 
@@ -66,6 +66,10 @@ internal static unsafe partial class Native
     [LibraryImport(Library)]
     internal static partial int kt_attention(int nseq, int* startsQ, int* startsK, int H, int Hk, int D, int Dv, float scale,
         void* q, void* k, void* v, int type, void* @out, float* lse);
+
+    [LibraryImport(Library)]
+    internal static partial int kt_attention_cached(int nseq, int* startsQ, int* counts, int* firstPage, int* pages, int pageRows, int H, int Hk, int D,
+        int Dv, float scale, void* q, void* k, long pitchK, void* v, long pitchV, int type, void* @out);
 
     [LibraryImport(Library)]
     internal static partial int kt_attention_grad(int nseq, int* startsQ, int* startsK, int H, int Hk, int D, int Dv, float scale,

@@ -48,6 +48,7 @@ public static class NamedAdapters
     public static void Remove(CausalLm model, string name)
     {
         ArgumentNullException.ThrowIfNull(model);
+        Nn.WeightVersion.Change();
         foreach (var module in model.All())
         {
             if (module is Nn.Linear linear && linear.Named.Remove(name, out var pair)) pair.Dispose();

@@ -53,7 +53,7 @@ public sealed class CausalLm(ModelInfo info, DType type, Embedding embedding, IR
     public IReadOnlyList<Parameter> AllTrainable => [.. All().SelectMany(m => m.Trainable)];
 
     /// <summary>Hidden states before the final norm, [T, D], without gradients. Owned by the current tape, or by the caller.</summary>
-    public Tensor Hidden(TokenBatch batch, KvCache? cache = null) => Hidden(batch, Pass.Inference(batch, cache));
+    public Tensor Hidden(TokenBatch batch, CacheBatch? cache = null) => Hidden(batch, Pass.Inference(batch, cache));
 
     /// <summary>The same in a pass of the caller's.</summary>
     public Tensor Hidden(TokenBatch batch, Pass pass)

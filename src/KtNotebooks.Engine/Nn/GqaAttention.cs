@@ -46,13 +46,13 @@ public sealed class GqaAttention : Module
     {
         var (Q, K, V) = GqaHeads.Apply(_q.Forward(x, pass), _k.Forward(x, pass), _v.Forward(x, pass), _qNorm.Weight, _kNorm.Weight, _settings.Heads, _rotary,
             pass.Positions, _settings.Eps);
-        var spans = Spans.Self(pass.SeqStarts);
+        Tensor attended;
         if (pass.Cache is { } cache)
         {
-            var (k, v, starts) = cache.Append(Path, K, V, pass.SeqStarts);
-            (K, V, spans) = (Autograd.Tape.Own(k), Autograd.Tape.Own(v), new Spans(pass.SeqStarts, starts));
+            var (keys, values) = cache.Append(Path, K, V, pass.SeqStarts);
+            attended = CachedAttention.Apply(Q, keys, values!, pass.SeqStarts, cache.Table, _settings.Scale);
         }
-        var attended = Attention.Apply(Q, K, V, spans, _settings.Scale);
+        else attended = Attention.Apply(Q, K, V, Spans.Self(pass.SeqStarts), _settings.Scale);
         return _o.Forward(Flatten.Apply(attended), pass);
     }
 }

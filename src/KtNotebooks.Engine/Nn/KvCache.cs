@@ -1,75 +1,50 @@
+using KtNotebooks.Ops;
+using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Nn;
 
 /// <summary>
-/// What attention reads of a layer in place: sequence s owns rows [Begins[s], Begins[s] + Counts[s]) of <paramref name="Rows"/>, a view that the caller
-/// disposes.
+/// Rows seen so far: keys and values, or one latent row a token (MLA), of any number of sequences, in pages of 64 rows. Each layer has one tensor for all
+/// pages (or two, keys and values), and one table of pages serves all layers. A sequence takes a page when it has filled one; nothing that is held is moved
+/// or copied for that, and attention reads the pages in place. Sequences that begin alike share full pages.
+/// The tensors grow by doubling up to the limit, which copies a row once on average.
 /// </summary>
-public sealed record CachedRows(Tensor Rows, int[] Begins, int[] Counts);
-
-/// <summary>
-/// Rows seen so far, by layer and sequence: keys and values, or one latent row a token (MLA). Sequence s of a batch is sequence s of the cache: each pass
-/// appends its rows of sequence s behind what is held of it (none is right too: seqStarts[s] = seqStarts[s+1]). A batch with more sequences than are held
-/// begins new, empty ones behind them; <see cref="Remove"/> takes one out and moves later ones down, as in a list. Both cost nothing of the size of the
-/// other sequences.
-/// </summary>
-public sealed class KvCache : IDisposable
+/// <param name="tokens">Rows at most, rounded up to pages; null: no limit.</param>
+/// <param name="idleTokens">Rows that are kept when no sequence uses them, for one that begins alike.</param>
+public sealed class KvCache(long? tokens = null, long idleTokens = 0) : IDisposable
 {
     private readonly Dictionary<string, Layer> _layers = [];
+    private int _capacity;
 
-    /// <summary>Sequences held.</summary>
-    public int Sequences { get; private set; }
-
-    /// <summary>Bytes held by all layers, rooms to grow included.</summary>
+    /// <summary>Bytes held by all layers.</summary>
     public long ByteLength => _layers.Values.Sum(l => l.Rows.ByteLength + (l.Values?.ByteLength ?? 0));
 
     /// <summary>Bytes of one token in all layers seen so far.</summary>
-    public long BytesPerToken => _layers.Values.Sum(l => l.Rows.RowBytes + (l.Values?.RowBytes ?? 0));
+    public long BytesPerToken => _layers.Values.Sum(l => BytesOf(l.Rows) + (l.Values is { } v ? BytesOf(v) : 0));
 
-    /// <summary>Rows held for a sequence (asked of any one layer); 0 for one that is not held.</summary>
-    public int Length(int sequence) => _layers.Count == 0 ? 0 : _layers.Values.First().Rows.Length(sequence);
+    internal PagePool Pages { get; } = new(tokens is { } n ? PageTable.PagesOf(n) : int.MaxValue, PageTable.PagesOf(idleTokens));
 
-    /// <summary>Rows held for a sequence by one layer: within a pass, those before the pass until the layer has appended.</summary>
-    public int Length(string layer, int sequence) => _layers.TryGetValue(layer, out var l) ? l.Rows.Length(sequence) : 0;
-
-    /// <summary>Takes a sequence out, between two passes; the later ones move down by one.</summary>
-    /// <exception cref="ArgumentOutOfRangeException">There is no such sequence.</exception>
-    public void Remove(int sequence)
-    {
-        if (sequence < 0 || sequence >= Sequences)
-            throw new ArgumentOutOfRangeException(nameof(sequence), $"[KvCache] there is no sequence {sequence}; {Sequences} are held");
-        foreach (var layer in _layers.Values)
-        {
-            layer.Rows.Remove(sequence);
-            layer.Values?.Remove(sequence);
-        }
-        Sequences--;
-    }
+    /// <summary>A sequence without rows.</summary>
+    public CachedSequence Add() => new(this);
 
     /// <summary>
-    /// Appends k [T, H, D] and v [T, H, Dv] (rows of all sequences by seqStarts) to a layer and returns all keys and values of the batch's sequences end to
-    /// end with their starts. The caller disposes both. One sequence is handed out in place; several are copied together.
+    /// What a pass needs: sequences in the order of its batch, with the number of rows that each gets. Takes the pages; null where there are not enough, and
+    /// then nothing is taken. The caller disposes it.
     /// </summary>
-    public (Tensor K, Tensor V, int[] Starts) Append(string layer, Tensor k, Tensor v, int[] seqStarts)
+    public CacheBatch? TryBatch(IReadOnlyList<CachedSequence> sequences, IReadOnlyList<int> rows)
     {
-        var rooms = Of(layer, seqStarts);
-        var values = rooms.Values ??= new SequenceRooms();
-        rooms.Rows.Append(k, seqStarts);
-        values.Append(v, seqStarts);
-        var starts = new int[seqStarts.Length];
-        for (var s = 0; s + 1 < starts.Length; s++) starts[s + 1] = starts[s] + rooms.Rows.Length(s);
-        return (Join(rooms.Rows, k, starts), Join(values, v, starts), starts);
+        ArgumentNullException.ThrowIfNull(sequences);
+        ArgumentNullException.ThrowIfNull(rows);
+        if (sequences.Select((s, i) => s.MissingPages(rows[i])).Sum() > Pages.Available) return null;
+        for (var s = 0; s < sequences.Count; s++) sequences[s].Reserve(rows[s]);
+        Grow();
+        return new CacheBatch(this, [.. sequences], [.. rows]);
     }
 
-    /// <summary>Appends one row a token, [T, …], and returns where all rows of the batch's sequences lie. Nothing is copied together.</summary>
-    public CachedRows Append(string layer, Tensor rows, int[] seqStarts)
-    {
-        var rooms = Of(layer, seqStarts).Rows;
-        rooms.Append(rows, seqStarts);
-        var (begins, counts) = (new int[seqStarts.Length - 1], new int[seqStarts.Length - 1]);
-        for (var s = 0; s < begins.Length; s++) (begins[s], counts[s]) = (rooms.Begin(s), rooms.Length(s));
-        return new CachedRows(rooms.All(), begins, counts);
-    }
+    /// <summary>The same, where there must be enough.</summary>
+    /// <exception cref="InsufficientMemoryException">There are not enough pages.</exception>
+    public CacheBatch Batch(IReadOnlyList<CachedSequence> sequences, IReadOnlyList<int> rows) => TryBatch(sequences, rows)
+        ?? throw new InsufficientMemoryException($"[KvCache] {Pages.Available} pages of {PageTable.Rows} rows are free, which is too few for this pass");
 
     public void Dispose()
     {
@@ -79,33 +54,201 @@ public sealed class KvCache : IDisposable
             layer.Values?.Dispose();
         }
         _layers.Clear();
-        Sequences = 0;
     }
 
-    private Layer Of(string layer, int[] seqStarts)
+    /// <summary>Copies the first rows of a page in all layers.</summary>
+    internal void CopyRows(int page, int to, int rows)
     {
-        Sequences = Math.Max(Sequences, seqStarts.Length - 1);
-        if (!_layers.TryGetValue(layer, out var rooms)) _layers[layer] = rooms = new Layer();
-        return rooms;
-    }
-
-    private static Tensor Join(SequenceRooms rooms, Tensor like, int[] starts)
-    {
-        if (starts.Length == 2) return rooms.Of(0);
-        var all = Tensor.Empty(like.Type, like.Device, [starts[^1], .. like.Shape[1..]]);
-        for (var s = 0; s + 1 < starts.Length; s++)
+        Grow();
+        foreach (var layer in _layers.Values)
         {
-            using var rows = rooms.Of(s);
-            SequenceRooms.CopyRows(rows, 0, all, starts[s], starts[s + 1] - starts[s]);
+            Fit(layer);
+            Copy(layer.Rows, (long)page * PageTable.Rows, layer.Rows, (long)to * PageTable.Rows, rows);
+            if (layer.Values is { } values) Copy(values, (long)page * PageTable.Rows, values, (long)to * PageTable.Rows, rows);
         }
-        return all;
     }
 
-    /// <summary>Rows are the keys or the latent rows; values are there in the first form alone.</summary>
-    private sealed class Layer
+    /// <summary>The tensors of a layer, with room for every page.</summary>
+    internal (Tensor Rows, Tensor? Values) Of(string path, Tensor rows, Tensor? values)
     {
-        public SequenceRooms Rows { get; } = new();
-
-        public SequenceRooms? Values { get; set; }
+        if (!_layers.TryGetValue(path, out var layer)) _layers[path] = layer = new Layer(Empty(rows), values is null ? null : Empty(values));
+        Check(rows, layer.Rows);
+        if (values is not null) Check(values, layer.Values!);
+        Fit(layer);
+        return (layer.Rows, layer.Values);
     }
+
+    internal static void Copy(Tensor source, long from, Tensor target, long to, long count)
+    {
+        if (count == 0) return;
+        using var s = source.Slice(from, count);
+        using var t = target.Slice(to, count);
+        Memory.Copy(s, t);
+    }
+
+    private void Grow()
+    {
+        if (Pages.Count > _capacity) _capacity = (int)Math.Max(Pages.Count, Math.Min(Pages.Limit, 2L * _capacity));
+    }
+
+    private void Fit(Layer layer)
+    {
+        if (layer.Rows.Dim(0) >= (long)_capacity * PageTable.Rows) return;
+        layer.Rows = Larger(layer.Rows);
+        if (layer.Values is { } values) layer.Values = Larger(values);
+    }
+
+    private static void Check(Tensor rows, Tensor held)
+    {
+        if (held.Type != rows.Type || !held.Shape[1..].SequenceEqual(rows.Shape[1..]))
+            throw new ArgumentException($"[KvCache] rows {rows} do not fit the cached {held}");
+    }
+
+    private Tensor Empty(Tensor like) => Tensor.Empty(like.Type, like.Device, [(long)_capacity * PageTable.Rows, .. like.Shape[1..]]);
+
+    private Tensor Larger(Tensor held)
+    {
+        var larger = Empty(held);
+        Copy(held, 0, larger, 0, held.Dim(0));
+        held.Dispose();
+        return larger;
+    }
+
+    private static long BytesOf(Tensor rows) => rows.Dim(0) == 0 ? 0 : rows.ByteLength / rows.Dim(0);
+
+    private sealed class Layer(Tensor rows, Tensor? values)
+    {
+        /// <summary>The keys, or the latent rows.</summary>
+        public Tensor Rows { get; set; } = rows;
+
+        public Tensor? Values { get; set; } = values;
+    }
+}
+
+/// <summary>A sequence in a cache: its pages in order and how many rows it has in them.</summary>
+public sealed class CachedSequence
+{
+    private readonly KvCache _cache;
+    private readonly List<int> _pages = [];
+    private long _parent; // the node of the last full page that is known
+    private int _known; // pages up to there
+
+    internal CachedSequence(KvCache cache) => _cache = cache;
+
+    /// <summary>Rows held.</summary>
+    public int Length { get; private set; }
+
+    internal IReadOnlyList<int> Pages => _pages;
+
+    internal int MissingPages(int rows) => Math.Max(0, PageTable.PagesOf((long)Length + rows) - _pages.Count);
+
+    /// <summary>
+    /// Begins with rows that other sequences of this adapter have left: full pages are shared, the rows of one more are copied. Returns how many; at most
+    /// all tokens but the last, whose logits are wanted.
+    /// </summary>
+    internal int Reuse(string? adapter, ReadOnlySpan<int> tokens)
+    {
+        _parent = _cache.Pages.Root(adapter);
+        while (true)
+        {
+            var rest = tokens[Length..^1];
+            var (page, rows, node) = _cache.Pages.Find(_parent, rest[..Math.Min(rest.Length, PageTable.Rows)]);
+            if (page < 0) return Length;
+            _cache.Pages.Share(page); // or it might go while a page for the copy is taken
+            if (rows == PageTable.Rows)
+            {
+                _pages.Add(page);
+                (Length, _parent, _known) = (Length + rows, node, _known + 1);
+                continue;
+            }
+            var own = _cache.Pages.Take(_pages.Count > 0 ? _pages[^1] : -1);
+            if (own >= 0)
+            {
+                _cache.CopyRows(page, own, rows);
+                _pages.Add(own);
+                Length += rows;
+            }
+            _cache.Pages.Release(page);
+            return Length;
+        }
+    }
+
+    /// <summary>Says which tokens the rows are of, so that others can begin with them: full pages, and the rows of the last one too.</summary>
+    internal void Publish(ReadOnlySpan<int> tokens)
+    {
+        for (; (_known + 1) * PageTable.Rows <= Length; _known++)
+            _parent = _cache.Pages.Publish(_pages[_known], _parent, tokens.Slice(_known * PageTable.Rows, PageTable.Rows));
+        var begin = _known * PageTable.Rows;
+        if (Length > begin) _cache.Pages.Publish(_pages[_known], _parent, tokens[begin..Length]);
+    }
+
+    /// <summary>Gives all pages back: those behind first, so that what others begin with is kept longest.</summary>
+    public void Free()
+    {
+        for (var i = _pages.Count - 1; i >= 0; i--) _cache.Pages.Release(_pages[i]);
+        _pages.Clear();
+        (Length, _known) = (0, 0);
+    }
+
+    internal void Reserve(int rows)
+    {
+        for (var missing = MissingPages(rows); missing > 0; missing--) _pages.Add(_cache.Pages.Take(_pages.Count > 0 ? _pages[^1] : -1));
+    }
+
+    internal void Advance(int rows) => Length += rows;
+}
+
+/// <summary>
+/// Sequences of a cache for the time of a pass: every layer appends its rows and gets the tensors and the table to read. <see cref="Commit"/> counts the rows
+/// when all layers have; a pass that fails leaves the sequences as they were.
+/// </summary>
+public sealed class CacheBatch : IDisposable
+{
+    private readonly KvCache _cache;
+    private readonly CachedSequence[] _sequences;
+    private readonly int[] _rows;
+    private readonly PageTable _table;
+
+    internal CacheBatch(KvCache cache, CachedSequence[] sequences, int[] rows)
+    {
+        (_cache, _sequences, _rows) = (cache, sequences, rows);
+        Held = [.. sequences.Select(s => s.Length)];
+        var first = new int[sequences.Length];
+        List<int> pages = [];
+        for (var s = 0; s < sequences.Length; s++)
+        {
+            first[s] = pages.Count;
+            pages.AddRange(sequences[s].Pages);
+        }
+        _table = new PageTable([.. sequences.Select((s, i) => s.Length + rows[i])], first, [.. pages]);
+    }
+
+    /// <summary>Rows of each sequence before the pass.</summary>
+    public int[] Held { get; }
+
+    internal PageTable Table => _table;
+
+    /// <summary>Appends rows [T, …] of all sequences, by seqStarts; returns where they lie now. Tensors of the cache: not the caller's to dispose.</summary>
+    internal (Tensor Rows, Tensor? Values) Append(string layer, Tensor rows, Tensor? values, int[] seqStarts)
+    {
+        var (held, heldValues) = _cache.Of(layer, rows, values);
+        for (var s = 0; s < _sequences.Length; s++)
+            for (var i = 0; i < _rows[s];)
+            {
+                var at = Held[s] + i;
+                var count = Math.Min(_rows[s] - i, PageTable.Rows - (at % PageTable.Rows));
+                KvCache.Copy(rows, seqStarts[s] + i, held, _table.RowOf(s, at), count);
+                if (values is not null) KvCache.Copy(values, seqStarts[s] + i, heldValues!, _table.RowOf(s, at), count);
+                i += count;
+            }
+        return (held, heldValues);
+    }
+
+    /// <summary>The rows are there: the sequences are longer by them.</summary>
+    public void Commit()
+    {
+        for (var s = 0; s < _sequences.Length; s++) _sequences[s].Advance(_rows[s]);
+    }
+
+    public void Dispose() => _table.Dispose();
 }

@@ -39,7 +39,15 @@ public sealed class Linear : Module
     public int Inputs => Weight.Width;
 
     /// <summary>Set by whoever trains or loads an adapter; owned by this layer.</summary>
-    public LowRank? Adapter { get; set; }
+    public LowRank? Adapter
+    {
+        get;
+        set
+        {
+            field = value;
+            WeightVersion.Change();
+        }
+    }
 
     /// <summary>Frozen pairs by the name of their adapter, for passes that name one; owned by this layer.</summary>
     public Dictionary<string, LowRank> Named { get; } = [];
@@ -62,10 +70,15 @@ public sealed class Linear : Module
     /// </summary>
     public LowRank? Acting(Pass pass) => pass.Adapter is { } name ? Named.GetValueOrDefault(name) : Adapter;
 
-    /// <summary>x [..., in] → [..., out] in x's type or <paramref name="outType"/>.</summary>
-    public Tensor Forward(Tensor x, Pass pass, DType? outType = null) => Acting(pass) is { } a
-        ? Ops.Linear.Apply(x, Weight, a.A, a.B, a.Scale, pass.Mask(a.Dropout, _key))
-        : Ops.Linear.Apply(x, Weight, outType);
+    /// <summary>
+    /// x [..., in] → [..., out] in x's type or <paramref name="outType"/>. Rows of several adapters are as many products, each as it is alone.
+    /// </summary>
+    public Tensor Forward(Tensor x, Pass pass, DType? outType = null)
+    {
+        if (pass.Adapters is not null && pass.Any(p => Acting(p) is not null)) return pass.ByAdapter(x, (rows, p, _) => Forward(rows, p, outType));
+        return pass.Adapters is null && Acting(pass) is { } a ? Ops.Linear.Apply(x, Weight, a.A, a.B, a.Scale, pass.Mask(a.Dropout, _key))
+            : Ops.Linear.Apply(x, Weight, outType);
+    }
 
     protected override void DisposeOwn()
     {

@@ -55,7 +55,7 @@ public sealed class MlaAttention : Module
     /// <summary>
     /// x [T, D] → [T, D]. A cache holds one row [latent, rotary key] a token, KvRank + Rope values, whatever the number of heads. Rows of sequences that
     /// are not in the cache yet attend to keys and values made from their latents (fewer products); rows behind cached ones attend to the cached rows
-    /// themselves, W_UK and W_UV moved to the other side of the products.
+    /// themselves, W_UK and W_UV moved to the other side of the products; where rows must be alike (<see cref="Pass.RowsAlike"/>), all rows do.
     /// </summary>
     public Tensor Forward(Tensor x, Pass pass)
     {
@@ -64,17 +64,16 @@ public sealed class MlaAttention : Module
         latent = _kvNorm.Forward(latent);
         if (pass.Cache is null) return _o.Forward(Expanded(q, latent, rotaryKey, pass), pass);
         var angles = Autograd.Tape.Own(LatentRows.Angles(_rotary, pass.Positions, x.Device));
-        var begun = Begun(pass.Cache, pass.SeqStarts);
-        var held = pass.Cache.Append(Path, LatentRows.Apply(latent, rotaryKey, angles), pass.SeqStarts);
-        Autograd.Tape.Own(held.Rows);
+        var (held, _) = pass.Cache.Append(Path, LatentRows.Apply(latent, rotaryKey, angles), null, pass.SeqStarts);
+        var begun = pass.RowsAlike && x.Device.Kind == DeviceKind.Cpu ? pass.SeqStarts.Length - 1 : Begun(pass.Cache, pass.SeqStarts);
         var split = pass.SeqStarts[begun];
         if (split == 0) return _o.Forward(Expanded(q, latent, rotaryKey, pass), pass);
         if (split == x.Rows) return _o.Forward(Absorbed(q, angles, held, pass.SeqStarts, pass), pass);
         // Running sequences and new ones behind them in one batch.
         int[] starts = [.. pass.SeqStarts[begun..].Select(start => start - split)];
-        var rest = pass with { Positions = pass.Positions[split..], SeqStarts = starts, FirstRow = pass.FirstRow + split };
+        var rest = pass.OfRows(split, x.Rows) with { Positions = pass.Positions[split..], SeqStarts = starts, FirstRow = pass.FirstRow + split };
         var all = Autograd.Tape.Own(Tensor.Empty(x.Type, x.Device, x.Rows, _settings.Heads.H * _settings.Heads.Value));
-        Memory.Copy(Absorbed(Part(q, 0, split), Part(angles, 0, split), held, pass.SeqStarts[..(begun + 1)], pass), Part(all, 0, split));
+        Memory.Copy(Absorbed(Part(q, 0, split), Part(angles, 0, split), held, pass.SeqStarts[..(begun + 1)], pass.OfRows(0, split)), Part(all, 0, split));
         Memory.Copy(Expanded(Part(q, split, x.Rows), Part(latent, split, x.Rows), Part(rotaryKey, split, x.Rows), rest), Part(all, split, x.Rows));
         return _o.Forward(all, pass);
     }
@@ -86,20 +85,31 @@ public sealed class MlaAttention : Module
     }
 
     /// <summary>How many sequences at the front to take in the absorbed form: all up to the last one that gets rows behind rows that it has.</summary>
-    private int Begun(KvCache cache, int[] seqStarts)
+    private static int Begun(CacheBatch cache, int[] seqStarts)
     {
         for (var s = seqStarts.Length - 2; s >= 0; s--)
-            if (seqStarts[s + 1] > seqStarts[s] && cache.Length(Path, s) > 0) return s + 1;
+            if (seqStarts[s + 1] > seqStarts[s] && cache.Held[s] > 0) return s + 1;
         return 0;
     }
 
     private static Tensor Part(Tensor rows, int from, int to) => Autograd.Tape.Own(rows.Slice(from, to - from));
 
-    private Tensor Absorbed(Tensor q, Tensor angles, CachedRows held, int[] seqStarts, Pass pass)
+    private Tensor Absorbed(Tensor q, Tensor angles, Tensor held, int[] seqStarts, Pass pass)
     {
-        (Tensor, Tensor, float)? low = _kvB.Acting(pass) is { } a ? (a.A, a.B, a.Scale) : null;
-        var queries = AbsorbedQueries.Apply(q, angles, _kvB.Weight, low, _settings.Heads);
-        var context = LatentAttention.Apply(queries, held.Rows, seqStarts, held.Begins, held.Counts, _settings.KvRank, _settings.Scale);
-        return AbsorbedValues.Apply(context, _kvB.Weight, low, _settings.Heads);
+        using var rows = held.View(held.Dim(0), 1, held.Width);
+        var queries = Queries(q, angles, pass);
+        var context = CachedAttention.Latent(queries, rows, seqStarts, pass.Cache!.Table, _settings.KvRank, _settings.Scale);
+        return Values(context, pass);
     }
+
+    private Tensor Queries(Tensor q, Tensor angles, Pass pass) => SeveralPairs(pass)
+        ? pass.ByAdapter(q, (rows, p, from) => Queries(rows, Part(angles, from, from + rows.Rows), p))
+        : AbsorbedQueries.Apply(q, angles, _kvB.Weight, Pair(pass), _settings.Heads);
+
+    private Tensor Values(Tensor context, Pass pass) => SeveralPairs(pass) ? pass.ByAdapter(context, (rows, p, _) => Values(rows, p))
+        : AbsorbedValues.Apply(context, _kvB.Weight, Pair(pass), _settings.Heads);
+
+    private bool SeveralPairs(Pass pass) => pass.Adapters is not null && pass.Any(p => _kvB.Acting(p) is not null);
+
+    private (Tensor, Tensor, float)? Pair(Pass pass) => pass.Adapters is null && _kvB.Acting(pass) is { } a ? (a.A, a.B, a.Scale) : null;
 }

@@ -1,6 +1,13 @@
+using KtNotebooks.Autograd;
 using KtNotebooks.Ops;
+using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Nn;
+
+/// <summary>
+/// Rows up to <paramref name="End"/>, from the end of the stretch before, and the name of their adapter as <see cref="Pass.Adapter"/> has it.
+/// </summary>
+public readonly record struct AdapterRows(int End, string? Adapter);
 
 /// <summary>
 /// What the layers need to know about the rows in hand: a stretch of a token batch, made of whole sequences.
@@ -10,18 +17,21 @@ namespace KtNotebooks.Nn;
 /// <param name="FirstRow">Number of the first row in the whole stream: dropout masks do not depend on chunking.</param>
 /// <param name="DropoutKey">Changes every step; 0 with <paramref name="Training"/> false.</param>
 /// <param name="Training">Dropout acts.</param>
-/// <param name="Cache">Keys and values of earlier rows, or null.</param>
+/// <param name="Cache">Keys and values of earlier rows of these sequences, or null.</param>
 /// <param name="ValueUnused">The stage is computed again for its gradients alone: what it adds to the stream will not be read, and the last product before
 /// may be left out.</param>
 /// <param name="Adapter">The name of one of the adapters that were loaded under names, or <see cref="BaseModel"/>; null: the one that is attached for
 /// training, if there is one.</param>
-public sealed record Pass(int[] Positions, int[] SeqStarts, int FirstRow = 0, ulong DropoutKey = 0, bool Training = false, KvCache? Cache = null,
-    bool ValueUnused = false, string? Adapter = null)
+/// <param name="Adapters">Stretches of rows with an adapter each, instead of one for all; they cover the rows in order.</param>
+/// <param name="RowsAlike">A row must get the same bits whatever is computed with it and however its sequence was cut into passes: no form of a product may
+/// be chosen by what else is there. Beside <see cref="Interop.Cpu.RowInvariant"/>, which is for the products themselves.</param>
+public sealed record Pass(int[] Positions, int[] SeqStarts, int FirstRow = 0, ulong DropoutKey = 0, bool Training = false, CacheBatch? Cache = null,
+    bool ValueUnused = false, string? Adapter = null, IReadOnlyList<AdapterRows>? Adapters = null, bool RowsAlike = false)
 {
     /// <summary>Asks for the base without any adapter.</summary>
     public const string BaseModel = "base";
 
-    public static Pass Inference(TokenBatch batch, KvCache? cache = null, string? adapter = null) =>
+    public static Pass Inference(TokenBatch batch, CacheBatch? cache = null, string? adapter = null) =>
         new(batch.Positions, batch.SeqStarts, Cache: cache, Adapter: adapter);
 
     /// <summary>Rows [from, to) of a batch; attention wants whole sequences, other layers any rows.</summary>
@@ -34,4 +44,35 @@ public sealed record Pass(int[] Positions, int[] SeqStarts, int FirstRow = 0, ul
     /// <summary>The dropout mask of a module in this pass.</summary>
     public DropoutMask Mask(float p, ulong moduleKey) => Training && p > 0 ? new DropoutMask(p, DropoutMask.Mix(DropoutKey ^ moduleKey), FirstRow)
         : DropoutMask.None;
+
+    /// <summary>Whether anything acts on any of the rows: `acting` of every adapter in this pass.</summary>
+    internal bool Any(Func<Pass, bool> acting) => Adapters is null ? acting(this)
+        : Adapters.Any(a => acting(this with { Adapter = a.Adapter, Adapters = null }));
+
+    /// <summary>The adapters of rows [from, to).</summary>
+    internal Pass OfRows(int from, int to)
+    {
+        if (Adapters is null) return this;
+        List<AdapterRows> part = [];
+        foreach (var (end, adapter) in Adapters)
+            if (end > from && (part.Count == 0 || part[^1].End < to - from)) part.Add(new AdapterRows(Math.Min(end, to) - from, adapter));
+        return this with { Adapters = part };
+    }
+
+    /// <summary>A function of rows [T, …] with one adapter, for each stretch of rows; the results end to end. All results have one shape but for T.</summary>
+    internal Tensor ByAdapter(Tensor x, Func<Tensor, Pass, int, Tensor> compute)
+    {
+        Tensor? all = null;
+        var from = 0;
+        foreach (var (end, adapter) in Adapters!)
+        {
+            var rows = Tape.Own(x.Slice(from, end - from));
+            var y = compute(rows, this with { Adapter = adapter, Adapters = null }, from);
+            all ??= Tape.Own(Tensor.Empty(y.Type, y.Device, [x.Dim(0), .. y.Shape[1..]]));
+            using var target = all.Slice(from, end - from);
+            Memory.Copy(y, target);
+            from = end;
+        }
+        return all!;
+    }
 }

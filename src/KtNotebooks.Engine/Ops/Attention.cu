@@ -22,7 +22,8 @@ __device__ __forceinline__ constexpr int pitch_of(int W) { return W + 8; }
 __device__ __forceinline__ float minus_infinity() { return __uint_as_float(0xFF800000u); }
 
 // Held rows [held, held + rows) against streamed rows [streamed, streamed + count), as rows of the whole tensors: query i of the tile sees key n iff n <= i + shift.
-struct Tile { int held, rows, streamed, count, shift, unused0, unused1, unused2; };
+// With -DPAGED the forward finds streamed row n, counted from the first key of the sequence, in page pages[tile.pages + n / 64]; a step lies in one page.
+struct Tile { int held, rows, streamed, count, shift, slot, pages, unused1; };
 
 // N rows of W elements of one head, from rows `pitch` elements apart; zeros from row `valid` on.
 template <int N, int W>
@@ -167,7 +168,11 @@ __device__ __forceinline__ float row_sum(float v)
 #ifdef PASS_FORWARD
 // grid: tiles · H, a tile's heads together. The running maximum is renewed only when a row's scores exceed it by 2⁸ (or at first): the sums stay far from overflow, the result does not depend on
 // which maximum is used, and the accumulators are rarely rescaled.
-extern "C" __global__ void __launch_bounds__(BLOCK_WARPS * 32, MIN_BLOCKS) attention(const bf16* q, const bf16* k, const bf16* v, bf16* out, float* lse, const Tile* tiles, int H, int Hk, float scale)
+extern "C" __global__ void __launch_bounds__(BLOCK_WARPS * 32, MIN_BLOCKS) attention(const bf16* q, const bf16* k, const bf16* v, bf16* out, float* lse, const Tile* tiles, int H, int Hk, float scale
+#ifdef PAGED
+    , const int* pages
+#endif
+)
 {
     DYNAMIC_SHARED(memory);
     bf16* queries = (bf16*)memory;
@@ -176,12 +181,17 @@ extern "C" __global__ void __launch_bounds__(BLOCK_WARPS * 32, MIN_BLOCKS) atten
     Tile tile = tiles[blockIdx.x / H];
     int head = blockIdx.x % H, row = (threadIdx.x >> 5) * MT * 16;
     long long key_pitch = (long long)Hk * D, value_pitch = (long long)Hk * DV;
-    const bf16* k0 = k + tile.streamed * key_pitch + head / (H / Hk) * D;
-    const bf16* v0 = v + tile.streamed * value_pitch + head / (H / Hk) * DV;
+    const bf16* k0 = k + head / (H / Hk) * D;
+    const bf16* v0 = v + head / (H / Hk) * DV;
+#ifdef PAGED
+    auto row_of = [&](int n) { return pages[tile.pages + (tile.streamed + n) / 64] * 64LL + (tile.streamed + n) % 64; };
+#else
+    auto row_of = [&](int n) { return (long long)tile.streamed + n; };
+#endif
     int steps = (tile.count + STEP - 1) / STEP;
     load_rows<ROWS, D>(queries, q + ((long long)tile.held * H + head) * D, (long long)H * D, tile.rows);
-    load_rows<STEP, D>(keys, k0, key_pitch, tile.count);
-    load_rows<STEP, DV>(values, v0, value_pitch, tile.count);
+    load_rows<STEP, D>(keys, k0 + row_of(0) * key_pitch, key_pitch, tile.count);
+    load_rows<STEP, DV>(values, v0 + row_of(0) * value_pitch, value_pitch, tile.count);
     copy_async_commit();
 
     float sum[MT][DV / 8][4], top[MT][2], total[MT][2];
@@ -197,8 +207,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK_WARPS * 32, MIN_BLOCKS) atten
         if (step + 1 < steps)
         {
             int next = (step + 1) * STEP, buffer = (step + 1) & 1;
-            load_rows<STEP, D>(keys + buffer * STEP * pitch_of(D), k0 + next * key_pitch, key_pitch, tile.count - next);
-            load_rows<STEP, DV>(values + buffer * STEP * pitch_of(DV), v0 + next * value_pitch, value_pitch, tile.count - next);
+            load_rows<STEP, D>(keys + buffer * STEP * pitch_of(D), k0 + row_of(next) * key_pitch, key_pitch, tile.count - next);
+            load_rows<STEP, DV>(values + buffer * STEP * pitch_of(DV), v0 + row_of(next) * value_pitch, value_pitch, tile.count - next);
             copy_async_commit();
         }
         int n0 = step * STEP;

@@ -16,7 +16,7 @@ internal static class AttentionKernels
 
     private static readonly CudaProgram TensorCores = new("Attention", CudaProgram.Resource("Ops.Attention.cu"));
     private static readonly CudaProgram RowByRow = new("AttentionRows", CudaProgram.Resource("Ops.AttentionRows.cu"));
-    private static readonly ConcurrentDictionary<(Pass, int D, int Dv), Plan> Plans = new();
+    private static readonly ConcurrentDictionary<(Pass, int D, int Dv, bool Paged), Plan> Plans = new();
     private static readonly ConcurrentDictionary<(DType, int D, int Dv, int Vec), string> RowOptions = new();
     private static readonly ConcurrentDictionary<(int Device, string Options), CudaKernel> Kernels = new();
 
@@ -44,7 +44,8 @@ internal static class AttentionKernels
         }
         using var rows = QueryTiles(spans, RowTile, q.Device);
         RowByRow.Kernel(card, "attention_rows", OptionsOf(D, Dv, q, k, v))
-            .Launch(rows.Dim(0) * H, RowWarps * 32, q.Pointer, k.Pointer, v.Pointer, o.Pointer, lse.Pointer, rows.Pointer, H, Hk, Hk * D, Hk * Dv, scale);
+            .Launch(rows.Dim(0) * H, RowWarps * 32, q.Pointer, k.Pointer, v.Pointer, o.Pointer, lse.Pointer, rows.Pointer, H, Hk, Hk * D, Hk * Dv,
+                (nint)0, scale);
     }
 
     public static void Backward(Spans spans, float scale, Tensor dO, Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse, Tensor dq, Tensor dk, Tensor dv)
@@ -82,35 +83,47 @@ internal static class AttentionKernels
     }
 
     /// <summary>
-    /// Attention on one row a token, value and key in one, as <see cref="LatentAttention"/> says. Few queries are cut into parts of their keys, about
-    /// sixteen warps a multiprocessor together, and joined; the parts of many would be larger than what they save.
+    /// Attention on a paged cache, as <see cref="CachedAttention"/> says. BF16 heads that the tensor cores take go there. Otherwise few queries are cut into
+    /// parts of their keys, about sixteen warps a multiprocessor together, and joined; the parts of many would be larger than what they save.
     /// </summary>
-    public static void Latent(int[] seqStarts, int[] begins, int[] counts, float scale, Tensor q, Tensor c, Tensor o)
+    public static void Cached(int[] seqStarts, PageTable table, float scale, Tensor q, Tensor k, Tensor v, Tensor o)
     {
         const int FewQueries = 64, SmallestPart = 128;
-        var (card, T, H, W, R) = (q.Card(), (int)q.Dim(0), (int)q.Dim(1), q.Width, o.Width);
-        var options = OptionsOf(W, R, q, c);
+        var (card, T, H, Hk, W, R) = (q.Card(), (int)q.Dim(0), (int)q.Dim(1), (int)k.Dim(1), q.Width, o.Width);
+        if (T == 0) return;
+        var (keyPitch, valuePitch, pages) = (Hk * k.Width, Hk * v.Width, table.On(q.Device));
+        if (v.Width == R && OnTensorCores(W, R, q, k, v, o))
+        {
+            using var unread = Tensor.Empty(DType.F32, q.Device, T, H);
+            var plan = PlanOf(Pass.Forward, W, R, paged: true);
+            using var held = QueryTiles(seqStarts, table, plan.Rows, q.Device);
+            plan.Kernel(card, "attention").Launch((held.Dim(0) * H, 1, 1), plan.Threads, plan.SharedBytes, q.Pointer, k.Pointer, v.Pointer, o.Pointer,
+                unread.Pointer, held.Pointer, H, Hk, scale, pages.Pointer);
+            return;
+        }
+        var options = OptionsOf(W, R, q, k, v);
         if (T > FewQueries)
         {
             using var lse = Tensor.Empty(DType.F32, q.Device, T, H);
-            using var tiles = QueryTiles(seqStarts, begins, counts, RowTile, q.Device);
+            using var tiles = QueryTiles(seqStarts, table, RowTile, q.Device);
             RowByRow.Kernel(card, "attention_rows", options)
-                .Launch(tiles.Dim(0) * H, RowWarps * 32, q.Pointer, c.Pointer, c.Pointer, o.Pointer, lse.Pointer, tiles.Pointer, H, 1, W, W, scale);
+                .Launch(tiles.Dim(0) * H, RowWarps * 32, q.Pointer, k.Pointer, v.Pointer, o.Pointer, lse.Pointer, tiles.Pointer, H, Hk, keyPitch, valuePitch,
+                    pages.Pointer, scale);
             return;
         }
         long pairs = 0;
-        for (var s = 0; s + 1 < seqStarts.Length; s++) pairs += (long)(seqStarts[s + 1] - seqStarts[s]) * counts[s];
+        for (var s = 0; s + 1 < seqStarts.Length; s++) pairs += (long)(seqStarts[s + 1] - seqStarts[s]) * table.Counts[s];
         var part = (int)Math.Max(SmallestPart, pairs * H / (card.Multiprocessors * 16L) / 32 * 32);
         List<Tile> parts = [];
         var first = new int[T + 1];
         for (var s = 0; s + 1 < seqStarts.Length; s++)
             for (var t = seqStarts[s]; t < seqStarts[s + 1]; t++)
             {
-                var seen = counts[s] - (seqStarts[s + 1] - t) + 1;
+                var seen = table.Counts[s] - (seqStarts[s + 1] - t) + 1;
                 for (var from = 0; from < seen; from += part)
                 {
                     var n = Math.Min(part, seen - from);
-                    parts.Add(new Tile(t, 1, begins[s] + from, n, n - 1, parts.Count));
+                    parts.Add(new Tile(t, 1, from, n, n - 1, parts.Count, table.FirstPage[s]));
                 }
                 first[t + 1] = parts.Count;
             }
@@ -119,7 +132,8 @@ internal static class AttentionKernels
         using var slots = Memory.Place(first, q.Device);
         using var cut = OnCard(parts, q.Device);
         RowByRow.Kernel(card, "attention_parts", options)
-            .Launch(cut.Dim(0) * H, 32, q.Pointer, c.Pointer, c.Pointer, sums.Pointer, lses.Pointer, cut.Pointer, H, 1, W, W, scale);
+            .Launch(cut.Dim(0) * H, 32, q.Pointer, k.Pointer, v.Pointer, sums.Pointer, lses.Pointer, cut.Pointer, H, Hk, keyPitch, valuePitch, pages.Pointer,
+                scale);
         RowByRow.Kernel(card, "attention_join", options).Launch((T, H), 128, sums.Pointer, lses.Pointer, slots.Pointer, o.Pointer, H);
     }
 
@@ -132,19 +146,22 @@ internal static class AttentionKernels
 
     /// <summary>Tiles of at most so many queries and the keys that they see; the longest walk first.</summary>
     private static Tensor QueryTiles(Spans spans, int rows, Device device) =>
-        QueryTiles(spans.Queries, spans.Keys, [.. spans.Keys.Zip(spans.Keys.Skip(1), (a, b) => b - a)], rows, device);
+        QueryTiles(spans.Queries, s => (spans.Keys[s + 1] - spans.Keys[s], spans.Keys[s], 0), rows, device);
 
-    private static Tensor QueryTiles(int[] starts, int[] begins, int[] counts, int rows, Device device)
+    private static Tensor QueryTiles(int[] seqStarts, PageTable table, int rows, Device device) =>
+        QueryTiles(seqStarts, s => (table.Counts[s], 0, table.FirstPage[s]), rows, device);
+
+    private static Tensor QueryTiles(int[] starts, Func<int, (int Count, int Begin, int Pages)> keysOf, int rows, Device device)
     {
         List<Tile> tiles = [];
         for (var s = 0; s + 1 < starts.Length; s++)
         {
-            var queries = starts[s + 1] - starts[s];
-            var cached = counts[s] - queries;
+            var (queries, keys) = (starts[s + 1] - starts[s], keysOf(s));
+            var cached = keys.Count - queries;
             for (var j = 0; j < queries; j += rows)
             {
                 var n = Math.Min(rows, queries - j);
-                tiles.Add(new Tile(starts[s] + j, n, begins[s], cached + j + n, cached + j));
+                tiles.Add(new Tile(starts[s] + j, n, keys.Begin, cached + j + n, cached + j, 0, keys.Pages));
             }
         }
         return OnCard(tiles, device);
@@ -174,7 +191,7 @@ internal static class AttentionKernels
         for (var i = 0; i < tiles.Count; i++)
         {
             var t = tiles[i];
-            ReadOnlySpan<int> values = [t.Held, t.Rows, t.Streamed, t.Count, t.Shift, t.Slot, 0, 0];
+            ReadOnlySpan<int> values = [t.Held, t.Rows, t.Streamed, t.Count, t.Shift, t.Slot, t.Pages, 0];
             values.CopyTo(target.AsSpan(i * TileInts));
         }
         using var flat = Memory.Place(target, device);
@@ -198,9 +215,9 @@ internal static class AttentionKernels
     /// The largest shape of the kernel that fits, as far as the registers hold its sums: 32 rows a warp (M_TILES = 2) for values up to 128 in the forward,
     /// which has one sum only.
     /// </summary>
-    private static Plan PlanOf(Pass pass, int D, int Dv) => Plans.GetOrAdd((pass, D, Dv), static key =>
+    private static Plan PlanOf(Pass pass, int D, int Dv, bool paged = false) => Plans.GetOrAdd((pass, D, Dv, paged), static key =>
     {
-        var (pass, D, Dv) = key;
+        var (pass, D, Dv, paged) = key;
         foreach (var (tiles, step, warps) in ((int, int, int)[])[(2, 32, 4), (1, 32, 4), (1, 16, 4), (1, 16, 2)])
         {
             if (tiles == 2 && (pass != Pass.Forward || Dv > 128)) continue;
@@ -212,13 +229,14 @@ internal static class AttentionKernels
             var shared = held + streamed + ((pass & (Pass.Keys | Pass.Values)) != 0 ? 2 * 2 * step * sizeof(float) : 0);
             if (shared > MaxShared) continue;
             var defines = string.Concat(Enum.GetValues<Pass>().Where(p => pass.HasFlag(p)).Select(p => $" -DPASS_{p.ToString().ToUpperInvariant()}"));
+            if (paged) defines += " -DPAGED";
             return new Plan($"-DQK_WIDTH={D} -DV_WIDTH={Dv} -DM_TILES={tiles} -DSTEP_ROWS={step} -DBLOCK_WARPS={warps} -DMIN_BLOCKS=2{defines} --use_fast_math",
                 rows, warps * 32, shared);
         }
         throw new NotSupportedException($"[Attention] head sizes {D} and {Dv} do not fit into {MaxShared} bytes of shared memory");
     });
 
-    private readonly record struct Tile(int Held, int Rows, int Streamed, int Count, int Shift, int Slot = 0);
+    private readonly record struct Tile(int Held, int Rows, int Streamed, int Count, int Shift, int Slot = 0, int Pages = 0);
 
     private sealed record Plan(string Options, int Rows, int Threads, int SharedBytes)
     {

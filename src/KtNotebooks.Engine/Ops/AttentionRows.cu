@@ -4,7 +4,8 @@
 constexpr int D = QK_WIDTH, DV = V_WIDTH, WARPS = 4;
 
 // As in Attention.cu: query i of a tile sees key n iff n <= i + shift.
-struct Tile { int held, rows, streamed, count, shift, slot, unused0, unused1; };
+// With pages, streamed row n lies in page pages[tile.pages + n / 64], counted from the first key of the sequence; 32 rows that begin at a multiple of 32 lie together.
+struct Tile { int held, rows, streamed, count, shift, slot, pages, unused1; };
 
 __device__ __forceinline__ float warp_sum(float v)
 {
@@ -58,11 +59,9 @@ __device__ __forceinline__ void store_row(O* row, const float (&sum)[(W + 31) / 
 
 // Results of query row `row` go to row to + row of out and lse. Keys and values of one row may lie in a wider row: key_pitch and value_pitch are elements from row to row.
 template <class O>
-__device__ __forceinline__ void attend(const T* q, const T* k, const T* v, O* out, float* lse, Tile tile, int to, int H, int Hk, int key_pitch, int value_pitch, float scale)
+__device__ __forceinline__ void attend(const T* q, const T* k, const T* v, O* out, float* lse, Tile tile, int to, int H, int Hk, int key_pitch, int value_pitch, const int* pages, float scale)
 {
     int head = blockIdx.x % H, key_head = head / (H / Hk), lane = threadIdx.x & 31;
-    const T* keys = k + (long long)tile.streamed * key_pitch + key_head * D;
-    const T* values = v + (long long)tile.streamed * value_pitch + key_head * DV;
     for (int row = threadIdx.x >> 5; row < tile.rows; row += WARPS)
     {
         long long place = (long long)(tile.held + row) * H + head, target = (long long)(to + row) * H + head;
@@ -71,13 +70,16 @@ __device__ __forceinline__ void attend(const T* q, const T* k, const T* v, O* ou
         for (int i = 0; i < (DV + 31) / 32; i++) sum[i] = 0;
         for (int first = 0; first < visible; first += 32)
         {
-            int n = first + lane, count = min(32, visible - first);
-            float s = lane < count ? scale * dot<D>(q + place * D, keys + (long long)n * key_pitch) : __uint_as_float(0xFF800000u);
+            int n = tile.streamed + first, count = min(32, visible - first);
+            long long begin = pages ? pages[tile.pages + n / 64] * 64LL + n % 64 : n;
+            const T* keys = k + begin * key_pitch + key_head * D;
+            const T* values = v + begin * value_pitch + key_head * DV;
+            float s = lane < count ? scale * dot<D>(q + place * D, keys + (long long)lane * key_pitch) : __uint_as_float(0xFF800000u);
             float now = fmaxf(top, warp_max(s)), shrink = expf(top - now), p = expf(s - now);
             top = now;
             total = total * shrink + p;
             for (int i = 0; i < (DV + 31) / 32; i++) sum[i] *= shrink;
-            for (int j = 0; j < count; j++) add_row<DV>(sum, __shfl_sync(0xffffffffu, p, j), values + (long long)(first + j) * value_pitch);
+            for (int j = 0; j < count; j++) add_row<DV>(sum, __shfl_sync(0xffffffffu, p, j), values + (long long)j * value_pitch);
         }
         total = warp_sum(total);
         store_row<DV>(out + target * DV, sum, 1 / total);
@@ -86,18 +88,18 @@ __device__ __forceinline__ void attend(const T* q, const T* k, const T* v, O* ou
 }
 
 // grid: tiles · H.
-extern "C" __global__ void attention_rows(const T* q, const T* k, const T* v, T* out, float* lse, const Tile* tiles, int H, int Hk, int key_pitch, int value_pitch, float scale)
+extern "C" __global__ void attention_rows(const T* q, const T* k, const T* v, T* out, float* lse, const Tile* tiles, int H, int Hk, int key_pitch, int value_pitch, const int* pages, float scale)
 {
     Tile tile = tiles[blockIdx.x / H];
-    attend(q, k, v, out, lse, tile, tile.held, H, Hk, key_pitch, value_pitch, scale);
+    attend(q, k, v, out, lse, tile, tile.held, H, Hk, key_pitch, value_pitch, pages, scale);
 }
 
 // Decoding: few queries, many keys. The keys of a query are cut into parts of `part` rows; each is a tile of its own and leaves out and lse in its slot: parts [slots, H, DV] and lses [slots, H].
 // grid: tiles · H, one warp.
-extern "C" __global__ void attention_parts(const T* q, const T* k, const T* v, float* parts, float* lses, const Tile* tiles, int H, int Hk, int key_pitch, int value_pitch, float scale)
+extern "C" __global__ void attention_parts(const T* q, const T* k, const T* v, float* parts, float* lses, const Tile* tiles, int H, int Hk, int key_pitch, int value_pitch, const int* pages, float scale)
 {
     Tile tile = tiles[blockIdx.x / H];
-    attend(q, k, v, parts, lses, tile, tile.slot, H, Hk, key_pitch, value_pitch, scale);
+    attend(q, k, v, parts, lses, tile, tile.slot, H, Hk, key_pitch, value_pitch, pages, scale);
 }
 
 // Query t has slots [first[t], first[t + 1]): out = Σ exp(lse_p − max) part_p / Σ exp(lse_p − max), in the order of the parts. grid: (T, H).

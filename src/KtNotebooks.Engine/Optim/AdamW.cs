@@ -70,6 +70,7 @@ public sealed class AdamW : IDisposable
     /// <summary>One update with gradients times <paramref name="gradientScale"/> (clipping), then gradients are freed.</summary>
     public void Step(double learningRate, double gradientScale)
     {
+        Nn.WeightVersion.Change();
         Steps++;
         var (rate, correction) = (learningRate / (1 - Math.Pow(_settings.Beta1, Steps)), Math.Sqrt(1 - Math.Pow(_settings.Beta2, Steps)));
         var factors = new AdamWFactors((float)_settings.Beta1, (float)_settings.Beta2, (float)rate, (float)correction, (float)_settings.Eps,

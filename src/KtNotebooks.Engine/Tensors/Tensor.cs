@@ -164,15 +164,21 @@ public sealed class Tensor : IDisposable
     /// <summary>A copy of the values as F32, from any device and either float type.</summary>
     public float[] ToFloats()
     {
-        using var host = this.ToHost();
         var values = new float[Count];
+        CopyTo(values);
+        return values;
+    }
+
+    /// <summary>The same into a place of the caller's.</summary>
+    public void CopyTo(Span<float> values)
+    {
+        using var host = this.ToHost();
         switch (Type)
         {
             case DType.F32: host.Span<float>().CopyTo(values); break;
             case DType.BF16: Bf16.Widen(host.Span<ushort>(), values); break;
             default: throw new InvalidOperationException($"[Tensor] {this} is not a float tensor");
         }
-        return values;
     }
 
     public int[] ToInts()

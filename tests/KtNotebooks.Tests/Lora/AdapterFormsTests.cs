@@ -202,8 +202,8 @@ public sealed class AdapterFormsTests : IDisposable
             Assert.Equal(alone[name].Tokens, Tokens(model, name));
         }
         // Two answers at once, token by token in turns.
-        using var one = new Generator(model, "red").Generate([1, 2, 3], Sampling.Greedy(8), [], Stop).GetEnumerator();
-        using var two = new Generator(model, "azure").Generate([1, 2, 3], Sampling.Greedy(8), [], Stop).GetEnumerator();
+        using var one = Generate(model, "red").GetEnumerator();
+        using var two = Generate(model, "azure").GetEnumerator();
         List<int> red = [], azure = [];
         while (one.MoveNext() && two.MoveNext()) (red, azure) = ([.. red, one.Current], [.. azure, two.Current]);
         Assert.Equal(alone["red"].Tokens, red);
@@ -213,7 +213,7 @@ public sealed class AdapterFormsTests : IDisposable
         Assert.Equal(alone["azure"].Logits, Logits(model));
         Assert.Equal(alone["base"].Logits, Logits(model, adapter: "base"));
         Assert.Equal("no adapter is named 'green'; there are base, azure, red",
-            Assert.Throws<ArgumentException>(() => new Generator(model, "green").Generate([1], Sampling.Greedy(1), [], Stop)).Message);
+            Assert.Throws<ArgumentException>(() => Generate(model, "green")).Message);
         NamedAdapters.Remove(model, "red");
         Assert.Equal(["azure"], NamedAdapters.Of(model));
     }
@@ -258,7 +258,10 @@ public sealed class AdapterFormsTests : IDisposable
         return logits.ToFloats();
     }
 
-    private static int[] Tokens(CausalLm model, string? adapter) => [.. new Generator(model, adapter).Generate([1, 2, 3], Sampling.Greedy(8), [], Stop)];
+    private static int[] Tokens(CausalLm model, string? adapter) => [.. Generate(model, adapter)];
+
+    private static IEnumerable<int> Generate(CausalLm model, string? adapter) =>
+        Scheduler.Generate(model, new GenerationRequest([1, 2, 3], Sampling.Greedy(8)) { Adapter = adapter }, cancel: Stop);
 
     private static void Randomise(CausalLm model, int seed = 1)
     {

@@ -1,4 +1,5 @@
 using KtNotebooks.Nn;
+using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 using KtNotebooks.Tests.Models;
 
@@ -9,100 +10,130 @@ namespace KtNotebooks.Tests.Nn;
 [Collection(Alone.Name)] // buffers alive are counted process-wide
 public class KvCacheTests
 {
-    /// <summary>Random passes, additions and removals against lists: every sequence keeps exactly its rows, in order, wherever its room has moved.</summary>
+    /// <summary>
+    /// Random life of a cache against lists of tokens. What a row holds is a function of its token and all before it, so a page that is found by its tokens, or
+    /// is overwritten while others read it, shows at once. The books: every page is free, kept, or used as often as sequences list it.
+    /// </summary>
     [Theory]
-    [InlineData(1)]
-    [InlineData(2)]
-    [InlineData(3)]
-    public void A_cache_is_a_list_of_lists_of_rows(int seed)
+    [InlineData(1, null, 0)]
+    [InlineData(2, null, 4000)]
+    [InlineData(3, 900L, 4000)]
+    [InlineData(4, 900L, 300)]
+    [InlineData(5, 900L, 0)]
+    public void A_cache_is_a_list_of_lists_of_rows(int seed, long? tokens, long idle)
     {
         var random = new Random(seed);
-        List<List<float>> model = [];
-        using var cache = new KvCache();
-        var next = 0f;
-        for (var pass = 0; pass < 120; pass++)
+        using var cache = new KvCache(tokens, idle);
+        List<(CachedSequence Sequence, List<int> Tokens, string? Adapter)> model = [];
+        var (reused, refused) = (0, 0);
+        for (var pass = 0; pass < 400; pass++)
         {
-            if (model.Count > 0 && random.Next(4) == 0)
+            while (model.Count > 0 && random.Next(5) == 0)
             {
                 var gone = random.Next(model.Count);
+                if (random.Next(2) == 0) model[gone].Sequence.Publish(Of(model[gone].Tokens));
+                model[gone].Sequence.Free();
+                Assert.Equal(0, model[gone].Sequence.Length);
                 model.RemoveAt(gone);
-                cache.Remove(gone);
             }
-            if (model.Count == 0 || random.Next(5) == 0) model.Add([]);
-            var starts = new int[model.Count + 1];
-            List<float> rows = [];
+            if (random.Next(60) == 0) cache.Pages.ForgetAll();
+            List<int>? fresh = null;
+            if (model.Count == 0 || random.Next(3) == 0)
+            {
+                // Few different beginnings, so that many sequences begin alike, up to any place.
+                fresh = [.. Enumerable.Repeat(random.Next(2), random.Next(200)), .. Enumerable.Range(0, 1 + random.Next(40)).Select(_ => random.Next(3))];
+                var adapter = random.Next(2) == 0 ? null : "a";
+                var sequence = cache.Add();
+                var found = sequence.Reuse(adapter, Of(fresh));
+                Assert.InRange(found, 0, fresh.Count - 1);
+                reused += found;
+                model.Add((sequence, fresh, adapter));
+            }
+            var rows = new int[model.Count];
+            for (var s = 0; s < rows.Length; s++)
+            {
+                var (sequence, all, _) = model[s];
+                if (sequence.Length == all.Count) all.AddRange(Enumerable.Range(0, random.Next(3) == 0 ? random.Next(90) : 1).Select(_ => random.Next(3)));
+                rows[s] = random.Next(6) == 0 ? random.Next(all.Count - sequence.Length + 1) : all.Count - sequence.Length;
+            }
+            int[] starts = [0, .. rows.Select((_, s) => rows[..(s + 1)].Sum())];
+            using var batch = cache.TryBatch([.. model.Select(m => m.Sequence)], rows);
+            Books(cache, model.Select(m => m.Sequence));
+            if (batch is null)
+            {
+                refused++;
+                model[^1].Sequence.Free();
+                model.RemoveAt(model.Count - 1);
+                continue;
+            }
+            float[] values = [.. model.SelectMany((m, s) => Enumerable.Range(m.Sequence.Length, rows[s]).Select(i => Value(m.Tokens, i, m.Adapter)))];
+            // Two columns, and another layer of keys and values, to see that each goes its own way.
+            using var latent = Tensor.From([.. values.SelectMany(r => (float[])[r, -r])], values.Length, 2);
+            using var key = Tensor.From([.. values.Select(r => r + 0.25f)], values.Length, 1, 1);
+            using var value = Tensor.From([.. values.Select(r => r + 0.5f)], values.Length, 1, 1);
+            var held = batch.Append("latent", latent, null, starts).Rows.ToFloats();
+            var (k, v) = batch.Append("heads", key, value, starts);
+            var (heldK, heldV) = (k.ToFloats(), v!.ToFloats());
+            batch.Commit();
             for (var s = 0; s < model.Count; s++)
             {
-                var count = random.Next(8) switch { 0 => 0, 1 => random.Next(150), _ => 1 };
-                for (var i = 0; i < count; i++)
+                var (sequence, all, adapter) = model[s];
+                Assert.Equal(sequence.Length, batch.Table.Counts[s]);
+                for (var i = 0; i < sequence.Length; i++)
                 {
-                    rows.Add(next);
-                    model[s].Add(next++);
+                    var (row, expected) = ((int)batch.Table.RowOf(s, i), Value(all, i, adapter));
+                    Assert.Equal((expected, -expected, expected + 0.25f, expected + 0.5f), (held[2 * row], held[(2 * row) + 1], heldK[row], heldV[row]));
                 }
-                starts[s + 1] = rows.Count;
+                if (random.Next(2) == 0) sequence.Publish(Of(all));
             }
-            // Two columns and another layer of keys and values, to see that each goes its own way.
-            using var latent = Tensor.From([.. rows.SelectMany(r => (float[])[r, -r])], rows.Count, 2);
-            using var key = Tensor.From([.. rows.Select(r => r + 0.25f)], rows.Count, 1, 1);
-            using var value = Tensor.From([.. rows.Select(r => r + 0.5f)], rows.Count, 1, 1);
-            var held = cache.Append("latent", latent, starts);
-            using (held.Rows)
-            {
-                var all = held.Rows.ToFloats();
-                for (var s = 0; s < model.Count; s++)
-                {
-                    Assert.Equal(model[s].Count, held.Counts[s]);
-                    Assert.Equal(model[s].SelectMany(r => (float[])[r, -r]), all[(held.Begins[s] * 2)..((held.Begins[s] + held.Counts[s]) * 2)]);
-                }
-            }
-            var (k, v, keys) = cache.Append("heads", key, value, starts);
-            using (k)
-            using (v)
-            {
-                Assert.Equal(model.SelectMany(s => s).Select(r => r + 0.25f), k.ToFloats());
-                Assert.Equal(model.SelectMany(s => s).Select(r => r + 0.5f), v.ToFloats());
-                Assert.Equal(model.Select(s => s.Count), keys.Zip(keys.Skip(1), (a, b) => b - a));
-            }
-            Assert.Equal(model.Count, cache.Sequences);
-            for (var s = 0; s < model.Count; s++) Assert.Equal(model[s].Count, cache.Length(s));
+            Books(cache, model.Select(m => m.Sequence));
         }
+        foreach (var (sequence, _, _) in model) sequence.Free();
+        Assert.Equal(0, cache.Pages.Used);
+        Assert.InRange(cache.Pages.Idle, 0, PageTable.PagesOf(idle));
+        Assert.InRange(reused, 1000, int.MaxValue); // also where nothing is kept: of those that still run
+        Assert.Equal(tokens is not null, refused > 0);
     }
 
-    /// <summary>What a row costs to append does not depend on the other sequences: no room moves while one sequence grows within its own.</summary>
     [Fact]
-    public void Rooms_stay_where_they_are_until_they_are_full()
+    public void The_page_that_was_given_up_first_goes_first()
     {
-        using var cache = new KvCache();
-        int[] Begins(params int[] counts)
-        {
-            int[] starts = [0, .. counts.Select((_, i) => counts[..(i + 1)].Sum())];
-            using var rows = Tensor.Zeros(DType.BF16, starts[^1], 8);
-            var held = cache.Append("a", rows, starts);
-            held.Rows.Dispose();
-            return held.Begins;
-        }
-        Assert.Equal([0, 64, 128], Begins(60, 10, 10));
-        Assert.Equal([0, 64, 128], Begins(4, 54, 1));
-        Assert.Equal([192, 64, 128], Begins(1, 0, 1)); // the first is full and moves to the end
-        Assert.Equal([192, 64, 128, 320], Begins(0, 0, 0, 70)); // a new one behind them: the first's old room is too small
-        cache.Remove(1);
-        Assert.Equal([192, 128, 320, 0], Begins(0, 0, 0, 100)); // the gap of the first and second room together
+        var pool = new PagePool(limit: 2, idleLimit: 2);
+        var root = pool.Root(null);
+        var (a, b) = (pool.Take(), pool.Take());
+        pool.Publish(a, root, [1, 2]);
+        pool.Publish(b, root, [3, 4]);
+        Assert.Equal(-1, pool.Take());
+        pool.Release(b);
+        pool.Release(a);
+        Assert.Equal((b, 2), (pool.Find(root, [3, 4, 5]).Page, pool.Find(root, [3, 4, 5]).Rows));
+        Assert.Equal(b, pool.Take());
+        Assert.Equal(-1, pool.Find(root, [3, 4]).Page);
+        Assert.Equal((a, 1), (pool.Find(root, [1, 9]).Page, pool.Find(root, [1, 9]).Rows));
+        Assert.Equal(-1, pool.Find(pool.Root("a"), [1, 2]).Page); // another adapter's rows are other rows
+        pool.Release(b);
+        Assert.Contains("released more often", Assert.Throws<InvalidOperationException>(() => pool.Release(b)).Message, StringComparison.Ordinal);
     }
 
     [Fact]
-    public void The_bytes_are_those_of_the_rows_and_nothing_leaks()
+    public void The_bytes_are_those_of_the_pages_and_nothing_leaks()
     {
         var before = Tiny.Alive();
         using (var cache = new KvCache())
         {
             using var rows = Tensor.Zeros(DType.BF16, 64, 576);
-            cache.Append("a", rows, [0, 64]).Rows.Dispose();
-            Assert.Equal(576 * 2, cache.BytesPerToken);
-            Assert.Equal(64 * 576 * 2, cache.ByteLength);
-            cache.Append("b", rows, [0, 64]).Rows.Dispose();
+            var sequence = cache.Add();
+            using (var batch = cache.Batch([sequence], [64]))
+            {
+                batch.Append("a", rows, null, [0, 64]);
+                Assert.Equal(576 * 2, cache.BytesPerToken);
+                Assert.Equal(64 * 576 * 2, cache.ByteLength);
+                batch.Append("b", rows, null, [0, 64]);
+                batch.Commit();
+            }
             Assert.Equal(2 * 576 * 2, cache.BytesPerToken);
-            cache.Append("a", rows, [0, 64]).Rows.Dispose(); // grows in place, by half
-            Assert.Equal((192 + 64) * 576 * 2, cache.ByteLength);
+            using (var batch = cache.Batch([sequence], [64])) batch.Append("a", rows, null, [0, 64]);
+            Assert.Equal((128 + 64) * 576 * 2, cache.ByteLength);
         }
         Assert.Equal(before, Tiny.Alive());
     }
@@ -110,13 +141,32 @@ public class KvCacheTests
     [Fact]
     public void Wrong_uses_are_named()
     {
-        using var cache = new KvCache();
-        Assert.Equal("[KvCache] there is no sequence 0; 0 are held (Parameter 'sequence')",
-            Assert.Throws<ArgumentOutOfRangeException>(() => cache.Remove(0)).Message);
+        using var cache = new KvCache(tokens: 100);
         using var rows = Tensor.Zeros(DType.F32, 2, 3);
         using var other = Tensor.Zeros(DType.F32, 2, 4);
-        cache.Append("a", rows, [0, 2]).Rows.Dispose();
+        using var batch = cache.Batch([cache.Add()], [2]);
+        batch.Append("a", rows, null, [0, 2]);
         Assert.Equal("[KvCache] rows F32[2, 4] do not fit the cached F32[64, 3]",
-            Assert.Throws<ArgumentException>(() => cache.Append("a", other, [0, 2])).Message);
+            Assert.Throws<ArgumentException>(() => batch.Append("a", other, null, [0, 2])).Message);
+        Assert.Equal("[KvCache] 1 pages of 64 rows are free, which is too few for this pass",
+            Assert.Throws<InsufficientMemoryException>(() => cache.Batch([cache.Add()], [65])).Message);
+    }
+
+    private static ReadOnlySpan<int> Of(List<int> tokens) => System.Runtime.InteropServices.CollectionsMarshal.AsSpan(tokens);
+
+    private static float Value(List<int> tokens, int i, string? adapter)
+    {
+        var hash = new HashCode();
+        hash.Add(adapter);
+        for (var j = 0; j <= i; j++) hash.Add(tokens[j]);
+        return hash.ToHashCode() & 0xFFFFF;
+    }
+
+    private static void Books(KvCache cache, IEnumerable<CachedSequence> sequences)
+    {
+        var used = sequences.SelectMany(s => s.Pages).CountBy(p => p).ToDictionary();
+        Assert.Equal(used.Count, cache.Pages.Used);
+        foreach (var (page, count) in used) Assert.Equal(count, cache.Pages.References(page));
+        Assert.InRange(cache.Pages.Count, 0, cache.Pages.Limit);
     }
 }

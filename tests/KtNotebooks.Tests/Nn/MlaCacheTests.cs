@@ -20,12 +20,10 @@ public class MlaCacheTests
 {
     private static readonly MlaSettings Lite = new(32, null, 512, new MlaShape(H: 3, Nope: 128, Rope: 64, Value: 128), 0.1f, 1e-6f);
 
-    public static TheoryData<string, DType, bool> Places => new()
+    public static TheoryData<string, DType, bool, bool> Places => new()
     {
-        { "cpu", DType.F32, false }, { "cpu", DType.F32, true }, { "cpu", DType.BF16, true }, { "cuda:0", DType.F32, true },
-        {
-            "cuda:0", DType.BF16, false
-        }, { "cuda:0", DType.BF16, true },
+        { "cpu", DType.F32, false, false }, { "cpu", DType.F32, true, false }, { "cpu", DType.BF16, true, false }, { "cpu", DType.F32, true, true },
+        { "cuda:0", DType.F32, true, false }, { "cuda:0", DType.BF16, false, false }, { "cuda:0", DType.BF16, true, false },
     };
 
     [Fact]
@@ -34,7 +32,8 @@ public class MlaCacheTests
         using var layer = Layer(DType.BF16, lowRank: false);
         using var x = Rows(DType.BF16, 64);
         using var cache = new KvCache();
-        using (var tape = Tape.Scratch()) layer.Forward(x, new Pass([.. Enumerable.Range(0, 64)], [0, 64], Cache: cache));
+        using (var tape = Tape.Scratch())
+        using (var held = cache.Batch([cache.Add()], [64])) layer.Forward(x, new Pass([.. Enumerable.Range(0, 64)], [0, 64], Cache: held));
         Assert.Equal(576 * 2, cache.BytesPerToken); // keys and values of 3 heads would be 3 · (192 + 128) · 2
         Assert.Equal(64 * 576 * 2, cache.ByteLength);
     }
@@ -42,7 +41,7 @@ public class MlaCacheTests
     /// <summary>Two sequences in pieces: a prompt, single rows, a piece of several rows behind cached ones; against the whole at once.</summary>
     [Theory]
     [MemberData(nameof(Places))]
-    public void Pieces_give_what_the_whole_gives(string where, DType type, bool lowRank)
+    public void Pieces_give_what_the_whole_gives(string where, DType type, bool lowRank, bool alike)
     {
         var device = Device.Parse(where);
         if (device.Kind == DeviceKind.Cuda) Require.Hardware("cuda", CudaDevice.Missing);
@@ -52,6 +51,7 @@ public class MlaCacheTests
         using var b = Rows(type, 30, seed: 6);
         var (wholeA, wholeB) = (Whole(layer, a), Whole(layer, b));
         using var cache = new KvCache();
+        CachedSequence[] sequences = [cache.Add(), cache.Add()];
         var (atA, atB) = (0, 0);
         foreach (var (stepA, stepB) in ((int, int)[])[(131, 0), (1, 20), (1, 1), (0, 1), (7, 8)])
         {
@@ -61,7 +61,9 @@ public class MlaCacheTests
             Put(b, atB, x, stepA, stepB);
             int[] positions = [.. Enumerable.Range(atA, stepA), .. Enumerable.Range(atB, stepB)];
             using var moved = x.To(device);
-            var y = (onDevice ?? layer).Forward(moved, new Pass(positions, [0, stepA, stepA + stepB], Cache: cache)).ToFloats();
+            using var held = cache.Batch(sequences, [stepA, stepB]);
+            var y = (onDevice ?? layer).Forward(moved, new Pass(positions, [0, stepA, stepA + stepB], Cache: held, RowsAlike: alike)).ToFloats();
+            held.Commit();
             Close(wholeA.AsSpan(atA * Lite.Width, stepA * Lite.Width), y.AsSpan(0, stepA * Lite.Width), type);
             Close(wholeB.AsSpan(atB * Lite.Width, stepB * Lite.Width), y.AsSpan(stepA * Lite.Width), type);
             (atA, atB) = (atA + stepA, atB + stepB);
@@ -86,52 +88,18 @@ public class MlaCacheTests
         var (wholeA, wholeB) = (Whole(layer, a, name), Whole(layer, b, name));
         using var cache = new KvCache();
         using var tape = Tape.Scratch();
+        CachedSequence[] sequences = [cache.Add(), cache.Add()];
         using var prompt = a.Slice(0, 11);
-        layer.Forward(prompt, new Pass([.. Enumerable.Range(0, 11)], [0, 11], Cache: cache, Adapter: name));
+        using var first = cache.Batch(sequences[..1], [11]);
+        layer.Forward(prompt, new Pass([.. Enumerable.Range(0, 11)], [0, 11], Cache: first, Adapter: name));
+        first.Commit();
+        using var second = cache.Batch(sequences, [1, 9]);
         using var x = Tensor.Empty(DType.F32, 10, Lite.Width);
         Put(a, 11, x, 0, 1);
         Put(b, 0, x, 1, 9);
-        var y = layer.Forward(x, new Pass([11, .. Enumerable.Range(0, 9)], [0, 1, 10], Cache: cache, Adapter: name)).ToFloats();
+        var y = layer.Forward(x, new Pass([11, .. Enumerable.Range(0, 9)], [0, 1, 10], Cache: second, Adapter: name)).ToFloats();
         Close(wholeA.AsSpan(11 * Lite.Width), y.AsSpan(0, Lite.Width), DType.F32);
         Close(wholeB, y.AsSpan(Lite.Width), DType.F32);
-    }
-
-    /// <summary>The op for rows in a cache against attention on one key head, whose values are the first columns of its keys.</summary>
-    [Theory]
-    [InlineData("cpu", DType.F32)]
-    [InlineData("cpu", DType.BF16)]
-    [InlineData("cuda:0", DType.F32)]
-    [InlineData("cuda:0", DType.BF16)]
-    public void Latent_attention_is_attention_on_shared_rows(string where, DType type)
-    {
-        const int H = 4, W = 40, R = 24;
-        var device = Device.Parse(where);
-        if (device.Kind == DeviceKind.Cuda) Require.Hardware("cuda", CudaDevice.Missing);
-        foreach (var (queries, keys) in ((int[], int[])[])[([0, 1, 2], [300, 7]), ([0, 5, 5, 75], [140, 9, 80])])
-        {
-            int[] begins = [.. keys.Select((_, s) => 11 + keys[..s].Sum() + (3 * s))]; // gaps between the rooms
-            var (T, C) = (queries[^1], begins[^1] + keys[^1] + 5);
-            using var q = Rows(type, T * H, 7, W);
-            using var c = Rows(type, C, 8, W);
-            using var tape = Tape.Scratch();
-            using var shaped = q.View(T, H, W);
-            using var there = shaped.To(device);
-            using var rows = c.To(device);
-            var actual = LatentAttention.Apply(there, rows, queries, begins, keys, R, 0.3f).ToFloats();
-            var values = c.ToFloats();
-            for (var s = 0; s < keys.Length; s++)
-            {
-                var count = queries[s + 1] - queries[s];
-                if (count == 0) continue;
-                using var own = shaped.Slice(queries[s], count);
-                using var k = c.Slice(begins[s], keys[s]);
-                using var k3 = k.View(keys[s], 1, W);
-                using var v = Tensor.From([.. Enumerable.Range(0, keys[s] * R).Select(i => values[((begins[s] + (i / R)) * W) + (i % R)])], type, keys[s], 1,
-                    R);
-                var expected = Attention.Apply(own, k3, v, new Spans([0, count], [0, keys[s]]), 0.3f).ToFloats();
-                Close(expected, actual.AsSpan(queries[s] * H * R, expected.Length), type);
-            }
-        }
     }
 
     private static MlaAttention Layer(DType type, bool lowRank, Device? device = null)

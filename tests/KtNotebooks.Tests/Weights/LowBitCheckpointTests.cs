@@ -141,7 +141,7 @@ public sealed class LowBitCheckpointTests : IDisposable
     {
         using var model = ModelFolder.Load(folder, DType.BF16);
         Assert.All(model.All().OfType<ExpertBank>(), bank => Assert.Equal(format, bank.Format));
-        return [.. new Generator(model).Generate(prompt, Sampling.Greedy(24), [], TestContext.Current.CancellationToken)];
+        return [.. Scheduler.Generate(model, new GenerationRequest(prompt, Sampling.Greedy(24)), cancel: TestContext.Current.CancellationToken)];
     }
 
     /// <summary>The folder in BF16, every packed matrix decoded.</summary>

@@ -1,6 +1,7 @@
 using KtNotebooks.Autograd;
 using KtNotebooks.Data;
 using KtNotebooks.Generation;
+using KtNotebooks.Models;
 using KtNotebooks.Nn;
 using KtNotebooks.Tests.Models;
 using KtNotebooks.Tests.Tokenizers;
@@ -10,7 +11,7 @@ using Xunit;
 namespace KtNotebooks.Tests.Generation;
 
 [Collection("cpu variant")]
-public class GeneratorTests
+public class GenerationTests
 {
     private static readonly int[] Prompt = [.. Enumerable.Range(0, 90).Select(i => i * 31 % Tiny.Vocabulary)];
 
@@ -26,15 +27,18 @@ public class GeneratorTests
         using var model = Tiny.WithAdapter();
         using var whole = model.Logits(TokenBatch.ForInference([Prompt]));
         using var cache = new KvCache();
+        CachedSequence[] sequence = [cache.Add()];
         var row = 0;
         foreach (var part in Prompt.Chunk(piece))
         {
             using var tape = Tape.Scratch();
             var batch = TokenBatch.ForInference([part], [row]);
+            using var held = cache.Batch(sequence, [part.Length]);
             Close(whole.ToFloats()[(row * Tiny.Vocabulary)..((row + part.Length) * Tiny.Vocabulary)],
-                model.Logits(model.Hidden(batch, cache), Pass.Inference(batch)).ToFloats());
+                model.Logits(model.Hidden(batch, held), Pass.Inference(batch)).ToFloats());
+            held.Commit();
             row += part.Length;
-            Assert.Equal(row, cache.Length(0));
+            Assert.Equal(row, sequence[0].Length);
         }
     }
 
@@ -45,17 +49,25 @@ public class GeneratorTests
         int[][] all = [Prompt[..70], Prompt[5..25], Prompt[40..43]];
         int[] cut = [60, 4, 2];
         using var cache = new KvCache();
-        using (var tape = Tape.Scratch()) model.Hidden(TokenBatch.ForInference([.. all.Zip(cut, (s, c) => s[..c])]), cache);
+        CachedSequence[] sequences = [cache.Add(), cache.Add(), cache.Add()];
         using (var tape = Tape.Scratch())
+        using (var held = cache.Batch(sequences, cut))
+        {
+            model.Hidden(TokenBatch.ForInference([.. all.Zip(cut, (s, c) => s[..c])]), held);
+            held.Commit();
+        }
+        using (var tape = Tape.Scratch())
+        using (var held = cache.Batch(sequences, [.. all.Zip(cut, (s, c) => s.Length - c)]))
         {
             var batch = TokenBatch.ForInference([.. all.Zip(cut, (s, c) => s[c..])], cut);
-            var together = model.Logits(model.Hidden(batch, cache), Pass.Inference(batch)).ToFloats();
+            var together = model.Logits(model.Hidden(batch, held), Pass.Inference(batch)).ToFloats();
+            held.Commit();
             for (var s = 0; s < all.Length; s++)
             {
                 using var alone = model.Logits(TokenBatch.ForInference([all[s]]));
                 Close(alone.ToFloats()[(cut[s] * Tiny.Vocabulary)..],
                     together[(batch.SeqStarts[s] * Tiny.Vocabulary)..(batch.SeqStarts[s + 1] * Tiny.Vocabulary)]);
-                Assert.Equal(all[s].Length, cache.Length(s));
+                Assert.Equal(all[s].Length, sequences[s].Length);
             }
         }
     }
@@ -71,20 +83,40 @@ public class GeneratorTests
         Assert.InRange(known, 1, Tiny.Vocabulary - 1);
         var prompt = chat.Template.EncodePrompt(chat.Tokenizer, [new Message(Role.User, "Hello?")], null);
         var stops = chat.Template.StopIds(chat.Tokenizer).ToHashSet();
-        Assert.Contains(new Generator(chat.Model).Generate(prompt, flat, [], Stop), id => id >= known);
-        int[] masked = [.. new Generator(chat.Model, vocabulary: known).Generate(prompt, flat, (IReadOnlySet<int>)stops, Stop)];
+        Assert.Contains(Scheduler.Generate(chat.Model, new GenerationRequest(prompt, flat), cancel: Stop), id => id >= known);
+        int[] masked = [.. Scheduler.Generate(chat.Model, new GenerationRequest(prompt, flat) { StopIds = stops }, chat.Tokenizer, cancel: Stop)];
         Assert.True(masked.Length > 10);
         Assert.All(masked, id => Assert.InRange(id, 0, known - 1));
         Assert.Equal(chat.Tokenizer.Decode(masked, skipSpecial: true), string.Concat(chat.Ask("Hello?", Stop)));
+    }
+
+    /// <summary>Template, question and answer of the first turn are in the cache when the second is asked: only what is behind them is computed.</summary>
+    [Fact]
+    public void A_second_question_computes_what_is_new()
+    {
+        using var folder = new Samples.Folder();
+        var path = Tiny.Save(Path.Combine(folder.Path, "model"));
+        using var chat = ChatSession.Open($"model_name_or_path={path}", "template=deepseek", "max_new_tokens=20", "do_sample=false", "infer_dtype=float32");
+        var first = string.Concat(chat.Ask("Hello?", Stop));
+        var before = chat.Rows;
+        var second = string.Concat(chat.Ask("And now?", Stop));
+        Message[] turns = [new(Role.User, "Hello?"), new(Role.Assistant, first), new(Role.User, "And now?")];
+        var prompt = chat.Template.EncodePrompt(chat.Tokenizer, turns, null).Length;
+        var computed = chat.Rows - before;
+        // At most the answer's first tokens again (its text may be cut into other tokens), the question, and 19 rows of the new answer.
+        Assert.InRange(computed, 1, prompt - chat.Template.EncodePrompt(chat.Tokenizer, turns[..1], null).Length + 20);
+        chat.Clear();
+        Assert.Equal(first, string.Concat(chat.Ask("Hello?", Stop))); // from the cache
+        Assert.Equal(second, string.Concat(chat.Ask("And now?", Stop)));
     }
 
     [Fact]
     public void Greedy_tokens_are_the_largest_logits_of_the_whole_sequence()
     {
         using var model = Tiny.WithAdapter();
-        int[] tokens = [.. new Generator(model).Generate(Prompt[..5], Sampling.Greedy(20), [], Stop)];
+        int[] tokens = [.. Generate(model, Prompt[..5], Sampling.Greedy(20), [], Stop)];
         Assert.Equal(20, tokens.Length);
-        Assert.Equal(tokens, new Generator(model).Generate(Prompt[..5], new Sampling(20, DoSample: true, Temperature: 0), [], Stop));
+        Assert.Equal(tokens, Generate(model, Prompt[..5], new Sampling(20, DoSample: true, Temperature: 0), [], Stop));
         int[] sequence = [.. Prompt[..5], .. tokens];
         using var logits = model.Logits(TokenBatch.ForInference([sequence]));
         for (var i = 0; i < 20; i++) Assert.Equal(Array.IndexOf(logits.Slice(4 + i, 1).ToFloats(), logits.Slice(4 + i, 1).ToFloats().Max()), tokens[i]);
@@ -94,16 +126,16 @@ public class GeneratorTests
     public void A_stop_token_ends_the_answer_and_is_not_part_of_it()
     {
         using var model = Tiny.WithAdapter();
-        int[] free = [.. new Generator(model).Generate(Prompt[..5], new Sampling(30, Temperature: 2, TopP: 1, TopK: 0), [], Stop)];
+        int[] free = [.. Generate(model, Prompt[..5], new Sampling(30, Temperature: 2, TopP: 1, TopK: 0), [], Stop)];
         var at = Enumerable.Range(3, 20).First(i => !free.Take(i).Contains(free[i]));
-        Assert.Equal(free.Take(at), new Generator(model).Generate(Prompt[..5], new Sampling(30, Temperature: 2, TopP: 1, TopK: 0), [free[at]], Stop));
+        Assert.Equal(free.Take(at), Generate(model, Prompt[..5], new Sampling(30, Temperature: 2, TopP: 1, TopK: 0), [free[at]], Stop));
     }
 
     [Fact]
     public void The_seed_decides_the_tokens()
     {
         using var model = Tiny.WithAdapter();
-        int[] Draw(ulong seed) => [.. new Generator(model).Generate(Prompt[..5], new Sampling(20, Temperature: 2, TopP: 1, TopK: 0, Seed: seed), [], Stop)];
+        int[] Draw(ulong seed) => [.. Generate(model, Prompt[..5], new Sampling(20, Temperature: 2, TopP: 1, TopK: 0, Seed: seed), [], Stop)];
         Assert.Equal(Draw(1), Draw(1));
         Assert.NotEqual(Draw(1), Draw(2));
     }
@@ -113,31 +145,33 @@ public class GeneratorTests
     {
         using var model = Tiny.Build();
         int[] prompt = [.. Enumerable.Repeat(7, 250)];
-        Assert.Equal(6, new Generator(model).Generate(prompt, Sampling.Greedy(100), [], Stop).Count());
-        Assert.Equal("the prompt has 256 tokens; the model was made for 256 positions",
-            Assert.Throws<ArgumentException>(() => new Generator(model).Generate([.. Enumerable.Repeat(7, 256)], Sampling.Greedy(1), [], Stop)).Message);
+        Assert.Equal(6, Generate(model, prompt, Sampling.Greedy(100), [], Stop).Count());
+        Assert.Equal("the prompt has 256 tokens; the model was made for 256 positions, cutoff_len shortens prompts",
+            Assert.Throws<ArgumentException>(() => Generate(model, [.. Enumerable.Repeat(7, 256)], Sampling.Greedy(1), [], Stop)).Message);
         Assert.Equal("the prompt has no tokens",
-            Assert.Throws<ArgumentException>(() => new Generator(model).Generate([], Sampling.Greedy(1), [], Stop)).Message);
+            Assert.Throws<ArgumentException>(() => Generate(model, [], Sampling.Greedy(1), [], Stop)).Message);
     }
 
     [Fact]
     public void A_finished_a_stopped_and_a_left_answer_leave_nothing()
     {
         using var model = Tiny.WithAdapter();
-        var generator = new Generator(model);
-        _ = generator.Generate(Prompt, Sampling.Greedy(3), [], Stop).Count();
+        _ = Generate(model, Prompt, Sampling.Greedy(3), [], Stop).Count();
         var before = Tiny.Alive();
-        _ = generator.Generate(Prompt, Sampling.Greedy(3), [], Stop).Count();
+        _ = Generate(model, Prompt, Sampling.Greedy(3), [], Stop).Count();
         Assert.Equal(before, (KtNotebooks.Tensors.Buffer.AliveCount, KtNotebooks.Tensors.Buffer.AliveBytes));
-        _ = generator.Generate(Prompt, Sampling.Greedy(30), [], Stop).Take(2).Count();
+        _ = Generate(model, Prompt, Sampling.Greedy(30), [], Stop).Take(2).Count();
         Assert.Equal(before, (KtNotebooks.Tensors.Buffer.AliveCount, KtNotebooks.Tensors.Buffer.AliveBytes));
         using var stop = new CancellationTokenSource();
         Assert.Throws<OperationCanceledException>(() =>
         {
-            foreach (var _ in generator.Generate(Prompt, Sampling.Greedy(30), [], stop.Token)) stop.Cancel();
+            foreach (var _ in Generate(model, Prompt, Sampling.Greedy(30), [], stop.Token)) stop.Cancel();
         });
         Assert.Equal(before, (KtNotebooks.Tensors.Buffer.AliveCount, KtNotebooks.Tensors.Buffer.AliveBytes));
     }
+
+    private static IEnumerable<int> Generate(CausalLm model, int[] prompt, Sampling sampling, HashSet<int> stops, CancellationToken cancel) =>
+        Scheduler.Generate(model, new GenerationRequest(prompt, sampling) { StopIds = stops }, cancel: cancel);
 
     /// <summary>Rows of the same model in other groupings: sums of at most V terms in another order.</summary>
     private static void Close(float[] expected, float[] actual)

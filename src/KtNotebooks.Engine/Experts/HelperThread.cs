@@ -1,0 +1,66 @@
+using System.Collections.Concurrent;
+
+namespace KtNotebooks.Experts;
+
+/// <summary>
+/// Threads that wait for long work between two pieces of it: a split visit has one a layer, and a thread made anew each time costs more than its hand-over. As
+/// many as work at once (two cards, two runs) are made, all in the background; each hands its work back as a task.
+/// </summary>
+internal static class HelperThread
+{
+    private static readonly ConcurrentBag<Worker> _idle = [];
+
+    public static Task Run(Action work)
+    {
+        var done = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        var context = ExecutionContext.Capture(); // the current tape, as a task would have it
+        if (!_idle.TryTake(out var worker)) worker = new Worker();
+        worker.Start(() =>
+        {
+            try
+            {
+                if (context is null) work();
+                else ExecutionContext.Run(context, static w => ((Action)w!)(), work);
+            }
+            catch (Exception error)
+            {
+                return () => done.SetException(error);
+            }
+            return done.SetResult;
+        });
+        return done.Task;
+    }
+
+    private sealed class Worker
+    {
+        private readonly object _gate = new();
+        private Func<Action>? _work;
+
+        public Worker() => new Thread(Loop) { IsBackground = true, Name = "kt helper" }.UnsafeStart();
+
+        public void Start(Func<Action> work)
+        {
+            lock (_gate)
+            {
+                _work = work;
+                Monitor.Pulse(_gate);
+            }
+        }
+
+        private void Loop()
+        {
+            while (true)
+            {
+                Func<Action> work;
+                lock (_gate)
+                {
+                    while (_work is null) Monitor.Wait(_gate);
+                    (work, _work) = (_work, null);
+                }
+                var tell = work();
+                _idle.Add(this); // before it is told: who waits for it finds this thread again
+                tell();
+            }
+        }
+    }
+}

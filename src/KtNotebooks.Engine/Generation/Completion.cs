@@ -1,0 +1,148 @@
+using System.Numerics.Tensors;
+using System.Text;
+using System.Threading.Channels;
+
+using KtNotebooks.Nn;
+using KtNotebooks.Tokenizers;
+
+namespace KtNotebooks.Generation;
+
+/// <summary>
+/// An answer in the making, as <see cref="Scheduler.Add(GenerationRequest)"/> gives it: tokens are read from it, by any thread, as they come. Reading never
+/// blocks the scheduler.
+/// </summary>
+public sealed class Completion
+{
+    private readonly Channel<GeneratedToken> _tokens = Channel.CreateUnbounded<GeneratedToken>(); // max_new_tokens bounds it
+    private readonly StreamDecoder? _decoder;
+    private readonly StopTexts _stops;
+    private readonly StringBuilder _text = new();
+    private readonly Sampler _sampler;
+    private readonly List<int> _ids;
+    private volatile bool _cancelled;
+
+    internal Completion(GenerationRequest request, long number, int room, CachedSequence cached, Tokenizer? tokenizer)
+    {
+        (Request, Number, Room, Cached) = (request, number, room, cached);
+        _ids = [.. request.Prompt];
+        _sampler = new Sampler(request.Sampling);
+        _decoder = tokenizer is null ? null : new StreamDecoder(tokenizer, skipSpecial: true);
+        _stops = new StopTexts(request.StopTexts);
+    }
+
+    public GenerationRequest Request { get; }
+
+    /// <summary>Requests are numbered as they are added.</summary>
+    public long Number { get; }
+
+    /// <summary>Why it ended; <see cref="FinishReason.None"/> while it goes on.</summary>
+    public FinishReason Reason { get; private set; }
+
+    public bool IsDone => Reason != FinishReason.None;
+
+    /// <summary>The tokens drawn so far, without the stop token. Whole when it is done.</summary>
+    public int[] Ids => [.. _ids.Skip(Request.Prompt.Count)];
+
+    /// <summary>The text so far, without the stop text; empty where the scheduler has no tokenizer. Whole when it is done.</summary>
+    public string Text => _text.ToString();
+
+    /// <summary>Tokens of the prompt that were found in the cache and not computed.</summary>
+    public int CachedTokens { get; internal set; }
+
+    /// <summary>Most tokens that it may become.</summary>
+    internal int Room { get; }
+
+    internal CachedSequence Cached { get; }
+
+    internal bool IsCancelled => _cancelled;
+
+    /// <summary>Tokens that the cache does not hold yet.</summary>
+    internal int Pending => _ids.Count - Cached.Length;
+
+    internal List<int> All => _ids;
+
+    /// <summary>Ends it between two steps. From any thread, any number of times.</summary>
+    public void Cancel() => _cancelled = true;
+
+    /// <summary>The next token, if it is there already.</summary>
+    public bool TryRead(out GeneratedToken token) => _tokens.Reader.TryRead(out token!);
+
+    /// <summary>Tokens as they come, until the end.</summary>
+    public IAsyncEnumerable<GeneratedToken> ReadAllAsync(CancellationToken cancel = default) => _tokens.Reader.ReadAllAsync(cancel);
+
+    /// <summary>Draws from the logits [V] of the last token.</summary>
+    internal void Take(Span<float> logits)
+    {
+        var wanted = Request.Logprobs;
+        var (sum, before) = (0f, Array.Empty<float>());
+        if (wanted is not null) (sum, before) = (LogSum(logits), logits.ToArray());
+        foreach (var (id, bias) in Request.LogitBias)
+            if (id < logits.Length) logits[id] += bias;
+        var drawn = new Tail(_ids, Request.Prompt.Count);
+        if (Request.Mask is { } mask)
+        {
+            mask.Apply(logits, drawn);
+            if (float.IsNegativeInfinity(TensorPrimitives.Max<float>(logits)))
+                throw new InvalidOperationException("the mask of a request allows no token at all");
+        }
+        var token = _sampler.Next(logits, _ids, drawn);
+        if (Request.StopIds.Contains(token))
+        {
+            Finish(FinishReason.StopToken);
+            return;
+        }
+        _ids.Add(token);
+        var text = Said(_stops.Push(_decoder?.Push(token) ?? ""));
+        IReadOnlyList<TokenLogprob>? likeliest = wanted is > 0 and var k
+            ? [.. Likeliest(before, k).Select(id => new TokenLogprob(id, before[id] - sum))] : null;
+        _tokens.Writer.TryWrite(new GeneratedToken(token, text, wanted is null ? null : before[token] - sum, likeliest));
+        if (_stops.Found) Finish(FinishReason.StopText);
+        else if (_ids.Count - Request.Prompt.Count >= Room) Finish(FinishReason.Length);
+    }
+
+    internal void Finish(FinishReason reason, Exception? error = null)
+    {
+        if (IsDone) return;
+        var rest = _stops.Found ? "" : Said(_stops.Push(_decoder?.Flush() ?? "") + _stops.Flush());
+        if (rest.Length > 0) _tokens.Writer.TryWrite(new GeneratedToken(null, rest));
+        Reason = _stops.Found && reason == FinishReason.Length ? FinishReason.StopText : reason;
+        _tokens.Writer.TryComplete(error);
+    }
+
+    private string Said(string text)
+    {
+        _text.Append(text);
+        return text;
+    }
+
+    private static float LogSum(ReadOnlySpan<float> logits)
+    {
+        var max = TensorPrimitives.Max(logits);
+        double sum = 0;
+        foreach (var logit in logits) sum += Math.Exp((double)logit - max);
+        return (float)(max + Math.Log(sum));
+    }
+
+    private static int[] Likeliest(float[] logits, int count)
+    {
+        var order = new LikeliestFirst();
+        count = Math.Min(count, logits.Length);
+        order.Start(logits, count);
+        return [.. Enumerable.Range(0, count).Select(order.Id)];
+    }
+
+    /// <summary>A list from a place on.</summary>
+    private sealed class Tail(List<int> all, int from) : IReadOnlyList<int>
+    {
+        public int Count => all.Count - from;
+
+        public int this[int index] => all[from + index];
+
+        public IEnumerator<int> GetEnumerator()
+        {
+            for (var i = from; i < all.Count; i++) yield return all[i];
+        }
+
+        System.Collections.IEnumerator System.Collections.IEnumerable.GetEnumerator() => GetEnumerator();
+    }
+}
