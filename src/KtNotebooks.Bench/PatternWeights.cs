@@ -60,17 +60,17 @@ public sealed unsafe class PatternWeights : IWeights
         using (tensor) return tensor.To(card);
     }
 
-    public Matrices TakeExperts(string path, string suffix, DType type, int count, long n, long k)
+    public Matrices TakeExperts(ExpertProjection names, DType type, int count, long n, long k)
     {
         var format = _format == StorageFormat.BF16 ? StorageFormat.Of(type) : _format;
-        if (format.Refusal(k) is { } refusal) throw new ArgumentException($"{path}.{suffix}: {refusal}");
+        if (format.Refusal(k) is { } refusal) throw new ArgumentException($"{names.Path}.{names.Name}: {refusal}");
         var (data, scales) = (new Tensor[count], new Tensor[count]);
         RowParallel.For(count, n * k, (first, last) =>
         {
             for (var e = (int)first; e < last; e++)
             {
                 data[e] = Tensor.Empty(format.DataType, format.DataShape(n, k));
-                Fill(data[e], $"{path}.{e}.{suffix}");
+                Fill(data[e], names.Weight(e));
                 if (!format.IsLowBit) continue;
                 scales[e] = Tensor.Empty(format.ScaleType, format.ScaleShape(n, k));
                 format.FillScales(scales[e], Deviation / format.RandomDeviation);

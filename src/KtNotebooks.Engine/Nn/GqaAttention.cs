@@ -14,7 +14,7 @@ public sealed record GqaSettings(int Width, GqaShape Heads, float Eps)
 }
 
 /// <summary>Grouped-query attention with normalised query and key heads (Qwen3).</summary>
-public sealed class GqaAttention : Module
+public sealed class GqaAttention : Block
 {
     private readonly GqaSettings _settings;
     private readonly RotaryTable _rotary;
@@ -42,7 +42,7 @@ public sealed class GqaAttention : Module
     public override IEnumerable<Module> Children => [_q, _k, _v, _qNorm, _kNorm, _o];
 
     /// <summary>x [T, D] → [T, D].</summary>
-    public Tensor Forward(Tensor x, Pass pass)
+    public override Tensor Forward(Tensor x, Pass pass)
     {
         var (Q, K, V) = GqaHeads.Apply(_q.Forward(x, pass), _k.Forward(x, pass), _v.Forward(x, pass), _qNorm.Weight, _kNorm.Weight, _settings.Heads, _rotary,
             pass.Positions, _settings.Eps);

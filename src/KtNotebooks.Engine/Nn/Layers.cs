@@ -102,7 +102,7 @@ public sealed class RmsNorm(IWeights weights, string path, int width, float eps)
 }
 
 /// <summary>down( silu(gate x) · up x ), the dense feed-forward part.</summary>
-public sealed class SwiGluMlp(IWeights weights, string path, DType type, int width, int inner) : Module(path)
+public sealed class SwiGluMlp(IWeights weights, string path, DType type, int width, int inner) : Block(path)
 {
     public Linear Gate { get; } = new(weights, path + ".gate_proj", type, inner, width);
 
@@ -112,6 +112,5 @@ public sealed class SwiGluMlp(IWeights weights, string path, DType type, int wid
 
     public override IEnumerable<Module> Children => [Gate, Up, Down];
 
-    /// <summary>x [T, D] → [T, D].</summary>
-    public Tensor Forward(Tensor x, Pass pass) => Down.Forward(SwiGlu.Apply(Gate.Forward(x, pass), Up.Forward(x, pass)), pass);
+    public override Tensor Forward(Tensor x, Pass pass) => Down.Forward(SwiGlu.Apply(Gate.Forward(x, pass), Up.Forward(x, pass)), pass);
 }

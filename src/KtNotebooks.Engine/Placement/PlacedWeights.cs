@@ -19,10 +19,10 @@ public sealed class PlacedWeights(IWeights source, ModelPlacement placement) : I
         using (tensor) return tensor.To(place.Compute);
     }
 
-    public Matrices TakeExperts(string path, string suffix, DType type, int count, long n, long k)
+    public Matrices TakeExperts(ExpertProjection names, DType type, int count, long n, long k)
     {
-        var matrices = source.TakeExperts(path, suffix, type, count, n, k);
-        var place = placement.Of(path);
+        var matrices = source.TakeExperts(names, type, count, n, k);
+        var place = placement.Of(names.Path);
         if (place.Weights != WeightHome.Device || IsBroughtLater(place)) return matrices;
         return matrices.Map(tensor =>
         {

@@ -125,7 +125,7 @@ public sealed class Checkpoint : IWeights, IDisposable
         return converted;
     }
 
-    public Matrices TakeExperts(string path, string suffix, DType type, int count, long n, long k) => _matrices.TakeExperts(path, suffix, type, count, n, k);
+    public Matrices TakeExperts(ExpertProjection names, DType type, int count, long n, long k) => _matrices.TakeExperts(names, type, count, n, k);
 
     public void Dispose()
     {

@@ -17,13 +17,13 @@ public sealed class RandomWeights(ulong seed, float deviation = 0.02f) : IWeight
         return tensor;
     }
 
-    public Matrices TakeExperts(string path, string suffix, DType type, int count, long n, long k)
+    public Matrices TakeExperts(ExpertProjection names, DType type, int count, long n, long k)
     {
         var stacked = Tensor.Empty(type, count, n, k);
         for (var e = 0; e < count; e++)
         {
             using var one = stacked.Slice(e, 1);
-            Fill(one, $"{path}.{e}.{suffix}");
+            Fill(one, names.Weight(e));
         }
         return Matrices.Stack(stacked);
     }
