@@ -119,6 +119,10 @@ public sealed class ConfigFile
         return shape.Head >= 2 && shape.Head % 2 == 0 ? shape : throw Wrong("head_dim", "even and positive");
     }
 
+    /// <summary>The share of a head that turns, from either spelling.</summary>
+    public double PartialRotary(double missing) => Find(_root, "rope_parameters") is { ValueKind: JsonValueKind.Object } rope
+        && Find(rope, "partial_rotary_factor") is { } inside ? AsNumber(inside, "partial_rotary_factor") : Number("partial_rotary_factor", missing);
+
     /// <summary>Fails when a feature that is not implemented is on.</summary>
     public void Refuse(string key, bool on, string why)
     {

@@ -15,15 +15,16 @@ public sealed record LowRank(Tensor A, Tensor B, float Scale, float Dropout = 0)
     }
 }
 
-/// <summary>y = x Wᵀ (+ its low-rank pair). W [out, in] from `path.weight`.</summary>
+/// <summary>y = x Wᵀ (+ bias) (+ its low-rank pair). W [out, in] from `path.weight`, the bias [out] from `path.bias`, kept in F32.</summary>
 public sealed class Linear : Module
 {
     private readonly ulong _key;
     private readonly bool _tied;
 
-    public Linear(IWeights weights, string path, DType type, int outputs, int inputs)
+    public Linear(IWeights weights, string path, DType type, int outputs, int inputs, bool bias = false)
         : this(path, weights.Take(path + ".weight", type, outputs, inputs), tied: false)
     {
+        Bias = bias ? weights.Take(path + ".bias", DType.F32, outputs) : null;
     }
 
     private Linear(string path, Tensor weight, bool tied)
@@ -33,6 +34,9 @@ public sealed class Linear : Module
     }
 
     public Tensor Weight { get; }
+
+    /// <summary>Null for most layers of most models.</summary>
+    public Tensor? Bias { get; }
 
     public int Outputs => checked((int)Weight.Dim(0));
 
@@ -45,7 +49,8 @@ public sealed class Linear : Module
     public Dictionary<string, LowRank> Named { get; } = [];
 
     /// <summary>None where the weight is another module's.</summary>
-    public override IEnumerable<Parameter> Weights => _tied ? [] : [new(Path + ".weight", Weight)];
+    public override IEnumerable<Parameter> Weights => _tied ? [] : Bias is { } b
+        ? [new(Path + ".weight", Weight), new(Path + ".bias", b)] : [new(Path + ".weight", Weight)];
 
     public override IEnumerable<Parameter> Trainable => Adapter is { } a ? [new(Path + ".lora_A.weight", a.A), new(Path + ".lora_B.weight", a.B)]
         : base.Trainable;
@@ -63,9 +68,11 @@ public sealed class Linear : Module
     public LowRank? Acting(Pass pass) => pass.Adapter is { } name ? Named.GetValueOrDefault(name) : Adapter;
 
     /// <summary>x [..., in] → [..., out] in x's type or <paramref name="outType"/>.</summary>
-    public Tensor Forward(Tensor x, Pass pass, DType? outType = null) => Acting(pass) is { } a
-        ? Ops.Linear.Apply(x, Weight, a.A, a.B, a.Scale, pass.Mask(a.Dropout, _key))
-        : Ops.Linear.Apply(x, Weight, outType);
+    public Tensor Forward(Tensor x, Pass pass, DType? outType = null)
+    {
+        var y = Acting(pass) is { } a ? Ops.Linear.Apply(x, Weight, a.A, a.B, a.Scale, pass.Mask(a.Dropout, _key)) : Ops.Linear.Apply(x, Weight, outType);
+        return Bias is { } b ? AddBias.Apply(y, b) : y;
+    }
 
     protected override void DisposeOwn()
     {
