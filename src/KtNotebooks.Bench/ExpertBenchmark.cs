@@ -6,6 +6,7 @@ using KtNotebooks.Formats;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
+using KtNotebooks.Weights;
 
 namespace KtNotebooks.Bench;
 
@@ -41,7 +42,8 @@ public static class ExpertBenchmark
 
     private static ExpertBank Bank(ExpertBenchmarkSettings s)
     {
-        var bank = new ExpertBank(new PatternWeights(Device.Cpu, s.Format), "model.layers.1.mlp.experts", DType.BF16, s.Experts, s.Width, s.Inner);
+        var bank = new ExpertBank(new PatternWeights(Device.Cpu, s.Format), ExpertNames.Each("model.layers.1.mlp.experts"), DType.BF16, s.Experts, s.Width,
+            s.Inner);
         if (s.Device.Kind == DeviceKind.Cuda) ExpertExecutors.Keep([bank], s.Device, DType.BF16);
         if (s.Rank > 0) bank.Adapter = Pairs(s);
         return bank;

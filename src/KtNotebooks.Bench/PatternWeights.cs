@@ -8,7 +8,7 @@ namespace KtNotebooks.Bench;
 
 /// <summary>
 /// Weights of true shape for benchmarks, made at memory speed: stretches of one pool of 4 Mi random numbers (normal, deviation 0.02), each tensor from
-/// another place in it. Never zeros, which cards multiply faster. Vectors (norms) are one. Experts come in the asked format in host memory; everything else
+/// another place in it. Never zeros, which cards multiply faster. Norms are one, biases zero. Experts come in the asked format in host memory; everything else
 /// on the asked device.
 /// </summary>
 public sealed unsafe class PatternWeights : IWeights
@@ -46,7 +46,7 @@ public sealed unsafe class PatternWeights : IWeights
     public Tensor Take(string name, DType type, params ReadOnlySpan<long> shape)
     {
         var tensor = Tensor.Empty(type, shape);
-        if (shape.Length == 1) tensor.Store(Enumerable.Repeat(1f, (int)shape[0]).ToArray());
+        if (shape.Length == 1) tensor.Store(Enumerable.Repeat(name.EndsWith(".bias", StringComparison.Ordinal) ? 0f : 1f, (int)shape[0]).ToArray());
         else if (type == DType.BF16) Fill(tensor, name);
         else
         {
@@ -60,17 +60,17 @@ public sealed unsafe class PatternWeights : IWeights
         using (tensor) return tensor.To(card);
     }
 
-    public Matrices TakeExperts(string path, string suffix, DType type, int count, long n, long k)
+    public Matrices TakeExperts(ExpertProjection names, DType type, int count, long n, long k)
     {
         var format = _format == StorageFormat.BF16 ? StorageFormat.Of(type) : _format;
-        if (format.Refusal(k) is { } refusal) throw new ArgumentException($"{path}.{suffix}: {refusal}");
+        if (format.Refusal(k) is { } refusal) throw new ArgumentException($"{names.Path}.{names.Name}: {refusal}");
         var (data, scales) = (new Tensor[count], new Tensor[count]);
         RowParallel.For(count, n * k, (first, last) =>
         {
             for (var e = (int)first; e < last; e++)
             {
                 data[e] = Tensor.Empty(format.DataType, format.DataShape(n, k));
-                Fill(data[e], $"{path}.{e}.{suffix}");
+                Fill(data[e], names.Weight(e));
                 if (!format.IsLowBit) continue;
                 scales[e] = Tensor.Empty(format.ScaleType, format.ScaleShape(n, k));
                 format.FillScales(scales[e], Deviation / format.RandomDeviation);

@@ -13,26 +13,25 @@ namespace KtNotebooks.Experts;
 /// </summary>
 public sealed class ExpertBank : Module
 {
-    /// <summary>Projections in the order in which adapters list them.</summary>
-    public static readonly string[] Projections = ["gate_proj", "up_proj", "down_proj"];
-
     private readonly ulong _key;
     private Parameter[] _weights;
     private ExpertSet _set;
     private Device? _card;
     private ExpertSlab? _slab;
 
-    public ExpertBank(IWeights weights, string path, DType type, int experts, int width, int inner)
-        : base(path)
+    public ExpertBank(IWeights weights, ExpertNames names, DType type, int experts, int width, int inner)
+        : base(names.Gate.Path)
     {
         ArgumentNullException.ThrowIfNull(weights);
-        (Count, Width, Inner) = (experts, width, inner);
-        _key = NormalRandom.HashOf(path);
-        _set = new ExpertSet(weights.TakeExperts(path, "gate_proj.weight", type, experts, inner, width),
-            weights.TakeExperts(path, "up_proj.weight", type, experts, inner, width),
-            weights.TakeExperts(path, "down_proj.weight", type, experts, width, inner));
+        (Names, Count, Width, Inner) = (names, experts, width, inner);
+        _key = NormalRandom.HashOf(Path);
+        _set = new ExpertSet(weights.TakeExperts(names.Gate, type, experts, inner, width), weights.TakeExperts(names.Up, type, experts, inner, width),
+            weights.TakeExperts(names.Down, type, experts, width, inner));
         _weights = Views();
     }
+
+    /// <summary>What the matrices are called.</summary>
+    public ExpertNames Names { get; }
 
     /// <summary>E.</summary>
     public int Count { get; }
@@ -77,9 +76,10 @@ public sealed class ExpertBank : Module
     public override IEnumerable<Parameter> Weights => _weights;
 
     public override IEnumerable<Parameter> Trainable => _set.Lora is { } l
-        ? [new(Path + ".gate_proj.lora_A", l.GateA), new(Path + ".gate_proj.lora_B", l.GateB), new(Path + ".up_proj.lora_A", l.UpA),
-            new(Path + ".up_proj.lora_B", l.UpB), new(Path + ".down_proj.lora_A", l.DownA), new(Path + ".down_proj.lora_B", l.DownB)]
-        : Matrices.Zip(Projections).Where(m => m.First.Stacked is { RequiresGrad: true }).Select(m => new Parameter($"{Path}.{m.Second}", m.First.Stacked!));
+        ? Names.All.Zip(l.Pairs).SelectMany(p => (Parameter[])
+            [new($"{Path}.{p.First.Name}.lora_A", p.Second.A), new($"{Path}.{p.First.Name}.lora_B", p.Second.B)])
+        : Matrices.Zip(Names.All).Where(m => m.First.Stacked is { RequiresGrad: true })
+            .Select(m => new Parameter($"{Path}.{m.Second.Name}", m.First.Stacked!));
 
     private Matrices[] Matrices => [_set.Gate, _set.Up, _set.Down];
 
@@ -233,8 +233,8 @@ public sealed class ExpertBank : Module
     }
 
     private Parameter[] Views() =>
-        [.. Matrices.Zip(Projections).SelectMany(m =>
-            Enumerable.Range(0, Count).Select(e => new Parameter($"{Path}.{e}.{m.Second}.weight", m.First.Data(e)) { Shape = [m.First.N, m.First.K] }))];
+        [.. Matrices.Zip(Names.All).SelectMany(m =>
+            Enumerable.Range(0, Count).Select(e => new Parameter(m.Second.Weight(e), m.First.Data(e)) { Shape = [m.First.N, m.First.K] }))];
 
     private void Replace(ExpertSet set, Device card)
     {

@@ -5,25 +5,37 @@ using KtNotebooks.Weights;
 
 namespace KtNotebooks.Experts;
 
+/// <param name="Width">D.</param>
+/// <param name="Experts">E.</param>
+/// <param name="Inner">I of a routed expert.</param>
+/// <param name="SharedInner">Width of the shared expert, 0 for none.</param>
+/// <param name="Router">How experts are chosen.</param>
+public sealed record MoeSettings(int Width, int Experts, int Inner, int SharedInner, RouterSettings Router)
+{
+    /// <summary>What the checkpoint calls the experts' matrices, by the path of the bank.</summary>
+    public Func<string, ExpertNames> Names { get; init; } = ExpertNames.Each;
+}
+
 /// <summary>
 /// Mixture-of-experts feed-forward part: a router (W [E, D], and a correction bias [E] where scores are sigmoids; both kept in F32) picks k experts a
 /// token, their weighted outputs are added to the shared expert's, if there is one.
 /// </summary>
-public sealed class MoeMlp : Module
+public sealed class MoeMlp : Block
 {
     private const string BiasName = ".gate.e_score_correction_bias";
     private readonly Nn.Linear _router;
     private readonly Tensor? _bias;
 
-    /// <param name="sharedInner">Width of the shared expert, 0 for none.</param>
-    public MoeMlp(IWeights weights, string path, DType type, int width, int experts, int inner, int sharedInner, RouterSettings settings)
+    public MoeMlp(IWeights weights, string path, DType type, MoeSettings settings)
         : base(path)
     {
-        _router = new Nn.Linear(weights, path + ".gate", DType.F32, experts, width);
-        _bias = settings.Scoring == RouterScoring.Sigmoid ? weights.Take(path + BiasName, DType.F32, experts) : null;
-        Experts = new ExpertBank(weights, path + ".experts", type, experts, width, inner) { TopK = settings.TopK };
-        Shared = sharedInner > 0 ? new SwiGluMlp(weights, path + ".shared_experts", type, width, sharedInner) : null;
-        Settings = settings;
+        ArgumentNullException.ThrowIfNull(settings);
+        var (D, E, shared) = (settings.Width, settings.Experts, settings.SharedInner);
+        _router = new Nn.Linear(weights, path + ".gate", DType.F32, E, D);
+        _bias = settings.Router.Scoring == RouterScoring.Sigmoid ? weights.Take(path + BiasName, DType.F32, E) : null;
+        Experts = new ExpertBank(weights, settings.Names(path + ".experts"), type, E, D, settings.Inner) { TopK = settings.Router.TopK };
+        Shared = shared > 0 ? new SwiGluMlp(weights, path + ".shared_experts", type, D, shared) : null;
+        Settings = settings.Router;
     }
 
     public ExpertBank Experts { get; }
@@ -43,8 +55,7 @@ public sealed class MoeMlp : Module
 
     public override IEnumerable<Module> Children => Shared is { } shared ? [_router, Experts, shared] : [_router, Experts];
 
-    /// <summary>x [T, D] → [T, D].</summary>
-    public Tensor Forward(Tensor x, Pass pass)
+    public override Tensor Forward(Tensor x, Pass pass)
     {
         var (weights, indices) = Router.Apply(_router.Forward(x, pass, DType.F32), Settings, _bias);
         OnRouted?.Invoke(Path, indices);

@@ -52,6 +52,9 @@ public sealed record LowRankExperts(Tensor GateA, Tensor GateB, Tensor UpA, Tens
 
     internal Tensor[] All => [GateA, GateB, UpA, UpB, DownA, DownB];
 
+    /// <summary>In the order of <see cref="Weights.ExpertNames.All"/>.</summary>
+    internal (Tensor A, Tensor B)[] Pairs => [(GateA, GateB), (UpA, UpB), (DownA, DownB)];
+
     public void Dispose()
     {
         foreach (var tensor in All) tensor.Dispose();

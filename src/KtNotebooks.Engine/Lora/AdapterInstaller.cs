@@ -77,9 +77,9 @@ internal sealed class AdapterInstaller
     private (List<Nn.Linear> Linears, List<ExpertBank> Banks) Adapted(CausalLm model)
     {
         var paths = _tensors.Keys.Select(AdapterNames.ModuleOf).ToHashSet();
-        var banks = paths.Select(p => p[..Math.Max(0, p.LastIndexOf(".experts.", StringComparison.Ordinal))] + ".experts").ToHashSet();
         return ([.. model.All().OfType<Nn.Linear>().Where(l => paths.Contains(l.Path))],
-            [.. model.All().OfType<ExpertBank>().Where(b => banks.Contains(b.Path))]);
+            [.. model.All().OfType<ExpertBank>()
+                .Where(b => Enumerable.Range(0, b.Count).Any(e => b.Names.All.Any(n => paths.Contains(n.Module(e)))))]);
     }
 
     private void Require(List<Nn.Linear> linears, List<ExpertBank> banks)
@@ -116,7 +116,7 @@ internal sealed class AdapterInstaller
             List<(AdapterTensor A, AdapterTensor B)> pairs = [];
             for (var e = 0; e < bank.Count; e++)
             {
-                var path = $"{bank.Path}.{e}.{ExpertBank.Projections[projection]}";
+                var path = bank.Names.All[projection].Module(e);
                 pairs.Add((Take(path, 'A', r, r, inputs), Take(path, 'B', r, outputs, r)));
             }
             var (A, B) = (Made(bank.EmptyPairs(bank.Count, r, inputs)), Made(bank.EmptyPairs(bank.Count, outputs, r)));

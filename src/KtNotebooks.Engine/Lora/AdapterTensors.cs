@@ -36,12 +36,11 @@ public static class AdapterTensors
                 all.Add((Prefix + module.Path + ".lora_B.weight", pick(pair.B)?.Alias()));
             }
             if (module is not ExpertBank { Adapter: { } l } bank) continue;
-            (Tensor A, Tensor B)[] stacks = [(l.GateA, l.GateB), (l.UpA, l.UpB), (l.DownA, l.DownB)];
             for (var e = 0; e < bank.Count; e++)
-                foreach (var ((a, b), name) in stacks.Zip(ExpertBank.Projections))
+                foreach (var ((a, b), names) in l.Pairs.Zip(bank.Names.All))
                 {
-                    all.Add(($"{Prefix}{bank.Path}.{e}.{name}.lora_A.weight", One(pick(a), e)));
-                    all.Add(($"{Prefix}{bank.Path}.{e}.{name}.lora_B.weight", One(pick(b), e)));
+                    all.Add(($"{Prefix}{names.Module(e)}.lora_A.weight", One(pick(a), e)));
+                    all.Add(($"{Prefix}{names.Module(e)}.lora_B.weight", One(pick(b), e)));
                 }
         }
         return all;

@@ -2,6 +2,7 @@ using KtNotebooks.Experts;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
+using KtNotebooks.Weights;
 
 namespace KtNotebooks.Lora;
 
@@ -72,12 +73,12 @@ public static class LoraAdapter
     internal static ((int Gate, int Up, int Down) Rank, float Scale) RanksOf(ExpertBank bank, LoraSettings s)
     {
         if (s.RankPattern is null && s.AlphaPattern is null) return ((s.Rank, s.Rank, s.Rank), s.Scale);
-        var ranks = new int[ExpertBank.Projections.Length];
-        var scale = s.ScaleOf($"{bank.Path}.0.{ExpertBank.Projections[0]}");
+        var ranks = new int[bank.Names.All.Count];
+        var scale = s.ScaleOf(bank.Names.Gate.Module(0));
         for (var p = 0; p < ranks.Length; p++)
             for (var e = 0; e < bank.Count; e++)
             {
-                var path = $"{bank.Path}.{e}.{ExpertBank.Projections[p]}";
+                var path = bank.Names.All[p].Module(e);
                 var rank = s.RankOf(path);
                 if (e > 0 && rank != ranks[p])
                     throw new ArgumentException($"rank_pattern gives {path} the rank {rank}, but expert 0 of its layer {ranks[p]}; the experts of a layer "
@@ -100,10 +101,10 @@ public static class LoraAdapter
     private static LowRankExperts Fresh(ExpertBank bank, LoraSettings s, ulong seed)
     {
         var ((gate, up, down), scale) = RanksOf(bank, s);
-        Tensor A(string name, int rank, int inputs) => RandomA(seed, $"{bank.Path}.{name}", bank.EmptyPairs(bank.Count, rank, inputs));
+        Tensor A(ExpertProjection name, int rank, int inputs) => RandomA(seed, $"{name.Path}.{name.Name}", bank.EmptyPairs(bank.Count, rank, inputs));
         Tensor B(int outputs, int rank) => Zeros(bank.EmptyPairs(bank.Count, outputs, rank));
-        return new LowRankExperts(A("gate_proj", gate, bank.Width), B(bank.Inner, gate), A("up_proj", up, bank.Width), B(bank.Inner, up),
-            A("down_proj", down, bank.Inner), B(bank.Width, down), scale, (float)s.Dropout);
+        return new LowRankExperts(A(bank.Names.Gate, gate, bank.Width), B(bank.Inner, gate), A(bank.Names.Up, up, bank.Width), B(bank.Inner, up),
+            A(bank.Names.Down, down, bank.Inner), B(bank.Width, down), scale, (float)s.Dropout);
     }
 
     private static Tensor RandomA(ulong seed, string name, Tensor target)

@@ -22,7 +22,7 @@ internal static class RankLimit
         {
             var ((gate, up, down), _) = LoraAdapter.RanksOf(bank, settings);
             (string, int, int, int, int) Matrix(int projection, int inputs, int outputs, int rank) =>
-                ($"{bank.Path}.0.{ExpertBank.Projections[projection]}", inputs, outputs, rank, bank.Count);
+                (bank.Names.All[projection].Module(0), inputs, outputs, rank, bank.Count);
             matrices.AddRange([Matrix(0, bank.Width, bank.Inner, gate), Matrix(1, bank.Width, bank.Inner, up), Matrix(2, bank.Inner, bank.Width, down)]);
         }
         foreach (var group in matrices.GroupBy(m => m.Rank))

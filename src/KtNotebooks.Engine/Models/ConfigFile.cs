@@ -110,6 +110,19 @@ public sealed class ConfigFile
         return router;
     }
 
+    /// <summary>Head sizes of grouped-query attention for rows of this width.</summary>
+    public GqaShape GqaHeads(int width)
+    {
+        var heads = Int("num_attention_heads");
+        var shape = new GqaShape(heads, MaybeInt("num_key_value_heads") ?? heads, MaybeInt("head_dim") ?? (width / heads));
+        if (heads % shape.Hk != 0) throw Wrong("num_key_value_heads", $"a divisor of num_attention_heads, {heads}");
+        return shape.Head >= 2 && shape.Head % 2 == 0 ? shape : throw Wrong("head_dim", "even and positive");
+    }
+
+    /// <summary>The share of a head that turns, from either spelling.</summary>
+    public double PartialRotary(double missing) => Find(_root, "rope_parameters") is { ValueKind: JsonValueKind.Object } rope
+        && Find(rope, "partial_rotary_factor") is { } inside ? AsNumber(inside, "partial_rotary_factor") : Number("partial_rotary_factor", missing);
+
     /// <summary>Fails when a feature that is not implemented is on.</summary>
     public void Refuse(string key, bool on, string why)
     {

@@ -43,6 +43,7 @@ internal static class ConfigLimits
         ["rms_norm_eps"] = (1e-12, 0.1), // usual are 1e-5 and 1e-6
         ["rope_theta"] = (1, 1e12), // usual are 1e4 to 1e7
         ["routed_scaling_factor"] = (1e-6, 1e6), // 1 to 16
+        ["partial_rotary_factor"] = (0, 1), // 0.5 of GLM
         ["factor"] = (1, 1e5), // 40 of DeepSeek
         ["original_max_position_embeddings"] = (1, 1e8),
         ["beta_fast"] = (1e-6, 1e6),

@@ -21,29 +21,9 @@ public static class DeepseekV2
     {
         var c = Config.Read(config, router);
         var rotary = new RotaryTable(c.Heads.Rope, c.Theta, c.Yarn);
-        var stages = new List<Stage>();
-        for (var layer = 0; layer < c.Layers; layer++)
-        {
-            var path = $"model.layers.{layer}";
-            Nn.RmsNorm Norm(string name) => new(weights, $"{path}.{name}", c.Width, c.Eps);
-            var attention = new MlaAttention(weights, path + ".self_attn", type, c.Attention, rotary);
-            stages.Add(new Residual(path, Norm("input_layernorm"), attention, attention.Forward, wholeSequences: true));
-            var norm = Norm("post_attention_layernorm");
-            if (c.IsMoe(layer))
-            {
-                var moe = new MoeMlp(weights, path + ".mlp", type, c.Width, c.Experts, c.ExpertInner, c.SharedInner, c.Router);
-                stages.Add(new Residual(path, norm, moe, moe.Forward));
-            }
-            else
-            {
-                var dense = new SwiGluMlp(weights, path + ".mlp", type, c.Width, c.DenseInner);
-                stages.Add(new Residual(path, norm, dense, dense.Forward));
-            }
-        }
-        var embedding = new Embedding(weights, "model.embed_tokens", type, c.Vocabulary, c.Width);
-        var head = c.Tied ? Nn.Linear.Tied("lm_head", embedding) : new Nn.Linear(weights, "lm_head", type, c.Vocabulary, c.Width);
-        var last = new Nn.RmsNorm(weights, "model.norm", c.Width, c.Eps);
-        return new CausalLm(new ModelInfo(config.ModelType, c.Vocabulary, c.Width, c.Layers, c.MaxPositions), type, embedding, stages, last, head);
+        return c.Shape.Build(config.ModelType, weights, type, (_, path) => new MlaAttention(weights, path + ".self_attn", type, c.Attention, rotary),
+            (layer, path) => c.IsMoe(layer) ? new MoeMlp(weights, path + ".mlp", type, c.Moe)
+                : new SwiGluMlp(weights, path + ".mlp", type, c.Shape.Width, c.DenseInner));
     }
 
     private static RouterSettings Router(ConfigFile f)
@@ -56,15 +36,14 @@ public static class DeepseekV2
             KeptGroups: kept);
     }
 
-    private sealed record Config(int Vocabulary, int Width, int Layers, int MaxPositions, float Eps, bool Tied, int? QueryRank, int KvRank, MlaShape Heads,
-        double Theta, YarnSettings? Yarn,
-        int FirstDense, int Frequency, int DenseInner, int Experts, int ExpertInner, int SharedInner, RouterSettings Router)
+    private sealed record Config(Decoder Shape, int? QueryRank, int KvRank, MlaShape Heads, double Theta, YarnSettings? Yarn, int FirstDense, int Frequency,
+        int DenseInner, MoeSettings Moe)
     {
         /// <summary>1/√(n+r), times YaRN's squared temperature.</summary>
         public float SoftmaxScale => (float)(Math.Pow(Heads.Head, -0.5) * (Yarn is { MscaleAllDim: > 0 } yarn ? Math.Pow(yarn.Magnitude(yarn.MscaleAllDim), 2)
             : 1));
 
-        public MlaSettings Attention => new(Width, QueryRank, KvRank, Heads, SoftmaxScale, Eps);
+        public MlaSettings Attention => new(Shape.Width, QueryRank, KvRank, Heads, SoftmaxScale, Shape.Eps);
 
         /// <summary>
         /// The first layers are dense, and after them those whose number moe_layer_freq does not divide (1 in every checkpoint so far: none).
@@ -81,11 +60,11 @@ public static class DeepseekV2
             var experts = f.CheckExperts(f.Int("n_routed_experts"), f.Int("num_hidden_layers"));
             var frequency = f.Int("moe_layer_freq", 1);
             if (f.Int("qk_rope_head_dim") % 2 != 0) throw f.Wrong("qk_rope_head_dim", "even");
-            return new Config(f.Int("vocab_size"), f.Int("hidden_size"), f.Int("num_hidden_layers"), f.Int("max_position_embeddings"),
-                (float)f.Number("rms_norm_eps", 1e-6), f.Flag("tie_word_embeddings"), f.MaybeInt("q_lora_rank"), f.Int("kv_lora_rank"),
+            var shape = Decoder.Read(f);
+            return new Config(shape, f.MaybeInt("q_lora_rank"), f.Int("kv_lora_rank"),
                 new MlaShape(f.Int("num_attention_heads"), f.Int("qk_nope_head_dim"), f.Int("qk_rope_head_dim"), f.Int("v_head_dim")), theta, yarn,
-                f.Int("first_k_dense_replace", 0), frequency, f.Int("intermediate_size"), experts, inner, inner * (f.MaybeInt("n_shared_experts") ?? 0),
-                f.CheckRouter(router(f), experts));
+                f.Int("first_k_dense_replace", 0), frequency, f.Int("intermediate_size"),
+                new MoeSettings(shape.Width, experts, inner, inner * (f.MaybeInt("n_shared_experts") ?? 0), f.CheckRouter(router(f), experts)));
         }
     }
 }

@@ -1,5 +1,6 @@
 using System.Reflection;
 
+using KtNotebooks.Experts;
 using KtNotebooks.Files;
 using KtNotebooks.Formats;
 using KtNotebooks.Interop;
@@ -94,7 +95,7 @@ public static class ModelFolder
         var config = ConfigOf(folder);
         using var shape = Shape(config, type);
         ModelPlacement.Resolve(shape, shape.Info.ModelType, settings).PrepareDevices();
-        return Plan(shape, config, settings, StoredFormats(folder, config));
+        return Plan(shape, config, settings, StoredFormats(folder, config, shape));
     }
 
     /// <summary>The same of a model of shapes, for cards and CPUs that need not be here.</summary>
@@ -103,13 +104,20 @@ public static class ModelFolder
         ResidencyPlan.Resolve(shape, shape.Type, ModelPlacement.Resolve(shape, shape.Info.ModelType, settings), stored ?? (_ => config.StoredFormat),
             new CardRoom(settings.GpuMemoryLimit));
 
-    /// <summary>What the headers of a folder's shards say of its banks; its config where there are none.</summary>
-    internal static Func<string, StorageFormat?> StoredFormats(string folder, ConfigFile config)
+    /// <summary>What the headers of a folder's shards say of a model's banks; its config where there are none.</summary>
+    internal static Func<string, StorageFormat?> StoredFormats(string folder, ConfigFile config, CausalLm shape)
     {
         if (!Directory.Exists(folder) || !Directory.EnumerateFiles(folder, "*.safetensors").Any()) return _ => config.StoredFormat;
-        using var checkpoint = new Checkpoint(folder);
-        var banks = checkpoint.ExpertFormats();
-        return path => banks.GetValueOrDefault(path) ?? config.StoredFormat;
+        try
+        {
+            using var checkpoint = new Checkpoint(folder);
+            var banks = shape.All().OfType<ExpertBank>().ToDictionary(b => b.Path, b => checkpoint.StoredFormat(b.Names.Gate));
+            return path => banks.GetValueOrDefault(path) ?? config.StoredFormat;
+        }
+        catch (FileNotFoundException) // a shard has not come yet: a plan needs none, and loading will name it
+        {
+            return _ => config.StoredFormat;
+        }
     }
 
     private static ConfigFile ConfigOf(string folder)

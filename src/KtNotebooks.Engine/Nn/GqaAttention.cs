@@ -9,12 +9,18 @@ namespace KtNotebooks.Nn;
 /// <param name="Eps">Of the norms of query and key heads.</param>
 public sealed record GqaSettings(int Width, GqaShape Heads, float Eps)
 {
+    /// <summary>Query and key heads are normalised.</summary>
+    public bool Norms { get; init; } = true;
+
+    /// <summary>Queries, keys and values have biases.</summary>
+    public bool Biases { get; init; }
+
     /// <summary>Softmax scale, 1/√d.</summary>
     public float Scale => 1 / MathF.Sqrt(Heads.Head);
 }
 
-/// <summary>Grouped-query attention with normalised query and key heads (Qwen3).</summary>
-public sealed class GqaAttention : Module
+/// <summary>Grouped-query attention; query and key heads are normalised or not (Qwen3 does), and turn as far as the rotary table is wide.</summary>
+public sealed class GqaAttention : Block
 {
     private readonly GqaSettings _settings;
     private readonly RotaryTable _rotary;
@@ -22,8 +28,8 @@ public sealed class GqaAttention : Module
     private readonly Linear _k;
     private readonly Linear _v;
     private readonly Linear _o;
-    private readonly RmsNorm _qNorm;
-    private readonly RmsNorm _kNorm;
+    private readonly RmsNorm? _qNorm;
+    private readonly RmsNorm? _kNorm;
 
     public GqaAttention(IWeights weights, string path, DType type, GqaSettings settings, RotaryTable rotary)
         : base(path)
@@ -31,21 +37,24 @@ public sealed class GqaAttention : Module
         ArgumentNullException.ThrowIfNull(settings);
         (_settings, _rotary) = (settings, rotary);
         var (D, s) = (settings.Width, settings.Heads);
-        _q = new Linear(weights, path + ".q_proj", type, s.H * s.Head, D);
-        _k = new Linear(weights, path + ".k_proj", type, s.Hk * s.Head, D);
-        _v = new Linear(weights, path + ".v_proj", type, s.Hk * s.Head, D);
-        _qNorm = new RmsNorm(weights, path + ".q_norm", s.Head, settings.Eps);
-        _kNorm = new RmsNorm(weights, path + ".k_norm", s.Head, settings.Eps);
+        _q = new Linear(weights, path + ".q_proj", type, s.H * s.Head, D, settings.Biases);
+        _k = new Linear(weights, path + ".k_proj", type, s.Hk * s.Head, D, settings.Biases);
+        _v = new Linear(weights, path + ".v_proj", type, s.Hk * s.Head, D, settings.Biases);
+        if (settings.Norms)
+        {
+            _qNorm = new RmsNorm(weights, path + ".q_norm", s.Head, settings.Eps);
+            _kNorm = new RmsNorm(weights, path + ".k_norm", s.Head, settings.Eps);
+        }
         _o = new Linear(weights, path + ".o_proj", type, D, s.H * s.Head);
     }
 
-    public override IEnumerable<Module> Children => [_q, _k, _v, _qNorm, _kNorm, _o];
+    public override IEnumerable<Module> Children => _settings.Norms ? [_q, _k, _v, _qNorm!, _kNorm!, _o] : [_q, _k, _v, _o];
 
     /// <summary>x [T, D] → [T, D].</summary>
-    public Tensor Forward(Tensor x, Pass pass)
+    public override Tensor Forward(Tensor x, Pass pass)
     {
-        var (Q, K, V) = GqaHeads.Apply(_q.Forward(x, pass), _k.Forward(x, pass), _v.Forward(x, pass), _qNorm.Weight, _kNorm.Weight, _settings.Heads, _rotary,
-            pass.Positions, _settings.Eps);
+        var (Q, K, V) = GqaHeads.Apply(_q.Forward(x, pass), _k.Forward(x, pass), _v.Forward(x, pass), _qNorm?.Weight, _kNorm?.Weight,
+            _settings.Heads, _rotary, pass.Positions, _settings.Eps);
         Tensor attended;
         if (pass.Cache is { } cache)
         {

@@ -15,15 +15,16 @@ public sealed record LowRank(Tensor A, Tensor B, float Scale, float Dropout = 0)
     }
 }
 
-/// <summary>y = x Wᵀ (+ its low-rank pair). W [out, in] from `path.weight`.</summary>
+/// <summary>y = x Wᵀ (+ bias) (+ its low-rank pair). W [out, in] from `path.weight`, the bias [out] from `path.bias`, kept in F32.</summary>
 public sealed class Linear : Module
 {
     private readonly ulong _key;
     private readonly bool _tied;
 
-    public Linear(IWeights weights, string path, DType type, int outputs, int inputs)
+    public Linear(IWeights weights, string path, DType type, int outputs, int inputs, bool bias = false)
         : this(path, weights.Take(path + ".weight", type, outputs, inputs), tied: false)
     {
+        Bias = bias ? weights.Take(path + ".bias", DType.F32, outputs) : null;
     }
 
     private Linear(string path, Tensor weight, bool tied)
@@ -33,6 +34,9 @@ public sealed class Linear : Module
     }
 
     public Tensor Weight { get; }
+
+    /// <summary>Null for most layers of most models.</summary>
+    public Tensor? Bias { get; }
 
     public int Outputs => checked((int)Weight.Dim(0));
 
@@ -53,7 +57,8 @@ public sealed class Linear : Module
     public Dictionary<string, LowRank> Named { get; } = [];
 
     /// <summary>None where the weight is another module's.</summary>
-    public override IEnumerable<Parameter> Weights => _tied ? [] : [new(Path + ".weight", Weight)];
+    public override IEnumerable<Parameter> Weights => _tied ? [] : Bias is { } b
+        ? [new(Path + ".weight", Weight), new(Path + ".bias", b)] : [new(Path + ".weight", Weight)];
 
     public override IEnumerable<Parameter> Trainable => Adapter is { } a ? [new(Path + ".lora_A.weight", a.A), new(Path + ".lora_B.weight", a.B)]
         : base.Trainable;
@@ -76,8 +81,9 @@ public sealed class Linear : Module
     public Tensor Forward(Tensor x, Pass pass, DType? outType = null)
     {
         if (pass.Adapters is not null && pass.Any(p => Acting(p) is not null)) return pass.ByAdapter(x, (rows, p, _) => Forward(rows, p, outType));
-        return pass.Adapters is null && Acting(pass) is { } a ? Ops.Linear.Apply(x, Weight, a.A, a.B, a.Scale, pass.Mask(a.Dropout, _key))
+        var y = pass.Adapters is null && Acting(pass) is { } a ? Ops.Linear.Apply(x, Weight, a.A, a.B, a.Scale, pass.Mask(a.Dropout, _key))
             : Ops.Linear.Apply(x, Weight, outType);
+        return Bias is { } b ? AddBias.Apply(y, b) : y;
     }
 
     protected override void DisposeOwn()
@@ -115,7 +121,7 @@ public sealed class RmsNorm(IWeights weights, string path, int width, float eps)
 }
 
 /// <summary>down( silu(gate x) · up x ), the dense feed-forward part.</summary>
-public sealed class SwiGluMlp(IWeights weights, string path, DType type, int width, int inner) : Module(path)
+public sealed class SwiGluMlp(IWeights weights, string path, DType type, int width, int inner) : Block(path)
 {
     public Linear Gate { get; } = new(weights, path + ".gate_proj", type, inner, width);
 
@@ -125,6 +131,5 @@ public sealed class SwiGluMlp(IWeights weights, string path, DType type, int wid
 
     public override IEnumerable<Module> Children => [Gate, Up, Down];
 
-    /// <summary>x [T, D] → [T, D].</summary>
-    public Tensor Forward(Tensor x, Pass pass) => Down.Forward(SwiGlu.Apply(Gate.Forward(x, pass), Up.Forward(x, pass)), pass);
+    public override Tensor Forward(Tensor x, Pass pass) => Down.Forward(SwiGlu.Apply(Gate.Forward(x, pass), Up.Forward(x, pass)), pass);
 }

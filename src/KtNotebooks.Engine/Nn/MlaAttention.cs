@@ -16,7 +16,7 @@ public sealed record MlaSettings(int Width, int? QueryRank, int KvRank, MlaShape
 /// Multi-head latent attention (DeepSeek-V2, section 2.1): q from x (or from its latent), k and v from one narrow latent of x, plus one rotary key shared
 /// by all heads.
 /// </summary>
-public sealed class MlaAttention : Module
+public sealed class MlaAttention : Block
 {
     private readonly MlaSettings _settings;
     private readonly RotaryTable _rotary;
@@ -57,7 +57,7 @@ public sealed class MlaAttention : Module
     /// are not in the cache yet attend to keys and values made from their latents (fewer products); rows behind cached ones attend to the cached rows
     /// themselves, W_UK and W_UV moved to the other side of the products; where rows must be alike (<see cref="Pass.RowsAlike"/>), all rows do.
     /// </summary>
-    public Tensor Forward(Tensor x, Pass pass)
+    public override Tensor Forward(Tensor x, Pass pass)
     {
         var q = _qA is { } a ? _q.Forward(_qNorm!.Forward(a.Forward(x, pass)), pass) : _q.Forward(x, pass);
         var (latent, rotaryKey) = SplitColumns.Apply(_kvA.Forward(x, pass), _settings.KvRank);

@@ -13,17 +13,23 @@ public abstract class Stage(string path) : Module(path)
     public abstract Tensor Forward(Tensor x, Pass pass);
 }
 
-/// <summary>The stage that every model here is made of: a norm, and attention or a feed-forward part with its own module.</summary>
+/// <summary>Attention or a feed-forward part: what a residual stage adds to the stream.</summary>
+public abstract class Block(string path) : Module(path)
+{
+    /// <summary>x [T, D] → [T, D].</summary>
+    public abstract Tensor Forward(Tensor x, Pass pass);
+}
+
+/// <summary>The stage that every model here is made of: a norm, and attention or a feed-forward part.</summary>
 /// <param name="path">Of the decoder layer.</param>
 /// <param name="norm">Before the inner part.</param>
-/// <param name="inner">Whose children and weights these are.</param>
-/// <param name="forward">f, of <paramref name="inner"/>.</param>
+/// <param name="inner">f.</param>
 /// <param name="wholeSequences">Attention.</param>
-public sealed class Residual(string path, RmsNorm norm, Module inner, Func<Tensor, Pass, Tensor> forward, bool wholeSequences = false) : Stage(path)
+public sealed class Residual(string path, RmsNorm norm, Block inner, bool wholeSequences = false) : Stage(path)
 {
     public override bool NeedsWholeSequences => wholeSequences;
 
     public override IEnumerable<Module> Children => [norm, inner];
 
-    public override Tensor Forward(Tensor x, Pass pass) => Ops.Add.Apply(x, forward(norm.Forward(x), pass));
+    public override Tensor Forward(Tensor x, Pass pass) => Ops.Add.Apply(x, inner.Forward(norm.Forward(x), pass));
 }

@@ -77,17 +77,17 @@ internal static class KtNames
             foreach (var name in names) all.Add($"{Operators}{module}.{name}", kind);
         }
         Add("RoPE", ModuleClass.Rotary, "RotaryEmbedding", "RotaryEmbeddingV2", "RotaryEmbeddingV3", "RotaryEmbeddingV4", "YarnRotaryEmbedding",
-            "YarnRotaryEmbeddingV3", "DynamicNTKScalingRotaryEmbedding");
+            "YarnRotaryEmbeddingV3", "DynamicNTKScalingRotaryEmbedding", "KGlm4MoeRotaryEmbedding");
         Add("linear", ModuleClass.Linear, "KTransformersLinear");
-        Add("experts", ModuleClass.Experts, "KTransformersExperts", "KTransformersExpertsV2");
+        Add("experts", ModuleClass.Experts, "KTransformersExperts", "KTransformersExpertsV2", "KGlm4Experts");
         Add("experts", ModuleClass.Moe, "KDeepseekV2MoE", "KDeepseekV3MoE", "KDeepseekV3MoEV2", "KQwen2MoeSparseMoeBlock", "KQwen3MoeSparseMoeBlock",
-            "KQwen3MoeSparseMoeBlockV2");
+            "KQwen3MoeSparseMoeBlockV2", "KGlm4MoeMoE");
         Add("gate", ModuleClass.Router, "KMoEGate", "KMoEGateDeepSeekV3", "KMoEGateQwen2Moe");
         Add("attention", ModuleClass.Attention, "KDeepseekV2Attention", "KDeepseekV3Attention", "KQwen3MoeAttention", "flashinfer_attn");
-        Add("balance_serve_attention", ModuleClass.Attention, "flashinfer_attn", "KQwen2MoeAttention", "KQwen3MoeAttention");
+        Add("balance_serve_attention", ModuleClass.Attention, "flashinfer_attn", "KQwen2MoeAttention", "KQwen3MoeAttention", "KGlm4MoeAttention");
         Add("models", ModuleClass.Model, "KDeepseekV2Model", "KQwen2MoeModel", "KQwen3MoeModel");
-        Add("layernorm", ModuleClass.Norm, "RMSNorm", "KQwen2MoeRMSNorm", "KQwen3MoeRMSNorm", "DeepseekV3RMSNormTorch");
-        Add("mlp", ModuleClass.Mlp, "kDeepseekV3MLP", "KQwen2MoeMLP");
+        Add("layernorm", ModuleClass.Norm, "RMSNorm", "KQwen2MoeRMSNorm", "KQwen3MoeRMSNorm", "DeepseekV3RMSNormTorch", "KGlm4MoeRMSNorm");
+        Add("mlp", ModuleClass.Mlp, "kDeepseekV3MLP", "KQwen2MoeMLP", "KGlm4MoeMLP");
         return all;
     }
 
@@ -113,7 +113,7 @@ internal static class KtNames
                 Put(prefix + "DecoderLayer", ModuleClass.Layer);
                 Put(prefix + "Model", ModuleClass.Model);
                 Put(prefix + block, ModuleClass.Moe);
-                if (block == "MoE") Put("MoEGate", ModuleClass.Router);
+                if (block == "MoE") Put(types is ["glm4_moe"] ? "Glm4MoeTopkRouter" : "MoEGate", ModuleClass.Router);
             }
         }
         // Published files match V3's classes in V2's rules here and there and the other way round; where both would fit, the model type decides.
@@ -123,6 +123,7 @@ internal static class KtNames
             v3, "DeepseekV3", "MoE");
         Add(["ktransformers.models.modeling_qwen2_moe", "transformers.models.qwen2_moe.modeling_qwen2_moe"], ["qwen2_moe"], "Qwen2Moe", "SparseMoeBlock");
         Add(["ktransformers.models.modeling_qwen3_moe", "transformers.models.qwen3_moe.modeling_qwen3_moe"], ["qwen3_moe"], "Qwen3Moe", "SparseMoeBlock");
+        Add(["ktransformers.models.modeling_glm4_moe", "transformers.models.glm4_moe.modeling_glm4_moe"], ["glm4_moe"], "Glm4Moe", "MoE");
         return all;
     }
 }

@@ -17,10 +17,10 @@ public sealed class PlacedWeights(IWeights source, ResidencyPlan plan) : IWeight
         using (tensor) return tensor.To(card);
     }
 
-    public Matrices TakeExperts(string path, string suffix, DType type, int count, long n, long k)
+    public Matrices TakeExperts(ExpertProjection names, DType type, int count, long n, long k)
     {
-        var matrices = source.TakeExperts(path, suffix, type, count, n, k);
-        return plan.SentTo(path) is not { } card ? matrices : matrices.Map(tensor =>
+        var matrices = source.TakeExperts(names, type, count, n, k);
+        return plan.SentTo(names.Path) is not { } card ? matrices : matrices.Map(tensor =>
         {
             using (tensor) return tensor.To(card);
         });

@@ -93,7 +93,7 @@ public sealed record MemoryPlan
         var (sequence, chunk) = (c.Positive("cutoff_len"), c.Positive("chunk_size"));
         var tokens = c.MaybePositive("tokens_per_step") ?? (c.Has("output_dir") ? Window(c, sequence) : 0);
         using var model = ModelFolder.Shape(config, type);
-        var residency = ModelFolder.Plan(model, config, settings, ModelFolder.StoredFormats(path, config));
+        var residency = ModelFolder.Plan(model, config, settings, ModelFolder.StoredFormats(path, config, model));
         List<string> notes = [];
         var keys = TrainingMemoryKeys.Read(c);
         var memory = TrainingMemory.Choose(model, lora, keys, residency, tokens, tokens > 0 ? notes : []);

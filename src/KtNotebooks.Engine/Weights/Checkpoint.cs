@@ -102,13 +102,8 @@ public sealed class Checkpoint : IWeights, IDisposable
             : throw new InvalidDataException($"{FileOf(name).Path}: tensor '{name}' is no matrix: [{string.Join(", ", shape)}]");
     }
 
-    /// <summary>How the experts below each path (`model.layers.3.mlp.experts`) are stored, by the gate of the first.</summary>
-    public IReadOnlyDictionary<string, StorageFormat> ExpertFormats()
-    {
-        const string first = ".0.gate_proj.weight";
-        return Names.Select(StoredMatrices.MatrixOf).Distinct().Where(n => n.EndsWith(first, StringComparison.Ordinal))
-            .Select(n => (Path: n[..^first.Length], Format: _matrices.FormatOf(n))).Where(n => n.Format is not null).ToDictionary(n => n.Path, n => n.Format!);
-    }
+    /// <summary>How a projection's matrices are stored, by the first expert's; null: not there.</summary>
+    public StorageFormat? StoredFormat(ExpertProjection names) => _matrices.FormatOf(names.Weight(0));
 
     public Tensor Take(string name, DType type, params ReadOnlySpan<long> shape)
     {
@@ -133,7 +128,7 @@ public sealed class Checkpoint : IWeights, IDisposable
         return converted;
     }
 
-    public Matrices TakeExperts(string path, string suffix, DType type, int count, long n, long k) => _matrices.TakeExperts(path, suffix, type, count, n, k);
+    public Matrices TakeExperts(ExpertProjection names, DType type, int count, long n, long k) => _matrices.TakeExperts(names, type, count, n, k);
 
     public void Dispose()
     {

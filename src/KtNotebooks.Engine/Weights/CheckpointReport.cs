@@ -48,8 +48,9 @@ public static class CheckpointReport
     {
         ArgumentNullException.ThrowIfNull(checkpoint);
         if (!format.IsLowBit) throw new ArgumentException($"{format.Name} is not a low-bit format: there is no error to measure");
+        string[] projections = [.. ExpertNames.Each("").All.Select(p => p.Name)];
         var experts = checkpoint.Names.Select(Parse).OfType<(int Layer, int Expert, string Projection, string Name)>().Distinct()
-            .GroupBy(e => (e.Layer, e.Projection)).OrderBy(g => g.Key.Layer).ThenBy(g => Array.IndexOf(Projections, g.Key.Projection));
+            .GroupBy(e => (e.Layer, e.Projection)).OrderBy(g => g.Key.Layer).ThenBy(g => Array.IndexOf(projections, g.Key.Projection));
         foreach (var group in experts)
         {
             var all = group.OrderBy(e => e.Expert).ToList();
@@ -58,8 +59,6 @@ public static class CheckpointReport
             yield return Measure(checkpoint, format, group.Key.Layer, group.Key.Projection, [.. chosen]);
         }
     }
-
-    private static readonly string[] Projections = ["gate_proj", "up_proj", "down_proj"];
 
     private static readonly string[] Order = ["embedding", "norms", "attention", "dense mlp", "router", "shared experts", "routed experts", "head", "other"];
 

@@ -9,6 +9,6 @@ public interface IWeights
     /// <summary>A tensor of this shape, converted to <paramref name="type"/> where it is stored otherwise.</summary>
     Tensor Take(string name, DType type, params ReadOnlySpan<long> shape);
 
-    /// <summary>E matrices [N, K] named `path.{e}.suffix`.</summary>
-    Matrices TakeExperts(string path, string suffix, DType type, int count, long n, long k);
+    /// <summary>One projection of E experts, matrices [N, K].</summary>
+    Matrices TakeExperts(ExpertProjection names, DType type, int count, long n, long k);
 }

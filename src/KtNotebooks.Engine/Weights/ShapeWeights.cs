@@ -11,6 +11,6 @@ public sealed class ShapeWeights : IWeights
 {
     public Tensor Take(string name, DType type, params ReadOnlySpan<long> shape) => Tensor.Empty(type, Device.Meta, shape);
 
-    public Matrices TakeExperts(string path, string suffix, DType type, int count, long n, long k) =>
+    public Matrices TakeExperts(ExpertProjection names, DType type, int count, long n, long k) =>
         Matrices.Stack(Tensor.Empty(type, Device.Meta, count, n, k));
 }

@@ -35,19 +35,19 @@ internal sealed class StoredMatrices(Checkpoint checkpoint)
         }
     }
 
-    public Matrices TakeExperts(string path, string suffix, DType type, int count, long n, long k)
+    public Matrices TakeExperts(ExpertProjection names, DType type, int count, long n, long k)
     {
-        string Name(int e) => $"{path}.{e}.{suffix}";
-        var stored = FormatOf(Name(0));
+        var (path, stored) = (names.Path, FormatOf(names.Weight(0)));
         var wanted = checkpoint.FormatOf(path) ?? stored ?? StorageFormat.Of(type);
-        if (!wanted.IsLowBit) return Matrices.Each(All(count, e => checkpoint.Take(Name(e), type, n, k)));
+        if (!wanted.IsLowBit) return Matrices.Each(All(count, e => checkpoint.Take(names.Weight(e), type, n, k)));
         if (wanted.Refusal(k) is { } refusal)
-            throw new InvalidDataException($"{checkpoint.Folder}: experts '{path}.*.{suffix}' [{n}, {k}]: {refusal}; choose int8 or fp8");
+            throw new InvalidDataException($"{checkpoint.Folder}: experts '{path}.*.{names.Name}.weight' [{n}, {k}]: {refusal}; choose int8 or fp8");
         var scales = new Tensor[count];
         var inMemory = checkpoint.InMemory(path);
         var data = All(count, e =>
         {
-            (var codes, scales[e]) = wanted == FormatOf(Name(e)) ? Stored(Name(e), wanted, n, k, inMemory) : Quantize(Name(e), wanted, n, k);
+            var name = names.Weight(e);
+            (var codes, scales[e]) = wanted == FormatOf(name) ? Stored(name, wanted, n, k, inMemory) : Quantize(name, wanted, n, k);
             return codes;
         });
         return Matrices.Each(wanted, data, scales, n, k);

@@ -5,6 +5,7 @@ using KtNotebooks.Formats;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
+using KtNotebooks.Weights;
 
 using Xunit;
 
@@ -212,7 +213,7 @@ public class ExpertExecutorTests
     }
 
     private static ExpertBank Bank(StorageFormat format, string name = "bank") =>
-        new(new PatternWeights(Device.Cpu, format), $"model.layers.1.mlp.{name}", DType.BF16, E, D, I) { TopK = K };
+        new(new PatternWeights(Device.Cpu, format), ExpertNames.Each($"model.layers.1.mlp.{name}"), DType.BF16, E, D, I) { TopK = K };
 
     /// <summary>y, dx, dweights and the gradients of the pairs of a bank for fixed rows and routes.</summary>
     private static float[][] Run(ExpertBank bank, Device device, bool gradient = true, bool downwards = false, Device? rows = null, bool twice = false,

@@ -47,6 +47,11 @@ public sealed class ModelConfigTests : IDisposable
     [InlineData("deepseek_v3", "rope_parameters", "{\"rope_type\":\"yarn\",\"rope_theta\":1e4,\"factor\":-1,\"original_max_position_embeddings\":64}",
         "'factor' must be 1 to 100000, but is -1")]
     [InlineData("deepseek_v3", "rope_parameters", "{\"rope_type\":\"default\",\"rope_theta\":1e999}", "'rope_theta' must be 1 to 1000000000000, but is 1e999")]
+    [InlineData("glm4_moe", "rope_parameters", "{\"rope_type\":\"default\",\"partial_rotary_factor\":0.01}",
+        "'partial_rotary_factor' must be a share that makes an even part of head_dim, 32, but is 0.5")]
+    [InlineData("glm4_moe", "rope_parameters", "{\"rope_type\":\"default\",\"partial_rotary_factor\":1.5}",
+        "'partial_rotary_factor' must be 0 to 1, but is 1.5")]
+    [InlineData("glm4_moe", "n_routed_experts", null, "'n_routed_experts' is missing")]
     [InlineData("qwen3_moe", "num_attention_heads", "0", "'num_attention_heads' must be 1 to 10,000, but is 0")]
     [InlineData("qwen3_moe", "num_key_value_heads", "0", "'num_key_value_heads' must be 1 to 10,000, but is 0")]
     [InlineData("qwen3_moe", "num_key_value_heads", "3", "'num_key_value_heads' must be a divisor of num_attention_heads, 4, but is 3")]
@@ -54,7 +59,7 @@ public sealed class ModelConfigTests : IDisposable
     [InlineData("qwen3_moe", "mlp_only_layers", "1", "'mlp_only_layers' must be a list of whole numbers, but is 1")]
     [InlineData("qwen3_moe", "use_sliding_window", "true", "'use_sliding_window' is True: sliding windows are not supported for this model")]
     [InlineData("qwen3_moe", "num_local_experts", null, "'num_local_experts' is missing")]
-    [InlineData("qwen3_moe", "model_type", "\"qwen9\"", "model_type 'qwen9' is not known; known are deepseek_v2, deepseek_v3, kimi_k2, qwen3_moe")]
+    [InlineData("qwen3_moe", "model_type", "\"qwen9\"", "model_type 'qwen9' is not known; known are deepseek_v2, deepseek_v3, glm4_moe, kimi_k2, qwen3_moe")]
     public void A_config_that_cannot_be_is_one_line_with_file_and_key(string model, string key, string? value, string message)
     {
         var path = Config(model, config =>
@@ -129,6 +134,23 @@ public sealed class ModelConfigTests : IDisposable
     {
         using var model = Build(Config("deepseek_v3", config => (config["first_k_dense_replace"], config["moe_layer_freq"]) = (first, frequency)));
         Assert.Equal(expected, Kinds(model));
+    }
+
+    /// <summary>GLM-4.5 has norms on its heads, GLM-4.5-Air has none.</summary>
+    [Theory]
+    [InlineData(true, true)]
+    [InlineData(false, true)]
+    [InlineData(false, false)]
+    public void Norms_and_biases_of_GLM_s_attention_are_settings(bool norms, bool biases)
+    {
+        var path = Config("glm4_moe", config => (config["use_qk_norm"], config["attention_bias"]) = (norms, biases));
+        using var model = Build(path);
+        var names = model.AllWeights.Select(w => w.Name).Where(n => n.StartsWith("model.layers.0.self_attn.", StringComparison.Ordinal));
+        string[] attention = ["q_proj.weight", "k_proj.weight", "v_proj.weight", "o_proj.weight",
+            .. norms ? new[] { "q_norm.weight", "k_norm.weight" } : [], .. biases ? new[] { "q_proj.bias", "k_proj.bias", "v_proj.bias" } : []];
+        Assert.Equal(attention.Order(), names.Select(n => n["model.layers.0.self_attn.".Length..]).Order());
+        using var logits = model.Logits(TokenBatch.ForInference([[1, 2, 3, 200]]));
+        Assert.All(logits.ToFloats(), v => Assert.True(float.IsFinite(v)));
     }
 
     [Fact]

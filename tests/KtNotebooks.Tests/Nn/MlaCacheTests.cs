@@ -157,6 +157,6 @@ public class MlaCacheTests
             return host.To(device);
         }
 
-        public Matrices TakeExperts(string path, string suffix, DType type, int count, long n, long k) => throw new NotSupportedException();
+        public Matrices TakeExperts(ExpertProjection names, DType type, int count, long n, long k) => throw new NotSupportedException();
     }
 }

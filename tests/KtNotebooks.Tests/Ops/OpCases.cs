@@ -24,6 +24,7 @@ public static class OpCases
             {
                 var text = Text(type, shape);
                 yield return new OpCase(typeof(Add), text, 1, [Of(type, shape), Of(type, shape)], x => [Add.Apply(x[0], x[1])]);
+                yield return new OpCase(typeof(AddBias), text, (int)shape[0], [Of(type, shape), F32(shape[^1])], x => [AddBias.Apply(x[0], x[1])]);
                 yield return new OpCase(typeof(SwiGlu), text, 4, [Of(type, shape), Of(type, shape)], x => [SwiGlu.Apply(x[0], x[1])]);
             }
             // between devices: ExpertExecutorTests
@@ -135,6 +136,22 @@ public static class OpCases
                     return [q, k, v];
                 })
                 { Terms = d == 2 ? 4 : 0 }; // of two columns, dx nearly cancels
+            }
+            // A part of a head turns, or heads are not normalised.
+            foreach (var (H, Hk, d, turning) in ((int, int, int, int)[])[(1, 1, 4, 2), (4, 2, 6, 6), (3, 1, 10, 4), (8, 2, 128, 64), (2, 1, 96, 64)])
+            {
+                var (shape, table) = (new GqaShape(H, Hk, d), new RotaryTable(turning, 1e6));
+                Input[] heads = [Of(type, 4, H * d), Of(type, 4, Hk * d), Of(type, 4, Hk * d)];
+                yield return new OpCase(typeof(GqaHeads), $"{type} heads {H}/{Hk} × {d}, {turning} turn", (H * 4) + d, [.. heads, F32(d), F32(d)], x =>
+                {
+                    var (q, k, v) = GqaHeads.Apply(x[0], x[1], x[2], x[3], x[4], shape, table, [0, 1, 0, 100], 1e-6f);
+                    return [q, k, v];
+                });
+                yield return new OpCase(typeof(GqaHeads), $"{type} heads {H}/{Hk} × {d}, {turning} turn, no norm", (H * 4) + d, heads, x =>
+                {
+                    var (q, k, v) = GqaHeads.Apply(x[0], x[1], x[2], null, null, shape, table, [0, 1, 0, 100], 1e-6f);
+                    return [q, k, v];
+                });
             }
         }
     }

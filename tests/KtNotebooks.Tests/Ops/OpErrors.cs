@@ -73,6 +73,7 @@ public static class OpErrors
             () => Router.Apply(F(2, 8), new RouterSettings(2, true, 1, 0.1f, RouterScoring.Sigmoid))),
         new(typeof(Router), "router: groups of one", "[Router] groups are scored by their two best experts, but have one each",
             () => Router.Apply(F(2, 8), new RouterSettings(2, true, 1, 0, RouterScoring.Sigmoid, 8, 4))),
+        new(typeof(AddBias), "bias: width", "[AddBias] b must be F32[4], but is F32[3]", () => AddBias.Apply(F(2, 4), F(3))),
         new(typeof(GqaHeads), "gqa heads: k", "[GqaHeads] k must be F32[2, 4], but is F32[2, 8]",
             () => GqaHeads.Apply(F(2, 8), F(2, 8), F(2, 4), F(4), F(4), new GqaShape(2, 1, 4), Table, [0, 1], 1e-6f)),
         new(typeof(GqaHeads), "gqa heads: norm", "[GqaHeads] wk must be F32[4], but is F32[8]",

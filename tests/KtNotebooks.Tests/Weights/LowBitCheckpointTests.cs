@@ -52,8 +52,8 @@ public sealed class LowBitCheckpointTests : IDisposable
         {
             using var wide = new Checkpoint(Source) { InMemory = _ => inMemory };
             using var other = new Checkpoint(narrow) { InMemory = _ => inMemory };
-            var (a, b) = (wide.TakeExperts("model.layers.1.mlp.experts", "up_proj.weight", DType.BF16, 4, 18, 40),
-                other.TakeExperts("model.layers.1.mlp.experts", "up_proj.weight", DType.BF16, 4, 18, 40));
+            var (a, b) = (wide.TakeExperts(new("model.layers.1.mlp.experts", "up_proj"), DType.BF16, 4, 18, 40),
+                other.TakeExperts(new("model.layers.1.mlp.experts", "up_proj"), DType.BF16, 4, 18, 40));
             for (var e = 0; e < 4; e++) Assert.Equal(a.ToFloats(e, DType.F32), b.ToFloats(e, DType.F32));
             a.DisposeEach();
             b.DisposeEach();
@@ -97,7 +97,7 @@ public sealed class LowBitCheckpointTests : IDisposable
         LowBitFolder.Save(Source, StorageFormat.Int4);
         using var checkpoint = new Checkpoint(Source);
         const string path = "model.layers.1.mlp.experts";
-        var experts = checkpoint.TakeExperts(path, "gate_proj.weight", DType.BF16, 4, 32, 64);
+        var experts = checkpoint.TakeExperts(new(path, "gate_proj"), DType.BF16, 4, 32, 64);
         Assert.Equal(StorageFormat.Int4, experts.Format);
         using (var dense = checkpoint.Take($"{path}.2.gate_proj.weight", DType.F32, 32, 64)) Assert.Equal(experts.ToFloats(2, DType.F32), dense.ToFloats());
         experts.DisposeEach();
@@ -178,7 +178,7 @@ public sealed class LowBitCheckpointTests : IDisposable
         Tiny.Save(Source, change: c => c.Replace("\"hidden_size\": 40", "\"hidden_size\": 64", StringComparison.Ordinal));
         using var checkpoint = new Checkpoint(Source) { FormatOf = path => path == "model.layers.1.mlp.experts" ? format : null };
         using var stored = new Checkpoint(Source);
-        var quantised = checkpoint.TakeExperts("model.layers.1.mlp.experts", "up_proj.weight", DType.BF16, 4, 18, 64);
+        var quantised = checkpoint.TakeExperts(new("model.layers.1.mlp.experts", "up_proj"), DType.BF16, 4, 18, 64);
         Assert.Equal(format, quantised.Format);
         for (var e = 0; e < 4; e++)
         {
@@ -188,7 +188,7 @@ public sealed class LowBitCheckpointTests : IDisposable
             Assert.InRange(error, limit / 10, limit);
         }
         quantised.DisposeEach();
-        var others = checkpoint.TakeExperts("model.layers.2.mlp.experts", "up_proj.weight", DType.BF16, 4, 18, 64);
+        var others = checkpoint.TakeExperts(new("model.layers.2.mlp.experts", "up_proj"), DType.BF16, 4, 18, 64);
         Assert.Equal(StorageFormat.BF16, others.Format);
         others.DisposeEach();
     }
@@ -201,7 +201,7 @@ public sealed class LowBitCheckpointTests : IDisposable
             Assert.Equal($"{Source}: experts 'model.layers.1.mlp.experts.*.up_proj.weight' [18, 40]: int4 needs rows of a multiple of 32 elements, but they "
                 + "have 40; choose int8 or fp8",
                 Assert.Throws<InvalidDataException>(() =>
-                    checkpoint.TakeExperts("model.layers.1.mlp.experts", "up_proj.weight", DType.BF16, 4, 18, 40)).Message);
+                    checkpoint.TakeExperts(new("model.layers.1.mlp.experts", "up_proj"), DType.BF16, 4, 18, 40)).Message);
         Directory.Delete(Source, recursive: true);
         LowBitFolder.Save(Source, StorageFormat.Fp8);
         LowBitFolder.Edit(Source, c => c["quantization_config"]!["weight_block_size"] = new System.Text.Json.Nodes.JsonArray(64, 64));
@@ -213,7 +213,7 @@ public sealed class LowBitCheckpointTests : IDisposable
         LowBitFolder.Edit(Source, c => c.Remove("quantization_config"));
         using var wrong = new Checkpoint(Source);
         Assert.EndsWith("tensor 'model.layers.1.mlp.experts.0.up_proj.weight' must be F8E4M3[18, 140], but is F8E4M3[18, 40]",
-            Assert.Throws<InvalidDataException>(() => wrong.TakeExperts("model.layers.1.mlp.experts", "up_proj.weight", DType.BF16, 4, 18, 140)).Message,
+            Assert.Throws<InvalidDataException>(() => wrong.TakeExperts(new("model.layers.1.mlp.experts", "up_proj"), DType.BF16, 4, 18, 140)).Message,
             StringComparison.Ordinal);
     }
 
