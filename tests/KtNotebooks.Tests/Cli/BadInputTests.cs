@@ -67,7 +67,7 @@ public class BadInputTests(Workplace place) : IClassFixture<Workplace>
     [InlineData("lora_dropout=1", "lora_dropout must be in [0, 1), but is 1")]
     [InlineData("learning_rate=nan", "command line: 'learning_rate' must be a number, but is 'nan'")]
     [InlineData("lr_scheduler_type=sine", "command line: 'lr_scheduler_type' must be one of linear, cosine, constant, constant_with_warmup, but is 'sine'")]
-    [InlineData("stage=dpo", "command line: 'stage' must be sft: other stages are not offered yet, but is 'dpo'")]
+    [InlineData("stage=dpo", "command line: 'stage' must be sft, pt: other stages are not offered yet, but is 'dpo'")]
     [InlineData("lora_target=qproj", "lora_target 'qproj' is no linear layer of this model; known are all, ")]
     [InlineData("dataset=godo", "Unknown dataset 'godo'")]
     [InlineData("template=deepsek", "Unknown template 'deepsek'. Did you mean 'deepseek'")]

@@ -17,7 +17,7 @@ internal static class MethodTable
 
     public static Key[] Keys { get; } =
     [
-        Acts("stage", "sft", "sft", KeyUse.Train | KeyUse.Predict, "supervised fine-tuning"),
+        Acts("stage", "sft | pt", "sft", KeyUse.Train | KeyUse.Predict, "sft: learn answers; pt: learn plain text (column prompt)"),
         Acts("finetuning_type", "lora", "lora", KeyUse.Train | KeyUse.Chat | KeyUse.Predict | KeyUse.Export, "an adapter beside frozen weights"),
         Acts("lora_rank", "int", "8", KeyUse.Train | KeyUse.Plan, "r: the inner width of the adapter"),
         Acts("lora_alpha", "float", null, KeyUse.Train | KeyUse.Plan, "the adapter is scaled by alpha / rank; not given or 0: 2 × rank"),

@@ -8,9 +8,10 @@ public static class KnownObjectives
     private static readonly Dictionary<string, Func<Settings, ITrainingObjective>> All = new()
     {
         ["sft"] = _ => new SftObjective(),
+        ["pt"] = PretrainingObjective.Read,
     };
 
-    private static readonly string[] Missing = ["pt", "dpo", "rm", "ppo", "kto"];
+    private static readonly string[] Missing = ["dpo", "rm", "ppo", "kto"];
 
     /// <summary>The objective that a config names, with its keys.</summary>
     /// <exception cref="ArgumentException">It is none that is offered, or one of its keys is wrong.</exception>
