@@ -103,6 +103,27 @@ public sealed class SftEncoder : RowEncoder
         return (prompt[..source], answer[..target]);
     }
 
+    /// <summary>
+    /// The prompt of an example and its two answers, the better one first, cut by the same rule, in which the longer answer counts.
+    /// </summary>
+    /// <exception cref="InvalidDataException">The row cannot be told in the template; the message names file and row.</exception>
+    public (int[] Prompt, int[] Chosen, int[] Rejected) EncodePair(Example example)
+    {
+        base.Require(example);
+        try
+        {
+            Message[] asked = [.. example.Prompt.Select(Start)];
+            var prompt = _template.EncodePrompt(_tokenizer, asked, example.System, example.Tools);
+            var (chosen, rejected) = (Answer(example, asked, example.Responses[0]), Answer(example, asked, example.Responses[1]));
+            var (source, most) = Allocate(prompt.Length, Math.Max(chosen.Length, rejected.Length), _cutoff);
+            return (prompt[..source], chosen[..Math.Min(most, chosen.Length)], rejected[..Math.Min(most, rejected.Length)]);
+        }
+        catch (Exception e) when (IsAboutRow(e))
+        {
+            throw new InvalidDataException($"{example.Source}: {e.Message}", e);
+        }
+    }
+
     private int[] Answer(Example example, Message[] asked, Message answer)
     {
         var ids = _template.EncodeTurns(_tokenizer, [.. asked, Start(answer)], example.System, example.Tools)[^1].Target;
