@@ -9,9 +9,10 @@ public static class KnownObjectives
     {
         ["sft"] = _ => new SftObjective(),
         ["pt"] = PretrainingObjective.Read,
+        ["dpo"] = DpoObjective.Read,
     };
 
-    private static readonly string[] Missing = ["dpo", "rm", "ppo", "kto"];
+    private static readonly string[] Missing = ["rm", "ppo", "kto"];
 
     /// <summary>The objective that a config names, with its keys.</summary>
     /// <exception cref="ArgumentException">It is none that is offered, or one of its keys is wrong.</exception>
