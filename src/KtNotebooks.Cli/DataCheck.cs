@@ -37,7 +37,7 @@ internal static class DataCheck
         var (folder, settings) = (keys.ModelPath, keys.Data);
         var tokenizer = Tokenizer.Load(folder);
         var loaded = watch.Elapsed;
-        var data = TrainingData.Load(settings, folder, tokenizer, cancel);
+        var data = TrainingData.Load(settings, folder, keys.Objective.Encoder(settings, tokenizer), cancel);
         var encoded = watch.Elapsed;
         Console.WriteLine(FirstExampleReport.Of(data.Train[0], tokenizer));
         foreach (var (name, rows) in new[] { ("training", data.Train), ("held out", data.HeldOut) })

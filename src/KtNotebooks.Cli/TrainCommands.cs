@@ -74,6 +74,6 @@ internal static class TrainCommands
     }
 
     private static string Describe(StepReport s) =>
-        $"step {s.Step}/{s.TotalSteps}  loss {s.Loss:F4}  lr {s.LearningRate:0.00e+00}  "
+        $"step {s.Step}/{s.TotalSteps}  loss {s.Loss:F4}  {string.Concat(s.Metrics.Select(m => $"{m.Key} {m.Value:F4}  "))}lr {s.LearningRate:0.00e+00}  "
         + $"{s.TokensPerSecond:N0} tokens/s  ETA {TrainerLog.Duration(s.Remaining)}";
 }

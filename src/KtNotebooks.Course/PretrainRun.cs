@@ -14,6 +14,7 @@ using KtNotebooks.Course.Synthetic;
 using KtNotebooks.Tensors;
 using KtNotebooks.Tokenizers;
 using KtNotebooks.Training;
+using KtNotebooks.Training.Objectives;
 using KtNotebooks.Weights;
 
 namespace KtNotebooks.Course;
@@ -27,20 +28,8 @@ public sealed class PretrainRun : IDisposable
 {
     private static readonly string[] Specials = ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"];
 
-    private PretrainRun(CausalLm model, Tokenizer tokenizer, TrainSettings training, CorpusWindows windows, string configPath, RunIdentity identity)
-    {
-        (Model, Tokenizer, Training) = (model, tokenizer, training);
-        Trainer = new Trainer(model, windows, training, folder =>
-        {
-            // Checkpoints keep F32 so that a resumed run has the same bits; the finished model is BF16.
-            ModelWriter.Save(model, configPath, folder, Path.GetFullPath(folder) == Path.GetFullPath(training.OutputDir) ? DType.BF16 : DType.F32);
-            tokenizer.Save(folder);
-        })
-        {
-            LoadWeights = folder => LoadInto(model, folder),
-            Identity = identity,
-        };
-    }
+    private PretrainRun(RunBuilder parts, Tokenizer tokenizer) =>
+        (Model, Tokenizer, Training, Trainer) = (parts.Model, tokenizer, parts.Settings, parts.Build());
 
     public CausalLm Model { get; }
 
@@ -94,7 +83,8 @@ public sealed class PretrainRun : IDisposable
         if (tokenizer.VocabSize > config.Int("vocab_size"))
             throw new ArgumentException($"{configPath}: vocab_size {config.Int("vocab_size")} is smaller than the tokenizer's {tokenizer.VocabSize}");
         var model = ModelFolder.Build(config, new RandomWeights(training.Seed), DType.F32);
-        model.Unfreeze();
+        var adaptation = new FullAdaptation(configPath, tokenizer);
+        adaptation.Attach(model);
         foreach (var moe in model.All().OfType<MoeMlp>()) moe.Settings = moe.Settings with { Balance = balance };
         var windows = new CorpusWindows(knowledge, new SftEncoder(template, tokenizer, 512, trainOnPrompt: true), tokensPerStep, steps, training.Seed);
         List<(string, JsonNode?)> effective =
@@ -107,7 +97,16 @@ public sealed class PretrainRun : IDisposable
             ("text of model_config (sha256)", Convert.ToHexStringLower(SHA256.HashData(RegularFile.ReadAllBytes(configPath, "a model's config.json")))[..16]),
             ("first rows of source (sha256)", Convert.ToHexStringLower(SHA256.HashData(MemoryMarshal.AsBytes<int>(windows.At(0).Batch.Ids)))[..16]),
         ];
-        return new PretrainRun(model, tokenizer, training, windows, configPath, new RunIdentity(effective, c.Given, steps)) { Notes = notes };
+        var parts = new RunBuilder
+        {
+            Model = model,
+            Objective = new SftObjective(), // whose rows learn the questions too
+            Adaptation = adaptation,
+            Windows = windows,
+            Settings = training,
+            Identity = new RunIdentity(effective, c.Given, steps),
+        };
+        return new PretrainRun(parts, tokenizer) { Notes = notes };
     }
 
     public TrainResult Run(CancellationToken cancel = default) => Trainer.Run(cancel);
@@ -120,16 +119,6 @@ public sealed class PretrainRun : IDisposable
         // Styles that the model will be fine-tuned on: their characters should be tokens, though the model never sees the texts.
         var others = styles.SelectMany(e => e.Prompt.Select(m => m.Content).Append(e.Answer));
         return BpeTrainer.Train(corpus.Concat(others), vocabulary, Specials);
-    }
-
-    private static void LoadInto(CausalLm model, string folder)
-    {
-        using var checkpoint = new Checkpoint(folder);
-        foreach (var (name, tensor) in model.AllWeights)
-        {
-            using var stored = checkpoint.Take(name, DType.F32, tensor.Shape);
-            Memory.Copy(stored, tensor);
-        }
     }
 
     /// <summary>Rows of the corpus in their order, whole rows until a window is full. Windows are made one after another; going back starts again.</summary>

@@ -17,7 +17,7 @@ internal static class EncodedKey
     private const long OrdinaryRow = 4096;
 
     /// <summary>A file's name, or null for data too small to be worth it.</summary>
-    public static string? Of(DataSettings settings, string tokenizerFolder)
+    public static string? Of(DataSettings settings, string tokenizerFolder, RowEncoder encoder)
     {
         var sets = new[] { settings.Names, settings.Evaluation }.OfType<string>();
         DatasetEntry[] entries = [.. sets.SelectMany(names => DatasetLoader.Entries(settings.Folder, names))];
@@ -28,8 +28,9 @@ internal static class EncodedKey
         var template = settings.Template;
         List<object?> all =
         [
-            typeof(TrainingData).Module.ModuleVersionId, settings.Names, settings.Evaluation, settings.Cutoff, settings.MaxSamples, settings.ValSize,
-            settings.MixStrategy, settings.Probabilities, settings.TrainOnPrompt, settings.MaskHistory, settings.Packing, settings.PackingHorizon,
+            typeof(TrainingData).Module.ModuleVersionId, encoder.Key, settings.Names, settings.Evaluation, settings.Cutoff,
+            settings.MaxSamples, settings.ValSize, settings.MixStrategy, settings.Probabilities, settings.TrainOnPrompt,
+            settings.MaskHistory, settings.Packing, settings.PackingHorizon,
             settings.Seed, settings.IdentityName, settings.IdentityAuthor, settings.TemplateGiven,
             template.Name, template.EnableThinking, template.DefaultSystem, template.Tools?.GetType().Name, .. entries,
         ];

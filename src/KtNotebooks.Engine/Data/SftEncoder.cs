@@ -26,7 +26,7 @@ public sealed record EncodedExample(int[] Ids, int[] Labels, string Source)
 }
 
 /// <summary>Turns examples into ids and labels for supervised fine-tuning, with LLaMA-Factory's rules for cutting and masking.</summary>
-public sealed class SftEncoder
+public sealed class SftEncoder : RowEncoder
 {
     /// <summary>The label of a position that is not learned.</summary>
     public const int Ignore = -100;
@@ -36,6 +36,7 @@ public sealed class SftEncoder
     private readonly int _cutoff;
     private readonly bool _trainOnPrompt;
     private readonly bool _maskHistory;
+    private (PackingMode Mode, int Horizon) _packing;
 
     /// <param name="template">Form of the conversation.</param>
     /// <param name="tokenizer">The model's tokenizer.</param>
@@ -56,25 +57,23 @@ public sealed class SftEncoder
         (_template, _tokenizer, _cutoff, _trainOnPrompt, _maskHistory) = (template, tokenizer, cutoffLength, trainOnPrompt, maskHistory);
     }
 
-    /// <summary>Encodes all examples on all processors; the order is kept.</summary>
-    /// <exception cref="InvalidDataException">A row has no answer; the message names file and row. Of several bad rows the first is named.</exception>
-    public EncodedExample[] EncodeAll(IReadOnlyList<Example> examples, CancellationToken cancellation = default)
+    /// <summary>As the settings say. Rows to be packed are one token shorter, as upstream.</summary>
+    public static SftEncoder Of(DataSettings settings, Tokenizer tokenizer)
     {
-        foreach (var example in examples)
-            Require(example); // before the parallel part, so that the first bad row is the one that is named
-        try
+        ArgumentNullException.ThrowIfNull(settings);
+        var cutoff = settings.Packing == PackingMode.None ? settings.Cutoff : settings.Cutoff - 1;
+        return new SftEncoder(settings.Template, tokenizer, cutoff, settings.TrainOnPrompt, settings.MaskHistory)
         {
-            return [.. examples.AsParallel().AsOrdered().WithCancellation(cancellation).Select(Encode)];
-        }
-        catch (AggregateException e) when (e.Flatten().InnerExceptions is [var first, ..])
-        {
-            System.Runtime.ExceptionServices.ExceptionDispatchInfo.Throw(first);
-            throw;
-        }
+            _packing = (settings.Packing, settings.PackingHorizon),
+        };
     }
 
+    public override string Key => "sft";
+
+    public override EncodedExample[] Pack(IReadOnlyList<EncodedExample> rows) => Packing.Pack(rows, _packing.Mode, _cutoff, _packing.Horizon);
+
     /// <exception cref="InvalidDataException">The row has no answer, or more than text; the message names file and row.</exception>
-    public EncodedExample Encode(Example example)
+    public override EncodedExample Encode(Example example)
     {
         Require(example);
         try
@@ -84,8 +83,7 @@ public sealed class SftEncoder
             var (ids, labels) = Assemble(_template.EncodeTurns(_tokenizer, messages, example.System, example.Tools, bareHistory: _maskHistory));
             return new EncodedExample(ids, labels, example.Source);
         }
-        catch (Exception e) when (e is ArgumentException or NotSupportedException
-            || (e is InvalidDataException && !e.Message.StartsWith("The template", StringComparison.Ordinal)))
+        catch (Exception e) when (IsAboutRow(e))
         {
             throw new InvalidDataException($"{example.Source}: {e.Message}", e);
         }
@@ -97,16 +95,39 @@ public sealed class SftEncoder
     /// <exception cref="InvalidDataException">The row holds more than text; the message names file and row.</exception>
     public (int[] Prompt, int[] Answer) EncodePrompt(Example example)
     {
-        RequireText(example);
+        base.Require(example);
         Message[] asked = [.. example.Prompt.Select(Start)];
         var prompt = _template.EncodePrompt(_tokenizer, asked, example.System, example.Tools);
-        int[] answer = example.Responses.Count == 0
-            ? []
-            : _template.EncodeTurns(_tokenizer, [.. asked, Start(example.Responses[0])], example.System, example.Tools)[^1].Target;
-        if (_template.EfficientEos && example.Responses.Count > 0)
-            answer = [.. answer, _template.EosId(_tokenizer)];
+        var answer = example.Responses.Count == 0 ? [] : Answer(example, asked, example.Responses[0]);
         var (source, target) = Allocate(prompt.Length, answer.Length, _cutoff);
         return (prompt[..source], answer[..target]);
+    }
+
+    /// <summary>
+    /// The prompt of an example and its two answers, the better one first, cut by the same rule, in which the longer answer counts.
+    /// </summary>
+    /// <exception cref="InvalidDataException">The row cannot be told in the template; the message names file and row.</exception>
+    public (int[] Prompt, int[] Chosen, int[] Rejected) EncodePair(Example example)
+    {
+        base.Require(example);
+        try
+        {
+            Message[] asked = [.. example.Prompt.Select(Start)];
+            var prompt = _template.EncodePrompt(_tokenizer, asked, example.System, example.Tools);
+            var (chosen, rejected) = (Answer(example, asked, example.Responses[0]), Answer(example, asked, example.Responses[1]));
+            var (source, most) = Allocate(prompt.Length, Math.Max(chosen.Length, rejected.Length), _cutoff);
+            return (prompt[..source], chosen[..Math.Min(most, chosen.Length)], rejected[..Math.Min(most, rejected.Length)]);
+        }
+        catch (Exception e) when (IsAboutRow(e))
+        {
+            throw new InvalidDataException($"{example.Source}: {e.Message}", e);
+        }
+    }
+
+    private int[] Answer(Example example, Message[] asked, Message answer)
+    {
+        var ids = _template.EncodeTurns(_tokenizer, [.. asked, Start(answer)], example.System, example.Tools)[^1].Target;
+        return _template.EfficientEos ? [.. ids, _template.EosId(_tokenizer)] : ids;
     }
 
     /// <summary>
@@ -126,6 +147,9 @@ public sealed class SftEncoder
         return (Math.Min(Math.Max(budget - keptTarget, 0), source), keptTarget);
     }
 
+    private static bool IsAboutRow(Exception e) => e is ArgumentException or NotSupportedException
+        || (e is InvalidDataException && !e.Message.StartsWith("The template", StringComparison.Ordinal));
+
     /// <summary>As much of a text as can matter: what comes after is cut off anyway, but its ids would take many times its size.</summary>
     private Message Start(Message message)
     {
@@ -135,19 +159,13 @@ public sealed class SftEncoder
         return message with { Content = message.Content[..end] };
     }
 
-    private void Require(Example example)
+    protected override void Require(Example example)
     {
-        RequireText(example);
+        base.Require(example);
         _ = example.Answer; // exactly one, or an error that names the row
     }
 
-    // A model that is taught about a picture which it cannot see learns to make things up.
-    private void RequireText(Example example)
-    {
-        if (example.Media is { } media)
-            throw new InvalidDataException($"{example.Source}: {media}, but the template '{_template.Name}' is text only. Take such rows out of the file,"
-                + $" or empty the column where the text means something without it.");
-    }
+    protected override string Reader => $"the template '{_template.Name}'";
 
     /// <summary>Cuts, joins and masks the turns of one row.</summary>
     internal (int[] Ids, int[] Labels) Assemble(List<(int[] Source, int[] Target)> turns)

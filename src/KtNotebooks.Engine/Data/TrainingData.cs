@@ -1,5 +1,4 @@
 using KtNotebooks.Files;
-using KtNotebooks.Tokenizers;
 
 namespace KtNotebooks.Data;
 
@@ -75,19 +74,17 @@ public sealed record TrainingData(
 
     /// <param name="settings">Which data, and how.</param>
     /// <param name="tokenizerFolder">Where the tokenizer was loaded from.</param>
-    /// <param name="tokenizer">The tokenizer.</param>
+    /// <param name="encoder">How rows become ids.</param>
     /// <param name="cancel">Looked at with every row.</param>
     /// <exception cref="ArgumentException">The settings contradict each other.</exception>
     /// <exception cref="InvalidDataException">A row is wrong; the message begins with file:row.</exception>
-    public static TrainingData Load(DataSettings settings, string tokenizerFolder, Tokenizer tokenizer, CancellationToken cancel = default)
+    public static TrainingData Load(DataSettings settings, string tokenizerFolder, RowEncoder encoder, CancellationToken cancel = default)
     {
         if (settings.Evaluation is not null && settings.ValSize > 0)
             throw new ArgumentException("eval_dataset and val_size exclude each other");
-        if (!settings.TemplateGiven)
+        if (encoder.HasTemplate && !settings.TemplateGiven)
             ChatTemplate.RequireNone(tokenizerFolder);
-        var capacity = settings.Packing == PackingMode.None ? settings.Cutoff : settings.Cutoff - 1;
-        var encoder = new SftEncoder(settings.Template, tokenizer, capacity, settings.TrainOnPrompt, settings.MaskHistory);
-        var key = EncodedKey.Of(settings, tokenizerFolder);
+        var key = EncodedKey.Of(settings, tokenizerFolder, encoder);
         if (key is not null && !settings.OverwriteCache && EncodedCache.Read(key) is { } known)
         {
             var note = $"the encoded rows are those of an earlier run with the same data and settings ({EncodedCache.FileOf(key)});"
@@ -105,12 +102,11 @@ public sealed record TrainingData(
         List<EncodedExample> heldOut = [.. evaluation.SelectMany(Encoded)];
         if (settings.ValSize > 0)
             (train, heldOut) = DatasetLoader.Split(train, settings.ValSize, settings.Seed);
-        EncodedExample[] Packed(List<EncodedExample> rows) => Packing.Pack(rows, settings.Packing, capacity, settings.PackingHorizon);
-        List<string> remarks = [.. identity.Notes(), .. entries.Concat(evaluation).SelectMany(OtherEncodings).Distinct()];
-        if (!settings.TemplateGiven)
+        List<string> remarks = [.. identity.Notes(), .. encoder.Remarks, .. entries.Concat(evaluation).SelectMany(OtherEncodings).Distinct()];
+        if (encoder.HasTemplate && !settings.TemplateGiven)
             remarks.Add($"'template' is not given and the model brings none: rows are trained as bare text, and no token teaches the model where an"
                 + $" answer ends; template=NAME does ({string.Join(", ", Templates.Names)})");
-        var data = new TrainingData(Packed(train), Packed(heldOut), skipped, remarks, FromCache: false);
+        var data = new TrainingData(encoder.Pack(train), encoder.Pack(heldOut), skipped, remarks, FromCache: false);
         return data with { CacheNote = key is null ? Uncached(settings) : EncodedCache.Write(key, data, settings.OverwriteCache) };
     }
 
@@ -139,12 +135,12 @@ public sealed record TrainingData(
     }
 
     /// <summary>The rows of a set as ids. A row without a token to learn is left out: it would only lower the mean loss.</summary>
-    private static List<EncodedExample> Encode(DatasetEntry entry, DataSettings settings, SftEncoder encoder, Identity identity, List<string> skipped,
+    private static List<EncodedExample> Encode(DatasetEntry entry, DataSettings settings, RowEncoder encoder, Identity identity, List<string> skipped,
         CancellationToken cancel)
     {
         List<EncodedExample> rows = [];
         var read = 0;
-        foreach (var batch in Batches(DatasetLoader.Stream(entry, settings.MaxSamples, Need.Answer, skipped, cancel)))
+        foreach (var batch in Batches(DatasetLoader.Stream(entry, settings.MaxSamples, encoder.Need, skipped, cancel)))
         {
             foreach (var row in encoder.EncodeAll([.. batch.Select(identity.Fill)], cancel))
             {

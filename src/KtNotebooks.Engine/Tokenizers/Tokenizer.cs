@@ -48,6 +48,9 @@ public sealed class Tokenizer
     /// <summary>The token that begins a text, or null when the tokenizer has none (Qwen3).</summary>
     public int? BosId { get; }
 
+    /// <summary>add_bos_token of tokenizer_config.json: texts begin with <see cref="BosId"/>.</summary>
+    public bool AddsBos => _parts.Config["add_bos_token"] is JsonValue value && value.TryGetValue<bool>(out var on) && on;
+
     /// <summary>The token that ends an answer, or null when tokenizer_config.json names none.</summary>
     public int? EosId { get; }
 

@@ -23,6 +23,7 @@ internal static class FineTuneIdentity
         var (lora, t, data) = (keys.Lora, keys.Training, keys.Data);
         List<(string, JsonNode?)> all =
         [
+            .. keys.Objective.Identity, // what it says of a key holds
             ("template", data.Template.Name), ("dataset", data.Names), ("cutoff_len", data.Cutoff), ("max_samples", data.MaxSamples),
             ("val_size", data.ValSize), ("mix_strategy", data.MixStrategy),
             ("interleave_probs", data.Probabilities is { } chances ? new JsonArray([.. chances.Select(p => JsonValue.Create(p))]) : null),
@@ -44,7 +45,7 @@ internal static class FineTuneIdentity
             if (keys.Adapter is not null) all.Add(("weights of adapter_name_or_path (sha256)", HashOf(model)));
         }
         var acting = c.Given.Where(given => c.Asked.Contains(given.Key)).ToDictionary();
-        return new RunIdentity(all, acting, totalSteps);
+        return new RunIdentity([.. all.DistinctBy(value => value.Item1)], acting, totalSteps);
     }
 
     private static string HashOf(IReadOnlyList<EncodedExample> rows)

@@ -4,6 +4,7 @@ using KtNotebooks.Lora;
 using KtNotebooks.Optim;
 using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
+using KtNotebooks.Training.Objectives;
 
 namespace KtNotebooks.Training;
 
@@ -14,6 +15,8 @@ public sealed record FineTuneKeys
 {
     /// <summary>The folder of model_name_or_path.</summary>
     public required string ModelPath { get; init; }
+
+    public required ITrainingObjective Objective { get; init; }
 
     public required LoraSettings Lora { get; init; }
 
@@ -57,6 +60,7 @@ public sealed record FineTuneKeys
     {
         ArgumentNullException.ThrowIfNull(c);
         List<string> notes = [];
+        var objective = KnownObjectives.Read(c);
         RequireSupported(c);
         WhatElseIsAsked(c, notes);
         var placement = PlacementSettings.Read(c);
@@ -68,6 +72,7 @@ public sealed record FineTuneKeys
         return new FineTuneKeys
         {
             ModelPath = SourceKeys.Model(c),
+            Objective = objective,
             Lora = lora,
             Reduction = c.OneOf("loss_reduction", c.Flag("use_kt") ? "micro" : "token", "token", "micro") == "micro" ? LossReduction.Micro
                 : LossReduction.Token,
@@ -141,9 +146,6 @@ public sealed record FineTuneKeys
 
     private static void RequireSupported(Settings c)
     {
-        var stage = c.TextOrDefault("stage");
-        if (stage is "pt" or "rm" or "ppo" or "dpo" or "kto") throw c.Wrong("stage", "sft: other stages are not offered yet");
-        c.OneOf("stage");
         var adaptation = c.TextOrDefault("finetuning_type");
         if (adaptation is "full" or "freeze" or "oft") throw c.Wrong("finetuning_type", "lora: the weights themselves are not trained yet");
         c.OneOf("finetuning_type");

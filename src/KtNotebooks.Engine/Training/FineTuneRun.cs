@@ -4,7 +4,6 @@ using KtNotebooks.Experts;
 using KtNotebooks.Files;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
-using KtNotebooks.Tensors;
 using KtNotebooks.Tokenizers;
 using KtNotebooks.Weights;
 
@@ -17,26 +16,9 @@ namespace KtNotebooks.Training;
 /// </summary>
 public sealed class FineTuneRun : IDisposable
 {
-    private FineTuneRun(FineTuneKeys keys, Tokenizer tokenizer, CausalLm model, LoraSettings lora, TrainingData rows, ExampleWindows windows,
-        IReadOnlyDictionary<Device, TrainingMemory> memory, Settings c, IReadOnlyList<string> notes)
-    {
-        (ModelPath, Tokenizer, Template, Model, Lora, Training, Examples, HeldOut, Notes) =
-            (keys.ModelPath, tokenizer, keys.Data.Template, model, lora, keys.Training, rows.Train, rows.HeldOut, notes);
-        var identity = FineTuneIdentity.Of(keys, c, rows.Train, windows.TotalSteps, model);
-        var heldOut = rows.HeldOut.Length > 0 ? ExampleWindows.Batch(rows.HeldOut) : null;
-        Trainer = new Trainer(model, windows, keys.Training, folder => AdapterFolder.Save(model, lora, folder, keys.ModelPath), heldOut)
-        {
-            Memory = memory,
-            LoadWeights = folder => AdapterFolder.Resume(model, lora, folder, keys.Log),
-            Identity = identity,
-            Complete = (result, state) =>
-            {
-                FineTuneFiles.CopyTokenizer(keys.ModelPath, Training.OutputDir);
-                FineTuneFiles.WriteArguments(Training.OutputDir, c, identity);
-                ModelCard.Write(Training.OutputDir, keys.ModelPath, keys.Data.Names, identity, result, state);
-            },
-        };
-    }
+    private FineTuneRun(FineTuneKeys keys, RunBuilder parts, LoraSettings lora, TrainingData rows, Tokenizer tokenizer) =>
+        (ModelPath, Template, Training, Model, Lora, Examples, HeldOut, Tokenizer, Trainer) =
+            (keys.ModelPath, keys.Data.Template, keys.Training, parts.Model, lora, rows.Train, rows.HeldOut, tokenizer, parts.Build());
 
     public string ModelPath { get; }
 
@@ -58,7 +40,7 @@ public sealed class FineTuneRun : IDisposable
     public Trainer Trainer { get; }
 
     /// <summary>What a person should know before it starts.</summary>
-    public IReadOnlyList<string> Notes { get; }
+    public IReadOnlyList<string> Notes { get; private init; } = [];
 
     /// <summary>Reads, checks and loads everything a config names; nothing is written yet.</summary>
     public static FineTuneRun Open(params string[] arguments) => Open(null, arguments);
@@ -71,14 +53,14 @@ public sealed class FineTuneRun : IDisposable
         var c = Settings.Read(arguments);
         var keys = FineTuneKeys.Read(c);
         var from = Start(keys);
-        var (modelPath, lora, training, settings) = (keys.ModelPath, keys.Lora, keys.Training, keys.Placement);
+        var (modelPath, lora, training, objective, settings) = (keys.ModelPath, keys.Lora, keys.Training, keys.Objective, keys.Placement);
         List<string> notes = [.. c.Finish("kt train"), .. keys.Notes];
         var plan = ModelFolder.Plan(modelPath, settings, keys.Type);
 
         if (keys.Adapter is { } first) AdapterSource.Open(first).Dispose(); // what is wrong with it is said before a long load
         var tokenizer = Tokenizer.Load(modelPath);
-        var rows = TrainingData.Load(keys.Data, modelPath, tokenizer, cancel);
-        var windows = new ExampleWindows(rows.Train, keys.Batch, keys.Accumulation, keys.Epochs, keys.MaxSteps, keys.Reduction, keys.OrderSeed);
+        var rows = TrainingData.Load(keys.Data, modelPath, objective.Encoder(keys.Data, tokenizer), cancel);
+        var windows = new ExampleWindows(rows.Train, keys.Batch, keys.Accumulation, keys.Epochs, keys.MaxSteps, keys.Reduction, keys.OrderSeed, objective);
         // Said now, for a large model takes minutes to load; the rest is compared when it is there.
         if (from is not null)
             FineTuneIdentity.Of(keys, c, rows.Train, windows.TotalSteps, model: null).Compare(from, training.ResumeFrom.IsExplicit, partly: true);
@@ -95,9 +77,27 @@ public sealed class FineTuneRun : IDisposable
                     + "true gives each an adapter)");
             var memory = TrainingMemory.Choose(model, lora, training.Memory, plan, windows.At(0).Batch.Tokens, notes);
             foreach (var bank in model.All().OfType<ExpertBank>()) bank.PairsOnHost = memory.GetValueOrDefault(bank.Device).PairsOnHost;
-            if (keys.Adapter is not { } adapter) LoraAdapter.Attach(model, lora, training.Seed);
-            else lora = AdapterFolder.Load(model, adapter, keys.Log) with { Dropout = lora.Dropout };
-            return new FineTuneRun(keys, tokenizer, model, lora, rows, windows, memory, c, [.. notes, .. model.Notes]);
+            var adaptation = new LoraAdaptation(lora, modelPath, keys.Adapter, training.Seed, keys.Log);
+            adaptation.Attach(model);
+            var identity = FineTuneIdentity.Of(keys, c, rows.Train, windows.TotalSteps, model);
+            var parts = new RunBuilder
+            {
+                Model = model,
+                Objective = objective,
+                Adaptation = adaptation,
+                Windows = windows,
+                Settings = training,
+                Identity = identity,
+                HeldOut = rows.HeldOut,
+                Memory = memory,
+                Complete = (result, state) =>
+                {
+                    FineTuneFiles.CopyTokenizer(modelPath, training.OutputDir);
+                    FineTuneFiles.WriteArguments(training.OutputDir, c, identity);
+                    ModelCard.Write(training.OutputDir, keys, identity, result, state);
+                },
+            };
+            return new FineTuneRun(keys, parts, adaptation.Settings, rows, tokenizer) { Notes = [.. notes, .. model.Notes] };
         }
         catch
         {

@@ -2,6 +2,7 @@ using KtNotebooks.Experts;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
+using KtNotebooks.Training.Objectives;
 
 namespace KtNotebooks.Training;
 
@@ -18,9 +19,21 @@ namespace KtNotebooks.Training;
 public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int headRows = 1024, Func<Device, long>? savedBytes = null, int? parts = null)
 {
     private readonly StageWork _work = new(model, chunkRows, headRows);
+    private readonly ITrainingObjective? _objective;
 
     /// <summary>Called before each part of the work is queued, from the thread of its device.</summary>
     public Action<StepMark>? OnPart { get; set; }
+
+    /// <summary>What weighs the rows of a window; null: they weigh as the window says.</summary>
+    public ITrainingObjective? Objective
+    {
+        get => _objective;
+        init
+        {
+            _objective = value is { Needs: LogProbs.None } ? null : value;
+            _work.HasDropout = value?.HasDropout ?? true;
+        }
+    }
 
     /// <summary>The devices of the stages.</summary>
     public IReadOnlyList<Device> Devices => [.. _work.Devices.Distinct()];
@@ -44,23 +57,38 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
     }
 
     /// <summary>
-    /// Forward, loss and backward; gradients are added to the parameters' Grad. Returns Σ weight · cross-entropy. Stops between chunks when cancelled,
-    /// leaving the gradients to be dropped.
+    /// Forward, loss and backward; gradients are added to the parameters' Grad. Stops between chunks when cancelled, leaving the gradients to be dropped.
     /// </summary>
-    public double Run(TokenBatch batch, ulong dropoutKey = 0, CancellationToken cancel = default)
+    /// <returns>Σ weight · cross-entropy, or the objective's loss.</returns>
+    public double Run(TokenBatch batch, ulong dropoutKey = 0, CancellationToken cancel = default) => Learn(batch, dropoutKey, cancel).Loss;
+
+    /// <inheritdoc cref="Run"/>
+    /// <returns>The loss, and what the objective reports beside it.</returns>
+    public WindowLoss Learn(TokenBatch batch, ulong dropoutKey = 0, CancellationToken cancel = default)
     {
         ArgumentNullException.ThrowIfNull(batch);
-        var schedule = new StepSchedule(_work.Devices, batch.SeqStarts, Parts, _work.Lowest());
-        ExpertStreams.Plan([.. schedule.Visits()
+        var together = Objective?.Together ?? 1;
+        var schedule = new StepSchedule(_work.Devices, [.. batch.SeqStarts.Where((_, i) => i % together == 0 || i == batch.Sequences)], Parts,
+            _work.Lowest());
+        var hasReference = Objective?.Needs == LogProbs.PolicyAndReference;
+        var before = hasReference ? Enumerable.Range(0, _work.Devices.Count).Select(i => (Stage: i, Backward: false, Rows: batch.Tokens)) : [];
+        ExpertStreams.Plan([.. before.Concat(schedule.Visits())
             .SelectMany(visit => _work.BanksOf(visit.Stage).Select(bank => new BankVisit(bank, visit.Backward, visit.Rows)))]);
-        using var run = new StepRun(_work, schedule, batch, dropoutKey, savedBytes, OnPart);
+        var reference = hasReference ? _work.ReferenceLogProbs(batch, cancel) : [];
+        using var run = new StepRun(_work, schedule, batch, Objective, reference, dropoutKey, savedBytes, OnPart);
         return run.Run(cancel);
     }
 
     /// <summary>Σ weight · cross-entropy of a batch, without gradients or dropout.</summary>
-    public double Loss(TokenBatch batch, CancellationToken cancel = default)
+    public double Loss(TokenBatch batch, CancellationToken cancel = default) => Measure(batch, cancel).Loss;
+
+    /// <summary>Loss and metrics of a batch, without gradients or dropout.</summary>
+    public WindowLoss Measure(TokenBatch batch, CancellationToken cancel = default)
     {
         ArgumentNullException.ThrowIfNull(batch);
-        return _work.Loss(batch, cancel);
+        if (Objective is not { } objective) return new WindowLoss(_work.Loss(batch, cancel));
+        var policy = _work.LogProbs(batch, adapter: null, cancel);
+        return WindowLoss.Of([objective.Weigh(batch, policy,
+            objective.Needs == LogProbs.PolicyAndReference ? _work.LogProbs(batch, Pass.BaseModel, cancel) : [])]);
     }
 }

@@ -29,15 +29,15 @@ internal static class ModelCard
     ];
 
     /// <summary>Writes the card unless a person's README.md is there; returns whether it did.</summary>
-    public static bool Write(string folder, string baseModel, string datasets, RunIdentity identity, TrainResult result, TrainerState state)
+    public static bool Write(string folder, FineTuneKeys keys, RunIdentity identity, TrainResult result, TrainerState state)
     {
         var path = Path.Combine(folder, FileName);
         if (File.Exists(path) && !RegularFile.ReadAllText(path, "a model card").Contains(Mark, StringComparison.Ordinal)) return false;
-        AtomicFile.WriteText(path, Text(Path.GetFileName(Path.GetFullPath(folder)), baseModel, datasets, identity, result, state));
+        AtomicFile.WriteText(path, Text(Path.GetFileName(Path.GetFullPath(folder)), keys, identity, result, state));
         return true;
     }
 
-    private static string Text(string name, string baseModel, string datasets, RunIdentity identity, TrainResult result, TrainerState state)
+    private static string Text(string name, FineTuneKeys keys, RunIdentity identity, TrainResult result, TrainerState state)
     {
         var card = new StringBuilder();
         void Line(FormattableString line) => card.Append(line.ToString(CultureInfo.InvariantCulture)).Append('\n');
@@ -47,12 +47,12 @@ internal static class ModelCard
             ---
             library_name: peft
             license: other
-            base_model: {YamlText.Scalar(baseModel)}
+            base_model: {YamlText.Scalar(keys.ModelPath)}
             pipeline_tag: text-generation
             tags:
             - ktnotebooks
             - lora
-            - sft
+            - {keys.Objective.Stage}
             - generated_from_trainer
             ---
 
@@ -60,7 +60,7 @@ internal static class ModelCard
 
             # {name}
 
-            A LoRA adapter for {baseModel}, trained on {datasets}.
+            A LoRA adapter for {keys.ModelPath}, trained on {keys.Data.Names}.
 
             - Mean loss of the training: {state.MeanLoss.ToString("F4", CultureInfo.InvariantCulture)}
             {held}
@@ -69,7 +69,7 @@ internal static class ModelCard
 
             """);
         var config = identity.Config.ToDictionary(v => v.Key, v => v.Value);
-        foreach (var key in Shown)
+        foreach (var key in keys.Objective.Identity.Select(value => value.Key).Concat(Shown).Distinct())
         {
             if (config.GetValueOrDefault(key) is not { } value) continue;
             Line($"- {key}: {(value.GetValueKind() == JsonValueKind.String ? value.GetValue<string>() : value.ToJsonString())}");

@@ -80,7 +80,7 @@ public sealed class RunIdentity
         var differences = NotedSettings.Differences(noted, _values).Where(d => !partly || _values.ContainsKey(d.Key) || !IsHash(d.Key)).ToList();
         var longer = noted[TotalSteps]?.GetValueKind() != System.Text.Json.JsonValueKind.Number
             || _values[TotalSteps]!.GetValue<int>() >= noted[TotalSteps]!.GetValue<double>();
-        foreach (var (key, before, now) in differences.OrderBy(d => Length.Contains(d.Key)).ThenBy(d => IsHash(d.Key)))
+        foreach (var (key, before, now) in differences.OrderBy(d => d.Key != "stage").ThenBy(d => Length.Contains(d.Key)).ThenBy(d => IsHash(d.Key)))
         {
             var isLength = Length.Contains(key);
             if (isLength && isExplicit && longer) continue;

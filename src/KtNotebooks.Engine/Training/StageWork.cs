@@ -19,6 +19,9 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
     /// <summary>The device of every stage.</summary>
     public IReadOnlyList<Device> Devices => _devices;
 
+    /// <summary>Adapters drop inputs as they say.</summary>
+    public bool HasDropout { get; set; } = true;
+
     public bool TrainsEmbedding => model.Embedding.Weight.RequiresGrad;
 
     /// <summary>Σ weight · cross-entropy of a batch, without gradients or dropout.</summary>
@@ -36,7 +39,7 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
             {
                 using var scratch = Tape.Scratch();
                 using var rows = hidden.Slice(first, Math.Min(headRows, part.Tokens - first));
-                if (HeadLoss(rows, part, first, first + rows.Rows) is { } total) loss += total.Item();
+                if (HeadLoss(rows, part, part.Weights, first, first + rows.Rows) is { } total) loss += total.Item();
             }
         }
         return loss;
@@ -71,7 +74,8 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
     }
 
     /// <summary>x [rows, D] → y [rows, D] of stage i, chunk by chunk.</summary>
-    public Tensor Forward(int i, Tensor x, TokenBatch batch, WindowPart part, ulong key, CancellationToken cancel)
+    /// <param name="adapter">See <see cref="Pass.Adapter"/>.</param>
+    public Tensor Forward(int i, Tensor x, TokenBatch batch, WindowPart part, ulong key, CancellationToken cancel, string? adapter = null)
     {
         model.RequireWhole();
         var stage = model.Stages[i];
@@ -79,7 +83,7 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
         {
             using var tape = Tape.Scratch();
             using var rows = x.Slice(from - part.From, to - from);
-            Memory.Copy(stage.Forward(rows, Pass.ForTraining(batch, from, to, key)), target);
+            Memory.Copy(stage.Forward(rows, Pass.ForTraining(batch, from, to, key) with { Training = HasDropout, Adapter = adapter }), target);
         }, cancel);
     }
 
@@ -94,7 +98,7 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
             using var rows = x.Slice(from - part.From, to - from);
             using var dRows = dy.Slice(from - part.From, to - from);
             rows.RequiresGrad = true;
-            tape.Backward(stage.Forward(rows, Pass.ForTraining(batch, from, to, key) with { ValueUnused = true }), dRows);
+            tape.Backward(stage.Forward(rows, Pass.ForTraining(batch, from, to, key) with { Training = HasDropout, ValueUnused = true }), dRows);
             Memory.Copy(rows.Grad!, target);
         }, cancel);
     }
@@ -103,7 +107,8 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
     /// Final norm, head and loss on the rows that have a target, headRows rows at a time: T × V logits never exist. Fills d [rows, D] (given as zeros); the
     /// losses, one entry for headRows rows, are the caller's.
     /// </summary>
-    public Tensor Head(Tensor hidden, TokenBatch batch, WindowPart part, Tensor d, ulong key, CancellationToken cancel)
+    /// <param name="weights">Of every row of the batch.</param>
+    public Tensor Head(Tensor hidden, TokenBatch batch, float[] weights, WindowPart part, Tensor d, ulong key, CancellationToken cancel)
     {
         var losses = Tensor.Zeros(DType.F32, d.Device, (part.Rows + headRows - 1) / headRows);
         try
@@ -115,7 +120,7 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
                 using var tape = Tape.Record();
                 using var rows = hidden.Slice(from, count);
                 rows.RequiresGrad = true;
-                if (HeadLoss(rows, batch, part.From + from, part.From + from + count, key, training: true) is not { } total) continue;
+                if (HeadLoss(rows, batch, weights, part.From + from, part.From + from + count, key, training: true) is not { } total) continue;
                 using var loss = losses.Slice(from / headRows, 1);
                 Memory.Copy(total, loss);
                 tape.Backward(total);
@@ -130,6 +135,71 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
             throw;
         }
     }
+
+    /// <summary>Σ log p of the targets of each sequence of a batch by the base without its adapter, which goes through the layers as a step does.</summary>
+    public double[] ReferenceLogProbs(TokenBatch batch, CancellationToken cancel)
+    {
+        var whole = new WindowPart(0, 0, batch.Tokens);
+        var x = Embed(batch, whole);
+        try
+        {
+            for (var i = 0; i < _devices.Length; i++)
+            {
+                using var below = x;
+                using var here = Transfer.Apply(below, _devices[i]);
+                x = Forward(i, here, batch, whole, key: 0, cancel, Pass.BaseModel);
+            }
+            return LogProbs(x, batch, whole, new Pass([], [0], Adapter: Pass.BaseModel), cancel);
+        }
+        finally
+        {
+            x.Dispose();
+        }
+    }
+
+    /// <summary>Σ log p of the targets of each sequence of a batch, without gradients or dropout, as <see cref="Loss"/> goes through it.</summary>
+    public double[] LogProbs(TokenBatch batch, string? adapter, CancellationToken cancel)
+    {
+        List<double> all = [];
+        foreach (var (from, to) in Chunks(batch, new WindowPart(0, 0, batch.Tokens), wholeSequences: true))
+        {
+            cancel.ThrowIfCancellationRequested();
+            var part = batch.Sequence(SequenceAt(batch, from), SequenceAt(batch, to));
+            using var tape = Tape.Scratch();
+            var hidden = model.Hidden(part, Pass.Inference(part, adapter: adapter));
+            all.AddRange(LogProbs(hidden, part, new WindowPart(0, 0, part.Tokens), new Pass([], [0], Adapter: adapter), cancel));
+        }
+        return [.. all];
+    }
+
+    /// <summary>Σ log p of the targets of each sequence of a part, from the hidden states [rows, D] of its rows.</summary>
+    /// <param name="pass">Of the head: its adapter, its dropout.</param>
+    public double[] LogProbs(Tensor hidden, TokenBatch batch, WindowPart part, Pass pass, CancellationToken cancel)
+    {
+        var (first, last) = (SequenceAt(batch, part.From), SequenceAt(batch, part.To));
+        var sums = new double[last - first];
+        for (var from = 0; from < part.Rows; from += headRows)
+        {
+            cancel.ThrowIfCancellationRequested();
+            var count = Math.Min(headRows, part.Rows - from);
+            using var tape = Tape.Scratch();
+            using var rows = hidden.Slice(from, count);
+            if (HeadLogits(rows, batch, part.From + from, part.From + from + count, pass, out var at) is not { } logits) continue;
+            for (var (s, done) = (first, 0); done < at.Length; s++)
+            {
+                var end = done;
+                while (end < at.Length && at[end] < batch.SeqStarts[s + 1]) end++;
+                if (end == done) continue;
+                using var own = logits.Slice(done, end - done);
+                sums[s - first] -= CrossEntropy.Apply(own, [.. at[done..end].Select(t => batch.Labels[t])], [.. Enumerable.Repeat(1f, end - done)]).Item();
+                done = end;
+            }
+        }
+        return sums;
+    }
+
+    /// <summary>What the head knows of rows in training.</summary>
+    public Pass HeadPass(ulong key, bool training = true) => new([], [0], DropoutKey: key, Training: training && HasDropout);
 
     private Tensor Embedded(TokenBatch batch, WindowPart part) =>
         Transfer.Apply(model.Embedding.Forward(part.Rows == batch.Tokens ? batch.Ids : batch.Ids[part.From..part.To]), _devices[0]);
@@ -157,14 +227,19 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
     }
 
     /// <summary>Σ weight · cross-entropy of rows [from, to) of a batch, F32 [1] on the head's device; null when none has a target.</summary>
-    private Tensor? HeadLoss(Tensor rows, TokenBatch batch, int from, int to, ulong key = 0, bool training = false)
+    private Tensor? HeadLoss(Tensor rows, TokenBatch batch, float[] weights, int from, int to, ulong key = 0, bool training = false) =>
+        HeadLogits(rows, batch, from, to, HeadPass(key, training), out var at) is not { } logits ? null
+            : CrossEntropy.Apply(logits, [.. at.Select(t => batch.Labels[t])], [.. at.Select(t => weights[t])]);
+
+    /// <summary>The logits of those of rows [from, to) of a batch that have a target; null when none has.</summary>
+    /// <param name="at">Their numbers in the batch.</param>
+    private Tensor? HeadLogits(Tensor rows, TokenBatch batch, int from, int to, Pass pass, out int[] at)
     {
-        var at = Enumerable.Range(from, to - from).Where(t => batch.Labels[t] >= 0).ToArray();
+        at = [.. Enumerable.Range(from, to - from).Where(t => batch.Labels[t] >= 0)];
         if (at.Length == 0) return null;
         // A row of the logits is a target, so the masks of an adapter on the head go by the number of the target.
-        var pass = new Pass([], [0], FirstRow: batch.Labels.Take(from).Count(l => l >= 0), DropoutKey: key, Training: training);
-        var logits = model.Logits(GatherRows.Apply(rows, [.. at.Select(t => t - from)]), pass);
-        return CrossEntropy.Apply(logits, [.. at.Select(t => batch.Labels[t])], [.. at.Select(t => batch.Weights[t])]);
+        pass = pass with { FirstRow = batch.Labels.Take(from).Count(l => l >= 0) };
+        return model.Logits(GatherRows.Apply(rows, [.. at.Select(t => t - from)]), pass);
     }
 
     /// <summary>Row ranges of at most chunkRows rows; whole sequences where asked (a longer sequence is a chunk of its own).</summary>

@@ -2,6 +2,7 @@ using System.Runtime.ExceptionServices;
 
 using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
+using KtNotebooks.Training.Objectives;
 
 namespace KtNotebooks.Training;
 
@@ -26,14 +27,23 @@ internal sealed class StepRun : IDisposable
     private readonly StageWork _work;
     private readonly StepSchedule _schedule;
     private readonly TokenBatch _batch;
+    private readonly ITrainingObjective? _objective;
+    private readonly double[] _reference;
+    private readonly RowWeights?[] _weighed;
+    private readonly float[] _weights; // of the cross-entropy's rows: the window's, or what the objective makes of them part by part
     private readonly ulong _key;
     private readonly Action<StepMark>? _mark;
     private readonly Dictionary<(Device Device, int Part), SavedInputs> _saved = [];
     private readonly TaskCompletionSource<Parcel>[,] _up, _down; // [run, part]: what a run gets from the one below, and from the one above
     private readonly Tensor?[] _losses, _dEmbedded;
 
-    public StepRun(StageWork work, StepSchedule schedule, TokenBatch batch, ulong key, Func<Device, long>? savedBytes, Action<StepMark>? mark)
+    /// <param name="objective">Weighs the rows when their log-probabilities are known; null: they weigh as the batch says.</param>
+    /// <param name="reference">The reference's log-probabilities of every sequence; empty where the objective needs none.</param>
+    public StepRun(StageWork work, StepSchedule schedule, TokenBatch batch, ITrainingObjective? objective, double[] reference, ulong key,
+        Func<Device, long>? savedBytes, Action<StepMark>? mark)
     {
+        (_objective, _reference, _weighed) = (objective, reference, new RowWeights?[schedule.Parts.Count]);
+        _weights = objective is null ? batch.Weights : new float[batch.Tokens];
         (_work, _schedule, _batch, _key, _mark) = (work, schedule, batch, key, mark);
         var (runs, parts) = (schedule.Runs.Count, schedule.Parts.Count);
         foreach (var device in schedule.Devices)
@@ -44,15 +54,16 @@ internal sealed class StepRun : IDisposable
         (_losses, _dEmbedded) = (new Tensor?[parts], new Tensor?[parts]);
     }
 
-    /// <summary>Σ weight · cross-entropy; gradients are added to the parameters' Grad.</summary>
-    public double Run(CancellationToken cancel)
+    /// <summary>The window's loss and metrics; gradients are added to the parameters' Grad.</summary>
+    public WindowLoss Run(CancellationToken cancel)
     {
         if (_schedule.IsConcurrent) RunOnThreads(cancel);
         else Work(_schedule.Tasks, cancel);
         foreach (var part in _schedule.Parts)
             if (_dEmbedded[part.Number] is { } d) _work.EmbedBackward(_batch, part, d);
         foreach (var device in _schedule.Devices) _mark?.Invoke(new StepMark(device, ""));
-        return _losses.Sum(losses => losses!.ToFloats().Sum(part => (double)part)); // read last: the cards have worked on behind our back until here
+        if (_objective is not null) return WindowLoss.Of(_weighed!);
+        return new WindowLoss(_losses.Sum(losses => losses!.ToFloats().Sum(part => (double)part))); // read last: the cards have worked on until here
     }
 
     /// <summary>When no thread works any more.</summary>
@@ -128,7 +139,8 @@ internal sealed class StepRun : IDisposable
         var d = Tensor.Zeros(hidden.Type, hidden.Device, hidden.Shape);
         try
         {
-            _losses[part.Number] = _work.Head(hidden, _batch, part, d, _key, stop);
+            if (_objective is not null) Weigh(_objective, hidden, part, stop);
+            _losses[part.Number] = _work.Head(hidden, _batch, _weights, part, d, _key, stop);
             saved.Pop();
             return d;
         }
@@ -137,6 +149,16 @@ internal sealed class StepRun : IDisposable
             d.Dispose();
             throw;
         }
+    }
+
+    /// <summary>What the objective makes of a part's log-probabilities.</summary>
+    private void Weigh(ITrainingObjective objective, Tensor hidden, WindowPart part, CancellationToken stop)
+    {
+        var policy = _work.LogProbs(hidden, _batch, part, _work.HeadPass(_key), stop);
+        var (first, last) = (Array.IndexOf(_batch.SeqStarts, part.From), Array.IndexOf(_batch.SeqStarts, part.To));
+        var weighed = objective.Weigh(_batch.Sequence(first, last), policy, _reference.Length > 0 ? _reference[first..last] : []);
+        weighed.Weights.CopyTo(_weights, part.From);
+        _weighed[part.Number] = weighed;
     }
 
     /// <summary>The gradient of a part back through the stages of a run, as far down as anything is trained. Takes d over.</summary>

@@ -8,6 +8,7 @@ using KtNotebooks.Nn;
 using KtNotebooks.Ops;
 using KtNotebooks.Optim;
 using KtNotebooks.Tensors;
+using KtNotebooks.Training.Objectives;
 
 namespace KtNotebooks.Training;
 
@@ -55,6 +56,9 @@ public sealed class Trainer
 
     /// <summary>One line for whoever looks: resumed, saved, stopped.</summary>
     public event Action<string>? OnNote;
+
+    /// <summary>What is learned from the windows; null: the mean cross-entropy that their weights say.</summary>
+    public ITrainingObjective? Objective { get; init; }
 
     /// <summary>Restores weights from a checkpoint folder when a run is resumed; null: runs cannot be resumed.</summary>
     public Action<string>? LoadWeights { get; init; }
@@ -131,12 +135,13 @@ public sealed class Trainer
         var (first, total) = (state.Step, _windows.TotalSteps);
         var schedule = new LearningRate(_settings.Schedule, _settings.LearningRate, _settings.WarmupOf(total), total);
         long SavedOn(Device device) => Memory.TryGetValue(device, out var m) ? m.SavedBytes : long.MaxValue;
-        var step = new LayerMajorStep(_model, _settings.ChunkRows, savedBytes: SavedOn) { OnPart = Follow };
+        var step = new LayerMajorStep(_model, _settings.ChunkRows, savedBytes: SavedOn) { OnPart = Follow, Objective = Objective };
         if (step.Devices.Count > 1) OnNote?.Invoke($"layers on {string.Join(", ", step.Devices)}; each window in at most {step.Parts} parts");
         var watch = Stopwatch.StartNew();
         var last = new StepReport(first, total, state.Epoch, double.NaN, schedule.At(first), 0, 0, 0, TimeSpan.Zero, TimeSpan.Zero);
         long tokens = 0, rows = 0;
         double all = 0, sinceLog = 0;
+        Dictionary<string, double> metrics = []; // sums since the log's last line, as the loss
         double? evaluation = null;
         var logged = first;
         var interrupted = _evaluation is not null && _settings.EvalOnStart && first == 0 && !TryEvaluate(step, log, last, out evaluation, cancel);
@@ -144,10 +149,10 @@ public sealed class Trainer
         {
             var (batch, epoch) = _windows.At(s);
             _step = $"step {s + 1} of {total} ({batch.Tokens:N0} tokens)";
-            double loss;
+            WindowLoss window;
             try
             {
-                loss = step.Run(batch, DropoutMask.Mix(_settings.Seed ^ (ulong)s), cancel);
+                window = step.Learn(batch, DropoutMask.Mix(_settings.Seed ^ (ulong)s), cancel);
             }
             catch (OperationCanceledException)
             {
@@ -156,6 +161,7 @@ public sealed class Trainer
                 break;
             }
             _part = "optimizer";
+            var loss = window.Loss;
             var norm = Gradients.Norm(parameters);
             if (!double.IsFinite(loss) || !double.IsFinite(norm))
             {
@@ -167,12 +173,18 @@ public sealed class Trainer
             (tokens, rows, all, sinceLog) = (tokens + batch.Tokens, rows + batch.Sequences, all + loss, sinceLog + loss);
             var elapsed = watch.Elapsed;
             last = new StepReport(s + 1, total, epoch, loss, schedule.At(s + 1), norm, batch.Tokens, tokens / elapsed.TotalSeconds, elapsed,
-                elapsed / (s + 1 - first) * (total - s - 1));
+                elapsed / (s + 1 - first) * (total - s - 1))
+            {
+                Metrics = window.Metrics,
+            };
+            foreach (var (name, value) in window.Metrics) metrics[name] = metrics.GetValueOrDefault(name) + value;
             state.Advance(last);
             if (_logs.AreAt(s + 1, epoch) || (s == 0 && _settings.LogFirstStep))
             {
-                log.Loss(last, sinceLog / (s + 1 - logged));
+                var steps = s + 1 - logged;
+                log.Loss(last, sinceLog / steps, metrics.Select(m => (m.Key, m.Value / steps)));
                 (sinceLog, logged) = (0, s + 1);
+                metrics.Clear();
             }
             OnStep?.Invoke(last);
             if (s + 1 == total) break;
@@ -212,16 +224,18 @@ public sealed class Trainer
     {
         _part = "evaluation after it";
         loss = null;
+        WindowLoss measured;
         try
         {
-            loss = step.Loss(_evaluation!, cancel);
+            measured = step.Measure(_evaluation!, cancel);
         }
         catch (OperationCanceledException)
         {
             return false;
         }
+        loss = measured.Loss;
         if (!double.IsFinite(loss.Value)) throw Diverged($"after step {report.Step}: the loss of the held-out rows is {loss}");
-        log.Evaluation(report, loss.Value);
+        log.Evaluation(report, measured);
         OnEvaluation?.Invoke(report.Step, loss.Value);
         return true;
     }

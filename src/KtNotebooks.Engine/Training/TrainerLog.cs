@@ -25,25 +25,30 @@ public sealed class TrainerLog
         else TrimTo(state.Step);
     }
 
-    public void Loss(StepReport report, double meanLoss)
+    /// <param name="report">The last step.</param>
+    /// <param name="meanLoss">Since the last line.</param>
+    /// <param name="metrics">The objective's, likewise.</param>
+    public void Loss(StepReport report, double meanLoss, IEnumerable<(string Name, double Value)> metrics)
     {
         ArgumentNullException.ThrowIfNull(report);
-        Append(report, new JsonObject { ["loss"] = Math.Round(meanLoss, 4) }, withRate: true);
-        _history.Add(new JsonObject
+        (string Name, double Value)[] others = [.. metrics.OrderBy(m => m.Name, StringComparer.Ordinal)];
+        Append(report, With(new JsonObject { ["loss"] = Math.Round(meanLoss, 4) }, others), withRate: true);
+        _history.Add(With(new JsonObject
         {
             ["epoch"] = report.Epoch,
             ["grad_norm"] = report.GradientNorm,
             ["learning_rate"] = report.LearningRate,
             ["loss"] = Math.Round(meanLoss, 4),
-            ["step"] = report.Step,
-        });
+        }, others, report.Step));
     }
 
-    public void Evaluation(StepReport report, double loss)
+    public void Evaluation(StepReport report, WindowLoss measured)
     {
         ArgumentNullException.ThrowIfNull(report);
-        Append(report, new JsonObject { ["eval_loss"] = loss }, withRate: false);
-        _history.Add(new JsonObject { ["epoch"] = report.Epoch, ["eval_loss"] = loss, ["step"] = report.Step });
+        ArgumentNullException.ThrowIfNull(measured);
+        (string, double)[] metrics = [.. measured.Metrics.OrderBy(m => m.Key, StringComparer.Ordinal).Select(m => ("eval_" + m.Key, m.Value))];
+        Append(report, With(new JsonObject { ["eval_loss"] = measured.Loss }, metrics), withRate: false);
+        _history.Add(With(new JsonObject { ["epoch"] = report.Epoch, ["eval_loss"] = measured.Loss }, metrics, report.Step));
     }
 
     /// <summary>The closing line of a run, without a loss.</summary>
@@ -54,6 +59,13 @@ public sealed class TrainerLog
     {
         var clock = $"{time.Hours}:{time.Minutes:D2}:{time.Seconds:D2}";
         return time.Days == 0 ? clock : $"{time.Days} day{(time.Days == 1 ? "" : "s")}, {clock}";
+    }
+
+    private static JsonObject With(JsonObject entry, IEnumerable<(string Name, double Value)> values, int? step = null)
+    {
+        foreach (var (name, value) in values) entry[name] = value;
+        if (step is { } number) entry["step"] = number;
+        return entry;
     }
 
     private void TrimTo(int step)

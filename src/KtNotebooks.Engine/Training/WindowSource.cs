@@ -1,5 +1,6 @@
 using KtNotebooks.Data;
 using KtNotebooks.Nn;
+using KtNotebooks.Training.Objectives;
 
 namespace KtNotebooks.Training;
 
@@ -19,7 +20,7 @@ public interface IWindowSource
 }
 
 /// <summary>
-/// Supervised examples: each epoch in its own order, `batch` sequences a micro-batch and `accumulation` micro-batches a window; the short last window counts.
+/// The rows of data sets: each epoch in its own order, `batch` sequences a micro-batch and `accumulation` micro-batches a window; the short last window counts.
 /// Steps an epoch = ⌈⌈N / batch⌉ / accumulation⌉.
 /// </summary>
 public sealed class ExampleWindows : IWindowSource
@@ -28,13 +29,16 @@ public sealed class ExampleWindows : IWindowSource
     private readonly int _batch, _window, _stepsPerEpoch;
     private readonly LossReduction _reduction;
     private readonly int? _seed;
+    private readonly ITrainingObjective? _objective;
     private (int Epoch, int[] Order) _order = (-1, []);
 
     /// <param name="epochs">num_train_epochs.</param>
     /// <param name="maxSteps">max_steps; −1: what the epochs come to.</param>
     /// <param name="seed">Of the order of the rows in each epoch; null: they keep their own (disable_shuffling).</param>
+    /// <param name="objective">Says what a mean is over; null: target tokens.</param>
     /// <exception cref="ArgumentException">No examples, or a size without a meaning.</exception>
-    public ExampleWindows(IReadOnlyList<EncodedExample> examples, int batch, int accumulation, double epochs, int maxSteps, LossReduction reduction, int? seed)
+    public ExampleWindows(IReadOnlyList<EncodedExample> examples, int batch, int accumulation, double epochs, int maxSteps, LossReduction reduction, int? seed,
+        ITrainingObjective? objective = null)
     {
         ArgumentNullException.ThrowIfNull(examples);
         if (examples.Count == 0) throw new ArgumentException("the training set has no rows");
@@ -43,7 +47,7 @@ public sealed class ExampleWindows : IWindowSource
         if (maxSteps is 0 or < -1) throw new ArgumentException($"max_steps must be positive, or -1 for what num_train_epochs comes to, but is {maxSteps}");
         if (maxSteps < 0 && (!double.IsFinite(epochs) || epochs <= 0))
             throw new ArgumentException(FormattableString.Invariant($"num_train_epochs must be positive, but is {epochs}"));
-        (_examples, _reduction, _seed, BatchSize) = (examples, reduction, seed, batch);
+        (_examples, _reduction, _seed, _objective, BatchSize) = (examples, reduction, seed, objective, batch);
         // No micro-batch and no window has more rows than there are.
         _batch = Math.Min(batch, examples.Count);
         var micro = (int)(((long)examples.Count + _batch - 1) / _batch);
@@ -71,14 +75,16 @@ public sealed class ExampleWindows : IWindowSource
         if (window.Sum(e => (long)e.Ids.Length) is > int.MaxValue and var tokens)
             throw new ArgumentException($"one step would have {tokens:N0} tokens, at most {int.MaxValue:N0} are possible; lower "
                 + $"per_device_train_batch_size or gradient_accumulation_steps");
-        return (Batch(window, _batch, _reduction), epoch + ((within + 1.0) / _stepsPerEpoch));
+        return (Batch(window, _batch, _reduction, _objective), epoch + ((within + 1.0) / _stepsPerEpoch));
     }
 
-    /// <summary>All examples as one batch whose weights make the loss a mean over their targets.</summary>
-    public static TokenBatch Batch(IReadOnlyList<EncodedExample> window) => Batch(window, window.Count, LossReduction.Token);
+    /// <summary>All examples as one batch whose weights make the loss a mean over their targets, or over what else the objective counts.</summary>
+    public static TokenBatch Batch(IReadOnlyList<EncodedExample> window, ITrainingObjective? objective = null) =>
+        Batch(window, window.Count, LossReduction.Token, objective);
 
-    private static TokenBatch Batch(IReadOnlyList<EncodedExample> window, int microSize, LossReduction reduction)
+    private static TokenBatch Batch(IReadOnlyList<EncodedExample> window, int microSize, LossReduction reduction, ITrainingObjective? objective)
     {
+        int Targets(IEnumerable<EncodedExample> examples) => examples.Sum(objective is null ? TargetsOf : objective.Count);
         var builder = new TokenBatch.Builder();
         var micros = window.Chunk(Math.Max(1, microSize)).ToArray();
         var all = Targets(window);
@@ -106,6 +112,6 @@ public sealed class ExampleWindows : IWindowSource
     }
 
     /// <summary>Positions whose next token is learned: all targets but the first token of a sequence.</summary>
-    private static int Targets(IEnumerable<EncodedExample> examples) =>
-        examples.Sum(e => e.Labels.Count(l => l >= 0) - (e.Apart ? e.Starts : [0]).Count(start => start < e.Labels.Length && e.Labels[start] >= 0));
+    internal static int TargetsOf(EncodedExample e) =>
+        e.Labels.Count(l => l >= 0) - (e.Apart ? e.Starts : [0]).Count(start => start < e.Labels.Length && e.Labels[start] >= 0);
 }

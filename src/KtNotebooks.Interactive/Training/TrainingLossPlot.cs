@@ -3,8 +3,8 @@ using System.Text.Json;
 namespace KtNotebooks.Interactive;
 
 /// <summary>
-/// The pictures that LLaMA-Factory leaves in the output folder: training_loss.png, training_eval_loss.png, training_eval_accuracy.png, with the raw values
-/// pale and the smoothed ones over them. "/" in a key becomes "_" in the file name.
+/// The pictures that LLaMA-Factory leaves in the output folder: training_loss.png, training_eval_loss.png, training_eval_accuracy.png, and one of each
+/// metric of the stage (rewards/accuracies), with the raw values pale and the smoothed ones over them. "/" in a key becomes "_" in the file name.
 /// </summary>
 public static class TrainingLossPlot
 {
@@ -37,7 +37,9 @@ public static class TrainingLossPlot
         return written;
     }
 
-    /// <summary>The same from the folder's trainer_state.json. Evaluation keys of named data sets (eval_NAME_loss) are found by themselves.</summary>
+    /// <summary>
+    /// The same from the folder's trainer_state.json. Evaluation keys of named data sets (eval_NAME_loss) and metrics of the stage are found by themselves.
+    /// </summary>
     public static IReadOnlyList<string> SaveFromTrainerState(string folder)
     {
         var path = Path.Combine(folder, "trainer_state.json");
@@ -46,10 +48,12 @@ public static class TrainingLossPlot
         if (!state.RootElement.TryGetProperty("log_history", out var log) || log.ValueKind != JsonValueKind.Array)
             throw new InvalidDataException($"[TrainingLossPlot] {path}: wanted an array \"log_history\"");
         var history = log.EnumerateArray().Select(Numbers).ToArray();
-        return Save(history, folder, UsualKeys.Concat(history.SelectMany(e => e.Keys).Where(IsEvaluation)).Distinct());
+        return Save(history, folder, UsualKeys.Concat(history.SelectMany(e => e.Keys).Where(k => IsEvaluation(k) || IsMetric(k))).Distinct());
 
         static Dictionary<string, double> Numbers(JsonElement entry) =>
             entry.EnumerateObject().Where(p => p.Value.ValueKind == JsonValueKind.Number).ToDictionary(p => p.Name, p => p.Value.GetDouble());
+
+        static bool IsMetric(string key) => key.Contains('/', StringComparison.Ordinal) && !key.StartsWith("eval_", StringComparison.Ordinal);
 
         static bool IsEvaluation(string key) =>
             key.StartsWith("eval_", StringComparison.Ordinal)

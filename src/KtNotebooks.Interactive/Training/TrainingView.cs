@@ -34,14 +34,17 @@ public sealed class TrainingView : IShowable, IDisposable
     /// <param name="tokensPerSecond">Input tokens a second.</param>
     /// <param name="elapsed">Since the start of the run.</param>
     /// <param name="remaining">Estimated to its end.</param>
-    public void Update(int step, int total, double loss, double lr, double tokensPerSecond, TimeSpan elapsed, TimeSpan remaining)
+    /// <param name="metrics">What the stage reports beside the loss.</param>
+    public void Update(int step, int total, double loss, double lr, double tokensPerSecond, TimeSpan elapsed, TimeSpan remaining,
+        IReadOnlyDictionary<string, double>? metrics = null)
     {
         lock (_state)
         {
             _steps.Add(step);
             _losses.Add(loss);
             _progress = total > 0 ? (double)step / total : 0;
-            _status = $"step {step:#,0}/{total:#,0} · loss {Ticks.Format(loss)} · lr {Ticks.Format(lr)} · {tokensPerSecond:#,0} tokens/s · "
+            var others = string.Concat((metrics ?? new Dictionary<string, double>()).Select(m => $" · {m.Key} {Ticks.Format(m.Value)}"));
+            _status = $"step {step:#,0}/{total:#,0} · loss {Ticks.Format(loss)}{others} · lr {Ticks.Format(lr)} · {tokensPerSecond:#,0} tokens/s · "
                 + $"{Durations.Text(elapsed)} elapsed, {Durations.Text(remaining)} left";
         }
         _display.Changed();

@@ -172,7 +172,8 @@ public sealed class TrainingDataTests : IDisposable
             s => s with { Template = s.Template with { EnableThinking = null } },
         ];
         var settings = DataKeys.Read(Settings.Read([$"dataset_dir={_folder.Path}", "dataset=big", "template=deepseek"]));
-        var keys = changes.Select(change => EncodedKey.Of(change(settings), Path.Combine(_folder.Path, "model"))).ToArray();
+        var keys = changes.Select(change => EncodedKey.Of(change(settings), Path.Combine(_folder.Path, "model"),
+            SftEncoder.Of(settings, Samples.Small))).ToArray();
         Assert.All(keys, Assert.NotNull);
         Assert.Equal(keys.Length, keys.Distinct().Count());
         // What is not named here has no part in the rows.
@@ -198,7 +199,7 @@ public sealed class TrainingDataTests : IDisposable
         folder.Write("dataset_info.json", """{"big": {"file_name": "big.json"}}""");
         folder.Write("model/tokenizer.json", "{}");
         var settings = DataKeys.Read(Settings.Read([$"dataset_dir={folder.Path}", "dataset=big", "template=deepseek"]));
-        string? Key() => EncodedKey.Of(settings, Path.Combine(folder.Path, "model"));
+        string? Key() => EncodedKey.Of(settings, Path.Combine(folder.Path, "model"), SftEncoder.Of(settings, Samples.Small));
         var before = Key();
         Assert.NotNull(before);
         folder.Write("model/" + file, "a");
@@ -208,14 +209,16 @@ public sealed class TrainingDataTests : IDisposable
     }
 
     private TrainingData Load(params string[] pairs) =>
-        TrainingData.Load(DataKeys.Read(Settings.Read([$"dataset_dir={_folder.Path}", "template=deepseek", .. pairs])), Path.Combine(_folder.Path, "model"),
-            Samples.Small);
+        Load(DataKeys.Read(Settings.Read([$"dataset_dir={_folder.Path}", "template=deepseek", .. pairs])));
 
     private TrainingData Load(Func<DataSettings, DataSettings> change)
     {
         var settings = DataKeys.Read(Settings.Read([$"dataset_dir={_folder.Path}", "dataset=a", "template=deepseek"]));
-        return TrainingData.Load(change(settings), Path.Combine(_folder.Path, "model"), Samples.Small);
+        return Load(change(settings));
     }
+
+    private TrainingData Load(DataSettings settings) =>
+        TrainingData.Load(settings, Path.Combine(_folder.Path, "model"), SftEncoder.Of(settings, Samples.Small));
 
     private static string Learned(EncodedExample row) => Samples.Small.Decode([.. row.Labels.Where(l => l >= 0)]);
 

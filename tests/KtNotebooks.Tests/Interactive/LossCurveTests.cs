@@ -33,12 +33,14 @@ public class LossCurveTests
         try
         {
             File.WriteAllText(Path.Combine(folder, "trainer_state.json"), """
-                { "log_history": [ { "step": 1, "loss": 2.5, "learning_rate": 0.1 }, { "step": 2, "loss": 2.0 }, { "step": 2, "eval_law/a_loss": 1.9,
+                { "log_history": [ { "step": 1, "loss": 2.5, "learning_rate": 0.1 }, { "step": 2, "loss": 2.0,
+                "rewards/accuracies": 0.5, "eval_rewards/accuracies": 0.5 }, { "step": 2, "eval_law/a_loss": 1.9,
                 "eval_loss": 1.8 },
                                    { "step": 2, "train_runtime": 1.5 } ] }
                 """);
             var written = TrainingLossPlot.SaveFromTrainerState(folder);
-            Assert.Equal(["training_loss.png", "training_eval_loss.png", "training_eval_law_a_loss.png"], written.Select(Path.GetFileName));
+            Assert.Equal(["training_loss.png", "training_eval_loss.png", "training_rewards_accuracies.png", "training_eval_law_a_loss.png"],
+                written.Select(Path.GetFileName));
             Assert.All(written, path => PngReader.Read(File.ReadAllBytes(path)));
             var chart = TrainingLossPlot.Chart([new Dictionary<string, double> { ["step"] = 5, ["loss"] = 1 }], "loss", "out/x")!;
             Assert.Equal("training loss of out/x", chart.Title);

@@ -8,6 +8,7 @@ using KtNotebooks.Tests.Experts;
 using KtNotebooks.Tests.Models;
 using KtNotebooks.Tests.Tokenizers;
 using KtNotebooks.Training;
+using KtNotebooks.Training.Objectives;
 
 using Xunit;
 
@@ -92,6 +93,20 @@ public sealed class SeveralCardsTests : IDisposable
     /// Not by the clock: card 0 holds the second part in layer 0 until card 1 has begun the first part in layer 1, and card 1 holds that until card 0 has
     /// begun. Then the same on the way back, in layers 4 and 3. Cards that took turns would wait for ever.
     /// </summary>
+    /// <summary>Pairs of sequences whose weights come from their log-probabilities, which each card has for its part of the window alone.</summary>
+    [Theory]
+    [InlineData(ExecutorKind.Resident)]
+    [InlineData(ExecutorKind.Streamed)]
+    public void Several_cards_weigh_pairs_as_one_does(ExecutorKind experts)
+    {
+        Need(2);
+        var (batch, objective) = (Tiny.Batch(1, Lengths), new DpoObjective(0.5, 0.1, 0.2));
+        using var host = Load(new PlacementSettings { Device = "cpu" });
+        using var several = Load(Over(2, contiguous: false, experts));
+        var expected = Run(host, batch, new LayerMajorStep(host) { Objective = objective });
+        Close(expected, Run(several, batch, new LayerMajorStep(several, 16, 5, savedBytes: _ => 0) { Objective = objective }), batch.Tokens);
+    }
+
     [Fact]
     public void Two_cards_work_at_once()
     {

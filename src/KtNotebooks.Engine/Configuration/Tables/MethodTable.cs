@@ -5,7 +5,7 @@ namespace KtNotebooks.Configuration.Tables;
 /// <summary>LLaMA-Factory's fine-tuning arguments: stage, adaptation, optimizers of their own, trackers.</summary>
 internal static class MethodTable
 {
-    private const string Preference = "goes with the preference stages (dpo, kto), which are not offered yet";
+    private const string Preference = "goes with losses and stages of preferences that are not offered yet";
     private const string Ppo = "goes with ppo, which is not offered";
     private const string Freeze = "goes with finetuning_type: freeze, which is not offered yet";
     private const string Oft = "goes with finetuning_type: oft, which is not offered";
@@ -17,7 +17,8 @@ internal static class MethodTable
 
     public static Key[] Keys { get; } =
     [
-        Acts("stage", "sft", "sft", KeyUse.Train | KeyUse.Predict, "supervised fine-tuning"),
+        Acts("stage", "sft | pt | dpo", "sft", KeyUse.Train | KeyUse.Predict,
+            "sft: learn answers; pt: learn plain text (column prompt); dpo: learn from pairs of answers (ranking: true)"),
         Acts("finetuning_type", "lora", "lora", KeyUse.Train | KeyUse.Chat | KeyUse.Predict | KeyUse.Export, "an adapter beside frozen weights"),
         Acts("lora_rank", "int", "8", KeyUse.Train | KeyUse.Plan, "r: the inner width of the adapter"),
         Acts("lora_alpha", "float", null, KeyUse.Train | KeyUse.Plan, "the adapter is scaled by alpha / rank; not given or 0: 2 × rank"),
@@ -46,11 +47,11 @@ internal static class MethodTable
         NoEffect("oft_rank", "int", "0", Oft),
         NoEffect("oft_block_size", "int", "32", Oft),
         NoEffect("oft_target", "list", "all", Oft),
-        NoEffect("pref_beta", "float", "0.1", Preference),
-        NoEffect("pref_ftx", "float", "0", Preference),
+        Acts("pref_beta", "float", "0.1", KeyUse.Train, "stage: dpo: how closely the model is held to its base"),
+        Acts("pref_ftx", "float", "0", KeyUse.Train, "stage: dpo: how much the chosen answers are learned beside it"),
+        Acts("pref_loss", "sigmoid", "sigmoid", KeyUse.Train, "stage: dpo: the loss of a pair"),
+        Acts("dpo_label_smoothing", "float", "0", KeyUse.Train, "stage: dpo: the share of pairs that may be the wrong way round"),
         NoEffect("pref_bco_weight", "float", "0", Preference),
-        NoEffect("pref_loss", "str", "sigmoid", Preference),
-        NoEffect("dpo_label_smoothing", "float", "0", Preference),
         NoEffect("kto_chosen_weight", "float", "1", Preference),
         NoEffect("kto_rejected_weight", "float", "1", Preference),
         NoEffect("simpo_gamma", "float", "0.5", Preference),
