@@ -8,7 +8,7 @@ namespace KtNotebooks.Training;
 
 /// <summary>What is queued from now on, for whoever measures or watches.</summary>
 /// <param name="Device">Whose thread says so.</param>
-/// <param name="Name">embedding, attention, experts, dense, head; <see cref="Waiting"/>; empty at the end.</param>
+/// <param name="Name">reference, embedding, attention, experts, dense, head; <see cref="Waiting"/>; empty at the end.</param>
 /// <param name="Stage">−1 outside the stages.</param>
 /// <param name="Part">Number of the window's part.</param>
 public readonly record struct StepMark(Device Device, string Name, int Stage = -1, int Part = 0)

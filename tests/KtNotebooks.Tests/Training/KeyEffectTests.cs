@@ -66,6 +66,10 @@ public class KeyEffectTests(Workplace place) : IClassFixture<Workplace>
         ["tool_format"] = ("qwen", ["dataset=tools"]),
         ["identity_name"] = ("Kitty", ["dataset=names"]),
         ["identity_author"] = ("us", ["dataset=names"]),
+        ["stage"] = ("pt", []),
+        ["pref_beta"] = ("0.5", ["stage=dpo", "dataset=pairs"]),
+        ["pref_ftx"] = ("0.5", ["stage=dpo", "dataset=pairs"]),
+        ["dpo_label_smoothing"] = ("0.3", ["stage=dpo", "dataset=pairs"]),
     };
 
     /// <summary>Keys that decide which files or lines a run leaves, with a value other than the run's.</summary>
@@ -176,6 +180,9 @@ public class KeyEffectTests(Workplace place) : IClassFixture<Workplace>
         place.Write("sets/names.json",
             """[{"instruction": "Who are you?", "output": "I am {{name}}, made by {{author}}."}, """
                 + """{"instruction": "Name?", "output": "{{name}} of {{author}}"}]""");
+        place.Write("sets/pairs.json",
+            """[{"instruction": "Hello", "chosen": "Good day to you", "rejected": "What"}, """
+                + """{"instruction": "Bye", "chosen": "See you", "rejected": "No"}]""");
         place.Write("sets/tools.json",
             """[{"conversations": [{"from": "human", "value": "Add 1"}, {"from": "gpt", "value": "2"}], """
                 + """ "tools": "[{\"name\": \"add\", \"description\": \"adds\", \"parameters\": {\"type\": \"object\", \"properties\": {}}}]"}]""");
@@ -183,6 +190,7 @@ public class KeyEffectTests(Workplace place) : IClassFixture<Workplace>
             {
               "good": {"file_name": "good.json"}, "short": {"file_name": "short.json"}, "names": {"file_name": "names.json"},
               "talks": {"file_name": "talks.json", "columns": {"prompt": "instruction", "response": "output", "history": "history"}},
+              "pairs": {"file_name": "pairs.json", "ranking": true, "columns": {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}},
               "tools": {"file_name": "tools.json", "formatting": "sharegpt", "columns": {"messages": "conversations", "tools": "tools"}}
             }
             """);
