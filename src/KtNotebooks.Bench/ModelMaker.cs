@@ -91,9 +91,10 @@ public sealed class ModelMaker
     private void Add(string name, long[] dims)
     {
         Parameters += dims.Aggregate(1L, (a, b) => a * b);
-        var isExpert = name.Contains(".experts.", StringComparison.Ordinal);
+        var isExpert = name.Contains(".experts.", StringComparison.Ordinal) && !name.EndsWith("_bias", StringComparison.Ordinal);
         var isLinear = dims.Length == 2 && name is not ("model.embed_tokens.weight" or "lm_head.weight")
-            && !name.EndsWith(".gate.weight", StringComparison.Ordinal);
+            && !name.EndsWith(".gate.weight", StringComparison.Ordinal) && !name.EndsWith(".router.weight", StringComparison.Ordinal)
+            && !name.EndsWith("_bias", StringComparison.Ordinal);
         if (Format == StorageFormat.Fp8 && isLinear)
         {
             Place(new Item(name, DType.F8E4M3, dims, StorageFormat.Fp8, 0),

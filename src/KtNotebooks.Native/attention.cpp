@@ -23,7 +23,7 @@ namespace {
 
 struct Shape {
     const int32_t *startsQ, *startsK;
-    int64_t H, Hk, D, Dv;
+    int64_t H, Hk, D, Dv, window;
     float scale;
     int32_t type;
 
@@ -49,8 +49,18 @@ Workspace& workspace() {
     return w;
 }
 
-// How many of the keys [first, first + n) query i of the sequence sees.
+// How many of the keys [first, first + n) lie no later than query i of the sequence.
 int64_t visible(int64_t i, int64_t cached, int64_t first, int64_t n) { return std::clamp<int64_t>(cached + i + 1 - first, 0, n); }
+
+// How many of these lie before the query's window: it sees [hidden, visible).
+int64_t hidden(const Shape& s, int64_t i, int64_t cached, int64_t first, int64_t n) {
+    return s.window ? std::clamp<int64_t>(cached + i + 1 - s.window - first, 0, n) : 0;
+}
+
+// The first block of keys that query i, and so any later one, sees.
+int64_t first_block(const Shape& s, int64_t i, int64_t cached) {
+    return s.window ? std::max<int64_t>(0, cached + i + 1 - s.window) / KeyBlock * KeyBlock : 0;
+}
 
 std::vector<Task> cut(int32_t nseq, const int32_t* starts, int64_t heads, int64_t block) {
     std::vector<Task> tasks;
@@ -74,17 +84,18 @@ void forward(const Kernels& kernels, const Shape& s, const Task& task, const voi
     std::fill(top, top + rows, -std::numeric_limits<float>::infinity());
     std::fill(sum, sum + rows, 0.0f);
     w.q.pack(kernels, s.at(q, s.H, s.D, t0, task.head), rows, s.D, micro.mr, s.scale);
-    for (int64_t first = 0; first < end; first += KeyBlock) {
+    for (int64_t first = first_block(s, task.first, cached); first < end; first += KeyBlock) {
         int64_t n = std::min(KeyBlock, end - first), key = s.startsK[task.sequence] + first;
         w.k.pack(kernels, s.at(k, s.Hk, s.D, key, kv), n, s.D, micro.nr);
         w.v.pack(kernels, s.at(v, s.Hk, s.Dv, key, kv).transposed(), s.Dv, n, micro.nr);
         auto part = [&](int64_t i) { return Part{0, visible(task.first + std::min(i + micro.mr, rows) - 1, cached, first, n)}; };
         scores_of(micro, w.q, w.k, rows, s.D, scores, lds, part);
         for (int64_t i = 0; i < rows; i++) {
-            int64_t seen = visible(task.first + i, cached, first, n);
+            int64_t seen = visible(task.first + i, cached, first, n), before = hidden(s, task.first + i, cached, first, n);
             float shrink = 1;
-            if (seen > 0)
-                shrink = kernels.softmax_step(scores + i * lds, seen, n, &top[i], &sum[i]);
+            std::fill(scores + i * lds, scores + i * lds + before, 0.0f);
+            if (seen > before)
+                shrink = kernels.softmax_step(scores + i * lds + before, seen - before, n - before, &top[i], &sum[i]);
             else
                 std::fill(scores + i * lds, scores + i * lds + n, 0.0f);
             if (shrink != 1) kernels.scale(o + i * ldo, s.Dv, shrink);
@@ -113,8 +124,12 @@ void score_block(const Kernels& kernels, const Shape& s, Workspace& w, const Tas
     scores_of(kernels.f32, w.q, w.k, rows, s.D, p, KeyBlock, part);
     scores_of(kernels.f32, w.dout, w.v, rows, s.Dv, ds, KeyBlock, part);
     for (int64_t i = 0; i < rows; i++) {
-        int64_t at = (t0 + i) * s.H + head;
-        kernels.softmax_grad(p + i * KeyBlock, ds + i * KeyBlock, visible(i0 + i, cached, first, n), n, g.lse[at], g.delta[at]);
+        int64_t at = (t0 + i) * s.H + head, seen = visible(i0 + i, cached, first, n);
+        int64_t before = std::min(seen, hidden(s, i0 + i, cached, first, n));
+        float *row = p + i * KeyBlock, *gradients = ds + i * KeyBlock;
+        std::fill(row, row + before, 0.0f);
+        std::fill(gradients, gradients + before, 0.0f);
+        kernels.softmax_grad(row + before, gradients + before, seen - before, n - before, g.lse[at], g.delta[at]);
     }
 }
 
@@ -129,7 +144,8 @@ void backward_queries(const Kernels& kernels, const Shape& s, const Task& task, 
     float* ds = w.dscores.get<float>(QueryBlock * KeyBlock);
     w.q.pack(kernels, s.at(g.q, s.H, s.D, t0, task.head), rows, s.D, micro.mr, s.scale);
     w.dout.pack(kernels, s.at(g.dout, s.H, s.Dv, t0, task.head), rows, s.Dv, micro.mr);
-    for (int64_t first = 0; first < end; first += KeyBlock) {
+    int64_t begin = first_block(s, task.first, cached);
+    for (int64_t first = begin; first < end; first += KeyBlock) {
         int64_t n = std::min(KeyBlock, end - first), key = s.startsK[task.sequence] + first;
         Matrix keys = s.at(g.k, s.Hk, s.D, key, kv);
         w.k.pack(kernels, keys, n, s.D, micro.nr);
@@ -137,7 +153,7 @@ void backward_queries(const Kernels& kernels, const Shape& s, const Task& task, 
         score_block(kernels, s, w, task, g, task.head, task.first, rows, first, n, p, ds);
         w.ds.pack(kernels, plain(ds, KeyBlock), rows, n, micro.mr);
         w.k.pack(kernels, keys.transposed(), s.D, n, micro.nr);
-        add_product(micro, w.ds, w.k, rows, s.D, n, sum, ldq, first > 0, [&](int64_t i) {
+        add_product(micro, w.ds, w.k, rows, s.D, n, sum, ldq, first > begin, [&](int64_t i) {
             return Part{0, visible(task.first + std::min(i + micro.mr, rows) - 1, cached, first, n)};
         });
     }
@@ -160,8 +176,9 @@ void backward_keys(const Kernels& kernels, const Shape& s, const Task& task, con
     w.k.pack(kernels, s.at(g.k, s.Hk, s.D, key, task.head), n, s.D, micro.nr);
     w.v.pack(kernels, s.at(g.v, s.Hk, s.Dv, key, task.head), n, s.Dv, micro.nr);
     int64_t begin = std::max<int64_t>(0, task.first - cached) / QueryBlock * QueryBlock;  // earlier queries do not see these keys
+    int64_t end = s.window ? std::min(queries, task.first + n - 1 - cached + s.window) : queries;  // nor do later ones than a window
     for (int64_t head = task.head * s.group(); head < (task.head + 1) * s.group(); head++)
-        for (int64_t i0 = begin; i0 < queries; i0 += QueryBlock) {
+        for (int64_t i0 = begin; i0 < end; i0 += QueryBlock) {
             int64_t rows = std::min(QueryBlock, queries - i0), t0 = s.startsQ[task.sequence] + i0;
             Matrix q = s.at(g.q, s.H, s.D, t0, head), dout = s.at(g.dout, s.H, s.Dv, t0, head);
             w.q.pack(kernels, q, rows, s.D, micro.mr, s.scale);
@@ -184,6 +201,7 @@ void backward_keys(const Kernels& kernels, const Shape& s, const Task& task, con
 bool check(int32_t nseq, const Shape& s) {
     check_extent("nseq", nseq);
     check_type("type", s.type);
+    check_extent("window", s.window);
     check_size("H", s.H), check_size("Hk", s.Hk), check_size("D", s.D), check_size("Dv", s.Dv);
     if (s.H % s.Hk)
         throw Error(InvalidArgument, "H must be a multiple of Hk, but H = %lld and Hk = %lld", static_cast<long long>(s.H),
@@ -233,14 +251,14 @@ void attention_grad(int32_t nseq, const Shape& s, Gradients g, void* dq, void* d
 }  // namespace kt
 
 int32_t kt_attention(int32_t nseq, const int32_t* startsQ, const int32_t* startsK, int32_t H, int32_t Hk, int32_t D, int32_t Dv,
-                     float scale, const void* q, const void* k, const void* v, int32_t type, void* out, float* lse) {
-    return kt::guarded("kt_attention", [&] { kt::attention(nseq, {startsQ, startsK, H, Hk, D, Dv, scale, type}, q, k, v, out, lse); });
+                     int32_t window, float scale, const void* q, const void* k, const void* v, int32_t type, void* out, float* lse) {
+    return kt::guarded("kt_attention", [&] { kt::attention(nseq, {startsQ, startsK, H, Hk, D, Dv, window, scale, type}, q, k, v, out, lse); });
 }
 
 int32_t kt_attention_grad(int32_t nseq, const int32_t* startsQ, const int32_t* startsK, int32_t H, int32_t Hk, int32_t D, int32_t Dv,
-                          float scale, const void* q, const void* k, const void* v, const void* out, const float* lse, const void* dout,
+                          int32_t window, float scale, const void* q, const void* k, const void* v, const void* out, const float* lse, const void* dout,
                           int32_t type, void* dq, void* dk, void* dv) {
     return kt::guarded("kt_attention_grad", [&] {
-        kt::attention_grad(nseq, {startsQ, startsK, H, Hk, D, Dv, scale, type}, {q, k, v, out, dout, lse, nullptr}, dq, dk, dv);
+        kt::attention_grad(nseq, {startsQ, startsK, H, Hk, D, Dv, window, scale, type}, {q, k, v, out, dout, lse, nullptr}, dq, dk, dv);
     });
 }

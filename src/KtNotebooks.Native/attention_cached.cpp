@@ -21,7 +21,7 @@ constexpr int64_t PartKeys = 4 * KeyBlock;
 
 struct Shape {
     const int32_t *starts_q, *counts, *first_page, *pages;
-    int64_t page_rows, H, Hk, D, Dv, pitch_k, pitch_v;
+    int64_t page_rows, H, Hk, D, Dv, window, pitch_k, pitch_v;
     float scale;
     int32_t type;
 
@@ -91,15 +91,19 @@ void walk(const Kernels& kernels, const Shape& s, const Task& t, int64_t part, c
     for (int64_t first = part * PartKeys; first < last; first += KeyBlock) {
         int64_t n = std::min(KeyBlock, last - first);
         auto visible = [&](int64_t row) { return std::clamp<int64_t>(cached + (t.first + row) / G + 1 - first, 0, n); };
+        // Of the visible ones, those before a row's window are hidden.
+        auto hidden = [&](int64_t row) { return s.window ? std::clamp<int64_t>(cached + (t.first + row) / G + 1 - s.window - first, 0, n) : 0; };
+        if (hidden(0) == n) continue;
         auto seen_by = [&](int64_t i) { return Part{0, visible(std::min<int64_t>(i + micro.mr, t.rows) - 1)}; };
         w.k.pack(kernels, keys_of(s, t.sequence, first, n, k, s.pitch_k, t.head * s.D, s.D, w), n, s.D, micro.nr);
         w.v.pack(kernels, keys_of(s, t.sequence, first, n, v, s.pitch_v, t.head * s.Dv, s.Dv, w).transposed(), s.Dv, n, micro.nr);
         scores_of(micro, w.q, w.k, t.rows, s.D, scores, KeyBlock, seen_by);
         for (int64_t i = 0; i < t.rows; i++) {
-            int64_t seen = visible(i);
+            int64_t seen = visible(i), before = hidden(i);
             float shrink = 1;
-            if (seen > 0)
-                shrink = kernels.softmax_step(scores + i * KeyBlock, seen, n, &to.top[i], &to.sum[i]);
+            std::fill(scores + i * KeyBlock, scores + i * KeyBlock + before, 0.0f);
+            if (seen > before)
+                shrink = kernels.softmax_step(scores + i * KeyBlock + before, seen - before, n - before, &to.top[i], &to.sum[i]);
             else
                 std::fill(scores + i * KeyBlock, scores + i * KeyBlock + n, 0.0f);
             if (shrink != 1) kernels.scale(to.out + i * ld, s.Dv, shrink);
@@ -120,18 +124,20 @@ void merge(const Shape& s, int64_t rows, const Sums& all, const Sums& part, int6
     }
 }
 
-void finish(const Kernels& kernels, const Shape& s, const Task& t, const Sums& all, int64_t ld, void* out) {
+void finish(const Kernels& kernels, const Shape& s, const Task& t, const Sums& all, int64_t ld, void* out, float* lse) {
     Matrix rows{out, s.type, s.Dv, 1};
     for (int64_t i = 0; i < t.rows; i++) {
         int64_t r = t.first + i, row = (s.starts_q[t.sequence] + r / s.group()) * s.H + t.head * s.group() + r % s.group();
         kernels.store(all.out + i * ld, ld, 1, s.Dv, 1 / all.sum[i], 0, const_cast<void*>(rows.at(row, 0)), s.type, s.Dv, 1);
+        if (lse) lse[row] = all.top[i] + std::log(all.sum[i]);
     }
 }
 
 Sums sums_at(float* memory, int64_t ld) { return {memory, memory + QueryBlock * ld, memory + QueryBlock * (ld + 1)}; }
 
-void attention_cached(int32_t nseq, const Shape& s, const void* q, const void* k, const void* v, void* out) {
+void attention_cached(int32_t nseq, const Shape& s, const void* q, const void* k, const void* v, void* out, float* lse) {
     check_extent("nseq", nseq), check_type("type", s.type);
+    check_extent("window", s.window);
     check_size("H", s.H), check_size("Hk", s.Hk), check_size("D", s.D), check_size("Dv", s.Dv), check_size("pageRows", s.page_rows);
     check_stride("pitchK", s.pitch_k, s.Hk * s.D), check_stride("pitchV", s.pitch_v, s.Hk * s.Dv);
     if (s.H % s.Hk)
@@ -179,7 +185,7 @@ void attention_cached(int32_t nseq, const Shape& s, const void* q, const void* k
             Sums all = sums_at(sums + begins[i] * room, ld);
             for (int64_t part = 1; part < tasks[i].parts(); part++)
                 merge(s, tasks[i].rows, all, sums_at(sums + (begins[i] + part) * room, ld), ld);
-            finish(kernels, s, tasks[i], all, ld, out);
+            finish(kernels, s, tasks[i], all, ld, out, lse);
         });
         return;
     }
@@ -194,7 +200,7 @@ void attention_cached(int32_t nseq, const Shape& s, const void* q, const void* k
             walk(kernels, s, t, part, k, v, one, ld);
             merge(s, t.rows, all, one, ld);
         }
-        finish(kernels, s, t, all, ld, out);
+        finish(kernels, s, t, all, ld, out, lse);
     });
 }
 
@@ -202,9 +208,10 @@ void attention_cached(int32_t nseq, const Shape& s, const void* q, const void* k
 }  // namespace kt
 
 int32_t kt_attention_cached(int32_t nseq, const int32_t* startsQ, const int32_t* counts, const int32_t* firstPage, const int32_t* pages,
-                            int32_t pageRows, int32_t H, int32_t Hk, int32_t D, int32_t Dv, float scale, const void* q, const void* k,
-                            int64_t pitchK, const void* v, int64_t pitchV, int32_t type, void* out) {
+                            int32_t pageRows, int32_t H, int32_t Hk, int32_t D, int32_t Dv, int32_t window, float scale, const void* q,
+                            const void* k, int64_t pitchK, const void* v, int64_t pitchV, int32_t type, void* out, float* lse) {
     return kt::guarded("kt_attention_cached", [&] {
-        kt::attention_cached(nseq, {startsQ, counts, firstPage, pages, pageRows, H, Hk, D, Dv, pitchK, pitchV, scale, type}, q, k, v, out);
+        kt::attention_cached(nseq, {startsQ, counts, firstPage, pages, pageRows, H, Hk, D, Dv, window, pitchK, pitchV, scale, type}, q, k, v, out,
+                             lse);
     });
 }

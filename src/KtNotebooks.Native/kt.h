@@ -17,7 +17,7 @@ extern "C" {
 // Weights may be low-bit; a value is code · scale, dequantized block by block to the type of the rows that it meets.
 
 // ---- library -------------------------------------------------------------------------------------------------------------
-KT_API int32_t kt_abi_version(void);       // 5
+KT_API int32_t kt_abi_version(void);       // 6
 KT_API const char* kt_last_error(void);    // of the calling thread; never null
 KT_API const char* kt_cpu_variants(void);  // supported here, best first, comma-separated: "amx,avx512bf16,avx512,avx2"
 // Chooses the variant (null or "": the best; "amx-emulated", for tests, computes AMX tiles with loops) and sizes the thread pool (0: all
@@ -66,18 +66,19 @@ KT_API int32_t kt_dequantize(int32_t type, const void* data, const void* scales,
 // Block-diagonal causal attention. Sequence s owns query rows [startsQ[s], startsQ[s+1]) and key rows [startsK[s], startsK[s+1]);
 // query j of a sequence with Lq queries and Lk keys sees keys 0 … Lk − Lq + j (Lk ≥ Lq: the first Lk − Lq keys are the cache).
 // q [Tq,H,D], k [Tk,Hk,D], v [Tk,Hk,Dv], out [Tq,H,Dv] overwritten, one type for all; H a multiple of Hk; lse [Tq,H] f32 overwritten
-// (log-sum-exp of the scaled scores).
+// (log-sum-exp of the scaled scores). With window > 0 a query sees the last `window` of these keys alone.
 KT_API int32_t kt_attention(int32_t nseq, const int32_t* startsQ, const int32_t* startsK, int32_t H, int32_t Hk, int32_t D, int32_t Dv,
-                            float scale, const void* q, const void* k, const void* v, int32_t type, void* out, float* lse);
+                            int32_t window, float scale, const void* q, const void* k, const void* v, int32_t type, void* out, float* lse);
 // The same over a paged cache, for inference: key j of sequence s is row pages[firstPage[s] + j / pageRows] · pageRows + j % pageRows of k
 // and v, whose rows are pitchK and pitchV elements apart; counts[s] keys, those of its queries included. v may be k: values are then the
-// first Dv columns of the keys (Hk = 1). Few or many rows, alone or among others, on any pages: the same bits.
+// first Dv columns of the keys (Hk = 1). lse may be null. Few or many rows, alone or among others, on any pages: the same bits.
 KT_API int32_t kt_attention_cached(int32_t nseq, const int32_t* startsQ, const int32_t* counts, const int32_t* firstPage,
-                                   const int32_t* pages, int32_t pageRows, int32_t H, int32_t Hk, int32_t D, int32_t Dv, float scale,
-                                   const void* q, const void* k, int64_t pitchK, const void* v, int64_t pitchV, int32_t type, void* out);
+                                   const int32_t* pages, int32_t pageRows, int32_t H, int32_t Hk, int32_t D, int32_t Dv, int32_t window,
+                                   float scale, const void* q, const void* k, int64_t pitchK, const void* v, int64_t pitchV, int32_t type,
+                                   void* out, float* lse);
 // dq, dk, dv like q, k, v; all overwritten. out, lse from the forward.
 KT_API int32_t kt_attention_grad(int32_t nseq, const int32_t* startsQ, const int32_t* startsK, int32_t H, int32_t Hk, int32_t D, int32_t Dv,
-                                 float scale, const void* q, const void* k, const void* v, const void* out, const float* lse,
+                                 int32_t window, float scale, const void* q, const void* k, const void* v, const void* out, const float* lse,
                                  const void* dout, int32_t type, void* dq, void* dk, void* dv);
 #if defined(__cplusplus)
 }

@@ -18,8 +18,10 @@ public sealed class ExpertBank : Module
     private ExpertSet _set;
     private Device? _card;
     private ExpertSlab? _slab;
+    private readonly Tensor? _downBias;
+    private readonly DeviceCopies? _downBiases;
 
-    public ExpertBank(IWeights weights, ExpertNames names, DType type, int experts, int width, int inner)
+    public ExpertBank(IWeights weights, ExpertNames names, DType type, int experts, int width, int inner, float clamp = 0)
         : base(names.Gate.Path)
     {
         ArgumentNullException.ThrowIfNull(weights);
@@ -27,6 +29,12 @@ public sealed class ExpertBank : Module
         _key = NormalRandom.HashOf(Path);
         _set = new ExpertSet(weights.TakeExperts(names.Gate, type, experts, inner, width), weights.TakeExperts(names.Up, type, experts, inner, width),
             weights.TakeExperts(names.Down, type, experts, width, inner));
+        if (clamp > 0)
+        {
+            _set = _set with { Glu = new ClampedSwiGlu(weights.Take(names.GateUpBias!, DType.F32, experts, 2 * inner), clamp) };
+            _downBias = weights.Take(names.DownBias!, DType.F32, experts, width);
+            _downBiases = new DeviceCopies(_downBias);
+        }
         _weights = Views();
     }
 
@@ -73,7 +81,8 @@ public sealed class ExpertBank : Module
     /// Under per-expert names: views that this bank owns, as modules do. Of low-bit experts the stored codes, which 4 bits pack in pairs: their number is
     /// <see cref="Parameter.Count"/>.
     /// </summary>
-    public override IEnumerable<Parameter> Weights => _weights;
+    public override IEnumerable<Parameter> Weights => _set.Glu is null ? _weights
+        : [.. _weights, new(Names.GateUpBias!, _set.Glu.Biases), new(Names.DownBias!, _downBias!)];
 
     public override IEnumerable<Parameter> Trainable => _set.Lora is { } l
         ? Names.All.Zip(l.Pairs).SelectMany(p => (Parameter[])
@@ -140,8 +149,10 @@ public sealed class ExpertBank : Module
         var device = host == Streamed?.Groups.Count ? Device.Cpu : Device;
         var set = _set with { Lora = lora?.Device == device ? lora : lora?.Map(t => Fetched.Apply(t, device)) };
         if (device.Kind == DeviceKind.Cuda && host > 0) set = set with { OnHost = new HostShare(host, lora) };
-        var y = RoutedExperts.Apply(Transfer.Apply(x, device), Transfer.Apply(weights, device), Transfer.Apply(indices, device), set,
-            DropoutMask.Mix(pass.DropoutKey ^ _key), pass.FirstRow * (long)weights.Width, pass.ValueUnused);
+        var (w, chosen) = (Transfer.Apply(weights, device), Transfer.Apply(indices, device));
+        var y = RoutedExperts.Apply(Transfer.Apply(x, device), w, chosen, set, DropoutMask.Mix(pass.DropoutKey ^ _key), pass.FirstRow * (long)weights.Width,
+            pass.ValueUnused);
+        if (_downBiases is not null) y = ExpertBias.Apply(y, w, chosen, _downBiases);
         return Transfer.Apply(y, x.Device);
     }
 
@@ -160,7 +171,7 @@ public sealed class ExpertBank : Module
     internal void StreamThrough(ExpertStream stream, Device card, long groupBytes)
     {
         var slab = new ExpertSlab(_set, card);
-        Replace(slab.Set with { OnCard = new StreamedExperts(slab, stream, card, groupBytes) }, card);
+        Replace(slab.Set with { OnCard = new StreamedExperts(slab, stream, card, groupBytes), Glu = _set.Glu }, card);
         _slab = slab;
     }
 
@@ -207,6 +218,7 @@ public sealed class ExpertBank : Module
     /// <exception cref="NotSupportedException">They are views on a checkpoint.</exception>
     public void Unfreeze()
     {
+        if (_set.Glu is not null) throw new NotSupportedException($"{Path}: experts with biases are trained with LoRA alone");
         foreach (var matrices in Matrices)
         {
             if (matrices.Stacked is not { } stacked)
@@ -230,6 +242,10 @@ public sealed class ExpertBank : Module
         FreeMatrices();
         (_set.OnCard as IDisposable)?.Dispose();
         _slab?.Dispose();
+        _set.Glu?.Dispose();
+        _set.Glu?.Biases.Dispose();
+        _downBiases?.Dispose();
+        _downBias?.Dispose();
     }
 
     private Parameter[] Views() =>
@@ -246,7 +262,7 @@ public sealed class ExpertBank : Module
 
     private void FreeMatrices()
     {
-        base.DisposeOwn();
+        foreach (var view in _weights) view.Tensor.Dispose();
         foreach (var matrices in Matrices)
         {
             if (matrices.Stacked is { } stacked) stacked.Dispose();

@@ -29,7 +29,7 @@ internal sealed class ExpertRows(ExpertSet experts, RouteKey key, int[] offsets,
         Project(xs, experts.Gate, lora?.GateA, lora?.GateB, 0, saved, saved.Gate);
         Project(xs, experts.Up, lora?.UpA, lora?.UpB, 1, saved, saved.Up);
         using var h = Tensor.Empty(saved.Gate.Type, saved.Gate.Shape);
-        SwiGlu.Forward(saved.Gate, saved.Up, h);
+        Activate(saved.Gate, saved.Up, h);
         if (valueUnused)
         {
             if (lora is not null) LowRankInput(h, lora.DownA, 2, saved);
@@ -51,7 +51,7 @@ internal sealed class ExpertRows(ExpertSet experts, RouteKey key, int[] offsets,
         using var dys = Routes.GatherTokens(dy, routes, k);
         using var dh = Tensor.Empty(g.Type, g.Shape);
         using var h = Tensor.Empty(g.Type, g.Shape);
-        SwiGlu.Forward(g, u, h);
+        Activate(g, u, h);
         using var qDown = LowRank(lora?.DownA);
         BackProject(dys, experts.Down, lora?.DownA, lora?.DownB, 2, qDown, dh);
         var rowWeights = new float[routes.Length];
@@ -65,7 +65,8 @@ internal sealed class ExpertRows(ExpertSet experts, RouteKey key, int[] offsets,
 
         using var dg = Tensor.Empty(g.Type, g.Shape);
         using var du = Tensor.Empty(g.Type, g.Shape);
-        SwiGlu.Backward(dh, g, u, dg, du, rowWeights);
+        if (experts.Glu is { } glu) glu.Backward(dh, g, u, dg, du, rowWeights, offsets);
+        else SwiGlu.Backward(dh, g, u, dg, du, rowWeights);
         using var dxs = Tensor.Empty(x.Type, routes.Length, x.Width);
         using var dxUp = Tensor.Empty(x.Type, routes.Length, x.Width);
         using var qGate = LowRank(lora?.GateA);
@@ -78,6 +79,12 @@ internal sealed class ExpertRows(ExpertSet experts, RouteKey key, int[] offsets,
         using var xs = Routes.GatherTokens(x, routes, k);
         ParameterGrad(xs, dg, 0, saved, qGate, gradients);
         ParameterGrad(xs, du, 1, saved, qUp, gradients);
+    }
+
+    private void Activate(Tensor g, Tensor u, Tensor h)
+    {
+        if (experts.Glu is { } glu) glu.Forward(g, u, h, offsets);
+        else SwiGlu.Forward(g, u, h);
     }
 
     private DropoutMask Mask(int projection) => RoutedExperts.Mask(experts, key, projection);

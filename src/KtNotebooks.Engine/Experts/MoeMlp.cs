@@ -12,6 +12,14 @@ namespace KtNotebooks.Experts;
 /// <param name="Router">How experts are chosen.</param>
 public sealed record MoeSettings(int Width, int Experts, int Inner, int SharedInner, RouterSettings Router)
 {
+    /// <summary>What the checkpoint calls the router.</summary>
+    public string RouterName { get; init; } = "gate";
+
+    public bool RouterBias { get; init; }
+
+    /// <summary>L of a clamped SwiGLU with biases (gpt-oss); 0: SwiGLU.</summary>
+    public float Clamp { get; init; }
+
     /// <summary>What the checkpoint calls the experts' matrices, by the path of the bank.</summary>
     public Func<string, ExpertNames> Names { get; init; } = ExpertNames.Each;
 }
@@ -31,9 +39,12 @@ public sealed class MoeMlp : Block
     {
         ArgumentNullException.ThrowIfNull(settings);
         var (D, E, shared) = (settings.Width, settings.Experts, settings.SharedInner);
-        _router = new Nn.Linear(weights, path + ".gate", DType.F32, E, D);
+        _router = new Nn.Linear(weights, $"{path}.{settings.RouterName}", DType.F32, E, D, settings.RouterBias);
         _bias = settings.Router.Scoring == RouterScoring.Sigmoid ? weights.Take(path + BiasName, DType.F32, E) : null;
-        Experts = new ExpertBank(weights, settings.Names(path + ".experts"), type, E, D, settings.Inner) { TopK = settings.Router.TopK };
+        Experts = new ExpertBank(weights, settings.Names(path + ".experts"), type, E, D, settings.Inner, settings.Clamp)
+        {
+            TopK = settings.Router.TopK,
+        };
         Shared = shared > 0 ? new SwiGluMlp(weights, path + ".shared_experts", type, D, shared) : null;
         Settings = settings.Router;
     }

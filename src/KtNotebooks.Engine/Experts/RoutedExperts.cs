@@ -11,6 +11,9 @@ namespace KtNotebooks.Experts;
 /// </summary>
 public sealed record ExpertSet(Matrices Gate, Matrices Up, Matrices Down, LowRankExperts? Lora = null)
 {
+    /// <summary>What stands between the projections; null: SwiGLU.</summary>
+    internal ClampedSwiGlu? Glu { get; init; }
+
     /// <summary>The same experts as a card sees them, where rows on a card are to meet them.</summary>
     public DeviceExperts? OnCard { get; init; }
 
@@ -25,7 +28,7 @@ public sealed record ExpertSet(Matrices Gate, Matrices Up, Matrices Down, LowRan
     public int Width => Gate.N;
 
     /// <summary>Experts 0 … count − 1 of it. Their low-rank pairs are views that the caller disposes.</summary>
-    internal ExpertSet First(int count) => new(Gate.First(count), Up.First(count), Down.First(count), Lora?.Map(t => t.Slice(0, count)));
+    internal ExpertSet First(int count) => new(Gate.First(count), Up.First(count), Down.First(count), Lora?.Map(t => t.Slice(0, count))) { Glu = Glu };
 
     /// <summary>What the tape must see, in the order of <see cref="RoutedExperts"/>'s inputs after x, weights and indices.</summary>
     internal Tensor[] Trained => Lora is { } l ? l.All
@@ -73,7 +76,8 @@ public sealed record LowRankExperts(Tensor GateA, Tensor GateB, Tensor UpA, Tens
 }
 
 /// <summary>
-/// y[t] = Σ_j weights[t,j] · down_e( silu(gate_e x[t]) · up_e x[t] ), e = indices[t,j]; each projection with its low-rank pair where there is one.
+/// y[t] = Σ_j weights[t,j] · down_e( silu(gate_e x[t]) · up_e x[t] ), e = indices[t,j]; each projection with its low-rank pair where there is one; in the
+/// place of silu(g) · u stands <see cref="ExpertSet.Glu"/> where there is one.
 /// x [T, D]; weights F32 [T, k]; indices I32 [T, k]; y like x. Rows are sorted by expert once, so every expert's matrices are read once for all its rows;
 /// experts without rows are never touched. Saves g, u [R, I], the routes' order, and p = A·input [R, r] of each projection; R = T·k. On a card only the
 /// order is kept: see <see cref="RoutedExpertsCuda"/>.
@@ -95,6 +99,7 @@ public sealed class RoutedExperts(ExpertSet experts, RouteKey dropoutKey = defau
         Expect(weights, "weights", DType.F32, x.Dim(0), weights.Width);
         Expect(indices, "indices", DType.I32, weights.Shape);
         int R = checked((int)indices.Count), I = experts.Width;
+        if (experts.Glu is { } glu) Expect(glu.Biases, "biases of gate and up", DType.F32, experts.Count, 2 * I);
         if (experts.Lora is { } lora) CheckLora(lora, x.Width, I);
         List<Tensor> saved = [Allocate(x, DType.I32, experts.Count + 1), Allocate(x, DType.I32, R)];
         if (x.Device.Kind == DeviceKind.Cuda || IsPlannedOnCard(x))

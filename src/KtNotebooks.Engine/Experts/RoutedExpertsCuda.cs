@@ -67,7 +67,7 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
             using (gate)
             using (up)
             {
-                RouteKernels.SwiGlu(gate, up, gate);
+                visit.Activate(gate, up, indices);
                 using var down = visit.Down(gate);
                 sum.Add(down, visit.FirstRow, f.Saved[2], weights, weights.Width);
             }
@@ -108,7 +108,7 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
                 continue;
             }
             using var visit = new Visit(this, source, g, x, routes, pairs);
-            using var dx = visit.Backward(dy, weights, f.Inputs[4], f.Outputs[1], gradients);
+            using var dx = visit.Backward(dy, weights, f.Inputs[3], f.Inputs[4], f.Outputs[1], gradients);
             sum.Add(dx, visit.FirstRow, rowOf, null, weights.Width);
         }
         if (host is not null)
@@ -232,6 +232,13 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
             return (gate, up, p);
         }
 
+        /// <summary>h in the place of gate.</summary>
+        public void Activate(Tensor gate, Tensor up, Tensor indices)
+        {
+            if (_op.Glu is { } glu) glu.Forward(gate, up, _allRoutes, FirstRow, indices, gate);
+            else RouteKernels.SwiGlu(gate, up, gate);
+        }
+
         /// <summary>down(h) [rows, D].</summary>
         public Tensor Down(Tensor h)
         {
@@ -247,7 +254,7 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
         }
 
         /// <summary>dx [rows, D] of the group's rows; writes dweights of its routes and the gradients of its experts' pairs.</summary>
-        public Tensor Backward(Tensor dy, Tensor weights, Tensor offsets, Tensor dWeights, Tensor[]? gradients)
+        public Tensor Backward(Tensor dy, Tensor weights, Tensor indices, Tensor offsets, Tensor dWeights, Tensor[]? gradients)
         {
             var (gate, up, p) = GateAndUp();
             using var dGate = gate; // the gradients take the place of the values
@@ -264,7 +271,8 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
             {
                 Product(h, true, new GroupedTerm(Tokens(dy), _w.Down, _op._d));
             }
-            RouteKernels.SwiGluGrad(h, gate, up, weights, _allRoutes, FirstRow, gate, up, h, dWeights);
+            if (_op.Glu is { } glu) glu.Backward(h, gate, up, weights, _allRoutes, FirstRow, indices, gate, up, h, dWeights);
+            else RouteKernels.SwiGluGrad(h, gate, up, weights, _allRoutes, FirstRow, gate, up, h, dWeights);
             if (gradients is not null) DownGradients(dy, h, qDown, weights, offsets, gradients);
             var dx = Empty(_op._d);
             GroupedTerm[] through = [new(RowSource.Of(dGate), _w.Gate, _op._i), new(RowSource.Of(dUp), _w.Up, _op._i)];
@@ -389,6 +397,8 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
     }
 
     private LowRankExperts? Lora => experts.Lora;
+
+    private ClampedSwiGlu? Glu => experts.Glu;
 
     private DropoutMask Mask(int projection) => RoutedExperts.Mask(experts, dropoutKey, projection);
 }

@@ -31,7 +31,7 @@ internal static class RoutedExpertsPlain
             for (var c = 0; c < I; c++)
             {
                 (g[(i * I) + c], u[(i * I) + c]) = (Rounded(gate[c], x.Type), Rounded(up[c], x.Type));
-                hidden[c] = Rounded(Silu(g[(i * I) + c]) * u[(i * I) + c], x.Type);
+                hidden[c] = Rounded(Hidden(experts, e, c, g[(i * I) + c], u[(i * I) + c]).H, x.Type);
             }
             var (output, lowDown) = layer.Project(2, e, route, hidden);
             for (var c = 0; c < D; c++) y[(route / k * D) + c] += weights.Span<float>()[route] * Rounded(output[c], x.Type);
@@ -59,7 +59,7 @@ internal static class RoutedExpertsPlain
             var input = Array.ConvertAll(x.AsSpan(token * D, D).ToArray(), v => (double)v);
             var dOut = Array.ConvertAll(dy.AsSpan(token * D, D).ToArray(), v => (double)v);
             var hidden = new double[I];
-            for (var c = 0; c < I; c++) hidden[c] = Rounded(Silu(G[(i * I) + c]) * U[(i * I) + c], type);
+            for (var c = 0; c < I; c++) hidden[c] = Rounded(Hidden(experts, e, c, G[(i * I) + c], U[(i * I) + c]).H, type);
             var dHidden = layer.Back(2, e, route, dOut);
             double dot = 0;
             for (var c = 0; c < I; c++) dot += dHidden[c] * hidden[c];
@@ -67,9 +67,9 @@ internal static class RoutedExpertsPlain
             var (dGate, dUp) = (new double[I], new double[I]);
             for (var c = 0; c < I; c++)
             {
-                var (gate, up, s) = ((double)G[(i * I) + c], (double)U[(i * I) + c], 1 / (1 + Math.Exp(-G[(i * I) + c])));
-                dGate[c] = weight * dHidden[c] * up * s * (1 + (gate * (1 - s)));
-                dUp[c] = weight * dHidden[c] * gate * s;
+                var (_, gate, up) = Hidden(experts, e, c, G[(i * I) + c], U[(i * I) + c]);
+                dGate[c] = weight * dHidden[c] * gate;
+                dUp[c] = weight * dHidden[c] * up;
             }
             var (fromGate, fromUp) = (layer.Back(0, e, route, dGate), layer.Back(1, e, route, dUp));
             for (var c = 0; c < D; c++) dx[(token * D) + c] += fromGate[c] + fromUp[c];
@@ -83,7 +83,13 @@ internal static class RoutedExpertsPlain
         for (var m = 0; sums is not null && m < sums.Length; m++) f.Outputs[2 + m].Store(Array.ConvertAll(sums[m], v => (float)v));
     }
 
-    private static double Silu(double v) => v / (1 + Math.Exp(-v));
+    /// <summary>h, dh/dg, dh/du.</summary>
+    private static (double H, double Gate, double Up) Hidden(ExpertSet experts, int e, int c, double g, double u)
+    {
+        if (experts.Glu is { } glu) return glu.At(e, c, g, u);
+        var s = 1 / (1 + Math.Exp(-g));
+        return (g * s * u, u * s * (1 + (g * (1 - s))), g * s);
+    }
 
     private static float Rounded(double value, DType type) => type == DType.BF16 ? Bf16.Round((float)value) : (float)value;
 

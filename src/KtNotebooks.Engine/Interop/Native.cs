@@ -10,7 +10,7 @@ namespace KtNotebooks.Interop;
 internal static unsafe partial class Native
 {
     internal const string Library = "ktnative";
-    internal const int AbiVersion = 5;
+    internal const int AbiVersion = 6;
     internal const int F32 = 0;
     internal const int BF16 = 1;
 
@@ -64,15 +64,15 @@ internal static unsafe partial class Native
     internal static partial int kt_dequantize(int type, void* data, void* scales, long K, long row, long rows, void* @out, int typeOut);
 
     [LibraryImport(Library)]
-    internal static partial int kt_attention(int nseq, int* startsQ, int* startsK, int H, int Hk, int D, int Dv, float scale,
+    internal static partial int kt_attention(int nseq, int* startsQ, int* startsK, int H, int Hk, int D, int Dv, int window, float scale,
         void* q, void* k, void* v, int type, void* @out, float* lse);
 
     [LibraryImport(Library)]
     internal static partial int kt_attention_cached(int nseq, int* startsQ, int* counts, int* firstPage, int* pages, int pageRows, int H, int Hk, int D,
-        int Dv, float scale, void* q, void* k, long pitchK, void* v, long pitchV, int type, void* @out);
+        int Dv, int window, float scale, void* q, void* k, long pitchK, void* v, long pitchV, int type, void* @out, float* lse);
 
     [LibraryImport(Library)]
-    internal static partial int kt_attention_grad(int nseq, int* startsQ, int* startsK, int H, int Hk, int D, int Dv, float scale,
+    internal static partial int kt_attention_grad(int nseq, int* startsQ, int* startsK, int H, int Hk, int D, int Dv, int window, float scale,
         void* q, void* k, void* v, void* @out, float* lse, void* dout, int type, void* dq, void* dk, void* dv);
 
     /// <summary>Throws <see cref="KtNativeException"/> with the library's own text unless <paramref name="status"/> is 0.</summary>

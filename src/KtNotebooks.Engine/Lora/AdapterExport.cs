@@ -150,7 +150,9 @@ public sealed class AdapterExport : IDisposable
             var weight = path + ".weight";
             if (!_names.Contains(weight))
             {
-                throw new InvalidDataException(_names.Contains(weight + "_packed") ? $"{_settings.Model}: '{path}' is stored in 4 bits, which cannot " +
+                throw new InvalidDataException(IsStacked(path) ? $"{_settings.Model}: the experts of '{path}' are stored in one tensor, which cannot be "
+                    + "merged into; use the adapter beside its base"
+                    : _names.Contains(weight + "_packed") ? $"{_settings.Model}: '{path}' is stored in 4 bits, which cannot " +
                     "be merged into; export onto the BF16 or FP8 checkpoint"
                     : $"{source.Path}: tensor '{source.Tensors[name].Source}' fits no weight of {_settings.Model}");
             }
@@ -224,6 +226,10 @@ public sealed class AdapterExport : IDisposable
             return codes;
         }
     }
+
+    /// <summary>Whether a path is that of an expert whose bank the base has in one tensor for all (gpt-oss).</summary>
+    private bool IsStacked(string path) => path.LastIndexOf(".experts.", StringComparison.Ordinal) is > 0 and var at
+        && ExpertNames.Interleaved(path[..at] + ".experts").Gate.Stacked is { } s && (_names.Contains(s.Name) || _names.Contains(s.Name + "_blocks"));
 
     private static MergedTensor.Pair PairOf(AdapterSource source, string path)
     {

@@ -12,7 +12,7 @@ namespace KtNotebooks.Lora;
 /// </summary>
 public static class LoraAdapter
 {
-    private static readonly string[] NeverTargets = ["lm_head", "gate"]; // the head, and the router under its checkpoint name
+    private static readonly string[] NeverTargets = ["lm_head", "gate", "router"]; // the head, and the router under its checkpoint names
 
     /// <summary>Attaches fresh pairs. Returns how many linears got one, an expert's projection counting as one.</summary>
     /// <exception cref="ArgumentException">A target that no linear of the model has, or a rank beyond all of them.</exception>

@@ -96,6 +96,15 @@ public sealed class ConfigFile
         _ => throw Wrong(key, "a list of whole numbers"),
     };
 
+    /// <summary>A list of texts; empty when absent or null.</summary>
+    public IReadOnlyList<string> Texts(string key) => Find(_root, key) switch
+    {
+        null => [],
+        { ValueKind: JsonValueKind.Array } list when list.EnumerateArray().All(v => v.ValueKind == JsonValueKind.String) =>
+            [.. list.EnumerateArray().Select(v => v.GetString()!)],
+        _ => throw Wrong(key, "a list of texts"),
+    };
+
     /// <summary>A router that can choose, or the field that keeps it from choosing.</summary>
     public RouterSettings CheckRouter(RouterSettings router, int experts)
     {
@@ -143,7 +152,8 @@ public sealed class ConfigFile
             : missing ?? throw new InvalidDataException($"{Path}: the yarn block has no '{key}'");
         var original = Of("original_max_position_embeddings", null);
         return (theta, new YarnSettings(Of("factor", null), (int)original, Of("beta_fast", 32), Of("beta_slow", 1), Of("mscale", 1), Of("mscale_all_dim", 0),
-            Find(rope!.Value, "attention_factor") is null ? null : Of("attention_factor", null)));
+            Find(rope!.Value, "attention_factor") is null ? null : Of("attention_factor", null),
+            Find(rope.Value, "truncate") is not { ValueKind: JsonValueKind.False }));
     }
 
     /// <summary>An error about a field, with the file, what was wanted and what stands there.</summary>

@@ -33,6 +33,7 @@ internal static class ConfigLimits
         ["qk_rope_head_dim"] = (2, 10_000),
         ["v_head_dim"] = (1, 10_000),
         ["max_position_embeddings"] = (1, 100_000_000),
+        ["sliding_window"] = (1, 100_000_000), // 128 of gpt-oss
         ["moe_layer_freq"] = (1, 1_000),
         ["decoder_sparse_step"] = (1, 1_000),
     };
@@ -43,6 +44,7 @@ internal static class ConfigLimits
         ["rms_norm_eps"] = (1e-12, 0.1), // usual are 1e-5 and 1e-6
         ["rope_theta"] = (1, 1e12), // usual are 1e4 to 1e7
         ["routed_scaling_factor"] = (1e-6, 1e6), // 1 to 16
+        ["swiglu_limit"] = (1e-3, 1e6), // 7 of gpt-oss
         ["partial_rotary_factor"] = (0, 1), // 0.5 of GLM
         ["factor"] = (1, 1e5), // 40 of DeepSeek
         ["original_max_position_embeddings"] = (1, 1e8),

@@ -15,6 +15,15 @@ public sealed record GqaSettings(int Width, GqaShape Heads, float Eps)
     /// <summary>Queries, keys and values have biases.</summary>
     public bool Biases { get; init; }
 
+    /// <summary>The last projection has one.</summary>
+    public bool OutputBias { get; init; }
+
+    /// <summary>The softmax of a head has one learned logit more.</summary>
+    public bool Sinks { get; init; }
+
+    /// <summary>A token sees the last so many alone, itself among them; 0: all.</summary>
+    public int Window { get; init; }
+
     /// <summary>Softmax scale, 1/√d.</summary>
     public float Scale => 1 / MathF.Sqrt(Heads.Head);
 }
@@ -28,6 +37,7 @@ public sealed class GqaAttention : Block
     private readonly Linear _k;
     private readonly Linear _v;
     private readonly Linear _o;
+    private readonly Tensor? _sinks;
     private readonly RmsNorm? _qNorm;
     private readonly RmsNorm? _kNorm;
 
@@ -45,8 +55,12 @@ public sealed class GqaAttention : Block
             _qNorm = new RmsNorm(weights, path + ".q_norm", s.Head, settings.Eps);
             _kNorm = new RmsNorm(weights, path + ".k_norm", s.Head, settings.Eps);
         }
-        _o = new Linear(weights, path + ".o_proj", type, D, s.H * s.Head);
+        _o = new Linear(weights, path + ".o_proj", type, D, s.H * s.Head, settings.OutputBias);
+        _sinks = settings.Sinks ? weights.Take(path + ".sinks", DType.F32, s.H) : null;
     }
+
+    /// <summary>The sinks alone: frozen.</summary>
+    public override IEnumerable<Parameter> Weights => _sinks is null ? [] : [new(Path + ".sinks", _sinks)];
 
     public override IEnumerable<Module> Children => _settings.Norms ? [_q, _k, _v, _qNorm!, _kNorm!, _o] : [_q, _k, _v, _o];
 
@@ -59,9 +73,10 @@ public sealed class GqaAttention : Block
         if (pass.Cache is { } cache)
         {
             var (keys, values) = cache.Append(Path, K, V, pass.SeqStarts);
-            attended = CachedAttention.Apply(Q, keys, values!, pass.SeqStarts, cache.Table, _settings.Scale);
+            attended = CachedAttention.Apply(Q, keys, values!, pass.SeqStarts, cache.Table, _settings.Scale,
+                _settings.Window, _sinks);
         }
-        else attended = Attention.Apply(Q, K, V, Spans.Self(pass.SeqStarts), _settings.Scale);
+        else attended = Attention.Apply(Q, K, V, Spans.Self(pass.SeqStarts) with { Window = _settings.Window }, _settings.Scale, _sinks);
         return _o.Forward(Flatten.Apply(attended), pass);
     }
 }

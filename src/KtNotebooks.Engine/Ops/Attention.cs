@@ -12,6 +12,9 @@ namespace KtNotebooks.Ops;
 /// </summary>
 public sealed record Spans(int[] Queries, int[] Keys)
 {
+    /// <summary>A query sees the last so many of these keys alone, its own among them; 0: all.</summary>
+    public int Window { get; init; }
+
     public int Count => Queries.Length - 1;
 
     /// <summary>Every sequence sees itself alone: training, and prompts without a cache.</summary>
@@ -21,9 +24,10 @@ public sealed record Spans(int[] Queries, int[] Keys)
 /// <summary>
 /// Block-diagonal causal attention: out = softmax(scale · q kᵀ) v inside each sequence. q [Tq, H, D]; k [Tk, Hk, D]; v [Tk, Hk, Dv]; out [Tq, H, Dv]; one
 /// float type; query head h reads key head h / (H/Hk). Saves lse [Tq, H] F32, the log-sum-exp of the scaled scores. Dao et al. 2022 for the recomputation
-/// in backward.
+/// in backward. With sinks [H] F32, frozen (gpt-oss), the softmax has one logit more, whose value is zero: out · σ(lse − sink), and lse with it. Backward
+/// is the same with these two.
 /// </summary>
-public sealed unsafe class Attention(Spans spans, float scale) : Op
+public sealed unsafe class Attention(Spans spans, float scale, Tensor? sinks = null) : Op
 {
     private Spans Spans => spans;
 
@@ -33,7 +37,8 @@ public sealed unsafe class Attention(Spans spans, float scale) : Op
 
     private float Scale => scale;
 
-    public static Tensor Apply(Tensor q, Tensor k, Tensor v, Spans spans, float scale) => new Attention(spans, scale).Run(q, k, v)[0];
+    public static Tensor Apply(Tensor q, Tensor k, Tensor v, Spans spans, float scale, Tensor? sinks = null) =>
+        new Attention(spans, scale, sinks).Run(q, k, v)[0];
 
     protected override Frame Prepare(Tensor[] inputs)
     {
@@ -43,6 +48,8 @@ public sealed unsafe class Attention(Spans spans, float scale) : Op
         if (k.Dim(1) == 0 || q.Dim(1) % k.Dim(1) != 0) throw Wrong($"q's {q.Dim(1)} heads must be a multiple of k's {k.Dim(1)}");
         Expect(k, "k", q.Type, k.Dim(0), k.Dim(1), q.Dim(2));
         Expect(v, "v", q.Type, k.Dim(0), k.Dim(1), v.Dim(2));
+        if (spans.Window < 0) throw Wrong($"the window must be positive, or 0 for none, but is {spans.Window}");
+        if (sinks is not null) Expect(sinks, "sinks", DType.F32, q.Dim(1));
         CheckStarts("query", spans.Queries, q.Dim(0));
         CheckStarts("key", spans.Keys, k.Dim(0));
         if (spans.Queries.Length != spans.Keys.Length) throw Wrong($"queries are cut into {spans.Count} sequences, keys into {spans.Keys.Length - 1}");
@@ -73,20 +80,26 @@ public sealed unsafe class Attention(Spans spans, float scale) : Op
 
     protected override void Cpu(Frame f)
     {
-        if (!Interop.Cpu.IsNative)
-        {
-            Managed(f);
-            return;
-        }
+        if (Interop.Cpu.IsNative) ByNative(f);
+        else Managed(f);
+        if (sinks is not null) Sink(f.Outputs[0], f.Saved[0], sinks);
+    }
+
+    private void ByNative(Frame f)
+    {
         var (H, Hk, D, Dv) = Sizes(f.Inputs[0], f.Inputs[1], f.Inputs[2]);
         fixed (int* starts = spans.Queries, keys = spans.Keys)
         {
-            Native.Ok(Native.kt_attention(spans.Count, starts, keys, H, Hk, D, Dv, scale, (void*)f.Inputs[0].Pointer, (void*)f.Inputs[1].Pointer,
+            Native.Ok(Native.kt_attention(spans.Count, starts, keys, H, Hk, D, Dv, spans.Window, scale, (void*)f.Inputs[0].Pointer, (void*)f.Inputs[1].Pointer,
                 (void*)f.Inputs[2].Pointer, f.Inputs[0].Type == DType.F32 ? 0 : 1, (void*)f.Outputs[0].Pointer, (float*)f.Saved[0].Pointer));
         }
     }
 
-    protected override void Cuda(Frame f) => AttentionKernels.Forward(spans, scale, f.Inputs[0], f.Inputs[1], f.Inputs[2], f.Outputs[0], f.Saved[0]);
+    protected override void Cuda(Frame f)
+    {
+        AttentionKernels.Forward(spans, scale, f.Inputs[0], f.Inputs[1], f.Inputs[2], f.Outputs[0], f.Saved[0]);
+        if (sinks is not null) AttentionKernels.Sink(f.Outputs[0], f.Saved[0], sinks);
+    }
 
     protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut) =>
         [.. new Grad(this).Run(dOut[0]!, f.Inputs[0], f.Inputs[1], f.Inputs[2], f.Outputs[0], f.Saved[0])];
@@ -107,19 +120,42 @@ public sealed unsafe class Attention(Spans spans, float scale) : Op
                     for (var h = 0; h < H; h++)
                     {
                         var (row, head, keys) = (((first + i) * H) + h, h / (H / Hk), cached + i + 1);
-                        for (var j = 0; j < keys; j++) p[j] = scale * TensorPrimitives.Dot(q.AsSpan(row * D, D), k.AsSpan((((start + j) * Hk) + head) * D, D));
-                        var max = TensorPrimitives.Max<float>(p.AsSpan(0, keys));
+                        var low = FirstSeen(keys);
+                        for (var j = low; j < keys; j++)
+                            p[j] = scale * TensorPrimitives.Dot(q.AsSpan(row * D, D), k.AsSpan((((start + j) * Hk) + head) * D, D));
+                        var max = TensorPrimitives.Max<float>(p.AsSpan(low, keys - low));
                         double sum = 0;
-                        for (var j = 0; j < keys; j++) sum += p[j] = MathF.Exp(p[j] - max);
+                        for (var j = low; j < keys; j++) sum += p[j] = MathF.Exp(p[j] - max);
                         lse.Span<float>()[row] = max + (float)Math.Log(sum);
                         var target = o.AsSpan(row * Dv, Dv);
-                        for (var j = 0; j < keys; j++)
+                        for (var j = low; j < keys; j++)
                             TensorPrimitives.MultiplyAdd(v.AsSpan((((start + j) * Hk) + head) * Dv, Dv), p[j] / (float)sum, target, target);
                     }
             });
         }
         f.Outputs[0].Store(o);
     }
+
+    /// <summary>out · σ(lse − sink) and log(exp(lse) + exp(sink)), in place.</summary>
+    internal static void Sink(Tensor o, Tensor lse, Tensor sinks) => RowParallel.For(o.Rows, o.Width, (from, to) =>
+    {
+        var logs = lse.Span<float>();
+        var sink = sinks.Span<float>();
+        var scratch = new float[o.Width];
+        for (var row = from; row < to; row++)
+        {
+            ref var log = ref logs[(int)row];
+            var more = (double)sink[(int)(row % sink.Length)] - log;
+            var added = more > 0 ? more + Math.Log(1 + Math.Exp(-more)) : Math.Log(1 + Math.Exp(more));
+            log += (float)added;
+            var target = FloatRows.Target(o, row, scratch);
+            TensorPrimitives.Multiply(FloatRows.Load(o, row, scratch), (float)Math.Exp(-added), target);
+            FloatRows.Store(o, row, target);
+        }
+    });
+
+    /// <summary>Of keys 0 … visible − 1, the first that the window leaves.</summary>
+    private int FirstSeen(int visible) => spans.Window == 0 ? 0 : Math.Max(0, visible - spans.Window);
 
     private (int First, int Count, int Keys, int Cached) Of(int s)
     {
@@ -152,11 +188,14 @@ public sealed unsafe class Attention(Spans spans, float scale) : Op
     private double[] Scores(float[] q, float[] k, int i, int h, int s, int keys, int H, int Hk, int D, out double log)
     {
         var p = new double[keys];
-        for (var j = 0; j < keys; j++)
+        var low = FirstSeen(keys);
+        for (var j = low; j < keys; j++)
             for (var d = 0; d < D; d++) p[j] += (double)scale * q[(((i * H) + h) * D) + d] * k[((((spans.Keys[s] + j) * Hk) + (h / (H / Hk))) * D) + d];
-        var max = p.Max();
-        double sum = 0;
-        for (var j = 0; j < keys; j++) sum += p[j] = Math.Exp(p[j] - max);
+        var max = p.Skip(low).Max();
+        double? sink = sinks?.Span<float>()[h];
+        if (sink > max) max = sink.Value;
+        var sum = sink is { } more ? Math.Exp(more - max) : 0;
+        for (var j = low; j < keys; j++) sum += p[j] = Math.Exp(p[j] - max);
         for (var j = 0; j < keys; j++) p[j] /= sum;
         log = max + Math.Log(sum);
         return p;
@@ -218,8 +257,9 @@ public sealed unsafe class Attention(Spans spans, float scale) : Op
             var (H, Hk, D, Dv) = Sizes(f.Inputs[1], f.Inputs[2], f.Inputs[3]);
             fixed (int* starts = forward.QueryStarts, keys = forward.KeyStarts)
             {
-                Native.Ok(Native.kt_attention_grad(forward.QueryStarts.Length - 1, starts, keys, H, Hk, D, Dv, forward.Scale, (void*)f.Inputs[1].Pointer,
-                    (void*)f.Inputs[2].Pointer, (void*)f.Inputs[3].Pointer, (void*)f.Inputs[4].Pointer, (float*)f.Inputs[5].Pointer, (void*)f.Inputs[0].Pointer,
+                Native.Ok(Native.kt_attention_grad(forward.QueryStarts.Length - 1, starts, keys, H, Hk, D, Dv, forward.Spans.Window, forward.Scale,
+                    (void*)f.Inputs[1].Pointer, (void*)f.Inputs[2].Pointer, (void*)f.Inputs[3].Pointer, (void*)f.Inputs[4].Pointer, (float*)f.Inputs[5].Pointer,
+                    (void*)f.Inputs[0].Pointer,
                     f.Inputs[1].Type == DType.F32 ? 0 : 1, (void*)f.Outputs[0].Pointer, (void*)f.Outputs[1].Pointer, (void*)f.Outputs[2].Pointer));
             }
         }
@@ -249,7 +289,7 @@ public sealed unsafe class Attention(Spans spans, float scale) : Op
                                 var g = dO.AsSpan(row * Dv, Dv);
                                 var mean = TensorPrimitives.Dot(g, o.AsSpan(row * Dv, Dv));
                                 var query = q.AsSpan(row * D, D);
-                                for (var j = 0; j <= cached + i; j++)
+                                for (var j = forward.FirstSeen(cached + i + 1); j <= cached + i; j++)
                                 {
                                     var at = ((start + j) * Hk) + head;
                                     var key = k.AsSpan(at * D, D);

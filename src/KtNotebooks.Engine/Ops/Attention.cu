@@ -1,5 +1,5 @@
 // Block-diagonal causal attention on the tensor cores: BF16 in, F32 sums. Compiled for one pair of head sizes: D (queries, keys), DV (values), multiples of 16, with
-// -DQK_WIDTH -DV_WIDTH -DM_TILES -DSTEP_ROWS -DBLOCK_WARPS -DMIN_BLOCKS and one of -DPASS_FORWARD, -DPASS_QUERIES, -DPASS_KEYS and/or -DPASS_VALUES.
+// -DQK_WIDTH -DV_WIDTH -DM_TILES -DSTEP_ROWS -DBLOCK_WARPS -DMIN_BLOCKS, -DPASS_WINDOW where a query sees its last keys alone, and one of -DPASS_FORWARD, -DPASS_QUERIES, -DPASS_KEYS and/or -DPASS_VALUES.
 //
 // A block owns a tile of rows ("held": its operands and its results stay in the block) and walks over the other side in steps ("streamed", double-buffered with asynchronous copies):
 //   attention        holds ROWS queries of one head, streams STEP keys and values, with the running softmax of Dao et al. 2022:  S = Q Kᵀ ; O = P V
@@ -15,15 +15,22 @@
 
 constexpr int D = QK_WIDTH, DV = V_WIDTH, MT = M_TILES, STEP = STEP_ROWS, ROWS = BLOCK_WARPS * MT * 16, THREADS = BLOCK_WARPS * 32;
 constexpr float LOG2E = 1.4426950408889634f;
+#ifndef PASS_WINDOW
+#define PASS_WINDOW 0
+#endif
+constexpr bool WINDOWED = PASS_WINDOW;
 
 // Elements of a row of W in shared memory.
 __device__ __forceinline__ constexpr int pitch_of(int W) { return W + 8; }
 
 __device__ __forceinline__ float minus_infinity() { return __uint_as_float(0xFF800000u); }
 
-// Held rows [held, held + rows) against streamed rows [streamed, streamed + count), as rows of the whole tensors: query i of the tile sees key n iff n <= i + shift.
+// Of a tile of queries: the first step whose keys its first query sees.
+__device__ __forceinline__ int first_step(int shift, int window) { return WINDOWED ? max(0, shift + 1 - window) / STEP_ROWS : 0; }
+
+// Held rows [held, held + rows) against streamed rows [streamed, streamed + count), as rows of the whole tensors: query i of the tile sees key n iff n <= i + shift and, where WINDOWED, n > i + shift - window.
 // With -DPAGED the forward finds streamed row n, counted from the first key of the sequence, in page pages[tile.pages + n / 64]; a step lies in one page.
-struct Tile { int held, rows, streamed, count, shift, slot, pages, unused1; };
+struct Tile { int held, rows, streamed, count, shift, slot, pages, window; };
 
 // N rows of W elements of one head, from rows `pitch` elements apart; zeros from row `valid` on.
 template <int N, int W>
@@ -190,8 +197,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK_WARPS * 32, MIN_BLOCKS) atten
 #endif
     int steps = (tile.count + STEP - 1) / STEP;
     load_rows<ROWS, D>(queries, q + ((long long)tile.held * H + head) * D, (long long)H * D, tile.rows);
-    load_rows<STEP, D>(keys, k0 + row_of(0) * key_pitch, key_pitch, tile.count);
-    load_rows<STEP, DV>(values, v0 + row_of(0) * value_pitch, value_pitch, tile.count);
+    int begin = first_step(tile.shift, tile.window), from = begin * STEP, into = begin & 1;
+    load_rows<STEP, D>(keys + into * STEP * pitch_of(D), k0 + row_of(from) * key_pitch, key_pitch, tile.count - from);
+    load_rows<STEP, DV>(values + into * STEP * pitch_of(DV), v0 + row_of(from) * value_pitch, value_pitch, tile.count - from);
     copy_async_commit();
 
     float sum[MT][DV / 8][4], top[MT][2], total[MT][2];
@@ -200,7 +208,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK_WARPS * 32, MIN_BLOCKS) atten
     for (int m = 0; m < MT; m++) top[m][0] = top[m][1] = minus_infinity(), total[m][0] = total[m][1] = 0;
     float factor = scale * LOG2E;
     int first_row = row + (threadIdx.x >> 2 & 7), column = (threadIdx.x & 3) * 2;
-    for (int step = 0; step < steps; step++)
+    for (int step = begin; step < steps; step++)
     {
         copy_async_wait<0>();
         __syncthreads(); // this step's rows are there, and nobody reads the other buffer any more
@@ -213,9 +221,10 @@ extern "C" __global__ void __launch_bounds__(BLOCK_WARPS * 32, MIN_BLOCKS) atten
         }
         int n0 = step * STEP;
         if (n0 > row + MT * 16 - 1 + tile.shift || row >= tile.rows) continue; // the warp's queries see none of these keys, or there are none
+        if (WINDOWED && n0 + STEP <= row + tile.shift + 1 - tile.window) continue; // all of them lie before its windows
         float s[MT][STEP / 8][4];
         scores<D>(s, queries, row, keys + (step & 1) * STEP * pitch_of(D));
-        bool masked = n0 + STEP - 1 > row + tile.shift;
+        bool masked = n0 + STEP - 1 > row + tile.shift || (WINDOWED && n0 < row + MT * 16 + tile.shift - tile.window);
         bool renew = false;
         float high[MT][2];
 #pragma unroll
@@ -231,7 +240,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK_WARPS * 32, MIN_BLOCKS) atten
                     for (int i = 0; i < 2; i++)
                     {
                         float& x = s[m][n][half * 2 + i];
-                        x = masked && n * 8 + column + i > last ? minus_infinity() : x * factor;
+                        x = masked && (n * 8 + column + i > last || (WINDOWED && n * 8 + column + i <= last - tile.window)) ? minus_infinity() : x * factor;
                         most = fmaxf(most, x);
                     }
                 high[m][half] = row_max(most);
@@ -244,7 +253,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK_WARPS * 32, MIN_BLOCKS) atten
 #pragma unroll
                 for (int half = 0; half < 2; half++)
                 {
-                    float now = fmaxf(top[m][half], high[m][half]), shrink = exp2f(top[m][half] - now);
+                    float now = fmaxf(top[m][half], high[m][half]), shrink = WINDOWED && now == minus_infinity() ? 1.0f : exp2f(top[m][half] - now); // -inf: no key of the row's window has come yet
                     top[m][half] = now;
                     total[m][half] *= shrink;
 #pragma unroll
@@ -261,7 +270,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK_WARPS * 32, MIN_BLOCKS) atten
                     for (int i = 0; i < 2; i++)
                     {
                         float& x = s[m][n][half * 2 + i];
-                        x = exp2f(x - top[m][half]);
+                        x = WINDOWED && x == minus_infinity() ? 0.0f : exp2f(x - top[m][half]);
                         total[m][half] += x;
                     }
         add_product<DV>(sum, s, values + (step & 1) * STEP * pitch_of(DV));
@@ -298,8 +307,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK_WARPS * 32, MIN_BLOCKS) atten
     int steps = (tile.count + STEP - 1) / STEP;
     load_rows<ROWS, D>(queries, q + ((long long)tile.held * H + head) * D, (long long)H * D, tile.rows);
     load_rows<ROWS, DV>(gradients, dout + ((long long)tile.held * H + head) * DV, (long long)H * DV, tile.rows);
-    load_rows<STEP, D>(keys, k0, key_pitch, tile.count);
-    load_rows<STEP, DV>(values, v0, value_pitch, tile.count);
+    int begin = first_step(tile.shift, tile.window), from = begin * STEP, into = begin & 1;
+    load_rows<STEP, D>(keys + into * STEP * pitch_of(D), k0 + from * key_pitch, key_pitch, tile.count - from);
+    load_rows<STEP, DV>(values + into * STEP * pitch_of(DV), v0 + from * value_pitch, value_pitch, tile.count - from);
     copy_async_commit();
 
     float sum[MT][D / 8][4], norm[MT][2], mean[MT][2];
@@ -316,7 +326,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK_WARPS * 32, MIN_BLOCKS) atten
             norm[m][half] = at < tile.rows ? lse[place] * LOG2E : 0;
             mean[m][half] = at < tile.rows ? delta[place] : 0;
         }
-    for (int step = 0; step < steps; step++)
+    for (int step = begin; step < steps; step++)
     {
         copy_async_wait<0>();
         __syncthreads();
@@ -329,11 +339,12 @@ extern "C" __global__ void __launch_bounds__(BLOCK_WARPS * 32, MIN_BLOCKS) atten
         }
         int n0 = step * STEP;
         if (n0 > row + MT * 16 - 1 + tile.shift || row >= tile.rows) continue;
+        if (WINDOWED && n0 + STEP <= row + tile.shift + 1 - tile.window) continue;
         const bf16* step_keys = keys + (step & 1) * STEP * pitch_of(D);
         float s[MT][STEP / 8][4], ds[MT][STEP / 8][4];
         scores<D>(s, queries, row, step_keys);
         scores<DV>(ds, gradients, row, values + (step & 1) * STEP * pitch_of(DV));
-        bool masked = n0 + STEP - 1 > row + tile.shift;
+        bool masked = n0 + STEP - 1 > row + tile.shift || (WINDOWED && n0 < row + MT * 16 + tile.shift - tile.window);
 #pragma unroll
         for (int m = 0; m < MT; m++)
 #pragma unroll
@@ -345,7 +356,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK_WARPS * 32, MIN_BLOCKS) atten
 #pragma unroll
                     for (int i = 0; i < 2; i++)
                     {
-                        float p = masked && n * 8 + column + i > last ? 0.0f : exp2f(s[m][n][half * 2 + i] * factor - norm[m][half]);
+                        float p = masked && (n * 8 + column + i > last || (WINDOWED && n * 8 + column + i <= last - tile.window)) ? 0.0f : exp2f(s[m][n][half * 2 + i] * factor - norm[m][half]);
                         float& x = ds[m][n][half * 2 + i];
                         x = p * (x - mean[m][half]);
                     }
@@ -425,7 +436,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK_WARPS * 32, MIN_BLOCKS) atten
             }
         }
         int i0 = at % steps * STEP;
-        bool seen = row <= i0 + STEP - 1 + tile.shift && row < tile.rows; // else the step's queries see none of the warp's keys, or there are none
+        bool seen = row <= i0 + STEP - 1 + tile.shift && row < tile.rows && !(WINDOWED && row + MT * 16 - 1 - tile.shift + tile.window <= i0); // else the step's queries see none of the warp's keys, or there are none
         if (seen)
         {
             const bf16* step_queries = queries + (at & 1) * STEP * pitch_of(D);
@@ -433,7 +444,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK_WARPS * 32, MIN_BLOCKS) atten
             const float* norm = norms + (at & 1) * STEP;
             float p[MT][STEP / 8][4];
             scores<D>(p, keys, row, step_queries);
-            bool masked = row + MT * 16 - 1 > i0 + tile.shift;
+            bool masked = row + MT * 16 - 1 > i0 + tile.shift || (WINDOWED && i0 + STEP > row - tile.shift + tile.window);
 #pragma unroll
             for (int m = 0; m < MT; m++)
 #pragma unroll
@@ -446,7 +457,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK_WARPS * 32, MIN_BLOCKS) atten
                         for (int i = 0; i < 2; i++)
                         {
                             float& x = p[m][n][half * 2 + i];
-                            x = masked && n * 8 + column + i < first ? 0.0f : exp2f(x * factor - norm[n * 8 + column + i]);
+                            x = masked && (n * 8 + column + i < first || (WINDOWED && n * 8 + column + i >= first + tile.window)) ? 0.0f : exp2f(x * factor - norm[n * 8 + column + i]);
                         }
                 }
 #ifdef PASS_VALUES

@@ -14,6 +14,9 @@ internal static class AttentionKernels
 {
     private const int MaxShared = 99 << 10, MaxWidth = 256, RowWarps = 4, RowTile = 16, TileInts = 8;
 
+    /// <summary>More keys than there are, and no overflow when it is added to a row.</summary>
+    private const int NoWindow = 1 << 30;
+
     private static readonly CudaProgram TensorCores = new("Attention", CudaProgram.Resource("Ops.Attention.cu"));
     private static readonly CudaProgram RowByRow = new("AttentionRows", CudaProgram.Resource("Ops.AttentionRows.cu"));
     private static readonly ConcurrentDictionary<(Pass, int D, int Dv, bool Paged), Plan> Plans = new();
@@ -28,6 +31,9 @@ internal static class AttentionKernels
         Queries = 2,
         Keys = 4,
         Values = 8,
+
+        /// <summary>Kernels of the tensor cores look at windows only when they are compiled for them.</summary>
+        Window = 16,
     }
 
     /// <summary>Shapes as <see cref="Attention"/> says.</summary>
@@ -36,7 +42,7 @@ internal static class AttentionKernels
         var (card, H, Hk, D, Dv) = (q.Card(), (int)q.Dim(1), (int)k.Dim(1), q.Width, v.Width);
         if (OnTensorCores(D, Dv, q, k, v, o))
         {
-            var plan = PlanOf(Pass.Forward, D, Dv);
+            var plan = PlanOf(Pass.Forward | WindowOf(spans.Window), D, Dv);
             using var tiles = QueryTiles(spans, plan.Rows, q.Device);
             plan.Kernel(card, "attention").Launch((tiles.Dim(0) * H, 1, 1), plan.Threads, plan.SharedBytes, q.Pointer, k.Pointer, v.Pointer, o.Pointer,
                 lse.Pointer, tiles.Pointer, H, Hk, scale);
@@ -57,14 +63,14 @@ internal static class AttentionKernels
             .Launch((delta.Count + RowWarps - 1) / RowWarps, RowWarps * 32, dO.Pointer, o.Pointer, delta.Pointer, delta.Count);
         if (OnTensorCores(D, Dv, q, k, v, dO, dq, dk, dv))
         {
-            var queries = PlanOf(Pass.Queries, D, Dv);
+            var queries = PlanOf(Pass.Queries | WindowOf(spans.Window), D, Dv);
             using var queryTiles = QueryTiles(spans, queries.Rows, q.Device);
             queries.Kernel(card, "attention_dq").Launch((queryTiles.Dim(0) * H, 1, 1), queries.Threads, queries.SharedBytes, q.Pointer, k.Pointer, v.Pointer,
                 dO.Pointer, lse.Pointer, delta.Pointer, dq.Pointer, queryTiles.Pointer, H, Hk, scale);
             ReadOnlySpan<Pass> walks = D + Dv <= 320 ? [Pass.Keys | Pass.Values] : [Pass.Keys, Pass.Values];
             foreach (var walk in walks)
             {
-                var keys = PlanOf(walk, D, Dv);
+                var keys = PlanOf(walk | WindowOf(spans.Window), D, Dv);
                 using var keyTiles = KeyTiles(spans, keys.Rows, q.Device);
                 keys.Kernel(card, "attention_dkv")
                     .Launch((keyTiles.Dim(0) * Hk, 1, 1), keys.Threads, keys.SharedBytes, q.Pointer, k.Pointer, v.Pointer, dO.Pointer, lse.Pointer,
@@ -86,7 +92,7 @@ internal static class AttentionKernels
     /// Attention on a paged cache, as <see cref="CachedAttention"/> says. BF16 heads that the tensor cores take go there. Otherwise few queries are cut into
     /// parts of their keys, about sixteen warps a multiprocessor together, and joined; the parts of many would be larger than what they save.
     /// </summary>
-    public static void Cached(int[] seqStarts, PageTable table, float scale, Tensor q, Tensor k, Tensor v, Tensor o)
+    public static void Cached(int[] seqStarts, PageTable table, float scale, int window, Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse)
     {
         const int FewQueries = 64, SmallestPart = 128;
         var (card, T, H, Hk, W, R) = (q.Card(), (int)q.Dim(0), (int)q.Dim(1), (int)k.Dim(1), q.Width, o.Width);
@@ -94,18 +100,16 @@ internal static class AttentionKernels
         var (keyPitch, valuePitch, pages) = (Hk * k.Width, Hk * v.Width, table.On(q.Device));
         if (v.Width == R && OnTensorCores(W, R, q, k, v, o))
         {
-            using var unread = Tensor.Empty(DType.F32, q.Device, T, H);
-            var plan = PlanOf(Pass.Forward, W, R, paged: true);
-            using var held = QueryTiles(seqStarts, table, plan.Rows, q.Device);
+            var plan = PlanOf(Pass.Forward | WindowOf(window), W, R, paged: true);
+            using var held = QueryTiles(seqStarts, table, window, plan.Rows, q.Device);
             plan.Kernel(card, "attention").Launch((held.Dim(0) * H, 1, 1), plan.Threads, plan.SharedBytes, q.Pointer, k.Pointer, v.Pointer, o.Pointer,
-                unread.Pointer, held.Pointer, H, Hk, scale, pages.Pointer);
+                lse.Pointer, held.Pointer, H, Hk, scale, pages.Pointer);
             return;
         }
         var options = OptionsOf(W, R, q, k, v);
         if (T > FewQueries)
         {
-            using var lse = Tensor.Empty(DType.F32, q.Device, T, H);
-            using var tiles = QueryTiles(seqStarts, table, RowTile, q.Device);
+            using var tiles = QueryTiles(seqStarts, table, window, RowTile, q.Device);
             RowByRow.Kernel(card, "attention_rows", options)
                 .Launch(tiles.Dim(0) * H, RowWarps * 32, q.Pointer, k.Pointer, v.Pointer, o.Pointer, lse.Pointer, tiles.Pointer, H, Hk, keyPitch, valuePitch,
                     pages.Pointer, scale);
@@ -120,10 +124,10 @@ internal static class AttentionKernels
             for (var t = seqStarts[s]; t < seqStarts[s + 1]; t++)
             {
                 var seen = table.Counts[s] - (seqStarts[s + 1] - t) + 1;
-                for (var from = 0; from < seen; from += part)
+                for (var from = window == 0 ? 0 : Math.Max(0, seen - window) / 32 * 32; from < seen; from += part)
                 {
                     var n = Math.Min(part, seen - from);
-                    parts.Add(new Tile(t, 1, from, n, n - 1, parts.Count, table.FirstPage[s]));
+                    parts.Add(new Tile(t, 1, from, n, n - 1, parts.Count, table.FirstPage[s]) { Window = window == 0 ? NoWindow : window - seen + from + n });
                 }
                 first[t + 1] = parts.Count;
             }
@@ -134,8 +138,15 @@ internal static class AttentionKernels
         RowByRow.Kernel(card, "attention_parts", options)
             .Launch(cut.Dim(0) * H, 32, q.Pointer, k.Pointer, v.Pointer, sums.Pointer, lses.Pointer, cut.Pointer, H, Hk, keyPitch, valuePitch, pages.Pointer,
                 scale);
-        RowByRow.Kernel(card, "attention_join", options).Launch((T, H), 128, sums.Pointer, lses.Pointer, slots.Pointer, o.Pointer, H);
+        RowByRow.Kernel(card, "attention_join", options).Launch((T, H), 128, sums.Pointer, lses.Pointer, slots.Pointer, o.Pointer, lse.Pointer, H);
     }
+
+    /// <summary>What sinks do to a result, in place: see <see cref="Attention"/>.</summary>
+    public static void Sink(Tensor o, Tensor lse, Tensor sinks) =>
+        RowByRow.Kernel(o.Card(), "attention_sinks", OptionsOf(o.Width, o.Width, o))
+            .Launch((lse.Count + RowWarps - 1) / RowWarps, RowWarps * 32, o.Pointer, lse.Pointer, sinks.Pointer, lse.Count, (int)sinks.Count);
+
+    private static Pass WindowOf(int window) => window == 0 ? default : Pass.Window;
 
     private static bool OnTensorCores(int D, int Dv, params ReadOnlySpan<Tensor> tensors)
     {
@@ -146,12 +157,12 @@ internal static class AttentionKernels
 
     /// <summary>Tiles of at most so many queries and the keys that they see; the longest walk first.</summary>
     private static Tensor QueryTiles(Spans spans, int rows, Device device) =>
-        QueryTiles(spans.Queries, s => (spans.Keys[s + 1] - spans.Keys[s], spans.Keys[s], 0), rows, device);
+        QueryTiles(spans.Queries, s => (spans.Keys[s + 1] - spans.Keys[s], spans.Keys[s], 0), spans.Window, rows, device);
 
-    private static Tensor QueryTiles(int[] seqStarts, PageTable table, int rows, Device device) =>
-        QueryTiles(seqStarts, s => (table.Counts[s], 0, table.FirstPage[s]), rows, device);
+    private static Tensor QueryTiles(int[] seqStarts, PageTable table, int window, int rows, Device device) =>
+        QueryTiles(seqStarts, s => (table.Counts[s], 0, table.FirstPage[s]), window, rows, device);
 
-    private static Tensor QueryTiles(int[] starts, Func<int, (int Count, int Begin, int Pages)> keysOf, int rows, Device device)
+    private static Tensor QueryTiles(int[] starts, Func<int, (int Count, int Begin, int Pages)> keysOf, int window, int rows, Device device)
     {
         List<Tile> tiles = [];
         for (var s = 0; s + 1 < starts.Length; s++)
@@ -161,7 +172,7 @@ internal static class AttentionKernels
             for (var j = 0; j < queries; j += rows)
             {
                 var n = Math.Min(rows, queries - j);
-                tiles.Add(new Tile(starts[s] + j, n, keys.Begin, cached + j + n, cached + j, 0, keys.Pages));
+                tiles.Add(new Tile(starts[s] + j, n, keys.Begin, cached + j + n, cached + j, 0, keys.Pages) { Window = window == 0 ? NoWindow : window });
             }
         }
         return OnCard(tiles, device);
@@ -178,7 +189,10 @@ internal static class AttentionKernels
             for (var n = 0; n < keys; n += rows)
             {
                 var first = Math.Max(0, n - cached); // the first query that sees key n
-                tiles.Add(new Tile(spans.Keys[s] + n, Math.Min(rows, keys - n), spans.Queries[s] + first, queries - first, cached + first - n));
+                tiles.Add(new Tile(spans.Keys[s] + n, Math.Min(rows, keys - n), spans.Queries[s] + first, queries - first, cached + first - n)
+                {
+                    Window = spans.Window == 0 ? NoWindow : spans.Window,
+                });
             }
         }
         return OnCard(tiles, device);
@@ -191,7 +205,7 @@ internal static class AttentionKernels
         for (var i = 0; i < tiles.Count; i++)
         {
             var t = tiles[i];
-            ReadOnlySpan<int> values = [t.Held, t.Rows, t.Streamed, t.Count, t.Shift, t.Slot, t.Pages, 0];
+            ReadOnlySpan<int> values = [t.Held, t.Rows, t.Streamed, t.Count, t.Shift, t.Slot, t.Pages, t.Window];
             values.CopyTo(target.AsSpan(i * TileInts));
         }
         using var flat = Memory.Place(target, device);
@@ -217,7 +231,8 @@ internal static class AttentionKernels
     /// </summary>
     private static Plan PlanOf(Pass pass, int D, int Dv, bool paged = false) => Plans.GetOrAdd((pass, D, Dv, paged), static key =>
     {
-        var (pass, D, Dv, paged) = key;
+        var (all, D, Dv, paged) = key;
+        var pass = all & ~Pass.Window;
         foreach (var (tiles, step, warps) in ((int, int, int)[])[(2, 32, 4), (1, 32, 4), (1, 16, 4), (1, 16, 2)])
         {
             if (tiles == 2 && (pass != Pass.Forward || Dv > 128)) continue;
@@ -228,7 +243,7 @@ internal static class AttentionKernels
             var streamed = 2 * step * (D + 8 + Dv + 8) * 2;
             var shared = held + streamed + ((pass & (Pass.Keys | Pass.Values)) != 0 ? 2 * 2 * step * sizeof(float) : 0);
             if (shared > MaxShared) continue;
-            var defines = string.Concat(Enum.GetValues<Pass>().Where(p => pass.HasFlag(p)).Select(p => $" -DPASS_{p.ToString().ToUpperInvariant()}"));
+            var defines = string.Concat(Enum.GetValues<Pass>().Where(p => all.HasFlag(p)).Select(p => $" -DPASS_{p.ToString().ToUpperInvariant()}"));
             if (paged) defines += " -DPAGED";
             return new Plan($"-DQK_WIDTH={D} -DV_WIDTH={Dv} -DM_TILES={tiles} -DSTEP_ROWS={step} -DBLOCK_WARPS={warps} -DMIN_BLOCKS=2{defines} --use_fast_math",
                 rows, warps * 32, shared);
@@ -236,7 +251,10 @@ internal static class AttentionKernels
         throw new NotSupportedException($"[Attention] head sizes {D} and {Dv} do not fit into {MaxShared} bytes of shared memory");
     });
 
-    private readonly record struct Tile(int Held, int Rows, int Streamed, int Count, int Shift, int Slot = 0, int Pages = 0);
+    private readonly record struct Tile(int Held, int Rows, int Streamed, int Count, int Shift, int Slot = 0, int Pages = 0)
+    {
+        public int Window { get; init; }
+    }
 
     private sealed record Plan(string Options, int Rows, int Threads, int SharedBytes)
     {

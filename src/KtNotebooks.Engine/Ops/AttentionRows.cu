@@ -3,9 +3,9 @@
 
 constexpr int D = QK_WIDTH, DV = V_WIDTH, WARPS = 4;
 
-// As in Attention.cu: query i of a tile sees key n iff n <= i + shift.
+// As in Attention.cu: query i of a tile sees key n iff i + shift - window < n <= i + shift.
 // With pages, streamed row n lies in page pages[tile.pages + n / 64], counted from the first key of the sequence; 32 rows that begin at a multiple of 32 lie together.
-struct Tile { int held, rows, streamed, count, shift, slot, pages, unused1; };
+struct Tile { int held, rows, streamed, count, shift, slot, pages, window; };
 
 __device__ __forceinline__ float warp_sum(float v)
 {
@@ -68,13 +68,13 @@ __device__ __forceinline__ void attend(const T* q, const T* k, const T* v, O* ou
         int visible = min(tile.count, row + tile.shift + 1);
         float sum[(DV + 31) / 32], top = __uint_as_float(0xFF800000u), total = 0;
         for (int i = 0; i < (DV + 31) / 32; i++) sum[i] = 0;
-        for (int first = 0; first < visible; first += 32)
+        for (int low = max(0, row + tile.shift + 1 - tile.window), first = low & ~31; first < visible; first += 32)
         {
             int n = tile.streamed + first, count = min(32, visible - first);
             long long begin = pages ? pages[tile.pages + n / 64] * 64LL + n % 64 : n;
             const T* keys = k + begin * key_pitch + key_head * D;
             const T* values = v + begin * value_pitch + key_head * DV;
-            float s = lane < count ? scale * dot<D>(q + place * D, keys + (long long)lane * key_pitch) : __uint_as_float(0xFF800000u);
+            float s = lane < count && first + lane >= low ? scale * dot<D>(q + place * D, keys + (long long)lane * key_pitch) : __uint_as_float(0xFF800000u);
             float now = fmaxf(top, warp_max(s)), shrink = expf(top - now), p = expf(s - now);
             top = now;
             total = total * shrink + p;
@@ -103,12 +103,13 @@ extern "C" __global__ void attention_parts(const T* q, const T* k, const T* v, f
 }
 
 // Query t has slots [first[t], first[t + 1]): out = Σ exp(lse_p − max) part_p / Σ exp(lse_p − max), in the order of the parts. grid: (T, H).
-extern "C" __global__ void attention_join(const float* parts, const float* lses, const int* first, T* out, int H)
+extern "C" __global__ void attention_join(const float* parts, const float* lses, const int* first, T* out, float* lse, int H)
 {
     int t = blockIdx.x, h = blockIdx.y, begin = first[t], end = first[t + 1];
     float top = __uint_as_float(0xFF800000u), total = 0;
     for (int p = begin; p < end; p++) top = fmaxf(top, lses[(long long)p * H + h]);
     for (int p = begin; p < end; p++) total += expf(lses[(long long)p * H + h] - top);
+    if (threadIdx.x == 0) lse[(long long)t * H + h] = top + logf(total);
     for (int d = threadIdx.x; d < DV; d += blockDim.x)
     {
         float sum = 0;
@@ -144,7 +145,7 @@ extern "C" __global__ void attention_rows_dq(const T* q, const T* k, const T* v,
         int visible = min(tile.count, row + tile.shift + 1);
         float sum[(D + 31) / 32];
         for (int i = 0; i < (D + 31) / 32; i++) sum[i] = 0;
-        for (int first = 0; first < visible; first += 32)
+        for (int first = max(0, row + tile.shift + 1 - tile.window); first < visible; first += 32)
         {
             int count = min(32, visible - first);
             long long key = (long long)(tile.streamed + first + lane) * Hk + key_head;
@@ -168,9 +169,9 @@ extern "C" __global__ void attention_rows_dkv(const T* q, const T* k, const T* v
         for (int i = 0; i < (D + 31) / 32; i++) sum_k[i] = 0;
         for (int i = 0; i < (DV + 31) / 32; i++) sum_v[i] = 0;
         for (int head = key_head * group; head < (key_head + 1) * group; head++)
-            for (int first = max(0, row - tile.shift); first < tile.count; first += 32)
+            for (int first = max(0, row - tile.shift), last = min(tile.count, row - tile.shift + tile.window); first < last; first += 32)
             {
-                int count = min(32, tile.count - first);
+                int count = min(32, last - first);
                 long long place = (long long)(tile.streamed + first + lane) * H + head;
                 float p = 0, ds = 0;
                 if (lane < count)
@@ -188,4 +189,15 @@ extern "C" __global__ void attention_rows_dkv(const T* q, const T* k, const T* v
         store_row<D>(dk + key * D, sum_k, scale);
         store_row<DV>(dv + key * DV, sum_v, 1);
     }
+}
+
+// out · σ(lse − sink) and log(exp(lse) + exp(sink)), in place; a warp a row of `rows` = T · H.
+extern "C" __global__ void attention_sinks(T* out, float* lse, const float* sinks, long long rows, int H)
+{
+    long long row = blockIdx.x * (long long)WARPS + (threadIdx.x >> 5);
+    if (row >= rows) return;
+    float log = lse[row], more = sinks[row % H] - log, added = fmaxf(more, 0.0f) + log1pf(expf(-fabsf(more))), factor = expf(-added);
+    for (int d = threadIdx.x & 31; d < DV; d += 32) store(out + row * DV + d, widen(out[row * DV + d]) * factor);
+    __syncwarp();
+    if ((threadIdx.x & 31) == 0) lse[row] = log + added;
 }

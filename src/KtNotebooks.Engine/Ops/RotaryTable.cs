@@ -4,7 +4,7 @@ namespace KtNotebooks.Ops;
 
 /// <summary>YaRN's parameters under their config.json names (rope_scaling or rope_parameters). Peng et al. 2023.</summary>
 public sealed record YarnSettings(double Factor, int OriginalMaxPositions, double BetaFast, double BetaSlow, double Mscale, double MscaleAllDim,
-    double? AttentionFactor = null)
+    double? AttentionFactor = null, bool Truncate = true)
 {
     /// <summary>0.1 · m · ln(factor) + 1, the temperature that DeepSeek also squares into the softmax scale.</summary>
     public double Magnitude(double m) => Factor <= 1 ? 1 : (0.1 * m * Math.Log(Factor)) + 1;
@@ -33,8 +33,10 @@ public sealed class RotaryTable
         Attenuation = (float)(yarn.AttentionFactor ?? (yarn.Magnitude(yarn.Mscale) / yarn.Magnitude(yarn.MscaleAllDim)));
         // The pair that turns `beta` times within the original context: dim · ln(L / (2π·beta)) / (2 · ln theta).
         double Pair(double beta) => dim * Math.Log(yarn.OriginalMaxPositions / (beta * 2 * Math.PI)) / (2 * Math.Log(theta));
-        var low = Math.Max(Math.Floor(Pair(yarn.BetaFast)), 0);
-        var high = Math.Min(Math.Ceiling(Pair(yarn.BetaSlow)), dim - 1);
+        var (fast, slow) = (Pair(yarn.BetaFast), Pair(yarn.BetaSlow));
+        if (yarn.Truncate) (fast, slow) = (Math.Floor(fast), Math.Ceiling(slow)); // not for gpt-oss
+        var low = Math.Max(fast, 0);
+        var high = Math.Min(slow, dim - 1);
         if (high == low) high += 0.001;
         for (var i = 0; i < Pairs; i++)
         {

@@ -124,6 +124,7 @@ internal static class KtNames
         Add(["ktransformers.models.modeling_qwen2_moe", "transformers.models.qwen2_moe.modeling_qwen2_moe"], ["qwen2_moe"], "Qwen2Moe", "SparseMoeBlock");
         Add(["ktransformers.models.modeling_qwen3_moe", "transformers.models.qwen3_moe.modeling_qwen3_moe"], ["qwen3_moe"], "Qwen3Moe", "SparseMoeBlock");
         Add(["ktransformers.models.modeling_glm4_moe", "transformers.models.glm4_moe.modeling_glm4_moe"], ["glm4_moe"], "Glm4Moe", "MoE");
+        Add(["transformers.models.gpt_oss.modeling_gpt_oss"], ["gpt_oss"], "GptOss", "MLP");
         return all;
     }
 }

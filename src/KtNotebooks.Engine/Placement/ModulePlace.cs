@@ -90,7 +90,7 @@ internal sealed record PlacementRule(string Where, UserPattern? Name, ClassMatch
 internal sealed record ClassMatch(ModuleClass Kind, string[]? ModelTypes = null)
 {
     /// <summary>Routers of these are a class of their own in Python; elsewhere a router is a plain torch.nn.Linear.</summary>
-    private static readonly string[] OwnGate = ["deepseek_v2", "deepseek_v3", "kimi_k2"];
+    private static readonly string[] OwnGate = ["deepseek_v2", "deepseek_v3", "glm4_moe", "gpt_oss", "kimi_k2"];
 
     public bool PythonLinear { get; init; }
 

@@ -103,7 +103,7 @@ public sealed class Checkpoint : IWeights, IDisposable
     }
 
     /// <summary>How a projection's matrices are stored, by the first expert's; null: not there.</summary>
-    public StorageFormat? StoredFormat(ExpertProjection names) => _matrices.FormatOf(names.Weight(0));
+    public StorageFormat? StoredFormat(ExpertProjection names) => _matrices.FormatOf(names);
 
     public Tensor Take(string name, DType type, params ReadOnlySpan<long> shape)
     {

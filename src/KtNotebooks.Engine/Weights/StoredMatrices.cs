@@ -11,6 +11,8 @@ namespace KtNotebooks.Weights;
 /// </summary>
 internal sealed class StoredMatrices(Checkpoint checkpoint)
 {
+    private readonly StackedExperts _stacked = new(checkpoint);
+
     /// <summary>The matrix that a data tensor belongs to: its name without what a format adds.</summary>
     public static string MatrixOf(string tensor) =>
         StorageFormat.All.FirstOrDefault(f => f.Stored is { Data.Length: > 0 } form && tensor.EndsWith(form.Data, StringComparison.Ordinal)) is { } format
@@ -21,6 +23,9 @@ internal sealed class StoredMatrices(Checkpoint checkpoint)
         StorageFormat.All.FirstOrDefault(f =>
             f.Stored is { } form && checkpoint.Has(name + form.Data) && checkpoint.Entry(name + form.Data).Type == form.DataType)
         ?? (!checkpoint.Has(name) ? null : StorageFormat.All.FirstOrDefault(f => !f.IsLowBit && f.DataType == checkpoint.Entry(name).Type));
+
+    /// <summary>How these experts are stored; null: they are not there.</summary>
+    public StorageFormat? FormatOf(ExpertProjection names) => _stacked.FormatOf(names) ?? FormatOf(names.Weight(0));
 
     /// <summary>A low-bit matrix as a tensor of <paramref name="type"/>.</summary>
     public Tensor Dequantize(string name, StorageFormat format, long n, long k, DType type)
@@ -37,6 +42,7 @@ internal sealed class StoredMatrices(Checkpoint checkpoint)
 
     public Matrices TakeExperts(ExpertProjection names, DType type, int count, long n, long k)
     {
+        if (_stacked.Has(names)) return _stacked.Take(names, type, count, n, k);
         var (path, stored) = (names.Path, FormatOf(names.Weight(0)));
         var wanted = checkpoint.FormatOf(path) ?? stored ?? StorageFormat.Of(type);
         if (!wanted.IsLowBit) return Matrices.Each(All(count, e => checkpoint.Take(names.Weight(e), type, n, k)));

@@ -55,6 +55,8 @@ public class GoldenTests
     [InlineData("qwen3_moe", DType.BF16)]
     [InlineData("glm4_moe", DType.F32)]
     [InlineData("glm4_moe", DType.BF16)]
+    [InlineData("gpt_oss", DType.F32)]
+    [InlineData("gpt_oss", DType.BF16)]
     public void The_other_architectures_are_the_reference_s_as_well(string model, DType type)
     {
         var results = GoldenCheck.Run(Of(model), type, cancel: TestContext.Current.CancellationToken);
@@ -74,6 +76,10 @@ public class GoldenTests
     [InlineData("deepseek_v3", DType.F32, ExecutorKind.Streamed)]
     [InlineData("qwen3_moe", DType.F32, ExecutorKind.Resident)]
     [InlineData("glm4_moe", DType.F32, ExecutorKind.Streamed)]
+    [InlineData("gpt_oss", DType.F32, ExecutorKind.Resident)]
+    [InlineData("gpt_oss", DType.F32, ExecutorKind.Split)]
+    [InlineData("gpt_oss", DType.F32, ExecutorKind.Streamed)]
+    [InlineData("gpt_oss", DType.BF16, ExecutorKind.Resident)]
     public void A_card_gives_the_reference_s_numbers(string model, DType type, ExecutorKind experts)
     {
         Require.Hardware("cuda", CudaDevice.Missing);

@@ -113,6 +113,24 @@ public static class ExpertCases
                         Together: r == 0 ? null : [33, 34, 35, 36, 37, 38])
                     { Roundings = r == 0 ? 4 : WithPairs };
                 }
+        foreach (var type in (DType[])[DType.F32, DType.BF16])
+            foreach (var (r, limit) in ((int, float)[])[(0, 2), (3, 2), (0, 30), (3, 30)])
+            {
+                // gpt-oss's activation: many elements pass the first limit, where the slope jumps, none the second
+                Input[] inputs = [Of(type, T, D), F32(T, K), I32(Chosen, T, K), Of(type, E, I, D).Frozen, Of(type, E, I, D).Frozen, Of(type, E, D, I).Frozen];
+                Input[] lora = r == 0 ? [] : [F32(E, r, D), F32(E, I, r), F32(E, r, D), F32(E, I, r), F32(E, r, I), F32(E, D, r)];
+                yield return new OpCase(typeof(RoutedExperts), $"{type} clamped at {limit}, with biases{(r > 0 ? $", low rank {r}" : "")}", 4 * (D + I + r),
+                    [.. inputs, F32(E, 2 * I).Frozen, .. lora],
+                    x => [RoutedExperts.Apply(x[0], x[1], x[2], Stacked(x) with
+                    {
+                        Glu = new ClampedSwiGlu(x[6], limit),
+                        Lora = r == 0 ? null : new LowRankExperts(x[7], x[8], x[9], x[10], x[11], x[12], 0.5f),
+                    })], Together: r == 0 ? null : [7, 8, 9, 10, 11, 12])
+                { Roundings = r == 0 ? 4 : WithPairs, Smooth = limit > 2 };
+            }
+        foreach (var type in (DType[])[DType.F32, DType.BF16])
+            yield return new OpCase(typeof(ExpertBias), $"{type}", 4 * D, [Of(type, T, D), F32(T, K), I32(Chosen, T, K), F32(E, D).Frozen],
+                x => [ExpertBias.Apply(x[0], x[1], x[2], new DeviceCopies(x[3]))]);
         yield return new OpCase(typeof(RoutedExperts), "trained whole", 4 * (D + I),
             [F32(T, D), F32(T, K), I32(Chosen, T, K), F32(E, I, D), F32(E, I, D), F32(E, D, I)],
             x => [RoutedExperts.Apply(x[0], x[1], x[2], Stacked(x))], Together: [3, 4, 5]);

@@ -39,7 +39,7 @@ public sealed unsafe class NativeAttentionTests
         for (var i = 0; i < q.Count; i++)
             (q[i], v[i]) = (30 + i / 8, i / 8); // the score with a later key is larger by far: each row sees itself alone
         fixed (int* s = starts)
-            Native.Ok(Native.kt_attention(1, s, s, 1, 1, 8, 8, 1, q.Pointer, q.Pointer, v.Pointer, Native.F32, result.Pointer, lse.Floats));
+            Native.Ok(Native.kt_attention(1, s, s, 1, 1, 8, 8, 0, 1, q.Pointer, q.Pointer, v.Pointer, Native.F32, result.Pointer, lse.Floats));
         for (var i = 0; i < result.Count; i++)
             Assert.Equal(i / 8, result[i], 1e-5);
     }
@@ -58,8 +58,8 @@ public sealed unsafe class NativeAttentionTests
             using var on = new OnVariant(variant, threads);
             fixed (int* s = starts)
             {
-                Native.Ok(Native.kt_attention(2, s, s, 4, 4, 24, 24, 0.2f, q.Pointer, k.Pointer, v.Pointer, q.Type, result.Pointer, lse.Floats));
-                Native.Ok(Native.kt_attention_grad(2, s, s, 4, 4, 24, 24, 0.2f, q.Pointer, k.Pointer, v.Pointer, result.Pointer, lse.Floats, dout.Pointer,
+                Native.Ok(Native.kt_attention(2, s, s, 4, 4, 24, 24, 0, 0.2f, q.Pointer, k.Pointer, v.Pointer, q.Type, result.Pointer, lse.Floats));
+                Native.Ok(Native.kt_attention_grad(2, s, s, 4, 4, 24, 24, 0, 0.2f, q.Pointer, k.Pointer, v.Pointer, result.Pointer, lse.Floats, dout.Pointer,
                     q.Type, dq.Pointer, dk.Pointer, dv.Pointer));
             }
             byte[] bits = [.. result.Bytes, .. lse.Bytes, .. dq.Bytes, .. dk.Bytes, .. dv.Bytes];
@@ -77,8 +77,8 @@ public sealed unsafe class NativeAttentionTests
         using Numbers result = new(tq * h * dv, type), lse = new(tq * h, Native.F32), gq = new(q.Count, type), gk = new(k.Count, type), gv = new(v.Count, type);
         fixed (int* sq = startsQ, sk = startsK)
         {
-            Native.Ok(Native.kt_attention(queries.Length, sq, sk, h, hk, d, dv, scale, q.Pointer, k.Pointer, v.Pointer, type, result.Pointer, lse.Floats));
-            Native.Ok(Native.kt_attention_grad(queries.Length, sq, sk, h, hk, d, dv, scale, q.Pointer, k.Pointer, v.Pointer, result.Pointer, lse.Floats,
+            Native.Ok(Native.kt_attention(queries.Length, sq, sk, h, hk, d, dv, 0, scale, q.Pointer, k.Pointer, v.Pointer, type, result.Pointer, lse.Floats));
+            Native.Ok(Native.kt_attention_grad(queries.Length, sq, sk, h, hk, d, dv, 0, scale, q.Pointer, k.Pointer, v.Pointer, result.Pointer, lse.Floats,
                 dout.Pointer, type, gq.Pointer, gk.Pointer, gv.Pointer));
         }
         // Values, and beside each the sum of magnitudes that its error is measured by.

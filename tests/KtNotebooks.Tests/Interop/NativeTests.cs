@@ -128,10 +128,10 @@ public sealed unsafe class NativeTests
         Assert.Equal("[kt_attention] sequence 0 has 1 keys, fewer than its 2 queries", Text(() =>
         {
             int* q = stackalloc int[] { 0, 2 }, k = stackalloc int[] { 0, 1 };
-            return Native.kt_attention(1, q, k, 1, 1, 2, 2, 1, x.Pointer, x.Pointer, x.Pointer, 0, x.Pointer, x.Floats);
+            return Native.kt_attention(1, q, k, 1, 1, 2, 2, 0, 1, x.Pointer, x.Pointer, x.Pointer, 0, x.Pointer, x.Floats);
         }));
         Assert.Equal("[kt_attention] H must be a multiple of Hk, but H = 3 and Hk = 2",
-            Text(() => Native.kt_attention(0, null, null, 3, 2, 2, 2, 1, null, null, null, 0, null, null)));
+            Text(() => Native.kt_attention(0, null, null, 3, 2, 2, 2, 0, 1, null, null, null, 0, null, null)));
         Assert.StartsWith("[kt_init] CPU variant 'sse9' is not available here; available: ", Text(() => Native.kt_init("sse9", 0)), StringComparison.Ordinal);
         Assert.Contains("'sse9' is not available here; available: ", Assert.Throws<ArgumentException>(() => Cpu.Use("sse9")).Message, StringComparison.Ordinal);
     }

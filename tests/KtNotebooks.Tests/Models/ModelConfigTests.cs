@@ -52,6 +52,10 @@ public sealed class ModelConfigTests : IDisposable
     [InlineData("glm4_moe", "rope_parameters", "{\"rope_type\":\"default\",\"partial_rotary_factor\":1.5}",
         "'partial_rotary_factor' must be 0 to 1, but is 1.5")]
     [InlineData("glm4_moe", "n_routed_experts", null, "'n_routed_experts' is missing")]
+    [InlineData("gpt_oss", "layer_types", "[\"full_attention\"]",
+        "'layer_types' must be a list of full_attention and sliding_attention, one for each of the 4 layers, but is [\"full_attention\"]")]
+    [InlineData("gpt_oss", "sliding_window", "0", "'sliding_window' must be 1 to 100,000,000, but is 0")]
+    [InlineData("gpt_oss", "attention_bias", "false", "'attention_bias' is False: this model's attention has biases")]
     [InlineData("qwen3_moe", "num_attention_heads", "0", "'num_attention_heads' must be 1 to 10,000, but is 0")]
     [InlineData("qwen3_moe", "num_key_value_heads", "0", "'num_key_value_heads' must be 1 to 10,000, but is 0")]
     [InlineData("qwen3_moe", "num_key_value_heads", "3", "'num_key_value_heads' must be a divisor of num_attention_heads, 4, but is 3")]
@@ -59,7 +63,8 @@ public sealed class ModelConfigTests : IDisposable
     [InlineData("qwen3_moe", "mlp_only_layers", "1", "'mlp_only_layers' must be a list of whole numbers, but is 1")]
     [InlineData("qwen3_moe", "use_sliding_window", "true", "'use_sliding_window' is True: sliding windows are not supported for this model")]
     [InlineData("qwen3_moe", "num_local_experts", null, "'num_local_experts' is missing")]
-    [InlineData("qwen3_moe", "model_type", "\"qwen9\"", "model_type 'qwen9' is not known; known are deepseek_v2, deepseek_v3, glm4_moe, kimi_k2, qwen3_moe")]
+    [InlineData("qwen3_moe", "model_type", "\"qwen9\"",
+        "model_type 'qwen9' is not known; known are deepseek_v2, deepseek_v3, glm4_moe, gpt_oss, kimi_k2, qwen3_moe")]
     public void A_config_that_cannot_be_is_one_line_with_file_and_key(string model, string key, string? value, string message)
     {
         var path = Config(model, config =>

@@ -31,10 +31,11 @@ public class CachedAttentionTests
         if (device.Kind == DeviceKind.Cuda) Require.Hardware("cuda", CudaDevice.Missing);
         using var on = device.Kind == DeviceKind.Cpu ? new OnVariant(variant) : null;
         foreach (var (H, Hk, D, Dv) in Shapes)
-            foreach (var sequences in Cases)
+            foreach (var (sequences, window, sinks) in Cases.SelectMany(c => ((int, bool)[])[(0, false), (0, true), (5, false), (100, true)], (c, w) =>
+                (c, Hk == 0 ? 0 : w.Item1, Hk != 0 && w.Item2)).Distinct())
             {
                 using var tape = Tape.Scratch();
-                using var made = new Made(H, Hk, D, Dv, type, sequences, seed: 3);
+                using var made = new Made(H, Hk, D, Dv, type, sequences, seed: 3) { Window = window, Sinks = sinks };
                 var actual = made.Run(device);
                 var expected = made.EndToEnd();
                 Close(expected, actual, type);
@@ -85,6 +86,12 @@ public class CachedAttentionTests
         private readonly bool _latent;
         private readonly DType _type;
 
+        public int Window { get; init; }
+
+        public bool Sinks { get; init; }
+
+        private Tensor? SinksOf() => Sinks ? Tensor.From([.. Enumerable.Range(0, _H).Select(h => (h * 0.7f) - 1)], _H) : null;
+
         public Made(int H, int Hk, int D, int Dv, DType type, (int New, int Keys)[] sequences, int seed, int lastOf = 0)
         {
             (_H, _heads, _D, _Dv, _latent, _type, _sequences) = (H, Math.Max(1, Hk), D, Dv, Hk == 0, type, sequences);
@@ -114,8 +121,11 @@ public class CachedAttentionTests
             using var q = _q.To(device);
             using var k = _k.To(device);
             using var v = _v.To(device);
+            using var made = SinksOf();
+            using var sinks = made?.To(device);
             using var table = new PageTable(_table.Counts, _table.FirstPage, _table.Pages);
-            return (_latent ? CachedAttention.Latent(q, k, _starts, table, _Dv, 0.3f) : CachedAttention.Apply(q, k, v, _starts, table, 0.3f)).ToFloats();
+            return (_latent ? CachedAttention.Latent(q, k, _starts, table, _Dv, 0.3f)
+                : CachedAttention.Apply(q, k, v, _starts, table, 0.3f, Window, sinks)).ToFloats();
         }
 
         public float[] EndToEnd()
@@ -126,7 +136,8 @@ public class CachedAttentionTests
             using var k = Tensor.From([.. Rows(100, _heads * _D, _D)], _type, keys[^1], _heads, _D);
             using var v = Tensor.From([.. _latent ? Rows(100, _D, _Dv) : Rows(200, _heads * _Dv, _Dv)], _type, keys[^1], _heads, _Dv);
             using var plain = Op.UsePlain();
-            return Attention.Apply(_q, k, v, new Spans(_starts, keys), 0.3f).ToFloats();
+            using var sinks = SinksOf();
+            return Attention.Apply(_q, k, v, new Spans(_starts, keys) { Window = Window }, 0.3f, sinks).ToFloats();
         }
 
         public void Dispose()

@@ -111,6 +111,12 @@ public static class OpCases
                         + D, [Of(type, Tq, H, D), Of(type, Tk, Hk, D), Of(type, Tk, Hk, Dv)],
                         x => [Attention.Apply(x[0], x[1], x[2], s, 1 / MathF.Sqrt(D))])
                     { Roundings = 4, Terms = Tk == 1 ? 1 : 0 }; // one key: dq and dk cancel
+            foreach (var (text, s, Tq, Tk) in spans)
+                foreach (var (window, sinks) in ((int, bool)[])[(1, false), (4, false), (4, true), (0, true), (30, true)])
+                    yield return new OpCase(typeof(Attention), $"{type} {text}, window {window}{(sinks ? ", sinks" : "")}", (Tk * 2) + 16,
+                        [Of(type, Tq, 4, 16), Of(type, Tk, 2, 16), Of(type, Tk, 2, 16), F32(4).Frozen],
+                        x => [Attention.Apply(x[0], x[1], x[2], s with { Window = window }, 0.25f, sinks ? x[3] : null)])
+                    { Roundings = sinks ? 8 : 4, Terms = Tk == 1 || window == 1 ? 1 : 0 };
             yield return new OpCase(typeof(Attention), $"{type} MLA's head sizes", 210, [Of(type, 9, 2, 192), Of(type, 9, 2, 192), Of(type, 9, 2, 128)],
                 x => [Attention.Apply(x[0], x[1], x[2], Spans.Self([0, 4, 9]), 0.07f)])
             { Roundings = 4 };

@@ -84,6 +84,12 @@ public static class OpErrors
             () => GqaHeads.Apply(F(2, 8), F(2, 4), F(2, 4), F(4), F(4), new GqaShape(2, 1, 4), Table, [0, -1], 1e-6f)),
         new(typeof(RoutedExperts), "experts: width", "[RoutedExperts] x must be [T, 4], the experts' input width, but is F32[2, 5]",
             () => RoutedExperts.Apply(F(2, 5), F(2, 1), Ints2(0, 1), Set())),
+        new(typeof(RoutedExperts), "experts: biases", "[RoutedExperts] biases of gate and up must be F32[2, 6], but is F32[2, 3]",
+            () => RoutedExperts.Apply(F(2, 4), F(2, 1), Ints2(0, 1), Set() with { Glu = new ClampedSwiGlu(F(2, 3), 7) })),
+        new(typeof(ExpertBias), "expert bias: weights", "[ExpertBias] weights must be F32[2, 1], but is F32[3, 1]",
+            () => ExpertBias.Apply(F(2, 4), F(3, 1), Ints2(0, 1), new DeviceCopies(F(2, 4)))),
+        new(typeof(Attention), "attention: sinks", "[Attention] sinks must be F32[1], but is F32[2]",
+            () => Attention.Apply(F(3, 1, 4), F(3, 1, 4), F(3, 1, 4), Spans.Self([0, 3]), 1, F(2))),
         new(typeof(RoutedExperts), "experts: index", "[RoutedExperts] expert index 2 is not in 0 … 1",
             () => RoutedExperts.Apply(F(2, 4), F(2, 1), Ints2(0, 2), Set())),
     ];
