@@ -8,7 +8,7 @@ namespace KtNotebooks.Formats;
 /// <summary>
 /// OCP's MXFP4, as gpt-oss ships it: data U8 [N, K/2], an E2M1 code a nibble, element 2j in the low one of byte j; scales U8 [N, K/32], E8M0, 2^(s − 127) for
 /// 32 neighbours in a row. The codes are ±{0, ½, 1, 1½, 2, 3, 4, 6}; −0 counts as 0, a scale of 255 is NaN. Quantized with ⌊log₂ largest⌋ − 2 (OCP
-/// Microscaling Formats 1.0, 6.3) or the next exponent, whichever has the smaller squared error: on normal numbers 11.5 % instead of 12.0 %
+/// Microscaling Formats 1.0, 6.3) or the next exponent, whichever has the smaller squared error: on normal numbers 11.1 % instead of 11.5 %
 /// (FormatTests).
 /// </summary>
 internal sealed class Mxfp4Format() : StorageFormat("mxfp4", 5, DType.U8, DType.U8)
