@@ -1,9 +1,8 @@
 using System.CommandLine;
-
 using KtNotebooks.Course;
+using KtNotebooks.Course.Synthetic;
 using KtNotebooks.Data;
 using KtNotebooks.Files;
-using KtNotebooks.Course.Synthetic;
 
 namespace KtNotebooks.Cli;
 

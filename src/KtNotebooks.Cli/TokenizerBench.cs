@@ -1,12 +1,10 @@
 using System.CommandLine;
 using System.Diagnostics;
 using System.Text;
-
+using KtNotebooks.Course.Synthetic;
 using KtNotebooks.Files;
 using KtNotebooks.Interactive;
-using KtNotebooks.Course.Synthetic;
 using KtNotebooks.Tokenizers;
-
 using Spectre.Console;
 
 namespace KtNotebooks.Cli;

@@ -1,8 +1,8 @@
 using System.Runtime.InteropServices;
 using System.Security.Cryptography;
 using System.Text.Json.Nodes;
-
 using KtNotebooks.Configuration;
+using KtNotebooks.Course.Synthetic;
 using KtNotebooks.Data;
 using KtNotebooks.Experts;
 using KtNotebooks.Files;
@@ -10,7 +10,6 @@ using KtNotebooks.Interop;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
 using KtNotebooks.Optim;
-using KtNotebooks.Course.Synthetic;
 using KtNotebooks.Tensors;
 using KtNotebooks.Tokenizers;
 using KtNotebooks.Training;

@@ -8,13 +8,13 @@ namespace KtNotebooks.Experts;
 /// </summary>
 internal static class HelperThread
 {
-    private static readonly ConcurrentBag<Worker> _idle = [];
+    private static readonly ConcurrentBag<Worker> Idle = [];
 
     public static Task Run(Action work)
     {
         var done = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
         var context = ExecutionContext.Capture(); // the current tape, as a task would have it
-        if (!_idle.TryTake(out var worker)) worker = new Worker();
+        if (!Idle.TryTake(out var worker)) worker = new Worker();
         worker.Start(() =>
         {
             try
@@ -58,7 +58,7 @@ internal static class HelperThread
                     (work, _work) = (_work, null);
                 }
                 var tell = work();
-                _idle.Add(this); // before it is told: who waits for it finds this thread again
+                Idle.Add(this); // before it is told: who waits for it finds this thread again
                 tell();
             }
         }

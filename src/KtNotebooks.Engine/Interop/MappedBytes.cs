@@ -6,12 +6,12 @@ namespace KtNotebooks.Interop;
 /// </summary>
 internal static unsafe class MappedBytes
 {
-    private static readonly Lazy<bool> _watchable = new(() => OperatingSystem.IsLinux() && Cpu.HasLibrary);
+    private static readonly Lazy<bool> Watchable = new(() => OperatingSystem.IsLinux() && Cpu.HasLibrary);
 
     /// <summary>Watches a map until <see cref="Leave"/>; before it is unmapped.</summary>
     public static void Watch(byte* begin, long bytes, string path)
     {
-        if (!_watchable.Value) return;
+        if (!Watchable.Value) return;
         // A progress line may stand on the terminal.
         var start = Console.IsErrorRedirected ? "" : "\n";
         var name = path.Length <= 300 ? path : "…" + path[^300..];
@@ -20,6 +20,6 @@ internal static unsafe class MappedBytes
 
     public static void Leave(byte* begin)
     {
-        if (_watchable.Value) Native.kt_unwatch(begin);
+        if (Watchable.Value) Native.kt_unwatch(begin);
     }
 }

@@ -235,8 +235,9 @@ public sealed class CacheBatch : IDisposable
         for (var s = 0; s < _sequences.Length; s++)
             for (var i = 0; i < _rows[s];)
             {
-                var at = Held[s] + i;
-                var count = Math.Min(_rows[s] - i, PageTable.Rows - (at % PageTable.Rows));
+                var (at, count) = (Held[s] + i, 0);
+                do count += Math.Min(_rows[s] - i - count, PageTable.Rows - ((at + count) % PageTable.Rows)); // neighbouring pages are one copy
+                while (i + count < _rows[s] && _table.RowOf(s, at + count) == _table.RowOf(s, at) + count);
                 KvCache.Copy(rows, seqStarts[s] + i, held, _table.RowOf(s, at), count);
                 if (values is not null) KvCache.Copy(values, seqStarts[s] + i, heldValues!, _table.RowOf(s, at), count);
                 i += count;

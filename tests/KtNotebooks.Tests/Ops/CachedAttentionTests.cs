@@ -82,7 +82,7 @@ public class CachedAttentionTests
         private readonly Tensor _q, _k, _v;
         private readonly PageTable _table;
         private readonly (int New, int Keys)[] _sequences;
-        private readonly int _H, _heads, _D, _Dv;
+        private readonly int _h, _heads, _d, _dv;
         private readonly bool _latent;
         private readonly DType _type;
 
@@ -90,11 +90,11 @@ public class CachedAttentionTests
 
         public bool Sinks { get; init; }
 
-        private Tensor? SinksOf() => Sinks ? Tensor.From([.. Enumerable.Range(0, _H).Select(h => (h * 0.7f) - 1)], _H) : null;
+        private Tensor? SinksOf() => Sinks ? Tensor.From([.. Enumerable.Range(0, _h).Select(h => (h * 0.7f) - 1)], _h) : null;
 
         public Made(int H, int Hk, int D, int Dv, DType type, (int New, int Keys)[] sequences, int seed, int lastOf = 0)
         {
-            (_H, _heads, _D, _Dv, _latent, _type, _sequences) = (H, Math.Max(1, Hk), D, Dv, Hk == 0, type, sequences);
+            (_h, _heads, _d, _dv, _latent, _type, _sequences) = (H, Math.Max(1, Hk), D, Dv, Hk == 0, type, sequences);
             _starts = [0, .. sequences.Select((_, s) => sequences[..(s + 1)].Sum(x => x.New))];
             int[] needed = [.. sequences.Select(s => PageTable.PagesOf(s.Keys))];
             int[] pages = [.. Enumerable.Range(0, needed.Sum() + 3)];
@@ -124,7 +124,7 @@ public class CachedAttentionTests
             using var made = SinksOf();
             using var sinks = made?.To(device);
             using var table = new PageTable(_table.Counts, _table.FirstPage, _table.Pages);
-            return (_latent ? CachedAttention.Latent(q, k, _starts, table, _Dv, 0.3f)
+            return (_latent ? CachedAttention.Latent(q, k, _starts, table, _dv, 0.3f)
                 : CachedAttention.Apply(q, k, v, _starts, table, 0.3f, Window, sinks)).ToFloats();
         }
 
@@ -133,8 +133,8 @@ public class CachedAttentionTests
             int[] keys = [0, .. _sequences.Select((_, s) => _sequences[..(s + 1)].Sum(x => x.Keys))];
             IEnumerable<float> Rows(int n, int width, int take) => _sequences.SelectMany((s, i) => Enumerable.Range(0, s.Keys)
                 .SelectMany(j => Row(n + i, j, width).Chunk(width / _heads).SelectMany(h => h.Take(take))));
-            using var k = Tensor.From([.. Rows(100, _heads * _D, _D)], _type, keys[^1], _heads, _D);
-            using var v = Tensor.From([.. _latent ? Rows(100, _D, _Dv) : Rows(200, _heads * _Dv, _Dv)], _type, keys[^1], _heads, _Dv);
+            using var k = Tensor.From([.. Rows(100, _heads * _d, _d)], _type, keys[^1], _heads, _d);
+            using var v = Tensor.From([.. _latent ? Rows(100, _d, _dv) : Rows(200, _heads * _dv, _dv)], _type, keys[^1], _heads, _dv);
             using var plain = Op.UsePlain();
             using var sinks = SinksOf();
             return Attention.Apply(_q, k, v, new Spans(_starts, keys) { Window = Window }, 0.3f, sinks).ToFloats();

@@ -2,9 +2,9 @@ using System.Security.Cryptography;
 using System.Text;
 using System.Text.Json;
 using KtNotebooks.Course;
+using KtNotebooks.Course.Synthetic;
 using KtNotebooks.Data;
 using KtNotebooks.Files;
-using KtNotebooks.Course.Synthetic;
 using Xunit;
 
 namespace KtNotebooks.Tests.Course.Synthetic;

@@ -1,7 +1,7 @@
 using System.Security.Cryptography;
 using KtNotebooks.Course;
-using KtNotebooks.Data;
 using KtNotebooks.Course.Synthetic;
+using KtNotebooks.Data;
 using Xunit;
 
 namespace KtNotebooks.Tests.Course.Synthetic;
