@@ -175,7 +175,7 @@ void backward_keys(const Kernels& kernels, const Shape& s, const Task& task, con
     std::fill(sum_v, sum_v + n * ldv, 0.0f);
     w.k.pack(kernels, s.at(g.k, s.Hk, s.D, key, task.head), n, s.D, micro.nr);
     w.v.pack(kernels, s.at(g.v, s.Hk, s.Dv, key, task.head), n, s.Dv, micro.nr);
-    int64_t begin = std::max<int64_t>(0, task.first - cached) / QueryBlock * QueryBlock;  // earlier queries do not see these keys
+    int64_t begin = std::max<int64_t>(0, task.first - cached) / QueryBlock * QueryBlock;           // earlier queries do not see these keys
     int64_t end = s.window ? std::min(queries, task.first + n - 1 - cached + s.window) : queries;  // nor do later ones than a window
     for (int64_t head = task.head * s.group(); head < (task.head + 1) * s.group(); head++)
         for (int64_t i0 = begin; i0 < end; i0 += QueryBlock) {
@@ -252,12 +252,14 @@ void attention_grad(int32_t nseq, const Shape& s, Gradients g, void* dq, void* d
 
 int32_t kt_attention(int32_t nseq, const int32_t* startsQ, const int32_t* startsK, int32_t H, int32_t Hk, int32_t D, int32_t Dv,
                      int32_t window, float scale, const void* q, const void* k, const void* v, int32_t type, void* out, float* lse) {
-    return kt::guarded("kt_attention", [&] { kt::attention(nseq, {startsQ, startsK, H, Hk, D, Dv, window, scale, type}, q, k, v, out, lse); });
+    return kt::guarded("kt_attention", [&] {
+        kt::attention(nseq, {startsQ, startsK, H, Hk, D, Dv, window, scale, type}, q, k, v, out, lse);
+    });
 }
 
 int32_t kt_attention_grad(int32_t nseq, const int32_t* startsQ, const int32_t* startsK, int32_t H, int32_t Hk, int32_t D, int32_t Dv,
-                          int32_t window, float scale, const void* q, const void* k, const void* v, const void* out, const float* lse, const void* dout,
-                          int32_t type, void* dq, void* dk, void* dv) {
+                          int32_t window, float scale, const void* q, const void* k, const void* v, const void* out, const float* lse,
+                          const void* dout, int32_t type, void* dq, void* dk, void* dv) {
     return kt::guarded("kt_attention_grad", [&] {
         kt::attention_grad(nseq, {startsQ, startsK, H, Hk, D, Dv, window, scale, type}, {q, k, v, out, dout, lse, nullptr}, dq, dk, dv);
     });

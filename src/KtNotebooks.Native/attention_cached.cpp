@@ -92,7 +92,9 @@ void walk(const Kernels& kernels, const Shape& s, const Task& t, int64_t part, c
         int64_t n = std::min(KeyBlock, last - first);
         auto visible = [&](int64_t row) { return std::clamp<int64_t>(cached + (t.first + row) / G + 1 - first, 0, n); };
         // Of the visible ones, those before a row's window are hidden.
-        auto hidden = [&](int64_t row) { return s.window ? std::clamp<int64_t>(cached + (t.first + row) / G + 1 - s.window - first, 0, n) : 0; };
+        auto hidden = [&](int64_t row) {
+            return s.window ? std::clamp<int64_t>(cached + (t.first + row) / G + 1 - s.window - first, 0, n) : 0;
+        };
         if (hidden(0) == n) continue;
         auto seen_by = [&](int64_t i) { return Part{0, visible(std::min<int64_t>(i + micro.mr, t.rows) - 1)}; };
         w.k.pack(kernels, keys_of(s, t.sequence, first, n, k, s.pitch_k, t.head * s.D, s.D, w), n, s.D, micro.nr);
@@ -211,7 +213,7 @@ int32_t kt_attention_cached(int32_t nseq, const int32_t* startsQ, const int32_t*
                             int32_t pageRows, int32_t H, int32_t Hk, int32_t D, int32_t Dv, int32_t window, float scale, const void* q,
                             const void* k, int64_t pitchK, const void* v, int64_t pitchV, int32_t type, void* out, float* lse) {
     return kt::guarded("kt_attention_cached", [&] {
-        kt::attention_cached(nseq, {startsQ, counts, firstPage, pages, pageRows, H, Hk, D, Dv, window, pitchK, pitchV, scale, type}, q, k, v, out,
-                             lse);
+        kt::attention_cached(nseq, {startsQ, counts, firstPage, pages, pageRows, H, Hk, D, Dv, window, pitchK, pitchV, scale, type}, q, k,
+                             v, out, lse);
     });
 }

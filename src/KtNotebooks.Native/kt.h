@@ -78,8 +78,8 @@ KT_API int32_t kt_attention_cached(int32_t nseq, const int32_t* startsQ, const i
                                    void* out, float* lse);
 // dq, dk, dv like q, k, v; all overwritten. out, lse from the forward.
 KT_API int32_t kt_attention_grad(int32_t nseq, const int32_t* startsQ, const int32_t* startsK, int32_t H, int32_t Hk, int32_t D, int32_t Dv,
-                                 int32_t window, float scale, const void* q, const void* k, const void* v, const void* out, const float* lse,
-                                 const void* dout, int32_t type, void* dq, void* dk, void* dv);
+                                 int32_t window, float scale, const void* q, const void* k, const void* v, const void* out,
+                                 const float* lse, const void* dout, int32_t type, void* dq, void* dk, void* dv);
 #if defined(__cplusplus)
 }
 #endif
