@@ -123,7 +123,8 @@ public sealed class ResidencyPlan
 
     private static BankResidency Asked(ExpertBank bank, ModulePlace place, DType type, Func<string, StorageFormat?> stored)
     {
-        var format = place.Format ?? stored(bank.Path) ?? StorageFormat.Of(type);
+        // Plain matrices come in the model's own type, whichever the checkpoint has.
+        var format = (place.Format ?? stored(bank.Path)) is { IsLowBit: true } low ? low : StorageFormat.Of(type);
         return new BankResidency(bank.Path, place, format, new BankLayout(bank.Count, bank.Width, bank.Inner, format));
     }
 
