@@ -16,7 +16,7 @@ internal static class BenchExpertsCommand
         var (experts, width, inner, top) = (Number("--experts", 64, "experts of the bank"), Number("--width", 2048, "width of a row"),
             Number("--inner", 1408, "width of an expert"), Number("--top-k", 6, "experts a token"));
         var (tokens, rank) = (Number("--tokens", 2048, "tokens"), Number("--rank", 8, "LoRA rank on all experts; 0: none"));
-        var format = new Option<string>("--format") { Description = "bf16, fp8, int8, int4", DefaultValueFactory = _ => "bf16" };
+        var format = new Option<string>("--format") { Description = string.Join(", ", StorageFormat.BankNames), DefaultValueFactory = _ => "bf16" };
         var device = new Option<string>("--device") { Description = "cpu or cuda:N", DefaultValueFactory = _ => CudaDevice.Count > 0 ? "cuda:0" : "cpu" };
         var command = new Command("experts",
             "The routed experts of one layer (DeepSeek-V2-Lite's by default), forward and backward, in TFLOP/s; checked against the definition first")

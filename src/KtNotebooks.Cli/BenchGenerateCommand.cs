@@ -23,7 +23,11 @@ internal static class BenchGenerateCommand
         var tokens = new Option<int>("--tokens") { Description = "tokens to draw after it", DefaultValueFactory = _ => 32 };
         var experts = new Option<ExecutorKind>("--experts") { Description = "cpu, streamed, resident or split", DefaultValueFactory = _ => ExecutorKind.Split };
         experts.AcceptOnlyFromAmong("cpu", "streamed", "resident", "split");
-        var format = new Option<string>("--format") { Description = "of the experts: bf16, fp8, int8, int4", DefaultValueFactory = _ => "bf16" };
+        var format = new Option<string>("--format")
+        {
+            Description = $"of the experts: {string.Join(", ", StorageFormat.BankNames)}",
+            DefaultValueFactory = _ => "bf16",
+        };
         var device = new Option<string>("--device") { Description = "cpu or cuda:N", DefaultValueFactory = _ => "cuda:0" };
         var slots = new Option<int>("--slots-mb") { Description = "MiB of the card for experts on their way", DefaultValueFactory = _ => 1100 };
         var json = new Option<bool>("--json") { Description = "one JSON object" };

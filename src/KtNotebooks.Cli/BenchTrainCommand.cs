@@ -28,7 +28,11 @@ internal static class BenchTrainCommand
             DefaultValueFactory = _ => ExecutorKind.Streamed,
         };
         experts.AcceptOnlyFromAmong("cpu", "streamed", "resident", "split");
-        var format = new Option<string>("--format") { Description = "of the experts: bf16, fp8, int8, int4", DefaultValueFactory = _ => "bf16" };
+        var format = new Option<string>("--format")
+        {
+            Description = $"of the experts: {string.Join(", ", StorageFormat.BankNames)}",
+            DefaultValueFactory = _ => "bf16",
+        };
         var device = new Option<string>("--device") { Description = "cpu or cuda:N", DefaultValueFactory = _ => "cuda:0" };
         var cards = new Option<int>("--cards") { Description = "lay the layers over so many cards, from --device on", DefaultValueFactory = _ => 1 };
         var contiguous = new Option<bool>("--contiguous")

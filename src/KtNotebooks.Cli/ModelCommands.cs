@@ -69,7 +69,10 @@ internal static class ModelCommands
     private static Command Load()
     {
         var folder = Folder();
-        var format = new Option<string?>("--format") { Description = "format of the experts: bf16, fp8, int8, int4; default: as stored" };
+        var format = new Option<string?>("--format")
+        {
+            Description = $"format of the experts: {string.Join(", ", StorageFormat.BankNames)}; default: as stored",
+        };
         var mapped = new Option<bool>("--mapped") { Description = "map the files instead of copying them into memory" };
         var command = new Command("load", "Load a model and say how fast it came and how much memory it took") { folder, format, mapped };
         command.SetAction((parsed, _) => Task.Run(() =>

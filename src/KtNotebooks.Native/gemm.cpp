@@ -20,8 +20,8 @@ namespace kt {
 namespace {
 
 constexpr int64_t RangeRows = 512, BlockColumns = 256, DotRows = 4, ShortSide = 24;
-constexpr int64_t DequantizedDots =
-    4;  // rows of low-bit weights dequantized at a time: what dots reads together, small enough for the first cache
+// Rows of low-bit weights dequantized at a time: what dots reads together, small enough for the first cache.
+constexpr int64_t DequantizedDots = 4;
 constexpr int64_t PackedLimit = 32 << 20;  // bytes of A packed ahead at a time
 constexpr int64_t PackRows = 96;           // a packing task; a multiple of every mr
 
