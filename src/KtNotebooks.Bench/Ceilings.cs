@@ -40,7 +40,7 @@ public static class Ceilings
     }
 
     /// <summary>Square products of size n in BF16: cuBLASLt on a card, checked on one row first.</summary>
-    public static Ceiling CardProduct(int cardIndex, int n) => Product($"BF16 product {n}³ on the card (cuBLASLt)", Device.Cuda(cardIndex), n, n, n);
+    public static Ceiling GpuProduct(int cardIndex, int n) => Product($"BF16 product {n}³ on the card (cuBLASLt)", Device.Cuda(cardIndex), n, n, n);
 
     /// <summary>The same by the engine's CPU kernels, all threads.</summary>
     public static Ceiling HostProduct(int n) => Product($"BF16 product {n}³ on the CPU ({Cpu.Variant}, {Cpu.Threads} threads)", Device.Cpu, n, n, n);

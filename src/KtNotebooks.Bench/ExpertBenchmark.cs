@@ -45,11 +45,11 @@ public static class ExpertBenchmark
         var bank = new ExpertBank(new PatternWeights(Device.Cpu, s.Format), ExpertNames.Each("model.layers.1.mlp.experts"), DType.BF16, s.Experts, s.Width,
             s.Inner);
         if (s.Device.Kind == DeviceKind.Cuda) ExpertExecutors.Keep([bank], s.Device, DType.BF16);
-        if (s.Rank > 0) bank.Adapter = Pairs(s);
+        if (s.Rank > 0) bank.Adapter = Lora(s);
         return bank;
     }
 
-    private static LowRankExperts Pairs(ExpertBenchmarkSettings s)
+    private static ExpertLora Lora(ExpertBenchmarkSettings s)
     {
         Tensor Of(string name, long rows, long columns)
         {
@@ -62,7 +62,7 @@ public static class ExpertBenchmark
             return pair;
         }
         var (D, I, r) = (s.Width, s.Inner, s.Rank);
-        return new LowRankExperts(Of("ga", r, D), Of("gb", I, r), Of("ua", r, D), Of("ub", I, r), Of("da", r, I), Of("db", D, r), 2);
+        return new ExpertLora(Of("ga", r, D), Of("gb", I, r), Of("ua", r, D), Of("ub", I, r), Of("da", r, I), Of("db", D, r), 2);
     }
 
     private static double Check(ExpertBenchmarkSettings s)

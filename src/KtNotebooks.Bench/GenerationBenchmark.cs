@@ -25,7 +25,7 @@ public sealed record GenerationBenchmarkSettings(string Shape, int? Layers, int 
 /// <param name="PromptBytes">Expert bytes over the bus for the prompt.</param>
 /// <param name="TokenBytes">And for a token.</param>
 /// <param name="PeakDeviceBytes">The most that was in use on the card as its driver sees it; 0 on the CPU.</param>
-public sealed record GenerationBenchmarkResult(GenerationBenchmarkSettings Settings, string Card, long Parameters, double PromptMs, double TokenMs,
+public sealed record GenerationBenchmarkResult(GenerationBenchmarkSettings Settings, string Device, long Parameters, double PromptMs, double TokenMs,
     long PromptBytes, long TokenBytes, long PeakDeviceBytes)
 {
     public double PromptTokensPerSecond => Settings.Prompt / (PromptMs / 1000);
@@ -41,7 +41,7 @@ public static class GenerationBenchmark
     {
         ArgumentNullException.ThrowIfNull(settings);
         ArgumentNullException.ThrowIfNull(note);
-        using var meter = new CardMeter(settings.Device);
+        using var meter = new DeviceMeter(settings.Device);
         Experts.ExpertStream? stream = null;
         using var made = new BenchmarkModel(settings.Shape, settings.Layers, settings.Executor, settings.Format, settings.SlotBytes, (_, _) => settings.Device,
             (_, s) => stream = s, note);
@@ -70,6 +70,6 @@ public static class GenerationBenchmark
         if (!drawn[0].SequenceEqual(drawn[1]))
             throw new InvalidOperationException("two greedy runs from one prompt drew different tokens: their speed means nothing");
         return new GenerationBenchmarkResult(settings, meter.Name ?? $"CPU, {Interop.Cpu.Variant}, {Interop.Cpu.Threads} threads", made.Parameters, promptMs,
-            CardMeter.Median(tokens), promptBytes, tokenBytes, meter.Figures.PeakDeviceBytes);
+            DeviceMeter.Median(tokens), promptBytes, tokenBytes, meter.Figures.PeakDeviceBytes);
     }
 }

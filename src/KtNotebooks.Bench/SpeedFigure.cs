@@ -27,7 +27,7 @@ public sealed record SpeedFigure(string Model, string Run, double TokensPerSecon
     /// Measured on an H200 like the one of our results, DeepSeek-V2-Lite's shape, with transformers 5.17 and PEFT 0.21; 1 × 16: sequences one at a time, 16
     /// accumulated. The scripts are not part of this repository.
     /// </summary>
-    public static IReadOnlyList<SpeedFigure> HuggingFaceOnTheSameCard { get; } =
+    public static IReadOnlyList<SpeedFigure> HuggingFaceOnTheSameGpu { get; } =
     [
         new("deepseek-v2-lite", "HF, 1 × 16", 2127, 67, Ours),
         new("deepseek-v2-lite", "HF, batch 16", 13814, 118, Ours),

@@ -19,8 +19,8 @@ public sealed record StoredBenchmark(string Name, TrainingBenchmarkResult Result
             return $"./kt bench train --shape {s.Shape} --layers {s.Layers?.ToString(CultureInfo.InvariantCulture) ?? "all"} --tokens {s.Tokens} --seq "
                 + $"{s.Sequence} --rank {s.Rank} --experts {s.Executor.ToString().ToLowerInvariant()} "
                 + $"--format {s.Format.Name} --device {s.Device} --slots-mb {s.SlotBytes >> 20} --saved-mb {s.SavedBytes >> 20} --chunk "
-                + $"{s.ChunkRows} --steps {s.Steps}{(s.MomentsOnHost ? " --moments-on-host" : "")}{(s.PairsOnHost ? " --lora-on-host" : "")}"
-                + $"{(s.Cards > 1 ? $" --cards {s.Cards}" : "")}{(s.Contiguous ? " --contiguous" : "")}"
+                + $"{s.ChunkRows} --steps {s.Steps}{(s.MomentsOnHost ? " --moments-on-host" : "")}{(s.LoraOnHost ? " --lora-on-host" : "")}"
+                + $"{(s.Gpus > 1 ? $" --cards {s.Gpus}" : "")}{(s.Contiguous ? " --contiguous" : "")}"
                 + $"{(s.Parts is { } parts ? $" --parts {parts}" : "")} --json";
         }
     }

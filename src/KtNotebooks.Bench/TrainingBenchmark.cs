@@ -25,14 +25,14 @@ namespace KtNotebooks.Bench;
 /// <param name="SlotBytes">Device memory of the streaming slots.</param>
 /// <param name="SavedBytes">Device memory for the inputs of the stages; what is over goes to pinned host memory.</param>
 /// <param name="MomentsOnHost">AdamW's moments wait in pinned host memory.</param>
-/// <param name="PairsOnHost">The experts' low-rank pairs live, and are updated, in pinned host memory; always so where experts are split.</param>
+/// <param name="LoraOnHost">The experts' low-rank pairs live, and are updated, in pinned host memory; always so where experts are split.</param>
 /// <param name="ChunkRows">Rows that a stage works on at a time.</param>
 /// <param name="Steps">Measured steps, after two to warm up.</param>
-/// <param name="Cards">Over how many cards the layers lie, from <paramref name="Device"/> on.</param>
+/// <param name="Gpus">Over how many cards the layers lie, from <paramref name="Device"/> on.</param>
 /// <param name="Contiguous">Each card has consecutive layers, as in KTransformers' rule files; else the cards take turns.</param>
 /// <param name="Parts">Into how many parts the window is cut; null: one a card.</param>
 public sealed record TrainingBenchmarkSettings(string Shape, int? Layers, int Tokens, int Sequence, int Rank, ExecutorKind Executor, StorageFormat Format,
-    Device Device, long SlotBytes, long SavedBytes, bool MomentsOnHost, bool PairsOnHost, int ChunkRows, int Steps, int Cards = 1, bool Contiguous = false,
+    Device Device, long SlotBytes, long SavedBytes, bool MomentsOnHost, bool LoraOnHost, int ChunkRows, int Steps, int Gpus = 1, bool Contiguous = false,
     int? Parts = null);
 
 /// <summary>What it found; times are medians over the measured steps, in milliseconds.</summary>
@@ -47,10 +47,10 @@ public sealed record TrainingBenchmarkSettings(string Shape, int? Layers, int To
 /// <param name="PoolPeakBytes">The most that the engine's own pool held.</param>
 /// <param name="ResidentHostBytes">Of the process at the end.</param>
 /// <param name="Losses">Of all steps, the warm-up included: a check that something is computed.</param>
-/// <param name="PerCard">The same card by card, where there are several.</param>
-public sealed record TrainingBenchmarkResult(TrainingBenchmarkSettings Settings, string Card, long Parameters, long Trained, double StepMs, double FastestMs,
+/// <param name="PerDevice">The same card by card, where there are several.</param>
+public sealed record TrainingBenchmarkResult(TrainingBenchmarkSettings Settings, string Device, long Parameters, long Trained, double StepMs, double FastestMs,
     double SlowestMs, IReadOnlyDictionary<string, double> Parts, double CopyMs, long CopiedBytes, long PeakDeviceBytes, long PoolPeakBytes,
-    long ResidentHostBytes, IReadOnlyList<double> Losses, IReadOnlyList<CardFigures>? PerCard = null)
+    long ResidentHostBytes, IReadOnlyList<double> Losses, IReadOnlyList<DeviceFigures>? PerDevice = null)
 {
     public double TokensPerSecond => Settings.Tokens / (StepMs / 1000);
 
@@ -67,10 +67,10 @@ public static class TrainingBenchmark
     {
         ArgumentNullException.ThrowIfNull(settings);
         ArgumentNullException.ThrowIfNull(note);
-        if (settings.Cards < 1 || (settings.Cards > 1 && settings.Device.Kind != DeviceKind.Cuda))
-            throw new ArgumentException($"{settings.Cards} cards from {settings.Device} on: wanted a positive number, and a card to begin with");
+        if (settings.Gpus < 1 || (settings.Gpus > 1 && settings.Device.Kind != DeviceKind.Cuda))
+            throw new ArgumentException($"{settings.Gpus} cards from {settings.Device} on: wanted a positive number, and a card to begin with");
         var watch = Stopwatch.StartNew();
-        CardMeter[] meters = [.. Enumerable.Range(0, settings.Cards).Select(c => new CardMeter(settings.Device with { Index = settings.Device.Index + c }))];
+        DeviceMeter[] meters = [.. Enumerable.Range(0, settings.Gpus).Select(c => new DeviceMeter(settings.Device with { Index = settings.Device.Index + c }))];
         try
         {
             return Run(settings, meters, watch, note, cancel);
@@ -81,15 +81,15 @@ public static class TrainingBenchmark
         }
     }
 
-    private static TrainingBenchmarkResult Run(TrainingBenchmarkSettings settings, CardMeter[] meters, Stopwatch watch, Action<string> note,
+    private static TrainingBenchmarkResult Run(TrainingBenchmarkSettings settings, DeviceMeter[] meters, Stopwatch watch, Action<string> note,
         CancellationToken cancel)
     {
         using var made = new BenchmarkModel(settings.Shape, settings.Layers, settings.Executor, settings.Format, settings.SlotBytes,
-            (name, layers) => meters[CardOf(name, layers, settings)].Device,
+            (name, layers) => meters[GpuOf(name, layers, settings)].Device,
             (device, stream) => meters.First(m => m.Device == device).Watch(stream), note);
         var model = made.Model;
-        if (settings.PairsOnHost)
-            foreach (var bank in model.All().OfType<ExpertBank>()) bank.PairsOnHost = true;
+        if (settings.LoraOnHost)
+            foreach (var bank in model.All().OfType<ExpertBank>()) bank.LoraOnHost = true;
         note($"weights made and placed after {watch.Elapsed.TotalSeconds:F1} s");
         LoraAdapter.Attach(model, new LoraSettings(settings.Rank, Experts: true), seed: 1);
         var parameters = model.AllTrainable;
@@ -122,22 +122,22 @@ public static class TrainingBenchmark
                     + $"norm {norm}: its figures would mean nothing");
             if (s >= WarmUp) times.Add(time);
         }
-        CardFigures[] cards = [.. meters.Select(m => m.Figures)];
+        DeviceFigures[] cards = [.. meters.Select(m => m.Figures)];
         return new TrainingBenchmarkResult(settings, meters[0].Name ?? $"CPU, {Cpu()}", made.Parameters, parameters.Sum(p => p.Tensor.Count),
-            CardMeter.Median(times), times.Min(), times.Max(),
+            DeviceMeter.Median(times), times.Min(), times.Max(),
             cards.SelectMany(c => c.Parts.Keys).Distinct().ToDictionary(k => k, k => cards.Average(c => c.Parts.GetValueOrDefault(k))),
             cards.Max(c => c.CopyMs), cards.Sum(c => c.CopiedBytes),
             cards.Max(c => c.PeakDeviceBytes), cards.Max(c => c.PoolPeakBytes), Environment.WorkingSet, losses, cards.Length > 1 ? cards : null);
     }
 
     /// <summary>Token table, final norm and head lie with the first and the last layer.</summary>
-    private static int CardOf(string name, int layers, TrainingBenchmarkSettings settings)
+    private static int GpuOf(string name, int layers, TrainingBenchmarkSettings settings)
     {
         var parts = name.Split('.');
         var at = Array.IndexOf(parts, "layers");
         var layer = at >= 0 ? int.Parse(parts[at + 1], CultureInfo.InvariantCulture)
             : name.StartsWith("model.embed_tokens", StringComparison.Ordinal) ? 0 : layers - 1;
-        return settings.Contiguous ? (int)((long)layer * settings.Cards / layers) : layer % settings.Cards;
+        return settings.Contiguous ? (int)((long)layer * settings.Gpus / layers) : layer % settings.Gpus;
     }
 
     private static string Cpu() => $"{Interop.Cpu.Variant}, {Interop.Cpu.Threads} threads";

@@ -28,7 +28,7 @@ internal static class BenchCeilingCommands
         {
             Print([Ceilings.HostProduct(parsed.GetValue(hostSize))]);
             if (CudaDevice.Missing is { } missing) Console.WriteLine($"  no card: {missing}");
-            else Print([Ceilings.CardProduct(parsed.GetValue(card), parsed.GetValue(size))]);
+            else Print([Ceilings.GpuProduct(parsed.GetValue(card), parsed.GetValue(size))]);
         });
         return command;
     }

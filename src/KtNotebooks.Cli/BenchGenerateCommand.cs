@@ -49,7 +49,7 @@ internal static class BenchGenerateCommand
                 return;
             }
             Console.WriteLine($"{settings.Shape}, {settings.Layers?.ToString() ?? "all"} layers, {r.Parameters / 1e9:F2} B parameters; "
-                + $"experts {settings.Executor.ToString().ToLowerInvariant()} in {settings.Format.Name}, everything else on {r.Card}");
+                + $"experts {settings.Executor.ToString().ToLowerInvariant()} in {settings.Format.Name}, everything else on {r.Device}");
             Console.WriteLine($"  prompt   {r.PromptTokensPerSecond,10:N1} tokens/s   {r.PromptMs:N0} ms for {settings.Prompt} tokens, "
                 + $"{r.PromptBytes / 1e9:F2} GB of experts over the bus");
             Console.WriteLine($"  then     {r.TokensPerSecond,10:N1} tokens/s   {r.TokenMs:N1} ms a token, {r.TokenBytes / 1e9:F2} GB of experts over the bus");

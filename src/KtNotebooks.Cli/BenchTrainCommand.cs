@@ -82,22 +82,22 @@ internal static class BenchTrainCommand
         var s = r.Settings;
         Console.WriteLine($"{s.Shape}, {s.Layers?.ToString() ?? "all"} layers, {r.Parameters / 1e9:F2} B parameters, LoRA "
             + $"rank {s.Rank} ({r.Trained / 1e6:F1} M trained), {s.Tokens} tokens a step in sequences of {s.Sequence}");
-        var more = s.Cards == 1 ? ""
-            : $" and {s.Cards - 1} more: {(s.Contiguous ? "consecutive layers on each" : "layers in turn")}, the window in {s.Parts ?? s.Cards} parts";
+        var more = s.Gpus == 1 ? ""
+            : $" and {s.Gpus - 1} more: {(s.Contiguous ? "consecutive layers on each" : "layers in turn")}, the window in {s.Parts ?? s.Gpus} parts";
         Console.WriteLine($"experts {s.Executor.ToString().ToLowerInvariant()} in {s.Format.Name}, everything else "
-            + $"on {r.Card}{more}");
+            + $"on {r.Device}{more}");
         Console.WriteLine($"  {r.TokensPerSecond,10:N0} tokens/s   step {r.StepMs:N0} ms ({r.FastestMs:N0} to {r.SlowestMs:N0} in {s.Steps} steps)");
-        if (r.PerCard is null) Console.WriteLine($"  on the compute stream: {Split(r.Parts)}");
+        if (r.PerDevice is null) Console.WriteLine($"  on the compute stream: {Split(r.Parts)}");
         if (r.CopiedBytes > 0)
             Console.WriteLine($"  over the bus: {r.CopiedBytes / 1e9:F1} GB in {r.CopyMs:N0} ms = {r.CopyGbPerSecond:F1} GB/s, "
                 + $"busy {r.CopyMs / r.StepMs:P0} of the step");
-        foreach (var card in r.PerCard ?? [])
+        foreach (var card in r.PerDevice ?? [])
         {
-            Console.WriteLine($"  {card.Card}: {card.PeakDeviceBytes / 1e9:F2} GB at the peak as the driver sees it, {card.PoolPeakBytes / 1e9:F2} GB of it "
+            Console.WriteLine($"  {card.Device}: {card.PeakDeviceBytes / 1e9:F2} GB at the peak as the driver sees it, {card.PoolPeakBytes / 1e9:F2} GB of it "
                 + $"ours; {card.CopiedBytes / 1e9:F1} GB over its bus in {card.CopyMs:N0} ms");
             Console.WriteLine($"    {Split(card.Parts)}");
         }
-        if (r.PerCard is not null) Console.WriteLine($"  host {r.ResidentHostBytes / 1e9:F1} GB resident");
+        if (r.PerDevice is not null) Console.WriteLine($"  host {r.ResidentHostBytes / 1e9:F1} GB resident");
         else if (r.PeakDeviceBytes > 0)
             Console.WriteLine($"  on the card: {r.PeakDeviceBytes / 1e9:F2} GB at the peak as the driver sees it, {r.PoolPeakBytes / 1e9:F2} GB of it ours; "
                 + $"host {r.ResidentHostBytes / 1e9:F1} GB resident");

@@ -23,13 +23,13 @@ internal static class Failures
             Console.Error.WriteLine("stopped");
             return Signals.Stopped;
         }
-        catch (CardLostException lost)
+        catch (GpuLostException lost)
         {
             return Lost(lost);
         }
         catch (KtNativeException failed) when (CudaDevice.FindLost() is { } card)
         {
-            return Lost(CardLostException.During(card, "on the way", failed, ""));
+            return Lost(GpuLostException.During(card, "on the way", failed, ""));
         }
         catch (Exception error) when (error is ArgumentException or IOException or InvalidDataException or NotSupportedException or UnauthorizedAccessException
             or InvalidOperationException or InsufficientMemoryException)
@@ -51,7 +51,7 @@ internal static class Failures
         }
     }
 
-    private static int Lost(CardLostException lost) => Say(lost.Message, lost, 3);
+    private static int Lost(GpuLostException lost) => Say(lost.Message, lost, 3);
 
     private static int Say(string line, Exception error, int code)
     {

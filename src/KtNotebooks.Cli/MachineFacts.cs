@@ -19,7 +19,7 @@ internal sealed record MachineFacts(IReadOnlyList<(string What, string Text)> Li
         Processor(lines, advice);
         Memory(lines, advice);
         lines.Add(("disk", $"{Machine.Size(Machine.Here(Environment.CurrentDirectory).DiskFree)} free in {Environment.CurrentDirectory}"));
-        Cards(lines, advice);
+        Gpus(lines, advice);
         return new MachineFacts(lines, advice);
     }
 
@@ -44,7 +44,7 @@ internal sealed record MachineFacts(IReadOnlyList<(string What, string Text)> Li
             advice.Add($"{Machine.Size(total)} of memory train the built-in model; for a larger one kt plan says what it needs before anything is loaded");
     }
 
-    private static void Cards(List<(string, string)> lines, List<string> advice)
+    private static void Gpus(List<(string, string)> lines, List<string> advice)
     {
         if (CudaDevice.Missing is { } missing)
         {

@@ -13,7 +13,7 @@ public sealed class BankLayout
     private const int Alignment = 256;
 
     internal BankLayout(ExpertSet experts)
-        : this(experts.Count, experts.Gate.K, experts.Width, experts.Gate.Format, experts.Up.Format, experts.Down.Format)
+        : this(experts.Count, experts.Gate.K, experts.Inner, experts.Gate.Format, experts.Up.Format, experts.Down.Format)
     {
     }
 
@@ -74,7 +74,7 @@ public sealed class BankLayout
             if (piece.Format == StorageFormat.Of(type)) return new ExpertSide(address + (nint)piece.Data, ExpertBytes / type.Size(), piece.K);
             var dequantized = Tensor.Empty(type, device, count, piece.N, piece.K);
             scratch.Add(dequantized);
-            piece.Format.DequantizeOnCard(address + (nint)piece.Data, address + (nint)piece.Scales, ExpertBytes, dequantized);
+            piece.Format.DequantizeOnGpu(address + (nint)piece.Data, address + (nint)piece.Scales, ExpertBytes, dequantized);
             return new ExpertSide(dequantized.Pointer, (long)piece.N * piece.K, piece.K);
         }
         return new GroupMatrices(Of(Gate), Of(Up), Of(Down));

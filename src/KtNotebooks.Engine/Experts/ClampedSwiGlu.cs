@@ -117,7 +117,7 @@ internal sealed class ClampedSwiGlu(Tensor biases, float limit) : IDisposable
     public void Forward(Tensor g, Tensor u, Tensor routes, int first, Tensor indices, Tensor h)
     {
         var packs = Packs.Of(g.Width, g, u, h);
-        Program.Kernel(g.Card(), "clamped_swiglu", packs.Options).Launch(g.Rows, packs.Threads(g.Width), g.Pointer, u.Pointer, _biases.On(g.Device).Pointer,
+        Program.Kernel(g.Gpu(), "clamped_swiglu", packs.Options).Launch(g.Rows, packs.Threads(g.Width), g.Pointer, u.Pointer, _biases.On(g.Device).Pointer,
             (nint)(routes.Pointer + (4L * first)), indices.Pointer, h.Pointer, (int)packs.In(g.Width), limit);
     }
 
@@ -126,7 +126,7 @@ internal sealed class ClampedSwiGlu(Tensor biases, float limit) : IDisposable
         Tensor dWeights)
     {
         var packs = Packs.Of(g.Width, g, dh, u, dg, du, h);
-        Program.Kernel(g.Card(), "clamped_swiglu_grad", packs.Options).Launch(g.Rows, packs.Threads(g.Width), dh.Pointer, g.Pointer, u.Pointer,
+        Program.Kernel(g.Gpu(), "clamped_swiglu_grad", packs.Options).Launch(g.Rows, packs.Threads(g.Width), dh.Pointer, g.Pointer, u.Pointer,
             _biases.On(g.Device).Pointer, weights.Pointer, (nint)(routes.Pointer + (4L * first)), indices.Pointer, dg.Pointer, du.Pointer, h.Pointer,
             dWeights.Pointer, (int)packs.In(g.Width), limit);
     }

@@ -51,7 +51,7 @@ public sealed class ExpertBank : Module
     /// Low-rank pairs that are attached from now on lie in pinned host memory and come to the card that computes at every visit; their moments and
     /// gradients stay out there with them.
     /// </summary>
-    public bool PairsOnHost { get; set; }
+    public bool LoraOnHost { get; set; }
 
     /// <summary>How the matrices are stored.</summary>
     public StorageFormat Format => _set.Gate.Format;
@@ -63,7 +63,7 @@ public sealed class ExpertBank : Module
     public int Inner { get; }
 
     /// <summary>Low-rank pairs of every expert, stacked; owned by this bank.</summary>
-    public LowRankExperts? Adapter
+    public ExpertLora? Adapter
     {
         get => _set.Lora;
         set
@@ -75,7 +75,7 @@ public sealed class ExpertBank : Module
     }
 
     /// <summary>Frozen pairs by the name of their adapter, for passes that name one; owned by this bank.</summary>
-    public Dictionary<string, LowRankExperts> Named { get; } = [];
+    public Dictionary<string, ExpertLora> Named { get; } = [];
 
     /// <summary>
     /// Under per-expert names: views that this bank owns, as modules do. Of low-bit experts the stored codes, which 4 bits pack in pairs: their number is
@@ -85,7 +85,7 @@ public sealed class ExpertBank : Module
         : [.. _weights, new(Names.GateUpBias!, _set.Glu.Biases), new(Names.DownBias!, _downBias!)];
 
     public override IEnumerable<Parameter> Trainable => _set.Lora is { } l
-        ? Names.All.Zip(l.Pairs).SelectMany(p => (Parameter[])
+        ? Names.All.Zip(l.Matrices).SelectMany(p => (Parameter[])
             [new($"{Path}.{p.First.Name}.lora_A", p.Second.A), new($"{Path}.{p.First.Name}.lora_B", p.Second.B)])
         : Matrices.Zip(Names.All).Where(m => m.First.Stacked is { RequiresGrad: true })
             .Select(m => new Parameter($"{Path}.{m.Second.Name}", m.First.Stacked!));
@@ -96,9 +96,9 @@ public sealed class ExpertBank : Module
     public override Device Device => _card ?? base.Device;
 
     /// <summary>A place for a stack of low-rank halves, uninitialised.</summary>
-    internal Tensor EmptyPairs(params ReadOnlySpan<long> shape)
+    internal Tensor EmptyLora(params ReadOnlySpan<long> shape)
     {
-        if (!PairsOnHost || Device.Kind != DeviceKind.Cuda) return Tensor.Empty(DType.F32, Device, shape);
+        if (!LoraOnHost || Device.Kind != DeviceKind.Cuda) return Tensor.Empty(DType.F32, Device, shape);
         long bytes = sizeof(float);
         foreach (var dim in shape) bytes *= dim;
         return new Tensor(PinnedBuffer.Allocate(Device, bytes), 0, DType.F32, shape);
@@ -117,7 +117,7 @@ public sealed class ExpertBank : Module
 
     internal ExpertStream? Stream => Streamed?.Stream;
 
-    private StreamedExperts? Streamed => _set.OnCard as StreamedExperts;
+    private StreamedExperts? Streamed => _set.OnGpu as StreamedExperts;
 
     /// <summary>The groups that cross the bus when so many tokens pass, in the order of forward.</summary>
     internal IEnumerable<GroupVisit> GroupVisits(long tokens, bool backward)
@@ -156,12 +156,12 @@ public sealed class ExpertBank : Module
         return Transfer.Apply(y, x.Device);
     }
 
-    private LowRankExperts? ActingOn(Pass pass) => pass.Adapter is { } name ? Named.GetValueOrDefault(name) : _set.Lora;
+    private ExpertLora? ActingOn(Pass pass) => pass.Adapter is { } name ? Named.GetValueOrDefault(name) : _set.Lora;
 
     /// <summary>
     /// How many of the first groups the CPU computes when so many routes pass: as the costs of a split say, none where pairs lie on the card.
     /// </summary>
-    private int HostGroups(long routes, bool backward, LowRankExperts? lora) =>
+    private int HostGroups(long routes, bool backward, ExpertLora? lora) =>
         Streamed is { Costs: { } costs } streamed && (lora is null || lora.Device.Kind == DeviceKind.Cpu)
             ? costs.HostGroups(streamed.Groups, ExpertBytes, 3.0 * Width * Inner, routes, backward) : 0;
 
@@ -171,18 +171,18 @@ public sealed class ExpertBank : Module
     internal void StreamThrough(ExpertStream stream, Device card, long groupBytes)
     {
         var slab = new ExpertSlab(_set, card);
-        Replace(slab.Set with { OnCard = new StreamedExperts(slab, stream, card, groupBytes), Glu = _set.Glu }, card);
+        Replace(slab.Set with { OnGpu = new StreamedExperts(slab, stream, card, groupBytes), Glu = _set.Glu }, card);
         _slab = slab;
     }
 
     /// <summary>
-    /// Lets the CPU take groups of the streamed experts where that ends earlier. Pairs attached from now on lie in host memory, where both sides reach
+    /// Lets the CPU take groups of the streamed experts where that ends earlier. Adapters attached from now on lie in host memory, where both sides reach
     /// them.
     /// </summary>
     internal void Split(ExpertCosts costs)
     {
         Streamed!.Costs = costs;
-        PairsOnHost = true;
+        LoraOnHost = true;
     }
 
     /// <summary>For saying it: up to so many tokens a forward pass the CPU computes all groups, and up to so many it still takes some.</summary>
@@ -208,11 +208,11 @@ public sealed class ExpertBank : Module
     internal void KeepOn(Device card, DType rows, long dequantizedBytes)
     {
         var resident = new ResidentExperts(_set, card, rows, dequantizedBytes);
-        (_set, _card) = (_set with { OnCard = resident }, card);
+        (_set, _card) = (_set with { OnGpu = resident }, card);
     }
 
     /// <summary>On a bank of shapes: computes as if a card had the experts in these groups, so that what that takes can be counted.</summary>
-    internal void PlanOn(DeviceExperts card) => _set = _set with { OnCard = card };
+    internal void PlanOn(DeviceExperts card) => _set = _set with { OnGpu = card };
 
     /// <summary>Makes the weights themselves trainable.</summary>
     /// <exception cref="NotSupportedException">They are views on a checkpoint.</exception>
@@ -240,7 +240,7 @@ public sealed class ExpertBank : Module
         foreach (var pairs in Named.Values) pairs.Dispose();
         Stream?.Drain(); // copies may have run ahead
         FreeMatrices();
-        (_set.OnCard as IDisposable)?.Dispose();
+        (_set.OnGpu as IDisposable)?.Dispose();
         _slab?.Dispose();
         _set.Glu?.Dispose();
         _set.Glu?.Biases.Dispose();

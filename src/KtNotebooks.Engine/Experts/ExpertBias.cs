@@ -87,7 +87,7 @@ internal sealed class ExpertBias(DeviceCopies b) : Op
     {
         var (x, weights, indices, y) = (f.Inputs[0], f.Inputs[1], f.Inputs[2], f.Outputs[0]);
         if (x.Count == 0) return;
-        Program.Kernel(x.Card(), "expert_bias", Packs.Of(1, x, x).Options).Launch(x.Rows, Packs.Block, x.Pointer, weights.Pointer, indices.Pointer,
+        Program.Kernel(x.Gpu(), "expert_bias", Packs.Of(1, x, x).Options).Launch(x.Rows, Packs.Block, x.Pointer, weights.Pointer, indices.Pointer,
             b.On(x.Device).Pointer, y.Pointer, weights.Width, x.Width);
     }
 
@@ -117,7 +117,7 @@ internal sealed class ExpertBias(DeviceCopies b) : Op
         {
             var (dy, indices) = (f.Inputs[0], f.Inputs[1]);
             if (indices.Count == 0) return;
-            Program.Kernel(dy.Card(), "expert_bias_grad", Packs.Of(1, dy, dy).Options).Launch(indices.Count, Packs.Block, dy.Pointer, indices.Pointer,
+            Program.Kernel(dy.Gpu(), "expert_bias_grad", Packs.Of(1, dy, dy).Options).Launch(indices.Count, Packs.Block, dy.Pointer, indices.Pointer,
                 forward.Biases.On(dy.Device).Pointer, f.Outputs[0].Pointer, indices.Width, dy.Width);
         }
     }

@@ -14,8 +14,8 @@ namespace KtNotebooks.Experts;
 /// <param name="BusBytes">Pinned host memory to the card.</param>
 /// <param name="HostBytes">Expert weights through the CPU's kernels with a row each: what its memory gives.</param>
 /// <param name="HostFlops">The same kernels with many rows an expert.</param>
-/// <param name="CardFlops">BF16 products on the card.</param>
-public sealed record ExpertCosts(double BusBytes, double HostBytes, double HostFlops, double CardFlops)
+/// <param name="GpuFlops">BF16 products on the card.</param>
+public sealed record ExpertCosts(double BusBytes, double HostBytes, double HostFlops, double GpuFlops)
 {
     /// <summary>Products of a forward, and of a backward that computes gate and up again.</summary>
     private const int ForwardProducts = 3, BackwardProducts = 5;
@@ -49,14 +49,14 @@ public sealed record ExpertCosts(double BusBytes, double HostBytes, double HostF
         var used = 1 - Math.Pow(1 - (1.0 / experts), routes); // the chance that an expert has a row
         var work = 2 * elements / 3 * (backward ? BackwardProducts : ForwardProducts) * rows;
         var host = Math.Max(used * expertBytes / HostBytes, work / HostFlops);
-        double Card(ExpertGroup group) =>
-            Math.Max((1 - Math.Pow(1 - used, group.Count)) * group.Count * expertBytes / BusBytes, group.Count * work / CardFlops);
-        var card = groups.Sum(Card);
+        double Gpu(ExpertGroup group) =>
+            Math.Max((1 - Math.Pow(1 - used, group.Count)) * group.Count * expertBytes / BusBytes, group.Count * work / GpuFlops);
+        var card = groups.Sum(Gpu);
         var (best, least, hostTime) = (0, card, 0.0);
         for (var n = 1; n <= groups.Count; n++)
         {
             hostTime += groups[n - 1].Count * host;
-            card -= Card(groups[n - 1]);
+            card -= Gpu(groups[n - 1]);
             var time = n == groups.Count ? hostTime : Math.Max(hostTime, card) + BothSides;
             if (time < least) (best, least) = (n, time);
         }
@@ -78,8 +78,8 @@ public sealed record ExpertCosts(double BusBytes, double HostBytes, double HostF
             card.Copies.Synchronize();
         });
         var (narrow, wide) = (Rows(experts, few, 1), Rows(experts, Math.Min(Many, experts.Count), ManyRows));
-        return new ExpertCosts(bytes / copy, few * one / narrow, 2.0 * Math.Min(Many, experts.Count) * ManyRows * 3 * experts.Width * experts.Gate.K / wide,
-            CardRate(card));
+        return new ExpertCosts(bytes / copy, few * one / narrow, 2.0 * Math.Min(Many, experts.Count) * ManyRows * 3 * experts.Inner * experts.Gate.K / wide,
+            GpuRate(card));
     }
 
     /// <summary>Seconds of the CPU for a number of experts with so many rows each.</summary>
@@ -92,12 +92,12 @@ public sealed record ExpertCosts(double BusBytes, double HostBytes, double HostF
         using var x = Tensor.Zeros(type, routes.Length, set.Gate.K);
         using var weights = Tensor.Zeros(DType.F32, routes.Length, 1);
         using var y = Tensor.Empty(type, x.Shape);
-        using var g = Tensor.Empty(type, routes.Length, set.Width);
-        using var u = Tensor.Empty(type, routes.Length, set.Width);
+        using var g = Tensor.Empty(type, routes.Length, set.Inner);
+        using var u = Tensor.Empty(type, routes.Length, set.Inner);
         return Best(() => new ExpertRows(set, default, offsets, routes).Forward(x, weights, new ExpertActivations(g, u, []), y, valueUnused: false));
     }
 
-    private static double CardRate(CudaDevice card)
+    private static double GpuRate(CudaDevice card)
     {
         const int N = 512, Queued = 8;
         var device = Device.Cuda(card.Index);

@@ -23,7 +23,7 @@ internal sealed class HostExperts : IDisposable
 
     private HostExperts(ExpertSet experts, RouteKey key, int[] offsets, Tensor x, Tensor weights, Tensor routes)
     {
-        (_experts, _key, _offsets, _device, _card) = (experts, key, offsets, x.Device, x.Card());
+        (_experts, _key, _offsets, _device, _card) = (experts, key, offsets, x.Device, x.Gpu());
         using var mine = routes.Slice(0, offsets[^1]);
         (_x, _weights, _routes) = (Fetch(x), Fetch(weights), Fetch(mine));
     }
@@ -32,7 +32,7 @@ internal sealed class HostExperts : IDisposable
     public static HostExperts? Begin(ExpertSet experts, RouteKey key, int[] offsets, Tensor x, Tensor weights, Tensor routes)
     {
         if (experts.OnHost is not { } share) return null;
-        var last = experts.OnCard!.Groups[share.Groups - 1];
+        var last = experts.OnGpu!.Groups[share.Groups - 1];
         var mine = (experts with { Lora = share.Lora }).First(last.First + last.Count);
         return new HostExperts(mine, key, offsets[..(mine.Count + 1)], x, weights, routes);
     }
@@ -131,7 +131,7 @@ internal sealed class HostExperts : IDisposable
     /// <summary>Room for the activations of R rows.</summary>
     private sealed class Activations(ExpertSet experts, DType type, int rows) : IDisposable
     {
-        public ExpertActivations Saved { get; } = new(Tensor.Empty(type, rows, experts.Width), Tensor.Empty(type, rows, experts.Width),
+        public ExpertActivations Saved { get; } = new(Tensor.Empty(type, rows, experts.Inner), Tensor.Empty(type, rows, experts.Inner),
             experts.Lora is { } l ? [.. ((Tensor[])[l.GateA, l.UpA, l.DownA]).Select(a => Tensor.Empty(DType.F32, rows, a.Dim(1)))] : []);
 
         public void Dispose()

@@ -9,23 +9,23 @@ namespace KtNotebooks.Experts;
 /// The routed experts of one layer and what may be trained of them. Gate, up [I, D]; down [D, I]; low-rank pairs stacked over experts: A [E, r, in], B [E,
 /// out, r] F32. A trained bank has stacked F32 matrices and no low-rank pairs.
 /// </summary>
-public sealed record ExpertSet(Matrices Gate, Matrices Up, Matrices Down, LowRankExperts? Lora = null)
+public sealed record ExpertSet(Matrices Gate, Matrices Up, Matrices Down, ExpertLora? Lora = null)
 {
     /// <summary>What stands between the projections; null: SwiGLU.</summary>
     internal ClampedSwiGlu? Glu { get; init; }
 
     /// <summary>The same experts as a card sees them, where rows on a card are to meet them.</summary>
-    public DeviceExperts? OnCard { get; init; }
+    public DeviceExperts? OnGpu { get; init; }
 
     /// <summary>
-    /// Of rows on a card: the first so many groups of <see cref="OnCard"/> are computed by the CPU, at the same time as the card computes the others.
+    /// Of rows on a card: the first so many groups of <see cref="OnGpu"/> are computed by the CPU, at the same time as the card computes the others.
     /// </summary>
     internal HostShare? OnHost { get; init; }
 
     public int Count => Gate.Count;
 
     /// <summary>I.</summary>
-    public int Width => Gate.N;
+    public int Inner => Gate.N;
 
     /// <summary>Experts 0 … count − 1 of it. Their low-rank pairs are views that the caller disposes.</summary>
     internal ExpertSet First(int count) => new(Gate.First(count), Up.First(count), Down.First(count), Lora?.Map(t => t.Slice(0, count))) { Glu = Glu };
@@ -38,7 +38,7 @@ public sealed record ExpertSet(Matrices Gate, Matrices Up, Matrices Down, LowRan
 /// <summary>What the CPU takes of a visit of rows on a card.</summary>
 /// <param name="Groups">The first groups; fewer than all.</param>
 /// <param name="Lora">The low-rank pairs in host memory, null where there are none.</param>
-internal sealed record HostShare(int Groups, LowRankExperts? Lora);
+internal sealed record HostShare(int Groups, ExpertLora? Lora);
 
 /// <summary>
 /// Decides dropout inside the experts: the key of the layer in this step, and the number of the first route (token · k + choice) in the whole stream, so
@@ -47,7 +47,7 @@ internal sealed record HostShare(int Groups, LowRankExperts? Lora);
 public readonly record struct RouteKey(ulong Key, long FirstRoute);
 
 /// <summary>Low-rank pairs of all experts of a layer; scale = alpha / rank (or rslora's).</summary>
-public sealed record LowRankExperts(Tensor GateA, Tensor GateB, Tensor UpA, Tensor UpB, Tensor DownA, Tensor DownB, float Scale, float Dropout = 0)
+public sealed record ExpertLora(Tensor GateA, Tensor GateB, Tensor UpA, Tensor UpB, Tensor DownA, Tensor DownB, float Scale, float Dropout = 0)
     : IDisposable
 {
     /// <summary>Where the pairs lie.</summary>
@@ -56,7 +56,7 @@ public sealed record LowRankExperts(Tensor GateA, Tensor GateB, Tensor UpA, Tens
     internal Tensor[] All => [GateA, GateB, UpA, UpB, DownA, DownB];
 
     /// <summary>In the order of <see cref="Weights.ExpertNames.All"/>.</summary>
-    internal (Tensor A, Tensor B)[] Pairs => [(GateA, GateB), (UpA, UpB), (DownA, DownB)];
+    internal (Tensor A, Tensor B)[] Matrices => [(GateA, GateB), (UpA, UpB), (DownA, DownB)];
 
     public void Dispose()
     {
@@ -64,7 +64,7 @@ public sealed record LowRankExperts(Tensor GateA, Tensor GateB, Tensor UpA, Tens
     }
 
     /// <summary>Other tensors in the place of these.</summary>
-    internal LowRankExperts Map(Func<Tensor, Tensor> replace) => this with
+    internal ExpertLora Map(Func<Tensor, Tensor> replace) => this with
     {
         GateA = replace(GateA),
         GateB = replace(GateB),
@@ -85,7 +85,7 @@ public sealed record LowRankExperts(Tensor GateA, Tensor GateB, Tensor UpA, Tens
 /// <param name="valueUnused">The pass is for its gradients alone: nobody will read y, which is zeros then, and the down projection is left out.</param>
 public sealed class RoutedExperts(ExpertSet experts, RouteKey dropoutKey = default, bool valueUnused = false) : Op
 {
-    private RoutedExpertsCuda? _onCard;
+    private RoutedExpertsCuda? _onGpu;
 
     public static Tensor Apply(Tensor x, Tensor weights, Tensor indices, ExpertSet experts, ulong dropoutKey = 0, long firstRoute = 0,
         bool valueUnused = false) =>
@@ -98,11 +98,11 @@ public sealed class RoutedExperts(ExpertSet experts, RouteKey dropoutKey = defau
         if (x.Rank != 2 || x.Width != experts.Gate.K) throw Wrong($"x must be [T, {experts.Gate.K}], the experts' input width, but is {x}");
         Expect(weights, "weights", DType.F32, x.Dim(0), weights.Width);
         Expect(indices, "indices", DType.I32, weights.Shape);
-        int R = checked((int)indices.Count), I = experts.Width;
+        int R = checked((int)indices.Count), I = experts.Inner;
         if (experts.Glu is { } glu) Expect(glu.Biases, "biases of gate and up", DType.F32, experts.Count, 2 * I);
         if (experts.Lora is { } lora) CheckLora(lora, x.Width, I);
         List<Tensor> saved = [Allocate(x, DType.I32, experts.Count + 1), Allocate(x, DType.I32, R)];
-        if (x.Device.Kind == DeviceKind.Cuda || IsPlannedOnCard(x))
+        if (x.Device.Kind == DeviceKind.Cuda || IsPlannedOnGpu(x))
         {
             saved.Add(Allocate(x, DType.I32, R)); // the sorted row of each route
             return new Frame(inputs, [Allocate(x, x.Type, x.Shape)], [.. saved]);
@@ -116,12 +116,12 @@ public sealed class RoutedExperts(ExpertSet experts, RouteKey dropoutKey = defau
     }
 
     /// <summary>Shapes without memory that stand for a card.</summary>
-    private bool IsPlannedOnCard(Tensor x) => x.Device.Kind == DeviceKind.Meta && experts.OnCard is not null;
+    private bool IsPlannedOnGpu(Tensor x) => x.Device.Kind == DeviceKind.Meta && experts.OnGpu is not null;
 
     /// <summary>Rows gathered for the experts [R, D] and h [R, I].</summary>
-    protected override long ScratchBytes(Frame f) => IsPlannedOnCard(f.Inputs[0])
+    protected override long ScratchBytes(Frame f) => IsPlannedOnGpu(f.Inputs[0])
         ? RoutedExpertsCuda.ScratchBytes(experts, f.Inputs[0], f.Inputs[2].Count, backward: false)
-        : f.Inputs[2].Count * (f.Inputs[0].Width + experts.Width) * f.Inputs[0].Type.Size();
+        : f.Inputs[2].Count * (f.Inputs[0].Width + experts.Inner) * f.Inputs[0].Type.Size();
 
     protected override void Plain(Frame f) => RoutedExpertsPlain.Forward(f, experts, dropoutKey);
 
@@ -135,15 +135,15 @@ public sealed class RoutedExperts(ExpertSet experts, RouteKey dropoutKey = defau
 
     protected override void Cuda(Frame f)
     {
-        _onCard = new RoutedExpertsCuda(experts, dropoutKey);
-        _onCard.Forward(f, valueUnused);
+        _onGpu = new RoutedExpertsCuda(experts, dropoutKey);
+        _onGpu.Forward(f, valueUnused);
     }
 
     protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut)
     {
         var trains = false;
         for (var i = 3; i < f.Inputs.Length; i++) trains |= f.Needs(i);
-        var outputs = new RoutedExpertsGrad(experts, dropoutKey, trains, _onCard?.Offsets).Run([dOut[0]!, .. f.Inputs[..3], .. f.Saved, .. f.Inputs[3..]]);
+        var outputs = new RoutedExpertsGrad(experts, dropoutKey, trains, _onGpu?.Offsets).Run([dOut[0]!, .. f.Inputs[..3], .. f.Saved, .. f.Inputs[3..]]);
         return [outputs[0], outputs[1], null, .. trains ? outputs[2..] : new Tensor?[f.Inputs.Length - 3]];
     }
 
@@ -151,7 +151,7 @@ public sealed class RoutedExperts(ExpertSet experts, RouteKey dropoutKey = defau
     internal static DropoutMask Mask(ExpertSet experts, RouteKey key, int projection) =>
         new(experts.Lora?.Dropout ?? 0, DropoutMask.Mix(key.Key + (ulong)projection), key.FirstRoute);
 
-    private void CheckLora(LowRankExperts lora, int D, int I)
+    private void CheckLora(ExpertLora lora, int D, int I)
     {
         var E = experts.Count;
         void Pair(string name, Tensor a, Tensor b, int input, int output)

@@ -15,7 +15,7 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
     /// <summary>Dequantized matrices at a time of experts that nobody placed: they are copied to the card for one call, right everywhere and slow.</summary>
     private const long UploadedBytes = 256L << 20;
 
-    private readonly int _d = experts.Gate.K, _i = experts.Width;
+    private readonly int _d = experts.Gate.K, _i = experts.Inner;
 
     /// <summary>Rows of all experts as the host sees them, [E+1]; read back once a forward.</summary>
     public int[] Offsets { get; private set; } = [];
@@ -27,15 +27,15 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
     /// </summary>
     public static long ScratchBytes(ExpertSet experts, Tensor x, long routes, bool backward)
     {
-        var card = experts.OnCard!;
+        var card = experts.OnGpu!;
         var (size, type, groups) = (x.Type.Size(), x.Type, card.Groups);
         var rows = Math.Min(routes, 2 * routes * groups.Max(g => g.Count) / experts.Count);
-        long row = ((backward ? 3 : 2) * experts.Width) + experts.Gate.K, pairs = 0;
+        long row = ((backward ? 3 : 2) * experts.Inner) + experts.Gate.K, pairs = 0;
         if (experts.Lora is { } lora)
         {
-            (pairs, var both, var down) = ExpertPairs.Sizes(lora, type);
+            (pairs, var both, var down) = DeviceExpertLora.Sizes(lora, type);
             row += backward ? 2 * (both + down) : both + down;
-            if (lora.Dropout > 0) row += 2 * Math.Max(experts.Gate.K, experts.Width); // masked copies of what goes in
+            if (lora.Dropout > 0) row += 2 * Math.Max(experts.Gate.K, experts.Inner); // masked copies of what goes in
         }
         var sum = groups.Count > 1 && type != DType.F32 ? x.Count * sizeof(float) : 0;
         return (rows * row * size) + pairs + sum + groups.Max(g => card.OpenBytes(g, type));
@@ -54,9 +54,9 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
         }
         using var host = HostExperts.Begin(experts, dropoutKey, Offsets, x, weights, f.Saved[1]);
         host?.Forward();
-        using var pairs = experts.Lora is { } lora ? new ExpertPairs(lora, x.Type) : null;
-        using var uploaded = experts.OnCard is null ? new ResidentExperts(experts, x.Device, x.Type, UploadedBytes) : null;
-        var source = experts.OnCard ?? uploaded!;
+        using var pairs = experts.Lora is { } lora ? new DeviceExpertLora(lora, x.Type) : null;
+        using var uploaded = experts.OnGpu is null ? new ResidentExperts(experts, x.Device, x.Type, UploadedBytes) : null;
+        var source = experts.OnGpu ?? uploaded!;
         using var sum = new RowSum(y, source.Groups.Count, host is not null);
         for (var g = HostGroups; g < source.Groups.Count; g++)
         {
@@ -95,9 +95,9 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
         }
         using var host = HostExperts.Begin(experts, dropoutKey, Offsets, x, weights, routes);
         host?.Backward(dy, wantsParameters);
-        using var pairs = experts.Lora is { } lora ? new ExpertPairs(lora, x.Type) : null;
-        using var uploaded = experts.OnCard is null ? new ResidentExperts(experts, x.Device, x.Type, UploadedBytes) : null;
-        var source = experts.OnCard ?? uploaded!;
+        using var pairs = experts.Lora is { } lora ? new DeviceExpertLora(lora, x.Type) : null;
+        using var uploaded = experts.OnGpu is null ? new ResidentExperts(experts, x.Device, x.Type, UploadedBytes) : null;
+        var source = experts.OnGpu ?? uploaded!;
         using var sum = new RowSum(f.Outputs[0], source.Groups.Count, host is not null);
         if (host is not null) Memory.Clear(f.Outputs[1]); // each side writes the routes of its own experts
         for (var g = source.Groups.Count - 1; g >= HostGroups; g--)
@@ -173,18 +173,18 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
         private readonly DeviceExperts _source;
         private readonly int _group, _first, _count, _k;
         private readonly Tensor _x, _allRoutes, _routes;
-        private readonly ExpertPairs? _pairs;
+        private readonly DeviceExpertLora? _pairs;
         private readonly GroupMatrices _w;
         private readonly Tensor _tiles;
         private readonly CudaDevice _card;
 
-        public Visit(RoutedExpertsCuda op, DeviceExperts source, int group, Tensor x, Tensor routes, ExpertPairs? pairs)
+        public Visit(RoutedExpertsCuda op, DeviceExperts source, int group, Tensor x, Tensor routes, DeviceExpertLora? pairs)
         {
             (_op, _source, _group, _x, _pairs) = (op, source, group, x, pairs);
             (_first, _count) = (source.Groups[group].First, source.Groups[group].Count);
             (FirstRow, Rows) = (op.Offsets[_first], op.Offsets[_first + _count] - op.Offsets[_first]);
             _k = x.Rows == 0 ? 1 : (int)(routes.Count / x.Rows);
-            _card = x.Card();
+            _card = x.Gpu();
             _w = source.Open(group, x.Type);
             (_allRoutes, _routes) = (routes, routes.Slice(FirstRow, Rows));
             _tiles = GroupedKernels.Tiles(x.Device, op.Offsets, _first, _count);
@@ -196,7 +196,7 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
 
         private DType Type => _x.Type;
 
-        private LowRankExperts? Lora => _op.Lora;
+        private ExpertLora? Lora => _op.Lora;
 
         public void Dispose()
         {
@@ -396,7 +396,7 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
         private nint OfGroup(Tensor gradient) => gradient.Pointer + (nint)(_first * (gradient.Count / gradient.Dim(0)) * sizeof(float));
     }
 
-    private LowRankExperts? Lora => experts.Lora;
+    private ExpertLora? Lora => experts.Lora;
 
     private ClampedSwiGlu? Glu => experts.Glu;
 

@@ -22,9 +22,9 @@ internal sealed class RoutedExpertsGrad(ExpertSet experts, RouteKey dropoutKey, 
     }
 
     /// <summary>dy, both parts of dx and x by route [R, D]; h, dh, dg, du [R, I]; q of three projections [R, r].</summary>
-    protected override long ScratchBytes(Frame f) => experts.OnCard is not null
+    protected override long ScratchBytes(Frame f) => experts.OnGpu is not null
         ? RoutedExpertsCuda.ScratchBytes(experts, f.Inputs[1], f.Inputs[3].Count, backward: true)
-        : f.Inputs[3].Count * ((4L * (f.Inputs[1].Width + experts.Width) * f.Inputs[1].Type.Size())
+        : f.Inputs[3].Count * ((4L * (f.Inputs[1].Width + experts.Inner) * f.Inputs[1].Type.Size())
         + (3L * sizeof(float) * (experts.Lora is { } l ? l.GateA.Dim(1) : 0)));
 
     protected override void Plain(Frame f) => RoutedExpertsPlain.Backward(f, experts, dropoutKey, wantsParameters);

@@ -15,7 +15,7 @@ internal static class RoutedExpertsPlain
         var (x, weights, indices) = (f.Inputs[0], f.Inputs[1], f.Inputs[2]);
         Routes.Sort(indices, experts.Count, f.Saved[0], f.Saved[1]);
         var routes = f.Saved[1].ToInts();
-        var (X, k, D, I) = (x.ToFloats(), weights.Width, x.Width, experts.Width);
+        var (X, k, D, I) = (x.ToFloats(), weights.Width, x.Width, experts.Inner);
         var y = new double[X.Length];
         var (g, u) = (new float[routes.Length * I], new float[routes.Length * I]);
         var p = experts.Lora is null ? [] : f.Saved[4..].Select(t => new float[t.Count]).ToArray();
@@ -48,7 +48,7 @@ internal static class RoutedExpertsPlain
     {
         var (dy, x, weights, indices) = (f.Inputs[0].ToFloats(), f.Inputs[1].ToFloats(), f.Inputs[2], f.Inputs[3]);
         var (routes, G, U) = (f.Inputs[5].ToInts(), f.Inputs[6].ToFloats(), f.Inputs[7].ToFloats());
-        var (k, D, I, type) = (weights.Width, f.Inputs[1].Width, experts.Width, f.Inputs[1].Type);
+        var (k, D, I, type) = (weights.Width, f.Inputs[1].Width, experts.Inner, f.Inputs[1].Type);
         var (dx, dw) = (new double[x.Length], new float[routes.Length]);
         var layer = new Layer(experts, key, type);
         var sums = wantsParameters ? experts.Trained.Select(t => new double[t.Count]).ToArray() : null;

@@ -150,12 +150,12 @@ public abstract unsafe class StorageFormat
     /// target [experts, N, K] F32 or BF16, on a card = the matrices whose data (and scales) of the first expert lie at these addresses, the next expert's
     /// <paramref name="expertBytes"/> on. Memory-bound: reads the stored bytes and writes N · K elements an expert.
     /// </summary>
-    internal void DequantizeOnCard(nint data, nint scales, long expertBytes, Tensor target)
+    internal void DequantizeOnGpu(nint data, nint scales, long expertBytes, Tensor target)
     {
         const int Block = 256;
         int experts = (int)target.Dim(0), n = (int)target.Dim(1), k = target.Width;
         var pieces = (long)n * ((k + 7) / 8);
-        _program.Value.Kernel(target.Card(), "dequantize", target.Type == DType.BF16 ? "-DTYPE=bf16" : "-DTYPE=float")
+        _program.Value.Kernel(target.Gpu(), "dequantize", target.Type == DType.BF16 ? "-DTYPE=bf16" : "-DTYPE=float")
             .Launch(((pieces + Block - 1) / Block, experts), Block, data, scales, expertBytes, target.Pointer, n, k);
     }
 

@@ -41,8 +41,8 @@ internal sealed class AdapterInstaller
 
     private void Run(CausalLm model, string? name)
     {
-        List<(Nn.Linear Linear, LowRank Pair)> linears = [];
-        List<(ExpertBank Bank, LowRankExperts Pairs)> banks = [];
+        List<(Nn.Linear Linear, LinearLora Pair)> linears = [];
+        List<(ExpertBank Bank, ExpertLora Lora)> banks = [];
         var (with, withExperts) = Adapted(model);
         if (with.Count == 0 && withExperts.Count == 0)
             throw new InvalidDataException($"{_path}: none of its {_tensors.Count} tensors fits this model; the first is '{First(_tensors.Keys)}'. It " +
@@ -51,7 +51,7 @@ internal sealed class AdapterInstaller
         try
         {
             foreach (var linear in with) linears.Add((linear, PairOf(linear)));
-            foreach (var bank in withExperts) banks.Add((bank, PairsOf(bank)));
+            foreach (var bank in withExperts) banks.Add((bank, LoraOf(bank)));
             if (_left.Count > 0)
                 throw new InvalidDataException($"{_path}: tensor '{First(_left)}' fits no linear layer of this model, which has {model.Info.Layers} " +
                     $"layers ({_left.Count} such)");
@@ -97,7 +97,7 @@ internal sealed class AdapterInstaller
     /// <summary>The first by PEFT's name, under the name that it has in the file.</summary>
     private string First(IEnumerable<string> names) => _tensors[names.Order(StringComparer.Ordinal).First()].Source;
 
-    private LowRank PairOf(Nn.Linear linear)
+    private LinearLora PairOf(Nn.Linear linear)
     {
         var r = _settings.RankOf(linear.Path);
         var (a, b) = (Take(linear.Path, 'A', r, r, linear.Inputs), Take(linear.Path, 'B', r, linear.Outputs, r));
@@ -105,10 +105,10 @@ internal sealed class AdapterInstaller
         var (A, B) = (Made(Tensor.Empty(DType.F32, device, r, linear.Inputs)), Made(Tensor.Empty(DType.F32, device, linear.Outputs, r)));
         Fill(a, A);
         Fill(b, B);
-        return new LowRank(A, B, _settings.ScaleOf(linear.Path), (float)_settings.Dropout);
+        return new LinearLora(A, B, _settings.ScaleOf(linear.Path), (float)_settings.Dropout);
     }
 
-    private LowRankExperts PairsOf(ExpertBank bank)
+    private ExpertLora LoraOf(ExpertBank bank)
     {
         var (ranks, scale) = LoraAdapter.RanksOf(bank, _settings);
         (Tensor A, Tensor B) Stack(int projection, int r, int inputs, int outputs)
@@ -119,7 +119,7 @@ internal sealed class AdapterInstaller
                 var path = bank.Names.All[projection].Module(e);
                 pairs.Add((Take(path, 'A', r, r, inputs), Take(path, 'B', r, outputs, r)));
             }
-            var (A, B) = (Made(bank.EmptyPairs(bank.Count, r, inputs)), Made(bank.EmptyPairs(bank.Count, outputs, r)));
+            var (A, B) = (Made(bank.EmptyLora(bank.Count, r, inputs)), Made(bank.EmptyLora(bank.Count, outputs, r)));
             for (var e = 0; e < bank.Count; e++)
             {
                 using var a = A.Slice(e, 1);
@@ -131,7 +131,7 @@ internal sealed class AdapterInstaller
         }
         var (gate, up, down) = (Stack(0, ranks.Gate, bank.Width, bank.Inner), Stack(1, ranks.Up, bank.Width, bank.Inner),
             Stack(2, ranks.Down, bank.Inner, bank.Width));
-        return new LowRankExperts(gate.A, gate.B, up.A, up.B, down.A, down.B, scale, (float)_settings.Dropout);
+        return new ExpertLora(gate.A, gate.B, up.A, up.B, down.A, down.B, scale, (float)_settings.Dropout);
     }
 
     /// <summary>A half that must be there and fit; its values are not read yet.</summary>

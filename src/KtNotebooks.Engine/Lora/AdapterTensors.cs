@@ -37,7 +37,7 @@ public static class AdapterTensors
             }
             if (module is not ExpertBank { Adapter: { } l } bank) continue;
             for (var e = 0; e < bank.Count; e++)
-                foreach (var ((a, b), names) in l.Pairs.Zip(bank.Names.All))
+                foreach (var ((a, b), names) in l.Matrices.Zip(bank.Names.All))
                 {
                     all.Add(($"{Prefix}{names.Module(e)}.lora_A.weight", One(pick(a), e)));
                     all.Add(($"{Prefix}{names.Module(e)}.lora_B.weight", One(pick(b), e)));

@@ -91,19 +91,19 @@ public static class LoraAdapter
         return ((ranks[0], ranks[1], ranks[2]), scale);
     }
 
-    private static LowRank Fresh(Nn.Linear linear, LoraSettings s, ulong seed)
+    private static LinearLora Fresh(Nn.Linear linear, LoraSettings s, ulong seed)
     {
         var (r, device) = (s.RankOf(linear.Path), linear.Weight.Device);
-        return new LowRank(RandomA(seed, linear.Path, Tensor.Empty(DType.F32, device, r, linear.Inputs)),
+        return new LinearLora(RandomA(seed, linear.Path, Tensor.Empty(DType.F32, device, r, linear.Inputs)),
             Zeros(Tensor.Empty(DType.F32, device, linear.Outputs, r)), s.ScaleOf(linear.Path), (float)s.Dropout);
     }
 
-    private static LowRankExperts Fresh(ExpertBank bank, LoraSettings s, ulong seed)
+    private static ExpertLora Fresh(ExpertBank bank, LoraSettings s, ulong seed)
     {
         var ((gate, up, down), scale) = RanksOf(bank, s);
-        Tensor A(ExpertProjection name, int rank, int inputs) => RandomA(seed, $"{name.Path}.{name.Name}", bank.EmptyPairs(bank.Count, rank, inputs));
-        Tensor B(int outputs, int rank) => Zeros(bank.EmptyPairs(bank.Count, outputs, rank));
-        return new LowRankExperts(A(bank.Names.Gate, gate, bank.Width), B(bank.Inner, gate), A(bank.Names.Up, up, bank.Width), B(bank.Inner, up),
+        Tensor A(ExpertProjection name, int rank, int inputs) => RandomA(seed, $"{name.Path}.{name.Name}", bank.EmptyLora(bank.Count, rank, inputs));
+        Tensor B(int outputs, int rank) => Zeros(bank.EmptyLora(bank.Count, outputs, rank));
+        return new ExpertLora(A(bank.Names.Gate, gate, bank.Width), B(bank.Inner, gate), A(bank.Names.Up, up, bank.Width), B(bank.Inner, up),
             A(bank.Names.Down, down, bank.Inner), B(bank.Width, down), scale, (float)s.Dropout);
     }
 

@@ -44,7 +44,7 @@ internal static class RankLimit
     {
         static bool OnHost(Device device) => device.Kind == DeviceKind.Cpu;
         var values = linears.Where(l => OnHost(l.Weight.Device)).Sum(l => (long)settings.RankOf(l.Path) * (l.Inputs + l.Outputs));
-        foreach (var bank in banks.Where(b => OnHost(b.Device) || (b.PairsOnHost && b.Device.Kind == DeviceKind.Cuda))) // not a plan's model of shapes
+        foreach (var bank in banks.Where(b => OnHost(b.Device) || (b.LoraOnHost && b.Device.Kind == DeviceKind.Cuda))) // not a plan's model of shapes
         {
             var ((gate, up, down), _) = LoraAdapter.RanksOf(bank, settings);
             values += (long)bank.Count * (gate + up + down) * (bank.Width + bank.Inner);

@@ -18,7 +18,7 @@ internal static class ExpertPlacer
         {
             ExpertBank[] banks = [.. like.Select(b => b.Bank)];
             var (card, group) = (like.Key.Compute, like.First().Lives.GroupBytes);
-            var slots = group == 0 ? 0 : (int)(plan.Card(card).Ring / group);
+            var slots = group == 0 ? 0 : (int)(plan.Gpu(card).Ring / group);
             if (like.Key.Executor == ExecutorKind.Resident) ExpertExecutors.Keep(banks, card, model.Type, brought);
             if (like.Key.Executor == ExecutorKind.Streamed) executors.Stream(banks, card, group, slots, brought);
             if (like.Key.Executor != ExecutorKind.Split) continue;

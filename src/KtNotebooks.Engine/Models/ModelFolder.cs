@@ -52,7 +52,7 @@ public static class ModelFolder
         };
         meter = new LoadMeter(folder, checkpoint.Bytes, plan, load.Report);
         if (plan?.Placement.Settings.GpuMemoryLimit is { } limit)
-            foreach (var card in plan.Cards) CudaDevice.Get(card.Card.Index).Pool.Limit = limit;
+            foreach (var card in plan.Gpus) CudaDevice.Get(card.Gpu.Index).Pool.Limit = limit;
         CausalLm? model = null;
         try
         {
@@ -102,7 +102,7 @@ public static class ModelFolder
     /// <param name="stored">The format that the checkpoint has a bank in; see <see cref="ResidencyPlan.Resolve"/>.</param>
     internal static ResidencyPlan Plan(CausalLm shape, ConfigFile config, PlacementSettings settings, Func<string, StorageFormat?>? stored = null) =>
         ResidencyPlan.Resolve(shape, shape.Type, ModelPlacement.Resolve(shape, shape.Info.ModelType, settings), stored ?? (_ => config.StoredFormat),
-            new CardRoom(settings.GpuMemoryLimit));
+            new GpuMemory(settings.GpuMemoryLimit));
 
     /// <summary>What the headers of a folder's shards say of a model's banks; its config where there are none.</summary>
     internal static Func<string, StorageFormat?> StoredFormats(string folder, ConfigFile config, CausalLm shape)

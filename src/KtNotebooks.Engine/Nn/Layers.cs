@@ -6,7 +6,7 @@ using KtNotebooks.Weights;
 namespace KtNotebooks.Nn;
 
 /// <summary>A low-rank pair beside a linear layer: A [r, in], B [out, r] F32; scale = alpha / r.</summary>
-public sealed record LowRank(Tensor A, Tensor B, float Scale, float Dropout = 0) : IDisposable
+public sealed record LinearLora(Tensor A, Tensor B, float Scale, float Dropout = 0) : IDisposable
 {
     public void Dispose()
     {
@@ -43,7 +43,7 @@ public sealed class Linear : Module
     public int Inputs => Weight.Width;
 
     /// <summary>Set by whoever trains or loads an adapter; owned by this layer.</summary>
-    public LowRank? Adapter
+    public LinearLora? Adapter
     {
         get;
         set
@@ -54,7 +54,7 @@ public sealed class Linear : Module
     }
 
     /// <summary>Frozen pairs by the name of their adapter, for passes that name one; owned by this layer.</summary>
-    public Dictionary<string, LowRank> Named { get; } = [];
+    public Dictionary<string, LinearLora> Named { get; } = [];
 
     /// <summary>None where the weight is another module's.</summary>
     public override IEnumerable<Parameter> Weights => _tied ? [] : Bias is { } b
@@ -73,7 +73,7 @@ public sealed class Linear : Module
     /// The pair that acts in a pass: the named one it asks for, or the attached one. Whoever reads the weight beside <see cref="Forward"/> must ask here
     /// too.
     /// </summary>
-    public LowRank? Acting(Pass pass) => pass.Adapter is { } name ? Named.GetValueOrDefault(name) : Adapter;
+    public LinearLora? Acting(Pass pass) => pass.Adapter is { } name ? Named.GetValueOrDefault(name) : Adapter;
 
     /// <summary>
     /// x [..., in] → [..., out] in x's type or <paramref name="outType"/>. Rows of several adapters are as many products, each as it is alone.

@@ -102,14 +102,14 @@ public sealed class MlaAttention : Block
         return Values(context, pass);
     }
 
-    private Tensor Queries(Tensor q, Tensor angles, Pass pass) => SeveralPairs(pass)
+    private Tensor Queries(Tensor q, Tensor angles, Pass pass) => SeveralAdapters(pass)
         ? pass.ByAdapter(q, (rows, p, from) => Queries(rows, Part(angles, from, from + rows.Rows), p))
         : AbsorbedQueries.Apply(q, angles, _kvB.Weight, Pair(pass), _settings.Heads);
 
-    private Tensor Values(Tensor context, Pass pass) => SeveralPairs(pass) ? pass.ByAdapter(context, (rows, p, _) => Values(rows, p))
+    private Tensor Values(Tensor context, Pass pass) => SeveralAdapters(pass) ? pass.ByAdapter(context, (rows, p, _) => Values(rows, p))
         : AbsorbedValues.Apply(context, _kvB.Weight, Pair(pass), _settings.Heads);
 
-    private bool SeveralPairs(Pass pass) => pass.Adapters is not null && pass.Any(p => _kvB.Acting(p) is not null);
+    private bool SeveralAdapters(Pass pass) => pass.Adapters is not null && pass.Any(p => _kvB.Acting(p) is not null);
 
     private (Tensor, Tensor, float)? Pair(Pass pass) => pass.Adapters is null && _kvB.Acting(pass) is { } a ? (a.A, a.B, a.Scale) : null;
 }

@@ -59,7 +59,7 @@ public sealed class Add : Op
     {
         var (a, b, y) = (f.Inputs[0], f.Inputs[1], f.Outputs[0]);
         var packs = Packs.Of(a.Count, a, b, y);
-        Program.Kernel(a.Card(), "add", packs.Options).Launch(packs.Blocks(a.Count), Packs.Block, a.Pointer, b.Pointer, y.Pointer, packs.In(a.Count));
+        Program.Kernel(a.Gpu(), "add", packs.Options).Launch(packs.Blocks(a.Count), Packs.Block, a.Pointer, b.Pointer, y.Pointer, packs.In(a.Count));
     }
 
     protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut) => [f.Needs(0) ? dOut[0]!.Alias() : null, f.Needs(1) ? dOut[0]!.Alias() : null];

@@ -70,7 +70,7 @@ public sealed class AddBias : Op
     {
         var (x, b, y) = (f.Inputs[0], f.Inputs[1], f.Outputs[0]);
         var packs = Packs.Of(x.Width, x, b, y);
-        Program.Kernel(x.Card(), "add_bias", packs.Options)
+        Program.Kernel(x.Gpu(), "add_bias", packs.Options)
             .Launch(packs.Blocks(x.Count), Packs.Block, x.Pointer, b.Pointer, y.Pointer, packs.In(x.Count), (int)packs.In(x.Width));
     }
 
@@ -92,7 +92,7 @@ public sealed class AddBias : Op
         protected override void Cuda(Frame f)
         {
             var (dy, db) = (f.Inputs[0], f.Outputs[0]);
-            Program.Kernel(dy.Card(), "add_bias_grad", Packs.Of(1, dy, dy).Options)
+            Program.Kernel(dy.Gpu(), "add_bias_grad", Packs.Of(1, dy, dy).Options)
                 .Launch((dy.Width + Packs.Block - 1) / Packs.Block, Packs.Block, dy.Pointer, db.Pointer, dy.Rows, dy.Width);
         }
     }

@@ -39,7 +39,7 @@ internal static class AttentionKernels
     /// <summary>Shapes as <see cref="Attention"/> says.</summary>
     public static void Forward(Spans spans, float scale, Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse)
     {
-        var (card, H, Hk, D, Dv) = (q.Card(), (int)q.Dim(1), (int)k.Dim(1), q.Width, v.Width);
+        var (card, H, Hk, D, Dv) = (q.Gpu(), (int)q.Dim(1), (int)k.Dim(1), q.Width, v.Width);
         if (OnTensorCores(D, Dv, q, k, v, o))
         {
             var plan = PlanOf(Pass.Forward | WindowOf(spans.Window), D, Dv);
@@ -56,7 +56,7 @@ internal static class AttentionKernels
 
     public static void Backward(Spans spans, float scale, Tensor dO, Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse, Tensor dq, Tensor dk, Tensor dv)
     {
-        var (card, H, Hk, D, Dv) = (q.Card(), (int)q.Dim(1), (int)k.Dim(1), q.Width, v.Width);
+        var (card, H, Hk, D, Dv) = (q.Gpu(), (int)q.Dim(1), (int)k.Dim(1), q.Width, v.Width);
         using var delta = Tensor.Empty(DType.F32, q.Device, q.Dim(0), H);
         var options = OptionsOf(D, Dv, q, k, v, o, dO);
         RowByRow.Kernel(card, "attention_delta", options)
@@ -95,7 +95,7 @@ internal static class AttentionKernels
     public static void Cached(int[] seqStarts, PageTable table, float scale, int window, Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse)
     {
         const int FewQueries = 64, SmallestPart = 128;
-        var (card, T, H, Hk, W, R) = (q.Card(), (int)q.Dim(0), (int)q.Dim(1), (int)k.Dim(1), q.Width, o.Width);
+        var (card, T, H, Hk, W, R) = (q.Gpu(), (int)q.Dim(0), (int)q.Dim(1), (int)k.Dim(1), q.Width, o.Width);
         if (T == 0) return;
         var (keyPitch, valuePitch, pages) = (Hk * k.Width, Hk * v.Width, table.On(q.Device));
         if (v.Width == R && OnTensorCores(W, R, q, k, v, o))
@@ -134,7 +134,7 @@ internal static class AttentionKernels
         using var sums = Tensor.Empty(DType.F32, q.Device, parts.Count, H, R);
         using var lses = Tensor.Empty(DType.F32, q.Device, parts.Count, H);
         using var slots = Memory.Place(first, q.Device);
-        using var cut = OnCard(parts, q.Device);
+        using var cut = OnGpu(parts, q.Device);
         RowByRow.Kernel(card, "attention_parts", options)
             .Launch(cut.Dim(0) * H, 32, q.Pointer, k.Pointer, v.Pointer, sums.Pointer, lses.Pointer, cut.Pointer, H, Hk, keyPitch, valuePitch, pages.Pointer,
                 scale);
@@ -143,7 +143,7 @@ internal static class AttentionKernels
 
     /// <summary>What sinks do to a result, in place: see <see cref="Attention"/>.</summary>
     public static void Sink(Tensor o, Tensor lse, Tensor sinks) =>
-        RowByRow.Kernel(o.Card(), "attention_sinks", OptionsOf(o.Width, o.Width, o))
+        RowByRow.Kernel(o.Gpu(), "attention_sinks", OptionsOf(o.Width, o.Width, o))
             .Launch((lse.Count + RowWarps - 1) / RowWarps, RowWarps * 32, o.Pointer, lse.Pointer, sinks.Pointer, lse.Count, (int)sinks.Count);
 
     private static Pass WindowOf(int window) => window == 0 ? default : Pass.Window;
@@ -175,7 +175,7 @@ internal static class AttentionKernels
                 tiles.Add(new Tile(starts[s] + j, n, keys.Begin, cached + j + n, cached + j, 0, keys.Pages) { Window = window == 0 ? NoWindow : window });
             }
         }
-        return OnCard(tiles, device);
+        return OnGpu(tiles, device);
     }
 
     /// <summary>Tiles of at most so many keys and the queries that see one of them; keys that nobody sees are there too, to get their zeros.</summary>
@@ -195,10 +195,10 @@ internal static class AttentionKernels
                 });
             }
         }
-        return OnCard(tiles, device);
+        return OnGpu(tiles, device);
     }
 
-    private static Tensor OnCard(List<Tile> tiles, Device device)
+    private static Tensor OnGpu(List<Tile> tiles, Device device)
     {
         tiles.Sort(static (a, b) => a.Count != b.Count ? b.Count.CompareTo(a.Count) : a.Held.CompareTo(b.Held));
         var target = new int[tiles.Count * TileInts];

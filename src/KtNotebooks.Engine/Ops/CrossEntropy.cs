@@ -143,9 +143,9 @@ public sealed class CrossEntropy(int[] targets, float[] weights) : Op
         using var losses = Allocate(z, DType.F32, z.Rows);
         var packs = Packs.Of(z.Width, z, z, dz);
         var threads = (int)Math.Clamp((packs.In(z.Width) + 31) / 32 * 32, 32, 1024);
-        Program.Kernel(z.Card(), "cross_entropy", packs.Options)
+        Program.Kernel(z.Gpu(), "cross_entropy", packs.Options)
             .Launch(z.Rows, threads, z.Pointer, at.Pointer, w.Pointer, f.Saved[0].Pointer, losses.Pointer, dz?.Pointer ?? 0, (int)packs.In(z.Width));
-        Program.Kernel(z.Card(), "sum_losses", packs.Options).Launch(1, 256, losses.Pointer, f.Outputs[0].Pointer, z.Rows);
+        Program.Kernel(z.Gpu(), "sum_losses", packs.Options).Launch(1, 256, losses.Pointer, f.Outputs[0].Pointer, z.Rows);
     }
 
     protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut) => [.. new Grad(targets, weights).Run([dOut[0]!, f.Inputs[0], .. f.Saved])];
@@ -193,7 +193,7 @@ public sealed class CrossEntropy(int[] targets, float[] weights) : Op
         {
             var (scale, dz) = (f.Inputs[0], f.Outputs[0]);
             var packs = Packs.Of(dz.Count, dz, dz);
-            Program.Kernel(dz.Card(), "times", packs.Options).Launch(packs.Blocks(dz.Count), Packs.Block, scale.Pointer, dz.Pointer, packs.In(dz.Count));
+            Program.Kernel(dz.Gpu(), "times", packs.Options).Launch(packs.Blocks(dz.Count), Packs.Block, scale.Pointer, dz.Pointer, packs.In(dz.Count));
         }
     }
 }

@@ -24,6 +24,6 @@ internal static class DeviceMatmul
             return;
         }
         var shape = new MatmulShape(M, N, K, transposeA, transposeB, a.Type == DType.BF16, target.Type == DType.BF16);
-        CudaMatmul.Run(target.Card(), shape, alpha, a.Pointer, b.Pointer, add, target.Pointer);
+        CudaMatmul.Run(target.Gpu(), shape, alpha, a.Pointer, b.Pointer, add, target.Pointer);
     }
 }

@@ -33,7 +33,7 @@ internal static class DropoutKernels
     public static void Apply(DropoutMask mask, Tensor source, Tensor target, Tensor? rowIds = null, int first = 0)
     {
         var packs = Packs.Of(source.Width, source, target);
-        Program.Kernel(target.Card(), "apply_mask", packs.Options)
+        Program.Kernel(target.Gpu(), "apply_mask", packs.Options)
             .Launch(source.Rows, packs.Threads(source.Width), source.Pointer, target.Pointer, rowIds is null ? 0 : (nint)(rowIds.Pointer + (4L * first)),
             (int)packs.In(source.Width), mask.Key, mask.FirstRow, mask.Threshold, 1 / (1 - mask.P));
     }

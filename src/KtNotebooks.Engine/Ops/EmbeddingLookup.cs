@@ -102,7 +102,7 @@ public sealed class EmbeddingLookup(DType? outType = null) : Op
     {
         var (table, ids, y) = (f.Inputs[0], f.Inputs[1], f.Outputs[0]);
         var packs = Packs.Of(y.Width, table, y);
-        Program.Kernel(y.Card(), "embedding", packs.Options)
+        Program.Kernel(y.Gpu(), "embedding", packs.Options)
             .Launch(y.Rows, packs.Threads(y.Width), table.Pointer, ids.Pointer, y.Pointer, (int)packs.In(y.Width), (int)table.Dim(0));
     }
 
@@ -129,7 +129,7 @@ public sealed class EmbeddingLookup(DType? outType = null) : Op
         {
             var (dy, ids, dTable) = (f.Inputs[0], f.Inputs[1], f.Outputs[0]);
             var packs = Packs.Of(dy.Width, dy, dTable);
-            Program.Kernel(dy.Card(), "embedding_grad", packs.Options)
+            Program.Kernel(dy.Gpu(), "embedding_grad", packs.Options)
                 .Launch(vocabulary, Packs.Block, dy.Pointer, ids.Pointer, dTable.Pointer, (int)packs.In(dy.Width), (int)ids.Count);
         }
     }

@@ -17,7 +17,7 @@ internal sealed class Fetched(Device card) : Op
     protected override void Plain(Frame f)
     {
         var (parameter, y) = (f.Inputs[0], f.Outputs[0]);
-        if (parameter.IsPinned && card.Kind == DeviceKind.Cuda) y.Card().Copy(y.Pointer, parameter.Pointer, y.ByteLength);
+        if (parameter.IsPinned && card.Kind == DeviceKind.Cuda) y.Gpu().Copy(y.Pointer, parameter.Pointer, y.ByteLength);
         else Memory.Copy(parameter, y);
     }
 
@@ -25,7 +25,7 @@ internal sealed class Fetched(Device card) : Op
     {
         var dy = dOut[0]!;
         if (dy.Device.Kind != DeviceKind.Cuda) return [dy.To(f.Inputs[0].Device)];
-        var gradient = PinnedBuffer.Rent(dy.Card(), dy.Type, dy.Shape);
+        var gradient = PinnedBuffer.Rent(dy.Gpu(), dy.Type, dy.Shape);
         Memory.Copy(dy, gradient); // waits: the tape may add it to another on the host
         return [gradient];
     }

@@ -60,7 +60,7 @@ public sealed class GatherRows(int[] rows) : Op
             Memory.Clear(dx);
             using var at = Memory.Place(rows, dx.Device);
             var packs = Packs.Of(dx.Width, dy, dx);
-            Program.Kernel(dx.Card(), "scatter_rows", packs.Options)
+            Program.Kernel(dx.Gpu(), "scatter_rows", packs.Options)
                 .Launch(rows.Length, packs.Threads(dx.Width), dy.Pointer, at.Pointer, dx.Pointer, (int)packs.In(dx.Width));
         }
     }

@@ -66,9 +66,9 @@ public sealed class GqaHeads(GqaShape shape, RotaryTable table, int[] positions,
         using var at = Memory.Place(positions, q.Device);
         var packs = Packs.Of(table.Pairs | shape.Head, q, q, k, Q, K);
         var (lanes, blocks) = Layout(packs);
-        Program.Kernel(q.Card(), "gqa_heads", packs.Options)
+        Program.Kernel(q.Gpu(), "gqa_heads", packs.Options)
             .Launch(blocks, Packs.Block, q.Pointer, k.Pointer, norms ? f.Inputs[3].Pointer : 0, norms ? f.Inputs[4].Pointer : 0, at.Pointer,
-            OnCard(q.Device).Pointer, Q.Pointer, K.Pointer, norms ? f.Saved[0].Pointer : 0, norms ? f.Saved[1].Pointer : 0, (long)positions.Length, shape.H,
+            OnGpu(q.Device).Pointer, Q.Pointer, K.Pointer, norms ? f.Saved[0].Pointer : 0, norms ? f.Saved[1].Pointer : 0, (long)positions.Length, shape.H,
             shape.Hk, table.Pairs, shape.Head, lanes, eps);
         Memory.Copy(f.Inputs[2], f.Outputs[2]);
     }
@@ -81,7 +81,7 @@ public sealed class GqaHeads(GqaShape shape, RotaryTable table, int[] positions,
         return (lanes, (((long)positions.Length * (shape.H + shape.Hk) * lanes) + Packs.Block - 1) / Packs.Block);
     }
 
-    private Tensor OnCard(Device device)
+    private Tensor OnGpu(Device device)
     {
         var max = 0;
         foreach (var p in positions) max = Math.Max(max, p);
@@ -175,11 +175,11 @@ public sealed class GqaHeads(GqaShape shape, RotaryTable table, int[] positions,
             var (s, pairs, dQ, dK, dq, dk) = (forward.Shape, forward.Table.Pairs, f.Inputs[0], f.Inputs[1], f.Outputs[0], f.Outputs[1]);
             var (q, k) = f.Inputs.Length > 3 ? (f.Inputs[3], f.Inputs[4]) : (null, null);
             nint Of(int input) => q is null ? 0 : f.Inputs[input].Pointer;
-            var angles = forward.OnCard(dQ.Device);
+            var angles = forward.OnGpu(dQ.Device);
             using var at = Memory.Place(forward.Positions, dQ.Device);
             var packs = Packs.Of(pairs | s.Head, dQ, dQ, q, k, dK, dq, dk);
             var (lanes, blocks) = forward.Layout(packs);
-            Program.Kernel(dQ.Card(), "gqa_heads_grad", packs.Options)
+            Program.Kernel(dQ.Gpu(), "gqa_heads_grad", packs.Options)
                 .Launch(blocks, Packs.Block, dQ.Pointer, dK.Pointer, Of(3), Of(4), Of(5), Of(6), Of(7), Of(8), at.Pointer, angles.Pointer, dq.Pointer,
                     dk.Pointer, (long)forward.Positions.Length, s.H, s.Hk, pairs, s.Head, lanes);
             Memory.Copy(f.Inputs[2], f.Outputs[2]);
@@ -191,7 +191,7 @@ public sealed class GqaHeads(GqaShape shape, RotaryTable table, int[] positions,
         private static void WeightGrad(Tensor dy, Tensor x, Tensor rstd, Tensor positions, Tensor angles, int heads, int pairs, Tensor dw)
         {
             const int Columns = 128;
-            var (card, T, d) = (x.Card(), x.Rows, dw.Width);
+            var (card, T, d) = (x.Gpu(), x.Rows, dw.Width);
             var blocks = (d + Columns - 1) / Columns;
             // Enough blocks to fill the card, at least eight tokens each.
             var groups = Math.Clamp(card.Multiprocessors * 8 / blocks, 1, Math.Max(1, (T + 7) / 8));

@@ -42,7 +42,7 @@ internal static unsafe class GroupedKernels
 
     private static readonly CudaProgram Program = new("GroupedKernels", CudaProgram.Resource("Ops.GroupedKernels.cu"));
     private static readonly CudaProgram HopperProgram = new("GroupedKernelsHopper", CudaProgram.Resource("Ops.GroupedKernelsHopper.cu"));
-    private static readonly ConcurrentDictionary<(int Card, string Entry, string Options, DType Type, bool ByColumns), CudaKernel> Kernels = new();
+    private static readonly ConcurrentDictionary<(int Gpu, string Entry, string Options, DType Type, bool ByColumns), CudaKernel> Kernels = new();
 
     /// <summary>
     /// c [rows, N] (row i at c + i · ldc) = alpha · Σ terms; B matrices are [N, K], or [K, N] when <paramref name="byColumns"/>. tiles:

@@ -73,5 +73,5 @@ internal static class AbsorbedKernels
 
     private static readonly CudaProgram Program = new("Absorbed", CudaProgram.Resource("Ops.Absorbed.cu"));
 
-    public static CudaKernel Kernel(Tensor like, string entry) => Program.Kernel(like.Card(), entry, like.Type == DType.BF16 ? "-DTYPE=bf16" : "-DTYPE=float");
+    public static CudaKernel Kernel(Tensor like, string entry) => Program.Kernel(like.Gpu(), entry, like.Type == DType.BF16 ? "-DTYPE=bf16" : "-DTYPE=float");
 }

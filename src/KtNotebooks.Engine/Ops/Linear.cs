@@ -102,7 +102,7 @@ public sealed class Linear : Op
         var (a, b) = DeviceMath.ConvertTwo(f.Inputs[2], f.Inputs[3], type);
         using var aOwned = a;
         using var bOwned = b;
-        using var masked = MaskedOnCard(x, _dropout);
+        using var masked = MaskedOnGpu(x, _dropout);
         DeviceMatmul.Run(masked ?? x, false, a, true, f.Saved[0]);
         using var sum = SumOf(y, type);
         DeviceMatmul.Run(f.Saved[0], false, b, true, sum, _scale);
@@ -122,7 +122,7 @@ public sealed class Linear : Op
     private static Tensor SumOf(Tensor target, DType type) => type == DType.BF16 || target.Type == DType.F32 ? target.Alias()
         : Allocate(target, DType.F32, target.Shape);
 
-    private static Tensor? MaskedOnCard(Tensor x, DropoutMask mask)
+    private static Tensor? MaskedOnGpu(Tensor x, DropoutMask mask)
     {
         if (!mask.Active) return null;
         var masked = Allocate(x, x.Type, x.Shape);
@@ -280,7 +280,7 @@ public sealed class Linear : Op
             DeviceMatmul.Run(dy, false, b, false, q, scale);
             if (dx is not null) InputGrad(f, dy, q, a, dx);
             if (!wantsLora) return;
-            using var masked = MaskedOnCard(x, dropout);
+            using var masked = MaskedOnGpu(x, dropout);
             DeviceMatmul.Run(q, true, masked ?? x, false, f.Outputs[next]);
             DeviceMatmul.Run(dy, true, f.Inputs[5], false, f.Outputs[next + 1], scale);
         }

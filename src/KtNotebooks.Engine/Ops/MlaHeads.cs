@@ -88,7 +88,7 @@ public sealed class MlaHeads(MlaShape shape, RotaryTable table, int[] positions)
         var angles = table.On(like.Device, max + 1);
         using var at = Memory.Place(positions, like.Device);
         var packs = Packs.Of(shape.Nope | shape.Rope | shape.Value, like, like, t);
-        Program.Kernel(like.Card(), entry, packs.Options).Launch(positions.Length, Math.Min(packs.Threads((long)shape.H * shape.Head), Packs.Block),
+        Program.Kernel(like.Gpu(), entry, packs.Options).Launch(positions.Length, Math.Min(packs.Threads((long)shape.H * shape.Head), Packs.Block),
             t[0].Pointer, t[1].Pointer, t[2].Pointer, at.Pointer, angles.Pointer, t[3].Pointer, t[4].Pointer, t[5].Pointer, shape.H, shape.Nope, shape.Rope,
             shape.Value);
     }

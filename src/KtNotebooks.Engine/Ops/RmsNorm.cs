@@ -138,7 +138,7 @@ public sealed class RmsNorm(float eps) : Op
     {
         var (x, w, y, rstd) = (f.Inputs[0], f.Inputs[1], f.Outputs[0], f.Saved[0]);
         var (options, block) = Layout(x, w, y);
-        Program.Kernel(x.Card(), "rms_norm", options).Launch(x.Rows, block, x.Pointer, w.Pointer, y.Pointer, rstd.Pointer, x.Width, eps);
+        Program.Kernel(x.Gpu(), "rms_norm", options).Launch(x.Rows, block, x.Pointer, w.Pointer, y.Pointer, rstd.Pointer, x.Width, eps);
     }
 
     /// <summary>Compiler options and threads of a block: 16 bytes a thread where the width and all addresses allow it, else one element.</summary>
@@ -231,7 +231,7 @@ public sealed class RmsNorm(float eps) : Op
         {
             const int Columns = 128;
             var (dy, x, w, rstd, dx) = (f.Inputs[0], f.Inputs[1], f.Inputs[2], f.Inputs[3], f.Outputs[0]);
-            var (card, R, D) = (x.Card(), x.Rows, x.Width);
+            var (card, R, D) = (x.Gpu(), x.Rows, x.Width);
             var (options, block) = Layout(x, dy, w, dx);
             Program.Kernel(card, "rms_norm_dx", options).Launch(R, block, dy.Pointer, x.Pointer, w.Pointer, rstd.Pointer, dx.Pointer, D);
             if (!wantsW) return;

@@ -21,7 +21,7 @@ public sealed class RotaryTable
     private readonly Lock _growing = new();
     private float[] _cos = [];
     private float[] _sin = [];
-    private readonly Dictionary<Device, Tensor> _onCards = [];
+    private readonly Dictionary<Device, Tensor> _onGpus = [];
 
     public RotaryTable(int dim, double theta, YarnSettings? yarn = null)
     {
@@ -66,14 +66,14 @@ public sealed class RotaryTable
     {
         lock (_growing)
         {
-            var known = _onCards.GetValueOrDefault(device);
+            var known = _onGpus.GetValueOrDefault(device);
             if (known is not null && known.Dim(0) >= positions) return known;
             var (cos, sin) = Upto(positions);
             var pairs = new float[2 * cos.Length];
             for (var i = 0; i < cos.Length; i++) (pairs[2 * i], pairs[(2 * i) + 1]) = (cos.Span[i], sin.Span[i]);
             using var flat = Memory.Place(pairs, device);
             known?.Dispose(); // what is queued already still finds it: memory is reused in the stream's order
-            return _onCards[device] = flat.View(cos.Length / Pairs, Pairs, 2);
+            return _onGpus[device] = flat.View(cos.Length / Pairs, Pairs, 2);
         }
     }
 

@@ -28,7 +28,7 @@ internal static class RouteKernels
     public static void Sort(Tensor indices, int experts, Tensor offsets, Tensor routes, Tensor rowOf)
     {
         if (experts is < 1 or > MaxExperts) throw new NotSupportedException($"[RouteKernels] up to {MaxExperts} experts are sorted on a card, not {experts}");
-        var (card, count) = (indices.Card(), checked((int)indices.Count));
+        var (card, count) = (indices.Gpu(), checked((int)indices.Count));
         if (count == 0)
         {
             Memory.Clear(offsets);
@@ -51,7 +51,7 @@ internal static class RouteKernels
     public static void Gather(Tensor x, Tensor routes, int first, int count, int k, Tensor xs)
     {
         var packs = Packs.Of(x.Width, x, x, xs);
-        Program.Kernel(x.Card(), "gather_rows", packs.Options)
+        Program.Kernel(x.Gpu(), "gather_rows", packs.Options)
             .Launch(count, packs.Threads(x.Width), x.Pointer, At(routes, first), xs.Pointer, k, (int)packs.In(x.Width));
     }
 
@@ -63,13 +63,13 @@ internal static class RouteKernels
     public static void Combine(Tensor rows, Tensor rowOf, int first, int count, int k, Tensor? weights, Tensor y, bool add)
     {
         var packs = Packs.Of(y.Width, rows, y);
-        Program.Kernel(y.Card(), "combine_rows", packs.Options)
+        Program.Kernel(y.Gpu(), "combine_rows", packs.Options)
             .Launch(y.Rows, packs.Threads(y.Width), rows.Pointer, rowOf.Pointer, weights?.Pointer ?? 0, y.Pointer, first, count, k, (int)packs.In(y.Width), add
             ? 1 : 0);
     }
 
     /// <summary>h = silu(g) · u, all [R, I] of one float type; h may be g or u.</summary>
-    public static void SwiGlu(Tensor g, Tensor u, Tensor h) => Ops.SwiGlu.ForwardOnCard(g, u, h);
+    public static void SwiGlu(Tensor g, Tensor u, Tensor h) => Ops.SwiGlu.ForwardOnGpu(g, u, h);
 
     /// <summary>
     /// Backward of w · silu(g) · u for the sorted rows [first, first + R), w = weights[route]. dh [R, I] is the gradient of the unweighted, down-projected
@@ -79,7 +79,7 @@ internal static class RouteKernels
     public static void SwiGluGrad(Tensor dh, Tensor g, Tensor u, Tensor weights, Tensor routes, int first, Tensor dg, Tensor du, Tensor? h, Tensor dWeights)
     {
         var packs = Packs.Of(g.Width, g, dh, u, dg, du, h);
-        Program.Kernel(g.Card(), "swiglu_grad_rows", packs.Options)
+        Program.Kernel(g.Gpu(), "swiglu_grad_rows", packs.Options)
             .Launch(g.Rows, packs.Threads(g.Width), dh.Pointer, g.Pointer, u.Pointer, weights.Pointer, At(routes, first), dg.Pointer, du.Pointer, h?.Pointer
             ?? 0, dWeights.Pointer, (int)packs.In(g.Width));
     }
@@ -89,7 +89,7 @@ internal static class RouteKernels
     {
         var packs = Packs.Of(x.Width, x, x);
         var (w, r) = routes is null ? (At(weights, first), 0) : (weights.Pointer, At(routes, first));
-        Program.Kernel(x.Card(), "scale_rows", packs.Options).Launch(x.Rows, packs.Threads(x.Width), x.Pointer, w, r, (int)packs.In(x.Width));
+        Program.Kernel(x.Gpu(), "scale_rows", packs.Options).Launch(x.Rows, packs.Threads(x.Width), x.Pointer, w, r, (int)packs.In(x.Width));
     }
 
     /// <summary>Address of element <paramref name="first"/> of four-byte elements.</summary>

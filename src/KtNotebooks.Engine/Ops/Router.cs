@@ -106,7 +106,7 @@ public sealed class Router(RouterSettings settings) : Op
         if (z.Width > RouteKernels.MaxExperts || s.Groups > MaxGroups)
             throw new NotSupportedException($"[Router] a card routes to up to {RouteKernels.MaxExperts} experts in up "
                 + $"to {MaxGroups} groups, not {z.Width} in {s.Groups}");
-        Program.Kernel(z.Card(), "route", "").Launch((z.Rows + Warps - 1) / Warps, 32 * Warps, z.Pointer, f.Inputs.Length > 1 ? f.Inputs[1].Pointer
+        Program.Kernel(z.Gpu(), "route", "").Launch((z.Rows + Warps - 1) / Warps, 32 * Warps, z.Pointer, f.Inputs.Length > 1 ? f.Inputs[1].Pointer
             : 0, f.Outputs[0].Pointer, f.Outputs[1].Pointer,
             z.Rows, z.Width, s.TopK, s.Scoring == RouterScoring.Sigmoid ? 1 : 0, s.Normalise ? 1 : 0, s.Scale, s.Groups, s.KeptGroups);
     }
@@ -220,7 +220,7 @@ public sealed class Router(RouterSettings settings) : Op
             var (dw, z, indices, s) = (f.Inputs[0], f.Inputs[1], f.Inputs[2], settings);
             using var offsets = s.Balance > 0 ? Counted(indices, z.Width) : null;
             var balance = (float)(s.Balance * z.Width / ((double)s.TopK * z.Rows * z.Rows));
-            Program.Kernel(z.Card(), "route_grad", "")
+            Program.Kernel(z.Gpu(), "route_grad", "")
                 .Launch((z.Rows + Warps - 1) / Warps, 32 * Warps, dw.Pointer, z.Pointer, indices.Pointer, offsets?.Pointer ?? 0, f.Outputs[0].Pointer,
                 z.Rows, z.Width, s.TopK, s.Scoring == RouterScoring.Sigmoid ? 1 : 0, s.Normalise ? 1 : 0, s.Scale, balance);
         }

@@ -60,7 +60,7 @@ public sealed class SplitColumns(int n) : Op
     private static void Launch(string entry, Tensor x, Tensor a, Tensor b, nint first, nint second, nint third)
     {
         var packs = Packs.Of(a.Width | b.Width, x, a, b);
-        Program.Kernel(x.Card(), entry, packs.Options)
+        Program.Kernel(x.Gpu(), entry, packs.Options)
             .Launch(x.Rows, packs.Threads(x.Width), first, second, third, (int)packs.In(a.Width), (int)packs.In(b.Width));
     }
 

@@ -61,15 +61,15 @@ public sealed class SwiGlu : Op
 
     protected override void Cpu(Frame f) => Forward(f.Inputs[0], f.Inputs[1], f.Outputs[0]);
 
-    protected override void Cuda(Frame f) => ForwardOnCard(f.Inputs[0], f.Inputs[1], f.Outputs[0]);
+    protected override void Cuda(Frame f) => ForwardOnGpu(f.Inputs[0], f.Inputs[1], f.Outputs[0]);
 
     protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut) => [.. new Grad().Run(dOut[0]!, f.Inputs[0], f.Inputs[1])];
 
     /// <summary>h = silu(g) · u on a card; h may be g or u.</summary>
-    internal static void ForwardOnCard(Tensor g, Tensor u, Tensor h)
+    internal static void ForwardOnGpu(Tensor g, Tensor u, Tensor h)
     {
         var packs = Packs.Of(g.Count, g, u, h);
-        Program.Kernel(g.Card(), "swiglu", packs.Options).Launch(packs.Blocks(g.Count), Packs.Block, g.Pointer, u.Pointer, h.Pointer, packs.In(g.Count));
+        Program.Kernel(g.Gpu(), "swiglu", packs.Options).Launch(packs.Blocks(g.Count), Packs.Block, g.Pointer, u.Pointer, h.Pointer, packs.In(g.Count));
     }
 
     internal static void Forward(Tensor g, Tensor u, Tensor h) => RowParallel.For(g.Rows, g.Width * 4L, (first, last) =>
@@ -136,7 +136,7 @@ public sealed class SwiGlu : Op
         {
             var (dh, g, u, dg, du) = (f.Inputs[0], f.Inputs[1], f.Inputs[2], f.Outputs[0], f.Outputs[1]);
             var packs = Packs.Of(g.Count, g, dh, u, dg, du);
-            Program.Kernel(g.Card(), "swiglu_grad", packs.Options)
+            Program.Kernel(g.Gpu(), "swiglu_grad", packs.Options)
                 .Launch(packs.Blocks(g.Count), Packs.Block, dh.Pointer, g.Pointer, u.Pointer, dg.Pointer, du.Pointer, packs.In(g.Count));
         }
     }

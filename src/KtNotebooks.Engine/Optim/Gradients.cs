@@ -14,7 +14,7 @@ public static class Gradients
         ArgumentNullException.ThrowIfNull(parameters);
         // Every card is asked before the first one is waited for.
         Func<double>[] sums = [.. parameters.Select(p => p.Tensor.Grad).OfType<Tensor>().Where(g => g.Count > 0).GroupBy(g => g.Device)
-            .Select(gradients => new Chunks([.. gradients])).Select(chunks => chunks.Device.Kind == DeviceKind.Cuda ? OnCard(chunks) : () => OnHost(chunks))];
+            .Select(gradients => new Chunks([.. gradients])).Select(chunks => chunks.Device.Kind == DeviceKind.Cuda ? OnGpu(chunks) : () => OnHost(chunks))];
         return Math.Sqrt(sums.Sum(sum => sum()));
     }
 
@@ -24,7 +24,7 @@ public static class Gradients
     public static double ClipScale(double norm, double max) => max <= 0 ? 1 : Math.Min(1, max / (norm + 1e-6));
 
     /// <summary>Queues the sum; what is returned waits for it.</summary>
-    private static Func<double> OnCard(Chunks chunks)
+    private static Func<double> OnGpu(Chunks chunks)
     {
         using var kernels = new OptimizerKernels(chunks);
         var total = kernels.Squares();

@@ -37,10 +37,10 @@ public sealed class PlacementRules
     internal IReadOnlyDictionary<int, (string Device, string Where)> Transfers => _transfers;
 
     /// <summary>Does a rule name a card?</summary>
-    internal bool NamesCards => _transfers.Values.Any(t => IsCard(t.Device)) || _rules.Any(r => IsCard(r.Assign.Compute) || IsCard(r.Assign.Output));
+    internal bool NamesGpus => _transfers.Values.Any(t => IsGpu(t.Device)) || _rules.Any(r => IsGpu(r.Assign.Compute) || IsGpu(r.Assign.Output));
 
     /// <summary>Does a rule say which card, or where layers change from one to the next?</summary>
-    internal bool NumbersCards => _transfers.Count > 0
+    internal bool NumbersGpus => _transfers.Count > 0
         || _rules.Any(r => r.Assign.Compute?.Contains(':', StringComparison.Ordinal) ?? r.Assign.Output?.Contains(':', StringComparison.Ordinal) ?? false);
 
     /// <exception cref="FileNotFoundException">No such file.</exception>
@@ -56,7 +56,7 @@ public sealed class PlacementRules
 
     internal PlacementRule? First(string path, ModuleClass kind, string modelType) => _rules.Find(r => r.Matches(path, kind, modelType));
 
-    private static bool IsCard(string? device) => device?.StartsWith("cuda", StringComparison.Ordinal) ?? false;
+    private static bool IsGpu(string? device) => device?.StartsWith("cuda", StringComparison.Ordinal) ?? false;
 
     private PlacementRule Read(YamlNode node)
     {
@@ -88,7 +88,7 @@ public sealed class PlacementRules
         if (compute == "cpu" && home == WeightHome.Device) throw Bad(node, "weights: device means a card, but compute is cpu; write weights: host or mmap");
         if (compute == "cpu" && executor is ExecutorKind.Streamed or ExecutorKind.Resident or ExecutorKind.Split)
             throw Bad(node, $"experts: {executor.ToString()!.ToLowerInvariant()} needs a card, but compute is cpu");
-        if (IsCard(compute) && kernel != ModulePlace.AnyKernel && executor is not (ExecutorKind.Cpu or ExecutorKind.Split))
+        if (IsGpu(compute) && kernel != ModulePlace.AnyKernel && executor is not (ExecutorKind.Cpu or ExecutorKind.Split))
             throw Bad(node, $"kernel: {kernel} names kernels of the CPU, but compute is {compute}; leave kernel out");
         return new Assignment(compute, home, format, executor, kernel);
     }

@@ -16,7 +16,7 @@ public sealed record PlacementSettings
     private const string Block = "kt_config.";
 
     /// <summary>More cards than any one machine has.</summary>
-    private const int MostCards = 64;
+    private const int MostGpus = 64;
 
     private static readonly Dictionary<string, StorageFormat?> Backends = new()
     {
@@ -38,7 +38,7 @@ public sealed record PlacementSettings
     public string Device { get; init; } = "auto";
 
     /// <summary>cards: the layers lie on the first so many cards in turn, where no rule names one; null: all on the device.</summary>
-    public int? Cards { get; init; }
+    public int? Gpus { get; init; }
 
     /// <summary>experts: who runs them, whatever the rules say; null: the rules decide.</summary>
     public ExecutorKind? Experts { get; init; }
@@ -65,7 +65,7 @@ public sealed record PlacementSettings
 
     internal string ExpertsWhere { get; init; } = "experts";
 
-    internal string CardsWhere { get; init; } = "cards";
+    internal string GpusWhere { get; init; } = "cards";
 
     /// <summary>Reads all keys of both generations.</summary>
     /// <exception cref="ArgumentException">A value or an option that cannot be honoured; file and line are named.</exception>
@@ -81,7 +81,7 @@ public sealed record PlacementSettings
         if (rules is not null) notes.AddRange(rules.Notes);
         if (c.OneOf("mode") != "normal") throw c.Wrong("mode", "normal: long sequences need no mode here");
         var device = ReadDevice(c);
-        var cards = ReadCards(c, device, rules);
+        var cards = ReadGpus(c, device, rules);
         var (format, skip) = Format(c);
         if (format is not null && rules is not null)
             throw new ArgumentException($"{c.Where("kt_optimize_rule")}: a rules file and a format in kt_config exclude each other: the rules say the format "
@@ -98,7 +98,7 @@ public sealed record PlacementSettings
         {
             Rules = rules,
             Device = device,
-            Cards = cards,
+            Gpus = cards,
             Experts = experts,
             ExpertFormat = format,
             ExpertHome = !generation || rules is not null ? null : lifecycle == "ephemeral" ? WeightHome.Mmap : WeightHome.Host,
@@ -108,7 +108,7 @@ public sealed record PlacementSettings
             Notes = notes,
             DeviceWhere = c.Has("device") ? c.Where("device") : "device",
             ExpertsWhere = c.Has("experts") ? c.Where("experts") : "experts",
-            CardsWhere = c.Has("cards") ? c.Where("cards") : "cards",
+            GpusWhere = c.Has("cards") ? c.Where("cards") : "cards",
         };
     }
 
@@ -170,17 +170,17 @@ public sealed record PlacementSettings
     /// <summary>
     /// A number, or all that the driver shows (CUDA_VISIBLE_DEVICES applies), so that one config does for a machine with one card and for one with four.
     /// </summary>
-    private static int? ReadCards(Settings c, string device, PlacementRules? rules)
+    private static int? ReadGpus(Settings c, string device, PlacementRules? rules)
     {
         if (c.Text("cards") is not { } word) return null;
         var cards = word == "all" ? Math.Max(1, CudaDevice.Count)
-            : int.TryParse(word, NumberStyles.None, CultureInfo.InvariantCulture, out var n) && n is > 0 and <= MostCards ? n
-            : throw c.Wrong("cards", $"all or a number from 1 to {MostCards}");
+            : int.TryParse(word, NumberStyles.None, CultureInfo.InvariantCulture, out var n) && n is > 0 and <= MostGpus ? n
+            : throw c.Wrong("cards", $"all or a number from 1 to {MostGpus}");
         if (device == "cpu") return null;
         if (device != "auto")
             throw new ArgumentException($"{c.Where("cards")}: cards and device: {device} exclude each other: with "
                 + $"cards: {word} layers lie on the first cards in turn; write one of the two");
-        if (rules is { NumbersCards: true })
+        if (rules is { NumbersGpus: true })
             throw new ArgumentException($"{c.Where("cards")}: cards and a rules file that numbers cards exclude each "
                 + $"other: {rules.Path} says where layers go; write one of the two, or cuda without a number in the rules");
         return cards;

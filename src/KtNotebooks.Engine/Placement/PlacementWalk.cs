@@ -22,7 +22,7 @@ internal sealed class PlacementWalk
         // Without a device named anywhere everything stays on the CPU; a rules file that names cards has cuda:0 for all that it leaves out, as in
         // KTransformers.
         _default = settings.Device != "auto" ? Device.Parse(settings.Device)
-            : settings.Cards is not null || settings.Rules is { NamesCards: true } ? Device.Cuda() : Device.Cpu;
+            : settings.Gpus is not null || settings.Rules is { NamesGpus: true } ? Device.Cuda() : Device.Cpu;
         _here = _default;
     }
 
@@ -105,13 +105,13 @@ internal sealed class PlacementWalk
     /// </summary>
     private Device Default(string path)
     {
-        if (_settings is not { Device: "auto", Cards: { } cards }) return _default;
+        if (_settings is not { Device: "auto", Gpus: { } cards }) return _default;
         if (LayerOf(path) is { } layer) _here = Device.Cuda(layer % cards);
         return _here;
     }
 
     /// <summary>What says where a module goes that no rule names.</summary>
-    private string Key => _settings.Device != "auto" ? _settings.DeviceWhere : _settings.Cards is not null ? _settings.CardsWhere : Rules?.Path ?? "default";
+    private string Key => _settings.Device != "auto" ? _settings.DeviceWhere : _settings.Gpus is not null ? _settings.GpusWhere : Rules?.Path ?? "default";
 
     /// <summary>Where transfer_map sends a layer's module, and the line that says so.</summary>
     private (Device Device, string Where)? Transfer(string path)

@@ -25,7 +25,7 @@ public sealed record BankResidency(string Path, ModulePlace Place, StorageFormat
 /// <param name="Experts">Of resident experts.</param>
 /// <param name="Slots">Through which streamed experts pass.</param>
 /// <param name="GroupBytes">Of a slot.</param>
-public sealed record CardResidency(Device Card, long Bytes, long Weights, long Experts, int Slots, long GroupBytes)
+public sealed record GpuResidency(Device Gpu, long Bytes, long Weights, long Experts, int Slots, long GroupBytes)
 {
     /// <summary>Of all slots together.</summary>
     public long Ring => Slots * GroupBytes;
@@ -42,13 +42,13 @@ public sealed record CardResidency(Device Card, long Bytes, long Weights, long E
 public sealed class ResidencyPlan
 {
     private readonly Dictionary<string, BankResidency> _banks;
-    private readonly Dictionary<Device, CardResidency> _cards;
+    private readonly Dictionary<Device, GpuResidency> _cards;
 
-    private ResidencyPlan(ModelPlacement placement, DType type, IEnumerable<BankResidency> banks, IEnumerable<CardResidency> cards, IReadOnlyList<string> notes)
+    private ResidencyPlan(ModelPlacement placement, DType type, IEnumerable<BankResidency> banks, IEnumerable<GpuResidency> cards, IReadOnlyList<string> notes)
     {
         (Placement, Type, Notes) = (placement, type, notes);
         _banks = banks.ToDictionary(b => b.Path);
-        _cards = cards.ToDictionary(c => c.Card);
+        _cards = cards.ToDictionary(c => c.Gpu);
     }
 
     /// <summary>What rules and keys say of every module.</summary>
@@ -64,7 +64,7 @@ public sealed class ResidencyPlan
     public IEnumerable<BankResidency> Banks => _banks.Values;
 
     /// <summary>The cards that something lives or is computed on, by number.</summary>
-    public IEnumerable<CardResidency> Cards => _cards.Values.OrderBy(c => c.Card.Index);
+    public IEnumerable<GpuResidency> Gpus => _cards.Values.OrderBy(c => c.Gpu.Index);
 
     /// <summary>The bank of this path, or the one that a tensor of this name belongs to; null: none.</summary>
     public BankResidency? Bank(string name)
@@ -75,7 +75,7 @@ public sealed class ResidencyPlan
         return null;
     }
 
-    public CardResidency Card(Device card) => _cards[card];
+    public GpuResidency Gpu(Device card) => _cards[card];
 
     /// <summary>Where a module computes.</summary>
     public Device DeviceOf(string path) => Placement.Of(path).Compute;
@@ -97,7 +97,7 @@ public sealed class ResidencyPlan
     /// <param name="type">Of activations.</param>
     /// <param name="stored">The format that the checkpoint has a bank in, by its path; null: the type's own.</param>
     /// <param name="cards">What a card can give.</param>
-    public static ResidencyPlan Resolve(Module root, DType type, ModelPlacement placement, Func<string, StorageFormat?> stored, CardRoom cards)
+    public static ResidencyPlan Resolve(Module root, DType type, ModelPlacement placement, Func<string, StorageFormat?> stored, GpuMemory cards)
     {
         ArgumentNullException.ThrowIfNull(root);
         ArgumentNullException.ThrowIfNull(placement);
@@ -107,13 +107,13 @@ public sealed class ResidencyPlan
             .Where(w => w.Place.Weights == WeightHome.Device).GroupBy(w => w.Place.Compute).ToDictionary(g => g.Key, g => g.Sum(w => w.ByteLength));
         BankResidency[] asked = [.. root.All().OfType<ExpertBank>().Select(bank => Asked(bank, placement.Of(bank.Path), type, stored))];
         Dictionary<string, BankResidency> decided = asked.ToDictionary(b => b.Path);
-        List<CardResidency> residencies = [];
+        List<GpuResidency> residencies = [];
         foreach (var card in placement.Devices.Where(d => d.Kind == DeviceKind.Cuda))
         {
-            var residency = new CardResidency(card, cards.Of(card), weights.GetValueOrDefault(card), 0, 0, 0);
+            var residency = new GpuResidency(card, cards.Of(card), weights.GetValueOrDefault(card), 0, 0, 0);
             foreach (var banks in asked.Where(b => b.IsBroughtLater && b.Place.Compute == card).GroupBy(b => b.Place.Executor!.Value))
             {
-                if (banks.Key != ExecutorKind.Resident && cards.IsAssumed(card)) notes.Add(CardRoom.Assumption(card));
+                if (banks.Key != ExecutorKind.Resident && cards.IsAssumed(card)) notes.Add(GpuMemory.Assumption(card));
                 residency = Share(residency, [.. banks], banks.Key, decided, notes);
             }
             residencies.Add(residency);
@@ -129,14 +129,14 @@ public sealed class ResidencyPlan
     }
 
     /// <summary>Gives the experts of a card that are to be computed alike their share of what is left of it.</summary>
-    private static CardResidency Share(CardResidency card, BankResidency[] banks, ExecutorKind kind, Dictionary<string, BankResidency> decided,
+    private static GpuResidency Share(GpuResidency card, BankResidency[] banks, ExecutorKind kind, Dictionary<string, BankResidency> decided,
         List<string> notes)
     {
         var (stored, room) = (banks.Sum(b => b.Layout.Bytes), card.Left);
         var executor = kind != ExecutorKind.Auto ? kind : stored <= ResidentShare * room ? ExecutorKind.Resident : ExecutorKind.Split;
         if (kind == ExecutorKind.Auto)
             notes.Add($"experts: {(executor == ExecutorKind.Resident ? "resident" : "split between the CPU and the card by measured costs")}: they "
-                + $"take {stored / 1e9:F1} GB, {card.Card} has {room / 1e9:F1} GB for them, adapters and activations");
+                + $"take {stored / 1e9:F1} GB, {card.Gpu} has {room / 1e9:F1} GB for them, adapters and activations");
         var home = executor == ExecutorKind.Resident ? WeightHome.Device : WeightHome.Host;
         var (group, slots) = executor == ExecutorKind.Resident ? (0, 0)
             : ExpertExecutors.SlotsOf([.. banks.Select(b => b.Layout)], (long)Math.Min(SlotShare * room, stored), executor == ExecutorKind.Split);

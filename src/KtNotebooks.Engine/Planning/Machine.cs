@@ -9,9 +9,9 @@ namespace KtNotebooks.Planning;
 /// <summary>What a machine has of what runs need, in bytes.</summary>
 /// <param name="Host">Its memory.</param>
 /// <param name="HostFree">Of that what other programs leave now.</param>
-/// <param name="Cards">The memory of each card that can be used, by number.</param>
+/// <param name="Gpus">The memory of each card that can be used, by number.</param>
 /// <param name="DiskFree">Free where files are written.</param>
-public sealed record Machine(long Host, long HostFree, IReadOnlyList<long> Cards, long DiskFree)
+public sealed record Machine(long Host, long HostFree, IReadOnlyList<long> Gpus, long DiskFree)
 {
     /// <summary>What the program itself and the system need besides tensors.</summary>
     private const long HostReserve = 500_000_000;
@@ -34,9 +34,9 @@ public sealed record Machine(long Host, long HostFree, IReadOnlyList<long> Cards
         {
             var needs = plan.Total(device);
             if (device == "cpu") Weigh(needs, needs + HostReserve, Host, "of host memory", has, lacks);
-            else if (IndexOf(device) is var card && card < Cards.Count) Weigh(needs, needs, Cards[card], $"of {device}", has, lacks);
+            else if (IndexOf(device) is var card && card < Gpus.Count) Weigh(needs, needs, Gpus[card], $"of {device}", has, lacks);
             else lacks.Add($"needs {Size(needs)} on a card ({device}), this machine has "
-                + $"{(Cards.Count == 0 ? "no card" : $"{Cards.Count} card{(Cards.Count == 1 ? "" : "s")}")}");
+                + $"{(Gpus.Count == 0 ? "no card" : $"{Gpus.Count} card{(Gpus.Count == 1 ? "" : "s")}")}");
         }
         if (plan.ToFetch + plan.Written is > 0 and var disk)
         {

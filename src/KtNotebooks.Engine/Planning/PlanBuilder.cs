@@ -19,10 +19,10 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
 
     public MemoryPlan Build(string name, IEnumerable<string> notes)
     {
-        foreach (var card in residency.Cards)
+        foreach (var card in residency.Gpus)
         {
-            Add(card.Card, MemoryPlan.Driver, CardRoom.DriverBytes);
-            if (card.Ring > 0) Add(card.Card, MemoryPlan.Ring, card.Ring);
+            Add(card.Gpu, MemoryPlan.Driver, GpuMemory.DriverBytes);
+            if (card.Ring > 0) Add(card.Gpu, MemoryPlan.Ring, card.Ring);
         }
         foreach (var bank in model.All().OfType<ExpertBank>())
             if (residency.Bank(bank.Path) is { IsBroughtLater: true } lives) bank.PlanOn(new PlannedExperts(lives.Layout, GroupsOf(lives)));
@@ -42,7 +42,7 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
             Notes = [.. residency.Placement.Settings.Notes, .. residency.Notes, .. notes],
         };
         return residency.Placement.Settings.GpuMemoryLimit is not { } limit ? plan
-            : plan with { Notes = [.. plan.Notes, .. residency.Cards.Select(c => c.Card.ToString()).Where(c => Ours(c) > limit).Select(TooMuch)] };
+            : plan with { Notes = [.. plan.Notes, .. residency.Gpus.Select(c => c.Gpu.ToString()).Where(c => Ours(c) > limit).Select(TooMuch)] };
 
         long Ours(string card) => plan.Total(card) - plan.Bytes(card, MemoryPlan.Driver);
         string TooMuch(string card) => $"{card} may need {Ours(card) / 1e9:F1} GB, more than gpu_memory_limit, {limit / 1e9:F1} GB: fewer tokens a step, a "
@@ -97,7 +97,7 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
     {
         var card = residency.Placement.Of(module.Path).Compute;
         var chosen = memory.GetValueOrDefault(card);
-        var device = module is ExpertBank && chosen.PairsOnHost ? Device.Cpu : card;
+        var device = module is ExpertBank && chosen.LoraOnHost ? Device.Cpu : card;
         _trainable += count;
         Add(device, MemoryPlan.Adapter, bytes);
         Add(device, MemoryPlan.Gradients, bytes);
@@ -116,7 +116,7 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
             var rows = stage.All().OfType<ExpertBank>().Any(b => PlaceOf(b).Executor is ExecutorKind.Streamed or ExecutorKind.Split) ? window.Tokens
                 : window.Chunk;
             // Pairs that lie on the host come to the card for a visit: they and their gradient are on it then.
-            var visitors = stage.All().OfType<ExpertBank>().FirstOrDefault(b => memory.GetValueOrDefault(PlaceOf(b).Compute).PairsOnHost);
+            var visitors = stage.All().OfType<ExpertBank>().FirstOrDefault(b => memory.GetValueOrDefault(PlaceOf(b).Compute).LoraOnHost);
             var (card, pairs) = visitors is null ? (Device.Cpu, 0) : (PlaceOf(visitors).Compute, 2 * visitors.Trainable.Sum(p => p.Tensor.ByteLength));
             foreach (var (where, bytes) in Workspace.Of(stage, model, residency.Placement, window, rows))
                 largest[where] = Math.Max(largest.GetValueOrDefault(where), bytes + (where == card ? pairs : 0));
@@ -127,7 +127,7 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
         foreach (var device in saved.GroupBy(d => d))
         {
             var stay = device.Key == Device.Cpu ? device.Count()
-                : SavedInputs.OnCards([.. Enumerable.Repeat(input, device.Count())], memory[device.Key].SavedBytes);
+                : SavedInputs.OnGpus([.. Enumerable.Repeat(input, device.Count())], memory[device.Key].SavedBytes);
             Add(device.Key, MemoryPlan.Inputs, stay * input);
             if (stay < device.Count()) Add(Device.Cpu, MemoryPlan.Inputs, (device.Count() - stay) * input);
         }

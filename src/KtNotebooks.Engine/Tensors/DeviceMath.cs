@@ -46,7 +46,7 @@ internal static class DeviceMath
     private static readonly CudaProgram Program = new("DeviceMath", Source);
 
     /// <summary>The card that a tensor lies on.</summary>
-    public static CudaDevice Card(this Tensor tensor) => CudaDevice.Get(tensor.Device.Index);
+    public static CudaDevice Gpu(this Tensor tensor) => CudaDevice.Get(tensor.Device.Index);
 
     public static void Convert(Tensor source, Tensor target) => Run("convert", source, target);
 
@@ -56,7 +56,7 @@ internal static class DeviceMath
         if (first.Type == type && second.Type == type) return (first.Alias(), second.Alias());
         var (a, b) = (Tensor.Empty(type, first.Device, first.Shape), Tensor.Empty(type, second.Device, second.Shape));
         var packs = Packs.Of(first.Count | second.Count, a, first, second, b);
-        Program.Kernel(first.Card(), "convert_two", packs.Options)
+        Program.Kernel(first.Gpu(), "convert_two", packs.Options)
             .Launch(packs.Blocks(first.Count + second.Count), Packs.Block, first.Pointer, second.Pointer, a.Pointer, b.Pointer, packs.In(first.Count),
                 packs.In(second.Count));
         return (a, b);
@@ -70,7 +70,7 @@ internal static class DeviceMath
         if (!source.Type.IsFloat() || !target.Type.IsFloat())
             throw new NotSupportedException($"[DeviceMath] from {source.Type} to {target.Type}: only F32 and BF16 are converted on a card");
         var packs = Packs.Of(target.Count, target, source);
-        Program.Kernel(target.Card(), entry, packs.Options)
+        Program.Kernel(target.Gpu(), entry, packs.Options)
             .Launch(packs.Blocks(target.Count), Packs.Block, source.Pointer, target.Pointer, packs.In(target.Count));
     }
 }

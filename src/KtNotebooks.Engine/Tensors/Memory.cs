@@ -16,7 +16,7 @@ public static unsafe class Memory
     {
         ArgumentNullException.ThrowIfNull(tensor);
         if (tensor.Device.Kind == DeviceKind.Meta) return;
-        if (tensor.Device.Kind == DeviceKind.Cuda) tensor.Card().Clear(tensor.Pointer, tensor.ByteLength);
+        if (tensor.Device.Kind == DeviceKind.Cuda) tensor.Gpu().Clear(tensor.Pointer, tensor.ByteLength);
         else NativeMemory.Clear((void*)tensor.Pointer, (nuint)tensor.ByteLength);
     }
 
@@ -33,10 +33,10 @@ public static unsafe class Memory
         switch (source.Device.Kind, target.Device.Kind)
         {
             case (DeviceKind.Cpu, DeviceKind.Cpu): NativeMemory.Copy((void*)from, (void*)to, (nuint)bytes); break;
-            case (DeviceKind.Cpu, DeviceKind.Cuda): target.Card().Write(to, (void*)from, bytes); break;
-            case (DeviceKind.Cuda, DeviceKind.Cpu): source.Card().Read((void*)to, from, bytes); break;
-            case var _ when source.Device == target.Device: source.Card().Copy(to, from, bytes); break;
-            default: target.Card().CopyFrom(source.Card(), to, from, bytes); break;
+            case (DeviceKind.Cpu, DeviceKind.Cuda): target.Gpu().Write(to, (void*)from, bytes); break;
+            case (DeviceKind.Cuda, DeviceKind.Cpu): source.Gpu().Read((void*)to, from, bytes); break;
+            case var _ when source.Device == target.Device: source.Gpu().Copy(to, from, bytes); break;
+            default: target.Gpu().CopyFrom(source.Gpu(), to, from, bytes); break;
         }
     }
 
@@ -93,7 +93,7 @@ public static unsafe class Memory
         var tensor = Tensor.Empty(type, device, values.Length);
         if (device.Kind == DeviceKind.Cpu) values.CopyTo(tensor.Span<T>());
         else if (device.Kind == DeviceKind.Cuda)
-            fixed (T* source = values) tensor.Card().Write(tensor.Pointer, source, tensor.ByteLength);
+            fixed (T* source = values) tensor.Gpu().Write(tensor.Pointer, source, tensor.ByteLength);
         return tensor;
     }
 }

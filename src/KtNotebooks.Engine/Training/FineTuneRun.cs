@@ -76,7 +76,7 @@ public sealed class FineTuneRun : IDisposable
                 notes.Add("lora_target: all is attention, dense and shared experts, as KTransformers trains; routed experts stay as they are (lora_experts: "
                     + "true gives each an adapter)");
             var memory = TrainingMemory.Choose(model, lora, training.Memory, plan, windows.At(0).Batch.Tokens, notes);
-            foreach (var bank in model.All().OfType<ExpertBank>()) bank.PairsOnHost = memory.GetValueOrDefault(bank.Device).PairsOnHost;
+            foreach (var bank in model.All().OfType<ExpertBank>()) bank.LoraOnHost = memory.GetValueOrDefault(bank.Device).LoraOnHost;
             var adaptation = new LoraAdaptation(lora, modelPath, keys.Adapter, training.Seed, keys.Log);
             adaptation.Attach(model);
             var identity = FineTuneIdentity.Of(keys, c, rows.Train, windows.TotalSteps, model);

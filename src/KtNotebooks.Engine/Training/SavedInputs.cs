@@ -22,7 +22,7 @@ internal sealed class SavedInputs(long deviceBudget) : IDisposable
     /// How many of the newest of these inputs stay on their cards at most, those on their way to the host or back included; the others are in host memory
     /// when forward ends.
     /// </summary>
-    public static int OnCards(IReadOnlyList<long> bytes, long budget)
+    public static int OnGpus(IReadOnlyList<long> bytes, long budget)
     {
         var staying = 1;
         for (var sum = bytes[^1]; staying < bytes.Count && (sum += bytes[^(staying + 1)]) <= budget; staying++) ;
@@ -88,24 +88,24 @@ internal sealed class SavedInputs(long deviceBudget) : IDisposable
 
         public long Bytes { get; } = x.ByteLength;
 
-        private CudaDevice Card => CudaDevice.Get(_device.Index);
+        private CudaDevice Gpu => CudaDevice.Get(_device.Index);
 
         /// <summary>Starts the copy to the host.</summary>
         public void Send()
         {
-            Host = PinnedPool.Take(Card, Bytes);
-            using var written = new CudaEvent(Card);
-            written.Record(Card.Compute);
-            Card.Saves.Wait(written);
-            Card.Save(Host.Pointer, Here!.Pointer, Bytes);
-            _done = new CudaEvent(Card);
-            _done.Record(Card.Saves);
+            Host = PinnedPool.Take(Gpu, Bytes);
+            using var written = new CudaEvent(Gpu);
+            written.Record(Gpu.Compute);
+            Gpu.Saves.Wait(written);
+            Gpu.Save(Host.Pointer, Here!.Pointer, Bytes);
+            _done = new CudaEvent(Gpu);
+            _done.Record(Gpu.Saves);
         }
 
         /// <summary>Gives the device memory back, after the copy.</summary>
         public void Leave()
         {
-            Card.Compute.Wait(_done!);
+            Gpu.Compute.Wait(_done!);
             Here!.Dispose();
             Here = null;
         }
@@ -117,21 +117,21 @@ internal sealed class SavedInputs(long deviceBudget) : IDisposable
             IsComing = true;
             if (Here is not null) return; // never left
             Here = Tensor.Empty(_type, _device, _shape);
-            using var free = new CudaEvent(Card); // the block may still be read by work queued before
-            free.Record(Card.Compute);
-            Card.Saves.Wait(free);
-            Card.Restore(Here.Pointer, Host.Pointer, Bytes);
-            _done!.Record(Card.Saves);
+            using var free = new CudaEvent(Gpu); // the block may still be read by work queued before
+            free.Record(Gpu.Compute);
+            Gpu.Saves.Wait(free);
+            Gpu.Restore(Here.Pointer, Host.Pointer, Bytes);
+            _done!.Record(Gpu.Saves);
         }
 
         public void Await()
         {
-            if (_done is not null) Card.Compute.Wait(_done);
+            if (_done is not null) Gpu.Compute.Wait(_done);
         }
 
         public void Dispose()
         {
-            if (_done is not null && Here is not null) Card.Compute.Wait(_done); // a copy in flight must end before the memory is used again
+            if (_done is not null && Here is not null) Gpu.Compute.Wait(_done); // a copy in flight must end before the memory is used again
             Here?.Dispose();
             Here = null;
             if (Host is not null) PinnedPool.Return(Host, _done!);

@@ -34,7 +34,7 @@ internal sealed class StepRun : IDisposable
     private readonly ulong _key;
     private readonly Action<StepMark>? _mark;
     private readonly Dictionary<(Device Device, int Part), SavedInputs> _saved = [];
-    private readonly TaskCompletionSource<Parcel>[,] _up, _down; // [run, part]: what a run gets from the one below, and from the one above
+    private readonly TaskCompletionSource<PeerTransfer>[,] _up, _down; // [run, part]: what a run gets from the one below, and from the one above
     private readonly Tensor?[] _losses, _dEmbedded;
 
     /// <param name="objective">Weighs the rows when their log-probabilities are known; null: they weigh as the batch says.</param>
@@ -48,7 +48,7 @@ internal sealed class StepRun : IDisposable
         var (runs, parts) = (schedule.Runs.Count, schedule.Parts.Count);
         foreach (var device in schedule.Devices)
             foreach (var part in schedule.Parts) _saved[(device, part.Number)] = new SavedInputs(savedBytes?.Invoke(device) / parts ?? long.MaxValue);
-        (_up, _down) = (new TaskCompletionSource<Parcel>[runs, parts], new TaskCompletionSource<Parcel>[runs, parts]);
+        (_up, _down) = (new TaskCompletionSource<PeerTransfer>[runs, parts], new TaskCompletionSource<PeerTransfer>[runs, parts]);
         for (var r = 0; r < runs; r++)
             for (var p = 0; p < parts; p++) (_up[r, p], _down[r, p]) = (new(), new());
         (_losses, _dEmbedded) = (new Tensor?[parts], new Tensor?[parts]);
@@ -70,7 +70,7 @@ internal sealed class StepRun : IDisposable
     public void Dispose()
     {
         foreach (var saved in _saved.Values) saved.Dispose();
-        foreach (var slot in _up.Cast<TaskCompletionSource<Parcel>>().Concat(_down.Cast<TaskCompletionSource<Parcel>>()))
+        foreach (var slot in _up.Cast<TaskCompletionSource<PeerTransfer>>().Concat(_down.Cast<TaskCompletionSource<PeerTransfer>>()))
             if (slot.Task.IsCompletedSuccessfully) slot.Task.Result.Dispose();
         foreach (var tensor in _losses.Concat(_dEmbedded)) tensor?.Dispose();
     }
@@ -98,7 +98,7 @@ internal sealed class StepRun : IDisposable
 
     private void Work(IEnumerable<StepTask> tasks, CancellationToken stop)
     {
-        List<Parcel> sent = [];
+        List<PeerTransfer> sent = [];
         foreach (var (phase, run, part) in tasks)
         {
             Forget(sent);
@@ -114,7 +114,7 @@ internal sealed class StepRun : IDisposable
     }
 
     /// <summary>A part through the stages of a run; the output goes to the next run, or stays on top of the saved inputs for the head.</summary>
-    private void Ascend(StageRun run, WindowPart part, SavedInputs saved, List<Parcel> sent, CancellationToken stop)
+    private void Ascend(StageRun run, WindowPart part, SavedInputs saved, List<PeerTransfer> sent, CancellationToken stop)
     {
         if (run.Number > 0) saved.Push(Receive(_up[run.Number, part.Number], run.Device, stop));
         else
@@ -162,7 +162,7 @@ internal sealed class StepRun : IDisposable
     }
 
     /// <summary>The gradient of a part back through the stages of a run, as far down as anything is trained. Takes d over.</summary>
-    private void Descend(StageRun run, WindowPart part, SavedInputs saved, Tensor d, List<Parcel> sent, CancellationToken stop)
+    private void Descend(StageRun run, WindowPart part, SavedInputs saved, Tensor d, List<PeerTransfer> sent, CancellationToken stop)
     {
         try
         {
@@ -185,14 +185,14 @@ internal sealed class StepRun : IDisposable
         else d.Dispose();
     }
 
-    private static void Send(Tensor value, TaskCompletionSource<Parcel> slot, List<Parcel> sent)
+    private static void Send(Tensor value, TaskCompletionSource<PeerTransfer> slot, List<PeerTransfer> sent)
     {
-        var parcel = new Parcel(value);
-        sent.Add(parcel);
-        slot.SetResult(parcel);
+        var transfer = new PeerTransfer(value);
+        sent.Add(transfer);
+        slot.SetResult(transfer);
     }
 
-    private Tensor Receive(TaskCompletionSource<Parcel> slot, Device device, CancellationToken stop)
+    private Tensor Receive(TaskCompletionSource<PeerTransfer> slot, Device device, CancellationToken stop)
     {
         if (_schedule.IsConcurrent) _mark?.Invoke(new StepMark(device, StepMark.Waiting));
         slot.Task.Wait(stop);
@@ -200,10 +200,10 @@ internal sealed class StepRun : IDisposable
     }
 
     /// <summary>Frees what the other cards have copied.</summary>
-    private static void Forget(List<Parcel> sent)
+    private static void Forget(List<PeerTransfer> sent)
     {
-        foreach (var parcel in sent)
-            if (parcel.IsOver) parcel.Dispose();
+        foreach (var transfer in sent)
+            if (transfer.IsOver) transfer.Dispose();
         sent.RemoveAll(p => p.IsGone);
     }
 }

@@ -92,7 +92,7 @@ public sealed class Trainer
         }
         catch (KtNativeException failed) when (CudaDevice.FindLost() is { } card) // asked before anything is disposed on the way here
         {
-            throw CardLostException.During(card, $"in {_step}, {_part}", failed, $"{Saved()}. ");
+            throw GpuLostException.During(card, $"in {_step}, {_part}", failed, $"{Saved()}. ");
         }
         catch (InsufficientMemoryException full)
         {

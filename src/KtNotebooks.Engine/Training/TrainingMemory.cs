@@ -27,12 +27,12 @@ public sealed record TrainingMemoryKeys(bool? ExpertLoraOnHost = null, bool? Opt
 /// the pairs of the experts (DeepSeek-V3 at rank 8: 3.3 billion elements, 52 GB; a layer's 0.2 GB cross the bus at a visit, beside 11 GB of experts), and
 /// the inputs of layers get a share of what is left. Asked by the run, which knows what is free, and by the plan, which predicts it.
 /// </summary>
-/// <param name="PairsOnHost">The experts' pairs, gradients and moments are in host memory and updated there.</param>
+/// <param name="LoraOnHost">The experts' pairs, gradients and moments are in host memory and updated there.</param>
 /// <param name="MomentsOnHost">Moments of what is on the card wait in pinned host memory.</param>
 /// <param name="SavedBytes">For the inputs of layers.</param>
-public readonly record struct TrainingMemory(bool PairsOnHost, bool MomentsOnHost, long SavedBytes)
+public readonly record struct TrainingMemory(bool LoraOnHost, bool MomentsOnHost, long SavedBytes)
 {
-    private const int OnCardBytes = 8, MomentBytes = 8;
+    private const int OnGpuBytes = 8, MomentBytes = 8;
 
     /// <summary>Shares of what a card still gives: for the adapter, and of the rest for inputs of layers. Activations of a chunk need what is left.</summary>
     private const double AdapterShare = 0.4, SavedShare = 0.3;
@@ -44,10 +44,10 @@ public readonly record struct TrainingMemory(bool PairsOnHost, bool MomentsOnHos
     public static TrainingMemory Of(double room, double dense, double experts, bool wantedOnHost, TrainingMemoryKeys keys)
     {
         var allowed = AdapterShare * room;
-        var pairs = keys.ExpertLoraOnHost ?? (wantedOnHost || (dense + experts) * OnCardBytes > allowed);
+        var pairs = keys.ExpertLoraOnHost ?? (wantedOnHost || (dense + experts) * OnGpuBytes > allowed);
         var here = dense + (pairs ? 0 : experts);
-        var moments = keys.OptimizerOnHost ?? here * (OnCardBytes + MomentBytes) > allowed;
-        var taken = here * (moments ? OnCardBytes : OnCardBytes + MomentBytes);
+        var moments = keys.OptimizerOnHost ?? here * (OnGpuBytes + MomentBytes) > allowed;
+        var taken = here * (moments ? OnGpuBytes : OnGpuBytes + MomentBytes);
         return new TrainingMemory(pairs, moments, keys.SavedBytes ?? (long)Math.Max(0, SavedShare * (room - taken)));
     }
 
@@ -60,19 +60,19 @@ public readonly record struct TrainingMemory(bool PairsOnHost, bool MomentsOnHos
         List<string> notes)
     {
         Dictionary<Device, TrainingMemory> all = [];
-        foreach (var card in plan.Cards)
+        foreach (var card in plan.Gpus)
         {
-            var dense = model.All().OfType<Nn.Linear>().Where(l => plan.DeviceOf(l.Path) == card.Card && LoraAdapter.IsTarget(l.Path, lora.Targets))
+            var dense = model.All().OfType<Nn.Linear>().Where(l => plan.DeviceOf(l.Path) == card.Gpu && LoraAdapter.IsTarget(l.Path, lora.Targets))
                 .Sum(l => (double)lora.RankOf(l.Path) * (l.Inputs + l.Outputs));
-            ExpertBank[] banks = lora.Experts ? [.. model.All().OfType<ExpertBank>().Where(b => plan.DeviceOf(b.Path) == card.Card)] : [];
+            ExpertBank[] banks = lora.Experts ? [.. model.All().OfType<ExpertBank>().Where(b => plan.DeviceOf(b.Path) == card.Gpu)] : [];
             var experts = banks.Sum(b => Elements(b, lora));
             var memory = Of(card.Left, dense, experts, banks.Any(b => CpuTakesPart(plan.Bank(b.Path)!, b.TopK * tokens)), keys);
-            all.Add(card.Card, memory);
-            if (experts > 0 && memory.PairsOnHost)
-                notes.Add($"{card.Card}: the LoRA of its experts ({experts / 1e6:F1} M elements, {experts * (OnCardBytes + MomentBytes) / 1e9:F2} GB with "
+            all.Add(card.Gpu, memory);
+            if (experts > 0 && memory.LoraOnHost)
+                notes.Add($"{card.Gpu}: the LoRA of its experts ({experts / 1e6:F1} M elements, {experts * (OnGpuBytes + MomentBytes) / 1e9:F2} GB with "
                     + "gradients and moments) is in host memory and updated there");
             if (memory.MomentsOnHost)
-                notes.Add($"{card.Card}: AdamW's moments of {(memory.PairsOnHost ? dense : dense + experts) / 1e6:F1} M elements wait in pinned host memory");
+                notes.Add($"{card.Gpu}: AdamW's moments of {(memory.LoraOnHost ? dense : dense + experts) / 1e6:F1} M elements wait in pinned host memory");
         }
         return all;
     }

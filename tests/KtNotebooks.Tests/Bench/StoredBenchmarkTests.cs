@@ -46,7 +46,7 @@ public sealed class StoredBenchmarkTests : IDisposable
             + "--slots-mb 3000 --saved-mb 0 --chunk 4096 --steps 3 --moments-on-host --json",
             new StoredBenchmark("x", Result).Command);
         Assert.EndsWith(" --steps 3 --moments-on-host --cards 2 --contiguous --parts 4 --json",
-            new StoredBenchmark("x", Result with { Settings = Result.Settings with { Cards = 2, Contiguous = true, Parts = 4 } }).Command,
+            new StoredBenchmark("x", Result with { Settings = Result.Settings with { Gpus = 2, Contiguous = true, Parts = 4 } }).Command,
             StringComparison.Ordinal);
     }
 

@@ -13,7 +13,7 @@ namespace KtNotebooks.Tests.Cli;
 [Trait("card", "cuda")]
 public class LostCardTests
 {
-    private const string Card = @"cuda:0 \(emulated card, \d+ GB, sm_\d+\)";
+    private const string Device = @"cuda:0 \(emulated card, \d+ GB, sm_\d+\)";
 
     [Theory]
     [InlineData("streamed")]
@@ -29,7 +29,7 @@ public class LostCardTests
             var (exit, _, errors) = kt.End();
             Assert.Equal(3, exit);
             Assert.Matches(
-                $@"^kt: {Card} was lost in step 5 of 6 \(\d+ tokens\), [a-z]+( of layer \d)?: .*CUDA_ERROR_LAUNCH_FAILED.*\. "
+                $@"^kt: {Device} was lost in step 5 of 6 \(\d+ tokens\), [a-z]+( of layer \d)?: .*CUDA_ERROR_LAUNCH_FAILED.*\. "
                     + $@"The same command goes on from {Regex.Escape(Path.Combine(place.Output, "checkpoint-4"))}\. "
                     + @"nvidia-smi .*; device=cpu does without it\n$", errors);
         }
@@ -50,7 +50,7 @@ public class LostCardTests
             $"dataset_dir={Path.Combine(place.Root, "data")}", "eval_dataset=good", $"output_dir={place.Output}", "device=cuda:0");
         var (exit, _, errors) = kt.End();
         Assert.Equal(3, exit);
-        Assert.Matches($@"^kt: {Card} was lost on the way: .*CUDA_ERROR_LAUNCH_FAILED.*\n$", errors);
+        Assert.Matches($@"^kt: {Device} was lost on the way: .*CUDA_ERROR_LAUNCH_FAILED.*\n$", errors);
     }
 
     [Fact]

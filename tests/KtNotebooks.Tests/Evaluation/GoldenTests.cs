@@ -99,7 +99,7 @@ public class GoldenTests
     {
         Require.Hardware("cuda", CudaDevice.Missing);
         if (CudaDevice.Count < 2) Assert.Skip("there is one card");
-        var results = GoldenCheck.Run(Of(model), type, new PlacementSettings { Cards = 2, Experts = experts }, TestContext.Current.CancellationToken);
+        var results = GoldenCheck.Run(Of(model), type, new PlacementSettings { Gpus = 2, Experts = experts }, TestContext.Current.CancellationToken);
         Assert.Equal(10, results.Count);
         Assert.Empty(results.Where(r => !r.Passed).Select(r => r.ToString()));
     }

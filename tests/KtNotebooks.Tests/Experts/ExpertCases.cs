@@ -22,7 +22,7 @@ public static class ExpertCases
     /// BF16 intermediates with low-rank pairs: g, u, h and the result, and on a card, whose tensor cores multiply BF16, also A, B and A·input of the first
     /// two projections and of the third.
     /// </summary>
-    private const int WithPairs = 4 + 6;
+    private const int WithLora = 4 + 6;
 
     /// <summary>Expert 3 gets no token; expert 0 most.</summary>
     private static readonly int[] Chosen = [0, 1, 2, 0, 0, 4, 1, 0, 0, 2, 4, 2];
@@ -91,9 +91,9 @@ public static class ExpertCases
                 yield return new OpCase(typeof(RoutedExperts), $"{type} low rank {r}{(dropout > 0 ? ", dropout" : "")}", 4 * (D + I + r),
                     [.. common, .. frozen, F32(E, r, D), F32(E, I, r), F32(E, r, D), F32(E, I, r), F32(E, r, I), F32(E, D, r)],
                     x => [RoutedExperts.Apply(x[0], x[1], x[2],
-                        Stacked(x) with { Lora = new LowRankExperts(x[6], x[7], x[8], x[9], x[10], x[11], 0.5f, dropout) }, dropoutKey: 11)],
+                        Stacked(x) with { Lora = new ExpertLora(x[6], x[7], x[8], x[9], x[10], x[11], 0.5f, dropout) }, dropoutKey: 11)],
                         Together: [6, 7, 8, 9, 10, 11])
-                { Roundings = WithPairs };
+                { Roundings = WithLora };
         }
         foreach (var type in (DType[])[DType.F32, DType.BF16])
             foreach (var (format, d, i, scale) in ((StorageFormat, int, int, float)[])[(StorageFormat.Fp8, 133, 130, 0.15f), (StorageFormat.Int8, D, I, 0.006f),
@@ -109,9 +109,9 @@ public static class ExpertCases
                         [Of(type, T, d), F32(T, K), I32(Chosen, T, K), .. Bank(i, d), .. Bank(i, d), .. Bank(d, i), .. lora],
                         x => [RoutedExperts.Apply(x[0], x[1], x[2],
                             new ExpertSet(Low(x, 3, i, d), Low(x, 13, i, d), Low(x, 23, d, i), r == 0 ? null
-                                : new LowRankExperts(x[33], x[34], x[35], x[36], x[37], x[38], 0.5f)))],
+                                : new ExpertLora(x[33], x[34], x[35], x[36], x[37], x[38], 0.5f)))],
                         Together: r == 0 ? null : [33, 34, 35, 36, 37, 38])
-                    { Roundings = r == 0 ? 4 : WithPairs };
+                    { Roundings = r == 0 ? 4 : WithLora };
                 }
         foreach (var type in (DType[])[DType.F32, DType.BF16])
             foreach (var (r, limit) in ((int, float)[])[(0, 2), (3, 2), (0, 30), (3, 30)])
@@ -124,9 +124,9 @@ public static class ExpertCases
                     x => [RoutedExperts.Apply(x[0], x[1], x[2], Stacked(x) with
                     {
                         Glu = new ClampedSwiGlu(x[6], limit),
-                        Lora = r == 0 ? null : new LowRankExperts(x[7], x[8], x[9], x[10], x[11], x[12], 0.5f),
+                        Lora = r == 0 ? null : new ExpertLora(x[7], x[8], x[9], x[10], x[11], x[12], 0.5f),
                     })], Together: r == 0 ? null : [7, 8, 9, 10, 11, 12])
-                { Roundings = r == 0 ? 4 : WithPairs, Smooth = limit > 2 };
+                { Roundings = r == 0 ? 4 : WithLora, Smooth = limit > 2 };
             }
         foreach (var type in (DType[])[DType.F32, DType.BF16])
             yield return new OpCase(typeof(ExpertBias), $"{type}", 4 * D, [Of(type, T, D), F32(T, K), I32(Chosen, T, K), F32(E, D).Frozen],

@@ -113,7 +113,7 @@ public class ExpertExecutorTests
         var format = StorageFormat.Parse(formatName);
         Require.Hardware("cuda", CudaDevice.Missing);
         using var plain = Bank(format);
-        plain.Adapter = Pairs(plain, dropout);
+        plain.Adapter = Lora(plain, dropout);
         var expected = Run(plain, Device.Cpu);
         var shares = new HashSet<int>();
         foreach (var speed in (double[])[1e-6, 0.15, 0.4, 1, 3, 1e6])
@@ -123,7 +123,7 @@ public class ExpertExecutorTests
             // Rates at which bytes alone count: the CPU so much faster than the bus.
             executors.Split([bank], Device.Cuda(), 6 * bank.ExpertBytes, new ExpertCosts(1e6, speed * 1e6, 1e18, 1e18));
             shares.Add(bank.GroupVisits(T, backward: false).Count());
-            bank.Adapter = Pairs(bank, dropout);
+            bank.Adapter = Lora(bank, dropout);
             Close(expected, Run(bank, Device.Cuda()));
             Close(expected, Run(bank, Device.Cuda(), twice: true), times: 2);
         }
@@ -143,11 +143,11 @@ public class ExpertExecutorTests
     {
         Require.Hardware("cuda", CudaDevice.Missing);
         using var plain = Bank(StorageFormat.BF16);
-        plain.Adapter = Pairs(plain, 0);
+        plain.Adapter = Lora(plain, 0);
         using var executors = new ExpertExecutors();
         using var bank = Bank(StorageFormat.BF16);
         executors.Split([bank], Device.Cuda(), 6 * bank.ExpertBytes, new ExpertCosts(1e3, 1e3, 1e18, 1e18));
-        bank.Adapter = Pairs(bank, 0);
+        bank.Adapter = Lora(bank, 0);
         Assert.InRange(bank.GroupVisits(2, backward: false).Count(), 1, E - 1);
         int[] indices = [first, second, 7, first, second, 7];
         if (first == 0) indices = [5, 6, 7, 5, 6, 7];
@@ -165,13 +165,13 @@ public class ExpertExecutorTests
     {
         Require.Hardware("cuda", CudaDevice.Missing);
         using var plain = Bank(StorageFormat.BF16);
-        plain.Adapter = Pairs(plain, 0);
+        plain.Adapter = Lora(plain, 0);
         using var executors = new ExpertExecutors();
         using var bank = Bank(StorageFormat.BF16);
         if (streamed) executors.Stream([bank], Device.Cuda(), 6 * bank.ExpertBytes);
         else ExpertExecutors.Keep([bank], Device.Cuda(), DType.BF16);
-        bank.PairsOnHost = true;
-        bank.Adapter = Pairs(bank, 0);
+        bank.LoraOnHost = true;
+        bank.Adapter = Lora(bank, 0);
         Assert.All(bank.Trainable, p => Assert.True(p.Tensor.IsPinned));
         Close(Run(plain, Device.Cpu), Run(bank, Device.Cuda()));
         Close(Run(plain, Device.Cpu), Run(bank, Device.Cuda(), twice: true), times: 2);
@@ -196,11 +196,11 @@ public class ExpertExecutorTests
         Assert.Contains(Enumerable.Range(1, 512), t => Of(t) is > 0 and < 16);
     }
 
-    private static LowRankExperts Pairs(ExpertBank bank, double dropout)
+    private static ExpertLora Lora(ExpertBank bank, double dropout)
     {
         Tensor Of(string name, params ReadOnlySpan<long> shape)
         {
-            var pair = bank.EmptyPairs(shape);
+            var pair = bank.EmptyLora(shape);
             using var host = Tensor.Empty(DType.F32, shape);
             new NormalRandom(7, name).Fill(host.Span<float>(), 0.1f);
             Memory.Copy(host, pair);
@@ -208,7 +208,7 @@ public class ExpertExecutorTests
             return pair;
         }
         const int R = 4;
-        return new LowRankExperts(Of("ga", E, R, D), Of("gb", E, I, R), Of("ua", E, R, D), Of("ub", E, I, R), Of("da", E, R, I), Of("db", E, D, R), 2,
+        return new ExpertLora(Of("ga", E, R, D), Of("gb", E, I, R), Of("ua", E, R, D), Of("ub", E, I, R), Of("da", E, R, I), Of("db", E, D, R), 2,
             (float)dropout);
     }
 

@@ -335,10 +335,10 @@ public class SchedulerTests
         foreach (var module in model.All())
         {
             if (module is KtNotebooks.Nn.Linear l && l != model.Head && !l.Path.EndsWith(".gate", StringComparison.Ordinal) && name != "b")
-                l.Named.Add(name, new LowRank(New(rank, l.Inputs), New(l.Outputs, rank), 2));
+                l.Named.Add(name, new LinearLora(New(rank, l.Inputs), New(l.Outputs, rank), 2));
             if (module is not ExpertBank b) continue;
             var (E, D, I) = (b.Count, b.Width, b.Inner);
-            b.Named.Add(name, new LowRankExperts(New(E, rank, D), New(E, I, rank), New(E, rank, D), New(E, I, rank), New(E, rank, I), New(E, D, rank), 2));
+            b.Named.Add(name, new ExpertLora(New(E, rank, D), New(E, I, rank), New(E, rank, D), New(E, I, rank), New(E, rank, I), New(E, D, rank), 2));
         }
     }
 

@@ -187,7 +187,7 @@ public sealed class PeftFieldsTests : IDisposable
         Assert.Equal([$"{Config}: 'next_group_size' is no field of LoraConfig in PEFT 0.21: no effect"], _base.Notes);
     }
 
-    private LowRank PairOf(string path) => _base.All().OfType<KtNotebooks.Nn.Linear>().Single(l => l.Path == path).Adapter!;
+    private LinearLora PairOf(string path) => _base.All().OfType<KtNotebooks.Nn.Linear>().Single(l => l.Path == path).Adapter!;
 
     private float[] Logits(params (string Key, string? Value)[] fields)
     {

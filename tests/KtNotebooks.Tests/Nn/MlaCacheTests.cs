@@ -82,7 +82,7 @@ public class MlaCacheTests
         using var layer = Layer(DType.F32, lowRank: true); // the attached pair, which a pass with a name must not meet
         if (name == "red")
             foreach (var linear in layer.All().OfType<KtNotebooks.Nn.Linear>())
-                linear.Named.Add(name, new LowRank(Rows(DType.F32, 4, 21, linear.Inputs), Rows(DType.F32, linear.Outputs, 22, 4), 0.05f));
+                linear.Named.Add(name, new LinearLora(Rows(DType.F32, 4, 21, linear.Inputs), Rows(DType.F32, linear.Outputs, 22, 4), 0.05f));
         using var a = Rows(DType.F32, 12, seed: 5);
         using var b = Rows(DType.F32, 9, seed: 6);
         var (wholeA, wholeB) = (Whole(layer, a, name), Whole(layer, b, name));
@@ -110,7 +110,7 @@ public class MlaCacheTests
         {
             using var a = Rows(DType.F32, 4, 11, linear.Inputs);
             using var b = Rows(DType.F32, linear.Outputs, 12, 4);
-            linear.Adapter = new LowRank(a.To(device ?? Device.Cpu), b.To(device ?? Device.Cpu), 0.05f);
+            linear.Adapter = new LinearLora(a.To(device ?? Device.Cpu), b.To(device ?? Device.Cpu), 0.05f);
         }
         return layer;
     }

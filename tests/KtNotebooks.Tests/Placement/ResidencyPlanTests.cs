@@ -21,7 +21,7 @@ public sealed class ResidencyPlanTests
     {
         using var model = ModelFolder.Shape(ModelShapes.File("deepseek-v2-lite"));
         var plan = Resolve(model, card => card.Index == 0 ? Small : Large, "cards=2", "experts=auto");
-        var (small, large) = (plan.Card(Device.Cuda(0)), plan.Card(Device.Cuda(1)));
+        var (small, large) = (plan.Gpu(Device.Cuda(0)), plan.Gpu(Device.Cuda(1)));
         Assert.All(plan.Banks, b => Assert.Equal(b.Place.Compute.Index == 0 ? ExecutorKind.Split : ExecutorKind.Resident, b.Place.Executor));
         Assert.Equal((0, 0L), (large.Slots, large.Ring));
         Assert.Equal(plan.Banks.Where(b => b.Place.Compute.Index == 1).Sum(b => b.Layout.Bytes), large.Experts);
@@ -30,7 +30,7 @@ public sealed class ResidencyPlanTests
         Assert.Equal(["cuda:0 has ", "cuda:1 has "], plan.Notes.Select(n => System.Text.RegularExpressions.Regex.Match(n, @"cuda:\d has ").Value));
         List<string> notes = [];
         var memory = TrainingMemory.Choose(model, new LoraSettings(64, Experts: true), new TrainingMemoryKeys(), plan, 8192, notes);
-        Assert.True(memory[Device.Cuda(0)].PairsOnHost && !memory[Device.Cuda(1)].PairsOnHost);
+        Assert.True(memory[Device.Cuda(0)].LoraOnHost && !memory[Device.Cuda(1)].LoraOnHost);
         Assert.True(memory[Device.Cuda(1)].SavedBytes > memory[Device.Cuda(0)].SavedBytes);
         Assert.Contains(notes, n => n.StartsWith("cuda:0: the LoRA of its experts", StringComparison.Ordinal));
         Assert.DoesNotContain(notes, n => n.StartsWith("cuda:1: the LoRA of its experts", StringComparison.Ordinal));
@@ -66,6 +66,6 @@ public sealed class ResidencyPlanTests
     {
         var settings = PlacementSettings.Read(Settings.Read(["model_name_or_path=deepseek-v2-lite", .. keys]));
         return ResidencyPlan.Resolve(model, DType.BF16, ModelPlacement.Resolve(model, model.Info.ModelType, settings), _ => StorageFormat.Fp8,
-            new CardRoom(settings.GpuMemoryLimit, free));
+            new GpuMemory(settings.GpuMemoryLimit, free));
     }
 }

@@ -12,7 +12,7 @@ public class RulesFilesTests
     private static readonly string Folder = Path.Combine(Checkout.Root, "rules");
 
     /// <summary>File → experts: CPU format (null: as stored), and the cards.</summary>
-    private static readonly Dictionary<string, (string Shape, StorageFormat? Format, int Cards)> Files = new()
+    private static readonly Dictionary<string, (string Shape, StorageFormat? Format, int Gpus)> Files = new()
     {
         ["DeepSeek-V2-Chat-sft-amx"] = ("deepseek-v2-lite", StorageFormat.Int8, 1),
         ["DeepSeek-V2-Lite-Chat-sft"] = ("deepseek-v2-lite", null, 1),

@@ -80,7 +80,7 @@ public class MeasuredMemoryTests
             var residency = ModelFolder.Plan(path, PlacementSettings.Read(c), type);
             using var model = ModelFolder.Load(path, type, residency);
             var memory = TrainingMemory.Choose(model, FineTuneKeys.ReadLora(c), TrainingMemoryKeys.Read(c), residency, 512, [])[Device.Cuda()];
-            foreach (var bank in model.All().OfType<ExpertBank>()) bank.PairsOnHost = memory.PairsOnHost;
+            foreach (var bank in model.All().OfType<ExpertBank>()) bank.LoraOnHost = memory.LoraOnHost;
             LoraAdapter.Attach(model, FineTuneKeys.ReadLora(c), 1);
             using var optimizer = new AdamW(model.AllTrainable, new AdamWSettings(), _ => memory.MomentsOnHost);
             var builder = new TokenBatch.Builder();

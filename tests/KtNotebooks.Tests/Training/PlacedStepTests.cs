@@ -46,7 +46,7 @@ public sealed class PlacedStepTests : IDisposable
         {
             // Half the bank a side: the two groups on the card take as long over the bus as the two of the CPU.
             if (experts == ExecutorKind.Split) bank.Split(new ExpertCosts(1e3, 1e3, 1e18, 1e18));
-            bank.PairsOnHost = pairsOnHost;
+            bank.LoraOnHost = pairsOnHost;
             if (experts == ExecutorKind.Split) Assert.Equal(2, bank.GroupVisits(40, backward: true).Count());
         }
         var actual = Train(model, momentsOnHost, savedBytes: 0);

@@ -256,7 +256,7 @@ public sealed class SeveralCardsTests : IDisposable
     /// <summary>Layers in turn by `cards`, or consecutive ones by rules.</summary>
     private PlacementSettings Over(int cards, bool contiguous, ExecutorKind experts)
     {
-        if (!contiguous) return new PlacementSettings { Cards = cards, Experts = experts };
+        if (!contiguous) return new PlacementSettings { Gpus = cards, Experts = experts };
         var rules = string.Concat(Enumerable.Range(0, Layers)
             .Select(l => $"- match: {{ name: 'layers\\.{l}(\\.|$)' }}\n  place: {{ compute: 'cuda:{l * cards / Layers}' }}\n"));
         return new PlacementSettings

@@ -4,7 +4,7 @@ namespace KtNotebooks.Interop.Cuda;
 internal sealed class PinnedBlock(CudaDevice card, PinnedMemory memory)
 {
     /// <summary>The card whose streams copy from and to it.</summary>
-    public CudaDevice Card => card;
+    public CudaDevice Gpu => card;
 
     public nint Pointer => memory.Pointer;
 
@@ -18,7 +18,7 @@ internal sealed class PinnedBlock(CudaDevice card, PinnedMemory memory)
 internal static class PinnedPool
 {
     private static readonly Lock Gate = new();
-    private static readonly Dictionary<(int Card, long Bytes), Queue<(PinnedBlock Block, CudaEvent LastCopy)>> Free = [];
+    private static readonly Dictionary<(int Gpu, long Bytes), Queue<(PinnedBlock Block, CudaEvent LastCopy)>> Free = [];
 
     /// <summary>Bytes locked so far, in use and kept.</summary>
     public static long HeldBytes { get; private set; }
@@ -42,7 +42,7 @@ internal static class PinnedPool
     {
         lock (Gate)
         {
-            var key = (block.Card.Index, block.Bytes);
+            var key = (block.Gpu.Index, block.Bytes);
             if (!Free.TryGetValue(key, out var blocks)) Free[key] = blocks = new();
             blocks.Enqueue((block, lastCopy));
         }

@@ -11,7 +11,7 @@ namespace KtNotebooks.Tests.Interop.Cuda;
 [Collection(Alone.Name)] // pool figures are the card's
 public class CudaDeviceTests
 {
-    private static CudaDevice Card
+    private static CudaDevice Gpu
     {
         get
         {
@@ -35,7 +35,7 @@ public class CudaDeviceTests
     [Fact]
     public void Blocks_never_overlap_and_what_is_freed_joins_again()
     {
-        var pool = Card.Pool;
+        var pool = Gpu.Pool;
         pool.Trim();
         var (used, random) = (pool.UsedBytes, new Random(1));
         var blocks = new List<(nint Address, long Bytes)>();
@@ -64,7 +64,7 @@ public class CudaDeviceTests
     [Fact]
     public void Bytes_come_back_as_they_went()
     {
-        _ = Card;
+        _ = Gpu;
         foreach (var count in (long[])[0, 1, 1000, 16384, 16385, 1 << 20]) // around the staging buffer
         {
             using var host = Tensor.Empty(DType.I32, count);
@@ -80,7 +80,7 @@ public class CudaDeviceTests
     [Fact]
     public void Types_are_converted_as_on_the_cpu()
     {
-        _ = Card;
+        _ = Gpu;
         float[] values = [0, -0f, 1, 1 + (1 / 256f), 1 + (3 / 256f), 3.4e38f, float.PositiveInfinity, float.NaN, 1e-40f, -2.7182817f];
         using var host = Tensor.From(values, values.Length);
         using var narrowHost = host.To(DType.BF16);
@@ -94,7 +94,7 @@ public class CudaDeviceTests
     [Fact]
     public void A_freed_block_is_given_out_again()
     {
-        var pool = Card.Pool;
+        var pool = Gpu.Pool;
         var first = pool.Allocate(100_000);
         pool.Free(first);
         var (held, asked) = (pool.HeldBytes, pool.DriverAllocations);
@@ -110,7 +110,7 @@ public class CudaDeviceTests
     [Fact]
     public void The_limit_says_what_did_not_fit()
     {
-        var pool = Card.Pool;
+        var pool = Gpu.Pool;
         pool.Trim();
         pool.Limit = pool.HeldBytes + (1 << 20);
         try
@@ -130,7 +130,7 @@ public class CudaDeviceTests
     [Fact]
     public void More_than_the_card_has_is_an_error_and_not_the_end()
     {
-        var card = Card;
+        var card = Gpu;
         Assert.Throws<InsufficientMemoryException>(() => Tensor.Empty(DType.U8, Device.Cuda(), card.TotalBytes * 2));
         using var after = Tensor.Zeros(DType.F32, Device.Cuda(), 10);
         Assert.Equal(new float[10], after.ToFloats());
@@ -139,7 +139,7 @@ public class CudaDeviceTests
     [Fact]
     public void A_source_that_does_not_compile_shows_log_and_numbered_lines()
     {
-        var card = Card;
+        var card = Gpu;
         var error = Assert.Throws<InvalidDataException>(() => new CudaProgram("Broken", "extern \"C\" __global__ void f() { frob; }").Kernel(card, "f", ""));
         Assert.StartsWith("Broken.cu does not compile (", error.Message, StringComparison.Ordinal);
         Assert.Contains("\"frob\" is undefined", error.Message, StringComparison.Ordinal);
@@ -149,7 +149,7 @@ public class CudaDeviceTests
     [Fact]
     public void A_kernel_that_is_not_there_is_named_by_the_driver()
     {
-        var card = Card;
+        var card = Gpu;
         var error = Assert.Throws<KtNotebooks.Interop.KtNativeException>(() =>
             new CudaProgram("Empty", "extern \"C\" __global__ void f() { }").Kernel(card, "g", ""));
         Assert.Contains("CUDA_ERROR_NOT_FOUND", error.Message, StringComparison.Ordinal);
@@ -159,7 +159,7 @@ public class CudaDeviceTests
     [Fact]
     public void Any_thread_may_use_the_card()
     {
-        _ = Card;
+        _ = Gpu;
         using var x = Tensor.From([1f, 2, 3], 3);
         using var there = x.To(Device.Cuda());
         float[]? values = null;
@@ -173,7 +173,7 @@ public class CudaDeviceTests
     [Fact]
     public void In_steady_state_nothing_is_made()
     {
-        var card = Card;
+        var card = Gpu;
         using var x = Tensor.Zeros(DType.BF16, Device.Cuda(), 70, 96);
         using var w = Tensor.Zeros(DType.BF16, Device.Cuda(), 48, 96);
         using var a = Tensor.Zeros(DType.F32, Device.Cuda(), 8, 96);

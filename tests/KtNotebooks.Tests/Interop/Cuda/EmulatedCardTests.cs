@@ -68,7 +68,7 @@ public partial class EmulatedCardTests
 
     private static readonly CudaProgram Program = new("EmulatedCardTests", Source);
 
-    private static CudaDevice Card
+    private static CudaDevice Gpu
     {
         get
         {
@@ -92,7 +92,7 @@ public partial class EmulatedCardTests
     [InlineData("unwritten", 1, 2048, "a block of 2048 x 1 x 1 threads")]
     public void A_kernel_that_does_wrong_is_named(string kernel, int n, int threads, string text)
     {
-        var card = Card;
+        var card = Gpu;
         using var x = new FromDriver(card, 512);
         var error = Assert.Throws<KtNativeException>(() =>
         {
@@ -107,7 +107,7 @@ public partial class EmulatedCardTests
     [Fact]
     public unsafe void What_is_read_before_it_is_written_shows()
     {
-        var card = Card;
+        var card = Gpu;
         using var x = Tensor.Zeros(DType.F32, Device.Cuda(), 128);
         Program.Kernel(card, "unwritten", "").Launch(1, 64, x.Pointer, 1);
         Assert.All(x.ToFloats()[..64], v => Assert.True(float.IsNaN(v)));
@@ -125,7 +125,7 @@ public partial class EmulatedCardTests
     public void A_missing_barrier_or_wait_shows(string kernel, int width)
     {
         const int Blocks = 4;
-        var card = Card;
+        var card = Gpu;
         float[] ones = [.. Enumerable.Repeat(1f, 128)];
         using var host = Tensor.From(ones, 128);
         using var x = host.To(Device.Cuda());
@@ -138,7 +138,7 @@ public partial class EmulatedCardTests
     [Fact]
     public void Too_much_shared_memory_is_refused()
     {
-        var card = Card;
+        var card = Gpu;
         var kernel = Program.Kernel(card, "beyond_shared", "");
         var limit = (card.Architecture >= 90 ? 227 : card.Architecture == 80 ? 163 : 99) << 10;
         using var x = Tensor.Zeros(DType.F32, Device.Cuda(), 128);
@@ -154,7 +154,7 @@ public partial class EmulatedCardTests
     [Fact]
     public unsafe void Another_cards_memory_is_out_of_reach()
     {
-        var card = Card;
+        var card = Gpu;
         if (CudaDevice.Count < 2) Assert.Skip("KT_EMULATED_CARDS is below 2");
         using var there = Tensor.Zeros(DType.F32, Device.Cuda(1), 128);
         using (there.To(Device.Cuda())) CudaDevice.Get(1).Compute.Synchronize();
@@ -182,7 +182,7 @@ public partial class EmulatedCardTests
     [InlineData(false)]
     public void A_missing_event_shows(bool waits)
     {
-        var card = Card;
+        var card = Gpu;
         if (Environment.GetEnvironmentVariable("KT_EMULATED_STREAMS") != "lazy") Assert.Skip("KT_EMULATED_STREAMS is not lazy");
         using var x = Tensor.Zeros(DType.F32, Device.Cuda(), 1);
         card.Compute.Synchronize();

@@ -81,7 +81,7 @@ public class PreludeTests
 
     private static readonly CudaProgram Program = new("PreludeTests", Source);
 
-    private static CudaDevice Card
+    private static CudaDevice Gpu
     {
         get
         {
@@ -95,11 +95,11 @@ public class PreludeTests
     [InlineData(true)]
     public void A_warp_multiplies_tiles(bool transposed)
     {
-        var card = Card;
+        var card = Gpu;
         var random = new Random(7);
         float[] a = Values(), b = Values();
-        using var left = ToCard(a);
-        using var right = ToCard(b);
+        using var left = ToGpu(a);
+        using var right = ToGpu(b);
         using var c = Tensor.Empty(DType.F32, Device.Cuda(), 16, 16);
         Program.Kernel(card, "product", transposed ? "-DTRANSPOSED=1 -DSTAGES=2" : "-DTRANSPOSED=0 -DSTAGES=2")
             .Launch(1, 32, left.Pointer, right.Pointer, c.Pointer);
@@ -110,7 +110,7 @@ public class PreludeTests
         Assert.Equal(expected, c.ToFloats());
 
         float[] Values() => [.. Enumerable.Range(0, 256).Select(_ => (float)random.Next(-9, 10))];
-        static Tensor ToCard(float[] values)
+        static Tensor ToGpu(float[] values)
         {
             using var wide = Tensor.From(values, 16, 16);
             using var narrow = wide.To(DType.BF16);
@@ -124,7 +124,7 @@ public class PreludeTests
     [InlineData("-DSTAGES=4 -DTRANSPOSED=0", 4, 1024, 9)] // 64 KB
     public void Asynchronous_copies_arrive_in_their_groups(string options, int stages, int threads, int pieces)
     {
-        var card = Card;
+        var card = Gpu;
         var (width, count) = (threads * 4, Math.Max(1, pieces - 1));
         float[] values = [.. Enumerable.Range(0, pieces * width).Select(i => i + 1f)];
         using var host = Tensor.From(values, pieces, width);
@@ -138,7 +138,7 @@ public class PreludeTests
     [Fact]
     public void Pairs_are_rounded_as_single_values_are()
     {
-        var card = Card;
+        var card = Gpu;
         float[] values = [0, -0f, 1, 1 + (1 / 256f), 1 + (3 / 256f), -1 - (1 / 256f), 3.4e38f, float.PositiveInfinity, float.NegativeInfinity, 1e-40f,
             -2.7182817f, 1e-45f, 65535, 0.1f, 1 / 3f, -7];
         using var host = Tensor.From(values, values.Length);
@@ -157,7 +157,7 @@ public class PreludeTests
     [InlineData(1024)]
     public void Every_thread_gets_the_sum_of_the_block(int threads)
     {
-        var card = Card;
+        var card = Gpu;
         using var y = Tensor.Empty(DType.F32, Device.Cuda(), threads, 2);
         Program.Kernel(card, "sums", "-DSTAGES=2 -DTRANSPOSED=0").Launch(1, threads, y.Pointer);
         Assert.Equal(Enumerable.Range(0, threads).SelectMany(_ => (float[])[threads * (threads - 1) / 2f, threads]), y.ToFloats());

@@ -9,7 +9,7 @@ namespace KtNotebooks.Tests.Training;
 /// <summary>What a card hands to another arrives whole, though neither waits for the other. A missing mark shows under KT_EMULATED_STREAMS=lazy.</summary>
 [Trait("card", "cuda")]
 [Collection(Alone.Name)] // the pool's blocks are looked at
-public class ParcelTests
+public class PeerTransferTests
 {
     private const int Values = 5000;
 
@@ -22,11 +22,11 @@ public class ParcelTests
         var value = Tensor.Empty(DType.F32, from, Values);
         Memory.Copy(first, value); // queued, perhaps not done
         var address = value.Pointer;
-        var parcel = new Parcel(value);
-        Assert.False(parcel.IsOver);
-        using var there = parcel.Take(to);
+        var transfer = new PeerTransfer(value);
+        Assert.False(transfer.IsOver);
+        using var there = transfer.Take(to);
         Assert.Equal(to, there.Device);
-        parcel.Dispose();
+        transfer.Dispose();
         using var next = Tensor.Empty(DType.F32, from, Values);
         Assert.Equal(address, next.Pointer); // the same memory, while the copy may not have begun
         Memory.Copy(second, next);
@@ -40,13 +40,13 @@ public class ParcelTests
         var (from, to) = Cards();
         var before = CudaDevice.Get(from.Index).Pool.UsedBytes;
         using var host = Tensor.From(Of(3), Values);
-        using var parcel = new Parcel(host.To(from));
-        using (var there = parcel.Take(to)) Assert.Equal(Of(3), there.ToFloats());
-        Assert.True(parcel.IsOver);
-        Assert.False(parcel.IsGone);
-        parcel.Dispose();
-        parcel.Dispose();
-        Assert.True(parcel.IsGone);
+        using var transfer = new PeerTransfer(host.To(from));
+        using (var there = transfer.Take(to)) Assert.Equal(Of(3), there.ToFloats());
+        Assert.True(transfer.IsOver);
+        Assert.False(transfer.IsGone);
+        transfer.Dispose();
+        transfer.Dispose();
+        Assert.True(transfer.IsGone);
         Assert.Equal(before, CudaDevice.Get(from.Index).Pool.UsedBytes);
     }
 
@@ -56,9 +56,9 @@ public class ParcelTests
     {
         var (from, _) = Cards();
         using var host = Tensor.From(Of(4), Values);
-        using var up = new Parcel(host.Alias());
+        using var up = new PeerTransfer(host.Alias());
         using var there = up.Take(from);
-        using var down = new Parcel(there.Alias());
+        using var down = new PeerTransfer(there.Alias());
         using var back = down.Take(Device.Cpu);
         Assert.Equal(Of(4), back.ToFloats());
     }

@@ -6,7 +6,7 @@ namespace KtNotebooks.Placement;
 /// <summary>What a card can give to this program's tensors.</summary>
 /// <param name="limit">gpu_memory_limit; null: none.</param>
 /// <param name="free">Bytes that are free on a card, null where there is no such card; left out: what the driver says.</param>
-public sealed class CardRoom(long? limit, Func<Device, long?>? free = null)
+public sealed class GpuMemory(long? limit, Func<Device, long?>? free = null)
 {
     private readonly Func<Device, long?> _free = free ?? Driver;
 

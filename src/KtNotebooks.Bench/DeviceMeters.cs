@@ -12,14 +12,14 @@ namespace KtNotebooks.Bench;
 /// <param name="CopiedBytes">Expert bytes over its bus a step.</param>
 /// <param name="PeakDeviceBytes">The most that was in use as the driver sees it.</param>
 /// <param name="PoolPeakBytes">The most that the engine's own pool held.</param>
-public sealed record CardFigures(string Card, IReadOnlyDictionary<string, double> Parts, double CopyMs, long CopiedBytes, long PeakDeviceBytes,
+public sealed record DeviceFigures(string Device, IReadOnlyDictionary<string, double> Parts, double CopyMs, long CopiedBytes, long PeakDeviceBytes,
     long PoolPeakBytes);
 
 /// <summary>
 /// Measures one device while steps run: the parts of each on its compute stream (on the CPU by the clock), its copies, and the memory in use, which the
 /// driver is asked for a hundred times a second.
 /// </summary>
-internal sealed class CardMeter : IDisposable
+internal sealed class DeviceMeter : IDisposable
 {
     private readonly CudaDevice? _card;
     private readonly Thread? _sampler;
@@ -30,7 +30,7 @@ internal sealed class CardMeter : IDisposable
     private volatile bool _stop;
     private long _peak, _copied, _copiedBefore;
 
-    public CardMeter(Device device)
+    public DeviceMeter(Device device)
     {
         Device = device;
         if (device.Kind != DeviceKind.Cuda) return;
@@ -43,7 +43,7 @@ internal sealed class CardMeter : IDisposable
 
     public string? Name => _card?.ToString();
 
-    public CardFigures Figures => new(_card?.ToString() ?? "CPU", _parts.SelectMany(p => p.Keys).Distinct()
+    public DeviceFigures Figures => new(_card?.ToString() ?? "CPU", _parts.SelectMany(p => p.Keys).Distinct()
         .ToDictionary(k => k, k => Median(_parts.Select(p => p.GetValueOrDefault(k)))), Median(_copyMs), _copied, Interlocked.Read(ref _peak),
         _card?.Pool.PeakBytes ?? 0);
 

@@ -7,14 +7,14 @@ namespace KtNotebooks.Training;
 /// A tensor that the thread of one device hands to the thread of another. Neither card waits for what the other does besides: the receiver's stream waits
 /// for the mark behind the sender's last write, and the sender's memory is given back when the mark behind the copy is passed. Owns the tensor.
 /// </summary>
-internal sealed class Parcel : IDisposable
+internal sealed class PeerTransfer : IDisposable
 {
     private readonly Tensor _value;
     private readonly CudaEvent? _written;
     private volatile CudaEvent? _taken;
 
     /// <summary>On the sender's thread, when all work that writes the value has been queued.</summary>
-    public Parcel(Tensor value)
+    public PeerTransfer(Tensor value)
     {
         _value = value;
         if (value.Device.Kind != DeviceKind.Cuda) return;

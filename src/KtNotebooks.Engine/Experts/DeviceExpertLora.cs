@@ -9,7 +9,7 @@ namespace KtNotebooks.Experts;
 /// BF16), the scale folded into B, gate's and up's A one below the other, so that one product serves both. A: [E, Rg + Ru, D] and [E, Rd, I]; B: [E, I,
 /// Rg], [E, I, Ru], [E, D, Rd]. Made once for all groups of a visit.
 /// </summary>
-internal sealed class ExpertPairs : IDisposable
+internal sealed class DeviceExpertLora : IDisposable
 {
     private const string Source = """
         // out[e][row0 + i][j] = scale · in[e][i][j], zero outside rows × columns; one block a row of an expert.
@@ -24,10 +24,10 @@ internal sealed class ExpertPairs : IDisposable
         }
         """;
 
-    private static readonly CudaProgram Program = new("ExpertPairs", Source);
+    private static readonly CudaProgram Program = new("DeviceExpertLora", Source);
     private readonly Tensor _inA, _downA, _gateB, _upB, _downB;
 
-    public ExpertPairs(LowRankExperts lora, DType type)
+    public DeviceExpertLora(ExpertLora lora, DType type)
     {
         var E = lora.GateA.Dim(0);
         var device = lora.GateA.Device;
@@ -77,7 +77,7 @@ internal sealed class ExpertPairs : IDisposable
     }
 
     /// <summary>Bytes of the pairs of all experts, and elements of a row's products with A.</summary>
-    public static (long Bytes, int In, int Down) Sizes(LowRankExperts lora, DType type)
+    public static (long Bytes, int In, int Down) Sizes(ExpertLora lora, DType type)
     {
         (long E, int D, int I) = (lora.GateA.Dim(0), lora.GateA.Width, lora.DownA.Width);
         var (both, down) = (Padded(lora.GateB.Width) + Padded(lora.UpB.Width), Padded(lora.DownB.Width));
@@ -94,7 +94,7 @@ internal sealed class ExpertPairs : IDisposable
     }
 
     private static void Pad(Tensor source, Tensor target, int paddedRows, int firstRow, float scale) =>
-        Program.Kernel(target.Card(), "pad_pair", target.Type == DType.F32 ? "-DTYPE=float" : "-DTYPE=bf16")
+        Program.Kernel(target.Gpu(), "pad_pair", target.Type == DType.F32 ? "-DTYPE=float" : "-DTYPE=bf16")
         .Launch((paddedRows, source.Dim(0)), target.Width >= 128 ? 128 : 32, source.Pointer, target.Pointer, (int)source.Dim(1), source.Width, paddedRows,
             target.Width, (int)target.Dim(1), firstRow, scale);
 }
