@@ -20,9 +20,13 @@ struct Packed {
     // Panels of `width` of the n vectors of length k that m holds.
     void pack(const Kernels& kernels, const Matrix& m, int64_t n, int64_t k, int32_t width, float scale = 1) {
         data = memory.get<float>(round_up(n, width) * k);
-        kernels.pack(data, 4, m, n, k, width, 1, k, scale);
+        kernels.pack(data, 4, m, n, k, width, 1, k, scale, Whole);
     }
 };
+
+inline void one_tile(const Micro& micro, const Segment& segment, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate) {
+    micro.tile(&segment, 1, c, ldc, rows, cols, accumulate, {});
+}
 
 // Half of a block on the diagonal is masked; `part(i)` says what of a panel that begins at row i is needed.
 struct Part {
@@ -34,8 +38,9 @@ template <class PartOf>
 inline void scores_of(const Micro& micro, const Packed& a, const Packed& b, int64_t m, int64_t k, float* c, int64_t ldc, PartOf&& part) {
     for (int64_t i = 0; i < m; i += micro.mr)
         for (int64_t j = 0, n = part(i).end; j < n; j += micro.nr)
-            micro.tile(k, a.data + i * k, b.data + j * k, c + i * ldc + j, ldc, static_cast<int32_t>(std::min<int64_t>(micro.mr, m - i)),
-                       static_cast<int32_t>(std::min<int64_t>(micro.nr, n - j)), false);
+            one_tile(micro, {k, a.data + i * k, b.data + j * k, 0}, c + i * ldc + j, ldc,
+                     static_cast<int32_t>(std::min<int64_t>(micro.mr, m - i)), static_cast<int32_t>(std::min<int64_t>(micro.nr, n - j)),
+                     false);
 }
 
 // c [m, n] (+)= a · b, both packed with length k; for each panel the sum goes over part(i) alone, as a is zero outside it.
@@ -46,9 +51,9 @@ inline void add_product(const Micro& micro, const Packed& a, const Packed& b, in
         auto [begin, end] = part(i);
         if (begin >= end) continue;
         for (int64_t j = 0; j < n; j += micro.nr)
-            micro.tile(end - begin, a.data + i * k + begin * micro.mr, b.data + j * k + begin * micro.nr, c + i * ldc + j, ldc,
-                       static_cast<int32_t>(std::min<int64_t>(micro.mr, m - i)), static_cast<int32_t>(std::min<int64_t>(micro.nr, n - j)),
-                       accumulate);
+            one_tile(micro, {end - begin, a.data + i * k + begin * micro.mr, b.data + j * k + begin * micro.nr, 0}, c + i * ldc + j, ldc,
+                     static_cast<int32_t>(std::min<int64_t>(micro.mr, m - i)), static_cast<int32_t>(std::min<int64_t>(micro.nr, n - j)),
+                     accumulate);
     }
 }
 

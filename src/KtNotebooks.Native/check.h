@@ -31,10 +31,16 @@ inline void need(const char* name, const void* p) {
 inline void check_type(const char* name, int32_t type) {
     if (type != KT_F32 && type != KT_BF16) throw Error(InvalidArgument, "%s must be 0 (F32) or 1 (BF16), but is %d", name, type);
 }
-// The type of a weight matrix with rows of K elements.
-inline void check_weights(int32_t type, int64_t K) {
+inline bool is_low_bit(int32_t type) { return type > KT_BF16 && !(type & KT_TILED); }
+// The type of a weight matrix with rows of K elements that meets rows of another type.
+inline void check_weights(int32_t type, int64_t K, int32_t rows) {
+    if (type == (KT_BF16 | KT_TILED)) {
+        if (rows != KT_BF16) throw Error(InvalidArgument, "tiled weights meet BF16 rows alone");
+        if (!kt_multiplies_tiles()) throw Error(NotSupported, "CPU variant '%s' does not multiply tiled weights", kt_cpu_variant());
+        return;
+    }
     if (type < KT_F32 || type >= KT_FORMATS)
-        throw Error(InvalidArgument, "typeW must be a format of formats.h, 0 to %d, but is %d", KT_FORMATS - 1, type);
+        throw Error(InvalidArgument, "typeW must be a format of formats.h, 0 to %d, or tiled BF16, but is %d", KT_FORMATS - 1, type);
     if (K % row_granule(type) != 0)
         throw Error(InvalidArgument, "K must be a multiple of %lld, the group of 4-bit weights, but is %lld",
                     static_cast<long long>(row_granule(type)), static_cast<long long>(K));

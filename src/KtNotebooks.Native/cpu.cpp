@@ -64,6 +64,7 @@ struct Variants {
             bf16.name = "avx512bf16";
             bf16.bf16 = micro_avx512bf16;
             bf16.dots = dots_avx512bf16;
+            bf16.dots_tiled = dots_tiled_avx512bf16;
             Kernels amx = bf16;
             amx.name = "amx";
             amx.bf16 = micro_amx;

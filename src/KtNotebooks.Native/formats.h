@@ -3,23 +3,30 @@
 //   KT_INT8  [N,K] ; scales f32 [N]
 //   KT_INT4  [N,K/2] bytes, element 2j in the low nibble of byte j, stored as value + 8 ; scales bf16 [N,K/32] ; K a multiple of 32
 //   KT_MXFP4 [N,K/2] bytes, E2M1, element 2j in the low nibble of byte j ; scales u8 [N,K/32], 2^(s − 127) ; K a multiple of 32
-#pragma once
+#if !defined(KT_FORMATS_H)
+#define KT_FORMATS_H
 #include <stdint.h>
 
 enum { KT_F32 = 0, KT_BF16 = 1, KT_FP8 = 2, KT_INT8 = 3, KT_INT4 = 4, KT_MXFP4 = 5, KT_FORMATS };
 
+// A flag beside a format: the matrix [N,K] lies in the kernels' tiles. N and K are padded with zeros to multiples of 32. A tile has 16 rows
+// n and 32 columns k and is 1 KB: [16 pairs of k][16 n][2]. A strip is the tiles of 16 rows along K; strips follow each other. What a
+// register tile wants of its second factor, so nothing is packed when it is multiplied; turned, it is transposed in registers.
+enum { KT_TILED = 0x100 };
+
 #if defined(__cplusplus)
 namespace kt {
-constexpr int64_t Fp8Block = 128, Group = 32;  // of codes that share a scale
+constexpr int64_t Fp8Block = 128, Group = 32;                      // of codes that share a scale
+constexpr int64_t TileRows = 16, TileColumns = 32, TileUnit = 32;  // N and K of a tiled matrix are multiples of the last
 // What K must be a multiple of: formats of two elements a byte have their scales by groups.
 inline int64_t row_granule(int32_t type) { return type >= KT_INT4 ? Group : 1; }
 }  // namespace kt
 #endif
+#endif
 
-// Dequantization to BF16 or F32, compiled once per instruction set (kernels.cpp defines KT_DEQUANTIZE).
+// Dequantization to BF16 or F32, compiled once per instruction set (kernels.cpp defines KT_DEQUANTIZE and includes this a second time).
 // A value is code · scale in F32, rounded once where BF16 is wanted: the same bits as a checkpoint that was converted beforehand.
 #if defined(KT_DEQUANTIZE)
-#include "kernels.h"
 #include "simd.h"
 
 namespace kt {
@@ -96,24 +103,24 @@ KT_INLINE float from_e8m0(uint8_t s) {
 
 template <class Out>
 void dequantize_rows(const Matrix& m, int64_t rows, int64_t columns, Out* out) {
-    const LowBit& low = m.low;
+    const Stored& stored = m.stored;
     for (int64_t i = 0; i < rows; i++, out += columns) {
-        const int64_t row = low.row + i;
-        const uint8_t* codes = static_cast<const uint8_t*>(m.data) + (row * low.width + low.column) / (m.type >= KT_INT4 ? 2 : 1);
+        const int64_t row = stored.row + i;
+        const uint8_t* codes = static_cast<const uint8_t*>(m.data) + (row * stored.width + stored.column) / (m.type >= KT_INT4 ? 2 : 1);
         if (m.type == KT_FP8) {
-            const float* scales = static_cast<const float*>(low.scales) + row / Fp8Block * ((low.width + Fp8Block - 1) / Fp8Block);
+            const float* scales = static_cast<const float*>(stored.scales) + row / Fp8Block * ((stored.width + Fp8Block - 1) / Fp8Block);
             for (int64_t j = 0; j < columns;) {
-                int64_t at = low.column + j, n = Fp8Block - at % Fp8Block;
+                int64_t at = stored.column + j, n = Fp8Block - at % Fp8Block;
                 if (n > columns - j) n = columns - j;
                 dequantize_run<true>(codes + j, n, scales[at / Fp8Block], out + j);
                 j += n;
             }
         } else if (m.type == KT_INT8) {
-            dequantize_run<false>(codes, columns, static_cast<const float*>(low.scales)[row], out);
+            dequantize_run<false>(codes, columns, static_cast<const float*>(stored.scales)[row], out);
         } else {
-            const int64_t at = (row * low.width + low.column) / Group;
-            const uint16_t* bf16 = static_cast<const uint16_t*>(low.scales) + at;
-            const uint8_t* e8m0 = static_cast<const uint8_t*>(low.scales) + at;
+            const int64_t at = (row * stored.width + stored.column) / Group;
+            const uint16_t* bf16 = static_cast<const uint16_t*>(stored.scales) + at;
+            const uint8_t* e8m0 = static_cast<const uint8_t*>(stored.scales) + at;
             for (int64_t j = 0; j < columns; j += Group)
                 if (m.type == KT_INT4)
                     dequantize_group<false>(codes + j / 2, widen(bf16[j / Group]), out + j);

@@ -1,16 +1,19 @@
-// The blocked GEMM. Work is cut into ranges of at most 512 rows of a product; a task computes one range times one block of columns, in an
-// F32 block that stays in cache:
+// The blocked GEMM. Work is cut into ranges of rows of a product, whose A stays in the second cache; a task computes one range times some
+// columns:
 //
-//   for each term, for each block of k:  pack B [k_block, columns] (cache-sized; the only copy of the weights)
-//                                        for each panel of mr rows of A: for each panel of nr columns of B: register tile
-//   store the block once, rounded once
+//   for each stretch of columns (one panel of nr where every K is one block of k; else all columns):
+//       for each group of passes (a term, a block of k, a part of B; all passes where every K is one block):
+//           B [k_block, stretch] in strips: where it lies, if it is tiled; else packed
+//           for each panel of nr columns of B: for each panel of mr rows of A: register tile over all passes of the group
+//       store the stretch once, rounded once
 //
-// A is packed ahead, once for all its column blocks, when there are several; else by the task itself. Each number is summed over k in an
-// order that depends on k_block alone: the bits depend neither on the number of threads nor on the sizes of blocks.
+// A is packed ahead, once for all its column tasks, unless there is one panel of columns. Each number is summed over k in an order that
+// depends on k_block alone: the bits depend neither on the number of threads nor on the sizes of ranges and tasks.
 #include "gemm.h"
 
 #include <algorithm>
-#include <atomic>
+#include <map>
+#include <tuple>
 
 #include "cpu.h"
 #include "pool.h"
@@ -19,33 +22,44 @@
 namespace kt {
 namespace {
 
-constexpr int64_t RangeRows = 512, BlockColumns = 256, DotRows = 4, ShortSide = 24;
+constexpr int64_t RangeRows = 512, LeastRows = 96, BlockColumns = 384, LeastColumns = 64, DotRows = 4, DotColumns = 64, ShortSide = 24;
+constexpr int64_t RangeBytes = 5 << 18;  // of a block of A that is read again for every panel of B: it shares the second cache
 // Rows of low-bit weights dequantized at a time: what dots reads together, small enough for the first cache.
 constexpr int64_t DequantizedDots = 4;
-constexpr int64_t PackedLimit = 32 << 20;  // bytes of A packed ahead at a time
+constexpr int64_t PackedLimit = 96 << 20;  // bytes of A packed ahead at a time
 constexpr int64_t PackRows = 96;           // a packing task; a multiple of every mr
+constexpr int64_t TileLines = 16;          // cache lines of a strip a k_unit, where strips are tiles
 
 thread_local bool row_invariant = false;  // read by the thread that asks for a product, never by those that help
 
-int64_t round_up(int64_t x, int64_t unit) { return (x + unit - 1) / unit * unit; }
+int64_t shares(int64_t n, int64_t most) { return (n + most - 1) / most; }
+int64_t round_up(int64_t x, int64_t unit) { return shares(x, unit) * unit; }
+// n cut into equal shares of at most `most`, each (but the last) a multiple of the unit.
+int64_t even_share(int64_t n, int64_t most, int64_t unit) { return round_up(shares(n, shares(n, most)), unit); }
 
-// A term of a product with the register tile that computes it.
+constexpr Part32 BothParts[2] = {High, Low};
+
+// A term of a product with the register tile that computes it. `parts` of an F32 side that is split are multiplied: high · high + low ·
+// high + high · low.
 struct Plan {
     const Micro* micro;
     int64_t k_padded;
-    int64_t packed_bytes(int64_t m) const { return round_up(m, micro->mr) * k_padded * micro->element; }
+    int a_parts, b_parts;
+    int64_t packed_bytes(int64_t m) const { return round_up(m, micro->mr) * k_padded * micro->element; }  // of one part
+    Part32 part(int parts, int index) const { return parts == 1 ? Whole : BothParts[index]; }
 };
 
 Plan plan(const Kernels& kernels, const Term& t) {
-    bool bf16 = kernels.bf16.element && t.a.type == 1 && (t.b.type == 1 || t.b.is_low_bit()) && t.scale == 1;
-    const Micro* micro = bf16 ? &kernels.bf16 : &kernels.f32;
-    return {micro, round_up(t.k, micro->k_unit)};
+    bool stored = t.a.type == 1 && (t.b.type == 1 || t.b.is_low_bit() || t.b.is_tiled()) && t.scale == 1;
+    bool bf16 = kernels.bf16.element && (stored || t.split);
+    if (!bf16) return {&kernels.f32, round_up(t.k, kernels.f32.k_unit), 1, 1};
+    return {&kernels.bf16, round_up(t.k, kernels.bf16.k_unit), t.a.type == 0 ? 2 : 1, t.b.type == 0 ? 2 : 1};
 }
 
 struct Range {
     const Product* product;
     int64_t first, rows;
-    char* packed[2];  // null: the task packs A itself
+    char* packed[4][2];  // of a term and a part; null: the task packs A itself
 };
 
 struct Task {
@@ -55,7 +69,7 @@ struct Task {
 
 struct PackTask {
     const Range* range;
-    int term;
+    int term, part;
     int64_t first;
 };
 
@@ -65,65 +79,145 @@ char* panel_at(const Plan& p, char* packed, int64_t rows, int64_t k0, int64_t k_
 }
 
 void pack_ahead(const Kernels& kernels, const PackTask& task) {
+    thread_local Scratch made;
     const Range& range = *task.range;
     const Term& t = range.product->terms[task.term];
     Plan p = plan(kernels, t);
     const Micro& micro = *p.micro;
+    const int64_t rows = std::min(PackRows, range.rows - task.first), first = range.first + task.first;
+    Matrix a = t.source ? Matrix{made.get<uint16_t>(rows * t.k), KT_BF16, t.k, 1} : t.a.from(first, 0);
+    if (t.source) t.source->fill(*t.source, t.source_first + first, rows, static_cast<uint16_t*>(const_cast<void*>(a.data)));
     for (int64_t k0 = 0; k0 < t.k; k0 += micro.k_block) {
         int64_t k = std::min<int64_t>(micro.k_block, t.k - k0), padded = round_up(k, micro.k_unit);
-        kernels.pack(panel_at(p, range.packed[task.term], range.rows, k0, padded, task.first), micro.element,
-                     t.a.from(range.first + task.first, k0), std::min(PackRows, range.rows - task.first), k, micro.mr, micro.group_a,
-                     padded, t.scale);
+        kernels.pack(panel_at(p, range.packed[task.term][task.part], range.rows, k0, padded, task.first), micro.element, a.from(0, k0),
+                     rows, k, micro.mr, micro.group_a, padded, t.scale, p.part(p.a_parts, task.part));
     }
 }
 
 // A block of B as the kernels read it: low bits are dequantized to the type of A, in stored orientation, while the block is in cache.
 Matrix readable(const Kernels& kernels, const Matrix& b, int64_t columns, int64_t k, int32_t type, Scratch& memory) {
     if (!b.is_low_bit()) return b;
-    int64_t stored_rows = b.low.turned ? k : columns, stored_columns = b.low.turned ? columns : k;
+    int64_t stored_rows = b.stored.turned ? k : columns, stored_columns = b.stored.turned ? columns : k;
     void* block = memory.get<char>(stored_rows * stored_columns * (type == 0 ? 4 : 2));
     kernels.dequantize(b, stored_rows, stored_columns, block, type);
-    return b.low.turned ? Matrix{block, type, 1, stored_columns} : Matrix{block, type, stored_columns, 1};
+    return b.stored.turned ? Matrix{block, type, 1, stored_columns} : Matrix{block, type, stored_columns, 1};
 }
 
+// A block of k of a term, and one part of its B: strips that meet parts of A. Their sums stay in registers together.
+struct Pass {
+    const Term* term;
+    Plan plan;
+    int index, b_part;
+    int64_t k0, k, padded;
+    const char* strips;
+    int64_t distance;  // between strips
+
+    int a_parts() const { return plan.a_parts - b_part; }  // without low · low
+};
+
+// The strips of columns [first, first + columns) of a pass: where they lie, if they are tiled; else packed.
+void find_strips(const Kernels& kernels, Pass& pass, int64_t first, int64_t columns, Scratch& memory) {
+    thread_local Scratch block_values;
+    const Micro& micro = *pass.plan.micro;
+    const Matrix b = pass.term->b.from(first, pass.k0);
+    if (b.is_tiled() && !b.stored.turned) {
+        pass.strips = b.strip(), pass.distance = b.strip_bytes();
+        return;
+    }
+    const int64_t padded = round_up(pass.k, b.is_tiled() ? TileUnit : micro.k_unit);
+    pass.distance = micro.strip * padded * micro.element;
+    char* strips = memory.get<char>(round_up(columns, micro.nr) / micro.strip * pass.distance);
+    if (b.is_tiled())
+        kernels.turn(strips, b, round_up(columns, TileUnit), pass.k);
+    else
+        kernels.pack(strips, micro.element, readable(kernels, b, columns, pass.k, pass.term->a.type, block_values), columns, pass.k,
+                     micro.strip, micro.group_b, padded, 1, pass.plan.part(pass.plan.b_parts, pass.b_part));
+    pass.strips = strips;
+}
+
+constexpr int MostPasses = 8, MostSegments = 16;
+
+// Adds the passes, all of one register tile's kind, to c [rows, columns] of the range, whose first column is `first` of B.
+void add_passes(const Kernels& kernels, const Task& task, Pass* passes, int count, int64_t first, int64_t columns, float* c, int64_t ldc,
+                bool accumulate) {
+    thread_local Scratch b_memory[MostPasses], a_memory[MostSegments];
+    const Range& range = *task.range;
+    const Micro& micro = *passes[0].plan.micro;
+    const int64_t panels = shares(range.rows, micro.mr);
+    for (int p = 0; p < count; p++) find_strips(kernels, passes[p], first, columns, b_memory[p]);
+    const Pass& main = passes[0];
+    const bool tiles = main.term->b.is_tiled() && !main.term->b.stored.turned;
+    if (micro.begin) micro.begin();
+    for (int64_t j = 0; j < columns; j += micro.nr)
+        for (int64_t i = 0; i < range.rows; i += micro.mr) {
+            const int32_t rows = static_cast<int32_t>(std::min<int64_t>(micro.mr, range.rows - i));
+            Segment segments[MostSegments];
+            int n = 0;
+            for (int p = 0; p < count; p++)
+                for (int part = 0; part < passes[p].a_parts(); part++, n++) {
+                    const Pass& pass = passes[p];
+                    char* a = range.packed[pass.index][part];
+                    if (a)
+                        a = panel_at(pass.plan, a, range.rows, pass.k0, pass.padded, i);
+                    else
+                        kernels.pack(a = a_memory[n].get<char>(micro.mr * pass.padded * micro.element), micro.element,
+                                     pass.term->a.from(range.first + i, pass.k0), rows, pass.k, micro.mr, micro.group_a, pass.padded,
+                                     pass.term->scale, pass.plan.part(pass.plan.a_parts, part));
+                    segments[n] = {pass.padded, a, pass.strips + j / micro.strip * pass.distance, pass.distance};
+                }
+            Ahead ahead{};
+            if (tiles &&
+                first + j + micro.nr < task.first + task.columns) {  // each row of panels brings its share of the next panel of weights
+                const int64_t at = i / micro.mr, from = at * TileLines / panels, to = (at + 1) * TileLines / panels;
+                ahead = {static_cast<const char*>(segments[0].b) + 2 * main.distance, main.distance, static_cast<int32_t>(from),
+                         static_cast<int32_t>(to - from)};
+            }
+            micro.tile(segments, n, c + i * ldc + j, ldc, rows, static_cast<int32_t>(std::min<int64_t>(micro.nr, columns - j)), accumulate,
+                       ahead);
+        }
+    if (micro.end) micro.end();
+}
+
+// The passes of a product in order, of which [begin, end) are added together: all of them where each term is one block of k.
+struct Group {
+    size_t begin, end;
+};
+
 void compute(const Kernels& kernels, const Task& task) {
-    thread_local Scratch block_memory, b_memory, a_memory, block_values;
+    thread_local Scratch sums;
+    thread_local std::vector<Pass> passes;
+    thread_local std::vector<Group> groups;
     const Range& range = *task.range;
     const Product& product = *range.product;
-    const int64_t ldc = round_up(task.columns, 32);
-    float* c = block_memory.get<float>(round_up(range.rows, 32) * ldc);
-    bool written = false;
+    passes.clear(), groups.clear();
+    bool whole = true;
+    const Micro* micro = nullptr;
     for (int index = 0; index < product.term_count; index++) {
         const Term& t = product.terms[index];
-        if (t.k == 0) continue;
-        Plan p = plan(kernels, t);
-        const Micro& micro = *p.micro;
-        int64_t longest = std::min<int64_t>(p.k_padded, micro.k_block);
-        char* b = b_memory.get<char>(round_up(task.columns, micro.nr) * longest * micro.element);
-        char* own = range.packed[index] ? nullptr : a_memory.get<char>(micro.mr * longest * micro.element);
-        if (micro.begin) micro.begin();
-        for (int64_t k0 = 0; k0 < t.k; k0 += micro.k_block) {
-            int64_t k = std::min<int64_t>(micro.k_block, t.k - k0), padded = round_up(k, micro.k_unit);
-            Matrix block = readable(kernels, t.b.from(task.first, k0), task.columns, k, t.a.type, block_values);
-            kernels.pack(b, micro.element, block, task.columns, k, micro.nr, micro.group_b, padded, 1);
-            for (int64_t i = 0; i < range.rows; i += micro.mr) {
-                int32_t rows = static_cast<int32_t>(std::min<int64_t>(micro.mr, range.rows - i));
-                char* a = own;
-                if (own)
-                    kernels.pack(a, micro.element, t.a.from(range.first + i, k0), rows, k, micro.mr, micro.group_a, padded, t.scale);
-                else
-                    a = panel_at(p, range.packed[index], range.rows, k0, padded, i);
-                for (int64_t j = 0; j < task.columns; j += micro.nr)
-                    micro.tile(padded, a, b + j * padded * micro.element, c + i * ldc + j, ldc, rows,
-                               static_cast<int32_t>(std::min<int64_t>(micro.nr, task.columns - j)), written);
-            }
-            written = true;
+        const Plan p = plan(kernels, t);
+        const int64_t k_block = p.micro->k_block;
+        for (int64_t k0 = 0; k0 < t.k; k0 += k_block) {
+            const int64_t k = std::min<int64_t>(k_block, t.k - k0);
+            groups.push_back({passes.size(), passes.size() + p.b_parts});
+            for (int part = 0; part < p.b_parts; part++)
+                passes.push_back({&t, p, index, part, k0, k, round_up(k, p.micro->k_unit), nullptr, 0});
         }
-        if (micro.end) micro.end();
+        if (t.k > 0) whole = whole && t.k <= k_block && (!micro || micro == p.micro), micro = p.micro;
     }
-    if (!written) std::fill(c, c + range.rows * ldc, 0.0f);
-    char* out = static_cast<char*>(product.out) + (range.first * product.rows + task.first * product.cols) * (product.type == 0 ? 4 : 2);
-    kernels.store(c, ldc, range.rows, task.columns, product.alpha, product.beta, out, product.type, product.rows, product.cols);
+    whole = whole && !passes.empty() && passes.size() <= MostPasses;
+    if (whole) groups.assign(1, {0, passes.size()});
+    const int64_t stretch = whole ? std::min<int64_t>(micro->nr, task.columns) : task.columns, ldc = round_up(stretch, 32);
+    float* c = sums.get<float>(round_up(range.rows, 32) * ldc);
+    for (int64_t first = 0; first < task.columns; first += stretch) {
+        const int64_t columns = std::min(stretch, task.columns - first);
+        for (const Group& g : groups)
+            add_passes(kernels, task, passes.data() + g.begin, static_cast<int>(g.end - g.begin), task.first + first, columns, c, ldc,
+                       g.begin > 0);
+        if (groups.empty()) std::fill(c, c + range.rows * ldc, 0.0f);
+        char* out = static_cast<char*>(product.out) +
+                    (range.first * product.rows + (task.first + first) * product.cols) * (product.type == 0 ? 4 : 2);
+        kernels.store(c, ldc, range.rows, columns, product.alpha, product.beta, out, product.type, product.rows, product.cols);
+    }
 }
 
 // A few rows times stored rows of weights (generation): bound by reading B once, so nothing is packed. A dot product sums in another order
@@ -131,24 +225,31 @@ void compute(const Kernels& kernels, const Task& task) {
 bool fits_dots(const Product& p) {
     if (p.m > DotRows || row_invariant) return false;
     for (int t = 0; t < p.term_count; t++)
-        if (p.terms[t].a.cols != 1 || (p.terms[t].b.is_low_bit() ? p.terms[t].b.low.turned : p.terms[t].b.cols != 1)) return false;
+        if (p.terms[t].source || p.terms[t].a.cols != 1 ||
+            (p.terms[t].b.type > KT_BF16 ? p.terms[t].b.stored.turned : p.terms[t].b.cols != 1))
+            return false;
     return true;
 }
 
 void compute_dots(const Kernels& kernels, const Product& p, int64_t first, int64_t columns) {
     thread_local Scratch block_values;
-    float c[DotRows * BlockColumns] = {};
+    float c[DotRows * DotColumns] = {};
     for (int index = 0; index < p.term_count; index++) {
         const Term& t = p.terms[index];
+        if (t.b.is_tiled()) {
+            kernels.dots_tiled(p.m, (columns + TileRows - 1) / TileRows, t.k, t.a.data, t.a.rows, t.b.from(first, 0), c, DotColumns,
+                               index > 0);
+            continue;
+        }
         int64_t step = t.b.is_low_bit() ? DequantizedDots : columns;
         for (int64_t j = 0; j < columns; j += step) {
             int64_t n = std::min(step, columns - j);
             Matrix b = readable(kernels, t.b.from(first + j, 0), n, t.k, t.a.type, block_values);
-            kernels.dots(p.m, n, t.k, t.a.data, t.a.type, t.a.rows, b.data, b.type, b.rows, t.scale, c + j, BlockColumns, index > 0);
+            kernels.dots(p.m, n, t.k, t.a.data, t.a.type, t.a.rows, b.data, b.type, b.rows, t.scale, c + j, DotColumns, index > 0);
         }
     }
     char* out = static_cast<char*>(p.out) + first * p.cols * (p.type == 0 ? 4 : 2);
-    kernels.store(c, BlockColumns, p.m, columns, p.alpha, p.beta, out, p.type, p.rows, p.cols);
+    kernels.store(c, DotColumns, p.m, columns, p.alpha, p.beta, out, p.type, p.rows, p.cols);
 }
 
 // The same product as outᵀ = Bᵀ·Aᵀ. A tile takes any number of rows, but columns by the vector: a short side (a LoRA rank) belongs in A.
@@ -163,78 +264,167 @@ void multiply_dots(const Kernels& kernels, const std::vector<const Product*>& pr
         const Product* product;
         int64_t first;
     };
-    constexpr int64_t Columns = 64;
     std::vector<Piece> pieces;
     for (const Product* p : products)
-        for (int64_t j = 0; j < p->n; j += Columns) pieces.push_back({p, j});
+        for (int64_t j = 0; j < p->n; j += DotColumns) pieces.push_back({p, j});
     parallel_for(static_cast<int64_t>(pieces.size()), [&](int64_t i) {
-        compute_dots(kernels, *pieces[i].product, pieces[i].first, std::min(Columns, pieces[i].product->n - pieces[i].first));
+        compute_dots(kernels, *pieces[i].product, pieces[i].first, std::min(DotColumns, pieces[i].product->n - pieces[i].first));
     });
 }
 
-// One wave: the ranges [first, last) whose A fits the limit.
-void run_wave(const Kernels& kernels, std::vector<Range>& ranges, size_t first, size_t last, int64_t columns) {
-    thread_local Scratch packed_memory;
+// What was packed: an A is known by where it comes from.
+struct PackedKey {
+    const void* data;
+    const RowSource* source;
+    int64_t first, rows, k;
+    const Micro* micro;
+    int part;
+    bool operator<(const PackedKey& o) const {
+        return std::tie(data, source, first, rows, k, micro, part) < std::tie(o.data, o.source, o.first, o.rows, o.k, o.micro, o.part);
+    }
+};
+using PackedRows = std::map<PackedKey, char*>;
+
+PackedKey key_of(const Plan& plan, const Term& t, const Range& range, int part) {
+    return {t.source ? nullptr : t.a.from(range.first, 0).data,
+            t.source,
+            t.source ? t.source_first + range.first : 0,
+            range.rows,
+            t.k,
+            plan.micro,
+            part};
+}
+
+// A range is packed ahead where its panels are met by more than one panel of columns, or by other products.
+bool packs_ahead(const Plan& plan, const Product& p, const Term& t, bool shared) { return p.n > plan.micro->nr || shared || t.source; }
+
+int64_t ahead_bytes(const Kernels& kernels, const Range& range, bool shared) {
     int64_t bytes = 0;
-    for (size_t r = first; r < last; r++)
-        if (ranges[r].product->n > columns)
-            for (int t = 0; t < ranges[r].product->term_count; t++)
-                bytes += round_up(plan(kernels, ranges[r].product->terms[t]).packed_bytes(ranges[r].rows), 64);
-    char* memory = bytes ? packed_memory.get<char>(bytes) : nullptr;
+    for (int t = 0; t < range.product->term_count; t++) {
+        Plan p = plan(kernels, range.product->terms[t]);
+        if (packs_ahead(p, *range.product, range.product->terms[t], shared)) bytes += p.a_parts * round_up(p.packed_bytes(range.rows), 64);
+    }
+    return bytes;
+}
+
+// One wave: the ranges [first, last) whose A fits the limit. `shared`: what was packed for them and before them.
+void run_wave(const Kernels& kernels, std::vector<Range>& ranges, size_t first, size_t last, int64_t bytes, int64_t most_columns,
+              Scratch& memory, PackedRows* shared) {
+    char* next = bytes ? memory.get<char>(bytes) : nullptr;
     std::vector<PackTask> packs;
     std::vector<Task> tasks;
     for (size_t r = first; r < last; r++) {
         Range& range = ranges[r];
-        const Product& p = *range.product;
-        for (int t = 0; t < p.term_count && p.n > columns; t++) {
-            range.packed[t] = memory;
-            memory += round_up(plan(kernels, p.terms[t]).packed_bytes(range.rows), 64);
-            for (int64_t i = 0; i < range.rows; i += PackRows) packs.push_back({&range, t, i});
+        const Product& product = *range.product;
+        for (int t = 0; t < product.term_count; t++) {
+            const Term& term = product.terms[t];
+            Plan p = plan(kernels, term);
+            for (int part = 0; part < p.a_parts && packs_ahead(p, product, term, shared); part++) {
+                char* fresh = next;
+                if (shared) {
+                    auto [at, is_new] = shared->insert({key_of(p, term, range, part), next});
+                    range.packed[t][part] = at->second;
+                    if (!is_new) continue;
+                } else {
+                    range.packed[t][part] = fresh;
+                }
+                next += round_up(p.packed_bytes(range.rows), 64);
+                for (int64_t i = 0; i < range.rows; i += PackRows) packs.push_back({&range, t, part, i});
+            }
         }
-        for (int64_t j = 0; j < p.n; j += columns) tasks.push_back({&range, j, std::min(columns, p.n - j)});
+        const int64_t columns = even_share(product.n, most_columns, TileUnit);
+        for (int64_t j = 0; j < product.n; j += columns) tasks.push_back({&range, j, std::min(columns, product.n - j)});
     }
     parallel_for(static_cast<int64_t>(packs.size()), [&](int64_t i) { pack_ahead(kernels, packs[i]); });
     parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t i) { compute(kernels, tasks[i]); });
+}
+
+// Rows whose A, a block of k of it, stays in the second cache.
+int64_t cached_rows(const Kernels& kernels, const Product& p) {
+    int64_t bytes = 1;
+    for (int t = 0; t < p.term_count; t++) {
+        Plan q = plan(kernels, p.terms[t]);
+        bytes = std::max<int64_t>(bytes, q.a_parts * std::min<int64_t>(q.k_padded, q.micro->k_block) * q.micro->element);
+    }
+    return std::max(LeastRows, RangeBytes / bytes / LeastRows * LeastRows);
 }
 
 }  // namespace
 
 void set_row_invariant(bool on) { row_invariant = on; }
 
+namespace {
+
+struct Cut {
+    std::vector<Range> ranges;
+    int64_t columns;
+};
+
+// Ranges and columns of tasks, so many that every thread has a few.
+Cut cut(const Kernels& kernels, std::vector<const Product*> products) {
+    // Hot experts first, so that no long task begins when all others have ended.
+    std::stable_sort(products.begin(), products.end(), [](const Product* a, const Product* b) { return a->m > b->m; });
+    int64_t columns = BlockColumns, rows = RangeRows;
+    auto rows_of = [&](const Product& p) { return even_share(p.m, std::min(rows, cached_rows(kernels, p)), LeastRows); };
+    auto count_tasks = [&] {
+        int64_t count = 0;
+        for (const Product* p : products) count += shares(p->m, rows_of(*p)) * shares(p->n, columns);
+        return count;
+    };
+    for (const int64_t enough = 4 * pool_threads(); count_tasks() < enough && (columns > LeastColumns || rows > LeastRows);) {
+        if (columns > LeastColumns) columns /= 2;
+        if (count_tasks() < enough && rows > LeastRows) rows = rows == RangeRows ? 2 * LeastRows : LeastRows;
+    }
+    Cut result{{}, columns};
+    for (const Product* p : products)
+        for (int64_t i = 0, share = rows_of(*p); i < p->m; i += share) result.ranges.push_back({p, i, std::min(share, p->m - i), {}});
+    return result;
+}
+
+// Sides may be swapped without a change of bits unless both are sums of parts.
+bool may_flip(const Product& p) {
+    for (int t = 0; t < p.term_count; t++)
+        if (p.terms[t].b.type > KT_BF16 || (p.terms[t].split && p.terms[t].a.type == KT_F32 && p.terms[t].b.type == KT_F32)) return false;
+    return p.n <= ShortSide && p.n < p.m && p.m > DotRows;
+}
+
+}  // namespace
+
 void multiply(std::vector<Product> products) {
+    thread_local Scratch packed_memory;
     const Kernels& kernels = kt::kernels();
     for (Product& p : products)
-        if (p.n <= ShortSide && p.n < p.m && p.m > DotRows && !p.terms[0].b.is_low_bit()) flip(p);
-    std::vector<const Product*> small;
-    std::vector<Range> ranges;
-    int64_t blocks = 0;
-    // Blocks get smaller until every thread has a few tasks.
-    int64_t columns = BlockColumns, rows = RangeRows, enough = 4 * pool_threads();
-    auto count_blocks = [&] {
-        blocks = 0;
-        for (const Product& p : products)
-            if (!fits_dots(p)) blocks += (p.m + rows - 1) / rows * ((p.n + columns - 1) / columns);
-        return blocks;
-    };
-    while (count_blocks() < enough && (columns > 64 || rows > 96)) {
-        if (columns > 64) columns /= 2;
-        if (count_blocks() < enough && rows > 96) rows = rows == RangeRows ? 192 : 96;
-    }
-    for (const Product& p : products) {
-        if (p.m == 0 || p.n == 0) continue;
-        if (fits_dots(p))
-            small.push_back(&p);
-        else
-            for (int64_t i = 0; i < p.m; i += rows) ranges.push_back({&p, i, std::min(rows, p.m - i), {}});
-    }
+        if (may_flip(p)) flip(p);
+    std::vector<const Product*> small, large;
+    for (const Product& p : products)
+        if (p.m > 0 && p.n > 0) (fits_dots(p) ? small : large).push_back(&p);
     if (!small.empty()) multiply_dots(kernels, small);
+    auto [ranges, columns] = cut(kernels, large);
     for (size_t first = 0; first < ranges.size();) {
+        int64_t bytes = 0;
         size_t last = first;
-        for (int64_t bytes = 0; last < ranges.size() && (last == first || bytes <= PackedLimit); last++)
-            for (int t = 0; t < ranges[last].product->term_count; t++)
-                bytes += plan(kernels, ranges[last].product->terms[t]).packed_bytes(ranges[last].rows);
-        run_wave(kernels, ranges, first, last, columns);
+        for (; last < ranges.size(); last++) {
+            int64_t more = ahead_bytes(kernels, ranges[last], false);
+            if (last > first && bytes + more > PackedLimit) break;
+            bytes += more;
+        }
+        run_wave(kernels, ranges, first, last, bytes, columns, packed_memory, nullptr);
         first = last;
+    }
+}
+
+void multiply_stages(const std::vector<std::vector<Product>>& stages) {
+    thread_local std::vector<Scratch> memories(4);
+    const Kernels& kernels = kt::kernels();
+    PackedRows shared;
+    for (size_t stage = 0; stage < stages.size(); stage++) {
+        std::vector<const Product*> products;
+        for (const Product& p : stages[stage])
+            if (p.m > 0 && p.n > 0) products.push_back(&p);
+        auto [ranges, columns] = cut(kernels, products);
+        int64_t bytes = 0;
+        for (const Range& range : ranges) bytes += ahead_bytes(kernels, range, true);
+        run_wave(kernels, ranges, 0, ranges.size(), bytes, columns, memories[stage], &shared);
     }
 }
 

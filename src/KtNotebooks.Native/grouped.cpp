@@ -1,4 +1,6 @@
 // The grouped linear layer with LoRA, forward and backward, as lists of products (gemm.h). Formulas and shapes: kt.h.
+#include <algorithm>
+#include <cstring>
 #include <utility>
 #include <vector>
 
@@ -13,19 +15,6 @@ constexpr int32_t F32 = KT_F32;
 
 Matrix rows_of(const void* x, int32_t type, int64_t width, int64_t first) { return Matrix{x, type, width, 1}.from(first, 0); }
 
-// Rows of a matrix [R, width] as an output.
-Product onto(void* out, int32_t type, int64_t width, int64_t first, int64_t rows, float alpha) {
-    Product p{};
-    p.m = rows;
-    p.n = width;
-    p.alpha = alpha;
-    p.out = const_cast<void*>(rows_of(out, type, width, first).data);
-    p.type = type;
-    p.rows = width;
-    p.cols = 1;
-    return p;
-}
-
 Product& with(Product& p, const Matrix& a, const Matrix& b, int64_t k, float scale = 1) {
     p.terms[p.term_count++] = {a, b, k, scale};
     return p;
@@ -38,11 +27,10 @@ void each_expert(int32_t E, const int32_t* offsets, Body&& body) {
         if (offsets[e + 1] > offsets[e]) body(e, static_cast<int64_t>(offsets[e]), static_cast<int64_t>(offsets[e + 1] - offsets[e]));
 }
 
-// W_e [N, K]; a low-bit one with its scales.
-Matrix weights(const void* const* W, int32_t typeW, const void* const* scalesW, int32_t e, int64_t K) {
-    Matrix m{W[e], typeW, K, 1};
-    if (typeW > KT_BF16) m.low = {scalesW[e], K, 0, 0, false};
-    return m;
+// Beside BF16 rows low-rank pairs are multiplied by BF16 registers, in parts.
+Product& with_lora(Product& p, const Matrix& a, const Matrix& b, int64_t k, int32_t type_rows, float scale = 1) {
+    p.terms[p.term_count++] = {a, b, k, scale, type_rows == KT_BF16};
+    return p;
 }
 
 void check_experts(const char* what, const void* const* W, int32_t E, const int32_t* offsets) {
@@ -57,10 +45,10 @@ void grouped_linear(int32_t E, const int32_t* offsets, int64_t N, int64_t K, con
                     const float* const* loraB, float scale, float* p, void* y, int32_t typeY) {
     const bool lora = loraA != nullptr;
     int64_t R = check_offsets(E, offsets);
-    check_size("N", N), check_size("K", K), check_type("typeX", typeX), check_weights(typeW, K), check_type("typeY", typeY);
+    check_size("N", N), check_size("K", K), check_type("typeX", typeX), check_weights(typeW, K, typeX), check_type("typeY", typeY);
     if (R == 0) return;
     need("x", x), need("y", y), check_experts("W", W, E, offsets);
-    if (typeW > KT_BF16) check_experts("scalesW", scalesW, E, offsets);
+    if (is_low_bit(typeW)) check_experts("scalesW", scalesW, E, offsets);
     if (lora) {
         check_size("r", r), need("xl", xl), need("p", p);
         check_experts("loraA", reinterpret_cast<const void* const*>(loraA), E, offsets);
@@ -69,11 +57,11 @@ void grouped_linear(int32_t E, const int32_t* offsets, int64_t N, int64_t K, con
     std::vector<Product> low, full;
     each_expert(E, offsets, [&](int32_t e, int64_t first, int64_t rows) {
         Product out = onto(y, typeY, N, first, rows, 1);
-        with(out, rows_of(x, typeX, K, first), weights(W, typeW, scalesW, e, K), K);
+        with(out, rows_of(x, typeX, K, first), weights_of(W[e], typeW, scalesW ? scalesW[e] : nullptr, K), K);
         if (lora) {
             Product down = onto(p, F32, r, first, rows, 1);
-            low.push_back(with(down, rows_of(xl, typeX, K, first), {loraA[e], F32, K, 1}, K));
-            with(out, rows_of(p, F32, r, first), {loraB[e], F32, r, 1}, r, scale);
+            low.push_back(with_lora(down, rows_of(xl, typeX, K, first), {loraA[e], F32, K, 1}, K, typeX));
+            with_lora(out, rows_of(p, F32, r, first), {loraB[e], F32, r, 1}, r, typeX, scale);
         }
         full.push_back(out);
     });
@@ -86,11 +74,11 @@ void grouped_linear_dx(int32_t E, const int32_t* offsets, int64_t N, int64_t K, 
                        float scale, float* q, void* dx, void* dxl, int32_t typeDx) {
     const bool lora = loraA != nullptr;
     int64_t R = check_offsets(E, offsets);
-    check_size("N", N), check_size("K", K), check_type("typeDy", typeDy), check_weights(typeW, K), check_type("typeDx", typeDx);
+    check_size("N", N), check_size("K", K), check_type("typeDy", typeDy), check_weights(typeW, K, typeDy), check_type("typeDx", typeDx);
     if (R == 0) return;
     need("dy", dy);
     if (dx) check_experts("W", W, E, offsets);
-    if (dx && typeW > KT_BF16) check_experts("scalesW", scalesW, E, offsets);
+    if (dx && is_low_bit(typeW)) check_experts("scalesW", scalesW, E, offsets);
     if (lora) {
         check_size("r", r), need("q", q);
         check_experts("loraA", reinterpret_cast<const void* const*>(loraA), E, offsets);
@@ -104,17 +92,17 @@ void grouped_linear_dx(int32_t E, const int32_t* offsets, int64_t N, int64_t K, 
         Matrix aT = lora ? Matrix{loraA[e], F32, 1, K} : Matrix{};  // [K, r]
         if (lora) {
             Product down = onto(q, F32, r, first, rows, scale);
-            low.push_back(with(down, dyE, {loraB[e], F32, 1, r}, N));
+            low.push_back(with_lora(down, dyE, {loraB[e], F32, 1, r}, N, typeDy));
         }
         if (dx) {
             Product out = onto(dx, typeDx, K, first, rows, 1);
-            with(out, dyE, weights(W, typeW, scalesW, e, K).transposed(), N);
-            if (lora && !dxl) with(out, qE, aT, r);
+            with(out, dyE, weights_of(W[e], typeW, scalesW ? scalesW[e] : nullptr, K).transposed(), N);
+            if (lora && !dxl) with_lora(out, qE, aT, r, typeDy);
             full.push_back(out);
         }
         if (dxl) {
             Product out = onto(dxl, typeDx, K, first, rows, 1);
-            full.push_back(with(out, qE, aT, r));
+            full.push_back(with_lora(out, qE, aT, r, typeDy));
         }
     });
     multiply(std::move(low));
@@ -134,8 +122,8 @@ void grouped_lora_grad(int32_t E, const int32_t* offsets, int64_t N, int64_t K, 
         Product a = onto(dA[e], F32, K, 0, r, 1);
         Product b = onto(dB[e], F32, r, 0, N, scale);
         if (rows > 0) {
-            with(a, rows_of(q, F32, r, first).transposed(), rows_of(xl, typeX, K, first).transposed(), rows);
-            with(b, rows_of(dy, typeDy, N, first).transposed(), rows_of(p, F32, r, first).transposed(), rows);
+            with_lora(a, rows_of(q, F32, r, first).transposed(), rows_of(xl, typeX, K, first).transposed(), rows, typeX);
+            with_lora(b, rows_of(dy, typeDy, N, first).transposed(), rows_of(p, F32, r, first).transposed(), rows, typeX);
         }
         products.push_back(a);
         products.push_back(b);
@@ -177,11 +165,25 @@ void gemm(int32_t transA, int32_t transB, int64_t M, int64_t N, int64_t K, float
 }
 
 void dequantize(int32_t type, const void* data, const void* scales, int64_t K, int64_t row, int64_t rows, void* out, int32_t typeOut) {
-    check_size("K", K), check_extent("row", row), check_extent("rows", rows), check_type("typeOut", typeOut), check_weights(type, K);
+    check_size("K", K), check_extent("row", row), check_extent("rows", rows), check_type("typeOut", typeOut),
+        check_weights(type, K, KT_BF16);
     if (type <= KT_BF16) throw Error(InvalidArgument, "type must be a low-bit format, 2 to %d, but is %d", KT_FORMATS - 1, type);
     if (rows == 0) return;
     need("data", data), need("scales", scales), need("out", out);
     kernels().dequantize({data, type, K, 1, {scales, K, row, 0, false}}, rows, K, out, typeOut);
+}
+
+void tile(int64_t N, int64_t K, const void* rows, void* tiles) {
+    check_size("N", N), check_size("K", K), need("rows", rows), need("tiles", tiles);
+    const int64_t padded = (K + TileUnit - 1) / TileUnit * TileUnit, strip = padded * TileRows * 2;
+    char* to = static_cast<char*>(tiles);
+    for (int64_t i = 0; i < (N + TileUnit - 1) / TileUnit * TileUnit; i += TileRows, to += strip) {
+        if (i < N)
+            kernels().pack(to, 2, {static_cast<const uint16_t*>(rows) + i * K, KT_BF16, K, 1}, std::min(TileRows, N - i), K, TileRows, 2,
+                           padded, 1, Whole);
+        else
+            std::memset(to, 0, strip);
+    }
 }
 
 }  // namespace
@@ -222,4 +224,10 @@ int32_t kt_grouped_weight_grad(int32_t E, const int32_t* offsets, int64_t N, int
 int32_t kt_dequantize(int32_t type, const void* data, const void* scales, int64_t K, int64_t row, int64_t rows, void* out,
                       int32_t typeOut) {
     return guarded("kt_dequantize", [&] { kt::dequantize(type, data, scales, K, row, rows, out, typeOut); });
+}
+
+int32_t kt_multiplies_tiles(void) { return kt::kernels().bf16.element != 0; }
+
+int32_t kt_tile(int64_t N, int64_t K, const void* rows, void* tiles) {
+    return guarded("kt_tile", [&] { kt::tile(N, K, rows, tiles); });
 }

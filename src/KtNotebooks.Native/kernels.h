@@ -2,67 +2,101 @@
 #pragma once
 #include <cstdint>
 
+#include "formats.h"
+
 namespace kt {
 
-// What a low-bit matrix has beside its codes: scales, the stored width, and where in the stored matrix it begins (for 4 bits a column that
-// is a multiple of the group); turned: element (i, k) is the stored (k, i).
-struct LowBit {
+// What a matrix has that is not an array of numbers: for low bits scales; the stored width (of tiles: K padded), and where in the stored
+// matrix it begins (for 4 bits a column that is a multiple of the group, for tiles a row and a column that are multiples of a tile's);
+// turned: element (i, k) is the stored (k, i).
+struct Stored {
     const void* scales;
     int64_t width, row, column;
     bool turned;
 };
 
 // A read-only matrix: element (i, k) stands at data[i * rows + k * cols] (distances in elements), so a transpose is a swap of the two.
-// Low-bit matrices (type 2 and above) have no addresses of elements: they are dequantized block by block, see formats.h.
+// Low-bit matrices (type 2 and above) have no addresses of elements: they are dequantized block by block, see formats.h. Nor have tiles.
 struct Matrix {
     const void* data;
     int32_t type;
     int64_t rows, cols;
-    LowBit low{};
+    Stored stored{};
 
-    bool is_low_bit() const { return type > 1; }
+    bool is_low_bit() const { return type > 1 && !is_tiled(); }
+    bool is_tiled() const { return type & KT_TILED; }
     const void* at(int64_t i, int64_t k) const { return static_cast<const char*>(data) + (i * rows + k * cols) * (type == 0 ? 4 : 2); }
     Matrix from(int64_t i, int64_t k) const {
-        if (!is_low_bit()) return {at(i, k), type, rows, cols};
+        if (type <= 1) return {at(i, k), type, rows, cols};
         Matrix m = *this;
-        m.low.row += low.turned ? k : i;
-        m.low.column += low.turned ? i : k;
+        m.stored.row += stored.turned ? k : i;
+        m.stored.column += stored.turned ? i : k;
         return m;
     }
     Matrix transposed() const {
-        Matrix m{data, type, cols, rows, low};
-        m.low.turned = !low.turned;
+        Matrix m{data, type, cols, rows, stored};
+        m.stored.turned = !stored.turned;
         return m;
     }
+    // Of tiles that are not turned: the strip of the row where it begins, at the column where it begins.
+    const char* strip() const {
+        return static_cast<const char*>(data) + (stored.row / TileRows * stored.width + stored.column) * TileRows * 2;
+    }
+    int64_t strip_bytes() const { return stored.width * TileRows * 2; }
 };
 
-// A register tile: C[rows, nr] (+)= A·B, where A is a packed panel of mr rows and B one of nr columns.
-// A panel of `width` vectors of length K holds element k of vector i at [k / group][i][k % group]; K is padded with zeros to a multiple of
-// k_unit.
+// Of each KB of two strips the lines [first, first + count) are brought to the second cache while a tile is computed; null: nothing.
+struct Ahead {
+    const char* strips;
+    int64_t strip_bytes;
+    int32_t first, count;
+};
+
+// A factor pair of a register tile: a packed panel of A, and strips of B that are strip_bytes apart, over k.
+struct Segment {
+    int64_t k;
+    const void *a, *b;
+    int64_t strip_bytes;
+};
+
+// A register tile: C[rows, nr] (+)= Σ segments A·B, where A is a packed panel of mr rows and B a panel of nr columns in strips of `strip`
+// columns; the sums stay in registers over all segments.
+// A panel (strip) of `width` vectors of length K holds element k of vector i at [k / group][i][k % group]; K is padded with zeros to a
+// multiple of k_unit.
 struct Micro {
     int32_t element;           // bytes of a packed element: 4 (F32) or 2 (BF16); 0: this variant has no such kernel
-    int32_t mr, nr;            // the tile
+    int32_t mr, nr, strip;     // the tile; nr is a multiple of strip
     int32_t group_a, group_b;  // see above
     int32_t k_unit;
     int32_t k_block;  // K is cut into blocks of this length, so that panels stay in cache
-    // `rows` <= mr rows of the tile are wanted and at least the first `cols` <= nr columns; c must have room for nr columns (and, when
-    // tall_c, for mr rows). accumulate = false overwrites c.
-    void (*tile)(int64_t k, const void* a, const void* b, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate);
+    // `rows` <= mr rows of the tile are wanted and at least the first `cols` <= nr columns; c must have room for nr columns and for mr
+    // rows. accumulate = false overwrites c. `ahead` is of the first segment.
+    void (*tile)(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate,
+                 const Ahead& ahead);
     void (*begin)();  // around a run of tiles on one thread; may be null
     void (*end)();
 };
+
+// A product of BF16 registers takes an F32 matrix as the sum of two BF16 parts: what rounding leaves, and the rest, rounded.
+enum Part32 : int32_t { Whole, High, Low };
 
 struct Kernels {
     const char* name;
     Micro f32, bf16;
     // Packs `rows` vectors of length k (those of `src`) as panels of `width` vectors, one after the other, zero where there is nothing.
-    // element 4: F32, times scale; element 2: BF16 unchanged (src must be BF16).
+    // element 4: F32, times scale; element 2: BF16 unchanged, or of an F32 source times scale the part that is asked for.
     void (*pack)(void* panels, int32_t element, const Matrix& src, int64_t rows, int64_t k, int32_t width, int32_t group, int64_t k_padded,
-                 float scale);
+                 float scale, Part32 part);
     // c[i, j] (+)= scale · Σ_k x[i, k] w[j, k] for m <= 4 rows of x: reads w once, packs nothing.
     void (*dots)(int64_t m, int64_t n, int64_t k, const void* x, int32_t type_x, int64_t ldx, const void* w, int32_t type_w, int64_t ldw,
                  float scale, float* c, int64_t ldc, bool accumulate);
-    // Decodes rows × columns from the beginning of a low-bit matrix, in its stored orientation, to a dense block of `type` (F32 or BF16).
+    // The same for tiled BF16 weights that are not turned and BF16 rows, over `strips` strips: c[i, 16 s + j].
+    void (*dots_tiled)(int64_t m, int64_t strips, int64_t k, const void* x, int64_t ldx, const Matrix& w, float* c, int64_t ldc,
+                       bool accumulate);
+    // Strips of the columns [0, columns) of turned tiles over k stored rows: the transpose, made in registers.
+    void (*turn)(void* strips, const Matrix& tiles, int64_t columns, int64_t k);
+    // Dequantizes rows × columns from the beginning of a low-bit matrix, in its stored orientation, to a dense block of `type` (F32 or
+    // BF16).
     void (*dequantize)(const Matrix& m, int64_t rows, int64_t columns, void* out, int32_t type);
     // out = alpha · c + beta · out, rounded once. out is a matrix of `type` with distances rows, cols.
     void (*store)(const float* c, int64_t ldc, int64_t m, int64_t n, float alpha, float beta, void* out, int32_t type, int64_t rows,
@@ -74,11 +108,22 @@ struct Kernels {
     // s becomes the probabilities exp(s - lse), zero from `visible` on; dp becomes p · (dp - delta).
     void (*softmax_grad)(float* s, float* dp, int64_t visible, int64_t n, float lse, float delta);
     float (*inner)(const void* a, const void* b, int32_t type, int64_t n);
+    // Rows of n BF16 between the projections of experts: h = silu(g) · u.
+    void (*swiglu)(const uint16_t* g, const uint16_t* u, uint16_t* h, int64_t n);
+    // With d = weight · dh: dg = d · u · σ(g) · (1 + g · (1 − σ(g))), du = d · silu(g), and h again; returns Σ dh · h. dg may be dh.
+    float (*swiglu_grad)(const uint16_t* dh, const uint16_t* g, const uint16_t* u, float weight, uint16_t* h, uint16_t* dg, uint16_t* du,
+                         int64_t n);
+    // sum += weight · row
+    void (*add_row)(float* sum, const uint16_t* row, float weight, int64_t n);
+    // out[a, j] += Σ_i q[i, a] · x_i[j] over `rows` rows x_i of n BF16, a < r: the gradient of a low-rank matrix.
+    void (*add_outer)(const float* q, int64_t r, int64_t rows, const uint16_t* const* x, int64_t n, float* out, int64_t ldo);
 };
 
 extern const Kernels kernels_avx2, kernels_avx512;
 extern const Micro micro_avx512bf16, micro_amx, micro_amx_emulated;
 void dots_avx512bf16(int64_t m, int64_t n, int64_t k, const void* x, int32_t type_x, int64_t ldx, const void* w, int32_t type_w,
                      int64_t ldw, float scale, float* c, int64_t ldc, bool accumulate);
+void dots_tiled_avx512bf16(int64_t m, int64_t strips, int64_t k, const void* x, int64_t ldx, const Matrix& w, float* c, int64_t ldc,
+                           bool accumulate);
 
 }  // namespace kt

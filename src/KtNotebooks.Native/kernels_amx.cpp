@@ -1,6 +1,6 @@
 // AMX: tdpbf16ps multiplies a tile of A (16 rows × 32 k) with a tile of B (16 pairs of k × 16 columns) onto a tile of 16 × 16 floats.
 // Four C tiles (0-3) stay in registers over a whole block of k; A uses tiles 4 and 5, B tiles 6 and 7.
-// A panels hold 32 k of a row together (64 bytes, a row of the tile), B panels pairs of k of 32 columns (128 bytes, a row of two tiles).
+// A panels hold 32 k of a row together (64 bytes, a row of the tile), strips of B pairs of k of 16 columns: every tile is 1 KB in a piece.
 // Compiled a second time with KT_EMULATE_TILES, where the six tile instructions are loops: the same logic, testable anywhere.
 #include "kernels.h"
 #include "simd.h"
@@ -82,8 +82,20 @@ void end() { asm volatile("tilerelease" : : : "memory"); }
 
 #endif
 
+KT_INLINE void to_first_cache(const char* p) {
+    for (int i = 0; i < 16; i++) _mm_prefetch(p + i * 64, _MM_HINT_T0);
+}
+KT_INLINE void to_second_cache(const char* p, int32_t lines) {
+    for (int32_t i = 0; i < lines; i++) _mm_prefetch(p + i * 64, _MM_HINT_T1);
+}
+
+// The four loads of a step stand together, and work for other parts of the core (prefetches of the next step) stands between the products:
+// of two threads of a core each finds few free tile registers, and products in a row keep the other from its own. Measured on 8 cores of a
+// Sapphire Rapids with 16 threads, factors in the second cache: 8.1 TFLOP/s like this, 5.6 without the prefetches, 5.1 with the loads
+// spread; registers alone 13.7.
 template <bool Tall, bool Wide>
-void tile_of(int64_t k, const uint16_t* a, const uint16_t* b, float* c, int64_t ldc, bool accumulate) {
+void tile_of(const Segment* segments, int32_t count, float* c, int64_t ldc, bool accumulate, Ahead ahead) {
+    constexpr int64_t Tile = Rows * RowBytes;
     int64_t stride = ldc * 4;
     if (accumulate) {
         tile_load<0>(c, stride);
@@ -96,19 +108,33 @@ void tile_of(int64_t k, const uint16_t* a, const uint16_t* b, float* c, int64_t 
         if constexpr (Tall) tile_zero<2>();
         if constexpr (Tall && Wide) tile_zero<3>();
     }
-    for (; k > 0; k -= 32, a += 32 * 32, b += 32 * 32) {
-        tile_load<4>(a, RowBytes);
-        tile_load<6>(b, 2 * RowBytes);
-        tile_multiply<0, 4, 6>();
-        if constexpr (Wide) {
-            tile_load<7>(b + 32, 2 * RowBytes);
-            tile_multiply<1, 4, 7>();
+    if (ahead.strips) ahead.strips += ahead.first * 64;
+    for (; count > 0; count--, segments++, ahead.strips = nullptr) {
+        const char *a = static_cast<const char*>(segments->a), *b = static_cast<const char*>(segments->b);
+        const int64_t strip = segments->strip_bytes;
+        for (int64_t k = segments->k; k > 0; k -= 32, a += 2 * Tile, b += Tile) {
+            tile_load<4>(a, RowBytes);
+            if constexpr (Tall) tile_load<5>(a + Tile, RowBytes);
+            tile_load<6>(b, RowBytes);
+            if constexpr (Wide) tile_load<7>(b + strip, RowBytes);
+            tile_multiply<0, 4, 6>();
+            to_first_cache(a + 2 * Tile);
+            if constexpr (Wide) {
+                tile_multiply<1, 4, 7>();
+                to_first_cache(b + strip + Tile);
+            }
+            if constexpr (Tall) {
+                tile_multiply<2, 5, 6>();
+                to_first_cache(a + 3 * Tile);
+            }
+            if constexpr (Tall && Wide) tile_multiply<3, 5, 7>();
+            to_first_cache(b + Tile);
+            if (ahead.strips) {
+                to_second_cache(ahead.strips, ahead.count);
+                to_second_cache(ahead.strips + ahead.strip_bytes, ahead.count);
+                ahead.strips += Tile;
+            }
         }
-        if constexpr (Tall) {
-            tile_load<5>(a + 16 * 32, RowBytes);
-            tile_multiply<2, 5, 6>();
-        }
-        if constexpr (Tall && Wide) tile_multiply<3, 5, 7>();
     }
     tile_store<0>(c, stride);
     if constexpr (Wide) tile_store<1>(c + 16, stride);
@@ -116,16 +142,14 @@ void tile_of(int64_t k, const uint16_t* a, const uint16_t* b, float* c, int64_t 
     if constexpr (Tall && Wide) tile_store<3>(c + 16 * ldc + 16, stride);
 }
 
-void tile(int64_t k, const void* pa, const void* pb, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate) {
-    auto a = static_cast<const uint16_t*>(pa), b = static_cast<const uint16_t*>(pb);
-    if (rows > 16)
-        cols > 16 ? tile_of<true, true>(k, a, b, c, ldc, accumulate) : tile_of<true, false>(k, a, b, c, ldc, accumulate);
-    else
-        cols > 16 ? tile_of<false, true>(k, a, b, c, ldc, accumulate) : tile_of<false, false>(k, a, b, c, ldc, accumulate);
+void tile(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate, const Ahead& ahead) {
+    auto run =
+        rows > 16 ? (cols > 16 ? tile_of<true, true> : tile_of<true, false>) : (cols > 16 ? tile_of<false, true> : tile_of<false, false>);
+    run(segments, count, c, ldc, accumulate, ahead);
 }
 
 }  // namespace
 
-extern const Micro KT_MICRO = {2, 32, 32, 32, 2, 32, 512, tile, begin, end};
+extern const Micro KT_MICRO = {2, 32, 32, 16, 32, 2, 32, 2048, tile, begin, end};
 
 }  // namespace kt

@@ -10,7 +10,7 @@ constexpr int MR = 12, NV = 2, NR = NV * W;
 KT_INLINE F dot(F sum, F a, F b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
 
 template <int Rows, int Cols>
-void tile_of(int64_t pairs, const float* a, const float* b, float* c, int64_t ldc, bool accumulate) {
+void tile_of(const Segment* segments, int32_t count, float* c, int64_t ldc, bool accumulate) {
     F sum[Rows][Cols];  // in registers: every loop over it is unrolled
 #pragma GCC unroll 16
     for (int i = 0; i < Rows; i++)
@@ -19,14 +19,18 @@ void tile_of(int64_t pairs, const float* a, const float* b, float* c, int64_t ld
             sum[i][j] = zero();
             _mm_prefetch(reinterpret_cast<const char*>(c + i * ldc + j * W), _MM_HINT_T0);
         }
-    for (; pairs > 0; pairs--, a += MR, b += NR) {
-        F vb[Cols];
-        for (int j = 0; j < Cols; j++) vb[j] = load(b + j * W);
+    for (; count > 0; count--, segments++) {
+        const float *a = static_cast<const float*>(segments->a), *b = static_cast<const float*>(segments->b);
+        const int64_t strip = segments->strip_bytes / 4;
+        for (int64_t pairs = segments->k / 2; pairs > 0; pairs--, a += MR, b += W) {
+            F vb[Cols];
+            for (int j = 0; j < Cols; j++) vb[j] = load(b + j * strip);
 #pragma GCC unroll 16
-        for (int i = 0; i < Rows; i++) {
-            F va = set1(a[i]);
+            for (int i = 0; i < Rows; i++) {
+                F va = set1(a[i]);
 #pragma GCC unroll 2
-            for (int j = 0; j < Cols; j++) sum[i][j] = dot(sum[i][j], va, vb[j]);
+                for (int j = 0; j < Cols; j++) sum[i][j] = dot(sum[i][j], va, vb[j]);
+            }
         }
     }
 #pragma GCC unroll 16
@@ -39,18 +43,18 @@ void tile_of(int64_t pairs, const float* a, const float* b, float* c, int64_t ld
 }
 
 template <int Rows>
-void tile_rows(int64_t pairs, const float* a, const float* b, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate) {
+void tile_rows(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate) {
     if (rows != Rows) {
-        if constexpr (Rows > 1) return tile_rows<Rows - 1>(pairs, a, b, c, ldc, rows, cols, accumulate);
+        if constexpr (Rows > 1) return tile_rows<Rows - 1>(segments, count, c, ldc, rows, cols, accumulate);
     } else if (cols <= W) {
-        tile_of<Rows, 1>(pairs, a, b, c, ldc, accumulate);
+        tile_of<Rows, 1>(segments, count, c, ldc, accumulate);
     } else {
-        tile_of<Rows, NV>(pairs, a, b, c, ldc, accumulate);
+        tile_of<Rows, NV>(segments, count, c, ldc, accumulate);
     }
 }
 
-void tile(int64_t k, const void* a, const void* b, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate) {
-    tile_rows<MR>(k / 2, static_cast<const float*>(a), static_cast<const float*>(b), c, ldc, rows, cols, accumulate);
+void tile(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate, const Ahead&) {
+    tile_rows<MR>(segments, count, c, ldc, rows, cols, accumulate);
 }
 
 template <int Rows, int Cols>
@@ -98,6 +102,61 @@ void dots_avx512bf16(int64_t m, int64_t n, int64_t k, const void* x, int32_t typ
     dots_rows<4>(n, k, px, ldx, pw, ldw, scale, c, ldc, accumulate);
 }
 
-extern const Micro micro_avx512bf16 = {2, MR, NR, 2, 2, 2, 768, tile, nullptr, nullptr};
+namespace {
+
+// As many sums as the dot instruction's latency wants: strips beside each other, or two halves of k.
+template <int Rows, int Strips>
+KT_INLINE void dots_strips(int64_t k, const uint16_t* x, int64_t ldx, const float* w, int64_t strip, float* c, int64_t ldc,
+                           bool accumulate) {
+    F sums[2][Rows][Strips];
+    for (int h = 0; h < 2; h++)
+        for (int i = 0; i < Rows; i++)
+            for (int j = 0; j < Strips; j++) sums[h][i][j] = zero();
+    auto step = [&](int64_t l, int h, bool pair) __attribute__((always_inline)) {
+        F vx[Rows];
+        for (int i = 0; i < Rows; i++) {
+            uint32_t both = x[i * ldx + l];
+            if (pair) std::memcpy(&both, x + i * ldx + l, 4);
+            vx[i] = _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(both)));
+        }
+        for (int j = 0; j < Strips; j++) {
+            F vw = load(w + j * strip + l / 2 * TileRows);
+            for (int i = 0; i < Rows; i++) sums[h][i][j] = dot(sums[h][i][j], vx[i], vw);
+        }
+    };
+    int64_t l = 0;
+    for (; l + 4 <= k; l += 4) {
+        step(l, 0, true);
+        step(l + 2, 1, true);
+    }
+    for (; l < k; l += 2) step(l, 0, l + 1 < k);
+    for (int i = 0; i < Rows; i++)
+        for (int j = 0; j < Strips; j++) {
+            float* to = c + i * ldc + j * W;
+            F sum = add(sums[0][i][j], sums[1][i][j]);
+            store(to, accumulate ? add(load(to), sum) : sum);
+        }
+}
+
+template <int Rows>
+void dots_tiled_rows(int64_t strips, int64_t k, const uint16_t* x, int64_t ldx, const Matrix& w, float* c, int64_t ldc, bool accumulate) {
+    auto at = reinterpret_cast<const float*>(w.strip());
+    const int64_t strip = w.strip_bytes() / 4;
+    int64_t s = 0;
+    if constexpr (Rows <= 2)
+        for (; s + 4 <= strips; s += 4) dots_strips<Rows, 4>(k, x, ldx, at + s * strip, strip, c + s * TileRows, ldc, accumulate);
+    for (; s + 2 <= strips; s += 2) dots_strips<Rows, 2>(k, x, ldx, at + s * strip, strip, c + s * TileRows, ldc, accumulate);
+    for (; s < strips; s++) dots_strips<Rows, 1>(k, x, ldx, at + s * strip, strip, c + s * TileRows, ldc, accumulate);
+}
+
+}  // namespace
+
+void dots_tiled_avx512bf16(int64_t m, int64_t strips, int64_t k, const void* x, int64_t ldx, const Matrix& w, float* c, int64_t ldc,
+                           bool accumulate) {
+    auto run = m == 1 ? dots_tiled_rows<1> : m == 2 ? dots_tiled_rows<2> : m == 3 ? dots_tiled_rows<3> : dots_tiled_rows<4>;
+    run(strips, k, static_cast<const uint16_t*>(x), ldx, w, c, ldc, accumulate);
+}
+
+extern const Micro micro_avx512bf16 = {2, MR, NR, W, 2, 2, 2, 768, tile, nullptr, nullptr};
 
 }  // namespace kt

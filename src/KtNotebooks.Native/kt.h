@@ -17,7 +17,7 @@ extern "C" {
 // Weights may be low-bit; a value is code · scale, dequantized block by block to the type of the rows that it meets.
 
 // ---- library -------------------------------------------------------------------------------------------------------------
-KT_API int32_t kt_abi_version(void);       // 6
+KT_API int32_t kt_abi_version(void);       // 7
 KT_API const char* kt_last_error(void);    // of the calling thread; never null
 KT_API const char* kt_cpu_variants(void);  // supported here, best first, comma-separated: "amx,avx512bf16,avx512,avx2"
 // Chooses the variant (null or "": the best; "amx-emulated", for tests, computes AMX tiles with loops) and sizes the thread pool (0: all
@@ -42,7 +42,7 @@ KT_API int32_t kt_gemm(int32_t transA, int32_t transB, int64_t M, int64_t N, int
 // y[i,:] = W_e x[i,:] + scale · B_e (A_e xl[i,:]) for the rows i of each expert e; the sum is rounded to y's type once.
 // x [R,K] ; xl [R,K] what LoRA sees, like x (x itself, or x with dropout) ; W_e [N,K] ; A_e [r,K] f32 ; B_e [N,r] f32 ;
 // y [R,N] overwritten ; p [R,r] f32 = A_e xl, overwritten, kept for backward. loraA null: no LoRA (xl, p unused).
-// scalesW: per-expert scales of low-bit W, else unused.
+// scalesW: per-expert scales of low-bit W, else unused. typeW may be KT_BF16 | KT_TILED where rows are BF16 (kt_multiplies_tiles).
 KT_API int32_t kt_grouped_linear(int32_t E, const int32_t* offsets, int64_t N, int64_t K, const void* x, int32_t typeX, const void* xl,
                                  const void* const* W, int32_t typeW, const void* const* scalesW, int32_t r, const float* const* loraA,
                                  const float* const* loraB, float scale, float* p, void* y, int32_t typeY);
@@ -61,6 +61,48 @@ KT_API int32_t kt_grouped_weight_grad(int32_t E, const int32_t* offsets, int64_t
 // Rows [row, row + rows) of a low-bit matrix with rows of K elements → out [rows,K] of typeOut, overwritten. On the calling thread alone.
 KT_API int32_t kt_dequantize(int32_t type, const void* data, const void* scales, int64_t K, int64_t row, int64_t rows, void* out,
                              int32_t typeOut);
+
+// 1 where the variant in use multiplies tiled BF16 weights (KT_BF16 | KT_TILED, formats.h); else tiles are refused.
+KT_API int32_t kt_multiplies_tiles(void);
+// rows [N,K] of BF16 → tiles, overwritten: round(N) · round(K) elements, rounded up to 32. On the calling thread alone.
+KT_API int32_t kt_tile(int64_t N, int64_t K, const void* rows, void* tiles);
+
+// ---- a layer of routed experts ---------------------------------------------------------------------------------------------
+// y[t] = Σ_j weights[t,j] · down_e( silu(gate_e x[t]) · up_e x[t] ), each projection with its low-rank pair where there is one, in BF16.
+// Row i of the R sorted rows is route routes[i] = t · top_k + j: its token t, its weight weights[routes[i]]. Gate, up [I,D] ; down [D,I].
+// Rows are gathered and h is made where they are packed: neither is ever stored whole by the forward.
+typedef struct {
+    const void* const* W;        // E matrices
+    const void* const* scalesW;  // E, of low-bit ones
+    const float* const* A;       // E of [r,in] ; null: no low-rank pair
+    const float* const* B;       // E of [out,r]
+    int32_t typeW, r;
+} kt_projection;
+typedef struct {
+    int32_t E, top_k;
+    int64_t T, D, I;
+    const int32_t* offsets;
+    const int32_t* routes;
+    kt_projection gate, up, down;
+    float scale;  // of the low-rank pairs
+} kt_experts;
+
+// x [T,D] bf16 ; weights [T,top_k] f32 ; g, u [R,I] bf16 and pGate, pUp, pDown [R,r] f32 overwritten, kept for backward (p null without
+// pairs) ; rows [R,D] bf16 working memory ; y [T,D] of typeY overwritten, zero for tokens without a route here. y null: the activations
+// alone (rows unused).
+KT_API int32_t kt_experts_forward(const kt_experts* experts, const void* x, const float* weights, void* g, void* u, float* pGate,
+                                  float* pUp, float* pDown, void* rows, void* y, int32_t typeY);
+// dx [T,D] of typeDx = Σ of a token's routes, overwritten ; dWeights[routes[i]] written ; dA, dB of gate, up, down overwritten (all null:
+// not wanted; zero where an expert has no rows). Working memory: rows [R,D], h, dh, du [R,I] bf16 ; qGate, qUp, qDown [R,r] f32 (null
+// without pairs).
+typedef struct {
+    void *rows, *h, *dh, *du;
+    float *qGate, *qUp, *qDown;
+    float *const *dAGate, *const *dBGate, *const *dAUp, *const *dBUp, *const *dADown, *const *dBDown;
+} kt_experts_backward;
+KT_API int32_t kt_experts_grad(const kt_experts* experts, const void* dy, const void* x, const float* weights, const void* g, const void* u,
+                               const float* pGate, const float* pUp, const float* pDown, const kt_experts_backward* work, void* dx,
+                               int32_t typeDx, float* dWeights);
 
 // ---- attention -----------------------------------------------------------------------------------------------------------
 // Block-diagonal causal attention. Sequence s owns query rows [startsQ[s], startsQ[s+1]) and key rows [startsK[s], startsK[s+1]);

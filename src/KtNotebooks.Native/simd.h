@@ -42,6 +42,7 @@ KT_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 KT_INLINE F add(F a, F b) { return _mm512_add_ps(a, b); }
 KT_INLINE F sub(F a, F b) { return _mm512_sub_ps(a, b); }
 KT_INLINE F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+KT_INLINE F div(F a, F b) { return _mm512_div_ps(a, b); }
 KT_INLINE F max(F a, F b) { return _mm512_max_ps(a, b); }
 KT_INLINE float sum(F x) { return _mm512_reduce_add_ps(x); }
 KT_INLINE float max(F x) { return _mm512_reduce_max_ps(x); }
@@ -84,6 +85,12 @@ KT_INLINE F zip(const uint16_t* a, const uint16_t* b, int64_t n) {
     if (!b) return _mm512_castsi512_ps(low);
     __m512i high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(n), b));
     return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+}
+
+// The first, the second number of each pair.
+KT_INLINE F lower_half(F pairs) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(pairs), 16)); }
+KT_INLINE F upper_half(F pairs) {
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(pairs), _mm512_set1_epi32(static_cast<int>(0xffff0000))));
 }
 
 KT_INLINE void transpose(F* x) {
@@ -143,6 +150,7 @@ KT_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
 KT_INLINE F add(F a, F b) { return _mm256_add_ps(a, b); }
 KT_INLINE F sub(F a, F b) { return _mm256_sub_ps(a, b); }
 KT_INLINE F mul(F a, F b) { return _mm256_mul_ps(a, b); }
+KT_INLINE F div(F a, F b) { return _mm256_div_ps(a, b); }
 KT_INLINE F max(F a, F b) { return _mm256_max_ps(a, b); }
 KT_INLINE float sum(F x) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
@@ -197,6 +205,11 @@ KT_INLINE F zip(const uint16_t* a, const uint16_t* b, int64_t n) {
         part[2 * i + 1] = b ? b[i] : 0;
     }
     return _mm256_load_ps(reinterpret_cast<const float*>(part));
+}
+
+KT_INLINE F lower_half(F pairs) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(pairs), 16)); }
+KT_INLINE F upper_half(F pairs) {
+    return _mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(pairs), _mm256_set1_epi32(static_cast<int>(0xffff0000))));
 }
 
 KT_INLINE void transpose(F* x) {

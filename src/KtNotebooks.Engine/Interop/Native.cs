@@ -10,7 +10,7 @@ namespace KtNotebooks.Interop;
 internal static unsafe partial class Native
 {
     internal const string Library = "ktnative";
-    internal const int AbiVersion = 6;
+    internal const int AbiVersion = 7;
     internal const int F32 = 0;
     internal const int BF16 = 1;
 

@@ -1,0 +1,316 @@
+// A layer of routed experts, forward and backward, as stages of products (gemm.h). Formulas and shapes: kt.h.
+//
+//   forward:  x rows, gathered → packed once:   p = x Aᵀ      then g = x Wᵀ + p Bᵀ, u likewise
+//             silu(g) · u      → packed once:   p = h Aᵀ      then rows = h Wᵀ + p Bᵀ
+//             y[t] = Σ weight · row over the token's rows
+//   backward: dy rows, gathered → packed once:  q = dy B      then dh = dy W + q A           (not yet weighted)
+//             per row: Σ dh · h → dWeights; dg, du from weight · dh
+//             dg, du → packed once:             q = dg B      then rows = dg W + q A + the same of du
+//             dx[t] = Σ of the token's rows ; dA = qᵀ input, dB = scale · dOutputᵀ p by rank-r updates on the rows where they lie
+#include <algorithm>
+#include <vector>
+
+#include "check.h"
+#include "cpu.h"
+#include "gemm.h"
+#include "pool.h"
+#include "scratch.h"
+
+namespace kt {
+namespace {
+
+constexpr int64_t GroupBytes = 96 << 20;  // of packed rows at a time: experts are taken in groups
+constexpr int64_t RowsATask = 32, ColumnsATask = 256;
+
+uint16_t* row_at(void* rows, int64_t i, int64_t width) { return static_cast<uint16_t*>(rows) + i * width; }
+const uint16_t* row_at(const void* rows, int64_t i, int64_t width) { return static_cast<const uint16_t*>(rows) + i * width; }
+
+// Rows of tokens in the order of the experts.
+struct Gathered : RowSource {
+    const void* x;
+    const int32_t* routes;
+    int64_t width;
+    int32_t top_k;
+    Gathered(const void* x, const kt_experts& experts)
+        : RowSource{copy}, x(x), routes(experts.routes), width(experts.D), top_k(experts.top_k) {}
+    const uint16_t* row(int64_t i) const { return row_at(x, routes[i] / top_k, width); }
+    static void copy(const RowSource& self, int64_t first, int64_t rows, uint16_t* out) {
+        auto& me = static_cast<const Gathered&>(self);
+        for (int64_t i = 0; i < rows; i++) std::copy_n(me.row(first + i), me.width, out + i * me.width);
+    }
+};
+
+// silu(g) · u.
+struct Activated : RowSource {
+    const void *g, *u;
+    int64_t width;
+    Activated(const void* g, const void* u, int64_t width) : RowSource{make}, g(g), u(u), width(width) {}
+    static void make(const RowSource& self, int64_t first, int64_t rows, uint16_t* out) {
+        auto& me = static_cast<const Activated&>(self);
+        for (int64_t i = 0; i < rows; i++)
+            kernels().swiglu(row_at(me.g, first + i, me.width), row_at(me.u, first + i, me.width), out + i * me.width, me.width);
+    }
+};
+
+// Rows that lie in memory.
+struct Plain : RowSource {
+    const void* x;
+    int64_t width;
+    Plain(const void* x, int64_t width) : RowSource{copy}, x(x), width(width) {}
+    static void copy(const RowSource& self, int64_t first, int64_t rows, uint16_t* out) {
+        auto& me = static_cast<const Plain&>(self);
+        std::copy_n(row_at(me.x, first, me.width), rows * me.width, out);
+    }
+};
+
+// The rows [first, first + rows) of expert e.
+struct Slice {
+    int32_t e;
+    int64_t first, rows;
+};
+
+struct Work {
+    const kt_experts& experts;
+    const int64_t R;
+
+    // Experts with rows, in groups whose packed rows of `width` fit the limit.
+    template <class Body>
+    void each_group(int64_t width, Body&& body) const {
+        std::vector<Slice> group;
+        int64_t bytes = 0;
+        for (int32_t e = 0; e < experts.E; e++) {
+            const int64_t first = experts.offsets[e], rows = experts.offsets[e + 1] - first, more = rows * width * 4;
+            if (rows == 0) continue;
+            if (!group.empty() && bytes + more > GroupBytes) {
+                body(group);
+                group.clear();
+                bytes = 0;
+            }
+            group.push_back({e, first, rows});
+            bytes += more;
+        }
+        if (!group.empty()) body(group);
+    }
+
+    // y[t] = Σ_j weight · rows[row of route t·top_k + j]; weights null: 1.
+    void combine(const void* rows, const float* weights, void* y, int32_t type) const {
+        const int64_t k = experts.top_k, D = experts.D;
+        std::vector<int32_t> row_of(experts.T * k, -1);
+        for (int64_t i = 0; i < R; i++) row_of[experts.routes[i]] = static_cast<int32_t>(i);
+        parallel_for((experts.T + RowsATask - 1) / RowsATask, [&](int64_t task) {
+            thread_local Scratch memory;
+            float* sum = memory.get<float>(D);
+            for (int64_t t = task * RowsATask; t < std::min(experts.T, (task + 1) * RowsATask); t++) {
+                std::fill_n(sum, D, 0.0f);
+                for (int64_t j = 0; j < k; j++)
+                    if (int64_t i = row_of[t * k + j]; i >= 0)
+                        kernels().add_row(sum, row_at(rows, i, D), weights ? weights[t * k + j] : 1, D);
+                kernels().store(sum, D, 1, D, 1, 0, static_cast<char*>(y) + t * D * (type == KT_F32 ? 4 : 2), type, D, 1);
+            }
+        });
+    }
+};
+
+bool has_pair(const kt_projection& p) { return p.A != nullptr; }
+
+Matrix weights_of(const kt_projection& p, int32_t e, int64_t K) {
+    return kt::weights_of(p.W[e], p.typeW, p.scalesW ? p.scalesW[e] : nullptr, K);
+}
+
+Product onto(void* out, int32_t type, int64_t width, const Slice& s, float alpha = 1) {
+    return kt::onto(out, type, width, s.first, s.rows, alpha);
+}
+
+void add(Product& p, const RowSource& source, const Slice& s, const Matrix& b, int64_t k, bool split = false) {
+    p.terms[p.term_count++] = {{nullptr, KT_BF16, k, 1}, b, k, 1, split, &source, s.first};
+}
+
+void add_pair(Product& p, const float* low, int64_t r, const Slice& s, const Matrix& b, float scale) {
+    p.terms[p.term_count++] = {{low + s.first * r, KT_F32, r, 1}, b, r, scale, true, nullptr, 0};
+}
+
+// out = source Wᵀ + scale · p Bᵀ, p = source Aᵀ. in, out: widths.
+void project(std::vector<std::vector<Product>>& stages, const kt_experts& x, const kt_projection& w, const RowSource& source,
+             const Slice& s, int64_t in, int64_t out_width, float* p, void* out) {
+    if (has_pair(w)) {
+        Product low = onto(p, KT_F32, w.r, s);
+        add(low, source, s, {w.A[s.e], KT_F32, in, 1}, in, true);
+        stages[0].push_back(low);
+    }
+    if (!out) return;
+    Product full = onto(out, KT_BF16, out_width, s);
+    add(full, source, s, weights_of(w, s.e, in), in);
+    if (has_pair(w)) add_pair(full, p, w.r, s, {w.B[s.e], KT_F32, w.r, 1}, x.scale);
+    stages[1].push_back(full);
+}
+
+// q = scale · dOut B, and onto a product: dOut W + q A. in, out: widths of the projection forward.
+void back_project(std::vector<std::vector<Product>>& stages, Product& to, const kt_experts& x, const kt_projection& w,
+                  const RowSource& source, const Slice& s, int64_t in, int64_t out_width, float* q) {
+    if (has_pair(w)) {
+        Product low = onto(q, KT_F32, w.r, s, x.scale);
+        add(low, source, s, {w.B[s.e], KT_F32, 1, w.r}, out_width, true);
+        stages[0].push_back(low);
+    }
+    add(to, source, s, weights_of(w, s.e, in).transposed(), out_width);
+    if (has_pair(w)) add_pair(to, q, w.r, s, {w.A[s.e], KT_F32, 1, in}, 1);
+}
+
+Work check(const kt_experts* x) {
+    need("experts", x);
+    int64_t R = check_offsets(x->E, x->offsets);
+    check_size("top_k", x->top_k), check_size("D", x->D), check_size("I", x->I), check_extent("T", x->T);
+    if (R > 0) need("routes", x->routes);
+    for (int64_t i = 0; i < R; i++)
+        if (x->routes[i] < 0 || x->routes[i] >= x->T * x->top_k)
+            throw Error(InvalidArgument, "routes[%lld] is %d, but there are %lld", static_cast<long long>(i), x->routes[i],
+                        static_cast<long long>(x->T * x->top_k));
+    for (const kt_projection* p : {&x->gate, &x->up, &x->down}) {
+        need("W", p->W);
+        check_weights(p->typeW, p == &x->down ? x->I : x->D, KT_BF16);
+        if (p->A) need("B", p->B), check_size("r", p->r);
+        if (is_low_bit(p->typeW)) need("scalesW", p->scalesW);
+        for (int32_t e = 0; e < x->E; e++)
+            if (x->offsets[e + 1] > x->offsets[e] && !p->W[e]) throw Error(InvalidArgument, "W[%d] is null, but expert %d has rows", e, e);
+    }
+    return {*x, R};
+}
+
+void forward(const kt_experts* experts, const void* x, const float* weights, void* g, void* u, float* pGate, float* pUp, float* pDown,
+             void* rows, void* y, int32_t typeY) {
+    const Work work = check(experts);
+    const kt_experts& e = *experts;
+    if (y) check_type("typeY", typeY);
+    if (work.R > 0) {
+        need("x", x), need("g", g), need("u", u);
+        if (y) need("rows", rows), need("weights", weights);
+    }
+    const Gathered tokens(x, e);
+    const Activated inner(g, u, e.I);
+    work.each_group(e.D, [&](const std::vector<Slice>& group) {
+        std::vector<std::vector<Product>> stages(2);
+        for (const Slice& s : group) {
+            project(stages, e, e.gate, tokens, s, e.D, e.I, pGate, g);
+            project(stages, e, e.up, tokens, s, e.D, e.I, pUp, u);
+        }
+        multiply_stages(stages);
+    });
+    if (y || has_pair(e.down))
+        work.each_group(e.I, [&](const std::vector<Slice>& group) {
+            std::vector<std::vector<Product>> stages(2);
+            for (const Slice& s : group) project(stages, e, e.down, inner, s, e.I, e.D, pDown, y ? rows : nullptr);
+            multiply_stages(stages);
+        });
+    if (y) work.combine(rows, weights, y, typeY);
+}
+
+// The gradient of a low-rank matrix: out_e[a, j] = factor · Σ_i low[i, a] · row_i[j] over the rows of e, or its transpose [width, r].
+struct LowRankGrad {
+    const float* low;
+    int64_t r, width;
+    float* const* out;
+    bool transposed;
+    float factor;
+    bool weighted;             // rows count by their routing weights
+    const Gathered* gathered;  // the rows, or null:
+    const void* rows;          // [R, width]
+};
+
+// The columns [first, first + columns) of one expert's.
+void low_rank_grad(const Work& work, const LowRankGrad& grad, const float* weights, int32_t e, int64_t first, int64_t columns) {
+    thread_local Scratch sums, low_rows;
+    thread_local std::vector<const uint16_t*> at;
+    const int64_t begin = work.experts.offsets[e], rows = work.experts.offsets[e + 1] - begin, r = grad.r;
+    float* sum = sums.get<float>(r * columns);
+    std::fill_n(sum, r * columns, 0.0f);
+    at.resize(rows);
+    for (int64_t i = 0; i < rows; i++)
+        at[i] = (grad.gathered ? grad.gathered->row(begin + i) : row_at(grad.rows, begin + i, grad.width)) + first;
+    const float* low = grad.low + begin * r;
+    if (grad.weighted) {
+        float* scaled = low_rows.get<float>(rows * r);
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t a = 0; a < r; a++) scaled[i * r + a] = low[i * r + a] * weights[work.experts.routes[begin + i]];
+        low = scaled;
+    }
+    kernels().add_outer(low, r, rows, at.data(), columns, sum, columns);
+    float* out = grad.out[e];
+    for (int64_t a = 0; a < r; a++)
+        for (int64_t j = 0; j < columns; j++)
+            (grad.transposed ? out[(first + j) * r + a] : out[a * grad.width + first + j]) = grad.factor * sum[a * columns + j];
+}
+
+void grad(const kt_experts* experts, const void* dy, const void* x, const float* weights, const void* g, const void* u, const float* pGate,
+          const float* pUp, const float* pDown, const kt_experts_backward* w, void* dx, int32_t typeDx, float* dWeights) {
+    const Work work = check(experts);
+    const kt_experts& e = *experts;
+    check_type("typeDx", typeDx), need("work", w), need("dx", dx), need("dWeights", dWeights);
+    if (work.R > 0)
+        need("dy", dy), need("x", x), need("weights", weights), need("g", g), need("u", u), need("rows", w->rows), need("h", w->h),
+            need("dh", w->dh), need("du", w->du);
+    const Gathered dys(dy, e), tokens(x, e);
+    work.each_group(e.D, [&](const std::vector<Slice>& group) {
+        std::vector<std::vector<Product>> stages(2);
+        for (const Slice& s : group) {
+            Product dh = onto(w->dh, KT_BF16, e.I, s);
+            back_project(stages, dh, e, e.down, dys, s, e.I, e.D, w->qDown);
+            stages[1].push_back(dh);
+        }
+        multiply_stages(stages);
+    });
+    parallel_for((work.R + RowsATask - 1) / RowsATask, [&](int64_t task) {
+        for (int64_t i = task * RowsATask; i < std::min(work.R, (task + 1) * RowsATask); i++) {
+            uint16_t* dh = row_at(w->dh, i, e.I);
+            dWeights[e.routes[i]] = kernels().swiglu_grad(dh, row_at(g, i, e.I), row_at(u, i, e.I), weights[e.routes[i]],
+                                                          row_at(w->h, i, e.I), dh, row_at(w->du, i, e.I), e.I);
+        }
+    });
+    const Plain dg(w->dh, e.I), du(w->du, e.I);
+    work.each_group(2 * e.I, [&](const std::vector<Slice>& group) {
+        std::vector<std::vector<Product>> stages(2);
+        for (const Slice& s : group) {
+            Product rows = onto(w->rows, KT_BF16, e.D, s);
+            back_project(stages, rows, e, e.gate, dg, s, e.D, e.I, w->qGate);
+            back_project(stages, rows, e, e.up, du, s, e.D, e.I, w->qUp);
+            stages[1].push_back(rows);
+        }
+        multiply_stages(stages);
+    });
+    work.combine(w->rows, nullptr, dx, typeDx);
+    if (!w->dAGate) return;
+    const LowRankGrad grads[] = {{w->qGate, e.gate.r, e.D, w->dAGate, false, 1, false, &tokens, nullptr},
+                                 {pGate, e.gate.r, e.I, w->dBGate, true, e.scale, false, nullptr, w->dh},
+                                 {w->qUp, e.up.r, e.D, w->dAUp, false, 1, false, &tokens, nullptr},
+                                 {pUp, e.up.r, e.I, w->dBUp, true, e.scale, false, nullptr, w->du},
+                                 {w->qDown, e.down.r, e.I, w->dADown, false, 1, true, nullptr, w->h},
+                                 {pDown, e.down.r, e.D, w->dBDown, true, e.scale, true, &dys, nullptr}};
+    struct Piece {
+        const LowRankGrad* grad;
+        int32_t e;
+        int64_t first;
+    };
+    std::vector<Piece> pieces;
+    for (int32_t i = 0; i < e.E; i++)
+        for (const LowRankGrad& grad : grads)
+            for (int64_t j = 0; j < grad.width; j += ColumnsATask) pieces.push_back({&grad, i, j});
+    parallel_for(static_cast<int64_t>(pieces.size()), [&](int64_t i) {
+        const auto& [grad, expert, first] = pieces[i];
+        low_rank_grad(work, *grad, weights, expert, first, std::min(ColumnsATask, grad->width - first));
+    });
+}
+
+}  // namespace
+}  // namespace kt
+
+using kt::guarded;
+
+int32_t kt_experts_forward(const kt_experts* experts, const void* x, const float* weights, void* g, void* u, float* pGate, float* pUp,
+                           float* pDown, void* rows, void* y, int32_t typeY) {
+    return guarded("kt_experts_forward", [&] { kt::forward(experts, x, weights, g, u, pGate, pUp, pDown, rows, y, typeY); });
+}
+
+int32_t kt_experts_grad(const kt_experts* experts, const void* dy, const void* x, const float* weights, const void* g, const void* u,
+                        const float* pGate, const float* pUp, const float* pDown, const kt_experts_backward* work, void* dx, int32_t typeDx,
+                        float* dWeights) {
+    return guarded("kt_experts_grad", [&] { kt::grad(experts, dy, x, weights, g, u, pGate, pUp, pDown, work, dx, typeDx, dWeights); });
+}
