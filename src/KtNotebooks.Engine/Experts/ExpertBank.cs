@@ -10,7 +10,7 @@ namespace KtNotebooks.Experts;
 /// All routed experts of one layer: gate, up [E, I, D] and down [E, D, I] under Hugging Face's per-expert names, and their low-rank pairs. From a
 /// checkpoint the matrices are views on the mapped files; fresh ones are stacked and can be trained.
 /// </summary>
-public sealed class ExpertBank : Module
+public sealed class ExpertBank : Module, IAdaptable
 {
     private readonly ulong _key;
     private Parameter[] _weights;
@@ -72,8 +72,16 @@ public sealed class ExpertBank : Module
         }
     }
 
-    /// <summary>Frozen pairs by the name of their adapter, for passes that name one; owned by this bank.</summary>
-    public Dictionary<string, ExpertLora> Named { get; } = [];
+    LoraWeights? IAdaptable.Adapter { get => Adapter; set => Adapter = (ExpertLora?)value; }
+
+    public Dictionary<string, LoraWeights> Named { get; } = [];
+
+    public bool IsExperts => true;
+
+    /// <summary>The GPU at work, or host memory: see <see cref="LoraOnHost"/>.</summary>
+    public Device AdapterDevice => LoraOnHost && Device.Kind == DeviceKind.Cuda ? Device.Cpu : Device;
+
+    public IReadOnlyList<LoraTarget> Targets => [Target(Names.Gate, Width, Inner), Target(Names.Up, Width, Inner), Target(Names.Down, Inner, Width)];
 
     /// <summary>
     /// Under per-expert names: views that this bank owns, as modules do. Of low-bit experts the stored codes, which 4 bits pack in pairs: their number is
@@ -83,7 +91,7 @@ public sealed class ExpertBank : Module
         : [.. _weights, new(Names.GateUpBias!, _set.Glu.Biases), new(Names.DownBias!, _downBias!)];
 
     public override IEnumerable<Parameter> Trainable => _set.Lora is { } l
-        ? Names.All.Zip(l.Matrices).SelectMany(p => (Parameter[])
+        ? Names.All.Zip(l.Pairs).SelectMany(p => (Parameter[])
             [new($"{Path}.{p.First.Name}.lora_A", p.Second.A), new($"{Path}.{p.First.Name}.lora_B", p.Second.B)])
         : Matrices.Zip(Names.All).Where(m => m.First.Stacked is { RequiresGrad: true })
             .Select(m => new Parameter($"{Path}.{m.Second.Name}", m.First.Stacked!));
@@ -100,12 +108,19 @@ public sealed class ExpertBank : Module
     public override Device Device => Executor.Device ?? base.Device;
 
     /// <summary>A place for a stack of low-rank halves, uninitialised.</summary>
-    internal Tensor EmptyLora(params ReadOnlySpan<long> shape)
+    public Tensor EmptyLora(params ReadOnlySpan<long> shape)
     {
         if (!LoraOnHost || Device.Kind != DeviceKind.Cuda) return Tensor.Empty(DType.F32, Device, shape);
         long bytes = sizeof(float);
         foreach (var dim in shape) bytes *= dim;
         return new Tensor(PinnedBuffer.Allocate(Device, bytes), 0, DType.F32, shape);
+    }
+
+    public LoraWeights MakeAdapter(IReadOnlyList<(Tensor A, Tensor B)> pairs, float scale, float dropout)
+    {
+        ArgumentNullException.ThrowIfNull(pairs);
+        var ((gateA, gateB), (upA, upB), (downA, downB)) = (pairs[0], pairs[1], pairs[2]);
+        return new ExpertLora(gateA, gateB, upA, upB, downA, downB, scale, dropout);
     }
 
     /// <summary>The experts cross the bus at every visit: all rows should come at once.</summary>
@@ -165,7 +180,7 @@ public sealed class ExpertBank : Module
         return Transfer.Apply(y, x.Device);
     }
 
-    private ExpertLora? ActingOn(Pass pass) => pass.Adapter is { } name ? Named.GetValueOrDefault(name) : _set.Lora;
+    private ExpertLora? ActingOn(Pass pass) => pass.Adapter is { } name ? (ExpertLora?)Named.GetValueOrDefault(name) : _set.Lora;
 
     /// <summary>Makes the weights themselves trainable.</summary>
     /// <exception cref="NotSupportedException">They are views on a checkpoint.</exception>
@@ -198,6 +213,8 @@ public sealed class ExpertBank : Module
         _downBiases?.Dispose();
         _downBias?.Dispose();
     }
+
+    private LoraTarget Target(ExpertProjection name, int inputs, int outputs) => new($"{name.Path}.{name.Name}", name.Module, Count, inputs, outputs);
 
     private Parameter[] Views() =>
         [.. Matrices.Zip(Names.All).SelectMany(m =>

@@ -1,5 +1,6 @@
 using KtNotebooks.Autograd;
 using KtNotebooks.Formats;
+using KtNotebooks.Nn;
 using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 
@@ -38,7 +39,7 @@ public readonly record struct RouteKey(ulong Key, long FirstRoute)
 
 /// <summary>Low-rank pairs of all experts of a layer; scale = alpha / rank (or rslora's).</summary>
 public sealed record ExpertLora(Tensor GateA, Tensor GateB, Tensor UpA, Tensor UpB, Tensor DownA, Tensor DownB, float Scale, float Dropout = 0)
-    : IDisposable
+    : LoraWeights(Scale, Dropout)
 {
     /// <summary>Where the pairs lie.</summary>
     public Device Device => GateA.Device;
@@ -46,12 +47,7 @@ public sealed record ExpertLora(Tensor GateA, Tensor GateB, Tensor UpA, Tensor U
     internal Tensor[] All => [GateA, GateB, UpA, UpB, DownA, DownB];
 
     /// <summary>In the order of <see cref="Weights.ExpertNames.All"/>.</summary>
-    internal (Tensor A, Tensor B)[] Matrices => [(GateA, GateB), (UpA, UpB), (DownA, DownB)];
-
-    public void Dispose()
-    {
-        foreach (var tensor in All) tensor.Dispose();
-    }
+    public override IReadOnlyList<(Tensor A, Tensor B)> Pairs => [(GateA, GateB), (UpA, UpB), (DownA, DownB)];
 
     /// <summary>Other tensors in the place of these.</summary>
     internal ExpertLora Map(Func<Tensor, Tensor> replace) => this with
