@@ -25,6 +25,9 @@ public static class AdapterTensors
         return List(model, pair => pair.Grad);
     }
 
+    /// <summary>A name as PEFT has it for the whole model, where the one here is a part of it.</summary>
+    internal static string Stored(string name, CausalLm model) => Prefix + model.TensorPrefix + name[Prefix.Length..];
+
     private static List<(string Name, Tensor? Tensor)> List(CausalLm model, Func<Tensor, Tensor?> pick)
     {
         List<(string, Tensor?)> all = [];
