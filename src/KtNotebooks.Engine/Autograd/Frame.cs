@@ -12,11 +12,15 @@ public sealed class Frame(Tensor[] inputs, Tensor[] outputs, params Tensor[] sav
     /// <summary>Made by the forward for the backward alone.</summary>
     public Tensor[] Saved { get; } = saved;
 
+    /// <summary>The same of an op that keeps more than a few tensors, in a type of its own; owned by this frame.</summary>
+    public IDisposable? State { get; init; }
+
     /// <summary>Does input i need a gradient? With LoRA nearly all weights are frozen: computing theirs would dominate.</summary>
     public bool Needs(int i) => i < Inputs.Length && Inputs[i].RequiresGrad;
 
     internal void FreeSaved()
     {
         foreach (var tensor in Saved) tensor.Dispose();
+        State?.Dispose();
     }
 }

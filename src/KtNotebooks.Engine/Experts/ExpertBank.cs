@@ -1,5 +1,4 @@
 using KtNotebooks.Formats;
-using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Nn;
 using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
@@ -11,13 +10,11 @@ namespace KtNotebooks.Experts;
 /// All routed experts of one layer: gate, up [E, I, D] and down [E, D, I] under Hugging Face's per-expert names, and their low-rank pairs. From a
 /// checkpoint the matrices are views on the mapped files; fresh ones are stacked and can be trained.
 /// </summary>
-public sealed class ExpertBank : Module
+public sealed class ExpertBank : Module, IAdaptable
 {
     private readonly ulong _key;
     private Parameter[] _weights;
     private ExpertSet _set;
-    private Device? _card;
-    private ExpertSlab? _slab;
     private readonly Tensor? _downBias;
     private readonly DeviceCopies? _downBiases;
 
@@ -36,6 +33,7 @@ public sealed class ExpertBank : Module
             _downBiases = new DeviceCopies(_downBias);
         }
         _weights = Views();
+        Executor = UnplacedExperts.On(base.Device);
     }
 
     /// <summary>What the matrices are called.</summary>
@@ -74,8 +72,16 @@ public sealed class ExpertBank : Module
         }
     }
 
-    /// <summary>Frozen pairs by the name of their adapter, for passes that name one; owned by this bank.</summary>
-    public Dictionary<string, ExpertLora> Named { get; } = [];
+    LoraWeights? IAdaptable.Adapter { get => Adapter; set => Adapter = (ExpertLora?)value; }
+
+    public Dictionary<string, LoraWeights> Named { get; } = [];
+
+    public bool IsExperts => true;
+
+    /// <summary>The GPU at work, or host memory: see <see cref="LoraOnHost"/>.</summary>
+    public Device AdapterDevice => LoraOnHost && Device.Kind == DeviceKind.Cuda ? Device.Cpu : Device;
+
+    public IReadOnlyList<LoraTarget> Targets => [Target(Names.Gate, Width, Inner), Target(Names.Up, Width, Inner), Target(Names.Down, Inner, Width)];
 
     /// <summary>
     /// Under per-expert names: views that this bank owns, as modules do. Of low-bit experts the stored codes, which 4 bits pack in pairs: their number is
@@ -85,18 +91,24 @@ public sealed class ExpertBank : Module
         : [.. _weights, new(Names.GateUpBias!, _set.Glu.Biases), new(Names.DownBias!, _downBias!)];
 
     public override IEnumerable<Parameter> Trainable => _set.Lora is { } l
-        ? Names.All.Zip(l.Matrices).SelectMany(p => (Parameter[])
+        ? Names.All.Zip(l.Pairs).SelectMany(p => (Parameter[])
             [new($"{Path}.{p.First.Name}.lora_A", p.Second.A), new($"{Path}.{p.First.Name}.lora_B", p.Second.B)])
         : Matrices.Zip(Names.All).Where(m => m.First.Stacked is { RequiresGrad: true })
             .Select(m => new Parameter($"{Path}.{m.Second.Name}", m.First.Stacked!));
 
     private Matrices[] Matrices => [_set.Gate, _set.Up, _set.Down];
 
-    /// <summary>Where rows are computed: the card that streams or keeps the experts, or where they lie.</summary>
-    public override Device Device => _card ?? base.Device;
+    /// <summary>Who computes rows; owned by this bank.</summary>
+    internal IExpertExecutor Executor { get; private set; }
+
+    /// <summary>The matrices, and what is trained of them.</summary>
+    internal ExpertSet Set => _set;
+
+    /// <summary>Where rows are computed: the GPU that the experts come to or are on, or where they lie.</summary>
+    public override Device Device => Executor.Device ?? base.Device;
 
     /// <summary>A place for a stack of low-rank halves, uninitialised.</summary>
-    internal Tensor EmptyLora(params ReadOnlySpan<long> shape)
+    public Tensor EmptyLora(params ReadOnlySpan<long> shape)
     {
         if (!LoraOnHost || Device.Kind != DeviceKind.Cuda) return Tensor.Empty(DType.F32, Device, shape);
         long bytes = sizeof(float);
@@ -104,8 +116,15 @@ public sealed class ExpertBank : Module
         return new Tensor(PinnedBuffer.Allocate(Device, bytes), 0, DType.F32, shape);
     }
 
+    public LoraWeights MakeAdapter(IReadOnlyList<(Tensor A, Tensor B)> pairs, float scale, float dropout)
+    {
+        ArgumentNullException.ThrowIfNull(pairs);
+        var ((gateA, gateB), (upA, upB), (downA, downB)) = (pairs[0], pairs[1], pairs[2]);
+        return new ExpertLora(gateA, gateB, upA, upB, downA, downB, scale, dropout);
+    }
+
     /// <summary>The experts cross the bus at every visit: all rows should come at once.</summary>
-    public bool IsStreamed => Stream is not null;
+    public bool IsStreamed => Executor.Stream is not null;
 
     /// <summary>Bytes of the experts as they are stored.</summary>
     public long StoredBytes => Layout.Bytes;
@@ -115,16 +134,22 @@ public sealed class ExpertBank : Module
 
     public BankLayout Layout => new(_set);
 
-    internal ExpertStream? Stream => Streamed?.Stream;
-
-    private StreamedExperts? Streamed => _set.OnGpu as StreamedExperts;
+    internal ExpertStream? Stream => Executor.Stream;
 
     /// <summary>The groups that cross the bus when so many tokens pass, in the order of forward.</summary>
-    internal IEnumerable<GroupVisit> GroupVisits(long tokens, bool backward)
+    internal IEnumerable<GroupVisit> GroupVisits(long tokens, bool backward) => Executor.Schedule(new ExpertVisit(tokens * TopK, backward, _set.Lora));
+
+    /// <summary>
+    /// Gives the experts to whoever computes them from now on; one that moves them brings where they lie then. Attach adapters afterwards.
+    /// </summary>
+    internal void Use(IExpertExecutor executor, ExpertSet? moved = null)
     {
-        if (Streamed is not { } streamed) return [];
-        var host = HostGroups(tokens * TopK, backward, _set.Lora);
-        return Enumerable.Range(host, streamed.Groups.Count - host).Select(g => new GroupVisit(streamed, g));
+        Executor = executor;
+        if (moved is null) return;
+        RemoveAdapter();
+        FreeMatrices();
+        _set = moved with { Glu = _set.Glu };
+        _weights = Views();
     }
 
     /// <summary>
@@ -145,74 +170,17 @@ public sealed class ExpertBank : Module
         }
         var lora = ActingOn(pass);
         if (lora is { Dropout: > 0 } && !pass.Training) lora = lora with { Dropout = 0 };
-        var host = HostGroups(indices.Count, pass.ValueUnused, lora);
-        var device = host == Streamed?.Groups.Count ? Device.Cpu : Device;
+        var device = Executor.DeviceOf(new ExpertVisit(indices.Count, pass.ValueUnused, lora)) ?? base.Device;
         var set = _set with { Lora = lora?.Device == device ? lora : lora?.Map(t => Fetched.Apply(t, device)) };
-        if (device.Kind == DeviceKind.Cuda && host > 0) set = set with { OnHost = new HostShare(host, lora) };
         var (w, chosen) = (Transfer.Apply(weights, device), Transfer.Apply(indices, device));
-        var y = RoutedExperts.Apply(Transfer.Apply(x, device), w, chosen, set, DropoutMask.Mix(pass.DropoutKey ^ _key), pass.FirstRow * (long)weights.Width,
-            pass.ValueUnused);
+        var key = new RouteKey(DropoutMask.Mix(pass.DropoutKey ^ _key), pass.FirstRow * (long)weights.Width);
+        var y = RoutedExperts.Apply(new ExpertCall(set, key, Transfer.Apply(x, device), w, chosen) { ValueUnused = pass.ValueUnused, KeptLora = lora },
+            Executor);
         if (_downBiases is not null) y = ExpertBias.Apply(y, w, chosen, _downBiases);
         return Transfer.Apply(y, x.Device);
     }
 
-    private ExpertLora? ActingOn(Pass pass) => pass.Adapter is { } name ? Named.GetValueOrDefault(name) : _set.Lora;
-
-    /// <summary>
-    /// How many of the first groups the CPU computes when so many routes pass: as the costs of a split say, none where pairs lie on the card.
-    /// </summary>
-    private int HostGroups(long routes, bool backward, ExpertLora? lora) =>
-        Streamed is { Costs: { } costs } streamed && (lora is null || lora.Device.Kind == DeviceKind.Cpu)
-            ? costs.HostGroups(streamed.Groups, ExpertBytes, 3.0 * Width * Inner, routes, backward) : 0;
-
-    /// <summary>
-    /// Moves the experts to pinned host memory, from where the stream brings groups of at most groupBytes to its card. Attach adapters afterwards.
-    /// </summary>
-    internal void StreamThrough(ExpertStream stream, Device card, long groupBytes)
-    {
-        var slab = new ExpertSlab(_set, card);
-        Replace(slab.Set with { OnGpu = new StreamedExperts(slab, stream, card, groupBytes), Glu = _set.Glu }, card);
-        _slab = slab;
-    }
-
-    /// <summary>
-    /// Lets the CPU take groups of the streamed experts where that ends earlier. Adapters attached from now on lie in host memory, where both sides reach
-    /// them.
-    /// </summary>
-    internal void Split(ExpertCosts costs)
-    {
-        Streamed!.Costs = costs;
-        LoraOnHost = true;
-    }
-
-    /// <summary>For saying it: up to so many tokens a forward pass the CPU computes all groups, and up to so many it still takes some.</summary>
-    internal (int Alone, int Share) CpuUpTo(ExpertCosts costs)
-    {
-        var (alone, share) = (0, 0);
-        for (var tokens = 1; tokens <= 1 << 20; tokens *= 2)
-        {
-            var host = costs.HostGroups(Streamed!.Groups, ExpertBytes, 3.0 * Width * Inner, (long)tokens * Math.Max(1, TopK), backward: false);
-            if (host == Streamed.Groups.Count) alone = tokens;
-            if (host > 0) share = tokens;
-        }
-        return (alone, share);
-    }
-
-    /// <summary>What both sides of a split cost here, measured with these experts.</summary>
-    internal ExpertCosts MeasureCosts() => ExpertCosts.Measure(_set, _slab!, CudaDevice.Get(Device.Index));
-
-    /// <summary>
-    /// Puts a copy of the experts, as stored, on a card; the matrices stay where they are too (a mapped checkpoint costs no memory). Attach adapters
-    /// afterwards.
-    /// </summary>
-    internal void KeepOn(Device card, DType rows, long dequantizedBytes)
-    {
-        var resident = new ResidentExperts(_set, card, rows, dequantizedBytes);
-        (_set, _card) = (_set with { OnGpu = resident }, card);
-    }
-
-    /// <summary>On a bank of shapes: computes as if a card had the experts in these groups, so that what that takes can be counted.</summary>
-    internal void PlanOn(DeviceExperts card) => _set = _set with { OnGpu = card };
+    private ExpertLora? ActingOn(Pass pass) => pass.Adapter is { } name ? (ExpertLora?)Named.GetValueOrDefault(name) : _set.Lora;
 
     /// <summary>Makes the weights themselves trainable.</summary>
     /// <exception cref="NotSupportedException">They are views on a checkpoint.</exception>
@@ -238,27 +206,19 @@ public sealed class ExpertBank : Module
     {
         RemoveAdapter();
         foreach (var pairs in Named.Values) pairs.Dispose();
-        Stream?.Drain(); // copies may have run ahead
+        Executor.Dispose();
         FreeMatrices();
-        (_set.OnGpu as IDisposable)?.Dispose();
-        _slab?.Dispose();
         _set.Glu?.Dispose();
         _set.Glu?.Biases.Dispose();
         _downBiases?.Dispose();
         _downBias?.Dispose();
     }
 
+    private LoraTarget Target(ExpertProjection name, int inputs, int outputs) => new($"{name.Path}.{name.Name}", name.Module, Count, inputs, outputs);
+
     private Parameter[] Views() =>
         [.. Matrices.Zip(Names.All).SelectMany(m =>
             Enumerable.Range(0, Count).Select(e => new Parameter(m.Second.Weight(e), m.First.Data(e)) { Shape = [m.First.N, m.First.K] }))];
-
-    private void Replace(ExpertSet set, Device card)
-    {
-        RemoveAdapter();
-        FreeMatrices();
-        (_set, _card) = (set, card);
-        _weights = Views();
-    }
 
     private void FreeMatrices()
     {

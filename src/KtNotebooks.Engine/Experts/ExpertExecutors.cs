@@ -33,7 +33,8 @@ public sealed class ExpertExecutors : IDisposable
         _streams.Add(stream);
         foreach (var bank in banks)
         {
-            bank.StreamThrough(stream, card, groupBytes);
+            var slab = new ExpertSlab(bank.Set, card);
+            bank.Use(new StreamedExperts(slab, stream, card, groupBytes), slab.Set);
             brought?.Invoke(bank);
         }
     }
@@ -46,8 +47,12 @@ public sealed class ExpertExecutors : IDisposable
         Action<ExpertBank>? brought = null)
     {
         Stream(banks, card, groupBytes, slots, brought);
-        costs ??= banks[0].MeasureCosts();
-        foreach (var bank in banks) bank.Split(costs);
+        costs ??= ExpertCosts.Measure(banks[0].Set, ((StreamedExperts)banks[0].Executor).Slab, CudaDevice.Get(card.Index));
+        foreach (var bank in banks)
+        {
+            bank.Use(new SplitExperts((StreamedExperts)bank.Executor, costs));
+            bank.LoraOnHost = true; // where both sides reach them
+        }
         return costs;
     }
 
@@ -65,7 +70,7 @@ public sealed class ExpertExecutors : IDisposable
         ArgumentNullException.ThrowIfNull(banks);
         foreach (var bank in banks)
         {
-            bank.KeepOn(card, rows, DequantizedBytes);
+            bank.Use(new ResidentExperts(bank.Set, card, rows, DequantizedBytes));
             brought?.Invoke(bank);
         }
     }

@@ -2,17 +2,23 @@ using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Experts;
 
-/// <summary>Experts of a card that nobody has loaded: their groups and what opening one takes, for ops that run over shapes.</summary>
-internal sealed class PlannedExperts(BankLayout layout, IReadOnlyList<ExpertGroup> groups) : DeviceExperts
+/// <summary>Experts of a GPU that nobody has loaded: their groups and what opening one takes, for ops that run over shapes.</summary>
+internal sealed class PlannedExperts(BankLayout layout, IReadOnlyList<ExpertGroup> groups) : GpuExperts
 {
     public override IReadOnlyList<ExpertGroup> Groups => groups;
+
+    public override Device? Device => null;
 
     /// <summary>Low-bit matrices are dequantized when their group is opened.</summary>
     internal override long OpenBytes(ExpertGroup group, DType type) => layout.IsDirect(type) ? 0 : group.Count * layout.DequantizedBytes(type);
 
-    internal override GroupMatrices Open(int group, DType type) => throw Nothing();
+    internal override GroupMatrices Open(int group, DType type) => throw new InvalidOperationException("[Plan] planned experts have no weights");
 
-    internal override void Close(int group) => throw Nothing();
+    internal override void Close(int group)
+    {
+    }
 
-    private static InvalidOperationException Nothing() => new("[Plan] planned experts have no weights");
+    public override void Dispose()
+    {
+    }
 }

@@ -6,7 +6,7 @@ namespace KtNotebooks.Experts;
 /// <summary>
 /// Experts that live on the card as stored. BF16 is computed in place, all experts at once; low-bit formats are dequantized a group at a time.
 /// </summary>
-internal sealed class ResidentExperts : DeviceExperts, IDisposable
+internal sealed class ResidentExperts : GpuExperts
 {
     private readonly BankLayout _layout;
     private readonly Device _card;
@@ -32,13 +32,15 @@ internal sealed class ResidentExperts : DeviceExperts, IDisposable
 
     public override IReadOnlyList<ExpertGroup> Groups { get; }
 
+    public override Device? Device => _card;
+
     public static IReadOnlyList<ExpertGroup> GroupsOf(BankLayout layout, DType type, long dequantizedBytes) =>
         layout.IsDirect(type) ? [new ExpertGroup(0, layout.Count)]
             : layout.Groups(layout.ExpertBytes * Math.Max(1, dequantizedBytes / layout.DequantizedBytes(type)));
 
     public long Bytes => _layout.Bytes;
 
-    public void Dispose() => _bytes.Dispose();
+    public override void Dispose() => _bytes.Dispose();
 
     internal override GroupMatrices Open(int group, DType type) =>
         _layout.Matrices(_bytes.Pointer + (nint)(Groups[group].First * _layout.ExpertBytes), Groups[group].Count, type, _card, _scratch);
@@ -58,4 +60,42 @@ internal sealed class ResidentExperts : DeviceExperts, IDisposable
         using (scales)
         using (var scalePlace = _bytes.Reinterpret((e * _layout.ExpertBytes) + piece.Scales, scales.Type, scales.Shape)) Memory.Copy(scales, scalePlace);
     }
+}
+
+/// <summary>Experts that nobody placed: the CPU computes rows in host memory; for rows on a GPU they are copied there for one call, right and slow.</summary>
+internal sealed class UnplacedExperts : IExpertExecutor
+{
+    /// <summary>Dequantized matrices at a time.</summary>
+    private const long DequantizedBytes = 256L << 20;
+
+    private static readonly UnplacedExperts OnGpu = new();
+
+    private UnplacedExperts()
+    {
+    }
+
+    /// <summary>For rows on a device.</summary>
+    public static IExpertExecutor On(Device rows) => rows.Kind == DeviceKind.Cuda ? OnGpu : CpuExperts.Instance;
+
+    public long ScratchBytes(ExpertCall call, bool backward) => throw new NotSupportedException("[Plan] experts that nobody placed are not planned");
+
+    public ExpertState NewState(ExpertCall call) => GpuExperts.StateOf(call);
+
+    public void Forward(ExpertCall call, ExpertState state, Tensor y)
+    {
+        using var copy = Copy(call);
+        copy.Forward(call, state, y);
+    }
+
+    public void Backward(ExpertCall call, ExpertState state, Tensor dy, ExpertGradients to)
+    {
+        using var copy = Copy(call);
+        copy.Backward(call, state, dy, to);
+    }
+
+    public void Dispose()
+    {
+    }
+
+    private static ResidentExperts Copy(ExpertCall call) => new(call.Experts, call.X.Device, call.X.Type, DequantizedBytes);
 }

@@ -1,4 +1,3 @@
-using KtNotebooks.Autograd;
 using KtNotebooks.Formats;
 using KtNotebooks.Tensors;
 
@@ -10,16 +9,16 @@ namespace KtNotebooks.Experts;
 /// </summary>
 internal static class RoutedExpertsPlain
 {
-    public static void Forward(Frame f, ExpertSet experts, RouteKey key)
+    public static void Forward(ExpertCall call, HostState state, Tensor output)
     {
-        var (x, weights, indices) = (f.Inputs[0], f.Inputs[1], f.Inputs[2]);
-        Routes.Sort(indices, experts.Count, f.Saved[0], f.Saved[1]);
-        var routes = f.Saved[1].ToInts();
+        var (x, weights, indices, experts) = (call.X, call.Weights, call.Indices, call.Experts);
+        Routes.Sort(indices, experts.Count, state.Offsets, state.Routes);
+        var routes = state.Routes.ToInts();
         var (X, k, D, I) = (x.ToFloats(), weights.Width, x.Width, experts.Inner);
         var y = new double[X.Length];
         var (g, u) = (new float[routes.Length * I], new float[routes.Length * I]);
-        var p = experts.Lora is null ? [] : f.Saved[4..].Select(t => new float[t.Count]).ToArray();
-        var layer = new Layer(experts, key, x.Type);
+        var p = state.Kept.P.Select(t => new float[t.Count]).ToArray();
+        var layer = new Layer(experts, call.Key, x.Type);
         for (var i = 0; i < routes.Length; i++)
         {
             var (route, e) = (routes[i], indices.Span<int>()[routes[i]]);
@@ -33,25 +32,25 @@ internal static class RoutedExpertsPlain
                 (g[(i * I) + c], u[(i * I) + c]) = (Rounded(gate[c], x.Type), Rounded(up[c], x.Type));
                 hidden[c] = Rounded(Hidden(experts, e, c, g[(i * I) + c], u[(i * I) + c]).H, x.Type);
             }
-            var (output, lowDown) = layer.Project(2, e, route, hidden);
-            for (var c = 0; c < D; c++) y[(route / k * D) + c] += weights.Span<float>()[route] * Rounded(output[c], x.Type);
+            var (down, lowDown) = layer.Project(2, e, route, hidden);
+            for (var c = 0; c < D; c++) y[(route / k * D) + c] += weights.Span<float>()[route] * Rounded(down[c], x.Type);
             double[][] low = [lowGate, lowUp, lowDown];
             for (var m = 0; m < p.Length; m++) Array.ConvertAll(low[m], v => (float)v).CopyTo(p[m], i * low[m].Length);
         }
-        f.Outputs[0].Store(Array.ConvertAll(y, v => (float)v));
-        f.Saved[2].Store(g);
-        f.Saved[3].Store(u);
-        for (var m = 0; m < p.Length; m++) f.Saved[4 + m].Store(p[m]);
+        output.Store(Array.ConvertAll(y, v => (float)v));
+        state.Kept.Gate.Store(g);
+        state.Kept.Up.Store(u);
+        for (var m = 0; m < p.Length; m++) state.Kept.P[m].Store(p[m]);
     }
 
-    public static void Backward(Frame f, ExpertSet experts, RouteKey key, bool wantsParameters)
+    public static void Backward(ExpertCall call, HostState state, Tensor dOutput, ExpertGradients to)
     {
-        var (dy, x, weights, indices) = (f.Inputs[0].ToFloats(), f.Inputs[1].ToFloats(), f.Inputs[2], f.Inputs[3]);
-        var (routes, G, U) = (f.Inputs[5].ToInts(), f.Inputs[6].ToFloats(), f.Inputs[7].ToFloats());
-        var (k, D, I, type) = (weights.Width, f.Inputs[1].Width, experts.Inner, f.Inputs[1].Type);
+        var (dy, x, weights, indices, experts) = (dOutput.ToFloats(), call.X.ToFloats(), call.Weights, call.Indices, call.Experts);
+        var (routes, G, U) = (state.Routes.ToInts(), state.Kept.Gate.ToFloats(), state.Kept.Up.ToFloats());
+        var (k, D, I, type) = (weights.Width, call.X.Width, experts.Inner, call.X.Type);
         var (dx, dw) = (new double[x.Length], new float[routes.Length]);
-        var layer = new Layer(experts, key, type);
-        var sums = wantsParameters ? experts.Trained.Select(t => new double[t.Count]).ToArray() : null;
+        var layer = new Layer(experts, call.Key, type);
+        var sums = to.Trained is not null ? experts.Trained.Select(t => new double[t.Count]).ToArray() : null;
         for (var i = 0; i < routes.Length; i++)
         {
             var (route, e) = (routes[i], indices.Span<int>()[routes[i]]);
@@ -78,9 +77,9 @@ internal static class RoutedExpertsPlain
             layer.AddGradient(1, e, route, input, dUp, sums);
             layer.AddGradient(2, e, route, hidden, Array.ConvertAll(dOut, v => v * weight), sums);
         }
-        f.Outputs[0].Store(Array.ConvertAll(dx, v => (float)v));
-        f.Outputs[1].Store(dw);
-        for (var m = 0; sums is not null && m < sums.Length; m++) f.Outputs[2 + m].Store(Array.ConvertAll(sums[m], v => (float)v));
+        to.X.Store(Array.ConvertAll(dx, v => (float)v));
+        to.Weights.Store(dw);
+        for (var m = 0; sums is not null && m < sums.Length; m++) to.Trained![m].Store(Array.ConvertAll(sums[m], v => (float)v));
     }
 
     /// <summary>h, dh/dg, dh/du.</summary>
@@ -146,7 +145,7 @@ internal static class RoutedExpertsPlain
 
         private double[] Masked(int m, int route, double[] v)
         {
-            var mask = RoutedExperts.Mask(experts, key, m);
+            var mask = key.Mask(experts, m);
             if (!mask.Active) return v;
             var masked = new double[v.Length];
             for (var i = 0; i < v.Length; i++) masked[i] = v[i] * mask.At(route, i);

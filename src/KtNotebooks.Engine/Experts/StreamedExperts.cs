@@ -3,16 +3,20 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Experts;
 
 /// <summary>Experts in pinned host memory that cross the bus, as stored, when their rows are computed; low-bit formats are dequantized on the card.</summary>
-internal sealed class StreamedExperts(ExpertSlab slab, ExpertStream stream, Device card, long groupBytes) : DeviceExperts
+internal sealed class StreamedExperts(ExpertSlab slab, ExpertStream stream, Device card, long groupBytes) : GpuExperts
 {
     private readonly List<Tensor> _scratch = [];
 
     public override IReadOnlyList<ExpertGroup> Groups { get; } = slab.Layout.Groups(groupBytes);
 
-    public ExpertStream Stream => stream;
+    public override Device? Device => card;
 
-    /// <summary>Of a split between the CPU and the card; null: the card computes everything.</summary>
-    public ExpertCosts? Costs { get; set; }
+    public override ExpertStream Stream => stream;
+
+    /// <summary>The experts in host memory.</summary>
+    public ExpertSlab Slab => slab;
+
+    public override IEnumerable<GroupVisit> Schedule(ExpertVisit visit) => Enumerable.Range(0, Groups.Count).Select(g => new GroupVisit(this, g));
 
     /// <summary>Where a group lies in host memory.</summary>
     public (nint Address, long Bytes) Source(int group) =>
@@ -26,5 +30,11 @@ internal sealed class StreamedExperts(ExpertSlab slab, ExpertStream stream, Devi
         foreach (var tensor in _scratch) tensor.Dispose();
         _scratch.Clear();
         stream.Close(new GroupVisit(this, group));
+    }
+
+    public override void Dispose()
+    {
+        stream.Drain(); // copies may have run ahead
+        slab.Dispose();
     }
 }

@@ -95,12 +95,12 @@ public sealed class AdapterExport : IDisposable
             for (var i = 0; i < shards.Count; i++)
             {
                 var (shard, file) = (shards[i], shards.Count == 1 ? "model.safetensors" : $"model-{i + 1:D5}-of-{shards.Count:D5}.safetensors");
-                SafetensorsWriter.Write(Path.Combine(work, file), shard, t =>
+                SafetensorsWriter.Write(Path.Combine(work, file), [.. shard.Select(t => t with { Name = _base.StoredName(t.Name) })], t =>
                 {
                     cancel.ThrowIfCancellationRequested();
                     return Make(shard[t].Name, shard[t].Type);
                 });
-                foreach (var (name, _, _) in shard) map.Add(name, file);
+                foreach (var (name, _, _) in shard) map.Add(_base.StoredName(name), file);
                 onShard?.Invoke(i + 1, shards.Count);
             }
             if (shards.Count > 1) WriteIndex(Path.Combine(work, IndexName), map, shards.Sum(s => s.Sum(Bytes)));

@@ -21,8 +21,8 @@ public static class AdapterFolder
     {
         ArgumentNullException.ThrowIfNull(model);
         ArgumentNullException.ThrowIfNull(settings);
-        var tensors = AdapterTensors.Of(model);
-        if (tensors.Count == 0) throw new InvalidOperationException("the model has no adapter to save");
+        (string Name, Tensor Tensor)[] tensors = [.. AdapterTensors.Of(model).Select(t => (AdapterTensors.Stored(t.Name, model), t.Tensor))];
+        if (tensors.Length == 0) throw new InvalidOperationException("the model has no adapter to save");
         try
         {
             SafetensorsWriter.Write(Path.Combine(folder, FileName), tensors, new Dictionary<string, string> { [FingerprintKey] = Fingerprint(model) });

@@ -1,4 +1,3 @@
-using KtNotebooks.Experts;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
@@ -41,17 +40,15 @@ internal sealed class AdapterInstaller
 
     private void Run(CausalLm model, string? name)
     {
-        List<(Nn.Linear Linear, LinearLora Pair)> linears = [];
-        List<(ExpertBank Bank, ExpertLora Lora)> banks = [];
-        var (with, withExperts) = Adapted(model);
-        if (with.Count == 0 && withExperts.Count == 0)
+        List<(IAdaptable Module, LoraWeights Lora)> adapters = [];
+        var adapted = Adapted(model);
+        if (adapted.Count == 0)
             throw new InvalidDataException($"{_path}: none of its {_tensors.Count} tensors fits this model; the first is '{First(_tensors.Keys)}'. It " +
                 "belongs to another architecture");
-        Require(with, withExperts);
+        Require(adapted);
         try
         {
-            foreach (var linear in with) linears.Add((linear, PairOf(linear)));
-            foreach (var bank in withExperts) banks.Add((bank, LoraOf(bank)));
+            foreach (var module in adapted) adapters.Add((module, LoraOf(module)));
             if (_left.Count > 0)
                 throw new InvalidDataException($"{_path}: tensor '{First(_left)}' fits no linear layer of this model, which has {model.Info.Layers} " +
                     $"layers ({_left.Count} such)");
@@ -64,29 +61,25 @@ internal sealed class AdapterInstaller
         if (name is null)
         {
             LoraAdapter.Detach(model);
-            foreach (var (linear, pair) in linears) linear.Adapter = pair;
-            foreach (var (bank, pairs) in banks) bank.Adapter = pairs;
+            foreach (var (module, lora) in adapters) module.Adapter = lora;
             return;
         }
         NamedAdapters.Remove(model, name);
-        foreach (var (linear, pair) in linears) linear.Named.Add(name, pair);
-        foreach (var (bank, pairs) in banks) bank.Named.Add(name, pairs);
+        foreach (var (module, lora) in adapters) module.Named.Add(name, lora);
     }
 
     /// <summary>What the tensors belong to, in model order.</summary>
-    private (List<Nn.Linear> Linears, List<ExpertBank> Banks) Adapted(CausalLm model)
+    private List<IAdaptable> Adapted(CausalLm model)
     {
         var paths = _tensors.Keys.Select(AdapterNames.ModuleOf).ToHashSet();
-        return ([.. model.All().OfType<Nn.Linear>().Where(l => paths.Contains(l.Path))],
-            [.. model.All().OfType<ExpertBank>()
-                .Where(b => Enumerable.Range(0, b.Count).Any(e => b.Names.All.Any(n => paths.Contains(n.Module(e)))))]);
+        return [.. model.All().OfType<IAdaptable>().Where(m => m.Targets.Any(t => Enumerable.Range(0, t.Count).Any(e => paths.Contains(t.PathOf(e)))))];
     }
 
-    private void Require(List<Nn.Linear> linears, List<ExpertBank> banks)
+    private void Require(List<IAdaptable> modules)
     {
         try
         {
-            RankLimit.Require(linears, banks, _settings, "its rank (r)");
+            RankLimit.Require(modules, _settings, "its rank (r)");
         }
         catch (ArgumentException error)
         {
@@ -97,41 +90,26 @@ internal sealed class AdapterInstaller
     /// <summary>The first by PEFT's name, under the name that it has in the file.</summary>
     private string First(IEnumerable<string> names) => _tensors[names.Order(StringComparer.Ordinal).First()].Source;
 
-    private LinearLora PairOf(Nn.Linear linear)
+    private LoraWeights LoraOf(IAdaptable module)
     {
-        var r = _settings.RankOf(linear.Path);
-        var (a, b) = (Take(linear.Path, 'A', r, r, linear.Inputs), Take(linear.Path, 'B', r, linear.Outputs, r));
-        var device = linear.Weight.Device;
-        var (A, B) = (Made(Tensor.Empty(DType.F32, device, r, linear.Inputs)), Made(Tensor.Empty(DType.F32, device, linear.Outputs, r)));
-        Fill(a, A);
-        Fill(b, B);
-        return new LinearLora(A, B, _settings.ScaleOf(linear.Path), (float)_settings.Dropout);
+        var (ranks, scale) = LoraAdapter.RanksOf(module, _settings);
+        return module.MakeAdapter([.. module.Targets.Zip(ranks, (t, r) => Stack(module, t, r))], scale, (float)_settings.Dropout);
     }
 
-    private ExpertLora LoraOf(ExpertBank bank)
+    private (Tensor A, Tensor B) Stack(IAdaptable module, LoraTarget target, int r)
     {
-        var (ranks, scale) = LoraAdapter.RanksOf(bank, _settings);
-        (Tensor A, Tensor B) Stack(int projection, int r, int inputs, int outputs)
+        List<(AdapterTensor A, AdapterTensor B)> pairs = [];
+        for (var e = 0; e < target.Count; e++)
+            pairs.Add((Take(target.PathOf(e), 'A', r, r, target.Inputs), Take(target.PathOf(e), 'B', r, target.Outputs, r)));
+        var (A, B) = (Made(module.EmptyLora(target.Shape(r, target.Inputs))), Made(module.EmptyLora(target.Shape(target.Outputs, r))));
+        for (var e = 0; e < target.Count; e++)
         {
-            List<(AdapterTensor A, AdapterTensor B)> pairs = [];
-            for (var e = 0; e < bank.Count; e++)
-            {
-                var path = bank.Names.All[projection].Module(e);
-                pairs.Add((Take(path, 'A', r, r, inputs), Take(path, 'B', r, outputs, r)));
-            }
-            var (A, B) = (Made(bank.EmptyLora(bank.Count, r, inputs)), Made(bank.EmptyLora(bank.Count, outputs, r)));
-            for (var e = 0; e < bank.Count; e++)
-            {
-                using var a = A.Slice(e, 1);
-                using var b = B.Slice(e, 1);
-                Fill(pairs[e].A, a);
-                Fill(pairs[e].B, b);
-            }
-            return (A, B);
+            using var a = target.Of(A, e);
+            using var b = target.Of(B, e);
+            Fill(pairs[e].A, a);
+            Fill(pairs[e].B, b);
         }
-        var (gate, up, down) = (Stack(0, ranks.Gate, bank.Width, bank.Inner), Stack(1, ranks.Up, bank.Width, bank.Inner),
-            Stack(2, ranks.Down, bank.Inner, bank.Width));
-        return new ExpertLora(gate.A, gate.B, up.A, up.B, down.A, down.B, scale, (float)_settings.Dropout);
+        return (A, B);
     }
 
     /// <summary>A half that must be there and fit; its values are not read yet.</summary>

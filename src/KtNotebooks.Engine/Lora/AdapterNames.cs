@@ -15,7 +15,7 @@ internal static partial class AdapterNames
     private static readonly HashSet<string> Wrappers = ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"];
 
     /// <summary>Words before the first layer that say nothing about which module it is.</summary>
-    private static readonly HashSet<string> Leading = ["base_model", "model"];
+    private static readonly HashSet<string> Leading = ["base_model", "model", "language_model"];
 
     /// <summary>What is stored beside pairs, by a part of its name.</summary>
     private static readonly (string Part, string What)[] Others =

@@ -1,5 +1,5 @@
-using KtNotebooks.Experts;
 using KtNotebooks.Models;
+using KtNotebooks.Nn;
 
 namespace KtNotebooks.Lora;
 
@@ -25,31 +25,25 @@ public static class AdapterTensors
         return List(model, pair => pair.Grad);
     }
 
+    /// <summary>A name as PEFT has it for the whole model, where the one here is a part of it.</summary>
+    internal static string Stored(string name, CausalLm model) => Prefix + model.TensorPrefix + name[Prefix.Length..];
+
     private static List<(string Name, Tensor? Tensor)> List(CausalLm model, Func<Tensor, Tensor?> pick)
     {
         List<(string, Tensor?)> all = [];
-        foreach (var module in model.All())
+        foreach (var module in model.All().OfType<IAdaptable>())
         {
-            if (module is Nn.Linear { Adapter: { } pair })
-            {
-                all.Add((Prefix + module.Path + ".lora_A.weight", pick(pair.A)?.Alias()));
-                all.Add((Prefix + module.Path + ".lora_B.weight", pick(pair.B)?.Alias()));
-            }
-            if (module is not ExpertBank { Adapter: { } l } bank) continue;
-            for (var e = 0; e < bank.Count; e++)
-                foreach (var ((a, b), names) in l.Matrices.Zip(bank.Names.All))
+            if (module.Adapter is not { } lora) continue;
+            var pairs = module.Targets.Zip(lora.Pairs).ToArray();
+            for (var e = 0; e < pairs[0].First.Count; e++)
+                foreach (var (target, (a, b)) in pairs)
                 {
-                    all.Add(($"{Prefix}{names.Module(e)}.lora_A.weight", One(pick(a), e)));
-                    all.Add(($"{Prefix}{names.Module(e)}.lora_B.weight", One(pick(b), e)));
+                    all.Add(($"{Prefix}{target.PathOf(e)}.lora_A.weight", One(a, target, e)));
+                    all.Add(($"{Prefix}{target.PathOf(e)}.lora_B.weight", One(b, target, e)));
                 }
         }
         return all;
-    }
 
-    private static Tensor? One(Tensor? stacked, int e)
-    {
-        if (stacked is null) return null;
-        using var slice = stacked.Slice(e, 1);
-        return slice.View(stacked.Dim(1), stacked.Dim(2));
+        Tensor? One(Tensor half, LoraTarget target, int e) => pick(half) is { } picked ? target.Of(picked, e) : null;
     }
 }

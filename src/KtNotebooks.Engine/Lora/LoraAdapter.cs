@@ -1,8 +1,6 @@
-using KtNotebooks.Experts;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
-using KtNotebooks.Weights;
 
 namespace KtNotebooks.Lora;
 
@@ -21,37 +19,30 @@ public static class LoraAdapter
         ArgumentNullException.ThrowIfNull(model);
         ArgumentNullException.ThrowIfNull(settings);
         settings.Checked();
-        var targets = settings.Targets;
-        if (targets is not null) RequireKnown(model, targets);
-        List<Nn.Linear> linears = [.. model.All().OfType<Nn.Linear>().Where(l => IsTarget(l.Path, targets))];
-        List<ExpertBank> banks = settings.Experts ? [.. model.All().OfType<ExpertBank>()] : [];
-        RankLimit.Require(linears, banks, settings, "lora_rank");
-        RankLimit.RequireRoom(linears, banks, settings);
-        foreach (var linear in linears)
-        {
-            linear.Adapter?.Dispose();
-            linear.Adapter = Fresh(linear, settings, seed);
-        }
-        foreach (var bank in banks) bank.Adapter = Fresh(bank, settings, seed);
-        return linears.Count + banks.Sum(b => 3 * b.Count);
+        if (settings.Targets is { } targets) RequireKnown(model, targets);
+        List<IAdaptable> modules = [.. Adapted(model, settings)];
+        RankLimit.Require(modules, settings, "lora_rank");
+        RankLimit.RequireRoom(modules, settings);
+        foreach (var module in modules) module.Adapter = Fresh(module, settings, seed);
+        return modules.Sum(m => m.Targets.Sum(t => t.Count));
     }
 
     /// <summary>Takes all pairs off again and frees them.</summary>
     public static void Detach(CausalLm model)
     {
         ArgumentNullException.ThrowIfNull(model);
-        foreach (var module in model.All())
-        {
-            if (module is Nn.Linear { Adapter: { } pair } linear)
-            {
-                pair.Dispose();
-                linear.Adapter = null;
-            }
-            if (module is ExpertBank { Adapter: not null } bank) bank.RemoveAdapter();
-        }
+        foreach (var module in model.All().OfType<IAdaptable>()) module.Adapter = null;
     }
 
-    internal static bool IsTarget(string path, IReadOnlyList<string>? targets)
+    /// <summary>The modules that get pairs, in model order.</summary>
+    internal static IEnumerable<IAdaptable> Adapted(CausalLm model, LoraSettings settings) =>
+        model.All().OfType<IAdaptable>().Where(m => m.IsExperts ? settings.Experts : IsTarget(m.Path, settings.Targets));
+
+    /// <summary>Elements of all pairs of a module.</summary>
+    internal static long Elements(IAdaptable module, LoraSettings settings) =>
+        module.Targets.Zip(RanksOf(module, settings).Ranks, (t, rank) => (long)t.Count * rank * (t.Inputs + t.Outputs)).Sum();
+
+    private static bool IsTarget(string path, IReadOnlyList<string>? targets)
     {
         var last = path[(path.LastIndexOf('.') + 1)..];
         return targets is null ? !NeverTargets.Contains(last) : targets.Any(t => path == t || path.EndsWith("." + t, StringComparison.Ordinal));
@@ -59,7 +50,7 @@ public static class LoraAdapter
 
     private static void RequireKnown(CausalLm model, IReadOnlyList<string> targets)
     {
-        var paths = model.All().OfType<Nn.Linear>().Select(l => l.Path).ToList();
+        var paths = model.All().OfType<IAdaptable>().Where(m => !m.IsExperts).Select(m => m.Path).ToList();
         foreach (var target in targets)
             if (!paths.Any(p => p == target || p.EndsWith("." + target, StringComparison.Ordinal)))
             {
@@ -68,43 +59,39 @@ public static class LoraAdapter
             }
     }
 
-    /// <summary>Rank of each projection of a bank, and their scale: the experts of a layer are multiplied together, so they need one of each.</summary>
+    /// <summary>Rank of each target's pairs, and their scale: the experts of a layer are multiplied together, so they need one of each.</summary>
     /// <exception cref="ArgumentException">The patterns give experts of one layer different ranks or scales.</exception>
-    internal static ((int Gate, int Up, int Down) Rank, float Scale) RanksOf(ExpertBank bank, LoraSettings s)
+    internal static (int[] Ranks, float Scale) RanksOf(IAdaptable module, LoraSettings s)
     {
-        if (s.RankPattern is null && s.AlphaPattern is null) return ((s.Rank, s.Rank, s.Rank), s.Scale);
-        var ranks = new int[bank.Names.All.Count];
-        var scale = s.ScaleOf(bank.Names.Gate.Module(0));
-        for (var p = 0; p < ranks.Length; p++)
-            for (var e = 0; e < bank.Count; e++)
+        var targets = module.Targets;
+        var ranks = new int[targets.Count];
+        if (s.RankPattern is null && s.AlphaPattern is null)
+        {
+            Array.Fill(ranks, s.Rank);
+            return (ranks, s.Scale);
+        }
+        var scale = s.ScaleOf(targets[0].PathOf(0));
+        for (var t = 0; t < ranks.Length; t++)
+            for (var e = 0; e < targets[t].Count; e++)
             {
-                var path = bank.Names.All[p].Module(e);
+                var path = targets[t].PathOf(e);
                 var rank = s.RankOf(path);
-                if (e > 0 && rank != ranks[p])
-                    throw new ArgumentException($"rank_pattern gives {path} the rank {rank}, but expert 0 of its layer {ranks[p]}; the experts of a layer "
+                if (e > 0 && rank != ranks[t])
+                    throw new ArgumentException($"rank_pattern gives {path} the rank {rank}, but expert 0 of its layer {ranks[t]}; the experts of a layer "
                         + "need one rank a projection");
                 if (s.ScaleOf(path) != scale)
                     throw new ArgumentException($"rank_pattern and alpha_pattern scale {path} by {s.ScaleOf(path)}, but others of its layer "
                         + $"by {scale}; the experts of a layer need one scale");
-                ranks[p] = rank;
+                ranks[t] = rank;
             }
-        return ((ranks[0], ranks[1], ranks[2]), scale);
+        return (ranks, scale);
     }
 
-    private static LinearLora Fresh(Nn.Linear linear, LoraSettings s, ulong seed)
+    private static LoraWeights Fresh(IAdaptable module, LoraSettings s, ulong seed)
     {
-        var (r, device) = (s.RankOf(linear.Path), linear.Weight.Device);
-        return new LinearLora(RandomA(seed, linear.Path, Tensor.Empty(DType.F32, device, r, linear.Inputs)),
-            Zeros(Tensor.Empty(DType.F32, device, linear.Outputs, r)), s.ScaleOf(linear.Path), (float)s.Dropout);
-    }
-
-    private static ExpertLora Fresh(ExpertBank bank, LoraSettings s, ulong seed)
-    {
-        var ((gate, up, down), scale) = RanksOf(bank, s);
-        Tensor A(ExpertProjection name, int rank, int inputs) => RandomA(seed, $"{name.Path}.{name.Name}", bank.EmptyLora(bank.Count, rank, inputs));
-        Tensor B(int outputs, int rank) => Zeros(bank.EmptyLora(bank.Count, outputs, rank));
-        return new ExpertLora(A(bank.Names.Gate, gate, bank.Width), B(bank.Inner, gate), A(bank.Names.Up, up, bank.Width), B(bank.Inner, up),
-            A(bank.Names.Down, down, bank.Inner), B(bank.Width, down), scale, (float)s.Dropout);
+        var (ranks, scale) = RanksOf(module, s);
+        return module.MakeAdapter([.. module.Targets.Zip(ranks, (t, r) => (RandomA(seed, t.Name, module.EmptyLora(t.Shape(r, t.Inputs))),
+            Zeros(module.EmptyLora(t.Shape(t.Outputs, r)))))], scale, (float)s.Dropout);
     }
 
     private static Tensor RandomA(ulong seed, string name, Tensor target)

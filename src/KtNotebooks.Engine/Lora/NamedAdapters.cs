@@ -1,4 +1,3 @@
-using KtNotebooks.Experts;
 using KtNotebooks.Interop;
 using KtNotebooks.Models;
 
@@ -14,8 +13,7 @@ public static class NamedAdapters
     public static IReadOnlyList<string> Of(CausalLm model)
     {
         ArgumentNullException.ThrowIfNull(model);
-        return [.. model.All().SelectMany(m => m is Nn.Linear l ? l.Named.Keys : m is ExpertBank b ? b.Named.Keys : (IEnumerable<string>)[]).Distinct()
-            .Order(StringComparer.Ordinal)];
+        return [.. model.All().OfType<Nn.IAdaptable>().SelectMany(m => m.Named.Keys).Distinct().Order(StringComparer.Ordinal)];
     }
 
     /// <summary>Loads adapters given as `NAME=PATH`, or as a path, whose last part is then the name. Returns the names in the given order.</summary>
@@ -49,11 +47,8 @@ public static class NamedAdapters
     {
         ArgumentNullException.ThrowIfNull(model);
         Nn.WeightVersion.Change();
-        foreach (var module in model.All())
-        {
-            if (module is Nn.Linear linear && linear.Named.Remove(name, out var pair)) pair.Dispose();
-            if (module is ExpertBank bank && bank.Named.Remove(name, out var pairs)) pairs.Dispose();
-        }
+        foreach (var module in model.All().OfType<Nn.IAdaptable>())
+            if (module.Named.Remove(name, out var lora)) lora.Dispose();
     }
 
     /// <summary>A request may ask for an adapter's name, for `base`, or for nothing: the adapter that is attached for training, if there is one.</summary>

@@ -1,4 +1,4 @@
-using KtNotebooks.Experts;
+using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Lora;
@@ -10,21 +10,14 @@ namespace KtNotebooks.Lora;
 internal static class RankLimit
 {
     /// <summary>Asked before anything is allocated.</summary>
-    /// <param name="linears">Those that get pairs.</param>
-    /// <param name="banks">The same.</param>
+    /// <param name="modules">Those that get pairs.</param>
     /// <param name="settings">Their ranks.</param>
     /// <param name="key">What gave the rank, as the error begins.</param>
     /// <exception cref="ArgumentException">A rank that is too large, with the numbers.</exception>
-    public static void Require(IReadOnlyList<Nn.Linear> linears, IReadOnlyList<ExpertBank> banks, LoraSettings settings, string key)
+    public static void Require(IReadOnlyList<IAdaptable> modules, LoraSettings settings, string key)
     {
-        var matrices = linears.Select(l => (l.Path, l.Inputs, l.Outputs, Rank: settings.RankOf(l.Path), Stacked: 1)).ToList();
-        foreach (var bank in banks)
-        {
-            var ((gate, up, down), _) = LoraAdapter.RanksOf(bank, settings);
-            (string, int, int, int, int) Matrix(int projection, int inputs, int outputs, int rank) =>
-                (bank.Names.All[projection].Module(0), inputs, outputs, rank, bank.Count);
-            matrices.AddRange([Matrix(0, bank.Width, bank.Inner, gate), Matrix(1, bank.Width, bank.Inner, up), Matrix(2, bank.Inner, bank.Width, down)]);
-        }
+        (string Path, int Inputs, int Outputs, int Rank, int Count)[] matrices = [.. modules.SelectMany(m => m.Targets.Zip(
+            LoraAdapter.RanksOf(m, settings).Ranks, (t, rank) => (t.PathOf(0), t.Inputs, t.Outputs, rank, t.Count)))];
         foreach (var group in matrices.GroupBy(m => m.Rank))
         {
             var (path, inputs, outputs, rank, _) = group.MaxBy(m => (Math.Min(m.Inputs, m.Outputs), Math.Max(m.Inputs, m.Outputs)));
@@ -40,15 +33,9 @@ internal static class RankLimit
 
     /// <summary>Asks whether fresh pairs in host memory, with their gradients and two moments each, fit there.</summary>
     /// <exception cref="InsufficientMemoryException">They do not.</exception>
-    public static void RequireRoom(IEnumerable<Nn.Linear> linears, IEnumerable<ExpertBank> banks, LoraSettings settings)
+    public static void RequireRoom(IEnumerable<IAdaptable> modules, LoraSettings settings)
     {
-        static bool OnHost(Device device) => device.Kind == DeviceKind.Cpu;
-        var values = linears.Where(l => OnHost(l.Weight.Device)).Sum(l => (long)settings.RankOf(l.Path) * (l.Inputs + l.Outputs));
-        foreach (var bank in banks.Where(b => OnHost(b.Device) || (b.LoraOnHost && b.Device.Kind == DeviceKind.Cuda))) // not a plan's model of shapes
-        {
-            var ((gate, up, down), _) = LoraAdapter.RanksOf(bank, settings);
-            values += (long)bank.Count * (gate + up + down) * (bank.Width + bank.Inner);
-        }
+        var values = modules.Where(m => m.AdapterDevice.Kind == DeviceKind.Cpu).Sum(m => LoraAdapter.Elements(m, settings));
         HostMemory.Require(4 * sizeof(float) * values, "give a smaller lora_rank, or train fewer modules (lora_target, lora_experts)");
     }
 }

@@ -28,6 +28,9 @@ public sealed class CausalLm(ModelInfo info, DType type, Embedding embedding, IR
     /// <summary>What a person should know about how this model was loaded.</summary>
     public IReadOnlyList<string> Notes { get; set; } = [];
 
+    /// <summary>What PEFT has before the paths of modules, where this model is a part of a larger one.</summary>
+    internal string TensorPrefix { get; set; } = "";
+
     /// <summary>The files that its mapped weights lie in.</summary>
     internal IReadOnlyList<SafetensorsFile> Files { get; set; } = [];
 

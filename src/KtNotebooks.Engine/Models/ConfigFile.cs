@@ -12,11 +12,12 @@ namespace KtNotebooks.Models;
 
 /// <summary>
 /// config.json of a model folder, read field by field: a missing or wrong field is named with its file. Both rotary spellings are read: `rope_theta` +
-/// `rope_scaling`, and the newer `rope_parameters`.
+/// `rope_scaling`, and the newer `rope_parameters`. Of a model that also sees, the fields are those of its text model.
 /// </summary>
 public sealed class ConfigFile
 {
-    private readonly JsonElement _root;
+    private readonly JsonElement _root; // of a model that also sees, its text model's
+    private readonly JsonElement _whole;
 
     /// <exception cref="FileNotFoundException">It is not there.</exception>
     /// <exception cref="InvalidDataException">Not a JSON object; file and line are named.</exception>
@@ -28,10 +29,11 @@ public sealed class ConfigFile
             var hint = HubCache.Hint(System.IO.Path.GetDirectoryName(System.IO.Path.GetFullPath(path)) ?? path);
             throw new FileNotFoundException($"{path}: no such file; a model is a folder on this machine that holds config.json (nothing is downloaded){hint}");
         }
-        _root = JsonSource.Read(path, "a model's config.json");
+        _whole = JsonSource.Read(path, "a model's config.json");
+        _root = TextPart.Of(_whole, path);
     }
 
-    private ConfigFile(string path, JsonElement root) => (Path, _root) = (path, root);
+    private ConfigFile(string path, JsonElement whole) => (Path, _whole, _root) = (path, whole, TextPart.Of(whole, path));
 
     public string Path { get; }
 
@@ -46,7 +48,10 @@ public sealed class ConfigFile
     public DType StoredType => Text("torch_dtype", Text("dtype", "bfloat16")) == "float32" ? DType.F32 : DType.BF16;
 
     /// <summary>How the checkpoint stores its experts by quantization_config; null: not quantised.</summary>
-    public StorageFormat? StoredFormat => Quantization.Of(_root, Path);
+    public StorageFormat? StoredFormat => Quantization.Of(_whole, Path);
+
+    /// <summary>What the tensors of the model begin with beside their usual names.</summary>
+    public string TensorPrefix => TextPart.PrefixOf(_whole);
 
     public string ModelType => Text("model_type");
 

@@ -23,7 +23,7 @@ internal static class ExpertPlacer
             if (like.Key.Executor == ExecutorKind.Streamed) executors.Stream(banks, card, group, slots, brought);
             if (like.Key.Executor != ExecutorKind.Split) continue;
             var costs = executors.Split(banks, card, group, slots, brought: brought);
-            var (alone, some) = banks[0].CpuUpTo(costs);
+            var (alone, some) = ((SplitExperts)banks[0].Executor).CpuUpTo(banks[0].TopK);
             notes.Add($"experts: measured: {costs}: the CPU computes alone up to {alone} tokens a pass, takes a share up "
                 + $"to {some}, and {card} computes everything above");
         }

@@ -24,7 +24,7 @@ public static class ModelFolder
     private const string LayerPrefix = "model.layers.";
     private static readonly Dictionary<string, MethodInfo> Builders = FindBuilders();
 
-    public static IEnumerable<string> KnownTypes => Builders.Keys.Order(StringComparer.Ordinal);
+    public static IEnumerable<string> KnownTypes => Builders.Keys.Concat(TextPart.Types).Order(StringComparer.Ordinal);
 
     /// <summary>Loads a checkpoint for a folder's config.</summary>
     /// <param name="folder">The folder, or the name of a model in Hugging Face's or ModelScope's cache.</param>
@@ -57,7 +57,9 @@ public static class ModelFolder
         try
         {
             model = Build(config, plan is null ? checkpoint : new PlacedWeights(checkpoint, plan), type);
-            List<string> notes = [.. LayersBeyond(model.Info.Layers, config, checkpoint.Names), .. Unused(model.Info.Layers, config, checkpoint.Names, taken)];
+            var names = checkpoint.Names.ToLookup(checkpoint.IsBeside);
+            List<string> notes = [.. Beside(config, names[true]), .. LayersBeyond(model.Info.Layers, config, names[false]),
+                .. Unused(model.Info.Layers, config, names[false], taken)];
             if (plan is not null)
             {
                 notes.AddRange(plan.Notes);
@@ -133,8 +135,14 @@ public static class ModelFolder
         if (!type.IsFloat()) throw new ArgumentException($"a model runs in F32 or BF16, not {type}");
         if (!Builders.TryGetValue(config.ModelType, out var build))
             throw new NotSupportedException($"{config.Path}: model_type '{config.ModelType}' is not known; known are {string.Join(", ", KnownTypes)}");
-        return (CausalLm)build.Invoke(null, BindingFlags.DoNotWrapExceptions, null, [config, weights, type], null)!;
+        var model = (CausalLm)build.Invoke(null, BindingFlags.DoNotWrapExceptions, null, [config, weights, type], null)!;
+        model.TensorPrefix = config.TensorPrefix;
+        return model;
     }
+
+    /// <summary>What a model that sees has beside its text model.</summary>
+    private static string[] Beside(ConfigFile config, IEnumerable<string> names) => !names.Any() ? []
+        : [$"{config.Path}: {names.Count()} tensors beside the text model are not loaded ({string.Join(", ", names.Select(n => n.Split('.')[0]).Distinct())})"];
 
     /// <summary>
     /// Tensors of the model's own layers that its config has no use for: biases, shared experts that it does not count. Said, for the checkpoint may then be of

@@ -6,17 +6,13 @@ using KtNotebooks.Weights;
 namespace KtNotebooks.Nn;
 
 /// <summary>A low-rank pair beside a linear layer: A [r, in], B [out, r] F32; scale = alpha / r.</summary>
-public sealed record LinearLora(Tensor A, Tensor B, float Scale, float Dropout = 0) : IDisposable
+public sealed record LinearLora(Tensor A, Tensor B, float Scale, float Dropout = 0) : LoraWeights(Scale, Dropout)
 {
-    public void Dispose()
-    {
-        A.Dispose();
-        B.Dispose();
-    }
+    public override IReadOnlyList<(Tensor A, Tensor B)> Pairs => [(A, B)];
 }
 
 /// <summary>y = x Wᵀ (+ bias) (+ its low-rank pair). W [out, in] from `path.weight`, the bias [out] from `path.bias`, kept in F32.</summary>
-public sealed class Linear : Module
+public sealed class Linear : Module, IAdaptable
 {
     private readonly ulong _key;
     private readonly bool _tied;
@@ -53,8 +49,23 @@ public sealed class Linear : Module
         }
     }
 
-    /// <summary>Frozen pairs by the name of their adapter, for passes that name one; owned by this layer.</summary>
-    public Dictionary<string, LinearLora> Named { get; } = [];
+    LoraWeights? IAdaptable.Adapter
+    {
+        get => Adapter;
+        set
+        {
+            Adapter?.Dispose();
+            Adapter = (LinearLora?)value;
+        }
+    }
+
+    public Dictionary<string, LoraWeights> Named { get; } = [];
+
+    public bool IsExperts => false;
+
+    public Device AdapterDevice => Weight.Device;
+
+    public IReadOnlyList<LoraTarget> Targets => [new(Path, _ => Path, null, Inputs, Outputs)];
 
     /// <summary>None where the weight is another module's.</summary>
     public override IEnumerable<Parameter> Weights => _tied ? [] : Bias is { } b
@@ -73,7 +84,15 @@ public sealed class Linear : Module
     /// The pair that acts in a pass: the named one it asks for, or the attached one. Whoever reads the weight beside <see cref="Forward"/> must ask here
     /// too.
     /// </summary>
-    public LinearLora? Acting(Pass pass) => pass.Adapter is { } name ? Named.GetValueOrDefault(name) : Adapter;
+    public LinearLora? Acting(Pass pass) => pass.Adapter is { } name ? (LinearLora?)Named.GetValueOrDefault(name) : Adapter;
+
+    public Tensor EmptyLora(params ReadOnlySpan<long> shape) => Tensor.Empty(DType.F32, AdapterDevice, shape);
+
+    public LoraWeights MakeAdapter(IReadOnlyList<(Tensor A, Tensor B)> pairs, float scale, float dropout)
+    {
+        ArgumentNullException.ThrowIfNull(pairs);
+        return new LinearLora(pairs[0].A, pairs[0].B, scale, dropout);
+    }
 
     /// <summary>
     /// x [..., in] → [..., out] in x's type or <paramref name="outType"/>. Rows of several adapters are as many products, each as it is alone.

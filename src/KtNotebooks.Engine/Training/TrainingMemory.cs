@@ -62,10 +62,9 @@ public readonly record struct TrainingMemory(bool LoraOnHost, bool MomentsOnHost
         Dictionary<Device, TrainingMemory> all = [];
         foreach (var card in plan.Gpus)
         {
-            var dense = model.All().OfType<Nn.Linear>().Where(l => plan.DeviceOf(l.Path) == card.Gpu && LoraAdapter.IsTarget(l.Path, lora.Targets))
-                .Sum(l => (double)lora.RankOf(l.Path) * (l.Inputs + l.Outputs));
-            ExpertBank[] banks = lora.Experts ? [.. model.All().OfType<ExpertBank>().Where(b => plan.DeviceOf(b.Path) == card.Gpu)] : [];
-            var experts = banks.Sum(b => Elements(b, lora));
+            var adapted = LoraAdapter.Adapted(model, lora).Where(m => plan.DeviceOf(m.Path) == card.Gpu).ToLookup(m => m.IsExperts);
+            double dense = adapted[false].Sum(m => LoraAdapter.Elements(m, lora)), experts = adapted[true].Sum(m => LoraAdapter.Elements(m, lora));
+            var banks = adapted[true].OfType<ExpertBank>();
             var memory = Of(card.Left, dense, experts, banks.Any(b => CpuTakesPart(plan.Bank(b.Path)!, b.TopK * tokens)), keys);
             all.Add(card.Gpu, memory);
             if (experts > 0 && memory.LoraOnHost)
@@ -87,11 +86,5 @@ public readonly record struct TrainingMemory(bool LoraOnHost, bool MomentsOnHost
         var groups = bank.Layout.Groups(bank.GroupBytes);
         int Host(bool backward) => ExpertCosts.Nominal.HostGroups(groups, bank.Layout.ExpertBytes, bank.Layout.Elements, routes, backward);
         return 4 * Math.Max(Host(false), Host(true)) >= groups.Count;
-    }
-
-    private static double Elements(ExpertBank bank, LoraSettings lora)
-    {
-        var ((gate, up, down), _) = LoraAdapter.RanksOf(bank, lora);
-        return (double)bank.Count * (gate + up + down) * (bank.Width + bank.Inner);
     }
 }

@@ -20,6 +20,7 @@ public sealed class Checkpoint : IWeights, IDisposable
     private readonly Dictionary<string, SafetensorsFile> _fileOf = [];
     private readonly SortedDictionary<string, SafetensorsFile> _files = new(StringComparer.Ordinal);
     private readonly StoredMatrices _matrices;
+    private readonly string _prefix = "";
 
     /// <param name="folder">The folder, or the name of a model in a cache (<see cref="HubCache"/>).</param>
     /// <exception cref="FileNotFoundException">The folder, an index or a shard is missing.</exception>
@@ -30,7 +31,12 @@ public sealed class Checkpoint : IWeights, IDisposable
         Folder = folder = HubCache.Resolve(folder);
         _matrices = new StoredMatrices(this);
         RegularFile.RequireFolder(folder, "a model's folder with config.json and *.safetensors (nothing is downloaded)");
-        Quantized = Quantization.Read(folder);
+        var config = Path.Combine(folder, "config.json");
+        if (File.Exists(config))
+        {
+            var root = JsonSource.Read(config, "a model's config.json");
+            (_prefix, Quantized) = (TextPart.PrefixOf(root), Quantization.Of(root, config));
+        }
         var index = Path.Combine(folder, Index);
         var single = Path.Combine(folder, Single);
         try
@@ -67,7 +73,14 @@ public sealed class Checkpoint : IWeights, IDisposable
     /// <summary>Told the name and bytes of every tensor that is taken.</summary>
     public Action<string, long>? OnTaken { get; init; }
 
+    /// <summary>Of the model's tensors; a <see cref="TextPart"/>'s without what they begin with, and of what is beside it all.</summary>
     public IEnumerable<string> Names => _fileOf.Keys;
+
+    /// <summary>How a tensor is called in its file.</summary>
+    public string StoredName(string name) => Entry(name).StoredName;
+
+    /// <summary>The tensor is not of the text model of this checkpoint.</summary>
+    public bool IsBeside(string name) => _prefix.Length > 0 && StoredName(name) == name;
 
     /// <summary>The shards by name.</summary>
     public IReadOnlyDictionary<string, SafetensorsFile> Files => _files;
@@ -170,7 +183,7 @@ public sealed class Checkpoint : IWeights, IDisposable
 
     private SafetensorsFile Open(string file)
     {
-        if (!_files.TryGetValue(file, out var opened)) _files[file] = opened = new SafetensorsFile(Path.Combine(Folder, file));
+        if (!_files.TryGetValue(file, out var opened)) _files[file] = opened = new SafetensorsFile(Path.Combine(Folder, file), _prefix);
         return opened;
     }
 
@@ -183,8 +196,9 @@ public sealed class Checkpoint : IWeights, IDisposable
             var where = $"{path}: weight_map '{entry.Name}'";
             var shard = JsonSource.Text(entry.Value, where);
             if (!opened.TryGetValue(shard, out var file)) opened.Add(shard, file = Open(ShardName(shard, where, entry.Name)));
-            if (!file.Entries.ContainsKey(entry.Name)) throw new InvalidDataException($"{path}: says '{entry.Name}' is in {shard}, but it is not there");
-            if (!_fileOf.TryAdd(entry.Name, file)) throw new InvalidDataException($"{path}: names '{entry.Name}' twice");
+            var name = file.NameOf(entry.Name);
+            if (!file.Entries.ContainsKey(name)) throw new InvalidDataException($"{path}: says '{entry.Name}' is in {shard}, but it is not there");
+            if (!_fileOf.TryAdd(name, file)) throw new InvalidDataException($"{path}: names '{entry.Name}' twice");
         }
     }
 

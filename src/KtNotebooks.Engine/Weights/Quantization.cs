@@ -12,18 +12,12 @@ public static class Quantization
 {
     public const string Key = "quantization_config";
 
-    /// <summary>The format of the folder's low-bit matrices; null where there are none.</summary>
+    /// <summary>The format of the low-bit matrices of a config's checkpoint; null where there are none. The path stands in errors.</summary>
     /// <exception cref="NotSupportedException">Another layout, named with its file.</exception>
-    public static StorageFormat? Read(string folder)
-    {
-        var path = Path.Combine(folder, "config.json");
-        return File.Exists(path) ? Of(JsonSource.Read(path, "a model's config.json"), path) : null;
-    }
-
-    /// <summary>The same of a config that has been read; the path stands in errors.</summary>
     public static StorageFormat? Of(JsonElement config, string path)
     {
-        if (JsonSource.MaybeField(config, Key, JsonValueKind.Object, path) is not { } block) return null;
+        var inner = JsonSource.MaybeField(TextPart.Of(config, path), Key, JsonValueKind.Object, path);
+        if ((inner ?? JsonSource.MaybeField(config, Key, JsonValueKind.Object, path)) is not { } block) return null;
         var method = Json.Text(block, "quant_method");
         var methods = StorageFormat.All.Where(f => f.QuantMethod is not null).ToArray();
         return methods.FirstOrDefault(f => f.QuantMethod == method && f.Describes(block)) ?? throw new NotSupportedException($"{path}: "

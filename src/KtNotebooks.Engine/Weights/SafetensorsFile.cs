@@ -10,7 +10,11 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Weights;
 
 /// <summary>One tensor of a safetensors file: type, shape and byte range in the data section.</summary>
-public sealed record TensorEntry(string Name, DType Type, long[] Shape, long Begin, long End);
+public sealed record TensorEntry(string Name, DType Type, long[] Shape, long Begin, long End)
+{
+    /// <summary>Its name in the header.</summary>
+    public string StoredName { get; init; } = Name;
+}
 
 /// <summary>
 /// A memory-mapped safetensors file: 8 bytes header length, JSON header, data. Tensors are views on the mapping, so nothing is read before it is used and
@@ -29,15 +33,17 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
     private readonly Dictionary<string, TensorEntry> _entries = [];
     private readonly byte* _start;
     private readonly byte* _data;
+    private readonly string _prefix;
     private int _users = 1; // this object, and one for every tensor handed out
     private int _disposed;
 
     /// <param name="path">The file, or a link to it: what Hugging Face's cache is made of.</param>
+    /// <param name="prefix">Left out of the names that begin with it.</param>
     /// <exception cref="FileNotFoundException">No such file.</exception>
     /// <exception cref="InvalidDataException">Not a safetensors file, truncated, or with a header that does not fit the data.</exception>
-    public SafetensorsFile(string path)
+    public SafetensorsFile(string path, string prefix = "")
     {
-        Path = path;
+        (Path, _prefix) = (path, prefix);
         _file = RegularFile.Open(path, "a safetensors file");
         _length = Length;
         if (_length < 8)
@@ -74,6 +80,9 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
     public IReadOnlyDictionary<string, TensorEntry> Entries => _entries;
 
     public IReadOnlyDictionary<string, string> Metadata { get; private set; } = new Dictionary<string, string>();
+
+    /// <summary>A stored name as it is asked for.</summary>
+    public string NameOf(string stored) => stored.StartsWith(_prefix, StringComparison.Ordinal) ? stored[_prefix.Length..] : stored;
 
     /// <summary>Where the data begins in the file.</summary>
     public long DataStart { get; }
@@ -219,7 +228,7 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
         if (Numbers(item.Value, "data_offsets") is not [var begin, var finish]) throw Damaged($"tensor '{name}' has no 'data_offsets' of two whole numbers");
         var dtype = item.Value.TryGetProperty("dtype", out var text) && text.ValueKind == JsonValueKind.String ? text.ToString()
             : throw Damaged($"tensor '{name}' has no 'dtype'");
-        var entry = new TensorEntry(name, TypeOf(dtype, name), shape, begin, finish);
+        var entry = new TensorEntry(NameOf(name), TypeOf(dtype, name), shape, begin, finish) { StoredName = name };
         if (shape.Any(dim => dim < 0)) throw Bad($"says tensor '{name}' has the shape [{string.Join(", ", shape)}]");
         if (begin < 0) throw Bad($"says tensor '{name}' begins at byte {begin}");
         if (Bytes(entry.Type, shape) is not { } bytes) throw Damaged($"tensor '{name}' with the shape [{string.Join(", ", shape)}] is larger than any file");

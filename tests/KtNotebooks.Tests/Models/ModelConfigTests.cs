@@ -64,7 +64,7 @@ public sealed class ModelConfigTests : IDisposable
     [InlineData("qwen3_moe", "use_sliding_window", "true", "'use_sliding_window' is True: sliding windows are not supported for this model")]
     [InlineData("qwen3_moe", "num_local_experts", null, "'num_local_experts' is missing")]
     [InlineData("qwen3_moe", "model_type", "\"qwen9\"",
-        "model_type 'qwen9' is not known; known are deepseek_v2, deepseek_v3, glm4_moe, gpt_oss, kimi_k2, qwen3_moe")]
+        "model_type 'qwen9' is not known; known are deepseek_v2, deepseek_v3, glm4_moe, gpt_oss, kimi_k2, kimi_k25, qwen3_moe")]
     public void A_config_that_cannot_be_is_one_line_with_file_and_key(string model, string key, string? value, string message)
     {
         var path = Config(model, config =>

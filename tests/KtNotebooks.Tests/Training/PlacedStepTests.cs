@@ -45,7 +45,7 @@ public sealed class PlacedStepTests : IDisposable
         foreach (var bank in model.All().OfType<ExpertBank>())
         {
             // Half the bank a side: the two groups on the card take as long over the bus as the two of the CPU.
-            if (experts == ExecutorKind.Split) bank.Split(new ExpertCosts(1e3, 1e3, 1e18, 1e18));
+            if (experts == ExecutorKind.Split) bank.Use(new SplitExperts(((SplitExperts)bank.Executor).Streamed, new ExpertCosts(1e3, 1e3, 1e18, 1e18)));
             bank.LoraOnHost = pairsOnHost;
             if (experts == ExecutorKind.Split) Assert.Equal(2, bank.GroupVisits(40, backward: true).Count());
         }

@@ -19,9 +19,10 @@ internal static class LowBitFolder
         .Replace("\"moe_intermediate_size\": 18", "\"moe_intermediate_size\": 32", StringComparison.Ordinal);
 
     /// <param name="wide">With the widths that 4 bits have anyway; if not, FP8 has odd ones.</param>
-    public static string Save(string folder, StorageFormat format, ulong seed = 1, bool wide = false)
+    /// <param name="change">Of the tiny config, another model.</param>
+    public static string Save(string folder, StorageFormat format, ulong seed = 1, bool wide = false, Func<string, string>? change = null)
     {
-        Tiny.Save(folder, seed, wide || format == StorageFormat.Int4 ? Wide : null);
+        Tiny.Save(folder, seed, config => wide || format == StorageFormat.Int4 ? Wide(change?.Invoke(config) ?? config) : change?.Invoke(config) ?? config);
         List<(string, Tensor)> matrices = [], scales = [];
         using (var file = new SafetensorsFile(Path.Combine(folder, "model.safetensors")))
             foreach (var (name, entry) in file.Entries)

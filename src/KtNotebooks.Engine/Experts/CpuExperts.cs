@@ -6,11 +6,61 @@ using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Experts;
 
-/// <summary>
-/// What the gradient of experts wants back of their forward, for R sorted rows: g, u [R, I] and, with low-rank pairs, p = A·input F32 [R, r] of gate, up
-/// and down.
-/// </summary>
-internal sealed record ExpertActivations(Tensor Gate, Tensor Up, Tensor[] P);
+/// <summary>The CPU computes, with the experts where they lie. One for all banks: it holds nothing.</summary>
+internal sealed class CpuExperts : IExpertExecutor
+{
+    public static CpuExperts Instance { get; } = new();
+
+    /// <summary>Forward: rows gathered for the experts [R, D] and h [R, I]. Backward: dy, both parts of dx and x by route [R, D]; h, dh, dg, du [R, I]; q
+    /// of three projections [R, r].</summary>
+    public long ScratchBytes(ExpertCall call, bool backward)
+    {
+        var row = (call.X.Width + call.Experts.Inner) * call.X.Type.Size();
+        return !backward ? (long)call.Routes * row : call.Routes * ((4L * row) + (3L * sizeof(float) * (call.Experts.Lora is { } l ? l.GateA.Dim(1) : 0)));
+    }
+
+    public ExpertState NewState(ExpertCall call) => new HostState(Tensor.Empty(DType.I32, call.X.Device, call.Experts.Count + 1),
+        Tensor.Empty(DType.I32, call.X.Device, call.Routes), ExpertActivations.Of(call.Experts, call.X, call.Routes));
+
+    public void Forward(ExpertCall call, ExpertState state, Tensor y)
+    {
+        var offsets = Routes.Sort(call.Indices, call.Experts.Count, state.Offsets, state.Routes);
+        new ExpertRows(call.Experts, call.Key, offsets, state.Routes.ToInts()).Forward(call.X, call.Weights, ((HostState)state).Kept, y, call.ValueUnused);
+    }
+
+    public void Backward(ExpertCall call, ExpertState state, Tensor dy, ExpertGradients to) =>
+        new ExpertRows(call.Experts, call.Key, state.Offsets.ToInts(), state.Routes.ToInts())
+            .Backward(dy, call.X, call.Weights, ((HostState)state).Kept, to.X, to.Weights, to.Trained);
+
+    public void Dispose()
+    {
+    }
+}
+
+/// <summary>What the CPU keeps for the gradient.</summary>
+internal sealed class HostState(Tensor offsets, Tensor routes, ExpertActivations kept) : ExpertState(offsets, routes)
+{
+    public ExpertActivations Kept => kept;
+
+    public override void Dispose()
+    {
+        base.Dispose();
+        kept.Dispose();
+    }
+}
+
+/// <summary>Of R sorted rows: g, u [R, I] and, with low-rank pairs, p = A·input F32 [R, r] of gate, up and down.</summary>
+internal sealed record ExpertActivations(Tensor Gate, Tensor Up, Tensor[] P) : IDisposable
+{
+    public static ExpertActivations Of(ExpertSet experts, Tensor like, int rows) => new(Tensor.Empty(like.Type, like.Device, rows, experts.Inner),
+        Tensor.Empty(like.Type, like.Device, rows, experts.Inner), experts.Lora is { } l
+            ? [.. ((Tensor[])[l.GateA, l.UpA, l.DownA]).Select(a => Tensor.Empty(DType.F32, like.Device, rows, a.Dim(1)))] : []);
+
+    public void Dispose()
+    {
+        foreach (var tensor in (Tensor[])[Gate, Up, .. P]) tensor.Dispose();
+    }
+}
 
 /// <summary>
 /// <see cref="RoutedExperts"/> and its gradient on the CPU for routes that are sorted by expert: all experts of a set, or those of a share of it. Rows
@@ -87,7 +137,7 @@ internal sealed class ExpertRows(ExpertSet experts, RouteKey key, int[] offsets,
         else SwiGlu.Forward(g, u, h);
     }
 
-    private DropoutMask Mask(int projection) => RoutedExperts.Mask(experts, key, projection);
+    private DropoutMask Mask(int projection) => key.Mask(experts, projection);
 
     private void Project(Tensor input, Matrices w, Tensor? a, Tensor? b, int projection, ExpertActivations saved, Tensor output)
     {

@@ -5,31 +5,46 @@ using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Experts;
 
+/// <summary>Consecutive experts of a bank that are on the card at the same time.</summary>
+public readonly record struct ExpertGroup(int First, int Count);
+
 /// <summary>
-/// <see cref="RoutedExperts"/> and its gradient on a card, one group of experts after the other: what a group needs is allocated for its rows alone, so
-/// memory does not grow with the bank. Rows are fetched through the routes inside the products, nothing is gathered. The gradient computes gate and up
-/// again from x instead of keeping them: two products more, R × 2I elements less.
+/// Where the matrices of a group lie, in the type that was asked for: gate, up [I, D], down [D, I] of its first expert, the next one a stride on.
 /// </summary>
-internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
+internal readonly record struct GroupMatrices(ExpertSide Gate, ExpertSide Up, ExpertSide Down);
+
+/// <summary>
+/// A GPU computes, group by group, each opened before the work that reads it is queued and closed after. Whether the matrices are always there, come over
+/// the bus or are dequantized on the way is the matter of the class behind it.
+/// </summary>
+internal abstract class GpuExperts : IExpertExecutor
 {
-    /// <summary>Dequantized matrices at a time of experts that nobody placed: they are copied to the card for one call, right everywhere and slow.</summary>
-    private const long UploadedBytes = 256L << 20;
+    /// <summary>In the order of the experts; forward walks them upwards, backward downwards.</summary>
+    public abstract IReadOnlyList<ExpertGroup> Groups { get; }
 
-    private readonly int _d = experts.Gate.K, _i = experts.Inner;
+    public abstract Device? Device { get; }
 
-    /// <summary>Rows of all experts as the host sees them, [E+1]; read back once a forward.</summary>
-    public int[] Offsets { get; private set; } = [];
+    public virtual ExpertStream? Stream => null;
+
+    /// <summary>Bytes that opening a group takes: asked when a run is planned.</summary>
+    internal virtual long OpenBytes(ExpertGroup group, DType type) => 0;
+
+    /// <summary>The matrices of a group in F32 or BF16; work queued on the compute stream from now on may read them.</summary>
+    internal abstract GroupMatrices Open(int group, DType type);
+
+    /// <summary>All work that reads the group has been queued.</summary>
+    internal abstract void Close(int group);
+
+    public virtual IEnumerable<GroupVisit> Schedule(ExpertVisit visit) => [];
 
     /// <summary>
-    /// Bytes that forward or backward takes beside inputs and outputs while its largest group is open, for whoever plans: gate, up, h (backward) and a row
-    /// of D, what a row has of low rank, dequantized matrices, padded pairs and the sum over groups. Nobody knows how tokens will choose: a group is taken to
-    /// get twice its share of the rows at most.
+    /// While the largest group is open: gate, up, h (backward) and a row of D, what a row has of low rank, dequantized matrices, padded pairs and the sum over
+    /// groups. Nobody knows how tokens will choose: a group is taken to get twice its share of the rows at most.
     /// </summary>
-    public static long ScratchBytes(ExpertSet experts, Tensor x, long routes, bool backward)
+    public long ScratchBytes(ExpertCall call, bool backward)
     {
-        var card = experts.OnGpu!;
-        var (size, type, groups) = (x.Type.Size(), x.Type, card.Groups);
-        var rows = Math.Min(routes, 2 * routes * groups.Max(g => g.Count) / experts.Count);
+        var (x, experts, type) = (call.X, call.Experts, call.X.Type);
+        var rows = Math.Min(call.Routes, 2L * call.Routes * Groups.Max(g => g.Count) / experts.Count);
         long row = ((backward ? 3 : 2) * experts.Inner) + experts.Gate.K, pairs = 0;
         if (experts.Lora is { } lora)
         {
@@ -37,91 +52,123 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
             row += backward ? 2 * (both + down) : both + down;
             if (lora.Dropout > 0) row += 2 * Math.Max(experts.Gate.K, experts.Inner); // masked copies of what goes in
         }
-        var sum = groups.Count > 1 && type != DType.F32 ? x.Count * sizeof(float) : 0;
-        return (rows * row * size) + pairs + sum + groups.Max(g => card.OpenBytes(g, type));
+        var sum = Groups.Count > 1 && type != DType.F32 ? x.Count * sizeof(float) : 0;
+        return (rows * row * type.Size()) + pairs + sum + Groups.Max(g => OpenBytes(g, type));
     }
 
-    /// <summary>Fills saved = offsets, routes, rowOf and, unless nobody will look at it, y.</summary>
-    public void Forward(Frame f, bool valueUnused)
+    public ExpertState NewState(ExpertCall call) => StateOf(call);
+
+    public static GpuState StateOf(ExpertCall call)
     {
-        var (x, weights, indices, y) = (f.Inputs[0], f.Inputs[1], f.Inputs[2], f.Outputs[0]);
-        RouteKernels.Sort(indices, experts.Count, f.Saved[0], f.Saved[1], f.Saved[2]);
-        Offsets = f.Saved[0].ToInts();
-        if (valueUnused || indices.Count == 0)
+        Tensor Numbers(int count) => Tensor.Empty(DType.I32, call.X.Device, count);
+        return new GpuState(Numbers(call.Experts.Count + 1), Numbers(call.Routes), Numbers(call.Routes));
+    }
+
+    public void Forward(ExpertCall call, ExpertState state, Tensor y) => new GpuRows(call, this, (GpuState)state).Forward(y);
+
+    public void Backward(ExpertCall call, ExpertState state, Tensor dy, ExpertGradients to) => new GpuRows(call, this, (GpuState)state).Backward(dy, to);
+
+    public abstract void Dispose();
+}
+
+/// <summary>What a GPU keeps for the gradient: the order of the routes alone.</summary>
+internal sealed class GpuState(Tensor offsets, Tensor routes, Tensor rowOf) : ExpertState(offsets, routes)
+{
+    /// <summary>The sorted row of each route, I32 [R].</summary>
+    public Tensor RowOf => rowOf;
+
+    /// <summary>The offsets as the host sees them; read back once a forward.</summary>
+    public int[] HostOffsets { get; set; } = [];
+
+    public override void Dispose()
+    {
+        base.Dispose();
+        rowOf.Dispose();
+    }
+}
+
+/// <summary>
+/// <see cref="RoutedExperts"/> and its gradient on a GPU, one group of experts after the other: what a group needs is allocated for its rows alone, so
+/// memory does not grow with the bank. Rows are fetched through the routes inside the products, nothing is gathered. The gradient computes gate and up
+/// again from x instead of keeping them: two products more, R × 2I elements less.
+/// </summary>
+internal sealed class GpuRows(ExpertCall call, GpuExperts source, GpuState state)
+{
+    private readonly int _d = call.Experts.Gate.K, _i = call.Experts.Inner;
+
+    /// <summary>Fills the state and, unless nobody will look at it, y.</summary>
+    /// <param name="y">[T, D].</param>
+    /// <param name="cpuGroups">The CPU takes the first so many groups.</param>
+    public void Forward(Tensor y, int cpuGroups = 0)
+    {
+        RouteKernels.Sort(call.Indices, call.Experts.Count, state.Offsets, state.Routes, state.RowOf);
+        state.HostOffsets = state.Offsets.ToInts();
+        if (call.ValueUnused || call.Routes == 0)
         {
             Memory.Clear(y);
             return;
         }
-        using var host = HostExperts.Begin(experts, dropoutKey, Offsets, x, weights, f.Saved[1]);
-        host?.Forward();
-        using var pairs = experts.Lora is { } lora ? new DeviceExpertLora(lora, x.Type) : null;
-        using var uploaded = experts.OnGpu is null ? new ResidentExperts(experts, x.Device, x.Type, UploadedBytes) : null;
-        var source = experts.OnGpu ?? uploaded!;
-        using var sum = new RowSum(y, source.Groups.Count, host is not null);
-        for (var g = HostGroups; g < source.Groups.Count; g++)
+        using var cpu = cpuGroups == 0 ? null : new CpuShare(call, state, source.Groups[cpuGroups - 1]);
+        cpu?.Forward();
+        using var pairs = Lora is { } lora ? new DeviceExpertLora(lora, call.X.Type) : null;
+        using var sum = new RowSum(y, source.Groups.Count, cpu is not null);
+        for (var g = cpuGroups; g < source.Groups.Count; g++)
         {
             if (IsEmpty(source.Groups[g])) continue;
-            using var visit = new Visit(this, source, g, x, f.Saved[1], pairs);
+            using var visit = new Visit(this, g, pairs);
             var (gate, up, p) = visit.GateAndUp();
             p?.Dispose();
             using (gate)
             using (up)
             {
-                visit.Activate(gate, up, indices);
+                visit.Activate(gate, up);
                 using var down = visit.Down(gate);
-                sum.Add(down, visit.FirstRow, f.Saved[2], weights, weights.Width);
+                sum.Add(down, visit.FirstRow, state.RowOf, call.Weights, call.TopK);
             }
         }
-        if (host is not null)
+        if (cpu is not null)
         {
-            using var part = host.Value();
+            using var part = cpu.Value();
             sum.Add(part);
         }
         sum.Finish();
     }
 
-    /// <summary>
-    /// Inputs dy, x, weights, indices, offsets, routes, rowOf [, the trained tensors]; outputs dx, dweights [, gradients of the trained tensors].
-    /// </summary>
-    public void Backward(Frame f, int[] offsets, bool wantsParameters)
+    /// <param name="dy">[T, D].</param>
+    /// <param name="to">All of it is filled.</param>
+    /// <param name="cpuGroups">The CPU takes the first so many groups.</param>
+    public void Backward(Tensor dy, ExpertGradients to, int cpuGroups = 0)
     {
-        Offsets = offsets;
-        var (dy, x, weights, routes, rowOf) = (f.Inputs[0], f.Inputs[1], f.Inputs[2], f.Inputs[5], f.Inputs[6]);
-        var gradients = wantsParameters ? f.Outputs[2..] : null;
-        if (routes.Count == 0)
+        if (call.Routes == 0)
         {
-            foreach (var output in f.Outputs) Memory.Clear(output);
+            foreach (var output in (Tensor[])[to.X, to.Weights, .. to.Trained ?? []]) Memory.Clear(output);
             return;
         }
-        using var host = HostExperts.Begin(experts, dropoutKey, Offsets, x, weights, routes);
-        host?.Backward(dy, wantsParameters);
-        using var pairs = experts.Lora is { } lora ? new DeviceExpertLora(lora, x.Type) : null;
-        using var uploaded = experts.OnGpu is null ? new ResidentExperts(experts, x.Device, x.Type, UploadedBytes) : null;
-        var source = experts.OnGpu ?? uploaded!;
-        using var sum = new RowSum(f.Outputs[0], source.Groups.Count, host is not null);
-        if (host is not null) Memory.Clear(f.Outputs[1]); // each side writes the routes of its own experts
-        for (var g = source.Groups.Count - 1; g >= HostGroups; g--)
+        using var cpu = cpuGroups == 0 ? null : new CpuShare(call, state, source.Groups[cpuGroups - 1]);
+        cpu?.Backward(dy, to.Trained is not null);
+        using var pairs = Lora is { } lora ? new DeviceExpertLora(lora, call.X.Type) : null;
+        using var sum = new RowSum(to.X, source.Groups.Count, cpu is not null);
+        if (cpu is not null) Memory.Clear(to.Weights); // each side writes the routes of its own experts
+        for (var g = source.Groups.Count - 1; g >= cpuGroups; g--)
         {
             if (IsEmpty(source.Groups[g]))
             {
-                if (gradients is not null) ClearGradients(source.Groups[g], gradients);
+                if (to.Trained is not null) ClearGradients(source.Groups[g], to.Trained);
                 continue;
             }
-            using var visit = new Visit(this, source, g, x, routes, pairs);
-            using var dx = visit.Backward(dy, weights, f.Inputs[3], f.Inputs[4], f.Outputs[1], gradients);
-            sum.Add(dx, visit.FirstRow, rowOf, null, weights.Width);
+            using var visit = new Visit(this, g, pairs);
+            using var dx = visit.Backward(dy, to);
+            sum.Add(dx, visit.FirstRow, state.RowOf, null, call.TopK);
         }
-        if (host is not null)
+        if (cpu is not null)
         {
-            using var part = host.Gradients(f.Outputs[1], gradients);
+            using var part = cpu.Gradients(to);
             sum.Add(part);
         }
         sum.Finish();
     }
 
-    private int HostGroups => experts.OnHost?.Groups ?? 0;
-
-    private bool IsEmpty(ExpertGroup group) => Offsets[group.First] == Offsets[group.First + group.Count];
+    private bool IsEmpty(ExpertGroup group) => state.HostOffsets[group.First] == state.HostOffsets[group.First + group.Count];
 
     /// <summary>Experts without rows have no gradient.</summary>
     private static void ClearGradients(ExpertGroup group, Tensor[] gradients)
@@ -169,8 +216,7 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
     /// <summary>One group while it is open: rows [FirstRow, FirstRow + Rows) of the sorted routes.</summary>
     private sealed class Visit : IDisposable
     {
-        private readonly RoutedExpertsCuda _op;
-        private readonly DeviceExperts _source;
+        private readonly GpuRows _op;
         private readonly int _group, _first, _count, _k;
         private readonly Tensor _x, _allRoutes, _routes;
         private readonly DeviceExpertLora? _pairs;
@@ -178,16 +224,15 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
         private readonly Tensor _tiles;
         private readonly CudaDevice _card;
 
-        public Visit(RoutedExpertsCuda op, DeviceExperts source, int group, Tensor x, Tensor routes, DeviceExpertLora? pairs)
+        public Visit(GpuRows op, int group, DeviceExpertLora? pairs)
         {
-            (_op, _source, _group, _x, _pairs) = (op, source, group, x, pairs);
-            (_first, _count) = (source.Groups[group].First, source.Groups[group].Count);
+            (_op, _group, _x, _pairs, _k) = (op, group, op.X, pairs, op.TopK);
+            (_first, _count) = op.Source.Groups[group];
             (FirstRow, Rows) = (op.Offsets[_first], op.Offsets[_first + _count] - op.Offsets[_first]);
-            _k = x.Rows == 0 ? 1 : (int)(routes.Count / x.Rows);
-            _card = x.Gpu();
-            _w = source.Open(group, x.Type);
-            (_allRoutes, _routes) = (routes, routes.Slice(FirstRow, Rows));
-            _tiles = GroupedKernels.Tiles(x.Device, op.Offsets, _first, _count);
+            _card = _x.Gpu();
+            _w = op.Source.Open(group, _x.Type);
+            (_allRoutes, _routes) = (op.State.Routes, op.State.Routes.Slice(FirstRow, Rows));
+            _tiles = GroupedKernels.Tiles(_x.Device, op.Offsets, _first, _count);
         }
 
         public int FirstRow { get; }
@@ -200,7 +245,7 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
 
         public void Dispose()
         {
-            _source.Close(_group);
+            _op.Source.Close(_group);
             _tiles.Dispose();
             _routes.Dispose();
         }
@@ -233,9 +278,9 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
         }
 
         /// <summary>h in the place of gate.</summary>
-        public void Activate(Tensor gate, Tensor up, Tensor indices)
+        public void Activate(Tensor gate, Tensor up)
         {
-            if (_op.Glu is { } glu) glu.Forward(gate, up, _allRoutes, FirstRow, indices, gate);
+            if (_op.Glu is { } glu) glu.Forward(gate, up, _allRoutes, FirstRow, _op.Indices, gate);
             else RouteKernels.SwiGlu(gate, up, gate);
         }
 
@@ -254,8 +299,9 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
         }
 
         /// <summary>dx [rows, D] of the group's rows; writes dweights of its routes and the gradients of its experts' pairs.</summary>
-        public Tensor Backward(Tensor dy, Tensor weights, Tensor indices, Tensor offsets, Tensor dWeights, Tensor[]? gradients)
+        public Tensor Backward(Tensor dy, ExpertGradients to)
         {
+            var (weights, gradients) = (_op.Weights, to.Trained);
             var (gate, up, p) = GateAndUp();
             using var dGate = gate; // the gradients take the place of the values
             using var dUp = up;
@@ -271,15 +317,15 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
             {
                 Product(h, true, new GroupedTerm(Tokens(dy), _w.Down, _op._d));
             }
-            if (_op.Glu is { } glu) glu.Backward(h, gate, up, weights, _allRoutes, FirstRow, indices, gate, up, h, dWeights);
-            else RouteKernels.SwiGluGrad(h, gate, up, weights, _allRoutes, FirstRow, gate, up, h, dWeights);
-            if (gradients is not null) DownGradients(dy, h, qDown, weights, offsets, gradients);
+            if (_op.Glu is { } glu) glu.Backward(h, gate, up, weights, _allRoutes, FirstRow, _op.Indices, gate, up, h, to.Weights);
+            else RouteKernels.SwiGluGrad(h, gate, up, weights, _allRoutes, FirstRow, gate, up, h, to.Weights);
+            if (gradients is not null) DownGradients(dy, h, qDown, gradients);
             var dx = Empty(_op._d);
             GroupedTerm[] through = [new(RowSource.Of(dGate), _w.Gate, _op._i), new(RowSource.Of(dUp), _w.Up, _op._i)];
             if (_pairs is not { } pairs)
             {
                 Product(dx, true, through);
-                if (gradients is not null) WeightGradients(dGate, dUp, offsets, gradients);
+                if (gradients is not null) WeightGradients(dGate, dUp, gradients);
                 return dx;
             }
             using var q = Empty(pairs.InRank);
@@ -288,7 +334,7 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
             if (Lora!.Dropout > 0) BackProject(dx, _op._d, 0, through, (RowSource.Of(q), pairs.GateA(_first), pairs.GateRank),
                 (RowSource.Of(q).From(pairs.GateRank, Type), pairs.UpA(_first), pairs.UpRank));
             else Product(dx, true, [.. through, new(RowSource.Of(q), pairs.InA(_first), pairs.InRank)]);
-            if (gradients is not null) InGradients(dGate, dUp, pIn!, q, offsets, gradients);
+            if (gradients is not null) InGradients(dGate, dUp, pIn!, q, gradients);
             return dx;
         }
 
@@ -344,61 +390,76 @@ internal sealed class RoutedExpertsCuda(ExpertSet experts, RouteKey dropoutKey)
         }
 
         /// <summary>dA = (w∘q)ᵀ (m∘h) ; dB = scale · dyᵀ (w∘p), or dW = (w∘dy)ᵀ h.</summary>
-        private void DownGradients(Tensor dy, Tensor h, Tensor? q, Tensor weights, Tensor offsets, Tensor[] gradients)
+        private void DownGradients(Tensor dy, Tensor h, Tensor? q, Tensor[] gradients)
         {
+            var weights = _op.Weights;
             if (_pairs is not { } pairs)
             {
                 using var rows = Empty(_op._d);
                 RouteKernels.Gather(dy, _allRoutes, FirstRow, Rows, _k, rows);
                 RouteKernels.ScaleRows(rows, weights, _allRoutes, FirstRow);
-                Outer(offsets, RowSource.Of(rows), _op._d, RowSource.Of(h), _op._i, gradients[2], _op._d, false, 1);
+                Outer(RowSource.Of(rows), _op._d, RowSource.Of(h), _op._i, gradients[2], _op._d, false, 1);
                 return;
             }
             using var p = DownP(h);
             RouteKernels.ScaleRows(p, weights, _allRoutes, FirstRow);
             RouteKernels.ScaleRows(q!, weights, _allRoutes, FirstRow);
             using var masked = Masked(h, 2);
-            Outer(offsets, RowSource.Of(q!), pairs.DownRank, RowSource.Of(masked ?? h), _op._i, gradients[4], Lora!.DownB.Width, false, 1);
-            Outer(offsets, RowSource.Of(p), pairs.DownRank, Tokens(dy), _op._d, gradients[5], Lora.DownB.Width, true, Lora.Scale);
+            Outer(RowSource.Of(q!), pairs.DownRank, RowSource.Of(masked ?? h), _op._i, gradients[4], Lora!.DownB.Width, false, 1);
+            Outer(RowSource.Of(p), pairs.DownRank, Tokens(dy), _op._d, gradients[5], Lora.DownB.Width, true, Lora.Scale);
         }
 
-        private void InGradients(Tensor dGate, Tensor dUp, Tensor p, Tensor q, Tensor offsets, Tensor[] gradients)
+        private void InGradients(Tensor dGate, Tensor dUp, Tensor p, Tensor q, Tensor[] gradients)
         {
             var (pairs, lora) = (_pairs!, Lora!);
             var (rg, ru) = (lora.GateB.Width, lora.UpB.Width);
-            Outer(offsets, RowSource.Of(p), pairs.GateRank, RowSource.Of(dGate), _op._i, gradients[1], rg, true, lora.Scale);
-            Outer(offsets, RowSource.Of(p).From(pairs.GateRank, Type), pairs.UpRank, RowSource.Of(dUp), _op._i, gradients[3], ru, true, lora.Scale);
+            Outer(RowSource.Of(p), pairs.GateRank, RowSource.Of(dGate), _op._i, gradients[1], rg, true, lora.Scale);
+            Outer(RowSource.Of(p).From(pairs.GateRank, Type), pairs.UpRank, RowSource.Of(dUp), _op._i, gradients[3], ru, true, lora.Scale);
             using var forGate = Masked(_x, 0);
             using var forUp = Masked(_x, 1);
             if (forGate is null && rg == ru) // x is read once for both
             {
-                GroupedKernels.Outer(_card, Type, Offsets(offsets), _count, FirstRow, RowSource.Of(q), pairs.InRank, Tokens(_x), _op._d, pairs.GateRank, rg,
+                GroupedKernels.Outer(_card, Type, Offsets, _count, FirstRow, RowSource.Of(q), pairs.InRank, Tokens(_x), _op._d, pairs.GateRank, rg,
                     OfGroup(gradients[0]), OfGroup(gradients[2]), false, 1);
                 return;
             }
-            Outer(offsets, RowSource.Of(q), pairs.GateRank, forGate is null ? Tokens(_x) : RowSource.Of(forGate), _op._d, gradients[0], rg, false, 1);
-            Outer(offsets, RowSource.Of(q).From(pairs.GateRank, Type), pairs.UpRank, forUp is null ? Tokens(_x) : RowSource.Of(forUp), _op._d, gradients[2], ru,
+            Outer(RowSource.Of(q), pairs.GateRank, forGate is null ? Tokens(_x) : RowSource.Of(forGate), _op._d, gradients[0], rg, false, 1);
+            Outer(RowSource.Of(q).From(pairs.GateRank, Type), pairs.UpRank, forUp is null ? Tokens(_x) : RowSource.Of(forUp), _op._d, gradients[2], ru,
                 false, 1);
         }
 
         /// <summary>dW of gate and up [I, D] = dgᵀ x, duᵀ x: full-parameter training.</summary>
-        private void WeightGradients(Tensor dGate, Tensor dUp, Tensor offsets, Tensor[] gradients)
+        private void WeightGradients(Tensor dGate, Tensor dUp, Tensor[] gradients)
         {
-            Outer(offsets, RowSource.Of(dGate), _op._i, Tokens(_x), _op._d, gradients[0], _op._i, false, 1);
-            Outer(offsets, RowSource.Of(dUp), _op._i, Tokens(_x), _op._d, gradients[1], _op._i, false, 1);
+            Outer(RowSource.Of(dGate), _op._i, Tokens(_x), _op._d, gradients[0], _op._i, false, 1);
+            Outer(RowSource.Of(dUp), _op._i, Tokens(_x), _op._d, gradients[1], _op._i, false, 1);
         }
 
-        private void Outer(Tensor offsets, RowSource small, int M, RowSource wide, int N, Tensor gradient, int limit, bool transposed, float alpha) =>
-            GroupedKernels.Outer(_card, Type, Offsets(offsets), _count, FirstRow, small, M, wide, N, M, limit, OfGroup(gradient), 0, transposed, alpha);
+        private void Outer(RowSource small, int M, RowSource wide, int N, Tensor gradient, int limit, bool transposed, float alpha) =>
+            GroupedKernels.Outer(_card, Type, Offsets, _count, FirstRow, small, M, wide, N, M, limit, OfGroup(gradient), 0, transposed, alpha);
 
-        private nint Offsets(Tensor offsets) => offsets.Pointer + (_first * sizeof(int));
+        private nint Offsets => _op.State.Offsets.Pointer + (_first * sizeof(int));
 
         private nint OfGroup(Tensor gradient) => gradient.Pointer + (nint)(_first * (gradient.Count / gradient.Dim(0)) * sizeof(float));
     }
 
-    private ExpertLora? Lora => experts.Lora;
+    private GpuExperts Source => source;
 
-    private ClampedSwiGlu? Glu => experts.Glu;
+    private GpuState State => state;
 
-    private DropoutMask Mask(int projection) => RoutedExperts.Mask(experts, dropoutKey, projection);
+    private int[] Offsets => state.HostOffsets;
+
+    private Tensor X => call.X;
+
+    private Tensor Weights => call.Weights;
+
+    private Tensor Indices => call.Indices;
+
+    private int TopK => call.TopK;
+
+    private ExpertLora? Lora => call.Experts.Lora;
+
+    private ClampedSwiGlu? Glu => call.Experts.Glu;
+
+    private DropoutMask Mask(int projection) => call.Mask(projection);
 }
