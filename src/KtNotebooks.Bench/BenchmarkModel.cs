@@ -25,7 +25,7 @@ internal sealed class BenchmarkModel : IDisposable
         int count;
         using (var empty = ModelFolder.Shape(config)) count = empty.Info.Layers;
         Device DeviceOf(string name) => deviceOf(name, count);
-        Model = ModelFolder.Build(config, new PatternWeights(DeviceOf, format), DType.BF16);
+        Model = ModelFolder.Build(config, new PatternWeights(DeviceOf, format) { Tiles = executor == ExecutorKind.Cpu }, DType.BF16);
         foreach (var banks in Model.All().OfType<ExpertBank>().GroupBy(b => DeviceOf(b.Path)).Where(b => b.Key.Kind == DeviceKind.Cuda))
         {
             if (executor == ExecutorKind.Resident) ExpertExecutors.Keep([.. banks], banks.Key, DType.BF16);

@@ -42,7 +42,8 @@ public static class ExpertBenchmark
 
     private static ExpertBank Bank(ExpertBenchmarkSettings s)
     {
-        var bank = new ExpertBank(new PatternWeights(Device.Cpu, s.Format), ExpertNames.Each("model.layers.1.mlp.experts"), DType.BF16, s.Experts, s.Width,
+        var weights = new PatternWeights(Device.Cpu, s.Format) { Tiles = s.Device.Kind == DeviceKind.Cpu };
+        var bank = new ExpertBank(weights, ExpertNames.Each("model.layers.1.mlp.experts"), DType.BF16, s.Experts, s.Width,
             s.Inner);
         if (s.Device.Kind == DeviceKind.Cuda) ExpertExecutors.Keep([bank], s.Device, DType.BF16);
         if (s.Rank > 0) bank.Adapter = Lora(s);

@@ -1,6 +1,7 @@
 using System.Runtime.CompilerServices;
 
 using KtNotebooks.Formats;
+using KtNotebooks.Interop;
 using KtNotebooks.Tensors;
 using KtNotebooks.Weights;
 
@@ -43,6 +44,9 @@ public sealed unsafe class PatternWeights : IWeights
         }
     }
 
+    /// <summary>Plain experts come in the CPU kernels' tiles where there are such, as a plan lays them out for the CPU.</summary>
+    public bool Tiles { get; init; }
+
     public Tensor Take(string name, DType type, params ReadOnlySpan<long> shape)
     {
         var tensor = Tensor.Empty(type, shape);
@@ -76,7 +80,8 @@ public sealed unsafe class PatternWeights : IWeights
                 format.FillScales(scales[e], Deviation / format.RandomDeviation);
             }
         });
-        return format.IsLowBit ? Matrices.Each(format, data, scales, n, k) : Matrices.Each(data);
+        if (format.IsLowBit) return Matrices.Each(format, data, scales, n, k);
+        return Tiles && type == DType.BF16 && Cpu.MultipliesTiles ? Matrices.Each(data).Tile() : Matrices.Each(data);
     }
 
     private void Fill(Tensor tensor, string name)

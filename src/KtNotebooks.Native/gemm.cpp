@@ -112,7 +112,7 @@ struct Pass {
     const char* strips;
     int64_t distance;  // between strips
 
-    int a_parts() const { return plan.a_parts - b_part; }  // without low · low
+    int a_parts() const { return plan.a_parts == 2 ? 2 - b_part : 1; }  // without low · low
 };
 
 // The strips of columns [first, first + columns) of a pass: where they lie, if they are tiled; else packed.

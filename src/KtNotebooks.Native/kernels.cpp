@@ -347,7 +347,7 @@ void dots_tiled(int64_t m, int64_t strips, int64_t k, const void* x, int64_t ldx
 KT_INLINE void turn_half(const char* from, char* to) {
     const __m512i inner = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
     __m512i x[8], t[8];
-    for (int p = 0; p < 8; p++) x[p] = _mm512_shuffle_epi8(_mm512_load_si512(from + p * 64), inner);
+    for (int p = 0; p < 8; p++) x[p] = _mm512_shuffle_epi8(_mm512_loadu_si512(from + p * 64), inner);
     for (int p = 0; p < 8; p += 2) {
         t[p] = _mm512_unpacklo_epi64(x[p], x[p + 1]);
         t[p + 1] = _mm512_unpackhi_epi64(x[p], x[p + 1]);

@@ -74,6 +74,11 @@ internal sealed class ExpertRows(ExpertSet experts, RouteKey key, int[] offsets,
     /// </summary>
     public void Forward(Tensor x, Tensor weights, ExpertActivations saved, Tensor y, bool valueUnused)
     {
+        if (NativeExperts.Take(experts, key, x))
+        {
+            new NativeExperts(experts, offsets, routes).Forward(x, weights, saved, y, valueUnused);
+            return;
+        }
         var lora = experts.Lora;
         using var xs = Routes.GatherTokens(x, routes, weights.Width);
         Project(xs, experts.Gate, lora?.GateA, lora?.GateB, 0, saved, saved.Gate);
@@ -96,6 +101,11 @@ internal sealed class ExpertRows(ExpertSet experts, RouteKey key, int[] offsets,
     /// </summary>
     public void Backward(Tensor dy, Tensor x, Tensor weights, ExpertActivations saved, Tensor dx, Tensor dWeights, Tensor[]? gradients)
     {
+        if (NativeExperts.Take(experts, key, x))
+        {
+            new NativeExperts(experts, offsets, routes).Backward(dy, x, weights, saved, dx, dWeights, gradients);
+            return;
+        }
         var (g, u, lora) = (saved.Gate, saved.Up, experts.Lora);
         var k = weights.Width;
         using var dys = Routes.GatherTokens(dy, routes, k);

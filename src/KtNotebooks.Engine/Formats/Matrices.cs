@@ -1,6 +1,20 @@
+using KtNotebooks.Interop;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Formats;
+
+/// <summary>How the elements of a matrix [N, K] lie.</summary>
+public enum MatrixLayout
+{
+    /// <summary>Row by row, as checkpoints have them.</summary>
+    Rows,
+
+    /// <summary>
+    /// In the CPU kernels' tiles (formats.h: KT_TILED), N and K padded to multiples of 32: nothing is packed when such a matrix is multiplied. Plain BF16
+    /// alone, and only where <see cref="Cpu.MultipliesTiles"/>.
+    /// </summary>
+    Tiles,
+}
 
 /// <summary>
 /// E matrices of one shape [N, K] and format, one an expert: a stacked tensor [E, N, K] (what is trained), or a tensor each (a checkpoint's memory-mapped
@@ -8,6 +22,8 @@ namespace KtNotebooks.Formats;
 /// </summary>
 public readonly struct Matrices
 {
+    private const int TileRows = 16, TileUnit = 32;
+
     private readonly Tensor? _stacked;
     private readonly Tensor[]? _each;
     private readonly Tensor[]? _scales;
@@ -24,6 +40,11 @@ public readonly struct Matrices
     }
 
     public StorageFormat Format { get; }
+
+    public MatrixLayout Layout { get; private init; }
+
+    /// <summary>Format and layout, as the native library numbers them.</summary>
+    internal int NativeCode => Format.Code | (Layout == MatrixLayout.Tiles ? Native.Tiled : 0);
 
     /// <summary>E.</summary>
     public int Count { get; }
@@ -71,10 +92,41 @@ public readonly struct Matrices
     /// <summary>The same matrices with every tensor (data and scales of each) replaced, for instance by a copy on another device.</summary>
     public Matrices Map(Func<Tensor, Tensor> replace) =>
         new(Format, _stacked is null ? null : replace(_stacked), _each is null ? null : Array.ConvertAll(_each, t => replace(t)), _scales is null ? null
-            : Array.ConvertAll(_scales, t => replace(t)), Count, N, K);
+            : Array.ConvertAll(_scales, t => replace(t)), Count, N, K)
+        { Layout = Layout };
+
+    /// <summary>
+    /// The same matrices in tiles, each laid out by a thread of its own and its rows freed at once: where rows are mapped from a file, nothing is held twice.
+    /// </summary>
+    /// <exception cref="InvalidOperationException">They are stacked, or no plain BF16 in host memory.</exception>
+    public unsafe Matrices Tile()
+    {
+        if (_each is null || Format != StorageFormat.Of(DType.BF16) || _each[0].Device.Kind != DeviceKind.Cpu)
+            throw new InvalidOperationException($"[Matrices] tiles are made of plain BF16 matrices in host memory, one an expert, not of {this}");
+        var (rows, tiles, n, k) = (_each, new Tensor[Count], N, K);
+        Parallel.For(0, Count, e =>
+        {
+            var tile = Tensor.Empty(DType.BF16, Padded(n) * Padded(k));
+            Native.Ok(Native.kt_tile(n, k, (void*)rows[e].Pointer, (void*)tile.Pointer));
+            rows[e].Dispose();
+            tiles[e] = tile;
+        });
+        return new Matrices(Format, null, tiles, null, Count, N, K) { Layout = MatrixLayout.Tiles };
+    }
+
+    private static long Padded(long n) => (n + TileUnit - 1) / TileUnit * TileUnit;
+
+    /// <summary>Element (n, k) of a tiled matrix: strips of 16 n along K, in each [k / 2][n % 16][k % 2].</summary>
+    private float[] Untiled(int e)
+    {
+        var (tiles, values, strip) = (_each![e].ToFloats(), new float[checked(N * K)], TileRows * Padded(K));
+        for (var n = 0; n < N; n++)
+            for (var k = 0; k < K; k++) values[(n * K) + k] = tiles[(n / TileRows * strip) + (k / 2 * TileRows * 2) + (n % TileRows * 2) + (k % 2)];
+        return values;
+    }
 
     /// <summary>The first matrices of the unstacked form, on the same tensors.</summary>
-    public Matrices First(int count) => new(Format, null, _each![..count], _scales?[..count], count, N, K);
+    public Matrices First(int count) => new(Format, null, _each![..count], _scales?[..count], count, N, K) { Layout = Layout };
 
     /// <summary>Frees the tensors of the unstacked form.</summary>
     public void DisposeEach()
@@ -98,7 +150,7 @@ public readonly struct Matrices
         for (var e = 0; e < Count; e++) target[e] = ScalesPointer(e);
     }
 
-    /// <summary>The stored data of matrix e: [N, K], for 4 bits [N, K/2]. A view; the caller disposes it.</summary>
+    /// <summary>The stored data of matrix e: [N, K], for 4 bits [N, K/2], of tiles all in a row. A view; the caller disposes it.</summary>
     public Tensor Data(int e)
     {
         if (_stacked is null) return _each![e].Alias();
@@ -112,6 +164,7 @@ public readonly struct Matrices
     /// <summary>The values of matrix e [N, K] as they meet rows of <paramref name="rows"/>: low bits are rounded to that type.</summary>
     public float[] ToFloats(int e, DType rows)
     {
+        if (Layout == MatrixLayout.Tiles) return Untiled(e);
         using var data = Data(e);
         if (!Format.IsLowBit) return data.ToFloats();
         using var scales = Scales(e)!;
@@ -123,7 +176,8 @@ public readonly struct Matrices
     }
 
     /// <summary>A view on matrix e of a format without scales; the caller disposes it.</summary>
-    public Tensor this[int e] => Format.IsLowBit ? throw new InvalidOperationException($"[Matrices] a matrix of {Format} is data and scales, not one tensor")
+    public Tensor this[int e] => Layout == MatrixLayout.Tiles ? throw new InvalidOperationException("[Matrices] a tiled matrix is no tensor [N, K]")
+        : Format.IsLowBit ? throw new InvalidOperationException($"[Matrices] a matrix of {Format} is data and scales, not one tensor")
         : Data(e);
 
     private static void Expect(string what, Tensor tensor, DType type, long[] shape)

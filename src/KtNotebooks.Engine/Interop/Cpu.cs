@@ -118,6 +118,9 @@ public static class Cpu
     }
 
     /// <summary>Whether such a scope is open on this thread: what hands work to another one opens one there.</summary>
+    /// <summary>Whether the variant in use multiplies BF16 weights in tiles; one that does not refuses them.</summary>
+    public static bool MultipliesTiles => IsNative && Native.kt_multiplies_tiles() != 0;
+
     internal static bool IsRowInvariant => InvariantScope.IsOpen;
 
     private sealed class InvariantScope : IDisposable

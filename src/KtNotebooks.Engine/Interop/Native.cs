@@ -13,6 +13,7 @@ internal static unsafe partial class Native
     internal const int AbiVersion = 7;
     internal const int F32 = 0;
     internal const int BF16 = 1;
+    internal const int Tiled = 0x100;
 
     [LibraryImport(Library)]
     internal static partial int kt_abi_version();
@@ -64,6 +65,20 @@ internal static unsafe partial class Native
     internal static partial int kt_dequantize(int type, void* data, void* scales, long K, long row, long rows, void* @out, int typeOut);
 
     [LibraryImport(Library)]
+    internal static partial int kt_multiplies_tiles();
+
+    [LibraryImport(Library)]
+    internal static partial int kt_tile(long N, long K, void* rows, void* tiles);
+
+    [LibraryImport(Library)]
+    internal static partial int kt_experts_forward(Experts* experts, void* x, float* weights, void* g, void* u, float* pGate, float* pUp, float* pDown,
+        void* rows, void* y, int typeY);
+
+    [LibraryImport(Library)]
+    internal static partial int kt_experts_grad(Experts* experts, void* dy, void* x, float* weights, void* g, void* u, float* pGate, float* pUp,
+        float* pDown, ExpertsBackward* work, void* dx, int typeDx, float* dWeights);
+
+    [LibraryImport(Library)]
     internal static partial int kt_attention(int nseq, int* startsQ, int* startsK, int H, int Hk, int D, int Dv, int window, float scale,
         void* q, void* k, void* v, int type, void* @out, float* lse);
 
@@ -74,6 +89,31 @@ internal static unsafe partial class Native
     [LibraryImport(Library)]
     internal static partial int kt_attention_grad(int nseq, int* startsQ, int* startsK, int H, int Hk, int D, int Dv, int window, float scale,
         void* q, void* k, void* v, void* @out, float* lse, void* dout, int type, void* dq, void* dk, void* dv);
+
+    /// <summary>kt_projection.</summary>
+    internal struct Projection
+    {
+        public nint* W, ScalesW, A, B;
+        public int TypeW, Rank;
+    }
+
+    /// <summary>kt_experts.</summary>
+    internal struct Experts
+    {
+        public int Count, TopK;
+        public long T, D, I;
+        public int* Offsets, Routes;
+        public Projection Gate, Up, Down;
+        public float Scale;
+    }
+
+    /// <summary>kt_experts_backward.</summary>
+    internal struct ExpertsBackward
+    {
+        public void* Rows, H, Dh, Du;
+        public float* QGate, QUp, QDown;
+        public nint* DAGate, DBGate, DAUp, DBUp, DADown, DBDown;
+    }
 
     /// <summary>Throws <see cref="KtNativeException"/> with the library's own text unless <paramref name="status"/> is 0.</summary>
     internal static void Ok(int status, [CallerArgumentExpression(nameof(status))] string call = "")

@@ -23,7 +23,7 @@ internal static unsafe class GroupedMatmul
             fixed (int* o = offsets)
             fixed (nint* wp = pointers.W, sp = pointers.Scales, ap = pointers.A, bp = pointers.B)
             {
-                Native.Ok(Native.kt_grouped_linear(w.Count, o, w.N, w.K, (void*)x.Pointer, Code(x), (void*)(xl ?? x).Pointer, (void**)wp, w.Format.Code,
+                Native.Ok(Native.kt_grouped_linear(w.Count, o, w.N, w.K, (void*)x.Pointer, Code(x), (void*)(xl ?? x).Pointer, (void**)wp, w.NativeCode,
                     (void**)sp, a?.N ?? 0, (float**)ap, (float**)bp, scale, p is null ? null : (float*)p.Pointer, (void*)y.Pointer, Code(y)));
             }
             return;
@@ -52,7 +52,7 @@ internal static unsafe class GroupedMatmul
             fixed (int* o = offsets)
             fixed (nint* wp = pointers.W, sp = pointers.Scales, ap = pointers.A, bp = pointers.B)
             {
-                Native.Ok(Native.kt_grouped_linear_dx(w.Count, o, w.N, w.K, (void*)dy.Pointer, Code(dy), (void**)wp, w.Format.Code, (void**)sp, a?.N
+                Native.Ok(Native.kt_grouped_linear_dx(w.Count, o, w.N, w.K, (void*)dy.Pointer, Code(dy), (void**)wp, w.NativeCode, (void**)sp, a?.N
                     ?? 0, (float**)ap, (float**)bp, scale, q is null ? null : (float*)q.Pointer, dx is null ? null : (void*)dx.Pointer, dxl is null ? null
                     : (void*)dxl.Pointer, Code((dx ?? dxl)?.Type ?? DType.F32)));
             }

@@ -20,6 +20,7 @@ public sealed class PlacedWeights(IWeights source, ResidencyPlan plan) : IWeight
     public Matrices TakeExperts(ExpertProjection names, DType type, int count, long n, long k)
     {
         var matrices = source.TakeExperts(names, type, count, n, k);
+        if (plan.IsTiled(names.Path)) return matrices.Tile();
         return plan.SentTo(names.Path) is not { } card ? matrices : matrices.Map(tensor =>
         {
             using (tensor) return tensor.To(card);

@@ -17,6 +17,10 @@ public sealed record BankResidency(string Path, ModulePlace Place, StorageFormat
     /// Comes to its card, or to pinned memory, from the mapped file when the model stands; until then its matrices are views on the file.
     /// </summary>
     public bool IsBroughtLater => Place.Compute.Kind == DeviceKind.Cuda && Place.Executor != ExecutorKind.Cpu;
+
+    /// <summary>Is laid out in the CPU kernels' tiles on the way into host memory, from the mapped file: no second copy.</summary>
+    public bool IsTiled => Place.Executor == ExecutorKind.Cpu && Place.Weights == WeightHome.Host && Format == StorageFormat.Of(DType.BF16)
+        && Interop.Cpu.MultipliesTiles;
 }
 
 /// <summary>What of a card is whose.</summary>
@@ -84,9 +88,15 @@ public sealed class ResidencyPlan
     public WeightHome HomeOf(string name) => (Bank(name)?.Place ?? Placement.Of(name)).Weights;
 
     /// <summary>
-    /// Whether a tensor or the experts below a path are read into host memory when they are taken; the others stay mapped, or go to their card.
+    /// Whether a tensor or the experts below a path are read into host memory when they are taken; the others stay mapped, go to their card, or into tiles.
     /// </summary>
-    public bool IsRead(string name) => Bank(name) is { } bank ? bank.Place.Weights == WeightHome.Host && !bank.IsBroughtLater : HomeOf(name) == WeightHome.Host;
+    public bool IsRead(string name) => Bank(name) is { } bank ? bank.Place.Weights == WeightHome.Host && !bank.IsBroughtLater && !bank.IsTiled
+        : HomeOf(name) == WeightHome.Host;
+
+    /// <summary>
+    /// Whether the experts below a path are laid out in the CPU kernels' tiles when they are taken: those that stay in host memory for the CPU.
+    /// </summary>
+    public bool IsTiled(string name) => Bank(name) is { IsTiled: true };
 
     /// <summary>The card that a tensor goes to when it is taken; null: none.</summary>
     public Device? SentTo(string name) =>

@@ -79,11 +79,14 @@ internal sealed unsafe class Numbers : IDisposable
 /// <summary>A reference result: the value in double and Σ|a|·|b| over what was summed, from which the tolerance follows.</summary>
 internal readonly record struct Reference(double Value, double Magnitude)
 {
-    /// <summary>Checks c · ε · Σ|a|·|b| for a sum of <paramref name="terms"/> numbers in F32, plus half a unit of BF16 where the result is stored so.</summary>
-    public void Check(Numbers actual, int index, int terms, Func<string> where)
+    /// <summary>
+    /// Checks c · ε · Σ|a|·|b| for a sum of <paramref name="terms"/> numbers in F32, plus half a unit of BF16 where the result is stored so, plus the part of
+    /// every product that is <paramref name="lost"/>.
+    /// </summary>
+    public void Check(Numbers actual, int index, int terms, Func<string> where, double lost = 0)
     {
         const double eps = 1.1920929e-7;
-        var limit = eps * (8 + Math.Sqrt(terms)) * Magnitude + (actual.Type == Native.BF16 ? Math.Abs(Value) / 256 : 0) * (1 + 1e-3) + 1e-30;
+        var limit = ((eps * (8 + Math.Sqrt(terms))) + lost) * Magnitude + (actual.Type == Native.BF16 ? Math.Abs(Value) / 256 : 0) * (1 + 1e-3) + 1e-30;
         var error = Math.Abs(actual[index] - Value);
         if (!(error <= limit))
             Assert.Fail($"{where()}: [{index}] is {actual[index]:g9}, expected {Value:g9}, error {error:g3} > limit {limit:g3}");
