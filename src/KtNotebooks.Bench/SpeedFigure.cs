@@ -25,14 +25,14 @@ public sealed record SpeedFigure(string Model, string Run, double TokensPerSecon
 
     /// <summary>
     /// Measured on an H200 like the one of our results, DeepSeek-V2-Lite's shape, with transformers 5.17 and PEFT 0.21; 1 × 16: sequences one at a time, 16
-    /// accumulated. The scripts are not part of this repository.
+    /// accumulated. tests/gpu/huggingface.py; its output is docs/results/h200/2026-11-27/huggingface.txt.
     /// </summary>
     public static IReadOnlyList<SpeedFigure> HuggingFaceOnTheSameGpu { get; } =
     [
-        new("deepseek-v2-lite", "HF, 1 × 16", 2127, 67, Ours),
-        new("deepseek-v2-lite", "HF, batch 16", 13814, 118, Ours),
-        new("deepseek-v2-lite", "HF, batch 16, checkpointing", 9698, 45, Ours),
-        new("deepseek-v2-lite", "HF, FSDP off-load, batch 16", 3527, 12, Ours),
-        new("deepseek-v2-lite", "HF, FSDP off-load, 1 × 16", 316, 4, Ours),
+        new("deepseek-v2-lite", "HF, 1 × 16", 2148, 69.4, Ours),
+        new("deepseek-v2-lite", "HF, batch 16", 13540, 122.1, Ours),
+        new("deepseek-v2-lite", "HF, batch 16, checkpointing", 9581, 49.0, Ours),
+        new("deepseek-v2-lite", "HF, FSDP off-load, batch 16", 3607, 19.2, Ours),
+        new("deepseek-v2-lite", "HF, FSDP off-load, 1 × 16", 328, 6.3, Ours),
     ];
 }

@@ -82,5 +82,12 @@ public static class Templates
     /// <exception cref="ArgumentException">No template has this name; the message gives the nearest.</exception>
     public static Template Get(string name) => ByName.TryGetValue(name, out var template)
         ? template
-        : throw new ArgumentException($"Unknown template '{name}'.{Nearest.Hint(name, Names)}");
+        : throw new ArgumentException(IsOfAnotherFamily(name)
+            ? $"Unknown template '{name}': a template is made for one family of models, and this one's is not here. Known: " +
+                string.Join(", ", Names.Order(StringComparer.Ordinal))
+            : $"Unknown template '{name}'.{Nearest.Hint(name, Names)}");
+
+    /// <summary>qwen3_5 is one of LLaMA-Factory's names for other models, no slip for qwen3, which would train it with wrong marks.</summary>
+    private static bool IsOfAnotherFamily(string name) =>
+        Nearest.Find(name, Names) is { } near && name.StartsWith($"{near}_", StringComparison.OrdinalIgnoreCase);
 }

@@ -50,9 +50,13 @@ public sealed class UserPattern
         }
         catch (RegexParseException error)
         {
-            throw new InvalidDataException($"{source}: not a regular expression: {error.Message}");
+            throw new InvalidDataException($"{source}: not a regular expression: {Words(error.Error)} at character {error.Offset} of '{pattern}'");
         }
     }
+
+    /// <summary>The error's own name in plain words: InsufficientClosingParentheses as "insufficient closing parentheses".</summary>
+    private static string Words(RegexParseError error) =>
+        string.Concat(error.ToString().Select((c, i) => char.IsUpper(c) ? $"{(i == 0 ? "" : " ")}{char.ToLowerInvariant(c)}" : $"{c}"));
 
     /// <summary>PEFT's rule for the names of modules: the whole path must match, or its end after a dot.</summary>
     /// <inheritdoc cref="UserPattern(string, string, bool)"/>

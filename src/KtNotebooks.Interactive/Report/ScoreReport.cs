@@ -32,7 +32,7 @@ public sealed class ScoreReport(IReadOnlyList<ScoredRun> runs)
         {
             Subtitle = of.Any(r => r.Published) ? "error bars: 95 % of bootstrap means; published figures are of other models and rows"
                 : "error bars: 95 % of bootstrap means",
-            Width = 860,
+            Width = 760,
         };
         foreach (var run in of)
         {

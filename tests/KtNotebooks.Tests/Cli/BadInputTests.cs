@@ -71,6 +71,8 @@ public class BadInputTests(Workplace place) : IClassFixture<Workplace>
     [InlineData("stage=sleep", "command line: 'stage' must be one of sft, pt, dpo, but is 'sleep'")]
     [InlineData("lora_target=qproj", "lora_target 'qproj' is no linear layer of this model; known are all, ")]
     [InlineData("dataset=godo", "Unknown dataset 'godo'")]
+    [InlineData("template=qwen3_5", "Unknown template 'qwen3_5': a template is made for one family of models, and this one's is not here. Known: ")]
+    [InlineData("template=qwen3_nothnk", "Unknown template 'qwen3_nothnk'. Did you mean 'qwen3_nothink'")]
     [InlineData("template=deepsek", "Unknown template 'deepsek'. Did you mean 'deepseek'")]
     [InlineData("per_device_train_batch_size=0", "per_device_train_batch_size must be at least 1, but is 0")]
     [InlineData("num_train_epochs=0", "num_train_epochs must be positive, but is 0")]

@@ -75,11 +75,11 @@ public sealed class UserFilesTests : IDisposable
     }
 
     [Theory]
-    [InlineData("a)(b")]
-    [InlineData("a{5,2}")]
-    [InlineData("[")]
-    public void What_is_no_pattern_is_named_with_its_place(string pattern) =>
-        Assert.StartsWith("rules.yaml:7: not a regular expression: ",
+    [InlineData("a)(b", "insufficient opening parentheses at character 2")]
+    [InlineData("a{5,2}", "reversed quantifier range at character 6")]
+    [InlineData("[", "unterminated bracket at character 1")]
+    public void What_is_no_pattern_is_named_with_its_place(string pattern, string what) =>
+        Assert.Equal($"rules.yaml:7: not a regular expression: {what} of '{pattern}'",
             Assert.Throws<InvalidDataException>(() => new UserPattern(pattern, "rules.yaml:7", whole: true)).Message);
 
     [Fact]
