@@ -74,7 +74,7 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
         var before = hasReference ? Enumerable.Range(0, _work.Devices.Count).Select(i => (Stage: i, Backward: false, Rows: batch.Tokens)) : [];
         ExpertStreams.Plan([.. before.Concat(schedule.Visits())
             .SelectMany(visit => _work.BanksOf(visit.Stage).Select(bank => new BankVisit(bank, visit.Backward, visit.Rows)))]);
-        if (hasReference) OnPart?.Invoke(new StepMark(_work.Devices[0], "reference"));
+        if (hasReference) OnPart?.Invoke(new StepMark(_work.Devices[0], StepWork.Reference));
         var reference = hasReference ? _work.ReferenceLogProbs(batch, cancel) : [];
         using var run = new StepRun(_work, schedule, batch, Objective, reference, dropoutKey, savedBytes, OnPart);
         return run.Run(cancel);
