@@ -139,7 +139,7 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
         }
         Add(last, MemoryPlan.Inputs, input); // the gradient on its way down
         var head = residency.Placement.Of("lm_head").Compute;
-        largest[head] = Math.Max(largest.GetValueOrDefault(head), Workspace.OfHead(model, Math.Min(window.Tokens, Workspace.HeadRows)));
+        largest[head] = Math.Max(largest.GetValueOrDefault(head), Workspace.OfHead(model, Math.Min(window.Tokens, LayerMajorStep.HeadRows)));
         foreach (var (device, bytes) in largest) Add(device, MemoryPlan.Workspace, bytes);
     }
 

@@ -16,8 +16,12 @@ namespace KtNotebooks.Training;
 /// <param name="headRows">Rows of logits at a time.</param>
 /// <param name="savedBytes">Bytes of stage inputs that may stay on a card; the others wait in pinned host memory. Null: all stay.</param>
 /// <param name="parts">Of the window at most; null: see <see cref="Parts"/>.</param>
-public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int headRows = 1024, Func<Device, long>? savedBytes = null, int? parts = null)
+public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int headRows = LayerMajorStep.HeadRows, Func<Device, long>? savedBytes = null,
+    int? parts = null)
 {
+    /// <summary>Rows of logits at a time.</summary>
+    public const int HeadRows = 1024;
+
     private readonly StageWork _work = new(model, chunkRows, headRows);
     private readonly ITrainingObjective? _objective;
 
