@@ -97,7 +97,8 @@ public static class TrainingBenchmark
         using var optimizer = new AdamW(parameters, new AdamWSettings(), _ => settings.MomentsOnHost);
         var step = new LayerMajorStep(model, settings.ChunkRows, savedBytes: _ => settings.SavedBytes, parts: settings.Parts)
         {
-            OnPart = mark => meters.First(m => m.Device == mark.Device).Begin(mark.Name), // each from the thread of its card
+            OnPart = mark => meters.First(m => m.Device == mark.Device)
+                .Begin(mark.Work == StepWork.Over ? "" : mark.Work.ToString().ToLowerInvariant()), // each from the thread of its card
         };
 
         List<double> times = [], losses = [];

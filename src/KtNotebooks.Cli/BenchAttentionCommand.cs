@@ -131,19 +131,17 @@ internal static class BenchAttentionCommand
         {
             using var tape = Tape.Record();
             tape.Backward(Attention.Apply(q, k, v, sizes.Spans, sizes.Scale), dOut);
-            foreach (var leaf in (Tensor[])[q, k, v]) (leaf.Grad, _) = (null, Drop(leaf.Grad!));
+            foreach (var leaf in (Tensor[])[q, k, v])
+            {
+                leaf.Grad!.Dispose();
+                leaf.Grad = null;
+            }
         });
         Console.WriteLine($"{sizes}, {type}, {(device.Kind == DeviceKind.Cuda ? CudaDevice.Get(device.Index) : "cpu")}");
         Console.WriteLine($"  forward   {forward,9:F3} ms  {sizes.ForwardFlops / forward / 1e9,9:F3} TFLOP/s");
         Console.WriteLine($"  backward  {both - forward,9:F3} ms  {sizes.BackwardFlops / (both - forward) / 1e9,9:F3} TFLOP/s");
         if (device.Kind == DeviceKind.Cuda) Console.WriteLine($"  for comparison: a product of 8192 × 4096 × 4096 runs at {Product(device, type):F1} TFLOP/s");
         return 0;
-    }
-
-    private static bool Drop(Tensor gradient)
-    {
-        gradient.Dispose();
-        return true;
     }
 
     /// <summary>Of out, dq, dk, dv: the device against the definition.</summary>

@@ -86,4 +86,22 @@ public class TensorTests
         using var copy = t.Clone();
         Assert.Equal("F32[0, 4]", copy.ToString());
     }
+
+    [Fact]
+    public void A_row_is_in_the_tensor_in_host_memory_and_of_its_type()
+    {
+        using var tensor = Tensor.From([1f, 2, 3, 4, 5, 6], 2, 3);
+        Assert.Equal([4, 5, 6], tensor.Row<float>(1).ToArray());
+        Assert.StartsWith("[Tensor] row 2 is not in F32[2, 3]", Assert.Throws<ArgumentOutOfRangeException>(() => tensor.Row<float>(2).Length).Message,
+            StringComparison.Ordinal);
+        Assert.Throws<ArgumentOutOfRangeException>(() => tensor.Row<float>(-1).Length);
+        Assert.Equal("[Tensor] F32[2, 3] has 4-byte elements, asked for 2-byte ones",
+            Assert.Throws<InvalidOperationException>(() => tensor.Row<ushort>(0).Length).Message);
+        using var shape = Tensor.Empty(DType.F32, Device.Meta, 2, 3);
+        Assert.Equal("[Tensor] F32[2, 3] is not in host memory; copy it with ToHost first",
+            Assert.Throws<InvalidOperationException>(() => shape.Row<float>(0).Length).Message);
+        var gone = Tensor.From([1f, 2], 1, 2);
+        gone.Dispose();
+        Assert.Throws<ObjectDisposedException>(() => gone.Row<float>(0).Length);
+    }
 }

@@ -3,6 +3,7 @@ using KtNotebooks.Data;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
 using KtNotebooks.Ops;
+using KtNotebooks.Training;
 
 namespace KtNotebooks.Evaluation;
 
@@ -11,7 +12,7 @@ namespace KtNotebooks.Evaluation;
 /// tokens before them, then the mean over rows (short rows weigh as much as long ones). eval_loss: the mean of −ln p over all trained tokens.
 /// </summary>
 /// <param name="chunkRows">Rows of a pass; <paramref name="headRows"/> of them have logits at a time.</param>
-public sealed class TokenAccuracy(CausalLm model, int chunkRows = 8192, int headRows = 1024)
+public sealed class TokenAccuracy(CausalLm model, int chunkRows = 8192, int headRows = LayerMajorStep.HeadRows)
 {
     public (double Accuracy, double Loss) Of(IReadOnlyList<EncodedExample> examples, CancellationToken cancel = default)
     {

@@ -10,7 +10,7 @@ internal readonly record struct GroupVisit(StreamedExperts Bank, int Group);
 /// The way of experts from pinned host memory to one card: a few slots of device memory and a stream of copies that runs beside the compute stream. Whoever
 /// runs a step says beforehand in which order groups will be opened (<see cref="Plan"/>); copies then run ahead as far as there are free slots, and a slot
 /// is given up for the group that is needed again latest (Belady 1966), which at the turn from forward to backward, and with many slots everywhere, saves
-/// the copy. A plan is a hint: opening a group that nobody announced copies it then.
+/// the copy. A plan is a hint: opening a group that nobody announced copies it then. One pass at a time opens and closes groups of a card, from its thread.
 /// </summary>
 internal sealed class ExpertStream : IDisposable
 {

@@ -5,6 +5,7 @@ namespace KtNotebooks.Experts;
 /// <summary>
 /// Threads that wait for long work between two pieces of it: a split visit has one a layer, and a thread made anew each time costs more than its hand-over. As
 /// many as work at once (two cards, two runs) are made, all in the background; each hands its work back as a task.
+/// The caller's tape stays with the caller: what works here makes and frees its own tensors.
 /// </summary>
 internal static class HelperThread
 {
@@ -13,14 +14,12 @@ internal static class HelperThread
     public static Task Run(Action work)
     {
         var done = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
-        var context = ExecutionContext.Capture(); // the current tape, as a task would have it
         if (!Idle.TryTake(out var worker)) worker = new Worker();
         worker.Start(() =>
         {
             try
             {
-                if (context is null) work();
-                else ExecutionContext.Run(context, static w => ((Action)w!)(), work);
+                work();
             }
             catch (Exception error)
             {

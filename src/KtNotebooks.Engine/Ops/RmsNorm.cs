@@ -137,25 +137,8 @@ public sealed class RmsNorm(float eps) : Op
     protected override void Cuda(Frame f)
     {
         var (x, w, y, rstd) = (f.Inputs[0], f.Inputs[1], f.Outputs[0], f.Saved[0]);
-        var (options, block) = Layout(x, w, y);
-        Program.Kernel(x.Gpu(), "rms_norm", options).Launch(x.Rows, block, x.Pointer, w.Pointer, y.Pointer, rstd.Pointer, x.Width, eps);
-    }
-
-    /// <summary>Compiler options and threads of a block: 16 bytes a thread where the width and all addresses allow it, else one element.</summary>
-    private static (string Options, int Block) Layout(Tensor x, params ReadOnlySpan<Tensor> others)
-    {
-        var addresses = x.Pointer;
-        foreach (var other in others) addresses |= other.Pointer;
-        var (bf16, wide) = (x.Type == DType.BF16, x.Width % 8 == 0 && addresses % 32 == 0); // 8 floats of w are 32 bytes
-        var threads = (wide ? x.Width / (bf16 ? 8 : 4) : x.Width) + 31;
-        var options = (bf16, wide) switch
-        {
-            (true, true) => "-DTYPE=bf16 -DVEC=8",
-            (true, false) => "-DTYPE=bf16 -DVEC=1",
-            (false, true) => "-DTYPE=float -DVEC=4",
-            (false, false) => "-DTYPE=float -DVEC=1",
-        };
-        return (options, Math.Clamp(threads / 32 * 32, 32, 512));
+        var packs = Packs.Of(x.Width, x, x, w, y);
+        Program.Kernel(x.Gpu(), "rms_norm", packs.Options).Launch(x.Rows, packs.Threads(x.Width), x.Pointer, w.Pointer, y.Pointer, rstd.Pointer, x.Width, eps);
     }
 
     protected internal override Tensor?[] Backward(Frame f, Tensor?[] dOut)
@@ -232,17 +215,17 @@ public sealed class RmsNorm(float eps) : Op
             const int Columns = 128;
             var (dy, x, w, rstd, dx) = (f.Inputs[0], f.Inputs[1], f.Inputs[2], f.Inputs[3], f.Outputs[0]);
             var (card, R, D) = (x.Gpu(), x.Rows, x.Width);
-            var (options, block) = Layout(x, dy, w, dx);
-            Program.Kernel(card, "rms_norm_dx", options).Launch(R, block, dy.Pointer, x.Pointer, w.Pointer, rstd.Pointer, dx.Pointer, D);
+            var packs = Packs.Of(D, x, dy, w, dx);
+            Program.Kernel(card, "rms_norm_dx", packs.Options).Launch(R, packs.Threads(D), dy.Pointer, x.Pointer, w.Pointer, rstd.Pointer, dx.Pointer, D);
             if (!wantsW) return;
             var blocks = (D + Columns - 1) / Columns;
             // Enough blocks to fill the card, at least 32 rows each.
             var groups = Math.Clamp(card.Multiprocessors * 8 / blocks, 1, Math.Max(1, (R + 31) / 32));
             var rows = (R + groups - 1) / groups;
             using var partial = Allocate(x, DType.F32, groups, D);
-            Program.Kernel(card, "rms_norm_dw_groups", options)
+            Program.Kernel(card, "rms_norm_dw_groups", packs.Options)
                 .Launch((blocks, groups), Columns, dy.Pointer, x.Pointer, rstd.Pointer, partial.Pointer, R, D, rows);
-            Program.Kernel(card, "rms_norm_dw", options).Launch(blocks, Columns, partial.Pointer, f.Outputs[1].Pointer, D, groups);
+            Program.Kernel(card, "rms_norm_dw", packs.Options).Launch(blocks, Columns, partial.Pointer, f.Outputs[1].Pointer, D, groups);
         }
     }
 }

@@ -5,6 +5,7 @@ using KtNotebooks.Lora;
 using KtNotebooks.Models;
 using KtNotebooks.Placement;
 using KtNotebooks.Training;
+using KtNotebooks.Training.Objectives;
 
 namespace KtNotebooks.Planning;
 
@@ -122,7 +123,8 @@ public sealed record MemoryPlan
     /// <summary>Tokens of the longest window that a training file allows.</summary>
     private static int Window(Settings c, int sequence)
     {
-        var tokens = (Int128)c.Positive("per_device_train_batch_size") * c.Positive("gradient_accumulation_steps") * sequence;
+        var sequences = (Int128)c.Positive("per_device_train_batch_size") * c.Positive("gradient_accumulation_steps") * KnownObjectives.Read(c).Together;
+        var tokens = sequences * sequence;
         return tokens <= int.MaxValue ? (int)tokens
             : throw c.Wrong("per_device_train_batch_size",
                 $"smaller: with gradient_accumulation_steps and cutoff_len a step has {tokens:N0} tokens, at most {int.MaxValue:N0} can be planned");

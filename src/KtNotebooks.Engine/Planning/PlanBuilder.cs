@@ -72,8 +72,13 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
         var stored = config.StoredFormat ?? StoredType;
         _stored += bank.Count * ((2 * stored.Bytes(bank.Inner, bank.Width)) + stored.Bytes(bank.Width, bank.Inner));
         _parts.Add((Pattern(bank.Path), Layer(bank.Path), place, format.Name, parameters, bytes));
-        var mapped = place.Weights == WeightHome.Mmap && format == (config.StoredFormat ?? StoredType);
-        Add(place.Weights == WeightHome.Device ? place.Compute : Device.Cpu, mapped ? MemoryPlan.Mapped : MemoryPlan.Weights, bytes);
+        var asStored = place.Weights == WeightHome.Mmap && format == stored;
+        foreach (var names in bank.Names.All)
+        {
+            var (n, k) = names == bank.Names.Down ? (bank.Width, bank.Inner) : (bank.Inner, bank.Width);
+            Add(place.Weights == WeightHome.Device ? place.Compute : Device.Cpu,
+                asStored && names.CanStayMapped(stored) ? MemoryPlan.Mapped : MemoryPlan.Weights, bank.Count * format.Bytes(n, k));
+        }
     }
 
     private void CountWeight(Module module, Module parent, string name, Tensor tensor)
@@ -82,9 +87,10 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
         var group = module is MoeMlp ? name[..name.LastIndexOf('.')] : parent is MlaAttention or GqaAttention or SwiGluMlp ? parent.Path : module.Path;
         _parameters += tensor.Count;
         _parts.Add((Pattern(group), Layer(group), place, StorageFormat.Of(tensor.Type).Name, tensor.Count, tensor.ByteLength));
-        // A tensor stays mapped where it is stored as it is used; low-bit checkpoints keep their linear layers as codes, which are dequantized at load.
-        var dequantized = config.StoredFormat is not null && module is Nn.Linear && group != "lm_head";
-        _stored += dequantized && config.StoredFormat == StorageFormat.Fp8 ? StorageFormat.Fp8.Bytes(tensor.Rows, tensor.Width)
+        // A tensor stays mapped where it is stored as it is used. FP8 checkpoints have their linear layers as codes, which are dequantized at load; those of 4
+        // bits have none but experts.
+        var dequantized = config.StoredFormat == StorageFormat.Fp8 && module is Nn.Linear && group != "lm_head";
+        _stored += dequantized ? StorageFormat.Fp8.Bytes(tensor.Rows, tensor.Width)
             : tensor.Count * StoredType.Bytes(1, 1);
         var mapped = place.Weights == WeightHome.Mmap && !dequantized && StorageFormat.Of(tensor.Type) == StoredType;
         Add(place.Weights == WeightHome.Device ? place.Compute : Device.Cpu, mapped ? MemoryPlan.Mapped : MemoryPlan.Weights, tensor.ByteLength);
@@ -133,7 +139,7 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
         }
         Add(last, MemoryPlan.Inputs, input); // the gradient on its way down
         var head = residency.Placement.Of("lm_head").Compute;
-        largest[head] = Math.Max(largest.GetValueOrDefault(head), Workspace.OfHead(model, Math.Min(window.Tokens, Workspace.HeadRows)));
+        largest[head] = Math.Max(largest.GetValueOrDefault(head), Workspace.OfHead(model, Math.Min(window.Tokens, LayerMajorStep.HeadRows)));
         foreach (var (device, bytes) in largest) Add(device, MemoryPlan.Workspace, bytes);
     }
 

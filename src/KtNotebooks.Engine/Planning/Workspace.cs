@@ -14,9 +14,6 @@ namespace KtNotebooks.Planning;
 /// </summary>
 internal static class Workspace
 {
-    /// <summary>Rows of logits at a time, as in <see cref="Training.LayerMajorStep"/>.</summary>
-    public const int HeadRows = 1024;
-
     /// <summary>Bytes by device: experts that compute elsewhere than their layer have their rows there.</summary>
     /// <param name="rows">That the stage works on at a time: a chunk, or all where its experts cross the bus.</param>
     public static IEnumerable<(Device Device, long Bytes)> Of(Stage stage, CausalLm model, ModelPlacement placement, Window window, int rows)

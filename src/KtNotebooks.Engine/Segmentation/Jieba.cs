@@ -7,7 +7,9 @@ namespace KtNotebooks.Segmentation;
 /// Chinese word segmentation as jieba 0.42.1 cuts by default (accurate mode, hidden Markov model on): in every block of ideographs, ASCII letters, digits
 /// and `+#&amp;._%-` the path of dictionary words with the largest product of frequencies; runs of leftover single characters then go to the hidden Markov
 /// model. Outside blocks every character is a word, and so is "\r\n". The words of a text joined are the text. Thread-safe once loaded; dictionary and
-/// tables come from Debian's python3-jieba (see <see cref="JiebaFiles"/>).
+/// tables come from Debian's python3-jieba (see <see cref="JiebaFiles"/>). jieba.NET 0.42.2 cuts otherwise (measured 2026-11-27): 6 of the 1,032 texts of
+/// NekoQA-516, where it halves signs beyond sixteen bits, and 1,213 of 1,500 random ones of the tests, where it joins unknown ideographs; at a quarter of the
+/// speed (1.2 MB/s against 5.2).
 /// </summary>
 public sealed partial class Jieba
 {

@@ -96,14 +96,25 @@ public sealed class Tensor : IDisposable
     public unsafe Span<T> Span<T>()
         where T : unmanaged
     {
-        if (Device.Kind != DeviceKind.Cpu) throw new InvalidOperationException($"[Tensor] {this} is not in host memory; copy it with ToHost first");
-        if (sizeof(T) != Type.Size()) throw new InvalidOperationException($"[Tensor] {this} has {Type.Size()}-byte elements, asked for {sizeof(T)}-byte ones");
-        return new Span<T>((void*)Pointer, checked((int)Count));
+        return new Span<T>(Host<T>(), checked((int)Count));
     }
 
-    /// <summary>One row in place, row in [0, Rows).</summary>
+    /// <summary>One row in place, row in [0, Rows), of host tensors of any length; not to be used after the tensor is disposed.</summary>
     public unsafe Span<T> Row<T>(long row)
-        where T : unmanaged => new((T*)Pointer + (row * Width), Width);
+        where T : unmanaged
+    {
+        var width = Width;
+        if (row < 0 || row >= Count / Math.Max(1, width)) throw new ArgumentOutOfRangeException(nameof(row), $"[Tensor] row {row} is not in {this}");
+        return new Span<T>(Host<T>() + (row * width), width);
+    }
+
+    private unsafe T* Host<T>()
+        where T : unmanaged
+    {
+        if (Device.Kind != DeviceKind.Cpu) throw new InvalidOperationException($"[Tensor] {this} is not in host memory; copy it with ToHost first");
+        if (sizeof(T) != Type.Size()) throw new InvalidOperationException($"[Tensor] {this} has {Type.Size()}-byte elements, asked for {sizeof(T)}-byte ones");
+        return (T*)Pointer;
+    }
 
     public void Dispose()
     {

@@ -69,7 +69,7 @@ public sealed class FineTuneRun : IDisposable
         {
             notes.AddRange(rows.Notes(model.Info.MaxPositions));
             foreach (var example in rows.Train.Concat(rows.HeldOut))
-                if (example.Ids.FirstOrDefault(i => i >= model.Info.Vocabulary) is > 0 and var id)
+                if (example.Ids.Where(i => i >= model.Info.Vocabulary).Cast<int?>().FirstOrDefault() is { } id)
                     throw new InvalidDataException($"{example.Source}: has token {id}, but the model's vocabulary ends "
                         + $"at {model.Info.Vocabulary - 1}; tokenizer.json in {modelPath} belongs to another model");
             if (!lora.Experts && lora.Targets is null && model.All().OfType<ExpertBank>().Any())

@@ -16,8 +16,12 @@ namespace KtNotebooks.Training;
 /// <param name="headRows">Rows of logits at a time.</param>
 /// <param name="savedBytes">Bytes of stage inputs that may stay on a card; the others wait in pinned host memory. Null: all stay.</param>
 /// <param name="parts">Of the window at most; null: see <see cref="Parts"/>.</param>
-public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int headRows = 1024, Func<Device, long>? savedBytes = null, int? parts = null)
+public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int headRows = LayerMajorStep.HeadRows, Func<Device, long>? savedBytes = null,
+    int? parts = null)
 {
+    /// <summary>Rows of logits at a time.</summary>
+    public const int HeadRows = 1024;
+
     private readonly StageWork _work = new(model, chunkRows, headRows);
     private readonly ITrainingObjective? _objective;
 
@@ -74,7 +78,7 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
         var before = hasReference ? Enumerable.Range(0, _work.Devices.Count).Select(i => (Stage: i, Backward: false, Rows: batch.Tokens)) : [];
         ExpertStreams.Plan([.. before.Concat(schedule.Visits())
             .SelectMany(visit => _work.BanksOf(visit.Stage).Select(bank => new BankVisit(bank, visit.Backward, visit.Rows)))]);
-        if (hasReference) OnPart?.Invoke(new StepMark(_work.Devices[0], "reference"));
+        if (hasReference) OnPart?.Invoke(new StepMark(_work.Devices[0], StepWork.Reference));
         var reference = hasReference ? _work.ReferenceLogProbs(batch, cancel) : [];
         using var run = new StepRun(_work, schedule, batch, Objective, reference, dropoutKey, savedBytes, OnPart);
         return run.Run(cancel);

@@ -24,8 +24,12 @@ internal sealed class SavedInputs(long deviceBudget) : IDisposable
     /// </summary>
     public static int OnGpus(IReadOnlyList<long> bytes, long budget)
     {
-        var staying = 1;
-        for (var sum = bytes[^1]; staying < bytes.Count && (sum += bytes[^(staying + 1)]) <= budget; staying++) ;
+        var (staying, sum) = (1, bytes[^1]);
+        while (staying < bytes.Count && sum + bytes[^(staying + 1)] <= budget)
+        {
+            sum += bytes[^(staying + 1)];
+            staying++;
+        }
         return Math.Min(bytes.Count, staying + Ahead);
     }
 

@@ -57,8 +57,8 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
     /// <summary>The banks of experts in a stage.</summary>
     public IEnumerable<ExpertBank> BanksOf(int i) => model.Stages[i].All().OfType<ExpertBank>();
 
-    /// <summary>attention, experts or dense.</summary>
-    public string NameOf(int i) => model.Stages[i].NeedsWholeSequences ? "attention" : BanksOf(i).Any() ? "experts" : "dense";
+    /// <summary>Attention, experts or dense.</summary>
+    public StepWork KindOf(int i) => model.Stages[i].NeedsWholeSequences ? StepWork.Attention : BanksOf(i).Any() ? StepWork.Experts : StepWork.Dense;
 
     /// <summary>Rows of the token table → [rows, D] on the first stage's device.</summary>
     public Tensor Embed(TokenBatch batch, WindowPart part)

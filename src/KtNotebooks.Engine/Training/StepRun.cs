@@ -8,13 +8,26 @@ namespace KtNotebooks.Training;
 
 /// <summary>What is queued from now on, for whoever measures or watches.</summary>
 /// <param name="Device">Whose thread says so.</param>
-/// <param name="Name">reference, embedding, attention, experts, dense, head; <see cref="Waiting"/>; empty at the end.</param>
+/// <param name="Work">What begins.</param>
 /// <param name="Stage">−1 outside the stages.</param>
 /// <param name="Part">Number of the window's part.</param>
-public readonly record struct StepMark(Device Device, string Name, int Stage = -1, int Part = 0)
+public readonly record struct StepMark(Device Device, StepWork Work, int Stage = -1, int Part = 0)
 {
-    /// <summary>The name where a thread has to wait for another device.</summary>
-    public const string Waiting = "waiting";
+    /// <summary>A layer is two stages: attention and what follows it.</summary>
+    public int Layer => Stage / 2;
+}
+
+/// <summary>What a device does in a step. Waiting: for another device; Over: no more.</summary>
+public enum StepWork
+{
+    Reference,
+    Embedding,
+    Attention,
+    Experts,
+    Dense,
+    Head,
+    Waiting,
+    Over,
 }
 
 /// <summary>
@@ -61,7 +74,7 @@ internal sealed class StepRun : IDisposable
         else Work(_schedule.Tasks, cancel);
         foreach (var part in _schedule.Parts)
             if (_dEmbedded[part.Number] is { } d) _work.EmbedBackward(_batch, part, d);
-        foreach (var device in _schedule.Devices) _mark?.Invoke(new StepMark(device, ""));
+        foreach (var device in _schedule.Devices) _mark?.Invoke(new StepMark(device, StepWork.Over));
         if (_objective is not null) return WindowLoss.Of(_weighed!);
         return new WindowLoss(_losses.Sum(losses => losses!.ToFloats().Sum(part => (double)part))); // read last: the cards have worked on until here
     }
@@ -119,12 +132,12 @@ internal sealed class StepRun : IDisposable
         if (run.Number > 0) saved.Push(Receive(_up[run.Number, part.Number], run.Device, stop));
         else
         {
-            _mark?.Invoke(new StepMark(run.Device, "embedding", Part: part.Number));
+            _mark?.Invoke(new StepMark(run.Device, StepWork.Embedding, Part: part.Number));
             saved.Push(_work.Embed(_batch, part));
         }
         for (var i = run.First; i < run.End; i++)
         {
-            _mark?.Invoke(new StepMark(run.Device, _work.NameOf(i), i, part.Number));
+            _mark?.Invoke(new StepMark(run.Device, _work.KindOf(i), i, part.Number));
             var y = _work.Forward(i, saved.Top, _batch, part, _key, stop);
             if (i + 1 < run.End || run.Number == _schedule.Runs.Count - 1) saved.Push(y);
             else Send(y, _up[run.Number + 1, part.Number], sent);
@@ -135,7 +148,7 @@ internal sealed class StepRun : IDisposable
     private Tensor Head(WindowPart part, SavedInputs saved, CancellationToken stop)
     {
         var hidden = saved.Top;
-        _mark?.Invoke(new StepMark(hidden.Device, "head", Part: part.Number));
+        _mark?.Invoke(new StepMark(hidden.Device, StepWork.Head, Part: part.Number));
         var d = Tensor.Zeros(hidden.Type, hidden.Device, hidden.Shape);
         try
         {
@@ -168,7 +181,7 @@ internal sealed class StepRun : IDisposable
         {
             for (var i = run.End - 1; i >= Math.Max(run.First, _schedule.Lowest); i--)
             {
-                _mark?.Invoke(new StepMark(run.Device, _work.NameOf(i), i, part.Number));
+                _mark?.Invoke(new StepMark(run.Device, _work.KindOf(i), i, part.Number));
                 var below = _work.Backward(i, saved.Top, d, _batch, part, _key, stop);
                 d.Dispose();
                 d = below;
@@ -194,7 +207,7 @@ internal sealed class StepRun : IDisposable
 
     private Tensor Receive(TaskCompletionSource<PeerTransfer> slot, Device device, CancellationToken stop)
     {
-        if (_schedule.IsConcurrent) _mark?.Invoke(new StepMark(device, StepMark.Waiting));
+        if (_schedule.IsConcurrent) _mark?.Invoke(new StepMark(device, StepWork.Waiting));
         slot.Task.Wait(stop);
         return slot.Task.Result.Take(device);
     }

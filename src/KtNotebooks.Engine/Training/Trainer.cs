@@ -215,8 +215,9 @@ public sealed class Trainer
     /// <summary>Of several cards the one that began something last: a thread that waits for another says nothing.</summary>
     private void Follow(StepMark mark)
     {
-        if (mark.Name is "" or StepMark.Waiting) return;
-        _part = mark.Stage < 0 ? mark.Name : $"{mark.Name} of layer {mark.Stage / 2}";
+        if (mark.Work is StepWork.Over or StepWork.Waiting) return;
+        var work = mark.Work.ToString().ToLowerInvariant();
+        _part = mark.Stage < 0 ? work : $"{work} of layer {mark.Layer}";
     }
 
     /// <summary>False when cancelled.</summary>

@@ -1,3 +1,4 @@
+using KtNotebooks.Formats;
 
 namespace KtNotebooks.Weights;
 
@@ -37,6 +38,12 @@ public sealed record ExpertProjection(string Path, string Name)
 {
     /// <summary>The tensor that holds it for all experts, in checkpoints that have one; others may hold a tensor each all the same.</summary>
     public StackedTensor? Stacked { get; init; }
+
+    /// <summary>
+    /// Matrices that are used as they are stored can stay mapped: each lies in one piece. A stacked tensor has them transposed or row by row in turn, but for
+    /// one projection alone in MXFP4.
+    /// </summary>
+    public bool CanStayMapped(StorageFormat stored) => Stacked is null || (Stacked.Every == 1 && stored == StorageFormat.Mxfp4);
 
     /// <summary>An expert's linear layer as adapters name it, whatever the checkpoint's form.</summary>
     public string Module(int expert) => $"{Path}.{expert}.{Name}";

@@ -32,7 +32,7 @@ internal sealed class StackedExperts(Checkpoint checkpoint)
         var (data, scales) = (new Tensor[count], new Tensor[count]);
         try
         {
-            if (packed) TakePacked(s, names.Path, wanted, type, data, scales, n, k);
+            if (packed) TakePacked(names, wanted, type, data, scales, n, k);
             else TakePlain(s, wanted, type, data, scales, n, k);
             return wanted.IsLowBit ? Matrices.Each(wanted, data, scales, n, k) : Matrices.Each(data);
         }
@@ -84,12 +84,13 @@ internal sealed class StackedExperts(Checkpoint checkpoint)
         return target;
     }
 
-    private void TakePacked(StackedTensor s, string path, StorageFormat wanted, DType type, Tensor[] data, Tensor[] scales, long n, long k)
+    private void TakePacked(ExpertProjection names, StorageFormat wanted, DType type, Tensor[] data, Tensor[] scales, long n, long k)
     {
+        var (s, path) = (names.Stacked!, names.Path);
         var rows = data.Length * n * s.Every;
         var entries = (Expect(s.Name + Blocks, DType.U8, [data.Length, n * s.Every, k / 32, 16]),
             Expect(s.Name + Scales, DType.U8, [data.Length, n * s.Every, k / 32]));
-        var mapped = s.Every == 1 && wanted == Packed;
+        var mapped = wanted == Packed && names.CanStayMapped(Packed);
         if (!mapped) HostMemory.Require(data.Length * (wanted.IsLowBit ? wanted.Bytes(n, k) : n * k * type.Size()));
         using var blocks = Bytes(s.Name + Blocks, mapped && checkpoint.InMemory(path), rows, k / 2);
         using var exponents = Bytes(s.Name + Scales, mapped && checkpoint.InMemory(path), rows, k / 32);

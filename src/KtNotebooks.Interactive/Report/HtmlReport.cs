@@ -26,6 +26,7 @@ public sealed class HtmlReport(string title, string subtitle = "")
         nav { font-size: .92rem; background: #f6f8fa; border-radius: 8px; padding: .8rem 1.2rem; } nav ol { margin: 0; padding-left: 1.3rem; }
         a { color: #0b5a94; text-underline-offset: 2px; }
         figure { margin: 1.2rem 0; } figcaption { color: #57606a; font-size: .88rem; margin-top: .3rem; }
+        table { border-collapse: collapse; font-size: 90%; } th, td { padding: 4px 10px; border-bottom: 1px solid #d8dee4; text-align: left; }
         .scroll { overflow-x: auto; } svg, img { max-width: 100%; height: auto; }
         pre { background: #f6f8fa; border-radius: 8px; padding: .8rem 1rem; overflow-x: auto;
                font: 12.5px/1.35 ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
@@ -69,14 +70,14 @@ public sealed class HtmlReport(string title, string subtitle = "")
         return this;
     }
 
-    /// <summary>Prose in Markdown (the part of it that <see cref="Markdown"/> reads).</summary>
+    /// <summary>Prose in Markdown.</summary>
     public HtmlReport Prose(string markdown)
     {
         ArgumentNullException.ThrowIfNull(markdown);
-        foreach (var block in Markdown.Read(markdown))
+        foreach (var (level, text) in Interactive.Prose.Read(markdown))
         {
-            if (block.HeadingLevel > 0) Heading(block.Text, block.HeadingLevel + 1);
-            else _body.Append(block.Html).Append('\n');
+            if (level > 0) Heading(text, level + 1);
+            else _body.Append(text).Append('\n');
         }
         return this;
     }

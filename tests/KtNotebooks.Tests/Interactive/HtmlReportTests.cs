@@ -42,8 +42,11 @@ public class HtmlReportTests
             - one
             - two `x`
               more
+              - inner
 
             1. first
+
+            ![a picture](images/one.png) ![from afar](https://example.org/two.png) <javascript:alert(2)>
 
             | a | b |
             |---|---|
@@ -58,10 +61,12 @@ public class HtmlReportTests
         Assert.Contains("<strong>mean</strong> of <code>a &lt; b</code> over <em>all</em>", html);
         Assert.Contains("<a href=\"https://example.org/?a=1&amp;b=2\">here</a>", html);
         Assert.DoesNotContain("href=\"javascript", html);
-        Assert.Contains("<ul><li>one</li><li>two <code>x</code>\nmore</li></ul>", html);
-        Assert.Contains("<ol><li>first</li></ol>", html);
+        Assert.Contains("<ul>\n<li>one</li>\n<li>two <code>x</code>\nmore\n<ul>\n<li>inner</li>\n</ul>\n</li>\n</ul>", html);
+        Assert.Contains("<ol>\n<li>first</li>\n</ol>", html);
+        Assert.Contains("<p><img src=\"images/one.png\" alt=\"a picture\" /> from afar javascript:alert(2)</p>", html);
+        Assert.Contains("<div class=\"scroll\"><table>", html);
         Assert.Contains("&lt;i&gt;</td>", html);
-        Assert.Contains("var x = **not bold**;</code></pre>", html);
+        Assert.Contains("var x = **not bold**;\n</code></pre>", html);
         Assert.Contains("&lt;script&gt;alert(1)&lt;/script&gt; 2 * 3 * 4, a lone ` tick", html);
     }
 

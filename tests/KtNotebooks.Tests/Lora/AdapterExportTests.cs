@@ -313,6 +313,21 @@ public sealed class AdapterExportTests : IDisposable
         return At("fp8");
     }
 
+    [Fact]
+    public void Experts_in_one_tensor_are_refused_before_anything_is_written()
+    {
+        var model = Path.Combine(Evaluation.GoldenTests.Of("gpt_oss"), "model");
+        using (var loaded = ModelFolder.Load(model, DType.F32))
+        {
+            LoraAdapter.Attach(loaded, new LoraSettings(2, Experts: true));
+            AdapterFolder.Save(loaded, new LoraSettings(2, Experts: true), At("stacked"), null);
+        }
+        var target = Path.Combine(At("stacked"), "merged");
+        Assert.Equal($"{model}: the experts of 'model.layers.0.mlp.experts.0.down_proj' are stored in one tensor, which cannot be merged into; use the adapter "
+            + "beside its base", Assert.Throws<InvalidDataException>(() => new AdapterExport(new ExportSettings(model, [At("stacked")], target))).Message);
+        Assert.False(Directory.Exists(target));
+    }
+
     private string Adapter(string name, ulong seed)
     {
         using var model = Tiny.WithAdapter(seed: seed);

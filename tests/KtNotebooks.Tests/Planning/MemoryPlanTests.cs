@@ -103,6 +103,23 @@ public sealed class MemoryPlanTests
         Assert.Equal(0, MemoryPlan.Open([.. keys, "expert_lora=card"]).Bytes("cpu", MemoryPlan.Adapter));
     }
 
+    /// <summary>gpt-oss has gate and up row by row in turn: they are sorted into memory of ours; down in MXFP4 lies in one piece.</summary>
+    [Fact]
+    public void Experts_whose_rows_lie_in_turn_are_copied()
+    {
+        var plan = MemoryPlan.Open("gpt-oss-20b");
+        var projection = 24 * 32 * StorageFormat.Mxfp4.Bytes(2880, 2880);
+        Assert.Equal(3 * projection, Assert.Single(plan.Rows, r => r.Executor == "cpu").Bytes);
+        Assert.InRange(plan.Bytes("cpu", MemoryPlan.Weights) - (2 * projection), 0, projection / 20); // and norms, routers, biases in F32
+        Assert.InRange(plan.Bytes("cpu", MemoryPlan.Mapped), projection, plan.Parameters);
+    }
+
+    [Theory]
+    [InlineData("sft", 4 * 512)]
+    [InlineData("dpo", 2 * 4 * 512)]
+    public void A_row_of_preferences_is_two_sequences(string stage, int tokens) => Assert.Equal(tokens, MemoryPlan.Open("deepseek-v2-lite", "device=cuda:0",
+        "output_dir=out", "stage=" + stage, "per_device_train_batch_size=2", "gradient_accumulation_steps=2", "cutoff_len=512").Tokens);
+
     [Fact]
     public void A_limit_that_is_too_small_is_said()
     {

@@ -123,7 +123,7 @@ public sealed class SeveralCardsTests : IDisposable
                 bool first;
                 lock (seen) first = seen.Add((mark.Stage, mark.Part));
                 lock (threads) threads[mark.Device].Add(Environment.CurrentManagedThreadId);
-                switch (mark.Stage / 2, mark.Part, first)
+                switch (mark.Layer, mark.Part, first)
                 {
                     case (0, 1, true): forward.Come(0); break;
                     case (1, 0, true): forward.Come(1); break;
