@@ -45,6 +45,29 @@ public static class Ceilings
     /// <summary>The same by the engine's CPU kernels, all threads.</summary>
     public static Ceiling HostProduct(int n) => Product($"BF16 product {n}³ on the CPU ({Cpu.Variant}, {Cpu.Threads} threads)", Device.Cpu, n, n, n);
 
+    /// <summary>Registers alone multiplied in BF16 by the CPU variant in use, all threads: no product is faster. Null: there is no native library.</summary>
+    public static unsafe Ceiling? RegisterPeak()
+    {
+        if (!Cpu.IsNative) return null;
+        double flop;
+        void Spin(long rounds) => Native.Ok(Native.kt_spin(Native.BF16, rounds, &flop));
+        Spin(100);
+        var start = Stopwatch.GetTimestamp();
+        Spin(1000);
+        var rounds = (long)Math.Max(1000, 1000 * 0.02 / Stopwatch.GetElapsedTime(start).TotalSeconds); // 20 ms
+        Spin(rounds);
+        return Measured($"registers alone, BF16 ({Cpu.Variant}, {Cpu.Threads} threads)", flop / 1e12, "TFLOP/s", Device.Cpu, () => Spin(rounds));
+    }
+
+    /// <summary>Host memory read once, all threads; more than the caches hold. Null: there is no native library.</summary>
+    public static unsafe Ceiling? HostRead(long bytes)
+    {
+        if (!Cpu.IsNative) return null;
+        using var memory = Tensor.Empty(DType.U8, bytes);
+        Memory.Clear(memory);
+        return Measured("host memory, read", bytes / 1e9, "GB/s", Device.Cpu, () => Native.Ok(Native.kt_read((void*)memory.Pointer, bytes)));
+    }
+
     /// <summary>One copy within a device that reads and writes <paramref name="bytes"/> together.</summary>
     public static Ceiling Copy(Device device, long bytes)
     {

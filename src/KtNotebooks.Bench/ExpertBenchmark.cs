@@ -20,7 +20,12 @@ public sealed record ExpertBenchmarkSettings(int Experts, int Width, int Inner, 
 /// <param name="ForwardTflops">6·T·k·D·I a forward; the low-rank terms are not counted.</param>
 /// <param name="BothTflops">12·T·k·D·I of them: the base's gradient counts as much as the forward, recomputation counts nothing.</param>
 /// <param name="Error">‖y − definition‖ / ‖definition‖ of a small bank on the same device.</param>
-public sealed record ExpertBenchmarkResult(double ForwardMs, double BothMs, double ForwardTflops, double BothTflops, double Error);
+/// <param name="BackwardMs">Of both, what is not the forward without its value.</param>
+/// <param name="LoraMs">Of both, what the low-rank pairs take: less the same without them.</param>
+/// <param name="Peak">Of the CPU's registers alone, TFLOP/s, measured in the same run; 0 on a card.</param>
+/// <param name="ReadGbPerSecond">Of host memory, in the same run; 0 on a card.</param>
+public sealed record ExpertBenchmarkResult(double ForwardMs, double BothMs, double ForwardTflops, double BothTflops, double Error, double BackwardMs,
+    double LoraMs, double Peak, double ReadGbPerSecond);
 
 /// <summary>`kt bench experts`: the kernels of one bank alone, its weights where they are computed.</summary>
 public static class ExpertBenchmark
@@ -34,10 +39,15 @@ public static class ExpertBenchmark
         var error = Check(s with { Experts = 4, Width = 256, Inner = 128, TopK = 2, Tokens = 100 });
         using var bank = Bank(s);
         using var rows = new Rows(s);
+        var (peakBefore, read) = s.Device.Kind == DeviceKind.Cpu ? (Ceilings.RegisterPeak()?.Rate ?? 0, Ceilings.HostRead(1L << 30)?.Rate ?? 0) : (0, 0);
         var forward = Median(s.Device, () => rows.Forward(bank));
+        var activations = Median(s.Device, () => rows.Activations(bank));
         var both = Median(s.Device, () => rows.Both(bank));
+        var peak = peakBefore > 0 ? (peakBefore + Ceilings.RegisterPeak()!.Rate) / 2 : 0; // such machines are shared: before and after
+        bank.RemoveAdapter();
+        var lora = s.Rank > 0 ? both - Median(s.Device, () => rows.Both(bank)) : 0;
         var work = 6.0 * s.Tokens * s.TopK * s.Width * s.Inner / 1e9; // GFLOP; over milliseconds that is TFLOP/s
-        return new ExpertBenchmarkResult(forward, both, work / forward, 2 * work / both, error);
+        return new ExpertBenchmarkResult(forward, both, work / forward, 2 * work / both, error, both - activations, lora, peak, read);
     }
 
     private static ExpertBank Bank(ExpertBenchmarkSettings s)
@@ -130,6 +140,13 @@ public static class ExpertBenchmark
         {
             using var scratch = Tape.Scratch();
             bank.Forward(_x, _weights, _indices, new Pass([], [0]));
+        }
+
+        /// <summary>What a training step computes before it goes back: the value is left out.</summary>
+        public void Activations(ExpertBank bank)
+        {
+            using var scratch = Tape.Scratch();
+            bank.Forward(_x, _weights, _indices, new Pass([], [0], ValueUnused: true));
         }
 
         public void Both(ExpertBank bank)

@@ -72,6 +72,19 @@ void tile(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t
     tile_rows<MR>(segments, count, c, ldc, rows, cols, accumulate);
 }
 
+double spin(int64_t rounds) {
+    F sum[MR * NV], a = set1(1), b = set1(0);
+    for (F& x : sum) x = zero();
+    for (int64_t i = 0; i < rounds; i++) {
+#pragma GCC unroll 32
+        for (int j = 0; j < MR * NV; j++) sum[j] = fma(a, b, sum[j]);
+        asm volatile("" : "+x"(a), "+x"(b));  // or the loop would be one sum
+    }
+    float all[W];
+    for (F& x : sum) store(all, x), asm volatile("" : : "m"(all));
+    return 2.0 * rounds * MR * NV * W;
+}
+
 // ---- packing ---------------------------------------------------------------------------------------------------------------
 // A lane below is one 32-bit unit: a float, or a pair of BF16 that stand next to each other along k.
 
@@ -562,7 +575,7 @@ void add_outer(const float* q, int64_t r, int64_t rows, const uint16_t* const* x
 // clang-format off
 extern const Kernels KT_KERNELS = {
     Name,
-    {4, MR, NR, NR, 1, 1, 1, 384, tile, nullptr, nullptr},
+    {4, MR, NR, NR, 1, 1, 1, 384, tile, spin, nullptr, nullptr},
     {},
     pack, dots, dots_tiled, turn, dequantize, store_matrix, softmax_step, scale_row, softmax_grad, inner,
     swiglu, swiglu_grad, add_row, add_outer,

@@ -73,6 +73,8 @@ struct Micro {
     // rows. accumulate = false overwrites c. `ahead` is of the first segment.
     void (*tile)(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate,
                  const Ahead& ahead);
+    // Multiplies registers alone, so many rounds; returns the floating-point operations: what no product can be faster than.
+    double (*spin)(int64_t rounds);
     void (*begin)();  // around a run of tiles on one thread; may be null
     void (*end)();
 };

@@ -57,6 +57,19 @@ void tile(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t
     tile_rows<MR>(segments, count, c, ldc, rows, cols, accumulate);
 }
 
+double spin(int64_t rounds) {
+    F sum[MR * NV], a = zero(), b = zero();
+    for (F& x : sum) x = zero();
+    for (int64_t i = 0; i < rounds; i++) {
+#pragma GCC unroll 32
+        for (int j = 0; j < MR * NV; j++) sum[j] = dot(sum[j], a, b);
+        asm volatile("" : "+x"(a), "+x"(b));  // or the loop would be one sum
+    }
+    float all[W];
+    for (F& x : sum) store(all, x), asm volatile("" : : "m"(all));
+    return 4.0 * rounds * MR * NV * W;
+}
+
 template <int Rows, int Cols>
 KT_INLINE void dots_block(int64_t k, const uint16_t* x, int64_t ldx, const uint16_t* w, int64_t ldw, float scale, float* c, int64_t ldc,
                           bool accumulate) {
@@ -157,6 +170,6 @@ void dots_tiled_avx512bf16(int64_t m, int64_t strips, int64_t k, const void* x, 
     run(strips, k, static_cast<const uint16_t*>(x), ldx, w, c, ldc, accumulate);
 }
 
-extern const Micro micro_avx512bf16 = {2, MR, NR, W, 2, 2, 2, 768, tile, nullptr, nullptr};
+extern const Micro micro_avx512bf16 = {2, MR, NR, W, 2, 2, 2, 768, tile, spin, nullptr, nullptr};
 
 }  // namespace kt

@@ -33,6 +33,11 @@ KT_API void kt_set_row_invariant(int32_t on);
 KT_API int32_t kt_watch(const void* begin, int64_t bytes, const char* line);
 KT_API void kt_unwatch(const void* begin);
 
+// Ceilings, on all threads. Registers alone are multiplied, of the type (F32 or BF16) by the variant in use: *flop operations were done.
+KT_API int32_t kt_spin(int32_t type, int64_t rounds, double* flop);
+// Reads so many bytes once.
+KT_API int32_t kt_read(const void* data, int64_t bytes);
+
 // ---- dense GEMM ----------------------------------------------------------------------------------------------------------
 // C[M,N] = alpha · op(A)·op(B) + beta · C, op(X) = X or Xᵀ (transA: A is stored [K,M]; transB: B is stored [N,K]).
 KT_API int32_t kt_gemm(int32_t transA, int32_t transB, int64_t M, int64_t N, int64_t K, float alpha, const void* A, int64_t lda,

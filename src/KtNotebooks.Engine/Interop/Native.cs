@@ -43,6 +43,12 @@ internal static unsafe partial class Native
     internal static partial void kt_unwatch(void* begin);
 
     [LibraryImport(Library)]
+    internal static partial int kt_spin(int type, long rounds, double* flop);
+
+    [LibraryImport(Library)]
+    internal static partial int kt_read(void* data, long bytes);
+
+    [LibraryImport(Library)]
     internal static partial int kt_gemm(int transA, int transB, long M, long N, long K, float alpha, void* A, long lda, int typeA,
         void* B, long ldb, int typeB, float beta, void* C, long ldc, int typeC);
 
