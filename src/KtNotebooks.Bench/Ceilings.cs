@@ -49,13 +49,17 @@ public static class Ceilings
     public static unsafe Ceiling? RegisterPeak()
     {
         if (!Cpu.IsNative) return null;
-        double flop;
-        void Spin(long rounds) => Native.Ok(Native.kt_spin(Native.BF16, rounds, &flop));
+        static double Spin(long rounds)
+        {
+            double flop;
+            Native.Ok(Native.kt_spin(Native.BF16, rounds, &flop));
+            return flop;
+        }
         Spin(100);
         var start = Stopwatch.GetTimestamp();
         Spin(1000);
         var rounds = (long)Math.Max(1000, 1000 * 0.02 / Stopwatch.GetElapsedTime(start).TotalSeconds); // 20 ms
-        Spin(rounds);
+        var flop = Spin(rounds);
         return Measured($"registers alone, BF16 ({Cpu.Variant}, {Cpu.Threads} threads)", flop / 1e12, "TFLOP/s", Device.Cpu, () => Spin(rounds));
     }
 

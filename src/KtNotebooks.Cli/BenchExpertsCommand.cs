@@ -48,7 +48,7 @@ internal static class BenchExpertsCommand
             if (r.Peak > 0)
             {
                 var rate = Bytes(s) / r.ForwardMs / 1e6;
-                Console.WriteLine($"  forward reads every weight once: {rate:F1} GB/s, {rate / r.ReadGbPerSecond:P0} of {r.ReadGbPerSecond:F0} that this memory gives");
+                Console.WriteLine($"  forward reads weights once: {rate:F1} GB/s, {rate / r.ReadGbPerSecond:P0} of {r.ReadGbPerSecond:F0}, this memory alone");
             }
         });
         return command;

@@ -66,7 +66,10 @@ double spin(int64_t rounds) {
         asm volatile("" : "+x"(a), "+x"(b));  // or the loop would be one sum
     }
     float all[W];
-    for (F& x : sum) store(all, x), asm volatile("" : : "m"(all));
+    for (F& x : sum) {
+        store(all, x);
+        asm volatile("" : : "m"(all));
+    }
     return 4.0 * rounds * MR * NV * W;
 }
 
