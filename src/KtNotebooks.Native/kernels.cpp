@@ -2,9 +2,11 @@
 #include "kernels.h"
 
 #define KT_DEQUANTIZE
+#include "expert_rows.h"
 #include "formats.h"
 #include "scratch.h"
 #include "simd.h"
+#include "tiled.h"
 
 namespace kt {
 namespace {
@@ -73,18 +75,16 @@ void tile(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t
 }
 
 double spin(int64_t rounds) {
-    F sum[MR * NV], a = set1(1), b = set1(0);
-    for (F& x : sum) x = zero();
+    F sum[MR * NV], a = set1(1.0078125f), b = set1(-1.0078125f);
+#pragma GCC unroll 32
+    for (int j = 0; j < MR * NV; j++) sum[j] = zero();
     for (int64_t i = 0; i < rounds; i++) {
 #pragma GCC unroll 32
         for (int j = 0; j < MR * NV; j++) sum[j] = fma(a, b, sum[j]);
-        asm volatile("" : "+x"(a), "+x"(b));  // or the loop would be one sum
+        asm volatile("" : "+v"(a), "+v"(b));  // or the loop would be one sum
     }
-    float all[W];
-    for (F& x : sum) {
-        store(all, x);
-        asm volatile("" : : "m"(all));
-    }
+#pragma GCC unroll 32
+    for (int j = 0; j < MR * NV; j++) asm volatile("" : : "v"(sum[j]));
     return 2.0 * rounds * MR * NV * W;
 }
 
@@ -316,90 +316,6 @@ void dots(int64_t m, int64_t n, int64_t k, const void* x, int32_t type_x, int64_
     run(m, n, k, x, ldx, w, ldw, scale, c, ldc, accumulate);
 }
 
-// Strips are contiguous: several at once keep the adders busy and the streams of memory few.
-template <int Rows, int Strips>
-KT_INLINE void dots_strips(int64_t k, const uint16_t* x, int64_t ldx, const uint32_t* w, int64_t strip, float* c, int64_t ldc,
-                           bool accumulate) {
-    constexpr int V = TileRows / W;
-    F sums[Rows][Strips * V];
-    for (int i = 0; i < Rows; i++)
-        for (int j = 0; j < Strips * V; j++) sums[i][j] = zero();
-    for (int64_t l = 0; l < k; l += 2) {
-        F even[Rows], odd[Rows];
-        for (int i = 0; i < Rows; i++) even[i] = set1(widen(x[i * ldx + l])), odd[i] = set1(l + 1 < k ? widen(x[i * ldx + l + 1]) : 0);
-        for (int j = 0; j < Strips * V; j++) {
-            F pairs = load(reinterpret_cast<const float*>(w + j / V * strip + l / 2 * TileRows + j % V * W));
-            for (int i = 0; i < Rows; i++) sums[i][j] = fma(even[i], lower_half(pairs), fma(odd[i], upper_half(pairs), sums[i][j]));
-        }
-    }
-    for (int i = 0; i < Rows; i++)
-        for (int j = 0; j < Strips * V; j++) {
-            float* to = c + i * ldc + j * W;
-            store(to, accumulate ? add(load(to), sums[i][j]) : sums[i][j]);
-        }
-}
-
-template <int Rows>
-void dots_tiled_rows(int64_t strips, int64_t k, const uint16_t* x, int64_t ldx, const Matrix& w, float* c, int64_t ldc, bool accumulate) {
-    auto at = reinterpret_cast<const uint32_t*>(w.strip());
-    const int64_t strip = w.strip_bytes() / 4;
-    int64_t s = 0;
-    if constexpr (W == 16 && Rows <= 2)
-        for (; s + 4 <= strips; s += 4) dots_strips<Rows, 4>(k, x, ldx, at + s * strip, strip, c + s * TileRows, ldc, accumulate);
-    for (; s < strips; s++) dots_strips<Rows, 1>(k, x, ldx, at + s * strip, strip, c + s * TileRows, ldc, accumulate);
-}
-
-void dots_tiled(int64_t m, int64_t strips, int64_t k, const void* x, int64_t ldx, const Matrix& w, float* c, int64_t ldc, bool accumulate) {
-    auto run = m == 1 ? dots_tiled_rows<1> : m == 2 ? dots_tiled_rows<2> : m == 3 ? dots_tiled_rows<3> : dots_tiled_rows<4>;
-    run(strips, k, static_cast<const uint16_t*>(x), ldx, w, c, ldc, accumulate);
-}
-
-// ---- turned tiles ----------------------------------------------------------------------------------------------------------
-
-#if defined(__AVX512F__)
-
-// Half a tile, 8 pairs of k by 16 n, becomes 8 pairs of n by 16 k. A 64-bit unit is two pairs of neighbours n: its inner 2 × 2 is turned by
-// a byte shuffle, the 8 × 8 units as a whole by three rounds of moves between registers.
-KT_INLINE void turn_half(const char* from, char* to) {
-    const __m512i inner = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
-    __m512i x[8], t[8];
-    for (int p = 0; p < 8; p++) x[p] = _mm512_shuffle_epi8(_mm512_loadu_si512(from + p * 64), inner);
-    for (int p = 0; p < 8; p += 2) {
-        t[p] = _mm512_unpacklo_epi64(x[p], x[p + 1]);
-        t[p + 1] = _mm512_unpackhi_epi64(x[p], x[p + 1]);
-    }
-    // t[2g + b] holds units 2q + b of rows 2g, 2g + 1 in its quarter q.
-    for (int b = 0; b < 2; b++) {
-        __m512i even01 = _mm512_shuffle_i32x4(t[b], t[2 + b], 0x88), odd01 = _mm512_shuffle_i32x4(t[b], t[2 + b], 0xdd);
-        __m512i even23 = _mm512_shuffle_i32x4(t[4 + b], t[6 + b], 0x88), odd23 = _mm512_shuffle_i32x4(t[4 + b], t[6 + b], 0xdd);
-        x[b] = _mm512_shuffle_i32x4(even01, even23, 0x88);      // units b
-        x[2 + b] = _mm512_shuffle_i32x4(odd01, odd23, 0x88);    // 2 + b
-        x[4 + b] = _mm512_shuffle_i32x4(even01, even23, 0xdd);  // 4 + b
-        x[6 + b] = _mm512_shuffle_i32x4(odd01, odd23, 0xdd);    // 6 + b
-    }
-    for (int q = 0; q < 8; q++) _mm512_store_si512(to + q * 64, x[q]);
-}
-
-#else
-
-KT_INLINE void turn_half(const char* from, char* to) {
-    for (int p = 0; p < 8; p++)
-        for (int n = 0; n < 16; n++)
-            for (int b = 0; b < 2; b++) std::memcpy(to + n / 2 * 64 + (2 * p + b) * 4 + n % 2 * 2, from + p * 64 + n * 4 + b * 2, 2);
-}
-
-#endif
-
-void turn(void* strips, const Matrix& tiles, int64_t columns, int64_t k) {
-    const Stored& stored = tiles.stored;
-    const int64_t padded = (k + TileUnit - 1) / TileUnit * TileUnit;
-    for (int64_t n = 0; n < padded; n += TileRows) {
-        auto from = static_cast<const char*>(tiles.data) + ((stored.row + n) / TileRows * stored.width + stored.column) * TileRows * 2;
-        auto to = static_cast<char*>(strips) + n * TileRows * 2;
-        for (int64_t j = 0; j < columns; j += TileRows) turn_half(from + j * TileRows * 2, to + j * padded * 2);
-    }
-}
-
 float inner(const void* a, const void* b, int32_t type, int64_t n) {
     float c;
     dots(1, 1, n, a, type, n, b, type, n, 1, &c, 1, false);
@@ -489,88 +405,6 @@ void softmax_grad(float* s, float* dp, int64_t visible, int64_t n, float lse, fl
         store(dp + j, mul(p, sub(load(dp + j, w), set1(delta))), w);
     }
     for (j = visible; j < n; j++) s[j] = dp[j] = 0;
-}
-
-// ---- experts: rows between the projections ----------------------------------------------------------------------------------
-
-KT_INLINE F sigmoid(F x) { return div(set1(1), add(set1(1), exp(sub(zero(), max(x, set1(-88)))))); }
-
-// Calls body(j, width) for each vector of a row of n, the last one shorter.
-template <class Body>
-KT_INLINE void each_vector(int64_t n, Body&& body) {
-    int64_t j = 0;
-    for (; j + W <= n; j += W) body(j, W);
-    if (j < n) body(j, n - j);
-}
-KT_INLINE F load_some(const uint16_t* p, int64_t n) { return n == W ? load(p) : load(p, n); }
-KT_INLINE void store_some(uint16_t* p, F x, int64_t n) { n == W ? store(p, x) : store(p, x, n); }
-
-void swiglu(const uint16_t* g, const uint16_t* u, uint16_t* h, int64_t n) {
-    each_vector(
-        n, [&](int64_t j, int64_t w) __attribute__((always_inline)) {
-            F gate = load_some(g + j, w);
-            store_some(h + j, mul(mul(gate, sigmoid(gate)), load_some(u + j, w)), w);
-        });
-}
-
-float swiglu_grad(const uint16_t* dh, const uint16_t* g, const uint16_t* u, float weight, uint16_t* h, uint16_t* dg, uint16_t* du,
-                  int64_t n) {
-    F total = zero();
-    each_vector(
-        n, [&](int64_t j, int64_t w) __attribute__((always_inline)) {
-            F gate = load_some(g + j, w), up = load_some(u + j, w), d = load_some(dh + j, w), s = sigmoid(gate), silu = mul(gate, s);
-            F value = mul(silu, up);
-            total = fma(d, value, total);
-            d = mul(d, set1(weight));
-            store_some(h + j, value, w);
-            store_some(dg + j, mul(mul(d, up), fma(silu, sub(set1(1), s), s)), w);
-            store_some(du + j, mul(d, silu), w);
-        });
-    return sum(total);
-}
-
-void add_row(float* to, const uint16_t* row, float weight, int64_t n) {
-    F factor = set1(weight);
-    int64_t j = 0;
-    for (; j + W <= n; j += W) store(to + j, fma(factor, load(row + j), load(to + j)));
-    if (j < n) store(to + j, fma(factor, load(row + j, n - j), load(to + j, n - j)), n - j);
-}
-
-// Ranks × 2 vectors of columns stay in registers over a block of rows that stays in the first cache.
-template <int Ranks>
-void add_outer_block(const float* q, int64_t r, int64_t rows, const uint16_t* const* x, int64_t j, int64_t w0, int64_t w1, float* out,
-                     int64_t ldo) {
-    F sums[Ranks][2];
-    for (int a = 0; a < Ranks; a++) {
-        sums[a][0] = load(out + a * ldo + j, w0);
-        sums[a][1] = w1 ? load(out + a * ldo + j + W, w1) : zero();
-    }
-    for (int64_t i = 0; i < rows; i++) {
-        F first = load_some(x[i] + j, w0), second = w1 ? load_some(x[i] + j + W, w1) : zero();
-        for (int a = 0; a < Ranks; a++) {
-            F factor = set1(q[i * r + a]);
-            sums[a][0] = fma(factor, first, sums[a][0]);
-            sums[a][1] = fma(factor, second, sums[a][1]);
-        }
-    }
-    for (int a = 0; a < Ranks; a++) {
-        store(out + a * ldo + j, sums[a][0], w0);
-        if (w1) store(out + a * ldo + j + W, sums[a][1], w1);
-    }
-}
-
-void add_outer(const float* q, int64_t r, int64_t rows, const uint16_t* const* x, int64_t n, float* out, int64_t ldo) {
-    constexpr int Ranks = W == 16 ? 8 : 4;
-    constexpr int64_t Block = 32;
-    for (int64_t i = 0; i < rows; i += Block, q += Block * r, x += Block) {
-        const int64_t some = rows - i < Block ? rows - i : Block;
-        for (int64_t j = 0; j < n; j += 2 * W) {
-            const int64_t w0 = n - j < W ? n - j : W, w1 = n - j <= W ? 0 : n - j < 2 * W ? n - j - W : W;
-            int64_t a = 0;
-            for (; a + Ranks <= r; a += Ranks) add_outer_block<Ranks>(q + a, r, some, x, j, w0, w1, out + a * ldo, ldo);
-            for (; a < r; a++) add_outer_block<1>(q + a, r, some, x, j, w0, w1, out + a * ldo, ldo);
-        }
-    }
 }
 
 }  // namespace

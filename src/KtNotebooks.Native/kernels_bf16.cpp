@@ -58,18 +58,16 @@ void tile(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t
 }
 
 double spin(int64_t rounds) {
-    F sum[MR * NV], a = zero(), b = zero();
-    for (F& x : sum) x = zero();
+    F sum[MR * NV], a = set1(1.0078125f), b = set1(-1.0078125f);  // as pairs of BF16: 1.0078125 and 0
+#pragma GCC unroll 32
+    for (int j = 0; j < MR * NV; j++) sum[j] = zero();
     for (int64_t i = 0; i < rounds; i++) {
 #pragma GCC unroll 32
         for (int j = 0; j < MR * NV; j++) sum[j] = dot(sum[j], a, b);
-        asm volatile("" : "+x"(a), "+x"(b));  // or the loop would be one sum
+        asm volatile("" : "+v"(a), "+v"(b));  // or the loop would be one sum
     }
-    float all[W];
-    for (F& x : sum) {
-        store(all, x);
-        asm volatile("" : : "m"(all));
-    }
+#pragma GCC unroll 32
+    for (int j = 0; j < MR * NV; j++) asm volatile("" : : "v"(sum[j]));
     return 4.0 * rounds * MR * NV * W;
 }
 

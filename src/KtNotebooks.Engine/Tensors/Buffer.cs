@@ -78,10 +78,15 @@ public abstract class Buffer : SafeHandle
     protected abstract void Free(nint pointer);
 }
 
-/// <summary>Host memory of our own, aligned to a cache line so that vector loads of a row start aligned.</summary>
-public sealed unsafe class HostBuffer : Buffer
+/// <summary>
+/// Host memory of our own, aligned to a cache line so that vector loads of a row start aligned; large buffers to a huge page, of which the system is asked to
+/// make them: every expert's matrix spans a thousand ordinary pages, more than a core keeps addresses of.
+/// </summary>
+public sealed unsafe partial class HostBuffer : Buffer
 {
     private const int Alignment = 64;
+    private const long HugePage = 2L << 20;
+    private const int AdviseHugePages = 14; // MADV_HUGEPAGE
 
     private HostBuffer(nint pointer, long byteLength)
         : base(pointer, byteLength, Device.Cpu)
@@ -91,9 +96,15 @@ public sealed unsafe class HostBuffer : Buffer
     /// <summary>Uninitialised memory; at least one byte, so that empty tensors have an address.</summary>
     public static HostBuffer Allocate(long byteLength)
     {
-        var pointer = (nint)NativeMemory.AlignedAlloc((nuint)Math.Max(byteLength, 1), Alignment);
+        var large = byteLength >= 2 * HugePage;
+        var pointer = (nint)NativeMemory.AlignedAlloc((nuint)Math.Max(byteLength, 1), large ? (nuint)HugePage : Alignment);
+        // Whole pages alone: what follows the buffer is somebody else's. Where the system has no such pages it stays as it was.
+        if (large && OperatingSystem.IsLinux()) _ = madvise((void*)pointer, (nuint)(byteLength / HugePage * HugePage), AdviseHugePages);
         return new HostBuffer(pointer, byteLength);
     }
+
+    [LibraryImport("libc", SetLastError = false)]
+    private static partial int madvise(void* address, nuint length, int advice);
 
     protected override void Free(nint pointer) => NativeMemory.AlignedFree((void*)pointer);
 }
