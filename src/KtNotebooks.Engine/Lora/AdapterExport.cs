@@ -258,7 +258,7 @@ public sealed class AdapterExport : IDisposable
             if (file.Name == "config.json" && _settings.WithoutFp8)
             {
                 var config = JsonNode.Parse(File.ReadAllText(file.Source))!.AsObject();
-                config.Remove("quantization_config");
+                Quantization.Remove(config);
                 AtomicFile.WriteText(target, config.ToJsonString(Indented) + "\n");
                 continue;
             }

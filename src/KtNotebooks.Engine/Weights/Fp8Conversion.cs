@@ -119,7 +119,7 @@ public sealed class Fp8Conversion : IDisposable
         foreach (var entry in Kept(file))
         {
             if (entry.Type == DType.F8E4M3) CheckMatrix(file, entry);
-            tensors.Add((entry.Name, entry.Type == DType.F8E4M3 ? DType.BF16 : entry.Type, entry.Shape));
+            tensors.Add((entry.StoredName, entry.Type == DType.F8E4M3 ? DType.BF16 : entry.Type, entry.Shape));
         }
         return tensors.Count == 0 ? null : new SafetensorsPlan(tensors);
     }
@@ -187,7 +187,7 @@ public sealed class Fp8Conversion : IDisposable
             {
                 var bytes = memory.Bytes(count);
                 file.ReadAt(bytes, entry.Begin + at);
-                shard.Write(entry.Name, at, bytes);
+                shard.Write(entry.StoredName, at, bytes);
                 meter.Add(name, count);
                 return;
             }
@@ -198,7 +198,7 @@ public sealed class Fp8Conversion : IDisposable
             // GB of BF16).
             using var all = _source.Fp8Scales(entry.Name);
             using var scales = all.Slice(at / Fp8Format.Block, ((count - 1) / Fp8Format.Block) + 1);
-            shard.Write(entry.Name, at * k * 2, memory.Dequantized(codes, scales, count, k));
+            shard.Write(entry.StoredName, at * k * 2, memory.Dequantized(codes, scales, count, k));
             meter.Add(name, count * k * 2);
         }, cancel);
         shard.Complete();
@@ -208,7 +208,7 @@ public sealed class Fp8Conversion : IDisposable
     private void WriteIndex()
     {
         var map = new JsonObject();
-        foreach (var (tensor, shard) in _shards.SelectMany(s => Kept(_source.Files[s.Name]).Select(e => (e.Name, s.Name)))
+        foreach (var (tensor, shard) in _shards.SelectMany(s => Kept(_source.Files[s.Name]).Select(e => (e.StoredName, s.Name)))
             .OrderBy(t => t.Item1, StringComparer.Ordinal)) map[tensor] = shard;
         if (_shards is [{ Name: "model.safetensors" }]) return;
         AtomicFile.WriteText(Path.Combine(_target, "model.safetensors.index.json"), new JsonObject
@@ -221,7 +221,7 @@ public sealed class Fp8Conversion : IDisposable
     private void WriteConfig()
     {
         var config = JsonSource.ReadNodes(Path.Combine(_source.Folder, "config.json"), "a model's config.json");
-        config.Remove(Quantization.Key);
+        Quantization.Remove(config);
         if (config.ContainsKey("torch_dtype")) config["torch_dtype"] = "bfloat16";
         AtomicFile.WriteText(Path.Combine(_target, "config.json"), config.ToJsonString(Indented));
     }

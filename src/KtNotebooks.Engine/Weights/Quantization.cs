@@ -1,4 +1,5 @@
 using System.Text.Json;
+using System.Text.Json.Nodes;
 
 using KtNotebooks.Files;
 using KtNotebooks.Formats;
@@ -24,5 +25,13 @@ public static class Quantization
             + (methods.FirstOrDefault(f => f.QuantMethod == method) is { } near
                 ? $"{near.Understood}, but the config says {block.GetRawText().ReplaceLineEndings(" ")}"
                 : $"{Key}.quant_method '{method}' is not known; known are {string.Join(", ", methods.Select(f => f.QuantMethod))}"));
+    }
+
+    /// <summary>Takes the announcement out of a config whose checkpoint is plain from now on.</summary>
+    public static void Remove(JsonObject config)
+    {
+        ArgumentNullException.ThrowIfNull(config);
+        config.Remove(Key);
+        (config["text_config"] as JsonObject)?.Remove(Key);
     }
 }

@@ -100,6 +100,19 @@ public sealed class TextPartTests : IDisposable
     }
 
     [Fact]
+    public void A_conversion_keeps_the_whole()
+    {
+        Make("kimi_k2", StorageFormat.Fp8);
+        foreach (var folder in new[] { Plain, Nested })
+            using (var conversion = new Fp8Conversion(folder, folder + "-bf16")) conversion.Run(cancel: TestContext.Current.CancellationToken);
+        using var checkpoint = new Checkpoint(Nested + "-bf16");
+        Assert.Null(checkpoint.Quantized);
+        Assert.Contains("vision_tower.patch_embed.proj.weight", checkpoint.Names.Select(checkpoint.StoredName));
+        Assert.Contains("language_model.lm_head.weight", checkpoint.Names.Select(checkpoint.StoredName));
+        Assert.Equal(Logits(Plain + "-bf16"), Logits(Nested + "-bf16"));
+    }
+
+    [Fact]
     public void A_whole_without_its_text_model_is_named()
     {
         Make("kimi_k2", StorageFormat.Int4);
