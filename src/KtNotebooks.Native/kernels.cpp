@@ -77,7 +77,10 @@ void tile(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t
 double spin(int64_t rounds) {
     F sum[MR * NV], a = set1(1.0078125f), b = set1(-1.0078125f);
 #pragma GCC unroll 32
-    for (int j = 0; j < MR * NV; j++) sum[j] = zero();
+    for (int j = 0; j < MR * NV; j++) {
+        sum[j] = zero();
+        asm volatile("" : "+v"(sum[j]));  // or the compiler, seeing that all sums are alike, would keep one
+    }
     for (int64_t i = 0; i < rounds; i++) {
 #pragma GCC unroll 32
         for (int j = 0; j < MR * NV; j++) sum[j] = fma(a, b, sum[j]);

@@ -60,7 +60,10 @@ void tile(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t
 double spin(int64_t rounds) {
     F sum[MR * NV], a = set1(1.0078125f), b = set1(-1.0078125f);  // as pairs of BF16: 1.0078125 and 0
 #pragma GCC unroll 32
-    for (int j = 0; j < MR * NV; j++) sum[j] = zero();
+    for (int j = 0; j < MR * NV; j++) {
+        sum[j] = zero();
+        asm volatile("" : "+v"(sum[j]));  // or the compiler, seeing that all sums are alike, would keep one
+    }
     for (int64_t i = 0; i < rounds; i++) {
 #pragma GCC unroll 32
         for (int j = 0; j < MR * NV; j++) sum[j] = dot(sum[j], a, b);

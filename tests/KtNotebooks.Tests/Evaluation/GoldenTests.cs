@@ -57,6 +57,8 @@ public class GoldenTests
     [InlineData("glm4_moe", DType.BF16)]
     [InlineData("gpt_oss", DType.F32)]
     [InlineData("gpt_oss", DType.BF16)]
+    [InlineData("kimi_k25", DType.F32)]
+    [InlineData("kimi_k25", DType.BF16)]
     public void The_other_architectures_are_the_reference_s_as_well(string model, DType type)
     {
         var results = GoldenCheck.Run(Of(model), type, cancel: TestContext.Current.CancellationToken);
