@@ -12,7 +12,7 @@ public enum Alignment { Left, Center, Right }
 /// new Table("experts", "tokens/s", "GPU GB") { Caption = "V2-Lite, 8,192-token step" }.Row("streamed", 7812.0, 5.6).Row("resident", 21034.0, 36.1)
 /// </code>
 /// </summary>
-[TypeFormatterSource(typeof(ShowableFormatters), PreferredMimeTypes = ["text/html", "text/plain"])]
+[TypeFormatterSource(typeof(ShowableFormatters), PreferredMimeTypes = ["text/html", "text/markdown", "text/plain"])]
 public sealed class Table(params IReadOnlyList<string> headers) : IShowable
 {
     private readonly List<string[]> _rows = [];
