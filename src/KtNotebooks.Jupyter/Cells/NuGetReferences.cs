@@ -19,6 +19,9 @@ internal sealed class NuGetReferences(CellLoadContext loader)
     private readonly Dictionary<string, string> _versions = new(StringComparer.OrdinalIgnoreCase);
     private readonly HashSet<string> _referenced = new(StringComparer.OrdinalIgnoreCase);
 
+    /// <summary>Of all packages that are there, unpacked.</summary>
+    internal IReadOnlyList<string> Folders { get; private set; } = [];
+
     /// <summary>`#i "nuget: URL or folder"`.</summary>
     internal static void AddSource(string argument) => Sources.Add(argument["nuget:".Length..].Trim());
 
@@ -113,11 +116,12 @@ internal sealed class NuGetReferences(CellLoadContext loader)
         var roots = assets["packageFolders"]!.AsObject().Select(f => f.Key).ToArray();
         // The target with the runtime identifier also lists native files.
         var target = assets["targets"]!.AsObject().OrderByDescending(t => t.Key.Length).First().Value!.AsObject();
-        List<string> compile = [];
+        List<string> compile = [], folders = [];
         foreach (var (key, library) in target)
         {
             if (assets["libraries"]?[key]?["path"] is not { } relative) continue;
             if (roots.Select(r => Path.Combine(r, relative.GetValue<string>())).FirstOrDefault(Directory.Exists) is not { } root) continue;
+            folders.Add(root);
             foreach (var file in Files(library, "runtime"))
             {
                 var name = Path.GetFileNameWithoutExtension(file);
@@ -130,6 +134,7 @@ internal sealed class NuGetReferences(CellLoadContext loader)
                 if (!Framework.Has(name) && _referenced.Add(name)) compile.Add(Path.Combine(root, file));
             }
         }
+        Folders = folders;
         return compile;
     }
 
