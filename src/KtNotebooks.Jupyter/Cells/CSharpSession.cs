@@ -32,6 +32,7 @@ internal sealed class CSharpSession : IDisposable
         ConsoleOutput.Subscribe(_ => Disposable.Empty);
         Console.SetOut(output);
         Console.SetError(errors);
+        KtNotebooksExtension.RegisterFormatters();
         CellScope.Token = () => Cell.Current?.Cancel ?? CancellationToken.None;
     }
 

@@ -26,11 +26,12 @@ internal static class Framework
     [
         typeof(Microsoft.AspNetCore.Html.IHtmlContent).Assembly, typeof(Microsoft.DotNet.Interactive.Kernel).Assembly,
         typeof(Microsoft.DotNet.Interactive.Formatting.Formatter).Assembly, typeof(System.Reactive.Unit).Assembly, typeof(CellScope).Assembly,
-        typeof(Framework).Assembly,
+        typeof(Framework).Assembly, typeof(Microsoft.ML.Tokenizers.Tokenizer).Assembly, typeof(Microsoft.Data.Analysis.DataFrame).Assembly,
     ];
 
     /// <summary>What the kernel is made of, and packages for .NET Interactive bring along.</summary>
-    private static readonly string[] Hidden = ["Microsoft.DotNet.Interactive.Documents", "Microsoft.CodeAnalysis", "Microsoft.CodeAnalysis.CSharp"];
+    private static readonly string[] Hidden = ["Microsoft.DotNet.Interactive.Documents", "Microsoft.CodeAnalysis", "Microsoft.CodeAnalysis.CSharp",
+        "Apache.Arrow", "Google.Protobuf", "Microsoft.ML.DataView"];
 
     private static readonly Lazy<string[]> Paths = new(FindPaths);
     private static readonly Lazy<HashSet<string>> Names = new(() =>

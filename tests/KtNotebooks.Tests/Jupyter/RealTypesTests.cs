@@ -94,6 +94,17 @@ public sealed class RealTypesTests : IDisposable
     }
 
     [Fact]
+    public void Data_frames_are_there_and_shown_without_a_script()
+    {
+        var shown = Value("new Table(\"age\").Row(41).Row(42).ToDataFrame()");
+        Assert.Contains("<td", (string)shown.Data["text/html"], StringComparison.Ordinal);
+        Assert.DoesNotContain("<script", (string)shown.Data["text/html"], StringComparison.Ordinal);
+        Assert.Contains("41", shown.Text, StringComparison.Ordinal);
+        Assert.Equal("2", Value("Tokenizer.Load(\"" + Path.Combine(Checkout.Root, "notebooks/models/kt-tiny")
+            + "\") is Microsoft.ML.Tokenizers.Tokenizer t && t.CountTokens(\"\") == 0 ? 2 : 0").Text);
+    }
+
+    [Fact]
     public void Our_own_packages_are_there_already_in_this_version_only()
     {
         Run("#r \"nuget: KtNotebooks\"\n#r \"nuget: KtNotebooks.Engine\"");
