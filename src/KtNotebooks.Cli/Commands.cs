@@ -34,6 +34,7 @@ internal static class Commands
             TokenizeCommand.Create(),
             NotebookCommands.Create(),
             KernelCommands.Create(),
+            PackCommand.Create(),
             BenchCommands.Create(),
             VerifyCommand.Create(),
             TrainCommands.CreatePretrain(),

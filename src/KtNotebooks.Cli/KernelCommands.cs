@@ -23,12 +23,32 @@ internal static class KernelCommands
     {
         var prefix = new Option<string?>("--prefix") { Description = "install for an environment, in PREFIX/share/jupyter, instead of for the user" };
         var alias = new Option<bool>("--dotnet-interactive") { Description = "also answer to .net-csharp, the name that .NET Interactive's notebooks ask for" };
-        var command = new Command("install", "Make the kernel known to Jupyter") { prefix, alias };
-        command.SetAction(parsed =>
+        var host = new Option<string?>("--with-dotnet-interactive")
         {
+            Description = "also install .NET Interactive, with our packages in its reach; into a FOLDER, or beside the kernel",
+            Arity = ArgumentArity.ZeroOrOne,
+            HelpName = "FOLDER",
+        };
+        var command = new Command("install", "Make the kernel known to Jupyter") { prefix, alias, host };
+        command.SetAction((parsed, cancel) => Task.Run(() =>
+        {
+            var withHost = parsed.GetResult(host) is not null;
+            if (withHost && parsed.GetValue(alias))
+                return Failures.Refuse($"--dotnet-interactive and --with-dotnet-interactive both want the name {KernelSpec.DotNetInteractiveAlias}; give one");
             foreach (var folder in KernelSpec.Install(parsed.GetValue(prefix), Start(), parsed.GetValue(alias))) Console.WriteLine($"installed {folder}");
-        });
+            if (withHost) InstallDotNetInteractive(parsed.GetValue(prefix), parsed.GetValue(host), cancel);
+            return 0;
+        }, CancellationToken.None));
         return command;
+    }
+
+    private static void InstallDotNetInteractive(string? prefix, string? folder, CancellationToken cancel)
+    {
+        folder = Path.GetFullPath(folder ?? Path.Combine(KernelSpec.DataFolder(prefix), "dotnet-interactive"));
+        var program = Packages.InstallDotNetInteractive(folder, cancel);
+        var feed = Path.Combine(folder, "packages");
+        Packages.Pack(feed, cancel);
+        Console.WriteLine($"installed {KernelSpec.InstallDotNetInteractive(prefix, program, feed)}, which starts {program}");
     }
 
     private static Command Uninstall()

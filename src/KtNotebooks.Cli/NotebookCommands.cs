@@ -18,10 +18,12 @@ internal static class NotebookCommands
             Description = "name=value: declared after the cell with the tag 'parameters' (repeatable)",
             DefaultValueFactory = _ => [],
         };
-        var command = new Command("run", "execute a notebook and store its outputs") { input, output, parameters };
+        var kernel = new Option<string?>("--kernel") { Description = "an installed kernel, such as .net-csharp (default: ours, in this process)" };
+        var command = new Command("run", "execute a notebook and store its outputs") { input, output, parameters, kernel };
         command.SetAction((parsed, cancel) => Task.Run(() =>
         {
-            var result = NotebookRunner.Run(parsed.GetRequiredValue(input), parsed.GetValue(output), parsed.GetValue(parameters)!, cancel);
+            var result = NotebookRunner.Run(parsed.GetRequiredValue(input), parsed.GetValue(output), parsed.GetValue(parameters)!, cancel,
+                parsed.GetValue(kernel));
             foreach (var note in result.Notes) Console.Error.WriteLine($"note: {note}");
             if (result.Success) Console.WriteLine($"{result.CellsRun} cells ran");
             else Console.Error.WriteLine(result.Error);

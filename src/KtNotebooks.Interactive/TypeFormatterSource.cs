@@ -15,9 +15,11 @@ internal sealed class TypeFormatterSourceAttribute(Type formatterSourceType) : A
 /// <summary>Formatters for every <see cref="IShowable"/>: one for each MIME type that our views use; each says no where the bundle lacks its type.</summary>
 internal sealed class ShowableFormatters
 {
+    private static readonly string[] MimeTypes = ["text/html", "text/markdown", Chart.SvgType, Chart.PngType, "text/plain"];
+
 #pragma warning disable CA1822 // the convention asks for an instance method
     public IEnumerable<object> CreateTypeFormatters() =>
-        [new ShowableFormatter("text/html"), new ShowableFormatter(Chart.SvgType), new ShowableFormatter(Chart.PngType), new ShowableFormatter("text/plain")];
+        MimeTypes.Select(m => new ShowableFormatter(m));
 #pragma warning restore CA1822
 }
 

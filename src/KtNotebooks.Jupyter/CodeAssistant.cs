@@ -15,7 +15,7 @@ internal sealed class CodeAssistant(CSharpSession session)
     {
         var code = request.Text("code");
         var cursor = CodePoints.ToUtf16(code, request.Number("cursor_pos", int.MaxValue));
-        var (start, names) = CodeDepth.IsReadable(code) ? Completions.At(session.Chain, code, cursor) : (cursor, []);
+        var (start, names) = CodeDepth.IsReadable(code) ? Completions.At(session, code, cursor) : (cursor, []);
         return new JsonObject
         {
             ["status"] = "ok",
@@ -32,7 +32,7 @@ internal sealed class CodeAssistant(CSharpSession session)
     internal JsonObject Inspect(Message request)
     {
         var code = request.Text("code");
-        var text = CodeDepth.IsReadable(code) ? Inspection.At(session.Chain, code, CodePoints.ToUtf16(code, request.Number("cursor_pos", int.MaxValue))) : null;
+        var text = CodeDepth.IsReadable(code) ? Inspection.At(session, code, CodePoints.ToUtf16(code, request.Number("cursor_pos", int.MaxValue))) : null;
         return new JsonObject
         {
             ["status"] = "ok",

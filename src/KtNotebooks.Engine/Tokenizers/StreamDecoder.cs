@@ -4,7 +4,7 @@ namespace KtNotebooks.Tokenizers;
 
 /// <summary>
 /// Turns ids into text one by one, for streaming: a character whose bytes are spread over tokens comes out whole with its last byte. All that
-/// it has returned, joined, equals <see cref="Tokenizer.Decode"/>. One for each stream; not for several threads.
+/// it has returned, joined, equals <see cref="Tokenizer.Decode(ReadOnlySpan{int}, bool)"/>. One for each stream; not for several threads.
 /// </summary>
 /// <param name="tokenizer">Whose ids come.</param>
 /// <param name="skipSpecial">Leave special tokens out.</param>

@@ -9,7 +9,7 @@ namespace KtNotebooks.Tokenizers;
 /// A byte-level BPE tokenizer as Hugging Face's tokenizer.json describes it: added tokens are cut out, the rest is normalised, cut into pieces by
 /// the pre-tokenizer, and each piece's bytes are merged. Immutable and safe to use from many threads at once.
 /// </summary>
-public sealed class Tokenizer
+public sealed partial class Tokenizer : Microsoft.ML.Tokenizers.Tokenizer
 {
     private readonly TokenizerParts _parts;
     private readonly AddedTokenFinder _rawTokens;

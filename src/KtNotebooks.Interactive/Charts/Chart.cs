@@ -7,7 +7,7 @@ namespace KtNotebooks.Interactive;
 /// A picture with numbers. Shown as image/svg+xml, image/png and text/plain and never as text/html: where html is present it beats the images, and GitHub
 /// would gut it.
 /// </summary>
-[TypeFormatterSource(typeof(ShowableFormatters), PreferredMimeTypes = ["image/svg+xml", "text/plain"])]
+[TypeFormatterSource(typeof(ShowableFormatters), PreferredMimeTypes = [SvgType, PngType, "text/plain"])]
 public abstract class Chart : IShowable
 {
     public const string SvgType = "image/svg+xml";

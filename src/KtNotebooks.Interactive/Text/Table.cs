@@ -12,14 +12,21 @@ public enum Alignment { Left, Center, Right }
 /// new Table("experts", "tokens/s", "GPU GB") { Caption = "V2-Lite, 8,192-token step" }.Row("streamed", 7812.0, 5.6).Row("resident", 21034.0, 36.1)
 /// </code>
 /// </summary>
-[TypeFormatterSource(typeof(ShowableFormatters), PreferredMimeTypes = ["text/html", "text/plain"])]
+[TypeFormatterSource(typeof(ShowableFormatters), PreferredMimeTypes = ["text/html", "text/markdown", "text/plain"])]
 public sealed class Table(params IReadOnlyList<string> headers) : IShowable
 {
     private readonly List<string[]> _rows = [];
+    private readonly List<object?[]> _cells = [];
     private readonly bool[] _numeric = [.. headers.Select(_ => true)];
     private Alignment[]? _alignment;
 
     public string Caption { get; init; } = "";
+
+    /// <summary>Of the columns.</summary>
+    public IReadOnlyList<string> Headers => headers;
+
+    /// <summary>Row by row, as they were given; null where a row is shorter.</summary>
+    public IReadOnlyList<IReadOnlyList<object?>> Cells => _cells;
 
     /// <summary>Adds a row. Fewer cells than headers leave the rest empty; more are an error.</summary>
     public Table Row(params IReadOnlyList<object?> cells)
@@ -35,6 +42,7 @@ public sealed class Table(params IReadOnlyList<string> headers) : IShowable
             _numeric[i] &= cell is null or sbyte or byte or short or ushort or int or uint or long or ulong or nint or float or double or decimal or TimeSpan;
         }
         _rows.Add(row);
+        _cells.Add([.. Enumerable.Range(0, headers.Count).Select(i => i < cells.Count ? cells[i] : null)]);
         return this;
     }
 

@@ -4,7 +4,17 @@ using Microsoft.CodeAnalysis.CSharp;
 namespace KtNotebooks.Jupyter.Cells;
 
 /// <summary>A line that is for the kernel: `#!name argument`, `#r "what"` or `#i "what"`. <paramref name="Line"/> counts from 1.</summary>
-internal sealed record Directive(string Name, string Argument, int Line);
+internal sealed record Directive(string Name, string Argument, int Line)
+{
+    /// <summary>The lines that are its own: of #!value, those below it.</summary>
+    public string Body { get; init; } = "";
+
+    /// <summary>Whether it is about what the cell has done, and so comes after it.</summary>
+    public bool IsLate => Name is "who" or "whos";
+
+    /// <summary>Whether it may run the user's code, or that of a package.</summary>
+    public bool RunsCode => Name is "import" or "set" or "share" or "value" or "r";
+}
 
 /// <summary>
 /// A cell split into directives and C#. Directive lines become empty lines, so that line numbers in errors stay true.
@@ -23,8 +33,14 @@ internal sealed record CellSource(string Code, IReadOnlyList<Directive> Directiv
             var length = lines[i].Length + 1;
             if (Read(lines[i].TrimEnd(), i + 1) is { } directive && !(inString ??= StringFinder(text))(start))
             {
-                directives.Add(directive);
                 lines[i] = "";
+                if (directive.Name == "value" && !directive.Argument.Contains("--from-", StringComparison.Ordinal))
+                {
+                    var end = Array.FindIndex(lines, i + 1, l => l.StartsWith("#!", StringComparison.Ordinal)) is var next && next < 0 ? lines.Length : next;
+                    directive = directive with { Body = string.Join('\n', lines[(i + 1)..end]) };
+                    for (var at = i + 1; at < end; at++) (start, lines[at]) = (start + lines[at].Length, "");
+                }
+                directives.Add(directive);
             }
             start += length;
         }

@@ -13,13 +13,14 @@ internal static class Completions
         [.. SyntaxFacts.GetKeywordKinds().Select(SyntaxFacts.GetText),
             .. (string[])["var", "await", "async", "record", "yield", "nameof", "when", "with", "required"]];
 
-    private static readonly string[] Magics = ["about", "debug", "help", "keep-old", "lsmagic", "release", "time", "who", "whos"];
+    private static readonly string[] Magics =
+        ["about", "debug", "help", "import", "keep-old", "lsmagic", "release", "set", "share", "time", "value", "who", "whos"];
 
-    /// <param name="chain">The session.</param>
+    /// <param name="session">The session; waited for until its compiler is warm.</param>
     /// <param name="code">The whole cell.</param>
     /// <param name="cursor">In UTF-16 units.</param>
     /// <returns>Where the completed word starts, in UTF-16 units, and the names, sorted.</returns>
-    internal static (int Start, List<Completion> Names) At(ScriptChain chain, string code, int cursor)
+    internal static (int Start, List<Completion> Names) At(CSharpSession session, string code, int cursor)
     {
         var start = cursor;
         while (start > 0 && SyntaxFacts.IsIdentifierPartCharacter(code[start - 1])) start--;
@@ -28,7 +29,7 @@ internal static class Completions
         {
             return (start, [.. Magics.Where(m => m.StartsWith(prefix, StringComparison.Ordinal)).Select(m => new Completion(m, "magic"))]);
         }
-        if (chain.Last is null) return (start, []);
+        var chain = session.ReadyChain();
 
         var tree = ScriptChain.Tree(CellSource.Split(code).Code);
         var root = tree.GetRoot();

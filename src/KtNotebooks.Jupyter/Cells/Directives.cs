@@ -1,9 +1,9 @@
 using System.Runtime.InteropServices;
 
 using KtNotebooks.Interactive;
+using KtNotebooks.Jupyter.Hosting;
 
 using Microsoft.CodeAnalysis;
-using Microsoft.DotNet.Interactive.Formatting;
 
 namespace KtNotebooks.Jupyter.Cells;
 
@@ -15,20 +15,23 @@ internal static class Directives
         ("about", "show versions of the kernel, .NET and the compiler"),
         ("debug", "compile this and later cells without optimisation"),
         ("help", "show this list"),
+        ("import", "FILE: run the C# of a notebook (.ipynb, .dib) or of a file (.cs, .csx)"),
         ("keep-old", "do not free the old values of variables that this cell declares again"),
         ("load", "\"file.csx\" as a line of its own: run a C# script here"),
         ("lsmagic", "list the magic commands"),
         ("release", "compile this and later cells with optimisation (the default)"),
+        ("set", "--name NAME --value TEXT, @KERNEL:NAME or @input:\"prompt\": make a variable"),
+        ("share", "--from KERNEL NAME [--as NAME]: take a value from another kernel"),
         ("time", "show how long the cell took"),
+        ("value", "--name NAME, and lines below or --from-file FILE: store a text, for #!share --from value"),
         ("who", "list the names of the variables"),
         ("whos", "list the variables with types and values"),
     ];
 
     private static readonly string[] OtherLanguages =
-        ["fsharp", "f#", "pwsh", "powershell", "sql", "kql", "javascript", "js", "html", "mermaid", "markdown", "http", "python", "r", "connect", "share",
-            "set", "value"];
+        ["fsharp", "f#", "pwsh", "powershell", "sql", "kql", "javascript", "js", "html", "mermaid", "markdown", "http", "python", "connect"];
 
-    internal static void Run(Directive directive, CSharpSession session, Cell cell)
+    internal static async Task Run(Directive directive, CSharpSession session, Cell cell)
     {
         switch (directive.Name)
         {
@@ -36,30 +39,34 @@ internal static class Directives
             case "keep-old": cell.KeepOld = true; break;
             case "debug": session.Chain.Optimization = OptimizationLevel.Debug; break;
             case "release": session.Chain.Optimization = OptimizationLevel.Release; break;
-            case "who": cell.Output.Show(Formatter.Bundle(session.Variables.All.Select(v => v.Name).ToArray()), null); break;
+            case "who": cell.Output.Show(Bundles.Of(session.Variables.All.Select(v => v.Name).ToArray()), null); break;
             case "whos":
-                cell.Output.Show(Formatter.Bundle(session.Variables.All.Select(v =>
-                    new { v.Name, Type = TypeNames.Of(v.Type), Value = PlainText.Short(v.Value) }).ToArray()), null);
+                cell.Output.Show(session.Variables.All.Aggregate(new Table("name", "type", "value"),
+                    (table, v) => table.Row(v.Name, TypeNames.Of(v.Type), Bundles.Short(v.Value))).Show(), null);
                 break;
             case "lsmagic": cell.Output.Show(new MimeBundle(string.Join('\n', Known.Select(k => $"#!{k.Name,-10} {k.Help}"))), null); break;
             case "help": cell.Output.Page(Help()); break;
             case "about": cell.Output.Show(new MimeBundle(About()), null); break;
-            case "r": Reference(directive, session, cell); break;
+            case "r": await Reference(directive, session, cell); break;
             case "i": NuGetReferences.AddSource(directive.Argument); break;
-            case "import": throw new NotSupportedException($"[cell line {directive.Line}] #!import is not supported; #load \"file.csx\" runs a C# script");
+            case "import": await session.Import(directive.Argument.Trim('"')); break;
+            case "set": await ValueDirectives.Set(directive, session.Kernel); break;
+            case "share": await ValueDirectives.Share(directive, session.Kernel); break;
+            case "value": await ValueDirectives.Value(directive, session.Kernel); break;
             case var name when OtherLanguages.Contains(name):
-                throw new NotSupportedException($"[cell line {directive.Line}] #!{name}: this kernel runs C# only, and shares nothing with other languages");
+                throw new NotSupportedException($"[cell line {directive.Line}] #!{name}: this kernel runs C# only");
             case var name:
                 throw new ArgumentException($"[cell line {directive.Line}] #!{name} is no command of this kernel; #!lsmagic lists them");
         }
     }
 
-    private static void Reference(Directive directive, CSharpSession session, Cell cell)
+    private static async Task Reference(Directive directive, CSharpSession session, Cell cell)
     {
         const string NuGet = "nuget:";
         if (directive.Argument.StartsWith(NuGet, StringComparison.OrdinalIgnoreCase))
         {
             session.AddReferences(session.Packages.Add(directive.Argument[NuGet.Length..], cell.KernelCancel));
+            await session.Extensions.Load(session.Packages.Folders, session.Loader);
         }
         else if (session.References.AddFile(directive.Argument) is { } path)
         {

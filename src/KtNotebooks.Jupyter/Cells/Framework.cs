@@ -1,48 +1,53 @@
 using System.Reflection;
 using System.Runtime.InteropServices;
 
+using KtNotebooks.DotNetInteractive;
+
 using Microsoft.CodeAnalysis;
 
 namespace KtNotebooks.Jupyter.Cells;
 
 /// <summary>
-/// What every cell can use without `#r`: the .NET framework, our assemblies (<see cref="OwnAssemblies"/>) and the kernel's notebook API.
+/// What every cell can use without `#r`: the .NET framework, our assemblies, .NET Interactive's and the kernel's own functions.
 /// </summary>
 internal static class Framework
 {
-    /// <summary>.NET Interactive's default imports, and the four that notebooks add most often.</summary>
+    /// <summary>.NET Interactive's default imports; the others are those of the extension that it loads.</summary>
     private static readonly string[] Usings =
     [
         "System", "System.Text", "System.Collections", "System.Collections.Generic", "System.Threading.Tasks", "System.Linq",
-        "System.IO", "System.Threading", "System.Diagnostics", "System.Net.Http",
     ];
 
     /// <summary>Types whose static members are in scope: `display`, `HTML`, `input`, `Cancel`, ….</summary>
-    private static readonly string[] StaticUsings = ["Microsoft.DotNet.Interactive.Kernel"];
+    private static readonly string[] StaticUsings = ["Microsoft.DotNet.Interactive.Kernel", typeof(CellScope).FullName!, typeof(CellApi).FullName!];
 
-    private static readonly string[] OwnAssemblies = ["KtNotebooks.Engine", "KtNotebooks.Bench", "KtNotebooks.Course", "KtNotebooks.Interactive"];
+    /// <summary>Besides, cells see these, and share them with the kernel: a formatter that a cell or a package registers is the kernel's own.</summary>
+    private static readonly Assembly[] Shared =
+    [
+        typeof(Microsoft.AspNetCore.Html.IHtmlContent).Assembly, typeof(Microsoft.DotNet.Interactive.Kernel).Assembly,
+        typeof(Microsoft.DotNet.Interactive.Formatting.Formatter).Assembly, typeof(System.Reactive.Unit).Assembly, typeof(CellScope).Assembly,
+        typeof(Framework).Assembly, typeof(Microsoft.ML.Tokenizers.Tokenizer).Assembly, typeof(Microsoft.Data.Analysis.DataFrame).Assembly,
+    ];
+
+    /// <summary>What the kernel is made of, and packages for .NET Interactive bring along.</summary>
+    private static readonly string[] Hidden = ["Microsoft.DotNet.Interactive.Documents", "Microsoft.CodeAnalysis", "Microsoft.CodeAnalysis.CSharp",
+        "Apache.Arrow", "Google.Protobuf", "Microsoft.ML.DataView"];
 
     private static readonly Lazy<string[]> Paths = new(FindPaths);
     private static readonly Lazy<HashSet<string>> Names = new(() =>
         new(Paths.Value.Select(p => Path.GetFileNameWithoutExtension(p)!), StringComparer.OrdinalIgnoreCase));
 
-    internal static bool Has(string assemblyName) => Names.Value.Contains(assemblyName);
+    internal static bool Has(string assemblyName) => Names.Value.Contains(assemblyName) || Hidden.Contains(assemblyName, StringComparer.OrdinalIgnoreCase);
 
     internal static IEnumerable<MetadataReference> References() => Paths.Value.Select(p => MetadataReference.CreateFromFile(p));
 
-    internal static IEnumerable<string> Imports() =>
-        [.. Usings, .. OwnAssemblies.SelectMany(Namespaces).Distinct().Order(StringComparer.Ordinal), .. StaticUsings];
-
-    private static IEnumerable<string> Namespaces(string assemblyName) =>
-        Assembly.Load(assemblyName).GetExportedTypes().Select(t => t.Namespace).OfType<string>()
-            .Where(n => n.StartsWith("KtNotebooks", StringComparison.Ordinal));
+    internal static IEnumerable<string> Imports() => [.. Usings, .. CellScope.Namespaces, .. StaticUsings];
 
     private static string[] FindPaths()
     {
         var shared = RuntimeEnvironment.GetRuntimeDirectory();
-        var own = OwnAssemblies.Select(n => Assembly.Load(n).Location);
-        string[] extra = [typeof(Microsoft.AspNetCore.Html.IHtmlContent).Assembly.Location, typeof(Framework).Assembly.Location];
-        return [.. Directory.EnumerateFiles(shared, "*.dll").Where(IsManaged), .. own, .. extra];
+        var own = CellScope.Assemblies.Select(Assembly.Load).Concat(Shared).Select(a => a.Location);
+        return [.. Directory.EnumerateFiles(shared, "*.dll").Where(IsManaged), .. own];
     }
 
     private static bool IsManaged(string path)

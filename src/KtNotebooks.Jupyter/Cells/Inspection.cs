@@ -18,9 +18,10 @@ internal static partial class Inspection
 
     private static readonly ConcurrentDictionary<string, Dictionary<string, XElement>> Documents = new();
 
-    internal static (string Plain, string Markdown)? At(ScriptChain chain, string code, int cursor)
+    internal static (string Plain, string Markdown)? At(CSharpSession session, string code, int cursor)
     {
-        if (chain.Last is null || code.Length == 0) return null;
+        if (code.Length == 0) return null;
+        var chain = session.ReadyChain();
         var tree = ScriptChain.Tree(CellSource.Split(code).Code);
         var model = chain.Follow(tree).GetSemanticModel(tree);
         var root = tree.GetRoot();

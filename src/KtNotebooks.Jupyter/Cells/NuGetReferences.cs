@@ -1,8 +1,8 @@
 using System.Diagnostics;
+using System.Reflection;
 using System.Security;
 using System.Text;
 using System.Text.Json.Nodes;
-
 
 namespace KtNotebooks.Jupyter.Cells;
 
@@ -13,8 +13,14 @@ namespace KtNotebooks.Jupyter.Cells;
 internal sealed class NuGetReferences(CellLoadContext loader)
 {
     private static readonly List<string> Sources = [];
+    private static readonly string OwnVersion =
+        typeof(NuGetReferences).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()!.InformationalVersion.Split('+')[0];
+
     private readonly Dictionary<string, string> _versions = new(StringComparer.OrdinalIgnoreCase);
     private readonly HashSet<string> _referenced = new(StringComparer.OrdinalIgnoreCase);
+
+    /// <summary>Of all packages that are there, unpacked.</summary>
+    internal IReadOnlyList<string> Folders { get; private set; } = [];
 
     /// <summary>`#i "nuget: URL or folder"`.</summary>
     internal static void AddSource(string argument) => Sources.Add(argument["nuget:".Length..].Trim());
@@ -25,6 +31,12 @@ internal sealed class NuGetReferences(CellLoadContext loader)
     {
         var parts = package.Split(',', 2, StringSplitOptions.TrimEntries);
         var (name, version) = (parts[0], parts.Length > 1 ? parts[1] : "*");
+        if (IsOwn(name))
+        {
+            if (version is "*" or "*-*" || version == OwnVersion) return [];
+            throw new InvalidOperationException(
+                $"[#r nuget] this kernel is KtNotebooks {OwnVersion} itself and cannot take {name} {version}: leave the version away, or install that kernel");
+        }
         if (_versions.TryGetValue(name, out var old))
         {
             if (parts.Length == 1 || old == version) return [];
@@ -49,6 +61,11 @@ internal sealed class NuGetReferences(CellLoadContext loader)
             folder.Delete(recursive: true);
         }
     }
+
+    /// <summary>What the kernel is made of is there already, so that a notebook for .NET Interactive, which brings it in, runs here too.</summary>
+    private static bool IsOwn(string name) =>
+        name.Equals("KtNotebooks", StringComparison.OrdinalIgnoreCase) || name.StartsWith("KtNotebooks.", StringComparison.OrdinalIgnoreCase)
+            && (Framework.Has(name) || name.Equals("KtNotebooks.DotNetInteractive", StringComparison.OrdinalIgnoreCase));
 
     private string Project()
     {
@@ -99,11 +116,12 @@ internal sealed class NuGetReferences(CellLoadContext loader)
         var roots = assets["packageFolders"]!.AsObject().Select(f => f.Key).ToArray();
         // The target with the runtime identifier also lists native files.
         var target = assets["targets"]!.AsObject().OrderByDescending(t => t.Key.Length).First().Value!.AsObject();
-        List<string> compile = [];
+        List<string> compile = [], folders = [];
         foreach (var (key, library) in target)
         {
             if (assets["libraries"]?[key]?["path"] is not { } relative) continue;
             if (roots.Select(r => Path.Combine(r, relative.GetValue<string>())).FirstOrDefault(Directory.Exists) is not { } root) continue;
+            folders.Add(root);
             foreach (var file in Files(library, "runtime"))
             {
                 var name = Path.GetFileNameWithoutExtension(file);
@@ -116,6 +134,7 @@ internal sealed class NuGetReferences(CellLoadContext loader)
                 if (!Framework.Has(name) && _referenced.Add(name)) compile.Add(Path.Combine(root, file));
             }
         }
+        Folders = folders;
         return compile;
     }
 

@@ -23,7 +23,11 @@ internal sealed class CompilationFailedException(string label, string code, IRea
 /// </summary>
 internal sealed record Submission(CSharpCompilation Compilation, SubmissionCode? Code, bool HasValue, IReadOnlyList<Edit> Woven);
 
-internal sealed record SubmissionCode(Assembly Assembly, Func<object?[], Task<object?>> Start);
+internal sealed record SubmissionCode(Assembly Assembly, Func<object?[], Task<object?>> Start)
+{
+    /// <summary>Whether the next code sees its declarations.</summary>
+    public bool Adopted { get; set; }
+}
 
 /// <summary>
 /// The chain of cells as the C# compiler sees it: every cell is a script submission whose declarations the next ones see.
@@ -127,8 +131,8 @@ internal sealed class ScriptChain
         return code.Start(_submissions);
     }
 
-    /// <summary>Makes the cell's declarations visible to the next ones.</summary>
-    /// <returns>The object whose fields are the cell's variables; null if the cell did not get so far as to have one.</returns>
+    /// <summary>Makes the cell's declarations visible to the next ones; while it runs, to the code that it sends itself.</summary>
+    /// <returns>The object whose fields are the cell's variables; null if the cell did not get so far as to have one, or was adopted before.</returns>
     internal object? Adopt(Submission submission)
     {
         if (submission.Code is not { } code)
@@ -136,7 +140,8 @@ internal sealed class ScriptChain
             _last = submission.Compilation;
             return null;
         }
-        if (Array.Find(_submissions, s => s?.GetType().Assembly == code.Assembly) is not { } state) return null;
+        if (code.Adopted || Array.Find(_submissions, s => s?.GetType().Assembly == code.Assembly) is not { } state) return null;
+        code.Adopted = true;
         _last = submission.Compilation;
         _adopted++;
         return state;

@@ -1,6 +1,5 @@
 using System.Reflection;
 
-
 namespace KtNotebooks.Jupyter.Cells;
 
 /// <summary>
@@ -14,6 +13,19 @@ internal sealed class Variables
 
     internal IEnumerable<(string Name, Type Type, object? Value)> All =>
         _fields.OrderBy(f => f.Key, StringComparer.Ordinal).Select(f => (f.Key, f.Value.Field.FieldType, f.Value.Field.GetValue(f.Value.State)));
+
+    internal bool TryGet(string name, out object? value)
+    {
+        var found = _fields.TryGetValue(name, out var at);
+        value = found ? at.Field.GetValue(at.State) : null;
+        return found;
+    }
+
+    internal void Set(string name, object? value)
+    {
+        var (state, field) = _fields[name];
+        field.SetValue(state, value);
+    }
 
     /// <param name="state">The submission object of a cell that has run.</param>
     /// <param name="release">Whether to clear older variables of the same names.</param>

@@ -18,6 +18,12 @@ internal sealed class NotebookFile
 
     private NotebookFile(JsonObject root, string path) => (_root, _path) = (root, path);
 
+    /// <summary>What the kernel says of its language.</summary>
+    internal JsonObject Language
+    {
+        set => _root["metadata"]!["language_info"] = value;
+    }
+
     /// <summary>Of every kind, in order; may be added to.</summary>
     internal JsonArray Cells => (JsonArray)_root["cells"]!;
 
@@ -105,7 +111,6 @@ internal sealed class NotebookFile
         }
         _root["nbformat_minor"] = Math.Max(5, Whole(_root["nbformat_minor"]) ?? 5);
         _root["metadata"] ??= new JsonObject();
-        _root["metadata"]!["language_info"] = Protocol.KernelInfo.Language();
     }
 
     private InvalidDataException Bad(string place, string reason) => new($"[notebook] {_path}: {(place.Length > 0 ? $"{place} " : "")}{reason}");

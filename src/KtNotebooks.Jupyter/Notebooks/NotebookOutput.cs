@@ -39,24 +39,9 @@ internal sealed class NotebookOutput : ICellOutput
         }
     }
 
-    public void Show(MimeBundle bundle, string? displayId)
-    {
-        lock (_displays.Gate)
-        {
-            Close();
-            var output = new JsonObject { ["output_type"] = "display_data", ["metadata"] = new JsonObject(), ["data"] = JupyterOutput.Data(bundle) };
-            Add(output);
-            if (displayId is not null) _displays.Add(displayId, output);
-        }
-    }
+    public void Show(MimeBundle bundle, string? displayId) => Show(JupyterOutput.Data(bundle), displayId, []);
 
-    public void Update(MimeBundle bundle, string displayId)
-    {
-        lock (_displays.Gate)
-        {
-            foreach (var output in _displays.With(displayId)) output["data"] = JupyterOutput.Data(bundle);
-        }
-    }
+    public void Update(MimeBundle bundle, string displayId) => Update(JupyterOutput.Data(bundle), displayId);
 
     public void Clear(bool wait)
     {
@@ -73,29 +58,64 @@ internal sealed class NotebookOutput : ICellOutput
     public string ReadLine(string prompt, bool password, CancellationToken cancel) =>
         throw new NotSupportedException("[input] nobody can answer while a notebook is run from the command line");
 
+    /// <summary>What a kernel has broadcast about the cell, as Jupyter's messages have it.</summary>
+    internal void Take(string type, JsonObject content)
+    {
+        switch (type)
+        {
+            case "stream": Write((string?)content["name"] ?? "stdout", (string?)content["text"] ?? ""); break;
+            case "clear_output": Clear((bool?)content["wait"] ?? false); break;
+            case "display_data": Show(Part(content, "data"), (string?)content["transient"]?["display_id"], Part(content, "metadata")); break;
+            case "update_display_data": Update(Part(content, "data"), (string?)content["transient"]?["display_id"] ?? ""); break;
+            case "execute_result": Result(Part(content, "data"), (int?)content["execution_count"] ?? 0); break;
+            case "error": Fail((string?)content["ename"], (string?)content["evalue"], (JsonArray?)content["traceback"]?.DeepClone() ?? []); break;
+        }
+
+        static JsonObject Part(JsonObject content, string name) => (JsonObject?)content[name]?.DeepClone() ?? [];
+    }
+
     internal void Finish(CellResult result, int count)
+    {
+        if (result.Value is { } value) Result(JupyterOutput.Data(value), count);
+        if (result.Error is { } error) Fail(error.Name, error.Value, new JsonArray([.. error.Traceback.Select(l => (JsonNode)l)]));
+    }
+
+    private void Show(JsonObject data, string? displayId, JsonObject metadata)
+    {
+        lock (_displays.Gate)
+        {
+            var output = new JsonObject { ["output_type"] = "display_data", ["metadata"] = metadata, ["data"] = data };
+            Put(output);
+            if (displayId is not null) _displays.Add(displayId, output);
+        }
+    }
+
+    private void Update(JsonObject data, string displayId)
+    {
+        lock (_displays.Gate)
+        {
+            foreach (var output in _displays.With(displayId)) output["data"] = data.DeepClone();
+        }
+    }
+
+    private void Result(JsonObject data, int count) => Put(new JsonObject
+    {
+        ["output_type"] = "execute_result",
+        ["execution_count"] = count,
+        ["metadata"] = new JsonObject(),
+        ["data"] = data,
+    });
+
+    private void Fail(string? name, string? value, JsonArray traceback) =>
+        Put(new JsonObject { ["output_type"] = "error", ["ename"] = name ?? "", ["evalue"] = value ?? "", ["traceback"] = traceback });
+
+    /// <summary>Adds an output that is whole, after the stream before it.</summary>
+    private void Put(JsonObject output)
     {
         lock (_displays.Gate)
         {
             Close();
-            if (result.Value is { } value)
-            {
-                Add(new JsonObject
-                {
-                    ["output_type"] = "execute_result",
-                    ["execution_count"] = count,
-                    ["metadata"] = new JsonObject(),
-                    ["data"] = JupyterOutput.Data(value),
-                });
-            }
-            if (result.Error is not { } error) return;
-            Add(new JsonObject
-            {
-                ["output_type"] = "error",
-                ["ename"] = error.Name,
-                ["evalue"] = error.Value,
-                ["traceback"] = new JsonArray([.. error.Traceback.Select(l => (JsonNode)l)]),
-            });
+            Add(output);
         }
     }
 

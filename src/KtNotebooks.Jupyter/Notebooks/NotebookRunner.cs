@@ -1,4 +1,3 @@
-using KtNotebooks.Interactive;
 using KtNotebooks.Jupyter.Cells;
 
 namespace KtNotebooks.Jupyter.Notebooks;
@@ -14,8 +13,8 @@ public sealed record NotebookResult(bool Success, int CellsRun, string? Error)
 }
 
 /// <summary>
-/// Executes a notebook without Python or sockets, in the session that the Jupyter kernel uses too, and stores the outputs as a front end
-/// would: valid nbformat 4.5, streams joined, updates of displays applied to the stored output.
+/// Executes a notebook without Python, in the session that our kernel uses too or in another kernel that Jupyter knows, and stores the outputs as a front
+/// end would: valid nbformat 4.5, streams joined, updates of displays applied to the stored output.
 /// </summary>
 public static class NotebookRunner
 {
@@ -23,32 +22,29 @@ public static class NotebookRunner
     /// <param name="outputPath">Where the executed notebook goes; null: nowhere. It is written also when a cell fails.</param>
     /// <param name="parameters">Values, name=value, for the cell with the tag `parameters`.</param>
     /// <param name="cancel">Interrupts the running cell and ends the run.</param>
+    /// <param name="kernel">The name of an installed kernel, such as .net-csharp; null: our own, in this process.</param>
     /// <returns>Success if every code cell ran, apart from errors in cells tagged raises-exception; those tagged skip-execution are left out.</returns>
-    public static NotebookResult Run(string path, string? outputPath, IEnumerable<string> parameters, CancellationToken cancel)
+    public static NotebookResult Run(string path, string? outputPath, IEnumerable<string> parameters, CancellationToken cancel, string? kernel = null)
     {
         var values = new NotebookParameters(parameters);
         var notebook = NotebookFile.Read(path);
         var notes = values.Inject(notebook);
         if (outputPath is not null) outputPath = Path.GetFullPath(outputPath); // now: a cell may change the current directory
-        CellFailures.Survive(null);
-        using var console = CellConsole.Install();
-        using var session = new CSharpSession();
-        using var interrupt = cancel.Register(session.Interrupt);
-        var before = Display.Host;
-        Display.Host = new CellDisplay();
         var displays = new Displays();
         try
         {
-            return Run(notebook, session, displays, cancel) with { Notes = notes };
+            using INotebookKernel runs = kernel is null ? new SessionKernel()
+                : new KernelClient(kernel, Path.GetDirectoryName(Path.GetFullPath(path))!, cancel);
+            if (runs.Language is { } language) notebook.Language = language;
+            return Run(notebook, runs, displays, cancel) with { Notes = notes };
         }
         finally
         {
-            Display.Host = before;
             if (outputPath is not null) displays.Settle(() => notebook.Write(outputPath));
         }
     }
 
-    private static NotebookResult Run(NotebookFile notebook, CSharpSession session, Displays displays, CancellationToken cancel)
+    private static NotebookResult Run(NotebookFile notebook, INotebookKernel kernel, Displays displays, CancellationToken cancel)
     {
         var count = 0;
         foreach (var cell in notebook.CodeCells)
@@ -62,11 +58,9 @@ public static class NotebookRunner
             if (string.IsNullOrWhiteSpace(source)) continue;
             count++;
             cell["execution_count"] = count;
-            using var run = new Cell($"cell-{count}.csx", output);
-            var result = cancel.IsCancellationRequested ? new CellResult(new CellError("Interrupted", "the run was cancelled", []), null)
-                : session.Execute(source, run).Result;
-            output.Finish(result, count);
-            if (result.Error is { } error && (!tags.Contains("raises-exception") || cancel.IsCancellationRequested))
+            var error = cancel.IsCancellationRequested ? new CellError("Interrupted", "the run was cancelled", [])
+                : kernel.Execute(source, count, output, cancel);
+            if (error is not null && (!tags.Contains("raises-exception") || cancel.IsCancellationRequested))
             {
                 return new NotebookResult(false, count, $"code cell {count}: {error.Name}: {error.Value}");
             }

@@ -1,4 +1,7 @@
+using System.Net;
+using System.Net.Sockets;
 using System.Text.Json;
+using System.Text.Json.Nodes;
 
 using KtNotebooks.Files;
 
@@ -14,6 +17,29 @@ internal sealed record ConnectionFile(string Transport, string Ip, int ShellPort
 
     /// <summary>Of one of its ports.</summary>
     public string Endpoint(int port) => Transport == "tcp" ? $"tcp://{Ip}:{port}" : $"ipc://{Ip}-{port}";
+
+    /// <summary>For a kernel of this machine: ports that are free now, and a key.</summary>
+    public static ConnectionFile Choose()
+    {
+        var listeners = Enumerable.Range(0, 5).Select(_ => new TcpListener(IPAddress.Loopback, 0)).ToArray();
+        foreach (var listener in listeners) listener.Start();
+        var ports = listeners.Select(l => ((IPEndPoint)l.LocalEndpoint).Port).ToArray();
+        foreach (var listener in listeners) listener.Dispose();
+        return new ConnectionFile("tcp", "127.0.0.1", ports[0], ports[1], ports[2], ports[3], ports[4], Guid.NewGuid().ToString(), Schemes[0]);
+    }
+
+    public void Write(string path) => File.WriteAllText(path, new JsonObject
+    {
+        ["transport"] = Transport,
+        ["ip"] = Ip,
+        ["shell_port"] = ShellPort,
+        ["control_port"] = ControlPort,
+        ["stdin_port"] = StdinPort,
+        ["iopub_port"] = IoPubPort,
+        ["hb_port"] = HeartbeatPort,
+        ["key"] = Key,
+        ["signature_scheme"] = SignatureScheme,
+    }.ToJsonString());
 
     /// <exception cref="FileNotFoundException">Nothing is there.</exception>
     /// <exception cref="InvalidDataException">It is no connection file; the key is named.</exception>

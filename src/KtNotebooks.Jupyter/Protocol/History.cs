@@ -5,7 +5,7 @@ using System.Text.RegularExpressions;
 namespace KtNotebooks.Jupyter.Protocol;
 
 /// <summary>The inputs of this session. It lives as long as the kernel; its session number is 1.</summary>
-internal sealed class History
+internal sealed partial class History
 {
     private const int Session = 1;
     private readonly List<(int Line, string Input, string? Output)> _entries = [];
@@ -26,8 +26,7 @@ internal sealed class History
                 found = session is 0 or Session ? found.Where(e => e.Line >= start && e.Line < stop) : [];
                 break;
             case "search":
-                var glob = new Regex("^" + Regex.Escape(request.Text("pattern", "*")).Replace("\\*", ".*").Replace("\\?", ".")
-                    + "$", RegexOptions.Singleline | RegexOptions.NonBacktracking);
+                var glob = Glob(request.Text("pattern", "*"));
                 found = found.Where(e => glob.IsMatch(e.Input));
                 if (request.Flag("unique", false)) found = found.GroupBy(e => e.Input).Select(g => g.Last());
                 found = found.TakeLast(n);
@@ -41,4 +40,21 @@ internal sealed class History
             ["history"] = new JsonArray([.. found.Select(e => new JsonArray(Session, e.Line, withOutput ? new JsonArray(e.Input, e.Output) : e.Input))]),
         };
     }
+
+    /// <summary>The patterns of Jupyter's history: * and ?, and a set of characters as in [ab], [a-z] or [!0-9].</summary>
+    internal static Regex Glob(string pattern)
+    {
+        var text = Sets().Replace(Regex.Escape(pattern).Replace("\\*", ".*").Replace("\\?", "."), set =>
+            $"[{(set.Groups[1].Length > 0 ? "^" : "")}{Regex.Unescape(set.Groups[2].Value).Replace("\\", "\\\\").Replace("[", "\\[").Replace("^", "\\^")}]");
+        try
+        {
+            return new Regex($"^{text}$", RegexOptions.Singleline | RegexOptions.NonBacktracking);
+        }
+        catch (ArgumentException)
+        {
+            return new Regex($"^{Regex.Escape(pattern)}$", RegexOptions.Singleline | RegexOptions.NonBacktracking); // [z-a] is no set
+        }
+    }
+
+    [GeneratedRegex(@"\\\[(!?)([^\]]+)\]")] private static partial Regex Sets();
 }

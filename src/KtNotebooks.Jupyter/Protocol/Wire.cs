@@ -55,7 +55,7 @@ internal sealed class Wire
                 || JsonNode.Parse(JsonText.Read(frames[at + 5]), null, Strict) is not JsonObject content) return null;
             if (header["msg_type"]?.GetValueKind() != JsonValueKind.String) return null;
             var session = header["session"]?.GetValueKind() == JsonValueKind.String ? (string)header["session"]! : "";
-            return new Message([.. frames.Take(at)], frames[at + 2], (string)header["msg_type"]!, session, content);
+            return new Message([.. frames.Take(at)], frames[at + 2], (string)header["msg_type"]!, session, content) { Parent = frames[at + 3] };
         }
         catch (JsonException)
         {
@@ -71,11 +71,11 @@ internal sealed class Wire
         Write(identities, type, parentHeader, Bytes(content));
 
     /// <summary>The same with the content as JSON.</summary>
-    internal List<byte[]> Write(IEnumerable<byte[]> identities, string type, byte[]? parentHeader, byte[] content)
+    internal List<byte[]> Write(IEnumerable<byte[]> identities, string type, byte[]? parentHeader, byte[] content, string? id = null)
     {
         var header = new JsonObject
         {
-            ["msg_id"] = Guid.NewGuid().ToString(),
+            ["msg_id"] = id ?? Guid.NewGuid().ToString(),
             ["session"] = Session,
             ["username"] = "kernel",
             ["date"] = DateTime.UtcNow.ToString("yyyy-MM-ddTHH:mm:ss.ffffffZ"),

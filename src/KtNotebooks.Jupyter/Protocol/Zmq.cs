@@ -1,16 +1,13 @@
 using System.Runtime.InteropServices;
 
-
-
-
 namespace KtNotebooks.Jupyter.Protocol;
 
-/// <summary>The few functions of libzmq that a kernel needs, under the names of zmq.h.</summary>
+/// <summary>The few functions of libzmq that kernels and their clients need, under the names of zmq.h.</summary>
 internal static unsafe partial class Zmq
 {
-    internal const int Rep = 4, Pub = 1, Router = 6;
-    internal const int OptionLinger = 17, OptionSendHighWater = 23, OptionReceiveTimeout = 27, OptionSendTimeout = 28, OptionRouterHandover = 56,
-        OptionPubNoDrop = 69;
+    internal const int Rep = 4, Pub = 1, Router = 6, Sub = 2, Dealer = 5;
+    internal const int OptionSubscribe = 6, OptionLinger = 17, OptionSendHighWater = 23, OptionReceiveTimeout = 27, OptionSendTimeout = 28,
+        OptionRouterHandover = 56, OptionPubNoDrop = 69;
     internal const int DontWait = 1, SendMore = 2;
     internal const int Interrupted = 4, Again = 11, Terminated = 156384765;
     private const string Library = "libzmq.so.5";
@@ -25,6 +22,9 @@ internal static unsafe partial class Zmq
     [LibraryImport(Library, SetLastError = true,
         StringMarshalling = StringMarshalling.Utf8)]
     internal static partial int zmq_bind(nint socket, string endpoint);
+    [LibraryImport(Library, SetLastError = true,
+        StringMarshalling = StringMarshalling.Utf8)]
+    internal static partial int zmq_connect(nint socket, string endpoint);
     [LibraryImport(Library, SetLastError = true)] internal static partial int zmq_setsockopt(nint socket, int option, int* value, nuint bytes);
     [LibraryImport(Library, SetLastError = true)] internal static partial int zmq_send(nint socket, byte* data, nuint bytes, int flags);
     [LibraryImport(Library)] internal static partial int zmq_msg_init(void* message);

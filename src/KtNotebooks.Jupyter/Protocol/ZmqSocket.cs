@@ -3,8 +3,8 @@ using System.Runtime.InteropServices;
 namespace KtNotebooks.Jupyter.Protocol;
 
 /// <summary>
-/// One bound ZeroMQ socket. A socket belongs to one thread at a time; <see cref="ZmqContext.Stop"/> is the only call that may come from
-/// another one, and makes a blocked <see cref="Receive"/> return null.
+/// One ZeroMQ socket: a kernel's is bound, a client's connects. It belongs to one thread at a time; <see cref="ZmqContext.Stop"/> is the only call
+/// that may come from another one, and makes a blocked <see cref="Receive"/> return null.
 /// </summary>
 internal sealed unsafe class ZmqSocket : IDisposable
 {
@@ -32,7 +32,12 @@ internal sealed unsafe class ZmqSocket : IDisposable
             BePatient(true);
         }
         if (type == Zmq.Router) Set(Zmq.OptionRouterHandover, 1);
-        if (Zmq.zmq_bind(_handle, endpoint) != 0)
+        if (type is Zmq.Dealer or Zmq.Sub)
+        {
+            if (type == Zmq.Sub && Zmq.zmq_setsockopt(_handle, Zmq.OptionSubscribe, null, 0) != 0 || Zmq.zmq_connect(_handle, endpoint) != 0)
+                throw new InvalidOperationException($"[zmq] cannot connect to {endpoint}: {Zmq.Reason(Marshal.GetLastPInvokeError())}");
+        }
+        else if (Zmq.zmq_bind(_handle, endpoint) != 0)
         {
             throw new InvalidOperationException($"[zmq] cannot bind {endpoint}: {Zmq.Reason(Marshal.GetLastPInvokeError())}; is another kernel using it?");
         }
@@ -116,6 +121,8 @@ internal sealed class ZmqContext : IDisposable
     private readonly nint _handle = Zmq.zmq_ctx_new();
 
     internal ZmqSocket Bind(int type, string endpoint) => new(_handle, type, endpoint);
+
+    internal ZmqSocket Connect(int type, string endpoint) => new(_handle, type, endpoint);
 
     /// <summary>Wakes every thread that waits on a socket of this context.</summary>
     internal void Stop() => _ = Zmq.zmq_ctx_shutdown(_handle);

@@ -42,7 +42,9 @@ public partial class DirectionTests
         ["KtNotebooks.Bench"] = ["KtNotebooks.Engine"],
         ["KtNotebooks.Course"] = ["KtNotebooks.Engine"],
         ["KtNotebooks.Interactive"] = ["KtNotebooks.Engine"],
-        ["KtNotebooks.Jupyter"] = ["KtNotebooks.Interactive", "KtNotebooks.Bench", "KtNotebooks.Course"], // its cells can use all of them
+        ["KtNotebooks.DotNetInteractive"] = ["KtNotebooks.Interactive", "KtNotebooks.Bench", "KtNotebooks.Course"], // cells can use all of them
+        ["KtNotebooks"] = ["KtNotebooks.DotNetInteractive"],
+        ["KtNotebooks.Jupyter"] = ["KtNotebooks.DotNetInteractive"],
         ["KtNotebooks.Server"] = ["KtNotebooks.Engine"],
         ["KtNotebooks.Cli"] = ["KtNotebooks.Jupyter", "KtNotebooks.Server"],
     };

@@ -55,9 +55,9 @@ internal sealed class Kt : IDisposable
         return errors[4..^1];
     }
 
-    public (int Exit, string Output, string Errors) End()
+    public (int Exit, string Output, string Errors) End(int minutes = 1)
     {
-        Assert.True(_process.WaitForExit(TimeSpan.FromSeconds(60)), "kt did not end within a minute");
+        Assert.True(_process.WaitForExit(TimeSpan.FromMinutes(minutes)), $"kt did not end within {minutes} min");
         return (_process.ExitCode, _output.Result, _errors.Result);
     }
 

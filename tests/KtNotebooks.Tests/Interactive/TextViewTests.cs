@@ -110,7 +110,7 @@ public class TextViewTests
             var writer = new StringWriter();
             var mime = (string)formatter.GetType().GetProperty("MimeType")!.GetValue(formatter)!;
             var done = (bool)formatter.GetType().GetMethod("Format")!.Invoke(formatter, [chart, writer])!;
-            Assert.Equal(mime != "text/html", done);
+            Assert.Equal(chart.Show().Data.ContainsKey(mime), done);
             if (mime == "image/png") PngReader.Read(Convert.FromBase64String(writer.ToString()));
         }
     }

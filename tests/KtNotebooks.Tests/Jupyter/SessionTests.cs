@@ -134,6 +134,21 @@ public sealed class CellSourceTests
     }
 }
 
+public sealed class HistoryTests
+{
+    [Theory]
+    [InlineData("6 ?*7", "6 * 7", true)]
+    [InlineData("[67] *", "6 * 7", true)]
+    [InlineData("[!67]*", "6 * 7", false)]
+    [InlineData("[a-c]x", "bx", true)]
+    [InlineData("[^a]x", "^x", true)]
+    [InlineData("[^a]x", "bx", false)]
+    [InlineData("x[0]", "x0", true)]
+    [InlineData("[z-a]", "[z-a]", true)]
+    [InlineData("a.b", "axb", false)]
+    public void Patterns_are_globs(string pattern, string code, bool found) => Assert.Equal(found, History.Glob(pattern).IsMatch(code));
+}
+
 public sealed class NotebookRunnerTests : IDisposable
 {
     private readonly DirectoryInfo _folder = Directory.CreateTempSubdirectory("kt-notebook-tests-");

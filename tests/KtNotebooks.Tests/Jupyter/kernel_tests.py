@@ -39,7 +39,7 @@ class KtNotebooksKernelTests(jupyter_kernel_test.KernelTests):
     supported_history_operations = ("tail", "range", "search")
     code_history_pattern = "6 ?*7"
     code_inspect_sample = "Console.WriteLine"
-    code_clear_output = "Microsoft.DotNet.Interactive.Kernel.ClearOutput();"
+    code_clear_output = "ClearOutput();"
 
 
 if __name__ == "__main__":

@@ -289,8 +289,8 @@ class Output(Kernel):
     def test_objects_are_tables_and_text(self):
         _, outputs = self.run_cell("new[] { new { Name = \"<a>\", Age = 3 } }")
         data = next(m["content"]["data"] for m in outputs if m["msg_type"] == "execute_result")
-        self.assertIn("<td>&lt;a&gt;</td><td>3</td>", data["text/html"])
-        self.assertIn("Age = 3", data["text/plain"])
+        self.assertIn("<code>{ Name = &lt;a&gt;, Age = 3 }</code>", data["text/html"])
+        self.assertIn("Age: 3", data["text/plain"])
 
 
 class Language(Kernel):
@@ -324,7 +324,7 @@ class Language(Kernel):
     def test_await_usings_and_locals_of_every_kind_work(self):
         for code, value in {
             "await Task.FromResult(3)": "3",
-            "record Point(int X, int Y); new Point(1, 2)": "Point { X = 1, Y = 2 }",
+            "record Point(int X, int Y); new Point(1, 2)": "Point\n      X: 1\n      Y: 2",
             "static int Plus(this int x) => x + 1; 1.Plus()": "2",
             "int[] xs = [1, 2, 3]; xs is [1, .., var last] ? last : 0": "3",
             "{ Span<int> s = stackalloc int[2]; s[1] = 5; }\nPath.GetExtension(\"a.bc\")": ".bc",
@@ -340,7 +340,9 @@ class Language(Kernel):
 
     def test_magics(self):
         self.assertIn("Wall time", json.dumps(self.run_cell("#!time\nvar t = 1;")[1], default=str))
-        self.assertIn('"t"', json.dumps(self.run_cell("#!whos")[1], default=str).replace("[ t", '"t"').replace("Name = t", '"t"'))
+        shown = next(m["content"]["data"] for m in self.run_cell("#!whos\nvar made = 5;")[1] if m["msg_type"] == "display_data")
+        self.assertIn("| t | Int32 | 1 |", shown["text/markdown"])
+        self.assertIn("| made | Int32 | 5 |", shown["text/markdown"], "it comes after its cell")
         self.assertEqual(self.run_cell("#!fsharp\nlet x = 1")[0]["ename"], "NotSupportedException")
         self.assertEqual(self.run_cell("#!nonsense")[0]["ename"], "ArgumentException")
         self.assertEqual(self.value('var raw = """\n#!time\n""";\nraw'), "#!time")
