@@ -1,12 +1,11 @@
 using KtNotebooks.Configuration;
 using KtNotebooks.Formats;
-using KtNotebooks.Lora;
 using KtNotebooks.Interop;
+using KtNotebooks.Lora;
 using KtNotebooks.Models;
 using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
 using KtNotebooks.Training;
-
 using Xunit;
 
 namespace KtNotebooks.Tests.Placement;
