@@ -65,6 +65,7 @@ struct Variants {
             bf16.bf16 = micro_avx512bf16;
             bf16.dots = dots_avx512bf16;
             bf16.dots_tiled = dots_tiled_avx512bf16;
+            bf16.dots_low_bit = dots_low_bit_avx512bf16;
             Kernels amx = bf16;
             amx.name = "amx";
             amx.bf16 = micro_amx;

@@ -130,7 +130,7 @@ void dequantize_rows(const Matrix& m, int64_t rows, int64_t columns, Out* out) {
     }
 }
 
-void dequantize(const Matrix& m, int64_t rows, int64_t columns, void* out, int32_t type) {
+[[maybe_unused]] void dequantize(const Matrix& m, int64_t rows, int64_t columns, void* out, int32_t type) {
     if (type == 0)
         dequantize_rows(m, rows, columns, static_cast<float*>(out));
     else

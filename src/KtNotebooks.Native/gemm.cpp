@@ -241,6 +241,10 @@ void compute_dots(const Kernels& kernels, const Product& p, int64_t first, int64
                                index > 0);
             continue;
         }
+        if (t.b.is_low_bit() && t.a.type == KT_BF16 && kernels.dots_low_bit) {
+            kernels.dots_low_bit(p.m, columns, t.k, t.a.data, t.a.rows, t.b.from(first, 0), c, DotColumns, index > 0);
+            continue;
+        }
         int64_t step = t.b.is_low_bit() ? DequantizedDots : columns;
         for (int64_t j = 0; j < columns; j += step) {
             int64_t n = std::min(step, columns - j);

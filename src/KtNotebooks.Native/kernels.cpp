@@ -417,7 +417,7 @@ extern const Kernels KT_KERNELS = {
     Name,
     {4, MR, NR, NR, 1, 1, 1, 384, tile, spin, nullptr, nullptr},
     {},
-    pack, dots, dots_tiled, turn, dequantize, store_matrix, softmax_step, scale_row, softmax_grad, inner,
+    pack, dots, dots_tiled, nullptr, turn, dequantize, store_matrix, softmax_step, scale_row, softmax_grad, inner,
     swiglu, swiglu_grad, add_row, add_outer,
 };
 // clang-format on

@@ -95,6 +95,10 @@ struct Kernels {
     // The same for tiled BF16 weights that are not turned and BF16 rows, over `strips` strips: c[i, 16 s + j].
     void (*dots_tiled)(int64_t m, int64_t strips, int64_t k, const void* x, int64_t ldx, const Matrix& w, float* c, int64_t ldc,
                        bool accumulate);
+    // The same for low-bit weights that are not turned and BF16 rows, each weight rounded to BF16 in registers: the bits of `dequantize`,
+    // then `dots`. May be null.
+    void (*dots_low_bit)(int64_t m, int64_t n, int64_t k, const void* x, int64_t ldx, const Matrix& w, float* c, int64_t ldc,
+                         bool accumulate);
     // Strips of the columns [0, columns) of turned tiles over k stored rows: the transpose, made in registers.
     void (*turn)(void* strips, const Matrix& tiles, int64_t columns, int64_t k);
     // Dequantizes rows × columns from the beginning of a low-bit matrix, in its stored orientation, to a dense block of `type` (F32 or
@@ -125,6 +129,8 @@ extern const Kernels kernels_avx2, kernels_avx512;
 extern const Micro micro_avx512bf16, micro_amx, micro_amx_emulated;
 void dots_avx512bf16(int64_t m, int64_t n, int64_t k, const void* x, int32_t type_x, int64_t ldx, const void* w, int32_t type_w,
                      int64_t ldw, float scale, float* c, int64_t ldc, bool accumulate);
+void dots_low_bit_avx512bf16(int64_t m, int64_t n, int64_t k, const void* x, int64_t ldx, const Matrix& w, float* c, int64_t ldc,
+                             bool accumulate);
 void dots_tiled_avx512bf16(int64_t m, int64_t strips, int64_t k, const void* x, int64_t ldx, const Matrix& w, float* c, int64_t ldc,
                            bool accumulate);
 

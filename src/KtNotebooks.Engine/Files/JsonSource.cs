@@ -151,13 +151,34 @@ public static class JsonSource
             : throw new InvalidDataException($"{where}: '{key}' must be true or false, but is {Named(value)}");
     }
 
-    /// <summary>.NET's reason without its place, which counts lines from zero.</summary>
+    /// <summary>What .NET's reader found, in words for whoever wrote the file; without its place, which counts lines from zero.</summary>
     public static string Reason(JsonException error)
     {
         ArgumentNullException.ThrowIfNull(error);
-        var at = error.Message.IndexOf(" LineNumber:", StringComparison.Ordinal);
-        return (at < 0 ? error.Message : error.Message[..at]).TrimEnd('.');
+        var found = error.Message.StartsWith('\'') && error.Message.IndexOf('\'', 2) is > 0 and var end ? error.Message[..(end + 1)] : "this";
+        foreach (var (part, words) in Reasons)
+            if (error.Message.Contains(part, StringComparison.Ordinal)) return words.Replace("{0}", found, StringComparison.Ordinal);
+        return "it cannot be read on from here";
     }
+
+    /// <summary>A part of .NET's sentence, and ours.</summary>
+    private static readonly (string Part, string Words)[] Reasons =
+    [
+        ("invalid start of a value", "{0} cannot begin a value: a text (in double quotes), a number, true, false, null, { or [ is expected"),
+        ("invalid start of a property name", "{0} cannot begin a name: a name in double quotes is expected"),
+        ("invalid after a value", "{0} cannot follow a value: a comma, } or ] is expected"),
+        ("invalid after a property name", "{0} cannot follow a name: a colon is expected"),
+        ("invalid after a single JSON value", "{0} stands behind the end: a file is one value"),
+        ("trailing comma", "a comma before the closing bracket"),
+        ("Expected end of string", "the file ends inside a text"),
+        ("open JSON object or array that should be closed", "the file ends before a { or [ is closed"),
+        ("does not contain any JSON tokens", "there is nothing in it"),
+        ("invalid escapable character", "\\ cannot stand before {0} in a text"),
+        ("invalid within a JSON string", "{0} cannot stand in a text as it is: write it with a backslash"),
+        ("invalid end of a number", "{0} cannot end a number, or the file ends there"),
+        ("maximum configured depth", "lists and objects are nested too deep"),
+        ("UTF-8", "bytes that are no UTF-8"),
+    ];
 
     /// <summary>"a list", "a text", "null" …, for errors.</summary>
     public static string Named(JsonElement value) => value.ValueKind is JsonValueKind.Null or JsonValueKind.True or JsonValueKind.False ? value.GetRawText()

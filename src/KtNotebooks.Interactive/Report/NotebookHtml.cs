@@ -1,6 +1,8 @@
 using System.Text.Json;
 using System.Text.RegularExpressions;
 
+using KtNotebooks.Files;
+
 namespace KtNotebooks.Interactive;
 
 /// <summary>
@@ -41,7 +43,7 @@ public static partial class NotebookHtml
         }
         catch (JsonException e)
         {
-            throw new InvalidDataException($"[NotebookHtml] {path} is not JSON: {e.Message}", e);
+            throw new InvalidDataException($"[NotebookHtml] {path}:{e.LineNumber + 1} is not JSON: {JsonSource.Reason(e)}", e);
         }
     }
 
