@@ -43,11 +43,9 @@ public sealed class ModelMakerTests : IDisposable
         Assert.InRange(bytes, 500_000_000, 600_000_000);
         Assert.InRange(Kt.PeakMegabytes(output), 20, 200); // written in pieces
 
-        (exit, output, errors) = Kt.Run("model", "load", Target);
-        Assert.True(exit == 0, errors);
-        var before = double.Parse(System.Text.RegularExpressions.Regex.Match(output, @"([\d.]+) MB resident before").Groups[1].Value,
-            System.Globalization.CultureInfo.InvariantCulture);
-        Assert.InRange((Kt.PeakMegabytes(output) - before) * 1e6 / bytes, 0.95, 1.05);
+        // What the program itself takes differs by a MB with when its collector runs, and 5 % are only just above it: the least of three loads
+        // is the model's. A second copy of anything would be in all of them.
+        Assert.InRange(Enumerable.Range(0, 3).Min(_ => Loaded()) * 1e6 / bytes, 0.95, 1.05);
 
         (exit, output, errors) = Kt.Run("model", "inspect", Target, "--json");
         Assert.True(exit == 0, errors);
@@ -115,5 +113,15 @@ public sealed class ModelMakerTests : IDisposable
         File.WriteAllText(Path.Combine(Target, "a"), "b");
         Assert.EndsWith("is not empty (there is a); choose a new folder",
             Assert.Throws<IOException>(() => new ModelMaker("deepseek-v2-lite", Target, 1)).Message, StringComparison.Ordinal);
+    }
+
+    /// <summary>MB at the peak of loading the made model, above what was resident before.</summary>
+    private double Loaded()
+    {
+        var (exit, output, errors) = Kt.Run("model", "load", Target);
+        Assert.True(exit == 0, errors);
+        var before = double.Parse(System.Text.RegularExpressions.Regex.Match(output, @"([\d.]+) MB resident before").Groups[1].Value,
+            System.Globalization.CultureInfo.InvariantCulture);
+        return Kt.PeakMegabytes(output) - before;
     }
 }

@@ -99,7 +99,7 @@ public class PredictRunTests
         Assert.EndsWith($"so nobody knows how the predictions beside it were made: {Otherwise}", refused, StringComparison.Ordinal);
         File.WriteAllText(settings, noted);
         foreach (var (line, message) in new[] { ("{}", "it has no 'prompt' as kt predict writes it"), ("[1]", "it has no 'prompt' as kt predict writes it"),
-            ("null", "it has no 'prompt' as kt predict writes it"), ("{", "Expected") })
+            ("null", "it has no 'prompt' as kt predict writes it"), ("{", "the file ends before") })
         {
             File.WriteAllText(FileOf(place), $"{lines[0]}\n{line}\n");
             Assert.StartsWith($"{FileOf(place)}:2: not a row of predictions: {message}", Kt.Refuses(Predict(place, "max_samples=2")), StringComparison.Ordinal);

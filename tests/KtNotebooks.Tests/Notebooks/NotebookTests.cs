@@ -8,6 +8,7 @@ using Xunit;
 namespace KtNotebooks.Tests.Notebooks;
 
 /// <summary>The notebooks of the repository: each runs as it is through real Jupyter, and what is stored in it is what a reader may see.</summary>
+[Collection(DotNetInteractive.Packed.Name)] // which runs the same notebooks, that work in the same folders
 public sealed partial class NotebookTests(ITestOutputHelper output)
 {
     private const int MinutesAllowed = 15;
