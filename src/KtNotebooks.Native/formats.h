@@ -16,8 +16,8 @@ enum { KT_TILED = 0x100 };
 
 #if defined(__cplusplus)
 namespace kt {
-constexpr int64_t Fp8Block = 128, Group = 32;                      // of codes that share a scale
-constexpr int64_t TileRows = 16, TileColumns = 32, TileUnit = 32;  // N and K of a tiled matrix are multiples of the last
+constexpr int64_t Fp8Block = 128, Group = 32;    // of codes that share a scale
+constexpr int64_t TileRows = 16, TileUnit = 32;  // N and K of a tiled matrix are multiples of the last
 // What K must be a multiple of: formats of two elements a byte have their scales by groups.
 inline int64_t row_granule(int32_t type) { return type >= KT_INT4 ? Group : 1; }
 }  // namespace kt
