@@ -20,6 +20,7 @@ internal static class Commands
             TourCommand.Create(),
             TrainCommands.CreateTrain(),
             ChatCommand.Create(),
+            ApiCommand.Create(),
             PredictCommand.Create(),
             EvalCommand.Create(),
             ReportCommand.Create(),

@@ -42,7 +42,8 @@ public partial class DirectionTests
         ["KtNotebooks.Bench"] = ["KtNotebooks.Engine"],
         ["KtNotebooks.Course"] = ["KtNotebooks.Engine"],
         ["KtNotebooks.Interactive"] = ["KtNotebooks.Engine"],
-        ["KtNotebooks.DotNetInteractive"] = ["KtNotebooks.Interactive", "KtNotebooks.Bench", "KtNotebooks.Course"], // cells can use all of them
+        // Cells can use all of them.
+        ["KtNotebooks.DotNetInteractive"] = ["KtNotebooks.Interactive", "KtNotebooks.Bench", "KtNotebooks.Course", "KtNotebooks.Server"],
         ["KtNotebooks"] = ["KtNotebooks.DotNetInteractive"],
         ["KtNotebooks.Jupyter"] = ["KtNotebooks.DotNetInteractive"],
         ["KtNotebooks.Server"] = ["KtNotebooks.Engine"],

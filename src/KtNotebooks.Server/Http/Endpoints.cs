@@ -1,0 +1,81 @@
+using System.Diagnostics;
+
+using KtNotebooks.Server.OpenAi;
+
+using Microsoft.AspNetCore.Builder;
+using Microsoft.AspNetCore.Http;
+using Microsoft.AspNetCore.Routing;
+using Microsoft.Extensions.Logging;
+
+namespace KtNotebooks.Server.Http;
+
+/// <summary>All that a client can ask for. Every endpoint goes through <see cref="Run"/>: id, guard, errors, log.</summary>
+internal sealed class Endpoints(ModelEngine engine, ApiSettings settings, ILogger log)
+{
+    private readonly Guard _guard = new(settings);
+
+    public void Map(IEndpointRouteBuilder routes)
+    {
+        var chat = new ChatEndpoint(engine);
+        var models = new ModelsEndpoint(engine);
+        Add("POST", "/v1/chat/completions", chat.Handle);
+        Add("GET", "/v1/models", models.List);
+        Add("GET", "/v1/models/{**model}", models.One);
+        Add("GET", "/health", new HealthEndpoint(engine).Handle, needsKey: false);
+        routes.MapMethods("/{**path}", ["OPTIONS"], context => Run(context, c =>
+        {
+            _guard.Preflight(c.Http);
+            return Task.CompletedTask;
+        }, needsKey: false));
+
+        void Add(string method, string path, Func<RequestContext, Task> handle, bool needsKey = true) =>
+            routes.MapMethods(path, [method], context => Run(context, handle, needsKey));
+    }
+
+    /// <summary>What no endpoint is.</summary>
+    public Task NotFound(HttpContext context) => Run(context, _ => throw new ApiException(404,
+        "there is no such endpoint; GET /v1/models lists the models, POST /v1/chat/completions talks with one", null, "not_found"), needsKey: true);
+
+    private async Task Run(HttpContext context, Func<RequestContext, Task> handle, bool needsKey)
+    {
+        var id = Errors.IdOf(context.Request);
+        context.Response.Headers["x-request-id"] = context.Response.Headers["request-id"] = id;
+        context.Response.Headers.XContentTypeOptions = "nosniff";
+        var began = Stopwatch.GetTimestamp();
+        await using var c = new RequestContext(context, settings, id);
+        ApiException? failed = null;
+        try
+        {
+            _guard.Check(context, needsKey);
+            await handle(c);
+        }
+        catch (OperationCanceledException) when (context.RequestAborted.IsCancellationRequested)
+        {
+            failed = new ApiException(499, "the client has gone");
+        }
+#pragma warning disable CA1031 // Whatever it is, the client hears one line, and the log the rest.
+        catch (Exception error)
+#pragma warning restore CA1031
+        {
+            failed = Errors.Of(error, settings.Timeout);
+            await Errors.Write(c, failed);
+        }
+        Log(c, failed, Stopwatch.GetElapsedTime(began));
+    }
+
+    private void Log(RequestContext c, ApiException? failed, TimeSpan took)
+    {
+        var status = failed?.Status ?? c.Http.Response.StatusCode;
+        var what = c.Reply is { } reply
+            ? $"{reply.Model.Name}, {reply.Usage.Prompt} tokens ({reply.Usage.Cached} cached) -> {reply.Usage.Drawn}, first after "
+                + $"{reply.Answers.Min(a => a.FirstToken)?.TotalMilliseconds ?? 0:F0} ms" : "";
+        var endpoint = (c.Http.GetEndpoint() as RouteEndpoint)?.RoutePattern.RawText ?? "unknown path";
+        if (failed is { Status: >= 500 }) log.LogError(failed.Cause, "{Id} {Status} {Endpoint}: {Message}", c.Id, status, endpoint, failed.Message);
+        else if (settings.Verbose || c.Reply is not null || failed is not null)
+            log.LogInformation("{Id} {Status} {Endpoint} {What} {Took:F0} ms{Why}", c.Id, status, endpoint, what, took.TotalMilliseconds,
+                failed is null ? "" : $": {failed.Code ?? failed.Type}");
+        if (!settings.Verbose) return;
+        if (c.Body is { } body) log.LogInformation("{Id} asked {Body}", c.Id, body.GetRawText());
+        foreach (var answer in c.Reply?.Answers ?? []) log.LogInformation("{Id} answered {Text}", c.Id, answer.Text.ToString());
+    }
+}
