@@ -21,7 +21,10 @@ public sealed class ApiServer : IAsyncDisposable
     private readonly ModelEngine _engine;
     private readonly ApiSettings _settings;
 
-    private ApiServer(WebApplication app, ModelEngine engine, ApiSettings settings) => (_app, _engine, _settings) = (app, engine, settings);
+    private readonly Endpoints _endpoints;
+
+    private ApiServer(WebApplication app, ModelEngine engine, ApiSettings settings, Endpoints endpoints) =>
+        (_app, _engine, _settings, _endpoints) = (app, engine, settings, endpoints);
 
     /// <summary>Where it is: `http://127.0.0.1:8000`.</summary>
     public Uri Url => new(_app.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.First()
@@ -64,7 +67,7 @@ public sealed class ApiServer : IAsyncDisposable
             throw new IOException($"{settings.Host}:{settings.Port} cannot be listened on: "
                 + $"{(error.InnerException ?? error).Message.TrimEnd('.')}; api_port=NUMBER takes another port", error);
         }
-        return new ApiServer(app, engine, settings);
+        return new ApiServer(app, engine, settings, endpoints);
     }
 
     /// <summary>Until it is cancelled; then answers what is in the making, and stops.</summary>
@@ -89,7 +92,11 @@ public sealed class ApiServer : IAsyncDisposable
         await _app.StopAsync(atOnce.Token);
     }
 
-    public ValueTask DisposeAsync() => _app.DisposeAsync();
+    public async ValueTask DisposeAsync()
+    {
+        _endpoints.Dispose();
+        await _app.DisposeAsync();
+    }
 
     private static IPAddress AddressOf(string host)
     {

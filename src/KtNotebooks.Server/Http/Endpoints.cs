@@ -1,5 +1,6 @@
 using System.Diagnostics;
 
+using KtNotebooks.Server.Anthropic;
 using KtNotebooks.Server.OpenAi;
 
 using Microsoft.AspNetCore.Builder;
@@ -10,15 +11,27 @@ using Microsoft.Extensions.Logging;
 namespace KtNotebooks.Server.Http;
 
 /// <summary>All that a client can ask for. Every endpoint goes through <see cref="Run"/>: id, guard, errors, log.</summary>
-internal sealed class Endpoints(ModelEngine engine, ApiSettings settings, ILogger log)
+internal sealed class Endpoints(ModelEngine engine, ApiSettings settings, ILogger log) : IDisposable
 {
+    private readonly MetricsEndpoint _metrics = new(engine);
     private readonly Guard _guard = new(settings);
+    private readonly Dictionary<string, string> _methods = new(StringComparer.Ordinal);
 
     public void Map(IEndpointRouteBuilder routes)
     {
-        var chat = new ChatEndpoint(engine);
-        var models = new ModelsEndpoint(engine);
-        Add("POST", "/v1/chat/completions", chat.Handle);
+        var (models, tokens, adapters, messages) = (new ModelsEndpoint(engine), new TokensEndpoint(engine), new AdaptersEndpoint(engine),
+            new MessagesEndpoint(engine));
+        Add("POST", "/v1/chat/completions", new ChatEndpoint(engine).Handle);
+        Add("POST", "/v1/completions", new CompletionsEndpoint(engine).Handle);
+        Add("POST", "/v1/responses", new ResponsesEndpoint(engine).Handle);
+        Add("POST", "/v1/messages", messages.Handle);
+        Add("POST", "/v1/messages/count_tokens", messages.Count);
+        Add("POST", "/tokenize", tokens.Tokenize);
+        Add("POST", "/detokenize", tokens.Detokenize);
+        Add("POST", "/v1/score/evaluation", TokensEndpoint.Score);
+        Add("POST", "/v1/load_lora_adapter", adapters.Load);
+        Add("POST", "/v1/unload_lora_adapter", adapters.Unload);
+        Add("GET", "/metrics", _metrics.Handle);
         Add("GET", "/v1/models", models.List);
         Add("GET", "/v1/models/{**model}", models.One);
         Add("GET", "/health", new HealthEndpoint(engine).Handle, needsKey: false);
@@ -28,13 +41,24 @@ internal sealed class Endpoints(ModelEngine engine, ApiSettings settings, ILogge
             return Task.CompletedTask;
         }, needsKey: false));
 
-        void Add(string method, string path, Func<RequestContext, Task> handle, bool needsKey = true) =>
+        void Add(string method, string path, Func<RequestContext, Task> handle, bool needsKey = true)
+        {
+            _methods[path] = method;
             routes.MapMethods(path, [method], context => Run(context, handle, needsKey));
+        }
     }
 
+    public void Dispose() => _metrics.Dispose();
+
     /// <summary>What no endpoint is.</summary>
-    public Task NotFound(HttpContext context) => Run(context, _ => throw new ApiException(404,
-        "there is no such endpoint; GET /v1/models lists the models, POST /v1/chat/completions talks with one", null, "not_found"), needsKey: true);
+    public Task NotFound(HttpContext context) => Run(context, c =>
+    {
+        if (!_methods.TryGetValue(c.Http.Request.Path.Value ?? "", out var method))
+            throw new ApiException(404, "there is no such endpoint; GET /v1/models lists the models, POST /v1/chat/completions talks with one", null,
+                "not_found");
+        c.Http.Response.Headers.Allow = method;
+        throw new ApiException(405, $"this endpoint takes {method} alone", null, "method_not_allowed");
+    }, needsKey: true);
 
     private async Task Run(HttpContext context, Func<RequestContext, Task> handle, bool needsKey)
     {

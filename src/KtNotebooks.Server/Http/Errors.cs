@@ -1,3 +1,6 @@
+using System.Text.Json;
+
+using KtNotebooks.Server.Anthropic;
 using KtNotebooks.Server.OpenAi;
 
 using Microsoft.AspNetCore.Http;
@@ -50,12 +53,26 @@ internal static class Errors
 
     private static void WriteEvent(RequestContext c, ApiException error, bool anthropic)
     {
+        if (anthropic)
+        {
+            c.Events.Write("error", Anthropic(c, error), MessagesJson.Wire.MessageErrorBody);
+            return;
+        }
+        if (c.Http.Request.Path.StartsWithSegments("/v1/responses", StringComparison.Ordinal))
+        {
+            c.Events.Write("error", new ResponseEvent("error", int.MaxValue) { Message = error.Message, Code = error.Code ?? error.Type },
+                ResponsesJson.Wire.ResponseEvent);
+            return;
+        }
         c.Events.Write(null, Body(error), ChatJson.Wire.ErrorBody);
         c.Events.WriteText("[DONE]");
     }
 
-    private static string Text(RequestContext c, ApiException error, bool anthropic) =>
-        System.Text.Json.JsonSerializer.Serialize(Body(error), ChatJson.Wire.ErrorBody);
+    private static string Text(RequestContext c, ApiException error, bool anthropic) => anthropic
+        ? JsonSerializer.Serialize(Anthropic(c, error), MessagesJson.Wire.MessageErrorBody) : JsonSerializer.Serialize(Body(error), ChatJson.Wire.ErrorBody);
 
     private static ErrorBody Body(ApiException error) => new(new ErrorText(error.Message, error.Type, error.Param, error.Code));
+
+    private static MessageErrorBody Anthropic(RequestContext c, ApiException error) =>
+        new("error", new MessageError(error.AnthropicType, error.Message), c.Id);
 }

@@ -18,7 +18,7 @@ internal sealed class ChatEndpoint(ModelEngine engine)
     private async Task Whole(RequestContext c, ChatRequest chat, Reply reply, string id)
     {
         await reply.ReadToEndAsync(c.Cancel);
-        var choices = reply.Answers.Select(a => new ChatChoice(a.Index, Logprobs.Of(chat.Request, a.Tokens, engine.Tokenizer), Reason(a.Reason))
+        var choices = reply.Answers.Select(a => new ChatChoice(a.Index, Logprobs.Of(chat.Request, a.Tokens, engine.Tokenizer), EngineTelemetry.Word(a.Reason))
         {
             Message = new ChatAnswer("assistant", a.Text.Length == 0 && a.Calls.Count > 0 ? null : a.Text.ToString(), null)
             {
@@ -46,7 +46,7 @@ internal sealed class ChatEndpoint(ModelEngine engine)
                 case TextPart text: Write(answer, new ChatDelta { Content = text.Text }); break;
                 case ThoughtPart thought: Write(answer, new ChatDelta { ReasoningContent = thought.Text }); break;
                 case CallPart call: Write(answer, new ChatDelta { ToolCalls = [Of(call, calls[answer.Index]++)] }); break;
-                default: Write(answer, new ChatDelta(), Reason(answer.Reason)); break;
+                default: Write(answer, new ChatDelta(), EngineTelemetry.Word(answer.Reason)); break;
             }
             await events.FlushAsync(c.Cancel);
         }
@@ -68,11 +68,4 @@ internal sealed class ChatEndpoint(ModelEngine engine)
         new(id, kind, reply.Created.ToUnixTimeSeconds(), reply.Model.Name, choices, engine.Fingerprint);
 
     private static ChatCall Of(CallPart call, int? index) => new(index, call.Id, "function", new ChatFunction(call.Name, call.Arguments));
-
-    private static string Reason(EndReason reason) => reason switch
-    {
-        EndReason.Length => "length",
-        EndReason.ToolCalls => "tool_calls",
-        _ => "stop",
-    };
 }

@@ -1,4 +1,3 @@
-using System.Text.Json;
 using System.Text.Json.Serialization;
 
 namespace KtNotebooks.Server.OpenAi;
@@ -81,17 +80,12 @@ internal sealed record ModelList(string Object, IReadOnlyList<ModelCard> Data);
 /// <param name="Parent">Of an adapter: the base that it stands on.</param>
 internal sealed record ModelCard(string Id, string Object, long Created, string OwnedBy, string Root, string? Parent, int MaxModelLen);
 
-[JsonSourceGenerationOptions(PropertyNamingPolicy = JsonKnownNamingPolicy.SnakeCaseLower)]
 [JsonSerializable(typeof(ChatCompletion))]
 [JsonSerializable(typeof(ErrorBody))]
 [JsonSerializable(typeof(ModelList))]
 [JsonSerializable(typeof(ModelCard))]
+[JsonSerializable(typeof(string))]
 internal sealed partial class ChatJson : JsonSerializerContext
 {
-    /// <summary>As it goes over the wire: text that is not ASCII stays as it is.</summary>
-    public static readonly ChatJson Wire = new(new JsonSerializerOptions
-    {
-        PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower,
-        Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
-    });
+    public static readonly ChatJson Wire = new(WireOptions.Snake());
 }

@@ -36,7 +36,8 @@ internal sealed class TextRules
     public static Rule Pattern(string pattern, string at)
     {
         var text = new TextRules(pattern, at);
-        var (begins, ends) = (pattern.StartsWith('^'), pattern.EndsWith('$') && !pattern.EndsWith(@"\$", StringComparison.Ordinal));
+        var escapes = pattern.TrimEnd('$').Length is var n && n == pattern.Length - 1 ? n - pattern[..n].TrimEnd('\\').Length : 0;
+        var (begins, ends) = (pattern.StartsWith('^'), pattern.EndsWith('$') && escapes % 2 == 0);
         if ((begins || ends) && HasTopLevelBar(pattern)) throw text.Unknown("an anchor beside alternatives; put them in a group");
         if (begins) text._next++;
         var end = pattern.Length - (ends ? 1 : 0);
