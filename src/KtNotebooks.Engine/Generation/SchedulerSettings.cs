@@ -26,4 +26,7 @@ public sealed record SchedulerSettings
     /// few rows run: for one conversation this is off.
     /// </summary>
     public bool RowsAlike { get; init; } = true;
+
+    /// <summary>Steps of one token a sequence are recorded as CUDA graphs and replayed, where the model is on one card: the same bits, sooner.</summary>
+    public bool RecordSteps { get; init; } = true;
 }

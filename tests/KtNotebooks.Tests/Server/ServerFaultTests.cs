@@ -34,8 +34,8 @@ public sealed class ServerFaultTests(TinyServer tiny) : IClassFixture<TinyServer
             if ((int)answer.StatusCode is 200) continue; // the change did no harm
             Assert.True((int)answer.StatusCode is >= 400 and < 500, about);
             var message = (string?)JsonNode.Parse(text)!["error"]!["message"];
-            Assert.True(message is { Length: > 5 } && !message.Contains(" at ", StringComparison.Ordinal) && !message.Contains("System.", StringComparison.Ordinal)
-                && !message.Contains("Exception", StringComparison.Ordinal) && !message.Contains(Checkout.Root, StringComparison.Ordinal), about);
+            Assert.True(message is { Length: > 5 } && !message.Contains('\n') && ((string[])["System.", "Exception", Checkout.Root]).All(word =>
+                !message.Contains(word, StringComparison.Ordinal)), about);
             refused++;
             Assert.True(i < 4000, "most changes should be wrong");
         }
@@ -119,7 +119,9 @@ public sealed class ServerFaultTests(TinyServer tiny) : IClassFixture<TinyServer
     [Fact]
     public async Task A_slow_reader_holds_up_nobody()
     {
-        using var slow = await Send("""{"model":"kt-tiny","max_tokens":500,"stream":true,"logit_bias":{"1":-100},"messages":[{"role":"user","content":"count"}]}""");
+        using var slow = await Send("""
+            {"model":"kt-tiny","max_tokens":500,"stream":true,"logit_bias":{"1":-100},"messages":[{"role":"user","content":"count"}]}
+            """);
         for (var i = 0; i < 5; i++) Assert.Equal(200, await Status(tiny.Http, Chat));
     }
 
@@ -183,6 +185,10 @@ public sealed class ServerFaultTests(TinyServer tiny) : IClassFixture<TinyServer
         ("/detokenize", """{"tokens":[1,2,3]}"""),
     ];
 
+    private static readonly string[] Strange = ["null", "-1e400", "\"\\ud800\"", "{}", "[[[[", "99999999999999999999", "\u2028"],
+        Values = ["\"kt-tiny\"", "2", "\"x\"", "true", "\"user\""], OtherValues = ["null", "{}", "[]", "-5", "\"\"", "1e308"],
+        Names = ["model", "max_tokens", "messages", "prompt", "content", "role", "type"];
+
     /// <summary>Cuts, doubles, swaps, or puts in what JSON's readers stumble over.</summary>
     private static byte[] Mangle(byte[] body, Random random)
     {
@@ -195,9 +201,9 @@ public sealed class ServerFaultTests(TinyServer tiny) : IClassFixture<TinyServer
                 case 0: bytes.RemoveRange(at, Math.Min(bytes.Count - at - (bytes.Count > 2 ? 1 : 0), random.Next(1, 20))); break;
                 case 1: bytes[at] = (byte)random.Next(256); break;
                 case 2: bytes.InsertRange(at, bytes.GetRange(at, Math.Min(bytes.Count - at, random.Next(1, 30)))); break;
-                case 3: bytes.InsertRange(at, Encoding.UTF8.GetBytes(Pick(random, "null", "-1e400", "\"\\ud800\"", "{}", "[[[[", "99999999999999999999", "\u2028"))); break;
-                case 4: Replace(bytes, Pick(random, "\"kt-tiny\"", "2", "\"x\"", "true", "\"user\""), Pick(random, "null", "{}", "[]", "-5", "\"\"", "1e308"), random); break;
-                case 5: Replace(bytes, Pick(random, "model", "max_tokens", "messages", "prompt", "content", "role", "type"), Pick(random, "modle", "stream", "x", ""), random); break;
+                case 3: bytes.InsertRange(at, Encoding.UTF8.GetBytes(Pick(random, Strange))); break;
+                case 4: Replace(bytes, Pick(random, Values), Pick(random, OtherValues), random); break;
+                case 5: Replace(bytes, Pick(random, Names), Pick(random, "modle", "stream", "x", ""), random); break;
                 case 6: bytes.InsertRange(0, Encoding.UTF8.GetBytes(new string('[', random.Next(1, 200)))); break;
                 default: bytes.Reverse(at, Math.Min(bytes.Count - at, random.Next(2, 10))); break;
             }
