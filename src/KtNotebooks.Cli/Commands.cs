@@ -21,6 +21,7 @@ internal static class Commands
             TrainCommands.CreateTrain(),
             ChatCommand.Create(),
             ApiCommand.Create(),
+            WebchatCommand.Create(),
             PredictCommand.Create(),
             EvalCommand.Create(),
             ReportCommand.Create(),

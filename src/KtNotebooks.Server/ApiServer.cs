@@ -17,6 +17,9 @@ namespace KtNotebooks.Server;
 /// </summary>
 public sealed class ApiServer : IAsyncDisposable
 {
+    /// <summary>Bytes of a too large body that are read, and nothing more.</summary>
+    private const long Drained = 64 << 20;
+
     private readonly WebApplication _app;
     private readonly ModelEngine _engine;
     private readonly ApiSettings _settings;
@@ -48,7 +51,7 @@ public sealed class ApiServer : IAsyncDisposable
         builder.WebHost.ConfigureKestrel(kestrel =>
         {
             kestrel.AddServerHeader = false;
-            kestrel.Limits.MaxRequestBodySize = settings.MaxBody;
+            kestrel.Limits.MaxRequestBodySize = settings.MaxBody + Drained; // up to there it is read and thrown away, so that its client hears what is wrong
             kestrel.Limits.MaxConcurrentConnections = engine.Settings.Slots + engine.Settings.Waiting + 1024;
             kestrel.Limits.RequestHeadersTimeout = TimeSpan.FromSeconds(15);
             kestrel.Listen(AddressOf(settings.Host), settings.Port);

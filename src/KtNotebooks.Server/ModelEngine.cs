@@ -166,6 +166,9 @@ public sealed class ModelEngine : IDisposable
         }
     }
 
+    /// <summary>What was kept of earlier prompts is computed again when it comes again: for measurements.</summary>
+    public static void ForgetPrompts() => WeightVersion.Change();
+
     /// <summary>New requests are refused from now on; returns when all that there are have been answered, or when it is cancelled.</summary>
     public async Task DrainAsync(CancellationToken cancel)
     {

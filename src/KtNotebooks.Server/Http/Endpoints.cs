@@ -34,6 +34,7 @@ internal sealed class Endpoints(ModelEngine engine, ApiSettings settings, ILogge
         Add("GET", "/metrics", _metrics.Handle);
         Add("GET", "/v1/models", models.List);
         Add("GET", "/v1/models/{**model}", models.One);
+        Add("GET", "/", new PageEndpoint().Handle, needsKey: false);
         Add("GET", "/health", new HealthEndpoint(engine).Handle, needsKey: false);
         routes.MapMethods("/{**path}", ["OPTIONS"], context => Run(context, c =>
         {

@@ -37,7 +37,7 @@ internal sealed class JsonFields
     public bool Has(string name) => Any(name) is not null;
 
     public string? Text(string name) => Any(name) is not { } value ? null
-        : value.ValueKind == JsonValueKind.String ? String(value, At(name)) : throw Type(name, "a string", value);
+        : value.ValueKind == JsonValueKind.String ? value.GetString() : throw Type(name, "a string", value);
 
     public string RequiredText(string name) => Text(name) ?? throw Missing(name);
 
@@ -83,8 +83,8 @@ internal sealed class JsonFields
     }
 
     /// <summary>A string, or a list of some.</summary>
-    public IReadOnlyList<string> Texts(string name, int most) => Any(name) is { ValueKind: JsonValueKind.String } one ? [String(one, At(name))]
-        : [.. List(name, most).Select(v => v.Value.ValueKind == JsonValueKind.String ? String(v.Value, v.Path)
+    public IReadOnlyList<string> Texts(string name, int most) => Any(name) is { ValueKind: JsonValueKind.String } one ? [one.GetString()!]
+        : [.. List(name, most).Select(v => v.Value.ValueKind == JsonValueKind.String ? v.Value.GetString()!
             : throw new ApiException(400, $"{v.Path} must be a string, but is {Kind(v.Value)}", v.Path, "invalid_type"))];
 
     /// <summary>A field that is not to be had: refused unless it has a value that asks for nothing.</summary>
@@ -118,19 +118,6 @@ internal sealed class JsonFields
         JsonValueKind.False => "false",
         _ => "null",
     };
-
-    /// <summary>Its text; an escape of half a character is none.</summary>
-    public static string String(JsonElement value, string path)
-    {
-        try
-        {
-            return value.GetString()!;
-        }
-        catch (InvalidOperationException)
-        {
-            throw ApiException.Wrong(path, "holds half of a surrogate pair, which is no character");
-        }
-    }
 
     private static string Short(JsonElement value) => Cut(value.GetRawText());
 

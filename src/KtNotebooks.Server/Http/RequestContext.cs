@@ -1,6 +1,7 @@
 using System.Buffers;
 using System.Text.Json;
 using System.Text.Json.Serialization.Metadata;
+using System.Text.Unicode;
 
 using Microsoft.AspNetCore.Http;
 
@@ -11,12 +12,13 @@ internal sealed class RequestContext : IAsyncDisposable
 {
     private static readonly JsonDocumentOptions Strict = new() { MaxDepth = 64, AllowDuplicateProperties = false };
 
+    private readonly ApiSettings _settings;
     private readonly CancellationTokenSource _cancel;
     private JsonDocument? _body;
 
     public RequestContext(HttpContext http, ApiSettings settings, string id)
     {
-        (Http, Id) = (http, id);
+        (Http, Id, _settings) = (http, id, settings);
         _cancel = CancellationTokenSource.CreateLinkedTokenSource(http.RequestAborted);
         _cancel.CancelAfter(settings.Timeout);
         Events = new EventWriter(http);
@@ -43,9 +45,11 @@ internal sealed class RequestContext : IAsyncDisposable
     {
         if (!Http.Request.HasJsonContentType())
             throw new ApiException(415, "the body must be JSON, with the header Content-Type: application/json", null, "unsupported_media_type");
+        RequireSmall(Http.Request.ContentLength ?? 0);
         while (true)
         {
             var read = await Http.Request.BodyReader.ReadAsync(Cancel);
+            RequireSmall(read.Buffer.Length);
             if (read.IsCompleted)
             {
                 _body = Parse(read.Buffer);
@@ -71,20 +75,55 @@ internal sealed class RequestContext : IAsyncDisposable
         _cancel.Dispose();
     }
 
-    private static JsonDocument Parse(ReadOnlySequence<byte> bytes)
+    private void RequireSmall(long length)
     {
-        if (bytes.IsEmpty) throw new ApiException(400, "the body is empty; it must be a JSON object");
+        if (length > _settings.MaxBody)
+            throw new ApiException(413, $"the body is larger than {_settings.MaxBody:N0} bytes; the key api_max_body_mb allows more", null, "body_too_large");
+    }
+
+    private static JsonDocument Parse(ReadOnlySequence<byte> sequence)
+    {
+        var bytes = sequence.ToArray(); // a copy: the buffer is not ours to keep
+        if (bytes.Length == 0) throw new ApiException(400, "the body is empty; it must be a JSON object");
+        if (!Utf8.IsValid(bytes)) throw new ApiException(400, "the body is not UTF-8", null, "invalid_json");
         try
         {
-            return JsonDocument.Parse(bytes.ToArray(), Strict); // a copy: the buffer is not ours to keep
+            var document = JsonDocument.Parse(bytes, Strict);
+            if (bytes.AsSpan().IndexOf("\\ud"u8) >= 0 || bytes.AsSpan().IndexOf("\\uD"u8) >= 0) RequireCharacters(document.RootElement, "");
+            return document;
         }
         catch (JsonException error)
         {
-            throw new ApiException(400, $"the body is no valid JSON (line {(error.LineNumber ?? 0) + 1}, byte {(error.BytePositionInLine ?? 0) + 1})");
+            throw new ApiException(400, $"the body is no valid JSON (line {(error.LineNumber ?? 0) + 1}, byte {(error.BytePositionInLine ?? 0) + 1})", null,
+                "invalid_json");
         }
         catch (InvalidOperationException)
         {
-            throw new ApiException(400, "the body holds half of a surrogate pair, which is no character");
+            throw new ApiException(400, "the body holds half of a surrogate pair, which is no character", null, "invalid_json");
+        }
+    }
+
+    /// <summary>Escapes can spell halves of characters, which nothing else can read.</summary>
+    private static void RequireCharacters(JsonElement value, string path)
+    {
+        switch (value.ValueKind)
+        {
+            case JsonValueKind.Object:
+                foreach (var field in value.EnumerateObject()) RequireCharacters(field.Value, path.Length == 0 ? field.Name : $"{path}.{field.Name}");
+                break;
+            case JsonValueKind.Array:
+                foreach (var (item, i) in value.EnumerateArray().Select((v, i) => (v, i))) RequireCharacters(item, $"{path}[{i}]");
+                break;
+            case JsonValueKind.String:
+                try
+                {
+                    value.GetString();
+                }
+                catch (InvalidOperationException)
+                {
+                    throw ApiException.Wrong(path, "holds half of a surrogate pair, which is no character");
+                }
+                break;
         }
     }
 }

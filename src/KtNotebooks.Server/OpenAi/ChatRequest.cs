@@ -147,7 +147,7 @@ internal sealed record ChatRequest(ModelRequest Request, bool Stream, bool Strea
 
     private static string ContentOf(JsonFields m)
     {
-        if (m.Required("content") is { ValueKind: JsonValueKind.String } text) return JsonFields.String(text, m.At("content"));
+        if (m.Required("content") is { ValueKind: JsonValueKind.String } text) return text.GetString()!;
         return string.Concat(m.List("content").Select(part =>
         {
             var p = new JsonFields(part.Value, part.Path);

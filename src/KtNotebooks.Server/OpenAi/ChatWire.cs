@@ -76,7 +76,7 @@ internal sealed record ErrorText(string Message, string Type, string? Param, str
 
 internal sealed record ModelList(string Object, IReadOnlyList<ModelCard> Data);
 
-/// <param name="Root">The base.</param>
+/// <param name="Root">What the name stands for: the base or an adapter by its own name.</param>
 /// <param name="Parent">Of an adapter: the base that it stands on.</param>
 internal sealed record ModelCard(string Id, string Object, long Created, string OwnedBy, string Root, string? Parent, int MaxModelLen);
 

@@ -96,14 +96,14 @@ internal sealed class CompletionsEndpoint(ModelEngine engine)
     private IReadOnlyList<IReadOnlyList<int>> Prompts(JsonFields f)
     {
         var prompt = f.Required("prompt");
-        if (prompt.ValueKind == JsonValueKind.String) return [Encode(JsonFields.String(prompt, "prompt"))];
+        if (prompt.ValueKind == JsonValueKind.String) return [Encode(prompt.GetString()!)];
         var list = f.List("prompt");
         if (list.Count == 0) throw ApiException.Wrong("prompt", "must not be empty");
         if (list[0].Value.ValueKind == JsonValueKind.Number) return [Ids(list)];
         if (list.Count > MostPrompts) throw ApiException.Wrong("prompt", $"may hold {MostPrompts} prompts, but holds {list.Count}");
         return [.. list.Select(one => one.Value.ValueKind switch
         {
-            JsonValueKind.String => Encode(JsonFields.String(one.Value, one.Path)),
+            JsonValueKind.String => Encode(one.Value.GetString()!),
             JsonValueKind.Array => Ids([.. one.Value.EnumerateArray().Select((v, i) => (v, $"{one.Path}[{i}]"))]),
             _ => throw new ApiException(400, $"{one.Path} must be a text or a list of tokens, but is {JsonFields.Kind(one.Value)}", one.Path, "invalid_type"),
         })];

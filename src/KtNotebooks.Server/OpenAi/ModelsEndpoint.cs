@@ -12,6 +12,7 @@ internal sealed class ModelsEndpoint(ModelEngine engine)
     public Task One(RequestContext c) =>
         c.WriteAsync(Of(engine.Find(c.Http.GetRouteValue("model")?.ToString() ?? "")), ChatJson.Wire.ModelCard);
 
-    private ModelCard Of(ServedModel model) => new(model.Name, "model", model.Created.ToUnixTimeSeconds(), "ktnotebooks", engine.Settings.BaseName,
+    private ModelCard Of(ServedModel model) => new(model.Name, "model", model.Created.ToUnixTimeSeconds(), "ktnotebooks",
+        model.Adapter == Nn.Pass.BaseModel ? engine.Settings.BaseName : model.Adapter,
         model.Adapter == Nn.Pass.BaseModel ? null : engine.Settings.BaseName, engine.Model.Info.MaxPositions);
 }

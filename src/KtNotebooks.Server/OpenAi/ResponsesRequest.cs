@@ -178,7 +178,7 @@ internal sealed record ResponsesRequest(ModelRequest Request, bool Stream, Respo
     }
 
     private static string ContentOf(JsonFields item) => item.Required("content") is { ValueKind: JsonValueKind.String } text
-        ? JsonFields.String(text, item.At("content")) : TextOf(item.List("content"));
+        ? text.GetString()! : TextOf(item.List("content"));
 
     private static string TextOf(IReadOnlyList<(JsonElement Value, string Path)> parts) => string.Concat(parts.Select(part =>
     {

@@ -39,7 +39,7 @@ public partial class DirectionTests
     private static readonly Dictionary<string, string[]> Projects = new()
     {
         ["KtNotebooks.Engine"] = [],
-        ["KtNotebooks.Bench"] = ["KtNotebooks.Engine"],
+        ["KtNotebooks.Bench"] = ["KtNotebooks.Engine", "KtNotebooks.Server"], // it measures what they do
         ["KtNotebooks.Course"] = ["KtNotebooks.Engine"],
         ["KtNotebooks.Interactive"] = ["KtNotebooks.Engine"],
         // Cells can use all of them.
