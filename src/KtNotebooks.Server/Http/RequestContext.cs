@@ -49,14 +49,16 @@ internal sealed class RequestContext : IAsyncDisposable
         while (true)
         {
             var read = await Http.Request.BodyReader.ReadAsync(Cancel);
-            RequireSmall(read.Buffer.Length);
-            if (read.IsCompleted)
+            var length = read.Buffer.Length;
+            if (read.IsCompleted && length <= _settings.MaxBody)
             {
-                _body = Parse(read.Buffer);
-                Http.Request.BodyReader.AdvanceTo(read.Buffer.End);
+                var bytes = read.Buffer.ToArray(); // a copy: the buffer is not ours to keep
+                Http.Request.BodyReader.AdvanceTo(read.Buffer.End); // whatever is thrown below, the reading is over
+                _body = Parse(bytes);
                 return _body.RootElement;
             }
             Http.Request.BodyReader.AdvanceTo(read.Buffer.Start, read.Buffer.End);
+            RequireSmall(length);
         }
     }
 
@@ -81,9 +83,8 @@ internal sealed class RequestContext : IAsyncDisposable
             throw new ApiException(413, $"the body is larger than {_settings.MaxBody:N0} bytes; the key api_max_body_mb allows more", null, "body_too_large");
     }
 
-    private static JsonDocument Parse(ReadOnlySequence<byte> sequence)
+    private static JsonDocument Parse(byte[] bytes)
     {
-        var bytes = sequence.ToArray(); // a copy: the buffer is not ours to keep
         if (bytes.Length == 0) throw new ApiException(400, "the body is empty; it must be a JSON object");
         if (!Utf8.IsValid(bytes)) throw new ApiException(400, "the body is not UTF-8", null, "invalid_json");
         try

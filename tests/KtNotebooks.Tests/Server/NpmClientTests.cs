@@ -2,7 +2,9 @@ using Xunit;
 
 namespace KtNotebooks.Tests.Server;
 
-/// <summary>The official clients of OpenAI and Anthropic for Node, from npm; without npm or its registry skipped, and KT_REQUIRE=npm makes that a failure.</summary>
+/// <summary>
+/// The official clients of OpenAI and Anthropic for Node, from npm; without npm or its registry skipped, and KT_REQUIRE=npm makes that a failure.
+/// </summary>
 public sealed class NpmClientTests(TinyServer tiny) : IClassFixture<TinyServer>
 {
     private static readonly string[] Packages = ["openai@7.55.0", "@anthropic-ai/sdk@1.10.0"];

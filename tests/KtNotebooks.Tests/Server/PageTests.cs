@@ -110,14 +110,11 @@ public sealed class PageTests(ServedAdapterTests.Two two) : IClassFixture<Served
         public async Task Press(string key, int code)
         {
             foreach (var type in (string[])["keyDown", "keyUp"])
-                await Send("Input.dispatchKeyEvent", new JsonObject
-                {
-                    ["type"] = type,
-                    ["key"] = key,
-                    ["code"] = key,
-                    ["windowsVirtualKeyCode"] = code,
-                    ["text"] = key == "Enter" && type == "keyDown" ? "\r" : null,
-                });
+            {
+                var press = new JsonObject { ["type"] = type, ["key"] = key, ["code"] = key, ["windowsVirtualKeyCode"] = code };
+                if (key == "Enter" && type == "keyDown") press["text"] = "\r";
+                await Send("Input.dispatchKeyEvent", press);
+            }
         }
 
         public async Task<JsonNode> Send(string method, JsonObject parameters)
@@ -128,7 +125,7 @@ public sealed class PageTests(ServedAdapterTests.Two two) : IClassFixture<Served
             while (true)
             {
                 var said = JsonNode.Parse(await Receive())!;
-                if ((int?)said["id"] == id) return said["result"] ?? said;
+                if ((int?)said["id"] == id) return said["result"] ?? throw new InvalidOperationException($"{method}: {said.ToJsonString()}");
                 if ((string?)said["method"] is "Runtime.exceptionThrown" or "Log.entryAdded") Complaints.Add(said["params"]!.ToJsonString());
             }
         }

@@ -21,7 +21,7 @@ public sealed class ServerFaultTests(TinyServer tiny) : IClassFixture<TinyServer
     public async Task A_thousand_malformed_bodies_are_a_thousand_clear_answers()
     {
         var random = new Random(7);
-        var refused = 0;
+        var (refused, before) = (0, tiny.Log.All.Count);
         for (var i = 0; refused < 1000; i++)
         {
             var (path, seed) = Bodies[i % Bodies.Length];
@@ -39,7 +39,7 @@ public sealed class ServerFaultTests(TinyServer tiny) : IClassFixture<TinyServer
             refused++;
             Assert.True(i < 4000, "most changes should be wrong");
         }
-        Assert.DoesNotContain(tiny.Log.All, line => line.StartsWith("Error", StringComparison.Ordinal));
+        Assert.DoesNotContain(tiny.Log.All.Skip(before), line => line.StartsWith("Error", StringComparison.Ordinal));
     }
 
     private async Task<HttpResponseMessage> Answer(ByteArrayContent content, string path, byte[] body)

@@ -76,8 +76,8 @@ public sealed class HuggingFaceTokenizerTests(HuggingFaceTokenizerTests.Npm npm)
                 + "\"");
             var file = folder.Write("texts.jsonl", string.Join('\n', lines));
             var script = Path.Combine(Checkout.Root, "tests", "KtNotebooks.Tests", "Tokenizers", "huggingface_ids.js");
-            var (status, output, error) = NpmPackages.Run("node", script, Path.Combine(Root, "node_modules"), Path.Combine(Folder(name), "tokenizer.json"), file,
-                Path.Combine(folder.Path, "ids.jsonl"));
+            var (status, output, error) = NpmPackages.Run("node", script, Path.Combine(Root, "node_modules"), Path.Combine(Folder(name), "tokenizer.json"),
+                file, Path.Combine(folder.Path, "ids.jsonl"));
             Assert.True(status == 0, output + error);
             return [.. File.ReadLines(Path.Combine(folder.Path, "ids.jsonl"))
                 .Select(line => JsonSerializer.Deserialize<Encoded>(line, JsonSerializerOptions.Web)!)];
