@@ -171,7 +171,8 @@ public sealed class ServeBenchmark : IAsyncDisposable
             if (double.IsNaN(first)) first = now;
             else gap = Math.Max(gap, now - last);
             last = now;
-            text.Append(line.AsSpan(line.IndexOf("\"text\":", StringComparison.Ordinal)));
+            var from = line.IndexOf("\"text\":", StringComparison.Ordinal); // as it is escaped: it is only compared
+            text.Append(line.AsSpan(from, line.IndexOf(",\"logprobs\":", StringComparison.Ordinal) - from));
         }
         return (text.ToString(), first, gap);
     }
