@@ -31,12 +31,13 @@ __device__ __forceinline__ float warp_sum(float v)
     return v;
 }
 
-__device__ __forceinline__ float rounded(float v, float) { return v; }
-__device__ __forceinline__ float rounded(float v, bf16)
+// Codes times scales are rounded to the type of the rows, as every path does; what is stored in a float type already has that type, or F32 rows.
+__device__ __forceinline__ void round2(float& low, float& high, float) {}
+__device__ __forceinline__ void round2(float& low, float& high, bf16)
 {
-    bf16 r;
-    store(&r, v);
-    return widen(r);
+    unsigned int pair = pack_bf16(low, high);
+    low = __uint_as_float(pair << 16);
+    high = __uint_as_float(pair & 0xFFFF0000u);
 }
 
 // Σ of eight elements of row n of a matrix [N, K], from column k on, times x[0 … 8).
@@ -44,14 +45,17 @@ __device__ __forceinline__ float dot8(const unsigned char* expert, Piece piece, 
 {
     float w[8], sum = 0;
     dequantize8(expert + piece.data, expert + piece.scales, n, k, N, K, 8, w);
-    for (int j = 0; j < 8; j++) sum += rounded(w[j], T()) * x[j];
+    if (ROUNDED)
+        for (int j = 0; j < 8; j += 2) round2(w[j], w[j + 1], T());
+    for (int j = 0; j < 8; j++) sum += w[j] * x[j];
     return sum;
 }
 
-__device__ __forceinline__ void widen8(const T* from, float* x)
+// x[0 … 8) from column c on, zeros behind the end: loops over columns take whole rounds of loads, none of which depends on a branch, or their latencies would add up.
+__device__ __forceinline__ void widen8(const T* from, int c, int columns, float* x)
 {
-    Pack<T, 8> v = *(const Pack<T, 8>*)from;
-    for (int j = 0; j < 8; j++) x[j] = widen(v.v[j]);
+    Pack<T, 8> v = *(const Pack<T, 8>*)(from + min(c, columns - 8));
+    for (int j = 0; j < 8; j++) x[j] = c < columns ? widen(v.v[j]) : 0.0f;
 }
 
 // p[r, i] = A_e[i] · x[r / k], gate's rows first, then up's. A warp a row of A.
@@ -90,14 +94,17 @@ extern "C" __global__ void few_gate_up(Few f)
     const unsigned char* expert = f.bank + e * f.expert_bytes;
     const T* x = f.x + (long long)(r / f.k) * f.D;
     float g = 0, u = 0;
-#pragma unroll 4
-    for (int c = lane * 8; c < f.D; c += 256)
-    {
-        float v[8];
-        widen8(x + c, v);
-        g += dot8(expert, f.gate, i, c, f.I, f.D, v);
-        u += dot8(expert, f.up, i, c, f.I, f.D, v);
-    }
+    for (int round = 0; round < f.D; round += 4 * 256)
+#pragma unroll
+        for (int piece = 0; piece < 4; piece++)
+        {
+            int c = round + (piece * 32 + lane) * 8;
+            float v[8];
+            widen8(x, c, f.D, v);
+            c = min(c, f.D - 8);
+            g += dot8(expert, f.gate, i, c, f.I, f.D, v);
+            u += dot8(expert, f.up, i, c, f.I, f.D, v);
+        }
     if (f.low_gate.a)
     {
         int rg = f.low_gate.rank, ru = f.low_up.rank;
@@ -117,34 +124,41 @@ extern "C" __global__ void few_gate_up(Few f)
     else store(h, g / (1.0f + expf(-g)) * u);
 }
 
-// y[t, n] = Σ_j weights[t, j] · down_e[n] · h[t·k + j], each with its low-rank pair. A warp an n, its lanes over the columns of all k experts at once.
+// y[t, n] = Σ_j weights[t, j] · down_e[n] · h[t·k + j], each with its low-rank pair. Four warps an n, each for every fourth expert.
 extern "C" __global__ void few_down(Few f)
 {
-    int t = blockIdx.x, n = blockIdx.y * (blockDim.x >> 5) + (threadIdx.x >> 5), lane = threadIdx.x & 31;
-    if (n >= f.D) return;
-    const int* indices = f.indices + t * f.k;
-    const float* weights = f.weights + t * f.k;
-    const T* h = f.h + (long long)t * f.k * f.I;
-    int pieces = f.I / 8, total = f.k * pieces;
+    __shared__ float quarters[8];
+    int warp = threadIdx.x >> 5, t = blockIdx.x, n = blockIdx.y * (blockDim.x >> 7) + (warp >> 2), lane = threadIdx.x & 31;
     float sum = 0;
-#pragma unroll 4
-    for (int at = lane; at < total; at += 32)
+    if (n < f.D)
     {
-        int j = at / pieces, c = (at - j * pieces) * 8;
-        float v[8];
-        widen8(h + (long long)j * f.I + c, v);
-        sum += weights[j] * dot8(f.bank + indices[j] * f.expert_bytes, f.down, n, c, f.D, f.I, v);
-    }
-    if (f.low_down.a)
-    {
-        int rank = f.low_down.rank;
-        const float* p = f.p + (long long)t * f.k * rank;
-        for (int at = lane; at < f.k * rank; at += 32)
+        const T* h = f.h + (long long)t * f.k * f.I;
+        for (int j = warp & 3; j < f.k; j += 4)
         {
-            int j = at / rank, q = at - j * rank;
-            sum += weights[j] * f.scale * f.low_down.b[((long long)indices[j] * f.D + n) * rank + q] * p[at];
+            int e = f.indices[t * f.k + j];
+            const unsigned char* expert = f.bank + e * f.expert_bytes;
+            float product = 0;
+            for (int round = 0; round < f.I; round += 3 * 256)
+#pragma unroll
+                for (int piece = 0; piece < 3; piece++)
+                {
+                    int c = round + (piece * 32 + lane) * 8;
+                    float v[8];
+                    widen8(h + (long long)j * f.I, c, f.I, v);
+                    product += dot8(expert, f.down, n, min(c, f.I - 8), f.D, f.I, v);
+                }
+            if (f.low_down.a)
+            {
+                int rank = f.low_down.rank;
+                const float *p = f.p + (long long)(t * f.k + j) * rank, *b = f.low_down.b + ((long long)e * f.D + n) * rank;
+                for (int q = lane; q < rank; q += 32) product += f.scale * b[q] * p[q];
+            }
+            sum += f.weights[t * f.k + j] * product;
         }
     }
     sum = warp_sum(sum);
-    if (lane == 0) store(f.y + (long long)t * f.D + n, sum);
+    if (lane == 0) quarters[warp] = sum;
+    __syncthreads();
+    if (n < f.D && lane == 0 && (warp & 3) == 0)
+        store(f.y + (long long)t * f.D + n, (quarters[warp] + quarters[warp + 1]) + (quarters[warp + 2] + quarters[warp + 3]));
 }

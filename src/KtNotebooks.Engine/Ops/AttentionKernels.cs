@@ -7,8 +7,8 @@ namespace KtNotebooks.Ops;
 
 /// <summary>
 /// Attention on a card: the list of tiles and the choice of the kernel. BF16 with head sizes that are multiples of 16 up to 256 goes to the tensor cores
-/// (Attention.cu); anything else goes a row at a time (AttentionRows.cu). Everything fits into the 99 KB of shared memory that a block has on the smallest
-/// card.
+/// (Attention.cu), few queries on a cache too (QueryAttention.cu); anything else goes a row at a time (AttentionRows.cu). Everything fits into the
+/// 99 KB of shared memory that a block has on the smallest card.
 /// </summary>
 internal static class AttentionKernels
 {
@@ -19,7 +19,9 @@ internal static class AttentionKernels
 
     private static readonly CudaProgram TensorCores = new("Attention", CudaProgram.Resource("Ops.Attention.cu"));
     private static readonly CudaProgram RowByRow = new("AttentionRows", CudaProgram.Resource("Ops.AttentionRows.cu"));
+    private static readonly CudaProgram SingleQueries = new("QueryAttention", CudaProgram.Resource("Ops.QueryAttention.cu"));
     private static readonly ConcurrentDictionary<(Pass, int D, int Dv, bool Paged), Plan> Plans = new();
+    private static readonly ConcurrentDictionary<(int D, int Dv, bool Latent), Plan> QueryPlans = new();
     private static readonly ConcurrentDictionary<(DType, int D, int Dv, int Vec), string> RowOptions = new();
     private static readonly ConcurrentDictionary<(int Device, string Options), CudaKernel> Kernels = new();
 
@@ -44,7 +46,8 @@ internal static class AttentionKernels
         {
             var plan = PlanOf(Pass.Forward | WindowOf(spans.Window), D, Dv);
             using var tiles = QueryTiles(spans, plan.Rows, q.Device);
-            plan.Kernel(card, "attention").Launch((tiles.Dim(0) * H, 1, 1), plan.Threads, plan.SharedBytes, q.Pointer, k.Pointer, v.Pointer, o.Pointer,
+            plan.Kernel(card, TensorCores, "attention")
+                .Launch((tiles.Dim(0) * H, 1, 1), plan.Threads, plan.SharedBytes, q.Pointer, k.Pointer, v.Pointer, o.Pointer,
                 lse.Pointer, tiles.Pointer, H, Hk, scale);
             return;
         }
@@ -65,14 +68,15 @@ internal static class AttentionKernels
         {
             var queries = PlanOf(Pass.Queries | WindowOf(spans.Window), D, Dv);
             using var queryTiles = QueryTiles(spans, queries.Rows, q.Device);
-            queries.Kernel(card, "attention_dq").Launch((queryTiles.Dim(0) * H, 1, 1), queries.Threads, queries.SharedBytes, q.Pointer, k.Pointer, v.Pointer,
+            queries.Kernel(card, TensorCores, "attention_dq")
+                .Launch((queryTiles.Dim(0) * H, 1, 1), queries.Threads, queries.SharedBytes, q.Pointer, k.Pointer, v.Pointer,
                 dO.Pointer, lse.Pointer, delta.Pointer, dq.Pointer, queryTiles.Pointer, H, Hk, scale);
             ReadOnlySpan<Pass> walks = D + Dv <= 320 ? [Pass.Keys | Pass.Values] : [Pass.Keys, Pass.Values];
             foreach (var walk in walks)
             {
                 var keys = PlanOf(walk | WindowOf(spans.Window), D, Dv);
                 using var keyTiles = KeyTiles(spans, keys.Rows, q.Device);
-                keys.Kernel(card, "attention_dkv")
+                keys.Kernel(card, TensorCores, "attention_dkv")
                     .Launch((keyTiles.Dim(0) * Hk, 1, 1), keys.Threads, keys.SharedBytes, q.Pointer, k.Pointer, v.Pointer, dO.Pointer, lse.Pointer,
                         delta.Pointer, dk.Pointer, dv.Pointer, keyTiles.Pointer, H, Hk, scale);
             }
@@ -99,11 +103,13 @@ internal static class AttentionKernels
         if (T == 0) return;
         var (keyPitch, valuePitch, pages) = (Hk * k.Width, Hk * v.Width, lists.On(device, "pages", PaddedPages));
         Tensor QueryTiles(int rows) => lists.On(device, ("query tiles", window, rows), at => Numbers(TilesOf(at, window, rows)));
-        if (v.Width == R && OnTensorCores(W, R, q, k, v, o))
+        var single = T <= FewQueries ? QueryPlan(q, k, v, R) : null;
+        if (single is null && v.Width == R && OnTensorCores(W, R, q, k, v, o))
         {
             var plan = PlanOf(Pass.Forward | WindowOf(window), W, R, paged: true);
             var held = QueryTiles(plan.Rows);
-            plan.Kernel(card, "attention").Launch((held.Count / TileInts * H, 1, 1), plan.Threads, plan.SharedBytes, q.Pointer, k.Pointer, v.Pointer,
+            plan.Kernel(card, TensorCores, "attention").Launch((held.Count / TileInts * H, 1, 1), plan.Threads, plan.SharedBytes, q.Pointer, k.Pointer,
+                v.Pointer,
                 o.Pointer, lse.Pointer, held.Pointer, H, Hk, scale, pages.Pointer);
             return;
         }
@@ -116,13 +122,20 @@ internal static class AttentionKernels
                     valuePitch, pages.Pointer, scale);
             return;
         }
-        var part = (int)Math.Max(SmallestPart, (long)T * lists.Rows.Longest * H / (card.Multiprocessors * 16L) / 32 * 32);
-        var slots = lists.On(device, ("part slots", window, part), at => Parts(at, window, part).First);
-        var cut = lists.On(device, ("parts", window, part), at => Numbers(Parts(at, window, part).Tiles));
+        // A part is a warp's of one head, or a block's of the heads of a key head, which walks over whole pages.
+        var blocks = Hk * (((H / Hk) + 15) / 16);
+        var part = single is null ? (int)Math.Max(SmallestPart, (long)T * lists.Rows.Longest * H / (card.Multiprocessors * 16L) / 32 * 32)
+            : (int)Math.Max(1, (long)T * lists.Rows.Longest * blocks / (card.Multiprocessors * 2L) / PageTable.Rows) * PageTable.Rows;
+        var align = single is null ? 32 : PageTable.Rows;
+        var slots = lists.On(device, ("part slots", window, part, align), at => Parts(at, window, part, align).First);
+        var cut = lists.On(device, ("parts", window, part, align), at => Numbers(Parts(at, window, part, align).Tiles));
         var count = cut.Count / TileInts;
         using var sums = Tensor.Empty(DType.F32, device, count, H, R);
         using var lses = Tensor.Empty(DType.F32, device, count, H);
-        RowByRow.Kernel(card, "attention_parts", options)
+        if (single is not null)
+            single.Kernel(card, SingleQueries, "attention_query").Launch((count, blocks, 1), single.Threads, single.SharedBytes, q.Pointer, k.Pointer,
+                v.Pointer, sums.Pointer, lses.Pointer, cut.Pointer, H, Hk, pages.Pointer, scale);
+        else RowByRow.Kernel(card, "attention_parts", options)
             .Launch(count * H, 32, q.Pointer, k.Pointer, v.Pointer, sums.Pointer, lses.Pointer, cut.Pointer, H, Hk, keyPitch, valuePitch, pages.Pointer,
                 scale);
         RowByRow.Kernel(card, "attention_join", options).Launch((T, H), 128, sums.Pointer, lses.Pointer, slots.Pointer, o.Pointer, lse.Pointer, H);
@@ -137,10 +150,11 @@ internal static class AttentionKernels
     }
 
     /// <summary>
-    /// Every query's keys in parts of at most so many; First [T + 1] says where each query's parts begin. As many tiles as sequences of
+    /// Every query's keys in parts of at most so many, the first from a multiple of <paramref name="align"/> on; First [T + 1] says where each query's parts
+    /// begin. As many tiles as sequences of
     /// <see cref="PassRows.Longest"/> rows would have: those behind the last part see no key.
     /// </summary>
-    private static (List<Tile> Tiles, int[] First) Parts(PassRows at, int window, int part)
+    private static (List<Tile> Tiles, int[] First) Parts(PassRows at, int window, int part, int align)
     {
         var (starts, table) = (at.SeqStarts, at.Table);
         List<Tile> parts = [];
@@ -149,14 +163,14 @@ internal static class AttentionKernels
             for (var t = starts[s]; t < starts[s + 1]; t++)
             {
                 var seen = table.Counts[s] - (starts[s + 1] - t) + 1;
-                for (var from = window == 0 ? 0 : Math.Max(0, seen - window) / 32 * 32; from < seen; from += part)
+                for (var from = window == 0 ? 0 : Math.Max(0, seen - window) / align * align; from < seen; from += part)
                 {
                     var n = Math.Min(part, seen - from);
                     parts.Add(new Tile(t, 1, from, n, n - 1, parts.Count, table.FirstPage[s]) { Window = window == 0 ? NoWindow : window - seen + from + n });
                 }
                 first[t + 1] = parts.Count;
             }
-        var keys = window == 0 ? at.Longest : Math.Min(at.Longest, window + 31);
+        var keys = window == 0 ? at.Longest : Math.Min(at.Longest, window + align - 1);
         var most = starts[^1] * ((keys + part - 1) / part);
         while (parts.Count < most) parts.Add(new Tile(0, 1, 0, 0, -1, parts.Count) { Window = NoWindow });
         return (parts, first);
@@ -168,6 +182,18 @@ internal static class AttentionKernels
             .Launch((lse.Count + RowWarps - 1) / RowWarps, RowWarps * 32, o.Pointer, lse.Pointer, sinks.Pointer, lse.Count, (int)sinks.Count);
 
     private static Pass WindowOf(int window) => window == 0 ? default : Pass.Window;
+
+    /// <summary>The kernel of single queries, where widths and addresses suit QueryAttention.cu; null: something else.</summary>
+    private static Plan? QueryPlan(Tensor q, Tensor k, Tensor v, int R)
+    {
+        const int Heads = 16, Warps = 8;
+        var (W, latent) = (q.Width, k.Pointer == v.Pointer);
+        if (q.Type != DType.BF16 || W % 32 != 0 || R % 16 != 0 || (v.Width != R && !latent) || (q.Pointer | k.Pointer | v.Pointer) % 16 != 0) return null;
+        var rows = ((Heads + PageTable.Rows) * (W + 8)) + (Heads * (PageTable.Rows + 8)) + (latent ? 0 : PageTable.Rows * (R + 8));
+        var shared = (rows * 2) + (2 * Warps * Heads * sizeof(float));
+        return shared > MaxShared ? null : QueryPlans.GetOrAdd((W, R, latent),
+            key => new Plan($"-DQK_WIDTH={key.D} -DV_WIDTH={key.Dv} -DLATENT={(key.Latent ? 1 : 0)}", PageTable.Rows, Warps * 32, shared));
+    }
 
     private static bool OnTensorCores(int D, int Dv, params ReadOnlySpan<Tensor> tensors)
     {
@@ -284,8 +310,8 @@ internal static class AttentionKernels
 
     private sealed record Plan(string Options, int Rows, int Threads, int SharedBytes)
     {
-        public CudaKernel Kernel(CudaDevice card, string entry) => Kernels.TryGetValue((card.Index, Options), out var known)
+        public CudaKernel Kernel(CudaDevice card, CudaProgram program, string entry) => Kernels.TryGetValue((card.Index, Options), out var known)
             ? known
-            : Kernels.GetOrAdd((card.Index, Options), TensorCores.Kernel(card, entry, Options).AllowShared(SharedBytes));
+            : Kernels.GetOrAdd((card.Index, Options), program.Kernel(card, entry, Options).AllowShared(SharedBytes));
     }
 }
