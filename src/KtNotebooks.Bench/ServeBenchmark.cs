@@ -76,7 +76,7 @@ public sealed class ServeBenchmark : IAsyncDisposable
         var (n, tokens) = (_settings.Streams, _settings.Tokens);
         var name = _engine.Settings.BaseName;
         note?.Invoke("warming up");
-        _ = await AskAsync(name, Prompt(-1), tokens, cancel);
+        await Task.WhenAll(Enumerable.Range(0, n).Select(i => AskAsync(name, Prompt(2000 + i), tokens, cancel)));
         note?.Invoke("the first token, alone");
         List<double> first = [];
         for (var i = 0; i < 15; i++) first.Add((await AskAsync(name, Prompt(1000 + i), 2, cancel)).FirstMs);
