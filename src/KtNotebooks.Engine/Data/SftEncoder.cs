@@ -15,6 +15,9 @@ public sealed record EncodedExample(int[] Ids, int[] Labels, string Source)
     /// <summary>Packed rows do not attend to each other (neat_packing).</summary>
     public bool Apart { get; init; }
 
+    /// <summary>What its stage must know of the row beside its ids: whether an answer is wanted; 0 where there is nothing to know.</summary>
+    public int Tag { get; init; }
+
     /// <summary>True when a token is learned; the first of a row has nothing before it that it could be learned from.</summary>
     public bool Learns => Labels.AsSpan(Math.Min(1, Labels.Length)).ContainsAnyExcept(SftEncoder.Ignore);
 

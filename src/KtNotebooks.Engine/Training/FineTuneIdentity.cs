@@ -53,7 +53,7 @@ internal static class FineTuneIdentity
         using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
         foreach (var row in rows)
         {
-            hash.AppendData(MemoryMarshal.AsBytes<int>([row.Ids.Length, row.Starts.Length, row.Apart ? 1 : 0]));
+            hash.AppendData(MemoryMarshal.AsBytes<int>([row.Ids.Length, row.Starts.Length, (row.Apart ? 1 : 0) + (2 * row.Tag)]));
             foreach (var numbers in new[] { row.Ids, row.Labels, row.Starts }) hash.AppendData(MemoryMarshal.AsBytes<int>(numbers));
         }
         return Convert.ToHexStringLower(hash.GetHashAndReset())[..16];

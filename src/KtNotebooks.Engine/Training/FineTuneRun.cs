@@ -5,6 +5,7 @@ using KtNotebooks.Files;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
 using KtNotebooks.Tokenizers;
+using KtNotebooks.Training.Objectives;
 using KtNotebooks.Weights;
 
 namespace KtNotebooks.Training;
@@ -77,7 +78,8 @@ public sealed class FineTuneRun : IDisposable
                     + "true gives each an adapter)");
             var memory = TrainingMemory.Choose(model, lora, training.Memory, plan, windows.At(0).Batch.Tokens, notes);
             foreach (var bank in model.All().OfType<ExpertBank>()) bank.LoraOnHost = memory.GetValueOrDefault(bank.Device).LoraOnHost;
-            var adaptation = new LoraAdaptation(lora, modelPath, keys.Adapter, training.Seed, keys.Log);
+            var adapter = new LoraAdaptation(lora, modelPath, keys.Adapter, training.Seed, keys.Log);
+            IAdaptation adaptation = objective.Needs == Scores.Values ? new RewardAdaptation(adapter, keys.Adapter, training.Seed) : adapter;
             adaptation.Attach(model);
             var identity = FineTuneIdentity.Of(keys, c, rows.Train, windows.TotalSteps, model);
             var parts = new RunBuilder
@@ -97,7 +99,7 @@ public sealed class FineTuneRun : IDisposable
                     ModelCard.Write(training.OutputDir, keys, identity, result, state);
                 },
             };
-            return new FineTuneRun(keys, parts, adaptation.Settings, rows, tokenizer) { Notes = [.. notes, .. model.Notes] };
+            return new FineTuneRun(keys, parts, adapter.Settings, rows, tokenizer) { Notes = [.. notes, .. model.Notes] };
         }
         catch
         {

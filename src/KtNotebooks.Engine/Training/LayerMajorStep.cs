@@ -34,7 +34,7 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
         get => _objective;
         init
         {
-            _objective = value is { Needs: LogProbs.None } ? null : value;
+            _objective = value is { Needs: Scores.None } ? null : value;
             _work.HasDropout = value?.HasDropout ?? true;
         }
     }
@@ -74,7 +74,7 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
         var together = Objective?.Together ?? 1;
         var schedule = new StepSchedule(_work.Devices, [.. batch.SeqStarts.Where((_, i) => i % together == 0 || i == batch.Sequences)], Parts,
             _work.Lowest());
-        var hasReference = Objective?.Needs == LogProbs.PolicyAndReference;
+        var hasReference = Objective?.Needs == Scores.PolicyAndReference;
         var before = hasReference ? Enumerable.Range(0, _work.Devices.Count).Select(i => (Stage: i, Backward: false, Rows: batch.Tokens)) : [];
         ExpertStreams.Plan([.. before.Concat(schedule.Visits())
             .SelectMany(visit => _work.BanksOf(visit.Stage).Select(bank => new BankVisit(bank, visit.Backward, visit.Rows)))]);
@@ -92,8 +92,8 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
     {
         ArgumentNullException.ThrowIfNull(batch);
         if (Objective is not { } objective) return new WindowLoss(_work.Loss(batch, cancel));
-        var policy = _work.LogProbs(batch, adapter: null, cancel);
-        return WindowLoss.Of([objective.Weigh(batch, policy,
-            objective.Needs == LogProbs.PolicyAndReference ? _work.LogProbs(batch, Pass.BaseModel, cancel) : [])]);
+        var policy = _work.Score(batch, objective.Needs, adapter: null, cancel);
+        var reference = objective.Needs == Scores.PolicyAndReference ? _work.Score(batch, Scores.Policy, Pass.BaseModel, cancel).Policy : [];
+        return WindowLoss.Of([objective.Weigh(batch, policy with { Reference = reference })]);
     }
 }

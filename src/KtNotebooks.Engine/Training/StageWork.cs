@@ -4,6 +4,7 @@ using KtNotebooks.Models;
 using KtNotebooks.Nn;
 using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
+using KtNotebooks.Training.Objectives;
 
 namespace KtNotebooks.Training;
 
@@ -136,8 +137,8 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
         }
     }
 
-    /// <summary>Σ log p of the targets of each sequence of a batch by the base without its adapter, which goes through the layers as a step does.</summary>
-    public double[] ReferenceLogProbs(TokenBatch batch, CancellationToken cancel)
+    /// <summary>log p of the target of each row of a batch by the base without its adapter, which goes through the layers as a step does.</summary>
+    public float[] ReferenceLogProbs(TokenBatch batch, CancellationToken cancel)
     {
         var whole = new WindowPart(0, 0, batch.Tokens);
         var x = Embed(batch, whole);
@@ -149,7 +150,7 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
                 using var here = Transfer.Apply(below, _devices[i]);
                 x = Forward(i, here, batch, whole, key: 0, cancel, Pass.BaseModel);
             }
-            return LogProbs(x, batch, whole, new Pass([], [0], Adapter: Pass.BaseModel), cancel);
+            return Score(x, batch, whole, Scores.Policy, new Pass([], [0], Adapter: Pass.BaseModel), cancel).Policy;
         }
         finally
         {
@@ -157,27 +158,35 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
         }
     }
 
-    /// <summary>Σ log p of the targets of each sequence of a batch, without gradients or dropout, as <see cref="Loss"/> goes through it.</summary>
-    public double[] LogProbs(TokenBatch batch, string? adapter, CancellationToken cancel)
+    /// <summary>Scores of the rows of a batch, without gradients or dropout, as <see cref="Loss"/> goes through it.</summary>
+    public PartScores Score(TokenBatch batch, Scores needs, string? adapter, CancellationToken cancel)
     {
-        List<double> all = [];
+        var all = new PartScores(new float[batch.Tokens], [], needs == Scores.PolicyAndEntropy ? new float[batch.Tokens] : []);
         foreach (var (from, to) in Chunks(batch, new WindowPart(0, 0, batch.Tokens), wholeSequences: true))
         {
             cancel.ThrowIfCancellationRequested();
             var part = batch.Sequence(SequenceAt(batch, from), SequenceAt(batch, to));
             using var tape = Tape.Scratch();
             var hidden = model.Hidden(part, Pass.Inference(part, adapter: adapter));
-            all.AddRange(LogProbs(hidden, part, new WindowPart(0, 0, part.Tokens), new Pass([], [0], Adapter: adapter), cancel));
+            var scores = Score(hidden, part, new WindowPart(0, 0, part.Tokens), needs, new Pass([], [0], Adapter: adapter), cancel);
+            scores.Policy.CopyTo(all.Policy, from);
+            scores.Entropies.CopyTo(all.Entropies, from);
         }
-        return [.. all];
+        return all;
     }
 
-    /// <summary>Σ log p of the targets of each sequence of a part, from the hidden states [rows, D] of its rows.</summary>
+    /// <summary>Scores of the rows of a part, from their hidden states [rows, D].</summary>
     /// <param name="pass">Of the head: its adapter, its dropout.</param>
-    public double[] LogProbs(Tensor hidden, TokenBatch batch, WindowPart part, Pass pass, CancellationToken cancel)
+    public PartScores Score(Tensor hidden, TokenBatch batch, WindowPart part, Scores needs, Pass pass, CancellationToken cancel)
     {
-        var (first, last) = (SequenceAt(batch, part.From), SequenceAt(batch, part.To));
-        var sums = new double[last - first];
+        var scores = new PartScores(new float[part.Rows], [], needs == Scores.PolicyAndEntropy ? new float[part.Rows] : []);
+        if (needs == Scores.Values)
+        {
+            using var tape = Tape.Scratch();
+            var (values, ends) = (Values(hidden, batch, part, out var at).ToFloats(), at);
+            for (var s = 0; s < ends.Length; s++) scores.Policy[ends[s]] = values[s];
+            return scores;
+        }
         for (var from = 0; from < part.Rows; from += headRows)
         {
             cancel.ThrowIfCancellationRequested();
@@ -185,17 +194,41 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
             using var tape = Tape.Scratch();
             using var rows = hidden.Slice(from, count);
             if (HeadLogits(rows, batch, part.From + from, part.From + from + count, pass, out var at) is not { } logits) continue;
-            for (var (s, done) = (first, 0); done < at.Length; s++)
+            var (logp, entropies) = TargetLogProbs.Apply(logits, [.. at.Select(t => batch.Labels[t])], withEntropy: scores.Entropies.Length > 0);
+            Spread(logp, scores.Policy);
+            if (entropies is not null) Spread(entropies, scores.Entropies);
+
+            void Spread(Tensor each, float[] all)
             {
-                var end = done;
-                while (end < at.Length && at[end] < batch.SeqStarts[s + 1]) end++;
-                if (end == done) continue;
-                using var own = logits.Slice(done, end - done);
-                sums[s - first] -= CrossEntropy.Apply(own, [.. at[done..end].Select(t => batch.Labels[t])], [.. Enumerable.Repeat(1f, end - done)]).Item();
-                done = end;
+                var values = each.ToFloats();
+                for (var i = 0; i < at.Length; i++) all[at[i] - part.From] = values[i];
             }
         }
-        return sums;
+        return scores;
+    }
+
+    /// <summary>
+    /// The gradient of Σ −weight · value over the ends of the sequences of a part: fills d [rows, D] (given as zeros), adds to the value head's.
+    /// </summary>
+    public void ValuesBackward(Tensor hidden, TokenBatch batch, float[] weights, WindowPart part, Tensor d)
+    {
+        using var tape = Tape.Record();
+        using var rows = hidden.Alias();
+        rows.RequiresGrad = true;
+        var values = Values(rows, batch, part, out var ends);
+        using var slopes = Tensor.From([.. ends.Select(at => -weights[part.From + at])], DType.F32, ends.Length, 1);
+        using var there = slopes.To(values.Device);
+        tape.Backward(values, there);
+        Memory.Copy(rows.Grad!, d);
+    }
+
+    /// <summary>The value head at the last row of every sequence of a part, F32 [N, 1].</summary>
+    /// <param name="ends">Those rows, counted in the part.</param>
+    private Tensor Values(Tensor hidden, TokenBatch batch, WindowPart part, out int[] ends)
+    {
+        var head = model.ValueHead ?? throw new InvalidOperationException("the model has no value head");
+        ends = [.. batch.SeqStarts.Where(start => start > part.From && start <= part.To).Select(start => start - 1 - part.From)];
+        return head.Forward(model.Norm.Forward(Transfer.Apply(GatherRows.Apply(hidden, ends), model.Norm.Device)));
     }
 
     /// <summary>What the head knows of rows in training.</summary>

@@ -141,7 +141,7 @@ public sealed class Trainer
         var last = new StepReport(first, total, state.Epoch, double.NaN, schedule.At(first), 0, 0, 0, TimeSpan.Zero, TimeSpan.Zero);
         long tokens = 0, rows = 0;
         double all = 0, sinceLog = 0;
-        Dictionary<string, double> metrics = []; // sums since the log's last line, as the loss
+        Dictionary<string, (double Sum, int Steps)> metrics = []; // since the log's last line, of the steps that had them
         double? evaluation = null;
         var logged = first;
         var interrupted = _evaluation is not null && _settings.EvalOnStart && first == 0 && !TryEvaluate(step, log, last, out evaluation, cancel);
@@ -177,12 +177,13 @@ public sealed class Trainer
             {
                 Metrics = window.Metrics,
             };
-            foreach (var (name, value) in window.Metrics) metrics[name] = metrics.GetValueOrDefault(name) + value;
+            foreach (var (name, value) in window.Metrics)
+                metrics[name] = (metrics.GetValueOrDefault(name).Sum + value, metrics.GetValueOrDefault(name).Steps + 1);
             state.Advance(last);
             if (_logs.AreAt(s + 1, epoch) || (s == 0 && _settings.LogFirstStep))
             {
                 var steps = s + 1 - logged;
-                log.Loss(last, sinceLog / steps, metrics.Select(m => (m.Key, m.Value / steps)));
+                log.Loss(last, sinceLog / steps, metrics.Select(m => (m.Key, m.Value.Sum / m.Value.Steps)));
                 (sinceLog, logged) = (0, s + 1);
                 metrics.Clear();
             }

@@ -69,6 +69,14 @@ public class KeyEffectTests(Workplace place) : IClassFixture<Workplace>
         ["stage"] = ("pt", []),
         ["pref_beta"] = ("0.5", ["stage=dpo", "dataset=pairs"]),
         ["pref_ftx"] = ("0.5", ["stage=dpo", "dataset=pairs"]),
+        ["pref_loss"] = ("hinge", ["stage=dpo", "dataset=pairs"]),
+        ["simpo_gamma"] = ("1", ["stage=dpo", "dataset=pairs", "pref_loss=simpo"]),
+        ["ld_alpha"] = ("0.5", ["stage=dpo", "dataset=pairs"]),
+        ["kto_chosen_weight"] = ("2", ["stage=kto", "dataset=likes"]),
+        ["kto_rejected_weight"] = ("2", ["stage=kto", "dataset=likes"]),
+        ["use_dft_loss"] = ("true", []),
+        ["use_eaft_loss"] = ("true", []),
+        ["eaft_alpha"] = ("0.5", ["use_eaft_loss=true"]),
         ["dpo_label_smoothing"] = ("0.3", ["stage=dpo", "dataset=pairs"]),
     };
 
@@ -183,6 +191,8 @@ public class KeyEffectTests(Workplace place) : IClassFixture<Workplace>
         place.Write("sets/pairs.json",
             """[{"instruction": "Hello", "chosen": "Good day to you", "rejected": "What"}, """
                 + """{"instruction": "Bye", "chosen": "See you", "rejected": "No"}]""");
+        place.Write("sets/likes.json",
+            """[{"instruction": "Hello", "output": "Good day to you", "label": true}, {"instruction": "Bye", "output": "No", "label": false}]""");
         place.Write("sets/tools.json",
             """[{"conversations": [{"from": "human", "value": "Add 1"}, {"from": "gpt", "value": "2"}], """
                 + """ "tools": "[{\"name\": \"add\", \"description\": \"adds\", \"parameters\": {\"type\": \"object\", \"properties\": {}}}]"}]""");
@@ -191,6 +201,7 @@ public class KeyEffectTests(Workplace place) : IClassFixture<Workplace>
               "good": {"file_name": "good.json"}, "short": {"file_name": "short.json"}, "names": {"file_name": "names.json"},
               "talks": {"file_name": "talks.json", "columns": {"prompt": "instruction", "response": "output", "history": "history"}},
               "pairs": {"file_name": "pairs.json", "ranking": true, "columns": {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}},
+              "likes": {"file_name": "likes.json", "columns": {"prompt": "instruction", "response": "output", "kto_tag": "label"}},
               "tools": {"file_name": "tools.json", "formatting": "sharegpt", "columns": {"messages": "conversations", "tools": "tools"}}
             }
             """);
