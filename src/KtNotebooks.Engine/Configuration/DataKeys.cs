@@ -9,9 +9,10 @@ public static class DataKeys
     public static Template ReadTemplate(Settings c)
     {
         ArgumentNullException.ThrowIfNull(c);
-        var template = Templates.Get(c.Text("template", "empty")) with { EnableThinking = c.FlagOrNull("enable_thinking", missing: true) };
+        var template = c.Text("template") == Auto ? OfModel(c)
+            : Templates.Get(c.Text("template", "empty")) with { EnableThinking = c.FlagOrNull("enable_thinking", missing: true) };
         if (c.Text("default_system") is { } system) template = template with { DefaultSystem = system };
-        return c.Text("tool_format") is null ? template : template with
+        return template.Chat is not null || c.Text("tool_format") is null ? template : template with
         {
             Tools = c.OneOf("tool_format", "default", "default", "qwen", "glm4") switch
             {
@@ -20,6 +21,16 @@ public static class DataKeys
                 _ => ToolForm.Plain
             },
         };
+    }
+
+    /// <summary>The value of template that runs the model's own chat template.</summary>
+    private const string Auto = "auto";
+
+    private static Template OfModel(Settings c)
+    {
+        c.Ignore("tool_format", "template: auto tells tools as the model's chat template does");
+        var thinking = c.FlagOrNull("enable_thinking", missing: null);
+        return new Template { Name = Auto, Tools = null, EnableThinking = thinking, Chat = ChatForm.Load(SourceKeys.Model(c), thinking) };
     }
 
     /// <summary>All keys of the table's data group that act, and seed.</summary>

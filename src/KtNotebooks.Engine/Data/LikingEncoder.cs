@@ -21,6 +21,8 @@ public sealed class LikingEncoder(DataSettings settings, Tokenizer tokenizer) : 
 
     public override Need Need => Need.Liking;
 
+    public override IEnumerable<string> Remarks => _answers.Remarks;
+
     public override EncodedExample Encode(Example example)
     {
         ArgumentNullException.ThrowIfNull(example);

@@ -73,6 +73,8 @@ public sealed class SftEncoder : RowEncoder
 
     public override string Key => "sft";
 
+    public override IEnumerable<string> Remarks => _template.Chat?.Remarks ?? [];
+
     public override EncodedExample[] Pack(IReadOnlyList<EncodedExample> rows) => Packing.Pack(rows, _packing.Mode, _cutoff, _packing.Horizon);
 
     /// <exception cref="InvalidDataException">The row has no answer, or more than text; the message names file and row.</exception>

@@ -8,7 +8,8 @@ internal static class DataTable
     public static Key[] Keys { get; } =
     [
         Acts("template", "str", null, KeyUse.Train | KeyUse.Chat | KeyUse.Predict,
-            "the form of a conversation: deepseek, deepseek3, qwen3, kimi_k2, …; without one texts follow each other without marks"),
+            "the form of a conversation: deepseek, deepseek3, qwen3, kimi_k2, …, or auto: the chat template that the model brings; without one texts follow "
+                + "each other without marks"),
         Acts("dataset", "list", null, KeyUse.Train | KeyUse.Predict | KeyUse.Plan, "data sets by their names in dataset_info.json"),
         Acts("eval_dataset", "list", null, KeyUse.Train | KeyUse.Predict, "data sets to evaluate or predict"),
         Acts("dataset_dir", "str", "data", KeyUse.Train | KeyUse.Predict, "the folder of dataset_info.json"),
