@@ -28,8 +28,8 @@ public sealed partial class ChatForm
 
     /// <summary>What a person should know of the conversations that were told.</summary>
     internal IEnumerable<string> Remarks => _opened == 0 ? []
-        : [$"{_opened:N0} answers are told by the model's chat template without what it begins an answer with when it asks for one (an open thought, as a rule): "
-            + "the row holds them as they are told"];
+        : [$"{_opened:N0} answers are told by the model's chat template without what it begins an answer with when it asks for one (an open thought, "
+            + "as a rule): the rows hold them as they are told"];
 
     /// <param name="folder">Of the model.</param>
     /// <param name="thinking">enable_thinking; null: the template's own default.</param>

@@ -61,18 +61,29 @@ public sealed class FineTuneRun : IDisposable
         if (keys.Adapter is { } first) AdapterSource.Open(first).Dispose(); // what is wrong with it is said before a long load
         var tokenizer = Tokenizer.Load(modelPath);
         var rows = TrainingData.Load(keys.Data, modelPath, objective.Encoder(keys.Data, tokenizer), cancel);
-        var windows = new ExampleWindows(rows.Train, keys.Batch, keys.Accumulation, keys.Epochs, keys.MaxSteps, keys.Reduction, keys.OrderSeed, objective);
+        var stream = keys.Data.StreamBuffer is { } buffer ? new RowStream(keys.Data, objective.Encoder(keys.Data, tokenizer), buffer, keys.OrderSeed) : null;
+        IWindowSource windows = stream is null
+            ? new ExampleWindows(rows.Train, keys.Batch, keys.Accumulation, keys.Epochs, keys.MaxSteps, keys.Reduction, keys.OrderSeed, objective)
+            : new StreamedWindows(stream, keys.Batch, keys.Accumulation, keys.MaxSteps, keys.Reduction, objective);
+        if (windows is StreamedWindows streamed) rows = rows with { Train = [.. streamed.First], Skipped = [.. rows.Skipped, .. stream!.Skipped] };
+        var rowsHash = stream?.Fingerprint() ?? FineTuneIdentity.HashOf(rows.Train);
         // Said now, for a large model takes minutes to load; the rest is compared when it is there.
         if (from is not null)
-            FineTuneIdentity.Of(keys, c, rows.Train, windows.TotalSteps, model: null).Compare(from, training.ResumeFrom.IsExplicit, partly: true);
+            FineTuneIdentity.Of(keys, c, rowsHash, windows.TotalSteps, model: null).Compare(from, training.ResumeFrom.IsExplicit, partly: true);
         var model = ModelFolder.Load(modelPath, keys.Type, plan, new LoadSettings(Report: loading));
         try
         {
+            if (windows is StreamedWindows reading) reading.Vocabulary = model.Info.Vocabulary;
             notes.AddRange(rows.Notes(model.Info.MaxPositions));
             foreach (var example in rows.Train.Concat(rows.HeldOut))
                 if (example.Ids.Where(i => i >= model.Info.Vocabulary).Cast<int?>().FirstOrDefault() is { } id)
                     throw new InvalidDataException($"{example.Source}: has token {id}, but the model's vocabulary ends "
                         + $"at {model.Info.Vocabulary - 1}; tokenizer.json in {modelPath} belongs to another model");
+            if (training.Balance > 0 && model.All().OfType<MoeMlp>().Any(m => m.Settings.Scoring == Ops.RouterScoring.Sigmoid))
+                throw new ArgumentException($"{c.Where("moe_aux_loss_coef")}: the routers of this model have sigmoid scores and are balanced by a correction "
+                    + "bias, which stays as it is; leave moe_aux_loss_coef out (log_routing: true shows their balance)");
+            if (training.Balance > 0 && !model.All().OfType<MoeMlp>().Any())
+                throw new ArgumentException($"{c.Where("moe_aux_loss_coef")}: this model has no routers; leave moe_aux_loss_coef out");
             if (!lora.Experts && lora.Targets is null && model.All().OfType<ExpertBank>().Any())
                 notes.Add("lora_target: all is attention, dense and shared experts, as KTransformers trains; routed experts stay as they are (lora_experts: "
                     + "true gives each an adapter)");
@@ -81,7 +92,7 @@ public sealed class FineTuneRun : IDisposable
             var adapter = new LoraAdaptation(lora, modelPath, keys.Adapter, training.Seed, keys.Log);
             IAdaptation adaptation = objective.Needs == Scores.Values ? new RewardAdaptation(adapter, keys.Adapter, training.Seed) : adapter;
             adaptation.Attach(model);
-            var identity = FineTuneIdentity.Of(keys, c, rows.Train, windows.TotalSteps, model);
+            var identity = FineTuneIdentity.Of(keys, c, rowsHash, windows.TotalSteps, model);
             var parts = new RunBuilder
             {
                 Model = model,

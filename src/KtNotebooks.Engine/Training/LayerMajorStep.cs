@@ -39,6 +39,22 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
         }
     }
 
+    /// <summary>neftune_noise_alpha; 0: none.</summary>
+    public double Noise
+    {
+        get => _work.Noise;
+        init => _work.Noise = value;
+    }
+
+    /// <summary>moe_aux_loss_coef: of the routers' balance loss, which is no part of the loss that is reported; 0: none.</summary>
+    public double Balance { get; init; }
+
+    /// <summary>What routers choose is reported beside the loss, as <see cref="RoutingStep.Metrics"/>.</summary>
+    public bool LogsRouting { get; init; }
+
+    /// <summary>In words, where a window whose loss or gradients are no numbers begins to be so; asked while the gradients are there.</summary>
+    internal string FindBroken(TokenBatch batch, IReadOnlyList<Parameter> trained) => BrokenWindow.Find(_work, batch, trained);
+
     /// <summary>The devices of the stages.</summary>
     public IReadOnlyList<Device> Devices => [.. _work.Devices.Distinct()];
 
@@ -50,6 +66,7 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
     {
         get
         {
+            if (Balance > 0) return 1; // the loss is of all layers and tokens, and its slopes must be known before the first layer goes back
             if (parts is { } given) return given;
             var cards = Devices.Count(d => d.Kind == DeviceKind.Cuda);
             if (cards < 2) return 1;
@@ -80,8 +97,12 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
             .SelectMany(visit => _work.BanksOf(visit.Stage).Select(bank => new BankVisit(bank, visit.Backward, visit.Rows)))]);
         if (hasReference) OnPart?.Invoke(new StepMark(_work.Devices[0], StepWork.Reference));
         var reference = hasReference ? _work.ReferenceLogProbs(batch, cancel) : [];
+        _work.Routing = Balance > 0 || LogsRouting ? new RoutingStep(Balance, batch.Tokens) : null;
         using var run = new StepRun(_work, schedule, batch, Objective, reference, dropoutKey, savedBytes, OnPart);
-        return run.Run(cancel);
+        var learned = run.Run(cancel);
+        if (_work.Routing is not { } routing) return learned;
+        _work.Routing = null;
+        return learned with { Metrics = learned.Metrics.Concat(routing.Metrics).ToDictionary() };
     }
 
     /// <summary>Σ weight · cross-entropy of a batch, without gradients or dropout.</summary>

@@ -20,6 +20,12 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
     /// <summary>The device of every stage.</summary>
     public IReadOnlyList<Device> Devices => _devices;
 
+    /// <summary>neftune_noise_alpha; 0: none.</summary>
+    public double Noise { get; set; }
+
+    /// <summary>Of the window under way: what its routers choose; null: nobody asks.</summary>
+    public RoutingStep? Routing { get; set; }
+
     /// <summary>Adapters drop inputs as they say.</summary>
     public bool HasDropout { get; set; } = true;
 
@@ -62,10 +68,15 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
     public StepWork KindOf(int i) => model.Stages[i].NeedsWholeSequences ? StepWork.Attention : BanksOf(i).Any() ? StepWork.Experts : StepWork.Dense;
 
     /// <summary>Rows of the token table → [rows, D] on the first stage's device.</summary>
-    public Tensor Embed(TokenBatch batch, WindowPart part)
+    /// <param name="noiseKey">Of the noise of <see cref="Noise"/> in this step; null: none.</param>
+    public Tensor Embed(TokenBatch batch, WindowPart part, ulong? noiseKey = null)
     {
         using var tape = Tape.Scratch();
-        return tape.Keep(Embedded(batch, part));
+        var x = Embedded(batch, part);
+        if (noiseKey is not { } key || Noise <= 0) return tape.Keep(x);
+        using var noise = EmbeddingNoise.Of(batch, part, x.Width, Noise, key);
+        using var there = noise.To(x.Type);
+        return tape.Keep(Add.Apply(x, Tape.Own(there.To(x.Device))));
     }
 
     public void EmbedBackward(TokenBatch batch, WindowPart part, Tensor d)
@@ -84,7 +95,12 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
         {
             using var tape = Tape.Scratch();
             using var rows = x.Slice(from - part.From, to - from);
-            Memory.Copy(stage.Forward(rows, Pass.ForTraining(batch, from, to, key) with { Training = HasDropout, Adapter = adapter }), target);
+            Memory.Copy(stage.Forward(rows, Pass.ForTraining(batch, from, to, key) with
+            {
+                Training = HasDropout,
+                Adapter = adapter,
+                Routing = adapter is null ? Routing : null,
+            }), target);
         }, cancel);
     }
 
@@ -99,7 +115,12 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
             using var rows = x.Slice(from - part.From, to - from);
             using var dRows = dy.Slice(from - part.From, to - from);
             rows.RequiresGrad = true;
-            tape.Backward(stage.Forward(rows, Pass.ForTraining(batch, from, to, key) with { Training = HasDropout, ValueUnused = true }), dRows);
+            tape.Backward(stage.Forward(rows, Pass.ForTraining(batch, from, to, key) with
+            {
+                Training = HasDropout,
+                ValueUnused = true,
+                Routing = Routing,
+            }), dRows);
             Memory.Copy(rows.Grad!, target);
         }, cancel);
     }
@@ -156,6 +177,32 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
         {
             x.Dispose();
         }
+    }
+
+    /// <summary>The first place of a forward pass whose results are not all numbers, in words; null: there is none.</summary>
+    public string? FirstBroken(TokenBatch batch)
+    {
+        var whole = new WindowPart(0, 0, batch.Tokens);
+        var x = Embed(batch, whole);
+        try
+        {
+            if (Optim.Finite.FirstBroken([("", Widened(x))]) is not null) return "in the token table";
+            for (var i = 0; i < _devices.Length; i++)
+            {
+                using var below = x;
+                using var here = Transfer.Apply(below, _devices[i]);
+                x = Forward(i, here, batch, whole, key: 0, CancellationToken.None);
+                if (Optim.Finite.FirstBroken([("", Widened(x))]) is not null) return $"in {KindOf(i).ToString().ToLowerInvariant()} of layer {i / 2}";
+            }
+            var scores = Score(x, batch, whole, Scores.Policy, new Pass([], [0]), CancellationToken.None);
+            return Array.TrueForAll(scores.Policy, float.IsFinite) ? null : "in the head";
+        }
+        finally
+        {
+            x.Dispose();
+        }
+
+        static Tensor Widened(Tensor x) => Tensor.From(x.ToFloats(), x.Shape);
     }
 
     /// <summary>Scores of the rows of a batch, without gradients or dropout, as <see cref="Loss"/> goes through it.</summary>

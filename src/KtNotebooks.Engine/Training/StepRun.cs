@@ -133,7 +133,7 @@ internal sealed class StepRun : IDisposable
         else
         {
             _mark?.Invoke(new StepMark(run.Device, StepWork.Embedding, Part: part.Number));
-            saved.Push(_work.Embed(_batch, part));
+            saved.Push(_work.Embed(_batch, part, noiseKey: _key));
         }
         for (var i = run.First; i < run.End; i++)
         {

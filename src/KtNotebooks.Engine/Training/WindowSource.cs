@@ -82,7 +82,7 @@ public sealed class ExampleWindows : IWindowSource
     public static TokenBatch Batch(IReadOnlyList<EncodedExample> window, ITrainingObjective? objective = null) =>
         Batch(window, window.Count, LossReduction.Token, objective);
 
-    private static TokenBatch Batch(IReadOnlyList<EncodedExample> window, int microSize, LossReduction reduction, ITrainingObjective? objective)
+    internal static TokenBatch Batch(IReadOnlyList<EncodedExample> window, int microSize, LossReduction reduction, ITrainingObjective? objective)
     {
         int Targets(IEnumerable<EncodedExample> examples) => examples.Sum(objective is null ? TargetsOf : objective.Count);
         var builder = new TokenBatch.Builder();

@@ -37,8 +37,8 @@ internal static class MethodTable
         NoEffect("freeze_trainable_modules", "list", "all", Freeze),
         NoEffect("freeze_extra_modules", "list", null, Freeze),
         Refused("additional_target", "list", null, "not offered yet: the adapter is all that is trained"),
-        Refused("loraplus_lr_ratio", "float", null, "not offered yet: both halves of an adapter have one learning rate"),
-        NoEffect("loraplus_lr_embedding", "float", "1e-6", "goes with loraplus_lr_ratio"),
+        Acts("loraplus_lr_ratio", "float", null, KeyUse.Train, "LoRA+: B's learning rate is so many times A's; 16 is usual"),
+        NoEffect("loraplus_lr_embedding", "float", "1e-6", "adapters have no pair beside the token table"),
         Refused("use_dora", "bool", "false", "not offered yet; leave it out for LoRA"),
         Refused("pissa_init", "bool", "false", "not offered yet; leave it out for LoRA's usual start"),
         NoEffect("pissa_iter", "int", "16", "goes with pissa_init"),
@@ -107,7 +107,7 @@ internal static class MethodTable
         NoEffect("use_trackio", "bool", "false", "trainer_log.jsonl and training_loss.png in output_dir hold the run; `kt report` compares runs"),
         Refused("use_llama_pro", "bool", "false", "no layers are added to a model; leave it out"),
         Refused("use_adam_mini", "bool", "false", "AdamW is the optimizer; leave it out"),
-        Refused("use_muon", "bool", "false", "not offered yet: AdamW is the optimizer"),
+        Acts("use_muon", "bool", "false", KeyUse.Train, "as optim: muon"),
         Acts("use_dft_loss", "bool", "false", KeyUse.Train, "stage: sft: tokens weigh by the model's own probability of them (Wu et al. 2025)"),
         Refused("use_asft_loss", "bool", "false", "not offered: its divergence needs all logits of the base; use_dft_loss is the part without it"),
         NoEffect("asft_alpha", "float", "0.1", "goes with use_asft_loss"),
@@ -117,6 +117,6 @@ internal static class MethodTable
         NoEffect("freeze_vision_tower", "bool", "true", Media),
         NoEffect("freeze_multi_modal_projector", "bool", "true", Media),
         Refused("train_mm_proj_only", "bool", "false", Media),
-        Refused("early_stopping_steps", "int", null, "not offered yet: eval_strategy and save_strategy leave checkpoints to choose from"),
+        Acts("early_stopping_steps", "int", null, KeyUse.Train, "the run ends after so many evaluations without a better one"),
     ];
 }
