@@ -86,6 +86,7 @@ internal static class EncodedCache
                 Starts = Numbers(reader),
                 Apart = reader.ReadBoolean(),
                 Tag = reader.ReadInt32(),
+                Weight = reader.ReadSingle(),
             };
         return rows;
     }
@@ -101,6 +102,7 @@ internal static class EncodedCache
             Numbers(writer, row.Starts);
             writer.Write(row.Apart);
             writer.Write(row.Tag);
+            writer.Write(row.Weight);
         }
     }
 

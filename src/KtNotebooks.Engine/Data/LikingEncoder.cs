@@ -29,7 +29,11 @@ public sealed class LikingEncoder(DataSettings settings, Tokenizer tokenizer) : 
         Require(example);
         var isWanted = example.Responses[0].Content.Length > 0;
         var (prompt, answer, _) = _answers.EncodePair(example with { Responses = [example.Responses[isWanted ? 0 : 1], example.Responses[isWanted ? 0 : 1]] });
-        return new EncodedExample([.. prompt, .. answer], [.. Masked(prompt.Length), .. answer], example.Source) { Tag = isWanted ? Wanted : Unwanted };
+        return new EncodedExample([.. prompt, .. answer], [.. Masked(prompt.Length), .. answer], example.Source)
+        {
+            Tag = isWanted ? Wanted : Unwanted,
+            Weight = example.Weight,
+        };
     }
 
     public override EncodedExample[] Pack(IReadOnlyList<EncodedExample> rows)

@@ -21,6 +21,7 @@ public sealed class PairEncoder(DataSettings settings, Tokenizer tokenizer) : Ro
         {
             Starts = [0, prompt.Length + chosen.Length],
             Apart = true,
+            Weight = example.Weight,
         };
     }
 }

@@ -54,6 +54,7 @@ internal static class FineTuneIdentity
         foreach (var row in rows)
         {
             hash.AppendData(MemoryMarshal.AsBytes<int>([row.Ids.Length, row.Starts.Length, (row.Apart ? 1 : 0) + (2 * row.Tag)]));
+            if (row.Weight != 1) hash.AppendData(MemoryMarshal.AsBytes<float>([row.Weight]));
             foreach (var numbers in new[] { row.Ids, row.Labels, row.Starts }) hash.AppendData(MemoryMarshal.AsBytes<int>(numbers));
         }
         return Convert.ToHexStringLower(hash.GetHashAndReset())[..16];

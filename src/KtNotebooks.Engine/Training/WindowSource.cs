@@ -84,14 +84,14 @@ public sealed class ExampleWindows : IWindowSource
 
     internal static TokenBatch Batch(IReadOnlyList<EncodedExample> window, int microSize, LossReduction reduction, ITrainingObjective? objective)
     {
-        int Targets(IEnumerable<EncodedExample> examples) => examples.Sum(objective is null ? TargetsOf : objective.Count);
+        float Targets(IEnumerable<EncodedExample> examples) => (float)examples.Sum(e => (double)e.Weight * (objective?.Count(e) ?? TargetsOf(e)));
         var builder = new TokenBatch.Builder();
         var micros = window.Chunk(Math.Max(1, microSize)).ToArray();
         var all = Targets(window);
         foreach (var micro in micros)
         {
             var targets = reduction == LossReduction.Micro ? Targets(micro) * micros.Length : all;
-            foreach (var example in micro) Add(builder, example, targets == 0 ? 0 : 1f / targets);
+            foreach (var example in micro) Add(builder, example, targets == 0 ? 0 : example.Weight / targets);
         }
         return builder.Build();
     }

@@ -104,7 +104,7 @@ public class KeyEffectTests(Workplace place) : IClassFixture<Workplace>
         ["eval_strategy"] = ("steps", ["val_size=4", "logging_steps=2"]),
         ["eval_steps"] = ("2", ["val_size=4"]),
         ["eval_on_start"] = ("true", ["val_size=4"]),
-        ["early_stopping_steps"] = ("1", ["val_size=4", "eval_steps=1", "learning_rate=50", "num_train_epochs=3"]),
+        ["early_stopping_steps"] = ("1", ["val_size=4", "eval_steps=1", "learning_rate=1e-12"]),
         ["log_routing"] = ("true", []),
         ["report_to"] = ("tensorboard", []),
         ["logging_dir"] = ("LOGS", ["report_to=tensorboard"]),

@@ -1,3 +1,4 @@
+using KtNotebooks.Evaluation;
 using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
 using KtNotebooks.Tests.Cli;
@@ -79,6 +80,17 @@ public sealed class RewardTests : IDisposable
         Run(stopped);
         foreach (var file in new[] { "adapter_model.safetensors", RewardAdaptation.FileName })
             Assert.Equal(File.ReadAllBytes(Path.Combine(_place.Output, file)), File.ReadAllBytes(Path.Combine(stopped, file)));
+
+        // The reward model tells pairs that it has not seen, and says so as LLaMA-Factory does.
+        var scores = Path.Combine(_place.Root, "scores");
+        string[] predict = ["stage=rm", $"model_name_or_path={_place.Model}", $"adapter_name_or_path={_place.Output}", "infer_dtype=float32",
+            $"dataset_dir={Path.Combine(_place.Root, "pairs")}", "eval_dataset=pairs", "template=deepseek", "cutoff_len=40", $"output_dir={scores}"];
+        var told = RewardRun.Run(predict, cancel: Stop);
+        Assert.Equal((10, 1.0), (told.Rows, told.Accuracy));
+        Assert.Equal(10, File.ReadAllLines(Path.Combine(scores, "generated_predictions.jsonl"))
+            .Count(l => l.StartsWith("{\"chosen\":", StringComparison.Ordinal)));
+        Assert.Contains("choose another output_dir", Assert.Throws<ArgumentException>(() => RewardRun.Run(predict, cancel: Stop)).Message,
+            StringComparison.Ordinal);
 
         // A later run goes on with adapter and head: it begins where this one ended.
         steps.Clear();
