@@ -29,8 +29,11 @@ public enum RouterScoring
 public readonly record struct RouterSettings(int TopK, bool Normalise, float Scale, float Balance = 0, RouterScoring Scoring = RouterScoring.Softmax,
     int Groups = 1, int KeptGroups = 1)
 {
-    /// <summary>In place of <see cref="Balance"/>: ds_e += factor · count_e, with counts of more rows than the op sees; softmax alone.</summary>
-    public (int[] Counts, double Factor)? Pooled { get; init; }
+    /// <summary>
+    /// In place of <see cref="Balance"/>: ds_e += factor · count_e, with counts of more rows than the op sees; and dz_e += zFactor · log Σ_j exp z_j · s_e, the
+    /// slope of ½ zFactor · (log Σ exp z)² (the z-loss of Zoph et al. 2022). Softmax alone.
+    /// </summary>
+    public (int[] Counts, double Factor, double ZFactor)? Pooled { get; init; }
 }
 
 /// <summary>
@@ -185,7 +188,8 @@ public sealed class Router(RouterSettings settings) : Op
             var balance = new double[E];
             if (settings.Balance > 0)
                 foreach (var e in indices.Span<int>()) balance[e] += settings.Balance * E / ((double)k * T * T);
-            if (settings.Pooled is (var counts, var factor))
+            var zFactor = settings.Pooled?.ZFactor ?? 0;
+            if (settings.Pooled is (var counts, var factor, _))
                 for (var e = 0; e < E; e++) balance[e] = factor * counts[e];
             RowParallel.For(T, E * 8L, (first, last) =>
             {
@@ -217,7 +221,8 @@ public sealed class Router(RouterSettings settings) : Op
                     }
                     double mean = 0;
                     for (var e = 0; e < E; e++) mean += s[e] * ds[e];
-                    for (var e = 0; e < E; e++) target[e] = (float)(s[e] * (ds[e] - mean));
+                    var slope = zFactor == 0 ? 0 : zFactor * LogSum(z.Row<float>(row));
+                    for (var e = 0; e < E; e++) target[e] = (float)(s[e] * (ds[e] - mean + slope));
                 }
             });
         }
@@ -229,7 +234,15 @@ public sealed class Router(RouterSettings settings) : Op
             var balance = (float)(s.Pooled?.Factor ?? s.Balance * z.Width / ((double)s.TopK * z.Rows * z.Rows));
             Program.Kernel(z.Gpu(), "route_grad", "")
                 .Launch((z.Rows + Warps - 1) / Warps, 32 * Warps, dw.Pointer, z.Pointer, indices.Pointer, offsets?.Pointer ?? 0, f.Outputs[0].Pointer,
-                z.Rows, z.Width, s.TopK, s.Scoring == RouterScoring.Sigmoid ? 1 : 0, s.Normalise ? 1 : 0, s.Scale, balance);
+                z.Rows, z.Width, s.TopK, s.Scoring == RouterScoring.Sigmoid ? 1 : 0, s.Normalise ? 1 : 0, s.Scale, balance, (float)(s.Pooled?.ZFactor ?? 0));
+        }
+
+        private static double LogSum(ReadOnlySpan<float> z)
+        {
+            double max = float.NegativeInfinity, sum = 0;
+            foreach (var v in z) max = Math.Max(max, v);
+            foreach (var v in z) sum += Math.Exp(v - max);
+            return max + Math.Log(sum);
         }
 
         private static int[] Offsets(int[] counts)

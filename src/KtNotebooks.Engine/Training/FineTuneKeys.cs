@@ -134,6 +134,7 @@ public sealed record FineTuneKeys
             ScheduleDetails = ScheduleKeys.Read(c),
             Noise = c.MaybeNumber("neftune_noise_alpha") ?? 0,
             Balance = c.MaybeNumber("moe_aux_loss_coef") ?? 0,
+            RouterZ = c.MaybeNumber("router_z_loss_coef") ?? 0,
             LogsRouting = c.Flag("log_routing"),
             Best = ReadBest(c),
             Patience = c.MaybeInt("early_stopping_steps"),

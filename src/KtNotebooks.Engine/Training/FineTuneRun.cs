@@ -79,11 +79,8 @@ public sealed class FineTuneRun : IDisposable
                 if (example.Ids.Where(i => i >= model.Info.Vocabulary).Cast<int?>().FirstOrDefault() is { } id)
                     throw new InvalidDataException($"{example.Source}: has token {id}, but the model's vocabulary ends "
                         + $"at {model.Info.Vocabulary - 1}; tokenizer.json in {modelPath} belongs to another model");
-            if (training.Balance > 0 && model.All().OfType<MoeMlp>().Any(m => m.Settings.Scoring == Ops.RouterScoring.Sigmoid))
-                throw new ArgumentException($"{c.Where("moe_aux_loss_coef")}: the routers of this model have sigmoid scores and are balanced by a correction "
-                    + "bias, which stays as it is; leave moe_aux_loss_coef out (log_routing: true shows their balance)");
-            if (training.Balance > 0 && !model.All().OfType<MoeMlp>().Any())
-                throw new ArgumentException($"{c.Where("moe_aux_loss_coef")}: this model has no routers; leave moe_aux_loss_coef out");
+            if (training.Balance > 0) RequireSoftmaxRouters(model, "moe_aux_loss_coef", c);
+            if (training.RouterZ > 0) RequireSoftmaxRouters(model, "router_z_loss_coef", c);
             if (!lora.Experts && lora.Targets is null && model.All().OfType<ExpertBank>().Any())
                 notes.Add("lora_target: all is attention, dense and shared experts, as KTransformers trains; routed experts stay as they are (lora_experts: "
                     + "true gives each an adapter)");
@@ -117,6 +114,16 @@ public sealed class FineTuneRun : IDisposable
             model.Dispose();
             throw;
         }
+    }
+
+    private static void RequireSoftmaxRouters(CausalLm model, string key, Settings c)
+    {
+        var where = c.Where(key);
+        var routers = model.All().OfType<MoeMlp>().ToArray();
+        if (routers.Length == 0) throw new ArgumentException($"{where}: this model has no routers; leave {key} out");
+        if (Array.Exists(routers, m => m.Settings.Scoring == Ops.RouterScoring.Sigmoid))
+            throw new ArgumentException($"{where}: the routers of this model have sigmoid scores and are balanced by a correction bias, which stays as it is; "
+                + $"leave {key} out (log_routing: true shows their balance)");
     }
 
     /// <summary>What is wrong with the settings or the output folder is said before anything is read; the checkpoint that will be gone on from.</summary>

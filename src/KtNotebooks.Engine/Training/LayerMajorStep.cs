@@ -49,6 +49,9 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
     /// <summary>moe_aux_loss_coef: of the routers' balance loss, which is no part of the loss that is reported; 0: none.</summary>
     public double Balance { get; init; }
 
+    /// <summary>router_z_loss_coef, likewise; 0: none.</summary>
+    public double RouterZ { get; init; }
+
     /// <summary>What routers choose is reported beside the loss, as <see cref="RoutingStep.Metrics"/>.</summary>
     public bool LogsRouting { get; init; }
 
@@ -66,7 +69,7 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
     {
         get
         {
-            if (Balance > 0) return 1; // the loss is of all layers and tokens, and its slopes must be known before the first layer goes back
+            if (Balance > 0 || RouterZ > 0) return 1; // the loss is of all layers and tokens, and its slopes must be known before the first layer goes back
             if (parts is { } given) return given;
             var cards = Devices.Count(d => d.Kind == DeviceKind.Cuda);
             if (cards < 2) return 1;
@@ -97,7 +100,7 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
             .SelectMany(visit => _work.BanksOf(visit.Stage).Select(bank => new BankVisit(bank, visit.Backward, visit.Rows)))]);
         if (hasReference) OnPart?.Invoke(new StepMark(_work.Devices[0], StepWork.Reference));
         var reference = hasReference ? _work.ReferenceLogProbs(batch, cancel) : [];
-        _work.Routing = Balance > 0 || LogsRouting ? new RoutingStep(Balance, batch.Tokens) : null;
+        _work.Routing = Balance > 0 || RouterZ > 0 || LogsRouting ? new RoutingStep(Balance, batch.Tokens, RouterZ) : null;
         using var run = new StepRun(_work, schedule, batch, Objective, reference, dropoutKey, savedBytes, OnPart);
         var learned = run.Run(cancel);
         if (_work.Routing is not { } routing) return learned;

@@ -55,6 +55,9 @@ public sealed record TrainSettings
     /// <summary>moe_aux_loss_coef; 0: none.</summary>
     public double Balance { get; init; }
 
+    /// <summary>router_z_loss_coef; 0: none.</summary>
+    public double RouterZ { get; init; }
+
     /// <summary>log_routing: how evenly experts are chosen is a part of the log.</summary>
     public bool LogsRouting { get; init; }
 
@@ -144,6 +147,7 @@ public sealed record TrainSettings
         if (LoraPlus is { } ratio) Require(double.IsFinite(ratio) && ratio > 0, "loraplus_lr_ratio", "above 0", ratio);
         Require(double.IsFinite(Noise) && Noise >= 0, "neftune_noise_alpha", "0 or more", Noise);
         Require(double.IsFinite(Balance) && Balance >= 0, "moe_aux_loss_coef", "0 or more", Balance);
+        Require(double.IsFinite(RouterZ) && RouterZ >= 0, "router_z_loss_coef", "0 or more", RouterZ);
         if (Patience is { } patience)
         {
             Require(patience > 0, "early_stopping_steps", "above 0", patience);

@@ -141,6 +141,7 @@ public sealed class Trainer
             Objective = Objective,
             Noise = _settings.Noise,
             Balance = _settings.Balance,
+            RouterZ = _settings.RouterZ,
             LogsRouting = _settings.LogsRouting,
         };
         if (step.Devices.Count > 1) OnNote?.Invoke($"layers on {string.Join(", ", step.Devices)}; each window in at most {step.Parts} parts");

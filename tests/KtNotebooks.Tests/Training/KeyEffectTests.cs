@@ -38,6 +38,7 @@ public class KeyEffectTests(Workplace place) : IClassFixture<Workplace>
         ["streaming"] = ("true", ["max_steps=2", "buffer_size=3"]),
         ["buffer_size"] = ("3", ["streaming=true", "max_steps=2"]),
         ["moe_aux_loss_coef"] = ("1", []),
+        ["router_z_loss_coef"] = ("1", []),
         ["neftune_noise_alpha"] = ("5", []),
         ["warmup_ratio"] = ("0.5", []),
         ["warmup_steps"] = ("2", []),

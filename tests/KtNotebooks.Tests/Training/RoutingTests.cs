@@ -18,8 +18,8 @@ public class RoutingTests
     {
         var random = new Random(3);
         const int T = 6, E = 4, K = 2;
-        var step = new RoutingStep(0.5, T);
-        var (chosen, mean) = (new double[E], new double[E]);
+        var step = new RoutingStep(0.5, T, zCoefficient: 1);
+        var (chosen, mean, squares) = (new double[E], new double[E], 0.0);
         foreach (var layer in new[] { "a", "b" })
             foreach (var (from, rows) in new[] { (0, 4), (4, 2) }) // in two chunks
             {
@@ -32,10 +32,12 @@ public class RoutingTests
                 for (var r = 0; r < rows; r++)
                 {
                     var sum = Enumerable.Range(0, E).Sum(e => Math.Exp(z[(r * E) + e]));
+                    squares += Math.Pow(Math.Log(sum), 2) / (2 * T);
                     for (var e = 0; e < E; e++) mean[e] += Math.Exp(z[(r * E) + e]) / sum / (2 * T);
                 }
             }
         Assert.Equal(E * chosen.Zip(mean).Sum(p => p.First * p.Second), step.Metrics["moe/aux_loss"], 1e-9);
+        Assert.Equal(squares, step.Metrics["moe/z_loss"], 1e-6);
     }
 
     [Fact]
@@ -51,15 +53,16 @@ public class RoutingTests
     }
 
     /// <summary>Along the difference of the gradients with and without it, the loss that is reported has the slope of that difference's length.</summary>
-    [Fact]
-    public void A_step_adds_the_gradient_of_the_balance_loss()
+    [Theory]
+    [InlineData(3, 0, "moe/aux_loss")]
+    [InlineData(0, 0.5, "moe/z_loss")]
+    public void A_step_adds_the_gradient_of_the_routers_losses(double balance, double z, string metric)
     {
-        const double Coefficient = 3;
         using var model = Tiny.WithAdapter();
         var batch = Tiny.Batch(5, 9, 4, 7);
         new LayerMajorStep(model).Learn(batch, cancel: Stop);
         var without = Tiny.TakeGradients(model);
-        var step = new LayerMajorStep(model, chunkRows: 8) { Balance = Coefficient };
+        var step = new LayerMajorStep(model, chunkRows: 8) { Balance = balance, RouterZ = z };
         var learned = step.Learn(batch, cancel: Stop);
         var with = Tiny.TakeGradients(model);
         Assert.Equal(new LayerMajorStep(model).Loss(batch, Stop), learned.Loss, 1e-4); // it is no part of the loss that is reported
@@ -69,10 +72,10 @@ public class RoutingTests
         double At(double way)
         {
             DpoTests.Move(model, slope, way / length);
-            var aux = new LayerMajorStep(model) { Balance = Coefficient }.Learn(batch, cancel: Stop).Metrics["moe/aux_loss"];
+            var aux = new LayerMajorStep(model) { Balance = balance, RouterZ = z }.Learn(batch, cancel: Stop).Metrics[metric];
             Tiny.DropGradients(model);
             DpoTests.Move(model, slope, -way / length);
-            return Coefficient * aux;
+            return (balance + z) * aux;
         }
         DpoTests.Near(length, (At(1e-3) - At(-1e-3)) / 2e-3, 0.03);
     }
