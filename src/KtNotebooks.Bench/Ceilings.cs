@@ -60,7 +60,8 @@ public static class Ceilings
         Spin(1000);
         var rounds = (long)Math.Max(1000, 1000 * 0.02 / Stopwatch.GetElapsedTime(start).TotalSeconds); // 20 ms
         var flop = Spin(rounds);
-        return Measured($"registers alone, BF16 ({Cpu.Variant}, {Cpu.Threads} threads)", flop / 1e12, "TFLOP/s", Device.Cpu, () => Spin(rounds));
+        var runs = Measured($"registers alone, BF16 ({Cpu.Variant}, {Cpu.Threads} threads)", flop / 1e12, "TFLOP/s", Device.Cpu, () => Spin(rounds));
+        return runs with { Rate = runs.Fastest }; // on a shared machine the median of so short a loop can be below what a product reaches
     }
 
     /// <summary>Host memory read once, all threads; more than the caches hold. Null: there is no native library.</summary>

@@ -80,9 +80,10 @@ public static class GenerationBenchmark
         }
         if (!drawn[0].SequenceEqual(drawn[1]))
             throw new InvalidOperationException("two greedy runs from one prompt drew different tokens: their speed means nothing");
+        var peak = meter.Figures.PeakDeviceBytes; // before the memory is measured, which takes some itself
         var (weights, bandwidth) = Reading(settings, made.Model);
         return new GenerationBenchmarkResult(settings, meter.Name ?? $"CPU, {Interop.Cpu.Variant}, {Interop.Cpu.Threads} threads", made.Parameters, promptMs,
-            DeviceMeter.Median(tokens), promptBytes, tokenBytes, meter.Figures.PeakDeviceBytes, weights, bandwidth, scheduler.ReplayedSteps,
+            DeviceMeter.Median(tokens), promptBytes, tokenBytes, peak, weights, bandwidth, scheduler.ReplayedSteps,
             scheduler.NotRecorded);
     }
 

@@ -27,6 +27,7 @@ internal static class ChatTarget
         string[] folders = [.. (c.List(Adapter) ?? []).Where(Directory.Exists), model];
         var fitting = folders.Select(f => ChatTemplate.Find(f) is { } text ? ChatTemplate.Likely(text) : []).FirstOrDefault(f => f.Count > 0) ?? [];
         if (fitting is [var only]) return ([.. given, $"template={only}"], [$"template {only}: the chat template in {model} is of that form"]);
+        if (ChatTemplate.Find(model) is not null) return ([.. given, "template=auto"], [$"template auto: the chat template in {model} is run"]);
         throw new ArgumentException($"{c.Name}: 'template' is required: {model} "
             + $"{(fitting.Count > 0 ? $"may be {string.Join(" or ", fitting)}" : "does not say which it was made with")}; "
             + $"write template={(fitting.Count > 0 ? fitting[0] : "NAME")}{(fitting.Count > 0 ? "" : $", one of {string.Join(", ", Templates.Names)}")}");

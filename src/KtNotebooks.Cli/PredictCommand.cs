@@ -24,6 +24,11 @@ internal static class PredictCommand
 
     private static int Run(string[] arguments, CancellationToken cancel)
     {
+        if (RewardRun.IsAsked(arguments))
+        {
+            Console.WriteLine(RewardRun.Describe(FileProgress.Load(report => RewardRun.Run(arguments, report, Console.WriteLine, cancel), cancel)));
+            return 0;
+        }
         using var run = RemoteRun.Open(arguments, evaluates: false, cancel)
             ?? FileProgress.Load<IPredictRun>(report => PredictRun.Open(report, arguments, cancel), cancel);
         foreach (var note in run.Notes) Console.WriteLine(note);

@@ -9,9 +9,10 @@ public static class DataKeys
     public static Template ReadTemplate(Settings c)
     {
         ArgumentNullException.ThrowIfNull(c);
-        var template = Templates.Get(c.Text("template", "empty")) with { EnableThinking = c.FlagOrNull("enable_thinking", missing: true) };
+        var template = c.Text("template") == Auto ? OfModel(c)
+            : Templates.Get(c.Text("template", "empty")) with { EnableThinking = c.FlagOrNull("enable_thinking", missing: true) };
         if (c.Text("default_system") is { } system) template = template with { DefaultSystem = system };
-        return c.Text("tool_format") is null ? template : template with
+        return template.Chat is not null || c.Text("tool_format") is null ? template : template with
         {
             Tools = c.OneOf("tool_format", "default", "default", "qwen", "glm4") switch
             {
@@ -20,6 +21,32 @@ public static class DataKeys
                 _ => ToolForm.Plain
             },
         };
+    }
+
+    /// <summary>buffer_size where rows are streamed, and null where not.</summary>
+    private static int? ReadStream(Settings c)
+    {
+        var buffer = c.Positive("buffer_size");
+        if (!c.Flag("streaming"))
+        {
+            c.Ignore("buffer_size", "it goes with streaming: true");
+            return null;
+        }
+        if (c.Int("max_steps") <= 0) throw c.Wrong("max_steps", "the number of steps with streaming: true, where nobody knows how many rows there are");
+        if (c.Has("max_samples")) throw c.Wrong("max_samples", "left out with streaming: true; max_steps says how many rows are seen");
+        if (c.Number("val_size") > 0) throw c.Wrong("val_size", "0 with streaming: true; give held-out rows as eval_dataset");
+        if (c.OneOf("mix_strategy") != "concat") throw c.Wrong("mix_strategy", "concat with streaming: true; rows of several sets mix in the buffer");
+        return buffer;
+    }
+
+    /// <summary>The value of template that runs the model's own chat template.</summary>
+    private const string Auto = "auto";
+
+    private static Template OfModel(Settings c)
+    {
+        c.Ignore("tool_format", "template: auto tells tools as the model's chat template does");
+        var thinking = c.FlagOrNull("enable_thinking", missing: null);
+        return new Template { Name = Auto, Tools = null, EnableThinking = thinking, Chat = ChatForm.Load(SourceKeys.Model(c), thinking) };
     }
 
     /// <summary>All keys of the table's data group that act, and seed.</summary>
@@ -46,6 +73,7 @@ public static class DataKeys
             Packing = neat ? PackingMode.Neat : packing ? PackingMode.Shared : PackingMode.None,
             PackingHorizon = c.Positive("preprocessing_batch_size"),
             Seed = c.Int("seed"),
+            StreamBuffer = ReadStream(c),
             OverwriteCache = c.Flag("overwrite_cache"),
             IdentityName = c.Text("identity_name"),
             IdentityAuthor = c.Text("identity_author"),

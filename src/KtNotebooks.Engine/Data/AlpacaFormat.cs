@@ -26,6 +26,7 @@ internal sealed class AlpacaFormat(DatasetEntry entry, Lazy<IReadOnlySet<string>
         var responses = Responses(row);
         return new Example(prompt, responses, _fields.Text(row, _columns.System), _fields.Tools(row, _columns.Tools), row.Source)
         {
+            Weight = _fields.Weight(row),
             Media = _fields.Media(row, prompt.Concat(responses)),
         };
     }

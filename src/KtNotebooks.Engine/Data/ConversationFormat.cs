@@ -71,7 +71,11 @@ internal sealed class ConversationFormat : IRowFormat
         var responses = _entry.Ranking ? Ranked(row) : !answered ? [] : _fields.Liked(row, _columns.KtoTag, messages[^1]) ?? [messages[^1]];
         if (responses is null)
             return Converted.Skip("chosen and rejected must be messages of an answer's role, with a text");
-        return new Example(prompt, responses, system, _fields.Tools(row, tools), row.Source) { Media = _part ?? _fields.Media(row, prompt.Concat(responses)) };
+        return new Example(prompt, responses, system, _fields.Tools(row, tools), row.Source)
+        {
+            Weight = _fields.Weight(row),
+            Media = _part ?? _fields.Media(row, prompt.Concat(responses)),
+        };
     }
 
     /// <summary>The columns of messages and tools: openai's own words where the set names none and the row has them.</summary>

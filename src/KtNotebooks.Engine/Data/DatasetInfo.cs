@@ -8,7 +8,7 @@ namespace KtNotebooks.Data;
 public sealed record Columns(
     string? Prompt = null, string? Query = null, string? Response = null, string? Messages = null, string? History = null, string? System = null,
     string? Tools = null, string? Chosen = null, string? Rejected = null, string? KtoTag = null,
-    string? Images = null, string? Videos = null, string? Audios = null)
+    string? Images = null, string? Videos = null, string? Audios = null, string? Weight = null)
 {
     public static Columns Default { get; } = new(Prompt: "instruction", Query: "input", Response: "output", Messages: "conversations");
 }
@@ -49,7 +49,7 @@ public sealed class DatasetInfo
     private static readonly string[] EntryKeys = [.. Remote, "file_name", "formatting", "ranking", "subset", "split", "folder", "num_samples", "columns",
         "tags", "load_from"];
     private static readonly string[] ColumnKeys = ["prompt", "query", "response", "messages", "history", "system", "tools", "images", "videos", "audios",
-        "chosen", "rejected", "kto_tag"];
+        "chosen", "rejected", "kto_tag", "weight"];
     private static readonly string[] TagKeys = ["role_tag", "content_tag", "user_tag", "assistant_tag", "observation_tag", "function_tag", "system_tag"];
 
     // What an entry gives as its file is looked at when it is asked for: a set that nobody uses may lie elsewhere.
@@ -131,7 +131,8 @@ public sealed class DatasetInfo
                 columns.GetValueOrDefault("history"), columns.GetValueOrDefault("system"), columns.GetValueOrDefault("tools"),
                 columns.GetValueOrDefault("chosen"),
                 columns.GetValueOrDefault("rejected"), columns.GetValueOrDefault("kto_tag"),
-                columns.GetValueOrDefault("images"), columns.GetValueOrDefault("videos"), columns.GetValueOrDefault("audios")),
+                columns.GetValueOrDefault("images"), columns.GetValueOrDefault("videos"), columns.GetValueOrDefault("audios"),
+                columns.GetValueOrDefault("weight")),
             columns is not null,
             tags is null ? Tags.Default : new Tags(
                 tags.GetValueOrDefault("role_tag"), tags.GetValueOrDefault("content_tag"), tags.GetValueOrDefault("user_tag"),

@@ -80,6 +80,9 @@ public static class DatasetLoader
         if (!entry.Ranking && need == Need.Ranking)
             throw new NotSupportedException($"The dataset '{entry.Name}' has no ranking: true in {DatasetInfo.FileName}; learning from preferences needs a "
                 + "chosen and a rejected answer a row.");
+        if (need == Need.Liking && entry.Columns.KtoTag is null)
+            throw new NotSupportedException($"The dataset '{entry.Name}' names no kto_tag in its 'columns' in {DatasetInfo.FileName}; stage: kto needs a "
+                + "column of true (the answer is wanted) or false.");
         if (FileKinds.Of(entry.Path) == FileKind.None)
             throw new FileNotFoundException(Missing(entry), entry.Path);
 
@@ -133,6 +136,10 @@ public static class DatasetLoader
         if (need == Need.Question)
             return "";
         var wanted = need == Need.Answer ? 1 : 2;
+        if (need == Need.Liking && example.Responses.Count == 1)
+            return "whether its answer is wanted (kto_tag) is neither true nor false";
+        if (need == Need.Liking && example.Responses is [{ Content: "" }, { Content: "" }])
+            return "the answer is empty";
         if (example.Responses.Count != wanted)
             return example.Responses.Count == 0 ? "the answer is null or missing" : $"the row has {example.Responses.Count} answers where {wanted} are needed";
         // A wanted and an unwanted answer: one of them is empty on purpose.

@@ -81,7 +81,13 @@ internal static class EncodedCache
     {
         var rows = new EncodedExample[reader.ReadInt32()];
         for (var i = 0; i < rows.Length; i++)
-            rows[i] = new EncodedExample(Numbers(reader), Numbers(reader), reader.ReadString()) { Starts = Numbers(reader), Apart = reader.ReadBoolean() };
+            rows[i] = new EncodedExample(Numbers(reader), Numbers(reader), reader.ReadString())
+            {
+                Starts = Numbers(reader),
+                Apart = reader.ReadBoolean(),
+                Tag = reader.ReadInt32(),
+                Weight = reader.ReadSingle(),
+            };
         return rows;
     }
 
@@ -95,6 +101,8 @@ internal static class EncodedCache
             writer.Write(row.Source);
             Numbers(writer, row.Starts);
             writer.Write(row.Apart);
+            writer.Write(row.Tag);
+            writer.Write(row.Weight);
         }
     }
 

@@ -45,5 +45,6 @@ internal static class EncodedKey
     }
 
     private static bool IsTokenizers(string file) =>
-        Path.GetFileName(file) is var name && (name.Contains("token", StringComparison.Ordinal) || name is "vocab.json" or "merges.txt");
+        Path.GetFileName(file) is var name
+            && (name.Contains("token", StringComparison.Ordinal) || name is "vocab.json" or "merges.txt" or "chat_template.jinja");
 }

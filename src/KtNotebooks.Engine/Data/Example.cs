@@ -20,6 +20,9 @@ public sealed record Message(Role Role, string Content);
 /// <param name="Source">Where it came from, "file:row", rows counted from 1 (for JSON lines and CSV: of the line where it begins).</param>
 public sealed record Example(IReadOnlyList<Message> Prompt, IReadOnlyList<Message> Responses, string? System, string? Tools, string Source)
 {
+    /// <summary>Of the row in the mean of the loss: twice as much counts as two rows. 1 where the set names no column of weights.</summary>
+    public float Weight { get; init; } = 1;
+
     /// <summary>What the row holds besides text, where it says so: "column 'images' holds 1 value". Null for rows of text.</summary>
     public string? Media { get; init; }
 

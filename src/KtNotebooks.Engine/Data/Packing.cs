@@ -57,6 +57,9 @@ public static class Packing
 
     private static EncodedExample Join(EncodedExample[] rows, PackingMode mode)
     {
+        if (Array.Find(rows, row => row.Weight != rows[0].Weight) is { } other)
+            throw new InvalidDataException($"{other.Source}: has the weight {other.Weight}, but shares a sequence with a row of weight {rows[0].Weight}; "
+                + "rows of several weights cannot be packed: packing=false");
         var starts = new int[rows.Length];
         for (var i = 1; i < rows.Length; i++)
             starts[i] = starts[i - 1] + rows[i - 1].Ids.Length;
@@ -65,6 +68,7 @@ public static class Packing
         {
             Starts = starts,
             Apart = mode == PackingMode.Neat,
+            Weight = rows[0].Weight,
         };
     }
 }

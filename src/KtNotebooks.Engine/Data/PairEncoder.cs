@@ -11,6 +11,8 @@ public sealed class PairEncoder(DataSettings settings, Tokenizer tokenizer) : Ro
 
     public override Need Need => Need.Ranking;
 
+    public override IEnumerable<string> Remarks => _answers.Remarks;
+
     public override EncodedExample Encode(Example example)
     {
         var (prompt, chosen, rejected) = _answers.EncodePair(example);
@@ -19,6 +21,7 @@ public sealed class PairEncoder(DataSettings settings, Tokenizer tokenizer) : Ro
         {
             Starts = [0, prompt.Length + chosen.Length],
             Apart = true,
+            Weight = example.Weight,
         };
     }
 }

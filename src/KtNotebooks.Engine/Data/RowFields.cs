@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Text.Json;
 
 namespace KtNotebooks.Data;
@@ -52,6 +53,18 @@ internal sealed class RowFields(DatasetEntry entry, Lazy<IReadOnlySet<string>> p
         return value.ValueKind == JsonValueKind.String
             ? value.GetString()
             : throw new InvalidDataException($"{row.Source}: column '{column}' must be a string, but is {RowReader.KindName(value)}.");
+    }
+
+    /// <summary>A number of 0 or more; 1 where the set names no column, or the row has none.</summary>
+    public float Weight(Row row)
+    {
+        if (Field(row, entry.Columns.Weight) is not { } value) return 1;
+        var number = value.ValueKind == JsonValueKind.Number ? value.GetDouble()
+            : value.ValueKind == JsonValueKind.String && double.TryParse(value.GetString(), CultureInfo.InvariantCulture, out var text) ? text // as in CSV
+            : double.NaN;
+        return number is >= 0 and < 1e6 ? (float)number
+            : throw new InvalidDataException($"{row.Source}: column '{entry.Columns.Weight}' must be a weight, a number of 0 or more, but is "
+                + $"{value.GetRawText()}.");
     }
 
     /// <summary>A description of tools: JSON text, or JSON itself; null where there is none in it.</summary>

@@ -6,16 +6,14 @@ namespace KtNotebooks.Data;
 /// <summary>A row of a file: an object of columns, and where it stands.</summary>
 public readonly record struct Row(JsonElement Fields, string Source);
 
-/// <summary>Reads data files of any size, row after row: a JSON array of objects, JSON lines, CSV, or a folder of files of one of these types.</summary>
+/// <summary>
+/// Reads data files of any size, row after row: a JSON array of objects, JSON lines, CSV, Parquet, Arrow, or a folder of files of one of these types.
+/// </summary>
 internal static class RowReader
 {
     /// <summary>How files of other types become ones that are read.</summary>
     private static readonly Dictionary<string, string> Others = new()
     {
-        [".parquet"] = "Parquet is not read yet. Save it as JSON lines, in Python: import pandas; pandas.read_parquet(\"NAME.parquet\")"
-            + ".to_json(\"NAME.jsonl\", orient=\"records\", lines=True, force_ascii=False)",
-        [".arrow"] = "Arrow is not read yet. Save it as JSON lines, in Python: import datasets;"
-            + " datasets.Dataset.from_file(\"NAME.arrow\").to_json(\"NAME.jsonl\", force_ascii=False)",
         [".txt"] = "Plain text has no questions and answers; fine-tuning needs rows: save them as .json, .jsonl or .csv.",
         [".xlsx"] = "Save the sheet as CSV (UTF-8).",
         [".tsv"] = "Save the table as CSV, with commas.",
@@ -75,7 +73,9 @@ internal static class RowReader
         ".json" => JsonRows.Read(file, keys),
         ".jsonl" => LineRows.Read(file),
         ".csv" => CsvReader.Read(file),
-        var type => throw new NotSupportedException($"{file}: files of type '{type}' cannot be read; .json, .jsonl and .csv can."
+        ".parquet" => ParquetRows.Read(file),
+        ".arrow" => ArrowRows.Read(file),
+        var type => throw new NotSupportedException($"{file}: files of type '{type}' cannot be read; .json, .jsonl, .csv, .parquet and .arrow can."
             + $" {Others.GetValueOrDefault(type)}".TrimEnd()),
     };
 }

@@ -15,6 +15,12 @@ public sealed record EncodedExample(int[] Ids, int[] Labels, string Source)
     /// <summary>Packed rows do not attend to each other (neat_packing).</summary>
     public bool Apart { get; init; }
 
+    /// <summary>What its stage must know of the row beside its ids: whether an answer is wanted; 0 where there is nothing to know.</summary>
+    public int Tag { get; init; }
+
+    /// <inheritdoc cref="Example.Weight"/>
+    public float Weight { get; init; } = 1;
+
     /// <summary>True when a token is learned; the first of a row has nothing before it that it could be learned from.</summary>
     public bool Learns => Labels.AsSpan(Math.Min(1, Labels.Length)).ContainsAnyExcept(SftEncoder.Ignore);
 
@@ -70,6 +76,8 @@ public sealed class SftEncoder : RowEncoder
 
     public override string Key => "sft";
 
+    public override IEnumerable<string> Remarks => _template.Chat?.Remarks ?? [];
+
     public override EncodedExample[] Pack(IReadOnlyList<EncodedExample> rows) => Packing.Pack(rows, _packing.Mode, _cutoff, _packing.Horizon);
 
     /// <exception cref="InvalidDataException">The row has no answer, or more than text; the message names file and row.</exception>
@@ -81,7 +89,7 @@ public sealed class SftEncoder : RowEncoder
             // As upstream, what is not learned is told as it would be in a prompt.
             Message[] messages = [.. example.Prompt.Append(example.Responses[0]).Select(Start)];
             var (ids, labels) = Assemble(_template.EncodeTurns(_tokenizer, messages, example.System, example.Tools, bareHistory: _maskHistory));
-            return new EncodedExample(ids, labels, example.Source);
+            return new EncodedExample(ids, labels, example.Source) { Weight = example.Weight };
         }
         catch (Exception e) when (IsAboutRow(e))
         {

@@ -49,6 +49,9 @@ public sealed record Template
     /// <summary>The first stop word takes the place of the tokenizer's eos.</summary>
     public bool ReplaceEos { get; init; }
 
+    /// <summary>template: auto: the model's own chat template tells conversations, and the formats here count for nothing; null for all others.</summary>
+    public ChatForm? Chat { get; init; }
+
     /// <summary>No end token after each answer: the next turn's first token ends it, and one eos closes the row.</summary>
     public bool EfficientEos { get; init; }
 
@@ -67,6 +70,7 @@ public sealed record Template
         if (messages.Count % 2 != 0)
             throw new ArgumentException($"A conversation has questions and answers in turn, so an even number of messages, but it has {messages.Count}.",
                 nameof(messages));
+        if (Chat is not null) return Chat.EncodeTurns(tokenizer, messages, NotEmpty(system), tools);
         var turns = new List<(int[], int[])>(messages.Count / 2);
         messages = WithoutThoughts(messages, bareHistory ? messages.Count - 2 : 0);
         if (EnableThinking == false)
@@ -95,6 +99,7 @@ public sealed record Template
     {
         if (messages.Count % 2 == 0)
             throw new ArgumentException($"A prompt ends with a question, so it has an odd number of messages, but it has {messages.Count}.", nameof(messages));
+        if (Chat is not null) return tokenizer.Encode(Chat.Render(messages, NotEmpty(system), tools, prompt: true));
         messages = WithoutThoughts(messages, messages.Count);
         int[] thought = Thinking is { } thinking && EnableThinking != true ? tokenizer.Encode(thinking.Empty) : [];
         return [.. Enumerable.Range(0, messages.Count).SelectMany(i => EncodeMessage(tokenizer, messages, i, system, tools)), .. thought];
@@ -106,8 +111,11 @@ public sealed record Template
         var ids = new SortedSet<int>(StopWords.Select(word => Id(tokenizer, word)));
         if (!ReplaceEos && tokenizer.EosId is int eos)
             ids.Add(eos);
+        if (Chat is not null) ids.UnionWith(Chat.StopIds);
         return [.. ids];
     }
+
+    private string? NotEmpty(string? system) => string.IsNullOrEmpty(system) ? DefaultSystem : system;
 
     /// <summary>The id that closes an answer in this template.</summary>
     /// <exception cref="InvalidDataException">Neither the template nor the tokenizer has one.</exception>

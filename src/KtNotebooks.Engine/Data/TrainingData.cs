@@ -50,6 +50,9 @@ public sealed record DataSettings
     /// <summary>identity_author: what {{author}} in a row becomes; null: it stays.</summary>
     public string? IdentityAuthor { get; init; }
 
+    /// <summary>buffer_size of streaming: true; null: all rows are encoded before the first step.</summary>
+    public int? StreamBuffer { get; init; }
+
     /// <summary>overwrite_cache: encode anew and write the cache again.</summary>
     public bool OverwriteCache { get; init; }
 }
@@ -84,6 +87,7 @@ public sealed record TrainingData(
             throw new ArgumentException("eval_dataset and val_size exclude each other");
         if (encoder.HasTemplate && !settings.TemplateGiven)
             ChatTemplate.RequireNone(tokenizerFolder);
+        if (settings.StreamBuffer is not null) return HeldOutOf(settings, encoder, cancel);
         var key = EncodedKey.Of(settings, tokenizerFolder, encoder);
         if (key is not null && !settings.OverwriteCache && EncodedCache.Read(key) is { } known)
         {
@@ -108,6 +112,16 @@ public sealed record TrainingData(
                 + $" answer ends; template=NAME does ({string.Join(", ", Templates.Names)})");
         var data = new TrainingData(encoder.Pack(train), encoder.Pack(heldOut), skipped, remarks, FromCache: false);
         return data with { CacheNote = key is null ? Uncached(settings) : EncodedCache.Write(key, data, settings.OverwriteCache) };
+    }
+
+    /// <summary>Of a stream the rows of eval_dataset alone are read before.</summary>
+    private static TrainingData HeldOutOf(DataSettings settings, RowEncoder encoder, CancellationToken cancel)
+    {
+        List<string> skipped = [];
+        var identity = new Identity(settings.IdentityName, settings.IdentityAuthor);
+        IReadOnlyList<DatasetEntry> evaluation = settings.Evaluation is null ? [] : DatasetLoader.Entries(settings.Folder, settings.Evaluation);
+        EncodedExample[] heldOut = [.. evaluation.SelectMany(entry => Encode(entry, settings, encoder, identity, skipped, cancel))];
+        return new TrainingData([], heldOut.Length > 0 ? encoder.Pack(heldOut) : [], skipped, [], FromCache: false);
     }
 
     /// <summary>What a person should know about the rows: those left out (the first few by name), and the remarks.</summary>

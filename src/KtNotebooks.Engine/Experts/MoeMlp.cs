@@ -68,7 +68,10 @@ public sealed class MoeMlp : Block
 
     public override Tensor Forward(Tensor x, Pass pass)
     {
-        var (weights, indices) = Router.Apply(_router.Forward(x, pass, DType.F32), Settings, _bias);
+        var logits = _router.Forward(x, pass, DType.F32);
+        var settings = pass is { Routing.Balance: var balance, ValueUnused: true } ? Settings with { Pooled = balance } : Settings;
+        var (weights, indices) = Router.Apply(logits, settings, _bias);
+        if (pass is { Routing: { } routing, ValueUnused: false }) routing.Observe(Path, logits, indices);
         OnRouted?.Invoke(Path, indices);
         var routed = Experts.Forward(x, weights, indices, pass);
         return Shared is { } shared ? Add.Apply(routed, shared.Forward(x, pass)) : routed;

@@ -108,6 +108,9 @@ public static class AdapterFolder
         if (source.Fingerprint is { } made && made != Fingerprint(model))
             throw new InvalidDataException($"{source.Path}: was trained on another base model (fingerprint {made}, this model "
                 + $"has {Fingerprint(model)}); load the base that its training used");
+        if (source.HasParameterPairs && model.Info.ModelType == "gpt_oss")
+            throw new InvalidDataException($"{source.Path}: holds pairs on parameters of fused experts (target_parameters), which are not read for gpt_oss, "
+                + "whose gate and up projections lie row by row; merge it with PEFT (merge_and_unload) and load the result as a model");
         AdapterInstaller.Put(model, source.Path, source.Settings, source.Tensors, name, log);
         model.Notes = [.. model.Notes, .. source.Notes];
         return source.Settings;

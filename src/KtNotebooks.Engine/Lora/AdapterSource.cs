@@ -24,6 +24,9 @@ public sealed class AdapterSource(string path, LoraSettings settings, IReadOnlyD
 
     public string? BaseName => baseName;
 
+    /// <summary>Pairs lay on parameters of fused experts, whose gate and up projections are taken to be halves one behind the other.</summary>
+    internal bool HasParameterPairs { get; private init; }
+
     /// <summary>What its settings say that has no effect, a line each.</summary>
     public IReadOnlyList<string> Notes { get; private init; } = [];
 
@@ -45,8 +48,10 @@ public sealed class AdapterSource(string path, LoraSettings settings, IReadOnlyD
                 files.Add(file);
                 fingerprint = file.Metadata.GetValueOrDefault(AdapterFolder.FingerprintKey);
                 tensors = Of(file);
+                var stored = tensors.Keys.ToHashSet(StringComparer.Ordinal);
+                tensors = ParameterPairs.Split(tensors, config.Settings, config.Parameters, found.Config!);
                 foreach (var (name, tensor) in tensors)
-                    if (config.Targets.LeftOutBy(AdapterNames.ModuleOf(name)) is { } field)
+                    if (stored.Contains(name) && config.Targets.LeftOutBy(AdapterNames.ModuleOf(name)) is { } field)
                         throw new InvalidDataException($"{found.Config}: '{field}' leaves out the module of tensor '{tensor.Source}', so PEFT would " +
                             $"pass over it; correct the field, or take the tensor out of {AdapterFolder.FileName}");
             }
@@ -61,7 +66,11 @@ public sealed class AdapterSource(string path, LoraSettings settings, IReadOnlyD
             }
             var main = found.Plain ?? found.Fused!;
             if (tensors.Count == 0) throw new InvalidDataException($"{main}: holds no tensor; an adapter has a pair for each module that it adapts");
-            return new AdapterSource(main, config.Settings, tensors, files, fingerprint, config.BaseName) { Notes = config.Notes };
+            return new AdapterSource(main, config.Settings, tensors, files, fingerprint, config.BaseName)
+            {
+                Notes = config.Notes,
+                HasParameterPairs = config.Parameters.Count > 0,
+            };
         }
         catch
         {

@@ -21,6 +21,9 @@ public static class LoraAdapter
         settings.Checked();
         if (settings.Targets is { } targets) RequireKnown(model, targets);
         List<IAdaptable> modules = [.. Adapted(model, settings)];
+        if (settings.FirstUnused([.. modules.SelectMany(m => m.Targets).SelectMany(t => Enumerable.Range(0, t.Count).Select(t.PathOf))]) is { } unused)
+            throw new ArgumentException($"rank_pattern or alpha_pattern names '{unused}', which is the end of no path that gets a pair; as q_proj, or "
+                + "layers.0.self_attn.q_proj");
         RankLimit.Require(modules, settings, "lora_rank");
         RankLimit.RequireRoom(modules, settings);
         foreach (var module in modules) module.Adapter = Fresh(module, settings, seed);

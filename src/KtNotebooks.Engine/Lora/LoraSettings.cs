@@ -38,6 +38,10 @@ public sealed record LoraSettings(int Rank = 8, double? Alpha = null, double Dro
     /// <summary>What the product B·A of a module is multiplied with.</summary>
     public float ScaleOf(string path) => ScaleOf(Match(AlphaPattern, path, EffectiveAlpha), RankOf(path));
 
+    /// <summary>The first pattern that no module's path matches; null: all match one.</summary>
+    internal string? FirstUnused(IReadOnlyList<string> paths) =>
+        (RankPattern?.Keys ?? []).Concat(AlphaPattern?.Keys ?? []).FirstOrDefault(key => !paths.Any(Of(key).IsMatch));
+
     /// <exception cref="ArgumentException">A value out of range, with its key.</exception>
     public LoraSettings Checked()
     {

@@ -14,6 +14,9 @@ internal sealed record PeftConfig(LoraSettings Settings, PeftTargets Targets, st
 {
     public const string FileName = "adapter_config.json";
 
+    /// <summary>target_parameters: names of parameters with pairs.</summary>
+    public IReadOnlyList<string> Parameters { get; private init; } = [];
+
     private const long LargestFile = 16 << 20;
     private static readonly JsonSerializerOptions Indented = new()
     {
@@ -78,7 +81,7 @@ internal sealed record PeftConfig(LoraSettings Settings, PeftTargets Targets, st
             throw new InvalidDataException($"{path}: {error.Message}");
         }
         var baseName = Field(root, "base_model_name_or_path") is { ValueKind: JsonValueKind.String } name ? name.GetString() : null;
-        return new PeftConfig(settings, PeftTargets.Read(root, path), baseName, notes);
+        return new PeftConfig(settings, PeftTargets.Read(root, path), baseName, notes) { Parameters = PeftTargets.Texts(root, "target_parameters", path) };
     }
 
     /// <summary>A field that is there and not null.</summary>

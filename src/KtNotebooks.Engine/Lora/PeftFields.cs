@@ -37,6 +37,7 @@ public static class PeftFields
         new("rank_pattern", PeftEffect.Acts, "other ranks by regular expressions of module names"),
         new("alpha_pattern", PeftEffect.Acts, "other alphas by regular expressions of module names"),
         new("lora_dropout", PeftEffect.Acts, "on the input of A, while the adapter trains on"),
+        new("target_parameters", PeftEffect.Acts, "pairs on gate_up_proj and down_proj of fused experts become pairs of each expert"),
         new("target_modules", PeftEffect.Acts, "modules with pairs; a stored pair of another module is refused, for PEFT leaves it out"),
         new("exclude_modules", PeftEffect.Acts, "modules without pairs, in the same way"),
         new("layers_to_transform", PeftEffect.Acts, "layers with pairs, in the same way"),
@@ -73,8 +74,6 @@ public static class PeftFields
         new("bias", PeftEffect.Refused, "biases of the base were trained as well; " + Merge),
         new("modules_to_save", PeftEffect.Refused, "whole modules were trained beside the pairs; " + Merge),
         new("trainable_token_indices", PeftEffect.Refused, "rows of the token table were trained as well; " + Merge),
-        new("target_parameters", PeftEffect.Refused, "pairs lie on parameters of fused experts; train with target_modules that name each expert's " +
-            "projections, or " + Merge),
         new("layer_replication", PeftEffect.Refused, "the base is built anew of repeated layers; " + Merge),
         new("alora_invocation_tokens", PeftEffect.Refused, "the adapter acts only from these tokens on (aLoRA), and cannot be merged either; use it with PEFT"),
         new("arrow_config", PeftEffect.Refused, "a router chooses among several adapters for every token (Arrow); use it with PEFT"),

@@ -68,7 +68,7 @@ internal sealed class PeftTargets
         return layers.Count == 0 ? null : layers;
     }
 
-    private static List<string> Texts(JsonElement root, string key, string path)
+    internal static List<string> Texts(JsonElement root, string key, string path)
     {
         if (PeftConfig.Field(root, key) is not { } value) return [];
         JsonElement[] texts = value.ValueKind == JsonValueKind.Array ? [.. value.EnumerateArray()] : [value];

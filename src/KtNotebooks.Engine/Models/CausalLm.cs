@@ -45,7 +45,10 @@ public sealed class CausalLm(ModelInfo info, DType type, Embedding embedding, IR
 
     public Linear Head { get; } = head;
 
-    public override IEnumerable<Module> Children => [Embedding, .. Stages, Norm, Head];
+    /// <summary>What a reward model has beside the head; owned by this model, null for most.</summary>
+    public ValueHead? ValueHead { get; set; }
+
+    public override IEnumerable<Module> Children => ValueHead is { } values ? [Embedding, .. Stages, Norm, Head, values] : [Embedding, .. Stages, Norm, Head];
 
     protected override void DisposeOwn() => Executors?.Dispose();
 

@@ -28,6 +28,9 @@ public readonly record struct AdapterRows(int End, string? Adapter);
 public sealed record Pass(int[] Positions, int[] SeqStarts, int FirstRow = 0, ulong DropoutKey = 0, bool Training = false, CacheBatch? Cache = null,
     bool ValueUnused = false, string? Adapter = null, IReadOnlyList<AdapterRows>? Adapters = null, bool RowsAlike = false)
 {
+    /// <summary>Hears what routers choose, and gives their backward pass its balance loss; null: nobody asks.</summary>
+    public RoutingStep? Routing { get; init; }
+
     /// <summary>Asks for the base without any adapter.</summary>
     public const string BaseModel = "base";
 

@@ -7,14 +7,15 @@ namespace KtNotebooks.Nn;
 /// </summary>
 public sealed class TokenBatch
 {
-    public TokenBatch(int[] ids, int[] positions, int[] labels, float[] weights, int[] seqStarts)
+    /// <param name="tags">[N]; null: all 0.</param>
+    public TokenBatch(int[] ids, int[] positions, int[] labels, float[] weights, int[] seqStarts, int[]? tags = null)
     {
         if (positions.Length != ids.Length || labels.Length != ids.Length || weights.Length != ids.Length)
             throw new ArgumentException($"[TokenBatch] ids, positions, labels and weights must have one length, but "
                 + $"have {ids.Length}, {positions.Length}, {labels.Length} and {weights.Length}");
         if (seqStarts.Length == 0 || seqStarts[0] != 0 || seqStarts[^1] != ids.Length)
             throw new ArgumentException($"[TokenBatch] sequence starts must run from 0 to {ids.Length}");
-        (Ids, Positions, Labels, Weights, SeqStarts) = (ids, positions, labels, weights, seqStarts);
+        (Ids, Positions, Labels, Weights, SeqStarts, Tags) = (ids, positions, labels, weights, seqStarts, tags ?? new int[seqStarts.Length - 1]);
     }
 
     public int[] Ids { get; }
@@ -26,6 +27,9 @@ public sealed class TokenBatch
     public float[] Weights { get; }
 
     public int[] SeqStarts { get; }
+
+    /// <summary>[N]: what the stage must know of a sequence beside its ids, as whether an answer is wanted.</summary>
+    public int[] Tags { get; }
 
     /// <summary>T.</summary>
     public int Tokens => Ids.Length;
@@ -49,7 +53,7 @@ public sealed class TokenBatch
     {
         var (from, to) = (SeqStarts[first], SeqStarts[last]);
         return new TokenBatch(Ids[from..to], Positions[from..to], Labels[from..to], Weights[from..to],
-            [.. SeqStarts[first..(last + 1)].Select(start => start - from)]);
+            [.. SeqStarts[first..(last + 1)].Select(start => start - from)], Tags[first..last]);
     }
 
     /// <summary>Collects sequences.</summary>
@@ -60,12 +64,14 @@ public sealed class TokenBatch
         private readonly List<int> _labels = [];
         private readonly List<float> _weights = [];
         private readonly List<int> _starts = [0];
+        private readonly List<int> _tags = [];
 
         /// <summary>
         /// Adds one sequence. labels: aligned with ids as data sets store them (labels[t] is ids[t] where trained, else −100), shifted here; empty: none.
         /// Each target gets weight. Positions begin anew at restarts, where rows were packed into the sequence.
         /// </summary>
-        public Builder Add(ReadOnlySpan<int> ids, ReadOnlySpan<int> labels, float weight, int firstPosition = 0, ReadOnlySpan<int> restarts = default)
+        public Builder Add(ReadOnlySpan<int> ids, ReadOnlySpan<int> labels, float weight, int firstPosition = 0, ReadOnlySpan<int> restarts = default,
+            int tag = 0)
         {
             var (begin, next) = (0, 0);
             for (var t = 0; t < ids.Length; t++)
@@ -78,9 +84,10 @@ public sealed class TokenBatch
                 _weights.Add(label >= 0 ? weight : 0);
             }
             _starts.Add(_ids.Count);
+            _tags.Add(tag);
             return this;
         }
 
-        public TokenBatch Build() => new([.. _ids], [.. _positions], [.. _labels], [.. _weights], [.. _starts]);
+        public TokenBatch Build() => new([.. _ids], [.. _positions], [.. _labels], [.. _weights], [.. _starts], [.. _tags]);
     }
 }

@@ -27,7 +27,14 @@ public enum RouterScoring
 /// <param name="Groups">n_group: the experts lie in groups of E / n_group neighbours; 1: no groups.</param>
 /// <param name="KeptGroups">topk_group: experts of the best groups alone may be chosen.</param>
 public readonly record struct RouterSettings(int TopK, bool Normalise, float Scale, float Balance = 0, RouterScoring Scoring = RouterScoring.Softmax,
-    int Groups = 1, int KeptGroups = 1);
+    int Groups = 1, int KeptGroups = 1)
+{
+    /// <summary>
+    /// In place of <see cref="Balance"/>: ds_e += factor · count_e, with counts of more rows than the op sees; and dz_e += zFactor · log Σ_j exp z_j · s_e, the
+    /// slope of ½ zFactor · (log Σ exp z)² (the z-loss of Zoph et al. 2022). Softmax alone.
+    /// </summary>
+    public (int[] Counts, double Factor, double ZFactor)? Pooled { get; init; }
+}
 
 /// <summary>
 /// s = softmax(z) with c = z, which has the same order on every device, or s = sigmoid(z) with c = s + bias; the k largest c of each row, largest first
@@ -66,7 +73,8 @@ public sealed class Router(RouterSettings settings) : Op
             throw Wrong($"{s.KeptGroups} groups of {z.Width / s.Groups} experts do not hold the {s.TopK} to be chosen");
         if (s.Scoring == RouterScoring.Sigmoid && s.Groups > 1 && z.Width / s.Groups < 2)
             throw Wrong("groups are scored by their two best experts, but have one each");
-        if (s.Scoring == RouterScoring.Sigmoid && s.Balance > 0) throw Wrong("the balance term is defined for softmax scores alone");
+        if (s.Pooled is { Counts.Length: var counted } && counted != z.Width) throw Wrong($"pooled counts must be of {z.Width} experts, but are of {counted}");
+        if (s.Scoring == RouterScoring.Sigmoid && (s.Balance > 0 || s.Pooled is not null)) throw Wrong("the balance term is defined for softmax scores alone");
         if (inputs.Length > 1 && s.Scoring != RouterScoring.Sigmoid) throw Wrong("a correction bias goes with sigmoid scores alone");
         if (inputs.Length > 1) Expect(inputs[1], "bias", DType.F32, z.Width);
         return new Frame(inputs, [Allocate(z, DType.F32, z.Rows, s.TopK), Allocate(z, DType.I32, z.Rows, s.TopK)]);
@@ -180,6 +188,9 @@ public sealed class Router(RouterSettings settings) : Op
             var balance = new double[E];
             if (settings.Balance > 0)
                 foreach (var e in indices.Span<int>()) balance[e] += settings.Balance * E / ((double)k * T * T);
+            var zFactor = settings.Pooled?.ZFactor ?? 0;
+            if (settings.Pooled is (var counts, var factor, _))
+                for (var e = 0; e < E; e++) balance[e] = factor * counts[e];
             RowParallel.For(T, E * 8L, (first, last) =>
             {
                 var (s, ds) = (new double[E], new double[E]);
@@ -210,7 +221,8 @@ public sealed class Router(RouterSettings settings) : Op
                     }
                     double mean = 0;
                     for (var e = 0; e < E; e++) mean += s[e] * ds[e];
-                    for (var e = 0; e < E; e++) target[e] = (float)(s[e] * (ds[e] - mean));
+                    var slope = zFactor == 0 ? 0 : zFactor * LogSum(z.Row<float>(row));
+                    for (var e = 0; e < E; e++) target[e] = (float)(s[e] * (ds[e] - mean + slope));
                 }
             });
         }
@@ -218,11 +230,26 @@ public sealed class Router(RouterSettings settings) : Op
         protected override void Cuda(Frame f)
         {
             var (dw, z, indices, s) = (f.Inputs[0], f.Inputs[1], f.Inputs[2], settings);
-            using var offsets = s.Balance > 0 ? Counted(indices, z.Width) : null;
-            var balance = (float)(s.Balance * z.Width / ((double)s.TopK * z.Rows * z.Rows));
+            using var offsets = s.Pooled is { Counts: var counts } ? Memory.Place(Offsets(counts), z.Device) : s.Balance > 0 ? Counted(indices, z.Width) : null;
+            var balance = (float)(s.Pooled?.Factor ?? s.Balance * z.Width / ((double)s.TopK * z.Rows * z.Rows));
             Program.Kernel(z.Gpu(), "route_grad", "")
                 .Launch((z.Rows + Warps - 1) / Warps, 32 * Warps, dw.Pointer, z.Pointer, indices.Pointer, offsets?.Pointer ?? 0, f.Outputs[0].Pointer,
-                z.Rows, z.Width, s.TopK, s.Scoring == RouterScoring.Sigmoid ? 1 : 0, s.Normalise ? 1 : 0, s.Scale, balance);
+                z.Rows, z.Width, s.TopK, s.Scoring == RouterScoring.Sigmoid ? 1 : 0, s.Normalise ? 1 : 0, s.Scale, balance, (float)(s.Pooled?.ZFactor ?? 0));
+        }
+
+        private static double LogSum(ReadOnlySpan<float> z)
+        {
+            double max = float.NegativeInfinity, sum = 0;
+            foreach (var v in z) max = Math.Max(max, v);
+            foreach (var v in z) sum += Math.Exp(v - max);
+            return max + Math.Log(sum);
+        }
+
+        private static int[] Offsets(int[] counts)
+        {
+            var offsets = new int[counts.Length + 1];
+            for (var e = 0; e < counts.Length; e++) offsets[e + 1] = offsets[e] + counts[e];
+            return offsets;
         }
 
         /// <summary>I32 [E + 1], whose differences say how many tokens chose each expert.</summary>

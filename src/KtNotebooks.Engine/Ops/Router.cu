@@ -123,7 +123,7 @@ extern "C" __global__ void __launch_bounds__(32 * Warps) route(const float* logi
 
 // offsets [E + 1]: how many tokens chose e, as differences, with balance = α · E / (k · T²); null without the balance term.
 extern "C" __global__ void __launch_bounds__(32 * Warps) route_grad(const float* dweights, const float* logits, const int* indices, const int* offsets, float* dlogits, int tokens, int experts, int k,
-    int sigmoid, int normalise, float factor, float balance)
+    int sigmoid, int normalise, float factor, float balance, float z_factor)
 {
     __shared__ float shares[Warps][MAX_EXPERTS];
     int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
@@ -155,6 +155,7 @@ extern "C" __global__ void __launch_bounds__(32 * Warps) route_grad(const float*
     {
         for (int e = lane; e < experts; e += 32) mean += score_of(z[e], 0, max, scale) * ds[e];
         mean = warp_sum(mean);
+        if (z_factor != 0.0f) mean -= z_factor * (max - logf(scale)); // log Σ exp z
     }
     for (int e = lane; e < experts; e += 32)
     {

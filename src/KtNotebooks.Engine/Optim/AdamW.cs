@@ -18,7 +18,7 @@ internal readonly record struct AdamWFactors(float Beta1, float Beta2, float Rat
 /// their parameter lives; the parameters of a device are updated in one go, 28 bytes of memory traffic an element, and a card gives the bits that the CPU
 /// gives.
 /// </summary>
-public sealed class AdamW : IDisposable
+public sealed class AdamW : IOptimizer
 {
     private readonly IReadOnlyList<Parameter> _parameters;
     private readonly AdamWSettings _settings;
@@ -28,7 +28,8 @@ public sealed class AdamW : IDisposable
 
     /// <param name="momentsOnHost">Moments of parameters on such a card lie in pinned host memory, which the update reads and writes over the bus: 16 bytes an
     /// element instead of two thirds of the card's optimizer memory.</param>
-    public AdamW(IReadOnlyList<Parameter> parameters, AdamWSettings settings, Func<Device, bool>? momentsOnHost = null)
+    /// <param name="rateOf">What a parameter's learning rate is multiplied with, by its name; null: 1 for all.</param>
+    public AdamW(IReadOnlyList<Parameter> parameters, AdamWSettings settings, Func<Device, bool>? momentsOnHost = null, Func<string, double>? rateOf = null)
     {
         ArgumentNullException.ThrowIfNull(parameters);
         foreach (var p in parameters)
@@ -36,11 +37,11 @@ public sealed class AdamW : IDisposable
         (_parameters, _settings) = (parameters, settings);
         _m = [.. parameters.Select(p => Moments(p.Tensor, momentsOnHost?.Invoke(p.Tensor.Device) == true))];
         _v = [.. parameters.Select(p => Moments(p.Tensor, momentsOnHost?.Invoke(p.Tensor.Device) == true))];
-        foreach (var device in Enumerable.Range(0, parameters.Count).GroupBy(i => parameters[i].Tensor.Device))
+        foreach (var alike in Enumerable.Range(0, parameters.Count).GroupBy(i => (parameters[i].Tensor.Device, Rate: rateOf?.Invoke(parameters[i].Name) ?? 1)))
         {
-            int[] indices = [.. device];
+            int[] indices = [.. alike];
             var chunks = new Chunks([.. indices.Select(i => parameters[i].Tensor)]);
-            _groups.Add(new Group(indices, chunks, device.Key.Kind == DeviceKind.Cuda
+            _groups.Add(new Group(indices, alike.Key.Rate, chunks, alike.Key.Device.Kind == DeviceKind.Cuda
                 ? new OptimizerKernels(chunks, [.. indices.Select(i => _m[i])], [.. indices.Select(i => _v[i])]) : null));
         }
     }
@@ -55,15 +56,7 @@ public sealed class AdamW : IDisposable
     /// <exception cref="InvalidDataException">Moments of another shape.</exception>
     public void Restore(int steps, Func<string, Tensor> find)
     {
-        ArgumentNullException.ThrowIfNull(find);
-        foreach (var (name, tensor) in State)
-        {
-            using var saved = find(name);
-            if (saved.Type != tensor.Type || !saved.HasShape(tensor.Shape))
-                throw new InvalidDataException($"optimizer state '{name}' must be [{string.Join(", ", tensor.Shape.ToArray())}], but "
-                    + $"is {saved}: it belongs to another run");
-            Memory.Copy(saved, tensor);
-        }
+        OptimizerState.Restore(State, find);
         Steps = steps;
     }
 
@@ -72,19 +65,16 @@ public sealed class AdamW : IDisposable
     {
         Nn.WeightVersion.Change();
         Steps++;
-        var (rate, correction) = (learningRate / (1 - Math.Pow(_settings.Beta1, Steps)), Math.Sqrt(1 - Math.Pow(_settings.Beta2, Steps)));
-        var factors = new AdamWFactors((float)_settings.Beta1, (float)_settings.Beta2, (float)rate, (float)correction, (float)_settings.Eps,
-            (float)(1 - (learningRate * _settings.WeightDecay)));
+        var correction = Math.Sqrt(1 - Math.Pow(_settings.Beta2, Steps));
         foreach (var group in _groups)
         {
+            var rate = learningRate * group.Rate;
+            var factors = new AdamWFactors((float)_settings.Beta1, (float)_settings.Beta2, (float)(rate / (1 - Math.Pow(_settings.Beta1, Steps))),
+                (float)correction, (float)_settings.Eps, (float)(1 - (rate * _settings.WeightDecay)));
             if (group.Kernels is { } card) card.Step(group.Indices.Select(i => _parameters[i].Tensor.Grad), (float)gradientScale, factors);
             else StepOnHost(group, (float)gradientScale, factors);
         }
-        foreach (var (_, tensor) in _parameters)
-        {
-            tensor.Grad?.Dispose();
-            tensor.Grad = null;
-        }
+        OptimizerState.FreeGradients(_parameters);
     }
 
     public void Dispose()
@@ -142,6 +132,6 @@ public sealed class AdamW : IDisposable
         }
     }
 
-    /// <summary>The parameters of one device, by their number; kernels where it is a card.</summary>
-    private sealed record Group(int[] Indices, Chunks Chunks, OptimizerKernels? Kernels);
+    /// <summary>The parameters of one device and one rate, by their number; kernels where it is a card.</summary>
+    private sealed record Group(int[] Indices, double Rate, Chunks Chunks, OptimizerKernels? Kernels);
 }

@@ -76,7 +76,7 @@ public static class Checkpoints
         return target;
     }
 
-    public static void WriteOptimizer(string folder, AdamW optimizer)
+    public static void WriteOptimizer(string folder, IOptimizer optimizer)
     {
         ArgumentNullException.ThrowIfNull(optimizer);
         SafetensorsWriter.Write(Path.Combine(folder, OptimizerFile), optimizer.State);
@@ -84,7 +84,7 @@ public static class Checkpoints
 
     /// <summary>Takes the moments over.</summary>
     /// <exception cref="InvalidDataException">There are none, those of another run, or some that are no numbers.</exception>
-    public static void RestoreOptimizer(string folder, AdamW optimizer, int steps)
+    public static void RestoreOptimizer(string folder, IOptimizer optimizer, int steps)
     {
         ArgumentNullException.ThrowIfNull(optimizer);
         var path = Path.Combine(folder, OptimizerFile);

@@ -15,10 +15,10 @@ internal static class FineTuneIdentity
 {
     /// <param name="keys">Of the config.</param>
     /// <param name="c">The config, for keys that are not listed here.</param>
-    /// <param name="rows">What is learned.</param>
+    /// <param name="rows">Hash of what is learned.</param>
     /// <param name="totalSteps">Of the run.</param>
     /// <param name="model">With its adapter, before the first step; null: not loaded yet.</param>
-    public static RunIdentity Of(FineTuneKeys keys, Settings c, IReadOnlyList<EncodedExample> rows, int totalSteps, CausalLm? model)
+    public static RunIdentity Of(FineTuneKeys keys, Settings c, string rows, int totalSteps, CausalLm? model)
     {
         var (lora, t, data) = (keys.Lora, keys.Training, keys.Data);
         List<(string, JsonNode?)> all =
@@ -32,12 +32,12 @@ internal static class FineTuneIdentity
             ("lora_rank", lora.Rank), ("lora_alpha", lora.EffectiveAlpha), ("lora_dropout", lora.Dropout),
             ("lora_target", lora.Target is { } targets ? string.Join(",", targets) : "all"), ("lora_experts", lora.Experts),
             ("learning_rate", t.LearningRate), ("lr_scheduler_type", t.Schedule), ("warmup_ratio", t.WarmupRatio), ("warmup_steps", t.WarmupSteps),
-            ("max_grad_norm", t.MaxGradientNorm),
+            ("max_grad_norm", t.MaxGradientNorm), ("optim", t.Optimizer == "adamw" ? null : t.Optimizer),
             ("adam_beta1", t.Adam.Beta1), ("adam_beta2", t.Adam.Beta2), ("adam_epsilon", t.Adam.Eps), ("weight_decay", t.Adam.WeightDecay), ("seed", t.Seed),
             ("per_device_train_batch_size", keys.Batch), ("gradient_accumulation_steps", keys.Accumulation),
             ("loss_reduction", keys.Reduction == LossReduction.Micro ? "micro" : "token"),
             ("infer_dtype", keys.Type == DType.F32 ? "float32" : "bfloat16"), ("num_train_epochs", keys.Epochs), ("max_steps", keys.MaxSteps),
-            ("rows of dataset (sha256)", HashOf(rows)),
+            ("rows of dataset (sha256)", rows),
         ];
         if (model is not null)
         {
@@ -48,12 +48,13 @@ internal static class FineTuneIdentity
         return new RunIdentity([.. all.DistinctBy(value => value.Item1)], acting, totalSteps);
     }
 
-    private static string HashOf(IReadOnlyList<EncodedExample> rows)
+    public static string HashOf(IReadOnlyList<EncodedExample> rows)
     {
         using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
         foreach (var row in rows)
         {
-            hash.AppendData(MemoryMarshal.AsBytes<int>([row.Ids.Length, row.Starts.Length, row.Apart ? 1 : 0]));
+            hash.AppendData(MemoryMarshal.AsBytes<int>([row.Ids.Length, row.Starts.Length, (row.Apart ? 1 : 0) + (2 * row.Tag)]));
+            if (row.Weight != 1) hash.AppendData(MemoryMarshal.AsBytes<float>([row.Weight]));
             foreach (var numbers in new[] { row.Ids, row.Labels, row.Starts }) hash.AppendData(MemoryMarshal.AsBytes<int>(numbers));
         }
         return Convert.ToHexStringLower(hash.GetHashAndReset())[..16];

@@ -97,7 +97,17 @@ public sealed record FineTuneKeys
         ArgumentNullException.ThrowIfNull(c);
         var alpha = c.MaybeNumber("lora_alpha") is { } given and not 0 ? given : (double?)null; // LLaMA-Factory takes 0 for nothing given
         return new LoraSettings(c.Int("lora_rank"), alpha, c.Number("lora_dropout"), c.List("lora_target"), c.Flag("lora_experts"),
-            RankStabilised: c.Flag("use_rslora")).Checked();
+            ReadPattern(c, "rank_pattern", c.MaybePositive), ReadPattern(c, "alpha_pattern", c.MaybeNumber), c.Flag("use_rslora")).Checked();
+    }
+
+    /// <summary>A block of patterns of module paths and numbers, as PEFT has them; null: none is given.</summary>
+    private static Dictionary<string, T>? ReadPattern<T>(Settings c, string block, Func<string, T?> read) where T : struct
+    {
+        c.Has(block);
+        var pattern = new Dictionary<string, T>();
+        foreach (var key in c.Given.Keys.Where(k => k.StartsWith(block + ".", StringComparison.Ordinal)))
+            if (read(key) is { } value) pattern[key[(block.Length + 1)..]] = value;
+        return pattern.Count == 0 ? null : pattern;
     }
 
     /// <summary>The type of weights and activations.</summary>
@@ -119,6 +129,16 @@ public sealed record FineTuneKeys
             WarmupRatio = warmup is > 0 and < 1 ? warmup : c.Number("warmup_ratio"),
             WarmupSteps = warmup is > 0 and < 1 ? 0 : c.Int("warmup_steps"),
             MaxGradientNorm = c.Number("max_grad_norm"),
+            Optimizer = ReadOptimizer(c),
+            LoraPlus = c.MaybeNumber("loraplus_lr_ratio"),
+            ScheduleDetails = ScheduleKeys.Read(c),
+            Noise = c.MaybeNumber("neftune_noise_alpha") ?? 0,
+            Balance = c.MaybeNumber("moe_aux_loss_coef") ?? 0,
+            RouterZ = c.MaybeNumber("router_z_loss_coef") ?? 0,
+            LogsRouting = c.Flag("log_routing"),
+            Best = ReadBest(c),
+            Patience = c.MaybeInt("early_stopping_steps"),
+            EventFolder = ReadTrackers(c, outputToo),
             Adam = new AdamWSettings(c.Number("adam_beta1"), c.Number("adam_beta2"), c.Number("adam_epsilon"), c.Number("weight_decay")),
             LoggingStrategy = ReadWhen(c, "logging_strategy") ?? When.Steps,
             LoggingSteps = c.Number("logging_steps"),
@@ -130,7 +150,7 @@ public sealed record FineTuneKeys
             EvalStrategy = ReadWhen(c, "eval_strategy"),
             EvalSteps = c.MaybeNumber("eval_steps"),
             EvalOnStart = c.Flag("eval_on_start"),
-            LoadBestAtEnd = c.Flag("load_best_model_at_end") && c.OneOf("metric_for_best_model") is not null,
+            LoadBestAtEnd = c.Flag("load_best_model_at_end"),
             ResumeFrom = ResumeFrom.Parse(c.Text("resume_from_checkpoint")),
             Seed = (ulong)c.Int("seed"),
             ChunkRows = c.Positive("chunk_size"),
@@ -138,6 +158,42 @@ public sealed record FineTuneKeys
             Memory = TrainingMemoryKeys.Read(c),
             PlotLoss = c.Flag("plot_loss"),
         };
+    }
+
+    private static string ReadOptimizer(Settings c)
+    {
+        var muon = c.Flag("use_muon");
+        return c.OneOf("optim") switch
+        {
+            var adam when adam.StartsWith("adamw", StringComparison.Ordinal) => muon ? "muon" : "adamw",
+            "muon" => "muon",
+            var other when muon => throw c.Wrong("use_muon", $"false with optim: {other}"),
+            "adafactor" => "adafactor",
+            _ => "lion",
+        };
+    }
+
+    /// <summary>As transformers: a metric whose name ends in loss is the better the smaller, any other the better the greater, unless it is said.</summary>
+    private static Best ReadBest(Settings c)
+    {
+        var metric = c.TextOrDefault("metric_for_best_model");
+        if (metric.StartsWith("eval_", StringComparison.Ordinal)) metric = metric["eval_".Length..];
+        return new Best(metric, c.FlagOrNull("greater_is_better", null) ?? !metric.EndsWith("loss", StringComparison.Ordinal));
+    }
+
+    /// <summary>The folder of event files, or null.</summary>
+    private static string? ReadTrackers(Settings c, bool outputToo)
+    {
+        var trackers = c.List("report_to") ?? [];
+        foreach (var other in trackers.Except(["none", "tensorboard", "all"]))
+            c.Ignore("report_to", $"{other} is not reported to: trainer_log.jsonl and TensorBoard's event files (report_to: tensorboard) hold the run");
+        var folder = c.Text("logging_dir");
+        if (!trackers.Contains("tensorboard") && !trackers.Contains("all"))
+        {
+            c.Ignore("logging_dir", "it is the folder of report_to: tensorboard");
+            return null;
+        }
+        return folder ?? (outputToo ? Path.Combine(c.Required("output_dir"), "runs") : null);
     }
 
     /// <summary>no, steps or epoch; null: not given.</summary>
@@ -149,7 +205,6 @@ public sealed record FineTuneKeys
         var adaptation = c.TextOrDefault("finetuning_type");
         if (adaptation is "full" or "freeze" or "oft") throw c.Wrong("finetuning_type", "lora: the weights themselves are not trained yet");
         c.OneOf("finetuning_type");
-        c.OneOf("optim");
         if (c.TextOrDefault("infer_backend") is "vllm" or "sglang")
             throw c.Wrong("infer_backend", "huggingface or ktransformers: this engine takes the place of either");
         c.OneOf("infer_backend");

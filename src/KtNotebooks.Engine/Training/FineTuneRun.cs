@@ -5,6 +5,7 @@ using KtNotebooks.Files;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
 using KtNotebooks.Tokenizers;
+using KtNotebooks.Training.Objectives;
 using KtNotebooks.Weights;
 
 namespace KtNotebooks.Training;
@@ -60,26 +61,35 @@ public sealed class FineTuneRun : IDisposable
         if (keys.Adapter is { } first) AdapterSource.Open(first).Dispose(); // what is wrong with it is said before a long load
         var tokenizer = Tokenizer.Load(modelPath);
         var rows = TrainingData.Load(keys.Data, modelPath, objective.Encoder(keys.Data, tokenizer), cancel);
-        var windows = new ExampleWindows(rows.Train, keys.Batch, keys.Accumulation, keys.Epochs, keys.MaxSteps, keys.Reduction, keys.OrderSeed, objective);
+        var stream = keys.Data.StreamBuffer is { } buffer ? new RowStream(keys.Data, objective.Encoder(keys.Data, tokenizer), buffer, keys.OrderSeed) : null;
+        IWindowSource windows = stream is null
+            ? new ExampleWindows(rows.Train, keys.Batch, keys.Accumulation, keys.Epochs, keys.MaxSteps, keys.Reduction, keys.OrderSeed, objective)
+            : new StreamedWindows(stream, keys.Batch, keys.Accumulation, keys.MaxSteps, keys.Reduction, objective);
+        if (windows is StreamedWindows streamed) rows = rows with { Train = [.. streamed.First], Skipped = [.. rows.Skipped, .. stream!.Skipped] };
+        var rowsHash = stream?.Fingerprint() ?? FineTuneIdentity.HashOf(rows.Train);
         // Said now, for a large model takes minutes to load; the rest is compared when it is there.
         if (from is not null)
-            FineTuneIdentity.Of(keys, c, rows.Train, windows.TotalSteps, model: null).Compare(from, training.ResumeFrom.IsExplicit, partly: true);
+            FineTuneIdentity.Of(keys, c, rowsHash, windows.TotalSteps, model: null).Compare(from, training.ResumeFrom.IsExplicit, partly: true);
         var model = ModelFolder.Load(modelPath, keys.Type, plan, new LoadSettings(Report: loading));
         try
         {
+            if (windows is StreamedWindows reading) reading.Vocabulary = model.Info.Vocabulary;
             notes.AddRange(rows.Notes(model.Info.MaxPositions));
             foreach (var example in rows.Train.Concat(rows.HeldOut))
                 if (example.Ids.Where(i => i >= model.Info.Vocabulary).Cast<int?>().FirstOrDefault() is { } id)
                     throw new InvalidDataException($"{example.Source}: has token {id}, but the model's vocabulary ends "
                         + $"at {model.Info.Vocabulary - 1}; tokenizer.json in {modelPath} belongs to another model");
+            if (training.Balance > 0) RequireSoftmaxRouters(model, "moe_aux_loss_coef", c);
+            if (training.RouterZ > 0) RequireSoftmaxRouters(model, "router_z_loss_coef", c);
             if (!lora.Experts && lora.Targets is null && model.All().OfType<ExpertBank>().Any())
                 notes.Add("lora_target: all is attention, dense and shared experts, as KTransformers trains; routed experts stay as they are (lora_experts: "
                     + "true gives each an adapter)");
             var memory = TrainingMemory.Choose(model, lora, training.Memory, plan, windows.At(0).Batch.Tokens, notes);
             foreach (var bank in model.All().OfType<ExpertBank>()) bank.LoraOnHost = memory.GetValueOrDefault(bank.Device).LoraOnHost;
-            var adaptation = new LoraAdaptation(lora, modelPath, keys.Adapter, training.Seed, keys.Log);
+            var adapter = new LoraAdaptation(lora, modelPath, keys.Adapter, training.Seed, keys.Log);
+            IAdaptation adaptation = objective.Needs == Scores.Values ? new RewardAdaptation(adapter, keys.Adapter, training.Seed) : adapter;
             adaptation.Attach(model);
-            var identity = FineTuneIdentity.Of(keys, c, rows.Train, windows.TotalSteps, model);
+            var identity = FineTuneIdentity.Of(keys, c, rowsHash, windows.TotalSteps, model);
             var parts = new RunBuilder
             {
                 Model = model,
@@ -97,13 +107,23 @@ public sealed class FineTuneRun : IDisposable
                     ModelCard.Write(training.OutputDir, keys, identity, result, state);
                 },
             };
-            return new FineTuneRun(keys, parts, adaptation.Settings, rows, tokenizer) { Notes = [.. notes, .. model.Notes] };
+            return new FineTuneRun(keys, parts, adapter.Settings, rows, tokenizer) { Notes = [.. notes, .. model.Notes] };
         }
         catch
         {
             model.Dispose();
             throw;
         }
+    }
+
+    private static void RequireSoftmaxRouters(CausalLm model, string key, Settings c)
+    {
+        var where = c.Where(key);
+        var routers = model.All().OfType<MoeMlp>().ToArray();
+        if (routers.Length == 0) throw new ArgumentException($"{where}: this model has no routers; leave {key} out");
+        if (Array.Exists(routers, m => m.Settings.Scoring == Ops.RouterScoring.Sigmoid))
+            throw new ArgumentException($"{where}: the routers of this model have sigmoid scores and are balanced by a correction bias, which stays as it is; "
+                + $"leave {key} out (log_routing: true shows their balance)");
     }
 
     /// <summary>What is wrong with the settings or the output folder is said before anything is read; the checkpoint that will be gone on from.</summary>

@@ -34,10 +34,29 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
         get => _objective;
         init
         {
-            _objective = value is { Needs: LogProbs.None } ? null : value;
+            _objective = value is { Needs: Scores.None } ? null : value;
             _work.HasDropout = value?.HasDropout ?? true;
         }
     }
+
+    /// <summary>neftune_noise_alpha; 0: none.</summary>
+    public double Noise
+    {
+        get => _work.Noise;
+        init => _work.Noise = value;
+    }
+
+    /// <summary>moe_aux_loss_coef: of the routers' balance loss, which is no part of the loss that is reported; 0: none.</summary>
+    public double Balance { get; init; }
+
+    /// <summary>router_z_loss_coef, likewise; 0: none.</summary>
+    public double RouterZ { get; init; }
+
+    /// <summary>What routers choose is reported beside the loss, as <see cref="RoutingStep.Metrics"/>.</summary>
+    public bool LogsRouting { get; init; }
+
+    /// <summary>In words, where a window whose loss or gradients are no numbers begins to be so; asked while the gradients are there.</summary>
+    internal string FindBroken(TokenBatch batch, IReadOnlyList<Parameter> trained) => BrokenWindow.Find(_work, batch, trained);
 
     /// <summary>The devices of the stages.</summary>
     public IReadOnlyList<Device> Devices => [.. _work.Devices.Distinct()];
@@ -50,6 +69,7 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
     {
         get
         {
+            if (Balance > 0 || RouterZ > 0) return 1; // the loss is of all layers and tokens, and its slopes must be known before the first layer goes back
             if (parts is { } given) return given;
             var cards = Devices.Count(d => d.Kind == DeviceKind.Cuda);
             if (cards < 2) return 1;
@@ -74,14 +94,18 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
         var together = Objective?.Together ?? 1;
         var schedule = new StepSchedule(_work.Devices, [.. batch.SeqStarts.Where((_, i) => i % together == 0 || i == batch.Sequences)], Parts,
             _work.Lowest());
-        var hasReference = Objective?.Needs == LogProbs.PolicyAndReference;
+        var hasReference = Objective?.Needs == Scores.PolicyAndReference;
         var before = hasReference ? Enumerable.Range(0, _work.Devices.Count).Select(i => (Stage: i, Backward: false, Rows: batch.Tokens)) : [];
         ExpertStreams.Plan([.. before.Concat(schedule.Visits())
             .SelectMany(visit => _work.BanksOf(visit.Stage).Select(bank => new BankVisit(bank, visit.Backward, visit.Rows)))]);
         if (hasReference) OnPart?.Invoke(new StepMark(_work.Devices[0], StepWork.Reference));
         var reference = hasReference ? _work.ReferenceLogProbs(batch, cancel) : [];
+        _work.Routing = Balance > 0 || RouterZ > 0 || LogsRouting ? new RoutingStep(Balance, batch.Tokens, RouterZ) : null;
         using var run = new StepRun(_work, schedule, batch, Objective, reference, dropoutKey, savedBytes, OnPart);
-        return run.Run(cancel);
+        var learned = run.Run(cancel);
+        if (_work.Routing is not { } routing) return learned;
+        _work.Routing = null;
+        return learned with { Metrics = learned.Metrics.Concat(routing.Metrics).ToDictionary() };
     }
 
     /// <summary>Σ weight · cross-entropy of a batch, without gradients or dropout.</summary>
@@ -92,8 +116,8 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
     {
         ArgumentNullException.ThrowIfNull(batch);
         if (Objective is not { } objective) return new WindowLoss(_work.Loss(batch, cancel));
-        var policy = _work.LogProbs(batch, adapter: null, cancel);
-        return WindowLoss.Of([objective.Weigh(batch, policy,
-            objective.Needs == LogProbs.PolicyAndReference ? _work.LogProbs(batch, Pass.BaseModel, cancel) : [])]);
+        var policy = _work.Score(batch, objective.Needs, adapter: null, cancel);
+        var reference = objective.Needs == Scores.PolicyAndReference ? _work.Score(batch, Scores.Policy, Pass.BaseModel, cancel).Policy : [];
+        return WindowLoss.Of([objective.Weigh(batch, policy with { Reference = reference })]);
     }
 }

@@ -4,6 +4,7 @@ using KtNotebooks.Models;
 using KtNotebooks.Nn;
 using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
+using KtNotebooks.Training.Objectives;
 
 namespace KtNotebooks.Training;
 
@@ -18,6 +19,12 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
 
     /// <summary>The device of every stage.</summary>
     public IReadOnlyList<Device> Devices => _devices;
+
+    /// <summary>neftune_noise_alpha; 0: none.</summary>
+    public double Noise { get; set; }
+
+    /// <summary>Of the window under way: what its routers choose; null: nobody asks.</summary>
+    public RoutingStep? Routing { get; set; }
 
     /// <summary>Adapters drop inputs as they say.</summary>
     public bool HasDropout { get; set; } = true;
@@ -61,10 +68,15 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
     public StepWork KindOf(int i) => model.Stages[i].NeedsWholeSequences ? StepWork.Attention : BanksOf(i).Any() ? StepWork.Experts : StepWork.Dense;
 
     /// <summary>Rows of the token table → [rows, D] on the first stage's device.</summary>
-    public Tensor Embed(TokenBatch batch, WindowPart part)
+    /// <param name="noiseKey">Of the noise of <see cref="Noise"/> in this step; null: none.</param>
+    public Tensor Embed(TokenBatch batch, WindowPart part, ulong? noiseKey = null)
     {
         using var tape = Tape.Scratch();
-        return tape.Keep(Embedded(batch, part));
+        var x = Embedded(batch, part);
+        if (noiseKey is not { } key || Noise <= 0) return tape.Keep(x);
+        using var noise = EmbeddingNoise.Of(batch, part, x.Width, Noise, key);
+        using var there = noise.To(x.Type);
+        return tape.Keep(Add.Apply(x, Tape.Own(there.To(x.Device))));
     }
 
     public void EmbedBackward(TokenBatch batch, WindowPart part, Tensor d)
@@ -83,7 +95,12 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
         {
             using var tape = Tape.Scratch();
             using var rows = x.Slice(from - part.From, to - from);
-            Memory.Copy(stage.Forward(rows, Pass.ForTraining(batch, from, to, key) with { Training = HasDropout, Adapter = adapter }), target);
+            Memory.Copy(stage.Forward(rows, Pass.ForTraining(batch, from, to, key) with
+            {
+                Training = HasDropout,
+                Adapter = adapter,
+                Routing = adapter is null ? Routing : null,
+            }), target);
         }, cancel);
     }
 
@@ -98,7 +115,12 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
             using var rows = x.Slice(from - part.From, to - from);
             using var dRows = dy.Slice(from - part.From, to - from);
             rows.RequiresGrad = true;
-            tape.Backward(stage.Forward(rows, Pass.ForTraining(batch, from, to, key) with { Training = HasDropout, ValueUnused = true }), dRows);
+            tape.Backward(stage.Forward(rows, Pass.ForTraining(batch, from, to, key) with
+            {
+                Training = HasDropout,
+                ValueUnused = true,
+                Routing = Routing,
+            }), dRows);
             Memory.Copy(rows.Grad!, target);
         }, cancel);
     }
@@ -136,8 +158,8 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
         }
     }
 
-    /// <summary>Σ log p of the targets of each sequence of a batch by the base without its adapter, which goes through the layers as a step does.</summary>
-    public double[] ReferenceLogProbs(TokenBatch batch, CancellationToken cancel)
+    /// <summary>log p of the target of each row of a batch by the base without its adapter, which goes through the layers as a step does.</summary>
+    public float[] ReferenceLogProbs(TokenBatch batch, CancellationToken cancel)
     {
         var whole = new WindowPart(0, 0, batch.Tokens);
         var x = Embed(batch, whole);
@@ -149,7 +171,7 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
                 using var here = Transfer.Apply(below, _devices[i]);
                 x = Forward(i, here, batch, whole, key: 0, cancel, Pass.BaseModel);
             }
-            return LogProbs(x, batch, whole, new Pass([], [0], Adapter: Pass.BaseModel), cancel);
+            return Score(x, batch, whole, Scores.Policy, new Pass([], [0], Adapter: Pass.BaseModel), cancel).Policy;
         }
         finally
         {
@@ -157,27 +179,61 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
         }
     }
 
-    /// <summary>Σ log p of the targets of each sequence of a batch, without gradients or dropout, as <see cref="Loss"/> goes through it.</summary>
-    public double[] LogProbs(TokenBatch batch, string? adapter, CancellationToken cancel)
+    /// <summary>The first place of a forward pass whose results are not all numbers, in words; null: there is none.</summary>
+    public string? FirstBroken(TokenBatch batch)
     {
-        List<double> all = [];
+        var whole = new WindowPart(0, 0, batch.Tokens);
+        var x = Embed(batch, whole);
+        try
+        {
+            if (Optim.Finite.FirstBroken([("", Widened(x))]) is not null) return "in the token table";
+            for (var i = 0; i < _devices.Length; i++)
+            {
+                using var below = x;
+                using var here = Transfer.Apply(below, _devices[i]);
+                x = Forward(i, here, batch, whole, key: 0, CancellationToken.None);
+                if (Optim.Finite.FirstBroken([("", Widened(x))]) is not null) return $"in {KindOf(i).ToString().ToLowerInvariant()} of layer {i / 2}";
+            }
+            var scores = Score(x, batch, whole, Scores.Policy, new Pass([], [0]), CancellationToken.None);
+            return Array.TrueForAll(scores.Policy, float.IsFinite) ? null : "in the head";
+        }
+        finally
+        {
+            x.Dispose();
+        }
+
+        static Tensor Widened(Tensor x) => Tensor.From(x.ToFloats(), x.Shape);
+    }
+
+    /// <summary>Scores of the rows of a batch, without gradients or dropout, as <see cref="Loss"/> goes through it.</summary>
+    public PartScores Score(TokenBatch batch, Scores needs, string? adapter, CancellationToken cancel)
+    {
+        var all = new PartScores(new float[batch.Tokens], [], needs == Scores.PolicyAndEntropy ? new float[batch.Tokens] : []);
         foreach (var (from, to) in Chunks(batch, new WindowPart(0, 0, batch.Tokens), wholeSequences: true))
         {
             cancel.ThrowIfCancellationRequested();
             var part = batch.Sequence(SequenceAt(batch, from), SequenceAt(batch, to));
             using var tape = Tape.Scratch();
             var hidden = model.Hidden(part, Pass.Inference(part, adapter: adapter));
-            all.AddRange(LogProbs(hidden, part, new WindowPart(0, 0, part.Tokens), new Pass([], [0], Adapter: adapter), cancel));
+            var scores = Score(hidden, part, new WindowPart(0, 0, part.Tokens), needs, new Pass([], [0], Adapter: adapter), cancel);
+            scores.Policy.CopyTo(all.Policy, from);
+            scores.Entropies.CopyTo(all.Entropies, from);
         }
-        return [.. all];
+        return all;
     }
 
-    /// <summary>Σ log p of the targets of each sequence of a part, from the hidden states [rows, D] of its rows.</summary>
+    /// <summary>Scores of the rows of a part, from their hidden states [rows, D].</summary>
     /// <param name="pass">Of the head: its adapter, its dropout.</param>
-    public double[] LogProbs(Tensor hidden, TokenBatch batch, WindowPart part, Pass pass, CancellationToken cancel)
+    public PartScores Score(Tensor hidden, TokenBatch batch, WindowPart part, Scores needs, Pass pass, CancellationToken cancel)
     {
-        var (first, last) = (SequenceAt(batch, part.From), SequenceAt(batch, part.To));
-        var sums = new double[last - first];
+        var scores = new PartScores(new float[part.Rows], [], needs == Scores.PolicyAndEntropy ? new float[part.Rows] : []);
+        if (needs == Scores.Values)
+        {
+            using var tape = Tape.Scratch();
+            var (values, ends) = (Values(hidden, batch, part, out var at).ToFloats(), at);
+            for (var s = 0; s < ends.Length; s++) scores.Policy[ends[s]] = values[s];
+            return scores;
+        }
         for (var from = 0; from < part.Rows; from += headRows)
         {
             cancel.ThrowIfCancellationRequested();
@@ -185,17 +241,41 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
             using var tape = Tape.Scratch();
             using var rows = hidden.Slice(from, count);
             if (HeadLogits(rows, batch, part.From + from, part.From + from + count, pass, out var at) is not { } logits) continue;
-            for (var (s, done) = (first, 0); done < at.Length; s++)
+            var (logp, entropies) = TargetLogProbs.Apply(logits, [.. at.Select(t => batch.Labels[t])], withEntropy: scores.Entropies.Length > 0);
+            Spread(logp, scores.Policy);
+            if (entropies is not null) Spread(entropies, scores.Entropies);
+
+            void Spread(Tensor each, float[] all)
             {
-                var end = done;
-                while (end < at.Length && at[end] < batch.SeqStarts[s + 1]) end++;
-                if (end == done) continue;
-                using var own = logits.Slice(done, end - done);
-                sums[s - first] -= CrossEntropy.Apply(own, [.. at[done..end].Select(t => batch.Labels[t])], [.. Enumerable.Repeat(1f, end - done)]).Item();
-                done = end;
+                var values = each.ToFloats();
+                for (var i = 0; i < at.Length; i++) all[at[i] - part.From] = values[i];
             }
         }
-        return sums;
+        return scores;
+    }
+
+    /// <summary>
+    /// The gradient of Σ −weight · value over the ends of the sequences of a part: fills d [rows, D] (given as zeros), adds to the value head's.
+    /// </summary>
+    public void ValuesBackward(Tensor hidden, TokenBatch batch, float[] weights, WindowPart part, Tensor d)
+    {
+        using var tape = Tape.Record();
+        using var rows = hidden.Alias();
+        rows.RequiresGrad = true;
+        var values = Values(rows, batch, part, out var ends);
+        using var slopes = Tensor.From([.. ends.Select(at => -weights[part.From + at])], DType.F32, ends.Length, 1);
+        using var there = slopes.To(values.Device);
+        tape.Backward(values, there);
+        Memory.Copy(rows.Grad!, d);
+    }
+
+    /// <summary>The value head at the last row of every sequence of a part, F32 [N, 1].</summary>
+    /// <param name="ends">Those rows, counted in the part.</param>
+    private Tensor Values(Tensor hidden, TokenBatch batch, WindowPart part, out int[] ends)
+    {
+        var head = model.ValueHead ?? throw new InvalidOperationException("the model has no value head");
+        ends = [.. batch.SeqStarts.Where(start => start > part.From && start <= part.To).Select(start => start - 1 - part.From)];
+        return head.Forward(model.Norm.Forward(Transfer.Apply(GatherRows.Apply(hidden, ends), model.Norm.Device)));
     }
 
     /// <summary>What the head knows of rows in training.</summary>

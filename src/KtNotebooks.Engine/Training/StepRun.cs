@@ -41,7 +41,7 @@ internal sealed class StepRun : IDisposable
     private readonly StepSchedule _schedule;
     private readonly TokenBatch _batch;
     private readonly ITrainingObjective? _objective;
-    private readonly double[] _reference;
+    private readonly float[] _reference;
     private readonly RowWeights?[] _weighed;
     private readonly float[] _weights; // of the cross-entropy's rows: the window's, or what the objective makes of them part by part
     private readonly ulong _key;
@@ -51,8 +51,8 @@ internal sealed class StepRun : IDisposable
     private readonly Tensor?[] _losses, _dEmbedded;
 
     /// <param name="objective">Weighs the rows when their log-probabilities are known; null: they weigh as the batch says.</param>
-    /// <param name="reference">The reference's log-probabilities of every sequence; empty where the objective needs none.</param>
-    public StepRun(StageWork work, StepSchedule schedule, TokenBatch batch, ITrainingObjective? objective, double[] reference, ulong key,
+    /// <param name="reference">log p of every row's target by the reference; empty where the objective needs none.</param>
+    public StepRun(StageWork work, StepSchedule schedule, TokenBatch batch, ITrainingObjective? objective, float[] reference, ulong key,
         Func<Device, long>? savedBytes, Action<StepMark>? mark)
     {
         (_objective, _reference, _weighed) = (objective, reference, new RowWeights?[schedule.Parts.Count]);
@@ -133,7 +133,7 @@ internal sealed class StepRun : IDisposable
         else
         {
             _mark?.Invoke(new StepMark(run.Device, StepWork.Embedding, Part: part.Number));
-            saved.Push(_work.Embed(_batch, part));
+            saved.Push(_work.Embed(_batch, part, noiseKey: _key));
         }
         for (var i = run.First; i < run.End; i++)
         {
@@ -153,7 +153,8 @@ internal sealed class StepRun : IDisposable
         try
         {
             if (_objective is not null) Weigh(_objective, hidden, part, stop);
-            _losses[part.Number] = _work.Head(hidden, _batch, _weights, part, d, _key, stop);
+            if (_objective?.Needs == Scores.Values) _work.ValuesBackward(hidden, _batch, _weights, part, d);
+            else _losses[part.Number] = _work.Head(hidden, _batch, _weights, part, d, _key, stop);
             saved.Pop();
             return d;
         }
@@ -167,9 +168,9 @@ internal sealed class StepRun : IDisposable
     /// <summary>What the objective makes of a part's log-probabilities.</summary>
     private void Weigh(ITrainingObjective objective, Tensor hidden, WindowPart part, CancellationToken stop)
     {
-        var policy = _work.LogProbs(hidden, _batch, part, _work.HeadPass(_key), stop);
+        var policy = _work.Score(hidden, _batch, part, objective.Needs, _work.HeadPass(_key), stop);
         var (first, last) = (Array.IndexOf(_batch.SeqStarts, part.From), Array.IndexOf(_batch.SeqStarts, part.To));
-        var weighed = objective.Weigh(_batch.Sequence(first, last), policy, _reference.Length > 0 ? _reference[first..last] : []);
+        var weighed = objective.Weigh(_batch.Sequence(first, last), policy with { Reference = _reference.Length > 0 ? _reference[part.From..part.To] : [] });
         weighed.Weights.CopyTo(_weights, part.From);
         _weighed[part.Number] = weighed;
     }

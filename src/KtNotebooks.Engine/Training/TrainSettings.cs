@@ -40,6 +40,36 @@ public sealed record TrainSettings
 
     public AdamWSettings Adam { get; init; } = new();
 
+    /// <summary>optim: adamw, lion, adafactor or muon.</summary>
+    public string Optimizer { get; init; } = "adamw";
+
+    /// <summary>loraplus_lr_ratio (LoRA+, Hayou et al. 2024): B's learning rate is so many times A's; null: the same.</summary>
+    public double? LoraPlus { get; init; }
+
+    /// <summary>lr_scheduler_kwargs.</summary>
+    public ScheduleSettings ScheduleDetails { get; init; } = new();
+
+    /// <summary>neftune_noise_alpha; 0: none.</summary>
+    public double Noise { get; init; }
+
+    /// <summary>moe_aux_loss_coef; 0: none.</summary>
+    public double Balance { get; init; }
+
+    /// <summary>router_z_loss_coef; 0: none.</summary>
+    public double RouterZ { get; init; }
+
+    /// <summary>log_routing: how evenly experts are chosen is a part of the log.</summary>
+    public bool LogsRouting { get; init; }
+
+    /// <summary>What the best evaluation is by.</summary>
+    public Best Best { get; init; } = new();
+
+    /// <summary>early_stopping_steps: the run ends after so many evaluations without a better one; null: it does not.</summary>
+    public int? Patience { get; init; }
+
+    /// <summary>report_to: tensorboard; the folder of its event files. Null: none are written.</summary>
+    public string? EventFolder { get; init; }
+
     public When LoggingStrategy { get; init; } = When.Steps;
 
     /// <summary>Below 1: a share of all steps, as for save_steps and eval_steps.</summary>
@@ -91,6 +121,9 @@ public sealed record TrainSettings
     /// <summary>plot_loss: leave training_loss.png beside the logs. On unless switched off, unlike LLaMA-Factory's default.</summary>
     public bool PlotLoss { get; init; } = true;
 
+    internal OptimizerSettings Optimizing => new(Optimizer, Adam,
+        LoraPlus is { } ratio ? name => name.EndsWith(".lora_B.weight", StringComparison.Ordinal) ? ratio : 1 : null);
+
     public int WarmupOf(int totalSteps) => WarmupSteps > 0 ? WarmupSteps : (int)Math.Ceiling(totalSteps * WarmupRatio);
 
     /// <summary>The same settings, when every value has a meaning.</summary>
@@ -111,6 +144,16 @@ public sealed record TrainSettings
         Require(IsRhythm(SaveSteps), "save_steps", Rhythm + ", or 0 for none", SaveSteps);
         if (EvalSteps is { } every) Require(IsRhythm(every), "eval_steps", Rhythm, every);
         Require(ChunkRows > 0, "chunk_size", "positive", ChunkRows);
+        if (LoraPlus is { } ratio) Require(double.IsFinite(ratio) && ratio > 0, "loraplus_lr_ratio", "above 0", ratio);
+        Require(double.IsFinite(Noise) && Noise >= 0, "neftune_noise_alpha", "0 or more", Noise);
+        Require(double.IsFinite(Balance) && Balance >= 0, "moe_aux_loss_coef", "0 or more", Balance);
+        Require(double.IsFinite(RouterZ) && RouterZ >= 0, "router_z_loss_coef", "0 or more", RouterZ);
+        if (Patience is { } patience)
+        {
+            Require(patience > 0, "early_stopping_steps", "above 0", patience);
+            if (Evaluations.Strategy == When.No)
+                throw new ArgumentException("early_stopping_steps counts evaluations on the way: set eval_strategy: steps or epoch, or eval_steps");
+        }
         if (LoadBestAtEnd) RequireBest();
         return this;
     }

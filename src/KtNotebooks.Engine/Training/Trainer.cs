@@ -121,28 +121,36 @@ public sealed class Trainer
                 throw new InvalidDataException($"{from}: tensor '{broken}' holds NaN or infinities; remove {from} to go on from an earlier checkpoint");
         }
         var parameters = _model.AllTrainable;
-        using var optimizer = new AdamW(parameters, _settings.Adam, device => Memory.GetValueOrDefault(device).MomentsOnHost);
+        using var optimizer = _settings.Optimizing.Make(parameters, device => Memory.GetValueOrDefault(device).MomentsOnHost);
         if (from is not null) Checkpoints.RestoreOptimizer(from, optimizer, state.Step);
         // Only now, when all of the checkpoint has been found to be good, anything is touched.
         RunStart.Clear(_settings.OutputDir, from);
-        var log = new TrainerLog(_settings.OutputDir, state);
+        using var log = new TrainerLog(_settings.OutputDir, state, _settings.EventFolder);
         if (from is not null) OnNote?.Invoke($"resumed from {from} at step {state.Step} of {_windows.TotalSteps}");
         return Loop(log, state, optimizer, parameters, cancel);
     }
 
-    private TrainResult Loop(TrainerLog log, TrainerState state, AdamW optimizer, IReadOnlyList<Parameter> parameters, CancellationToken cancel)
+    private TrainResult Loop(TrainerLog log, TrainerState state, IOptimizer optimizer, IReadOnlyList<Parameter> parameters, CancellationToken cancel)
     {
         var (first, total) = (state.Step, _windows.TotalSteps);
-        var schedule = new LearningRate(_settings.Schedule, _settings.LearningRate, _settings.WarmupOf(total), total);
+        var schedule = new LearningRate(_settings.Schedule, _settings.LearningRate, _settings.WarmupOf(total), total) { Settings = _settings.ScheduleDetails };
         long SavedOn(Device device) => Memory.TryGetValue(device, out var m) ? m.SavedBytes : long.MaxValue;
-        var step = new LayerMajorStep(_model, _settings.ChunkRows, savedBytes: SavedOn) { OnPart = Follow, Objective = Objective };
+        var step = new LayerMajorStep(_model, _settings.ChunkRows, savedBytes: SavedOn)
+        {
+            OnPart = Follow,
+            Objective = Objective,
+            Noise = _settings.Noise,
+            Balance = _settings.Balance,
+            RouterZ = _settings.RouterZ,
+            LogsRouting = _settings.LogsRouting,
+        };
         if (step.Devices.Count > 1) OnNote?.Invoke($"layers on {string.Join(", ", step.Devices)}; each window in at most {step.Parts} parts");
         var watch = Stopwatch.StartNew();
         var last = new StepReport(first, total, state.Epoch, double.NaN, schedule.At(first), 0, 0, 0, TimeSpan.Zero, TimeSpan.Zero);
         long tokens = 0, rows = 0;
         double all = 0, sinceLog = 0;
-        Dictionary<string, double> metrics = []; // sums since the log's last line, as the loss
-        double? evaluation = null;
+        Dictionary<string, (double Sum, int Steps)> metrics = []; // since the log's last line, of the steps that had them
+        WindowLoss? evaluation = null;
         var logged = first;
         var interrupted = _evaluation is not null && _settings.EvalOnStart && first == 0 && !TryEvaluate(step, log, last, out evaluation, cancel);
         for (var s = first; s < total && !interrupted; s++)
@@ -165,8 +173,9 @@ public sealed class Trainer
             var norm = Gradients.Norm(parameters);
             if (!double.IsFinite(loss) || !double.IsFinite(norm))
             {
+                var where = step.FindBroken(batch, parameters);
                 DropGradients(parameters);
-                throw Diverged($"step {s + 1}: the loss is {loss} and the gradient norm {norm}");
+                throw Diverged($"step {s + 1}: the loss is {loss} and the gradient norm {norm}; {where}");
             }
             _hasMoved = true;
             optimizer.Step(schedule.At(s), Gradients.ClipScale(norm, _settings.MaxGradientNorm));
@@ -177,12 +186,13 @@ public sealed class Trainer
             {
                 Metrics = window.Metrics,
             };
-            foreach (var (name, value) in window.Metrics) metrics[name] = metrics.GetValueOrDefault(name) + value;
+            foreach (var (name, value) in window.Metrics)
+                metrics[name] = (metrics.GetValueOrDefault(name).Sum + value, metrics.GetValueOrDefault(name).Steps + 1);
             state.Advance(last);
             if (_logs.AreAt(s + 1, epoch) || (s == 0 && _settings.LogFirstStep))
             {
                 var steps = s + 1 - logged;
-                log.Loss(last, sinceLog / steps, metrics.Select(m => (m.Key, m.Value / steps)));
+                log.Loss(last, sinceLog / steps, metrics.Select(m => (m.Key, m.Value.Sum / m.Value.Steps)));
                 (sinceLog, logged) = (0, s + 1);
                 metrics.Clear();
             }
@@ -190,7 +200,12 @@ public sealed class Trainer
             if (s + 1 == total) break;
             var measure = _evaluation is not null && _evaluations.AreAt(s + 1, epoch);
             if (measure) interrupted = !TryEvaluate(step, log, last, out evaluation, cancel);
+            if (measure && !interrupted) state.Measured(_settings.Best.Of(evaluation!), _settings.Best);
             if (!interrupted && _saves.AreAt(s + 1, epoch)) Save(state, optimizer, measure ? evaluation : null, whole: !_settings.SaveOnlyModel);
+            if (interrupted || _settings.Patience is not { } patience || state.Evaluated.Since < patience) continue;
+            OnNote?.Invoke($"stopped after step {s + 1}: {patience} evaluations in a row were no better than {state.Evaluated.Value:G6} "
+                + "(early_stopping_steps)");
+            break;
         }
         var measured = TimeSpan.Zero;
         if (!interrupted && _evaluation is not null)
@@ -200,9 +215,10 @@ public sealed class Trainer
             measured = watch.Elapsed - before;
         }
         if (interrupted && state.Step > first) Save(state, optimizer, null, whole: true);
-        if (!interrupted && _settings.LoadBestAtEnd) evaluation = TakeBest(state, evaluation);
+        if (!interrupted && _settings.LoadBestAtEnd && TakeBest(state, evaluation!))
+            evaluation = _settings.Best.Metric == "loss" ? new WindowLoss(state.Best!.Value) : step.Measure(_evaluation!, cancel);
         var mean = state.Step > first ? all / (state.Step - first) : double.NaN;
-        var result = new TrainResult(state.Step, total, mean, last.Loss, evaluation, tokens / watch.Elapsed.TotalSeconds, watch.Elapsed, interrupted);
+        var result = new TrainResult(state.Step, total, mean, last.Loss, evaluation?.Loss, tokens / watch.Elapsed.TotalSeconds, watch.Elapsed, interrupted);
         if (state.Step == 0) return result; // nothing is learned, nothing is written
         if (Broken() is { } broken) throw Diverged($"after step {state.Step} '{broken}' holds NaN or infinities");
         _saveWeights(_settings.OutputDir);
@@ -221,31 +237,31 @@ public sealed class Trainer
     }
 
     /// <summary>False when cancelled.</summary>
-    private bool TryEvaluate(LayerMajorStep step, TrainerLog log, StepReport report, out double? loss, CancellationToken cancel)
+    private bool TryEvaluate(LayerMajorStep step, TrainerLog log, StepReport report, out WindowLoss? evaluation, CancellationToken cancel)
     {
         _part = "evaluation after it";
-        loss = null;
-        WindowLoss measured;
+        evaluation = null;
         try
         {
-            measured = step.Measure(_evaluation!, cancel);
+            evaluation = step.Measure(_evaluation!, cancel);
         }
         catch (OperationCanceledException)
         {
             return false;
         }
-        loss = measured.Loss;
-        if (!double.IsFinite(loss.Value)) throw Diverged($"after step {report.Step}: the loss of the held-out rows is {loss}");
-        log.Evaluation(report, measured);
-        OnEvaluation?.Invoke(report.Step, loss.Value);
+        if (!double.IsFinite(evaluation.Loss)) throw Diverged($"after step {report.Step}: the loss of the held-out rows is {evaluation.Loss}");
+        log.Evaluation(report, evaluation);
+        OnEvaluation?.Invoke(report.Step, evaluation.Loss);
         return true;
     }
 
-    private void Save(TrainerState state, AdamW optimizer, double? loss, bool whole)
+    private void Save(TrainerState state, IOptimizer optimizer, WindowLoss? evaluation, bool whole)
     {
         _part = "saving after it";
         if ((Broken() ?? Finite.FirstBroken(optimizer.State)) is { } broken) throw Diverged($"after step {state.Step} '{broken}' holds NaN or infinities");
-        if (loss is { } measured) state.Offer(new BestCheckpoint(measured, state.Step, Path.Combine(_settings.OutputDir, $"checkpoint-{state.Step}")));
+        if (evaluation is not null)
+            state.Offer(new BestCheckpoint(_settings.Best.Of(evaluation), state.Step, Path.Combine(_settings.OutputDir, $"checkpoint-{state.Step}")),
+                _settings.Best);
         var folder = Checkpoints.Write(_settings.OutputDir, state.Step, target =>
         {
             _saveWeights(target);
@@ -257,18 +273,20 @@ public sealed class Trainer
         if (_settings.SaveTotalLimit is > 0 and var limit) Checkpoints.Limit(_settings.OutputDir, limit, _settings.LoadBestAtEnd ? state.Best?.Folder : null);
     }
 
-    /// <summary>Puts the best checkpoint's weights into the model, where they are better than the last ones; returns the loss of what is there then.</summary>
-    private double? TakeBest(TrainerState state, double? atEnd)
+    /// <summary>Puts the best checkpoint's weights into the model, where they are better than the last ones; true when it did.</summary>
+    private bool TakeBest(TrainerState state, WindowLoss measured)
     {
-        if (state.Best is not { } best || best.Loss >= atEnd || best.Step == state.Step) return atEnd;
+        var atEnd = _settings.Best.Of(measured);
+        if (state.Best is not { } best || !_settings.Best.IsBetter(best.Value, atEnd) || best.Step == state.Step) return false;
         if (!Directory.Exists(best.Folder) || LoadWeights is null)
         {
             OnNote?.Invoke($"{best.Folder}, the best of the run, is gone; the weights are those of the last step");
-            return atEnd;
+            return false;
         }
         LoadWeights(best.Folder);
-        OnNote?.Invoke($"{best.Folder} is the best: eval_loss {best.Loss:F4}, after the last step {atEnd:F4}; its weights are what is left");
-        return best.Loss;
+        OnNote?.Invoke($"{best.Folder} is the best: eval_{_settings.Best.Metric} {best.Value:F4}, after the last step {atEnd:F4}; its weights are what is "
+            + "left");
+        return true;
     }
 
     /// <summary>What a finished run leaves beside its weights.</summary>

@@ -5,8 +5,8 @@ using KtNotebooks.Files;
 
 namespace KtNotebooks.Training;
 
-/// <summary>The checkpoint with the lowest loss of the held-out rows so far.</summary>
-public sealed record BestCheckpoint(double Loss, int Step, string Folder);
+/// <summary>The checkpoint with the best value of the held-out rows so far: of their loss, unless metric_for_best_model names another.</summary>
+public sealed record BestCheckpoint(double Value, int Step, string Folder);
 
 /// <summary>
 /// Where a run is, and how it came there: trainer_state.json with Hugging Face's fields, in every checkpoint and at the end in the output folder.
@@ -32,6 +32,9 @@ public sealed class TrainerState
 
     public BestCheckpoint? Best { get; private set; }
 
+    /// <summary>The best evaluation so far, saved or not, and how many have been made since; for early stopping.</summary>
+    public (double? Value, int Since) Evaluated { get; private set; }
+
     /// <summary>One object an event: epoch, step and loss, or eval_loss.</summary>
     public JsonArray History { get; private init; } = [];
 
@@ -46,10 +49,18 @@ public sealed class TrainerState
     }
 
     /// <summary>A checkpoint has been saved whose loss is known.</summary>
-    public void Offer(BestCheckpoint candidate)
+    public void Offer(BestCheckpoint candidate, Best by)
     {
         ArgumentNullException.ThrowIfNull(candidate);
-        if (Best is null || candidate.Loss < Best.Loss) Best = candidate;
+        ArgumentNullException.ThrowIfNull(by);
+        if (by.IsBetter(candidate.Value, Best?.Value)) Best = candidate;
+    }
+
+    /// <summary>An evaluation has been made.</summary>
+    public void Measured(double value, Best by)
+    {
+        ArgumentNullException.ThrowIfNull(by);
+        Evaluated = by.IsBetter(value, Evaluated.Value) ? (value, 0) : (Evaluated.Value, Evaluated.Since + 1);
     }
 
     /// <summary>The run is finished: its results close the history.</summary>
@@ -71,7 +82,7 @@ public sealed class TrainerState
         var state = new JsonObject
         {
             ["best_global_step"] = Best?.Step,
-            ["best_metric"] = Best?.Loss,
+            ["best_metric"] = Best?.Value,
             ["best_model_checkpoint"] = Best?.Folder,
             ["epoch"] = Epoch,
             ["eval_steps"] = shape.EvalSteps,
@@ -123,13 +134,22 @@ public sealed class TrainerState
             && tokens.TryGetInt64(out var seen)) state.Tokens = seen;
         state.LossSum = root.TryGetProperty("stateful_callbacks", out var callbacks)
             && Inner(callbacks, Own, "attributes", "loss_sum") is { ValueKind: JsonValueKind.Number } sum ? sum.GetDouble() : double.NaN;
+        if (root.TryGetProperty("stateful_callbacks", out callbacks)
+            && Inner(callbacks, Own, "attributes", "best_evaluation") is { ValueKind: JsonValueKind.Number } evaluated
+            && Inner(callbacks, Own, "attributes", "evaluations_since") is { ValueKind: JsonValueKind.Number } since)
+            state.Evaluated = (evaluated.GetDouble(), since.GetInt32());
         if (root.TryGetProperty("best_metric", out var metric) && metric.ValueKind == JsonValueKind.Number
             && root.TryGetProperty("best_model_checkpoint", out var folder) && folder.GetString() is { } best)
             state.Best = new BestCheckpoint(metric.GetDouble(), Checkpoints.StepOf(best), best);
         return state;
     }
 
-    private JsonObject Attributes() => new() { ["loss_sum"] = double.IsFinite(LossSum) ? LossSum : null };
+    private JsonObject Attributes()
+    {
+        var own = new JsonObject { ["loss_sum"] = double.IsFinite(LossSum) ? LossSum : null };
+        if (Evaluated.Value is { } value) (own["best_evaluation"], own["evaluations_since"]) = (value, Evaluated.Since);
+        return own;
+    }
 
     private static JsonElement? Inner(JsonElement at, params ReadOnlySpan<string> keys)
     {

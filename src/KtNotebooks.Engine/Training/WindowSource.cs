@@ -82,16 +82,16 @@ public sealed class ExampleWindows : IWindowSource
     public static TokenBatch Batch(IReadOnlyList<EncodedExample> window, ITrainingObjective? objective = null) =>
         Batch(window, window.Count, LossReduction.Token, objective);
 
-    private static TokenBatch Batch(IReadOnlyList<EncodedExample> window, int microSize, LossReduction reduction, ITrainingObjective? objective)
+    internal static TokenBatch Batch(IReadOnlyList<EncodedExample> window, int microSize, LossReduction reduction, ITrainingObjective? objective)
     {
-        int Targets(IEnumerable<EncodedExample> examples) => examples.Sum(objective is null ? TargetsOf : objective.Count);
+        float Targets(IEnumerable<EncodedExample> examples) => (float)examples.Sum(e => (double)e.Weight * (objective?.Count(e) ?? TargetsOf(e)));
         var builder = new TokenBatch.Builder();
         var micros = window.Chunk(Math.Max(1, microSize)).ToArray();
         var all = Targets(window);
         foreach (var micro in micros)
         {
             var targets = reduction == LossReduction.Micro ? Targets(micro) * micros.Length : all;
-            foreach (var example in micro) Add(builder, example, targets == 0 ? 0 : 1f / targets);
+            foreach (var example in micro) Add(builder, example, targets == 0 ? 0 : example.Weight / targets);
         }
         return builder.Build();
     }
@@ -101,13 +101,13 @@ public sealed class ExampleWindows : IWindowSource
     {
         if (!example.Apart)
         {
-            builder.Add(example.Ids, example.Labels, weight, 0, example.Starts);
+            builder.Add(example.Ids, example.Labels, weight, 0, example.Starts, example.Tag);
             return;
         }
         for (var i = 0; i < example.Starts.Length; i++)
         {
             var (from, to) = (example.Starts[i], i + 1 < example.Starts.Length ? example.Starts[i + 1] : example.Ids.Length);
-            builder.Add(example.Ids.AsSpan(from..to), example.Labels.AsSpan(from..to), weight);
+            builder.Add(example.Ids.AsSpan(from..to), example.Labels.AsSpan(from..to), weight, tag: example.Tag);
         }
     }
 

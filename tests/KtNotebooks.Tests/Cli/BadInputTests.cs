@@ -66,9 +66,10 @@ public class BadInputTests(Workplace place) : IClassFixture<Workplace>
     [InlineData("lora_rank=0", "lora_rank must be at least 1, but is 0")]
     [InlineData("lora_dropout=1", "lora_dropout must be in [0, 1), but is 1")]
     [InlineData("learning_rate=nan", "command line: 'learning_rate' must be a number, but is 'nan'")]
-    [InlineData("lr_scheduler_type=sine", "command line: 'lr_scheduler_type' must be one of linear, cosine, constant, constant_with_warmup, but is 'sine'")]
-    [InlineData("stage=kto", "command line: 'stage' must be sft, pt, dpo: other stages are not offered yet, but is 'kto'")]
-    [InlineData("stage=sleep", "command line: 'stage' must be one of sft, pt, dpo, but is 'sleep'")]
+    [InlineData("lr_scheduler_type=sine", "command line: 'lr_scheduler_type' must be one of cosine, linear, constant")]
+    [InlineData("stage=ppo", "command line: 'stage' must be sft, pt, dpo, kto, rm: ppo needs four models at once and is "
+        + "not offered; dpo and kto learn the same preferences, but is 'ppo'")]
+    [InlineData("stage=sleep", "command line: 'stage' must be one of sft, pt, dpo, kto, rm, but is 'sleep'")]
     [InlineData("lora_target=qproj", "lora_target 'qproj' is no linear layer of this model; known are all, ")]
     [InlineData("dataset=godo", "Unknown dataset 'godo'")]
     [InlineData("template=qwen3_5", "Unknown template 'qwen3_5': a template is made for one family of models, and this one's is not here. Known: ")]

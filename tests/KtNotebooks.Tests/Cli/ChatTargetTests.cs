@@ -30,11 +30,12 @@ public sealed class ChatTargetTests(Workplace place) : IClassFixture<Workplace>
     }
 
     [Fact]
-    public void A_template_that_two_could_be_is_asked_for()
+    public void A_template_that_two_could_be_is_run_and_without_one_a_name_is_asked_for()
     {
         var folder = Model("{{ '<｜User｜>' }}{% if thinking %}{{ '<think>' }}{% endif %}");
-        Assert.Equal($"command line: 'template' is required: {folder} may be deepseek3 or deepseekr1; write template=deepseek3",
-            Assert.Throws<ArgumentException>(() => ChatTarget.Complete([folder])).Message);
+        var (arguments, notes) = ChatTarget.Complete([folder]);
+        Assert.Equal([$"model_name_or_path={folder}", "template=auto"], arguments);
+        Assert.Equal([$"template auto: the chat template in {folder} is run"], notes);
         Assert.StartsWith($"command line: 'template' is required: {place.Model} does not say which it was made with; write template=NAME, one of empty, "
             + "deepseek,", Kt.Refuses("chat", place.Model), StringComparison.Ordinal);
     }

@@ -124,8 +124,7 @@ public class KeysTests
 
     /// <summary>Read only where another key is given, or by what the record is opened with.</summary>
     private static readonly string[] Conditional = ["lora_alpha", "lora_rank", "lora_dropout", "kt_config.kt_num_threads", "kt_config.enabled",
-        "metric_for_best_model", "pref_beta", "pref_ftx", "pref_loss", "dpo_label_smoothing", "api_base", "api_key", "api_model_name", "api_concurrency",
-        "seed"];
+        "api_base", "api_key", "api_model_name", "api_concurrency", "seed"];
 
     /// <summary>Whoever makes the records in code gets what the table says.</summary>
     [Fact]

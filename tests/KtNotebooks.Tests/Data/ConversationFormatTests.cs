@@ -143,7 +143,7 @@ public sealed class ConversationFormatTests : IDisposable
     {
         var rows = Read(entry, text, need: Need.Liking);
         Assert.Equal(["a|", "|a"], rows.Examples.Select(e => string.Join('|', e.Responses.Select(r => r.Content))));
-        Assert.Contains(":3: the row has 1 answers where 2 are needed", Assert.Single(rows.Skipped));
+        Assert.Contains(":3: whether its answer is wanted", Assert.Single(rows.Skipped));
     }
 
     [Theory]

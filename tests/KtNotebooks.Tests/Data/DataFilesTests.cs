@@ -138,10 +138,8 @@ public sealed class DataFilesTests : IDisposable
     }
 
     [Theory]
-    [InlineData("d.parquet", "read_parquet")]
-    [InlineData("d.arrow", "Dataset.from_file")]
     [InlineData("d.json.gz", "Unpack it first")]
-    [InlineData("d.odt", "cannot be read; .json, .jsonl and .csv can")]
+    [InlineData("d.odt", "cannot be read; .json, .jsonl, .csv, .parquet and .arrow can")]
     public void Other_types_come_with_what_to_do(string file, string expected)
     {
         Write(file, "PAR1");

@@ -37,6 +37,8 @@ public static class ExpertCases
              (6, 12, new(3, false, 16, Groups: 4, KeptGroups: 2)), (7, 6, new(2, true, 1, Groups: 6, KeptGroups: 2)),
              (33, 160, new(6, false, 16, Groups: 8, KeptGroups: 3))])
             yield return RouterCase(T, experts, settings, Distinct(T, experts), null);
+        var pooled = new RouterSettings(2, false, 1) { Pooled = ([5, 0, 40, 2, 1, 9, 3, 7], 0.01, 0.2) };
+        yield return RouterCase(6, 8, pooled, Distinct(6, 8), null, "balanced by counts of other rows, z-loss");
         // A bias that outweighs the scores: a weight taken from score + bias, or a choice by the score, shows up, and no step of the slope test changes the
         // choice. (The reference numbers of V3 have small ones.)
         foreach (var (T, experts, settings) in ((int, int, RouterSettings)[])
@@ -68,7 +70,7 @@ public static class ExpertCases
         {
             var (weights, indices) = Router.Apply(x[0], settings, x.ElementAtOrDefault(1));
             return [weights, indices];
-        }, settings.Balance > 0 ? x => BalanceLoss(x[0], settings) : null);
+        }, settings.Pooled is { } pooled ? x => PooledLoss(x[0], pooled) : settings.Balance > 0 ? x => BalanceLoss(x[0], settings) : null);
     }
 
     private static IEnumerable<OpCase> Experts()
@@ -148,6 +150,20 @@ public static class ExpertCases
             for (var e = 0; e < width; e++) logits[(t * width) + e] = 0.1f * order[e];
         }
         return logits;
+    }
+
+    /// <summary>factor · Σ_t Σ_e count_e · p_e + ½ zFactor · Σ_t (log Σ_e exp z_e)², p the probabilities of row t.</summary>
+    private static double PooledLoss(Tensor logits, (int[] Counts, double Factor, double ZFactor) pooled)
+    {
+        var (counts, factor, zFactor) = pooled;
+        var z = logits.ToFloats();
+        double loss = 0;
+        for (var t = 0; t < logits.Rows; t++)
+        {
+            double[] row = [.. z[(t * counts.Length)..((t + 1) * counts.Length)].Select(v => Math.Exp(v))];
+            loss += (factor * row.Zip(counts).Sum(p => p.First / row.Sum() * p.Second)) + (zFactor / 2 * Math.Pow(Math.Log(row.Sum()), 2));
+        }
+        return loss;
     }
 
     /// <summary>α · Σ_e f_e · P_e, f_e = E / (k·T) · (tokens that chose e), P_e the mean probability of e.</summary>

@@ -31,6 +31,37 @@ public class LearningRateTests
         Assert.InRange(rate, expected - 5e-10, expected + 5e-10);
     }
 
+    /// <summary>The schedules with settings of their own: values of the formulas of transformers' optimization.py, base 1e-3, 4 of 36 steps warm-up.</summary>
+    private static readonly (string Type, ScheduleSettings Settings, (int Step, double Rate)[] Rates)[] Others =
+    [
+        ("cosine_with_restarts", new ScheduleSettings(Cycles: 3), [(2, 0.0005), (4, 0.001), (10, 0.000402454839), (20, 0.0005),
+            (33, 0.000182803358), (36, 0)]),
+        ("cosine_with_min_lr", new ScheduleSettings(MinRate: 1e-4), [(2, 0.0005), (4, 0.001), (10, 0.000924161326), (20, 0.00055),
+            (33, 0.000119376849), (36, 0.0001)]),
+        ("cosine_with_min_lr", new ScheduleSettings(MinShare: 0.25), [(2, 0.0005), (4, 0.001), (10, 0.000936801105), (20, 0.000625),
+            (33, 0.000266147374), (36, 0.00025)]),
+        ("polynomial", new ScheduleSettings(EndRate: 1e-5, Power: 2), [(2, 0.0005), (4, 0.001), (10, 0.000663554687), (20, 0.0002575),
+            (33, 1.87011719e-05), (36, 1e-05)]),
+        ("inverse_sqrt", new ScheduleSettings(), [(2, 0.0005), (4, 0.001), (10, 0.000632455532), (20, 0.000447213595),
+            (33, 0.000348155312), (36, 0.000333333333)]),
+        ("inverse_sqrt", new ScheduleSettings(TimeScale: 9), [(2, 0.0005), (4, 0.001), (10, 0.000774596669), (20, 0.0006),
+            (33, 0.000486664263), (36, 0.000468521286)]),
+        ("warmup_stable_decay", new ScheduleSettings(MinShare: 0.1, DecaySteps: 8), [(2, 0.00055), (4, 0.001), (10, 0.001), (20, 0.001),
+            (33, 0.000377792455), (36, 0.0001)]),
+        ("warmup_stable_decay", new ScheduleSettings(DecaySteps: 8, DecayType: "1-sqrt"), [(2, 0.0005), (4, 0.001), (10, 0.001),
+            (20, 0.001), (33, 0.000209430585), (36, 0)])
+    ];
+
+    [Fact]
+    public void Schedules_with_settings_are_those_of_transformers()
+    {
+        foreach (var (type, settings, rates) in Others)
+            foreach (var (step, rate) in rates)
+                Assert.True(Math.Abs(rate - new LearningRate(type, 1e-3, 4, 36) { Settings = settings }.At(step)) < 1e-11, $"{type} {settings} at {step}");
+        Assert.Equal(LearningRate.Known.Except(["cosine", "linear", "constant", "constant_with_warmup"]).Order(),
+            Others.Select(o => o.Type).Distinct().Order());
+    }
+
     [Fact]
     public void The_first_update_of_a_warm_up_has_rate_zero() => Assert.Equal(0, new LearningRate("cosine", 1e-4, 4, 36).At(0));
 
@@ -60,6 +91,7 @@ public class LearningRateTests
 
     [Fact]
     public void An_unknown_schedule_names_the_known_ones() =>
-        Assert.Equal("lr_scheduler_type 'sine' is not known; known are cosine, linear, constant, constant_with_warmup",
+        Assert.Equal("lr_scheduler_type 'sine' is not known; known are cosine, linear, constant, constant_with_warmup, cosine_with_restarts, "
+            + "cosine_with_min_lr, polynomial, inverse_sqrt, warmup_stable_decay",
             Assert.Throws<ArgumentException>(() => new LearningRate("sine", 1, 0, 10).At(1)).Message);
 }

@@ -27,8 +27,8 @@ public sealed class DivergenceTests : IDisposable
     public void A_loss_that_is_no_number_stops_the_run_and_keeps_the_weights()
     {
         using var model = TinyRun.Model(new LoraSettings(3));
-        Assert.Equal("step 3: the loss is NaN and the gradient norm NaN; lower learning_rate, or look at the rows of this window. Nothing is saved: start "
-            + "again with the change", Ends(model, Settings, atStep: 2, Break));
+        Assert.Equal("step 3: the loss is NaN and the gradient norm NaN; it begins in the forward pass, in the head; lower learning_rate, or look at "
+            + "the rows of this window. Nothing is saved: start again with the change", Ends(model, Settings, atStep: 2, Break));
         Assert.All(model.AllTrainable, p => Assert.Null(p.Tensor.Grad));
         Assert.All(model.AllTrainable, p => Assert.All(p.Tensor.ToFloats(), v => Assert.True(float.IsFinite(v))));
         Assert.Empty(Directory.GetFiles(Output, "*.safetensors"));
@@ -40,9 +40,9 @@ public sealed class DivergenceTests : IDisposable
     {
         using var model = TinyRun.Model(new LoraSettings(3));
         var newest = Path.Combine(Output, "checkpoint-2");
-        Assert.Equal($"step 4: the loss is NaN and the gradient norm NaN; lower learning_rate, or look at the rows of this window. The last weights that "
-            + $"are saved are those of {newest}: start again in another output_dir with the change, from them with adapter_name_or_path={newest}",
-            Ends(model, Settings with { SaveSteps = 2 }, atStep: 3, Break));
+        Assert.Equal("step 4: the loss is NaN and the gradient norm NaN; it begins in the forward pass, in the head; lower learning_rate, or look at the "
+            + $"rows of this window. The last weights that are saved are those of {newest}: start again in another output_dir with the change, from them with "
+            + $"adapter_name_or_path={newest}", Ends(model, Settings with { SaveSteps = 2 }, atStep: 3, Break));
         Assert.Equal([newest], Checkpoints.All(Output));
     }
 

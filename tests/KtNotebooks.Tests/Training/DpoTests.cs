@@ -26,20 +26,31 @@ public sealed class DpoTests : IDisposable
 
     private static CancellationToken Stop => TestContext.Current.CancellationToken;
 
+    public static TheoryData<PreferenceSettings> Losses => new PreferenceSettings[]
+    {
+        new(), new(Beta: 2, Smoothing: 0.2), new(Beta: 0.5, Smoothing: 0.1, Supervised: 0.7), new(Beta: 1, LongTail: 0.3, Supervised: 0.4),
+        new("hinge", Beta: 0.3), new("hinge", Beta: 2, Supervised: 0.5), new("ipo", Beta: 0.4), new("ipo", Beta: 2, LongTail: 0.5, Supervised: 0.2),
+        new("kto_pair", Beta: 0.6), new("kto_pair", Beta: 2, Supervised: 0.3), new("orpo", Beta: 0.7), new("orpo", Beta: 0.1, Supervised: 0.5),
+        new("simpo", Beta: 2, Gamma: 0.8), new("simpo", Beta: 1, Gamma: 0, LongTail: 0.6),
+    }.Aggregate(new TheoryData<PreferenceSettings>(), (all, settings) =>
+    {
+        all.Add(settings);
+        return all;
+    });
+
     [Theory]
-    [InlineData(0.1, 0, 0)]
-    [InlineData(2, 0.2, 0)]
-    [InlineData(0.5, 0.1, 0.7)]
-    public void Loss_metrics_and_gradients_are_those_of_the_definition(double beta, double smoothing, double supervised)
+    [MemberData(nameof(Losses))]
+    public void Loss_metrics_and_gradients_are_those_of_the_definition(PreferenceSettings settings)
     {
         using var model = Tiny.WithAdapter(chosen: Tiny.Experts); // no small change moves a token to another expert
         using var reference = Tiny.Build(chosen: Tiny.Experts);
-        var objective = new DpoObjective(beta, smoothing, supervised);
+        var objective = new DpoObjective(settings);
         var pairs = Pairs();
         var batch = ExampleWindows.Batch(pairs, objective);
         var step = new LayerMajorStep(model) { Objective = objective };
 
-        var expected = Definition(model, reference, pairs, beta, smoothing, supervised);
+        var expected = Definition(model, reference, pairs, settings);
+        var frozen = expected.Kl;
         var learned = step.Learn(batch, cancel: Stop);
         var gradients = Tiny.TakeGradients(model);
         Near(expected.Loss, learned.Loss, 1e-4);
@@ -53,7 +64,7 @@ public sealed class DpoTests : IDisposable
         double At(double way)
         {
             Move(model, gradients, way / length);
-            var loss = Definition(model, reference, pairs, beta, smoothing, supervised).Loss;
+            var loss = Definition(model, reference, pairs, settings, frozen).Loss;
             Move(model, gradients, -way / length);
             return loss;
         }
@@ -70,7 +81,7 @@ public sealed class DpoTests : IDisposable
         const double Beta = 0.8;
         using var model = Tiny.WithAdapter();
         using var reference = Tiny.Build();
-        var objective = new DpoObjective(Beta);
+        var objective = new DpoObjective(new PreferenceSettings(Beta: Beta));
         var pairs = Pairs();
         var batch = ExampleWindows.Batch(pairs, objective);
         var loss = new LayerMajorStep(model, chunkRows: 16, headRows: 5, parts: parts) { Objective = objective }.Run(batch, cancel: Stop);
@@ -87,7 +98,7 @@ public sealed class DpoTests : IDisposable
         }
         new LayerMajorStep(model).Run(builder.Build(), cancel: Stop);
         var expected = Tiny.TakeGradients(model);
-        Near(Definition(model, reference, pairs, Beta, 0, 0).Loss, loss, 1e-4);
+        Near(Definition(model, reference, pairs, new PreferenceSettings(Beta: Beta)).Loss, loss, 1e-4);
         var scale = expected.Values.Max(g => g.Max(Math.Abs));
         foreach (var (name, values) in expected)
             Assert.True(values.Zip(gradients[name]).All(v => Math.Abs(v.First - v.Second) <= 1e-4 * scale), name);
@@ -99,7 +110,8 @@ public sealed class DpoTests : IDisposable
         var row = new Example([new Message(Role.User, "What is the weather?")], [new Message(Role.Assistant, "fine"), new Message(Role.Assistant, "happy cat")],
             null, null, "x:1");
         var template = Templates.Get("deepseek");
-        var encoded = new DpoObjective(0.1).Encoder(new DataSettings { Names = "x", Template = template, Cutoff = 40 }, Samples.Small).Encode(row);
+        var settings = new DataSettings { Names = "x", Template = template, Cutoff = 40 };
+        var encoded = new DpoObjective(new PreferenceSettings()).Encoder(settings, Samples.Small).Encode(row);
         var answers = row.Responses.Select(r => new SftEncoder(template, Samples.Small, 40).Encode(row with { Responses = [r] })).ToArray();
         Assert.Equal([.. answers[0].Ids, .. answers[1].Ids], encoded.Ids);
         Assert.Equal([.. answers[0].Labels, .. answers[1].Labels], encoded.Labels);
@@ -133,7 +145,8 @@ public sealed class DpoTests : IDisposable
 
     [Theory]
     [InlineData("pref_beta=0", "'pref_beta' must be above 0, but is '0'")]
-    [InlineData("pref_loss=orpo", "'pref_loss' must be sigmoid, but is 'orpo'")]
+    [InlineData("pref_loss=ppo", "'pref_loss' must be one of sigmoid, hinge, ipo, kto_pair, orpo, simpo, but is 'ppo'")]
+    [InlineData("ld_alpha=2", "'ld_alpha' must be in (0, 1], but is '2'")]
     [InlineData("pref_ftx=-1", "'pref_ftx' must be 0 or more, but is '-1'")]
     [InlineData("dpo_label_smoothing=0.5", "'dpo_label_smoothing' must be in [0, 0.5), but is '0.5'")]
     [InlineData("packing=true", "'packing' must be false for stage: dpo, which learns pairs of answers, but is 'true'")]
@@ -146,22 +159,25 @@ public sealed class DpoTests : IDisposable
             FineTuneRun.Open([.. Arguments(_place.Output), $"dataset_dir={Path.Combine(_place.Root, "data")}", "dataset=good"])).Message,
             StringComparison.Ordinal);
 
-    private string[] Arguments(string output) =>
+    private string[] Arguments(string output) => ["stage=dpo", .. PairRun(_place, output), "pref_beta=0.5"];
+
+    /// <summary>A short run of a stage of pairs.</summary>
+    internal static string[] PairRun(Workplace place, string output) =>
     [
-        "stage=dpo", $"model_name_or_path={_place.Model}", $"dataset_dir={Sets()}", "dataset=pairs", "template=deepseek", $"output_dir={output}",
+        $"model_name_or_path={place.Model}", $"dataset_dir={Sets(place)}", "dataset=pairs", "template=deepseek", $"output_dir={output}",
         "lora_rank=4", "cutoff_len=40", "per_device_train_batch_size=4", "learning_rate=1e-2", "logging_steps=1", "max_steps=6", "val_size=2",
-        "plot_loss=false", "pref_beta=0.5",
+        "plot_loss=false",
     ];
 
-    private string Sets()
+    private static string Sets(Workplace place)
     {
-        _place.Write("pairs/pairs.json", new JsonArray([.. Enumerable.Range(0, 10).Select(i => (JsonNode)new JsonObject
+        place.Write("pairs/pairs.json", new JsonArray([.. Enumerable.Range(0, 10).Select(i => (JsonNode)new JsonObject
         {
             ["instruction"] = $"What is the weather on day {i}?", ["chosen"] = "The weather is fine.", ["rejected"] = "主人，今天天气真好喵~",
         })]).ToJsonString());
-        _place.Write("pairs/dataset_info.json",
+        place.Write("pairs/dataset_info.json",
             """{"pairs": {"file_name": "pairs.json", "ranking": true, "columns": {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}}}""");
-        return Path.Combine(_place.Root, "pairs");
+        return Path.Combine(place.Root, "pairs");
     }
 
     private void Run(string output, int stopAt = 0, List<StepReport>? steps = null)
@@ -177,7 +193,7 @@ public sealed class DpoTests : IDisposable
     }
 
     /// <summary>Pairs with questions and answers of several lengths.</summary>
-    private static EncodedExample[] Pairs()
+    internal static EncodedExample[] Pairs()
     {
         var random = new Random(6);
         int[] Tokens(int count) => [.. Enumerable.Range(0, count).Select(_ => random.Next(Tiny.Vocabulary))];
@@ -193,61 +209,92 @@ public sealed class DpoTests : IDisposable
         })];
     }
 
-    private static ((int[] Ids, int[] Labels) Chosen, (int[] Ids, int[] Labels) Rejected) Split(EncodedExample pair)
+    internal static ((int[] Ids, int[] Labels) Chosen, (int[] Ids, int[] Labels) Rejected) Split(EncodedExample pair)
     {
         var at = pair.Starts[1];
         return ((pair.Ids[..at], pair.Labels[..at]), (pair.Ids[at..], pair.Labels[at..]));
     }
 
-    private static (double Loss, Dictionary<string, double> Metrics) Definition(CausalLm model, CausalLm reference, EncodedExample[] pairs, double beta,
-        double smoothing, double supervised)
+    /// <summary>
+    /// The losses as the papers write them, with log p of every token: sums, or means where <see cref="PreferenceSettings.Loss"/> takes them; kto_pair's
+    /// divergences are constants.
+    /// </summary>
+    private static (double Loss, Dictionary<string, double> Metrics, double[] Kl) Definition(CausalLm model, CausalLm reference, EncodedExample[] pairs,
+        PreferenceSettings x, double[]? frozen = null)
     {
-        var (policy, other) = (Sums(model, pairs), Sums(reference, pairs));
-        double LogSigmoid(double x) => -Math.Log(1 + Math.Exp(-x));
-        double loss = 0;
+        double LogSigmoid(double z) => -Math.Log(1 + Math.Exp(-z));
+        double Sigmoid(double z) => 1 / (1 + Math.Exp(-z));
+        var means = x.Loss is "ipo" or "orpo" or "simpo";
+        (double Chosen, double Rejected, int Length)[] Scores(CausalLm of, double? tail) => [.. pairs.Select(pair =>
+        {
+            var (c, r) = (Tokens(of, Split(pair).Chosen), Tokens(of, Split(pair).Rejected));
+            var common = Math.Min(c.Length, r.Length);
+            double Score(double[] logp) => (logp.Take(common).Sum() + ((tail ?? 1) * logp.Skip(common).Sum())) / (means ? logp.Length : 1);
+            return (Score(c), Score(r), c.Length);
+        })];
+        var (policy, other) = (Scores(model, x.LongTail), Scores(reference, null));
+        if (x.Loss is "orpo" or "simpo") other = [.. other.Select(_ => (0.0, 0.0, 0))];
+        double[] kl = frozen ?? [Math.Max(0, policy.Zip(other).Average(p => p.First.Chosen - p.Second.Chosen)),
+            Math.Max(0, policy.Zip(other).Average(p => p.First.Rejected - p.Second.Rejected))];
+        double loss = 0, sft = 0, odds = 0;
         List<(double Chosen, double Rejected)> rewards = [];
         for (var p = 0; p < pairs.Length; p++)
         {
-            var (chosen, rejected) = (beta * (policy[p].Chosen - other[p].Chosen), beta * (policy[p].Rejected - other[p].Rejected));
-            var z = chosen - rejected;
-            loss += (-(1 - smoothing) * LogSigmoid(z)) - (smoothing * LogSigmoid(-z)) - (supervised * policy[p].Chosen / policy[p].Tokens);
-            rewards.Add((chosen, rejected));
+            var ((sc, sr, length), (rc, rr, _)) = (policy[p], other[p]);
+            var m = sc - rc - (sr - rr);
+            var logOdds = Math.Log(Math.Exp(sc) / (1 - Math.Exp(sc))) - Math.Log(Math.Exp(sr) / (1 - Math.Exp(sr)));
+            loss += x.Loss switch
+            {
+                "hinge" => Math.Max(0, 1 - (x.Beta * m)),
+                "ipo" => Math.Pow(m - (1 / (2 * x.Beta)), 2),
+                "kto_pair" => (1 - Sigmoid(x.Beta * (sc - rc - kl[1])) + 1 - Sigmoid(x.Beta * (kl[0] - (sr - rr)))) / 2,
+                "orpo" => -sc - (x.Beta * LogSigmoid(logOdds)),
+                "simpo" => -LogSigmoid((x.Beta * (sc - sr)) - x.Gamma),
+                _ => (-(1 - x.Smoothing) * LogSigmoid(x.Beta * m)) - (x.Smoothing * LogSigmoid(-x.Beta * m)),
+            };
+            loss -= x.Supervised * sc / (means ? 1 : length);
+            (sft, odds) = (sft - sc, odds - LogSigmoid(logOdds));
+            rewards.Add((x.Beta * (sc - rc), x.Beta * (sr - rr)));
         }
-        return (loss / pairs.Length, new Dictionary<string, double>
+        var metrics = new Dictionary<string, double>
         {
             ["rewards/chosen"] = rewards.Average(r => r.Chosen),
             ["rewards/rejected"] = rewards.Average(r => r.Rejected),
             ["rewards/accuracies"] = rewards.Average(r => r.Chosen > r.Rejected ? 1.0 : 0),
             ["rewards/margins"] = rewards.Average(r => r.Chosen - r.Rejected),
-        });
+            ["logps/chosen"] = policy.Average(p => p.Chosen),
+            ["logps/rejected"] = policy.Average(p => p.Rejected),
+        };
+        if (x.Loss == "orpo") (metrics["sft_loss"], metrics["odds_ratio_loss"]) = (sft / pairs.Length, odds / pairs.Length);
+        return (loss / pairs.Length, metrics, kl);
     }
 
-    /// <summary>Σ log p of each answer, and the number of the chosen one's tokens.</summary>
-    private static (double Chosen, double Rejected, int Tokens)[] Sums(CausalLm model, EncodedExample[] pairs)
+    /// <summary>Σ log p of each answer.</summary>
+    private static (double Chosen, double Rejected)[] Sums(CausalLm model, EncodedExample[] pairs) =>
+        [.. pairs.Select(pair => (Tokens(model, Split(pair).Chosen).Sum(), Tokens(model, Split(pair).Rejected).Sum()))];
+
+    /// <summary>log p of every learned token.</summary>
+    internal static double[] Tokens(CausalLm model, (int[] Ids, int[] Labels) sequence)
     {
-        double Sum((int[] Ids, int[] Labels) sequence)
+        using var logits = model.Logits(TokenBatch.ForInference([sequence.Ids]));
+        var z = logits.ToFloats();
+        List<double> all = [];
+        for (var t = 1; t < sequence.Ids.Length; t++)
         {
-            using var logits = model.Logits(TokenBatch.ForInference([sequence.Ids]));
-            var z = logits.ToFloats();
-            double sum = 0;
-            for (var t = 1; t < sequence.Ids.Length; t++)
-            {
-                if (sequence.Labels[t] == Not) continue;
-                var row = z.AsSpan((t - 1) * Tiny.Vocabulary, Tiny.Vocabulary).ToArray().Select(v => (double)v).ToArray();
-                var max = row.Max();
-                sum += row[sequence.Labels[t]] - max - Math.Log(row.Sum(v => Math.Exp(v - max)));
-            }
-            return sum;
+            if (sequence.Labels[t] == Not) continue;
+            var row = z.AsSpan((t - 1) * Tiny.Vocabulary, Tiny.Vocabulary).ToArray().Select(v => (double)v).ToArray();
+            var max = row.Max();
+            all.Add(row[sequence.Labels[t]] - max - Math.Log(row.Sum(v => Math.Exp(v - max))));
         }
-        return [.. pairs.Select(pair => (Sum(Split(pair).Chosen), Sum(Split(pair).Rejected), Split(pair).Chosen.Labels.Count(l => l != Not)))];
+        return [.. all];
     }
 
-    private static void Move(CausalLm model, Dictionary<string, float[]> gradients, double by)
+    internal static void Move(CausalLm model, Dictionary<string, float[]> gradients, double by)
     {
         foreach (var (name, tensor) in model.AllTrainable)
             tensor.Store([.. tensor.ToFloats().Zip(gradients[name]).Select(v => (float)(v.First + (by * v.Second)))]);
     }
 
-    private static void Near(double expected, double actual, double share) =>
+    internal static void Near(double expected, double actual, double share) =>
         Assert.True(Math.Abs(expected - actual) <= share * Math.Max(0.1, Math.Abs(expected)), $"wanted {expected}, but it is {actual}");
 }

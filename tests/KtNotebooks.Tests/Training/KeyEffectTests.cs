@@ -31,6 +31,15 @@ public class KeyEffectTests(Workplace place) : IClassFixture<Workplace>
         ["num_train_epochs"] = ("2", []),
         ["max_steps"] = ("3", []),
         ["lr_scheduler_type"] = ("constant", []),
+        ["lr_scheduler_kwargs.power"] = ("3", ["lr_scheduler_type=polynomial"]),
+        ["optim"] = ("lion", []),
+        ["use_muon"] = ("true", []),
+        ["loraplus_lr_ratio"] = ("4", []),
+        ["streaming"] = ("true", ["max_steps=2", "buffer_size=3"]),
+        ["buffer_size"] = ("3", ["streaming=true", "max_steps=2"]),
+        ["moe_aux_loss_coef"] = ("1", []),
+        ["router_z_loss_coef"] = ("1", []),
+        ["neftune_noise_alpha"] = ("5", []),
         ["warmup_ratio"] = ("0.5", []),
         ["warmup_steps"] = ("2", []),
         ["seed"] = ("7", []),
@@ -45,6 +54,8 @@ public class KeyEffectTests(Workplace place) : IClassFixture<Workplace>
         ["lora_target"] = ("o_proj", []),
         ["use_rslora"] = ("true", []),
         ["lora_experts"] = ("true", []),
+        ["rank_pattern.q_proj"] = ("3", []),
+        ["alpha_pattern.q_proj"] = ("3", []),
         ["per_device_train_batch_size"] = ("3", []),
         ["gradient_accumulation_steps"] = ("2", []),
         ["loss_reduction"] = ("micro", ["gradient_accumulation_steps=3"]),
@@ -69,6 +80,14 @@ public class KeyEffectTests(Workplace place) : IClassFixture<Workplace>
         ["stage"] = ("pt", []),
         ["pref_beta"] = ("0.5", ["stage=dpo", "dataset=pairs"]),
         ["pref_ftx"] = ("0.5", ["stage=dpo", "dataset=pairs"]),
+        ["pref_loss"] = ("hinge", ["stage=dpo", "dataset=pairs"]),
+        ["simpo_gamma"] = ("1", ["stage=dpo", "dataset=pairs", "pref_loss=simpo"]),
+        ["ld_alpha"] = ("0.5", ["stage=dpo", "dataset=pairs"]),
+        ["kto_chosen_weight"] = ("2", ["stage=kto", "dataset=likes"]),
+        ["kto_rejected_weight"] = ("2", ["stage=kto", "dataset=likes"]),
+        ["use_dft_loss"] = ("true", []),
+        ["use_eaft_loss"] = ("true", []),
+        ["eaft_alpha"] = ("0.5", ["use_eaft_loss=true"]),
         ["dpo_label_smoothing"] = ("0.3", ["stage=dpo", "dataset=pairs"]),
     };
 
@@ -86,6 +105,10 @@ public class KeyEffectTests(Workplace place) : IClassFixture<Workplace>
         ["eval_strategy"] = ("steps", ["val_size=4", "logging_steps=2"]),
         ["eval_steps"] = ("2", ["val_size=4"]),
         ["eval_on_start"] = ("true", ["val_size=4"]),
+        ["early_stopping_steps"] = ("1", ["val_size=4", "eval_steps=1", "learning_rate=1e-12"]),
+        ["log_routing"] = ("true", []),
+        ["report_to"] = ("tensorboard", []),
+        ["logging_dir"] = ("LOGS", ["report_to=tensorboard"]),
         ["overwrite_cache"] = ("true", []),
     };
 
@@ -183,6 +206,8 @@ public class KeyEffectTests(Workplace place) : IClassFixture<Workplace>
         place.Write("sets/pairs.json",
             """[{"instruction": "Hello", "chosen": "Good day to you", "rejected": "What"}, """
                 + """{"instruction": "Bye", "chosen": "See you", "rejected": "No"}]""");
+        place.Write("sets/likes.json",
+            """[{"instruction": "Hello", "output": "Good day to you", "label": true}, {"instruction": "Bye", "output": "No", "label": false}]""");
         place.Write("sets/tools.json",
             """[{"conversations": [{"from": "human", "value": "Add 1"}, {"from": "gpt", "value": "2"}], """
                 + """ "tools": "[{\"name\": \"add\", \"description\": \"adds\", \"parameters\": {\"type\": \"object\", \"properties\": {}}}]"}]""");
@@ -191,6 +216,7 @@ public class KeyEffectTests(Workplace place) : IClassFixture<Workplace>
               "good": {"file_name": "good.json"}, "short": {"file_name": "short.json"}, "names": {"file_name": "names.json"},
               "talks": {"file_name": "talks.json", "columns": {"prompt": "instruction", "response": "output", "history": "history"}},
               "pairs": {"file_name": "pairs.json", "ranking": true, "columns": {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}},
+              "likes": {"file_name": "likes.json", "columns": {"prompt": "instruction", "response": "output", "kto_tag": "label"}},
               "tools": {"file_name": "tools.json", "formatting": "sharegpt", "columns": {"messages": "conversations", "tools": "tools"}}
             }
             """);

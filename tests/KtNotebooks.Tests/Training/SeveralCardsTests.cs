@@ -100,7 +100,7 @@ public sealed class SeveralCardsTests : IDisposable
     public void Several_cards_weigh_pairs_as_one_does(ExecutorKind experts)
     {
         Need(2);
-        var (batch, objective) = (Tiny.Batch(1, Lengths), new DpoObjective(0.5, 0.1, 0.2));
+        var (batch, objective) = (Tiny.Batch(1, Lengths), new DpoObjective(new PreferenceSettings(Beta: 0.5, Smoothing: 0.1, Supervised: 0.2)));
         using var host = Load(new PlacementSettings { Device = "cpu" });
         using var several = Load(Over(2, contiguous: false, experts));
         var expected = Run(host, batch, new LayerMajorStep(host) { Objective = objective });

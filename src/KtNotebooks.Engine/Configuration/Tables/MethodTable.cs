@@ -5,7 +5,7 @@ namespace KtNotebooks.Configuration.Tables;
 /// <summary>LLaMA-Factory's fine-tuning arguments: stage, adaptation, optimizers of their own, trackers.</summary>
 internal static class MethodTable
 {
-    private const string Preference = "goes with losses and stages of preferences that are not offered yet";
+    private const string Reference = "the reference is the base without its adapter, so that no second model is held; give that model as model_name_or_path";
     private const string Ppo = "goes with ppo, which is not offered";
     private const string Freeze = "goes with finetuning_type: freeze, which is not offered yet";
     private const string Oft = "goes with finetuning_type: oft, which is not offered";
@@ -17,8 +17,9 @@ internal static class MethodTable
 
     public static Key[] Keys { get; } =
     [
-        Acts("stage", "sft | pt | dpo", "sft", KeyUse.Train | KeyUse.Predict,
-            "sft: learn answers; pt: learn plain text (column prompt); dpo: learn from pairs of answers (ranking: true)"),
+        Acts("stage", "sft | pt | dpo | kto | rm", "sft", KeyUse.Train | KeyUse.Predict,
+            "sft: learn answers; pt: plain text (column prompt); dpo: pairs of answers (ranking: true); kto: answers that are wanted or not (kto_tag); rm: a "
+                + "value head that tells the better of a pair"),
         Acts("finetuning_type", "lora", "lora", KeyUse.Train | KeyUse.Chat | KeyUse.Predict | KeyUse.Export, "an adapter beside frozen weights"),
         Acts("lora_rank", "int", "8", KeyUse.Train | KeyUse.Plan, "r: the inner width of the adapter"),
         Acts("lora_alpha", "float", null, KeyUse.Train | KeyUse.Plan, "the adapter is scaled by alpha / rank; not given or 0: 2 × rank"),
@@ -36,8 +37,8 @@ internal static class MethodTable
         NoEffect("freeze_trainable_modules", "list", "all", Freeze),
         NoEffect("freeze_extra_modules", "list", null, Freeze),
         Refused("additional_target", "list", null, "not offered yet: the adapter is all that is trained"),
-        Refused("loraplus_lr_ratio", "float", null, "not offered yet: both halves of an adapter have one learning rate"),
-        NoEffect("loraplus_lr_embedding", "float", "1e-6", "goes with loraplus_lr_ratio"),
+        Acts("loraplus_lr_ratio", "float", null, KeyUse.Train, "LoRA+: B's learning rate is so many times A's; 16 is usual"),
+        NoEffect("loraplus_lr_embedding", "float", "1e-6", "adapters have no pair beside the token table"),
         Refused("use_dora", "bool", "false", "not offered yet; leave it out for LoRA"),
         Refused("pissa_init", "bool", "false", "not offered yet; leave it out for LoRA's usual start"),
         NoEffect("pissa_iter", "int", "16", "goes with pissa_init"),
@@ -47,18 +48,19 @@ internal static class MethodTable
         NoEffect("oft_rank", "int", "0", Oft),
         NoEffect("oft_block_size", "int", "32", Oft),
         NoEffect("oft_target", "list", "all", Oft),
-        Acts("pref_beta", "float", "0.1", KeyUse.Train, "stage: dpo: how closely the model is held to its base"),
-        Acts("pref_ftx", "float", "0", KeyUse.Train, "stage: dpo: how much the chosen answers are learned beside it"),
-        Acts("pref_loss", "sigmoid", "sigmoid", KeyUse.Train, "stage: dpo: the loss of a pair"),
-        Acts("dpo_label_smoothing", "float", "0", KeyUse.Train, "stage: dpo: the share of pairs that may be the wrong way round"),
-        NoEffect("pref_bco_weight", "float", "0", Preference),
-        NoEffect("kto_chosen_weight", "float", "1", Preference),
-        NoEffect("kto_rejected_weight", "float", "1", Preference),
-        NoEffect("simpo_gamma", "float", "0.5", Preference),
-        NoEffect("ld_alpha", "float", null, Preference),
-        NoEffect("ref_model", "str", null, Preference),
-        NoEffect("ref_model_adapters", "str", null, Preference),
-        NoEffect("ref_model_quantization_bit", "int", null, Preference),
+        Acts("pref_beta", "float", "0.1", KeyUse.Train, "stage: dpo, kto: how closely the model is held to its base; orpo: the weight of the odds"),
+        Acts("pref_ftx", "float", "0", KeyUse.Train, "stage: dpo, kto: how much the chosen answers are learned beside it"),
+        Acts("pref_loss", "sigmoid | hinge | ipo | kto_pair | orpo | simpo", "sigmoid", KeyUse.Train,
+            "stage: dpo: the loss of a pair; orpo and simpo need no reference, which saves a pass"),
+        Acts("dpo_label_smoothing", "float", "0", KeyUse.Train, "stage: dpo, sigmoid: the share of pairs that may be the wrong way round"),
+        Acts("simpo_gamma", "float", "0.5", KeyUse.Train, "pref_loss: simpo: the margin that is wanted"),
+        Acts("ld_alpha", "float", null, KeyUse.Train, "stage: dpo: what tokens beyond the shorter answer's length count by (LD-DPO); not given: 1"),
+        Acts("kto_chosen_weight", "float", "1", KeyUse.Train, "stage: kto: the weight of wanted answers"),
+        Acts("kto_rejected_weight", "float", "1", KeyUse.Train, "stage: kto: the weight of unwanted answers"),
+        Refused("pref_bco_weight", "float", "0", "not offered: pref_loss names the one loss of a pair; leave it out"),
+        Refused("ref_model", "str", null, Reference),
+        Refused("ref_model_adapters", "list", null, Reference),
+        NoEffect("ref_model_quantization_bit", "int", null, "goes with ref_model"),
         NoEffect("ppo_buffer_size", "int", "1", Ppo),
         NoEffect("ppo_epochs", "int", "4", Ppo),
         NoEffect("ppo_score_norm", "bool", "false", Ppo),
@@ -105,16 +107,16 @@ internal static class MethodTable
         NoEffect("use_trackio", "bool", "false", "trainer_log.jsonl and training_loss.png in output_dir hold the run; `kt report` compares runs"),
         Refused("use_llama_pro", "bool", "false", "no layers are added to a model; leave it out"),
         Refused("use_adam_mini", "bool", "false", "AdamW is the optimizer; leave it out"),
-        Refused("use_muon", "bool", "false", "not offered yet: AdamW is the optimizer"),
-        Refused("use_dft_loss", "bool", "false", "not offered yet: cross-entropy is the loss"),
-        Refused("use_asft_loss", "bool", "false", "not offered: cross-entropy is the loss"),
+        Acts("use_muon", "bool", "false", KeyUse.Train, "as optim: muon"),
+        Acts("use_dft_loss", "bool", "false", KeyUse.Train, "stage: sft: tokens weigh by the model's own probability of them (Wu et al. 2025)"),
+        Refused("use_asft_loss", "bool", "false", "not offered: its divergence needs all logits of the base; use_dft_loss is the part without it"),
         NoEffect("asft_alpha", "float", "0.1", "goes with use_asft_loss"),
-        Refused("use_eaft_loss", "bool", "false", "not offered yet: cross-entropy is the loss"),
-        NoEffect("eaft_alpha", "float", "1.0", "goes with use_eaft_loss"),
+        Acts("use_eaft_loss", "bool", "false", KeyUse.Train, "stage: sft: tokens weigh by the entropy of the model's 20 likeliest, less where it is sure"),
+        Acts("eaft_alpha", "float", "1.0", KeyUse.Train, "the power of that entropy"),
         Refused("freeze_language_model", "bool", "false", Media),
         NoEffect("freeze_vision_tower", "bool", "true", Media),
         NoEffect("freeze_multi_modal_projector", "bool", "true", Media),
         Refused("train_mm_proj_only", "bool", "false", Media),
-        Refused("early_stopping_steps", "int", null, "not offered yet: eval_strategy and save_strategy leave checkpoints to choose from"),
+        Acts("early_stopping_steps", "int", null, KeyUse.Train, "the run ends after so many evaluations without a better one"),
     ];
 }

@@ -7,89 +7,153 @@ using KtNotebooks.Tokenizers;
 
 namespace KtNotebooks.Training.Objectives;
 
+/// <summary>What the keys of preferences say.</summary>
+/// <param name="Loss">pref_loss.</param>
+/// <param name="Beta">β, pref_beta.</param>
+/// <param name="Smoothing">ε, dpo_label_smoothing: the share of pairs that are taken to be the wrong way round.</param>
+/// <param name="Supervised">pref_ftx: the share of the chosen answer's own mean cross-entropy.</param>
+/// <param name="Gamma">simpo_gamma.</param>
+/// <param name="LongTail">ld_alpha; null: 1.</param>
+public sealed record PreferenceSettings(string Loss = "sigmoid", double Beta = 0.1, double Smoothing = 0, double Supervised = 0, double Gamma = 0.5,
+    double? LongTail = null);
+
 /// <summary>
-/// stage: dpo. Direct preference optimization (Rafailov et al. 2023) with the sigmoid loss. Of each row's chosen and rejected answer, s = Σ log p of its
-/// tokens by the policy and r by the reference: z = β((s_c − r_c) − (s_r − r_r)), L = −(1 − ε) log σ(z) − ε log σ(−z) − γ s_c / n_c, the mean over rows.
-/// ∂L/∂z = ε σ(z) − (1 − ε) σ(−z), ∂z/∂s_c = β, ∂z/∂s_r = −β. The reference is the base without its adapter.
+/// stage: dpo. Pairs of a chosen and a rejected answer, with the loss that pref_loss names (<see cref="PairLosses"/>), the mean over the pairs, plus
+/// pref_ftx times the chosen answer's mean cross-entropy. With ld_alpha the policy's log p of an answer's tokens beyond the length of the shorter one count
+/// so much less (LD-DPO, Liu et al. 2024). The reference is the base without its adapter.
 /// </summary>
-/// <param name="beta">β, pref_beta.</param>
-/// <param name="smoothing">ε, dpo_label_smoothing: the share of pairs that are taken to be the wrong way round.</param>
-/// <param name="supervised">γ, pref_ftx: the share of the chosen answer's own mean cross-entropy, which has n_c tokens.</param>
-public sealed class DpoObjective(double beta, double smoothing = 0, double supervised = 0) : ITrainingObjective
+public sealed class DpoObjective(PreferenceSettings settings) : ITrainingObjective
 {
-    private static readonly string[] OfAnswers = ["train_on_prompt", "mask_history", "packing", "neat_packing"];
+    private readonly PairLoss _loss = PairLosses.Get(settings.Loss, settings.Beta, settings.Smoothing, settings.Gamma);
 
     public static DpoObjective Read(Settings c)
     {
         ArgumentNullException.ThrowIfNull(c);
-        foreach (var key in OfAnswers)
-            if (c.Flag(key)) throw c.Wrong(key, "false for stage: dpo, which learns pairs of answers");
-        c.Ignore("lora_dropout", "stage: dpo drops nothing, for the policy is compared with its reference");
-        c.OneOf("pref_loss");
-        var (beta, smoothing, supervised) = (c.Number("pref_beta"), c.Number("dpo_label_smoothing"), c.Number("pref_ftx"));
-        if (beta <= 0) throw c.Wrong("pref_beta", "above 0");
+        PairKeys.RequireAnswers(c, "dpo");
+        var (loss, smoothing, tail) = (c.OneOf("pref_loss"), c.Number("dpo_label_smoothing"), c.MaybeNumber("ld_alpha"));
         if (smoothing is < 0 or >= 0.5) throw c.Wrong("dpo_label_smoothing", "in [0, 0.5)");
-        if (supervised < 0) throw c.Wrong("pref_ftx", "0 or more");
-        return new DpoObjective(beta, smoothing, supervised);
+        if (smoothing > 0 && loss != "sigmoid") throw c.Wrong("dpo_label_smoothing", $"0 with pref_loss: {loss}: it belongs to sigmoid");
+        if (tail is <= 0 or > 1) throw c.Wrong("ld_alpha", "in (0, 1]");
+        if (loss != "simpo") c.Ignore("simpo_gamma", $"it belongs to pref_loss: simpo, not {loss}");
+        var objective = new DpoObjective(new PreferenceSettings(loss, PairKeys.Beta(c), smoothing, PairKeys.Supervised(c), c.Number("simpo_gamma"), tail));
+        if (!objective.HasDropout) c.Ignore("lora_dropout", PairKeys.NoDropout("dpo"));
+        return objective;
     }
 
     public string Stage => "dpo";
 
     public IEnumerable<(string Key, JsonNode? Value)> Identity =>
-        [("stage", Stage), ("pref_beta", beta), ("dpo_label_smoothing", smoothing), ("pref_ftx", supervised)];
+    [
+        ("stage", Stage), ("pref_loss", settings.Loss), ("pref_beta", settings.Beta), ("dpo_label_smoothing", settings.Smoothing),
+        ("pref_ftx", settings.Supervised), ("simpo_gamma", _loss.Name == "simpo" ? settings.Gamma : null), ("ld_alpha", settings.LongTail),
+    ];
 
-    public bool HasDropout => false;
+    public bool HasDropout => !_loss.HasReference;
 
     public RowEncoder Encoder(DataSettings data, Tokenizer tokenizer) => new PairEncoder(data, tokenizer);
 
     /// <summary>A row is a pair, however long.</summary>
     public int Count(EncodedExample row) => 1;
 
-    public int Together => 2;
+    public int Together => _loss.OfWindow ? ITrainingObjective.WholeWindow : 2;
 
-    public LogProbs Needs => LogProbs.PolicyAndReference;
+    public Scores Needs => _loss.HasReference ? Scores.PolicyAndReference : Scores.Policy;
 
-    public RowWeights Weigh(TokenBatch part, IReadOnlyList<double> policy, IReadOnlyList<double> reference)
+    public RowWeights Weigh(TokenBatch part, PartScores scores)
     {
         ArgumentNullException.ThrowIfNull(part);
-        ArgumentNullException.ThrowIfNull(policy);
-        ArgumentNullException.ThrowIfNull(reference);
-        var weights = new float[part.Tokens];
-        double loss = 0, chosen = 0, rejected = 0, right = 0;
-        for (var pair = 0; pair < part.Sequences; pair += 2)
+        ArgumentNullException.ThrowIfNull(scores);
+        var (factors, pairs) = (Factors(part), part.Sequences / 2);
+        double Score(int sequence, bool reference)
         {
-            var share = Share(part, pair);
-            var (won, lost) = (beta * (policy[pair] - reference[pair]), beta * (policy[pair + 1] - reference[pair + 1]));
-            var z = won - lost;
-            var slope = (smoothing * Sigmoid(z)) - ((1 - smoothing) * Sigmoid(-z));
-            var targets = Math.Max(1, Targets(part, pair));
-            loss += share * (((1 - smoothing) * Softplus(-z)) + (smoothing * Softplus(z)) - (supervised * policy[pair] / targets));
-            Fill(pair, share * ((-slope * beta) + (supervised / targets)));
-            Fill(pair + 1, share * slope * beta);
-            (chosen, rejected, right) = (chosen + (share * won), rejected + (share * lost), right + (won > lost ? share : 0));
+            double sum = 0;
+            var rows = reference ? scores.Reference : scores.Policy;
+            for (var t = part.SeqStarts[sequence]; t < part.SeqStarts[sequence + 1]; t++) sum += rows[t] * (reference ? 1 : factors[t]);
+            return _loss.OfMeans ? sum / Length(sequence) : sum;
         }
-        return new RowWeights(weights, loss, new Dictionary<string, double>
+        double Length(int sequence) => Math.Max(1, part.TargetsOf(sequence));
+
+        PairScores[] all = [.. Enumerable.Range(0, pairs).Select(p => new PairScores(Score(2 * p, false), Score((2 * p) + 1, false),
+            _loss.HasReference ? Score(2 * p, true) : 0, _loss.HasReference ? Score((2 * p) + 1, true) : 0))];
+        var slopes = _loss.Of(all);
+        var weights = new float[part.Tokens];
+        var sums = new PairMetrics();
+        double loss = 0;
+        for (var p = 0; p < pairs; p++)
         {
-            ["rewards/chosen"] = chosen,
-            ["rewards/rejected"] = rejected,
-            ["rewards/accuracies"] = right,
-            ["rewards/margins"] = chosen - rejected,
-        });
+            var (share, pair, slope) = (part.ShareOf(2 * p, (2 * p) + 2), all[p], slopes[p]);
+            var mean = _loss.OfMeans ? pair.Chosen : pair.Chosen / Length(2 * p);
+            loss += share * (slope.Loss - (settings.Supervised * mean));
+            Fill(2 * p, share * ((-slope.Chosen / (_loss.OfMeans ? Length(2 * p) : 1)) + (settings.Supervised / Length(2 * p))));
+            Fill((2 * p) + 1, share * -slope.Rejected / (_loss.OfMeans ? Length((2 * p) + 1) : 1));
+            sums.Add(share, settings.Beta * (pair.Chosen - pair.ReferenceChosen), settings.Beta * (pair.Rejected - pair.ReferenceRejected));
+            sums.Add("logps/chosen", share * pair.Chosen);
+            sums.Add("logps/rejected", share * pair.Rejected);
+            if (_loss.Name != "orpo") continue;
+            sums.Add("sft_loss", share * -pair.Chosen);
+            sums.Add("odds_ratio_loss", share * (slope.Loss + pair.Chosen) / settings.Beta);
+        }
+        return new RowWeights(weights, loss, sums.All);
 
         void Fill(int sequence, double weight)
         {
-            for (var t = part.SeqStarts[sequence]; t < part.SeqStarts[sequence + 1]; t++) weights[t] = part.Labels[t] >= 0 ? (float)weight : 0;
+            part.Fill(weights, sequence, weight);
+            for (var t = part.SeqStarts[sequence]; t < part.SeqStarts[sequence + 1]; t++) weights[t] *= factors[t];
         }
     }
 
-    /// <summary>Of a pair in the window's mean: every target of its two sequences has it for weight; an answer may be cut off whole.</summary>
-    private static double Share(TokenBatch part, int pair) => part.Weights.AsSpan(part.SeqStarts[pair]..part.SeqStarts[pair + 2]).ToArray().Max();
+    /// <summary>[T]: what a row's log p counts by.</summary>
+    private float[] Factors(TokenBatch part)
+    {
+        var factors = new float[part.Tokens];
+        Array.Fill(factors, 1);
+        if (settings.LongTail is not { } alpha) return factors;
+        for (var s = 0; s < part.Sequences; s++)
+        {
+            var common = Math.Min(part.TargetsOf(s), part.TargetsOf(s ^ 1));
+            for (var t = part.SeqStarts[s]; t < part.SeqStarts[s + 1]; t++)
+                if (part.Labels[t] >= 0 && common-- <= 0) factors[t] = (float)alpha;
+        }
+        return factors;
+    }
+}
 
-    private static int Targets(TokenBatch part, int sequence) =>
-        part.Labels.AsSpan(part.SeqStarts[sequence]..part.SeqStarts[sequence + 1]).ToArray().Count(label => label >= 0);
+/// <summary>Sums of what objectives of preferences report.</summary>
+internal sealed class PairMetrics
+{
+    private readonly Dictionary<string, double> _all = [];
 
-    private static double Sigmoid(double x) => 1 / (1 + Math.Exp(-x));
+    public IReadOnlyDictionary<string, double> All => _all;
 
-    /// <summary>−log σ(−x).</summary>
-    private static double Softplus(double x) => Math.Max(x, 0) + Math.Log(1 + Math.Exp(-Math.Abs(x)));
+    public void Add(string name, double value) => _all[name] = _all.GetValueOrDefault(name) + value;
+
+    /// <param name="share">Of the pair in the mean.</param>
+    /// <param name="chosen">The reward of the chosen answer.</param>
+    /// <param name="rejected">The reward of the rejected one.</param>
+    public void Add(double share, double chosen, double rejected)
+    {
+        Add("rewards/chosen", share * chosen);
+        Add("rewards/rejected", share * rejected);
+        Add("rewards/accuracies", chosen > rejected ? share : 0);
+        Add("rewards/margins", share * (chosen - rejected));
+    }
+}
+
+/// <summary>Keys that the stages of preferences share.</summary>
+internal static class PairKeys
+{
+    private static readonly string[] OfAnswers = ["train_on_prompt", "mask_history", "packing", "neat_packing"];
+
+    /// <summary>Refuses what belongs to single answers.</summary>
+    public static void RequireAnswers(Settings c, string stage, string learns = "pairs of answers")
+    {
+        foreach (var key in OfAnswers)
+            if (c.Flag(key)) throw c.Wrong(key, $"false for stage: {stage}, which learns {learns}");
+    }
+
+    public static double Beta(Settings c) => c.Number("pref_beta") is > 0 and var beta ? beta : throw c.Wrong("pref_beta", "above 0");
+
+    public static double Supervised(Settings c) => c.Number("pref_ftx") is >= 0 and var share ? share : throw c.Wrong("pref_ftx", "0 or more");
+
+    public static string NoDropout(string stage) => $"stage: {stage} drops nothing, for the policy is compared with its reference";
 }

@@ -6,19 +6,41 @@ using KtNotebooks.Tokenizers;
 
 namespace KtNotebooks.Training.Objectives;
 
-/// <summary>Whose log-probabilities an objective has to know before it can weigh the rows of a window.</summary>
-public enum LogProbs
+/// <summary>What an objective has to know of the rows of a window before it can weigh them.</summary>
+public enum Scores
 {
     None,
+
+    /// <summary>log p of every target, by the model as it is trained.</summary>
     Policy,
 
-    /// <summary>Also those of the reference: the base without its adapter, which visits every layer once more.</summary>
+    /// <summary>Also how undecided the model was at each of them.</summary>
+    PolicyAndEntropy,
+
+    /// <summary>Also log p by the reference: the base without its adapter, which visits every layer once more.</summary>
     PolicyAndReference,
+
+    /// <summary>The value head's number at the last row of every sequence, in place of log p; logits are not computed.</summary>
+    Values,
+}
+
+/// <summary>Scores of the rows of a part of a window, [T] each; 0 where a row has none, empty where an objective does not need them.</summary>
+/// <param name="Policy">log p of each row's target, or values at the ends of sequences.</param>
+/// <param name="Reference">log p by the reference.</param>
+/// <param name="Entropies">Of the <see cref="Ops.TargetLogProbs.Top"/> likeliest tokens of each row that has a target, in nats.</param>
+public sealed record PartScores(float[] Policy, float[] Reference, float[] Entropies)
+{
+    /// <summary>Rows [from, to) alone.</summary>
+    public PartScores Rows(int from, int to)
+    {
+        float[] Of(float[] all) => all.Length == 0 ? [] : all[from..to];
+        return new PartScores(Of(Policy), Of(Reference), Of(Entropies));
+    }
 }
 
 /// <summary>
-/// What a part of a window comes to. The gradient of any loss of the sequences' log-probabilities L(s₁ … s_N), s_i = Σ_t log p_t, is that of a cross-entropy
-/// whose rows weigh −∂L/∂s_i, which may be negative: a step needs no more than these weights.
+/// What a part of a window comes to. The gradient of any loss of the rows' log-probabilities L(ℓ₁ … ℓ_T) is that of a cross-entropy whose rows weigh
+/// −∂L/∂ℓ_t, which may be negative: a step needs no more than these weights. Of values likewise: row t weighs −∂L/∂v_t.
 /// </summary>
 /// <param name="Weights">Of each row in the cross-entropy.</param>
 /// <param name="Loss">The part's share of the window's loss.</param>
@@ -48,13 +70,14 @@ public interface ITrainingObjective
     /// <summary>Sequences of a batch that follow each other and are weighed as one, so that no part of a window ends between them.</summary>
     int Together => 1;
 
+    /// <summary><see cref="Together"/> of an objective that weighs a window as a whole.</summary>
+    const int WholeWindow = int.MaxValue;
+
     /// <summary>What <see cref="Weigh"/> has to be given; None: rows weigh as the window says.</summary>
-    LogProbs Needs => LogProbs.None;
+    Scores Needs => Scores.None;
 
     /// <summary>The weights of a part's rows.</summary>
     /// <param name="part">Its sequences; a row's weight is the share of its example in the window's mean.</param>
-    /// <param name="policy">Σ log p of the targets of each sequence, by the model as it is trained.</param>
-    /// <param name="reference">The same by the reference; empty where it is not needed.</param>
-    RowWeights Weigh(TokenBatch part, IReadOnlyList<double> policy, IReadOnlyList<double> reference) =>
-        throw new NotSupportedException($"the rows of stage {Stage} weigh as their window says");
+    /// <param name="scores">What was asked for.</param>
+    RowWeights Weigh(TokenBatch part, PartScores scores) => throw new NotSupportedException($"the rows of stage {Stage} weigh as their window says");
 }

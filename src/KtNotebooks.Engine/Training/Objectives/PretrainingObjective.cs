@@ -57,6 +57,9 @@ public sealed class PretrainingObjective(bool? packing) : ITrainingObjective
         public override EncodedExample Encode(Example example)
         {
             Require(example);
+            if (example.Weight != 1 && horizon is not null)
+                throw new InvalidDataException($"{example.Source}: has the weight {example.Weight}, but texts are joined and cut; rows of several weights "
+                    + "need packing=false");
             if (example.Responses.Count > 0) Interlocked.Increment(ref _answers);
             int[] ids = [.. tokenizer.Encode(example.Prompt[0].Content), _end];
             if (horizon is null)
@@ -64,7 +67,7 @@ public sealed class PretrainingObjective(bool? packing) : ITrainingObjective
                 if (_begin is { } begin) ids = [begin, .. ids];
                 if (ids.Length > _length) ids = ids[.._length];
             }
-            return new EncodedExample(ids, ids, example.Source);
+            return new EncodedExample(ids, ids, example.Source) { Weight = example.Weight };
         }
 
         public override EncodedExample[] Pack(IReadOnlyList<EncodedExample> rows) => horizon is { } batch ? [.. rows.Chunk(batch).SelectMany(Cut)]

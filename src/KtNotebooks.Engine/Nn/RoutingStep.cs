@@ -1,0 +1,99 @@
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Nn;
+
+/// <summary>
+/// What the routers of a window choose, collected in its forward pass; and the balance loss that its backward pass adds: coefficient · E · Σ_e f_e · P_e, f_e
+/// the share of tokens that chose expert e and P_e the mean of its probability, both over all layers and tokens together (Switch Transformers, Fedus et al.
+/// 2021, as transformers' load_balancing_loss_func pools it). Its gradient reaches what lies below a router, and the router where that is trained.
+/// </summary>
+/// <param name="coefficient">moe_aux_loss_coef; 0: routes are only counted.</param>
+/// <param name="tokens">Of the window.</param>
+/// <param name="zCoefficient">router_z_loss_coef: of the mean of (log Σ exp z)² over all layers and tokens (ST-MoE, Zoph et al. 2022); 0: none.</param>
+public sealed class RoutingStep(double coefficient, int tokens, double zCoefficient = 0)
+{
+    private readonly Lock _lock = new();
+    private readonly SortedDictionary<string, long[]> _counts = new(StringComparer.Ordinal);
+    private double[] _probabilities = [];
+    private double _squares; // Σ (log Σ exp z)²
+
+    /// <summary>Takes notes of some rows of a layer.</summary>
+    /// <param name="path">Of the layer's experts.</param>
+    /// <param name="logits">F32 [T, E].</param>
+    /// <param name="indices">I32 [T, k].</param>
+    public void Observe(string path, Tensor logits, Tensor indices)
+    {
+        ArgumentNullException.ThrowIfNull(logits);
+        ArgumentNullException.ThrowIfNull(indices);
+        using var chosen = indices.ToHost();
+        double squares = 0;
+        var sums = coefficient > 0 || zCoefficient > 0 ? Probabilities(logits, out squares) : [];
+        lock (_lock)
+        {
+            if (!_counts.TryGetValue(path, out var counts)) _counts[path] = counts = new long[logits.Width];
+            foreach (var e in chosen.Span<int>()) counts[e]++;
+            _squares += squares;
+            if (_probabilities.Length < sums.Length) _probabilities = new double[sums.Length];
+            for (var e = 0; e < sums.Length; e++) _probabilities[e] += sums[e];
+        }
+    }
+
+    /// <summary>Of the experts, over all layers, and what a count adds to the slope ∂loss/∂p of every row; null: there is no balance loss.</summary>
+    internal (int[] Counts, double Factor, double ZFactor)? Balance
+    {
+        get
+        {
+            if ((coefficient <= 0 && zCoefficient <= 0) || _counts.Count == 0) return null;
+            double rows = (double)_counts.Count * tokens;
+            return ([.. Pooled.Select(count => (int)count)], coefficient * Pooled.Length / (rows * rows), 2 * zCoefficient / rows);
+        }
+    }
+
+    private long[] Pooled => _counts.Values.Aggregate(new long[_counts.Values.Max(c => c.Length)], (all, counts) =>
+    {
+        for (var e = 0; e < counts.Length; e++) all[e] += counts[e];
+        return all;
+    });
+
+    /// <summary>
+    /// moe/aux_loss: the balance loss without its coefficient, where it has one; moe/imbalance: how many times the mean the busiest expert of a layer has to
+    /// do, the mean over the layers; moe/imbalance_worst_layer: that of the worst; moe/dead_experts: the share of experts that no token of the window chose.
+    /// </summary>
+    public IReadOnlyDictionary<string, double> Metrics
+    {
+        get
+        {
+            var metrics = new Dictionary<string, double>();
+            if (_counts.Count == 0) return metrics;
+            metrics["moe/imbalance"] = _counts.Values.Average(Imbalance);
+            metrics["moe/imbalance_worst_layer"] = _counts.Values.Max(Imbalance);
+            metrics["moe/dead_experts"] = _counts.Values.Average(c => c.Count(n => n == 0) / (double)c.Length);
+            double rows = (double)_counts.Count * tokens;
+            if (zCoefficient > 0) metrics["moe/z_loss"] = _squares / rows;
+            if (coefficient <= 0) return metrics;
+            var pooled = Pooled;
+            metrics["moe/aux_loss"] = pooled.Length * pooled.Zip(_probabilities).Sum(p => p.First / rows * p.Second / rows);
+            return metrics;
+        }
+    }
+
+    private static double Imbalance(long[] counts) => counts.Max() / Math.Max(1e-9, counts.Average());
+
+    /// <summary>Σ over the rows of softmax, [E].</summary>
+    private static double[] Probabilities(Tensor logits, out double squares)
+    {
+        squares = 0;
+        using var host = logits.ToHost();
+        var (sums, row) = (new double[host.Width], new double[host.Width]);
+        for (var t = 0; t < host.Rows; t++)
+        {
+            var z = host.Row<float>(t);
+            double max = float.NegativeInfinity, sum = 0;
+            foreach (var v in z) max = Math.Max(max, v);
+            for (var e = 0; e < row.Length; e++) sum += row[e] = Math.Exp(z[e] - max);
+            for (var e = 0; e < row.Length; e++) sums[e] += row[e] / sum;
+            squares += Math.Pow(max + Math.Log(sum), 2);
+        }
+        return sums;
+    }
+}

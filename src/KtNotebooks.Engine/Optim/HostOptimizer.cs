@@ -1,0 +1,95 @@
+using KtNotebooks.Nn;
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Optim;
+
+/// <summary>
+/// An optimizer that works on the host, parameter by parameter; those of a card are fetched and brought back, 12 bytes an element over the bus. A parameter
+/// without a gradient in a step counts as having a zero gradient.
+/// </summary>
+public abstract class HostOptimizer : IOptimizer
+{
+    private readonly IReadOnlyList<Parameter> _parameters;
+    private readonly Func<string, double>? _rateOf;
+    private readonly (string Suffix, Tensor Tensor)[][] _memories;
+
+    protected HostOptimizer(IReadOnlyList<Parameter> parameters, AdamWSettings settings, Func<string, double>? rateOf)
+    {
+        ArgumentNullException.ThrowIfNull(parameters);
+        foreach (var p in parameters)
+            if (p.Tensor.Type != DType.F32) throw new ArgumentException($"[{GetType().Name}] {p.Name} must be F32, but is {p.Tensor}");
+        (_parameters, Settings, _rateOf) = (parameters, settings, rateOf);
+        _memories = [.. parameters.Select(p => Memories(p).Select(m => (m.Name, Tensor.Zeros(DType.F32, m.Shape))).ToArray())];
+    }
+
+    protected AdamWSettings Settings { get; }
+
+    public int Steps { get; private set; }
+
+    public IReadOnlyList<(string Name, Tensor Tensor)> State =>
+        [.. _parameters.SelectMany((p, i) => _memories[i].Select(m => ($"{m.Suffix}.{p.Name}", m.Tensor)))];
+
+    public void Restore(int steps, Func<string, Tensor> find)
+    {
+        OptimizerState.Restore(State, find);
+        Steps = steps;
+    }
+
+    public void Step(double learningRate, double gradientScale)
+    {
+        WeightVersion.Change();
+        Steps++;
+        RowParallel.For(_parameters.Count, 1 << 20, (first, last) =>
+        {
+            for (var i = (int)first; i < last; i++)
+            {
+                var (name, tensor) = _parameters[i];
+                var (w, g) = (tensor.ToFloats(), tensor.Grad?.ToFloats() ?? new float[tensor.Count]);
+                if (gradientScale != 1)
+                    for (var j = 0; j < g.Length; j++) g[j] = (float)(g[j] * gradientScale);
+                Update(_parameters[i], w, g, [.. _memories[i].Select(m => m.Tensor)], learningRate * (_rateOf?.Invoke(name) ?? 1));
+                using var changed = Tensor.From(w, tensor.Shape);
+                Memory.Copy(changed, tensor);
+            }
+        });
+        OptimizerState.FreeGradients(_parameters);
+    }
+
+    public void Dispose()
+    {
+        foreach (var (_, tensor) in _memories.SelectMany(m => m)) tensor.Dispose();
+        GC.SuppressFinalize(this);
+    }
+
+    /// <summary>What is remembered of a parameter: names and shapes.</summary>
+    protected abstract IEnumerable<(string Name, long[] Shape)> Memories(Parameter parameter);
+
+    /// <summary>Changes w by g, and what is remembered; from several threads, each for other parameters.</summary>
+    protected abstract void Update(Parameter parameter, float[] w, float[] g, Tensor[] memories, double rate);
+}
+
+/// <summary>What all optimizers do with what they remember.</summary>
+internal static class OptimizerState
+{
+    public static void Restore(IEnumerable<(string Name, Tensor Tensor)> state, Func<string, Tensor> find)
+    {
+        ArgumentNullException.ThrowIfNull(find);
+        foreach (var (name, tensor) in state)
+        {
+            using var saved = find(name);
+            if (saved.Type != tensor.Type || !saved.HasShape(tensor.Shape))
+                throw new InvalidDataException($"optimizer state '{name}' must be [{string.Join(", ", tensor.Shape.ToArray())}], but "
+                    + $"is {saved}: it belongs to another run");
+            Memory.Copy(saved, tensor);
+        }
+    }
+
+    public static void FreeGradients(IReadOnlyList<Parameter> parameters)
+    {
+        foreach (var (_, tensor) in parameters)
+        {
+            tensor.Grad?.Dispose();
+            tensor.Grad = null;
+        }
+    }
+}
