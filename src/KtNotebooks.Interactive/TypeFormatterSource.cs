@@ -1,3 +1,5 @@
+using System.Text.Json.Nodes;
+
 namespace KtNotebooks.Interactive;
 
 /// <summary>
@@ -15,7 +17,7 @@ internal sealed class TypeFormatterSourceAttribute(Type formatterSourceType) : A
 /// <summary>Formatters for every <see cref="IShowable"/>: one for each MIME type that our views use; each says no where the bundle lacks its type.</summary>
 internal sealed class ShowableFormatters
 {
-    private static readonly string[] MimeTypes = ["text/html", "text/markdown", Chart.SvgType, Chart.PngType, "text/plain"];
+    private static readonly string[] MimeTypes = ["text/html", "text/markdown", Chart.PlotlyType, Chart.SvgType, Chart.PngType, "text/plain"];
 
 #pragma warning disable CA1822 // the convention asks for an instance method
     public IEnumerable<object> CreateTypeFormatters() =>
@@ -31,7 +33,12 @@ internal sealed class ShowableFormatter(string mimeType)
     public bool Format(object instance, TextWriter writer)
     {
         if (instance is not IShowable showable || !showable.Show().Data.TryGetValue(MimeType, out var value)) return false;
-        writer.Write(value is byte[] bytes ? Convert.ToBase64String(bytes) : value.ToString());
+        writer.Write(value switch
+        {
+            byte[] bytes => Convert.ToBase64String(bytes),
+            JsonNode node => node.ToJsonString(),
+            _ => value.ToString(),
+        });
         return true;
     }
 }

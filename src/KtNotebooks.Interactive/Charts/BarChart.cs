@@ -1,4 +1,5 @@
 using System.Text;
+using System.Text.Json.Nodes;
 
 using KtNotebooks.Interactive.Drawing;
 
@@ -60,6 +61,21 @@ public sealed class BarChart(string title, IReadOnlyList<string> categories, str
         return plot.Scene;
     }
 
+    internal override void Draw(PlotlyFigure figure)
+    {
+        figure.Layout("barmode", "group");
+        figure.Axis("xaxis", x)["type"] = "category";
+        figure.Axis("yaxis", y);
+        foreach (var s in _series)
+        {
+            var trace = figure.Trace("bar", s.Name);
+            trace["marker"] = new JsonObject { ["color"] = PlotlyFigure.Css(s.Color) };
+            trace["x"] = PlotlyFigure.Texts(categories);
+            trace["y"] = PlotlyFigure.Numbers(s.Values);
+            if (s.Errors is { } errors) trace["error_y"] = new JsonObject { ["type"] = "data", ["array"] = PlotlyFigure.Numbers(errors) };
+        }
+    }
+
     /// <summary>Draws one bar and returns what a legend should not hide: its tip from side to side, its number, its body.</summary>
     private Point[] DrawBar(Plot plot, Axis axis, Series series, int category, double left, double width, double labelSize)
     {
@@ -84,7 +100,9 @@ public sealed class BarChart(string title, IReadOnlyList<string> categories, str
 
     private string Describe() => $"{Title}: {string.Join("; ", _series.Select(Summary))}";
 
-    private string Summary(Series s) => s.Name + " " + string.Join(", ", s.Values.Select((v, i) => $"{categories[i]} {Ticks.Format(v)}"));
+    private string Summary(Series s) => s.Name + " " + string.Join(", ", s.Values.Select((v, i) => $"{categories[i]} {Said(v)}"));
+
+    private static string Said(double value) => double.IsNaN(value) ? "without a value" : Ticks.Format(value);
 
     public override string ToText()
     {

@@ -27,7 +27,7 @@ public sealed class HostTests(Packed packed, ITestOutputHelper output)
     public void Everything_that_shows_itself_is_shown_in_its_own_mime_types(string host)
     {
         using var kernel = Start(host);
-        string[] pictures = ["image/png", "image/svg+xml", "text/plain"];
+        string[] pictures = ["application/vnd.plotly.v1+json", "image/png", "image/svg+xml", "text/plain"];
         Assert.Equal(pictures, Shown(kernel, "new BarChart(\"a\", [\"x\", \"y\"], y: \"n\").Add(\"s\", [1.0, 2.0])"));
         Assert.Equal(pictures, Shown(kernel, "new LineChart(\"a\", \"x\", \"y\").Add(\"s\", [1.0, 2.0], [1.0, 2.0])"));
         Assert.Equal(pictures, Shown(kernel, "new Histogram(\"a\", [1.0, 2.0], bins: 2, x: \"x\")"));
