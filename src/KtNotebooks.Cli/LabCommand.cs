@@ -18,16 +18,20 @@ internal static class LabCommand
         var folder = new Argument<string?>("FOLDER") { Description = "with the notebooks (default: the course)", Arity = ArgumentArity.ZeroOrOne };
         var port = new Option<int?>("--port") { Description = "to serve at (default: 8888 or the next that is free)" };
         var noBrowser = new Option<bool>("--no-browser") { Description = "only say the address" };
-        var command = new Command("lab", "open notebooks in the browser, in JupyterLab or the classic Notebook of this machine") { folder, port, noBrowser };
+        var classic = new Option<bool>("--classic") { Description = "the classic Notebook, where both are here" };
+        var command = new Command("lab", "open notebooks in the browser, in JupyterLab or the classic Notebook of this machine") {
+            folder, port, noBrowser, classic,
+        };
         command.SetAction((parsed, cancel) => Task.Run(() =>
         {
             var served = Path.GetFullPath(parsed.GetValue(folder) ?? Repository.Path("notebooks"));
             if (!Directory.Exists(served)) throw new DirectoryNotFoundException($"{served}: no such folder");
-            if (Array.Find(Programs, p => Find(p) is not null) is not { } program)
+            if (Array.Find(parsed.GetValue(classic) ? Programs[1..] : Programs, p => Find(p) is not null) is not { } program)
                 return Failures.Refuse("no Jupyter is on this machine; type: sudo apt-get install -y jupyter-notebook, or: pip install jupyterlab");
             List<string> arguments = [$"--notebook-dir={served}"];
             if (parsed.GetValue(port) is { } at) arguments.Add($"--port={at}");
             if (parsed.GetValue(noBrowser)) arguments.Add("--no-browser");
+            if (Environment.UserName == "root") arguments.Add("--allow-root"); // in a container; it refuses otherwise
             return Serve(Find(program)!, arguments, cancel);
         }, CancellationToken.None));
         return command;
