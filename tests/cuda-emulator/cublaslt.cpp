@@ -182,7 +182,7 @@ void columns(Product& p, uint64_t first) {
 }
 
 void multiply(void* argument) {
-    std::unique_ptr<Product> p(static_cast<Product*>(argument));
+    auto p = static_cast<Product*>(argument);
     if (p->workspace_bytes > 0)
         memset(kt_reach(p->workspace, p->workspace_bytes), 0xFF, p->workspace_bytes);  // nobody else's while this runs
     auto element = [](const Layout& l) { return static_cast<int64_t>(l.type == F32 ? 4 : 2); };
@@ -199,7 +199,7 @@ void multiply(void* argument) {
         unpack(p->a, p->ra, !p->desc.transpose[0], 0, p->k, p->m, p->left.data());
         kt_parallel(
             static_cast<int>((p->n + Columns - 1) / Columns),
-            [](void* all, int i) { columns(*static_cast<Product*>(all), static_cast<uint64_t>(i) * Columns); }, p.get());
+            [](void* all, int i) { columns(*static_cast<Product*>(all), static_cast<uint64_t>(i) * Columns); }, p);
     }
 }
 
@@ -359,6 +359,6 @@ int cublasLtMatmul(void* handle, void* desc, const float* alpha, const void* a, 
                          nullptr,
                          nullptr,
                          nullptr};
-    return kt_enqueue(stream, multiply, p) == 0 ? Success : ExecutionFailed;
+    return kt_enqueue(stream, multiply, p, [](void* product) { delete static_cast<Product*>(product); }) == 0 ? Success : ExecutionFailed;
 }
 }

@@ -51,8 +51,8 @@ void kt_complete_load_matrix(unsigned int mask, void** payloads);
 void kt_complete_load_matrix_trans(unsigned int mask, void** payloads);
 void kt_complete_mma(unsigned int mask, void** payloads);
 
-// For the emulated cuBLASLt: run(argument) in the stream's order; false: no such stream.
-int kt_enqueue(void* stream, void (*run)(void*), void* argument);
+// For the emulated cuBLASLt: run(argument) in the stream's order, as often as it is replayed, release(argument) in the end; 0: done.
+int kt_enqueue(void* stream, void (*run)(void*), void* argument, void (*release)(void*));
 // body(argument, i) for i in [0, count) on all workers; only from inside such a run.
 void kt_parallel(int count, void (*body)(void*, int), void* argument);
 // Where the emulator itself may read and write `bytes` bytes at a device address; null: not inside one allocation.

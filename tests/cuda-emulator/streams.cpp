@@ -6,6 +6,7 @@
 #include <random>
 #include <thread>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "machine.h"
 #include "workers.h"
@@ -40,6 +41,17 @@ std::shared_ptr<Stream> default_stream(int card) {
     return s;
 }
 
+// A recording, or one made ready to run.
+struct Graph {
+    int card;
+    std::shared_ptr<std::vector<std::function<Failure()>>> work;
+};
+
+std::unordered_set<Graph*>& graphs() {
+    static auto all = new std::unordered_set<Graph*>();
+    return *all;
+}
+
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 }  // namespace
@@ -64,11 +76,17 @@ int drain_all(int card) {
 }
 
 int Stream::push(std::function<Failure()> run, bool host) {
+    if (recording) {
+        if (host) return error(NotSupported, "a host function is not recorded here");
+        recording->push_back(std::move(run));
+        return Success;
+    }
     queue_.push_back({std::move(run), host, nullptr, 0});
     return after_push();
 }
 
 int Stream::push_wait(const std::shared_ptr<Stream>& other, uint64_t position) {
+    if (recording) return error(NotSupported, "waiting for another stream is not recorded here");
     queue_.push_back({nullptr, false, other, position});
     return after_push();
 }
@@ -161,8 +179,58 @@ int cuStreamDestroy_v2(void* stream) {
 int cuStreamSynchronize(void* stream) {
     NEEDS_CONTEXT;
     auto s = find_stream(stream);
+    if (s && s->recording) return error(NotSupported, "cuStreamSynchronize: the stream is being recorded");
     return s ? s->drain() : error(InvalidHandle, "cuStreamSynchronize: no such stream");
 }
+
+int cuStreamBeginCapture_v2(void* stream, int mode) {
+    NEEDS_CONTEXT;
+    auto s = stream ? find_stream(stream) : nullptr;
+    if (!s || s->recording || mode < 0 || mode > 2) return error(InvalidHandle, "cuStreamBeginCapture: no such stream, or it is being recorded");
+    s->recording = std::make_shared<std::vector<std::function<Failure()>>>();
+    return Success;
+}
+
+int cuStreamEndCapture(void* stream, void** graph) {
+    NEEDS_CONTEXT;
+    auto s = stream ? find_stream(stream) : nullptr;
+    if (!s || !s->recording || graph == nullptr) return error(InvalidHandle, "cuStreamEndCapture: the stream is not being recorded");
+    auto made = new Graph{s->card, s->recording};
+    s->recording = nullptr;
+    graphs().insert(made);
+    *graph = made;
+    return Success;
+}
+
+int cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long flags) {
+    NEEDS_CONTEXT;
+    auto from = static_cast<Graph*>(graph);
+    if (!graphs().count(from) || executable == nullptr || flags != 0) return error(InvalidHandle, "cuGraphInstantiateWithFlags: no such graph");
+    auto made = new Graph(*from);
+    graphs().insert(made);
+    *executable = made;
+    return Success;
+}
+
+int cuGraphLaunch(void* executable, void* stream) {
+    NEEDS_CONTEXT;
+    auto g = static_cast<Graph*>(executable);
+    auto s = find_stream(stream);
+    if (!graphs().count(g) || !s || s->card != g->card) return error(InvalidHandle, "cuGraphLaunch: no such graph, or a stream of another card");
+    for (auto& work : *g->work)
+        if (int status = s->push(work)) return status;
+    return Success;
+}
+
+int cuGraphDestroy(void* graph) {
+    LOCKED;
+    auto g = static_cast<Graph*>(graph);
+    if (!graphs().erase(g)) return error(InvalidHandle, "cuGraphDestroy: no such graph");
+    delete g;
+    return Success;
+}
+
+int cuGraphExecDestroy(void* executable) { return cuGraphDestroy(executable); }
 
 int cuStreamQuery(void* stream) {
     NEEDS_CONTEXT;
@@ -268,12 +336,13 @@ int cuLaunchHostFunc(void* stream, void (*function)(void*), void* data) {
         true);
 }
 
-int kt_enqueue(void* stream, void (*run)(void*), void* argument) {
+int kt_enqueue(void* stream, void (*run)(void*), void* argument, void (*release)(void*)) {
+    std::shared_ptr<void> owned(argument, release);  // a recorded product runs more than once
     NEEDS_CONTEXT;
     auto s = find_stream(stream);
     if (!s) return error(InvalidHandle, "no such stream");
-    return s->push([run, argument] {
-        run(argument);
+    return s->push([run, owned] {
+        run(owned.get());
         return Failure{};
     });
 }

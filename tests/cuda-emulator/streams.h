@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "block.h"
 
@@ -26,6 +27,9 @@ class Stream {
     int drain(uint64_t position);
     int drain() { return drain(pushed_); }
     bool step();  // one piece of work; false: none is left
+
+    // While it is not null, work is recorded there instead of queued.
+    std::shared_ptr<std::vector<std::function<Failure()>>> recording;
 
   private:
     struct Work {

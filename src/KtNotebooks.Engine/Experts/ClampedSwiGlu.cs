@@ -13,9 +13,8 @@ internal sealed class ClampedSwiGlu(Tensor biases, float limit) : IDisposable
 {
     private const double Alpha = 1.702;
 
-    private const string CudaSource = """
-        typedef Pack<T, VEC> Values;
-
+    /// <summary>`unit`: h, dh/dg and dh/du of an element on a card, biases added already.</summary>
+    internal const string UnitSource = """
         struct Unit { float h, dg, du; };
 
         __device__ __forceinline__ Unit unit(float g, float u, float limit)
@@ -23,6 +22,11 @@ internal sealed class ClampedSwiGlu(Tensor biases, float limit) : IDisposable
             float gate = fminf(g, limit), up = fminf(fmaxf(u, -limit), limit) + 1.0f, s = 1.0f / (1.0f + expf(-1.702f * gate));
             return { up * gate * s, g <= limit ? up * s * (1.0f + 1.702f * gate * (1.0f - s)) : 0.0f, fabsf(u) <= limit ? gate * s : 0.0f };
         }
+
+        """;
+
+    private const string CudaSource = UnitSource + """
+        typedef Pack<T, VEC> Values;
 
         // A block a row; width counts packs. h may be g or u.
         extern "C" __global__ void clamped_swiglu(const Values* g, const Values* u, const float* biases, const int* routes, const int* indices, Values* h,
@@ -77,6 +81,12 @@ internal sealed class ClampedSwiGlu(Tensor biases, float limit) : IDisposable
 
     /// <summary>[E, 2I].</summary>
     public Tensor Biases => biases;
+
+    /// <summary>L.</summary>
+    public float Limit => limit;
+
+    /// <summary>Their copy on a device; this object's.</summary>
+    public Tensor BiasesOn(Device device) => _biases.On(device);
 
     /// <summary>Frees what was copied to devices, not the biases themselves.</summary>
     public void Dispose() => _biases.Dispose();

@@ -64,7 +64,7 @@ internal abstract class GpuExperts : IExpertExecutor
         return new GpuState(Numbers(call.Experts.Count + 1), Numbers(call.Routes), Numbers(call.Routes));
     }
 
-    public void Forward(ExpertCall call, ExpertState state, Tensor y) => new GpuRows(call, this, (GpuState)state).Forward(y);
+    public virtual void Forward(ExpertCall call, ExpertState state, Tensor y) => new GpuRows(call, this, (GpuState)state).Forward(y);
 
     public void Backward(ExpertCall call, ExpertState state, Tensor dy, ExpertGradients to) => new GpuRows(call, this, (GpuState)state).Backward(dy, to);
 
@@ -77,8 +77,8 @@ internal sealed class GpuState(Tensor offsets, Tensor routes, Tensor rowOf) : Ex
     /// <summary>The sorted row of each route, I32 [R].</summary>
     public Tensor RowOf => rowOf;
 
-    /// <summary>The offsets as the host sees them; read back once a forward.</summary>
-    public int[] HostOffsets { get; set; } = [];
+    /// <summary>The offsets as the host sees them; null until the routes are sorted.</summary>
+    public int[]? HostOffsets { get; set; }
 
     public override void Dispose()
     {
@@ -101,13 +101,12 @@ internal sealed class GpuRows(ExpertCall call, GpuExperts source, GpuState state
     /// <param name="cpuGroups">The CPU takes the first so many groups.</param>
     public void Forward(Tensor y, int cpuGroups = 0)
     {
-        RouteKernels.Sort(call.Indices, call.Experts.Count, state.Offsets, state.Routes, state.RowOf);
-        state.HostOffsets = state.Offsets.ToInts();
         if (call.ValueUnused || call.Routes == 0)
         {
             Memory.Clear(y);
             return;
         }
+        Sort();
         using var cpu = cpuGroups == 0 ? null : new CpuShare(call, state, source.Groups[cpuGroups - 1]);
         cpu?.Forward();
         using var pairs = Lora is { } lora ? new DeviceExpertLora(lora, call.X.Type) : null;
@@ -144,6 +143,7 @@ internal sealed class GpuRows(ExpertCall call, GpuExperts source, GpuState state
             foreach (var output in (Tensor[])[to.X, to.Weights, .. to.Trained ?? []]) Memory.Clear(output);
             return;
         }
+        Sort();
         using var cpu = cpuGroups == 0 ? null : new CpuShare(call, state, source.Groups[cpuGroups - 1]);
         cpu?.Backward(dy, to.Trained is not null);
         using var pairs = Lora is { } lora ? new DeviceExpertLora(lora, call.X.Type) : null;
@@ -168,7 +168,15 @@ internal sealed class GpuRows(ExpertCall call, GpuExperts source, GpuState state
         sum.Finish();
     }
 
-    private bool IsEmpty(ExpertGroup group) => state.HostOffsets[group.First] == state.HostOffsets[group.First + group.Count];
+    /// <summary>Once for forward and backward, by whichever needs it first: the host waits for the routes here.</summary>
+    private void Sort()
+    {
+        if (state.HostOffsets is not null) return;
+        RouteKernels.Sort(call.Indices, call.Experts.Count, state.Offsets, state.Routes, state.RowOf);
+        state.HostOffsets = state.Offsets.ToInts();
+    }
+
+    private bool IsEmpty(ExpertGroup group) => Offsets[group.First] == Offsets[group.First + group.Count];
 
     /// <summary>Experts without rows have no gradient.</summary>
     private static void ClearGradients(ExpertGroup group, Tensor[] gradients)
@@ -447,7 +455,7 @@ internal sealed class GpuRows(ExpertCall call, GpuExperts source, GpuState state
 
     private GpuState State => state;
 
-    private int[] Offsets => state.HostOffsets;
+    private int[] Offsets => state.HostOffsets!;
 
     private Tensor X => call.X;
 

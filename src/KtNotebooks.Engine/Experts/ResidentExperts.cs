@@ -4,7 +4,8 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Experts;
 
 /// <summary>
-/// Experts that live on the card as stored. BF16 is computed in place, all experts at once; low-bit formats are dequantized a group at a time.
+/// Experts that live on the card as stored. Many rows: BF16 is computed in place, all experts at once, low-bit formats are dequantized a group at a time.
+/// Few: <see cref="FewRows"/>.
 /// </summary>
 internal sealed class ResidentExperts : GpuExperts
 {
@@ -41,6 +42,13 @@ internal sealed class ResidentExperts : GpuExperts
     public long Bytes => _layout.Bytes;
 
     public override void Dispose() => _bytes.Dispose();
+
+    /// <summary>A few tokens, one at a time above all, go past the groups: the chosen experts are read where they lie.</summary>
+    public override void Forward(ExpertCall call, ExpertState state, Tensor y)
+    {
+        if (FewRows.Suits(call, _layout)) FewRows.Forward(call, _layout, _bytes.Pointer, y);
+        else base.Forward(call, state, y);
+    }
 
     internal override GroupMatrices Open(int group, DType type) =>
         _layout.Matrices(_bytes.Pointer + (nint)(Groups[group].First * _layout.ExpertBytes), Groups[group].Count, type, _card, _scratch);

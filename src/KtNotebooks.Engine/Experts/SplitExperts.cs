@@ -83,7 +83,7 @@ internal sealed class CpuShare : IDisposable
     public CpuShare(ExpertCall call, GpuState state, ExpertGroup last)
     {
         _experts = (call.Experts with { Lora = call.KeptLora }).First(last.First + last.Count);
-        (_key, _offsets, _device, _card) = (call.Key, state.HostOffsets[..(_experts.Count + 1)], call.X.Device, call.X.Gpu());
+        (_key, _offsets, _device, _card) = (call.Key, state.HostOffsets![..(_experts.Count + 1)], call.X.Device, call.X.Gpu());
         using var mine = state.Routes.Slice(0, _offsets[^1]);
         (_x, _weights, _routes) = (Fetch(call.X), Fetch(call.Weights), Fetch(mine));
     }

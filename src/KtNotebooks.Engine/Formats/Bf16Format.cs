@@ -8,7 +8,14 @@ internal sealed class Bf16Format() : StorageFormat("bf16", 1, DType.BF16)
     private protected override string Cuda => """
         __device__ void dequantize8(const unsigned char* data, const unsigned char* scales, int n, int k, int N, int K, int count, float* v)
         {
-            for (int j = 0; j < count; j++) v[j] = widen(((const bf16*)data)[(long long)n * K + k + j]);
+            const bf16* from = (const bf16*)data + (long long)n * K + k;
+            if (K % 8 == 0)
+            {
+                Pack<bf16, 8> values = *(const Pack<bf16, 8>*)from;
+                for (int j = 0; j < 8; j++) v[j] = widen(values.v[j]);
+            }
+            else
+                for (int j = 0; j < count; j++) v[j] = widen(from[j]);
         }
 
         """;

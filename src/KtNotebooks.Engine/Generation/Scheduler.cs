@@ -36,6 +36,9 @@ public sealed record SchedulerSettings
     /// few rows run: for one conversation this is off.
     /// </summary>
     public bool RowsAlike { get; init; } = true;
+
+    /// <summary>Steps of one token a sequence are recorded as CUDA graphs and replayed, where the model is on one card: the same bits, sooner.</summary>
+    public bool RecordSteps { get; init; } = true;
 }
 
 /// <summary>
@@ -61,6 +64,7 @@ public sealed class Scheduler : IDisposable
     private readonly SchedulerSettings _settings;
     private readonly int? _vocabulary;
     private readonly KvCache _cache;
+    private readonly StepReplay? _replay;
     private readonly Lock _gate = new();
     private readonly LinkedList<Completion> _waiting = new();
     private readonly SemaphoreSlim _added = new(0);
@@ -82,6 +86,7 @@ public sealed class Scheduler : IDisposable
         ArgumentOutOfRangeException.ThrowIfLessThan(_settings.Slots, 1, "slots");
         ArgumentOutOfRangeException.ThrowIfLessThan(_settings.PromptRows, 1, "prompt rows");
         _cache = new KvCache(_settings.CacheTokens, _settings.IdleTokens);
+        _replay = _settings.RecordSteps ? new StepReplay(model) : null;
     }
 
     /// <summary>Tokens drawn so far.</summary>
@@ -107,6 +112,8 @@ public sealed class Scheduler : IDisposable
     public long CacheBytes => _cache.ByteLength;
 
     internal PagePool Pages => _cache.Pages;
+
+    internal StepReplay? Replay => _replay;
 
     /// <summary>Puts a request in the line.</summary>
     /// <exception cref="ArgumentException">The prompt is empty, too long for model or cache, or holds an unknown token; or the adapter is unknown.</exception>
@@ -294,6 +301,7 @@ public sealed class Scheduler : IDisposable
             _waiting.Clear();
         }
         foreach (var one in _running.ToArray()) End(one, FinishReason.Cancelled);
+        _replay?.Dispose();
         _cache.Dispose();
         _added.Dispose();
     }
@@ -411,24 +419,32 @@ public sealed class Scheduler : IDisposable
         var batch = TokenBatch.ForInference([.. sequences.Select((s, i) => s.All.GetRange(s.Cached.Length, rows[i]).ToArray())], cached.Held);
         var pass = Pass.Inference(batch, cached) with { RowsAlike = _settings.RowsAlike };
         pass = WithAdapters(pass, sequences, batch.SeqStarts[1..]);
-        var hidden = _model.Hidden(batch, pass);
+        var replayed = _replay is not null && sequences.All(s => s.Pending == 1 && s.Cached.Length > 0) ? _replay.Logits(batch, cached, pass) : [];
+        var hidden = replayed.IsEmpty ? _model.Hidden(batch, pass) : null;
         cached.Commit();
         Rows += batch.Tokens;
         int[] ready = [.. Enumerable.Range(0, sequences.Length).Where(i => sequences[i].Pending == 0)];
-        if (ready.Length > 0)
+        if (hidden is null) Draw(sequences, replayed);
+        else if (ready.Length > 0)
         {
             var last = ready.Length == batch.Tokens ? hidden : GatherRows.Apply(hidden, [.. ready.Select(i => batch.SeqStarts[i + 1] - 1)]);
-            var ends = WithAdapters(Pass.Inference(batch) with { RowsAlike = _settings.RowsAlike }, [.. ready.Select(i => sequences[i])],
-                [.. Enumerable.Range(1, ready.Length)]);
+            Completion[] drawing = [.. ready.Select(i => sequences[i])];
+            var ends = WithAdapters(Pass.Inference(batch) with { RowsAlike = _settings.RowsAlike }, drawing, [.. Enumerable.Range(1, ready.Length)]);
             var logits = _model.Logits(last, ends);
             if (_logits.Length < logits.Count) _logits = new float[logits.Count];
             logits.CopyTo(_logits.AsSpan(0, (int)logits.Count));
-            for (var i = 0; i < ready.Length; i++)
-                Draw(sequences[ready[i]], _logits.AsSpan(i * logits.Width, Math.Min(logits.Width, _vocabulary ?? logits.Width)));
+            Draw(drawing, _logits.AsSpan(0, (int)logits.Count));
         }
         foreach (var one in sequences)
             if (!one.IsDone && (one.Cached.Length % PageTable.Rows == 0 || one.Pending > 1 || one.All.Count == one.Request.Prompt.Count + 1)) Publish(one);
         foreach (var one in sequences.Where(s => s.IsDone)) Leave(one);
+    }
+
+    /// <summary>Each draws from its row of logits [n, V].</summary>
+    private void Draw(Completion[] sequences, Span<float> logits)
+    {
+        var width = logits.Length / sequences.Length;
+        for (var i = 0; i < sequences.Length; i++) Draw(sequences[i], logits.Slice(i * width, Math.Min(width, _vocabulary ?? width)));
     }
 
     private void Draw(Completion one, Span<float> logits)

@@ -68,13 +68,13 @@ public sealed class GqaAttention : Block
     public override Tensor Forward(Tensor x, Pass pass)
     {
         var (Q, K, V) = GqaHeads.Apply(_q.Forward(x, pass), _k.Forward(x, pass), _v.Forward(x, pass), _qNorm?.Weight, _kNorm?.Weight,
-            _settings.Heads, _rotary, pass.Positions, _settings.Eps);
+            _settings.Heads, _rotary, pass.Positions, _settings.Eps, pass.Cache?.Lists);
         Tensor attended;
         if (pass.Cache is { } cache)
         {
             var (keys, values) = cache.Append(Path, K, V, pass.SeqStarts);
             attended = CachedAttention.Apply(Q, keys, values!, pass.SeqStarts, cache.Table, _settings.Scale,
-                _settings.Window, _sinks);
+                _settings.Window, _sinks, cache.Lists);
         }
         else attended = Attention.Apply(Q, K, V, Spans.Self(pass.SeqStarts) with { Window = _settings.Window }, _settings.Scale, _sinks);
         return _o.Forward(Flatten.Apply(attended), pass);

@@ -68,6 +68,12 @@ public sealed class KvCache(long? tokens = null, long idleTokens = 0) : IDisposa
         }
     }
 
+    /// <summary>Gives every layer seen so far room for every page.</summary>
+    internal void Fit()
+    {
+        foreach (var layer in _layers.Values) Fit(layer);
+    }
+
     /// <summary>The tensors of a layer, with room for every page.</summary>
     internal (Tensor Rows, Tensor? Values) Of(string path, Tensor rows, Tensor? values)
     {
@@ -96,6 +102,7 @@ public sealed class KvCache(long? tokens = null, long idleTokens = 0) : IDisposa
         if (layer.Rows.Dim(0) >= (long)_capacity * PageTable.Rows) return;
         layer.Rows = Larger(layer.Rows);
         if (layer.Values is { } values) layer.Values = Larger(values);
+        LastingTensors.Moved();
     }
 
     private static void Check(Tensor rows, Tensor held)
@@ -208,6 +215,8 @@ public sealed class CacheBatch : IDisposable
     private readonly CachedSequence[] _sequences;
     private readonly int[] _rows;
     private readonly PageTable _table;
+    private PassLists? _lists;
+    private bool _isRecorded;
 
     internal CacheBatch(KvCache cache, CachedSequence[] sequences, int[] rows)
     {
@@ -228,10 +237,37 @@ public sealed class CacheBatch : IDisposable
 
     internal PageTable Table => _table;
 
+    /// <summary>What kernels are told of all rows of the pass.</summary>
+    internal PassLists Lists => _lists ??= new PassLists(Rows([]));
+
+    /// <summary>Lists of a pass that is recorded, in the place of this batch's own; the caller's. Null: this batch's own again.</summary>
+    internal void Use(PassLists? recorded) => (_lists, _isRecorded) = (recorded, recorded is not null);
+
+    /// <summary>Where the rows stand, with their tokens where they will be asked for.</summary>
+    internal PassRows Rows(int[] ids)
+    {
+        int[] starts = [0, .. _rows];
+        for (var s = 1; s < starts.Length; s++) starts[s] += starts[s - 1];
+        var positions = new int[starts[^1]];
+        for (var s = 0; s < _rows.Length; s++)
+            for (var i = 0; i < _rows[s]; i++) positions[starts[s] + i] = Held[s] + i;
+        return new PassRows(positions, starts, _table) { Ids = ids };
+    }
+
+    /// <summary>Gives every layer of the cache room for these rows before any is computed.</summary>
+    internal void Fit() => _cache.Fit();
+
     /// <summary>Appends rows [T, …] of all sequences, by seqStarts; returns where they lie now. Tensors of the cache: not the caller's to dispose.</summary>
     internal (Tensor Rows, Tensor? Values) Append(string layer, Tensor rows, Tensor? values, int[] seqStarts)
     {
         var (held, heldValues) = _cache.Of(layer, rows, values);
+        if (rows.Device.Kind == DeviceKind.Cuda)
+        {
+            var places = Lists.On(rows.Device, "cache rows", r => r.CacheRows());
+            RouteKernels.Scatter(rows, places, held);
+            if (values is not null) RouteKernels.Scatter(values, places, heldValues!);
+            return (held, heldValues);
+        }
         for (var s = 0; s < _sequences.Length; s++)
             for (var i = 0; i < _rows[s];)
             {
@@ -251,5 +287,8 @@ public sealed class CacheBatch : IDisposable
         for (var s = 0; s < _sequences.Length; s++) _sequences[s].Advance(_rows[s]);
     }
 
-    public void Dispose() => _table.Dispose();
+    public void Dispose()
+    {
+        if (!_isRecorded) _lists?.Dispose();
+    }
 }

@@ -126,6 +126,9 @@ public sealed class Embedding(IWeights weights, string path, DType type, int voc
         using var host = Tensor.From(ids, ids.Length);
         return EmbeddingLookup.Apply(Weight, Tape.Own(host.To(Weight.Device)));
     }
+
+    /// <summary>The same of the tokens of a pass whose lists have them.</summary>
+    internal Tensor Forward(PassLists lists) => EmbeddingLookup.Apply(Weight, lists.On(Weight.Device, "ids", r => r.Ids));
 }
 
 /// <summary>RMS norm with weight [D], kept in F32.</summary>

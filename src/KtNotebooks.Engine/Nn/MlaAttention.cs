@@ -63,7 +63,7 @@ public sealed class MlaAttention : Block
         var (latent, rotaryKey) = SplitColumns.Apply(_kvA.Forward(x, pass), _settings.KvRank);
         latent = _kvNorm.Forward(latent);
         if (pass.Cache is null) return _o.Forward(Expanded(q, latent, rotaryKey, pass), pass);
-        var angles = Autograd.Tape.Own(LatentRows.Angles(_rotary, pass.Positions, x.Device));
+        var angles = Autograd.Tape.Own(LatentRows.Angles(_rotary, pass.Cache.Lists, x.Device));
         var (held, _) = pass.Cache.Append(Path, LatentRows.Apply(latent, rotaryKey, angles), null, pass.SeqStarts);
         var begun = pass.RowsAlike && x.Device.Kind == DeviceKind.Cpu ? pass.SeqStarts.Length - 1 : Begun(pass.Cache, pass.SeqStarts);
         var split = pass.SeqStarts[begun];
@@ -98,7 +98,8 @@ public sealed class MlaAttention : Block
     {
         using var rows = held.View(held.Dim(0), 1, held.Width);
         var queries = Queries(q, angles, pass);
-        var context = CachedAttention.Latent(queries, rows, seqStarts, pass.Cache!.Table, _settings.KvRank, _settings.Scale);
+        var lists = seqStarts == pass.SeqStarts ? pass.Cache!.Lists : null; // a part of the rows has lists of its own
+        var context = CachedAttention.Latent(queries, rows, seqStarts, pass.Cache!.Table, _settings.KvRank, _settings.Scale, lists);
         return Values(context, pass);
     }
 

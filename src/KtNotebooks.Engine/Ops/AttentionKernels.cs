@@ -92,38 +92,63 @@ internal static class AttentionKernels
     /// Attention on a paged cache, as <see cref="CachedAttention"/> says. BF16 heads that the tensor cores take go there. Otherwise few queries are cut into
     /// parts of their keys, about sixteen warps a multiprocessor together, and joined; the parts of many would be larger than what they save.
     /// </summary>
-    public static void Cached(int[] seqStarts, PageTable table, float scale, int window, Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse)
+    public static void Cached(PassLists lists, float scale, int window, Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse)
     {
         const int FewQueries = 64, SmallestPart = 128;
-        var (card, T, H, Hk, W, R) = (q.Gpu(), (int)q.Dim(0), (int)q.Dim(1), (int)k.Dim(1), q.Width, o.Width);
+        var (card, T, H, Hk, W, R, device) = (q.Gpu(), (int)q.Dim(0), (int)q.Dim(1), (int)k.Dim(1), q.Width, o.Width, q.Device);
         if (T == 0) return;
-        var (keyPitch, valuePitch, pages) = (Hk * k.Width, Hk * v.Width, table.On(q.Device));
+        var (keyPitch, valuePitch, pages) = (Hk * k.Width, Hk * v.Width, lists.On(device, "pages", PaddedPages));
+        Tensor QueryTiles(int rows) => lists.On(device, ("query tiles", window, rows), at => Numbers(TilesOf(at, window, rows)));
         if (v.Width == R && OnTensorCores(W, R, q, k, v, o))
         {
             var plan = PlanOf(Pass.Forward | WindowOf(window), W, R, paged: true);
-            using var held = QueryTiles(seqStarts, table, window, plan.Rows, q.Device);
-            plan.Kernel(card, "attention").Launch((held.Dim(0) * H, 1, 1), plan.Threads, plan.SharedBytes, q.Pointer, k.Pointer, v.Pointer, o.Pointer,
-                lse.Pointer, held.Pointer, H, Hk, scale, pages.Pointer);
+            var held = QueryTiles(plan.Rows);
+            plan.Kernel(card, "attention").Launch((held.Count / TileInts * H, 1, 1), plan.Threads, plan.SharedBytes, q.Pointer, k.Pointer, v.Pointer,
+                o.Pointer, lse.Pointer, held.Pointer, H, Hk, scale, pages.Pointer);
             return;
         }
         var options = OptionsOf(W, R, q, k, v);
         if (T > FewQueries)
         {
-            using var tiles = QueryTiles(seqStarts, table, window, RowTile, q.Device);
+            var tiles = QueryTiles(RowTile);
             RowByRow.Kernel(card, "attention_rows", options)
-                .Launch(tiles.Dim(0) * H, RowWarps * 32, q.Pointer, k.Pointer, v.Pointer, o.Pointer, lse.Pointer, tiles.Pointer, H, Hk, keyPitch, valuePitch,
-                    pages.Pointer, scale);
+                .Launch(tiles.Count / TileInts * H, RowWarps * 32, q.Pointer, k.Pointer, v.Pointer, o.Pointer, lse.Pointer, tiles.Pointer, H, Hk, keyPitch,
+                    valuePitch, pages.Pointer, scale);
             return;
         }
-        long pairs = 0;
-        for (var s = 0; s + 1 < seqStarts.Length; s++) pairs += (long)(seqStarts[s + 1] - seqStarts[s]) * table.Counts[s];
-        var part = (int)Math.Max(SmallestPart, pairs * H / (card.Multiprocessors * 16L) / 32 * 32);
+        var part = (int)Math.Max(SmallestPart, (long)T * lists.Rows.Longest * H / (card.Multiprocessors * 16L) / 32 * 32);
+        var slots = lists.On(device, ("part slots", window, part), at => Parts(at, window, part).First);
+        var cut = lists.On(device, ("parts", window, part), at => Numbers(Parts(at, window, part).Tiles));
+        var count = cut.Count / TileInts;
+        using var sums = Tensor.Empty(DType.F32, device, count, H, R);
+        using var lses = Tensor.Empty(DType.F32, device, count, H);
+        RowByRow.Kernel(card, "attention_parts", options)
+            .Launch(count * H, 32, q.Pointer, k.Pointer, v.Pointer, sums.Pointer, lses.Pointer, cut.Pointer, H, Hk, keyPitch, valuePitch, pages.Pointer,
+                scale);
+        RowByRow.Kernel(card, "attention_join", options).Launch((T, H), 128, sums.Pointer, lses.Pointer, slots.Pointer, o.Pointer, lse.Pointer, H);
+    }
+
+    /// <summary>The page numbers, and zeros up to what sequences of <see cref="PassRows.Longest"/> rows would have.</summary>
+    private static int[] PaddedPages(PassRows at)
+    {
+        var pages = new int[at.Table.Counts.Length * PageTable.PagesOf(at.Longest)];
+        at.Table.Pages.CopyTo(pages, 0);
+        return pages;
+    }
+
+    /// <summary>
+    /// Every query's keys in parts of at most so many; First [T + 1] says where each query's parts begin. As many tiles as sequences of
+    /// <see cref="PassRows.Longest"/> rows would have: those behind the last part see no key.
+    /// </summary>
+    private static (List<Tile> Tiles, int[] First) Parts(PassRows at, int window, int part)
+    {
+        var (starts, table) = (at.SeqStarts, at.Table);
         List<Tile> parts = [];
-        var first = new int[T + 1];
-        for (var s = 0; s + 1 < seqStarts.Length; s++)
-            for (var t = seqStarts[s]; t < seqStarts[s + 1]; t++)
+        var first = new int[starts[^1] + 1];
+        for (var s = 0; s + 1 < starts.Length; s++)
+            for (var t = starts[s]; t < starts[s + 1]; t++)
             {
-                var seen = table.Counts[s] - (seqStarts[s + 1] - t) + 1;
+                var seen = table.Counts[s] - (starts[s + 1] - t) + 1;
                 for (var from = window == 0 ? 0 : Math.Max(0, seen - window) / 32 * 32; from < seen; from += part)
                 {
                     var n = Math.Min(part, seen - from);
@@ -131,14 +156,10 @@ internal static class AttentionKernels
                 }
                 first[t + 1] = parts.Count;
             }
-        using var sums = Tensor.Empty(DType.F32, q.Device, parts.Count, H, R);
-        using var lses = Tensor.Empty(DType.F32, q.Device, parts.Count, H);
-        using var slots = Memory.Place(first, q.Device);
-        using var cut = OnGpu(parts, q.Device);
-        RowByRow.Kernel(card, "attention_parts", options)
-            .Launch(cut.Dim(0) * H, 32, q.Pointer, k.Pointer, v.Pointer, sums.Pointer, lses.Pointer, cut.Pointer, H, Hk, keyPitch, valuePitch, pages.Pointer,
-                scale);
-        RowByRow.Kernel(card, "attention_join", options).Launch((T, H), 128, sums.Pointer, lses.Pointer, slots.Pointer, o.Pointer, lse.Pointer, H);
+        var keys = window == 0 ? at.Longest : Math.Min(at.Longest, window + 31);
+        var most = starts[^1] * ((keys + part - 1) / part);
+        while (parts.Count < most) parts.Add(new Tile(0, 1, 0, 0, -1, parts.Count) { Window = NoWindow });
+        return (parts, first);
     }
 
     /// <summary>What sinks do to a result, in place: see <see cref="Attention"/>.</summary>
@@ -157,12 +178,12 @@ internal static class AttentionKernels
 
     /// <summary>Tiles of at most so many queries and the keys that they see; the longest walk first.</summary>
     private static Tensor QueryTiles(Spans spans, int rows, Device device) =>
-        QueryTiles(spans.Queries, s => (spans.Keys[s + 1] - spans.Keys[s], spans.Keys[s], 0), spans.Window, rows, device);
+        OnGpu(TilesOf(spans.Queries, s => (spans.Keys[s + 1] - spans.Keys[s], spans.Keys[s], 0), spans.Window, rows), device);
 
-    private static Tensor QueryTiles(int[] seqStarts, PageTable table, int window, int rows, Device device) =>
-        QueryTiles(seqStarts, s => (table.Counts[s], 0, table.FirstPage[s]), window, rows, device);
+    private static List<Tile> TilesOf(PassRows at, int window, int rows) =>
+        TilesOf(at.SeqStarts, s => (at.Table.Counts[s], 0, at.Table.FirstPage[s]), window, rows);
 
-    private static Tensor QueryTiles(int[] starts, Func<int, (int Count, int Begin, int Pages)> keysOf, int window, int rows, Device device)
+    private static List<Tile> TilesOf(int[] starts, Func<int, (int Count, int Begin, int Pages)> keysOf, int window, int rows)
     {
         List<Tile> tiles = [];
         for (var s = 0; s + 1 < starts.Length; s++)
@@ -175,7 +196,7 @@ internal static class AttentionKernels
                 tiles.Add(new Tile(starts[s] + j, n, keys.Begin, cached + j + n, cached + j, 0, keys.Pages) { Window = window == 0 ? NoWindow : window });
             }
         }
-        return OnGpu(tiles, device);
+        return tiles;
     }
 
     /// <summary>Tiles of at most so many keys and the queries that see one of them; keys that nobody sees are there too, to get their zeros.</summary>
@@ -200,6 +221,12 @@ internal static class AttentionKernels
 
     private static Tensor OnGpu(List<Tile> tiles, Device device)
     {
+        using var flat = Memory.Place(Numbers(tiles), device);
+        return flat.View(tiles.Count, TileInts);
+    }
+
+    private static int[] Numbers(List<Tile> tiles)
+    {
         tiles.Sort(static (a, b) => a.Count != b.Count ? b.Count.CompareTo(a.Count) : a.Held.CompareTo(b.Held));
         var target = new int[tiles.Count * TileInts];
         for (var i = 0; i < tiles.Count; i++)
@@ -208,8 +235,7 @@ internal static class AttentionKernels
             ReadOnlySpan<int> values = [t.Held, t.Rows, t.Streamed, t.Count, t.Shift, t.Slot, t.Pages, t.Window];
             values.CopyTo(target.AsSpan(i * TileInts));
         }
-        using var flat = Memory.Place(target, device);
-        return flat.View(tiles.Count, TileInts);
+        return target;
     }
 
     /// <summary>16 bytes at a time where both head sizes and all addresses allow it.</summary>

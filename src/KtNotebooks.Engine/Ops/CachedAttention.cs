@@ -15,12 +15,15 @@ namespace KtNotebooks.Ops;
 /// </summary>
 internal sealed unsafe class CachedAttention(int[] seqStarts, PageTable table, int Dv, float scale, int window = 0, Tensor? sinks = null) : InferenceOp
 {
-    public static Tensor Apply(Tensor q, Tensor k, Tensor v, int[] seqStarts, PageTable table, float scale, int window = 0, Tensor? sinks = null) =>
-        new CachedAttention(seqStarts, table, v.Width, scale, window, sinks).Run(q, k, v)[0];
+    /// <summary>Where what a card must know is made once for all layers; null: by every op for itself.</summary>
+    private PassLists? Lists { get; init; }
+
+    public static Tensor Apply(Tensor q, Tensor k, Tensor v, int[] seqStarts, PageTable table, float scale, int window = 0, Tensor? sinks = null,
+        PassLists? lists = null) => new CachedAttention(seqStarts, table, v.Width, scale, window, sinks) { Lists = lists }.Run(q, k, v)[0];
 
     /// <summary>Values are the first columns of the keys.</summary>
-    public static Tensor Latent(Tensor q, Tensor c, int[] seqStarts, PageTable table, int columns, float scale) =>
-        new CachedAttention(seqStarts, table, columns, scale).Run(q, c)[0];
+    public static Tensor Latent(Tensor q, Tensor c, int[] seqStarts, PageTable table, int columns, float scale, PassLists? lists = null) =>
+        new CachedAttention(seqStarts, table, columns, scale) { Lists = lists }.Run(q, c)[0];
 
     protected override Frame Prepare(Tensor[] inputs)
     {
@@ -86,7 +89,12 @@ internal sealed unsafe class CachedAttention(int[] seqStarts, PageTable table, i
 
     protected override void Cuda(Frame f)
     {
-        AttentionKernels.Cached(seqStarts, table, scale, window, f.Inputs[0], f.Inputs[1], f.Inputs[^1], f.Outputs[0], f.Saved[0]);
+        if (Lists is { } shared) AttentionKernels.Cached(shared, scale, window, f.Inputs[0], f.Inputs[1], f.Inputs[^1], f.Outputs[0], f.Saved[0]);
+        else
+        {
+            using var own = new PassLists(new PassRows([], seqStarts, table));
+            AttentionKernels.Cached(own, scale, window, f.Inputs[0], f.Inputs[1], f.Inputs[^1], f.Outputs[0], f.Saved[0]);
+        }
         if (sinks is not null) AttentionKernels.Sink(f.Outputs[0], f.Saved[0], sinks);
     }
 

@@ -21,6 +21,9 @@ public sealed class GqaHeads(GqaShape shape, RotaryTable table, int[] positions,
 {
     private static readonly CudaProgram Program = new(nameof(GqaHeads), CudaProgram.Resource("Ops.GqaHeads.cu"));
 
+    /// <summary>Where the positions are told to a card, once for all layers; null: by every op for itself.</summary>
+    private PassLists? Lists { get; init; }
+
     private GqaShape Shape => shape;
 
     private RotaryTable Table => table;
@@ -28,9 +31,12 @@ public sealed class GqaHeads(GqaShape shape, RotaryTable table, int[] positions,
     private int[] Positions => positions;
 
     public static (Tensor Q, Tensor K, Tensor V) Apply(Tensor q, Tensor k, Tensor v, Tensor? wq, Tensor? wk, GqaShape shape, RotaryTable table,
-        int[] positions, float eps)
+        int[] positions, float eps) => Apply(q, k, v, wq, wk, shape, table, positions, eps, null);
+
+    internal static (Tensor Q, Tensor K, Tensor V) Apply(Tensor q, Tensor k, Tensor v, Tensor? wq, Tensor? wk, GqaShape shape, RotaryTable table,
+        int[] positions, float eps, PassLists? lists)
     {
-        var op = new GqaHeads(shape, table, positions, eps);
+        var op = new GqaHeads(shape, table, positions, eps) { Lists = lists };
         var heads = wq is null || wk is null ? op.Run(q, k, v) : op.Run(q, k, v, wq, wk);
         return (heads[0], heads[1], heads[2]);
     }
@@ -63,7 +69,7 @@ public sealed class GqaHeads(GqaShape shape, RotaryTable table, int[] positions,
     protected override void Cuda(Frame f)
     {
         var (q, k, Q, K, norms) = (f.Inputs[0], f.Inputs[1], f.Outputs[0], f.Outputs[1], f.Inputs.Length > 3);
-        using var at = Memory.Place(positions, q.Device);
+        using var at = PositionsOn(q.Device);
         var packs = Packs.Of(table.Pairs | shape.Head, q, q, k, Q, K);
         var (lanes, blocks) = Layout(packs);
         Program.Kernel(q.Gpu(), "gqa_heads", packs.Options)
@@ -81,8 +87,11 @@ public sealed class GqaHeads(GqaShape shape, RotaryTable table, int[] positions,
         return (lanes, (((long)positions.Length * (shape.H + shape.Hk) * lanes) + Packs.Block - 1) / Packs.Block);
     }
 
+    private Tensor PositionsOn(Device device) => Lists is { } l ? l.On(device, "positions", r => r.Positions).Alias() : Memory.Place(positions, device);
+
     private Tensor OnGpu(Device device)
     {
+        if (Lists is { } l) return table.On(device, l.Rows.Longest);
         var max = 0;
         foreach (var p in positions) max = Math.Max(max, p);
         return table.On(device, max + 1);
@@ -176,7 +185,7 @@ public sealed class GqaHeads(GqaShape shape, RotaryTable table, int[] positions,
             var (q, k) = f.Inputs.Length > 3 ? (f.Inputs[3], f.Inputs[4]) : (null, null);
             nint Of(int input) => q is null ? 0 : f.Inputs[input].Pointer;
             var angles = forward.OnGpu(dQ.Device);
-            using var at = Memory.Place(forward.Positions, dQ.Device);
+            using var at = forward.PositionsOn(dQ.Device);
             var packs = Packs.Of(pairs | s.Head, dQ, dQ, q, k, dK, dq, dk);
             var (lanes, blocks) = forward.Layout(packs);
             Program.Kernel(dQ.Gpu(), "gqa_heads_grad", packs.Options)

@@ -12,7 +12,23 @@ internal sealed class LatentRows : InferenceOp
 {
     public static Tensor Apply(Tensor latent, Tensor key, Tensor angles) => new LatentRows().Run(latent, key, angles)[0];
 
-    /// <summary>cos and sin (times the attenuation) of each pair at each row's position, F32 [T, r/2, 2], on a device.</summary>
+    /// <summary>
+    /// cos and sin (times the attenuation) of each pair at each row's position, F32 [T, r/2, 2], on a device: looked up there once a pass where it is a card.
+    /// The caller disposes it.
+    /// </summary>
+    public static Tensor Angles(RotaryTable table, PassLists lists, Device device) => device.Kind != DeviceKind.Cuda
+        ? Angles(table, lists.Rows.Positions, device)
+        : lists.Once(device, table, () =>
+        {
+            var all = table.On(device, lists.Rows.Longest);
+            using var rows = all.View(all.Dim(0), all.Count / all.Dim(0));
+            var looked = Tensor.Empty(DType.F32, device, lists.Rows.Positions.Length, table.Pairs, 2);
+            using var flat = looked.View(looked.Dim(0), rows.Width);
+            RouteKernels.Gather(rows, lists.On(device, "positions", r => r.Positions), 0, flat.Rows, 1, flat);
+            return looked;
+        }).Alias();
+
+    /// <summary>The same, by the host.</summary>
     public static Tensor Angles(RotaryTable table, int[] positions, Device device)
     {
         var (cos, sin) = table.Upto(positions.Length == 0 ? 1 : positions.Max() + 1);

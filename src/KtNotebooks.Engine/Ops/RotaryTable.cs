@@ -73,6 +73,7 @@ public sealed class RotaryTable
             for (var i = 0; i < cos.Length; i++) (pairs[2 * i], pairs[(2 * i) + 1]) = (cos.Span[i], sin.Span[i]);
             using var flat = Memory.Place(pairs, device);
             known?.Dispose(); // what is queued already still finds it: memory is reused in the stream's order
+            LastingTensors.Moved();
             return _onGpus[device] = flat.View(cos.Length / Pairs, Pairs, 2);
         }
     }

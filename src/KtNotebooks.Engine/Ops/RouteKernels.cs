@@ -55,6 +55,15 @@ internal static class RouteKernels
             .Launch(count, packs.Threads(x.Width), x.Pointer, At(routes, first), xs.Pointer, k, (int)packs.In(x.Width));
     }
 
+    /// <summary>target[rows[i]] = source[i]. source [n, …], target [m, …] with rows of one width and float type; rows I32 [n], distinct.</summary>
+    public static void Scatter(Tensor source, Tensor rows, Tensor target)
+    {
+        var width = checked((int)(source.Count / Math.Max(1, source.Dim(0))));
+        var packs = Packs.Of(width, source, target);
+        Program.Kernel(source.Gpu(), "scatter_rows", packs.Options)
+            .Launch(source.Dim(0), packs.Threads(width), source.Pointer, rows.Pointer, target.Pointer, (int)packs.In(width));
+    }
+
     /// <summary>
     /// y[t] (+)= Σ_j weights[t, j] · rows[rowOf[t·k + j] − first] over the routes whose sorted row is in [first, first + count): the others add nothing, so
     /// that groups of experts may come one after another. rows [≥ count, D]; weights F32 [T, k] or null (all 1); y [T, D] of either float type; summed in

@@ -105,6 +105,14 @@ extern "C" __global__ void gather_rows(const Values* x, const int* routes, Value
     for (int i = threadIdx.x; i < width; i += blockDim.x) target[i] = source[i];
 }
 
+// y[rows[i]] = x[i].
+extern "C" __global__ void scatter_rows(const Values* x, const int* rows, Values* y, int width)
+{
+    const Values* source = x + (long long)blockIdx.x * width;
+    Values* target = y + (long long)rows[blockIdx.x] * width;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) target[i] = source[i];
+}
+
 // y[t] (+)= Σ_j weights[t, j] · rows[row_of[t, j] − first] over the rows in [first, first + count), in the order of j. weights null: all 1.
 extern "C" __global__ void combine_rows(const Values* rows, const int* row_of, const float* weights, Pack<OTHER, VEC>* y, int first, int count, int k, int width, int add)
 {

@@ -160,10 +160,8 @@ public sealed record FineTuneKeys
     {
         var (evaluate, predict) = (c.Flag("do_eval"), c.Flag("do_predict"));
         if (!c.Flag("do_train"))
-            throw c.Wrong("do_train", $"true for kt train, which does nothing else; for "
-                + $"{(predict ? "predictions: `kt predict`" : evaluate ? "an evaluation: `kt eval`"
-                    : "answers of a trained model: `kt predict`, `kt eval` or `kt chat`")} "
-                + "with the same file");
+            throw c.Wrong("do_train", $"true for kt train ({(predict ? "predictions: `kt predict`" : evaluate ? "an evaluation: `kt eval`"
+                : "answers of a trained model: `kt predict`, `kt eval` or `kt chat`")} with the same file)");
         if (predict)
             notes.Add($"{c.Where("do_predict")}: do_predict: afterwards, `kt predict` with the same file and adapter_name_or_path set to output_dir predicts");
         if (evaluate && !c.Has("eval_dataset") && c.Number("val_size") == 0)

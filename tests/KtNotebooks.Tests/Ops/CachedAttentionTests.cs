@@ -123,7 +123,7 @@ public class CachedAttentionTests
             using var v = _v.To(device);
             using var made = SinksOf();
             using var sinks = made?.To(device);
-            using var table = new PageTable(_table.Counts, _table.FirstPage, _table.Pages);
+            var table = new PageTable(_table.Counts, _table.FirstPage, _table.Pages);
             return (_latent ? CachedAttention.Latent(q, k, _starts, table, _dv, 0.3f)
                 : CachedAttention.Apply(q, k, v, _starts, table, 0.3f, Window, sinks)).ToFloats();
         }
@@ -143,7 +143,6 @@ public class CachedAttentionTests
         public void Dispose()
         {
             foreach (var tensor in (Tensor[])[_q, _k, _v]) tensor.Dispose();
-            _table.Dispose();
         }
 
         private static float[] Row(int sequence, int row, int width)

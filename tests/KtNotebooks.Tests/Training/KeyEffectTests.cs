@@ -138,7 +138,7 @@ public class KeyEffectTests(Workplace place) : IClassFixture<Workplace>
     public void Do_train_false_trains_nothing()
     {
         var error = Assert.Throws<ArgumentException>(() => Open(["do_train=false", "do_predict=true"]));
-        Assert.Contains("for predictions: `kt predict`", error.Message, StringComparison.Ordinal);
+        Assert.Contains("(predictions: `kt predict` with the same file)", error.Message, StringComparison.Ordinal);
     }
 
     [Theory]

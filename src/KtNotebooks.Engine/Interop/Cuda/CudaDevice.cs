@@ -27,6 +27,9 @@ public sealed unsafe class CudaDevice
 
     [ThreadStatic] private static nint _current;
 
+    /// <summary>What this thread records instead of queueing it; null: nothing.</summary>
+    [ThreadStatic] private static CudaRecording? _recording;
+
     private readonly nint _context;
     private readonly Lock _stagingGate = new();
     private readonly ConcurrentDictionary<int, bool> _reached = new();
@@ -53,10 +56,10 @@ public sealed unsafe class CudaDevice
         // The primary context is shared with other CUDA users of the process and lives until it ends: nothing here outlasts it, so it is never released.
         cuDevicePrimaryCtxRetain(&context, device).Ok();
         _context = context;
-        Compute = new CudaStream(this);
+        OwnCompute = new CudaStream(this);
         Copies = new CudaStream(this);
         Saves = new CudaStream(this);
-        Pool = new CudaPool(this);
+        OwnPool = new CudaPool(this);
         Staging = new PinnedMemory(this, StagingBytes);
     }
 
@@ -85,8 +88,8 @@ public sealed unsafe class CudaDevice
 
     public long TotalBytes { get; }
 
-    /// <summary>Where kernels run and where copies that they depend on are queued.</summary>
-    public CudaStream Compute { get; }
+    /// <summary>Where kernels run and where copies that they depend on are queued. For a thread that records (<see cref="CudaGraph"/>), its own.</summary>
+    public CudaStream Compute => Recording is { } r ? r.Stream : OwnCompute;
 
     /// <summary>Copies that overlap with kernels; tie the two together with events.</summary>
     public CudaStream Copies { get; }
@@ -94,7 +97,13 @@ public sealed unsafe class CudaDevice
     /// <summary>Activations on their way to host memory and back: the other direction of the bus than weights, mostly.</summary>
     public CudaStream Saves { get; }
 
-    public CudaPool Pool { get; }
+    public CudaPool Pool => Recording is { } r ? r.Pool : OwnPool;
+
+    private CudaStream OwnCompute { get; }
+
+    private CudaPool OwnPool { get; }
+
+    private CudaRecording? Recording => _recording is { } r && r.Device == this ? r : null;
 
     private PinnedMemory Staging { get; }
 
@@ -147,6 +156,24 @@ public sealed unsafe class CudaDevice
         return null;
     }
 
+    /// <summary>
+    /// Work that this thread queues on this card until the returned object is disposed goes to another stream, and memory comes from another pool.
+    /// </summary>
+    internal static IDisposable Record(CudaRecording recording)
+    {
+        if (_recording is not null) throw new InvalidOperationException("[CudaGraph] this thread records already");
+        _recording = recording;
+        return recording;
+    }
+
+    internal static void EndRecording() => _recording = null;
+
+    /// <exception cref="NotRecordableException">This thread records: what is asked for happens once and not at every replay, or would have to wait.</exception>
+    internal void RefuseInRecording(string what)
+    {
+        if (Recording is not null) throw new NotRecordableException(what);
+    }
+
     /// <summary>Makes this card the calling thread's; a comparison where it is already.</summary>
     internal void Use()
     {
@@ -163,6 +190,7 @@ public sealed unsafe class CudaDevice
     internal void Write(nint target, void* source, long bytes)
     {
         const long Piece = 1 << 16, Small = 1 << 20;
+        RefuseInRecording("a copy from host memory");
         Use();
         if (bytes > Small)
         {
@@ -190,6 +218,7 @@ public sealed unsafe class CudaDevice
     internal void Read(void* target, nint source, long bytes)
     {
         if (bytes == 0) return;
+        RefuseInRecording("a copy to host memory");
         Use();
         if (bytes > StagingBytes)
         {
@@ -205,10 +234,20 @@ public sealed unsafe class CudaDevice
         }
     }
 
+    /// <summary>Card to pinned host memory; waits, as <see cref="Read"/> does.</summary>
+    internal void ReadInto(PinnedMemory target, nint source, long bytes)
+    {
+        RefuseInRecording("a copy to host memory");
+        Use();
+        cuMemcpyDtoHAsync_v2((void*)target.Pointer, source, (nuint)bytes, Compute.Pointer).Ok();
+        cuStreamSynchronize(Compute.Pointer).Ok();
+    }
+
     /// <summary>Pinned host memory to card on the copy stream, beside the kernels: tie both ends to the compute stream with events.</summary>
     internal void Fetch(nint target, nint source, long bytes)
     {
         if (bytes == 0) return;
+        RefuseInRecording("a copy over the bus");
         Use();
         cuMemcpyHtoDAsync_v2(target, (void*)source, (nuint)bytes, Copies.Pointer).Ok();
     }
@@ -217,6 +256,7 @@ public sealed unsafe class CudaDevice
     internal void Save(nint target, nint source, long bytes)
     {
         if (bytes == 0) return;
+        RefuseInRecording("a copy over the bus");
         Use();
         cuMemcpyDtoHAsync_v2((void*)target, source, (nuint)bytes, Saves.Pointer).Ok();
     }
@@ -225,6 +265,7 @@ public sealed unsafe class CudaDevice
     internal void Restore(nint target, nint source, long bytes)
     {
         if (bytes == 0) return;
+        RefuseInRecording("a copy over the bus");
         Use();
         cuMemcpyHtoDAsync_v2(target, (void*)source, (nuint)bytes, Saves.Pointer).Ok();
     }
@@ -243,6 +284,8 @@ public sealed unsafe class CudaDevice
     internal void CopyFrom(CudaDevice other, nint target, nint source, long bytes)
     {
         if (bytes == 0) return;
+        RefuseInRecording("a copy from another card");
+        other.RefuseInRecording("a copy to another card");
         using var written = new CudaEvent(other);
         written.Record(other.Compute);
         using var read = CopyFrom(other, written, target, source, bytes);

@@ -28,6 +28,7 @@ public sealed unsafe class CudaStream : SafeHandle
     public void Synchronize()
     {
         if (_device.IsLost) return;
+        _device.RefuseInRecording("waiting for a stream");
         _device.Use();
         cuStreamSynchronize(handle).Ok();
     }
@@ -37,6 +38,7 @@ public sealed unsafe class CudaStream : SafeHandle
     {
         ArgumentNullException.ThrowIfNull(after);
         if (_device.IsLost) return;
+        _device.RefuseInRecording("waiting for another stream");
         _device.Use();
         cuStreamWaitEvent(handle, after.Pointer, 0).Ok();
     }
@@ -69,6 +71,7 @@ public sealed unsafe class CudaEvent : SafeHandle
     {
         ArgumentNullException.ThrowIfNull(stream);
         if (_device.IsLost) return;
+        _device.RefuseInRecording("a mark for another stream");
         _device.Use();
         cuEventRecord(handle, stream.Pointer).Ok();
     }

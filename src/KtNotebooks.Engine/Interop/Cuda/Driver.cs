@@ -75,6 +75,19 @@ internal static unsafe partial class Driver
 
     [LibraryImport(Library)] internal static partial CuResult cuStreamDestroy_v2(nint stream);
 
+    /// <summary>mode 2, relaxed: other calls of this thread, such as cuMemAlloc, stay allowed.</summary>
+    [LibraryImport(Library)] internal static partial CuResult cuStreamBeginCapture_v2(nint stream, int mode);
+
+    [LibraryImport(Library)] internal static partial CuResult cuStreamEndCapture(nint stream, nint* graph);
+
+    [LibraryImport(Library)] internal static partial CuResult cuGraphInstantiateWithFlags(nint* executable, nint graph, ulong flags);
+
+    [LibraryImport(Library)] internal static partial CuResult cuGraphLaunch(nint executable, nint stream);
+
+    [LibraryImport(Library)] internal static partial CuResult cuGraphDestroy(nint graph);
+
+    [LibraryImport(Library)] internal static partial CuResult cuGraphExecDestroy(nint executable);
+
     [LibraryImport(Library)] internal static partial CuResult cuEventCreate(nint* @event, uint flags);
 
     [LibraryImport(Library)] internal static partial CuResult cuEventRecord(nint @event, nint stream);

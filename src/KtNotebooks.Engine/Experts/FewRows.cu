@@ -1,0 +1,150 @@
+// A few tokens meet experts that lie on the card, as stored: a warp an output element, every weight read once and dequantized in registers, sums in F32.
+// Nothing is sorted and no number comes from the host: indices say where a route's expert lies. Behind dequantize8 of the bank's format and `unit`.
+// T tokens, k experts each; route r = t·k + j. D, I: multiples of 8.
+
+// One matrix inside an expert: offsets of its codes and scales, in bytes.
+struct Piece { long long data, scales; };
+
+// Low-rank halves of one projection, F32: A [E, rank, in], B [E, out, rank]. a == nullptr: none.
+struct Low { const float *a, *b; int rank; };
+
+struct Few
+{
+    const unsigned char* bank;
+    long long expert_bytes;
+    Piece gate, up, down;
+    const T* x;             // [T, D]
+    const int* indices;     // [T, k]
+    const float* weights;   // [T, k]
+    Low low_gate, low_up, low_down;
+    float* p;               // [T·k, rank gate + rank up], later [T·k, rank down]: what the A halves give
+    const float* biases;    // [E, 2I] of a clamped SwiGLU, nullptr: SwiGLU
+    T* h;                   // [T·k, I]
+    T* y;                   // [T, D]
+    int k, D, I;
+    float scale, limit;     // of the low-rank pairs; of the clamped SwiGLU
+};
+
+__device__ __forceinline__ float warp_sum(float v)
+{
+    for (int offset = 16; offset > 0; offset >>= 1) v += __shfl_xor_sync(0xffffffffu, v, offset);
+    return v;
+}
+
+__device__ __forceinline__ float rounded(float v, float) { return v; }
+__device__ __forceinline__ float rounded(float v, bf16)
+{
+    bf16 r;
+    store(&r, v);
+    return widen(r);
+}
+
+// Σ of eight elements of row n of a matrix [N, K], from column k on, times x[0 … 8).
+__device__ __forceinline__ float dot8(const unsigned char* expert, Piece piece, int n, int k, int N, int K, const float* x)
+{
+    float w[8], sum = 0;
+    dequantize8(expert + piece.data, expert + piece.scales, n, k, N, K, 8, w);
+    for (int j = 0; j < 8; j++) sum += rounded(w[j], T()) * x[j];
+    return sum;
+}
+
+__device__ __forceinline__ void widen8(const T* from, float* x)
+{
+    Pack<T, 8> v = *(const Pack<T, 8>*)from;
+    for (int j = 0; j < 8; j++) x[j] = widen(v.v[j]);
+}
+
+// p[r, i] = A_e[i] · x[r / k], gate's rows first, then up's. A warp a row of A.
+extern "C" __global__ void few_low_in(Few f)
+{
+    int r = blockIdx.x, i = blockIdx.y * (blockDim.x >> 5) + (threadIdx.x >> 5), lane = threadIdx.x & 31, ranks = f.low_gate.rank + f.low_up.rank;
+    if (i >= ranks) return;
+    Low low = i < f.low_gate.rank ? f.low_gate : f.low_up;
+    const float* a = low.a + ((long long)f.indices[r] * low.rank + (i < f.low_gate.rank ? i : i - f.low_gate.rank)) * f.D;
+    const T* x = f.x + (long long)(r / f.k) * f.D;
+    float sum = 0;
+    for (int c = lane; c < f.D; c += 32) sum += a[c] * widen(x[c]);
+    sum = warp_sum(sum);
+    if (lane == 0) f.p[(long long)r * ranks + i] = sum;
+}
+
+// The same of the third projection: p[r, i] = A_e[i] · h[r].
+extern "C" __global__ void few_low_down(Few f)
+{
+    int r = blockIdx.x, i = blockIdx.y * (blockDim.x >> 5) + (threadIdx.x >> 5), lane = threadIdx.x & 31, rank = f.low_down.rank;
+    if (i >= rank) return;
+    const float* a = f.low_down.a + ((long long)f.indices[r] * rank + i) * f.I;
+    const T* h = f.h + (long long)r * f.I;
+    float sum = 0;
+    for (int c = lane; c < f.I; c += 32) sum += a[c] * widen(h[c]);
+    sum = warp_sum(sum);
+    if (lane == 0) f.p[(long long)r * rank + i] = sum;
+}
+
+// h[r, i] = silu(gate_e[i] · x) · (up_e[i] · x), each with its low-rank pair, or the clamped form. A warp an i.
+extern "C" __global__ void few_gate_up(Few f)
+{
+    int r = blockIdx.x, i = blockIdx.y * (blockDim.x >> 5) + (threadIdx.x >> 5), lane = threadIdx.x & 31;
+    if (i >= f.I) return;
+    int e = f.indices[r];
+    const unsigned char* expert = f.bank + e * f.expert_bytes;
+    const T* x = f.x + (long long)(r / f.k) * f.D;
+    float g = 0, u = 0;
+#pragma unroll 4
+    for (int c = lane * 8; c < f.D; c += 256)
+    {
+        float v[8];
+        widen8(x + c, v);
+        g += dot8(expert, f.gate, i, c, f.I, f.D, v);
+        u += dot8(expert, f.up, i, c, f.I, f.D, v);
+    }
+    if (f.low_gate.a)
+    {
+        int rg = f.low_gate.rank, ru = f.low_up.rank;
+        const float *p = f.p + (long long)r * (rg + ru), *bg = f.low_gate.b + ((long long)e * f.I + i) * rg, *bu = f.low_up.b + ((long long)e * f.I + i) * ru;
+        for (int q = lane; q < rg; q += 32) g += f.scale * bg[q] * p[q];
+        for (int q = lane; q < ru; q += 32) u += f.scale * bu[q] * p[rg + q];
+    }
+    g = warp_sum(g);
+    u = warp_sum(u);
+    if (lane != 0) return;
+    T* h = f.h + (long long)r * f.I + i;
+    if (f.biases)
+    {
+        const float* b = f.biases + 2LL * ((long long)e * f.I + i);
+        store(h, unit(g + b[0], u + b[1], f.limit).h);
+    }
+    else store(h, g / (1.0f + expf(-g)) * u);
+}
+
+// y[t, n] = Σ_j weights[t, j] · down_e[n] · h[t·k + j], each with its low-rank pair. A warp an n, its lanes over the columns of all k experts at once.
+extern "C" __global__ void few_down(Few f)
+{
+    int t = blockIdx.x, n = blockIdx.y * (blockDim.x >> 5) + (threadIdx.x >> 5), lane = threadIdx.x & 31;
+    if (n >= f.D) return;
+    const int* indices = f.indices + t * f.k;
+    const float* weights = f.weights + t * f.k;
+    const T* h = f.h + (long long)t * f.k * f.I;
+    int pieces = f.I / 8, total = f.k * pieces;
+    float sum = 0;
+#pragma unroll 4
+    for (int at = lane; at < total; at += 32)
+    {
+        int j = at / pieces, c = (at - j * pieces) * 8;
+        float v[8];
+        widen8(h + (long long)j * f.I + c, v);
+        sum += weights[j] * dot8(f.bank + indices[j] * f.expert_bytes, f.down, n, c, f.D, f.I, v);
+    }
+    if (f.low_down.a)
+    {
+        int rank = f.low_down.rank;
+        const float* p = f.p + (long long)t * f.k * rank;
+        for (int at = lane; at < f.k * rank; at += 32)
+        {
+            int j = at / rank, q = at - j * rank;
+            sum += weights[j] * f.scale * f.low_down.b[((long long)indices[j] * f.D + n) * rank + q] * p[at];
+        }
+    }
+    sum = warp_sum(sum);
+    if (lane == 0) store(f.y + (long long)t * f.D + n, sum);
+}

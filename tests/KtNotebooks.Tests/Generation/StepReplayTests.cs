@@ -1,0 +1,130 @@
+using KtNotebooks.Generation;
+using KtNotebooks.Interop.Cuda;
+using KtNotebooks.Lora;
+using KtNotebooks.Models;
+using KtNotebooks.Placement;
+using KtNotebooks.Tensors;
+
+using Xunit;
+
+namespace KtNotebooks.Tests.Generation;
+
+/// <summary>Recorded steps give the numbers of the steps that were recorded, bit for bit, and stop where something has moved.</summary>
+[Trait("card", "cuda")]
+[Collection(Tests.Alone.Name)]
+public sealed class StepReplayTests
+{
+    private static CancellationToken Stop => TestContext.Current.CancellationToken;
+
+    /// <summary>Latent attention, grouped queries, partial rotation, windows with sinks; sequences that join and leave, one that outgrows its bound.</summary>
+    [Theory]
+    [InlineData("deepseek_v2_lite", true)]
+    [InlineData("qwen3_moe", false)]
+    [InlineData("glm4_moe", false)]
+    [InlineData("gpt_oss", false)]
+    public void A_replayed_step_is_the_step(string name, bool adapter)
+    {
+        Require.Hardware("cuda", CudaDevice.Missing);
+        using var model = Load(name, ExecutorKind.Resident);
+        if (adapter) Attach(model);
+        (int Prompt, int New)[] lengths = [(3, 9), (250, 14), (1, 6), (17, 11), (5, 1)];
+        GenerationRequest[] requests = [.. lengths.Select((r, i) =>
+            new GenerationRequest([.. Enumerable.Range(0, r.Prompt).Select(t => ((t * 37) + (i * 11) + 5) % 256)], Sampling.Greedy(r.New)) { Logprobs = 2 })];
+        var (expected, _) = Answers(model, requests, record: false);
+        var (actual, replays) = Answers(model, requests, record: true);
+        Assert.Equal(expected, actual);
+        Assert.True(replays > 10, $"{replays} steps were replayed");
+    }
+
+    [Fact]
+    public void Changed_weights_are_the_ones_that_answer()
+    {
+        Require.Hardware("cuda", CudaDevice.Missing);
+        using var model = Load("qwen3_moe", ExecutorKind.Resident);
+        using var scheduler = new Scheduler(model);
+        var request = new GenerationRequest([7, 8, 9], Sampling.Greedy(12)) { Logprobs = 1 };
+        string Answer() => Text(scheduler.ReadAll([request], Stop).Single().Answer);
+        var before = Answer();
+        Assert.Equal(before, Answer());
+        Attach(model);
+        var after = Answer();
+        Assert.NotEqual(before, after);
+        Assert.Equal(Text(Alone(model, request)), after);
+        model.Stages.SelectMany(s => s.All()).OfType<KtNotebooks.Nn.IAdaptable>().ToList().ForEach(m => m.Adapter = null);
+        Assert.Equal(before, Answer());
+        Assert.True(scheduler.Replay!.Replays > 20);
+    }
+
+    [Fact]
+    public void Experts_that_need_the_host_are_not_recorded()
+    {
+        Require.Hardware("cuda", CudaDevice.Missing);
+        using var model = Load("qwen3_moe", ExecutorKind.Streamed);
+        using var scheduler = new Scheduler(model);
+        var request = new GenerationRequest([7, 8, 9], Sampling.Greedy(6)) { Logprobs = 1 };
+        Assert.Equal(Text(Alone(model, request)), Text(scheduler.ReadAll([request], Stop).Single().Answer));
+        Assert.Equal(0, scheduler.Replay!.Replays);
+        Assert.Contains("cannot be recorded", scheduler.Replay.Refusal);
+    }
+
+    [Fact]
+    public void Work_that_waits_is_refused_and_the_card_goes_on()
+    {
+        Require.Hardware("cuda", CudaDevice.Missing);
+        var card = CudaDevice.Get(0);
+        using var x = Memory.Place([1, 2, 3], Device.Cuda());
+        var pool = new CudaPool(card);
+        Assert.Contains("a copy to host memory", Assert.Throws<NotRecordableException>(() => CudaGraph.Record(card, pool, () => x.ToInts())).Message);
+        Assert.Equal([1, 2, 3], x.ToInts());
+        using var y = Memory.Place([0, 0, 0], Device.Cuda());
+        using var copy = CudaGraph.Record(card, pool, () => Memory.Copy(x, y));
+        Assert.Equal([0, 0, 0], y.ToInts()); // recorded, not run
+        copy.Launch();
+        Assert.Equal([1, 2, 3], y.ToInts());
+        using var other = Memory.Place([4, 5, 6], Device.Cuda());
+        Memory.Copy(other, x);
+        copy.Launch();
+        Assert.Equal([4, 5, 6], y.ToInts());
+    }
+
+    private static (string[] Answers, long Replays) Answers(CausalLm model, GenerationRequest[] requests, bool record)
+    {
+        using var scheduler = new Scheduler(model, settings: new SchedulerSettings { Slots = 3, RecordSteps = record });
+        var answers = new string[requests.Length];
+        for (var again = 0; again < 2; again++)
+            foreach (var (row, answer) in scheduler.ReadAll(requests, Stop)) answers[row] += Text(answer) + "\n";
+        return (answers, scheduler.Replay?.Replays ?? 0);
+    }
+
+    private static Completion Alone(CausalLm model, GenerationRequest request)
+    {
+        using var scheduler = new Scheduler(model, settings: new SchedulerSettings { RecordSteps = false });
+        return scheduler.ReadAll([request], Stop).Single().Answer;
+    }
+
+    /// <summary>Tokens and the bits of their log-probabilities.</summary>
+    private static string Text(Completion answer)
+    {
+        List<string> tokens = [];
+        while (answer.TryRead(out var token))
+            if (token.Id is { } id) tokens.Add($"{id}:{BitConverter.SingleToInt32Bits(token.Logprob!.Value):x}");
+        return string.Join(' ', tokens);
+    }
+
+    private static void Attach(CausalLm model)
+    {
+        LoraAdapter.Attach(model, new LoraSettings(Rank: 3, Experts: true), seed: 4);
+        var random = new Random(4);
+        foreach (var (_, tensor) in model.AllTrainable)
+        {
+            using var values = Tensor.From([.. Enumerable.Range(0, (int)tensor.Count).Select(_ => (random.NextSingle() - 0.5f) * 0.3f)], tensor.Shape);
+            Memory.Copy(values, tensor);
+        }
+    }
+
+    private static CausalLm Load(string name, ExecutorKind experts)
+    {
+        var folder = Path.Combine(Checkout.Root, "tests/KtNotebooks.Tests/Golden", name, "model");
+        return ModelFolder.Load(folder, DType.BF16, ModelFolder.Plan(folder, new PlacementSettings { Device = "cuda:0", Experts = experts }));
+    }
+}
