@@ -1,14 +1,7 @@
-using System.Text.Json.Nodes;
-
 namespace KtNotebooks.DotNetInteractive;
 
-/// <summary>A form of a bundle as .NET Interactive carries it: text, binary ones as base64, JSON as it is written.</summary>
+/// <summary>A form of a bundle as .NET Interactive carries it: text, binary ones as base64.</summary>
 internal static class MimeText
 {
-    internal static string Of(object value) => value switch
-    {
-        byte[] bytes => Convert.ToBase64String(bytes),
-        JsonNode node => node.ToJsonString(),
-        _ => value.ToString()!,
-    };
+    internal static string Of(object value) => value is byte[] bytes ? Convert.ToBase64String(bytes) : value.ToString()!;
 }

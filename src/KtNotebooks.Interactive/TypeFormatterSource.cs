@@ -1,5 +1,3 @@
-using System.Text.Json.Nodes;
-
 namespace KtNotebooks.Interactive;
 
 /// <summary>
@@ -14,10 +12,13 @@ internal sealed class TypeFormatterSourceAttribute(Type formatterSourceType) : A
     public string[] PreferredMimeTypes { get; set; } = [];
 }
 
-/// <summary>Formatters for every <see cref="IShowable"/>: one for each MIME type that our views use; each says no where the bundle lacks its type.</summary>
+/// <summary>
+/// Formatters for every <see cref="IShowable"/>: one for each MIME type of text or picture that our views use; each says no where the bundle lacks its type.
+/// What is JSON is left to hosts that take the bundle itself: .NET Interactive would send it as a text that holds JSON, which front ends cannot draw.
+/// </summary>
 internal sealed class ShowableFormatters
 {
-    private static readonly string[] MimeTypes = ["text/html", "text/markdown", Chart.PlotlyType, Chart.SvgType, Chart.PngType, "text/plain"];
+    private static readonly string[] MimeTypes = ["text/html", "text/markdown", Chart.SvgType, Chart.PngType, "text/plain"];
 
 #pragma warning disable CA1822 // the convention asks for an instance method
     public IEnumerable<object> CreateTypeFormatters() =>
@@ -33,12 +34,7 @@ internal sealed class ShowableFormatter(string mimeType)
     public bool Format(object instance, TextWriter writer)
     {
         if (instance is not IShowable showable || !showable.Show().Data.TryGetValue(MimeType, out var value)) return false;
-        writer.Write(value switch
-        {
-            byte[] bytes => Convert.ToBase64String(bytes),
-            JsonNode node => node.ToJsonString(),
-            _ => value.ToString(),
-        });
+        writer.Write(value is byte[] bytes ? Convert.ToBase64String(bytes) : value.ToString());
         return true;
     }
 }

@@ -9,7 +9,7 @@ namespace KtNotebooks.Interactive;
 /// A picture with numbers. Shown as image/svg+xml, image/png and text/plain, and as the same figure for Plotly, which VS Code and JupyterLab with its
 /// extension draw to be zoomed and read with the mouse. Never as text/html: where html is present it beats the images, and GitHub would gut it.
 /// </summary>
-[TypeFormatterSource(typeof(ShowableFormatters), PreferredMimeTypes = [PlotlyType, SvgType, PngType, "text/plain"])]
+[TypeFormatterSource(typeof(ShowableFormatters), PreferredMimeTypes = [SvgType, PngType, "text/plain"])]
 public abstract class Chart : IShowable
 {
     public const string SvgType = "image/svg+xml";

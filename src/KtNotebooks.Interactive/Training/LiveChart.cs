@@ -7,7 +7,7 @@ namespace KtNotebooks.Interactive;
 /// using (var live = new LiveChart("gradient norm", x: "step")) for (…) live.Add("norm", step, norm);
 /// </code>
 /// </summary>
-[TypeFormatterSource(typeof(ShowableFormatters), PreferredMimeTypes = [Chart.PlotlyType, Chart.SvgType, Chart.PngType, "text/plain"])]
+[TypeFormatterSource(typeof(ShowableFormatters), PreferredMimeTypes = [Chart.SvgType, Chart.PngType, "text/plain"])]
 public sealed class LiveChart : IShowable, IDisposable
 {
     private readonly Lock _state = new();

@@ -7,7 +7,7 @@ namespace KtNotebooks.Interactive;
 /// </code>
 /// Not only `using`: <see cref="Dispose"/> (or <see cref="Finish"/>) sends the last state, also when the cell was interrupted.
 /// </summary>
-[TypeFormatterSource(typeof(ShowableFormatters), PreferredMimeTypes = [Chart.PlotlyType, Chart.SvgType, Chart.PngType, "text/plain"])]
+[TypeFormatterSource(typeof(ShowableFormatters), PreferredMimeTypes = [Chart.SvgType, Chart.PngType, "text/plain"])]
 public sealed class TrainingView : IShowable, IDisposable
 {
     private readonly Lock _state = new();
