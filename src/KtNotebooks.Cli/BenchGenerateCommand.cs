@@ -1,6 +1,5 @@
 using System.CommandLine;
-using System.Text.Json;
-using System.Text.Json.Serialization;
+using System.Text.Json.Nodes;
 
 using KtNotebooks.Bench;
 using KtNotebooks.Formats;
@@ -13,8 +12,6 @@ namespace KtNotebooks.Cli;
 /// <summary>`kt bench generate`: a prompt and its continuation on weights of true shape.</summary>
 internal static class BenchGenerateCommand
 {
-    private static readonly JsonSerializerOptions Indented = new() { WriteIndented = true, Converters = { new JsonStringEnumConverter() } };
-
     public static Command Create()
     {
         var shape = new Option<string>("--shape") { Description = string.Join(", ", ModelShapes.Known), DefaultValueFactory = _ => "deepseek-v2-lite" };
@@ -45,7 +42,7 @@ internal static class BenchGenerateCommand
             var r = GenerationBenchmark.Run(settings, Console.Error.WriteLine, cancel);
             if (parsed.GetValue(json))
             {
-                Console.WriteLine(JsonSerializer.Serialize(r, Indented));
+                Console.WriteLine(Json(r));
                 return;
             }
             Console.WriteLine($"{settings.Shape}, {settings.Layers?.ToString() ?? "all"} layers, {r.Parameters / 1e9:F2} B parameters; "
@@ -53,8 +50,39 @@ internal static class BenchGenerateCommand
             Console.WriteLine($"  prompt   {r.PromptTokensPerSecond,10:N1} tokens/s   {r.PromptMs:N0} ms for {settings.Prompt} tokens, "
                 + $"{r.PromptBytes / 1e9:F2} GB of experts over the bus");
             Console.WriteLine($"  then     {r.TokensPerSecond,10:N1} tokens/s   {r.TokenMs:N1} ms a token, {r.TokenBytes / 1e9:F2} GB of experts over the bus");
+            if (r.BandwidthShare > 0)
+                Console.WriteLine($"  a token reads {r.WeightBytes / 1e9:F2} GB of weights: {r.WeightBytes / r.TokenMs / 1e6:N0} GB/s, "
+                    + $"{r.BandwidthShare:P0} of {r.Bandwidth:N0}, this memory alone");
+            if (settings.Device.Kind == DeviceKind.Cuda)
+                Console.WriteLine(r.NotRecorded is { } why ? $"  steps run kernel by kernel: {why}" : $"  {r.ReplayedSteps} steps were one CUDA graph each");
             if (r.PeakDeviceBytes > 0) Console.WriteLine($"  on the card: {r.PeakDeviceBytes / 1e9:F2} GB at the peak as the driver sees it");
         }, cancel));
         return command;
+    }
+
+    private static string Json(GenerationBenchmarkResult r)
+    {
+        var (s, node) = (r.Settings, new JsonObject());
+        node["shape"] = s.Shape;
+        node["layers"] = s.Layers;
+        node["parameters"] = r.Parameters;
+        node["prompt"] = s.Prompt;
+        node["tokens"] = s.NewTokens;
+        node["experts"] = s.Executor.ToString().ToLowerInvariant();
+        node["format"] = s.Format.Name;
+        node["device"] = r.Device;
+        node["prompt_ms"] = r.PromptMs;
+        node["prompt_tokens_per_s"] = r.PromptTokensPerSecond;
+        node["decode_ms"] = r.TokenMs;
+        node["decode_tokens_per_s"] = r.TokensPerSecond;
+        node["weight_bytes"] = r.WeightBytes;
+        node["bandwidth_gb_per_s"] = r.Bandwidth;
+        node["bandwidth_share"] = r.BandwidthShare;
+        node["prompt_bus_bytes"] = r.PromptBytes;
+        node["decode_bus_bytes"] = r.TokenBytes;
+        node["replayed_steps"] = r.ReplayedSteps;
+        node["not_recorded"] = r.NotRecorded;
+        node["peak_device_bytes"] = r.PeakDeviceBytes;
+        return node.ToJsonString();
     }
 }

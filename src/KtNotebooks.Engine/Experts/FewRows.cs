@@ -16,7 +16,7 @@ internal static unsafe class FewRows
     /// <summary>Above it, rows an expert are many enough for the tensor cores of <see cref="GpuRows"/>.</summary>
     public const int MaxTokens = 16;
 
-    private const int Warps = 4;
+    private const int Warps = 4, DownWarps = 8, DownWarpsEach = 2;
 
     private static readonly CudaProgram[] Programs = [.. StorageFormat.All.Select(f => f.Kernels("FewRows", ClampedSwiGlu.UnitSource, "Experts.FewRows.cu"))];
 
@@ -65,7 +65,8 @@ internal static unsafe class FewRows
         if (lora is not null) Launch("few_low_in", routes, inRank);
         Launch("few_gate_up", routes, layout.Down.K);
         if (lora is not null) Launch("few_low_down", routes, downRank);
-        Launch("few_down", tokens, layout.Gate.K);
+        program.Kernel(card, "few_down", options)
+            .Launch((tokens, (layout.Gate.K + (DownWarps / DownWarpsEach) - 1) / (DownWarps / DownWarpsEach), 1), DownWarps * 32, 0, arguments);
     }
 
     /// <summary>Offsets of a matrix's codes and scales in an expert, in bytes.</summary>

@@ -31,12 +31,13 @@ __device__ __forceinline__ float warp_sum(float v)
     return v;
 }
 
-__device__ __forceinline__ float rounded(float v, float) { return v; }
-__device__ __forceinline__ float rounded(float v, bf16)
+// Codes times scales are rounded to the type of the rows, as every path does; what is stored in a float type already has that type, or F32 rows.
+__device__ __forceinline__ void round2(float& low, float& high, float) {}
+__device__ __forceinline__ void round2(float& low, float& high, bf16)
 {
-    bf16 r;
-    store(&r, v);
-    return widen(r);
+    unsigned int pair = pack_bf16(low, high);
+    low = __uint_as_float(pair << 16);
+    high = __uint_as_float(pair & 0xFFFF0000u);
 }
 
 // Σ of eight elements of row n of a matrix [N, K], from column k on, times x[0 … 8).
@@ -44,7 +45,9 @@ __device__ __forceinline__ float dot8(const unsigned char* expert, Piece piece, 
 {
     float w[8], sum = 0;
     dequantize8(expert + piece.data, expert + piece.scales, n, k, N, K, 8, w);
-    for (int j = 0; j < 8; j++) sum += rounded(w[j], T()) * x[j];
+    if (ROUNDED)
+        for (int j = 0; j < 8; j += 2) round2(w[j], w[j + 1], T());
+    for (int j = 0; j < 8; j++) sum += w[j] * x[j];
     return sum;
 }
 
@@ -117,34 +120,38 @@ extern "C" __global__ void few_gate_up(Few f)
     else store(h, g / (1.0f + expf(-g)) * u);
 }
 
-// y[t, n] = Σ_j weights[t, j] · down_e[n] · h[t·k + j], each with its low-rank pair. A warp an n, its lanes over the columns of all k experts at once.
+// y[t, n] = Σ_j weights[t, j] · down_e[n] · h[t·k + j], each with its low-rank pair. Two warps an n, each for every second expert.
 extern "C" __global__ void few_down(Few f)
 {
-    int t = blockIdx.x, n = blockIdx.y * (blockDim.x >> 5) + (threadIdx.x >> 5), lane = threadIdx.x & 31;
-    if (n >= f.D) return;
-    const int* indices = f.indices + t * f.k;
-    const float* weights = f.weights + t * f.k;
-    const T* h = f.h + (long long)t * f.k * f.I;
-    int pieces = f.I / 8, total = f.k * pieces;
+    __shared__ float halves[8];
+    int warp = threadIdx.x >> 5, t = blockIdx.x, n = blockIdx.y * (blockDim.x >> 6) + (warp >> 1), lane = threadIdx.x & 31;
     float sum = 0;
-#pragma unroll 4
-    for (int at = lane; at < total; at += 32)
+    if (n < f.D)
     {
-        int j = at / pieces, c = (at - j * pieces) * 8;
-        float v[8];
-        widen8(h + (long long)j * f.I + c, v);
-        sum += weights[j] * dot8(f.bank + indices[j] * f.expert_bytes, f.down, n, c, f.D, f.I, v);
-    }
-    if (f.low_down.a)
-    {
-        int rank = f.low_down.rank;
-        const float* p = f.p + (long long)t * f.k * rank;
-        for (int at = lane; at < f.k * rank; at += 32)
+        const T* h = f.h + (long long)t * f.k * f.I;
+        for (int j = warp & 1; j < f.k; j += 2)
         {
-            int j = at / rank, q = at - j * rank;
-            sum += weights[j] * f.scale * f.low_down.b[((long long)indices[j] * f.D + n) * rank + q] * p[at];
+            int e = f.indices[t * f.k + j];
+            const unsigned char* expert = f.bank + e * f.expert_bytes;
+            float product = 0;
+#pragma unroll 6
+            for (int c = lane * 8; c < f.I; c += 256)
+            {
+                float v[8];
+                widen8(h + (long long)j * f.I + c, v);
+                product += dot8(expert, f.down, n, c, f.D, f.I, v);
+            }
+            if (f.low_down.a)
+            {
+                int rank = f.low_down.rank;
+                const float *p = f.p + (long long)(t * f.k + j) * rank, *b = f.low_down.b + ((long long)e * f.D + n) * rank;
+                for (int q = lane; q < rank; q += 32) product += f.scale * b[q] * p[q];
+            }
+            sum += f.weights[t * f.k + j] * product;
         }
     }
     sum = warp_sum(sum);
-    if (lane == 0) store(f.y + (long long)t * f.D + n, sum);
+    if (lane == 0) halves[warp] = sum;
+    __syncthreads();
+    if (n < f.D && lane == 0 && (warp & 1) == 0) store(f.y + (long long)t * f.D + n, halves[warp] + halves[warp + 1]);
 }

@@ -48,7 +48,8 @@ internal sealed class Int4Format() : StorageFormat("int4", 4, DType.U8, DType.BF
         {
             float scale = widen(((const bf16*)scales)[(long long)n * (K / 32) + k / 32]);
             unsigned int codes = *(const unsigned int*)(data + ((long long)n * K + k) / 2); // K is a multiple of 32
-            for (int j = 0; j < 8; j++) v[j] = scale * ((int)(codes >> (4 * j) & 15) - 8);
+            // 2^23 + code as bits: exact, and faster than a conversion, which a multiprocessor does for 16 lanes a clock
+            for (int j = 0; j < 8; j++) v[j] = scale * (__uint_as_float(0x4B000000u | (codes >> (4 * j) & 15)) - 8388616.0f);
         }
 
         """;

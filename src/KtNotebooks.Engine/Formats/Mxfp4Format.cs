@@ -46,10 +46,10 @@ internal sealed class Mxfp4Format() : StorageFormat("mxfp4", 5, DType.U8, DType.
             unsigned int codes = *(const unsigned int*)(data + ((long long)n * K + k) / 2); // K is a multiple of 32
             for (int j = 0; j < 8; j++)
             {
-                unsigned int code = codes >> (4 * j) & 15, size = code & 7;
-                // 0, ½, 1, 1½ are halves; from 2 on a mantissa bit under an exponent
-                float value = size < 4 ? 0.5f * size : (float)((2 + (size & 1)) << ((size >> 1) - 2));
-                v[j] = scale * (code & 8 && size ? -value : value);
+                // Two exponent bits and one of the mantissa in their places of a float, which is 2^126 times too small; ½ is a subnormal there
+                unsigned int code = codes >> (4 * j);
+                float value = __uint_as_float((code & 7) << 22) * 8.507059173023462e37f;
+                v[j] = scale * __uint_as_float(__float_as_uint(value) | (code & 8 && code & 7 ? 0x80000000u : 0));
             }
         }
 

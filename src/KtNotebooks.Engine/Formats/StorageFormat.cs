@@ -159,9 +159,13 @@ public abstract unsafe class StorageFormat
             .Launch(((pieces + Block - 1) / Block, experts), Block, data, scales, expertBytes, target.Pointer, n, k);
     }
 
-    /// <summary>A program of kernels that read matrices of this format by `dequantize8`: its text, then the given one, then a file's.</summary>
+    /// <summary>
+    /// A program of kernels that read matrices of this format by `dequantize8`: its text, then the given one, then a file's. ROUNDED: elements are to be
+    /// rounded to the type of the rows.
+    /// </summary>
     internal CudaProgram Kernels(string name, string text, string file) =>
-        new($"{name}_{Name}", string.Concat(CudaProgram.Resource("Formats.Dequantize.cu"), Cuda, text, CudaProgram.Resource(file)));
+        new($"{name}_{Name}", string.Concat($"#define ROUNDED {(IsLowBit ? 1 : 0)}\n", CudaProgram.Resource("Formats.Dequantize.cu"), Cuda, text,
+            CudaProgram.Resource(file)));
 
     /// <summary>The nearest codes of a matrix [N, K], F32 or BF16 in host memory, and their scales; rows in parallel.</summary>
     /// <exception cref="ArgumentException">K does not suit the format, or it has no codes.</exception>

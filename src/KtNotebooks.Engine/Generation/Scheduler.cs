@@ -113,7 +113,11 @@ public sealed class Scheduler : IDisposable
 
     internal PagePool Pages => _cache.Pages;
 
-    internal StepReplay? Replay => _replay;
+    /// <summary>Steps that were one CUDA graph: see <see cref="SchedulerSettings.RecordSteps"/>.</summary>
+    public long ReplayedSteps => _replay?.Replays ?? 0;
+
+    /// <summary>What keeps steps from being recorded, in words; null: nothing so far.</summary>
+    public string? NotRecorded => _replay?.Refusal;
 
     /// <summary>Puts a request in the line.</summary>
     /// <exception cref="ArgumentException">The prompt is empty, too long for model or cache, or holds an unknown token; or the adapter is unknown.</exception>

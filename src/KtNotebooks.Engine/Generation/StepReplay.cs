@@ -26,8 +26,8 @@ internal sealed class StepReplay(CausalLm model) : IDisposable
     private readonly Dictionary<Key, Step?> _steps = [];
     private readonly LinkedList<Key> _order = new();
     private readonly MoeMlp[] _routers = [.. model.Stages.SelectMany(s => s.All()).OfType<MoeMlp>()];
-    private readonly Device? _device = model.Embedding.Device.Kind == DeviceKind.Cuda && model.Head.Device == model.Embedding.Device
-        && model.Stages.All(s => s.Device == model.Embedding.Device) ? model.Embedding.Device : null;
+    private readonly Device? _device = model.Head.Device is { Kind: DeviceKind.Cuda } head && model.Stages.All(s => s.Device == head)
+        && (model.Embedding.Device == head || model.Embedding.Device.Kind == DeviceKind.Cpu) ? head : null;
 
     private CudaPool? _pool;
     private long _weights, _moves;
@@ -126,7 +126,7 @@ internal sealed class StepReplay(CausalLm model) : IDisposable
         public Step(CausalLm model, Device device, CudaPool pool, TokenBatch batch, CacheBatch cached, Pass pass, PassRows rows)
         {
             _card = CudaDevice.Get(device.Index);
-            _lists = new PassLists(rows, device, ListRoom + (batch.Tokens * PageTable.PagesOf(rows.Longest)));
+            _lists = new PassLists(rows, device, ListRoom + (batch.Tokens * (PageTable.PagesOf(rows.Longest) + model.Info.Width)));
             cached.Use(_lists);
             try
             {

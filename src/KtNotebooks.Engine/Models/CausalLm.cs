@@ -65,7 +65,8 @@ public sealed class CausalLm(ModelInfo info, DType type, Embedding embedding, IR
         ArgumentNullException.ThrowIfNull(pass);
         RequireWhole();
         ExpertStreams.Plan(_banks, batch.Tokens);
-        var x = Apart(() => pass.Cache?.Lists is { Rows.Ids.Length: > 0 } lists ? Embedding.Forward(lists) : Embedding.Forward(batch.Ids));
+        var x = Apart(() => pass.Cache?.Lists is { Rows.Ids.Length: > 0 } lists ? Embedding.Forward(lists, Stages[0].Device)
+            : Embedding.Forward(batch.Ids));
         foreach (var stage in Stages)
         {
             using var below = x;

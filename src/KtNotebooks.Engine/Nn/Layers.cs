@@ -127,8 +127,21 @@ public sealed class Embedding(IWeights weights, string path, DType type, int voc
         return EmbeddingLookup.Apply(Weight, Tape.Own(host.To(Weight.Device)));
     }
 
-    /// <summary>The same of the tokens of a pass whose lists have them.</summary>
-    internal Tensor Forward(PassLists lists) => EmbeddingLookup.Apply(Weight, lists.On(Weight.Device, "ids", r => r.Ids));
+    /// <summary>The same, on a device, of the tokens that the lists of a pass have: a table in host memory is looked up there, and the rows sent.</summary>
+    internal Tensor Forward(PassLists lists, Device device)
+    {
+        if (Weight.Device == device) return EmbeddingLookup.Apply(Weight, lists.On(device, "ids", r => r.Ids));
+        var rows = lists.On(device, Path, Looked);
+        return Tape.Own(rows.Reinterpret(0, Weight.Type, lists.Rows.Ids.Length, Weight.Width));
+    }
+
+    /// <summary>The bits of the rows of a pass's tokens.</summary>
+    private int[] Looked(PassRows at)
+    {
+        using var scope = Tape.Scratch();
+        using var rows = Forward(at.Ids).Reinterpret(0, DType.I32, at.Ids.Length * (long)Weight.Width * Weight.Type.Size() / sizeof(int));
+        return rows.ToInts();
+    }
 }
 
 /// <summary>RMS norm with weight [D], kept in F32.</summary>

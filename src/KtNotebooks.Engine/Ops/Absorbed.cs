@@ -83,9 +83,9 @@ internal sealed class AbsorbedQueries(MlaShape shape, float scale) : InferenceOp
         var (q, angles, y) = (f.Inputs[0], f.Inputs[1], f.Outputs[0]);
         using var w = f.Inputs[2].To(q.Type);
         var (T, R, rank) = (q.Rows, w.Width, f.Inputs.Length > 3 ? (int)f.Inputs[3].Dim(0) : 0);
-        AbsorbedKernels.Kernel(q, "absorb_queries")
-            .Launch((shape.H, (R + 63) / 64, (T + AbsorbedKernels.Rows - 1) / AbsorbedKernels.Rows), 64,
-                AbsorbedKernels.Rows * (shape.Nope + rank) * sizeof(float),
+        var rows = AbsorbedKernels.Rows(T);
+        AbsorbedKernels.Kernel(q, "absorb_queries", T)
+            .Launch((shape.H, (R + 63) / 64, (T + rows - 1) / rows), 256, rows * (shape.Nope + rank) * sizeof(float),
             q.Pointer, angles.Pointer, w.Pointer, rank > 0 ? f.Inputs[3].Pointer : 0, rank > 0 ? f.Inputs[4].Pointer : 0, y.Pointer, T, shape.H, shape.Nope,
             shape.Rope, shape.Value, R, rank, scale);
     }
@@ -155,8 +155,9 @@ internal sealed class AbsorbedValues(MlaShape shape, float scale) : InferenceOp
         using var a = f.Inputs.Length > 2 ? f.Inputs[2].To(context.Type) : null;
         using var p = a is null ? null : Allocate(context, DType.F32, rows.Dim(0), a.Dim(0));
         if (p is not null) DeviceMatmul.Run(rows, false, a!, true, p);
-        AbsorbedKernels.Kernel(context, "absorb_values").Launch((shape.H, (shape.Value + 3) / 4), 128, context.Pointer, w.Pointer, p?.Pointer ?? 0, p is null
-            ? 0 : f.Inputs[3].Pointer, y.Pointer, y.Rows, shape.H, shape.Nope,
+        var packed = w.Width % 8 == 0 && (context.Pointer | w.Pointer) % (8 * context.Type.Size()) == 0;
+        AbsorbedKernels.Kernel(context, "absorb_values", y.Rows, packed).Launch((shape.H, (shape.Value + 7) / 8), 256, context.Pointer, w.Pointer,
+            p?.Pointer ?? 0, p is null ? 0 : f.Inputs[3].Pointer, y.Pointer, y.Rows, shape.H, shape.Nope,
             shape.Value, w.Width, p?.Width ?? 0, scale);
     }
 }

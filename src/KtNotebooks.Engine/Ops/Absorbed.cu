@@ -1,7 +1,15 @@
 // Multi-head latent attention on latent rows, for few rows: see Absorbed.cs and LatentRows.cs. T rows, H heads, R latent width, n without and r with rotary part, v values.
 // W [H·(n+v), R] holds, for each head, n rows of W_UK and v rows of W_UV. Sums are F32.
 
-constexpr int ROWS = 8; // of T in one pass over the weights
+// Compiled with -DROWS: of T in one pass over the weights, 1 or 8; and -DVEC: columns of R that a thread of absorb_values reads at once, 8 or 1.
+
+constexpr int WARPS = 8;
+
+__device__ __forceinline__ float warp_sum(float v)
+{
+    for (int offset = 16; offset > 0; offset >>= 1) v += __shfl_xor_sync(0xffffffffu, v, offset);
+    return v;
+}
 
 __device__ __forceinline__ void rotate(const T* pair, const float* angle, T* target)
 {
@@ -19,70 +27,88 @@ extern "C" __global__ void latent_rows(const T* latent, const T* key, const floa
 }
 
 // y[t, h] = [q_nope W_UK + factor · (q_nope B_h) A (R), rotated q_rope (r)]; q [T, H, n + r], A [rank, R], B [H·(n+v), rank] F32 or rank 0; y [T, H, R + r].
-// grid: (H, R / 64 rounded up, T / ROWS rounded up), 64 threads: a thread owns a column of R for ROWS rows; W is read along rows. Dynamic shared memory: ROWS · (n + rank) floats.
+// grid: (H, R / 64 rounded up, T / ROWS rounded up), 8 warps: a lane owns two columns of R for ROWS rows, a warp every eighth of the n rows of W. Dynamic shared memory: ROWS · (n + rank) floats.
 extern "C" __global__ void absorb_queries(const T* q, const float* angles, const T* w, const float* a, const float* b, T* y, int rows, int H, int n, int r, int v, int R, int rank, float factor)
 {
     DYNAMIC_SHARED(memory);
+    __shared__ float partial[WARPS][ROWS][64];
     float *query = (float*)memory, *low = query + ROWS * n;
-    int h = blockIdx.x, column = blockIdx.y * 64 + threadIdx.x, first = blockIdx.z * ROWS, count = min(ROWS, rows - first);
+    int h = blockIdx.x, lane = threadIdx.x & 31, warp = threadIdx.x >> 5, column = blockIdx.y * 64 + lane, first = blockIdx.z * ROWS, count = min(ROWS, rows - first);
     long long weights = (long long)h * (n + v);
-    for (int i = threadIdx.x; i < ROWS * n; i += 64) query[i] = i / n < count ? widen(q[((long long)(first + i / n) * H + h) * (n + r) + i % n]) : 0;
+    for (int i = threadIdx.x; i < ROWS * n; i += WARPS * 32) query[i] = i / n < count ? widen(q[((long long)(first + i / n) * H + h) * (n + r) + i % n]) : 0;
     __syncthreads();
-    for (int i = threadIdx.x; i < ROWS * rank; i += 64)
+    for (int i = warp; i < ROWS * rank; i += WARPS)
     {
         float sum = 0;
-        for (int k = 0; k < n; k++) sum += query[i / rank * n + k] * b[(weights + k) * rank + i % rank];
-        low[i] = sum * factor;
+        for (int k = lane; k < n; k += 32) sum += query[i / rank * n + k] * b[(weights + k) * rank + i % rank];
+        sum = warp_sum(sum);
+        if (lane == 0) low[i] = sum * factor;
+    }
+    float sum[2][ROWS];
+    for (int i = 0; i < ROWS; i++) sum[0][i] = sum[1][i] = 0;
+    bool left = column < R, right = column + 32 < R;
+#pragma unroll 8
+    for (int k = warp; k < n; k += WARPS)
+    {
+        const T* line = w + (weights + k) * R + column;
+        float x0 = left ? widen(line[0]) : 0, x1 = right ? widen(line[32]) : 0;
+        for (int i = 0; i < ROWS; i++)
+        {
+            sum[0][i] += query[i * n + k] * x0;
+            sum[1][i] += query[i * n + k] * x1;
+        }
+    }
+    for (int i = 0; i < ROWS; i++)
+    {
+        partial[warp][i][lane] = sum[0][i];
+        partial[warp][i][lane + 32] = sum[1][i];
     }
     __syncthreads();
-    if (column < R)
+    for (int at = threadIdx.x; at < count * 64; at += WARPS * 32)
     {
-        float sum[ROWS];
-        for (int i = 0; i < ROWS; i++) sum[i] = 0;
-#pragma unroll 8
-        for (int k = 0; k < n; k++)
-        {
-            float x = widen(w[(weights + k) * R + column]);
-            for (int i = 0; i < ROWS; i++) sum[i] += query[i * n + k] * x;
-        }
-        for (int k = 0; k < rank; k++)
-        {
-            float x = a[(long long)k * R + column];
-            for (int i = 0; i < ROWS; i++) sum[i] += low[i * rank + k] * x;
-        }
-        for (int i = 0; i < ROWS; i++)
-            if (i < count) store(y + ((long long)(first + i) * H + h) * (R + r) + column, sum[i]);
+        int i = at / 64, c = blockIdx.y * 64 + at % 64;
+        if (c >= R) continue;
+        float all = 0;
+        for (int k = 0; k < WARPS; k++) all += partial[k][i][at % 64];
+        for (int k = 0; k < rank; k++) all += low[i * rank + k] * a[(long long)k * R + c];
+        store(y + ((long long)(first + i) * H + h) * (R + r) + c, all);
     }
     if (blockIdx.y > 0) return;
-    for (int i = threadIdx.x; i < count * (r / 2); i += 64)
+    for (int i = threadIdx.x; i < count * (r / 2); i += WARPS * 32)
     {
         long long t = first + i / (r / 2), pair = i % (r / 2) * 2;
         rotate(q + (t * H + h) * (n + r) + n + pair, angles + t * r + pair, y + (t * H + h) * (R + r) + R + pair);
     }
 }
 
-// y[t, h, j] = context[t, h] · W_UV,h[j] + factor · p[t, h] · B_h[n + j]; context [T, H, R], p [T, H, rank] F32; y [T, H · v]. grid: (H, v / 4 rounded up), 4 warps, each for one j and all T.
+// y[t, h, j] = context[t, h] · W_UV,h[j] + factor · p[t, h] · B_h[n + j]; context [T, H, R], p [T, H, rank] F32; y [T, H · v]. grid: (H, v / 8 rounded up), 8 warps, each for one j and all T.
 extern "C" __global__ void absorb_values(const T* context, const T* w, const float* p, const float* b, T* y, int rows, int H, int n, int v, int R, int rank, float factor)
 {
-    int h = blockIdx.x, j = blockIdx.y * 4 + (threadIdx.x >> 5), lane = threadIdx.x & 31;
+    typedef Pack<T, VEC> Values;
+    int h = blockIdx.x, j = blockIdx.y * WARPS + (threadIdx.x >> 5), lane = threadIdx.x & 31;
     if (j >= v) return;
     long long line = (long long)h * (n + v) + n + j;
     for (int first = 0; first < rows; first += ROWS)
     {
         float sum[ROWS];
         for (int i = 0; i < ROWS; i++) sum[i] = 0;
-        for (int k = lane; k < R; k += 32)
+#pragma unroll 2
+        for (int k = lane * VEC; k < R; k += 32 * VEC)
         {
-            float x = widen(w[line * R + k]);
+            Values x = *(const Values*)(w + line * R + k);
             for (int i = 0; i < ROWS; i++)
-                if (first + i < rows) sum[i] += x * widen(context[((long long)(first + i) * H + h) * R + k]);
+                if (first + i < rows)
+                {
+                    Values c = *(const Values*)(context + ((long long)(first + i) * H + h) * R + k);
+                    for (int e = 0; e < VEC; e++) sum[i] += widen(x.v[e]) * widen(c.v[e]);
+                }
         }
         for (int k = lane; k < rank; k += 32)
             for (int i = 0; i < ROWS; i++)
                 if (first + i < rows) sum[i] += factor * b[line * rank + k] * p[((long long)(first + i) * H + h) * rank + k];
         for (int i = 0; i < ROWS; i++)
         {
-            for (int offset = 16; offset > 0; offset >>= 1) sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], offset);
+            sum[i] = warp_sum(sum[i]);
             if (lane == 0 && first + i < rows) store(y + ((long long)(first + i) * H + h) * v + j, sum[i]);
         }
     }

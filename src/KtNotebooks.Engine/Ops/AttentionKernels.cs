@@ -7,8 +7,8 @@ namespace KtNotebooks.Ops;
 
 /// <summary>
 /// Attention on a card: the list of tiles and the choice of the kernel. BF16 with head sizes that are multiples of 16 up to 256 goes to the tensor cores
-/// (Attention.cu); anything else goes a row at a time (AttentionRows.cu). Everything fits into the 99 KB of shared memory that a block has on the smallest
-/// card.
+/// (Attention.cu), single queries on a latent cache too (LatentAttention.cu); anything else goes a row at a time (AttentionRows.cu). Everything fits into the
+/// 99 KB of shared memory that a block has on the smallest card.
 /// </summary>
 internal static class AttentionKernels
 {
@@ -19,7 +19,9 @@ internal static class AttentionKernels
 
     private static readonly CudaProgram TensorCores = new("Attention", CudaProgram.Resource("Ops.Attention.cu"));
     private static readonly CudaProgram RowByRow = new("AttentionRows", CudaProgram.Resource("Ops.AttentionRows.cu"));
+    private static readonly CudaProgram Latent = new("LatentAttention", CudaProgram.Resource("Ops.LatentAttention.cu"));
     private static readonly ConcurrentDictionary<(Pass, int D, int Dv, bool Paged), Plan> Plans = new();
+    private static readonly ConcurrentDictionary<(int D, int Dv), Plan> LatentPlans = new();
     private static readonly ConcurrentDictionary<(DType, int D, int Dv, int Vec), string> RowOptions = new();
     private static readonly ConcurrentDictionary<(int Device, string Options), CudaKernel> Kernels = new();
 
@@ -44,7 +46,8 @@ internal static class AttentionKernels
         {
             var plan = PlanOf(Pass.Forward | WindowOf(spans.Window), D, Dv);
             using var tiles = QueryTiles(spans, plan.Rows, q.Device);
-            plan.Kernel(card, "attention").Launch((tiles.Dim(0) * H, 1, 1), plan.Threads, plan.SharedBytes, q.Pointer, k.Pointer, v.Pointer, o.Pointer,
+            plan.Kernel(card, TensorCores, "attention")
+                .Launch((tiles.Dim(0) * H, 1, 1), plan.Threads, plan.SharedBytes, q.Pointer, k.Pointer, v.Pointer, o.Pointer,
                 lse.Pointer, tiles.Pointer, H, Hk, scale);
             return;
         }
@@ -65,14 +68,15 @@ internal static class AttentionKernels
         {
             var queries = PlanOf(Pass.Queries | WindowOf(spans.Window), D, Dv);
             using var queryTiles = QueryTiles(spans, queries.Rows, q.Device);
-            queries.Kernel(card, "attention_dq").Launch((queryTiles.Dim(0) * H, 1, 1), queries.Threads, queries.SharedBytes, q.Pointer, k.Pointer, v.Pointer,
+            queries.Kernel(card, TensorCores, "attention_dq")
+                .Launch((queryTiles.Dim(0) * H, 1, 1), queries.Threads, queries.SharedBytes, q.Pointer, k.Pointer, v.Pointer,
                 dO.Pointer, lse.Pointer, delta.Pointer, dq.Pointer, queryTiles.Pointer, H, Hk, scale);
             ReadOnlySpan<Pass> walks = D + Dv <= 320 ? [Pass.Keys | Pass.Values] : [Pass.Keys, Pass.Values];
             foreach (var walk in walks)
             {
                 var keys = PlanOf(walk | WindowOf(spans.Window), D, Dv);
                 using var keyTiles = KeyTiles(spans, keys.Rows, q.Device);
-                keys.Kernel(card, "attention_dkv")
+                keys.Kernel(card, TensorCores, "attention_dkv")
                     .Launch((keyTiles.Dim(0) * Hk, 1, 1), keys.Threads, keys.SharedBytes, q.Pointer, k.Pointer, v.Pointer, dO.Pointer, lse.Pointer,
                         delta.Pointer, dk.Pointer, dv.Pointer, keyTiles.Pointer, H, Hk, scale);
             }
@@ -103,7 +107,8 @@ internal static class AttentionKernels
         {
             var plan = PlanOf(Pass.Forward | WindowOf(window), W, R, paged: true);
             var held = QueryTiles(plan.Rows);
-            plan.Kernel(card, "attention").Launch((held.Count / TileInts * H, 1, 1), plan.Threads, plan.SharedBytes, q.Pointer, k.Pointer, v.Pointer,
+            plan.Kernel(card, TensorCores, "attention").Launch((held.Count / TileInts * H, 1, 1), plan.Threads, plan.SharedBytes, q.Pointer, k.Pointer,
+                v.Pointer,
                 o.Pointer, lse.Pointer, held.Pointer, H, Hk, scale, pages.Pointer);
             return;
         }
@@ -116,13 +121,19 @@ internal static class AttentionKernels
                     valuePitch, pages.Pointer, scale);
             return;
         }
-        var part = (int)Math.Max(SmallestPart, (long)T * lists.Rows.Longest * H / (card.Multiprocessors * 16L) / 32 * 32);
+        // A part is a warp's of one head, or a block's of sixteen, which walks over whole pages.
+        var latent = LatentPlan(window, q, k, v, R);
+        var part = latent is null ? (int)Math.Max(SmallestPart, (long)T * lists.Rows.Longest * H / (card.Multiprocessors * 16L) / 32 * 32)
+            : (int)Math.Max(1, (long)T * lists.Rows.Longest * ((H + 15) / 16) / (card.Multiprocessors * 2L) / PageTable.Rows) * PageTable.Rows;
         var slots = lists.On(device, ("part slots", window, part), at => Parts(at, window, part).First);
         var cut = lists.On(device, ("parts", window, part), at => Numbers(Parts(at, window, part).Tiles));
         var count = cut.Count / TileInts;
         using var sums = Tensor.Empty(DType.F32, device, count, H, R);
         using var lses = Tensor.Empty(DType.F32, device, count, H);
-        RowByRow.Kernel(card, "attention_parts", options)
+        if (latent is not null)
+            latent.Kernel(card, Latent, "attention_latent").Launch((count, (H + 15) / 16, 1), latent.Threads, latent.SharedBytes, q.Pointer, k.Pointer,
+                sums.Pointer, lses.Pointer, cut.Pointer, H, pages.Pointer, scale);
+        else RowByRow.Kernel(card, "attention_parts", options)
             .Launch(count * H, 32, q.Pointer, k.Pointer, v.Pointer, sums.Pointer, lses.Pointer, cut.Pointer, H, Hk, keyPitch, valuePitch, pages.Pointer,
                 scale);
         RowByRow.Kernel(card, "attention_join", options).Launch((T, H), 128, sums.Pointer, lses.Pointer, slots.Pointer, o.Pointer, lse.Pointer, H);
@@ -168,6 +179,18 @@ internal static class AttentionKernels
             .Launch((lse.Count + RowWarps - 1) / RowWarps, RowWarps * 32, o.Pointer, lse.Pointer, sinks.Pointer, lse.Count, (int)sinks.Count);
 
     private static Pass WindowOf(int window) => window == 0 ? default : Pass.Window;
+
+    /// <summary>Latent attention of BF16 rows whose widths and addresses suit LatentAttention.cu; null: something else.</summary>
+    private static Plan? LatentPlan(int window, Tensor q, Tensor k, Tensor v, int R)
+    {
+        const int Heads = 16, Warps = 8;
+        var W = q.Width;
+        if (window != 0 || q.Type != DType.BF16 || k.Dim(1) != 1 || k.Pointer != v.Pointer || W % 32 != 0 || R % 16 != 0
+            || (q.Pointer | k.Pointer) % 16 != 0) return null;
+        var shared = (((Heads + PageTable.Rows) * (W + 8)) + (Heads * (PageTable.Rows + 8))) * 2 + (2 * Warps * Heads * sizeof(float));
+        return shared > MaxShared ? null
+            : LatentPlans.GetOrAdd((W, R), key => new Plan($"-DQK_WIDTH={key.D} -DV_WIDTH={key.Dv}", PageTable.Rows, Warps * 32, shared));
+    }
 
     private static bool OnTensorCores(int D, int Dv, params ReadOnlySpan<Tensor> tensors)
     {
@@ -284,8 +307,8 @@ internal static class AttentionKernels
 
     private sealed record Plan(string Options, int Rows, int Threads, int SharedBytes)
     {
-        public CudaKernel Kernel(CudaDevice card, string entry) => Kernels.TryGetValue((card.Index, Options), out var known)
+        public CudaKernel Kernel(CudaDevice card, CudaProgram program, string entry) => Kernels.TryGetValue((card.Index, Options), out var known)
             ? known
-            : Kernels.GetOrAdd((card.Index, Options), TensorCores.Kernel(card, entry, Options).AllowShared(SharedBytes));
+            : Kernels.GetOrAdd((card.Index, Options), program.Kernel(card, entry, Options).AllowShared(SharedBytes));
     }
 }

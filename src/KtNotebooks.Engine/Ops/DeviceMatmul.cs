@@ -3,7 +3,10 @@ using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Ops;
 
-/// <summary>Dense products of tensors on a card, by cuBLASLt: tensor cores for BF16, true F32 (no TF32) for F32. All sums are F32.</summary>
+/// <summary>
+/// Dense products of tensors on a card, by cuBLASLt: tensor cores for BF16, true F32 (no TF32) for F32; a few rows by <see cref="RowProduct"/>. All sums are
+/// F32.
+/// </summary>
 internal static class DeviceMatmul
 {
     /// <summary>
@@ -16,6 +19,11 @@ internal static class DeviceMatmul
         var (k, N) = transposeB ? (b.Width, b.Rows) : (b.Rows, b.Width);
         if (k != K || a.Type != b.Type || target.Count != (long)M * N)
             throw new ArgumentException($"[DeviceMatmul] {a}{(transposeA ? "ᵀ" : "")} times {b}{(transposeB ? "ᵀ" : "")} does not give {target}");
+        if (!transposeA && transposeB && RowProduct.Suits(a, b))
+        {
+            RowProduct.Run(a, b, target, alpha, add);
+            return;
+        }
         if (a.Type == DType.F32 && target.Type == DType.BF16) // cuBLASLt has no F32 product with BF16 output
         {
             using var sum = add ? target.To(DType.F32) : Tensor.Empty(DType.F32, target.Device, target.Shape);

@@ -4,6 +4,7 @@ using KtNotebooks.Lora;
 using KtNotebooks.Models;
 using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
+using KtNotebooks.Tests.Tokenizers;
 
 using Xunit;
 
@@ -22,10 +23,12 @@ public sealed class StepReplayTests
     [InlineData("qwen3_moe", false)]
     [InlineData("glm4_moe", false)]
     [InlineData("gpt_oss", false)]
-    public void A_replayed_step_is_the_step(string name, bool adapter)
+    [InlineData("glm4_moe", false, true)]
+    public void A_replayed_step_is_the_step(string name, bool adapter, bool tableInHostMemory = false)
     {
         Require.Hardware("cuda", CudaDevice.Missing);
-        using var model = Load(name, ExecutorKind.Resident);
+        using var model = Load(name, ExecutorKind.Resident, tableInHostMemory);
+        Assert.Equal(tableInHostMemory ? DeviceKind.Cpu : DeviceKind.Cuda, model.Embedding.Device.Kind);
         if (adapter) Attach(model);
         (int Prompt, int New)[] lengths = [(3, 9), (250, 14), (1, 6), (17, 11), (5, 1)];
         GenerationRequest[] requests = [.. lengths.Select((r, i) =>
@@ -52,7 +55,7 @@ public sealed class StepReplayTests
         Assert.Equal(Text(Alone(model, request)), after);
         model.Stages.SelectMany(s => s.All()).OfType<KtNotebooks.Nn.IAdaptable>().ToList().ForEach(m => m.Adapter = null);
         Assert.Equal(before, Answer());
-        Assert.True(scheduler.Replay!.Replays > 20);
+        Assert.True(scheduler.ReplayedSteps > 20);
     }
 
     [Fact]
@@ -63,8 +66,8 @@ public sealed class StepReplayTests
         using var scheduler = new Scheduler(model);
         var request = new GenerationRequest([7, 8, 9], Sampling.Greedy(6)) { Logprobs = 1 };
         Assert.Equal(Text(Alone(model, request)), Text(scheduler.ReadAll([request], Stop).Single().Answer));
-        Assert.Equal(0, scheduler.Replay!.Replays);
-        Assert.Contains("cannot be recorded", scheduler.Replay.Refusal);
+        Assert.Equal(0, scheduler.ReplayedSteps);
+        Assert.Contains("cannot be recorded", scheduler.NotRecorded);
     }
 
     [Fact]
@@ -93,7 +96,7 @@ public sealed class StepReplayTests
         var answers = new string[requests.Length];
         for (var again = 0; again < 2; again++)
             foreach (var (row, answer) in scheduler.ReadAll(requests, Stop)) answers[row] += Text(answer) + "\n";
-        return (answers, scheduler.Replay?.Replays ?? 0);
+        return (answers, scheduler.ReplayedSteps);
     }
 
     private static Completion Alone(CausalLm model, GenerationRequest request)
@@ -122,9 +125,16 @@ public sealed class StepReplayTests
         }
     }
 
-    private static CausalLm Load(string name, ExecutorKind experts)
+    private static CausalLm Load(string name, ExecutorKind experts, bool tableInHostMemory = false)
     {
         var folder = Path.Combine(Checkout.Root, "tests/KtNotebooks.Tests/Golden", name, "model");
-        return ModelFolder.Load(folder, DType.BF16, ModelFolder.Plan(folder, new PlacementSettings { Device = "cuda:0", Experts = experts }));
+        using var rules = new Samples.Folder();
+        var rule = rules.Write("rules.yaml", "- match: { name: ^model\\.embed_tokens }\n  place: { compute: cpu, weights: host }\n");
+        return ModelFolder.Load(folder, DType.BF16, ModelFolder.Plan(folder, new PlacementSettings
+        {
+            Device = "cuda:0",
+            Experts = experts,
+            Rules = tableInHostMemory ? PlacementRules.Load(rule) : null,
+        }));
     }
 }
