@@ -16,7 +16,7 @@ internal static unsafe class FewRows
     /// <summary>Above it, rows an expert are many enough for the tensor cores of <see cref="GpuRows"/>.</summary>
     public const int MaxTokens = 16;
 
-    private const int Warps = 4, DownWarps = 8, DownWarpsEach = 2;
+    private const int Warps = 4, DownWarps = 8, DownWarpsEach = 4;
 
     private static readonly CudaProgram[] Programs = [.. StorageFormat.All.Select(f => f.Kernels("FewRows", ClampedSwiGlu.UnitSource, "Experts.FewRows.cu"))];
 

@@ -51,10 +51,11 @@ __device__ __forceinline__ float dot8(const unsigned char* expert, Piece piece, 
     return sum;
 }
 
-__device__ __forceinline__ void widen8(const T* from, float* x)
+// x[0 … 8) from column c on, zeros behind the end: loops over columns take whole rounds of loads, none of which depends on a branch, or their latencies would add up.
+__device__ __forceinline__ void widen8(const T* from, int c, int columns, float* x)
 {
-    Pack<T, 8> v = *(const Pack<T, 8>*)from;
-    for (int j = 0; j < 8; j++) x[j] = widen(v.v[j]);
+    Pack<T, 8> v = *(const Pack<T, 8>*)(from + min(c, columns - 8));
+    for (int j = 0; j < 8; j++) x[j] = c < columns ? widen(v.v[j]) : 0.0f;
 }
 
 // p[r, i] = A_e[i] · x[r / k], gate's rows first, then up's. A warp a row of A.
@@ -93,14 +94,17 @@ extern "C" __global__ void few_gate_up(Few f)
     const unsigned char* expert = f.bank + e * f.expert_bytes;
     const T* x = f.x + (long long)(r / f.k) * f.D;
     float g = 0, u = 0;
-#pragma unroll 4
-    for (int c = lane * 8; c < f.D; c += 256)
-    {
-        float v[8];
-        widen8(x + c, v);
-        g += dot8(expert, f.gate, i, c, f.I, f.D, v);
-        u += dot8(expert, f.up, i, c, f.I, f.D, v);
-    }
+    for (int round = 0; round < f.D; round += 4 * 256)
+#pragma unroll
+        for (int piece = 0; piece < 4; piece++)
+        {
+            int c = round + (piece * 32 + lane) * 8;
+            float v[8];
+            widen8(x, c, f.D, v);
+            c = min(c, f.D - 8);
+            g += dot8(expert, f.gate, i, c, f.I, f.D, v);
+            u += dot8(expert, f.up, i, c, f.I, f.D, v);
+        }
     if (f.low_gate.a)
     {
         int rg = f.low_gate.rank, ru = f.low_up.rank;
@@ -120,27 +124,29 @@ extern "C" __global__ void few_gate_up(Few f)
     else store(h, g / (1.0f + expf(-g)) * u);
 }
 
-// y[t, n] = Σ_j weights[t, j] · down_e[n] · h[t·k + j], each with its low-rank pair. Two warps an n, each for every second expert.
+// y[t, n] = Σ_j weights[t, j] · down_e[n] · h[t·k + j], each with its low-rank pair. Four warps an n, each for every fourth expert.
 extern "C" __global__ void few_down(Few f)
 {
-    __shared__ float halves[8];
-    int warp = threadIdx.x >> 5, t = blockIdx.x, n = blockIdx.y * (blockDim.x >> 6) + (warp >> 1), lane = threadIdx.x & 31;
+    __shared__ float quarters[8];
+    int warp = threadIdx.x >> 5, t = blockIdx.x, n = blockIdx.y * (blockDim.x >> 7) + (warp >> 2), lane = threadIdx.x & 31;
     float sum = 0;
     if (n < f.D)
     {
         const T* h = f.h + (long long)t * f.k * f.I;
-        for (int j = warp & 1; j < f.k; j += 2)
+        for (int j = warp & 3; j < f.k; j += 4)
         {
             int e = f.indices[t * f.k + j];
             const unsigned char* expert = f.bank + e * f.expert_bytes;
             float product = 0;
-#pragma unroll 6
-            for (int c = lane * 8; c < f.I; c += 256)
-            {
-                float v[8];
-                widen8(h + (long long)j * f.I + c, v);
-                product += dot8(expert, f.down, n, c, f.D, f.I, v);
-            }
+            for (int round = 0; round < f.I; round += 3 * 256)
+#pragma unroll
+                for (int piece = 0; piece < 3; piece++)
+                {
+                    int c = round + (piece * 32 + lane) * 8;
+                    float v[8];
+                    widen8(h + (long long)j * f.I, c, f.I, v);
+                    product += dot8(expert, f.down, n, min(c, f.I - 8), f.D, f.I, v);
+                }
             if (f.low_down.a)
             {
                 int rank = f.low_down.rank;
@@ -151,7 +157,8 @@ extern "C" __global__ void few_down(Few f)
         }
     }
     sum = warp_sum(sum);
-    if (lane == 0) halves[warp] = sum;
+    if (lane == 0) quarters[warp] = sum;
     __syncthreads();
-    if (n < f.D && lane == 0 && (warp & 1) == 0) store(f.y + (long long)t * f.D + n, halves[warp] + halves[warp + 1]);
+    if (n < f.D && lane == 0 && (warp & 3) == 0)
+        store(f.y + (long long)t * f.D + n, (quarters[warp] + quarters[warp + 1]) + (quarters[warp + 2] + quarters[warp + 3]));
 }

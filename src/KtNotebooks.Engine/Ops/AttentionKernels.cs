@@ -7,7 +7,7 @@ namespace KtNotebooks.Ops;
 
 /// <summary>
 /// Attention on a card: the list of tiles and the choice of the kernel. BF16 with head sizes that are multiples of 16 up to 256 goes to the tensor cores
-/// (Attention.cu), single queries on a latent cache too (LatentAttention.cu); anything else goes a row at a time (AttentionRows.cu). Everything fits into the
+/// (Attention.cu), few queries on a cache too (QueryAttention.cu); anything else goes a row at a time (AttentionRows.cu). Everything fits into the
 /// 99 KB of shared memory that a block has on the smallest card.
 /// </summary>
 internal static class AttentionKernels
@@ -19,9 +19,9 @@ internal static class AttentionKernels
 
     private static readonly CudaProgram TensorCores = new("Attention", CudaProgram.Resource("Ops.Attention.cu"));
     private static readonly CudaProgram RowByRow = new("AttentionRows", CudaProgram.Resource("Ops.AttentionRows.cu"));
-    private static readonly CudaProgram Latent = new("LatentAttention", CudaProgram.Resource("Ops.LatentAttention.cu"));
+    private static readonly CudaProgram SingleQueries = new("QueryAttention", CudaProgram.Resource("Ops.QueryAttention.cu"));
     private static readonly ConcurrentDictionary<(Pass, int D, int Dv, bool Paged), Plan> Plans = new();
-    private static readonly ConcurrentDictionary<(int D, int Dv), Plan> LatentPlans = new();
+    private static readonly ConcurrentDictionary<(int D, int Dv, bool Latent), Plan> QueryPlans = new();
     private static readonly ConcurrentDictionary<(DType, int D, int Dv, int Vec), string> RowOptions = new();
     private static readonly ConcurrentDictionary<(int Device, string Options), CudaKernel> Kernels = new();
 
@@ -103,7 +103,8 @@ internal static class AttentionKernels
         if (T == 0) return;
         var (keyPitch, valuePitch, pages) = (Hk * k.Width, Hk * v.Width, lists.On(device, "pages", PaddedPages));
         Tensor QueryTiles(int rows) => lists.On(device, ("query tiles", window, rows), at => Numbers(TilesOf(at, window, rows)));
-        if (v.Width == R && OnTensorCores(W, R, q, k, v, o))
+        var single = T <= FewQueries ? QueryPlan(q, k, v, R) : null;
+        if (single is null && v.Width == R && OnTensorCores(W, R, q, k, v, o))
         {
             var plan = PlanOf(Pass.Forward | WindowOf(window), W, R, paged: true);
             var held = QueryTiles(plan.Rows);
@@ -121,18 +122,19 @@ internal static class AttentionKernels
                     valuePitch, pages.Pointer, scale);
             return;
         }
-        // A part is a warp's of one head, or a block's of sixteen, which walks over whole pages.
-        var latent = LatentPlan(window, q, k, v, R);
-        var part = latent is null ? (int)Math.Max(SmallestPart, (long)T * lists.Rows.Longest * H / (card.Multiprocessors * 16L) / 32 * 32)
-            : (int)Math.Max(1, (long)T * lists.Rows.Longest * ((H + 15) / 16) / (card.Multiprocessors * 2L) / PageTable.Rows) * PageTable.Rows;
-        var slots = lists.On(device, ("part slots", window, part), at => Parts(at, window, part).First);
-        var cut = lists.On(device, ("parts", window, part), at => Numbers(Parts(at, window, part).Tiles));
+        // A part is a warp's of one head, or a block's of the heads of a key head, which walks over whole pages.
+        var blocks = Hk * (((H / Hk) + 15) / 16);
+        var part = single is null ? (int)Math.Max(SmallestPart, (long)T * lists.Rows.Longest * H / (card.Multiprocessors * 16L) / 32 * 32)
+            : (int)Math.Max(1, (long)T * lists.Rows.Longest * blocks / (card.Multiprocessors * 2L) / PageTable.Rows) * PageTable.Rows;
+        var align = single is null ? 32 : PageTable.Rows;
+        var slots = lists.On(device, ("part slots", window, part, align), at => Parts(at, window, part, align).First);
+        var cut = lists.On(device, ("parts", window, part, align), at => Numbers(Parts(at, window, part, align).Tiles));
         var count = cut.Count / TileInts;
         using var sums = Tensor.Empty(DType.F32, device, count, H, R);
         using var lses = Tensor.Empty(DType.F32, device, count, H);
-        if (latent is not null)
-            latent.Kernel(card, Latent, "attention_latent").Launch((count, (H + 15) / 16, 1), latent.Threads, latent.SharedBytes, q.Pointer, k.Pointer,
-                sums.Pointer, lses.Pointer, cut.Pointer, H, pages.Pointer, scale);
+        if (single is not null)
+            single.Kernel(card, SingleQueries, "attention_query").Launch((count, blocks, 1), single.Threads, single.SharedBytes, q.Pointer, k.Pointer,
+                v.Pointer, sums.Pointer, lses.Pointer, cut.Pointer, H, Hk, pages.Pointer, scale);
         else RowByRow.Kernel(card, "attention_parts", options)
             .Launch(count * H, 32, q.Pointer, k.Pointer, v.Pointer, sums.Pointer, lses.Pointer, cut.Pointer, H, Hk, keyPitch, valuePitch, pages.Pointer,
                 scale);
@@ -148,10 +150,11 @@ internal static class AttentionKernels
     }
 
     /// <summary>
-    /// Every query's keys in parts of at most so many; First [T + 1] says where each query's parts begin. As many tiles as sequences of
+    /// Every query's keys in parts of at most so many, the first from a multiple of <paramref name="align"/> on; First [T + 1] says where each query's parts
+    /// begin. As many tiles as sequences of
     /// <see cref="PassRows.Longest"/> rows would have: those behind the last part see no key.
     /// </summary>
-    private static (List<Tile> Tiles, int[] First) Parts(PassRows at, int window, int part)
+    private static (List<Tile> Tiles, int[] First) Parts(PassRows at, int window, int part, int align)
     {
         var (starts, table) = (at.SeqStarts, at.Table);
         List<Tile> parts = [];
@@ -160,14 +163,14 @@ internal static class AttentionKernels
             for (var t = starts[s]; t < starts[s + 1]; t++)
             {
                 var seen = table.Counts[s] - (starts[s + 1] - t) + 1;
-                for (var from = window == 0 ? 0 : Math.Max(0, seen - window) / 32 * 32; from < seen; from += part)
+                for (var from = window == 0 ? 0 : Math.Max(0, seen - window) / align * align; from < seen; from += part)
                 {
                     var n = Math.Min(part, seen - from);
                     parts.Add(new Tile(t, 1, from, n, n - 1, parts.Count, table.FirstPage[s]) { Window = window == 0 ? NoWindow : window - seen + from + n });
                 }
                 first[t + 1] = parts.Count;
             }
-        var keys = window == 0 ? at.Longest : Math.Min(at.Longest, window + 31);
+        var keys = window == 0 ? at.Longest : Math.Min(at.Longest, window + align - 1);
         var most = starts[^1] * ((keys + part - 1) / part);
         while (parts.Count < most) parts.Add(new Tile(0, 1, 0, 0, -1, parts.Count) { Window = NoWindow });
         return (parts, first);
@@ -180,16 +183,16 @@ internal static class AttentionKernels
 
     private static Pass WindowOf(int window) => window == 0 ? default : Pass.Window;
 
-    /// <summary>Latent attention of BF16 rows whose widths and addresses suit LatentAttention.cu; null: something else.</summary>
-    private static Plan? LatentPlan(int window, Tensor q, Tensor k, Tensor v, int R)
+    /// <summary>The kernel of single queries, where widths and addresses suit QueryAttention.cu; null: something else.</summary>
+    private static Plan? QueryPlan(Tensor q, Tensor k, Tensor v, int R)
     {
         const int Heads = 16, Warps = 8;
-        var W = q.Width;
-        if (window != 0 || q.Type != DType.BF16 || k.Dim(1) != 1 || k.Pointer != v.Pointer || W % 32 != 0 || R % 16 != 0
-            || (q.Pointer | k.Pointer) % 16 != 0) return null;
-        var shared = (((Heads + PageTable.Rows) * (W + 8)) + (Heads * (PageTable.Rows + 8))) * 2 + (2 * Warps * Heads * sizeof(float));
-        return shared > MaxShared ? null
-            : LatentPlans.GetOrAdd((W, R), key => new Plan($"-DQK_WIDTH={key.D} -DV_WIDTH={key.Dv}", PageTable.Rows, Warps * 32, shared));
+        var (W, latent) = (q.Width, k.Pointer == v.Pointer);
+        if (q.Type != DType.BF16 || W % 32 != 0 || R % 16 != 0 || (v.Width != R && !latent) || (q.Pointer | k.Pointer | v.Pointer) % 16 != 0) return null;
+        var rows = ((Heads + PageTable.Rows) * (W + 8)) + (Heads * (PageTable.Rows + 8)) + (latent ? 0 : PageTable.Rows * (R + 8));
+        var shared = (rows * 2) + (2 * Warps * Heads * sizeof(float));
+        return shared > MaxShared ? null : QueryPlans.GetOrAdd((W, R, latent),
+            key => new Plan($"-DQK_WIDTH={key.D} -DV_WIDTH={key.Dv} -DLATENT={(key.Latent ? 1 : 0)}", PageTable.Rows, Warps * 32, shared));
     }
 
     private static bool OnTensorCores(int D, int Dv, params ReadOnlySpan<Tensor> tensors)

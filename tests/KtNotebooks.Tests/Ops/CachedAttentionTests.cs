@@ -18,7 +18,8 @@ public class CachedAttentionTests
         .Append(("cuda:0", "")).SelectMany(p => (DType[])[DType.F32, DType.BF16], (p, t) => (p.Item1, p.Item2, t))]);
 
     /// <summary>Shapes: H, Hk, D, Dv; Hk = 0: one row a token whose first Dv columns are the values.</summary>
-    private static readonly (int H, int Hk, int D, int Dv)[] Shapes = [(4, 2, 48, 32), (4, 4, 16, 16), (6, 0, 40, 24), (1, 1, 7, 5)];
+    private static readonly (int H, int Hk, int D, int Dv)[] Shapes = [(4, 2, 48, 32), (4, 4, 16, 16), (6, 0, 40, 24), (1, 1, 7, 5), (20, 0, 96, 80),
+        (8, 2, 64, 64)];
 
     /// <summary>New rows and keys of each sequence: one row behind many keys, several rows, none, many.</summary>
     private static readonly (int New, int Keys)[][] Cases = [[(1, 1500), (1, 7)], [(5, 140), (0, 9), (70, 80), (1, 64)], [(3, 3), (1, 1)]];
