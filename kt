@@ -46,6 +46,12 @@ missing_for() {
     case $1 in
         test) has_python jupyter_kernel_test || packages+=(python3-jupyter-kernel-test) ;;
     esac
+    case $1 in
+        test) # notebooks in a real browser
+            has chromium || packages+=(chromium)
+            has jupyter-notebook || packages+=(jupyter-notebook)
+            ;;
+    esac
     echo "${packages[*]}"
 }
 

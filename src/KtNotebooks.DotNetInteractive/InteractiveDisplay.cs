@@ -1,3 +1,5 @@
+using System.Text.Json.Nodes;
+
 using KtNotebooks.Interactive;
 
 using Microsoft.DotNet.Interactive;
@@ -19,5 +21,7 @@ public sealed class InteractiveDisplay : IDisplayHost
         if (KernelInvocationContext.Current is { } context) context.Publish(new DisplayedValueUpdated(bundle, displayId, context.Command, Values(bundle)));
     }
 
-    private static FormattedValue[] Values(MimeBundle bundle) => [.. bundle.Data.Select(d => new FormattedValue(d.Key, MimeText.Of(d.Value)))];
+    /// <summary>Without what is JSON: its Jupyter front (1.0.712001) sends that as a text, and front ends that prefer it draw nothing.</summary>
+    private static FormattedValue[] Values(MimeBundle bundle) =>
+        [.. bundle.Data.Where(d => d.Value is not JsonNode).Select(d => new FormattedValue(d.Key, MimeText.Of(d.Value)))];
 }

@@ -12,7 +12,10 @@ internal sealed class TypeFormatterSourceAttribute(Type formatterSourceType) : A
     public string[] PreferredMimeTypes { get; set; } = [];
 }
 
-/// <summary>Formatters for every <see cref="IShowable"/>: one for each MIME type that our views use; each says no where the bundle lacks its type.</summary>
+/// <summary>
+/// Formatters for every <see cref="IShowable"/>: one for each MIME type of text or picture that our views use; each says no where the bundle lacks its type.
+/// What is JSON is left to hosts that take the bundle itself: .NET Interactive would send it as a text that holds JSON, which front ends cannot draw.
+/// </summary>
 internal sealed class ShowableFormatters
 {
     private static readonly string[] MimeTypes = ["text/html", "text/markdown", Chart.SvgType, Chart.PngType, "text/plain"];

@@ -8,6 +8,8 @@ public static class KernelSpec
 {
     public const string Name = "ktnotebooks";
 
+    public const string DisplayName = "C# (KtNotebooks)";
+
     /// <summary>The name under which .NET Interactive's notebooks ask for their kernel.</summary>
     public const string DotNetInteractiveAlias = ".net-csharp";
 
@@ -108,7 +110,7 @@ public static class KernelSpec
     private static JsonObject Spec(IReadOnlyList<string> command) => new()
     {
         ["argv"] = new JsonArray([.. command.Select(a => (JsonNode)a)]),
-        ["display_name"] = "C# (KtNotebooks)",
+        ["display_name"] = DisplayName,
         ["language"] = "C#",
         // Without this, clients send SIGINT to the process instead of a message to the kernel.
         ["interrupt_mode"] = "message",

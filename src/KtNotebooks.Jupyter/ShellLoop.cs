@@ -127,7 +127,7 @@ internal sealed class ShellLoop
             {
                 ["execution_count"] = _count,
                 ["data"] = JupyterOutput.Data(value),
-                ["metadata"] = new JsonObject(),
+                ["metadata"] = JupyterOutput.Metadata(value),
             }, JupyterOutput.Size(value));
         }
         Reply(request, "execute_reply", new JsonObject

@@ -11,7 +11,8 @@ public abstract class Op
 {
     private static readonly AsyncLocal<bool> PlainOnly = new();
 
-    public virtual string Name => GetType().DeclaringType is { } outer ? $"{outer.Name}.{GetType().Name}" : GetType().Name;
+    /// <summary>The class, and the one that it lies in; not that of a notebook's cell, whose name (Submission#7) nobody wrote.</summary>
+    public virtual string Name => GetType().DeclaringType is { } outer && !outer.Name.Contains('#') ? $"{outer.Name}.{GetType().Name}" : GetType().Name;
 
     /// <summary>While the returned object lives, ops started from here run their <see cref="Plain"/> definition. For tests and teaching.</summary>
     public static IDisposable UsePlain()

@@ -1,4 +1,5 @@
 using System.Text;
+using System.Text.Json.Nodes;
 
 using KtNotebooks.Interactive.Drawing;
 
@@ -16,7 +17,7 @@ public sealed class BarChart(string title, IReadOnlyList<string> categories, str
 
     private sealed record Series(string Name, double[] Values, double[]? Errors, Color Color);
 
-    /// <summary>Writes the numbers above the bars.</summary>
+    /// <summary>Writes the numbers above the bars, where there is room for all of them.</summary>
     public bool ValueLabels { get; init; } = true;
 
     /// <param name="name">For the legend.</param>
@@ -45,13 +46,15 @@ public sealed class BarChart(string title, IReadOnlyList<string> categories, str
         var group = plot.Area.Width / Math.Max(1, categories.Count);
         var bar = Math.Min(72, group * 0.8 / Math.Max(1, _series.Count));
         var labelSize = Math.Clamp(bar / 3.2, 7, 11);
+        var labels = ValueLabels && _series.SelectMany(s => s.Values).Where(double.IsFinite)
+            .All(v => StrokeFont.Width(Ticks.Format(v), labelSize) <= bar + 6);
         var marks = new List<Point>();
         for (var c = 0; c < categories.Count; c++)
         {
             var middle = plot.Area.X + group * (c + 0.5);
             for (var s = 0; s < _series.Count; s++)
                 if (double.IsFinite(_series[s].Values[c]))
-                    marks.AddRange(DrawBar(plot, axis, _series[s], c, middle + (s - _series.Count / 2.0) * bar, bar, labelSize));
+                    marks.AddRange(DrawBar(plot, axis, _series[s], c, middle + (s - _series.Count / 2.0) * bar, bar, labelSize, labels));
             plot.DrawXLabel(middle, Plot.Fit(categories[c], group - 4, 11));
         }
         var zero = Plot.Crisp(plot.Y(axis, 0));
@@ -60,8 +63,23 @@ public sealed class BarChart(string title, IReadOnlyList<string> categories, str
         return plot.Scene;
     }
 
+    internal override void Draw(PlotlyFigure figure)
+    {
+        figure.Layout("barmode", "group");
+        figure.Axis("xaxis", x)["type"] = "category";
+        figure.Axis("yaxis", y);
+        foreach (var s in _series)
+        {
+            var trace = figure.Trace("bar", s.Name);
+            trace["marker"] = new JsonObject { ["color"] = PlotlyFigure.Css(s.Color) };
+            trace["x"] = PlotlyFigure.Texts(categories);
+            trace["y"] = PlotlyFigure.Numbers(s.Values);
+            if (s.Errors is { } errors) trace["error_y"] = new JsonObject { ["type"] = "data", ["array"] = PlotlyFigure.Numbers(errors) };
+        }
+    }
+
     /// <summary>Draws one bar and returns what a legend should not hide: its tip from side to side, its number, its body.</summary>
-    private Point[] DrawBar(Plot plot, Axis axis, Series series, int category, double left, double width, double labelSize)
+    private static Point[] DrawBar(Plot plot, Axis axis, Series series, int category, double left, double width, double labelSize, bool label)
     {
         double value = series.Values[category], tip = plot.Y(axis, value), zero = plot.Y(axis, 0), middle = left + width / 2;
         var gap = Math.Min(1.5, width * 0.08);
@@ -75,7 +93,7 @@ public sealed class BarChart(string title, IReadOnlyList<string> categories, str
             plot.Scene.Line(middle - cap, high, middle + cap, high, Palette.Ink, 1.25);
         }
         var text = Ticks.Format(value);
-        if (ValueLabels && StrokeFont.Width(text, labelSize) <= width + 6)
+        if (label)
             plot.Scene.Text(middle, value < 0 ? outer + labelSize + 2 : outer - 4, text, labelSize, Palette.Ink, Anchor.Middle);
         return [new(left, tip), new(middle, tip), new(left + width, tip), new(middle, tip - labelSize), new(middle, (tip + zero) / 2), new(middle, zero)];
     }
@@ -84,7 +102,9 @@ public sealed class BarChart(string title, IReadOnlyList<string> categories, str
 
     private string Describe() => $"{Title}: {string.Join("; ", _series.Select(Summary))}";
 
-    private string Summary(Series s) => s.Name + " " + string.Join(", ", s.Values.Select((v, i) => $"{categories[i]} {Ticks.Format(v)}"));
+    private string Summary(Series s) => s.Name + " " + string.Join(", ", s.Values.Select((v, i) => $"{categories[i]} {Said(v)}"));
+
+    private static string Said(double value) => double.IsNaN(value) ? "without a value" : Ticks.Format(value);
 
     public override string ToText()
     {

@@ -1,17 +1,20 @@
+using System.Text.Json.Nodes;
+
 using KtNotebooks.Files;
 using KtNotebooks.Interactive.Drawing;
 
 namespace KtNotebooks.Interactive;
 
 /// <summary>
-/// A picture with numbers. Shown as image/svg+xml, image/png and text/plain and never as text/html: where html is present it beats the images, and GitHub
-/// would gut it.
+/// A picture with numbers. Shown as image/svg+xml, image/png and text/plain, and as the same figure for Plotly, which VS Code and JupyterLab with its
+/// extension draw to be zoomed and read with the mouse. Never as text/html: where html is present it beats the images, and GitHub would gut it.
 /// </summary>
 [TypeFormatterSource(typeof(ShowableFormatters), PreferredMimeTypes = [SvgType, PngType, "text/plain"])]
 public abstract class Chart : IShowable
 {
     public const string SvgType = "image/svg+xml";
     public const string PngType = "image/png";
+    public const string PlotlyType = "application/vnd.plotly.v1+json";
 
     private protected Chart(string title) => Title = title;
 
@@ -34,10 +37,16 @@ public abstract class Chart : IShowable
 
     internal abstract Scene Draw();
 
+    /// <summary>Fills the figure with what this chart draws.</summary>
+    internal abstract void Draw(PlotlyFigure figure);
+
     /// <summary>The chart and its numbers as text.</summary>
     public abstract string ToText();
 
     public string ToSvg() => Svg.Write(Draw());
+
+    /// <summary>The figure as Plotly's JSON, {"data": […], "layout": {…}}.</summary>
+    public string ToPlotly() => Figure().ToJsonString();
 
     public byte[] ToPng() => Raster.ToPng(Draw(), PngScale);
 
@@ -45,6 +54,7 @@ public abstract class Chart : IShowable
     {
         var scene = Draw();
         return new MimeBundle(ToText())
+            .With(PlotlyType, Figure())
             .With(SvgType, Svg.Write(scene))
             .With(PngType, Raster.ToPng(scene, PngScale))
             .WithSize(PngType, scene.Width, scene.Height);
@@ -52,6 +62,13 @@ public abstract class Chart : IShowable
 
     /// <summary>The quick form for live charts: svg and text. The last state of a live chart is a whole <see cref="Show"/>.</summary>
     internal MimeBundle Preview() => new MimeBundle(ToText()).With(SvgType, Svg.Write(Draw()));
+
+    private JsonObject Figure()
+    {
+        var figure = new PlotlyFigure(this);
+        Draw(figure);
+        return figure.Root;
+    }
 
     public void SaveSvg(string path) => AtomicFile.WriteText(path, ToSvg());
 

@@ -1,4 +1,5 @@
 using System.Text;
+using System.Text.Json.Nodes;
 
 using KtNotebooks.Interactive.Drawing;
 
@@ -86,6 +87,21 @@ public sealed class HeatMap : Chart
         for (var i = 0; i < scale.Marks.Length; i++)
             plot.Scene.Text(area.Right + 38, plot.Y(scale, scale.Marks[i]) + 4, scale.Labels[i], 11, Palette.Quiet);
         return plot.Scene;
+    }
+
+    internal override void Draw(PlotlyFigure figure)
+    {
+        figure.Axis("xaxis", _x)["type"] = "category";
+        var rows = figure.Axis("yaxis", _y);
+        rows["type"] = "category";
+        rows["autorange"] = "reversed";
+        var trace = figure.Trace("heatmap");
+        trace["colorscale"] = "Viridis";
+        (trace["zmin"], trace["zmax"]) = (PlotlyFigure.Number(Bottom), PlotlyFigure.Number(Top));
+        trace["x"] = PlotlyFigure.Texts(Enumerable.Range(0, Columns).Select(ColumnName));
+        trace["y"] = PlotlyFigure.Texts(Enumerable.Range(0, Rows).Select(RowName));
+        trace["z"] = new JsonArray([.. Enumerable.Range(0, Rows)
+            .Select(r => (JsonNode)PlotlyFigure.Numbers(Enumerable.Range(0, Columns).Select(c => _values[r, c])))]);
     }
 
     /// <summary>The numbers themselves where every one fits into its cell.</summary>

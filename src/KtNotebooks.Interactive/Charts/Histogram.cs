@@ -1,4 +1,5 @@
 using System.Text;
+using System.Text.Json.Nodes;
 
 using KtNotebooks.Interactive.Drawing;
 
@@ -64,6 +65,17 @@ public sealed class Histogram : Chart
         }
         plot.DrawBaseline();
         return plot.Scene;
+    }
+
+    internal override void Draw(PlotlyFigure figure)
+    {
+        figure.Layout("bargap", 0.02);
+        figure.Axis("xaxis", _x);
+        figure.Axis("yaxis", "count");
+        var trace = figure.Trace("bar");
+        trace["marker"] = new JsonObject { ["color"] = PlotlyFigure.Css(Palette.Blue) };
+        trace["x"] = PlotlyFigure.Numbers(_counts.Select((_, i) => (_edges[i] + _edges[i + 1]) / 2));
+        trace["y"] = PlotlyFigure.Numbers(_counts.Select(c => (double)c));
     }
 
     private string Describe() => $"{(Title.Length > 0 ? Title + ": " : "")}{Summary()}";

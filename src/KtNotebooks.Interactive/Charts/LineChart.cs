@@ -1,4 +1,5 @@
 using System.Text;
+using System.Text.Json.Nodes;
 
 using KtNotebooks.Interactive.Drawing;
 
@@ -69,7 +70,7 @@ public sealed class LineChart(string title = "", string x = "", string y = "") :
         foreach (var s in _series)
             foreach (var run in Runs(s, plot, xAxis, yAxis))
             {
-                var line = Thin(run, plot.Area.Width);
+                List<Point> line = [.. Thin(run, plot.Area.Width).Select(i => run[i])];
                 all.AddRange(Along(line));
                 if (line.Count > 1) plot.Scene.Polyline(line, s.Color, s.Width, clip);
                 if (s.Markers || line.Count == 1)
@@ -78,6 +79,30 @@ public sealed class LineChart(string title = "", string x = "", string y = "") :
         if (_series.Any(s => s.Name.Length > 0) && (_series.Count > 1 || y != _series[0].Name))
             plot.DrawLegend([.. _series.Select(s => (s.Name, s.Color, true))], all);
         return plot.Scene;
+    }
+
+    internal override void Draw(PlotlyFigure figure)
+    {
+        figure.Axis("xaxis", x);
+        var yAxis = figure.Axis("yaxis", y);
+        if (_logY) yAxis["type"] = "log";
+        foreach (var s in _series)
+        {
+            var trace = figure.Trace("scatter", s.Name);
+            int[] kept = [.. Kept(s)];
+            trace["mode"] = s.Markers || kept.Length == 1 ? "lines+markers" : "lines";
+            trace["line"] = new JsonObject { ["color"] = PlotlyFigure.Css(s.Color), ["width"] = s.Width };
+            trace["x"] = PlotlyFigure.Numbers(kept.Select(i => s.X[i]));
+            trace["y"] = PlotlyFigure.Numbers(kept.Select(i => s.Y[i]));
+        }
+    }
+
+    /// <summary>Which points of a long series the interactive form has: as many as can be told apart on a wide screen.</summary>
+    private static IEnumerable<int> Kept(Series s)
+    {
+        const double Columns = 1500;
+        double low = Low(s.X.Where(double.IsFinite)), high = High(s.X.Where(double.IsFinite));
+        return Thin([.. s.X.Zip(s.Y, (x, y) => new Point((x - low) / (high - low) * Columns, y))], Columns);
     }
 
     private static double Low(IEnumerable<double> values) => values.DefaultIfEmpty(double.NaN).Min();
@@ -100,25 +125,26 @@ public sealed class LineChart(string title = "", string x = "", string y = "") :
         if (run.Count > 0) yield return run;
     }
 
-    /// <summary>First, lowest, highest and last point of each pixel column: looks the same and bounds the file, however many steps were logged.</summary>
-    private static List<Point> Thin(List<Point> points, double width)
+    /// <summary>First, lowest, highest and last point of each column: looks the same and bounds the file, however many steps were logged.</summary>
+    private static IEnumerable<int> Thin(List<Point> points, double columns)
     {
-        if (points.Count <= 4 * width) return points;
-        var thin = new List<Point>();
+        if (points.Count <= 4 * columns) return Enumerable.Range(0, points.Count);
+        var kept = new List<int>();
         for (var start = 0; start < points.Count;)
         {
             var column = Math.Floor(points[start].X);
             int low = start, high = start, end = start;
-            while (end < points.Count && Math.Floor(points[end].X) == column)
+            do
             {
                 if (points[end].Y < points[low].Y) low = end;
                 if (points[end].Y > points[high].Y) high = end;
                 end++;
             }
-            foreach (var i in new SortedSet<int> { start, low, high, end - 1 }) thin.Add(points[i]);
+            while (end < points.Count && Math.Floor(points[end].X) == column);
+            kept.AddRange(new SortedSet<int> { start, low, high, end - 1 });
             start = end;
         }
-        return thin;
+        return kept;
     }
 
     /// <summary>The line as points a few pixels apart: what a legend would hide.</summary>

@@ -54,7 +54,12 @@ internal sealed class Plot
     private const double NameSize = 12;
     private const double TitleSize = 14;
 
-    private Plot(Scene scene, Box area) => (Scene, Area) = (scene, area);
+    /// <summary>The share of the width that labels left of the data may take; longer ones are cut.</summary>
+    private const double MostForLabels = 0.45;
+
+    private readonly double _labelRoom;
+
+    private Plot(Scene scene, Box area, double labelRoom) => (Scene, Area, _labelRoom) = (scene, area, labelRoom);
 
     public Scene Scene { get; }
 
@@ -70,7 +75,7 @@ internal sealed class Plot
     public static Plot Begin(Chart chart, string description, IEnumerable<string> left, string yName, string xName, double right = 16)
     {
         var scene = new Scene(chart.Width, chart.Height, description);
-        var widest = left.Select(l => StrokeFont.Width(l, TickSize)).DefaultIfEmpty(0).Max();
+        var widest = Math.Min(chart.Width * MostForLabels, left.Select(l => StrokeFont.Width(l, TickSize)).DefaultIfEmpty(0).Max());
         var x = Math.Ceiling(12 + (yName.Length > 0 ? NameSize + 8 : 0) + widest + 8);
         var top = (chart.Title.Length > 0 ? 38.0 : 16) + (chart.Subtitle.Length > 0 ? 16 : 0) + (chart.Progress is null ? 0 : 12);
         double bottom = xName.Length > 0 ? 48 : 30;
@@ -87,7 +92,7 @@ internal sealed class Plot
         }
         if (xName.Length > 0) scene.Text(middle, chart.Height - 10, xName, NameSize, Palette.Ink, Anchor.Middle);
         if (yName.Length > 0) scene.Text(12 + NameSize * 0.75, area.Y + area.Height / 2, yName, NameSize, Palette.Ink, Anchor.Middle, turn: -90);
-        return new(scene, area);
+        return new(scene, area, widest);
     }
 
     public double X(Axis axis, double value) => Area.X + axis.Place(value) * Area.Width;
@@ -104,7 +109,8 @@ internal sealed class Plot
         }
     }
 
-    public void DrawYLabel(double y, string label) => Scene.Text(Area.X - 7, y + TickSize * 0.36, label, TickSize, Palette.Quiet, Anchor.End);
+    public void DrawYLabel(double y, string label) =>
+        Scene.Text(Area.X - 7, y + TickSize * 0.36, Fit(label, _labelRoom + 1, TickSize), TickSize, Palette.Quiet, Anchor.End);
 
     public void DrawXGrid(Axis x)
     {

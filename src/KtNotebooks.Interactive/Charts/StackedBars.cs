@@ -1,4 +1,5 @@
 using System.Text;
+using System.Text.Json.Nodes;
 
 using KtNotebooks.Interactive.Drawing;
 
@@ -55,6 +56,25 @@ public sealed class StackedBars(string title, string x = "") : Chart(title)
         }
         plot.Scene.Line(Plot.Crisp(plot.Area.X), plot.Area.Y, Plot.Crisp(plot.Area.X), plot.Area.Bottom, Palette.Axis);
         return plot.Scene;
+    }
+
+    internal override void Draw(PlotlyFigure figure)
+    {
+        figure.Layout("barmode", "stack");
+        figure.Axis("xaxis", x);
+        // By number: names may be empty, or the same twice.
+        var rows = figure.Axis("yaxis", "");
+        rows["tickvals"] = PlotlyFigure.Numbers(_rows.Select((_, i) => (double)i));
+        rows["ticktext"] = PlotlyFigure.Texts(_rows.Select(r => r.Name));
+        rows["autorange"] = "reversed";
+        foreach (var (name, n) in Names.Select((name, n) => (name, n)))
+        {
+            var trace = figure.Trace("bar", name);
+            trace["orientation"] = "h";
+            trace["marker"] = new JsonObject { ["color"] = PlotlyFigure.Css(Palette.At(n)) };
+            trace["x"] = PlotlyFigure.Numbers(_rows.Select(r => r.Parts.Where(p => p.Part == name).Sum(p => p.Value)));
+            trace["y"] = PlotlyFigure.Numbers(_rows.Select((_, i) => (double)i));
+        }
     }
 
     /// <summary>In lines above the bars; returns their height.</summary>

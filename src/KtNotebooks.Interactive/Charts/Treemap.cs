@@ -1,4 +1,5 @@
 using System.Text;
+using System.Text.Json.Nodes;
 
 using KtNotebooks.Interactive.Drawing;
 
@@ -76,6 +77,18 @@ public sealed class Treemap(string title, string unit = "") : Chart(title)
                 plot.Scene.Text(box.X + 7, box.Y + (2.3 * LabelSize) + 6, Plot.Fit(Number(part.Value), box.Width - 12, LabelSize - 1), LabelSize - 1, ink);
         }
         return plot.Scene;
+    }
+
+    internal override void Draw(PlotlyFigure figure)
+    {
+        var trace = figure.Trace("treemap");
+        trace["labels"] = PlotlyFigure.Texts(Shown.Select(p => p.Name));
+        trace["parents"] = PlotlyFigure.Texts(Shown.Select(_ => ""));
+        trace["values"] = PlotlyFigure.Numbers(Shown.Select(p => p.Value));
+        trace["text"] = PlotlyFigure.Texts(Shown.Select(p => Number(p.Value)));
+        trace["textinfo"] = "label+text";
+        trace["hoverinfo"] = "label+text";
+        trace["marker"] = new JsonObject { ["colors"] = PlotlyFigure.Texts(Shown.Select(p => PlotlyFigure.Css(p.Color))) };
     }
 
     public override string ToText()

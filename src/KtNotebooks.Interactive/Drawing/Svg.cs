@@ -9,7 +9,9 @@ namespace KtNotebooks.Interactive.Drawing;
 /// </summary>
 public static class Svg
 {
-    /// <summary>Families with the advance widths of <see cref="StrokeFont"/>, so that layout measured with it holds here too.</summary>
+    /// <summary>
+    /// Families with the advance widths of <see cref="StrokeFont"/>, with which the layout is measured. Where none of them is there, labels are fitted.
+    /// </summary>
     public const string FontFamily = "Helvetica, Arial, 'Liberation Sans', sans-serif";
 
     public static string Write(Scene scene)
@@ -75,6 +77,9 @@ public static class Svg
                 if (l.Anchor != Anchor.Start) svg.Append(" text-anchor=\"").Append(l.Anchor == Anchor.Middle ? "middle" : "end").Append('"');
                 if (l.Bold) svg.Append(" font-weight=\"bold\"");
                 if (l.Turn != 0) svg.Append($" transform=\"rotate({Num(l.Turn)} {Num(l.At.X)} {Num(l.At.Y)})\"");
+                // As wide as the layout took it for, in whatever family the reader has.
+                if (l.Text.Length > 3) Number(svg, "textLength", StrokeFont.Width(l.Text, l.Size, l.Bold));
+                if (l.Text.Length > 3) svg.Append(" lengthAdjust=\"spacingAndGlyphs\"");
                 Paint(svg, l.Color);
                 svg.Append('>').Append(Markup.Escape(l.Text)).Append("</text>\n");
                 break;

@@ -13,8 +13,10 @@ namespace KtNotebooks.Interactive;
 public sealed class HtmlReport(string title, string subtitle = "")
 {
     private const string Style = """
-        :root { color-scheme: light; }
-        body { margin: 0 auto; padding: 2.5rem 1.25rem 5rem; max-width: 42rem; color: #24292f; background: #ffffff;
+        :root { color-scheme: light dark; --ink: #24292f; --quiet: #57606a; --page: #ffffff; --soft: #f6f8fa; --line: #d8dee4; --link: #0b5a94; }
+        @media (prefers-color-scheme: dark) {
+          :root { --ink: #e6edf3; --quiet: #9da7b3; --page: #0d1117; --soft: #161b22; --line: #3d444d; --link: #79c0ff; } }
+        body { margin: 0 auto; padding: 2.5rem 1.25rem 5rem; max-width: 42rem; color: var(--ink); background: var(--page);
                font: 17px/1.6 Charter, "Bitstream Charter", Georgia, "Noto Serif CJK SC", serif; }
         header { border-bottom: 2px solid #1f77b4; margin-bottom: 2rem; }
         h1, h2, h3, h4, nav, table, figure, figcaption, .subtitle {
@@ -22,19 +24,22 @@ public sealed class HtmlReport(string title, string subtitle = "")
         h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 .3rem; }
         h2 { font-size: 1.35rem; margin: 2.6rem 0 .6rem; } h3 { font-size: 1.08rem; margin: 1.8rem 0 .4rem; }
         h4 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
-        .subtitle { color: #57606a; margin: 0 0 1.2rem; font-size: .95rem; }
-        nav { font-size: .92rem; background: #f6f8fa; border-radius: 8px; padding: .8rem 1.2rem; } nav ol { margin: 0; padding-left: 1.3rem; }
-        a { color: #0b5a94; text-underline-offset: 2px; }
-        figure { margin: 1.2rem 0; } figcaption { color: #57606a; font-size: .88rem; margin-top: .3rem; }
-        table { border-collapse: collapse; font-size: 90%; } th, td { padding: 4px 10px; border-bottom: 1px solid #d8dee4; text-align: left; }
-        .scroll { overflow-x: auto; } svg, img { max-width: 100%; height: auto; }
-        pre { background: #f6f8fa; border-radius: 8px; padding: .8rem 1rem; overflow-x: auto;
+        .subtitle { color: var(--quiet); margin: 0 0 1.2rem; font-size: .95rem; }
+        nav { font-size: .92rem; background: var(--soft); border-radius: 8px; padding: .8rem 1.2rem; } nav ol { margin: 0; padding-left: 1.3rem; }
+        a { color: var(--link); text-underline-offset: 2px; }
+        figure { margin: 1.2rem 0; } figcaption { color: var(--quiet); font-size: .88rem; margin-top: .3rem; }
+        table { border-collapse: collapse; font-size: 90%; } th, td { padding: 4px 10px; border-bottom: 1px solid var(--line); text-align: left; }
+        .scroll { overflow-x: auto; } .scroll > table { width: max-content; max-width: none; } svg, img { max-width: 100%; height: auto; }
+        .chart > svg, .chart > img { display: block; background: #ffffff; border-radius: 8px; }
+        details { margin: .6rem 0; } summary { color: var(--quiet); font: .85rem system-ui, sans-serif; cursor: pointer; }
+        pre { background: var(--soft); border-radius: 8px; padding: .8rem 1rem; overflow-x: auto;
                font: 12.5px/1.35 ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
-        code { font: .85em ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; background: #f6f8fa; border-radius: 4px; padding: .1em .3em; }
+        code { font: .85em ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; background: var(--soft); border-radius: 4px; padding: .1em .3em; }
         pre code { padding: 0; font-size: 1em; }
-        ul.files { list-style: none; padding: 0; } ul.files li { padding: .15rem 0; } .size { color: #57606a; font-size: .88rem; }
-        @media (max-width: 40rem) { body { padding: 1.25rem 1rem 3rem; font-size: 16px; } h1 { font-size: 1.6rem; } }
-        @media print { nav { display: none; } figure, pre, table { break-inside: avoid; } }
+        ul.files { list-style: none; padding: 0; } ul.files li { padding: .15rem 0; } .size { color: var(--quiet); font-size: .88rem; }
+        @media (max-width: 40rem) { body { padding: 1.25rem 1rem 3rem; font-size: 16px; } h1 { font-size: 1.6rem; }
+          .chart > svg, .chart > img { max-width: none !important; width: 40rem; } }
+        @media print { nav, summary { display: none; } figure, pre, table { break-inside: avoid; } }
         """;
 
     private readonly StringBuilder _body = new();
@@ -70,6 +75,15 @@ public sealed class HtmlReport(string title, string subtitle = "")
         return this;
     }
 
+    /// <summary>Code that can be folded away.</summary>
+    public HtmlReport Code(string code, bool open = true)
+    {
+        ArgumentNullException.ThrowIfNull(code);
+        _body.Append(open ? "<details open>" : "<details>").Append("<summary>code</summary><pre><code>").Append(Markup.Escape(code))
+            .Append("</code></pre></details>\n");
+        return this;
+    }
+
     /// <summary>Prose in Markdown.</summary>
     public HtmlReport Prose(string markdown)
     {
@@ -88,7 +102,9 @@ public sealed class HtmlReport(string title, string subtitle = "")
         return Add(what.Show(), caption);
     }
 
-    /// <summary>Shows the richest form of the bundle that needs no script: svg, html, png, text.</summary>
+    /// <summary>
+    /// Shows the richest form of the bundle that needs no script: svg (without an XML declaration, which HTML does not know), html, png, text.
+    /// </summary>
     public HtmlReport Add(MimeBundle bundle, string caption = "")
     {
         ArgumentNullException.ThrowIfNull(bundle);
@@ -96,13 +112,13 @@ public sealed class HtmlReport(string title, string subtitle = "")
         var alt = Markup.Escape(caption.Length > 0 ? caption : bundle.Text.Split('\n')[0]);
         _body.Append("<figure>");
         if (data.TryGetValue(Chart.SvgType, out var svg) && IsStatic(svg) && svg.ToString()!.IndexOf("<svg", StringComparison.Ordinal) is >= 0 and var start)
-            _body.Append(svg.ToString().AsSpan(start)); // without an XML declaration, which HTML does not know
+            _body.Append("<div class=\"scroll chart\">").Append(svg.ToString().AsSpan(start)).Append("</div>");
         else if (data.TryGetValue("text/html", out var html) && IsStatic(html))
             _body.Append("<div class=\"scroll\">").Append(html).Append("</div>");
         else if (data.TryGetValue(Chart.PngType, out var png))
         {
             var base64 = png is byte[] bytes ? Convert.ToBase64String(bytes) : Markup.Escape(png.ToString()!);
-            _body.Append("<img alt=\"").Append(alt).Append("\" src=\"data:image/png;base64,").Append(base64).Append("\">");
+            _body.Append("<div class=\"scroll chart\"><img alt=\"").Append(alt).Append("\" src=\"data:image/png;base64,").Append(base64).Append("\"></div>");
         }
         else _body.Append("<pre>").Append(Markup.Escape(bundle.Text)).Append("</pre>");
         if (caption.Length > 0) _body.Append("<figcaption>").Append(Markup.Escape(caption)).Append("</figcaption>");
@@ -131,10 +147,10 @@ public sealed class HtmlReport(string title, string subtitle = "")
         return this;
     }
 
-    /// <summary>The prose and the shown outputs of an executed notebook; see <see cref="NotebookHtml"/>.</summary>
-    public HtmlReport Notebook(string ipynbPath)
+    /// <summary>The prose, the code and the shown outputs of an executed notebook; see <see cref="NotebookHtml"/>.</summary>
+    public HtmlReport Notebook(string ipynbPath, bool openCode = false)
     {
-        NotebookHtml.Render(ipynbPath, this);
+        NotebookHtml.Render(ipynbPath, this, openCode);
         return this;
     }
 

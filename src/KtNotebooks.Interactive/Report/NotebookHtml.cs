@@ -6,20 +6,18 @@ using KtNotebooks.Files;
 namespace KtNotebooks.Interactive;
 
 /// <summary>
-/// Takes the prose and the shown outputs out of an executed notebook (nbformat 4) into a report: Markdown cells, display data and results, printed text,
-/// errors.
-/// Code is left out: the page is for looking, the notebook for reading on.
+/// Takes an executed notebook (nbformat 4) into a report: prose, code that can be folded away, display data and results, printed text, errors.
 /// </summary>
 public static partial class NotebookHtml
 {
     public static HtmlReport Render(string ipynbPath)
     {
         var report = new HtmlReport(Path.GetFileNameWithoutExtension(ipynbPath));
-        Render(ipynbPath, report);
+        Render(ipynbPath, report, openCode: true);
         return report;
     }
 
-    internal static void Render(string ipynbPath, HtmlReport report)
+    internal static void Render(string ipynbPath, HtmlReport report, bool openCode)
     {
         if (!File.Exists(ipynbPath)) throw new FileNotFoundException($"[NotebookHtml] no notebook at {ipynbPath}", ipynbPath);
         using var notebook = Parse(ipynbPath);
@@ -30,8 +28,10 @@ public static partial class NotebookHtml
         {
             var type = Text(cell, "cell_type");
             if (type == "markdown") report.Prose(Text(cell, "source"));
-            else if (type == "code" && cell.TryGetProperty("outputs", out var outputs))
-                foreach (var output in outputs.EnumerateArray()) AddOutput(output, report);
+            if (type != "code") continue;
+            if (Text(cell, "source") is { Length: > 0 } code) report.Code(code, openCode);
+            if (!cell.TryGetProperty("outputs", out var outputs)) continue;
+            foreach (var output in outputs.EnumerateArray()) AddOutput(output, report);
         }
     }
 

@@ -1,3 +1,4 @@
+using System.Collections;
 using System.Globalization;
 using System.Text;
 
@@ -62,8 +63,17 @@ public sealed class Table(params IReadOnlyList<string> headers) : IShowable
         sbyte or byte or short or ushort or int or uint or long or ulong or nint => ((IFormattable)cell).ToString("#,0", CultureInfo.InvariantCulture),
         TimeSpan t => Durations.Text(t),
         IFormattable f => f.ToString(null, CultureInfo.InvariantCulture),
+        not string and IEnumerable many => Elements(many),
         _ => cell.ToString() ?? "",
     };
+
+    /// <summary>The first elements of a list; lists in it in brackets.</summary>
+    private static string Elements(IEnumerable many)
+    {
+        const int Most = 20;
+        string[] shown = [.. many.Cast<object?>().Take(Most + 1).Select(e => e is IEnumerable and not string ? $"[{Text(e)}]" : Text(e))];
+        return string.Join(", ", shown.Take(Most)) + (shown.Length > Most ? ", …" : "");
+    }
 
     private Alignment Side(int column) =>
         _alignment is { } given && column < given.Length ? given[column] : _numeric[column] && _rows.Count > 0 ? Alignment.Right : Alignment.Left;
@@ -82,7 +92,8 @@ public sealed class Table(params IReadOnlyList<string> headers) : IShowable
         {
             html.Append("<tr>");
             for (var i = 0; i < row.Length; i++)
-                html.Append("<td style=\"padding:4px 10px;border-bottom:1px solid #d8dee4;vertical-align:top;").Append(Css(i)).Append("\">")
+                html.Append("<td style=\"padding:4px 10px;border-bottom:1px solid #d8dee4;vertical-align:top;max-width:28em;overflow-wrap:anywhere;")
+                    .Append(Css(i)).Append("\">")
                     .Append(Html(row[i])).Append("</td>");
             html.Append("</tr>\n");
         }

@@ -4,7 +4,8 @@ namespace KtNotebooks.Interactive;
 
 /// <summary>
 /// The tokens of one example: those that the loss sees (trained) coloured, the others (masked, label −100) grey. text/html with inline styles, so that it
-/// survives sanitizers as far as they allow, and text/plain with trained runs in ⟦ ⟧. A line break shows as ↵ and breaks the line as well, a tab as ⇥.
+/// survives sanitizers as far as they allow (where they take the styles away, in notebooks that are not trusted, trained ones are bold and blue still), and
+/// text/plain with trained runs in ⟦ ⟧. A line break shows as ↵ and breaks the line as well, a tab as ⇥.
 /// </summary>
 [TypeFormatterSource(typeof(ShowableFormatters), PreferredMimeTypes = ["text/html", "text/plain"])]
 public sealed class TokenView(IReadOnlyList<(string Text, bool Trained)> tokens) : IShowable
@@ -32,17 +33,19 @@ public sealed class TokenView(IReadOnlyList<(string Text, bool Trained)> tokens)
             .Append("white-space:pre-wrap;overflow-wrap:anywhere\">");
         foreach (var (text, trained) in tokens)
         {
-            html.Append("<span style=\"").Append(trained ? "background:#cfe6f7;color:#0b3d63;" : "background:#f1f3f5;color:#6e7781;")
-                .Append("border-right:1px solid #ffffff;border-radius:2px;");
-            if (IsSpecial(text)) html.Append("font-weight:bold;outline:1px dashed #8c959f;outline-offset:-1px;");
-            html.Append("\">").Append(Markup.Escape(Visible(text)).Replace("\n", "<br>")).Append("</span>");
+            var style = IsSpecial(text) ? "font-weight:bold;outline:1px dashed #8c959f;outline-offset:-1px;" : "font-weight:normal;";
+            html.Append(Colored($"{style}border-right:1px solid #ffffff;border-radius:2px;", Markup.Escape(Visible(text)).Replace("\n", "<br>"), trained));
         }
         html.Append("</div>\n<div style=\"font-size:12px;color:#57606a;margin-top:8px\">")
-            .Append("<span style=\"background:#cfe6f7;color:#0b3d63;padding:1px 6px;border-radius:2px\">trained</span> ")
-            .Append("<span style=\"background:#f1f3f5;color:#6e7781;padding:1px 6px;border-radius:2px\">masked</span> ")
+            .Append(Colored("font-weight:normal;padding:1px 6px;border-radius:2px;", "trained", true)).Append(' ')
+            .Append(Colored("padding:1px 6px;border-radius:2px;", "masked", false)).Append(' ')
             .Append(Counts).Append("</div>\n</div>");
         return html.ToString();
     }
+
+    private static string Colored(string style, string html, bool trained) => trained
+        ? $"<b style=\"{style}background:#cfe6f7;color:#0b3d63\"><font color=\"#0b5a94\">{html}</font></b>"
+        : $"<span style=\"{style}background:#f1f3f5;color:#6e7781\"><font color=\"#6e7781\">{html}</font></span>";
 
     public string ToText()
     {

@@ -115,11 +115,22 @@ internal static class CellErrors
     private static void AddSource(List<string> lines, CellText? source, int line, int column, int width, string indent)
     {
         if (source?.Line(line) is not { } text) return;
+        (text, column) = Window(text, column);
         lines.Add($"{indent}    {text}");
         if (column > 0 && column <= text.Length + 1)
         {
             var blank = string.Concat(text[..Math.Min(column - 1, text.Length)].Select(c => c == '\t' ? '\t' : ' '));
             lines.Add($"{indent}    {blank}{Red}^{new string('~', Math.Clamp(width - 1, 0, Math.Max(0, text.Length - column)))}{Reset}");
         }
+    }
+
+    /// <summary>Of a line that is longer than a screen the part around the place.</summary>
+    private static (string Text, int Column) Window(string text, int column)
+    {
+        const int Most = 160, Before = 80;
+        if (text.Length <= Most) return (text, column);
+        var start = Math.Clamp(column - 1 - Before, 0, text.Length - Most);
+        var cut = $"{(start > 0 ? "…" : "")}{text.Substring(start, Most)}{(start + Most < text.Length ? "…" : "")}";
+        return (cut, column > 0 ? column - start + (start > 0 ? 1 : 0) : column);
     }
 }

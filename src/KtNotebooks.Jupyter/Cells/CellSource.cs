@@ -6,8 +6,10 @@ namespace KtNotebooks.Jupyter.Cells;
 /// <summary>A line that is for the kernel: `#!name argument`, `#r "what"` or `#i "what"`. <paramref name="Line"/> counts from 1.</summary>
 internal sealed record Directive(string Name, string Argument, int Line)
 {
-    /// <summary>The lines that are its own: of #!value, those below it.</summary>
+    /// <summary>The lines that are its own, those below it: of #!value, #!html and #!markdown.</summary>
     public string Body { get; init; } = "";
+
+    public bool HasBody => Name is "html" or "markdown" || Name == "value" && !Argument.Contains("--from-", StringComparison.Ordinal);
 
     /// <summary>Whether it is about what the cell has done, and so comes after it.</summary>
     public bool IsLate => Name is "who" or "whos";
@@ -34,7 +36,7 @@ internal sealed record CellSource(string Code, IReadOnlyList<Directive> Directiv
             if (Read(lines[i].TrimEnd(), i + 1) is { } directive && !(inString ??= StringFinder(text))(start))
             {
                 lines[i] = "";
-                if (directive.Name == "value" && !directive.Argument.Contains("--from-", StringComparison.Ordinal))
+                if (directive.HasBody)
                 {
                     var end = Array.FindIndex(lines, i + 1, l => l.StartsWith("#!", StringComparison.Ordinal)) is var next && next < 0 ? lines.Length : next;
                     directive = directive with { Body = string.Join('\n', lines[(i + 1)..end]) };

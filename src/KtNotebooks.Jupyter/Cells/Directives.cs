@@ -15,6 +15,7 @@ internal static class Directives
         ("about", "show versions of the kernel, .NET and the compiler"),
         ("debug", "compile this and later cells without optimisation"),
         ("help", "show this list"),
+        ("html, #!markdown", "show the lines below as HTML or Markdown"),
         ("import", "FILE: run the C# of a notebook (.ipynb, .dib) or of a file (.cs, .csx)"),
         ("keep-old", "do not free the old values of variables that this cell declares again"),
         ("load", "\"file.csx\" as a line of its own: run a C# script here"),
@@ -29,7 +30,7 @@ internal static class Directives
     ];
 
     private static readonly string[] OtherLanguages =
-        ["fsharp", "f#", "pwsh", "powershell", "sql", "kql", "javascript", "js", "html", "mermaid", "markdown", "http", "python", "connect"];
+        ["fsharp", "f#", "pwsh", "powershell", "sql", "kql", "javascript", "js", "mermaid", "http", "python", "connect"];
 
     internal static async Task Run(Directive directive, CSharpSession session, Cell cell)
     {
@@ -48,6 +49,8 @@ internal static class Directives
             case "help": cell.Output.Page(Help()); break;
             case "about": cell.Output.Show(new MimeBundle(About()), null); break;
             case "r": await Reference(directive, session, cell); break;
+            case "html": cell.Output.Show(new MimeBundle(directive.Body).With("text/html", directive.Body), null); break;
+            case "markdown": cell.Output.Show(new MimeBundle(directive.Body).With("text/markdown", directive.Body), null); break;
             case "i": NuGetReferences.AddSource(directive.Argument); break;
             case "import": await session.Import(directive.Argument.Trim('"')); break;
             case "set": await ValueDirectives.Set(directive, session.Kernel); break;

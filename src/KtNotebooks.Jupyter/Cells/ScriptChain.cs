@@ -82,7 +82,7 @@ internal sealed class ScriptChain
         var root = written.GetRoot(cancel);
         CodeDepth.Check(root, code, label);
         SemanticModel? model = null;
-        Edit[] loops = [.. LoopPolls.In(root)], recursion = [.. RecursionGuards.In(root, IsVoid)];
+        Edit[] loops = [.. LoopPolls.In(root), .. ConsoleCalls.In(root, Model)], recursion = [.. RecursionGuards.In(root, IsVoid)];
         // Who returns what is guessed from the text: where the guess is wrong, the code is compiled without it.
         var submission = Emit(Woven(loops.Concat(recursion))) ?? (recursion.Length > 0 ? Emit(Woven(loops)) : null);
         if (submission is not null) return submission;
@@ -116,8 +116,10 @@ internal sealed class ScriptChain
                 HasValue(compilation, tree), woven);
         }
 
+        SemanticModel Model() => model ??= Follow(written, references).GetSemanticModel(written);
+
         bool IsVoid(AnonymousFunctionExpressionSyntax lambda) =>
-            (model ??= Follow(written, references).GetSemanticModel(written)).GetSymbolInfo(lambda, cancel).Symbol is IMethodSymbol { } method
+            Model().GetSymbolInfo(lambda, cancel).Symbol is IMethodSymbol { } method
             && (method.ReturnsVoid || method.IsAsync && method.ReturnType is not INamedTypeSymbol { IsGenericType: true });
 
         static Edit[] Woven(IEnumerable<Edit> edits) => [.. edits.OrderBy(e => e.Position)];

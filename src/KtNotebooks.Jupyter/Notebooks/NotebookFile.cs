@@ -1,3 +1,5 @@
+using System.Security.Cryptography;
+using System.Text;
 using System.Text.Encodings.Web;
 using System.Text.Json;
 using System.Text.Json.Nodes;
@@ -11,7 +13,12 @@ internal sealed class NotebookFile
 {
     private const string What = "a notebook";
     private static readonly JsonDocumentOptions Strict = new() { AllowDuplicateProperties = false };
-    private static readonly JsonSerializerOptions Json = new() { WriteIndented = true, IndentSize = 1, Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
+    private static readonly JsonSerializerOptions Format = new()
+    {
+        WriteIndented = true,
+        IndentSize = 1,
+        Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
+    };
     private static readonly string[] CSharp = ["c#", "csharp", "cs", ".net-csharp", KernelSpec.Name];
     private readonly JsonObject _root;
     private readonly string _path;
@@ -26,6 +33,17 @@ internal sealed class NotebookFile
 
     /// <summary>Of every kind, in order; may be added to.</summary>
     internal JsonArray Cells => (JsonArray)_root["cells"]!;
+
+    /// <summary>Of the code of all cells. Outputs belong to the code that they came from.</summary>
+    internal string CodeHash => Convert.ToHexStringLower(SHA256.HashData(
+        Encoding.UTF8.GetBytes(string.Join('\0', CodeCells.Select(c => Source(c).ReplaceLineEndings("\n").TrimEnd())))));
+
+    /// <summary>The hash of the code that the stored outputs are of; null where nobody has noted it.</summary>
+    internal string? OutputsOf
+    {
+        get => Text((_root["metadata"]!["ktnotebooks"] as JsonObject)?["outputs_of"]);
+        set => _root["metadata"]!["ktnotebooks"] = new JsonObject { ["outputs_of"] = value };
+    }
 
     internal IEnumerable<JsonObject> CodeCells => Cells.OfType<JsonObject>().Where(c => (string?)c["cell_type"] == "code");
 
@@ -53,12 +71,30 @@ internal sealed class NotebookFile
         return file;
     }
 
+    /// <summary>A new one, for our kernel.</summary>
+    internal static NotebookFile Of(params IEnumerable<JsonObject> cells)
+    {
+        var file = new NotebookFile(new JsonObject
+        {
+            ["cells"] = new JsonArray([.. cells]),
+            ["metadata"] = new JsonObject
+            {
+                ["kernelspec"] = new JsonObject { ["name"] = KernelSpec.Name, ["display_name"] = KernelSpec.DisplayName, ["language"] = "C#" },
+            },
+            ["nbformat"] = 4,
+        }, "");
+        file.Complete();
+        return file;
+    }
+
+    internal string Json => _root.ToJsonString(Format) + "\n";
+
     internal static string Source(JsonObject cell) => cell["source"] is JsonArray lines ? string.Concat(lines.Select(l => (string?)l))
         : (string?)cell["source"] ?? "";
 
     internal static IReadOnlyList<string> Tags(JsonObject cell) => [.. (cell["metadata"]?["tags"] as JsonArray ?? []).Select(t => (string)t!)];
 
-    internal void Write(string path) => AtomicFile.WriteText(path, _root.ToJsonString(Json) + "\n");
+    internal void Write(string path) => AtomicFile.WriteText(path, Json);
 
     private void CheckFormat()
     {

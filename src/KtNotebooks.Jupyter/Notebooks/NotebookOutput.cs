@@ -39,9 +39,9 @@ internal sealed class NotebookOutput : ICellOutput
         }
     }
 
-    public void Show(MimeBundle bundle, string? displayId) => Show(JupyterOutput.Data(bundle), displayId, []);
+    public void Show(MimeBundle bundle, string? displayId) => Show(JupyterOutput.Data(bundle), displayId, JupyterOutput.Metadata(bundle));
 
-    public void Update(MimeBundle bundle, string displayId) => Update(JupyterOutput.Data(bundle), displayId);
+    public void Update(MimeBundle bundle, string displayId) => Update(JupyterOutput.Data(bundle), displayId, JupyterOutput.Metadata(bundle));
 
     public void Clear(bool wait)
     {
@@ -66,8 +66,8 @@ internal sealed class NotebookOutput : ICellOutput
             case "stream": Write((string?)content["name"] ?? "stdout", (string?)content["text"] ?? ""); break;
             case "clear_output": Clear((bool?)content["wait"] ?? false); break;
             case "display_data": Show(Part(content, "data"), (string?)content["transient"]?["display_id"], Part(content, "metadata")); break;
-            case "update_display_data": Update(Part(content, "data"), (string?)content["transient"]?["display_id"] ?? ""); break;
-            case "execute_result": Result(Part(content, "data"), (int?)content["execution_count"] ?? 0); break;
+            case "update_display_data": Update(Part(content, "data"), (string?)content["transient"]?["display_id"] ?? "", Part(content, "metadata")); break;
+            case "execute_result": Result(Part(content, "data"), (int?)content["execution_count"] ?? 0, Part(content, "metadata")); break;
             case "error": Fail((string?)content["ename"], (string?)content["evalue"], (JsonArray?)content["traceback"]?.DeepClone() ?? []); break;
         }
 
@@ -76,7 +76,7 @@ internal sealed class NotebookOutput : ICellOutput
 
     internal void Finish(CellResult result, int count)
     {
-        if (result.Value is { } value) Result(JupyterOutput.Data(value), count);
+        if (result.Value is { } value) Result(JupyterOutput.Data(value), count, JupyterOutput.Metadata(value));
         if (result.Error is { } error) Fail(error.Name, error.Value, new JsonArray([.. error.Traceback.Select(l => (JsonNode)l)]));
     }
 
@@ -90,19 +90,19 @@ internal sealed class NotebookOutput : ICellOutput
         }
     }
 
-    private void Update(JsonObject data, string displayId)
+    private void Update(JsonObject data, string displayId, JsonObject metadata)
     {
         lock (_displays.Gate)
         {
-            foreach (var output in _displays.With(displayId)) output["data"] = data.DeepClone();
+            foreach (var output in _displays.With(displayId)) (output["data"], output["metadata"]) = (data.DeepClone(), metadata.DeepClone());
         }
     }
 
-    private void Result(JsonObject data, int count) => Put(new JsonObject
+    private void Result(JsonObject data, int count, JsonObject metadata) => Put(new JsonObject
     {
         ["output_type"] = "execute_result",
         ["execution_count"] = count,
-        ["metadata"] = new JsonObject(),
+        ["metadata"] = metadata,
         ["data"] = data,
     });
 

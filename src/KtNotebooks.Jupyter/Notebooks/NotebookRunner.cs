@@ -23,8 +23,10 @@ public static class NotebookRunner
     /// <param name="parameters">Values, name=value, for the cell with the tag `parameters`.</param>
     /// <param name="cancel">Interrupts the running cell and ends the run.</param>
     /// <param name="kernel">The name of an installed kernel, such as .net-csharp; null: our own, in this process.</param>
+    /// <param name="timeout">The longest that a cell may take; it is interrupted then, and the run ends.</param>
     /// <returns>Success if every code cell ran, apart from errors in cells tagged raises-exception; those tagged skip-execution are left out.</returns>
-    public static NotebookResult Run(string path, string? outputPath, IEnumerable<string> parameters, CancellationToken cancel, string? kernel = null)
+    public static NotebookResult Run(string path, string? outputPath, IEnumerable<string> parameters, CancellationToken cancel, string? kernel = null,
+        TimeSpan? timeout = null)
     {
         var values = new NotebookParameters(parameters);
         var notebook = NotebookFile.Read(path);
@@ -36,15 +38,19 @@ public static class NotebookRunner
             using INotebookKernel runs = kernel is null ? new SessionKernel()
                 : new KernelClient(kernel, Path.GetDirectoryName(Path.GetFullPath(path))!, cancel);
             if (runs.Language is { } language) notebook.Language = language;
-            return Run(notebook, runs, displays, cancel) with { Notes = notes };
+            return Run(notebook, runs, displays, timeout, cancel) with { Notes = notes };
         }
         finally
         {
-            if (outputPath is not null) displays.Settle(() => notebook.Write(outputPath));
+            if (outputPath is not null) displays.Settle(() =>
+            {
+                notebook.OutputsOf = notebook.CodeHash;
+                notebook.Write(outputPath);
+            });
         }
     }
 
-    private static NotebookResult Run(NotebookFile notebook, INotebookKernel kernel, Displays displays, CancellationToken cancel)
+    private static NotebookResult Run(NotebookFile notebook, INotebookKernel kernel, Displays displays, TimeSpan? timeout, CancellationToken cancel)
     {
         var count = 0;
         foreach (var cell in notebook.CodeCells)
@@ -58,9 +64,13 @@ public static class NotebookRunner
             if (string.IsNullOrWhiteSpace(source)) continue;
             count++;
             cell["execution_count"] = count;
+            using var patience = CancellationTokenSource.CreateLinkedTokenSource(cancel);
+            if (timeout is { } most) patience.CancelAfter(most);
             var error = cancel.IsCancellationRequested ? new CellError("Interrupted", "the run was cancelled", [])
-                : kernel.Execute(source, count, output, cancel);
-            if (error is not null && (!tags.Contains("raises-exception") || cancel.IsCancellationRequested))
+                : kernel.Execute(source, count, output, patience.Token);
+            if (error is not null && patience.IsCancellationRequested && !cancel.IsCancellationRequested)
+                error = new CellError("Timeout", $"the cell took longer than {timeout!.Value.TotalSeconds:0.#} s and was interrupted", []);
+            if (error is not null && (!tags.Contains("raises-exception") || patience.IsCancellationRequested))
             {
                 return new NotebookResult(false, count, $"code cell {count}: {error.Name}: {error.Value}");
             }

@@ -25,12 +25,17 @@ internal sealed class JupyterOutput(IoPub ioPub, byte[] parent, bool allowStdin)
 
     public void Clear(bool wait) => ioPub.Show("clear_output", parent, new JsonObject { ["wait"] = wait }, 0);
 
-    public void Page(string text) => Payload.Add((JsonNode)new JsonObject
+    /// <summary>Programs that run notebooks (nbclient, nbconvert) have no pager and take no input either: there the text is an output like others.</summary>
+    public void Page(string text)
     {
-        ["source"] = "page",
-        ["start"] = 0,
-        ["data"] = new JsonObject { ["text/plain"] = text },
-    });
+        if (!allowStdin) Show(new MimeBundle(text), null);
+        Payload.Add((JsonNode)new JsonObject
+        {
+            ["source"] = "page",
+            ["start"] = 0,
+            ["data"] = new JsonObject { ["text/plain"] = text },
+        });
+    }
 
     public string ReadLine(string prompt, bool password, CancellationToken cancel)
     {
@@ -67,10 +72,14 @@ internal sealed class JupyterOutput(IoPub ioPub, byte[] parent, bool allowStdin)
         return data;
     }
 
+    /// <summary>How large pictures are meant to be.</summary>
+    internal static JsonObject Metadata(MimeBundle bundle) =>
+        new(bundle.Metadata.Select(m => KeyValuePair.Create(m.Key, (JsonNode?)m.Value.DeepClone())));
+
     private static JsonObject Content(MimeBundle bundle, string? displayId) => new()
     {
         ["data"] = Data(bundle),
-        ["metadata"] = new JsonObject(),
+        ["metadata"] = Metadata(bundle),
         ["transient"] = displayId is null ? new JsonObject() : new JsonObject { ["display_id"] = displayId },
     };
 }

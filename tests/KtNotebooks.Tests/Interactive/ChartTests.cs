@@ -40,15 +40,17 @@ public class ChartTests
 
     [Theory]
     [MemberData(nameof(All))]
-    public void Every_chart_is_shown_as_svg_png_and_text_and_never_as_html(string name, Chart chart)
+    public void Every_chart_is_shown_for_plotly_as_svg_png_and_text_and_never_as_html(string name, Chart chart)
     {
         Assert.NotEmpty(name);
         var data = chart.Show().Data;
-        Assert.Equal(["image/png", "image/svg+xml", "text/plain"], data.Keys.Order());
+        Assert.Equal(["application/vnd.plotly.v1+json", "image/png", "image/svg+xml", "text/plain"], data.Keys.Order());
         var svg = XDocument.Parse((string)data["image/svg+xml"]);
         Assert.All(svg.Descendants().Attributes(), a => Assert.DoesNotContain("NaN", a.Value));
         Assert.All(svg.Descendants().Attributes(), a => Assert.DoesNotContain("Infinity", a.Value));
         Assert.DoesNotContain(svg.Descendants().Attributes(), a => a.Name.LocalName is "id" or "class");
+        Assert.DoesNotContain("NaN", svg.Root!.Elements().First().Value, StringComparison.Ordinal);
+        Assert.All(svg.Descendants().Where(e => e.Name.LocalName == "text" && e.Value.Length > 3), t => Assert.NotNull(t.Attribute("textLength")));
         var png = PngReader.Read((byte[])data["image/png"]);
         Assert.Equal(((int)(chart.Width * chart.PngScale), (int)(chart.Height * chart.PngScale)), (png.Width, png.Height));
         Assert.NotEmpty(chart.ToText());

@@ -79,7 +79,7 @@ public class HtmlReportTests
             File.WriteAllText(path, """
                 { "nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [
                   { "cell_type": "markdown", "metadata": {}, "source": ["# Chapter\n", "Some *prose*."] },
-                  { "cell_type": "code", "metadata": {}, "execution_count": 1, "source": "hidden code", "outputs": [
+                  { "cell_type": "code", "metadata": {}, "execution_count": 1, "source": "folded code", "outputs": [
                     { "output_type": "stream", "name": "stdout", "text": ["\u001b[32mgreen\u001b[0m <text>\n"] },
                     { "output_type": "display_data", "metadata": {}, "data": { "image/svg+xml": ["<?xml version=\"1.0\"?>",
                     "<svg><title>chart</title></svg>"], "text/plain": "curve" } },
@@ -92,11 +92,11 @@ public class HtmlReportTests
             Assert.Contains(">Chapter</h2>", html);
             Assert.Contains("<em>prose</em>", html);
             Assert.Contains("<pre>green &lt;text&gt;</pre>", html);
-            Assert.Contains("<figure><svg><title>chart</title></svg></figure>", html);
+            Assert.Contains("<figure><div class=\"scroll chart\"><svg><title>chart</title></svg></div></figure>", html);
             Assert.Contains("src=\"data:image/png;base64,iVBORw0KGgo=\"", html);
             Assert.Contains("<pre>42</pre>", html);
             Assert.Contains("<pre>Boom: it broke</pre>", html);
-            Assert.DoesNotContain("hidden code", html);
+            Assert.Contains("<details open><summary>code</summary><pre><code>folded code</code>", html);
         }
         finally
         {

@@ -142,7 +142,7 @@ public class LiveDisplayTests
         }
         Assert.InRange(host.Sent.Count, 7, 11);
         var last = host.Sent[^1].Bundle;
-        Assert.Equal(["image/png", "image/svg+xml", "text/plain"], last.Data.Keys.Order());
+        Assert.Equal(["application/vnd.plotly.v1+json", "image/png", "image/svg+xml", "text/plain"], last.Data.Keys.Order());
         Assert.Equal(640, (double)last.Metadata["image/png"]["width"]!);
         Assert.Contains("step 20/40 · loss 0.2 · lr 1e-4 · 7,812 tokens/s · 0:00:20 elapsed, 0:00:20 left", last.Text);
         Assert.Contains("eval: 1 point,", last.Text);

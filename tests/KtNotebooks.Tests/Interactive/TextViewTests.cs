@@ -27,7 +27,7 @@ public class TextViewTests
         var html = Parse(view.Show());
         Assert.DoesNotContain(html.DescendantsAndSelf(), e => e.Name.LocalName is "img" or "script");
         Assert.Contains("onerror='alert(1)'", html.Value);
-        Assert.DoesNotContain(html.DescendantsAndSelf().Attributes(), a => a.Name.LocalName is not "style");
+        Assert.DoesNotContain(html.DescendantsAndSelf().Attributes(), a => a.Name.LocalName is not ("style" or "color"));
     }
 
     [Fact]
@@ -75,10 +75,13 @@ public class TextViewTests
             [("<|im_start|>", false), ("user", false), ("\n", false), ("Hi", false), ("I", true), (" am", true), ("\n", true), ("<|im_end|>", true),
                 ("\n", false)]);
         Assert.Equal("<|im_start|>user↵\nHi⟦I am↵\n<|im_end|>⟧↵\n\n— 4 of 9 tokens trained (44.4 %); trained ones stand in ⟦ ⟧", view.ToText());
-        var spans = Parse(view.Show()).Descendants("span").ToArray();
+        var spans = Parse(view.Show()).Descendants().Where(e => e.Name.LocalName is "span" or "b").ToArray();
         Assert.Equal(9 + 2, spans.Length); // and the legend
         Assert.Equal(4 + 1, spans.Count(s => ((string)s.Attribute("style")!).Contains("#cfe6f7")));
-        Assert.Equal(2, spans.Count(s => ((string)s.Attribute("style")!).Contains("bold")));
+        Assert.Equal(2, spans.Count(s => ((string)s.Attribute("style")!).Contains("font-weight:bold")));
+        // Notebooks that are not trusted lose the styles: what is trained differs still.
+        Assert.All(spans, s => Assert.Equal(((string)s.Attribute("style")!).Contains("#cfe6f7"), s.Name.LocalName == "b"));
+        Assert.Equal(2, spans.Select(s => (string)s.Element("font")!.Attribute("color")!).Distinct().Count());
         Assert.Contains("0 of 0", new TokenView([]).ToText());
     }
 

@@ -63,6 +63,25 @@ public sealed class NotebookRunTests : IDisposable
         Assert.DoesNotContain("   at ", errors, StringComparison.Ordinal);
     }
 
+    [Fact]
+    public void Clearing_the_console_clears_the_output_and_help_is_shown_where_no_pager_is()
+    {
+        var cells = Run(["Console.WriteLine(\"gone\");\nfor (var i = 0; i < 2; i++) Console.Clear();\nConsole.WriteLine(\"here\");", "#!help"]);
+        Assert.Equal("here\n", (string?)Assert.Single(cells[0]["outputs"]!.AsArray())!["text"]);
+        Assert.Contains("#!lsmagic", Text(cells[1]), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Of_a_long_line_an_error_shows_the_place()
+    {
+        var notebook = Notebook([$"var a = \"{new string('x', 5000)}\"; int b = nothing;  // {new string('y', 5000)}"]);
+        notebook["cells"]![0]!["metadata"] = new JsonObject { ["tags"] = new JsonArray("raises-exception") };
+        var lines = Run(notebook)[0]["outputs"]![0]!["traceback"]!.AsArray().Select(l => ((string)l!).Replace("\e[31m", "").Replace("\e[0m", "")).ToArray();
+        var at = Array.FindIndex(lines, l => l.Contains("int b = nothing;", StringComparison.Ordinal));
+        Assert.InRange(lines[at].Length, 100, 200);
+        Assert.Equal(lines[at].IndexOf("nothing", StringComparison.Ordinal), lines[at + 1].IndexOf('^'));
+    }
+
     private JsonNode[] Run(string[] sources) => Run(Notebook(sources));
 
     private JsonNode[] Run(JsonObject notebook, params string[] options)

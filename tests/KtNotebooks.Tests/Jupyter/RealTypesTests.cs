@@ -1,5 +1,3 @@
-using System.Text;
-
 using KtNotebooks.Interactive;
 using KtNotebooks.Jupyter.Cells;
 
@@ -11,7 +9,7 @@ namespace KtNotebooks.Tests.Jupyter;
 public sealed class RealTypesTests : IDisposable
 {
     private readonly CSharpSession _session = new();
-    private readonly Collected _output = new();
+    private readonly CollectedOutput _output = new();
     private readonly DirectoryInfo _folder = Directory.CreateTempSubdirectory("kt-real-types-");
     private int _cells;
 
@@ -156,24 +154,4 @@ public sealed class RealTypesTests : IDisposable
     }
 
     private static (string, object) Forms(MimeBundle bundle) => (bundle.Text, bundle.Data["text/html"]);
-
-    /// <summary>What cells have shown, in order.</summary>
-    private sealed class Collected : ICellOutput
-    {
-        private readonly StringBuilder _text = new();
-
-        public List<(string What, MimeBundle Bundle, string? Id)> Seen { get; } = [];
-
-        public void Write(string stream, string text) => _text.Append(text);
-
-        public void Show(MimeBundle bundle, string? displayId) => Seen.Add(("show", bundle, displayId));
-
-        public void Update(MimeBundle bundle, string displayId) => Seen.Add(("update", bundle, displayId));
-
-        public void Clear(bool wait) => Seen.Clear();
-
-        public void Page(string text) => Write("stdout", text);
-
-        public string ReadLine(string prompt, bool password, CancellationToken cancel) => throw new NotSupportedException("nobody is there");
-    }
 }

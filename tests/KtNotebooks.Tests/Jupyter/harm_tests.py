@@ -201,12 +201,13 @@ class FirstNotebook(Kernel):
         root = os.path.dirname(os.path.abspath(__file__)).split("/tests/")[0]
         with open(os.path.join(root, "notebooks", "01-first-fine-tune.ipynb")) as file:
             cells = ["".join(c["source"]) for c in json.load(file)["cells"] if c["cell_type"] == "code"]
-        cell = {word: next(c for c in cells if word in c) for word in ("string[] questions", "TrainResult result", "EvalLoss is not", "FineTuneRun.Open", "var rows")}
+        cell = {word: next(c for c in cells if word in c) for word in ("string[] questions", "TrainResult result", "EvalLoss is not", "FineTuneRun.Open", "var rows", "var template", "string[] few")}
         out = os.path.join(os.environ["KT_TEST_FOLDER"], "notebook-01")
-        opened = cell["FineTuneRun.Open"].replace('"overwrite_output_dir=true"', f'"max_steps=5000", "output_dir={out}"')
+        opened = cell["FineTuneRun.Open"].replace('"overwrite_output_dir=true"', '"max_steps=5000"')
         self.assertIn("max_steps", opened)
         asks = cell["string[] questions"]
-        for code in (f'Directory.SetCurrentDirectory("{root}"); var lossBefore = 5.0;', cell["var rows"], opened):
+        settings = (cell["var template"], f'{cell["string[] few"]}\noutput = "{out}";')
+        for code in (f'Directory.SetCurrentDirectory("{root}"); var lossBefore = 5.0;', *settings, cell["var rows"], opened):
             reply, _ = self.run_cell(code, 60)
             self.assertEqual(reply["status"], "ok", reply.get("evalue"))
         base = self.value(asks)

@@ -1,16 +1,17 @@
+using System.ComponentModel;
+using System.Diagnostics;
 using System.Runtime.InteropServices;
 
 using KtNotebooks.Interop;
 using KtNotebooks.Interop.Cuda;
-using KtNotebooks.Planning;
 using KtNotebooks.Tensors;
 
-namespace KtNotebooks.Cli;
+namespace KtNotebooks.Planning;
 
 /// <summary>What this machine has of what the engine can use.</summary>
 /// <param name="Lines">Name and text, in the order in which a person reads them.</param>
 /// <param name="Advice">What is missing, and what to type for it.</param>
-internal sealed record MachineFacts(IReadOnlyList<(string What, string Text)> Lines, IReadOnlyList<string> Advice)
+public sealed record MachineFacts(IReadOnlyList<(string What, string Text)> Lines, IReadOnlyList<string> Advice)
 {
     public static MachineFacts Read()
     {
@@ -20,6 +21,7 @@ internal sealed record MachineFacts(IReadOnlyList<(string What, string Text)> Li
         Memory(lines, advice);
         lines.Add(("disk", $"{Machine.Size(Machine.Here(Environment.CurrentDirectory).DiskFree)} free in {Environment.CurrentDirectory}"));
         Gpus(lines, advice);
+        Fonts(lines, advice);
         return new MachineFacts(lines, advice);
     }
 
@@ -68,6 +70,25 @@ internal sealed record MachineFacts(IReadOnlyList<(string What, string Text)> Li
             }
         }
         lines.AddRange(CudaDevice.LoadedLibraries.Select(l => (l.Key, l.Value)));
+    }
+
+    /// <summary>Browsers take Chinese letters from the system, where there is a font that has them.</summary>
+    private static void Fonts(List<(string, string)> lines, List<string> advice)
+    {
+        try
+        {
+            var start = new ProcessStartInfo("fc-list", [":lang=zh", "family"]) { RedirectStandardOutput = true, RedirectStandardError = true };
+            using var list = Process.Start(start)!;
+            var family = list.StandardOutput.ReadLine();
+            list.StandardOutput.ReadToEnd();
+            list.WaitForExit();
+            lines.Add(("Chinese font", family is null ? "none" : family.Split(',')[0]));
+            if (family is null) advice.Add("no font has Chinese letters, so a browser on this machine shows boxes: sudo apt-get install -y fonts-noto-cjk");
+        }
+        catch (Win32Exception)
+        {
+            // No fontconfig, so this is no machine that people look at.
+        }
     }
 
     private static string Cpuinfo(string key) =>
