@@ -9,6 +9,7 @@ internal static class BenchCommands
     {
         BenchTrainCommand.Create(),
         BenchGenerateCommand.Create(),
+        BenchServeCommand.Create(),
         BenchExpertsCommand.Create(),
         BenchKernelsCommand.Create(),
         BenchCeilingCommands.CreatePcie(),

@@ -12,10 +12,8 @@ internal static class CommandLineErrors
     /// <summary>LLaMA-Factory's commands that kt has not, and what does their work here.</summary>
     private static readonly Dictionary<string, string> Elsewhere = new()
     {
-        ["api"] = "`kt chat CONFIG.yaml` talks with a model, `kt predict CONFIG.yaml` answers a whole data set",
-        ["webchat"] = "`kt chat CONFIG.yaml` talks with a model in the terminal, and the notebooks do in the browser (`kt kernel install`)",
         ["webui"] = "the notebooks show and steer a run in the browser (`kt kernel install`, then open notebooks/01-first-fine-tune.ipynb); `kt train "
-            + "CONFIG.yaml` does the same in the terminal",
+            + "CONFIG.yaml` does the same in the terminal, `kt webchat CONFIG.yaml` talks with what came of it",
     };
 
     public static string Describe(ParseResult parsed)

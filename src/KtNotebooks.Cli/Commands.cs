@@ -20,6 +20,8 @@ internal static class Commands
             TourCommand.Create(),
             TrainCommands.CreateTrain(),
             ChatCommand.Create(),
+            ApiCommand.Create(),
+            WebchatCommand.Create(),
             PredictCommand.Create(),
             EvalCommand.Create(),
             ReportCommand.Create(),

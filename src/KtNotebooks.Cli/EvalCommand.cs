@@ -55,6 +55,7 @@ internal static class EvalCommand
 
     private static IReadOnlyList<(string Name, double Value)> Model(string[] arguments, bool quiet, CancellationToken cancel)
     {
+        if (RemoteRun.Open(arguments, evaluates: true, cancel) is { } remote) return Remote(remote, quiet, cancel);
         using var run = quiet ? EvalRun.Open(null, arguments, cancel) : FileProgress.Load(report => EvalRun.Open(report, arguments, cancel), cancel);
         foreach (var line in run.Notes.Concat(run.LeftOut)) Console.Error.WriteLine(line);
         var watch = Stopwatch.StartNew();
@@ -68,6 +69,16 @@ internal static class EvalCommand
         var result = run.Run(cancel);
         if (!quiet) Console.WriteLine($"{result.Rows} rows in {TrainerLog.Duration(result.Elapsed)}, {result.Rows / result.Elapsed.TotalSeconds:F0} rows/s");
         return result.All;
+    }
+
+    private static IReadOnlyList<(string Name, double Value)> Remote(RemoteRun run, bool quiet, CancellationToken cancel)
+    {
+        using (run)
+        {
+            foreach (var line in run.Notes.Concat(run.LeftOut)) Console.Error.WriteLine(line);
+            if (!quiet) run.OnNote += Console.WriteLine;
+            return run.Evaluate(cancel).All;
+        }
     }
 
     private static void Print(IReadOnlyList<(string Name, double Value)> scores, bool json, string? save)

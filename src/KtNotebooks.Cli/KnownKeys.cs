@@ -14,6 +14,7 @@ internal static class KnownKeys
             "train" or "check" => KeyUse.Train,
             "plan" => KeyUse.Plan | KeyUse.Train, // a plan is made of a training file
             "chat" => KeyUse.Chat,
+            "api" or "webchat" or "serve" => KeyUse.Chat | KeyUse.Api,
             "predict" or "eval" => KeyUse.Predict,
             "export" => KeyUse.Export,
             "pretrain" => KeyUse.Pretrain,

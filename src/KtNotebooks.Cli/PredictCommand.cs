@@ -29,7 +29,8 @@ internal static class PredictCommand
             Console.WriteLine(RewardRun.Describe(FileProgress.Load(report => RewardRun.Run(arguments, report, Console.WriteLine, cancel), cancel)));
             return 0;
         }
-        using var run = FileProgress.Load(report => PredictRun.Open(report, arguments, cancel), cancel);
+        using var run = RemoteRun.Open(arguments, evaluates: false, cancel)
+            ?? FileProgress.Load<IPredictRun>(report => PredictRun.Open(report, arguments, cancel), cancel);
         foreach (var note in run.Notes) Console.WriteLine(note);
         foreach (var line in run.LeftOut) Console.Error.WriteLine(line);
         var result = ProgressLine.Follow("starting", line =>
@@ -38,11 +39,11 @@ internal static class PredictCommand
             run.OnProgress += p => line.Report(p.Done, p.Total, Describe(p));
             return run.Run(cancel);
         });
-        var output = run.Settings.OutputDir;
+        var output = run.OutputDir;
         if (result.Interrupted)
         {
             Console.WriteLine($"stopped with {result.Done} of {result.Total} rows; they are in {output}; the same "
-                + $"command{(run.Settings.Overwrite ? " with overwrite_output_dir=false" : "")} goes on from there");
+                + $"command{(run.Overwrite ? " with overwrite_output_dir=false" : "")} goes on from there");
             return Signals.Stopped;
         }
         Console.WriteLine($"done: {result.Generated} rows, {result.Tokens:N0} tokens in {TrainerLog.Duration(result.Elapsed)}, "

@@ -9,7 +9,8 @@ namespace KtNotebooks.DotNetInteractive;
 public static class CellScope
 {
     /// <summary>The assemblies of ours whose namespaces are imported.</summary>
-    public static IReadOnlyList<string> Assemblies { get; } = ["KtNotebooks.Engine", "KtNotebooks.Bench", "KtNotebooks.Course", "KtNotebooks.Interactive"];
+    public static IReadOnlyList<string> Assemblies { get; } = ["KtNotebooks.Engine", "KtNotebooks.Bench", "KtNotebooks.Course", "KtNotebooks.Interactive",
+        "KtNotebooks.Server"];
 
     /// <summary>The four that notebooks add most often to .NET Interactive's, this one, and all of ours.</summary>
     public static IEnumerable<string> Namespaces =>

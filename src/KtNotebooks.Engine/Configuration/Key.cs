@@ -28,6 +28,9 @@ public enum KeyUse
     Plan = 16,
     Pretrain = 32,
 
+    /// <summary>Beside all that chat reads.</summary>
+    Api = 64,
+
     /// <summary>Every command that runs a model.</summary>
     Model = Train | Chat | Predict | Plan,
 }
@@ -41,7 +44,7 @@ public enum KeyUse
 /// <param name="Uses">Who reads it; none for a key that does not act.</param>
 public sealed record Key(string Name, string Kind, string? Default, string Help, KeyEffect Effect, KeyUse Uses)
 {
-    /// <summary>The table that it stands in: model, data, method, training, generation, export, ktransformers, own.</summary>
+    /// <summary>The table that it stands in: model, data, method, training, generation, server, export, ktransformers, own.</summary>
     public string Group { get; init; } = "";
 
     /// <summary>LLaMA-Factory's default where ours is another one.</summary>

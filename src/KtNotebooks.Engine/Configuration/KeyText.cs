@@ -7,13 +7,15 @@ public static class KeyText
 {
     private static readonly (string Group, string Title)[] Groups =
     [
-        ("model", "Model"), ("data", "Data"), ("method", "Method"), ("training", "Training"), ("generation", "Generation"), ("export", "Export"),
+        ("model", "Model"), ("data", "Data"), ("method", "Method"), ("training", "Training"), ("generation", "Generation"), ("server", "Server"),
+        ("export", "Export"),
         ("ktransformers", "KTransformers"), ("own", "Our own"),
     ];
 
     private static readonly (KeyUse Use, string Command)[] Commands =
     [
-        (KeyUse.Train, "train"), (KeyUse.Chat, "chat"), (KeyUse.Predict, "predict, eval"), (KeyUse.Export, "export"), (KeyUse.Plan, "plan"),
+        (KeyUse.Train, "train"), (KeyUse.Chat, "chat, api"), (KeyUse.Api, "api"),
+        (KeyUse.Predict, "predict, eval"), (KeyUse.Export, "export"), (KeyUse.Plan, "plan"),
         (KeyUse.Pretrain, "pretrain"),
     ];
 

@@ -15,7 +15,7 @@ public static class Keys
     public static IReadOnlyList<Key> All { get; } =
     [
         .. In("model", ModelTable.Keys), .. In("data", DataTable.Keys), .. In("method", MethodTable.Keys), .. In("training", TrainingTable.Keys),
-        .. In("generation", GenerationTable.Keys),
+        .. In("generation", GenerationTable.Keys), .. In("server", ServerTable.Keys),
         .. In("export", ExportTable.Keys), .. In("ktransformers", KTransformersTable.Keys), .. In("own", OwnTable.Keys),
     ];
 

@@ -24,7 +24,7 @@ public sealed record EvalResult(ChoiceScores? Choices, (double Accuracy, double 
 public sealed class EvalRun : IDisposable
 {
     /// <summary>Enough to see that a letter stands alone.</summary>
-    private const int AnswerTokens = 4;
+    internal const int AnswerTokens = 4;
 
     private readonly PredictSettings _settings;
     private readonly List<Example> _examples;

@@ -1,11 +1,9 @@
 using System.Diagnostics;
-using System.Text.Json;
 
 using KtNotebooks.Data;
 using KtNotebooks.Files;
 using KtNotebooks.Generation;
 using KtNotebooks.Models;
-using KtNotebooks.Segmentation;
 using KtNotebooks.Tokenizers;
 using KtNotebooks.Weights;
 
@@ -29,7 +27,7 @@ public sealed record PredictResult(int Done, int Total, int Generated, long Toke
 /// Answers for every row of a data set, written as they finish: `kt predict FILE.yaml key=value` and the notebooks build this and call <see cref="Run"/>.
 /// Started again after a kill or Ctrl-C it goes on with the rows that are missing, to the same file as without.
 /// </summary>
-public sealed class PredictRun : IDisposable
+public sealed class PredictRun : IPredictRun
 {
     private readonly List<Example> _examples;
     private readonly SftEncoder _encoder;
@@ -47,6 +45,10 @@ public sealed class PredictRun : IDisposable
     public event Action<string>? OnNote;
 
     public PredictSettings Settings { get; }
+
+    public string OutputDir => Settings.OutputDir;
+
+    public bool Overwrite => Settings.Overwrite;
 
     public CausalLm Model { get; }
 
@@ -108,47 +110,10 @@ public sealed class PredictRun : IDisposable
         }
         var result = new PredictResult(log.Done, prompts.Length, log.Done - before, scheduler.Tokens, watch.Elapsed, null, interrupted);
         if (interrupted) return result;
-        result = result with { Scores = Score(encoded.Any(e => e.Answer.Length == 0), cancel) };
-        // A run that found all rows done has no speed; what the one that made them wrote stays.
-        if (result.Scores is { } scores) ResultsFile.Write(Settings.OutputDir, "predict", [.. scores.All, .. result.Generated > 0 ? Speed(result) : Noted()]);
-        return result;
+        return result with { Scores = PredictScores.Write(Settings.OutputDir, result, encoded.All(e => e.Answer.Length > 0), OnNote, cancel) };
     }
 
     public void Dispose() => Model.Dispose();
 
     private HashSet<int> StopIds() => [.. Settings.Model.Template.StopIds(Tokenizer), .. Tokenizer.EosId is { } eos ? [eos] : Array.Empty<int>()];
-
-    private TextScores? Score(bool unlabelled, CancellationToken cancel)
-    {
-        if (unlabelled)
-        {
-            OnNote?.Invoke("no scores: not every row has an answer to compare with");
-            return null;
-        }
-        try
-        {
-            return TextScores.Mean(TextScores.OfAll(Predictions.Read(Path.Combine(Settings.OutputDir, Predictions.FileName)), Jieba.Default, cancel));
-        }
-        catch (FileNotFoundException missing)
-        {
-            OnNote?.Invoke($"no scores: {missing.Message}");
-            return null;
-        }
-    }
-
-    private IEnumerable<(string, double)> Noted()
-    {
-        var path = Path.Combine(Settings.OutputDir, ResultsFile.NameOf("predict"));
-        if (!File.Exists(path)) return [];
-        const string Split = "predict_";
-        return ResultsFile.Read(path).Where(r => r.Key.StartsWith(Split, StringComparison.Ordinal) && r.Value?.GetValueKind() == JsonValueKind.Number)
-            .Select(r => (r.Key[Split.Length..], r.Value!.GetValue<double>()))
-            .Where(r => r.Item1 is "runtime" or "samples_per_second" or "tokens_per_second");
-    }
-
-    private static IEnumerable<(string, double)> Speed(PredictResult r) =>
-    [
-        ("runtime", Math.Round(r.Elapsed.TotalSeconds, 4)), ("samples_per_second", Math.Round(r.Generated / r.Elapsed.TotalSeconds, 3)),
-        ("tokens_per_second", Math.Round(r.Tokens / r.Elapsed.TotalSeconds, 3)),
-    ];
 }

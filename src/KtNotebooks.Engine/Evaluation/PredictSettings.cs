@@ -57,37 +57,42 @@ public sealed record PredictSettings(ModelKeys Model, Sampling Sampling, string?
     /// under the same name it is another one.
     /// </summary>
     /// <exception cref="ArgumentException">The folder holds predictions of other settings; the message names the first difference.</exception>
-    public void Claim()
+    public void Claim() => Claim(OutputDir, Overwrite, new JsonObject
     {
-        var path = Path.Combine(OutputDir, FileName);
-        var now = new JsonObject
-        {
-            ["model_name_or_path"] = Path.GetFullPath(Model.Path),
-            ["adapter_name_or_path"] = Model.Adapter is null ? null : Path.GetFullPath(Model.Adapter),
-            ["adapter_sha256"] = AdapterHash,
-            ["template"] = Model.Template.Name,
-            ["infer_dtype"] = Model.Type.ToString(),
-            ["default_system"] = System,
-            ["eval_dataset"] = Datasets,
-            ["cutoff_len"] = Cutoff,
-            ["max_samples"] = MaxSamples,
-            ["val_size"] = ValSize,
-            ["max_new_tokens"] = Sampling.MaxNewTokens,
-            ["do_sample"] = Sampling.DoSample,
-            ["temperature"] = Sampling.Temperature,
-            ["top_p"] = Sampling.TopP,
-            ["top_k"] = Sampling.TopK,
-            ["repetition_penalty"] = Sampling.RepetitionPenalty,
-            ["seed"] = Sampling.Seed,
-        };
+        ["model_name_or_path"] = Path.GetFullPath(Model.Path),
+        ["adapter_name_or_path"] = Model.Adapter is null ? null : Path.GetFullPath(Model.Adapter),
+        ["adapter_sha256"] = AdapterHash,
+        ["template"] = Model.Template.Name,
+        ["infer_dtype"] = Model.Type.ToString(),
+        ["default_system"] = System,
+        ["eval_dataset"] = Datasets,
+        ["cutoff_len"] = Cutoff,
+        ["max_samples"] = MaxSamples,
+        ["val_size"] = ValSize,
+        ["max_new_tokens"] = Sampling.MaxNewTokens,
+        ["do_sample"] = Sampling.DoSample,
+        ["temperature"] = Sampling.Temperature,
+        ["top_p"] = Sampling.TopP,
+        ["top_k"] = Sampling.TopK,
+        ["repetition_penalty"] = Sampling.RepetitionPenalty,
+        ["seed"] = Sampling.Seed,
+    });
+
+    /// <inheritdoc cref="Claim()"/>
+    /// <param name="folder">output_dir.</param>
+    /// <param name="overwrite">Begin again.</param>
+    /// <param name="now">What decides the predictions.</param>
+    internal static void Claim(string folder, bool overwrite, JsonObject now)
+    {
+        var path = Path.Combine(folder, FileName);
         const string Otherwise = "choose another output_dir, or overwrite_output_dir=true to begin again";
-        if (Overwrite) PredictionLog.Clear(OutputDir);
-        else if (File.Exists(Path.Combine(OutputDir, Predictions.FileName)))
+        if (overwrite) PredictionLog.Clear(folder);
+        else if (File.Exists(Path.Combine(folder, Predictions.FileName)))
         {
             var noted = Noted(path, Otherwise)
-                ?? throw new ArgumentException($"{OutputDir} holds {Predictions.FileName} without {FileName}, so nobody knows how it was made; {Otherwise}");
+                ?? throw new ArgumentException($"{folder} holds {Predictions.FileName} without {FileName}, so nobody knows how it was made; {Otherwise}");
             foreach (var (key, before, after) in NotedSettings.Differences(noted, now))
-                throw new ArgumentException($"{OutputDir} holds predictions made with {key} {before}, now it is {after}; {Otherwise}");
+                throw new ArgumentException($"{folder} holds predictions made with {key} {before}, now it is {after}; {Otherwise}");
         }
         NotedSettings.Write(path, now);
     }

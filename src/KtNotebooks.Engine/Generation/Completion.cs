@@ -46,6 +46,12 @@ public sealed class Completion
     /// <summary>The text so far, without the stop text; empty where the scheduler has no tokenizer. Whole when it is done.</summary>
     public string Text => _text.ToString();
 
+    /// <summary>The stop text that ended it; null: none did.</summary>
+    public string? StopText => _stops.Match;
+
+    /// <summary>How many tokens have been drawn so far.</summary>
+    public int Count => _ids.Count - Request.Prompt.Count;
+
     /// <summary>Tokens of the prompt that were found in the cache and not computed.</summary>
     public int CachedTokens { get; internal set; }
 

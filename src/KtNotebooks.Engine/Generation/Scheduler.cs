@@ -10,37 +10,6 @@ using KtNotebooks.Tokenizers;
 
 namespace KtNotebooks.Generation;
 
-/// <summary>How a <see cref="Scheduler"/> shares a model.</summary>
-public sealed record SchedulerSettings
-{
-    /// <summary>Sequences at once.</summary>
-    public int Slots { get; init; } = 1;
-
-    /// <summary>Requests that may wait; one more is refused.</summary>
-    public int Waiting { get; init; } = int.MaxValue;
-
-    /// <summary>Rows of prompts in one pass; a longer prompt joins alone, or is cut where <see cref="CutPrompts"/> says so.</summary>
-    public int PromptRows { get; init; } = 4096;
-
-    /// <summary>Prompts run in pieces of at most <see cref="PromptRows"/>, so that a long one does not hold up others.</summary>
-    public bool CutPrompts { get; init; }
-
-    /// <summary>Tokens that the cache holds at most; null: as many as all slots can need. A sequence that finds no room waits.</summary>
-    public long? CacheTokens { get; init; }
-
-    /// <summary>Tokens that are kept in the cache for requests that begin alike, when no sequence uses them.</summary>
-    public long IdleTokens { get; init; } = 16384;
-
-    /// <summary>
-    /// On the CPU a sequence becomes the same, bit for bit, whatever runs beside it, wherever prompts are cut and whatever the cache held already. Slower where
-    /// few rows run: for one conversation this is off.
-    /// </summary>
-    public bool RowsAlike { get; init; } = true;
-
-    /// <summary>Steps of one token a sequence are recorded as CUDA graphs and replayed, where the model is on one card: the same bits, sooner.</summary>
-    public bool RecordSteps { get; init; } = true;
-}
-
 /// <summary>
 /// The one way in which tokens are generated: chat, predictions, evaluation and the API add requests, and each <see cref="Step"/> runs one pass of the model
 /// for all of them (continuous batching).
@@ -67,6 +36,7 @@ public sealed class Scheduler : IDisposable
     private readonly StepReplay? _replay;
     private readonly Lock _gate = new();
     private readonly LinkedList<Completion> _waiting = new();
+    private readonly Queue<Action> _posted = new();
     private readonly SemaphoreSlim _added = new(0);
     private readonly List<Completion> _running = []; // oldest first
     private readonly List<Completion> _ended = [];
@@ -160,6 +130,21 @@ public sealed class Scheduler : IDisposable
         return [.. Enumerable.Range(0, n).Select(i => Add(i == 0 ? request : request with { Sampling = request.Sampling.Of(i) }))];
     }
 
+    /// <summary>
+    /// Runs something between two steps, on the thread that steps, so that it may change the model: adapters that come and go. From any thread. It must not
+    /// throw: a step would fail with it.
+    /// </summary>
+    public void Post(Action between)
+    {
+        ArgumentNullException.ThrowIfNull(between);
+        lock (_gate)
+        {
+            ObjectDisposedException.ThrowIf(_disposed, this);
+            _posted.Enqueue(between);
+        }
+        _added.Release();
+    }
+
     /// <summary>One pass for all that run. False: there was nothing to do.</summary>
     public bool Step()
     {
@@ -169,6 +154,7 @@ public sealed class Scheduler : IDisposable
         {
             using var invariant = _settings.RowsAlike ? Cpu.RowInvariant() : null;
             _ended.Clear();
+            RunPosted();
             Renew();
             DropCancelled();
             Admit();
@@ -308,6 +294,17 @@ public sealed class Scheduler : IDisposable
         _replay?.Dispose();
         _cache.Dispose();
         _added.Dispose();
+    }
+
+    private void RunPosted()
+    {
+        while (true)
+        {
+            Action next;
+            lock (_gate)
+                if (!_posted.TryDequeue(out next!)) return;
+            next();
+        }
     }
 
     private void Renew()

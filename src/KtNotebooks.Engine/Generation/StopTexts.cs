@@ -9,7 +9,10 @@ internal sealed class StopTexts(IReadOnlyList<string> stops)
     private string _held = "";
 
     /// <summary>Whether one has been found; nothing comes after it.</summary>
-    public bool Found { get; private set; }
+    public bool Found => Match is not null;
+
+    /// <summary>The one that was found; null: none yet.</summary>
+    public string? Match { get; private set; }
 
     /// <summary>Takes a piece; returns what is certain to stand before any stop text.</summary>
     public string Push(string piece)
@@ -20,10 +23,10 @@ internal sealed class StopTexts(IReadOnlyList<string> stops)
         var (at, end) = (-1, int.MaxValue);
         foreach (var stop in stops)
             if (text.IndexOf(stop, StringComparison.Ordinal) is >= 0 and var i && (i + stop.Length, i).CompareTo((end, at)) < 0)
-                (at, end) = (i, i + stop.Length);
+                (at, end, Match) = (i, i + stop.Length, stop);
         if (at >= 0)
         {
-            (Found, _held) = (true, "");
+            _held = "";
             return text[..at];
         }
         var keep = 0;

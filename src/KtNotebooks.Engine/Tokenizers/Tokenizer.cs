@@ -145,7 +145,8 @@ public sealed partial class Tokenizer : Microsoft.ML.Tokenizers.Tokenizer
     public bool IsSpecial(int id) => (uint)id < (uint)_special.Length && _special[id];
 
     /// <summary>The bytes that a token stands for.</summary>
-    internal ReadOnlySpan<byte> Bytes(int id)
+    /// <exception cref="ArgumentOutOfRangeException">The id is not in the vocabulary.</exception>
+    public ReadOnlySpan<byte> Bytes(int id)
     {
         if ((uint)id >= (uint)_texts.Length || _texts[id] is not { } text)
             throw new ArgumentOutOfRangeException(null, $"The tokenizer has no token {id}; its ids go from 0 to {VocabSize - 1}.");

@@ -27,6 +27,7 @@ internal static class Framework
         typeof(Microsoft.AspNetCore.Html.IHtmlContent).Assembly, typeof(Microsoft.DotNet.Interactive.Kernel).Assembly,
         typeof(Microsoft.DotNet.Interactive.Formatting.Formatter).Assembly, typeof(System.Reactive.Unit).Assembly, typeof(CellScope).Assembly,
         typeof(Framework).Assembly, typeof(Microsoft.ML.Tokenizers.Tokenizer).Assembly, typeof(Microsoft.Data.Analysis.DataFrame).Assembly,
+        typeof(Microsoft.Extensions.AI.IChatClient).Assembly, typeof(Microsoft.Extensions.Logging.ILogger).Assembly,
         typeof(System.Numerics.Tensors.TensorPrimitives).Assembly,
     ];
 

@@ -39,10 +39,11 @@ public partial class DirectionTests
     private static readonly Dictionary<string, string[]> Projects = new()
     {
         ["KtNotebooks.Engine"] = [],
-        ["KtNotebooks.Bench"] = ["KtNotebooks.Engine"],
+        ["KtNotebooks.Bench"] = ["KtNotebooks.Engine", "KtNotebooks.Server"], // it measures what they do
         ["KtNotebooks.Course"] = ["KtNotebooks.Engine"],
         ["KtNotebooks.Interactive"] = ["KtNotebooks.Engine"],
-        ["KtNotebooks.DotNetInteractive"] = ["KtNotebooks.Interactive", "KtNotebooks.Bench", "KtNotebooks.Course"], // cells can use all of them
+        // Cells can use all of them.
+        ["KtNotebooks.DotNetInteractive"] = ["KtNotebooks.Interactive", "KtNotebooks.Bench", "KtNotebooks.Course", "KtNotebooks.Server"],
         ["KtNotebooks"] = ["KtNotebooks.DotNetInteractive"],
         ["KtNotebooks.Jupyter"] = ["KtNotebooks.DotNetInteractive"],
         ["KtNotebooks.Server"] = ["KtNotebooks.Engine"],

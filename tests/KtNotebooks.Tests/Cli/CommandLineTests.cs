@@ -28,8 +28,6 @@ public class CommandLineTests
         Assert.Equal(message, CommandLineErrors.Describe(Commands.Parse(Commands.Create(), arguments)));
 
     [Theory]
-    [InlineData("api", "`kt chat CONFIG.yaml` talks with a model, `kt predict CONFIG.yaml` answers a whole data set")]
-    [InlineData("webchat", "`kt chat CONFIG.yaml` talks with a model in the terminal")]
     [InlineData("webui", "the notebooks show and steer a run in the browser")]
     public void Names_what_does_the_work_of_LLaMA_Factory_s_other_commands(string command, string instead) =>
         Assert.StartsWith($"there is no command '{command}': {instead}", CommandLineErrors.Describe(Commands.Parse(Commands.Create(), [command, "x.yaml"])),

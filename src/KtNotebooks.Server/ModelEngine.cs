@@ -1,0 +1,261 @@
+using System.Collections.Concurrent;
+using System.Security.Cryptography;
+
+using KtNotebooks.Configuration;
+using KtNotebooks.Data;
+using KtNotebooks.Generation;
+using KtNotebooks.Lora;
+using KtNotebooks.Models;
+using KtNotebooks.Nn;
+using KtNotebooks.Tokenizers;
+using KtNotebooks.Weights;
+
+namespace KtNotebooks.Server;
+
+/// <summary>
+/// A model that answers many requests at once: base and adapters by name, on one <see cref="Scheduler"/> that one thread steps. Requests join and leave
+/// between two passes.
+/// <code>
+/// endpoint ─▶ ModelRequest ─▶ prompt, sampling, mask (any thread) ─▶ Scheduler (its thread) ─▶ Completion ─▶ AnswerReader ─▶ endpoint
+/// </code>
+/// </summary>
+public sealed class ModelEngine : IDisposable
+{
+    private readonly Scheduler _scheduler;
+    private readonly Thread _thread;
+    private readonly CancellationTokenSource _stop = new();
+    private readonly ConcurrentDictionary<string, ServedModel> _models = new(StringComparer.Ordinal);
+    private readonly bool _owned;
+    private Tuple<long, string?> _fingerprint = Tuple.Create<long, string?>(-1, null);
+    private int _active, _draining, _disposed;
+
+    /// <param name="model">What generates, with its adapters loaded under names.</param>
+    /// <param name="tokenizer">Of the model.</param>
+    /// <param name="template">How conversations are told to it.</param>
+    /// <param name="settings">Null: defaults.</param>
+    /// <param name="owned">The model is freed with the engine.</param>
+    public ModelEngine(CausalLm model, Tokenizer tokenizer, Template template, EngineSettings? settings = null, bool owned = false)
+    {
+        ArgumentNullException.ThrowIfNull(model);
+        (Model, Tokenizer, Template, Settings, _owned) = (model, tokenizer, template, settings ?? new EngineSettings(), owned);
+        var adapters = NamedAdapters.Of(model);
+        Serve(Settings.BaseName, Pass.BaseModel);
+        foreach (var name in adapters) Serve(name, name);
+        if (Settings.ModelName is { } named && !_models.ContainsKey(named)) Serve(named, adapters is [var first, ..] ? first : Pass.BaseModel);
+        _scheduler = new Scheduler(model, tokenizer, new SchedulerSettings
+        {
+            Slots = Settings.Slots,
+            Waiting = Settings.Waiting,
+            PromptRows = Settings.PromptRows,
+            CutPrompts = true,
+            CacheTokens = Settings.CacheTokens,
+            IdleTokens = Settings.CacheTokens,
+        });
+        Prompts = new PromptBuilder(this);
+        Adapters = new AdapterDoor(this);
+        Telemetry = new EngineTelemetry(this);
+        _thread = new Thread(() => _scheduler.Loop(_stop.Token)) { IsBackground = true, Name = "kt engine" };
+        _thread.Start();
+    }
+
+    public CausalLm Model { get; }
+
+    public Tokenizer Tokenizer { get; }
+
+    public Template Template { get; }
+
+    public EngineSettings Settings { get; }
+
+    /// <summary>What a person should know about how it was loaded.</summary>
+    public IReadOnlyList<string> Notes { get; private init; } = [];
+
+    /// <summary>The names that requests may ask for: the server's own, the base's, the adapters'.</summary>
+    public IReadOnlyList<ServedModel> Models =>
+        [.. _models.Values.OrderBy(m => m.Name != Settings.ModelName).ThenBy(m => m.Name != Settings.BaseName).ThenBy(m => m.Name, StringComparer.Ordinal)];
+
+    /// <summary>What is behind all answers: it changes when base or adapters do.</summary>
+    public string Fingerprint
+    {
+        get
+        {
+            var (version, text) = _fingerprint;
+            if (version == WeightVersion.Current && text is not null) return text;
+            version = WeightVersion.Current;
+            text = "fp_" + Convert.ToHexStringLower(SHA256.HashData(System.Text.Encoding.UTF8.GetBytes(
+                $"{typeof(ModelEngine).Assembly.GetName().Version}/{Model.Info}/{Model.Type}/{version}")))[..10];
+            _fingerprint = Tuple.Create<long, string?>(version, text);
+            return text;
+        }
+    }
+
+    /// <summary>Adapters that come and go by request.</summary>
+    public AdapterDoor Adapters { get; }
+
+    public EngineTelemetry Telemetry { get; }
+
+    public int Running => _scheduler.Running;
+
+    public int Waiting => _scheduler.Waiting;
+
+    public long CacheBytes => _scheduler.CacheBytes;
+
+    /// <summary>Requests that are being answered.</summary>
+    public int Active => Volatile.Read(ref _active);
+
+    public bool IsDraining => Volatile.Read(ref _draining) != 0;
+
+    internal PromptBuilder Prompts { get; }
+
+    /// <summary>Loads base and adapters as a config or key=value pairs say: the keys of `kt chat`.</summary>
+    public static ModelEngine Open(params string[] arguments) => Open(Configuration.Settings.Read(arguments));
+
+    /// <param name="c">Its keys that are the model's and the engine's are read; the caller finishes it.</param>
+    /// <param name="finish">Called before anything is loaded, returns notes.</param>
+    /// <param name="loading">Told how far the model has come in.</param>
+    public static ModelEngine Open(Settings c, Func<IReadOnlyList<string>>? finish = null, Action<WorkProgress>? loading = null)
+    {
+        var (keys, sampling, _, asMade) = ChatSession.ReadKeys(c);
+        var settings = ServerKeys.ReadEngine(c, keys, sampling);
+        var notes = finish is null ? c.Finish("kt api") : finish();
+        keys.Check();
+        var (model, tokenizer) = (keys with { Adapters = [] }).Load(loading); // adapters lie beside each other here
+        try
+        {
+            NamedAdapters.Load(model, keys.Adapters, keys.Log);
+            return new ModelEngine(model, tokenizer, keys.Template, settings, owned: true) { Notes = [.. notes, .. asMade, .. keys.Notes, .. model.Notes] };
+        }
+        catch
+        {
+            model.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>The model of a name.</summary>
+    /// <exception cref="ApiException">404, with the names that there are.</exception>
+    public ServedModel Find(string name) => _models.TryGetValue(name, out var model) ? model
+        : throw new ApiException(404, $"the model '{(name.Length <= 80 ? name : name[..77] + "…")}' is not served here; there are "
+            + string.Join(", ", Models.Select(m => m.Name)), "model", "model_not_found");
+
+    /// <summary>Puts a request in the line; returns when it stands there. Answers are read from what it returns.</summary>
+    /// <exception cref="ApiException">It cannot be answered (400, 404), too many wait (429), or the server ends (503).</exception>
+    public async Task<Reply> StartAsync(ModelRequest request)
+    {
+        ArgumentNullException.ThrowIfNull(request);
+        if (IsDraining) throw Ending();
+        var model = Find(request.Model);
+        var prompt = Prompts.Build(request);
+        var trace = EngineTelemetry.Begin(request, model);
+        Interlocked.Increment(ref _active);
+        model.Enter();
+        try
+        {
+            var completions = await OnThread(() => AddAll(prompt, model.Adapter, request.N));
+            var reads = completions.Select((c, i) => new Answer(i, c, prompt.NewReader(), !request.ParallelCalls)).ToArray();
+            return new Reply(request, model, reads, reply =>
+            {
+                Leave(model);
+                Telemetry.End(trace, reply);
+            });
+        }
+        catch (Exception error)
+        {
+            Leave(model);
+            Telemetry.Fail(trace, error);
+            throw;
+        }
+    }
+
+    /// <summary>What was kept of earlier prompts is computed again when it comes again: for measurements.</summary>
+    public static void ForgetPrompts() => WeightVersion.Change();
+
+    /// <summary>New requests are refused from now on; returns when all that there are have been answered, or when it is cancelled.</summary>
+    public async Task DrainAsync(CancellationToken cancel)
+    {
+        Volatile.Write(ref _draining, 1);
+        while (Active > 0 && !cancel.IsCancellationRequested) await Task.Delay(20, CancellationToken.None);
+    }
+
+    public void Dispose()
+    {
+        if (Interlocked.Exchange(ref _disposed, 1) != 0) return;
+        Volatile.Write(ref _draining, 1);
+        _stop.Cancel();
+        _thread.Join();
+        _scheduler.Dispose();
+        Adapters.Dispose();
+        Telemetry.Dispose();
+        _stop.Dispose();
+        if (_owned) Model.Dispose();
+    }
+
+    /// <summary>Does something on the thread that steps, between two passes.</summary>
+    internal async Task<T> OnThread<T>(Func<T> act)
+    {
+        var done = new TaskCompletionSource<T>(TaskCreationOptions.RunContinuationsAsynchronously);
+        try
+        {
+            _scheduler.Post(() =>
+            {
+                try
+                {
+                    done.TrySetResult(act());
+                }
+#pragma warning disable CA1031 // Whoever waits hears it.
+                catch (Exception error)
+#pragma warning restore CA1031
+                {
+                    done.TrySetException(error);
+                }
+            });
+        }
+        catch (ObjectDisposedException)
+        {
+            throw Ending();
+        }
+        using (_stop.Token.Register(() => done.TrySetException(Ending()))) return await done.Task;
+    }
+
+    /// <exception cref="ArgumentException">The name is taken.</exception>
+    internal ServedModel Serve(string name, string adapter, string? path = null)
+    {
+        var model = new ServedModel(name, adapter, path);
+        return _models.TryAdd(name, model) ? model
+            : throw new ArgumentException($"two models would be served as '{name}'; name the adapter yourself: NAME=PATH");
+    }
+
+    internal void Withdraw(ServedModel model) => _models.TryRemove(KeyValuePair.Create(model.Name, model));
+
+    private static ApiException Ending() => new(503, "the server is shutting down") { RetryAfter = 10 };
+
+    private List<Completion> AddAll(Prompt prompt, string adapter, int n)
+    {
+        List<Completion> added = [];
+        try
+        {
+            for (var i = 0; i < n; i++) added.Add(_scheduler.Add(prompt.Of(i) with { Adapter = adapter }));
+            return added;
+        }
+        catch (Exception error)
+        {
+            foreach (var one in added) one.Cancel();
+            throw error switch
+            {
+                ArgumentException => new ApiException(400, error.Message, null,
+                    error.Message.StartsWith("the prompt has", StringComparison.Ordinal) ? "context_length_exceeded" : "invalid_value"),
+                ObjectDisposedException => Ending(),
+                InvalidOperationException => new ApiException(429, $"{Settings.Waiting} requests wait already; come back later", null, "queue_full")
+                {
+                    RetryAfter = 1,
+                },
+                _ => error,
+            };
+        }
+    }
+
+    private void Leave(ServedModel model)
+    {
+        model.Leave();
+        Interlocked.Decrement(ref _active);
+    }
+}

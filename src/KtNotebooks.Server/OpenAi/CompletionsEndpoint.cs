@@ -1,0 +1,161 @@
+using System.Text.Json;
+using System.Text.Json.Serialization;
+
+using KtNotebooks.Generation;
+using KtNotebooks.Server.Http;
+
+namespace KtNotebooks.Server.OpenAi;
+
+/// <summary>POST /v1/completions: text that goes on, without a template. Several prompts are several requests in one.</summary>
+internal sealed class CompletionsEndpoint(ModelEngine engine)
+{
+    private const int MostPrompts = 64;
+
+    public async Task Handle(RequestContext c)
+    {
+        var f = new JsonFields(await c.ReadAsync());
+        var request = RequestFields.ReadSampling(f, new ModelRequest { Model = f.RequiredText("model") }) with
+        {
+            MaxTokens = f.Int("max_tokens", 1) ?? 16, // OpenAI's default
+            Logprobs = f.Int("logprobs", 0, RequestFields.MostLikeliest),
+        };
+        request = RequestFields.ReadFormat(f.Object("response_format"), request, format => format.Object("json_schema") ?? throw format.Missing("json_schema"));
+        var prompts = Prompts(f);
+        var echo = f.Flag("echo") ?? false;
+        if (echo && request.Logprobs is not null) throw ApiException.Unsupported("echo", "with logprobs: those of a prompt are not computed");
+        if (f.Int("best_of", 1) is { } best && best != request.N) throw ApiException.Unsupported("best_of", "answers are not ranked; n gives several");
+        f.Refuse("suffix", "text is not filled in, it goes on");
+        var stream = f.Flag("stream") ?? false;
+        var usage = f.Object("stream_options") is { } options && StreamUsage(options, stream);
+        RequestFields.RefuseServiceFields(f);
+        f.Finish();
+        List<Reply> replies = [];
+        try
+        {
+            foreach (var prompt in prompts) replies.Add(await c.StartAsync(engine, request with { Ids = prompt }));
+            var id = $"cmpl-{Guid.NewGuid():N}";
+            if (stream) await Stream(c, replies, id, echo, usage);
+            else await Whole(c, replies, id, echo);
+        }
+        finally
+        {
+            foreach (var reply in replies) reply.Dispose();
+        }
+    }
+
+    private static bool StreamUsage(JsonFields options, bool stream)
+    {
+        if (!stream) throw ApiException.Wrong("stream_options", "needs stream: true");
+        var usage = options.Flag("include_usage") ?? false;
+        options.Refuse("include_obfuscation", "answers are not padded", "false");
+        options.Finish();
+        return usage;
+    }
+
+    private async Task Whole(RequestContext c, List<Reply> replies, string id, bool echo)
+    {
+        await Task.WhenAll(replies.Select(r => r.ReadToEndAsync(c.Cancel)));
+        var choices = replies.SelectMany((reply, p) => reply.Answers.Select(a => new TextChoice((p * reply.Answers.Count) + a.Index,
+            (echo ? Prompt(reply) : "") + a.Text, LogprobsOf(reply.Request, a.Tokens, 0), EngineTelemetry.Word(a.Reason))));
+        await c.WriteAsync(Say(replies, id, [.. choices]) with { Usage = UsageOf(replies) }, CompletionJson.Wire.TextCompletion);
+    }
+
+    private async Task Stream(RequestContext c, List<Reply> replies, string id, bool echo, bool usage)
+    {
+        // One prompt after another, as each is read; all are computed at once.
+        for (var p = 0; p < replies.Count; p++)
+        {
+            var reply = replies[p];
+            var (tokens, offsets) = (reply.Answers.Select(_ => new List<GeneratedToken>()).ToArray(), new int[reply.Answers.Count]);
+            if (echo) foreach (var answer in reply.Answers) Write(reply, answer, Prompt(reply), null);
+            await foreach (var (answer, part) in reply.ReadAsync(c.Cancel))
+            {
+                if (part is TokenPart token)
+                {
+                    tokens[answer.Index].Add(token.Token);
+                    continue;
+                }
+                Write(reply, answer, part is TextPart text ? text.Text : "", part is null ? EngineTelemetry.Word(answer.Reason) : null);
+                await c.Events.FlushAsync(c.Cancel);
+            }
+
+            void Write(Reply from, Answer answer, string text, string? reason)
+            {
+                var logprobs = LogprobsOf(from.Request, tokens[answer.Index], offsets[answer.Index]);
+                offsets[answer.Index] += text.Length;
+                tokens[answer.Index].Clear();
+                c.Events.Write(null, Say(replies, id, [new TextChoice((p * from.Answers.Count) + answer.Index, text, logprobs, reason)]),
+                    CompletionJson.Wire.TextCompletion);
+            }
+        }
+        if (usage) c.Events.Write(null, Say(replies, id, []) with { Usage = UsageOf(replies) }, CompletionJson.Wire.TextCompletion);
+        c.Events.WriteText("[DONE]");
+        await c.Events.FlushAsync(c.Cancel);
+    }
+
+    private IReadOnlyList<IReadOnlyList<int>> Prompts(JsonFields f)
+    {
+        var prompt = f.Required("prompt");
+        if (prompt.ValueKind == JsonValueKind.String) return [Encode(prompt.GetString()!)];
+        var list = f.List("prompt");
+        if (list.Count == 0) throw ApiException.Wrong("prompt", "must not be empty");
+        if (list[0].Value.ValueKind == JsonValueKind.Number) return [Ids(list)];
+        if (list.Count > MostPrompts) throw ApiException.Wrong("prompt", $"may hold {MostPrompts} prompts, but holds {list.Count}");
+        return [.. list.Select(one => one.Value.ValueKind switch
+        {
+            JsonValueKind.String => Encode(one.Value.GetString()!),
+            JsonValueKind.Array => Ids([.. one.Value.EnumerateArray().Select((v, i) => (v, $"{one.Path}[{i}]"))]),
+            _ => throw new ApiException(400, $"{one.Path} must be a text or a list of tokens, but is {JsonFields.Kind(one.Value)}", one.Path, "invalid_type"),
+        })];
+    }
+
+    private int[] Encode(string text) => engine.Tokenizer.Encode(text, addSpecial: true);
+
+    private static int[] Ids(IReadOnlyList<(JsonElement Value, string Path)> list) => [.. list.Select(v =>
+        v.Value.ValueKind == JsonValueKind.Number && v.Value.TryGetInt32(out var id) ? id : throw ApiException.Wrong(v.Path, "must be a token's number"))];
+
+    private string Prompt(Reply reply) => engine.Tokenizer.Decode([.. reply.Request.Ids!], skipSpecial: true);
+
+    private TextLogprobs? LogprobsOf(ModelRequest request, IReadOnlyList<GeneratedToken> tokens, int from)
+    {
+        if (request.Logprobs is not { } wanted) return null;
+        GeneratedToken[] drawn = [.. tokens.Where(t => t.Id is not null)];
+        string[] texts = [.. drawn.Select(t => Logprobs.Text(t.Id!.Value, engine.Tokenizer))];
+        var offsets = new int[drawn.Length];
+        for (var i = 0; i < drawn.Length; i++) offsets[i] = i == 0 ? from : offsets[i - 1] + texts[i - 1].Length;
+        return new TextLogprobs(texts, [.. drawn.Select(t => t.Logprob ?? 0)], wanted == 0 ? null : [.. drawn.Select(t => Top(t))], offsets);
+    }
+
+    private Dictionary<string, float> Top(GeneratedToken token)
+    {
+        Dictionary<string, float> top = [];
+        foreach (var (id, logprob) in token.Likeliest ?? []) top.TryAdd(Logprobs.Text(id, engine.Tokenizer), logprob);
+        return top;
+    }
+
+    private TextCompletion Say(List<Reply> replies, string id, IReadOnlyList<TextChoice> choices) => new(id, "text_completion",
+        replies[0].Created.ToUnixTimeSeconds(), replies[0].Model.Name, choices, engine.Fingerprint);
+
+    private static ChatUsage UsageOf(List<Reply> replies)
+    {
+        var all = replies.Select(r => r.Usage).ToList();
+        return ChatUsage.Of(new Usage(all.Sum(u => u.Prompt), all.Sum(u => u.Cached), all.Sum(u => u.Drawn), all.Sum(u => u.Thought)));
+    }
+}
+
+internal sealed record TextCompletion(string Id, string Object, long Created, string Model, IReadOnlyList<TextChoice> Choices, string SystemFingerprint)
+{
+    [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)]
+    public ChatUsage? Usage { get; init; }
+}
+
+internal sealed record TextChoice(int Index, string Text, TextLogprobs? Logprobs, string? FinishReason);
+
+internal sealed record TextLogprobs(IReadOnlyList<string> Tokens, IReadOnlyList<float> TokenLogprobs, IReadOnlyList<Dictionary<string, float>>? TopLogprobs,
+    IReadOnlyList<int> TextOffset);
+
+[JsonSerializable(typeof(TextCompletion))]
+internal sealed partial class CompletionJson : JsonSerializerContext
+{
+    public static readonly CompletionJson Wire = new(WireOptions.Snake());
+}

@@ -1,0 +1,143 @@
+using System.Globalization;
+using System.Text.Json;
+
+using KtNotebooks.Server.Http;
+
+namespace KtNotebooks.Server.OpenAi;
+
+/// <summary>The fields that OpenAI's endpoints share, and those that vLLM and LLaMA-Factory have beside them.</summary>
+internal static class RequestFields
+{
+    public const int MostStops = 16, MostAnswers = 128, MostLikeliest = 20;
+
+    /// <summary>temperature, top_p, top_k, min_p, the penalties, seed, do_sample, stop, stop_token_ids, logit_bias, n, user.</summary>
+    public static ModelRequest ReadSampling(JsonFields f, ModelRequest request)
+    {
+        var user = f.Text("user");
+        return request with
+        {
+            Temperature = f.Number("temperature", 0, 2),
+            TopP = Positive(f, "top_p"),
+            TopK = f.Int("top_k", -1) is { } k ? Math.Max(k, 0) : null, // −1: all, as vLLM has it
+            MinP = f.Number("min_p", 0, 1),
+            PresencePenalty = f.Number("presence_penalty", -2, 2),
+            FrequencyPenalty = f.Number("frequency_penalty", -2, 2),
+            RepetitionPenalty = f.Number("repetition_penalty", 0.01, 100),
+            DoSample = f.Flag("do_sample"),
+            Seed = Seed(f),
+            Stops = Stops(f, "stop"),
+            StopIds = Ids(f, "stop_token_ids"),
+            LogitBias = Bias(f),
+            N = f.Int("n", 1, MostAnswers) ?? 1,
+            User = f.Text("safety_identifier") ?? user,
+        };
+    }
+
+    /// <summary>top_p, which must be above 0.</summary>
+    public static double? Positive(JsonFields f, string name) => f.Number(name, 0, 1) switch
+    {
+        0 => throw ApiException.Wrong(f.At(name), "must be above 0"),
+        var value => value,
+    };
+
+    public static IReadOnlyList<string> Stops(JsonFields f, string name)
+    {
+        var stops = f.Texts(name, MostStops);
+        return stops.Contains("") ? throw ApiException.Wrong(f.At(name), "a stop text must not be empty") : stops;
+    }
+
+    /// <summary>Fields of OpenAI's that say nothing about an answer, or that only its own service has.</summary>
+    public static void RefuseServiceFields(JsonFields f)
+    {
+        f.Refuse("service_tier", "there is one", "auto", "default");
+        f.Refuse("store", "answers are not kept", "false");
+        f.Text("prompt_cache_key"); // what begins alike is found without it
+        f.Word("prompt_cache_retention", "in_memory", "in-memory");
+    }
+
+    /// <summary>response_format of chat, text.format of responses: what `type` says, and where the schema lies.</summary>
+    public static ModelRequest ReadFormat(JsonFields? format, ModelRequest request, Func<JsonFields, JsonFields> schemaOf)
+    {
+        if (format is null) return request;
+        switch (format.RequiredText("type"))
+        {
+            case "text":
+                format.Finish();
+                return request;
+            case "json_object":
+                format.Finish();
+                return request with { Json = true };
+            case "json_schema":
+                var holder = schemaOf(format);
+                holder.RequiredText("name");
+                holder.Text("description");
+                holder.Flag("strict"); // the schema holds, whatever it says
+                var schema = holder.Required("schema");
+                holder.Finish();
+                format.Finish();
+                return request with { Schema = schema.Clone() };
+            default:
+                throw ApiException.Wrong(format.At("type"), "must be one of text, json_object, json_schema");
+        }
+    }
+
+    /// <summary>A tool's function: name, description, parameters, strict.</summary>
+    public static Tool ReadTool(JsonFields function, string parameters = "parameters")
+    {
+        var name = function.RequiredText("name");
+        if (name.Length is 0 or > 64 || name.Any(c => !char.IsAsciiLetterOrDigit(c) && c is not ('_' or '-' or '.')))
+            throw ApiException.Wrong(function.At("name"), "must have 1 to 64 letters, digits, _, - or .");
+        var description = function.Text("description");
+        var schema = function.Any(parameters);
+        if (schema is { ValueKind: not JsonValueKind.Object }) throw function.Type(parameters, "an object", schema.Value);
+        return new Tool(name, description, Complete(schema), function.Flag("strict") ?? false);
+    }
+
+    /// <exception cref="ApiException">Two have one name.</exception>
+    public static IReadOnlyList<Tool> Distinct(IReadOnlyList<Tool> tools, string at)
+    {
+        if (tools.GroupBy(t => t.Name).FirstOrDefault(g => g.Count() > 1) is { } twice) throw ApiException.Wrong(at, $"two tools are named '{twice.Key}'");
+        return tools;
+    }
+
+    /// <summary>The name of a tool that must be called.</summary>
+    public static string Known(string name, IReadOnlyList<Tool> tools, string at) => tools.Any(t => t.Name == name) ? name
+        : throw ApiException.Wrong(at, $"there is no tool '{name}'");
+
+    /// <summary>Templates describe every tool by an object with properties.</summary>
+    private static JsonElement Complete(JsonElement? schema)
+    {
+        if (schema is { } given && given.TryGetProperty("properties", out var properties) && properties.ValueKind == JsonValueKind.Object) return given.Clone();
+        if (schema is { } other && other.EnumerateObject().Any(p => p.Name is not ("type" or "properties" or "additionalProperties" or "$schema" or "title"
+            or "description" or "required")))
+            throw ApiException.Wrong("tools", "the parameters of a tool must be an object with properties");
+        using var empty = JsonDocument.Parse("""{"type":"object","properties":{}}""");
+        return empty.RootElement.Clone();
+    }
+
+    private static ulong? Seed(JsonFields f)
+    {
+        if (f.Any("seed") is not { } value) return null;
+        if (value.ValueKind != JsonValueKind.Number || !value.TryGetInt64(out var seed)) throw f.Type("seed", "a whole number", value);
+        return unchecked((ulong)seed);
+    }
+
+    private static IReadOnlyList<int> Ids(JsonFields f, string name) => [.. f.List(name, MostStops).Select(v =>
+        v.Value.ValueKind == JsonValueKind.Number && v.Value.TryGetInt32(out var id) ? id : throw ApiException.Wrong(v.Path, "must be a token's number"))];
+
+    private static Dictionary<int, float> Bias(JsonFields f)
+    {
+        if (f.Any("logit_bias") is not { } map) return [];
+        if (map.ValueKind != JsonValueKind.Object) throw f.Type("logit_bias", "an object", map);
+        Dictionary<int, float> bias = [];
+        foreach (var entry in map.EnumerateObject())
+        {
+            if (!int.TryParse(entry.Name, NumberStyles.None, CultureInfo.InvariantCulture, out var id))
+                throw ApiException.Wrong("logit_bias", "its keys must be numbers of tokens");
+            if (entry.Value.ValueKind != JsonValueKind.Number || !entry.Value.TryGetDouble(out var value) || Math.Abs(value) > 100)
+                throw ApiException.Wrong($"logit_bias.{id}", "must be a number from -100 to 100");
+            bias[id] = (float)value;
+        }
+        return bias;
+    }
+}

@@ -1,0 +1,55 @@
+using KtNotebooks.Configuration;
+using KtNotebooks.Generation;
+
+namespace KtNotebooks.Server;
+
+/// <summary>
+/// The keys of `kt api`, and the variables by which LLaMA-Factory has them: API_HOST, API_PORT, API_KEY, API_MODEL_NAME, API_VERBOSE, MAX_CONCURRENT. A key
+/// that is given stands above its variable.
+/// </summary>
+public static class ServerKeys
+{
+    /// <summary>What the engine reads; <see cref="ModelKeys"/> reads the model's own.</summary>
+    public static EngineSettings ReadEngine(Settings c, ModelKeys model, Sampling sampling)
+    {
+        ArgumentNullException.ThrowIfNull(c);
+        ArgumentNullException.ThrowIfNull(model);
+        return new EngineSettings
+        {
+            BaseName = Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(model.Path))),
+            ModelName = Text(c, "api_model_name", "API_MODEL_NAME"),
+            Slots = c.MaybePositive("api_slots") ?? Variable("MAX_CONCURRENT") ?? c.Int("api_slots"),
+            Waiting = c.Positive("api_queue"),
+            PromptRows = c.Positive("api_prompt_rows"),
+            CacheTokens = c.Positive("api_cache_tokens"),
+            AdapterFolders = c.List("api_adapter_folders") ?? [],
+            Sampling = sampling,
+            SeedGiven = c.Has("seed"),
+        };
+    }
+
+    /// <summary>Who may ask, and how much.</summary>
+    public static ApiSettings ReadApi(Settings c)
+    {
+        ArgumentNullException.ThrowIfNull(c);
+        var port = c.MaybeInt("api_port") ?? Variable("API_PORT") ?? c.Int("api_port");
+        if (port is < 0 or > 65535) throw c.Has("api_port") ? c.Wrong("api_port", "from 0 to 65535") : new ArgumentException($"API_PORT is {port}");
+        return new ApiSettings
+        {
+            Host = Text(c, "api_host", "API_HOST") ?? c.TextOrDefault("api_host"),
+            Port = port,
+            Keys = c.List("api_key") ?? (Environment.GetEnvironmentVariable("API_KEY") is { Length: > 0 } key ? [key] : []),
+            Origins = c.List("api_cors") ?? [],
+            MaxBody = (long)(c.Number("api_max_body_mb") * (1 << 20)),
+            Timeout = TimeSpan.FromSeconds(c.Positive("api_timeout")),
+            Verbose = c.Has("api_verbose") ? c.Flag("api_verbose")
+                : Environment.GetEnvironmentVariable("API_VERBOSE")?.ToLowerInvariant() is "1" or "true" or "y",
+        };
+    }
+
+    private static string? Text(Settings c, string key, string variable) =>
+        c.Text(key) ?? (Environment.GetEnvironmentVariable(variable) is { Length: > 0 } given ? given : null);
+
+    private static int? Variable(string name) => Environment.GetEnvironmentVariable(name) is not { Length: > 0 } given ? null
+        : int.TryParse(given, out var number) && number >= 0 ? number : throw new ArgumentException($"{name} must be a whole number, but is '{given}'");
+}
