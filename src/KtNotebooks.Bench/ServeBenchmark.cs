@@ -59,7 +59,7 @@ public sealed class ServeBenchmark : IAsyncDisposable
         if (settings.Prompt + settings.Tokens >= engine.Model.Info.MaxPositions || settings.LongPrompt + 2 >= engine.Model.Info.MaxPositions)
             throw new ArgumentException($"the model has {engine.Model.Info.MaxPositions} positions, which is too few for these prompts and tokens");
         var watch = Stopwatch.StartNew();
-        var server = await ApiServer.StartAsync(engine, new ApiSettings { Port = 0, Timeout = TimeSpan.FromHours(1) }, new NoLog());
+        var server = await ApiServer.StartAsync(engine, new ApiSettings { Port = 0, Timeout = TimeSpan.FromHours(1) });
         var http = new HttpClient(new SocketsHttpHandler { MaxConnectionsPerServer = int.MaxValue })
         {
             BaseAddress = server.Url,
@@ -187,13 +187,4 @@ public sealed class ServeBenchmark : IAsyncDisposable
     }
 
     private IEnumerable<int> Stops(Tokenizer tokenizer) => _engine.Template.StopIds(tokenizer).Concat(tokenizer.EosId is { } eos ? [eos] : []).Distinct();
-
-    private sealed class NoLog : Microsoft.Extensions.Logging.ILoggerProvider
-    {
-        public Microsoft.Extensions.Logging.ILogger CreateLogger(string categoryName) => Microsoft.Extensions.Logging.Abstractions.NullLogger.Instance;
-
-        public void Dispose()
-        {
-        }
-    }
 }

@@ -34,7 +34,7 @@ internal static class ApiCommand
         var api = ServerKeys.ReadApi(c);
         using var engine = FileProgress.Load(report => ModelEngine.Open(c, () => c.Finish("kt api"), report), cancel);
         foreach (var note in said.Concat(engine.Notes)) Console.WriteLine(note);
-        await using var server = await ApiServer.StartAsync(engine, api);
+        await using var server = await ApiServer.StartAsync(engine, api with { LogsToConsole = true });
         if (!api.IsLoopback && api.Keys.Count == 0)
             Console.WriteLine($"whoever reaches {api.Host}:{server.Url.Port} can use it: no api_key is given");
         Console.WriteLine($"serving {string.Join(", ", engine.Models.Select(m => m.Name))} at {server.Url}v1; Ctrl-C ends");

@@ -36,7 +36,7 @@ public sealed class ApiServer : IAsyncDisposable
     /// <summary>Starts to listen.</summary>
     /// <param name="engine">Not owned.</param>
     /// <param name="settings">Null: defaults.</param>
-    /// <param name="log">A line a request, and what goes wrong; null: on the console.</param>
+    /// <param name="log">A line a request, and what goes wrong; null: as <see cref="ApiSettings.LogsToConsole"/> says.</param>
     /// <exception cref="IOException">The port is taken, or the address is none of this machine.</exception>
     public static async Task<ApiServer> StartAsync(ModelEngine engine, ApiSettings? settings = null, ILoggerProvider? log = null)
     {
@@ -45,7 +45,7 @@ public sealed class ApiServer : IAsyncDisposable
         var builder = WebApplication.CreateSlimBuilder(new WebApplicationOptions { Args = [] });
         builder.Logging.ClearProviders();
         if (log is not null) builder.Logging.AddProvider(log);
-        else builder.Logging.AddSimpleConsole(o => (o.SingleLine, o.TimestampFormat) = (true, "HH:mm:ss "));
+        else if (settings.LogsToConsole) builder.Logging.AddSimpleConsole(o => (o.SingleLine, o.TimestampFormat) = (true, "HH:mm:ss "));
         builder.Logging.AddFilter("Microsoft", LogLevel.Warning);
         builder.WebHost.UseSetting(WebHostDefaults.ServerUrlsKey, "");
         builder.WebHost.ConfigureKestrel(kestrel =>

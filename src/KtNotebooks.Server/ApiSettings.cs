@@ -23,6 +23,9 @@ public sealed record ApiSettings
     /// <summary>An answer that takes longer is ended.</summary>
     public TimeSpan Timeout { get; init; } = TimeSpan.FromMinutes(10);
 
+    /// <summary>A line a request on the console, where nothing else takes the log.</summary>
+    public bool LogsToConsole { get; init; }
+
     /// <summary>Requests are logged with their texts.</summary>
     public bool Verbose { get; init; }
 
