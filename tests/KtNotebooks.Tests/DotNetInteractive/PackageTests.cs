@@ -10,7 +10,8 @@ namespace KtNotebooks.Tests.DotNetInteractive;
 public sealed class PackageTests(Packed packed)
 {
     private static readonly string[] All =
-        ["KtNotebooks", "KtNotebooks.Bench", "KtNotebooks.Course", "KtNotebooks.DotNetInteractive", "KtNotebooks.Engine", "KtNotebooks.Interactive"];
+        ["KtNotebooks", "KtNotebooks.Bench", "KtNotebooks.Course", "KtNotebooks.DotNetInteractive", "KtNotebooks.Engine", "KtNotebooks.Interactive",
+            "KtNotebooks.Server"];
 
     [Fact]
     public void There_is_a_package_for_every_project_that_others_may_use()
