@@ -69,6 +69,10 @@ public class RunKeyEffectTests(Workplace place) : IClassFixture<Workplace>
         ["model_revision"] = "HubCacheTests",
         ["adapter_name_or_path"] = "PredictAdapterTests, AdapterExportTests",
         ["log_level"] = "AdapterLogTests",
+        ["api_base"] = "RemoteKeysTests, ServedAdapterTests",
+        ["api_model_name"] = "RemoteKeysTests, ServedAdapterTests",
+        ["api_key"] = "RemoteKeysTests",
+        ["api_concurrency"] = "RemoteKeysTests",
     };
 
     public static TheoryData<string> SaidKeys => [.. Said.Keys];
