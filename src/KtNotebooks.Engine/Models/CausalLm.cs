@@ -80,9 +80,7 @@ public sealed class CausalLm(ModelInfo info, DType type, Embedding embedding, IR
 
     /// <summary>
     /// Fails when a file that weights are mapped from has been cut. Asked at every pass, and in training at every visit of a stage, but ten times a second at
-    /// most. One that is cut within a
-    /// visit
-    /// still ends the process (SIGBUS); only weights that are copied into memory are safe from that.
+    /// most. One that is cut within a visit still ends the process (SIGBUS); only weights that are copied into memory are safe from that.
     /// </summary>
     /// <exception cref="InvalidDataException">One has.</exception>
     internal void RequireWhole()

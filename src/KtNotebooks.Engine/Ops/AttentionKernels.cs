@@ -127,18 +127,17 @@ internal static class AttentionKernels
         var part = single is null ? (int)Math.Max(SmallestPart, (long)T * lists.Rows.Longest * H / (card.Multiprocessors * 16L) / 32 * 32)
             : (int)Math.Max(1, (long)T * lists.Rows.Longest * blocks / (card.Multiprocessors * 2L) / PageTable.Rows) * PageTable.Rows;
         var align = single is null ? 32 : PageTable.Rows;
-        var slots = lists.On(device, ("part slots", window, part, align), at => Parts(at, window, part, align).First);
-        var cut = lists.On(device, ("parts", window, part, align), at => Numbers(Parts(at, window, part, align).Tiles));
-        var count = cut.Count / TileInts;
+        var parts = lists.On(device, ("parts", window, part, align), at => Parts(at, window, part, align));
+        var (slots, cut, count) = (parts.Pointer, (nint)(parts.Pointer + (FirstInts(T) * sizeof(int))), (parts.Count - FirstInts(T)) / TileInts);
         using var sums = Tensor.Empty(DType.F32, device, count, H, R);
         using var lses = Tensor.Empty(DType.F32, device, count, H);
         if (single is not null)
             single.Kernel(card, SingleQueries, "attention_query").Launch((count, blocks, 1), single.Threads, single.SharedBytes, q.Pointer, k.Pointer,
-                v.Pointer, sums.Pointer, lses.Pointer, cut.Pointer, H, Hk, pages.Pointer, scale);
+                v.Pointer, sums.Pointer, lses.Pointer, cut, H, Hk, pages.Pointer, scale);
         else RowByRow.Kernel(card, "attention_parts", options)
-            .Launch(count * H, 32, q.Pointer, k.Pointer, v.Pointer, sums.Pointer, lses.Pointer, cut.Pointer, H, Hk, keyPitch, valuePitch, pages.Pointer,
+            .Launch(count * H, 32, q.Pointer, k.Pointer, v.Pointer, sums.Pointer, lses.Pointer, cut, H, Hk, keyPitch, valuePitch, pages.Pointer,
                 scale);
-        RowByRow.Kernel(card, "attention_join", options).Launch((T, H), 128, sums.Pointer, lses.Pointer, slots.Pointer, o.Pointer, lse.Pointer, H);
+        RowByRow.Kernel(card, "attention_join", options).Launch((T, H), 128, sums.Pointer, lses.Pointer, slots, o.Pointer, lse.Pointer, H);
     }
 
     /// <summary>The page numbers, and zeros up to what sequences of <see cref="PassRows.Longest"/> rows would have.</summary>
@@ -150,15 +149,15 @@ internal static class AttentionKernels
     }
 
     /// <summary>
-    /// Every query's keys in parts of at most so many, the first from a multiple of <paramref name="align"/> on; First [T + 1] says where each query's parts
-    /// begin. As many tiles as sequences of
-    /// <see cref="PassRows.Longest"/> rows would have: those behind the last part see no key.
+    /// Every query's keys in parts of at most so many, the first from a multiple of <paramref name="align"/> on: where each query's parts begin, [T + 1] in the
+    /// place of <see cref="FirstInts"/>, then their tiles. As many tiles as sequences of <see cref="PassRows.Longest"/> rows would have: those behind the
+    /// last part see no key.
     /// </summary>
-    private static (List<Tile> Tiles, int[] First) Parts(PassRows at, int window, int part, int align)
+    private static int[] Parts(PassRows at, int window, int part, int align)
     {
         var (starts, table) = (at.SeqStarts, at.Table);
         List<Tile> parts = [];
-        var first = new int[starts[^1] + 1];
+        var first = new int[FirstInts(starts[^1])];
         for (var s = 0; s + 1 < starts.Length; s++)
             for (var t = starts[s]; t < starts[s + 1]; t++)
             {
@@ -173,8 +172,11 @@ internal static class AttentionKernels
         var keys = window == 0 ? at.Longest : Math.Min(at.Longest, window + align - 1);
         var most = starts[^1] * ((keys + part - 1) / part);
         while (parts.Count < most) parts.Add(new Tile(0, 1, 0, 0, -1, parts.Count) { Window = NoWindow });
-        return (parts, first);
+        return [.. first, .. Numbers(parts)];
     }
+
+    /// <summary>Numbers before the tiles: T + 1, rounded up so that tiles begin at a multiple of 16 bytes.</summary>
+    private static int FirstInts(int queries) => (queries + TileInts) / TileInts * TileInts;
 
     /// <summary>What sinks do to a result, in place: see <see cref="Attention"/>.</summary>
     public static void Sink(Tensor o, Tensor lse, Tensor sinks) =>
