@@ -61,6 +61,9 @@ internal sealed partial class Chromium : IDisposable
         }
     }
 
+    /// <summary>What the page's console and its policy complain of.</summary>
+    public List<string> Complaints { get; } = [];
+
     public Task Go(string url) => Send("Page.navigate", new JsonObject { ["url"] = url });
 
     /// <summary>The value of a JavaScript expression, as JSON can say it.</summary>
@@ -82,17 +85,23 @@ internal sealed partial class Chromium : IDisposable
             if (clock.Elapsed.TotalSeconds > seconds)
             {
                 await Picture("failed");
-                Assert.Fail($"not within {seconds} s: {expression}");
+                Assert.Fail($"not within {seconds} s: {expression}; {string.Join('\n', Complaints)}");
             }
             await Task.Delay(100, TestContext.Current.CancellationToken);
         }
     }
 
+    /// <summary>Text into what has the focus.</summary>
+    public Task Type(string text) => Send("Input.insertText", new JsonObject { ["text"] = text });
+
     public async Task Press(string key, int code, bool shift = false)
     {
         foreach (var type in (string[])["rawKeyDown", "keyUp"])
-            await Send("Input.dispatchKeyEvent",
-                new JsonObject { ["type"] = type, ["key"] = key, ["code"] = key, ["windowsVirtualKeyCode"] = code, ["modifiers"] = shift ? 8 : 0 });
+        {
+            var press = new JsonObject { ["type"] = type, ["key"] = key, ["code"] = key, ["windowsVirtualKeyCode"] = code, ["modifiers"] = shift ? 8 : 0 };
+            if (key == "Enter" && type != "keyUp") (press["type"], press["text"]) = ("keyDown", "\r"); // a page hears of it as of a letter
+            await Send("Input.dispatchKeyEvent", press);
+        }
     }
 
     /// <summary>From now on the page has no network.</summary>
@@ -148,7 +157,7 @@ internal sealed partial class Chromium : IDisposable
         using var made = await http.PutAsync(new Uri($"http://127.0.0.1:{port}/json/new?about:blank"), null);
         var target = JsonNode.Parse(await made.Content.ReadAsStringAsync())!;
         await _socket.ConnectAsync(new Uri((string)target["webSocketDebuggerUrl"]!), CancellationToken.None);
-        foreach (var domain in (string[])["Page", "Runtime", "Network"]) await Send($"{domain}.enable", []);
+        foreach (var domain in (string[])["Page", "Runtime", "Network", "Log"]) await Send($"{domain}.enable", []);
     }
 
     private async Task<JsonNode> Send(string method, JsonObject parameters)
@@ -160,8 +169,9 @@ internal sealed partial class Chromium : IDisposable
         await _socket.SendAsync(Encoding.UTF8.GetBytes(call.ToJsonString()), WebSocketMessageType.Text, true, patience.Token);
         while (true)
         {
-            var answer = JsonNode.Parse(await Receive(patience.Token))!; // events in between are nobody's
-            if ((int?)answer["id"] != id) continue;
+            var answer = JsonNode.Parse(await Receive(patience.Token))!;
+            if ((string?)answer["method"] is "Runtime.exceptionThrown" or "Log.entryAdded") Complaints.Add(answer["params"]!.ToJsonString());
+            if ((int?)answer["id"] != id) continue; // other events are nobody's
             Assert.True(answer["error"] is null, $"{method}: {answer["error"]?.ToJsonString()}");
             return answer["result"]!;
         }
