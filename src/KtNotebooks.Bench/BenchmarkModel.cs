@@ -1,5 +1,6 @@
 using KtNotebooks.Experts;
 using KtNotebooks.Formats;
+using KtNotebooks.Interop;
 using KtNotebooks.Models;
 using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
@@ -25,7 +26,11 @@ internal sealed class BenchmarkModel : IDisposable
         int count;
         using (var empty = ModelFolder.Shape(config)) count = empty.Info.Layers;
         Device DeviceOf(string name) => deviceOf(name, count);
-        Model = ModelFolder.Build(config, new PatternWeights(DeviceOf, format) { Tiles = executor == ExecutorKind.Cpu }, DType.BF16);
+        Model = ModelFolder.Build(config, new PatternWeights(DeviceOf, format)
+        {
+            Tiles = executor == ExecutorKind.Cpu,
+            Unmade = executor is ExecutorKind.Streamed or ExecutorKind.Split && DeviceOf("model.layers.0").Kind == DeviceKind.Cuda,
+        }, DType.BF16);
         foreach (var banks in Model.All().OfType<ExpertBank>().GroupBy(b => DeviceOf(b.Path)).Where(b => b.Key.Kind == DeviceKind.Cuda))
         {
             if (executor == ExecutorKind.Resident) ExpertExecutors.Keep([.. banks], banks.Key, DType.BF16);
@@ -34,6 +39,7 @@ internal sealed class BenchmarkModel : IDisposable
             if (executor == ExecutorKind.Split) note($"split, measured: {_executors.Split([.. banks], banks.Key, group, slots)}");
             if (executor is ExecutorKind.Streamed or ExecutorKind.Split) streams(banks.Key, _executors.Streams[^1]);
         }
+        HostPages.Trim(); // what was made in host memory for a card
     }
 
     public CausalLm Model { get; }

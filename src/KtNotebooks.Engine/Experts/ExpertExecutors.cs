@@ -1,5 +1,7 @@
+using KtNotebooks.Interop;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Tensors;
+using KtNotebooks.Weights;
 
 namespace KtNotebooks.Experts;
 
@@ -17,6 +19,11 @@ public sealed class ExpertExecutors : IDisposable
     /// <summary>A split goes by whole groups, so it wants smaller ones.</summary>
     private const int SplitSlots = 16;
 
+    /// <summary>
+    /// Banks that come to pinned memory at the same time: all threads read or make one, then one thread locks its pages, while the others go on with the next.
+    /// </summary>
+    private const int Lanes = 4;
+
     private readonly List<ExpertStream> _streams = [];
 
     /// <summary>Bytes that crossed the bus so far.</summary>
@@ -31,12 +38,17 @@ public sealed class ExpertExecutors : IDisposable
         if (banks.Count == 0) return;
         var stream = new ExpertStream(CudaDevice.Get(card.Index), groupBytes, slots);
         _streams.Add(stream);
-        foreach (var bank in banks)
+        var told = new Lock();
+        var lanes = banks.Min(b => b.StoredBytes / Math.Max(1, b.Set.OrdinaryBytes)); // what lies in ordinary memory is there twice for a while
+        ShardWork.Run((int)Math.Clamp(lanes, 1, Lanes), banks.Count, at =>
         {
+            var bank = banks[(int)at];
+            var ordinary = bank.Set.OrdinaryBytes;
             var slab = new ExpertSlab(bank.Set, card);
             bank.Use(new StreamedExperts(slab, stream, card, groupBytes), slab.Set);
-            brought?.Invoke(bank);
-        }
+            if (ordinary > 0) HostPages.Trim();
+            lock (told) brought?.Invoke(bank);
+        }, CancellationToken.None);
     }
 
     /// <summary>

@@ -104,7 +104,7 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
         ObjectDisposedException.ThrowIf(_disposed != 0, this);
         RequireWhole();
         Interlocked.Increment(ref _users);
-        return new Tensor(new BorrowedBuffer((nint)(_data + entry.Begin), entry.End - entry.Begin, Release), 0, type, shape);
+        return new Tensor(new MappedBuffer(this, entry, (nint)(_data + entry.Begin)), 0, type, shape);
     }
 
     /// <summary>
@@ -130,9 +130,11 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
     /// Gives the mapped pages of a tensor back to the system. Once read they count as memory of this process; what has been converted is not read again.
     /// They stay in the page cache, and whoever reads them again gets them.
     /// </summary>
-    public void Drop(string name)
+    public void Drop(string name) => Drop(Entry(name));
+
+    internal void Drop(TensorEntry entry)
     {
-        var (entry, page) = (Entry(name), Environment.SystemPageSize);
+        var page = Environment.SystemPageSize;
         var (first, last) = (((nint)(_data + entry.Begin) + page - 1) / page * page, (nint)(_data + entry.End) / page * page);
         // advice: where it fails it costs memory, not correctness
         if (OperatingSystem.IsLinux() && last > first) _ = madvise((void*)first, (nuint)(last - first), DontNeed);
@@ -172,7 +174,8 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
 
     private TensorEntry Entry(string name) => _entries.TryGetValue(name, out var entry) ? entry : throw Bad($"has no tensor '{name}'");
 
-    private void Release()
+    /// <summary>A tensor that looked at the file has gone.</summary>
+    internal void Release()
     {
         if (Interlocked.Decrement(ref _users) > 0) return;
         MappedBytes.Leave(_start);
