@@ -2,10 +2,12 @@ using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Bench;
 
-/// <summary>The most memory of its own that the process has between here and the end, asked of the system a hundred times a second.</summary>
+/// <summary>
+/// The most memory that the process has between here and the end, its own and mapped pages of files, asked of the system a hundred times a second.
+/// </summary>
 internal sealed class HostPeak : IDisposable
 {
-    private readonly long _before = HostMemory.OfThisProcess;
+    private readonly long _before = Taken;
     private readonly Thread _sampler;
     private volatile bool _stop;
     private long _peak;
@@ -20,7 +22,7 @@ internal sealed class HostPeak : IDisposable
     /// <summary>How much more there is now than at first, and how much more there was at most.</summary>
     public (long Now, long Peak) Grown()
     {
-        var now = HostMemory.OfThisProcess - _before;
+        var now = Taken - _before;
         return (now, Math.Max(now, Interlocked.Read(ref _peak) - _before));
     }
 
@@ -30,12 +32,14 @@ internal sealed class HostPeak : IDisposable
         _sampler.Join();
     }
 
+    private static long Taken => HostMemory.Own + HostMemory.OfFiles;
+
     private void Sample()
     {
         while (!_stop)
         {
-            var own = HostMemory.OfThisProcess;
-            if (own > _peak) Interlocked.Exchange(ref _peak, own);
+            var taken = Taken;
+            if (taken > _peak) Interlocked.Exchange(ref _peak, taken);
             Thread.Sleep(10);
         }
     }

@@ -15,12 +15,14 @@ public static class HostMemory
         .ToDictionary(p => p[0], p => long.Parse(p[1].Split(' ')[0], System.Globalization.CultureInfo.InvariantCulture) * 1024)
         : new Dictionary<string, long>();
 
-    /// <summary>
-    /// Memory of this process that is no file's: what it has filled of its own, pinned memory included, mapped checkpoints not. 0 where the system does not
-    /// tell.
-    /// </summary>
-    public static long OfThisProcess => File.Exists("/proc/self/status")
-        && File.ReadLines("/proc/self/status").FirstOrDefault(l => l.StartsWith("RssAnon:", StringComparison.Ordinal)) is { } line
+    /// <summary>What this process has filled of its own memory, pinned memory included; 0 where the system does not tell.</summary>
+    public static long Own => Status("RssAnon");
+
+    /// <summary>Pages of mapped files that count for this process: checkpoints, and the program itself.</summary>
+    public static long OfFiles => Status("RssFile");
+
+    private static long Status(string name) => File.Exists("/proc/self/status")
+        && File.ReadLines("/proc/self/status").FirstOrDefault(l => l.StartsWith(name, StringComparison.Ordinal)) is { } line
             ? long.Parse(line.Split(' ', StringSplitOptions.RemoveEmptyEntries)[^2], System.Globalization.CultureInfo.InvariantCulture) * 1024 : 0;
 
     /// <summary>Asks for bytes that will all be written. Small ones pass unasked.</summary>

@@ -12,7 +12,7 @@ namespace KtNotebooks.Interop.Cuda;
 public sealed unsafe class PinnedMemory : SafeHandle
 {
     private const uint Portable = 1; // pinned for the contexts of all cards
-    private static int _refused;
+    private static int _refused; // 1: so the driver did once, and is not asked again
     private readonly CudaDevice _device;
     private bool _isOurs;
 
@@ -35,6 +35,9 @@ public sealed unsafe class PinnedMemory : SafeHandle
 
     /// <summary>False: the driver allocates all of it, for measurements that compare.</summary>
     public static bool AllowRegistering { get; set; } = true;
+
+    /// <summary>Asks the driver again, which refused before.</summary>
+    internal static void AskAgain() => _refused = 0;
 
     public long ByteLength { get; }
 
