@@ -49,8 +49,10 @@ public sealed class BankLayout
 
     public Piece Down { get; }
 
-    /// <summary>Whether products read the stored bytes as they are.</summary>
-    public bool IsDirect(DType type) => Gate.Format == StorageFormat.Of(type) && Up.Format == Gate.Format && Down.Format == Gate.Format;
+    /// <summary>Whether products on a card read the stored bytes as they are; if not, matrices are dequantized when a group is opened.</summary>
+    public bool IsDirect(DType type) => new[] { Gate, Up, Down }.All(p => IsDirect(p, type)) && Up.Format == Gate.Format && Down.Format == Gate.Format;
+
+    private static bool IsDirect(Piece p, DType type) => p.Format == StorageFormat.Of(type) || GroupedKernels.ReadsCodes(type, p.Format, p.N, p.K);
 
     /// <summary>Bytes of an expert's matrices after dequantizing to <paramref name="type"/>.</summary>
     public long DequantizedBytes(DType type) => ((long)Gate.N * Gate.K * 2 + (long)Down.N * Down.K) * type.Size();
@@ -64,17 +66,19 @@ public sealed class BankLayout
     }
 
     /// <summary>
-    /// The matrices of a group whose experts lie at <paramref name="address"/> on a card: where they are, or dequantized into scratch that is added to
+    /// The matrices of a group whose experts lie at <paramref name="address"/> on a card: where and as they are, or dequantized into scratch that is added to
     /// <paramref name="scratch"/>.
     /// </summary>
     internal GroupMatrices Matrices(nint address, int count, DType type, Device device, List<Tensor> scratch)
     {
         ExpertSide Of(Piece piece)
         {
-            if (piece.Format == StorageFormat.Of(type)) return new ExpertSide(address + (nint)piece.Data, ExpertBytes / type.Size(), piece.K);
+            var data = address + (nint)piece.Data;
+            if (piece.Format == StorageFormat.Of(type)) return new ExpertSide(data, ExpertBytes / type.Size(), piece.K);
+            if (IsDirect(type)) return new ExpertSide(data, ExpertBytes, piece.K, piece.Format, address + (nint)piece.Scales, piece.N);
             var dequantized = Tensor.Empty(type, device, count, piece.N, piece.K);
             scratch.Add(dequantized);
-            piece.Format.DequantizeOnGpu(address + (nint)piece.Data, address + (nint)piece.Scales, ExpertBytes, dequantized);
+            piece.Format.DequantizeOnGpu(data, address + (nint)piece.Scales, ExpertBytes, dequantized);
             return new ExpertSide(dequantized.Pointer, (long)piece.N * piece.K, piece.K);
         }
         return new GroupMatrices(Of(Gate), Of(Up), Of(Down));

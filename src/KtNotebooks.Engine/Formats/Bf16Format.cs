@@ -6,17 +6,23 @@ namespace KtNotebooks.Formats;
 internal sealed class Bf16Format() : StorageFormat("bf16", 1, DType.BF16)
 {
     private protected override string Cuda => """
-        __device__ void dequantize8(const unsigned char* data, const unsigned char* scales, int n, int k, int N, int K, int count, float* v)
+        typedef Pack<bf16, 8> Codes8;
+
+        __device__ __forceinline__ Codes8 codes8(const unsigned char* data, const unsigned char* scales, int n, int k, int N, int K, int count)
         {
             const bf16* from = (const bf16*)data + (long long)n * K + k;
-            if (K % 8 == 0)
-            {
-                Pack<bf16, 8> values = *(const Pack<bf16, 8>*)from;
-                for (int j = 0; j < 8; j++) v[j] = widen(values.v[j]);
-            }
-            else
-                for (int j = 0; j < count; j++) v[j] = widen(from[j]);
+            if (K % 8 == 0) return *(const Codes8*)from;
+            Codes8 c;
+            for (int j = 0; j < count; j++) c.v[j] = from[j];
+            return c;
         }
+
+        __device__ __forceinline__ void decode8(const Codes8& c, int count, float* v)
+        {
+            for (int j = 0; j < count; j++) v[j] = widen(c.v[j]);
+        }
+
+        __device__ __forceinline__ void decode8(const Codes8& c, unsigned int* pairs) { *(Codes8*)pairs = c; }
 
         """;
 

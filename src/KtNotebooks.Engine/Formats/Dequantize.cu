@@ -1,13 +1,8 @@
-// Stored matrices of experts to the type that products read, rounded once. A thread makes eight neighbours of a row by its format's dequantize8.
+// Stored matrices of experts to the type that products read, rounded once: behind a format's text. A thread makes eight neighbours of a row.
 
-__device__ void dequantize8(const unsigned char* data, const unsigned char* scales, int n, int k, int N, int K, int count, float* v);
-
-// Eight codes of a byte each, or fewer at the end of rows that are no multiple of eight.
-__device__ __forceinline__ void load8(const unsigned char* from, bool whole, int count, unsigned char* code)
+__device__ __forceinline__ void dequantize8(const unsigned char* data, const unsigned char* scales, int n, int k, int N, int K, int count, float* v)
 {
-    if (whole) *(unsigned long long*)code = *(const unsigned long long*)from;
-    else
-        for (int j = 0; j < count; j++) code[j] = from[j];
+    decode8(codes8(data, scales, n, k, N, K, count), count, v);
 }
 
 // data, scales: of the first expert, the next one expert_bytes on; out [experts, N, K].

@@ -40,13 +40,19 @@ internal sealed class Fp8Format() : StorageFormat("fp8", 2, DType.F8E4M3, DType.
             v = (code & 0x7F) == 0x7F ? __uint_as_float(0x7FC00000u) : v;
             return code & 0x80 ? -v : v;
         }
-        __device__ void dequantize8(const unsigned char* data, const unsigned char* scales, int n, int k, int N, int K, int count, float* v)
+        struct Codes8 { Bytes8 code; float scale; };
+
+        __device__ __forceinline__ Codes8 codes8(const unsigned char* data, const unsigned char* scales, int n, int k, int N, int K, int count)
         {
-            float scale = ((const float*)scales)[(n / 128) * ((K + 127) / 128) + k / 128];
-            unsigned char code[8];
-            load8(data + (long long)n * K + k, K % 8 == 0, count, code);
-            for (int j = 0; j < count; j++) v[j] = scale * e4m3(code[j]);
+            return {load8(data + (long long)n * K + k, K % 8 == 0, count), ((const float*)scales)[(n / 128) * ((K + 127) / 128) + k / 128]};
         }
+
+        __device__ __forceinline__ void decode8(Codes8 c, int count, float* v)
+        {
+            for (int j = 0; j < count; j++) v[j] = c.scale * e4m3(c.code[j]);
+        }
+
+        __device__ __forceinline__ void decode8(Codes8 c, unsigned int* pairs) { by_floats(c, pairs); }
 
         """;
 

@@ -39,19 +39,28 @@ internal sealed class Mxfp4Format() : StorageFormat("mxfp4", 5, DType.U8, DType.
     internal override float RandomDeviation => 2.9f;
 
     private protected override string Cuda => """
-        __device__ void dequantize8(const unsigned char* data, const unsigned char* scales, int n, int k, int N, int K, int count, float* v)
+        struct Codes8 { unsigned int codes, scale; };
+
+        __device__ __forceinline__ Codes8 codes8(const unsigned char* data, const unsigned char* scales, int n, int k, int N, int K, int count)
         {
-            unsigned int s = scales[(long long)n * (K / 32) + k / 32];
-            float scale = __uint_as_float(s == 0 ? 0x00400000u : s == 255 ? 0x7FC00000u : s << 23); // 2^(s - 127), the smallest a subnormal
-            unsigned int codes = *(const unsigned int*)(data + ((long long)n * K + k) / 2); // K is a multiple of 32
+            // K is a multiple of 32
+            return {*(const unsigned int*)(data + ((long long)n * K + k) / 2), scales[(long long)n * (K / 32) + k / 32]};
+        }
+
+        __device__ __forceinline__ void decode8(Codes8 c, int count, float* v)
+        {
+            // 2^(s - 127), the smallest a subnormal
+            float scale = __uint_as_float(c.scale == 0 ? 0x00400000u : c.scale == 255 ? 0x7FC00000u : c.scale << 23);
             for (int j = 0; j < 8; j++)
             {
                 // Two exponent bits and one of the mantissa in their places of a float, which is 2^126 times too small; ½ is a subnormal there
-                unsigned int code = codes >> (4 * j);
+                unsigned int code = c.codes >> (4 * j);
                 float value = __uint_as_float((code & 7) << 22) * 8.507059173023462e37f;
                 v[j] = scale * __uint_as_float(__float_as_uint(value) | (code & 8 && code & 7 ? 0x80000000u : 0));
             }
         }
+
+        __device__ __forceinline__ void decode8(Codes8 c, unsigned int* pairs) { by_floats(c, pairs); }
 
         """;
 

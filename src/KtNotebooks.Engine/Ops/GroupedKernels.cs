@@ -1,6 +1,7 @@
 using System.Collections.Concurrent;
 using System.Runtime.InteropServices;
 
+using KtNotebooks.Formats;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Tensors;
 
@@ -18,8 +19,11 @@ internal readonly record struct RowSource(nint Pointer, int Stride, nint Tokens 
     public RowSource From(int column, DType type) => this with { Pointer = Pointer + (column * type.Size()) };
 }
 
-/// <summary>Matrices of consecutive experts on a card: the first at Pointer, the next Stride elements on, rows Lead elements apart.</summary>
-internal readonly record struct ExpertSide(nint Pointer, long Stride, int Lead);
+/// <summary>
+/// Matrices of consecutive experts on a card: the first at Pointer, the next Stride elements on, rows Lead elements apart. Of matrices [Rows, Lead] that lie as
+/// the codes of a format Stride is in bytes, of the codes and of the scales alike.
+/// </summary>
+internal readonly record struct ExpertSide(nint Pointer, long Stride, int Lead, StorageFormat? Coded = null, nint Scales = 0, int Rows = 0);
 
 /// <summary>A · B of one term of a product; K is what they are summed over.</summary>
 internal readonly record struct GroupedTerm(RowSource A, ExpertSide B, int K);
@@ -27,7 +31,8 @@ internal readonly record struct GroupedTerm(RowSource A, ExpertSide B, int K);
 /// <summary>
 /// <see cref="GroupedMatmul"/> on a card: see GroupedKernels.cu. BF16 with sizes that are multiples of 8 runs on tensor cores, anything else one thread an
 /// element. On an H200 tiles of 128 × 128 by four warps won over wider ones, which leave one block a multiprocessor; Hopper's warpgroup products
-/// (GroupedKernelsHopper.cu) are half as fast again. `kt bench experts` measures them.
+/// (GroupedKernelsHopper.cu) are half as fast again. `kt bench experts` measures them. BF16 rows meet matrices in low-bit formats as they are stored: codes
+/// are decoded on their way into the products, which hides behind them, where a decoded copy of a bank costs 4 bytes of memory traffic an element every time.
 /// </summary>
 internal static unsafe class GroupedKernels
 {
@@ -38,11 +43,20 @@ internal static unsafe class GroupedKernels
     private const int WideShared = 4 * (128 + 128) * 32 * 2, NarrowShared = 3 * (128 + 32) * 64 * 2;
     private const string Hopper = "-arch=sm_90a";
     private const int HopperShared = 4 * (128 + 256) * 64 * 2, HopperColumns = 256, HopperArchitecture = 90;
+    private const string Define = "#define CODED\n";
     private const int NarrowColumns = 32, WideColumns = 128, OuterColumns = 128, OuterRows = 32, OuterStages = 3;
 
     private static readonly CudaProgram Program = new("GroupedKernels", CudaProgram.Resource("Ops.GroupedKernels.cu"));
     private static readonly CudaProgram HopperProgram = new("GroupedKernelsHopper", CudaProgram.Resource("Ops.GroupedKernelsHopper.cu"));
-    private static readonly ConcurrentDictionary<(int Gpu, string Entry, string Options, DType Type, bool ByColumns), CudaKernel> Kernels = new();
+    private static readonly CudaProgram[] Coded = [.. StorageFormat.All.Select(f => f.Kernels("GroupedKernels", Define, "Ops.GroupedKernels.cu"))];
+    private static readonly CudaProgram[] HopperCoded = [.. StorageFormat.All.Select(f => f.Kernels("GroupedKernelsHopper", Define,
+        "Ops.GroupedKernelsHopper.cu"))];
+
+    private static readonly ConcurrentDictionary<(int Gpu, string Entry, string Options, DType Type, bool ByColumns, StorageFormat? Coded), CudaKernel> Kernels
+        = new();
+
+    /// <summary>Whether rows of a type meet matrices [n, k] of a format as they are stored.</summary>
+    public static bool ReadsCodes(DType type, StorageFormat format, int n, int k) => type == DType.BF16 && format.IsLowBit && n % 8 == 0 && k % 8 == 0;
 
     /// <summary>
     /// c [rows, N] (row i at c + i · ldc) = alpha · Σ terms; B matrices are [N, K], or [K, N] when <paramref name="byColumns"/>. tiles:
@@ -55,36 +69,42 @@ internal static unsafe class GroupedKernels
         if (count == 0) return;
         var p = new ProductArguments { Tiles = tiles.Pointer, C = c, Ldc = ldc, Count = terms.Length, N = N, Alpha = alpha };
         var fast = type == DType.BF16 && N % 8 == 0 && Aligned(c, ldc);
+        StorageFormat? coded = null;
         for (var t = 0; t < terms.Length; t++)
         {
             var (a, b, k) = terms[t];
             fast &= k % 8 == 0 && Aligned(a.Pointer, a.Stride) && Aligned(b.Pointer, b.Lead) && b.Stride % 8 == 0;
+            coded ??= b.Coded;
+            if (b.Coded is not null && b.Coded != coded) throw new ArgumentException($"a product of matrices in {coded} and in {b.Coded}");
             p[t] = new TermArguments
             {
                 A = a.Pointer,
                 Tokens = a.Tokens,
                 B = b.Pointer,
+                Scales = b.Scales,
                 StrideB = b.Stride,
                 Lda = a.Stride,
                 Divide = a.Divide,
                 Ldb = b.Lead,
                 K = k,
+                Rows = b.Rows,
             };
         }
         if (!fast)
         {
+            if (coded is not null) throw new ArgumentException($"rows of {type} and {N} columns do not meet {coded} as it is stored: see ReadsCodes");
             Kernel(card, "grouped_product", type, "-DPLAIN", byColumns, 0).Launch(((N + 127) / 128, count, 1), 128, 0, p);
             return;
         }
         if (card.Architecture == HopperArchitecture && N > NarrowColumns)
         {
-            Kernel(card, "grouped_product", type, Hopper, byColumns, HopperShared)
+            Kernel(card, "grouped_product", type, Hopper, byColumns, HopperShared, coded)
                 .Launch(((N + HopperColumns - 1) / HopperColumns, count, 1), 256, HopperShared, p);
             return;
         }
         var narrow = N <= NarrowColumns;
         var (options, columns, shared) = narrow ? (Narrow, NarrowColumns, NarrowShared) : (Wide, WideColumns, WideShared);
-        Kernel(card, "grouped_product", type, options, byColumns, shared).Launch(((N + columns - 1) / columns, count, 1), 128, shared, p);
+        Kernel(card, "grouped_product", type, options, byColumns, shared, coded).Launch(((N + columns - 1) / columns, count, 1), 128, shared, p);
     }
 
     /// <summary>
@@ -147,11 +167,19 @@ internal static unsafe class GroupedKernels
         return host.To(device);
     }
 
-    private static CudaKernel Kernel(CudaDevice card, string entry, DType type, string options, bool byColumns, int shared)
+    private static CudaKernel Kernel(CudaDevice card, string entry, DType type, string options, bool byColumns, int shared,
+        StorageFormat? coded = null)
     {
-        var key = (card.Index, entry, options, type, byColumns);
+        var key = (card.Index, entry, options, type, byColumns, coded);
         if (Kernels.TryGetValue(key, out var known)) return known;
-        var kernel = (options == Hopper ? HopperProgram : Program).Kernel(card, entry,
+        var program = (options == Hopper, coded) switch
+        {
+            (true, null) => HopperProgram,
+            (true, _) => HopperCoded[coded.Code],
+            (_, null) => Program,
+            _ => Coded[coded.Code],
+        };
+        var kernel = program.Kernel(card, entry,
             $"-DTYPE={(type == DType.F32 ? "float" : "bf16")} {options}{(byColumns ? " -DNN=1" : "")}");
         return Kernels.GetOrAdd(key, shared > 48 << 10 ? kernel.AllowShared(shared) : kernel);
     }
@@ -161,9 +189,9 @@ internal static unsafe class GroupedKernels
     [StructLayout(LayoutKind.Sequential)]
     private struct TermArguments
     {
-        public nint A, Tokens, B;
+        public nint A, Tokens, B, Scales;
         public long StrideB;
-        public int Lda, Divide, Ldb, K;
+        public int Lda, Divide, Ldb, K, Rows;
     }
 
     [StructLayout(LayoutKind.Sequential)]

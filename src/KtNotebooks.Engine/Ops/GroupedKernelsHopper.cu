@@ -1,10 +1,10 @@
 // grouped_product of GroupedKernels.cu for Hopper (sm_90a): the same arguments and result, by warpgroup products (wgmma) that read both sides from shared memory.
 // The one kernel with assembly of its own, because its instructions exist on this architecture alone; an emulator (KT_EMULATED) brings the functions that hold it. GroupedKernels.cu is the portable twin.
 //
-// Two warpgroups, each 64 × 256 of a block's 128 × 256 tile; K goes by 64 through four buffers filled by asynchronous copies. A buffer is free again two steps after its product was
+// Two warpgroups, each 64 × 256 of a block's 128 × 256 tile, or 64 × 128 of a tile of 64 rows; K goes by 64 through four buffers filled by asynchronous copies, or by decoding. A buffer is free again two steps after its product was
 // queued, so that a product is always under way while the threads wait, meet and fetch.
 
-struct Term { const T* a; const int* tokens; const T* b; long long stride_b; int lda, divide, ldb, K; };
+struct Term { const T* a; const int* tokens; const T* b; const unsigned char* scales; long long stride_b; int lda, divide, ldb, K, rows; };
 struct Tile { int expert, first, rows, unused; };
 struct Product { Term terms[3]; const Tile* tiles; T* c; int ldc, count, N; float alpha; };
 
@@ -13,7 +13,7 @@ struct Product { Term terms[3]; const Tile* tiles; T* c; int ldc, count, N; floa
 #endif
 
 constexpr int BM = 128, BN = 256, BK = 64, STAGES = 4, THREADS = 256;
-constexpr int A_BYTES = BM * BK * 2, STAGE = (BM + BN) * BK * 2, A_MINE = BM * 8 / THREADS, B_MINE = BN * 8 / THREADS;
+constexpr int A_BYTES = BM * BK * 2, STAGE = (BM + BN) * BK * 2, B_MINE = BN * 8 / THREADS;
 constexpr int OUT_ROW = BN * 2 + 16;
 
 // 16-byte chunk of a row of 128 bytes, in the swizzle of 128 bytes that the products expect (address bits 4 … 6 xor bits 7 … 9).
@@ -61,6 +61,26 @@ __device__ __forceinline__ void warpgroup_multiply(float (&d)[128], unsigned lon
         : "l"(a), "l"(b), "n"(NN));
 }
 
+// The same of half as many columns: d [64, 128] += a [64, 16] · b [16, 128].
+__device__ __forceinline__ void warpgroup_multiply(float (&d)[64], unsigned long long a, unsigned long long b, bool)
+{
+    asm volatile(
+        "{ .reg .pred p; setp.ne.b32 p, 1, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, %64, %65, p, 1, 1, 0, %66; }"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
+          "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
+          "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
+          "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]),
+          "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]),
+          "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]),
+          "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
+          "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
+        : "l"(a), "l"(b), "n"(NN));
+}
+
 __device__ __forceinline__ void warpgroup_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void warpgroup_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int N>
@@ -71,30 +91,49 @@ __device__ __forceinline__ void copies_for_products() { asm volatile("fence.prox
 
 #endif
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) grouped_product(Product p)
+// A tile of at most ROWS rows. 128: each warpgroup has 64 rows and all columns; 64: both have the same rows, each half of the columns.
+template <int ROWS>
+__device__ __forceinline__ void product(const Product& p, const Term* terms, const Tile& tile, unsigned char* shared)
 {
-    WARPGROUP_SHARED(shared);
-    __shared__ Term terms[3];
-    const Tile tile = p.tiles[blockIdx.y];
+    constexpr int A_MINE = ROWS * 8 / THREADS, SUMS = ROWS;
     const int n0 = blockIdx.x * BN, thread = threadIdx.x, lane = thread & 31, group = thread >> 7;
-    if (thread == 0)
-    {
-        terms[0] = p.terms[0];
-        terms[1] = p.terms[1];
-        terms[2] = p.terms[2];
-    }
-    __syncthreads();
 
     int steps = 0;
     for (int t = 0; t < p.count; t++) steps += (terms[t].K + BK - 1) / BK;
 
     int term = 0, k = 0, K = 0, ldb = 0;
     const T *a[A_MINE], *b = nullptr;
+    // Chunk j of this thread. NN: 64 rows of k, each four stretches of 64 n; else rows of n.
+    auto place = [&](int j, int& row, int& chunk) {
+        int c = thread + j * THREADS;
+        row = NN ? c / 32 : c / 8;
+        chunk = NN ? c % 32 : c % 8;
+        return NN ? k + row < K && n0 + chunk * 8 < p.N : n0 + row < p.N && k + chunk * 8 < K;
+    };
+#ifdef CODED
+    Codes8 codes[B_MINE];
+    const unsigned char *data = nullptr, *scales = nullptr;
+    // Loads the codes of the next fetch.
+    auto peek = [&]() {
+        if (term >= p.count || !scales) return;
+#pragma unroll
+        for (int j = 0; j < B_MINE; j++)
+        {
+            int row, chunk;
+            if (place(j, row, chunk))
+                codes[j] = codes8(data, scales, NN ? k + row : n0 + row, NN ? n0 + chunk * 8 : k + chunk * 8, terms[term].rows, ldb, 8);
+        }
+    };
+#endif
     auto open = [&]() {
         const Term& q = terms[term];
         K = q.K;
         ldb = q.ldb;
         b = q.b + tile.expert * q.stride_b;
+#ifdef CODED
+        data = (const unsigned char*)q.b + tile.expert * q.stride_b;
+        scales = q.scales ? q.scales + tile.expert * q.stride_b : nullptr;
+#endif
 #pragma unroll
         for (int j = 0; j < A_MINE; j++)
         {
@@ -117,19 +156,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) grouped_product(Product
 #pragma unroll
             for (int j = 0; j < B_MINE; j++)
             {
-                int c = thread + j * THREADS;
-                if (NN) // 64 rows of k, each four stretches of 64 n
+                int row, chunk;
+                bool valid = place(j, row, chunk);
+                unsigned char* here = to + A_BYTES + (NN ? chunk / 8 * (BK * 128) + at(row, chunk % 8) : at(row, chunk));
+#ifdef CODED
+                if (scales)
                 {
-                    int row = c / 32, chunk = c % 32;
-                    bool valid = k + row < K && n0 + chunk * 8 < p.N;
-                    copy_async(to + A_BYTES + chunk / 8 * (BK * 128) + at(row, chunk % 8), valid ? b + (long long)(k + row) * ldb + n0 + chunk * 8 : terms[0].a, valid);
+                    Pack<unsigned int, 4> values = {};
+                    if (valid) decode8(codes[j], values.v);
+                    *(Pack<unsigned int, 4>*)here = values;
+                    continue;
                 }
-                else
-                {
-                    int row = c / 8, chunk = c % 8;
-                    bool valid = n0 + row < p.N && k + chunk * 8 < K;
-                    copy_async(to + A_BYTES + at(row, chunk), valid ? b + (long long)(n0 + row) * ldb + k + chunk * 8 : terms[0].a, valid);
-                }
+#endif
+                const T* from = NN ? b + (long long)(k + row) * ldb + n0 + chunk * 8 : b + (long long)(n0 + row) * ldb + k + chunk * 8;
+                copy_async(here, valid ? from : terms[0].a, valid);
             }
             k += BK;
             if (k >= K)
@@ -137,23 +177,30 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) grouped_product(Product
                 k = 0;
                 if (++term < p.count) open();
             }
+#ifdef CODED
+            peek();
+#endif
         }
         copy_async_commit();
     };
+#ifdef CODED
+    peek();
+#endif
 #pragma unroll
     for (int s = 0; s < STAGES - 2; s++) fetch(s);
 
-    float d[128];
+    float d[SUMS];
 #pragma unroll
-    for (int i = 0; i < 128; i++) d[i] = 0;
+    for (int i = 0; i < SUMS; i++) d[i] = 0;
 
+    const int my_rows = ROWS == 128 ? group * 64 : 0, my_columns = ROWS == 128 ? 0 : group * 128;
     for (int step = 0; step < steps; step++)
     {
         copy_async_wait<STAGES - 3>();
         copies_for_products();
         __syncthreads();
-        const unsigned char* A = shared + step % STAGES * STAGE + group * 64 * 128;
-        const unsigned char* B = shared + step % STAGES * STAGE + A_BYTES;
+        const unsigned char* A = shared + step % STAGES * STAGE + my_rows * 128;
+        const unsigned char* B = shared + step % STAGES * STAGE + A_BYTES + my_columns * 128; // 64 n are BK rows of 128 bytes, or 64 of them: the same
         warpgroup_begin();
 #pragma unroll
         for (int kk = 0; kk < BK / 16; kk++) warpgroup_multiply(d, describe(A + kk * 32, 16), NN ? describe(B + kk * 16 * 128, BK * 128) : describe(B + kk * 32, 16), NN);
@@ -165,17 +212,33 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) grouped_product(Product
     copy_async_wait<0>();
     __syncthreads();
 
-    const int row = (thread >> 5) * 16 + (lane >> 2), t2 = (lane & 3) * 2;
+    const int row = my_rows + (thread >> 5 & 3) * 16 + (lane >> 2), t2 = my_columns + (lane & 3) * 2;
 #pragma unroll
-    for (int j = 0; j < BN / 8; j++)
+    for (int j = 0; j < SUMS / 4; j++)
 #pragma unroll
         for (int h = 0; h < 2; h++)
             *(unsigned int*)(shared + (row + h * 8) * OUT_ROW + (j * 8 + t2) * 2) = pack_bf16(p.alpha * d[j * 4 + h * 2], p.alpha * d[j * 4 + h * 2 + 1]);
     __syncthreads();
-    for (int v = thread; v < BM * BN / 8; v += THREADS)
+    for (int v = thread; v < ROWS * BN / 8; v += THREADS)
     {
         int r = v / (BN / 8), chunk = v % (BN / 8);
         if (r < tile.rows && n0 + chunk * 8 < p.N)
             *(Pack<T, 8>*)(p.c + (long long)(tile.first + r) * p.ldc + n0 + chunk * 8) = *(const Pack<T, 8>*)(shared + r * OUT_ROW + chunk * 16);
     }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) grouped_product(Product p)
+{
+    WARPGROUP_SHARED(shared);
+    __shared__ Term terms[3];
+    const Tile tile = p.tiles[blockIdx.y];
+    if (threadIdx.x == 0)
+    {
+        terms[0] = p.terms[0];
+        terms[1] = p.terms[1];
+        terms[2] = p.terms[2];
+    }
+    __syncthreads();
+    if (tile.rows <= 64) product<64>(p, terms, tile, shared);
+    else product<128>(p, terms, tile, shared);
 }
