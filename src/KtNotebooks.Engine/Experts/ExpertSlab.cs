@@ -9,7 +9,10 @@ namespace KtNotebooks.Experts;
 /// </summary>
 internal sealed class ExpertSlab : IDisposable
 {
-    private readonly Tensor _bytes;
+    private readonly Tensor? _bytes;
+
+    /// <summary>Experts that stay in the checkpoint's shards: nothing of them is in host memory.</summary>
+    public ExpertSlab(DiskBank disk) => (Disk, Layout) = (disk, disk.Layout);
 
     /// <summary>
     /// Brings the matrices of a set (the set is left alone) into pinned host memory of a card: from a checkpoint's file they are read there, by several
@@ -33,17 +36,20 @@ internal sealed class ExpertSlab : IDisposable
 
     public BankLayout Layout { get; }
 
-    public nint Address => _bytes.Pointer;
+    /// <summary>What reads them from the disk; null: they are in memory.</summary>
+    public DiskBank? Disk { get; }
+
+    public nint Address => _bytes?.Pointer ?? throw new InvalidOperationException("[ExpertSlab] experts on the disk have no address");
 
     /// <summary>The same experts as matrices: views on the slab, which they keep alive.</summary>
     public ExpertSet Set => new(Views(Layout.Gate), Views(Layout.Up), Views(Layout.Down));
 
-    public void Dispose() => _bytes.Dispose();
+    public void Dispose() => _bytes?.Dispose();
 
     private Matrices Views(BankLayout.Piece piece)
     {
         Tensor[] Each(long offset, DType type, long[] shape) =>
-            [.. Enumerable.Range(0, Layout.Count).Select(e => _bytes.Reinterpret((e * Layout.ExpertBytes) + offset, type, shape))];
+            [.. Enumerable.Range(0, Layout.Count).Select(e => _bytes!.Reinterpret((e * Layout.ExpertBytes) + offset, type, shape))];
         var data = Each(piece.Data, piece.Format.DataType, piece.Format.DataShape(piece.N, piece.K));
         return piece.Format.IsLowBit
             ? Matrices.Each(piece.Format, data, Each(piece.Scales, piece.Format.ScaleType, piece.Format.ScaleShape(piece.N, piece.K)), piece.N, piece.K)

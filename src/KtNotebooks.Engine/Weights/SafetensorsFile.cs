@@ -28,6 +28,7 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
     private const int DontNeed = 4;
     private readonly FileStream _file; // stays open, so that a file which is replaced meanwhile is still read as it was
     private readonly long _length;
+    private readonly DateTime _written;
     private readonly MemoryMappedFile _map;
     private readonly MemoryMappedViewAccessor _view;
     private readonly Dictionary<string, TensorEntry> _entries = [];
@@ -46,6 +47,7 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
         (Path, _prefix) = (path, prefix);
         _file = RegularFile.Open(path, "a safetensors file");
         _length = Length;
+        _written = File.GetLastWriteTimeUtc(_file.SafeFileHandle);
         if (_length < 8)
         {
             _file.Dispose();
@@ -143,6 +145,21 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
     public void Dispose()
     {
         if (Interlocked.Exchange(ref _disposed, 1) == 0) Release();
+    }
+
+    /// <summary>The system's number of the open file.</summary>
+    internal int Descriptor => (int)_file.SafeFileHandle.DangerousGetHandle();
+
+    /// <summary>Reads from a place in the file, past the mapping; 0 at its end.</summary>
+    internal int ReadSome(Span<byte> target, long at) => RandomAccess.Read(_file.SafeFileHandle, target, at);
+
+    /// <summary>Fails when the file has been written to, cut or lengthened since it was opened: its tensors are then not what the header says.</summary>
+    /// <exception cref="InvalidDataException">It has.</exception>
+    internal void RequireSame()
+    {
+        if (Length != _length || File.GetLastWriteTimeUtc(_file.SafeFileHandle) != _written)
+            throw Bad($"has been changed while it was in use ({_length} bytes when it was opened, {Length} now); leave a model's files alone while a run reads "
+                + "them; the run goes on from its last checkpoint with resume_from_checkpoint");
     }
 
     /// <summary>Fills a span with the data from a place in the data section, past the mapping.</summary>
