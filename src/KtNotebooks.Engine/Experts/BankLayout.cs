@@ -49,10 +49,15 @@ public sealed class BankLayout
 
     public Piece Down { get; }
 
-    /// <summary>Whether products on a card read the stored bytes as they are; if not, matrices are dequantized when a group is opened.</summary>
-    public bool IsDirect(DType type) => new[] { Gate, Up, Down }.All(p => IsDirect(p, type)) && Up.Format == Gate.Format && Down.Format == Gate.Format;
-
-    private static bool IsDirect(Piece p, DType type) => p.Format == StorageFormat.Of(type) || GroupedKernels.ReadsCodes(type, p.Format, p.N, p.K);
+    /// <summary>
+    /// Whether products on a card read the stored bytes as they are, for so many rows an expert on average; if not, matrices are dequantized when a group is
+    /// opened.
+    /// </summary>
+    public bool IsDirect(Device card, DType type, long rows)
+    {
+        bool Is(Piece p) => p.Format == StorageFormat.Of(type) || GroupedKernels.ReadsCodes(card, type, p.Format, p.N, p.K, rows);
+        return Up.Format == Gate.Format && Down.Format == Gate.Format && Is(Gate) && Is(Up) && Is(Down);
+    }
 
     /// <summary>Bytes of an expert's matrices after dequantizing to <paramref name="type"/>.</summary>
     public long DequantizedBytes(DType type) => ((long)Gate.N * Gate.K * 2 + (long)Down.N * Down.K) * type.Size();
@@ -66,16 +71,17 @@ public sealed class BankLayout
     }
 
     /// <summary>
-    /// The matrices of a group whose experts lie at <paramref name="address"/> on a card: where and as they are, or dequantized into scratch that is added to
-    /// <paramref name="scratch"/>.
+    /// The matrices of a group whose experts lie at <paramref name="address"/> on a card, for so many rows an expert of the bank: where and as they are, or
+    /// dequantized into scratch that is added to <paramref name="scratch"/>.
     /// </summary>
-    internal GroupMatrices Matrices(nint address, int count, DType type, Device device, List<Tensor> scratch)
+    internal GroupMatrices Matrices(nint address, int count, DType type, long rows, Device device, List<Tensor> scratch)
     {
+        var direct = IsDirect(device, type, rows);
         ExpertSide Of(Piece piece)
         {
             var data = address + (nint)piece.Data;
             if (piece.Format == StorageFormat.Of(type)) return new ExpertSide(data, ExpertBytes / type.Size(), piece.K);
-            if (IsDirect(type)) return new ExpertSide(data, ExpertBytes, piece.K, piece.Format, address + (nint)piece.Scales, piece.N);
+            if (direct) return new ExpertSide(data, ExpertBytes, piece.K, piece.Format, address + (nint)piece.Scales);
             var dequantized = Tensor.Empty(type, device, count, piece.N, piece.K);
             scratch.Add(dequantized);
             piece.Format.DequantizeOnGpu(data, address + (nint)piece.Scales, ExpertBytes, dequantized);

@@ -6,23 +6,26 @@ namespace KtNotebooks.Formats;
 internal sealed class Bf16Format() : StorageFormat("bf16", 1, DType.BF16)
 {
     private protected override string Cuda => """
-        typedef Pack<bf16, 8> Codes8;
+        typedef Pack<bf16, 8> Code8;
+        struct Scale {};
 
-        __device__ __forceinline__ Codes8 codes8(const unsigned char* data, const unsigned char* scales, int n, int k, int N, int K, int count)
+        __device__ __forceinline__ Code8 code8(const unsigned char* data, int n, int k, int K, int count)
         {
             const bf16* from = (const bf16*)data + (long long)n * K + k;
-            if (K % 8 == 0) return *(const Codes8*)from;
-            Codes8 c;
+            if (K % 8 == 0) return *(const Code8*)from;
+            Code8 c;
             for (int j = 0; j < count; j++) c.v[j] = from[j];
             return c;
         }
 
-        __device__ __forceinline__ void decode8(const Codes8& c, int count, float* v)
+        __device__ __forceinline__ Scale scale8(const unsigned char*, int, int, int) { return {}; }
+
+        __device__ __forceinline__ void decode8(const Code8& c, Scale, int count, float* v)
         {
             for (int j = 0; j < count; j++) v[j] = widen(c.v[j]);
         }
 
-        __device__ __forceinline__ void decode8(const Codes8& c, unsigned int* pairs) { *(Codes8*)pairs = c; }
+        __device__ __forceinline__ void decode8(const Code8& c, Scale, unsigned int* pairs) { *(Code8*)pairs = c; }
 
         """;
 

@@ -1,7 +1,7 @@
 // What the CUDA text of every storage format is written with. A format brings
-//   Codes8    eight neighbours of a row as stored, with their scale, in registers
-//   codes8    loads elements [n, k … k + count) of a matrix [N, K], count ≤ 8, k a multiple of 8
-//   decode8   to floats, or to four pairs of BF16, rounded once; pairs ask for all eight
+//   Code8, Scale      eight neighbours of a row as stored, and what scales them; elements in order take sizeof(Code8) bytes an eight
+//   code8, scale8     loads them: elements [n, k … k + count) of a matrix with rows of K, count ≤ 8, k a multiple of 8
+//   decode8           to floats, or all eight to four pairs of BF16, rounded once
 // so that a kernel may load long before it decodes. dequantize8 (Dequantize.cu) does both.
 
 // Eight codes of a byte each.
@@ -12,7 +12,7 @@ struct Bytes8
 };
 
 // Fewer at the end of rows that are no multiple of eight.
-__device__ __forceinline__ Bytes8 load8(const unsigned char* from, bool whole, int count)
+__device__ __forceinline__ Bytes8 bytes8(const unsigned char* from, bool whole, int count)
 {
     if (whole) return {*(const unsigned long long*)from};
     Bytes8 codes = {0};
@@ -20,11 +20,11 @@ __device__ __forceinline__ Bytes8 load8(const unsigned char* from, bool whole, i
     return codes;
 }
 
-template <class C>
-__device__ __forceinline__ void by_floats(const C& codes, unsigned int* pairs)
+template <class C, class S>
+__device__ __forceinline__ void by_floats(const C& code, const S& scale, unsigned int* pairs)
 {
     float v[8];
-    decode8(codes, 8, v);
+    decode8(code, scale, 8, v);
     for (int j = 0; j < 4; j++) pairs[j] = pack_bf16(v[2 * j], v[2 * j + 1]);
 }
 

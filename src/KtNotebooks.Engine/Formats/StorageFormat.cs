@@ -76,7 +76,8 @@ public abstract unsafe class StorageFormat
     public virtual string? Refusal(long k) => null;
 
     /// <summary>Bytes of a matrix [n, k], scales included.</summary>
-    public long Bytes(long n, long k) => Product(DataShape(n, k)) * DataType.Size() + (IsLowBit ? Product(ScaleShape(n, k)) * ScaleType.Size() : 0);
+    public long Bytes(long n, long k, bool withScales = true) =>
+        Product(DataShape(n, k)) * DataType.Size() + (IsLowBit && withScales ? Product(ScaleShape(n, k)) * ScaleType.Size() : 0);
 
     /// <summary>How checkpoints hold a matrix of this format; null: none does, it is made when a model is loaded.</summary>
     internal virtual StoredForm? Stored => null;

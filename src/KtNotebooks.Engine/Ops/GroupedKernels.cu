@@ -3,9 +3,6 @@
 //   grouped_product   C[i, n] = alpha · Σ_terms Σ_k A_t[i, k] · B_t,e[n, k]   (NT: both run along k)   or · B_t,e[k, n]   (NN)
 //   grouped_outer     out_e[m, n] = alpha · Σ_{rows i of e} S[i, m] · W[i, n]
 //
-// Matrices B may lie as a storage format's codes (CODED, behind the format's text): eight elements are loaded into registers a round ahead and decoded on their way into shared
-// memory, so that no decoded copy of a bank is ever written. Rows are few hundred an expert, so each element is decoded once or a few times.
-//
 // All terms of a product are summed in F32 and rounded once, so W x + s·B(A x), or dg·Wg + du·Wu + q·A, is one pass. Rows of A and W may be fetched through a list of tokens,
 // so that nothing is gathered beforehand. The _plain kernels are the same sums by one thread an element: F32, and sizes that are no multiples of 8.
 
@@ -13,10 +10,10 @@ struct Term
 {
     const T* a;          // row i at a + i·lda, or at a + (tokens[i] / divide)·lda
     const int* tokens;   // null: rows in order
-    const T* b;          // expert e of the tiles at b + e·stride_b; of codes in bytes
-    const unsigned char* scales; // of codes, as far apart; null: b lies in the rows' type
+    const T* b;          // expert e of the tiles at b + e·stride_b
+    const unsigned char* scales; // of b as a format's codes, which GroupedCodesHopper.cu alone reads; null here
     long long stride_b;
-    int lda, divide, ldb, K, rows; // rows, ldb: of the whole matrix, where it lies as codes
+    int lda, divide, ldb, K;
 };
 
 struct Tile { int expert, first, rows, unused; };
@@ -124,31 +121,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) grouped_product(Product p)
     // What this thread fetches: A_MINE chunks of A, each always of one row, and B_MINE chunks of B.
     int term = 0, k = 0, K = 0, ldb = 0;
     const T *a[A_MINE], *b = nullptr;
-    auto inside = [&](int row, int chunk) { return NN ? k + row < K && n0 + chunk * 8 < p.N : n0 + row < p.N && k + chunk * 8 < K; };
-#ifdef CODED
-    Codes8 codes[B_MINE];
-    const unsigned char *data = nullptr, *scales = nullptr;
-    // Loads the codes of the next fetch.
-    auto peek = [&]() {
-        if (term >= p.count || !scales) return;
-#pragma unroll
-        for (int j = 0; j < B_MINE; j++)
-        {
-            int c = thread + j * THREADS, row = c / B_CHUNKS, chunk = c % B_CHUNKS;
-            if (inside(row, chunk))
-                codes[j] = codes8(data, scales, NN ? k + row : n0 + row, NN ? n0 + chunk * 8 : k + chunk * 8, terms[term].rows, ldb, 8);
-        }
-    };
-#endif
     auto open = [&]() {
         const Term& q = terms[term];
         K = q.K;
         ldb = q.ldb;
         b = q.b + tile.expert * q.stride_b;
-#ifdef CODED
-        data = (const unsigned char*)q.b + tile.expert * q.stride_b;
-        scales = q.scales ? q.scales + tile.expert * q.stride_b : nullptr;
-#endif
         for (int j = 0; j < A_MINE; j++)
         {
             int row = (thread + j * THREADS) / A_CHUNKS, i = tile.first + min(row, tile.rows - 1);
@@ -171,16 +148,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) grouped_product(Product p)
             for (int j = 0; j < B_MINE; j++)
             {
                 int c = thread + j * THREADS, row = c / B_CHUNKS, chunk = c % B_CHUNKS;
-                bool valid = inside(row, chunk);
-#ifdef CODED
-                if (scales)
-                {
-                    Pack<unsigned int, 4> values = {};
-                    if (valid) decode8(codes[j], values.v);
-                    *(Pack<unsigned int, 4>*)(to + A_BYTES + at<B_CHUNKS>(row, chunk)) = values;
-                    continue;
-                }
-#endif
+                bool valid = NN ? k + row < K && n0 + chunk * 8 < p.N : n0 + row < p.N && k + chunk * 8 < K;
                 const T* from = NN ? b + (long long)(k + row) * ldb + n0 + chunk * 8 : b + (long long)(n0 + row) * ldb + k + chunk * 8;
                 copy_async(to + A_BYTES + at<B_CHUNKS>(row, chunk), valid ? from : terms[0].a, valid);
             }
@@ -190,15 +158,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) grouped_product(Product p)
                 k = 0;
                 if (++term < p.count) open();
             }
-#ifdef CODED
-            peek();
-#endif
         }
         copy_async_commit();
     };
-#ifdef CODED
-    peek();
-#endif
     for (int s = 0; s < STAGES - 1; s++) fetch(s);
 
     float c[WM / 16][WN / 8][4];

@@ -36,6 +36,7 @@ public class GroupedCodesTests
     {
         Require.Hardware("cuda", CudaDevice.Missing);
         var (format, random, there, experts) = (StorageFormat.Parse(name), new Random(n + k), Device.Cuda(), RowsOf.Length);
+        if (!GroupedKernels.ReadsCodes(there, DType.BF16, format, n, k, rows: 1)) Assert.Skip("this card's products read no codes: Hopper's do");
         var layout = new BankBytes(format, n, k, experts, random);
         int[] offsets = [0, .. RowsOf.Select((_, e) => RowsOf[..(e + 1)].Sum())];
         var (inner, outer) = byColumns ? (n, k) : (k, n);
@@ -53,10 +54,9 @@ public class GroupedCodesTests
             using var back = y.To(Device.Cpu);
             return [.. back.ToFloats().Select(BitConverter.SingleToUInt32Bits)];
         }
-        Assert.True(GroupedKernels.ReadsCodes(DType.BF16, format, n, k));
         var expected = Product(new ExpertSide(plain.Pointer, (long)n * k, k));
         Assert.Contains(expected, bits => bits << 1 != 0);
-        Assert.Equal(expected, Product(new ExpertSide(stored.Pointer, layout.Stride, k, format, stored.Pointer + (nint)layout.Scales, n)));
+        Assert.Equal(expected, Product(new ExpertSide(stored.Pointer, layout.Stride, k, format, stored.Pointer + (nint)layout.Scales)));
     }
 
     private static Tensor Numbers(Random random, params ReadOnlySpan<long> shape)
