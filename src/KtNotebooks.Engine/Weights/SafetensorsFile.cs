@@ -187,7 +187,8 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
     [LibraryImport("libc")]
     private static partial int madvise(void* address, nuint length, int advice);
 
-    private long Length => RandomAccess.GetLength(_file.SafeFileHandle);
+    /// <summary>Bytes of the file now.</summary>
+    internal long Length => RandomAccess.GetLength(_file.SafeFileHandle);
 
     private TensorEntry Entry(string name) => _entries.TryGetValue(name, out var entry) ? entry : throw Bad($"has no tensor '{name}'");
 
