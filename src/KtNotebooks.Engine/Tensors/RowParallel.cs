@@ -1,3 +1,5 @@
+using System.Runtime.ExceptionServices;
+
 namespace KtNotebooks.Tensors;
 
 /// <summary>Splits rows over the processors in equal, fixed ranges, so that the same work always gives the same bits.</summary>
@@ -25,6 +27,13 @@ public static class RowParallel
             if (rows > 0) body(0, rows);
             return;
         }
-        Parallel.For(0, parts, part => body(rows * part / parts, rows * (part + 1) / parts));
+        try
+        {
+            Parallel.For(0, parts, part => body(rows * part / parts, rows * (part + 1) / parts));
+        }
+        catch (AggregateException error) when (error.Flatten().InnerExceptions is [var first, ..])
+        {
+            ExceptionDispatchInfo.Throw(first); // the others say the same, or what follows from it
+        }
     }
 }
