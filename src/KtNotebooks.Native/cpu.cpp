@@ -9,7 +9,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <set>
+#include <map>
 #include <utility>
 #include <vector>
 
@@ -145,21 +145,35 @@ void select(const char* name) {
     throw Error(InvalidArgument, "CPU variant '%.40s' is not available here; available: %s", name, v.names.c_str());
 }
 
-int usable_processors() {
+std::vector<std::vector<int>> usable_cores() {
     std::vector<unsigned char> mask(8192 / 8);  // more processors than cpu_set_t has room for
     auto set = reinterpret_cast<cpu_set_t*>(mask.data());
-    if (sched_getaffinity(0, mask.size(), set) != 0) return 1;
-    std::set<std::pair<int, int>> cores;
+    std::map<std::pair<int, int>, std::vector<int>> cores;
+    if (sched_getaffinity(0, mask.size(), set) != 0) return {};
     for (int cpu = 0; cpu < 8192; cpu++)
         if (CPU_ISSET_S(cpu, mask.size(), set)) {
             char path[96];
             std::snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/physical_package_id", cpu);
             int package = read_int(path, 0);
             std::snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/core_id", cpu);
-            cores.insert({package, read_int(path, cpu)});
+            cores[{package, read_int(path, cpu)}].push_back(cpu);
         }
-    int count = cores.empty() ? 1 : static_cast<int>(cores.size()), granted = granted_processors();
+    std::vector<std::vector<int>> result;
+    for (auto& [core, processors] : cores) result.push_back(std::move(processors));
+    return result;
+}
+
+int usable_processors() {
+    const int cores = static_cast<int>(usable_cores().size()), count = cores > 0 ? cores : 1, granted = granted_processors();
     return granted > 0 && granted < count ? granted : count;
+}
+
+void pin_thread(const std::vector<int>& processors) {
+    if (processors.empty()) return;
+    std::vector<unsigned char> mask(8192 / 8);
+    auto set = reinterpret_cast<cpu_set_t*>(mask.data());
+    for (int cpu : processors) CPU_SET_S(cpu, mask.size(), set);
+    sched_setaffinity(0, mask.size(), set);  // refused: it runs anywhere, as before
 }
 
 }  // namespace kt
