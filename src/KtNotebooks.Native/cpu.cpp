@@ -19,7 +19,7 @@ namespace kt {
 namespace {
 
 struct Features {
-    bool avx2 = false, avx512 = false, avx512bf16 = false, amx = false;
+    bool avx2 = false, avx512 = false, avx512bf16 = false, avx512vbmi = false, amx = false;
     int amx_refused = 0;  // the errno with which Linux refused AMX's registers (ENOSPC: a thread's signal stack is too small for them)
 };
 
@@ -34,12 +34,13 @@ Features detect() {
     asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     auto saves = [low](unsigned mask) { return (low & mask) == mask; };
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return f;
-    unsigned leaf7_b = b, leaf7_d = d, leaf71_a = 0;
+    unsigned leaf7_b = b, leaf7_c = c, leaf7_d = d, leaf71_a = 0;
     if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) leaf71_a = a;
     f.avx2 = fma && f16c && (leaf7_b & (1u << 5)) && saves(0x6);
     unsigned avx512 = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31);  // F, DQ, BW, VL
     f.avx512 = f.avx2 && (leaf7_b & avx512) == avx512 && saves(0xe6);
     f.avx512bf16 = f.avx512 && (leaf71_a & (1u << 5));
+    f.avx512vbmi = f.avx512 && (leaf7_c & (1u << 1));
     unsigned amx = (1u << 22) | (1u << 24);  // BF16, TILE
     // Linux hands out the 8 KB of tile registers on request only, for the whole process, and before the threads that use them start.
     const int request = 0x1023 /* ARCH_REQ_XCOMP_PERM */, tile_data = 18;
@@ -65,7 +66,7 @@ struct Variants {
             bf16.bf16 = micro_avx512bf16;
             bf16.dots = dots_avx512bf16;
             bf16.dots_tiled = dots_tiled_avx512bf16;
-            bf16.dots_low_bit = dots_low_bit_avx512bf16;
+            bf16.low_bit = low_bit_avx512bf16(f.avx512vbmi);
             Kernels amx = bf16;
             amx.name = "amx";
             amx.bf16 = micro_amx;
