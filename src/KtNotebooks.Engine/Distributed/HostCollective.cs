@@ -19,7 +19,7 @@ public abstract class HostCollective : ICollective
     private readonly BlockingCollection<Action> _work = [];
     private readonly List<Task> _sums = [];
     private float[] _block = [];
-    private long _bytes, _busyTicks;
+    private long _bytes, _busyTicks, _exposedTicks;
     private int _awaited;
 
     protected HostCollective()
@@ -34,6 +34,10 @@ public abstract class HostCollective : ICollective
     public abstract string Carrier { get; }
 
     public IReadOnlyList<string> Hosts { get; private set; } = [];
+
+    public bool IsTimed { get; set; }
+
+    public string? Prepare(Device device) => null;
 
     /// <summary>Hears that others have gone, and tells them that this rank does; null: nobody watches.</summary>
     internal RankWatch? Watch { get; set; }
@@ -52,8 +56,10 @@ public abstract class HostCollective : ICollective
 
     public void Finish()
     {
+        var started = Stopwatch.GetTimestamp();
         foreach (var sum in _sums) Await(sum);
         _sums.Clear();
+        _exposedTicks += Stopwatch.GetTimestamp() - started;
     }
 
     public byte[][] AllGather(ReadOnlySpan<byte> mine)
@@ -65,7 +71,12 @@ public abstract class HostCollective : ICollective
 
     public bool Abort(string line) => Watch?.Fail(line) ?? false;
 
-    public SumFigures TakeFigures() => new(Interlocked.Exchange(ref _bytes, 0), Stopwatch.GetElapsedTime(0, Interlocked.Exchange(ref _busyTicks, 0)));
+    public SumFigures TakeFigures()
+    {
+        var figures = new SumFigures(_bytes, Stopwatch.GetElapsedTime(0, _busyTicks), Stopwatch.GetElapsedTime(0, _exposedTicks));
+        (_bytes, _busyTicks, _exposedTicks) = (0, 0, 0); // nothing is under way between steps
+        return figures;
+    }
 
     public void Dispose()
     {
@@ -154,8 +165,8 @@ public abstract class HostCollective : ICollective
             Memory.Copy(host, card);
             host.Dispose();
         }
-        Interlocked.Add(ref _bytes, total * sizeof(float));
-        Interlocked.Add(ref _busyTicks, Stopwatch.GetTimestamp() - started);
+        _bytes += total * sizeof(float);
+        _busyTicks += Stopwatch.GetTimestamp() - started;
     }
 
     /// <summary>Copies the next elements of tensors end to end into a block, or back.</summary>

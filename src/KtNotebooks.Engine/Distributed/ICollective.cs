@@ -1,5 +1,7 @@
 using System.Text;
 
+using KtNotebooks.Tensors;
+
 namespace KtNotebooks.Distributed;
 
 /// <summary>
@@ -21,6 +23,11 @@ public interface ICollective : IDisposable
     IReadOnlyList<string> Hosts { get; }
 
     /// <summary>
+    /// Before the first sum of what lies on this device, by all ranks: what can carry it best. In words for people; null: there is nothing to say.
+    /// </summary>
+    string? Prepare(Device device);
+
+    /// <summary>
     /// Begins to replace F32 tensors, alike on all ranks, with their sums over the ranks: element by element g₀ + g₁ + … + g_{N−1}, added in F32 in the
     /// order of the ranks (NCCL: in its own order, which is fixed for the same cards). They belong to the collective until <see cref="Finish"/>; what was
     /// queued on a card's compute stream before is waited for.
@@ -38,14 +45,18 @@ public interface ICollective : IDisposable
     /// </summary>
     bool Abort(string line);
 
-    /// <summary>What the sums have come to since the last call.</summary>
+    /// <summary>Sums are timed, for <see cref="TakeFigures"/>.</summary>
+    bool IsTimed { get; set; }
+
+    /// <summary>What the sums have cost since the last call.</summary>
     SumFigures TakeFigures();
 }
 
 /// <summary>What sums have cost.</summary>
 /// <param name="Bytes">That were summed.</param>
 /// <param name="Busy">Time in which any was under way, waiting for slower ranks included.</param>
-public readonly record struct SumFigures(long Bytes, TimeSpan Busy);
+/// <param name="Exposed">Of it what came after the rank's own gradients: what a step takes longer.</param>
+public readonly record struct SumFigures(long Bytes, TimeSpan Busy, TimeSpan Exposed);
 
 /// <summary>What can be said with <see cref="ICollective.AllGather"/>.</summary>
 public static class Collectives
@@ -92,6 +103,10 @@ public sealed class SingleRank : ICollective
     public string Carrier => "";
 
     public IReadOnlyList<string> Hosts { get; } = [Environment.MachineName];
+
+    public bool IsTimed { get; set; }
+
+    public string? Prepare(Device device) => null;
 
     public void StartSum(IReadOnlyList<Tensor> tensors)
     {

@@ -33,7 +33,7 @@ public static partial class Ranks
         TakeCard(launch);
         HostCollective ranks = launch.By == Launcher.Mpi ? JoinByMpi(end) : JoinBySockets(launch, end);
         ShareProcessors(ranks);
-        return Current = ranks;
+        return Current = new CardCollective(ranks);
     }
 
     /// <summary>The end of what the ranks did together.</summary>
@@ -108,13 +108,15 @@ public static partial class Ranks
         _ = setenv(Visible, shown?[launch.LocalRank] ?? launch.LocalRank.ToString(CultureInfo.InvariantCulture), 1);
     }
 
-    /// <summary>Ranks of one host that are not bound to processors of their own would each take all of them.</summary>
+    /// <summary>Ranks of one host that the launcher has not bound to processors of their own would each take all of them.</summary>
     private static void ShareProcessors(HostCollective ranks)
     {
-        var here = ranks.Hosts.Count(host => host == ranks.Hosts[ranks.Rank]);
-        var all = File.Exists("/proc/cpuinfo") ? File.ReadLines("/proc/cpuinfo").Count(line => line.StartsWith("processor", StringComparison.Ordinal)) : 0;
-        if (here == 1 || Environment.ProcessorCount < all || Environment.GetEnvironmentVariable("KT_THREADS") is { Length: > 0 }) return;
-        Environment.SetEnvironmentVariable("KT_THREADS", Math.Max(1, Environment.ProcessorCount / here).ToString(CultureInfo.InvariantCulture));
+        const string Allowed = "Cpus_allowed_list:";
+        const string Status = "/proc/self/status";
+        var own = File.Exists(Status) ? File.ReadLines(Status).FirstOrDefault(line => line.StartsWith(Allowed, StringComparison.Ordinal)) ?? "" : "";
+        var alike = ranks.AllGather(own).Zip(ranks.Hosts).Count(rank => rank.First == own && rank.Second == ranks.Hosts[ranks.Rank]);
+        if (alike == 1 || Environment.GetEnvironmentVariable("KT_THREADS") is { Length: > 0 }) return;
+        Environment.SetEnvironmentVariable("KT_THREADS", Math.Max(1, Environment.ProcessorCount / alike).ToString(CultureInfo.InvariantCulture));
     }
 
     /// <summary>The driver reads the environment of the process, which .NET's own copy does not change.</summary>

@@ -149,6 +149,7 @@ public sealed class Trainer
         var parameters = _model.AllTrainable;
         using var optimizer = _settings.Optimizing.Make(parameters, device => Memory.GetValueOrDefault(device).MomentsOnHost);
         if (from is not null) Checkpoints.RestoreOptimizer(from, optimizer, state.Step);
+        if (parameters.Count > 0 && Ranks.Prepare(parameters[0].Tensor.Device) is { } carrier) OnNote?.Invoke(carrier);
         Ranks.Barrier();
         // Only now, when all of the checkpoint has been found to be good, anything is touched.
         if (Ranks.IsFirst()) RunStart.Clear(_settings.OutputDir, from);
