@@ -1,4 +1,5 @@
 using KtNotebooks.Distributed;
+using KtNotebooks.Evaluation;
 using KtNotebooks.Interop;
 
 namespace KtNotebooks.Cli;
@@ -19,6 +20,10 @@ internal static class Together
         ProgressLine.IsPlain = true; // what a launcher passes on is no terminal, though it may look like one
         return ranks;
     }
+
+    /// <summary>What one process does: many would do it many times.</summary>
+    public static RemoteRun? Alone(ICollective ranks, RemoteRun? run) => run is null || ranks.World == 1 ? run
+        : throw new ArgumentException("a model behind a URL is asked by one process: start this without mpirun, srun or torchrun");
 
     private static void End(string line, int code)
     {

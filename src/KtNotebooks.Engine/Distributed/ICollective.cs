@@ -83,6 +83,10 @@ public static class Collectives
     /// <summary>A text of every rank.</summary>
     public static string[] AllGather(this ICollective ranks, string mine) => [.. ranks.AllGather(Encoding.UTF8.GetBytes(mine)).Select(Encoding.UTF8.GetString)];
 
+    /// <summary>This rank's part of so many rows that are alike: [From, To).</summary>
+    public static (int From, int To) PartOf(this ICollective ranks, int rows) =>
+        ((int)((long)rows * ranks.Rank / ranks.World), (int)((long)rows * (ranks.Rank + 1) / ranks.World));
+
     /// <summary>How a rank is named to people.</summary>
     public static string Name(this ICollective ranks, int rank) => $"rank {rank} on {ranks.Hosts[rank]}";
 }
