@@ -13,6 +13,9 @@ internal sealed class RankWatch : IDisposable
     /// <summary>The exit code of ranks that end because another is lost.</summary>
     public const int LostCode = 4;
 
+    /// <summary>And where one has an error.</summary>
+    private const byte ErrorCode = 2;
+
     private const byte Alive = 0, Leaving = 1, Failing = 2, Ending = 3;
     private static readonly TimeSpan Beat = TimeSpan.FromSeconds(1), OwnWord = TimeSpan.FromMilliseconds(700), Verdict = TimeSpan.FromSeconds(12);
 
@@ -59,7 +62,7 @@ internal sealed class RankWatch : IDisposable
         if (_rank == 0)
         {
             Interlocked.Exchange(ref _hasEnded, 1);
-            EndOthers();
+            EndOthers(ErrorCode);
             return false;
         }
         var text = Encoding.UTF8.GetBytes(line.Length <= 2000 ? line : line[..2000]);
@@ -109,8 +112,10 @@ internal sealed class RankWatch : IDisposable
                         Report(peer, ReceiveText(peer.Socket));
                         return;
                     case Ending:
+                        SocketCollective.ReceiveAll(peer.Socket, one);
                         peer.IsOver.Set();
-                        if (_hasFailed == 0) End("", LostCode);
+                        Thread.Sleep(OwnWord); // a launcher ends all when the first one does: rank 0 shall have spoken
+                        if (_hasFailed == 0) End("", one[0]);
                         return;
                 }
             }
@@ -130,20 +135,20 @@ internal sealed class RankWatch : IDisposable
     private void Report(Peer peer, string line)
     {
         Thread.Sleep(OwnWord);
-        if (_hasFailed == 0) End($"rank {peer.Rank} on {peer.Host}: {line}", 2);
+        if (_hasFailed == 0) End($"rank {peer.Rank} on {peer.Host}: {line}", ErrorCode);
     }
 
     private void End(string line, int code)
     {
         if (Interlocked.Exchange(ref _hasEnded, 1) != 0) return;
-        if (_rank == 0) EndOthers();
+        if (_rank == 0) EndOthers((byte)code);
         _end(line, code);
     }
 
-    private void EndOthers()
+    private void EndOthers(byte code)
     {
         foreach (var peer in _peers)
-            if (!peer.IsOver.IsSet) TrySend(peer, [Ending]);
+            if (!peer.IsOver.IsSet) TrySend(peer, [Ending, code]);
     }
 
     private bool TrySend(Peer peer, byte[] message)
