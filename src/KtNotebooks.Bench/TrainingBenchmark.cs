@@ -139,6 +139,7 @@ public static class TrainingBenchmark
             times.Add(time);
             reads.Add(made.ReadBytes - read);
         }
+        if (disk is not null) sequential = Math.Max(sequential, DiskShards.SequentialGbPerSecond(disk, note)); // what lies behind it may have warmed up
         DeviceFigures[] cards = [.. meters.Select(m => m.Figures)];
         return new TrainingBenchmarkResult(settings, meters[0].Name ?? $"CPU, {Cpu()}", made.Parameters, parameters.Sum(p => p.Tensor.Count),
             DeviceMeter.Median(times), times.Min(), times.Max(),
