@@ -104,8 +104,9 @@ public readonly struct Matrices
         if (_each is null || Format != StorageFormat.Of(DType.BF16) || _each[0].Device.Kind != DeviceKind.Cpu)
             throw new InvalidOperationException($"[Matrices] tiles are made of plain BF16 matrices in host memory, one an expert, not of {this}");
         var (rows, tiles, n, k) = (_each, new Tensor[Count], N, K);
-        Parallel.For(0, Count, e =>
+        CpuLoop.For(Count, i =>
         {
+            var e = (int)i;
             var tile = Tensor.Empty(DType.BF16, Padded(n) * Padded(k));
             Native.Ok(Native.kt_tile(n, k, (void*)rows[e].Pointer, (void*)tile.Pointer));
             rows[e].Dispose();

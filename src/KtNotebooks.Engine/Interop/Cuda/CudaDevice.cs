@@ -216,7 +216,7 @@ public sealed unsafe class CudaDevice
     {
         const long Part = 1 << 20;
         var block = PinnedPool.Take(this, StagedBytes);
-        Parallel.For(0, (bytes + Part - 1) / Part, part =>
+        CpuLoop.For((bytes + Part - 1) / Part, part =>
             System.Buffer.MemoryCopy((byte*)source + (part * Part), (byte*)block.Pointer + (part * Part), Part, Math.Min(Part, bytes - (part * Part))));
         Use();
         cuMemcpyHtoDAsync_v2(target, (void*)block.Pointer, (nuint)bytes, Compute.Pointer).Ok();
