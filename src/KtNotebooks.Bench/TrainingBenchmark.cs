@@ -162,6 +162,7 @@ public static class TrainingBenchmark
             exposed.Add(ranks.AllGather([figures.Exposed.TotalMilliseconds]).Max(of => of[0]));
             summed = figures.Bytes;
         }
+        if (disk is not null) sequential = Math.Max(sequential, DiskShards.SequentialGbPerSecond(disk, note)); // what lies behind it may have warmed up
         var shared = ranks.World == 1 ? null : new RankFigures(ranks.World, ranks.Carrier, summed, DeviceMeter.Median(sums), DeviceMeter.Median(exposed));
         DeviceFigures[] cards = [.. meters.Select(m => m.Figures)];
         return new TrainingBenchmarkResult(settings, meters[0].Name ?? $"CPU, {Cpu()}", made.Parameters, parameters.Sum(p => p.Tensor.Count),

@@ -11,6 +11,7 @@ internal static class BenchCommands
         BenchGenerateCommand.Create(),
         BenchServeCommand.Create(),
         BenchLoadCommand.Create(),
+        BenchDiskCommand.Create(),
         BenchExpertsCommand.Create(),
         BenchKernelsCommand.Create(),
         BenchCeilingCommands.CreatePcie(),

@@ -85,7 +85,9 @@ internal sealed unsafe class DiskRing : IDisposable
             all = [.. _asked];
             _asked.Clear();
         }
-        return all.Aggregate(true, (answers, transfer) => transfer.Abandon(Patience) && answers);
+        var until = DateTime.UtcNow + Patience;
+        TimeSpan Left() => until - DateTime.UtcNow is var left && left > TimeSpan.Zero ? left : TimeSpan.Zero;
+        return all.Aggregate(true, (answers, transfer) => transfer.Abandon(Left()) && answers);
     }
 
     public void Dispose()

@@ -92,6 +92,7 @@ internal sealed class ExpertStream : IDisposable
             }
             catch (Exception) when (arrival.HasFailed)
             {
+                _ = arrival.Abandon(Cancel); // its other reads end
                 Forget(); // whoever asks again has it read again
                 throw;
             }

@@ -43,6 +43,12 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
                 .ThenBy(i => i.What == MemoryPlan.Ring).ThenBy(i => i.What == MemoryPlan.Driver)],
             Notes = [.. residency.Placement.Settings.Notes, .. residency.Notes, .. notes],
         };
+        if (plan.Bytes("cpu", MemoryPlan.OnDisk) is > 0 and var onDisk && window.Tokens > 0)
+            plan = plan with
+            {
+                Notes = [.. plan.Notes, $"a step reads {2 * onDisk / 1e9:F0} GB of experts from the disk, less what slots keep; all else that the plan "
+                    + "lists for the cpu, adapters of experts with gradients and moments too, is in host memory: nothing of it waits on the disk"],
+            };
         return residency.Placement.Settings.GpuMemoryLimit is not { } limit ? plan
             : plan with { Notes = [.. plan.Notes, .. residency.Gpus.Select(c => c.Gpu.ToString()).Where(c => Ours(c) > limit).Select(TooMuch)] };
 

@@ -51,7 +51,8 @@ public partial class LoadingTests
         var (said, experts) = (plan.Total("cpu"), model.All().OfType<ExpertBank>().Sum(b => b.StoredBytes));
         Assert.InRange(experts, 60 << 20, 1.01 * said);
         Assert.InRange(now, (0.98 * said) - Small, (1.02 * said) + Small);
-        Assert.True(peak < said + (format == "INT8" ? experts / 2 : 0) + Small, $"at the peak {peak:N0} bytes, by plan {said:N0}"); // two banks
+        // What is quantized on the way lies in ordinary memory until its bank is brought: one of the two banks is there twice for a while.
+        Assert.True(peak < said + Small + (format == "INT8" ? (experts / 2) + Small : 0), $"at the peak {peak:N0} bytes, by plan {said:N0}");
     }
 
     [Theory]
