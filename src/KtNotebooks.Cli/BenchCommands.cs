@@ -11,6 +11,7 @@ internal static class BenchCommands
         BenchGenerateCommand.Create(),
         BenchServeCommand.Create(),
         BenchExpertsCommand.Create(),
+        BenchCpuCommand.Create(),
         BenchKernelsCommand.Create(),
         BenchCeilingCommands.CreatePcie(),
         BenchCeilingCommands.CreateGemm(),
