@@ -23,7 +23,7 @@ namespace kt {
 namespace {
 
 constexpr int64_t RangeRows = 512, LeastRows = 96, BlockColumns = 384, LeastColumns = 64, DotRows = 4, DotColumns = 64, ShortSide = 24;
-constexpr int64_t TurnedColumns = 128;  // a block of FP8 scales, four groups of 4 bits
+constexpr int64_t TurnedColumns = 128;   // a block of FP8 scales, four groups of 4 bits
 constexpr int64_t RangeBytes = 5 << 18;  // of a block of A that is read again for every panel of B: it shares the second cache
 // Rows of low-bit weights dequantized at a time: what dots reads together, small enough for the first cache.
 constexpr int64_t DequantizedDots = 4;

@@ -151,6 +151,23 @@ public readonly struct Matrices
         for (var e = 0; e < Count; e++) target[e] = ScalesPointer(e);
     }
 
+    /// <summary>Writes the data of matrix e to one address and its scales, if it has any, to another, wherever they come from. Several threads may.</summary>
+    internal void Bring(int e, nint data, nint scales)
+    {
+        using (var view = Data(e)) view.Bring(data);
+        _scales?[e].Bring(scales);
+    }
+
+    /// <summary>Bytes of it in ordinary memory of this process.</summary>
+    internal long OrdinaryBytes
+    {
+        get
+        {
+            Tensor[] all = [.. _stacked is { } stacked ? [stacked] : _each!, .. _scales ?? []];
+            return all.Sum(t => t.Home.Buffer is HostBuffer ? t.ByteLength : 0);
+        }
+    }
+
     /// <summary>The stored data of matrix e: [N, K], for 4 bits [N, K/2], of tiles all in a row. A view; the caller disposes it.</summary>
     public Tensor Data(int e)
     {
