@@ -20,7 +20,7 @@ namespace {
 
 // Above: tiles, which meet a block of weights with many rows at once; low bits must become such a block first, which costs as much as some
 // dozen rows.
-constexpr int64_t MostTokens = 256, MostRows = 8, MostLowBitRows = 16;
+constexpr int64_t MostTokens = 256, MostRows = 8, MostLowBitRows = 24;
 constexpr int64_t Together = 4, InColumns = 64, OutColumns = 32;
 
 struct Slice {
