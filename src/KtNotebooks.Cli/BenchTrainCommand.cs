@@ -19,7 +19,11 @@ internal static class BenchTrainCommand
     {
         var shape = new Option<string>("--shape") { Description = string.Join(", ", ModelShapes.Known), DefaultValueFactory = _ => "deepseek-v2-lite" };
         var layers = new Option<string>("--layers") { Description = "all, or the first so many", DefaultValueFactory = _ => "all" };
-        var tokens = new Option<int>("--tokens") { Description = "tokens of an optimizer step", DefaultValueFactory = _ => 8192 };
+        var tokens = new Option<int>("--tokens")
+        {
+            Description = "tokens of an optimizer step, over all ranks where mpirun or torchrun starts several",
+            DefaultValueFactory = _ => 8192,
+        };
         var sequence = new Option<int>("--seq") { Description = "tokens of a sequence", DefaultValueFactory = _ => 512 };
         var rank = new Option<int>("--rank") { Description = "LoRA rank, on all linears and all routed experts", DefaultValueFactory = _ => 8 };
         var experts = new Option<ExecutorKind>("--experts")
@@ -81,7 +85,9 @@ internal static class BenchTrainCommand
                 Device.Parse(parsed.GetRequiredValue(device)), (long)parsed.GetValue(slots) << 20, (long)parsed.GetValue(saved) << 20, parsed.GetValue(moments),
                 parsed.GetValue(pairs), parsed.GetValue(chunk), parsed.GetValue(steps), parsed.GetValue(cards), parsed.GetValue(contiguous),
                 parsed.GetValue(parts), parsed.GetValue(diskFolder));
-            var result = TrainingBenchmark.Run(settings, Console.Error.WriteLine, cancel);
+            var ranks = Together.Join();
+            var speaker = ranks.World == 1 ? "" : $"rank {ranks.Rank}: ";
+            var result = TrainingBenchmark.Run(settings, ranks, line => Console.Error.WriteLine(speaker + line), cancel);
             if (parsed.GetValue(json)) Console.WriteLine(JsonSerializer.Serialize(result, Indented));
             else Print(result);
         }, cancel));
@@ -95,9 +101,13 @@ internal static class BenchTrainCommand
             + $"rank {s.Rank} ({r.Trained / 1e6:F1} M trained), {s.Tokens} tokens a step in sequences of {s.Sequence}");
         var more = s.Gpus == 1 ? ""
             : $" and {s.Gpus - 1} more: {(s.Contiguous ? "consecutive layers on each" : "layers in turn")}, the window in {s.Parts ?? s.Gpus} parts";
+        if (r.Ranks is { } shared) Console.WriteLine($"{shared.World} processes share every step, summed by {shared.Carrier}; the first one's figures");
         Console.WriteLine($"experts {s.Executor.ToString().ToLowerInvariant()} in {s.Format.Name}, everything else "
             + $"on {r.Device}{more}");
         Console.WriteLine($"  {r.TokensPerSecond,10:N0} tokens/s   step {r.StepMs:N0} ms ({r.FastestMs:N0} to {r.SlowestMs:N0} in {s.Steps} steps)");
+        if (r.Ranks is { } sums)
+            Console.WriteLine($"  gradients: {sums.Bytes / 1e6:N1} MB summed in {sums.SumMs:N1} ms, of which {sums.ExposedMs:N1} ms come after the rank's own: "
+                + $"{sums.ExposedMs / r.StepMs:P1} of the step");
         if (r.PerDevice is null) Console.WriteLine($"  on the compute stream: {Split(r.Parts)}");
         if (r.CopiedBytes > 0)
             Console.WriteLine($"  over the bus: {r.CopiedBytes / 1e9:F1} GB in {r.CopyMs:N0} ms = {r.CopyGbPerSecond:F1} GB/s, "

@@ -1,3 +1,5 @@
+using System.Text.Json.Nodes;
+
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Nn;
@@ -38,6 +40,9 @@ public sealed class RoutingStep(double coefficient, int tokens, double zCoeffici
         }
     }
 
+    /// <summary>What is noted decides gradients.</summary>
+    internal bool HasLoss => coefficient > 0 || zCoefficient > 0;
+
     /// <summary>Of the experts, over all layers, and what a count adds to the slope ∂loss/∂p of every row; null: there is no balance loss.</summary>
     internal (int[] Counts, double Factor, double ZFactor)? Balance
     {
@@ -46,6 +51,34 @@ public sealed class RoutingStep(double coefficient, int tokens, double zCoeffici
             if ((coefficient <= 0 && zCoefficient <= 0) || _counts.Count == 0) return null;
             double rows = (double)_counts.Count * tokens;
             return ([.. Pooled.Select(count => (int)count)], coefficient * Pooled.Length / (rows * rows), 2 * zCoefficient / rows);
+        }
+    }
+
+    /// <summary>What has been noted, for others who noted other rows of the same window.</summary>
+    internal string Save() => new JsonObject
+    {
+        ["counts"] = new JsonObject(_counts.Select(c => KeyValuePair.Create(c.Key, (JsonNode?)new JsonArray([.. c.Value.Select(n => JsonValue.Create(n))])))),
+        ["probabilities"] = new JsonArray([.. _probabilities.Select(p => JsonValue.Create(BitConverter.DoubleToInt64Bits(p)))]),
+        ["squares"] = BitConverter.DoubleToInt64Bits(_squares),
+    }.ToJsonString();
+
+    /// <summary>Takes the sum of such notes, in their order, in place of its own.</summary>
+    internal void Replace(IEnumerable<string> all)
+    {
+        static double Number(JsonNode? bits) => BitConverter.Int64BitsToDouble(bits!.GetValue<long>());
+        _counts.Clear();
+        (_probabilities, _squares) = ([], 0);
+        foreach (var notes in all.Select(text => JsonNode.Parse(text)!))
+        {
+            foreach (var (path, counts) in notes["counts"]!.AsObject())
+            {
+                if (!_counts.TryGetValue(path, out var sums)) _counts[path] = sums = new long[counts!.AsArray().Count];
+                for (var e = 0; e < sums.Length; e++) sums[e] += counts![e]!.GetValue<long>();
+            }
+            var probabilities = notes["probabilities"]!.AsArray();
+            if (_probabilities.Length < probabilities.Count) _probabilities = new double[probabilities.Count];
+            for (var e = 0; e < probabilities.Count; e++) _probabilities[e] += Number(probabilities[e]);
+            _squares += Number(notes["squares"]);
         }
     }
 

@@ -60,6 +60,9 @@ public sealed class RunIdentity
     /// <summary>No key is made of several words.</summary>
     private static bool IsHash(string key) => key.Contains(' ', StringComparison.Ordinal);
 
+    /// <summary>All of it, for ranks that compare it.</summary>
+    public IEnumerable<(string Name, string Value)> Facts => _values.Select(v => (v.Key, v.Value?.ToJsonString() ?? "not set"));
+
     public void Write(string folder) => NotedSettings.Write(Path.Combine(folder, FileName), _values);
 
     /// <summary>Compares with what a checkpoint was made with.</summary>

@@ -73,7 +73,7 @@ public sealed unsafe class CudaDevice
     public static int DriverVersion => Start.Value.DriverVersion;
 
     /// <summary>The CUDA libraries in use and where they were found.</summary>
-    public static IReadOnlyDictionary<string, string> LoadedLibraries => CudaLibraries.LoadedPaths;
+    public static IReadOnlyDictionary<string, string> LoadedLibraries => NativeLibraries.LoadedPaths;
 
     internal static int DriverMajor => DriverVersion / 1000;
 
