@@ -36,7 +36,7 @@ public static class ExpertBenchmark
     public static ExpertBenchmarkResult Run(ExpertBenchmarkSettings s)
     {
         ArgumentNullException.ThrowIfNull(s);
-        var error = Check(s with { Experts = 4, Width = 256, Inner = 128, TopK = 2, Tokens = 100 });
+        var error = Check(s with { Tokens = 100 });
         using var bank = Bank(s);
         using var rows = new Rows(s);
         var (peakBefore, read) = s.Device.Kind == DeviceKind.Cpu ? (Ceilings.RegisterPeak()?.Rate ?? 0, Ceilings.HostRead(1L << 30)?.Rate ?? 0) : (0, 0);
@@ -50,7 +50,7 @@ public static class ExpertBenchmark
         return new ExpertBenchmarkResult(forward, both, work / forward, 2 * work / both, error, both - activations, lora, peak, read);
     }
 
-    private static ExpertBank Bank(ExpertBenchmarkSettings s)
+    internal static ExpertBank Bank(ExpertBenchmarkSettings s)
     {
         var weights = new PatternWeights(Device.Cpu, s.Format) { Tiles = s.Device.Kind == DeviceKind.Cpu };
         var bank = new ExpertBank(weights, ExpertNames.Each("model.layers.1.mlp.experts"), DType.BF16, s.Experts, s.Width,
@@ -76,8 +76,11 @@ public static class ExpertBenchmark
         return new ExpertLora(Of("ga", r, D), Of("gb", I, r), Of("ua", r, D), Of("ub", I, r), Of("da", r, I), Of("db", D, r), 2);
     }
 
-    private static double Check(ExpertBenchmarkSettings s)
+    /// <summary>Of a small bank like it.</summary>
+    /// <exception cref="InvalidOperationException">It is wrong.</exception>
+    internal static double Check(ExpertBenchmarkSettings s)
     {
+        s = s with { Experts = 4, Width = 256, Inner = 128, TopK = 2 };
         using var bank = Bank(s);
         using var plainBank = Bank(s with { Device = Device.Cpu });
         using var rows = new Rows(s);
@@ -108,17 +111,18 @@ public static class ExpertBenchmark
     }
 
     /// <summary>Random rows and routes, every expert about equally often.</summary>
-    private sealed class Rows : IDisposable
+    internal sealed class Rows : IDisposable
     {
         private readonly Tensor _x, _dy, _weights, _indices;
 
-        public Rows(ExpertBenchmarkSettings s)
+        public Rows(ExpertBenchmarkSettings s, ulong seed = 7)
         {
-            var random = new NormalRandom(7, "rows");
+            var random = new NormalRandom(seed, "rows");
             var values = new float[s.Tokens * s.Width];
             random.Fill(values, 1);
             using var x = Tensor.From(values, DType.BF16, s.Tokens, s.Width);
             var indices = new int[s.Tokens * s.TopK];
+            Indices = indices;
             for (var t = 0; t < s.Tokens; t++)
             {
                 var first = (int)(random.Next() % (ulong)s.Experts);
@@ -129,6 +133,9 @@ public static class ExpertBenchmark
             using var weights = Tensor.From([.. indices.Select(_ => 1f / s.TopK)], s.Tokens, s.TopK);
             (_x, _dy, _weights, _indices) = (x.To(s.Device).Clone(), x.To(s.Device).Clone(), weights.To(s.Device).Clone(), chosen.To(s.Device).Clone());
         }
+
+        /// <summary>The expert of each route.</summary>
+        public IReadOnlyList<int> Indices { get; }
 
         public float[] Value(ExpertBank bank)
         {

@@ -93,7 +93,7 @@ public static class LoadingBenchmark
         TimeSpan touched = default;
         using (new PinnedMemory(card, bytes, address =>
         {
-            HostPages.Touch(address, bytes, Environment.ProcessorCount);
+            HostPages.Touch(address, bytes);
             touched = watch.Elapsed;
         })) watch.Stop();
         var locked = watch.Elapsed;

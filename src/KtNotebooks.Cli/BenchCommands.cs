@@ -13,6 +13,7 @@ internal static class BenchCommands
         BenchLoadCommand.Create(),
         BenchDiskCommand.Create(),
         BenchExpertsCommand.Create(),
+        BenchCpuCommand.Create(),
         BenchKernelsCommand.Create(),
         BenchCeilingCommands.CreatePcie(),
         BenchCeilingCommands.CreateGemm(),

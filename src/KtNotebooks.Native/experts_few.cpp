@@ -18,7 +18,9 @@
 namespace kt {
 namespace {
 
-constexpr int64_t MostTokens = 16, MostRows = 8;  // above: tiles, which read a block of weights once for many rows
+// Above: tiles, which meet a block of weights with many rows at once; low bits must become such a block first, which costs as much as some
+// dozen rows.
+constexpr int64_t MostTokens = 256, MostRows = 8, MostLowBitRows = 24;
 constexpr int64_t Together = 4, InColumns = 64, OutColumns = 32;
 
 struct Slice {
@@ -76,8 +78,8 @@ struct Few {
         else
             kernels.dots(m, columns, k, x, KT_BF16, rows.bytes / 2, matrix.data, w.typeW, matrix.rows, 1, c, ldc, false);
         if (w.A)
-            kernels.dots(m, columns, w.r, p + (s.first + from) * w.r, KT_F32, w.r, w.B[s.e] + column * w.r, KT_F32, w.r, experts.scale, c, ldc,
-                         true);
+            kernels.dots(m, columns, w.r, p + (s.first + from) * w.r, KT_F32, w.r, w.B[s.e] + column * w.r, KT_F32, w.r, experts.scale, c,
+                         ldc, true);
     }
 
     // p = rows Aᵀ of an expert; row(i) as above, one a call: they lie where they lie.
@@ -92,8 +94,10 @@ struct Few {
 
 bool fits_few(const kt_experts& x) {
     if (is_row_invariant() || x.T > MostTokens) return false;
+    bool low_bit = true;
+    for (const kt_projection* p : {&x.gate, &x.up, &x.down}) low_bit = low_bit && p->typeW > KT_BF16 && !(p->typeW & KT_TILED);
     for (int32_t e = 0; e < x.E; e++)
-        if (x.offsets[e + 1] - x.offsets[e] > MostRows) return false;
+        if (x.offsets[e + 1] - x.offsets[e] > (low_bit ? MostLowBitRows : MostRows)) return false;
     return true;
 }
 
@@ -104,9 +108,7 @@ void forward_few(const kt_experts& x, const void* tokens, const float* weights, 
     const int64_t D = x.D, I = x.I, count = static_cast<int64_t>(few.slices.size());
     auto token = [&](int64_t i) { return static_cast<const uint16_t*>(tokens) + x.routes[i] / x.top_k * D; };
     if (x.gate.A)
-        parallel_for(2 * count, [&](int64_t i) {
-            few.low_rank(i % 2 ? x.up : x.gate, few.slices[i / 2], D, token, i % 2 ? pUp : pGate);
-        });
+        parallel_for(2 * count, [&](int64_t i) { few.low_rank(i % 2 ? x.up : x.gate, few.slices[i / 2], D, token, i % 2 ? pUp : pGate); });
     const Rows in = few.ready(x.gate, D, in_memory, token), in_up = x.up.typeW == x.gate.typeW ? in : few.ready(x.up, D, up_memory, token);
     uint16_t* h = h_memory.get<uint16_t>(few.routes() * I);
     const int64_t blocks = (I + InColumns - 1) / InColumns;
@@ -131,7 +133,9 @@ void forward_few(const kt_experts& x, const void* tokens, const float* weights, 
     const Rows out = few.ready(x.down, I, out_memory, inner);
     parallel_for((D + OutColumns - 1) / OutColumns, [&](int64_t task) {
         const int64_t column = task * OutColumns, columns = std::min(OutColumns, D - column);
-        float sums[MostTokens * OutColumns] = {};
+        thread_local Scratch memory;
+        float* sums = memory.get<float>(x.T * OutColumns);
+        std::fill_n(sums, x.T * OutColumns, 0.0f);
         for (const Slice& s : few.slices)
             for (int64_t from = 0; from < s.rows; from += Together) {
                 const int64_t m = std::min(Together, s.rows - from);

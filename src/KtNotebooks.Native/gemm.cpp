@@ -23,6 +23,7 @@ namespace kt {
 namespace {
 
 constexpr int64_t RangeRows = 512, LeastRows = 96, BlockColumns = 384, LeastColumns = 64, DotRows = 4, DotColumns = 64, ShortSide = 24;
+constexpr int64_t TurnedColumns = 128;   // a block of FP8 scales, four groups of 4 bits
 constexpr int64_t RangeBytes = 5 << 18;  // of a block of A that is read again for every panel of B: it shares the second cache
 // Rows of low-bit weights dequantized at a time: what dots reads together, small enough for the first cache.
 constexpr int64_t DequantizedDots = 4;
@@ -190,10 +191,11 @@ void compute(const Kernels& kernels, const Task& task) {
     const Range& range = *task.range;
     const Product& product = *range.product;
     passes.clear(), groups.clear();
-    bool whole = true;
+    bool whole = true, turned_codes = false;
     const Micro* micro = nullptr;
     for (int index = 0; index < product.term_count; index++) {
         const Term& t = product.terms[index];
+        turned_codes = turned_codes || (t.b.is_low_bit() && t.b.stored.turned);
         const Plan p = plan(kernels, t);
         const int64_t k_block = p.micro->k_block;
         for (int64_t k0 = 0; k0 < t.k; k0 += k_block) {
@@ -206,7 +208,9 @@ void compute(const Kernels& kernels, const Task& task) {
     }
     whole = whole && !passes.empty() && passes.size() <= MostPasses;
     if (whole) groups.assign(1, {0, passes.size()});
-    const int64_t stretch = whole ? std::min<int64_t>(micro->nr, task.columns) : task.columns, ldc = round_up(stretch, 32);
+    // Codes along the columns: a stretch of whole cache lines of them, or each line is read for every panel again.
+    const int64_t stretch = whole ? std::min<int64_t>(turned_codes ? TurnedColumns : micro->nr, task.columns) : task.columns,
+                  ldc = round_up(stretch, 32);
     float* c = sums.get<float>(round_up(range.rows, 32) * ldc);
     for (int64_t first = 0; first < task.columns; first += stretch) {
         const int64_t columns = std::min(stretch, task.columns - first);

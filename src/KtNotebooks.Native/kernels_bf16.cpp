@@ -75,37 +75,33 @@ double spin(int64_t rounds) {
     return 4.0 * rounds * MR * NV * W;
 }
 
-template <int Rows, int Cols>
-KT_INLINE void dots_block(int64_t k, const uint16_t* x, int64_t ldx, const uint16_t* w, int64_t ldw, float scale, float* c, int64_t ldc,
-                          bool accumulate) {
-    F sums[Rows][Cols];
-    for (int i = 0; i < Rows; i++)
-        for (int j = 0; j < Cols; j++) sums[i][j] = zero();
-    auto step = [&](int64_t l, int64_t halves) __attribute__((always_inline)) {
-        F vx[Rows];
-        for (int i = 0; i < Rows; i++) vx[i] = load_pairs(x + i * ldx + l, halves);
-        for (int j = 0; j < Cols; j++) {
-            F vw = load_pairs(w + j * ldw + l, halves);
-            for (int i = 0; i < Rows; i++) sums[i][j] = dot(sums[i][j], vx[i], vw);
-        }
-    };
-    int64_t l = 0;
-    for (; l + 2 * W <= k; l += 2 * W) step(l, 2 * W);
-    if (l < k) step(l, k - l);
-    for (int i = 0; i < Rows; i++)
-        for (int j = 0; j < Cols; j++) {
-            float* to = c + i * ldc + j;
-            float s = scale * sum(sums[i][j]);
-            *to = accumulate ? *to + s : s;
-        }
-}
-
+// One row of w after the other, so that memory is read in one stream; as many sums as the dot instruction's latency wants.
 template <int Rows>
 void dots_rows(int64_t n, int64_t k, const uint16_t* x, int64_t ldx, const uint16_t* w, int64_t ldw, float scale, float* c, int64_t ldc,
                bool accumulate) {
-    int64_t j = 0;
-    for (; j + 4 <= n; j += 4) dots_block<Rows, 4>(k, x, ldx, w + j * ldw, ldw, scale, c + j, ldc, accumulate);
-    for (; j < n; j++) dots_block<Rows, 1>(k, x, ldx, w + j * ldw, ldw, scale, c + j, ldc, accumulate);
+    constexpr int Chains = Rows <= 2 ? 4 / Rows : 1;
+    constexpr int64_t Ahead = 1024;  // numbers: what is brought while this is multiplied
+    for (int64_t j = 0; j < n; j++, w += ldw) {
+        F sums[Rows][Chains];
+        for (int i = 0; i < Rows; i++)
+            for (int q = 0; q < Chains; q++) sums[i][q] = zero();
+        auto step = [&](int64_t l, int q, int64_t halves) __attribute__((always_inline)) {
+            _mm_prefetch(reinterpret_cast<const char*>(w + l + Ahead), _MM_HINT_T0);
+            F vw = load_pairs(w + l, halves);
+            for (int i = 0; i < Rows; i++) sums[i][q] = dot(sums[i][q], load_pairs(x + i * ldx + l, halves), vw);
+        };
+        int64_t l = 0;
+        for (; l + 2 * W * Chains <= k; l += 2 * W * Chains)
+#pragma GCC unroll 4
+            for (int q = 0; q < Chains; q++) step(l + q * 2 * W, q, 2 * W);
+        for (; l < k; l += 2 * W) step(l, 0, k - l < 2 * W ? k - l : 2 * W);
+        for (int i = 0; i < Rows; i++) {
+            for (int q = 1; q < Chains; q++) sums[i][0] = add(sums[i][0], sums[i][q]);
+            float* to = c + i * ldc + j;
+            float s = scale * sum(sums[i][0]);
+            *to = accumulate ? *to + s : s;
+        }
+    }
 }
 
 }  // namespace

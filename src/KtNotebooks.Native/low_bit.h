@@ -25,7 +25,7 @@ struct LowBitRow {
         const Stored& s = m.stored;
         const int64_t row = s.row + i, group_row = row * (s.width / Group);
         codes = static_cast<const uint8_t*>(m.data) + row * s.width / (m.type >= KT_INT4 ? 2 : 1);
-        scales = static_cast<const char*>(s.scales) + (m.type == KT_INT4   ? group_row * 2
+        scales = static_cast<const char*>(s.scales) + (m.type == KT_INT4    ? group_row * 2
                                                        : m.type == KT_MXFP4 ? group_row
                                                        : m.type == KT_INT8  ? row * 4
                                                                             : row / Fp8Block * ((s.width + Fp8Block - 1) / Fp8Block) * 4);
@@ -33,7 +33,9 @@ struct LowBitRow {
 };
 
 template <int Format>
-constexpr int64_t Run = Format == KT_INT8 ? 512 : Format == KT_FP8 ? Fp8Block : Group;  // codes of one scale, or as many as may be taken so
+constexpr int64_t Run = Format == KT_INT8  ? 512
+                        : Format == KT_FP8 ? Fp8Block
+                                           : Group;  // codes of one scale, or as many as may be taken so
 
 template <int Format>
 KT_INLINE float low_bit_scale(const LowBitRow& row, int64_t k) {
@@ -75,7 +77,8 @@ void low_bit_rows(int64_t n, int64_t k, const float* x, int64_t ldx, const Matri
                 for (; l + 4 * W <= length; l += 4 * W) {
                     _mm_prefetch(reinterpret_cast<const char*>(codes + l + Ahead), _MM_HINT_T0);
 #pragma GCC unroll 4
-                    for (int q = 0; q < 4; q++) add_vector(widen_codes(load_codes(codes + l + q * W), Format == KT_FP8), l + q * W, q % Chains, W);
+                    for (int q = 0; q < 4; q++)
+                        add_vector(widen_codes(load_codes(codes + l + q * W), Format == KT_FP8), l + q * W, q % Chains, W);
                 }
                 for (; l < length; l += W) {
                     const int64_t some = length - l < W ? length - l : W;

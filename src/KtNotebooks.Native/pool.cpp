@@ -119,7 +119,8 @@ class Pool {
 
     bool has_tasks() const {
         for (const Job& job : jobs_)
-            if ((job.state.load(std::memory_order_relaxed) & Job::Open) && job.next.load(std::memory_order_relaxed) < job.count) return true;
+            if ((job.state.load(std::memory_order_relaxed) & Job::Open) && job.next.load(std::memory_order_relaxed) < job.count)
+                return true;
         return false;
     }
 

@@ -1,5 +1,6 @@
 // The one thread pool of the process, for native and managed loops. A job is a number of tasks, handed out one by one; the caller works
-// too, so a job ends whatever the pool's threads do. Several callers may have jobs at once; a loop inside a task runs in that task's thread.
+// too, so a job ends whatever the pool's threads do. Several callers may have jobs at once; a loop inside a task runs in that task's
+// thread.
 #pragma once
 #include <cstdint>
 #include <type_traits>

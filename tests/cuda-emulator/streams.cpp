@@ -44,7 +44,7 @@ std::shared_ptr<Stream> default_stream(int card) {
 // A recording, or one made ready to run.
 struct Graph {
     int card;
-    std::shared_ptr<std::vector<std::function<Failure()>>> work;
+    std::shared_ptr<std::vector<Recorded>> work;
 };
 
 std::unordered_set<Graph*>& graphs() {
@@ -77,8 +77,7 @@ int drain_all(int card) {
 
 int Stream::push(std::function<Failure()> run, bool host) {
     if (recording) {
-        if (host) return error(NotSupported, "a host function is not recorded here");
-        recording->push_back(std::move(run));
+        recording->push_back({std::move(run), host});
         return Success;
     }
     queue_.push_back({std::move(run), host, nullptr, 0});
@@ -187,7 +186,7 @@ int cuStreamBeginCapture_v2(void* stream, int mode) {
     NEEDS_CONTEXT;
     auto s = stream ? find_stream(stream) : nullptr;
     if (!s || s->recording || mode < 0 || mode > 2) return error(InvalidHandle, "cuStreamBeginCapture: no such stream, or it is being recorded");
-    s->recording = std::make_shared<std::vector<std::function<Failure()>>>();
+    s->recording = std::make_shared<std::vector<Recorded>>();
     return Success;
 }
 
@@ -218,7 +217,7 @@ int cuGraphLaunch(void* executable, void* stream) {
     auto s = find_stream(stream);
     if (!graphs().count(g) || !s || s->card != g->card) return error(InvalidHandle, "cuGraphLaunch: no such graph, or a stream of another card");
     for (auto& work : *g->work)
-        if (int status = s->push(work)) return status;
+        if (int status = s->push(work.run, work.host)) return status;
     return Success;
 }
 
@@ -320,7 +319,7 @@ int cuLaunchHostFunc(void* stream, void (*function)(void*), void* data) {
     NEEDS_CONTEXT;
     auto s = find_stream(stream);
     if (!s || function == nullptr) return error(InvalidHandle, "cuLaunchHostFunc: no such stream, or no function");
-    if (!is_eager()) {
+    if (!is_eager() && !s->recording) {
         // Nobody may ever wait for it through the driver: as on a card, it runs after a while.
         std::thread([s, position = s->position() + 1] {
             std::this_thread::sleep_for(std::chrono::milliseconds(20));

@@ -14,6 +14,12 @@
 
 namespace kt {
 
+// A piece of work that a recording has; `host`: a function of the program's, see Stream::push.
+struct Recorded {
+    std::function<Failure()> run;
+    bool host;
+};
+
 class Stream {
   public:
     explicit Stream(int card) : card(card) {}
@@ -29,7 +35,7 @@ class Stream {
     bool step();  // one piece of work; false: none is left
 
     // While it is not null, work is recorded there instead of queued.
-    std::shared_ptr<std::vector<std::function<Failure()>>> recording;
+    std::shared_ptr<std::vector<Recorded>> recording;
 
   private:
     struct Work {

@@ -177,9 +177,12 @@ public sealed class ExpertBank : Module, IAdaptable
         if (lora is { Dropout: > 0 } && !pass.Training) lora = lora with { Dropout = 0 };
         var device = Executor.DeviceOf(new ExpertVisit(indices.Count, pass.ValueUnused, lora)) ?? base.Device;
         var set = _set with { Lora = lora is null || lora.Device == device ? lora : Brought(lora, pass, device) };
-        var (w, chosen) = (Transfer.Apply(weights, device), Transfer.Apply(indices, device));
         var key = new RouteKey(DropoutMask.Mix(pass.DropoutKey ^ _key), pass.FirstRow * (long)weights.Width);
-        var y = RoutedExperts.Apply(new ExpertCall(set, key, Transfer.Apply(x, device), w, chosen) { ValueUnused = pass.ValueUnused, KeptLora = lora },
+        if (device.Kind == DeviceKind.Cpu && x.Device.Kind == DeviceKind.Cuda && x.Gpu().IsRecording)
+            return RecordedExperts.Apply(new ExpertCall(set, key, x, weights, indices), Executor, _downBiases);
+        var here = Transfer.Together(device, x, weights, indices);
+        var (w, chosen) = (here[1], here[2]);
+        var y = RoutedExperts.Apply(new ExpertCall(set, key, here[0], w, chosen) { ValueUnused = pass.ValueUnused, KeptLora = lora },
             Executor);
         if (_downBiases is not null) y = ExpertBias.Apply(y, w, chosen, _downBiases);
         return Transfer.Apply(y, x.Device);

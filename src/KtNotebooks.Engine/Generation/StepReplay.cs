@@ -11,8 +11,8 @@ namespace KtNotebooks.Generation;
 /// Steps of one token a sequence on one card, recorded as CUDA graphs and replayed: the host fills the lists of where the rows stand, queues one graph and
 /// waits for logits, instead of some thirty kernels a layer, each of which takes it longer than the card. A graph belongs to a number of sequences, a bound of
 /// their lengths and an adapter, and is recorded when such a step comes the second time. Its kernels are those of <see cref="CausalLm.Hidden(TokenBatch,
-/// Pass)"/>, so its numbers are too, bit for bit. Where something on the way needs the host (experts in host memory, layers on several cards) nothing is
-/// recorded, and <see cref="Refusal"/> says what.
+/// Pass)"/>, so its numbers are too, bit for bit. Experts in host memory are computed by the CPU as a part of the graph (<see cref="RecordedExperts"/>). Where
+/// something on the way needs the host otherwise (layers on several cards) nothing is recorded, and <see cref="Refusal"/> says what.
 /// </summary>
 /// <param name="model">Not owned.</param>
 internal sealed class StepReplay(CausalLm model) : IDisposable
@@ -152,7 +152,8 @@ internal sealed class StepReplay(CausalLm model) : IDisposable
         {
             _lists.Send();
             _graph.Launch();
-            _card.ReadInto(_read, _logits!.Pointer, _logits.ByteLength);
+            _card.ReadInto(_read, _logits!.Pointer, _logits.ByteLength, _graph.UsesHost);
+            _graph.ThrowIfFailed();
             return new Span<float>((void*)_read.Pointer, (int)_logits.Count);
         }
 

@@ -57,13 +57,13 @@ internal static unsafe partial class HostPages
     }
 
     /// <summary>
-    /// Makes the system give the pages of fresh memory now, by so many threads at once: it clears them, and on a machine with several memories each thread
-    /// gets pages near it.
+    /// Makes the system give the pages of fresh memory now, on all threads of <see cref="CpuLoop"/>: it clears them, and on a machine with several memories
+    /// each thread gets pages near it.
     /// </summary>
-    public static void Touch(nint pointer, long bytes, int threads)
+    public static void Touch(nint pointer, long bytes)
     {
         var (length, pieces) = (Rounded(bytes), (Rounded(bytes) + TouchPiece - 1) / TouchPiece);
-        Parallel.For(0L, pieces, new ParallelOptions { MaxDegreeOfParallelism = threads }, piece =>
+        CpuLoop.For(pieces, piece =>
         {
             var at = (byte*)pointer + (piece * TouchPiece);
             var count = Math.Min(TouchPiece, length - (piece * TouchPiece));

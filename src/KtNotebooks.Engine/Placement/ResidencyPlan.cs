@@ -10,17 +10,14 @@ namespace KtNotebooks.Placement;
 /// <param name="Place">Device, home of the weights and executor, which is never auto.</param>
 /// <param name="Format">Of the matrices in memory; the checkpoint's are quantized or dequantized on the way where it has another.</param>
 /// <param name="Layout">Where each matrix lies in the bank, for experts that a card computes.</param>
+/// <param name="IsTiled">Is laid out in the CPU kernels' tiles on the way into host memory, from the mapped file: no second copy.</param>
 /// <param name="GroupBytes">Bytes of a slot, which one group of experts crosses the bus into; 0 for experts that do not cross it.</param>
-public sealed record BankResidency(string Path, ModulePlace Place, StorageFormat Format, BankLayout Layout, long GroupBytes = 0)
+public sealed record BankResidency(string Path, ModulePlace Place, StorageFormat Format, BankLayout Layout, bool IsTiled, long GroupBytes = 0)
 {
     /// <summary>
     /// Comes to its card, or to pinned memory, from the mapped file when the model stands; until then its matrices are views on the file.
     /// </summary>
     public bool IsBroughtLater => Place.Compute.Kind == DeviceKind.Cuda && Place.Executor != ExecutorKind.Cpu;
-
-    /// <summary>Is laid out in the CPU kernels' tiles on the way into host memory, from the mapped file: no second copy.</summary>
-    public bool IsTiled => Place.Executor == ExecutorKind.Cpu && Place.Weights == WeightHome.Host && Format == StorageFormat.Of(DType.BF16)
-        && Interop.Cpu.MultipliesTiles;
 }
 
 /// <summary>What of a card is whose.</summary>
@@ -141,7 +138,8 @@ public sealed class ResidencyPlan
         if (place.Weights == WeightHome.Disk && bank.Names.All.FirstOrDefault(n => !n.CanStayMapped(format)) is { } mixed)
             throw new InvalidDataException($"{place.Because}: weights: disk reads matrices that lie in one piece, but {mixed.Stacked!.Name} holds those of all "
                 + "experts row by row in turn; write weights: host");
-        return new BankResidency(bank.Path, place, format, new BankLayout(bank.Count, bank.Width, bank.Inner, format));
+        var tiled = place is { Executor: ExecutorKind.Cpu, Weights: WeightHome.Host } && format == StorageFormat.BF16 && Interop.Cpu.MultipliesTiles;
+        return new BankResidency(bank.Path, place, format, new BankLayout(bank.Count, bank.Width, bank.Inner, format), tiled);
     }
 
     /// <summary>Gives the experts of a card that are to be computed alike their share of what is left of it.</summary>

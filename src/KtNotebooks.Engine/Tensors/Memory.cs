@@ -40,6 +40,17 @@ public static unsafe class Memory
         }
     }
 
+    /// <summary>Several copies; from a card to the host, the host waits once.</summary>
+    internal static void Copy(Tensor[] sources, Tensor[] targets)
+    {
+        if (sources.Length > 1 && sources[0].Device.Kind == DeviceKind.Cuda && targets.All(t => t.Device.Kind == DeviceKind.Cpu))
+        {
+            sources[0].Gpu().Read([.. sources.Zip(targets, (s, t) => (t.Pointer, s.Pointer, s.ByteLength))]);
+            return;
+        }
+        for (var i = 0; i < sources.Length; i++) Copy(sources[i], targets[i]);
+    }
+
     /// <summary>I32 [n] on a device; the values may change afterwards.</summary>
     public static Tensor Place(ReadOnlySpan<int> values, Device device) => Place(values, DType.I32, device);
 

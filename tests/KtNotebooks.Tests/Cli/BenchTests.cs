@@ -47,4 +47,24 @@ public class BenchTests
     [Fact]
     public void Rows_that_cannot_be_cut_are_refused() =>
         Assert.Equal("--rows must be a positive multiple of 8, but is 12", Kt.Refuses("bench", "kernels", "--device", "cpu", "--rows", "12"));
+
+    [Fact]
+    public void The_cpu_kernels_have_their_shares_in_json()
+    {
+        var (exit, output, errors) = Kt.Run("bench", "cpu", "--json", "--experts", "8", "--width", "128", "--inner", "96", "--top-k", "2", "--tokens", "64",
+            "--few", "1", "5", "--size", "128");
+        if (exit != 0 && errors.Contains("the native library is not in use", StringComparison.Ordinal)) Assert.Skip(errors);
+        Assert.True(exit == 0, errors);
+        using var json = JsonDocument.Parse(output);
+        var result = json.RootElement;
+        Assert.All((string[])["forward_ms", "backward_ms", "total_ms", "forward_tflops", "total_tflops", "forward_peak_share", "total_peak_share",
+            "peak_tflops", "read_gb_per_s", "product_peak_share", "thread_speed_up"],
+            key => Assert.True(result.GetProperty(key).GetDouble() > 0, key));
+        Assert.All((string[])["lora_ms", "loop_us"], key => Assert.Equal(JsonValueKind.Number, result.GetProperty(key).ValueKind)); // may be 0
+        Assert.InRange(result.GetProperty("max_rel_error").GetDouble(), 1e-7, 0.02);
+        var few = result.GetProperty("few").EnumerateArray().ToList();
+        Assert.Equal(from format in KtNotebooks.Formats.StorageFormat.BankNames from tokens in (int[])[1, 5] select (format, tokens),
+            few.Select(f => (f.GetProperty("format").GetString()!, f.GetProperty("tokens").GetInt32())));
+        Assert.All(few, f => Assert.All((string[])["ms", "gb_per_s", "bandwidth_share"], key => Assert.True(f.GetProperty(key).GetDouble() > 0, key)));
+    }
 }

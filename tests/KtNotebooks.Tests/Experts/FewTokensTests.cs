@@ -20,7 +20,7 @@ public sealed class FewTokensTests
     {
         using var on = new OnVariant(variant);
         var format = StorageFormat.Parse(formatName);
-        foreach (var tokens in (int[])[1, 2, 5, 16, 17])
+        foreach (var tokens in (int[])[1, 2, 5, 17, 40])
             foreach (var (lora, tiled) in ((bool, bool)[])[(false, false), (true, false), (true, true)])
             {
                 if (tiled && (format.IsLowBit || !Cpu.MultipliesTiles)) continue;

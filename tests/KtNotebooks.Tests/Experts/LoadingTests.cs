@@ -111,7 +111,7 @@ public partial class LoadingTests
         for (var i = 0; i < 8; i++)
             Assert.Throws<IOException>(() => new PinnedMemory(card, 64 << 20, address =>
             {
-                HostPages.Touch(address, 64 << 20, 2);
+                HostPages.Touch(address, 64 << 20);
                 throw new IOException("the disk");
             }));
         Assert.InRange(HostMemory.Own - before, long.MinValue, 64 << 20);

@@ -24,10 +24,13 @@ public sealed class StepReplayTests
     [InlineData("glm4_moe", false)]
     [InlineData("gpt_oss", false)]
     [InlineData("glm4_moe", false, true)]
-    public void A_replayed_step_is_the_step(string name, bool adapter, bool tableInHostMemory = false)
+    [InlineData("deepseek_v2_lite", true, false, ExecutorKind.Cpu)]
+    [InlineData("qwen3_moe", false, false, ExecutorKind.Cpu)]
+    [InlineData("gpt_oss", false, false, ExecutorKind.Cpu)]
+    public void A_replayed_step_is_the_step(string name, bool adapter, bool tableInHostMemory = false, ExecutorKind experts = ExecutorKind.Resident)
     {
         Require.Hardware("cuda", CudaDevice.Missing);
-        using var model = Load(name, ExecutorKind.Resident, tableInHostMemory);
+        using var model = Load(name, experts, tableInHostMemory);
         Assert.Equal(tableInHostMemory ? DeviceKind.Cpu : DeviceKind.Cuda, model.Embedding.Device.Kind);
         if (adapter) Attach(model);
         (int Prompt, int New)[] lengths = [(3, 9), (250, 14), (1, 6), (17, 11), (5, 1)];
@@ -88,6 +91,33 @@ public sealed class StepReplayTests
         Memory.Copy(other, x);
         copy.Launch();
         Assert.Equal([4, 5, 6], y.ToInts());
+    }
+
+    [Fact]
+    public void Code_on_the_host_is_a_part_of_the_graph_and_its_faults_are_told()
+    {
+        Require.Hardware("cuda", CudaDevice.Missing);
+        var card = CudaDevice.Get(0);
+        var pool = new CudaPool(card);
+        var (runs, fails) = (0, false);
+        using var graph = CudaGraph.Record(card, pool, () => card.RecordHostWork(() =>
+        {
+            runs++;
+            if (fails) throw new InvalidDataException("expert 3 is ill");
+        }));
+        Assert.Equal(0, runs);
+        void Run()
+        {
+            graph.Launch();
+            card.Compute.Synchronize();
+            graph.ThrowIfFailed();
+        }
+        Run();
+        fails = true;
+        Assert.Equal("expert 3 is ill", Assert.Throws<InvalidDataException>(Run).Message);
+        fails = false;
+        Run();
+        Assert.Equal(3, runs);
     }
 
     private static (string[] Answers, long Replays) Answers(CausalLm model, GenerationRequest[] requests, bool record)

@@ -29,6 +29,7 @@ public sealed partial class CourseTests
         ["04-train-afrimed"] = ["limit=12", "learned=afrimed_style_saq_train"],
         ["05-benchmark-tables"] = ["limit=4"],
         ["06-speed-and-memory"] = ["shape=kimi-k2", "stepTokens=4096"],
+        ["07-cpu-kernels"] = ["experts=16", "width=256", "inner=128", "most=256"],
         ["08-chat-and-api"] = ["clients=4", "steps=40", "scored=12"],
         ["09-lora-by-hand"] = ["rank=1", "module=model.layers.0.self_attn.o_proj"],
         ["10-how-a-moe-layer-routes"] = ["dataset=translationese_train", "heldOut=translationese_test", "rows=20", "steps=3"],

@@ -185,6 +185,18 @@ public sealed unsafe class CudaDevice
         if (Recording is not null) throw new NotRecordableException(what);
     }
 
+    /// <summary>Whether this thread records work of this card.</summary>
+    internal bool IsRecording => Recording is not null;
+
+    /// <summary>Code on the host as a part of what is being recorded, see <see cref="HostWork"/>; the graph disposes what it needs with itself.</summary>
+    internal void RecordHostWork(Action work, params ReadOnlySpan<IDisposable> needs)
+    {
+        var recording = Recording ?? throw new InvalidOperationException("[CudaGraph] this thread does not record");
+        var node = new HostWork(work);
+        recording.Kept.AddRange([node, .. needs]);
+        node.Queue(recording.Stream);
+    }
+
     /// <summary>Makes this card the calling thread's; a comparison where it is already.</summary>
     internal void Use()
     {
@@ -245,12 +257,54 @@ public sealed unsafe class CudaDevice
         }
     }
 
-    /// <summary>Card to pinned host memory; waits, as <see cref="Read"/> does.</summary>
-    internal void ReadInto(PinnedMemory target, nint source, long bytes)
+    /// <summary>Several reads, which wait once where all together are small.</summary>
+    internal void Read(ReadOnlySpan<(nint Target, nint Source, long Bytes)> pieces)
+    {
+        const long Line = 64;
+        long all = 0;
+        foreach (var (_, _, bytes) in pieces) all += (bytes + Line - 1) / Line * Line;
+        if (all > StagingBytes)
+        {
+            foreach (var (target, source, bytes) in pieces) Read((void*)target, source, bytes);
+            return;
+        }
+        RefuseInRecording("a copy to host memory");
+        Use();
+        lock (_stagingGate)
+        {
+            var at = (byte*)Staging.Pointer;
+            foreach (var (_, source, bytes) in pieces)
+            {
+                if (bytes > 0) cuMemcpyDtoHAsync_v2(at, source, (nuint)bytes, Compute.Pointer).Ok();
+                at += (bytes + Line - 1) / Line * Line;
+            }
+            cuStreamSynchronize(Compute.Pointer).Ok();
+            at = (byte*)Staging.Pointer;
+            foreach (var (target, _, bytes) in pieces)
+            {
+                System.Buffer.MemoryCopy(at, (void*)target, bytes, bytes);
+                at += (bytes + Line - 1) / Line * Line;
+            }
+        }
+    }
+
+    /// <summary>Card to pinned host memory; waits, as <see cref="Read(void*, nint, long)"/> does.</summary>
+    /// <param name="target">Where to.</param>
+    /// <param name="source">On the card.</param>
+    /// <param name="bytes">How many.</param>
+    /// <param name="asleep">Without a processor: the work before it needs them all.</param>
+    internal void ReadInto(PinnedMemory target, nint source, long bytes, bool asleep = false)
     {
         RefuseInRecording("a copy to host memory");
         Use();
         cuMemcpyDtoHAsync_v2((void*)target.Pointer, source, (nuint)bytes, Compute.Pointer).Ok();
+        if (asleep)
+        {
+            using var arrived = new CudaEvent(this, asleep: true);
+            arrived.Record(Compute);
+            arrived.Synchronize();
+            return;
+        }
         cuStreamSynchronize(Compute.Pointer).Ok();
     }
 

@@ -11,11 +11,12 @@ namespace KtNotebooks.Interop.Cuda;
 internal sealed unsafe class CudaGraph : SafeHandle
 {
     private readonly CudaDevice _device;
+    private readonly IReadOnlyList<IDisposable> _kept;
 
-    private CudaGraph(CudaDevice device, nint executable)
+    private CudaGraph(CudaDevice device, nint executable, IReadOnlyList<IDisposable> kept)
         : base(0, ownsHandle: true)
     {
-        _device = device;
+        (_device, _kept) = (device, kept);
         SetHandle(executable);
     }
 
@@ -31,15 +32,17 @@ internal sealed unsafe class CudaGraph : SafeHandle
         const int Relaxed = 2;
         device.Use();
         using var stream = new CudaStream(device);
+        var recording = new CudaRecording(device, stream, pool);
         nint graph, executable;
         cuStreamBeginCapture_v2(stream.Pointer, Relaxed).Ok();
         try
         {
-            using (CudaDevice.Record(new CudaRecording(device, stream, pool))) work();
+            using (CudaDevice.Record(recording)) work();
         }
         catch
         {
             if (cuStreamEndCapture(stream.Pointer, &graph) == CuResult.Success && graph != 0) _ = cuGraphDestroy(graph);
+            foreach (var kept in recording.Kept) kept.Dispose();
             throw;
         }
         cuStreamEndCapture(stream.Pointer, &graph).Ok();
@@ -51,7 +54,7 @@ internal sealed unsafe class CudaGraph : SafeHandle
         {
             _ = cuGraphDestroy(graph);
         }
-        return new CudaGraph(device, executable);
+        return new CudaGraph(device, executable, recording.Kept);
     }
 
     /// <summary>Queues all of it on the compute stream.</summary>
@@ -59,6 +62,22 @@ internal sealed unsafe class CudaGraph : SafeHandle
     {
         _device.Use();
         cuGraphLaunch(handle, _device.Compute.Pointer).Ok();
+    }
+
+    /// <summary>Whether code on the host is a part of it.</summary>
+    public bool UsesHost => _kept.Any(k => k is HostWork);
+
+    /// <summary>After all that was launched has run: throws what code on the host threw in it.</summary>
+    public void ThrowIfFailed()
+    {
+        foreach (var work in _kept.OfType<HostWork>()) work.ThrowIfFailed();
+    }
+
+    protected override void Dispose(bool disposing)
+    {
+        base.Dispose(disposing);
+        if (!disposing) return;
+        foreach (var kept in _kept) kept.Dispose();
     }
 
     protected override bool ReleaseHandle() => cuGraphExecDestroy(handle) == CuResult.Success;
@@ -72,6 +91,9 @@ internal sealed class CudaRecording(CudaDevice device, CudaStream stream, CudaPo
     public CudaStream Stream => stream;
 
     public CudaPool Pool => pool;
+
+    /// <summary>What the graph needs as long as it is there.</summary>
+    public List<IDisposable> Kept { get; } = [];
 
     public void Dispose() => CudaDevice.EndRecording();
 }

@@ -58,7 +58,7 @@ public sealed unsafe class PinnedMemory : SafeHandle
     {
         try
         {
-            if (fill is null) HostPages.Touch(mapped, ByteLength, Environment.ProcessorCount);
+            if (fill is null) HostPages.Touch(mapped, ByteLength);
             else fill(mapped);
             var status = cuMemHostRegister_v2((void*)mapped, (nuint)ByteLength, Portable);
             if (status == CuResult.Success)
