@@ -53,7 +53,7 @@ internal static class ExportCommand
         var size = c.Number("export_size") is > 0 and var gigabytes ? gigabytes : throw c.Wrong("export_size", "a positive number of GB");
         var settings = new ExportSettings(SourceKeys.Model(c), SourceKeys.Adapters(c), c.Required("export_dir"), (long)(size * 1e9),
             c.OneOf("export_dtype") == "bfloat16");
-        c.OneOf("finetuning_type");
+        SourceKeys.RequireLora(c);
         c.Flag("use_kt");
         var log = LogLevel.Debug(c);
         foreach (var note in c.Finish("kt export")) Console.WriteLine(note);

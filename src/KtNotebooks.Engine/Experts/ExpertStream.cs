@@ -1,10 +1,18 @@
 using KtNotebooks.Interop.Cuda;
+using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Experts;
 
+/// <summary>A bank whose groups cross the bus.</summary>
+internal interface IGroupSource
+{
+    /// <summary>Where the pieces of a group lie in host memory; on the card they follow each other.</summary>
+    IEnumerable<(nint Address, long Bytes)> Pieces(int group);
+}
+
 /// <summary>One group of a bank's experts, as something to be fetched.</summary>
-internal readonly record struct GroupVisit(StreamedExperts Bank, int Group);
+internal readonly record struct GroupVisit(IGroupSource Bank, int Group);
 
 /// <summary>
 /// The way of experts from pinned host memory to one card: a few slots of device memory and a stream of copies that runs beside the compute stream. Whoever
@@ -20,6 +28,7 @@ internal sealed class ExpertStream : IDisposable
     private readonly Dictionary<GroupVisit, Queue<int>> _uses = [];
     private readonly List<(CudaEvent From, CudaEvent To)> _timings = [];
     private int _next;
+    private long _version = WeightVersion.Current;
 
     /// <param name="card">Whose memory the slots take.</param>
     /// <param name="slotBytes">The largest group of any bank.</param>
@@ -30,6 +39,12 @@ internal sealed class ExpertStream : IDisposable
         _slots = new Slot[slots];
         for (var s = 0; s < slots; s++) _slots[s] = new Slot(CudaBuffer.Allocate(Device.Cuda(card.Index), slotBytes), new CudaEvent(card), new CudaEvent(card));
     }
+
+    /// <summary>
+    /// What crosses is trained: an optimizer's step changes it in host memory, so nothing is fetched ahead of the next step, and what has come before one is
+    /// fetched anew.
+    /// </summary>
+    public bool IsTrained { get; init; }
 
     /// <summary>Bytes copied so far.</summary>
     public long CopiedBytes { get; private set; }
@@ -46,6 +61,7 @@ internal sealed class ExpertStream : IDisposable
         _plan.Clear();
         _uses.Clear();
         _next = 0;
+        if (IsTrained) ForgetChanged();
         foreach (var visit in visits)
         {
             if (!_uses.TryGetValue(visit, out var uses)) _uses[visit] = uses = new Queue<int>();
@@ -113,6 +129,14 @@ internal sealed class ExpertStream : IDisposable
         }
     }
 
+    private void ForgetChanged()
+    {
+        if (_version == WeightVersion.Current) return;
+        _version = WeightVersion.Current;
+        _card.Copies.Synchronize();
+        foreach (var slot in _slots) slot.Content = null;
+    }
+
     /// <summary>Fills slots with what comes next, as long as that takes the place of something needed later.</summary>
     private void Prefetch()
     {
@@ -141,15 +165,20 @@ internal sealed class ExpertStream : IDisposable
 
     private Slot Load(Slot slot, GroupVisit visit)
     {
-        var (source, bytes) = visit.Bank.Source(visit.Group);
-        if (slot.Content is not null) _card.Copies.Wait(slot.Free);
+        if (slot.IsUsed) _card.Copies.Wait(slot.Free);
+        slot.IsUsed = true;
         CudaEvent? from = null;
         if (IsTimed)
         {
             from = new CudaEvent(_card, timing: true);
             from.Record(_card.Copies);
         }
-        _card.Fetch(slot.Memory.Pointer, source, bytes);
+        long bytes = 0;
+        foreach (var (address, length) in visit.Bank.Pieces(visit.Group))
+        {
+            _card.Fetch(slot.Memory.Pointer + (nint)bytes, address, length);
+            bytes += length;
+        }
         if (from is not null)
         {
             var to = new CudaEvent(_card, timing: true);
@@ -173,6 +202,9 @@ internal sealed class ExpertStream : IDisposable
         public CudaEvent Free { get; } = free;
 
         public GroupVisit? Content { get; set; }
+
+        /// <summary>Something was in it once.</summary>
+        public bool IsUsed { get; set; }
 
         public int Open { get; set; }
     }

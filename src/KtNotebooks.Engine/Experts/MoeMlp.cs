@@ -54,6 +54,8 @@ public sealed class MoeMlp : Block
     /// <summary>The correction bias alone: no function of the loss, so never trained by it.</summary>
     public override IEnumerable<Parameter> Weights => _bias is null ? [] : [new(Path + BiasName, _bias)];
 
+    public override bool CanLearn => false;
+
     public SwiGluMlp? Shared { get; }
 
     /// <summary>Pre-training sets the balance term here.</summary>

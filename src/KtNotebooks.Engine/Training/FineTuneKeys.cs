@@ -20,6 +20,9 @@ public sealed record FineTuneKeys
 
     public required LoraSettings Lora { get; init; }
 
+    /// <summary>finetuning_type: full or freeze: the model's own weights that are trained; null: an adapter.</summary>
+    public TrainedParts? Trained { get; init; }
+
     public required LossReduction Reduction { get; init; }
 
     /// <summary>Of weights and activations: F32 or BF16.</summary>
@@ -62,6 +65,8 @@ public sealed record FineTuneKeys
         List<string> notes = [];
         var objective = KnownObjectives.Read(c);
         RequireSupported(c);
+        var trained = TrainedParts.Read(c);
+        if (trained is not null) RequireNoReference(c, objective, trained);
         WhatElseIsAsked(c, notes);
         var placement = PlacementSettings.Read(c);
         var lora = ReadLora(c);
@@ -74,6 +79,7 @@ public sealed record FineTuneKeys
             ModelPath = SourceKeys.Model(c),
             Objective = objective,
             Lora = lora,
+            Trained = trained,
             Reduction = c.OneOf("loss_reduction", c.Flag("use_kt") ? "micro" : "token", "token", "micro") == "micro" ? LossReduction.Micro
                 : LossReduction.Token,
             Type = ReadType(c),
@@ -202,12 +208,19 @@ public sealed record FineTuneKeys
 
     private static void RequireSupported(Settings c)
     {
-        var adaptation = c.TextOrDefault("finetuning_type");
-        if (adaptation is "full" or "freeze" or "oft") throw c.Wrong("finetuning_type", "lora: the weights themselves are not trained yet");
-        c.OneOf("finetuning_type");
         if (c.TextOrDefault("infer_backend") is "vllm" or "sglang")
             throw c.Wrong("infer_backend", "huggingface or ktransformers: this engine takes the place of either");
         c.OneOf("infer_backend");
+    }
+
+    /// <summary>The reference of preferences is the base without its adapter; where the base itself changes there is none.</summary>
+    private static void RequireNoReference(Settings c, ITrainingObjective objective, TrainedParts trained)
+    {
+        if (objective.Needs == Scores.PolicyAndReference)
+            throw c.Wrong("finetuning_type", $"lora with stage: {objective.Stage}, whose reference is the base without its adapter: {trained.Word} changes the "
+                + "base itself (pref_loss: orpo and simpo need no reference)");
+        if (!c.Flag("lora_experts")) return;
+        c.Ignore("lora_experts", $"there is no adapter with finetuning_type: {trained.Word}");
     }
 
     /// <summary>What LLaMA-Factory would do before or after the training, or in its place.</summary>

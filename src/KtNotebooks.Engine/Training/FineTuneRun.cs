@@ -56,7 +56,14 @@ public sealed class FineTuneRun : IDisposable
         var from = Start(keys);
         var (modelPath, lora, training, objective, settings) = (keys.ModelPath, keys.Lora, keys.Training, keys.Objective, keys.Placement);
         List<string> notes = [.. c.Finish("kt train"), .. keys.Notes];
-        var plan = ModelFolder.Plan(modelPath, settings, keys.Type);
+        Func<string, bool>? trains = null;
+        Func<string, bool> Choose(CausalLm shape)
+        {
+            trains = keys.Trained!.Of(shape);
+            WeightAdaptation.RequirePlain(modelPath, shape, trains);
+            return trains;
+        }
+        var plan = ModelFolder.Plan(modelPath, settings, keys.Type, keys.Trained is null ? null : Choose);
 
         if (keys.Adapter is { } first) AdapterSource.Open(first).Dispose(); // what is wrong with it is said before a long load
         var tokenizer = Tokenizer.Load(modelPath);
@@ -81,16 +88,18 @@ public sealed class FineTuneRun : IDisposable
                         + $"at {model.Info.Vocabulary - 1}; tokenizer.json in {modelPath} belongs to another model");
             if (training.Balance > 0) RequireSoftmaxRouters(model, "moe_aux_loss_coef", c);
             if (training.RouterZ > 0) RequireSoftmaxRouters(model, "router_z_loss_coef", c);
-            if (!lora.Experts && lora.Targets is null && model.All().OfType<ExpertBank>().Any())
+            if (trains is null && !lora.Experts && lora.Targets is null && model.All().OfType<ExpertBank>().Any())
                 notes.Add("lora_target: all is attention, dense and shared experts, as KTransformers trains; routed experts stay as they are (lora_experts: "
                     + "true gives each an adapter)");
-            var memory = TrainingMemory.Choose(model, lora, training.Memory, plan, windows.At(0).Batch.Tokens, notes);
+            var memory = trains is not null ? TrainingMemory.Choose(model, training.Memory, plan, notes)
+                : TrainingMemory.Choose(model, lora, training.Memory, plan, windows.At(0).Batch.Tokens, notes);
             foreach (var bank in model.All().OfType<ExpertBank>()) bank.LoraOnHost = memory.GetValueOrDefault(bank.Device).LoraOnHost;
             var adapter = new LoraAdaptation(lora, modelPath, keys.Adapter, training.Seed, keys.Log);
-            IAdaptation adaptation = objective.Needs == Scores.Values ? new RewardAdaptation(adapter, keys.Adapter, training.Seed) : adapter;
+            IAdaptation adaptation = trains is not null ? new WeightAdaptation(modelPath, trains) : adapter;
+            if (objective.Needs == Scores.Values) adaptation = new RewardAdaptation(adaptation, keys.Adapter, training.Seed);
             adaptation.Attach(model);
             var identity = FineTuneIdentity.Of(keys, c, rowsHash, windows.TotalSteps, model);
-            var parts = new RunBuilder
+            var builder = new RunBuilder
             {
                 Model = model,
                 Objective = objective,
@@ -107,7 +116,7 @@ public sealed class FineTuneRun : IDisposable
                     ModelCard.Write(training.OutputDir, keys, identity, result, state);
                 },
             };
-            return new FineTuneRun(keys, parts, adapter.Settings, rows, tokenizer) { Notes = [.. notes, .. model.Notes] };
+            return new FineTuneRun(keys, builder, adapter.Settings, rows, tokenizer) { Notes = [.. notes, .. model.Notes] };
         }
         catch
         {

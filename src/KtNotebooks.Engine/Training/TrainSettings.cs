@@ -121,8 +121,12 @@ public sealed record TrainSettings
     /// <summary>plot_loss: leave training_loss.png beside the logs. On unless switched off, unlike LLaMA-Factory's default.</summary>
     public bool PlotLoss { get; init; } = true;
 
+    /// <summary>weight_decay on norms and biases too, unlike transformers' trainer.</summary>
+    public bool DecaysAll { get; init; }
+
     internal OptimizerSettings Optimizing => new(Optimizer, Adam,
-        LoraPlus is { } ratio ? name => name.EndsWith(".lora_B.weight", StringComparison.Ordinal) ? ratio : 1 : null);
+        LoraPlus is { } ratio ? name => name.EndsWith(".lora_B.weight", StringComparison.Ordinal) ? ratio : 1 : null,
+        DecaysAll ? null : OptimizerSettings.IsDecayed);
 
     public int WarmupOf(int totalSteps) => WarmupSteps > 0 ? WarmupSteps : (int)Math.Ceiling(totalSteps * WarmupRatio);
 

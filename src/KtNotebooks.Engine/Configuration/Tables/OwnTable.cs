@@ -19,6 +19,8 @@ internal static class OwnTable
         Acts("rank_pattern", "dict", null, KeyUse.Train | KeyUse.Plan, "other ranks for modules, as {q_proj: 16}: PEFT's patterns, of the end of a path"),
         Acts("alpha_pattern", "dict", null, KeyUse.Train | KeyUse.Plan, "other alphas for modules, likewise"),
         Acts("router_z_loss_coef", "float", null, KeyUse.Train, "weight of the routers' z-loss (softmax routers): keeps their logits small; 0.001 is usual"),
+        Acts("train_router", "bool", "true", KeyUse.Train | KeyUse.Plan,
+            "finetuning_type: full and freeze: routers are trained too; false: they stay as they are"),
         Acts("log_routing", "bool", "false", KeyUse.Train, "how evenly experts are chosen is logged: moe/imbalance, moe/dead_experts"),
         Acts("expert_lora", "auto | card | host", "auto", KeyUse.Train | KeyUse.Plan, "where adapters of routed experts are, with gradients and moments"),
         Acts("optimizer_state", "auto | card | host", "auto", KeyUse.Train | KeyUse.Plan, "where AdamW's moments of what is on a card are"),
