@@ -29,10 +29,11 @@ internal static class ExportCommand
         var target = new Argument<string>("TO") { Description = "the folder to write" };
         var experts = new Option<string>("--experts")
         {
-            Description = "peft: every expert under its own name (F32); fused: KTransformers' fused_expert_lora.safetensors (BF16)",
+            Description = "peft: every expert under its own name (F32); parameters: PEFT's target_parameters, as transformers 5 and vLLM have fused experts; "
+                + "fused: KTransformers' fused_expert_lora.safetensors (BF16)",
             DefaultValueFactory = _ => "peft",
         };
-        experts.AcceptOnlyFromAmong("peft", "fused");
+        experts.AcceptOnlyFromAmong("peft", "parameters", "fused");
         var verbose = new Option<bool>("--verbose") { Description = "say under which name every tensor goes on" };
         var command = new Command("adapter", "Write an adapter in another form") { source, target, experts, verbose };
         command.SetAction(parsed =>
@@ -40,8 +41,13 @@ internal static class ExportCommand
             using var adapter = AdapterSource.Open(parsed.GetRequiredValue(source));
             foreach (var note in adapter.Notes) Console.WriteLine(note);
             using var held = FolderLock.Inside(parsed.GetRequiredValue(target), "kt adapter", "the folder");
-            adapter.Save(parsed.GetRequiredValue(target), parsed.GetRequiredValue(experts) == "fused", parsed.GetValue(verbose) ? Console.Error.WriteLine
-                : null);
+            var form = parsed.GetRequiredValue(experts) switch
+            {
+                "fused" => ExpertForm.KTransformers,
+                "parameters" => ExpertForm.Parameters,
+                _ => ExpertForm.Each,
+            };
+            adapter.Save(parsed.GetRequiredValue(target), form, parsed.GetValue(verbose) ? Console.Error.WriteLine : null);
             Console.WriteLine($"{adapter.Tensors.Count} tensors → {parsed.GetRequiredValue(target)}");
         });
         return command;

@@ -117,6 +117,7 @@ public sealed class AdapterExport : IDisposable
         foreach (var name in source.Tensors.Keys.Order(StringComparer.Ordinal))
         {
             cancel.ThrowIfCancellationRequested();
+            if (AdapterNames.IsMagnitude(name)) continue; // goes with its pair
             const string A = ".lora_A.weight", B = ".lora_B.weight";
             var half = name.EndsWith(A, StringComparison.Ordinal) ? A : B;
             var other = name[..^half.Length] + (half == A ? B : A);
@@ -143,7 +144,7 @@ public sealed class AdapterExport : IDisposable
                     + $"rank {rank}, but is {b}");
             if (!_pairs.TryGetValue(weight, out var pairs)) _pairs.Add(weight, pairs = []);
             pairs.Add((source, path));
-            foreach (var stored in new[] { a, b })
+            foreach (var stored in new[] { a, b, MagnitudeOf(source, path, entry.Shape[0]) }.OfType<AdapterTensor>())
             {
                 stored.Read(); // a value that cannot be merged is named now, not among written files
                 log?.Invoke($"Loaded adapter weight: {stored.Source} -> {weight}");
@@ -198,7 +199,19 @@ public sealed class AdapterExport : IDisposable
     {
         var name = AdapterTensors.Prefix + path;
         return new MergedTensor.Pair(source.Tensors[name + ".lora_A.weight"].Read(), source.Tensors[name + ".lora_B.weight"].Read(),
-            source.Settings.RankOf(path), source.Settings.ScaleOf(path));
+            source.Settings.RankOf(path), source.Settings.ScaleOf(path))
+        { Magnitudes = source.Settings.Dora ? source.Tensors[name + AdapterNames.Magnitude].Read() : null };
+    }
+
+    /// <summary>The lengths of rows that DoRA gives a matrix; null: plain.</summary>
+    private static AdapterTensor? MagnitudeOf(AdapterSource source, string path, long rows)
+    {
+        if (!source.Settings.Dora) return null;
+        var name = AdapterTensors.Prefix + path + AdapterNames.Magnitude;
+        if (!source.Tensors.TryGetValue(name, out var magnitude))
+            throw new InvalidDataException($"{source.Path}: tensor '{name}' is missing; DoRA has a magnitude for each row of what it adapts");
+        return magnitude.Shape.SequenceEqual([rows]) ? magnitude
+            : throw new InvalidDataException($"{source.Path}: tensor '{magnitude.Source}' must be [{rows}] for this base, but is {magnitude}");
     }
 
     /// <summary>config.json, tokenizer, generation settings, model code: every file beside the weights.</summary>

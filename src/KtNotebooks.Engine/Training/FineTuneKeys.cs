@@ -23,6 +23,9 @@ public sealed record FineTuneKeys
     /// <summary>finetuning_type: full or freeze: the model's own weights that are trained; null: an adapter.</summary>
     public TrainedParts? Trained { get; init; }
 
+    /// <summary>lora_form: how the pairs of routed experts are written.</summary>
+    public ExpertForm Form { get; init; }
+
     public required LossReduction Reduction { get; init; }
 
     /// <summary>Of weights and activations: F32 or BF16.</summary>
@@ -80,6 +83,7 @@ public sealed record FineTuneKeys
             Objective = objective,
             Lora = lora,
             Trained = trained,
+            Form = ReadForm(c, lora),
             Reduction = c.OneOf("loss_reduction", c.Flag("use_kt") ? "micro" : "token", "token", "micro") == "micro" ? LossReduction.Micro
                 : LossReduction.Token,
             Type = ReadType(c),
@@ -103,7 +107,26 @@ public sealed record FineTuneKeys
         ArgumentNullException.ThrowIfNull(c);
         var alpha = c.MaybeNumber("lora_alpha") is { } given and not 0 ? given : (double?)null; // LLaMA-Factory takes 0 for nothing given
         return new LoraSettings(c.Int("lora_rank"), alpha, c.Number("lora_dropout"), c.List("lora_target"), c.Flag("lora_experts"),
-            ReadPattern(c, "rank_pattern", c.MaybePositive), ReadPattern(c, "alpha_pattern", c.MaybeNumber), c.Flag("use_rslora")).Checked();
+            ReadPattern(c, "rank_pattern", c.MaybePositive), ReadPattern(c, "alpha_pattern", c.MaybeNumber), c.Flag("use_rslora"),
+            c.Flag("use_dora"), ReadPissa(c)).Checked();
+    }
+
+    /// <summary>Rounds of pissa_init; null: it is off.</summary>
+    private static int? ReadPissa(Settings c)
+    {
+        var rounds = c.Int("pissa_iter");
+        if (c.Flag("pissa_init")) return rounds;
+        c.Ignore("pissa_iter", "it belongs to pissa_init: true");
+        return null;
+    }
+
+    private static ExpertForm ReadForm(Settings c, LoraSettings lora)
+    {
+        if (c.OneOf("lora_form") == "per_expert") return ExpertForm.Each;
+        if (!lora.Experts) throw c.Wrong("lora_form", "per_expert without lora_experts: true, for there are no pairs on experts");
+        if (lora.RankPattern is not null || lora.AlphaPattern is not null)
+            throw c.Wrong("lora_form", "per_expert with rank_pattern or alpha_pattern: pairs on parameters of experts have one rank");
+        return ExpertForm.Parameters;
     }
 
     /// <summary>A block of patterns of module paths and numbers, as PEFT has them; null: none is given.</summary>
@@ -140,7 +163,9 @@ public sealed record FineTuneKeys
             ScheduleDetails = ScheduleKeys.Read(c),
             Noise = c.MaybeNumber("neftune_noise_alpha") ?? 0,
             Balance = c.MaybeNumber("moe_aux_loss_coef") ?? 0,
+            BalancesSequences = ReadForm(c),
             RouterZ = c.MaybeNumber("router_z_loss_coef") ?? 0,
+            ReportsToMlflow = (c.List("report_to") ?? []).Contains("mlflow"),
             LogsRouting = c.Flag("log_routing"),
             Best = ReadBest(c),
             Patience = c.MaybeInt("early_stopping_steps"),
@@ -164,6 +189,13 @@ public sealed record FineTuneKeys
             Memory = TrainingMemoryKeys.Read(c),
             PlotLoss = c.Flag("plot_loss"),
         };
+    }
+
+    /// <summary>moe_aux_loss_form.</summary>
+    private static bool ReadForm(Settings c)
+    {
+        if (c.MaybeNumber("moe_aux_loss_coef") is not > 0) c.Ignore("moe_aux_loss_form", "it says what moe_aux_loss_coef weighs, which is not given");
+        return c.OneOf("moe_aux_loss_form") == "sequence";
     }
 
     private static string ReadOptimizer(Settings c)
@@ -191,8 +223,9 @@ public sealed record FineTuneKeys
     private static string? ReadTrackers(Settings c, bool outputToo)
     {
         var trackers = c.List("report_to") ?? [];
-        foreach (var other in trackers.Except(["none", "tensorboard", "all"]))
-            c.Ignore("report_to", $"{other} is not reported to: trainer_log.jsonl and TensorBoard's event files (report_to: tensorboard) hold the run");
+        foreach (var other in trackers.Except(["none", "tensorboard", "mlflow", "all"]))
+            c.Ignore("report_to", $"{other} is not reported to: trainer_log.jsonl, TensorBoard's event files and MLflow (report_to: tensorboard, mlflow) hold "
+                + "the run");
         var folder = c.Text("logging_dir");
         if (!trackers.Contains("tensorboard") && !trackers.Contains("all"))
         {

@@ -86,7 +86,7 @@ public sealed class FineTuneRun : IDisposable
                 if (example.Ids.Where(i => i >= model.Info.Vocabulary).Cast<int?>().FirstOrDefault() is { } id)
                     throw new InvalidDataException($"{example.Source}: has token {id}, but the model's vocabulary ends "
                         + $"at {model.Info.Vocabulary - 1}; tokenizer.json in {modelPath} belongs to another model");
-            if (training.Balance > 0) RequireSoftmaxRouters(model, "moe_aux_loss_coef", c);
+            if (training.Balance > 0 && !training.BalancesSequences) RequireSoftmaxRouters(model, "moe_aux_loss_coef", c);
             if (training.RouterZ > 0) RequireSoftmaxRouters(model, "router_z_loss_coef", c);
             if (trains is null && !lora.Experts && lora.Targets is null && model.All().OfType<ExpertBank>().Any())
                 notes.Add("lora_target: all is attention, dense and shared experts, as KTransformers trains; routed experts stay as they are (lora_experts: "
@@ -94,7 +94,7 @@ public sealed class FineTuneRun : IDisposable
             var memory = trains is not null ? TrainingMemory.Choose(model, training.Memory, plan, notes)
                 : TrainingMemory.Choose(model, lora, training.Memory, plan, windows.At(0).Batch.Tokens, notes);
             foreach (var bank in model.All().OfType<ExpertBank>()) bank.LoraOnHost = memory.GetValueOrDefault(bank.Device).LoraOnHost;
-            var adapter = new LoraAdaptation(lora, modelPath, keys.Adapter, training.Seed, keys.Log);
+            var adapter = new LoraAdaptation(lora, modelPath, keys.Adapter, training.Seed, keys.Log) { Form = keys.Form };
             IAdaptation adaptation = trains is not null ? new WeightAdaptation(modelPath, trains) : adapter;
             if (objective.Needs == Scores.Values) adaptation = new RewardAdaptation(adaptation, keys.Adapter, training.Seed);
             adaptation.Attach(model);
@@ -132,7 +132,8 @@ public sealed class FineTuneRun : IDisposable
         if (routers.Length == 0) throw new ArgumentException($"{where}: this model has no routers; leave {key} out");
         if (Array.Exists(routers, m => m.Settings.Scoring == Ops.RouterScoring.Sigmoid))
             throw new ArgumentException($"{where}: the routers of this model have sigmoid scores and are balanced by a correction bias, which stays as it is; "
-                + $"leave {key} out (log_routing: true shows their balance)");
+                + $"leave {key} out{(key == "moe_aux_loss_coef" ? ", or give moe_aux_loss_form: sequence, as DeepSeek-V3 has it beside the bias" : "")} "
+                + "(log_routing: true shows their balance)");
     }
 
     /// <summary>What is wrong with the settings or the output folder is said before anything is read; the checkpoint that will be gone on from.</summary>

@@ -49,6 +49,9 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
     /// <summary>moe_aux_loss_coef: of the routers' balance loss, which is no part of the loss that is reported; 0: none.</summary>
     public double Balance { get; init; }
 
+    /// <summary>moe_aux_loss_form: sequence; else pooled.</summary>
+    public bool BalancesSequences { get; init; }
+
     /// <summary>router_z_loss_coef, likewise; 0: none.</summary>
     public double RouterZ { get; init; }
 
@@ -100,12 +103,15 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
             .SelectMany(visit => _work.BanksOf(visit.Stage).Select(bank => new BankVisit(bank, visit.Backward, visit.Rows)))]);
         if (hasReference) OnPart?.Invoke(new StepMark(_work.Devices[0], StepWork.Reference));
         var reference = hasReference ? _work.ReferenceLogProbs(batch, cancel) : [];
-        _work.Routing = Balance > 0 || RouterZ > 0 || LogsRouting ? new RoutingStep(Balance, batch.Tokens, RouterZ) : null;
+        _work.Routing = Balance > 0 || RouterZ > 0 || LogsRouting ? new RoutingStep(Balance, batch.Tokens, RouterZ)
+        {
+            SeqStarts = BalancesSequences ? batch.SeqStarts : null,
+        } : null;
         using var run = new StepRun(_work, schedule, batch, Objective, reference, dropoutKey, savedBytes, OnPart);
         var learned = run.Run(cancel);
         if (_work.Routing is not { } routing) return learned;
         _work.Routing = null;
-        return learned with { Metrics = learned.Metrics.Concat(routing.Metrics).ToDictionary() };
+        return learned with { Metrics = learned.Metrics.Concat(routing.Metrics).ToDictionary(), Loads = routing.Loads };
     }
 
     /// <summary>Σ weight · cross-entropy of a batch, without gradients or dropout.</summary>

@@ -55,6 +55,12 @@ public sealed record TrainSettings
     /// <summary>moe_aux_loss_coef; 0: none.</summary>
     public double Balance { get; init; }
 
+    /// <summary>moe_aux_loss_form: sequence.</summary>
+    public bool BalancesSequences { get; init; }
+
+    /// <summary>report_to: mlflow.</summary>
+    public bool ReportsToMlflow { get; init; }
+
     /// <summary>router_z_loss_coef; 0: none.</summary>
     public double RouterZ { get; init; }
 

@@ -100,6 +100,15 @@ public sealed class Trainer
         }
     }
 
+    /// <summary>Who hears the run's values beside its own log.</summary>
+    private IEnumerable<ITracker> Trackers()
+    {
+        if (_settings.EventFolder is { } folder) yield return new EventFile(folder);
+        if (_settings.ReportsToMlflow)
+            yield return Mlflow.Open(_settings.OutputDir, [.. from v in Identity?.Config ?? [] where v.Value is not null select (v.Key, v.Value.ToString())],
+                note => OnNote?.Invoke(note));
+    }
+
     /// <summary>What a run that breaks off leaves.</summary>
     private string Saved() => Checkpoints.Newest(_settings.OutputDir) is { } folder && LoadWeights is not null
         ? $"The same command{(_settings.Overwrite ? " with overwrite_output_dir=false" : "")} goes on from {folder}"
@@ -125,7 +134,7 @@ public sealed class Trainer
         if (from is not null) Checkpoints.RestoreOptimizer(from, optimizer, state.Step);
         // Only now, when all of the checkpoint has been found to be good, anything is touched.
         RunStart.Clear(_settings.OutputDir, from);
-        using var log = new TrainerLog(_settings.OutputDir, state, _settings.EventFolder);
+        using var log = new TrainerLog(_settings.OutputDir, state, [.. Trackers()]);
         if (from is not null) OnNote?.Invoke($"resumed from {from} at step {state.Step} of {_windows.TotalSteps}");
         return Loop(log, state, optimizer, parameters, cancel);
     }
@@ -141,6 +150,7 @@ public sealed class Trainer
             Objective = Objective,
             Noise = _settings.Noise,
             Balance = _settings.Balance,
+            BalancesSequences = _settings.BalancesSequences,
             RouterZ = _settings.RouterZ,
             LogsRouting = _settings.LogsRouting,
         };
@@ -185,6 +195,7 @@ public sealed class Trainer
                 elapsed / (s + 1 - first) * (total - s - 1))
             {
                 Metrics = window.Metrics,
+                Loads = window.Loads,
             };
             foreach (var (name, value) in window.Metrics)
                 metrics[name] = (metrics.GetValueOrDefault(name).Sum + value, metrics.GetValueOrDefault(name).Steps + 1);
@@ -223,6 +234,7 @@ public sealed class Trainer
         if (Broken() is { } broken) throw Diverged($"after step {state.Step} '{broken}' holds NaN or infinities");
         _saveWeights(_settings.OutputDir);
         if (state.Step > first || !interrupted) log.End(last);
+        if (!interrupted) log.Finish();
         if (interrupted) state.Write(_settings.OutputDir, _shape);
         else Finish(result, state, state.Step - first, rows, measured);
         return result;
