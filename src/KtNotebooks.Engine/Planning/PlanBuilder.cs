@@ -25,7 +25,7 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
             if (card.Ring > 0) Add(card.Gpu, MemoryPlan.Ring, card.Ring);
         }
         foreach (var bank in model.All().OfType<ExpertBank>())
-            if (residency.Bank(bank.Path) is { IsBroughtLater: true } lives) bank.Use(new PlannedExperts(lives.Layout, GroupsOf(lives)));
+            if (residency.Bank(bank.Path) is { IsBroughtLater: true } lives) bank.Use(new PlannedExperts(lives.Layout, GroupsOf(lives), lives.Place.Compute));
         foreach (var child in model.Children) Walk(child, model);
         if (window.Tokens > 0) CountStep();
         var plan = new MemoryPlan
