@@ -14,10 +14,10 @@ saved. Everything is F32 on the CPU with eager attention; nothing here calls TRL
  rm           Ouyang et al. 2022 (2203.02155), eq. 1:          -log s(v_w - v_l), v = h w + c at the last token, h after the last norm
  full, freeze mean cross-entropy over all targets of expected.json; every weight, or the last layer and model.norm; AdamW with weight decay 0.1 on what
               transformers' Trainer.get_decay_parameter_names decays: no norms, no biases
- dora         PEFT's use_dora on every dense linear (Liu et al. 2024, 2402.09353): y = m/|W + s B A| (W + s B A) x, the norm a constant in the gradient
+ dora         PEFT's use_dora on the linears of attention (Liu et al. 2024, 2402.09353): y = m/|W + s B A| (W + s B A) x, the norm a constant in the gradient
  parameters   PEFT's target_parameters on mlp.experts.gate_up_proj and mlp.experts.down_proj
  modules      PEFT's modules_to_save: lm_head trained beside LoRA on q_proj
- pissa        PEFT's init_lora_weights: pissa on every dense linear (Meng et al. 2024, 2404.02948): s B A of each
+ pissa        PEFT's init_lora_weights: pissa on the linears of attention (Meng et al. 2024, 2404.02948): s B A of each
 
 A case holds its loss, gradient norm and six AdamW steps (lr 1e-3, cosine with 2 warm-up steps, clipping at 1) in expected.json, and in its file `grads` and
 `after6`: of each tensor in the order of `names` every STRIDE-th element, one after the other, and `norms`, the length of each whole gradient. Experts have
@@ -59,6 +59,7 @@ V, D = base.config.vocab_size, base.config.hidden_size
 INIT = {k.removeprefix("base_model.model.").removesuffix(".weight"): v for k, v in load_file(f"{folder}/adapter_init.safetensors").items()}
 LINEARS = sorted({k.rsplit(".lora_", 1)[0] for k in INIT})
 DENSE = [n for n in LINEARS if n + ".weight" in P]
+ATTENTION = [n for n in DENSE if ".self_attn." in n]  # PEFT 0.21 takes gate_proj and its like for parameters of experts, which have neither DoRA nor PiSSA
 FUSED = [n.removesuffix(".gate_up_proj") for n in P if n.endswith("experts.gate_up_proj")]
 expected = dict(transformers=transformers.__version__, torch=torch.__version__, stride=STRIDE, cases={})
 
@@ -257,7 +258,7 @@ def noise(n, p, g):
 
 
 def dora():
-    of_peft("dora", dict(target_modules=DENSE, use_dora=True))
+    of_peft("dora", dict(target_modules=ATTENTION, use_dora=True))
 
 
 def parameters():
@@ -270,12 +271,12 @@ def modules():
 
 def pissa():
     from peft import LoraConfig, get_peft_model
-    model = get_peft_model(load(), LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=DENSE, init_lora_weights="pissa", task_type="CAUSAL_LM"))
+    model = get_peft_model(load(), LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=ATTENTION, init_lora_weights="pissa", task_type="CAUSAL_LM"))
     made = dict(model.named_parameters())
-    products = {n: ALPHA / RANK * made[f"base_model.model.{n}.lora_B.default.weight"] @ made[f"base_model.model.{n}.lora_A.default.weight"] for n in DENSE}
+    products = {n: ALPHA / RANK * made[f"base_model.model.{n}.lora_B.default.weight"] @ made[f"base_model.model.{n}.lora_A.default.weight"] for n in ATTENTION}
     # B and A themselves are known up to their signs: of each the squares of A's rows tell how the singular values were shared out
-    rows = {n: made[f"base_model.model.{n}.lora_A.default.weight"].norm(dim=1) for n in DENSE}
-    names = sorted(DENSE)
+    rows = {n: made[f"base_model.model.{n}.lora_A.default.weight"].norm(dim=1) for n in ATTENTION}
+    names = sorted(ATTENTION)
     save_file(dict(products=sample(products, names), rows=torch.cat([rows[n].detach() for n in names])), f"{out}/pissa.safetensors")
     expected["cases"]["pissa"] = dict(names=names, sizes=[products[n].numel() for n in names])
     print("pissa", len(names))
