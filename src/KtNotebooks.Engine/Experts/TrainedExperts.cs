@@ -38,7 +38,7 @@ internal sealed class TrainedExperts : GpuExperts, IGroupSource
     public IEnumerable<(nint Address, long Bytes)> Pieces(int group) =>
         _matrices.Select(m => (m.Pointer(Groups[group].First), Groups[group].Count * MatrixBytes(m)));
 
-    internal override GroupMatrices Open(int group, DType type)
+    internal override GroupMatrices Open(int group, DType type, long rows)
     {
         var at = _stream?.Open(new GroupVisit(this, group));
         ExpertSide Side(Matrices m)

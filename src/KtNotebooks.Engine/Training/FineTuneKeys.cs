@@ -252,8 +252,6 @@ public sealed record FineTuneKeys
         if (objective.Needs == Scores.PolicyAndReference)
             throw c.Wrong("finetuning_type", $"lora with stage: {objective.Stage}, whose reference is the base without its adapter: {trained.Word} changes the "
                 + "base itself (pref_loss: orpo and simpo need no reference)");
-        if (!c.Flag("lora_experts")) return;
-        c.Ignore("lora_experts", $"there is no adapter with finetuning_type: {trained.Word}");
     }
 
     /// <summary>What LLaMA-Factory would do before or after the training, or in its place.</summary>

@@ -96,7 +96,7 @@ public sealed class FineTuneRun : IDisposable
             foreach (var bank in model.All().OfType<ExpertBank>()) bank.LoraOnHost = memory.GetValueOrDefault(bank.Device).LoraOnHost;
             var adapter = new LoraAdaptation(lora, modelPath, keys.Adapter, training.Seed, keys.Log) { Form = keys.Form };
             IAdaptation adaptation = trains is not null ? new WeightAdaptation(modelPath, trains) : adapter;
-            if (objective.Needs == Scores.Values) adaptation = new RewardAdaptation(adaptation, keys.Adapter, training.Seed);
+            if (objective.Needs == Scores.Values) adaptation = new RewardAdaptation(adaptation, keys.Adapter ?? modelPath, training.Seed);
             adaptation.Attach(model);
             var identity = FineTuneIdentity.Of(keys, c, rowsHash, windows.TotalSteps, model);
             var builder = new RunBuilder

@@ -46,6 +46,8 @@ public sealed record TrainedParts(bool All, int Layers = 2, IReadOnlyList<string
             c.Ignore("train_router", "it belongs to finetuning_type: full and freeze; an adapter leaves routers as they are, unless lora_target names gate");
             return null;
         }
+        foreach (var key in (string[])["lora_rank", "lora_alpha", "lora_dropout", "lora_target", "lora_experts", "use_rslora", "lora_form"])
+            c.Ignore(key, $"there is no adapter with finetuning_type: {type}");
         foreach (var key in (string[])["use_dora", "pissa_init", "additional_target", "loraplus_lr_ratio"])
             if (c.Has(key) && !Keys.Find(key)!.AsksForNothing(c.Text(key))) throw c.Wrong(key, $"left out with finetuning_type: {type}, which has no adapter");
         if (c.Has("adapter_name_or_path"))

@@ -336,7 +336,7 @@ public sealed class Trainer
         return new InvalidOperationException($"{what}; lower learning_rate, or look at the rows of this window. " + (newest is null
             ? "Nothing is saved: start again with the change"
             : $"The last weights that are saved are those of {newest}: start again in another output_dir with the change, from them with "
-                + $"adapter_name_or_path={newest}"));
+                + $"{Checkpoints.KeyOf(newest)}={newest}"));
     }
 
     private static void DropGradients(IReadOnlyList<Parameter> parameters)

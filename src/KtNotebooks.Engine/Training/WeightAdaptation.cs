@@ -1,6 +1,7 @@
 using KtNotebooks.Formats;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
+using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
 using KtNotebooks.Weights;
 
@@ -43,6 +44,7 @@ public sealed class WeightAdaptation(string basePath, Func<string, bool> trains)
             using var stored = checkpoint.Take(name, tensor.Type, tensor.Shape);
             Memory.Copy(stored, tensor);
         }
+        WeightVersion.Change();
     }
 
     /// <summary>Fails where a weight that is to be trained is stored in few bits, or in one tensor with others.</summary>
