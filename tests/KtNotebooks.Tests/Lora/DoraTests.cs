@@ -185,8 +185,11 @@ public sealed class DoraTests : IDisposable
         LoraAdapter.Attach(model, settings);
         var random = new Random(5);
         foreach (var (name, tensor) in model.AllTrainable)
-            tensor.Store([.. tensor.ToFloats().Select(v => name.EndsWith("vector", StringComparison.Ordinal) ? v * (0.8f + (0.4f * random.NextSingle()))
-                : v + ((random.NextSingle() - 0.5f) * 0.3f))]);
+        {
+            using var moved = Tensor.From([.. tensor.ToFloats().Select(v => name.EndsWith("vector", StringComparison.Ordinal)
+                ? v * (0.8f + (0.4f * random.NextSingle())) : v + ((random.NextSingle() - 0.5f) * 0.3f))], tensor.Shape);
+            Memory.Copy(moved, tensor);
+        }
         WeightVersion.Change();
     }
 
