@@ -19,7 +19,11 @@ internal static class BenchTrainCommand
     {
         var shape = new Option<string>("--shape") { Description = string.Join(", ", ModelShapes.Known), DefaultValueFactory = _ => "deepseek-v2-lite" };
         var layers = new Option<string>("--layers") { Description = "all, or the first so many", DefaultValueFactory = _ => "all" };
-        var tokens = new Option<int>("--tokens") { Description = "tokens of an optimizer step", DefaultValueFactory = _ => 8192 };
+        var tokens = new Option<int>("--tokens")
+        {
+            Description = "tokens of an optimizer step, over all ranks where mpirun or torchrun starts several",
+            DefaultValueFactory = _ => 8192,
+        };
         var sequence = new Option<int>("--seq") { Description = "tokens of a sequence", DefaultValueFactory = _ => 512 };
         var rank = new Option<int>("--rank") { Description = "LoRA rank, on all linears and all routed experts", DefaultValueFactory = _ => 8 };
         var experts = new Option<ExecutorKind>("--experts")
@@ -55,13 +59,24 @@ internal static class BenchTrainCommand
         };
         var chunk = new Option<int>("--chunk") { Description = "rows that a stage works on at a time", DefaultValueFactory = _ => 8192 };
         var steps = new Option<int>("--steps") { Description = "measured steps, after two to warm up", DefaultValueFactory = _ => 5 };
+        var weights = new Option<string>("--weights")
+        {
+            Description = "where streamed experts wait: host (pinned memory), or disk: shards that are made first, in --disk-folder",
+            DefaultValueFactory = _ => "host",
+        };
+        weights.AcceptOnlyFromAmong("host", "disk");
+        var diskFolder = new Option<string?>("--disk-folder") { Description = "with --weights disk: a folder on the disk to be measured" };
         var json = new Option<bool>("--json") { Description = "one JSON object" };
         var command = new Command("train", "Tokens per second of a real training step (forward, backward, clipping, AdamW) on random weights of a true shape")
         {
-            shape, layers, tokens, sequence, rank, experts, format, device, cards, contiguous, parts, slots, saved, moments, pairs, chunk, steps, json
+            shape, layers, tokens, sequence, rank, experts, format, device, cards, contiguous, parts, slots, saved, moments, pairs, chunk, steps, weights,
+            diskFolder, json
         };
         command.SetAction((parsed, cancel) => Task.Run(() =>
         {
+            var onDisk = parsed.GetValue(weights) == "disk";
+            if (onDisk != parsed.GetValue(diskFolder) is not null)
+                throw new ArgumentException("--weights disk and --disk-folder DIR go together: the shards are made in that folder");
             var text = parsed.GetRequiredValue(layers);
             int? count = text == "all" ? null
                 : int.TryParse(text, out var n) ? n : throw new ArgumentException($"--layers must be all or a number, but is '{text}'");
@@ -69,8 +84,10 @@ internal static class BenchTrainCommand
                 parsed.GetValue(rank), parsed.GetValue(experts), StorageFormat.Parse(parsed.GetRequiredValue(format)),
                 Device.Parse(parsed.GetRequiredValue(device)), (long)parsed.GetValue(slots) << 20, (long)parsed.GetValue(saved) << 20, parsed.GetValue(moments),
                 parsed.GetValue(pairs), parsed.GetValue(chunk), parsed.GetValue(steps), parsed.GetValue(cards), parsed.GetValue(contiguous),
-                parsed.GetValue(parts));
-            var result = TrainingBenchmark.Run(settings, Console.Error.WriteLine, cancel);
+                parsed.GetValue(parts), parsed.GetValue(diskFolder));
+            var ranks = Together.Join();
+            var speaker = ranks.World == 1 ? "" : $"rank {ranks.Rank}: ";
+            var result = TrainingBenchmark.Run(settings, ranks, line => Console.Error.WriteLine(speaker + line), cancel);
             if (parsed.GetValue(json)) Console.WriteLine(JsonSerializer.Serialize(result, Indented));
             else Print(result);
         }, cancel));
@@ -84,13 +101,20 @@ internal static class BenchTrainCommand
             + $"rank {s.Rank} ({r.Trained / 1e6:F1} M trained), {s.Tokens} tokens a step in sequences of {s.Sequence}");
         var more = s.Gpus == 1 ? ""
             : $" and {s.Gpus - 1} more: {(s.Contiguous ? "consecutive layers on each" : "layers in turn")}, the window in {s.Parts ?? s.Gpus} parts";
+        if (r.Ranks is { } shared) Console.WriteLine($"{shared.World} processes share every step, summed by {shared.Carrier}; the first one's figures");
         Console.WriteLine($"experts {s.Executor.ToString().ToLowerInvariant()} in {s.Format.Name}, everything else "
             + $"on {r.Device}{more}");
         Console.WriteLine($"  {r.TokensPerSecond,10:N0} tokens/s   step {r.StepMs:N0} ms ({r.FastestMs:N0} to {r.SlowestMs:N0} in {s.Steps} steps)");
+        if (r.Ranks is { } sums)
+            Console.WriteLine($"  gradients: {sums.Bytes / 1e6:N1} MB summed in {sums.SumMs:N1} ms, of which {sums.ExposedMs:N1} ms come after the rank's own: "
+                + $"{sums.ExposedMs / r.StepMs:P1} of the step");
         if (r.PerDevice is null) Console.WriteLine($"  on the compute stream: {Split(r.Parts)}");
         if (r.CopiedBytes > 0)
             Console.WriteLine($"  over the bus: {r.CopiedBytes / 1e9:F1} GB in {r.CopyMs:N0} ms = {r.CopyGbPerSecond:F1} GB/s, "
                 + $"busy {r.CopyMs / r.StepMs:P0} of the step");
+        if (r.ReadBytes > 0)
+            Console.WriteLine($"  from the disk: {r.ReadBytes / 1e9:F1} GB a step = {r.ReadGbPerSecond:F2} GB/s, "
+                + $"{r.ReadGbPerSecond / r.DiskGbPerSecond:P0} of the {r.DiskGbPerSecond:F2} that it gives when read straight on");
         foreach (var card in r.PerDevice ?? [])
         {
             Console.WriteLine($"  {card.Device}: {card.PeakDeviceBytes / 1e9:F2} GB at the peak as the driver sees it, {card.PoolPeakBytes / 1e9:F2} GB of it "

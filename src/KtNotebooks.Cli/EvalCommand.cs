@@ -2,6 +2,7 @@ using System.CommandLine;
 using System.Diagnostics;
 using System.Text.Json.Nodes;
 
+using KtNotebooks.Distributed;
 using KtNotebooks.Evaluation;
 using KtNotebooks.Files;
 using KtNotebooks.Segmentation;
@@ -40,7 +41,8 @@ internal static class EvalCommand
                 throw new ArgumentException("what to score? Either kt eval --predictions FILE.jsonl, or kt eval CONFIG.yaml key=value … with a model and "
                     + "eval_dataset");
             var quiet = parsed.GetValue(json);
-            Print(file is null ? Model(given, quiet, cancel) : Score(file, quiet, cancel), quiet, parsed.GetValue(save));
+            var ranks = Together.Join();
+            Print(file is null ? Model(given, ranks, quiet, cancel) : Score(file, quiet, cancel), quiet, ranks.IsFirst() ? parsed.GetValue(save) : null);
             return 0;
         }, CancellationToken.None));
         return command;
@@ -53,11 +55,12 @@ internal static class EvalCommand
         return [.. TextScores.Mean(TextScores.OfAll(rows, Jieba.Default, cancel)).All, .. ChoiceScores.OfPredictions(rows)?.All ?? []];
     }
 
-    private static IReadOnlyList<(string Name, double Value)> Model(string[] arguments, bool quiet, CancellationToken cancel)
+    private static IReadOnlyList<(string Name, double Value)> Model(string[] arguments, ICollective ranks, bool quiet, CancellationToken cancel)
     {
-        if (RemoteRun.Open(arguments, evaluates: true, cancel) is { } remote) return Remote(remote, quiet, cancel);
-        using var run = quiet ? EvalRun.Open(null, arguments, cancel) : FileProgress.Load(report => EvalRun.Open(report, arguments, cancel), cancel);
-        foreach (var line in run.Notes.Concat(run.LeftOut)) Console.Error.WriteLine(line);
+        if (Together.Alone(ranks, RemoteRun.Open(arguments, evaluates: true, cancel)) is { } remote) return Remote(remote, quiet, cancel);
+        using var run = quiet ? EvalRun.Open(null, arguments, ranks, cancel)
+            : FileProgress.Load(report => EvalRun.Open(report, arguments, ranks, cancel), cancel);
+        foreach (var line in ranks.IsFirst() ? run.Notes.Concat(run.LeftOut) : []) Console.Error.WriteLine(line);
         var watch = Stopwatch.StartNew();
         var next = TimeSpan.FromSeconds(2);
         run.OnProgress += text =>

@@ -1,14 +1,15 @@
 using System.CommandLine;
 using System.Diagnostics;
 
+using KtNotebooks.Distributed;
 using KtNotebooks.Interop;
 using KtNotebooks.Interop.Cuda;
 
 namespace KtNotebooks.Cli;
 
 /// <summary>
-/// Exit codes: 0 done, 1 a check said no, 2 bad input or a refused request (one clear line on standard error), 3 a card was lost on the way, 70 a
-/// fault of ours, 130 stopped by a signal. KT_FULL_TRACE=1 prints the trace behind every line.
+/// Exit codes: 0 done, 1 a check said no, 2 bad input or a refused request (one clear line on standard error), 3 a card was lost on the way, 4
+/// another rank was lost, 70 a fault of ours, 130 stopped by a signal. KT_FULL_TRACE=1 prints the trace behind every line.
 /// </summary>
 internal static class Failures
 {
@@ -16,7 +17,9 @@ internal static class Failures
     {
         try
         {
-            return await run();
+            var code = await run();
+            Ranks.Leave();
+            return code;
         }
         catch (OperationCanceledException)
         {
@@ -55,7 +58,7 @@ internal static class Failures
 
     private static int Say(string line, Exception error, int code)
     {
-        Refuse(line);
+        if (!Ranks.Current.Abort(Short(line.ReplaceLineEndings(" ")))) Refuse(line);
         if (Environment.GetEnvironmentVariable("KT_FULL_TRACE") == "1") Console.Error.WriteLine(error);
         return code;
     }

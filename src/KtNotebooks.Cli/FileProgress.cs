@@ -32,7 +32,7 @@ internal static class FileProgress
     /// <param name="cancel">Looked at with every report: nothing is lost when loading stops.</param>
     public static T Load<T>(Func<Action<WorkProgress>, T> open, CancellationToken cancel = default)
     {
-        var (last, next, width, terminal) = (default(WorkProgress), TimeSpan.FromSeconds(30), 0, !Console.IsOutputRedirected);
+        var (last, next, width, terminal) = (default(WorkProgress), TimeSpan.FromSeconds(30), 0, !ProgressLine.IsPlain && !Console.IsOutputRedirected);
         try
         {
             var opened = open(p =>

@@ -1,5 +1,6 @@
 using System.CommandLine;
 
+using KtNotebooks.Distributed;
 using KtNotebooks.Evaluation;
 using KtNotebooks.Training;
 
@@ -24,21 +25,23 @@ internal static class PredictCommand
 
     private static int Run(string[] arguments, CancellationToken cancel)
     {
+        var ranks = Together.Join();
         if (RewardRun.IsAsked(arguments))
         {
-            Console.WriteLine(RewardRun.Describe(FileProgress.Load(report => RewardRun.Run(arguments, report, Console.WriteLine, cancel), cancel)));
+            Console.WriteLine(RewardRun.Describe(FileProgress.Load(report => RewardRun.Run(arguments, ranks, report, Console.WriteLine, cancel), cancel)));
             return 0;
         }
-        using var run = RemoteRun.Open(arguments, evaluates: false, cancel)
-            ?? FileProgress.Load<IPredictRun>(report => PredictRun.Open(report, arguments, cancel), cancel);
+        using var run = Together.Alone(ranks, RemoteRun.Open(arguments, evaluates: false, cancel))
+            ?? FileProgress.Load<IPredictRun>(report => PredictRun.Open(report, arguments, ranks, cancel), cancel);
         foreach (var note in run.Notes) Console.WriteLine(note);
-        foreach (var line in run.LeftOut) Console.Error.WriteLine(line);
+        foreach (var line in ranks.IsFirst() ? run.LeftOut : []) Console.Error.WriteLine(line);
         var result = ProgressLine.Follow("starting", line =>
         {
             run.OnNote += line.Note;
             run.OnProgress += p => line.Report(p.Done, p.Total, Describe(p));
             return run.Run(cancel);
         });
+        if (!ranks.IsFirst()) return result.Interrupted ? Signals.Stopped : 0;
         var output = run.OutputDir;
         if (result.Interrupted)
         {

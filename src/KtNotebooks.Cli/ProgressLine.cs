@@ -15,6 +15,9 @@ internal sealed class ProgressLine
     private readonly Stopwatch _watch = Stopwatch.StartNew();
     private TimeSpan _next;
 
+    /// <summary>No bar, whatever the output is.</summary>
+    public static bool IsPlain { get; set; }
+
     private ProgressLine(ProgressTask? bar, TimeSpan first) => (_bar, _next) = (bar, first);
 
     /// <summary>Runs work that reports.</summary>
@@ -23,7 +26,7 @@ internal sealed class ProgressLine
     /// <param name="patience">Where there is no bar, no line before that.</param>
     public static T Follow<T>(string title, Func<ProgressLine, T> work, TimeSpan patience = default)
     {
-        if (Console.IsOutputRedirected) return work(new ProgressLine(null, patience));
+        if (IsPlain || Console.IsOutputRedirected) return work(new ProgressLine(null, patience));
         var description = new TaskDescriptionColumn { Alignment = Justify.Left };
         return AnsiConsole.Progress().AutoClear(false).Columns(description, new ProgressBarColumn(), new PercentageColumn())
             .Start(context => work(new ProgressLine(context.AddTask(Markup.Escape(title)), default)));

@@ -2,6 +2,7 @@ using System.CommandLine;
 
 using KtNotebooks.Course;
 using KtNotebooks.Data;
+using KtNotebooks.Distributed;
 using KtNotebooks.Interactive;
 using KtNotebooks.Training;
 
@@ -31,7 +32,8 @@ internal static class TrainCommands
 
     private static int Train(string[] arguments, CancellationToken cancel)
     {
-        using var run = FileProgress.Load(report => FineTuneRun.Open(report, arguments, cancel), cancel);
+        var ranks = Together.Join();
+        using var run = FileProgress.Load(report => FineTuneRun.Open(report, arguments, ranks, cancel), cancel);
         foreach (var note in run.Notes) Console.WriteLine(note);
         Console.WriteLine(FirstExampleReport.Of(run.Examples[0], run.Tokenizer));
         var trained = run.Model.AllTrainable.Sum(p => p.Tensor.Count);
@@ -64,7 +66,7 @@ internal static class TrainCommands
             return Signals.Stopped;
         }
         var outputDir = settings.OutputDir;
-        if (settings.PlotLoss) TrainingLossPlot.SaveFromTrainerState(outputDir);
+        if (settings.PlotLoss && trainer.Ranks.IsFirst()) TrainingLossPlot.SaveFromTrainerState(outputDir);
         Console.WriteLine(result.Interrupted
             ? $"stopped after step {result.Steps} of {result.TotalSteps}; saved in {outputDir}; the same command"
             + $"{(settings.Overwrite ? " with overwrite_output_dir=false" : "")} goes on from there"

@@ -4,6 +4,7 @@
 #   ./run.sh test [more options]        there, in the unpacked folder: the ops and the driver layer; a missing card is a failure
 #   ./run.sh verify [options]           there: kt verify --device cuda:0 on every golden folder
 #   ./run.sh bench [which …]            there: the tables of docs/results (all of them, or those named: ceilings v2lite v3 formats attention)
+#   ./run.sh scale [1 2 4 …]            there: the same step by so many processes with a card each (default 1, 2, 4 as there are cards), summed by NCCL
 # KT_REQUIRE (default: cuda) names what must be there, e.g. amx,cuda. CUDA 12 or 13 must be found as README says: driver, NVRTC, cuBLASLt.
 set -euo pipefail
 
@@ -75,10 +76,45 @@ bench_formats() {
 bench_v3() { kt bench train --shape deepseek-v3 --layers 4 --format fp8 --slots-mb 3000 --chunk 4096 --moments-on-host; }
 bench_attention() { kt bench attention --seq 512 --device cuda:0; kt bench attention --seq 4096 --device cuda:0; }
 
+# $1 processes as torchrun starts them: one a card, each told its number; the first one's report, and the last words of one that fails.
+start_ranks() {
+    local world=$1 rank pids=() status=0
+    shift
+    echo "\$ $world x kt $*"
+    for ((rank = 0; rank < world; rank++)); do
+        RANK=$rank LOCAL_RANK=$rank WORLD_SIZE=$world LOCAL_WORLD_SIZE=$world MASTER_ADDR=127.0.0.1 MASTER_PORT=$((29500 + world)) NCCL_NVLS_ENABLE=0 \
+            "$here/kt" "$@" >"rank-$rank.out" 2>"rank-$rank.log" &
+        pids+=($!)
+    done
+    for rank in "${!pids[@]}"; do
+        wait "${pids[$rank]}" || { status=$?; echo "rank $rank failed: $status"; tail -n 3 "rank-$rank.log"; }
+    done
+    cat rank-0.out
+    grep -h -E 'NCCL|host memory' rank-0.log | head -n 2 || true
+    return $status
+}
+
+# V2-Lite with made-up weights, every window as many times 8,192 tokens as there are processes; the speed-up is over one process.
+run_scale() {
+    about
+    local cards world figure first='' tokens=8192
+    cards=$(nvidia-smi --query-gpu=name --format=csv,noheader | wc -l)
+    for world in "${@:-1 2 4}"; do
+        for world in $world; do
+            if ((world > cards)); then echo "$world processes: only $cards cards here"; continue; fi
+            start_ranks "$world" bench train --tokens $((tokens * world)) --slots-mb 560 --chunk 4096 --moments-on-host --steps 8 || continue
+            figure=$(grep -m1 -oE '[0-9,]+ tokens/s' rank-0.out | tr -d ', tokens/s')
+            first=${first:-$figure}
+            awk -v n="$world" -v f="$figure" -v o="$first" 'BEGIN { printf "  => %d cards: %d tokens/s, %.2f times the first line\n", n, f, f / o }'
+        done
+    done
+}
+
 case ${1:-} in
     pack) [ $# -eq 2 ] || { echo "usage: $0 pack OUT.tar.xz" >&2; exit 2; }; pack "$2" ;;
     test) shift; run_tests "$@" ;;
+    scale) shift; run_scale "$@" ;;
     verify) shift; run_verify "$@" ;;
     bench) shift; run_bench "$@" ;;
-    *) sed -n '2,8p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+    *) sed -n '2,9p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
 esac

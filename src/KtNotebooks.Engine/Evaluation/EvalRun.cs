@@ -2,10 +2,12 @@ using System.Diagnostics;
 
 using KtNotebooks.Configuration;
 using KtNotebooks.Data;
+using KtNotebooks.Distributed;
 using KtNotebooks.Files;
 using KtNotebooks.Generation;
 using KtNotebooks.Models;
 using KtNotebooks.Tokenizers;
+using KtNotebooks.Training;
 using KtNotebooks.Weights;
 
 namespace KtNotebooks.Evaluation;
@@ -39,6 +41,9 @@ public sealed class EvalRun : IDisposable
 
     public Tokenizer Tokenizer { get; }
 
+    /// <summary>The processes that share the rows out; the first one writes.</summary>
+    public ICollective Ranks { get; private init; } = SingleRank.Instance;
+
     /// <summary>Rows that are not scored, with file, row and reason.</summary>
     public IReadOnlyList<string> LeftOut { get; private init; } = [];
 
@@ -50,28 +55,41 @@ public sealed class EvalRun : IDisposable
     /// <param name="loading">Told how far the model has come in.</param>
     /// <param name="arguments">A YAML file and key=value pairs over it.</param>
     /// <param name="cancel">Looked at while rows are read.</param>
-    public static EvalRun Open(Action<WorkProgress>? loading, string[] arguments, CancellationToken cancel = default)
+    public static EvalRun Open(Action<WorkProgress>? loading, string[] arguments, CancellationToken cancel = default) =>
+        Open(loading, arguments, SingleRank.Instance, cancel);
+
+    /// <inheritdoc cref="Open(Action{WorkProgress}?, string[], CancellationToken)"/>
+    /// <param name="ranks">The processes that share the rows out.</param>
+    public static EvalRun Open(Action<WorkProgress>? loading, string[] arguments, ICollective ranks, CancellationToken cancel = default)
     {
+        ArgumentNullException.ThrowIfNull(ranks);
         var c = Settings.Read(arguments);
         var settings = PredictSettings.Read(c, AnswerTokens);
         var notes = c.Finish("kt eval");
-        FolderLock.RequireFree(settings.OutputDir, "output_dir");
+        if (ranks.IsFirst()) FolderLock.RequireFree(settings.OutputDir, "output_dir");
         var examples = settings.Load(out var left, cancel);
         foreach (var example in examples) _ = example.Answer; // the first row without one is named
+        SameRun.Require(ranks, settings.Facts(c, examples));
         var (model, tokenizer) = settings.Model.Load(loading);
-        return new EvalRun(settings, model, tokenizer, examples) { LeftOut = left, Notes = [.. notes, .. settings.Model.Notes, .. model.Notes] };
+        return new EvalRun(settings, model, tokenizer, examples)
+        {
+            LeftOut = left,
+            Notes = [.. notes, .. settings.Model.Notes, .. model.Notes],
+            Ranks = ranks,
+        };
     }
 
     public EvalResult Run(CancellationToken cancel = default)
     {
-        using var held = FolderLock.Inside(_settings.OutputDir, "an evaluation", "output_dir");
+        using var held = Ranks.IsFirst() ? FolderLock.Inside(_settings.OutputDir, "an evaluation", "output_dir") : null;
         var watch = Stopwatch.StartNew();
         var encoder = new SftEncoder(_settings.Model.Template, Tokenizer, _settings.Cutoff);
         string?[] letters = [.. _examples.Select(ChoiceQuestion.LettersOf)];
         var result = letters.All(l => l is not null)
             ? new EvalResult(Choose(encoder, letters!, cancel), null, _examples.Count, watch.Elapsed)
-            : new EvalResult(null, new TokenAccuracy(Model).Of(encoder.EncodeAll(_examples, cancel), cancel), _examples.Count, watch.Elapsed);
+            : new EvalResult(null, new TokenAccuracy(Model).Of(encoder.EncodeAll(_examples, cancel), Ranks, cancel), _examples.Count, watch.Elapsed);
         result = result with { Elapsed = watch.Elapsed };
+        if (!Ranks.IsFirst()) return result;
         ResultsFile.Write(_settings.OutputDir, "eval", [.. result.All, ("samples", result.Rows), ("runtime", Math.Round(result.Elapsed.TotalSeconds, 4)),
             ("samples_per_second", Math.Round(result.Rows / result.Elapsed.TotalSeconds, 3))]);
         return result;
@@ -81,9 +99,10 @@ public sealed class EvalRun : IDisposable
 
     private ChoiceScores Choose(SftEncoder encoder, string[] letters, CancellationToken cancel)
     {
-        var prompts = _examples.AsParallel().AsOrdered().WithCancellation(cancel).Select(e => encoder.EncodePrompt(e).Prompt).ToArray();
-        var rows = _examples.Count;
-        var likeliest = new ChoiceLikelihood(Model, Tokenizer).Choose([.. prompts.Zip(letters)],
+        var (from, to) = Ranks.PartOf(_examples.Count);
+        var prompts = _examples.Take(from..to).AsParallel().AsOrdered().WithCancellation(cancel).Select(e => encoder.EncodePrompt(e).Prompt).ToArray();
+        var rows = prompts.Length;
+        var likeliest = new ChoiceLikelihood(Model, Tokenizer).Choose([.. prompts.Zip(letters[from..to])],
             done => OnProgress?.Invoke($"likelihood of the letters: {done}/{rows}"), cancel);
         var stops = _settings.Model.Template.StopIds(Tokenizer).ToHashSet();
         if (Tokenizer.EosId is { } eos) stops.Add(eos);
@@ -92,14 +111,16 @@ public sealed class EvalRun : IDisposable
         var (done, strict, unread, likely) = (0, 0, 0, 0);
         foreach (var (row, written) in scheduler.ReadAll([.. prompts.Select(p => new GenerationRequest(p, sampling) { StopIds = stops })], cancel))
         {
-            var answer = ChoiceQuestion.Parse(Tokenizer.Decode(written.Ids, skipSpecial: true), letters[row]);
+            var answer = ChoiceQuestion.Parse(Tokenizer.Decode(written.Ids, skipSpecial: true), letters[from + row]);
             if (answer is null) unread++;
-            if (answer == Label(row)) strict++;
+            if (answer == Label(from + row)) strict++;
             if (++done % 64 == 0 || done == rows) OnProgress?.Invoke($"written answers: {done}/{rows}");
         }
         for (var row = 0; row < rows; row++)
-            if (likeliest[row] == Label(row)) likely++;
-        return new ChoiceScores(rows, (double)likely / rows, (double)strict / rows, (double)unread / rows, letters.Average(l => 1.0 / l.Length));
+            if (likeliest[row] == Label(from + row)) likely++;
+        var counts = Ranks.AllGather([likely, strict, unread]);
+        double Share(int of) => counts.Sum(rank => rank[of]) / _examples.Count;
+        return new ChoiceScores(_examples.Count, Share(0), Share(1), Share(2), letters.Average(l => 1.0 / l.Length));
     }
 
     private char Label(int row) => _examples[row].Answer.Trim()[0];

@@ -1,10 +1,13 @@
 using System.Diagnostics;
+using System.Runtime.InteropServices;
 
 using KtNotebooks.Data;
+using KtNotebooks.Distributed;
 using KtNotebooks.Files;
 using KtNotebooks.Generation;
 using KtNotebooks.Models;
 using KtNotebooks.Tokenizers;
+using KtNotebooks.Training;
 using KtNotebooks.Weights;
 
 namespace KtNotebooks.Evaluation;
@@ -29,6 +32,9 @@ public sealed record PredictResult(int Done, int Total, int Generated, long Toke
 /// </summary>
 public sealed class PredictRun : IPredictRun
 {
+    /// <summary>Of ranks that share the rows: so many batches each, then what they wrote is gathered.</summary>
+    private const int BatchesOfRound = 8;
+
     private readonly List<Example> _examples;
     private readonly SftEncoder _encoder;
 
@@ -54,6 +60,9 @@ public sealed class PredictRun : IPredictRun
 
     public Tokenizer Tokenizer { get; }
 
+    /// <summary>The processes that share the rows out; the first one writes.</summary>
+    public ICollective Ranks { get; private init; } = SingleRank.Instance;
+
     /// <summary>Rows that no prediction is made for, with file, row and reason.</summary>
     public IReadOnlyList<string> LeftOut { get; private init; } = [];
 
@@ -65,52 +74,85 @@ public sealed class PredictRun : IPredictRun
     /// <param name="loading">Told how far the model has come in.</param>
     /// <param name="arguments">A YAML file and key=value pairs over it.</param>
     /// <param name="cancel">Looked at while rows are read.</param>
-    public static PredictRun Open(Action<WorkProgress>? loading, string[] arguments, CancellationToken cancel = default)
+    public static PredictRun Open(Action<WorkProgress>? loading, string[] arguments, CancellationToken cancel = default) =>
+        Open(loading, arguments, SingleRank.Instance, cancel);
+
+    /// <inheritdoc cref="Open(Action{WorkProgress}?, string[], CancellationToken)"/>
+    /// <param name="ranks">The processes that share the rows out.</param>
+    public static PredictRun Open(Action<WorkProgress>? loading, string[] arguments, ICollective ranks, CancellationToken cancel = default)
     {
+        ArgumentNullException.ThrowIfNull(ranks);
         var c = Configuration.Settings.Read(arguments);
         var settings = PredictSettings.Read(c);
         var notes = c.Finish("kt predict");
-        FolderLock.RequireFree(settings.OutputDir, "output_dir");
+        if (ranks.IsFirst()) FolderLock.RequireFree(settings.OutputDir, "output_dir");
         var examples = settings.Load(out var left, cancel);
+        SameRun.Require(ranks, settings.Facts(c, examples));
         var (model, tokenizer) = settings.Model.Load(loading);
-        return new PredictRun(settings, model, tokenizer, examples) { LeftOut = left, Notes = [.. notes, .. settings.Model.Notes, .. model.Notes] };
+        return new PredictRun(settings, model, tokenizer, examples)
+        {
+            LeftOut = left,
+            Notes = [.. notes, .. settings.Model.Notes, .. model.Notes],
+            Ranks = ranks,
+        };
     }
 
     public PredictResult Run(CancellationToken cancel = default)
     {
-        using var held = FolderLock.Inside(Settings.OutputDir, "a prediction run", "output_dir");
-        Settings.Claim();
+        using var held = Ranks.IsFirst() ? FolderLock.Inside(Settings.OutputDir, "a prediction run", "output_dir") : null;
+        if (Ranks.IsFirst()) Settings.Claim();
         var encoded = _examples.AsParallel().AsOrdered().WithCancellation(cancel).Select(_encoder.EncodePrompt).ToArray();
         string[] prompts = [.. encoded.Select(e => Tokenizer.Decode(e.Prompt))];
-        using var log = PredictionLog.Open(Settings.OutputDir, prompts);
-        var before = log.Done;
+        using var log = Ranks.IsFirst() ? PredictionLog.Open(Settings.OutputDir, prompts) : null;
+        var missing = Missing(log, prompts.Length);
+        var before = prompts.Length - missing.Length;
         if (before > 0) OnNote?.Invoke($"{before} of {prompts.Length} rows are done; going on");
-        int[] missing = [.. Enumerable.Range(0, prompts.Length).Where(row => !log.Has(row))];
         var stops = StopIds();
         using var scheduler = new Scheduler(Model, Tokenizer, new SchedulerSettings { Slots = Settings.BatchSize });
         var watch = Stopwatch.StartNew();
-        var interrupted = false;
+        var (interrupted, finished, tokens) = (false, 0, 0L);
+        IEnumerable<(int Row, string Text)> Written(IEnumerable<int> rows, CancellationToken stop)
+        {
+            int[] own = [.. rows];
+            var requests = own.Select(row => new GenerationRequest(encoded[row].Prompt, Settings.Sampling.Of(row)) { StopIds = stops });
+            foreach (var (place, answer) in scheduler.ReadAll([.. requests], stop)) yield return (own[place], Tokenizer.Decode(answer.Ids, skipSpecial: true));
+        }
+        void Add(int row, string text)
+        {
+            log?.Add(row, new Prediction(prompts[row], text, Tokenizer.Decode(encoded[row].Answer, skipSpecial: true)));
+            var elapsed = watch.Elapsed;
+            OnProgress?.Invoke(new PredictProgress(before + ++finished, prompts.Length, Math.Max(tokens, scheduler.Tokens) / elapsed.TotalSeconds, elapsed,
+                elapsed / finished * (missing.Length - finished)));
+        }
         try
         {
-            var requests = missing.Select(row => new GenerationRequest(encoded[row].Prompt, Settings.Sampling.Of(row)) { StopIds = stops });
-            foreach (var (place, answer) in scheduler.ReadAll([.. requests], cancel))
-            {
-                var row = missing[place];
-                var label = Tokenizer.Decode(encoded[row].Answer, skipSpecial: true);
-                log.Add(row, new Prediction(prompts[row], Tokenizer.Decode(answer.Ids, skipSpecial: true), label));
-                var (done, elapsed) = (log.Done - before, watch.Elapsed);
-                OnProgress?.Invoke(new PredictProgress(log.Done, prompts.Length, scheduler.Tokens / elapsed.TotalSeconds, elapsed,
-                    elapsed / done * (missing.Length - done)));
-            }
-            log.Complete();
+            if (Ranks.World == 1)
+                foreach (var (row, text) in Written(missing, cancel)) Add(row, text);
+            else
+                foreach (var round in missing.Chunk(BatchesOfRound * Settings.BatchSize * Ranks.World))
+                {
+                    var own = Written(round.Where((_, i) => i % Ranks.World == Ranks.Rank), CancellationToken.None);
+                    var all = PredictRound.Gather(Ranks, own, scheduler, cancel);
+                    tokens = all.Sum(of => of.Tokens);
+                    foreach (var (row, text) in all.SelectMany(of => of.Rows).OrderBy(r => r.Row)) Add(row, text);
+                    if (Array.Exists(all, of => of.IsStopped)) throw new OperationCanceledException();
+                }
+            log?.Complete();
         }
         catch (OperationCanceledException)
         {
             interrupted = true;
         }
-        var result = new PredictResult(log.Done, prompts.Length, log.Done - before, scheduler.Tokens, watch.Elapsed, null, interrupted);
-        if (interrupted) return result;
+        var result = new PredictResult(before + finished, prompts.Length, finished, Math.Max(tokens, scheduler.Tokens), watch.Elapsed, null, interrupted);
+        if (interrupted || log is null) return result;
         return result with { Scores = PredictScores.Write(Settings.OutputDir, result, encoded.All(e => e.Answer.Length > 0), OnNote, cancel) };
+    }
+
+    /// <summary>The rows that the first rank's log does not have.</summary>
+    private int[] Missing(PredictionLog? log, int rows)
+    {
+        int[] own = log is null ? [] : [.. Enumerable.Range(0, rows).Where(row => !log.Has(row))];
+        return MemoryMarshal.Cast<byte, int>(Ranks.Broadcast(MemoryMarshal.AsBytes<int>(own))).ToArray();
     }
 
     public void Dispose() => Model.Dispose();

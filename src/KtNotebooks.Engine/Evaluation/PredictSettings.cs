@@ -1,3 +1,5 @@
+using System.Security.Cryptography;
+using System.Text;
 using System.Text.Json.Nodes;
 
 using KtNotebooks.Configuration;
@@ -5,6 +7,7 @@ using KtNotebooks.Data;
 using KtNotebooks.Files;
 using KtNotebooks.Generation;
 using KtNotebooks.Lora;
+using KtNotebooks.Training;
 
 namespace KtNotebooks.Evaluation;
 
@@ -50,6 +53,14 @@ public sealed record PredictSettings(ModelKeys Model, Sampling Sampling, string?
         List<Example> examples = [.. sets.SelectMany(s => s.Examples)];
         if (ValSize > 0) examples = DatasetLoader.Split(examples, ValSize, (int)Sampling.Seed).Evaluation;
         return System is null ? examples : [.. examples.Select(e => e with { System = e.System ?? System })];
+    }
+
+    /// <summary>What must be the same for all ranks that share the rows.</summary>
+    internal IEnumerable<(string Name, string Value)> Facts(Settings c, IReadOnlyList<Example> examples)
+    {
+        var rows = Encoding.UTF8.GetBytes(string.Join('\0', examples.Select(e => $"{string.Join('\0', e.Prompt.Select(m => m.Content))}\0{e.Answer}")));
+        return [("the build of kt", SameRun.Code), .. c.Given.Select(g => (g.Key, g.Value ?? "null")), ("adapter (sha256)", AdapterHash ?? "none"),
+            ("rows of the data set (sha256)", Convert.ToHexStringLower(SHA256.HashData(rows))[..16])];
     }
 
     /// <summary>

@@ -4,6 +4,7 @@ using System.Text.Json.Nodes;
 
 using KtNotebooks.Configuration;
 using KtNotebooks.Data;
+using KtNotebooks.Distributed;
 using KtNotebooks.Files;
 using KtNotebooks.Generation;
 using KtNotebooks.Nn;
@@ -35,8 +36,14 @@ public static class RewardRun
     /// <exception cref="ArgumentException">No adapter, or results that are there.</exception>
     /// <exception cref="InvalidDataException">The adapter has no value head, or a row is no pair.</exception>
     public static RewardResult Run(IReadOnlyList<string> arguments, Action<WorkProgress>? loading = null, Action<string>? note = null,
-        CancellationToken cancel = default)
+        CancellationToken cancel = default) => Run(arguments, SingleRank.Instance, loading, note, cancel);
+
+    /// <inheritdoc cref="Run(IReadOnlyList{string}, Action{WorkProgress}?, Action{string}?, CancellationToken)"/>
+    /// <param name="ranks">The processes that share the pairs out; the first one writes.</param>
+    public static RewardResult Run(IReadOnlyList<string> arguments, ICollective ranks, Action<WorkProgress>? loading, Action<string>? note,
+        CancellationToken cancel)
     {
+        ArgumentNullException.ThrowIfNull(ranks);
         var c = Settings.Read(arguments);
         var keys = ModelKeys.Read(c);
         c.OneOf("stage");
@@ -71,14 +78,20 @@ public static class RewardRun
             foreach (var line in rows.Notes(model.Info.MaxPositions)) note?.Invoke(line);
             model.ValueHead = ValueHead.Fresh(model.Info.Width, model.Norm.Device, 0);
             RewardAdaptation.Read(model, adapter);
-            (double Chosen, double Rejected)[] values = [.. Values(valSize > 0 ? rows.HeldOut : rows.Train, rowsAtOnce, new StageWork(model, 8192,
-                LayerMajorStep.HeadRows), cancel)];
+            var pairs = valSize > 0 ? rows.HeldOut : rows.Train;
+            SameRun.Require(ranks, [("the build of kt", SameRun.Code), .. c.Given.Select(g => (g.Key, g.Value ?? "null")),
+                ("rows of the data set (sha256)", FineTuneIdentity.HashOf(pairs))]);
+            var (from, to) = ranks.PartOf(pairs.Length);
+            var own = Values(pairs[from..to], rowsAtOnce, new StageWork(model, 8192, LayerMajorStep.HeadRows), cancel);
+            (double Chosen, double Rejected)[] values = [.. ranks.AllGather([.. own.SelectMany(v => new[] { v.Chosen, v.Rejected })])
+                .SelectMany(of => of.Chunk(2).Select(v => (v[0], v[1])))];
+            var result = new RewardResult(values.Length, values.Average(v => v.Chosen > v.Rejected ? 1.0 : 0), values.Average(v => v.Chosen - v.Rejected));
+            if (!ranks.IsFirst()) return result;
             Folders.Create(output, "output_dir");
             var text = new StringBuilder();
             foreach (var (chosen, rejected) in values)
                 text.Append(new JsonObject { ["chosen"] = Math.Round(chosen, 6), ["rejected"] = Math.Round(rejected, 6) }.ToJsonString()).Append('\n');
             AtomicFile.WriteText(file, text.ToString());
-            var result = new RewardResult(values.Length, values.Average(v => v.Chosen > v.Rejected ? 1.0 : 0), values.Average(v => v.Chosen - v.Rejected));
             ResultsFile.Write(output, "predict", [("accuracy", result.Accuracy), ("margin", result.Margin)]);
             return result;
         }

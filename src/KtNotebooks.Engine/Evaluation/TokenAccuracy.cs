@@ -1,5 +1,6 @@
 using KtNotebooks.Autograd;
 using KtNotebooks.Data;
+using KtNotebooks.Distributed;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
 using KtNotebooks.Ops;
@@ -14,17 +15,23 @@ namespace KtNotebooks.Evaluation;
 /// <param name="chunkRows">Rows of a pass; <paramref name="headRows"/> of them have logits at a time.</param>
 public sealed class TokenAccuracy(CausalLm model, int chunkRows = 8192, int headRows = LayerMajorStep.HeadRows)
 {
-    public (double Accuracy, double Loss) Of(IReadOnlyList<EncodedExample> examples, CancellationToken cancel = default)
+    public (double Accuracy, double Loss) Of(IReadOnlyList<EncodedExample> examples, CancellationToken cancel = default) =>
+        Of(examples, SingleRank.Instance, cancel);
+
+    /// <summary>The same of rows of which each rank computes a part; all of them get it.</summary>
+    public (double Accuracy, double Loss) Of(IReadOnlyList<EncodedExample> examples, ICollective ranks, CancellationToken cancel = default)
     {
         ArgumentNullException.ThrowIfNull(examples);
+        ArgumentNullException.ThrowIfNull(ranks);
         double accuracies = 0, loss = 0;
         var (rows, targets) = (0, 0);
-        for (var first = 0; first < examples.Count;)
+        var (from, to) = ranks.PartOf(examples.Count);
+        for (var first = from; first < to;)
         {
             cancel.ThrowIfCancellationRequested();
             var builder = new TokenBatch.Builder();
             var last = first;
-            for (var length = 0; last < examples.Count && (last == first || length + examples[last].Ids.Length <= chunkRows); last++)
+            for (var length = 0; last < to && (last == first || length + examples[last].Ids.Length <= chunkRows); last++)
             {
                 builder.Add(examples[last].Ids, examples[last].Labels, 1);
                 length += examples[last].Ids.Length;
@@ -41,8 +48,10 @@ public sealed class TokenAccuracy(CausalLm model, int chunkRows = 8192, int head
             }
             first = last;
         }
-        if (rows == 0) throw new ArgumentException("no row has a token to predict; cutoff_len may leave only prompts");
-        return (accuracies / rows, loss / targets);
+        var all = ranks.AllGather([accuracies, loss, rows, targets]);
+        double Sum(int of) => all.Sum(rank => rank[of]);
+        if (Sum(2) == 0) throw new ArgumentException("no row has a token to predict; cutoff_len may leave only prompts");
+        return (Sum(0) / Sum(2), Sum(1) / Sum(3));
     }
 
     private bool[] Right(TokenBatch batch, ref double loss)

@@ -18,6 +18,8 @@ internal sealed class StreamedExperts(ExpertSlab slab, ExpertStream stream, Devi
 
     public override IEnumerable<GroupVisit> Schedule(ExpertVisit visit) => Enumerable.Range(0, Groups.Count).Select(g => new GroupVisit(this, g));
 
+    public DiskBank? Disk => slab.Disk;
+
     /// <summary>Where a group lies in host memory.</summary>
     public IEnumerable<(nint Address, long Bytes)> Pieces(int group) =>
         [(slab.Address + (nint)(Groups[group].First * slab.Layout.ExpertBytes), Groups[group].Count * slab.Layout.ExpertBytes)];

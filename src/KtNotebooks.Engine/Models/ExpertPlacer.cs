@@ -25,7 +25,8 @@ internal static class ExpertPlacer
                 continue;
             }
             if (like.Key.Executor == ExecutorKind.Resident) ExpertExecutors.Keep(banks, card, model.Type, brought);
-            if (like.Key.Executor == ExecutorKind.Streamed) executors.Stream(banks, card, group, slots, brought);
+            if (like.Key.Executor == ExecutorKind.Streamed) executors.Stream(banks, card, group, slots, brought,
+                bank => plan.HomeOf(bank.Path) == WeightHome.Disk);
             if (like.Key.Executor != ExecutorKind.Split) continue;
             var costs = executors.Split(banks, card, group, slots, brought: brought);
             var (alone, some) = ((SplitExperts)banks[0].Executor).CpuUpTo(banks[0].TopK);

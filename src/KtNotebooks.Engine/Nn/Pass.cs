@@ -41,7 +41,7 @@ public sealed record Pass(int[] Positions, int[] SeqStarts, int FirstRow = 0, ul
     public static Pass ForTraining(TokenBatch batch, int from, int to, ulong dropoutKey)
     {
         var starts = batch.SeqStarts.Where(s => s >= from && s <= to).Select(s => s - from).ToArray();
-        return new Pass(batch.Positions[from..to], starts, from, dropoutKey, Training: true);
+        return new Pass(batch.Positions[from..to], starts, batch.FirstRow + from, dropoutKey, Training: true);
     }
 
     /// <summary>The dropout mask of a module in this pass.</summary>

@@ -1,3 +1,5 @@
+using System.Text.Json.Nodes;
+
 using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 
@@ -55,6 +57,9 @@ public sealed class RoutingStep(double coefficient, int tokens, double zCoeffici
             for (var e = 0; e < sums.Length; e++) _probabilities[e] += sums[e];
         }
     }
+
+    /// <summary>What is noted decides gradients.</summary>
+    internal bool HasLoss => coefficient > 0 || zCoefficient > 0;
 
     /// <summary>Of the experts, over all layers, and what a count adds to the slope ∂loss/∂p of every row; null: there is no balance loss.</summary>
     internal (int[] Counts, double Factor, double ZFactor)? Balance
@@ -143,6 +148,34 @@ public sealed class RoutingStep(double coefficient, int tokens, double zCoeffici
         }
         return sum;
     });
+
+    /// <summary>What has been noted, for others who noted other rows of the same window.</summary>
+    internal string Save() => new JsonObject
+    {
+        ["counts"] = new JsonObject(_counts.Select(c => KeyValuePair.Create(c.Key, (JsonNode?)new JsonArray([.. c.Value.Select(n => JsonValue.Create(n))])))),
+        ["probabilities"] = new JsonArray([.. _probabilities.Select(p => JsonValue.Create(BitConverter.DoubleToInt64Bits(p)))]),
+        ["squares"] = BitConverter.DoubleToInt64Bits(_squares),
+    }.ToJsonString();
+
+    /// <summary>Takes the sum of such notes, in their order, in place of its own.</summary>
+    internal void Replace(IEnumerable<string> all)
+    {
+        static double Number(JsonNode? bits) => BitConverter.Int64BitsToDouble(bits!.GetValue<long>());
+        _counts.Clear();
+        (_probabilities, _squares) = ([], 0);
+        foreach (var notes in all.Select(text => JsonNode.Parse(text)!))
+        {
+            foreach (var (path, counts) in notes["counts"]!.AsObject())
+            {
+                if (!_counts.TryGetValue(path, out var sums)) _counts[path] = sums = new long[counts!.AsArray().Count];
+                for (var e = 0; e < sums.Length; e++) sums[e] += counts![e]!.GetValue<long>();
+            }
+            var probabilities = notes["probabilities"]!.AsArray();
+            if (_probabilities.Length < probabilities.Count) _probabilities = new double[probabilities.Count];
+            for (var e = 0; e < probabilities.Count; e++) _probabilities[e] += Number(probabilities[e]);
+            _squares += Number(notes["squares"]);
+        }
+    }
 
     private long[] Pooled => _counts.Values.Aggregate(new long[_counts.Values.Max(c => c.Length)], (all, counts) =>
     {

@@ -31,6 +31,12 @@ public sealed class TokenBatch
     /// <summary>[N]: what the stage must know of a sequence beside its ids, as whether an answer is wanted.</summary>
     public int[] Tags { get; }
 
+    /// <summary>Where these rows begin in the window of which they are a share: masks and noise go by the rows of the window.</summary>
+    public int FirstRow { get; private init; }
+
+    /// <summary>Targets of the window before them.</summary>
+    public int FirstTarget { get; private init; }
+
     /// <summary>T.</summary>
     public int Tokens => Ids.Length;
 
@@ -54,6 +60,17 @@ public sealed class TokenBatch
         var (from, to) = (SeqStarts[first], SeqStarts[last]);
         return new TokenBatch(Ids[from..to], Positions[from..to], Labels[from..to], Weights[from..to],
             [.. SeqStarts[first..(last + 1)].Select(start => start - from)], Tags[first..last]);
+    }
+
+    /// <summary>Sequences [first, last) that stay a share of this batch.</summary>
+    public TokenBatch Stretch(int first, int last)
+    {
+        var part = Sequence(first, last);
+        return new TokenBatch(part.Ids, part.Positions, part.Labels, part.Weights, part.SeqStarts, part.Tags)
+        {
+            FirstRow = FirstRow + SeqStarts[first],
+            FirstTarget = FirstTarget + Labels.Take(SeqStarts[first]).Count(label => label >= 0),
+        };
     }
 
     /// <summary>Collects sequences.</summary>

@@ -1,4 +1,6 @@
 using System.Globalization;
+using System.Security.Cryptography;
+using System.Text;
 
 using KtNotebooks.Files;
 using KtNotebooks.Optim;
@@ -77,6 +79,20 @@ public static class Checkpoints
             throw;
         }
         return target;
+    }
+
+    /// <summary>Of the weights and moments that are there: ranks that go on from a checkpoint must see the same one.</summary>
+    public static string Fingerprint(string folder)
+    {
+        using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
+        var buffer = new byte[1 << 20];
+        foreach (var file in Directory.EnumerateFiles(folder, "*.safetensors").Order(StringComparer.Ordinal))
+        {
+            hash.AppendData(Encoding.UTF8.GetBytes(Path.GetFileName(file)));
+            using var stream = File.OpenRead(file);
+            for (int count; (count = stream.Read(buffer)) > 0;) hash.AppendData(buffer, 0, count);
+        }
+        return Convert.ToHexStringLower(hash.GetHashAndReset())[..16];
     }
 
     public static void WriteOptimizer(string folder, IOptimizer optimizer)

@@ -22,7 +22,7 @@ internal static class EmbeddingNoise
             for (var row = first; row < last; row++)
             {
                 var t = part.From + (int)row;
-                var (rowKey, most) = (DropoutMask.Mix(DropoutMask.Mix(key) + (ulong)t), alpha / Math.Sqrt((double)lengths[t] * width));
+                var (rowKey, most) = (DropoutMask.Mix(DropoutMask.Mix(key) + (ulong)(batch.FirstRow + t)), alpha / Math.Sqrt((double)lengths[t] * width));
                 var values = noise.Row<float>(row);
                 for (var i = 0; i < width; i++) values[i] = (float)(most * (((DropoutMask.Mix(rowKey + (ulong)i) >> 11) * (2.0 / (1UL << 53))) - 1));
             }

@@ -1,5 +1,6 @@
 using KtNotebooks.Configuration;
 using KtNotebooks.Data;
+using KtNotebooks.Distributed;
 using KtNotebooks.Experts;
 using KtNotebooks.Files;
 using KtNotebooks.Lora;
@@ -49,11 +50,17 @@ public sealed class FineTuneRun : IDisposable
     /// <param name="loading">Told how far the model has come in.</param>
     /// <param name="arguments">A YAML file and key=value pairs over it.</param>
     /// <param name="cancel">Looked at while rows are read.</param>
-    public static FineTuneRun Open(Action<WorkProgress>? loading, string[] arguments, CancellationToken cancel = default)
+    public static FineTuneRun Open(Action<WorkProgress>? loading, string[] arguments, CancellationToken cancel = default) =>
+        Open(loading, arguments, SingleRank.Instance, cancel);
+
+    /// <inheritdoc cref="Open(Action{WorkProgress}?, string[], CancellationToken)"/>
+    /// <param name="ranks">The processes that share the run out.</param>
+    public static FineTuneRun Open(Action<WorkProgress>? loading, string[] arguments, ICollective ranks, CancellationToken cancel = default)
     {
+        ArgumentNullException.ThrowIfNull(ranks);
         var c = Settings.Read(arguments);
         var keys = FineTuneKeys.Read(c);
-        var from = Start(keys);
+        var from = Start(keys, ranks);
         var (modelPath, lora, training, objective, settings) = (keys.ModelPath, keys.Lora, keys.Training, keys.Objective, keys.Placement);
         List<string> notes = [.. c.Finish("kt train"), .. keys.Notes];
         Func<string, bool>? trains = null;
@@ -74,7 +81,16 @@ public sealed class FineTuneRun : IDisposable
             : new StreamedWindows(stream, keys.Batch, keys.Accumulation, keys.MaxSteps, keys.Reduction, objective);
         if (windows is StreamedWindows streamed) rows = rows with { Train = [.. streamed.First], Skipped = [.. rows.Skipped, .. stream!.Skipped] };
         var rowsHash = stream?.Fingerprint() ?? FineTuneIdentity.HashOf(rows.Train);
+        if (ranks.World > 1 && keys.Trained is { } parts)
+            throw new ArgumentException($"{c.Where("finetuning_type")}: finetuning_type: {parts.Word} is trained by one process; adapters by several");
+        if (ranks.World > 1 && training is { Balance: > 0, BalancesSequences: true })
+            throw new ArgumentException($"{c.Where("moe_aux_loss_form")}: moe_aux_loss_form: sequence is for one process; give pooled with several");
         // Said now, for a large model takes minutes to load; the rest is compared when it is there.
+        SameRun.Require(ranks, [("the build of kt", SameRun.Code), .. FineTuneIdentity.Of(keys, c, rowsHash, windows.TotalSteps, model: null).Facts,
+            ("the checkpoint to go on from", from is null ? "none" : Path.GetFileName(from))]);
+        if (ranks.World > 1)
+            notes.Add($"{ranks.World} ranks on {ranks.Hosts.Distinct().Count()} host(s), summed by {ranks.Carrier}: the {keys.Batch * keys.Accumulation} "
+                + "rows of every step (per_device_train_batch_size · gradient_accumulation_steps) are shared out, so that the run is that of one rank");
         if (from is not null)
             FineTuneIdentity.Of(keys, c, rowsHash, windows.TotalSteps, model: null).Compare(from, training.ResumeFrom.IsExplicit, partly: true);
         var model = ModelFolder.Load(modelPath, keys.Type, plan, new LoadSettings(Report: loading));
@@ -109,6 +125,7 @@ public sealed class FineTuneRun : IDisposable
                 Identity = identity,
                 HeldOut = rows.HeldOut,
                 Memory = memory,
+                Ranks = ranks,
                 Complete = (result, state) =>
                 {
                     FineTuneFiles.CopyTokenizer(modelPath, training.OutputDir);
@@ -137,13 +154,13 @@ public sealed class FineTuneRun : IDisposable
     }
 
     /// <summary>What is wrong with the settings or the output folder is said before anything is read; the checkpoint that will be gone on from.</summary>
-    private static string? Start(FineTuneKeys keys)
+    private static string? Start(FineTuneKeys keys, ICollective ranks)
     {
         var training = keys.Training.Checked();
         foreach (var (key, path) in new[] { ("model_name_or_path", keys.ModelPath), ("adapter_name_or_path", keys.Adapter) })
             if (path is not null && Same(path, training.OutputDir))
                 throw new ArgumentException($"output_dir is {key} too, {path}: give another folder, so that it stays as it is");
-        FolderLock.RequireFree(training.OutputDir, "output_dir");
+        if (ranks.IsFirst()) FolderLock.RequireFree(training.OutputDir, "output_dir"); // the first rank's lock, when another is late
         return RunStart.Choose(training);
 
         static bool Same(string a, string b) =>

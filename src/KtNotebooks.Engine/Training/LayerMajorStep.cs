@@ -1,3 +1,6 @@
+using System.Diagnostics;
+
+using KtNotebooks.Distributed;
 using KtNotebooks.Experts;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
@@ -59,7 +62,8 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
     public bool LogsRouting { get; init; }
 
     /// <summary>In words, where a window whose loss or gradients are no numbers begins to be so; asked while the gradients are there.</summary>
-    internal string FindBroken(TokenBatch batch, IReadOnlyList<Parameter> trained) => BrokenWindow.Find(_work, batch, trained);
+    internal string FindBroken(TokenBatch batch, IReadOnlyList<Parameter> trained) =>
+        batch.Tokens == 0 ? "it begins in the rows of another rank" : BrokenWindow.Find(_work, batch, trained);
 
     /// <summary>The devices of the stages.</summary>
     public IReadOnlyList<Device> Devices => [.. _work.Devices.Distinct()];
@@ -91,39 +95,78 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
 
     /// <inheritdoc cref="Run"/>
     /// <returns>The loss, and what the objective reports beside it.</returns>
-    public WindowLoss Learn(TokenBatch batch, ulong dropoutKey = 0, CancellationToken cancel = default)
+    public WindowLoss Learn(TokenBatch batch, ulong dropoutKey = 0, CancellationToken cancel = default) =>
+        Learn(ShareOf(SingleRank.Instance, batch), dropoutKey, cancel);
+
+    /// <summary>A window that the objective's sequences are shared out of.</summary>
+    public WindowShare ShareOf(ICollective ranks, TokenBatch window) => new(ranks, window, WindowShare.Unit(Objective));
+
+    /// <summary>
+    /// The same of a window of all ranks, of which this one computes its share: loss and gradients are the window's when it returns, and the same on all.
+    /// </summary>
+    public WindowLoss Learn(WindowShare share, ulong dropoutKey = 0, CancellationToken cancel = default)
     {
-        ArgumentNullException.ThrowIfNull(batch);
+        ArgumentNullException.ThrowIfNull(share);
+        var began = Stopwatch.GetTimestamp();
+        var exchange = new GradientExchange(share.Ranks, share.Ranks.World == 1 ? [] : model.AllTrainable);
+        _work.Routing = Balance > 0 || RouterZ > 0 || LogsRouting ? new RoutingStep(Balance, share.Window.Tokens, RouterZ)
+        {
+            SeqStarts = BalancesSequences ? share.Rows.SeqStarts : null,
+        } : null;
+        var own = share.Rows.Sequences == 0 ? LearnNothing(share, exchange) : LearnRows(share, exchange, dropoutKey, cancel);
+        OwnTime = Stopwatch.GetElapsedTime(began);
+        exchange.Finish();
+        var learned = Objective is { } objective && share.IsWeighedWhole(objective) ? own : share.Add(own);
+        if (_work.Routing is not { } routing) return learned;
+        if (share.Ranks.World > 1 && !routing.HasLoss) routing.Replace(share.Ranks.AllGather(routing.Save()));
+        _work.Routing = null;
+        return learned with { Metrics = learned.Metrics.Concat(routing.Metrics).ToDictionary(), Loads = routing.Loads };
+    }
+
+    /// <summary>Of the last step: until this rank's own gradients were there.</summary>
+    public TimeSpan OwnTime { get; private set; }
+
+    private WindowLoss LearnRows(WindowShare share, GradientExchange exchange, ulong dropoutKey, CancellationToken cancel)
+    {
+        var batch = share.Rows;
         var together = Objective?.Together ?? 1;
         var schedule = new StepSchedule(_work.Devices, [.. batch.SeqStarts.Where((_, i) => i % together == 0 || i == batch.Sequences)], Parts,
             _work.Lowest());
         var hasReference = Objective?.Needs == Scores.PolicyAndReference;
         var before = hasReference ? Enumerable.Range(0, _work.Devices.Count).Select(i => (Stage: i, Backward: false, Rows: batch.Tokens)) : [];
         ExpertStreams.Plan([.. before.Concat(schedule.Visits())
-            .SelectMany(visit => _work.BanksOf(visit.Stage).Select(bank => new BankVisit(bank, visit.Backward, visit.Rows)))]);
+            .SelectMany(visit => _work.BanksOf(visit.Stage).Select(bank => new BankVisit(bank, visit.Backward, visit.Rows)))], cancel);
         if (hasReference) OnPart?.Invoke(new StepMark(_work.Devices[0], StepWork.Reference));
         var reference = hasReference ? _work.ReferenceLogProbs(batch, cancel) : [];
-        _work.Routing = Balance > 0 || RouterZ > 0 || LogsRouting ? new RoutingStep(Balance, batch.Tokens, RouterZ)
-        {
-            SeqStarts = BalancesSequences ? batch.SeqStarts : null,
-        } : null;
-        using var run = new StepRun(_work, schedule, batch, Objective, reference, dropoutKey, savedBytes, OnPart);
-        var learned = run.Run(cancel);
-        if (_work.Routing is not { } routing) return learned;
-        _work.Routing = null;
-        return learned with { Metrics = learned.Metrics.Concat(routing.Metrics).ToDictionary(), Loads = routing.Loads };
+        using var run = new StepRun(_work, schedule, share, exchange, Objective, reference, dropoutKey, savedBytes, OnPart);
+        return run.Run(cancel);
+    }
+
+    /// <summary>A rank without rows in this window takes part in what ranks do together, in the order of <see cref="StepRun"/>.</summary>
+    private WindowLoss LearnNothing(WindowShare share, GradientExchange exchange)
+    {
+        _work.JoinRouting(share.Ranks);
+        var own = new WindowLoss(0);
+        if (Objective is { } objective && share.IsWeighedWhole(objective))
+            own = WindowLoss.Of([objective.Weigh(share.Window, share.Join(new PartScores([], [], [])))]);
+        for (var i = _work.Devices.Count - 1; i >= _work.Lowest(); i--) exchange.Begin(_work, i);
+        return own;
     }
 
     /// <summary>Σ weight · cross-entropy of a batch, without gradients or dropout.</summary>
     public double Loss(TokenBatch batch, CancellationToken cancel = default) => Measure(batch, cancel).Loss;
 
     /// <summary>Loss and metrics of a batch, without gradients or dropout.</summary>
-    public WindowLoss Measure(TokenBatch batch, CancellationToken cancel = default)
+    public WindowLoss Measure(TokenBatch batch, CancellationToken cancel = default) => Measure(ShareOf(SingleRank.Instance, batch), cancel);
+
+    /// <summary>The same of rows that are shared out.</summary>
+    public WindowLoss Measure(WindowShare share, CancellationToken cancel = default)
     {
-        ArgumentNullException.ThrowIfNull(batch);
-        if (Objective is not { } objective) return new WindowLoss(_work.Loss(batch, cancel));
+        ArgumentNullException.ThrowIfNull(share);
+        var batch = share.Rows;
+        if (Objective is not { } objective) return share.Add(new WindowLoss(_work.Loss(batch, cancel)));
         var policy = _work.Score(batch, objective.Needs, adapter: null, cancel);
         var reference = objective.Needs == Scores.PolicyAndReference ? _work.Score(batch, Scores.Policy, Pass.BaseModel, cancel).Policy : [];
-        return WindowLoss.Of([objective.Weigh(batch, policy with { Reference = reference })]);
+        return WindowLoss.Of([objective.Weigh(share.Window, share.Join(policy with { Reference = reference }))]);
     }
 }

@@ -1,4 +1,5 @@
 using KtNotebooks.Data;
+using KtNotebooks.Distributed;
 using KtNotebooks.Models;
 using KtNotebooks.Tensors;
 using KtNotebooks.Training.Objectives;
@@ -27,6 +28,9 @@ public sealed record RunBuilder
     /// <inheritdoc cref="Trainer.Memory"/>
     public IReadOnlyDictionary<Device, TrainingMemory> Memory { get; init; } = new Dictionary<Device, TrainingMemory>();
 
+    /// <inheritdoc cref="Trainer.Ranks"/>
+    public ICollective Ranks { get; init; } = SingleRank.Instance;
+
     /// <inheritdoc cref="Trainer.Complete"/>
     public Action<TrainResult, TrainerState>? Complete { get; init; }
 
@@ -34,6 +38,7 @@ public sealed record RunBuilder
     {
         Objective = Objective,
         Memory = Memory,
+        Ranks = Ranks,
         LoadWeights = folder => Adaptation.Load(Model, folder),
         Identity = Identity,
         Complete = Complete,

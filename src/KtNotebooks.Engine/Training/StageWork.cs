@@ -1,4 +1,5 @@
 using KtNotebooks.Autograd;
+using KtNotebooks.Distributed;
 using KtNotebooks.Experts;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
@@ -59,6 +60,15 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
         var i = 0;
         while (i < model.Stages.Count && !model.Stages[i].All().Any(m => m.Trainable.Any())) i++;
         return i;
+    }
+
+    /// <summary>What is trained in a stage.</summary>
+    public IEnumerable<Parameter> TrainableOf(int i) => model.Stages[i].All().SelectMany(m => m.Trainable);
+
+    /// <summary>Before backward, where a loss is of what all routers chose for all tokens of the window: adds what they chose on other ranks.</summary>
+    public void JoinRouting(ICollective ranks)
+    {
+        if (Routing is { HasLoss: true } routing && ranks.World > 1) routing.Replace(ranks.AllGather(routing.Save()));
     }
 
     /// <summary>The banks of experts in a stage.</summary>
@@ -318,7 +328,7 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
         at = [.. Enumerable.Range(from, to - from).Where(t => batch.Labels[t] >= 0)];
         if (at.Length == 0) return null;
         // A row of the logits is a target, so the masks of an adapter on the head go by the number of the target.
-        pass = pass with { FirstRow = batch.Labels.Take(from).Count(l => l >= 0) };
+        pass = pass with { FirstRow = batch.FirstTarget + batch.Labels.Take(from).Count(l => l >= 0) };
         return model.Logits(GatherRows.Apply(rows, [.. at.Select(t => t - from)]), pass);
     }
 

@@ -45,6 +45,8 @@ internal sealed class StepRun : IDisposable
     private readonly float[] _reference;
     private readonly RowWeights?[] _weighed;
     private readonly float[] _weights; // of the cross-entropy's rows: the window's, or what the objective makes of them part by part
+    private readonly WindowShare _share;
+    private readonly GradientExchange _exchange;
     private readonly ulong _key;
     private readonly Action<StepMark>? _mark;
     private readonly Dictionary<(Device Device, int Part), SavedInputs> _saved = [];
@@ -53,9 +55,13 @@ internal sealed class StepRun : IDisposable
 
     /// <param name="objective">Weighs the rows when their log-probabilities are known; null: they weigh as the batch says.</param>
     /// <param name="reference">log p of every row's target by the reference; empty where the objective needs none.</param>
-    public StepRun(StageWork work, StepSchedule schedule, TokenBatch batch, ITrainingObjective? objective, float[] reference, ulong key,
-        Func<Device, long>? savedBytes, Action<StepMark>? mark)
+    /// <param name="share">The rows of this rank, and the window that they are of.</param>
+    /// <param name="exchange">Of the gradients with other ranks.</param>
+    public StepRun(StageWork work, StepSchedule schedule, WindowShare share, GradientExchange exchange, ITrainingObjective? objective, float[] reference,
+        ulong key, Func<Device, long>? savedBytes, Action<StepMark>? mark)
     {
+        var batch = share.Rows;
+        (_share, _exchange) = (share, exchange);
         (_objective, _reference, _weighed) = (objective, reference, new RowWeights?[schedule.Parts.Count]);
         _weights = objective is null ? batch.Weights : new float[batch.Tokens];
         (_work, _schedule, _batch, _key, _mark) = (work, schedule, batch, key, mark);
@@ -127,7 +133,11 @@ internal sealed class StepRun : IDisposable
             else
             {
                 Ascend(run, part, saved, each, sent, stop);
-                if (phase == StepPhase.Turn) Descend(run, part, saved, Head(part, saved, stop), each, sent, stop);
+                if (phase == StepPhase.Turn)
+                {
+                    _work.JoinRouting(_share.Ranks);
+                    Descend(run, part, saved, Head(part, saved, stop), each, sent, stop);
+                }
             }
             if (whole && part.Number == _schedule.Parts.Count - 1) turns.End();
         }
@@ -183,8 +193,10 @@ internal sealed class StepRun : IDisposable
     {
         var policy = _work.Score(hidden, _batch, part, objective.Needs, _work.HeadPass(_key), stop);
         var (first, last) = (Array.IndexOf(_batch.SeqStarts, part.From), Array.IndexOf(_batch.SeqStarts, part.To));
-        var weighed = objective.Weigh(_batch.Sequence(first, last), policy with { Reference = _reference.Length > 0 ? _reference[part.From..part.To] : [] });
-        weighed.Weights.CopyTo(_weights, part.From);
+        policy = policy with { Reference = _reference.Length > 0 ? _reference[part.From..part.To] : [] };
+        var whole = _share.IsWeighedWhole(objective);
+        var weighed = whole ? objective.Weigh(_share.Window, _share.Join(policy)) : objective.Weigh(_batch.Sequence(first, last), policy);
+        (whole ? weighed.Weights.AsSpan(_batch.FirstRow, _batch.Tokens) : weighed.Weights).CopyTo(_weights.AsSpan(part.From));
         _weighed[part.Number] = weighed;
     }
 
@@ -202,6 +214,8 @@ internal sealed class StepRun : IDisposable
                 d.Dispose();
                 d = below;
                 saved.Pop();
+                // Gradients that leave by turns are whole when all turns are over.
+                if (part.Number == _schedule.Parts.Count - 1 && !_work.BanksOf(i).Any(LoraTurns.Moves)) _exchange.Begin(_work, i);
             }
         }
         catch

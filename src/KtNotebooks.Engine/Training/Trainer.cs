@@ -1,5 +1,6 @@
 using System.Diagnostics;
 
+using KtNotebooks.Distributed;
 using KtNotebooks.Files;
 using KtNotebooks.Interop;
 using KtNotebooks.Interop.Cuda;
@@ -19,6 +20,12 @@ namespace KtNotebooks.Training;
 /// </summary>
 public sealed class Trainer
 {
+    /// <summary>A rank that keeps the others waiting so long is worth a line.</summary>
+    private const double SlowShare = 0.2;
+
+    /// <summary>Lines of the log in a row: windows are not shared out evenly to the token.</summary>
+    private const int SlowLines = 3;
+
     private readonly CausalLm _model;
     private readonly IWindowSource _windows;
     private readonly TrainSettings _settings;
@@ -27,6 +34,7 @@ public sealed class Trainer
     private readonly Occasions _logs, _saves, _evaluations;
     private readonly RunShape _shape;
     private string _step = "the beginning", _part = "AdamW's moments"; // what is going on, for who must say what failed
+    private (int Rank, int Lines) _slow = (-1, 0); // who was waited for, and for how many lines of the log
     private bool _hasMoved, _hasEnded; // this object has taken a step, or its last one
 
     /// <param name="saveWeights">Writes what is trained (an adapter, or the whole model) into a folder.</param>
@@ -66,6 +74,12 @@ public sealed class Trainer
     /// <summary>Written into every checkpoint, and compared before a run goes on from one; null: nothing is known of the settings.</summary>
     public RunIdentity? Identity { get; init; }
 
+    /// <summary>
+    /// The processes that share the windows out. Each has all weights and takes the same steps; the first one writes. They stop together, after the step in
+    /// which one of them was told to.
+    /// </summary>
+    public ICollective Ranks { get; init; } = SingleRank.Instance;
+
     /// <summary>Writes what belongs beside finished weights: tokenizer, config, model card.</summary>
     public Action<TrainResult, TrainerState>? Complete { get; init; }
 
@@ -82,8 +96,9 @@ public sealed class Trainer
         if (_hasEnded) throw new InvalidOperationException($"this run is finished, its result is in {_settings.OutputDir}; open it anew to train again");
         string? Start() => _hasMoved ? Checkpoints.Newest(_settings.OutputDir) : RunStart.Choose(_settings);
         Start(); // what is refused makes no folder
-        using var held = FolderLock.Inside(_settings.OutputDir, "a training run", "output_dir");
+        using var held = Ranks.IsFirst() ? FolderLock.Inside(_settings.OutputDir, "a training run", "output_dir") : null;
         var from = Start();
+        RequireSame(from);
         if (_hasMoved && from is null)
             throw new InvalidOperationException("the run broke off before its first checkpoint, and its weights have changed; open it anew");
         try
@@ -109,6 +124,17 @@ public sealed class Trainer
                 note => OnNote?.Invoke(note));
     }
 
+    /// <summary>Settings, rows, weights and checkpoint are those of the other ranks.</summary>
+    private void RequireSame(string? from)
+    {
+        if (Ranks.World == 1) return;
+        SameRun.Require(Ranks, [
+            ("the build of kt", SameRun.Code), .. Identity?.Facts ?? [], ("the type of weights", _model.Type.ToString()),
+            ("the device of layer 0", _model.Stages[0].Device.Kind.ToString()),
+            ("the checkpoint to go on from", from is null ? "none" : $"{Path.GetFileName(from)} {Checkpoints.Fingerprint(from)}"),
+        ]);
+    }
+
     /// <summary>What a run that breaks off leaves.</summary>
     private string Saved() => Checkpoints.Newest(_settings.OutputDir) is { } folder && LoadWeights is not null
         ? $"The same command{(_settings.Overwrite ? " with overwrite_output_dir=false" : "")} goes on from {folder}"
@@ -132,14 +158,16 @@ public sealed class Trainer
         var parameters = _model.AllTrainable;
         using var optimizer = _settings.Optimizing.Make(parameters, device => Memory.GetValueOrDefault(device).MomentsOnHost);
         if (from is not null) Checkpoints.RestoreOptimizer(from, optimizer, state.Step);
+        if (parameters.Count > 0 && Ranks.Prepare(parameters[0].Tensor.Device) is { } carrier) OnNote?.Invoke(carrier);
+        Ranks.Barrier();
         // Only now, when all of the checkpoint has been found to be good, anything is touched.
-        RunStart.Clear(_settings.OutputDir, from);
-        using var log = new TrainerLog(_settings.OutputDir, state, [.. Trackers()]);
+        if (Ranks.IsFirst()) RunStart.Clear(_settings.OutputDir, from);
+        using var log = Ranks.IsFirst() ? new TrainerLog(_settings.OutputDir, state, [.. Trackers()]) : null;
         if (from is not null) OnNote?.Invoke($"resumed from {from} at step {state.Step} of {_windows.TotalSteps}");
         return Loop(log, state, optimizer, parameters, cancel);
     }
 
-    private TrainResult Loop(TrainerLog log, TrainerState state, IOptimizer optimizer, IReadOnlyList<Parameter> parameters, CancellationToken cancel)
+    private TrainResult Loop(TrainerLog? log, TrainerState state, IOptimizer optimizer, IReadOnlyList<Parameter> parameters, CancellationToken cancel)
     {
         var (first, total) = (state.Step, _windows.TotalSteps);
         var schedule = new LearningRate(_settings.Schedule, _settings.LearningRate, _settings.WarmupOf(total), total) { Settings = _settings.ScheduleDetails };
@@ -162,15 +190,18 @@ public sealed class Trainer
         Dictionary<string, (double Sum, int Steps)> metrics = []; // since the log's last line, of the steps that had them
         WindowLoss? evaluation = null;
         var logged = first;
+        var waiting = new WaitingShares(Ranks);
         var interrupted = _evaluation is not null && _settings.EvalOnStart && first == 0 && !TryEvaluate(step, log, last, out evaluation, cancel);
         for (var s = first; s < total && !interrupted; s++)
         {
             var (batch, epoch) = _windows.At(s);
             _step = $"step {s + 1} of {total} ({batch.Tokens:N0} tokens)";
             WindowLoss window;
+            var share = step.ShareOf(Ranks, batch);
+            var began = watch.Elapsed;
             try
             {
-                window = step.Learn(batch, DropoutMask.Mix(_settings.Seed ^ (ulong)s), cancel);
+                window = step.Learn(share, DropoutMask.Mix(_settings.Seed ^ (ulong)s), Stop(cancel));
             }
             catch (OperationCanceledException)
             {
@@ -183,7 +214,7 @@ public sealed class Trainer
             var norm = Gradients.Norm(parameters);
             if (!double.IsFinite(loss) || !double.IsFinite(norm))
             {
-                var where = step.FindBroken(batch, parameters);
+                var where = step.FindBroken(share.Rows, parameters);
                 DropGradients(parameters);
                 throw Diverged($"step {s + 1}: the loss is {loss} and the gradient norm {norm}; {where}");
             }
@@ -200,16 +231,17 @@ public sealed class Trainer
             foreach (var (name, value) in window.Metrics)
                 metrics[name] = (metrics.GetValueOrDefault(name).Sum + value, metrics.GetValueOrDefault(name).Steps + 1);
             state.Advance(last);
+            if (Ranks.World > 1) interrupted = ShareNews(step.OwnTime, watch.Elapsed - began, waiting, cancel) && s + 1 < total;
             if (_logs.AreAt(s + 1, epoch) || (s == 0 && _settings.LogFirstStep))
             {
                 var steps = s + 1 - logged;
-                log.Loss(last, sinceLog / steps, metrics.Select(m => (m.Key, m.Value.Sum / m.Value.Steps)));
+                log?.Loss(last, sinceLog / steps, [.. metrics.Select(m => (m.Key, m.Value.Sum / m.Value.Steps)), .. Waiting(waiting)]);
                 (sinceLog, logged) = (0, s + 1);
                 metrics.Clear();
             }
             OnStep?.Invoke(last);
             if (s + 1 == total) break;
-            var measure = _evaluation is not null && _evaluations.AreAt(s + 1, epoch);
+            var measure = _evaluation is not null && !interrupted && _evaluations.AreAt(s + 1, epoch);
             if (measure) interrupted = !TryEvaluate(step, log, last, out evaluation, cancel);
             if (measure && !interrupted) state.Measured(_settings.Best.Of(evaluation!), _settings.Best);
             if (!interrupted && _saves.AreAt(s + 1, epoch)) Save(state, optimizer, measure ? evaluation : null, whole: !_settings.SaveOnlyModel);
@@ -227,17 +259,44 @@ public sealed class Trainer
         }
         if (interrupted && state.Step > first) Save(state, optimizer, null, whole: true);
         if (!interrupted && _settings.LoadBestAtEnd && TakeBest(state, evaluation!))
-            evaluation = _settings.Best.Metric == "loss" ? new WindowLoss(state.Best!.Value) : step.Measure(_evaluation!, cancel);
+            evaluation = _settings.Best.Metric == "loss" ? new WindowLoss(state.Best!.Value) : step.Measure(step.ShareOf(Ranks, _evaluation!), Stop(cancel));
         var mean = state.Step > first ? all / (state.Step - first) : double.NaN;
         var result = new TrainResult(state.Step, total, mean, last.Loss, evaluation?.Loss, tokens / watch.Elapsed.TotalSeconds, watch.Elapsed, interrupted);
         if (state.Step == 0) return result; // nothing is learned, nothing is written
         if (Broken() is { } broken) throw Diverged($"after step {state.Step} '{broken}' holds NaN or infinities");
+        _hasEnded = !interrupted;
+        if (log is null) return result;
         _saveWeights(_settings.OutputDir);
         if (state.Step > first || !interrupted) log.End(last);
         if (!interrupted) log.Finish();
         if (interrupted) state.Write(_settings.OutputDir, _shape);
         else Finish(result, state, state.Step - first, rows, measured);
         return result;
+    }
+
+    /// <summary>One rank alone stops at once; of several none must stop where another waits for it.</summary>
+    private CancellationToken Stop(CancellationToken cancel) => Ranks.World == 1 ? cancel : CancellationToken.None;
+
+    /// <summary>What ranks tell each other after a step; true when one of them was told to stop.</summary>
+    private bool ShareNews(TimeSpan own, TimeSpan step, WaitingShares waiting, CancellationToken cancel)
+    {
+        var all = Ranks.AllGather([own.TotalSeconds, cancel.IsCancellationRequested ? 1 : 0]);
+        waiting.Add([.. all.Select(rank => rank[0])], step.TotalSeconds);
+        return all.Any(rank => rank[1] != 0);
+    }
+
+    /// <summary>The share of the time since the log's last line in which each rank waited for the slowest one; a rank that is much slower is named.</summary>
+    private IEnumerable<(string Name, double Value)> Waiting(WaitingShares waiting)
+    {
+        const int Each = 16; // of more ranks than that the log has the extremes
+        if (Ranks.World == 1) return [];
+        var (shares, slowest) = waiting.Take();
+        var isSlow = shares.Order().ElementAt(shares.Length / 2) > SlowShare;
+        _slow = (isSlow ? slowest : -1, isSlow && slowest == _slow.Rank ? _slow.Lines + 1 : 1);
+        if (isSlow && _slow.Lines == SlowLines)
+            OnNote?.Invoke($"{Ranks.Name(slowest)} is slow: the others wait for it, up to {shares.Max():P0} of the time");
+        return shares.Length <= Each ? shares.Select((share, rank) => ($"waiting/rank_{rank}", Math.Round(share, 4)))
+            : [("waiting/most", Math.Round(shares.Max(), 4)), ("waiting/mean", Math.Round(shares.Average(), 4)), ("waiting/slowest_rank", slowest)];
     }
 
     /// <summary>Of several cards the one that began something last: a thread that waits for another says nothing.</summary>
@@ -249,20 +308,20 @@ public sealed class Trainer
     }
 
     /// <summary>False when cancelled.</summary>
-    private bool TryEvaluate(LayerMajorStep step, TrainerLog log, StepReport report, out WindowLoss? evaluation, CancellationToken cancel)
+    private bool TryEvaluate(LayerMajorStep step, TrainerLog? log, StepReport report, out WindowLoss? evaluation, CancellationToken cancel)
     {
         _part = "evaluation after it";
         evaluation = null;
         try
         {
-            evaluation = step.Measure(_evaluation!, cancel);
+            evaluation = step.Measure(step.ShareOf(Ranks, _evaluation!), Stop(cancel));
         }
         catch (OperationCanceledException)
         {
             return false;
         }
         if (!double.IsFinite(evaluation.Loss)) throw Diverged($"after step {report.Step}: the loss of the held-out rows is {evaluation.Loss}");
-        log.Evaluation(report, evaluation);
+        log?.Evaluation(report, evaluation);
         OnEvaluation?.Invoke(report.Step, evaluation.Loss);
         return true;
     }
@@ -274,6 +333,7 @@ public sealed class Trainer
         if (evaluation is not null)
             state.Offer(new BestCheckpoint(_settings.Best.Of(evaluation), state.Step, Path.Combine(_settings.OutputDir, $"checkpoint-{state.Step}")),
                 _settings.Best);
+        if (!Ranks.IsFirst()) return;
         var folder = Checkpoints.Write(_settings.OutputDir, state.Step, target =>
         {
             _saveWeights(target);
@@ -324,7 +384,6 @@ public sealed class Trainer
             ResultsFile.Write(_settings.OutputDir, "eval", [("epoch", state.Epoch), ("loss", loss), .. speed]);
         }
         ResultsFile.Write(_settings.OutputDir, "train", train); // last of all: this file says that the run is finished
-        _hasEnded = true;
     }
 
     private string? Broken() => Finite.FirstBroken(_model.AllTrainable.Select(p => (p.Name, p.Tensor)));

@@ -24,11 +24,12 @@ public partial class DirectionTests
         ["Placement"] = ["Experts", "Configuration"],
         ["Models"] = ["Placement"],
         ["Lora"] = ["Models"],
+        ["Distributed"] = ["Tensors"],
         ["Optim"] = ["Nn"],
         ["Tokenizers"] = ["Files"],
         ["Data"] = ["Tokenizers"],
         ["Configuration"] = ["Data"], // the nearest known word
-        ["Training"] = ["Lora", "Optim", "Configuration"],
+        ["Training"] = ["Lora", "Optim", "Configuration", "Distributed"],
         ["Planning"] = ["Training"],
         ["Generation"] = ["Lora", "Configuration"],
         ["Segmentation"] = [],

@@ -11,9 +11,14 @@ internal sealed class Kt : IDisposable
     private readonly Task<string> _output;
     private readonly Task<string> _errors;
 
-    private Kt(string[] arguments, (string Name, string Value)? variable = null)
+    private Kt(string[] arguments, params (string Name, string Value)[] variables)
+        : this(Program, arguments, variables)
     {
-        var start = new ProcessStartInfo(Path.Combine(AppContext.BaseDirectory, "kt"), arguments)
+    }
+
+    private Kt(string program, string[] arguments, (string Name, string Value)[] variables)
+    {
+        var start = new ProcessStartInfo(program, arguments)
         {
             RedirectStandardOutput = true,
             RedirectStandardError = true,
@@ -21,7 +26,7 @@ internal sealed class Kt : IDisposable
             WorkingDirectory = Checkout.Root,
         };
         start.Environment["KT_THREADS"] = "1"; // many tests run beside each other
-        if (variable is var (name, value)) start.Environment[name] = value;
+        foreach (var (name, value) in variables) start.Environment[name] = value;
         _process = Process.Start(start)!;
         _process.StandardInput.Close(); // whoever asks for a line hears the end, not the terminal of the test run
         _output = _process.StandardOutput.ReadToEndAsync();
@@ -32,6 +37,18 @@ internal sealed class Kt : IDisposable
 
     /// <summary>With one more variable of the environment.</summary>
     public static Kt StartWith(string variable, string value, params string[] arguments) => new(arguments, (variable, value));
+
+    /// <summary>With more variables of the environment.</summary>
+    public static Kt StartWith((string Name, string Value)[] variables, params string[] arguments) => new(arguments, variables);
+
+    /// <summary>By another program, whose arguments name kt.</summary>
+    public static Kt StartBy(string program, (string Name, string Value)[] variables, params string[] arguments) => new(program, arguments, variables);
+
+    /// <summary>Where kt is.</summary>
+    public static string Program => Path.Combine(AppContext.BaseDirectory, "kt");
+
+    /// <summary>Of the process that was started.</summary>
+    public int Id => _process.Id;
 
     /// <summary>Runs to the end.</summary>
     public static (int Exit, string Output, string Errors) Run(params string[] arguments)

@@ -1,69 +1,27 @@
-using System.Reflection;
-using System.Runtime.InteropServices;
-
 namespace KtNotebooks.Interop.Cuda;
 
 /// <summary>
-/// Finds the driver, NVRTC and cuBLASLt at run time; nothing of CUDA is needed to build. Looked at in this order: CUDA_HOME, CUDA_PATH, /usr/local/cuda,
+/// Finds the driver, NVRTC, cuBLASLt and NCCL at run time; nothing of CUDA is needed to build. Looked at in this order: CUDA_HOME, CUDA_PATH, /usr/local/cuda,
 /// the pip wheels (site-packages/nvidia/*/lib) of VIRTUAL_ENV and of every Python on the PATH, the loader's own path. Major versions 13 and 12, never newer
-/// than the driver.
+/// than the driver; of NCCL version 2.
 /// </summary>
 internal static class CudaLibraries
 {
-    public const string Driver = "kt-cuda-driver";
+    public const string Driver = "kt-driver";
     public const string Nvrtc = "kt-nvrtc";
     public const string CublasLt = "kt-cublasLt";
+    public const string Nccl = "kt-nccl";
 
-    private static readonly Lock Gate = new();
-    private static readonly Dictionary<string, nint> Loaded = [];
-    private static readonly Dictionary<string, string> Paths = [];
-    private static bool _registered;
+    internal const string Advice = "Install it, or set CUDA_HOME to the folder of a CUDA toolkit";
 
     /// <summary>Loads one library so that its imports resolve; keeps it for the life of the process.</summary>
     /// <param name="name">One of the constants of this class.</param>
-    /// <param name="driverMajor">The newest major version that the driver can run; 0 for the driver itself.</param>
+    /// <param name="driverMajor">The newest major version that the driver can run; 0 for the driver itself, and for NCCL, which has its own.</param>
     /// <exception cref="FileNotFoundException">Not found; the text lists every path tried.</exception>
-    public static void Load(string name, int driverMajor = 0)
-    {
-        lock (Gate)
-        {
-            if (Loaded.ContainsKey(name)) return;
-            Loaded[name] = name == Driver ? Open("the NVIDIA driver", DriverPaths(), out var path)
-                : Open(Stem(name), Versioned(Stem(name), driverMajor), out path);
-            Paths[name == Driver ? "driver" : Stem(name)] = path;
-            if (_registered) return;
-            NativeLibrary.SetDllImportResolver(typeof(CudaLibraries).Assembly, Resolve);
-            _registered = true;
-        }
-    }
-
-    /// <summary>The first path that loads. A bare file name asks the loader.</summary>
-    internal static nint Open(string what, IEnumerable<string> paths, out string path)
-    {
-        var tried = new List<string>();
-        foreach (var candidate in paths.Distinct())
-        {
-            if (Path.IsPathRooted(candidate) && !File.Exists(candidate))
-            {
-                tried.Add(candidate);
-                continue;
-            }
-            path = candidate;
-            if (NativeLibrary.TryLoad(candidate, out var handle)) return handle;
-            tried.Add(Path.IsPathRooted(candidate) ? $"{candidate} (there, but does not load)" : $"{candidate} (the loader's path)");
-        }
-        throw new FileNotFoundException($"{what} was not found; tried {string.Join(", ", tried)}. Install it, or set CUDA_HOME to the folder of a CUDA "
-            + "toolkit");
-    }
-
-    /// <summary>What has been loaded, by name, and from where; a bare file name came from the loader's path.</summary>
-    public static IReadOnlyDictionary<string, string> LoadedPaths
-    {
-        get
-        {
-            lock (Gate) return new Dictionary<string, string>(Paths);
-        }
-    }
+    public static void Load(string name, int driverMajor = 0) => NativeLibraries.Load(name,
+        name switch { Driver => "the NVIDIA driver", Nccl => "NCCL", _ => Stem(name) },
+        () => name switch { Driver => DriverPaths(), Nccl => Everywhere("libnccl.so.2"), _ => Versioned(Stem(name), driverMajor) },
+        name == Nccl ? "Install it (Debian: libnccl2; pip: nvidia-nccl-cu12), or set CUDA_HOME to a folder with lib64/libnccl.so.2" : Advice);
 
     /// <summary>Every place of a library, newest usable major version first.</summary>
     internal static IEnumerable<string> Versioned(string stem, int driverMajor)
@@ -81,10 +39,7 @@ internal static class CudaLibraries
 
     private static string Stem(string name) => name == Nvrtc ? "nvrtc" : "cublasLt";
 
-    private static nint Resolve(string name, Assembly assembly, DllImportSearchPath? search)
-    {
-        lock (Gate) return Loaded.GetValueOrDefault(name); // 0: not ours, the default search goes on
-    }
+    private static IEnumerable<string> Everywhere(string file) => Folders().Where(Directory.Exists).Select(folder => Path.Combine(folder, file)).Append(file);
 
     private static IEnumerable<string> DriverPaths() =>
     [

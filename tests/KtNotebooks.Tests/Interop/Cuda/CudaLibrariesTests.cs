@@ -1,3 +1,4 @@
+using KtNotebooks.Interop;
 using KtNotebooks.Interop.Cuda;
 
 using Xunit;
@@ -9,7 +10,8 @@ public class CudaLibrariesTests
     [Fact]
     public void A_missing_library_lists_every_path_tried()
     {
-        var error = Assert.Throws<FileNotFoundException>(() => CudaLibraries.Open("frob", ["/nowhere/libfrob.so.13", "libfrob-of-nobody.so.13"], out _));
+        var error = Assert.Throws<FileNotFoundException>(() => NativeLibraries.Open("frob",
+            ["/nowhere/libfrob.so.13", "libfrob-of-nobody.so.13"], CudaLibraries.Advice, out _));
         Assert.Equal("frob was not found; tried /nowhere/libfrob.so.13, libfrob-of-nobody.so.13 (the loader's path). Install it, or set CUDA_HOME to the "
             + "folder of a CUDA toolkit", error.Message);
     }
@@ -21,7 +23,7 @@ public class CudaLibrariesTests
         try
         {
             Assert.Contains($"{file} (there, but does not load)",
-                Assert.Throws<FileNotFoundException>(() => CudaLibraries.Open("frob", [file], out _)).Message);
+                Assert.Throws<FileNotFoundException>(() => NativeLibraries.Open("frob", [file], CudaLibraries.Advice, out _)).Message);
         }
         finally
         {

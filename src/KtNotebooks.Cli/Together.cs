@@ -1,0 +1,33 @@
+using KtNotebooks.Distributed;
+using KtNotebooks.Evaluation;
+using KtNotebooks.Interop;
+
+namespace KtNotebooks.Cli;
+
+/// <summary>Commands that mpirun, srun or torchrun may start many times: the processes join, and the first one speaks for all.</summary>
+internal static class Together
+{
+    private const int Output = 1;
+
+    /// <summary>
+    /// The ranks of this command; one alone where nobody started several. Only the first one has an output from here on; lines about what is wrong stay.
+    /// </summary>
+    public static ICollective Join()
+    {
+        var ranks = Ranks.Join(End);
+        if (ranks.World == 1) return ranks;
+        if (!ranks.IsFirst()) Terminal.Silence(Output);
+        ProgressLine.IsPlain = true; // what a launcher passes on is no terminal, though it may look like one
+        return ranks;
+    }
+
+    /// <summary>What one process does: many would do it many times.</summary>
+    public static RemoteRun? Alone(ICollective ranks, RemoteRun? run) => run is null || ranks.World == 1 ? run
+        : throw new ArgumentException("a model behind a URL is asked by one process: start this without mpirun, srun or torchrun");
+
+    private static void End(string line, int code)
+    {
+        if (line.Length > 0) Failures.Refuse(line);
+        Terminal.EndNow(code);
+    }
+}
