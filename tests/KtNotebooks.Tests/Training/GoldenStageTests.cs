@@ -10,6 +10,7 @@ using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
 using KtNotebooks.Tests.Evaluation;
 using KtNotebooks.Tests.Models;
+using KtNotebooks.Tests.Tokenizers;
 using KtNotebooks.Training;
 using KtNotebooks.Training.Objectives;
 using KtNotebooks.Weights;
@@ -36,8 +37,10 @@ public class GoldenStageTests
     [InlineData("dpo_orpo")]
     [InlineData("dpo_simpo")]
     [InlineData("kto")]
+    [InlineData("rm")]
     [InlineData("full")]
     [InlineData("freeze")]
+    [InlineData("dora")]
     public void Losses_gradients_and_six_steps_are_torch_s(string name)
     {
         var expected = Expected["cases"]![name]!.AsObject();
@@ -51,9 +54,11 @@ public class GoldenStageTests
             "dpo_sigmoid" or "dpo_orpo" or "dpo_simpo" =>
                 Of(new DpoObjective(new PreferenceSettings(name[4..], Number("beta"), Gamma: Number("gamma"))), Pairs()),
             "kto" => Of(new KtoObjective(Number("beta"), Number("wanted"), Number("unwanted")), Rows(expected)),
+            "rm" => Of(new RewardObjective(), Pairs()),
             _ => ((ITrainingObjective?)null, Whole()),
         };
-        Attach(model, name);
+        Attach(model, name, numbers);
+        if (numbers.Entries.ContainsKey("logits")) Logits(model, numbers);
         var step = new LayerMajorStep(model) { Objective = objective };
         var (loss, names) = (step.Run(batch, cancel: TestContext.Current.CancellationToken), Texts(expected, "names"));
         Assert.Equal(expected["losses"]![0]!.GetValue<double>(), loss, Limit * Math.Abs(loss));
@@ -79,19 +84,95 @@ public class GoldenStageTests
             gradients);
     }
 
+    /// <summary>Pairs on parameters of experts as PEFT saved them: gate and up share A there, whose gradient is the sum of those of our two.</summary>
+    [Fact]
+    public void PEFT_s_pairs_on_parameters_are_read()
+    {
+        using var numbers = new SafetensorsFile(Path.Combine(Folder, "parameters.safetensors"));
+        using var model = ModelFolder.Load(Path.Combine(GoldenTests.Lite, "model"), DType.F32);
+        AdapterFolder.Load(model, Path.Combine(Folder, "parameters"));
+        Logits(model, numbers);
+        var loss = new LayerMajorStep(model).Run(Whole(), cancel: TestContext.Current.CancellationToken);
+        Assert.Equal(Expected["cases"]!["parameters"]!["losses"]![0]!.GetValue<double>(), loss, Limit * loss);
+
+        // Put together again they are PEFT's file: its names, and what each of them holds.
+        using var source = AdapterSource.Open(Path.Combine(Folder, "parameters"));
+        using var folder = new Samples.Folder();
+        source.Save(Path.Combine(folder.Path, "again"), ExpertForm.Parameters);
+        using var theirs = new SafetensorsFile(Path.Combine(Folder, "parameters", "adapter_model.safetensors"));
+        using var ours = new SafetensorsFile(Path.Combine(folder.Path, "again", "adapter_model.safetensors"));
+        Assert.Equal(theirs.Entries.Keys.Order(StringComparer.Ordinal), ours.Entries.Keys.Order(StringComparer.Ordinal));
+        foreach (var name in theirs.Entries.Keys)
+        {
+            using var a = theirs.Get(name);
+            using var b = ours.Get(name);
+            Assert.Equal(a.Shape.ToArray(), b.Shape.ToArray());
+            Assert.Equal(a.ToFloats(), b.ToFloats());
+        }
+    }
+
+    [Fact]
+    public void The_principal_part_is_PEFT_s()
+    {
+        var expected = Expected["cases"]!["pissa"]!.AsObject();
+        using var numbers = new SafetensorsFile(Path.Combine(Folder, "pissa.safetensors"));
+        using var model = ModelFolder.Load(Path.Combine(GoldenTests.Lite, "model"), DType.F32);
+        LoraAdapter.Attach(model, new LoraSettings(4, 16, Pissa: -1));
+        using var stored = numbers.Get("products");
+        using var lengths = numbers.Get("rows");
+        var (products, rows, at, row) = (stored.ToFloats(), lengths.ToFloats(), 0, 0);
+        foreach (var name in Texts(expected, "names"))
+        {
+            var lora = model.All().OfType<Linear>().Single(l => l.Path == name).Adapter!;
+            var (a, b, K) = (lora.A.ToFloats(), lora.B.ToFloats(), lora.A.Width);
+            var largest = 0.0;
+            List<(double Ours, double Theirs)> all = [];
+            for (var i = 0; i < b.Length / 4 * K; i += Stride)
+            {
+                double sum = 0;
+                for (var j = 0; j < 4; j++) sum += (double)lora.Scale * b[(i / K * 4) + j] * a[(j * K) + (i % K)];
+                all.Add((sum, products[at++]));
+                largest = Math.Max(largest, Math.Abs(all[^1].Theirs));
+            }
+            Assert.All(all, v => Assert.Equal(v.Theirs, v.Ours, 1e-3 * largest));
+            for (var j = 0; j < 4; j++, row++) Assert.Equal(rows[row], Math.Sqrt(a.AsSpan(j * K, K).ToArray().Sum(v => (double)v * v)), 1e-3 * rows[row]);
+        }
+        Assert.Equal(products.Length, at);
+    }
+
     private static int Stride => Expected["stride"]!.GetValue<int>();
 
     private static TrainedParts Parts(string name) => name == "full" ? new TrainedParts(true) : new TrainedParts(false, 1, Extra: ["norm"]);
 
-    private static void Attach(CausalLm model, string name)
+    private static void Attach(CausalLm model, string name, SafetensorsFile numbers)
     {
         if (name is "full" or "freeze")
         {
             model.Unfreeze(Parts(name).Of(model));
-            return;
         }
-        using var init = new SafetensorsFile(Path.Combine(GoldenTests.Lite, "adapter_init.safetensors"));
-        AdapterFolder.LoadTensors(model, new LoraSettings(4, 16), init);
+        else if (name == "dora") AdapterFolder.Load(model, Path.Combine(Folder, name));
+        else
+        {
+            using var init = new SafetensorsFile(Path.Combine(GoldenTests.Lite, "adapter_init.safetensors"));
+            AdapterFolder.LoadTensors(model, new LoraSettings(4, 16), init);
+        }
+        if (name != "rm") return;
+        model.ValueHead = ValueHead.Fresh(model.Info.Width, Device.Cpu, seed: 1);
+        foreach (var (tensor, key) in ((Tensor, string)[])[(model.ValueHead.Weight, "v_head_weight"), (model.ValueHead.Bias, "v_head_bias")])
+        {
+            using var stored = numbers.Get(key);
+            tensor.Store(stored.ToFloats());
+        }
+    }
+
+
+    private static void Logits(CausalLm model, SafetensorsFile numbers)
+    {
+        using var stored = numbers.Get("logits"); // [2, 8, V]: every fifth position
+        using var logits = model.Logits(Whole());
+        var (expected, actual, V) = (stored.ToFloats(), logits.ToFloats(), logits.Width);
+        var scale = expected.Max(Math.Abs);
+        for (var i = 0; i < expected.Length; i++) Assert.Equal(expected[i], actual[(i / V * 5 * V) + (i % V)], Limit * scale);
     }
 
     /// <summary>What is picked of all that is trained, by the script's names: stacked experts one by one, zeros where there is nothing.</summary>
