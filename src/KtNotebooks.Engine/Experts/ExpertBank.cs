@@ -51,8 +51,10 @@ public sealed class ExpertBank : Module, IAdaptable
     /// </summary>
     public bool LoraOnHost { get; set; }
 
-    /// <summary>The pairs on the card at work while the bank has its turn in a step (<see cref="LoraTurns"/>); they stand for the kept ones then.</summary>
-    internal ExpertLora? LoraHere { get; set; }
+    /// <summary>
+    /// Gives the pairs on the card at work while the bank has its turn in a step (<see cref="LoraTurns"/>); they stand for the kept ones then.
+    /// </summary>
+    internal Func<ExpertLora>? LoraHere { get; set; }
 
     /// <summary>How the matrices are stored.</summary>
     public StorageFormat Format => _set.Gate.Format;
@@ -183,8 +185,8 @@ public sealed class ExpertBank : Module, IAdaptable
         return Transfer.Apply(y, x.Device);
     }
 
-    private ExpertLora Brought(ExpertLora lora, Pass pass, Device device) => pass.Adapter is null && LoraHere is { } here && here.Device == device
-        ? here with { Dropout = lora.Dropout } : lora.Map(t => Fetched.Apply(t, device));
+    private ExpertLora Brought(ExpertLora lora, Pass pass, Device device) => pass.Adapter is null && LoraHere is { } take && device == Device
+        ? take() with { Dropout = lora.Dropout } : lora.Map(t => Fetched.Apply(t, device));
 
     private ExpertLora? ActingOn(Pass pass) => pass.Adapter is { } name ? (ExpertLora?)Named.GetValueOrDefault(name) : _set.Lora;
 

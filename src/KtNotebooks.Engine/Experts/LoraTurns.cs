@@ -53,13 +53,33 @@ internal sealed class LoraTurns : IDisposable
     {
         private readonly ExpertBank _bank;
         private readonly ExpertLora _kept, _there;
+        private readonly CudaEvent _here;
         private CudaEvent? _left;
 
         public Turn(ExpertBank bank, ExpertLora kept)
         {
             (_bank, _kept, Gpu) = (bank, kept, CudaDevice.Get(bank.Device.Index));
-            _there = kept.Map(Copy);
-            bank.LoraHere = _there;
+            _there = kept.Map(t => Tensor.Empty(t.Type, bank.Device, t.Shape));
+            // On the stream of saved inputs: what comes before the experts in a layer, attention, computes meanwhile.
+            using var free = new CudaEvent(Gpu);
+            free.Record(Gpu.Compute);
+            Gpu.Saves.Wait(free);
+            foreach (var (from, to) in kept.All.Zip(_there.All))
+            {
+                if (from.IsPinned) Gpu.Restore(to.Pointer, from.Pointer, to.ByteLength);
+                else Memory.Copy(from, to);
+                to.RequiresGrad = from.RequiresGrad;
+            }
+            _here = new CudaEvent(Gpu);
+            _here.Record(Gpu.Saves);
+            bank.LoraHere = Take;
+        }
+
+        /// <summary>The pairs, which work queued from now on sees whole.</summary>
+        private ExpertLora Take()
+        {
+            Gpu.Compute.Wait(_here);
+            return _there;
         }
 
         public CudaDevice Gpu { get; }
@@ -90,24 +110,16 @@ internal sealed class LoraTurns : IDisposable
 
         public void Dispose()
         {
-            if (_bank.LoraHere == _there) _bank.LoraHere = null;
+            if (_left is null) _bank.LoraHere = null; // cut short
             // Memory goes back behind the work that is queued, so that work must wait for the copies.
-            if (_left is not null) Gpu.Compute.Wait(_left);
+            Gpu.Compute.Wait(_left ?? _here);
             _left?.Dispose();
+            _here.Dispose();
             foreach (var tensor in _there.All)
             {
                 tensor.Grad?.Dispose();
                 tensor.Dispose();
             }
-        }
-
-        private Tensor Copy(Tensor kept)
-        {
-            var there = Tensor.Empty(kept.Type, _bank.Device, kept.Shape);
-            if (kept.IsPinned) Gpu.Copy(there.Pointer, kept.Pointer, there.ByteLength);
-            else Memory.Copy(kept, there);
-            there.RequiresGrad = kept.RequiresGrad;
-            return there;
         }
     }
 }

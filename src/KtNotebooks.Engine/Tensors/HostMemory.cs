@@ -16,14 +16,15 @@ public static class HostMemory
         : new Dictionary<string, long>();
 
     /// <summary>What this process has filled of its own memory, pinned memory included; 0 where the system does not tell.</summary>
-    public static long Own => Status("RssAnon");
+    public static long Own => Status("RssAnon") is > 0 and var own ? own : Environment.WorkingSet; // a sandbox may count in one sum alone
 
     /// <summary>Pages of mapped files that count for this process: checkpoints, and the program itself.</summary>
     public static long OfFiles => Status("RssFile");
 
     private static long Status(string name) => File.Exists("/proc/self/status")
         && File.ReadLines("/proc/self/status").FirstOrDefault(l => l.StartsWith(name, StringComparison.Ordinal)) is { } line
-            ? long.Parse(line.Split(' ', StringSplitOptions.RemoveEmptyEntries)[^2], System.Globalization.CultureInfo.InvariantCulture) * 1024 : 0;
+        && line.Split([' ', '\t'], StringSplitOptions.RemoveEmptyEntries) is [_, var kilobytes, ..]
+        && long.TryParse(kilobytes, System.Globalization.CultureInfo.InvariantCulture, out var number) ? number * 1024 : 0;
 
     /// <summary>Asks for bytes that will all be written. Small ones pass unasked.</summary>
     /// <param name="bytes">So many.</param>

@@ -254,14 +254,20 @@ public sealed unsafe class CudaDevice
         cuStreamSynchronize(Compute.Pointer).Ok();
     }
 
-    /// <summary>Pinned host memory to card on the copy stream, beside the kernels: tie both ends to the compute stream with events.</summary>
+    /// <summary>
+    /// Pinned host memory to card on the copy stream, beside the kernels: tie both ends to the compute stream with events. In pieces: the bus takes copies of
+    /// all streams in turn, and what a layer waits for (its low-rank pairs, inputs that come back) must not stand behind a gigabyte of experts.
+    /// </summary>
     internal void Fetch(nint target, nint source, long bytes)
     {
         if (bytes == 0) return;
         RefuseInRecording("a copy over the bus");
         Use();
-        cuMemcpyHtoDAsync_v2(target, (void*)source, (nuint)bytes, Copies.Pointer).Ok();
+        for (long at = 0; at < bytes; at += FetchBytes)
+            cuMemcpyHtoDAsync_v2(target + (nint)at, (void*)(source + (nint)at), (nuint)Math.Min(FetchBytes, bytes - at), Copies.Pointer).Ok();
     }
+
+    private const long FetchBytes = 32L << 20;
 
     /// <summary>Card to pinned host memory on the stream of saved activations; tie both ends with events.</summary>
     internal void Save(nint target, nint source, long bytes)
