@@ -29,10 +29,11 @@ internal static class ExportCommand
         var target = new Argument<string>("TO") { Description = "the folder to write" };
         var experts = new Option<string>("--experts")
         {
-            Description = "peft: every expert under its own name (F32); fused: KTransformers' fused_expert_lora.safetensors (BF16)",
+            Description = "peft: every expert under its own name (F32); parameters: PEFT's target_parameters, as transformers 5 and vLLM have fused experts; "
+                + "fused: KTransformers' fused_expert_lora.safetensors (BF16)",
             DefaultValueFactory = _ => "peft",
         };
-        experts.AcceptOnlyFromAmong("peft", "fused");
+        experts.AcceptOnlyFromAmong("peft", "parameters", "fused");
         var verbose = new Option<bool>("--verbose") { Description = "say under which name every tensor goes on" };
         var command = new Command("adapter", "Write an adapter in another form") { source, target, experts, verbose };
         command.SetAction(parsed =>
@@ -40,8 +41,13 @@ internal static class ExportCommand
             using var adapter = AdapterSource.Open(parsed.GetRequiredValue(source));
             foreach (var note in adapter.Notes) Console.WriteLine(note);
             using var held = FolderLock.Inside(parsed.GetRequiredValue(target), "kt adapter", "the folder");
-            adapter.Save(parsed.GetRequiredValue(target), parsed.GetRequiredValue(experts) == "fused", parsed.GetValue(verbose) ? Console.Error.WriteLine
-                : null);
+            var form = parsed.GetRequiredValue(experts) switch
+            {
+                "fused" => ExpertForm.KTransformers,
+                "parameters" => ExpertForm.Parameters,
+                _ => ExpertForm.Each,
+            };
+            adapter.Save(parsed.GetRequiredValue(target), form, parsed.GetValue(verbose) ? Console.Error.WriteLine : null);
             Console.WriteLine($"{adapter.Tensors.Count} tensors → {parsed.GetRequiredValue(target)}");
         });
         return command;
@@ -53,7 +59,7 @@ internal static class ExportCommand
         var size = c.Number("export_size") is > 0 and var gigabytes ? gigabytes : throw c.Wrong("export_size", "a positive number of GB");
         var settings = new ExportSettings(SourceKeys.Model(c), SourceKeys.Adapters(c), c.Required("export_dir"), (long)(size * 1e9),
             c.OneOf("export_dtype") == "bfloat16");
-        c.OneOf("finetuning_type");
+        SourceKeys.RequireLora(c);
         c.Flag("use_kt");
         var log = LogLevel.Debug(c);
         foreach (var note in c.Finish("kt export")) Console.WriteLine(note);

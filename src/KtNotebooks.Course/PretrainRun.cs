@@ -53,6 +53,7 @@ public sealed class PretrainRun : IDisposable
             WarmupSteps = c.Int("warmup_steps", 100),
             MaxGradientNorm = c.Number("max_grad_norm", 1),
             Adam = new AdamWSettings(0.9, c.Number("adam_beta2", 0.95), 1e-8, c.Number("weight_decay", 0.05)),
+            DecaysAll = true, // as kt-tiny was made
             LoggingSteps = c.Number("logging_steps", 10),
             SaveSteps = c.Number("save_steps", 0),
             Seed = (ulong)c.Int("seed", 42),

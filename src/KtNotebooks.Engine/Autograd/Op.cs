@@ -36,6 +36,9 @@ public abstract class Op
     /// </summary>
     protected virtual long ScratchBytes(Frame f) => 0;
 
+    /// <summary>An input that the op reaches wherever it lies; all others are on the device of the first.</summary>
+    protected virtual bool MayLieElsewhere(int input) => false;
+
     /// <summary>Gradients of the inputs for given gradients of the outputs (null: zero). An entry may be null where f.Needs(i) is false.</summary>
     protected internal abstract Tensor?[] Backward(Frame f, Tensor?[] dOut);
 
@@ -43,8 +46,9 @@ public abstract class Op
     {
         ArgumentNullException.ThrowIfNull(inputs);
         var device = inputs[0].Device;
-        foreach (var input in inputs)
-            if (input.Device != device) throw new ArgumentException($"[{Name}] inputs are on {device} and {input.Device}; all must be on one device");
+        for (var i = 0; i < inputs.Length; i++)
+            if (inputs[i].Device != device && !MayLieElsewhere(i))
+                throw new ArgumentException($"[{Name}] inputs are on {device} and {inputs[i].Device}; all must be on one device");
         var frame = Prepare(inputs);
         frame.Op = this;
         try

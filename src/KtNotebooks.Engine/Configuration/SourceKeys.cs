@@ -29,4 +29,13 @@ public static class SourceKeys
         [var one] => one,
         var several => throw c.Wrong("adapter_name_or_path", $"one adapter for {command}, not {several.Count}; `kt export` merges several into one model"),
     };
+
+    /// <summary>finetuning_type where a trained model is used: full and freeze leave a model's folder, beside which no adapter stands.</summary>
+    public static void RequireLora(Settings c)
+    {
+        ArgumentNullException.ThrowIfNull(c);
+        if (c.TextOrDefault("finetuning_type") == "oft") throw c.Wrong("finetuning_type", "lora, freeze or full: rotations of weights (oft) are not offered");
+        if (c.OneOf("finetuning_type") != "lora" && c.Has("adapter_name_or_path"))
+            throw c.Wrong("finetuning_type", "lora with adapter_name_or_path; a model whose own weights were trained is given as model_name_or_path alone");
+    }
 }

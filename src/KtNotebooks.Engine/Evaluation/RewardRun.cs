@@ -63,7 +63,8 @@ public static class RewardRun
             Seed = c.Int("seed"),
         };
         foreach (var line in c.Finish("kt predict")) note?.Invoke(line);
-        var adapter = keys.Adapter ?? throw new ArgumentException($"{c.Name}: 'adapter_name_or_path' is required: the reward model, as stage: rm left it");
+        var adapter = keys.Adapter ?? (File.Exists(Path.Combine(keys.Path, RewardAdaptation.FileName)) ? keys.Path // its own weights were trained
+            : throw new ArgumentException($"{c.Name}: 'adapter_name_or_path' is required: the reward model, as stage: rm left it"));
         if (!File.Exists(Path.Combine(adapter, RewardAdaptation.FileName)))
             throw new FileNotFoundException($"{adapter}: has no {RewardAdaptation.FileName}, so it is no reward model; kt train with stage: rm makes one");
         var file = Path.Combine(output, Predictions.FileName);

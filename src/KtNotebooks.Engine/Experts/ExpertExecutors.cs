@@ -71,7 +71,24 @@ public sealed class ExpertExecutors : IDisposable
     }
 
     /// <summary>
-    /// The same, with the CPU taking as many experts of a visit as let both end together: few or none of a large window, all of a token that is generated.
+    /// Lets a card compute banks whose own matrices are trained: where they lie on it, or (slots above 0) brought from pinned host memory through so many
+    /// slots.
+    /// </summary>
+    public void Train(IReadOnlyList<ExpertBank> banks, Device card, long groupBytes, int slots, Action<ExpertBank>? brought = null)
+    {
+        ArgumentNullException.ThrowIfNull(banks);
+        var stream = slots == 0 || banks.Count == 0 ? null : new ExpertStream(CudaDevice.Get(card.Index), groupBytes, slots) { IsTrained = true };
+        if (stream is not null) _streams.Add(stream);
+        foreach (var bank in banks)
+        {
+            bank.Use(new TrainedExperts(bank.Set, card, stream, groupBytes));
+            brought?.Invoke(bank);
+        }
+    }
+
+    /// <summary>
+    /// The same as <see cref="Stream"/>, with the CPU taking as many experts of a visit as let both end together: few or none of a large window, all of a token
+    /// that is generated.
     /// Returns what that choice rests on, measured here.
     /// </summary>
     public ExpertCosts Split(IReadOnlyList<ExpertBank> banks, Device card, long groupBytes, int slots, ExpertCosts? costs = null,

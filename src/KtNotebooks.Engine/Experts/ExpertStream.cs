@@ -1,10 +1,23 @@
 using KtNotebooks.Interop.Cuda;
+using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Experts;
 
+/// <summary>A bank whose groups cross the bus.</summary>
+internal interface IGroupSource
+{
+    /// <summary>Where the pieces of a group lie in host memory; on the card they follow each other.</summary>
+    IEnumerable<(nint Address, long Bytes)> Pieces(int group);
+
+    IReadOnlyList<ExpertGroup> Groups { get; }
+
+    /// <summary>Where they are on the disk; null: in host memory.</summary>
+    DiskBank? Disk => null;
+}
+
 /// <summary>One group of a bank's experts, as something to be fetched.</summary>
-internal readonly record struct GroupVisit(StreamedExperts Bank, int Group);
+internal readonly record struct GroupVisit(IGroupSource Bank, int Group);
 
 /// <summary>
 /// The way of experts from pinned host memory to one card: a few slots of device memory and a stream of copies that runs beside the compute stream. Whoever
@@ -21,6 +34,7 @@ internal sealed class ExpertStream : IDisposable
     private readonly List<(CudaEvent From, CudaEvent To)> _timings = [];
     private readonly DiskRing? _disk;
     private int _next;
+    private long _version = WeightVersion.Current;
 
     /// <param name="card">Whose memory the slots take.</param>
     /// <param name="slotBytes">The largest group of any bank.</param>
@@ -32,6 +46,12 @@ internal sealed class ExpertStream : IDisposable
         _slots = new Slot[slots];
         for (var s = 0; s < slots; s++) _slots[s] = new Slot(CudaBuffer.Allocate(Device.Cuda(card.Index), slotBytes), new CudaEvent(card), new CudaEvent(card));
     }
+
+    /// <summary>
+    /// What crosses is trained: an optimizer's step changes it in host memory, so nothing is fetched ahead of the next step, and what has come before one is
+    /// fetched anew.
+    /// </summary>
+    public bool IsTrained { get; init; }
 
     /// <summary>Bytes copied so far.</summary>
     public long CopiedBytes { get; private set; }
@@ -65,6 +85,7 @@ internal sealed class ExpertStream : IDisposable
         _plan.Clear();
         _uses.Clear();
         _next = 0;
+        if (IsTrained) ForgetChanged();
         foreach (var visit in visits)
         {
             if (!_uses.TryGetValue(visit, out var uses)) _uses[visit] = uses = new Queue<int>();
@@ -156,6 +177,14 @@ internal sealed class ExpertStream : IDisposable
         }
     }
 
+    private void ForgetChanged()
+    {
+        if (_version == WeightVersion.Current) return;
+        _version = WeightVersion.Current;
+        _card.Copies.Synchronize();
+        foreach (var slot in _slots) slot.Vacate();
+    }
+
     /// <summary>Fills slots with what comes next, as long as that takes the place of something needed later.</summary>
     private void Prefetch()
     {
@@ -201,7 +230,7 @@ internal sealed class ExpertStream : IDisposable
     private Slot Load(Slot slot, GroupVisit visit)
     {
         slot.Arrival = null;
-        if (visit.Bank.Slab.Disk is { } bank)
+        if (visit.Bank.Disk is { } bank)
         {
             _card.RefuseInRecording("experts from the disk");
             var group = visit.Bank.Groups[visit.Group];
@@ -210,15 +239,20 @@ internal sealed class ExpertStream : IDisposable
             CopiedBytes += group.Count * bank.Layout.ExpertBytes;
             return slot;
         }
-        var (source, bytes) = visit.Bank.Source(visit.Group);
-        if (slot.Content is not null) _card.Copies.Wait(slot.Free);
+        if (slot.IsUsed) _card.Copies.Wait(slot.Free);
+        slot.IsUsed = true;
         CudaEvent? from = null;
         if (IsTimed)
         {
             from = new CudaEvent(_card, timing: true);
             from.Record(_card.Copies);
         }
-        _card.Fetch(slot.Memory.Pointer, source, bytes);
+        long bytes = 0;
+        foreach (var (address, length) in visit.Bank.Pieces(visit.Group))
+        {
+            _card.Fetch(slot.Memory.Pointer + (nint)bytes, address, length);
+            bytes += length;
+        }
         if (from is not null)
         {
             var to = new CudaEvent(_card, timing: true);
@@ -242,6 +276,9 @@ internal sealed class ExpertStream : IDisposable
         public CudaEvent Free { get; } = free;
 
         public GroupVisit? Content { get; set; }
+
+        /// <summary>Something was in it once.</summary>
+        public bool IsUsed { get; set; }
 
         /// <summary>Its way from the disk; null: it came from memory.</summary>
         public DiskTransfer? Arrival { get; set; }

@@ -32,7 +32,7 @@ internal static class ExpertStreams
         {
             if (own.Key is not { } stream) continue;
             GroupVisit[] step = [.. own.SelectMany(v => v.Backward ? v.Groups.Reverse() : v.Groups)];
-            stream.Plan(repeated ? [.. step, .. step] : step, cancel);
+            stream.Plan(repeated && !stream.IsTrained ? [.. step, .. step] : step, cancel);
         }
     }
 }

@@ -54,6 +54,8 @@ public sealed class MoeMlp : Block
     /// <summary>The correction bias alone: no function of the loss, so never trained by it.</summary>
     public override IEnumerable<Parameter> Weights => _bias is null ? [] : [new(Path + BiasName, _bias)];
 
+    public override bool CanLearn => false;
+
     public SwiGluMlp? Shared { get; }
 
     /// <summary>Pre-training sets the balance term here.</summary>
@@ -69,9 +71,11 @@ public sealed class MoeMlp : Block
     public override Tensor Forward(Tensor x, Pass pass)
     {
         var logits = _router.Forward(x, pass, DType.F32);
+        if (pass is { Routing: { IsSequenceWise: true } wise, ValueUnused: true })
+            logits = AddSlope.Apply(logits, Autograd.Tape.Own(wise.Slopes(Path, logits, pass.FirstRow, Settings.Scoring)));
         var settings = pass is { Routing.Balance: var balance, ValueUnused: true } ? Settings with { Pooled = balance } : Settings;
         var (weights, indices) = Router.Apply(logits, settings, _bias);
-        if (pass is { Routing: { } routing, ValueUnused: false }) routing.Observe(Path, logits, indices);
+        if (pass is { Routing: { } routing, ValueUnused: false }) routing.Observe(Path, logits, indices, pass.FirstRow, Settings.Scoring);
         OnRouted?.Invoke(Path, indices);
         var routed = Experts.Forward(x, weights, indices, pass);
         return Shared is { } shared ? Add.Apply(routed, shared.Forward(x, pass)) : routed;

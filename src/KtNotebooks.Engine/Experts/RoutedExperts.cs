@@ -101,6 +101,9 @@ public sealed class RoutedExperts : Op
 
     protected override long ScratchBytes(Frame f) => _executor.ScratchBytes(_call, backward: false);
 
+    /// <summary>Trained matrices that cross the bus.</summary>
+    protected override bool MayLieElsewhere(int input) => input >= 3;
+
     protected override void Plain(Frame f) => RoutedExpertsPlain.Forward(_call, (HostState)f.State!, f.Outputs[0]);
 
     protected override void Cpu(Frame f) => _executor.Forward(_call, (ExpertState)f.State!, f.Outputs[0]);

@@ -3,7 +3,7 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Experts;
 
 /// <summary>Experts in pinned host memory that cross the bus, as stored, when their rows are computed; low-bit formats are dequantized on the card.</summary>
-internal sealed class StreamedExperts(ExpertSlab slab, ExpertStream stream, Device card, long groupBytes) : GpuExperts
+internal sealed class StreamedExperts(ExpertSlab slab, ExpertStream stream, Device card, long groupBytes) : GpuExperts, IGroupSource
 {
     private readonly List<Tensor> _scratch = [];
 
@@ -18,9 +18,11 @@ internal sealed class StreamedExperts(ExpertSlab slab, ExpertStream stream, Devi
 
     public override IEnumerable<GroupVisit> Schedule(ExpertVisit visit) => Enumerable.Range(0, Groups.Count).Select(g => new GroupVisit(this, g));
 
+    public DiskBank? Disk => slab.Disk;
+
     /// <summary>Where a group lies in host memory.</summary>
-    public (nint Address, long Bytes) Source(int group) =>
-        (slab.Address + (nint)(Groups[group].First * slab.Layout.ExpertBytes), Groups[group].Count * slab.Layout.ExpertBytes);
+    public IEnumerable<(nint Address, long Bytes)> Pieces(int group) =>
+        [(slab.Address + (nint)(Groups[group].First * slab.Layout.ExpertBytes), Groups[group].Count * slab.Layout.ExpertBytes)];
 
     internal override GroupMatrices Open(int group, DType type, long rows) =>
         slab.Layout.Matrices(stream.Open(new GroupVisit(this, group)), Groups[group].Count, type, rows, card, _scratch);

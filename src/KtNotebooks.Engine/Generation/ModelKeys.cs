@@ -42,9 +42,7 @@ public sealed record ModelKeys(string Path, IReadOnlyList<string> Adapters, Temp
         if (c.TextOrDefault("infer_backend") is "vllm" or "sglang")
             throw c.Wrong("infer_backend", "huggingface or ktransformers: this engine takes the place of either");
         c.OneOf("infer_backend");
-        if (c.TextOrDefault("finetuning_type") is "full" or "freeze" or "oft")
-            throw c.Wrong("finetuning_type", "lora: adapters are LoRA; a model whose own weights were trained is given as model_name_or_path alone");
-        c.OneOf("finetuning_type");
+        SourceKeys.RequireLora(c);
         c.Flag("use_kt");
         return new ModelKeys(SourceKeys.Model(c), SourceKeys.Adapters(c), DataKeys.ReadTemplate(c), c.OneOf("infer_dtype") == "float32" ? DType.F32
             : DType.BF16, PlacementSettings.Read(c))

@@ -1,4 +1,3 @@
-using System.Text.Json;
 using System.Text.Json.Nodes;
 
 using KtNotebooks.Files;
@@ -26,12 +25,6 @@ public sealed record ExportSettings(string Model, IReadOnlyList<string> Adapters
 public sealed class AdapterExport : IDisposable
 {
     private const string ScaleSuffix = "_scale_inv";
-    private const string IndexName = "model.safetensors.index.json";
-    private static readonly JsonSerializerOptions Indented = new()
-    {
-        WriteIndented = true,
-        Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
-    };
 
     private readonly ExportSettings _settings;
     private readonly Checkpoint _base;
@@ -54,8 +47,7 @@ public sealed class AdapterExport : IDisposable
         if (settings.ShardBytes < 1) throw new ArgumentException("export_size must be positive");
         _base = new Checkpoint(settings.Model);
         _names = [.. _base.Names];
-        var (files, leftOut) = FolderFiles.Of(settings.Model);
-        _others = ([.. files.Where(f => IsOther(f.Name))], leftOut);
+        _others = ShardedFolder.BesideWeights(settings.Model);
         try
         {
             foreach (var path in settings.Adapters)
@@ -87,23 +79,11 @@ public sealed class AdapterExport : IDisposable
         var target = Path.TrimEndingDirectorySeparator(Path.GetFullPath(_settings.Target));
         var work = OwnTemporary.Beside(target);
         var shards = Shards();
-        AtomicFile.RequireSpace(target, shards.Sum(s => s.Sum(Bytes)));
+        AtomicFile.RequireSpace(target, shards.Sum(s => s.Sum(t => t.Bytes)));
         Folders.Create(work, "export_dir");
         try
         {
-            var map = new SortedDictionary<string, string>(StringComparer.Ordinal);
-            for (var i = 0; i < shards.Count; i++)
-            {
-                var (shard, file) = (shards[i], shards.Count == 1 ? "model.safetensors" : $"model-{i + 1:D5}-of-{shards.Count:D5}.safetensors");
-                SafetensorsWriter.Write(Path.Combine(work, file), [.. shard.Select(t => t with { Name = _base.StoredName(t.Name) })], t =>
-                {
-                    cancel.ThrowIfCancellationRequested();
-                    return Make(shard[t].Name, shard[t].Type);
-                });
-                foreach (var (name, _, _) in shard) map.Add(_base.StoredName(name), file);
-                onShard?.Invoke(i + 1, shards.Count);
-            }
-            if (shards.Count > 1) WriteIndex(Path.Combine(work, IndexName), map, shards.Sum(s => s.Sum(Bytes)));
+            ShardedFolder.Write(work, shards, t => Make(t.Name, t.Type), _base.StoredName, onShard, cancel);
             CopyOthers(work);
             if (Directory.Exists(target)) Directory.Delete(target); // empty, or it fails
             Directory.Move(work, target);
@@ -132,14 +112,12 @@ public sealed class AdapterExport : IDisposable
             throw new ArgumentException($"export_dir '{_settings.Target}' is not empty; name a new folder");
     }
 
-    private static long Bytes((string Name, DType Type, long[] Shape) tensor) =>
-        tensor.Shape.Aggregate((long)tensor.Type.Size(), (product, dim) => product * dim);
-
     private void Plan(AdapterSource source, Action<string>? log, CancellationToken cancel)
     {
         foreach (var name in source.Tensors.Keys.Order(StringComparer.Ordinal))
         {
             cancel.ThrowIfCancellationRequested();
+            if (AdapterNames.IsMagnitude(name)) continue; // goes with its pair
             const string A = ".lora_A.weight", B = ".lora_B.weight";
             var half = name.EndsWith(A, StringComparison.Ordinal) ? A : B;
             var other = name[..^half.Length] + (half == A ? B : A);
@@ -166,7 +144,7 @@ public sealed class AdapterExport : IDisposable
                     + $"rank {rank}, but is {b}");
             if (!_pairs.TryGetValue(weight, out var pairs)) _pairs.Add(weight, pairs = []);
             pairs.Add((source, path));
-            foreach (var stored in new[] { a, b })
+            foreach (var stored in new[] { a, b, MagnitudeOf(source, path, entry.Shape[0]) }.OfType<AdapterTensor>())
             {
                 stored.Read(); // a value that cannot be merged is named now, not among written files
                 log?.Invoke($"Loaded adapter weight: {stored.Source} -> {weight}");
@@ -178,32 +156,18 @@ public sealed class AdapterExport : IDisposable
     /// What is written, cut into files: the base's tensors in its files' order. An FP8 matrix is followed by its scales at once, in the same file, for they
     /// are made together.
     /// </summary>
-    private List<List<(string Name, DType Type, long[] Shape)>> Shards()
+    private IReadOnlyList<IReadOnlyList<NewTensor>> Shards() => ShardedFolder.Cut(_base.Names
+        .Where(name => !(name.EndsWith(ScaleSuffix, StringComparison.Ordinal) && _names.Contains(name[..^ScaleSuffix.Length]))).Select(Group),
+        _settings.ShardBytes);
+
+    private IReadOnlyList<NewTensor> Group(string name)
     {
-        List<List<(string, DType, long[])>> shards = [[]];
-        long bytes = 0;
-        foreach (var name in _base.Names)
-        {
-            if (name.EndsWith(ScaleSuffix, StringComparison.Ordinal) && _names.Contains(name[..^ScaleSuffix.Length])) continue;
-            var entry = _base.Entry(name);
-            List<(string Name, DType Type, long[] Shape)> group = [(name, _settings.WithoutFp8 && entry.Type == DType.F8E4M3 ? DType.BF16 : entry.Type,
-                entry.Shape)];
-            if (entry.Type == DType.F8E4M3)
-            {
-                if (!_names.Contains(name + ScaleSuffix))
-                    throw new InvalidDataException($"{_settings.Model}: '{name}' is FP8 without its '{name + ScaleSuffix}'");
-                if (!_settings.WithoutFp8) group.Add((name + ScaleSuffix, DType.F32, _base.Entry(name + ScaleSuffix).Shape));
-            }
-            var size = group.Sum(Bytes);
-            if (bytes > 0 && bytes + size > _settings.ShardBytes)
-            {
-                shards.Add([]);
-                bytes = 0;
-            }
-            shards[^1].AddRange(group);
-            bytes += size;
-        }
-        return shards;
+        var entry = _base.Entry(name);
+        if (entry.Type != DType.F8E4M3) return [new NewTensor(name, entry.Type, entry.Shape)];
+        if (!_names.Contains(name + ScaleSuffix))
+            throw new InvalidDataException($"{_settings.Model}: '{name}' is FP8 without its '{name + ScaleSuffix}'");
+        return _settings.WithoutFp8 ? [new NewTensor(name, DType.BF16, entry.Shape)]
+            : [new NewTensor(name, entry.Type, entry.Shape), new NewTensor(name + ScaleSuffix, DType.F32, _base.Entry(name + ScaleSuffix).Shape)];
     }
 
     private Tensor Make(string name, DType type)
@@ -235,38 +199,27 @@ public sealed class AdapterExport : IDisposable
     {
         var name = AdapterTensors.Prefix + path;
         return new MergedTensor.Pair(source.Tensors[name + ".lora_A.weight"].Read(), source.Tensors[name + ".lora_B.weight"].Read(),
-            source.Settings.RankOf(path), source.Settings.ScaleOf(path));
+            source.Settings.RankOf(path), source.Settings.ScaleOf(path))
+        { Magnitudes = source.Settings.Dora ? source.Tensors[name + AdapterNames.Magnitude].Read() : null };
     }
 
-    private static void WriteIndex(string path, SortedDictionary<string, string> map, long bytes)
+    /// <summary>The lengths of rows that DoRA gives a matrix; null: plain.</summary>
+    private static AdapterTensor? MagnitudeOf(AdapterSource source, string path, long rows)
     {
-        var index = new JsonObject
-        {
-            ["metadata"] = new JsonObject { ["total_size"] = bytes },
-            ["weight_map"] = new JsonObject(map.Select(e => KeyValuePair.Create(e.Key, (JsonNode?)e.Value))),
-        };
-        AtomicFile.WriteText(path, index.ToJsonString(Indented) + "\n");
+        if (!source.Settings.Dora) return null;
+        var name = AdapterTensors.Prefix + path + AdapterNames.Magnitude;
+        if (!source.Tensors.TryGetValue(name, out var magnitude))
+            throw new InvalidDataException($"{source.Path}: tensor '{name}' is missing; DoRA has a magnitude for each row of what it adapts");
+        return magnitude.Shape.SequenceEqual([rows]) ? magnitude
+            : throw new InvalidDataException($"{source.Path}: tensor '{magnitude.Source}' must be [{rows}] for this base, but is {magnitude}");
     }
 
     /// <summary>config.json, tokenizer, generation settings, model code: every file beside the weights.</summary>
-    private void CopyOthers(string work)
+    private void CopyOthers(string work) => ShardedFolder.Copy(_others.Files, work, "export_dir", file =>
     {
-        foreach (var file in _others.Files)
-        {
-            var target = Path.Combine(work, file.Name);
-            if (Path.GetDirectoryName(target) is { } folder && folder != work) Folders.Create(folder, "export_dir");
-            if (file.Name == "config.json" && _settings.WithoutFp8)
-            {
-                var config = JsonNode.Parse(File.ReadAllText(file.Source))!.AsObject();
-                Quantization.Remove(config);
-                AtomicFile.WriteText(target, config.ToJsonString(Indented) + "\n");
-                continue;
-            }
-            using var stream = RegularFile.Open(file.Source, "a file of the model");
-            AtomicFile.Write(target, file.Bytes, copy => stream.CopyTo(copy));
-        }
-    }
-
-    private static bool IsOther(string name) =>
-        name != IndexName && Path.GetExtension(name) is not (".safetensors" or ".bin" or ".pt" or ".pth" or ".gguf" or ".tmp");
+        if (file.Name != "config.json" || !_settings.WithoutFp8) return null;
+        var config = JsonNode.Parse(File.ReadAllText(file.Source))!.AsObject();
+        Quantization.Remove(config);
+        return config.ToJsonString(ShardedFolder.Indented) + "\n";
+    });
 }

@@ -17,11 +17,26 @@ public static class AdapterFolder
     internal const string FileName = "adapter_model.safetensors";
     internal const string FingerprintKey = "ktnotebooks_base";
 
-    public static void Save(CausalLm model, LoraSettings settings, string folder, string? baseName)
+    /// <param name="form">Of routed experts, each or as parameters; who goes on training reads either.</param>
+    public static void Save(CausalLm model, LoraSettings settings, string folder, string? baseName, ExpertForm form = ExpertForm.Each)
     {
         ArgumentNullException.ThrowIfNull(model);
         ArgumentNullException.ThrowIfNull(settings);
-        (string Name, Tensor Tensor)[] tensors = [.. AdapterTensors.Of(model).Select(t => (AdapterTensors.Stored(t.Name, model), t.Tensor))];
+        if (form == ExpertForm.Parameters)
+        {
+            var written = AdapterTensors.Written(model);
+            var source = written.ToDictionary(t => t.Name, t => new AdapterTensor(folder, t.Name, "F32", t.Tensor.Shape.ToArray(), t.Tensor.ToFloats));
+            var (joined, ranks, parameters) = ParameterForm.Join(source, settings.Written, folder);
+            (string Name, DType Type, long[] Shape)[] all = [.. joined.OrderBy(t => t.Key, StringComparer.Ordinal)
+                .Select(t => (AdapterTensors.Stored(t.Key, model), DType.F32, t.Value.Shape))];
+            var byName = joined.ToDictionary(t => AdapterTensors.Stored(t.Key, model), t => t.Value);
+            SafetensorsWriter.Write(Path.Combine(folder, FileName), all, i => Tensor.From(byName[all[i].Name].Read(), all[i].Shape),
+                new Dictionary<string, string> { [FingerprintKey] = Fingerprint(model) });
+            foreach (var (_, tensor) in written) tensor.Dispose();
+            PeftConfig.Write(folder, ranks, joined.Keys, baseName, parameters);
+            return;
+        }
+        (string Name, Tensor Tensor)[] tensors = [.. AdapterTensors.Written(model).Select(t => (AdapterTensors.Stored(t.Name, model), t.Tensor))];
         if (tensors.Length == 0) throw new InvalidOperationException("the model has no adapter to save");
         try
         {
@@ -31,7 +46,7 @@ public static class AdapterFolder
         {
             foreach (var (_, tensor) in tensors) tensor.Dispose();
         }
-        PeftConfig.Write(folder, settings, tensors.Select(t => t.Name), baseName);
+        PeftConfig.Write(folder, settings.Written, tensors.Select(t => t.Name), baseName);
     }
 
     /// <summary>
@@ -65,8 +80,8 @@ public static class AdapterFolder
         ArgumentNullException.ThrowIfNull(settings);
         const string Otherwise = "give another output_dir, or overwrite_output_dir: true to start over";
         using var source = AdapterSource.Open(folder);
-        var saved = source.Settings;
-        if (saved.Rank != settings.Rank || saved.Scale != settings.Scale)
+        var (saved, written) = (source.Settings, settings.Written);
+        if (saved.Rank != written.Rank || saved.Scale != written.Scale || saved.Dora != settings.Dora)
             throw new InvalidDataException($"{folder}: holds an adapter with lora_rank {saved.Rank} and lora_alpha {saved.EffectiveAlpha}, but this run asks "
                 + $"for {settings.Rank} and {settings.EffectiveAlpha}; {Otherwise}");
         var wanted = AdapterTensors.Of(model);
@@ -75,7 +90,20 @@ public static class AdapterFolder
         if (names.Except(source.Tensors.Keys).Concat(source.Tensors.Keys.Except(names)).FirstOrDefault() is { } other)
             throw new InvalidDataException($"{folder}: holds an adapter of other layers than this run's lora_target and lora_experts ask for "
                 + $"('{other}' is in one only); {Otherwise}");
-        AdapterInstaller.Put(model, source.Path, settings, source.Tensors, log: log);
+        if (settings.Pissa is null) AdapterInstaller.Put(model, source.Path, settings, source.Tensors, log: log);
+        else foreach (var linear in model.All().OfType<Nn.Linear>()) RestoreHalves(linear, source);
+    }
+
+    /// <summary>The trained part of a pair that is stored with its beginning, which the run has made itself.</summary>
+    private static void RestoreHalves(Nn.Linear linear, AdapterSource source)
+    {
+        if (linear.Adapter is not { } lora) return;
+        var name = AdapterTensors.Prefix + linear.Path;
+        var (a, b, r) = (source.Tensors[name + ".lora_A.weight"].Read(), source.Tensors[name + ".lora_B.weight"].Read(), lora.B.Width);
+        using var first = Tensor.From([.. a.AsSpan(0, (int)lora.A.Count)], lora.A.Shape);
+        using var left = Tensor.From([.. Enumerable.Range(0, (int)lora.B.Count).Select(i => b[(i / r * 2 * r) + (i % r)])], lora.B.Shape);
+        Memory.Copy(first, lora.A);
+        Memory.Copy(left, lora.B);
     }
 
     /// <summary>Loads the tensors of a file in PEFT's names, whatever its config.</summary>

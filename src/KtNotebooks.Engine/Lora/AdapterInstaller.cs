@@ -93,7 +93,24 @@ internal sealed class AdapterInstaller
     private LoraWeights LoraOf(IAdaptable module)
     {
         var (ranks, scale) = LoraAdapter.RanksOf(module, _settings);
-        return module.MakeAdapter([.. module.Targets.Zip(ranks, (t, r) => Stack(module, t, r))], scale, (float)_settings.Dropout);
+        if (_settings.Dora && module is not Linear)
+            throw new InvalidDataException($"{_path}: holds DoRA on routed experts ({module.Path}), which is taken on dense layers alone; merge it "
+                + "into the base with PEFT (merge_and_unload) and load the result as a model");
+        var lora = module.MakeAdapter([.. module.Targets.Zip(ranks, (t, r) => Stack(module, t, r))], scale, (float)_settings.Dropout);
+        return _settings.Dora && module is Linear linear ? ((LinearLora)lora) with { Dora = new Dora(Magnitudes(linear)) } : lora;
+    }
+
+    private Tensor Magnitudes(Linear linear)
+    {
+        var name = $"{AdapterTensors.Prefix}{linear.Path}{AdapterNames.Magnitude}";
+        if (!_left.Remove(name)) throw new InvalidDataException($"{_path}: tensor '{name}' is missing; DoRA has a magnitude for each row of what it adapts");
+        var stored = _tensors[name];
+        if (!stored.IsReadable || !stored.Shape.SequenceEqual([linear.Outputs]))
+            throw new InvalidDataException($"{_path}: tensor '{stored.Source}' must be [{linear.Outputs}] for this base, but is {stored}");
+        _log?.Invoke($"Loaded adapter weight: {stored.Source} -> {linear.Path}.lora_magnitude_vector.default.weight");
+        var target = Made(linear.EmptyLora(linear.Outputs));
+        Fill(stored, target);
+        return target;
     }
 
     private (Tensor A, Tensor B) Stack(IAdaptable module, LoraTarget target, int r)

@@ -9,6 +9,9 @@ namespace KtNotebooks.Lora;
 /// </summary>
 internal static partial class AdapterNames
 {
+    /// <summary>What ends the name of a magnitude of DoRA.</summary>
+    public const string Magnitude = ".lora_magnitude_vector";
+
     private const string Expected = "expected are halves of pairs under PEFT's names, base_model.model.PATH.lora_A.weight and .lora_B.weight";
 
     /// <summary>Words of wrappers, which stand anywhere in a path.</summary>
@@ -20,7 +23,6 @@ internal static partial class AdapterNames
     /// <summary>What is stored beside pairs, by a part of its name.</summary>
     private static readonly (string Part, string What)[] Others =
     [
-        ("lora_magnitude_vector", "is a magnitude of DoRA, which is not supported"),
         ("lora_embedding_", "is a pair of the token table, which is not supported"),
         ("lora_A.bias", "is a bias of a pair (lora_bias), which is not supported"),
         ("lora_B.bias", "is a bias of a pair (lora_bias), which is not supported"),
@@ -39,13 +41,18 @@ internal static partial class AdapterNames
     /// <exception cref="InvalidDataException">No half of a pair; the line says what it is.</exception>
     public static string Canonical(string name, string file)
     {
+        if (MagnitudeName().Match(name) is { Success: true } magnitude) return $"{AdapterTensors.Prefix}{Path(magnitude.Groups["path"].Value)}{Magnitude}";
         var match = Half().Match(name);
         if (!match.Success) throw new InvalidDataException($"{file}: tensor '{Short(name)}' {What(name)}; {Expected}");
         return $"{AdapterTensors.Prefix}{Path(match.Groups["path"].Value)}.lora_{match.Groups["half"].Value}.weight";
     }
 
+    /// <summary>A magnitude of DoRA, by its canonical name.</summary>
+    public static bool IsMagnitude(string canonical) => canonical.EndsWith(Magnitude, StringComparison.Ordinal);
+
     /// <summary>The module of a canonical name.</summary>
-    public static string ModuleOf(string canonical) => canonical[AdapterTensors.Prefix.Length..^".lora_A.weight".Length];
+    public static string ModuleOf(string canonical) =>
+        canonical[AdapterTensors.Prefix.Length..^(IsMagnitude(canonical) ? Magnitude.Length : ".lora_A.weight".Length)];
 
     private static string Path(string stored)
     {
@@ -68,6 +75,9 @@ internal static partial class AdapterNames
     }
 
     private static string Short(string name) => name.Length <= 200 ? name : name[..199] + "…";
+
+    [GeneratedRegex(@"\A(?<path>.+)\.lora_magnitude_vector(?:\.[^.]+)?(?:\.weight)?\z")]
+    private static partial Regex MagnitudeName();
 
     [GeneratedRegex(@"\A(?<path>.+)\.lora_(?<half>[AB])(?:\.[^.]+)?\.weight\z")]
     private static partial Regex Half();

@@ -64,6 +64,8 @@ public sealed class AdapterSource(string path, LoraSettings settings, IReadOnlyD
                         throw new InvalidDataException($"{fused}: '{tensor.Source}' is '{name}', which " +
                             $"{(tensors[name].File == fused ? "stands there twice" : $"{AdapterFolder.FileName} has as well")}");
             }
+            if (!config.Settings.Dora && tensors.FirstOrDefault(t => AdapterNames.IsMagnitude(t.Key)).Value is { } magnitude)
+                throw new InvalidDataException($"{found.Config}: 'use_dora' is not true, but '{magnitude.Source}' is a magnitude of DoRA");
             var main = found.Plain ?? found.Fused!;
             if (tensors.Count == 0) throw new InvalidDataException($"{main}: holds no tensor; an adapter has a pair for each module that it adapts");
             return new AdapterSource(main, config.Settings, tensors, files, fingerprint, config.BaseName)
@@ -101,19 +103,21 @@ public sealed class AdapterSource(string path, LoraSettings settings, IReadOnlyD
     }
 
     /// <summary>
-    /// Writes it as a folder in PEFT's form (F32), or with routed experts in KTransformers' form (BF16). Needs no model.
+    /// Writes it as a folder in PEFT's form (F32), with routed experts one by one or as parameters, or in KTransformers' form (BF16). Needs no model.
     /// </summary>
     /// <param name="folder">Made if it is not there; holds no adapter yet.</param>
-    /// <param name="fused">Routed experts in KTransformers' form.</param>
+    /// <param name="form">Of routed experts.</param>
     /// <param name="log">Hears under which name every tensor goes on.</param>
     /// <exception cref="ArgumentException">A file stands there, or an adapter.</exception>
-    public void Save(string folder, bool fused, Action<string>? log = null)
+    public void Save(string folder, ExpertForm form, Action<string>? log = null)
     {
         RequireFree(folder);
+        var fused = form == ExpertForm.KTransformers;
+        var (written, ranks, targets) = form == ExpertForm.Parameters ? ParameterForm.Join(tensors, settings, path) : (tensors, settings, null);
         List<(string Name, Tensor Tensor)> plain = [];
         try
         {
-            foreach (var (name, tensor) in tensors.OrderBy(t => t.Key, StringComparer.Ordinal))
+            foreach (var (name, tensor) in written.OrderBy(t => t.Key, StringComparer.Ordinal))
             {
                 if (fused && FusedExperts.IsExpert(name)) continue;
                 plain.Add((name, Tensor.From(tensor.Read(), tensor.Shape)));
@@ -127,7 +131,7 @@ public sealed class AdapterSource(string path, LoraSettings settings, IReadOnlyD
         {
             foreach (var (_, tensor) in plain) tensor.Dispose();
         }
-        PeftConfig.Write(folder, settings, tensors.Keys, baseName);
+        PeftConfig.Write(folder, ranks, written.Keys, baseName, targets);
     }
 
     public void Dispose()

@@ -5,7 +5,8 @@ namespace KtNotebooks.Lora;
 
 /// <summary>
 /// The adapter of a model under PEFT's names: `base_model.model.{module path}.lora_A.weight` [r, in] and `.lora_B.weight` [out, r]; routed experts as if
-/// each projection were a linear of its own, `….experts.{e}.gate_proj.lora_A.weight`. The tensors are views on what is trained.
+/// each projection were a linear of its own, `….experts.{e}.gate_proj.lora_A.weight`; of DoRA `{module path}.lora_magnitude_vector` [out] too. The tensors
+/// are views on what is trained.
 /// </summary>
 public static class AdapterTensors
 {
@@ -25,6 +26,37 @@ public static class AdapterTensors
         return List(model, pair => pair.Grad);
     }
 
+    /// <summary>
+    /// What is written of them: the same, but pairs that began as principal parts of the base go with their beginning (<see cref="LoraSettings.Written"/>).
+    /// The caller disposes them.
+    /// </summary>
+    internal static IReadOnlyList<(string Name, Tensor Tensor)> Written(CausalLm model)
+    {
+        var starts = model.All().OfType<Linear>().Where(l => l.Adapter?.Start is not null).ToDictionary(l => l.Path, l => l.Adapter!);
+        return [.. Of(model).Select(t =>
+        {
+            if (AdapterNames.IsMagnitude(t.Name) || !starts.TryGetValue(AdapterNames.ModuleOf(t.Name), out var lora)) return t;
+            using (t.Tensor)
+                return (t.Name, t.Name.EndsWith(".lora_A.weight", StringComparison.Ordinal) ? Stacked(lora.A, lora.Start!.Value.A)
+                    : Beside(lora.B, lora.Start!.Value.B, 1 / lora.Scale));
+        })];
+    }
+
+    private static Tensor Stacked(Tensor first, Tensor second) =>
+        Tensor.From([.. first.ToFloats(), .. second.ToFloats()], first.Dim(0) + second.Dim(0), first.Width);
+
+    private static Tensor Beside(Tensor first, Tensor second, float scale)
+    {
+        var (a, b, r) = (first.ToFloats(), second.ToFloats(), first.Width);
+        var both = new float[2 * a.Length];
+        for (var i = 0; i < a.Length; i++)
+        {
+            both[(i / r * 2 * r) + (i % r)] = a[i];
+            both[(i / r * 2 * r) + r + (i % r)] = scale * b[i];
+        }
+        return Tensor.From(both, first.Dim(0), 2 * r);
+    }
+
     /// <summary>A name as PEFT has it for the whole model, where the one here is a part of it.</summary>
     internal static string Stored(string name, CausalLm model) => Prefix + model.TensorPrefix + name[Prefix.Length..];
 
@@ -41,6 +73,7 @@ public static class AdapterTensors
                     all.Add(($"{Prefix}{target.PathOf(e)}.lora_A.weight", One(a, target, e)));
                     all.Add(($"{Prefix}{target.PathOf(e)}.lora_B.weight", One(b, target, e)));
                 }
+            if (lora is LinearLora { Dora: { } dora }) all.Add(($"{Prefix}{module.Path}{AdapterNames.Magnitude}", pick(dora.Magnitudes)?.Alias()));
         }
         return all;
 

@@ -93,6 +93,13 @@ public static class LoraAdapter
     private static LoraWeights Fresh(IAdaptable module, LoraSettings s, ulong seed)
     {
         var (ranks, scale) = RanksOf(module, s);
+        if (s.Pissa is { } rounds && module is Linear linear) return PrincipalPair.Of(linear, ranks[0], scale, (float)s.Dropout, rounds, seed);
+        var fresh = Plain(module, s, seed, ranks, scale);
+        return s.Dora && module is Linear dense ? ((LinearLora)fresh) with { Dora = Dora.Fresh(dense.Weight) } : fresh;
+    }
+
+    private static LoraWeights Plain(IAdaptable module, LoraSettings s, ulong seed, int[] ranks, float scale)
+    {
         return module.MakeAdapter([.. module.Targets.Zip(ranks, (t, r) => (RandomA(seed, t.Name, module.EmptyLora(t.Shape(r, t.Inputs))),
             Zeros(module.EmptyLora(t.Shape(t.Outputs, r)))))], scale, (float)s.Dropout);
     }

@@ -13,8 +13,11 @@ namespace KtNotebooks.Lora;
 /// <param name="RankPattern">rank_pattern: other ranks for modules whose path, or its end after a dot, matches; the first match wins.</param>
 /// <param name="AlphaPattern">alpha_pattern: the same for alphas.</param>
 /// <param name="RankStabilised">use_rslora: the scale is alpha / √rank (Kalajdzievski 2023).</param>
+/// <param name="Dora">use_dora: magnitudes of rows beside the pairs of linear layers.</param>
+/// <param name="Pissa">pissa_init with pissa_iter rounds, −1: until nothing changes; null: A random and B zero.</param>
 public sealed record LoraSettings(int Rank = 8, double? Alpha = null, double Dropout = 0, IReadOnlyList<string>? Target = null, bool Experts = false,
-    IReadOnlyDictionary<string, int>? RankPattern = null, IReadOnlyDictionary<string, double>? AlphaPattern = null, bool RankStabilised = false)
+    IReadOnlyDictionary<string, int>? RankPattern = null, IReadOnlyDictionary<string, double>? AlphaPattern = null, bool RankStabilised = false,
+    bool Dora = false, int? Pissa = null)
 {
     /// <summary>The largest lora_alpha taken; those in use end below a thousand.</summary>
     private const double LargestAlpha = 1e6;
@@ -42,10 +45,30 @@ public sealed record LoraSettings(int Rank = 8, double? Alpha = null, double Dro
     internal string? FirstUnused(IReadOnlyList<string> paths) =>
         (RankPattern?.Keys ?? []).Concat(AlphaPattern?.Keys ?? []).FirstOrDefault(key => !paths.Any(Of(key).IsMatch));
 
+    /// <summary>
+    /// What the adapter of a run is written with. A pair that began as the base's principal part goes with its beginning in one of twice the rank, [A; A₀] and
+    /// [B, −B₀], of the same scale: an adapter of the base as it is (PEFT's path_initial_model_for_weight_conversion does the same).
+    /// </summary>
+    internal LoraSettings Written => Pissa is null ? this : this with
+    {
+        Rank = 2 * Rank,
+        Alpha = EffectiveAlpha * Growth,
+        RankPattern = RankPattern?.ToDictionary(p => p.Key, p => 2 * p.Value),
+        AlphaPattern = AlphaPattern?.ToDictionary(p => p.Key, p => p.Value * Growth),
+        Pissa = null,
+    };
+
+    private double Growth => RankStabilised ? Math.Sqrt(2) : 2;
+
     /// <exception cref="ArgumentException">A value out of range, with its key.</exception>
     public LoraSettings Checked()
     {
         if (Rank < 1) throw new ArgumentException($"lora_rank must be at least 1, but is {Rank}");
+        if (Dora && Experts) throw new ArgumentException("use_dora is for dense layers: give lora_experts: false, or leave use_dora out");
+        if (Pissa is not null && Experts)
+            throw new ArgumentException("pissa_init is for dense layers: give lora_experts: false, or leave pissa_init out");
+        if (Pissa is not null && Dora) throw new ArgumentException("pissa_init and use_dora begin with different pairs; give one of them");
+        if (Pissa is 0 or < -1) throw new ArgumentException($"pissa_iter must be above 0, or -1 for an exact decomposition, but is {Pissa}");
         if (!(Dropout >= 0 && Dropout < 1)) throw new ArgumentException($"lora_dropout must be in [0, 1), but is {Dropout}");
         if (Alpha is { } alpha && !IsAlpha(alpha))
             throw new ArgumentException($"lora_alpha must lie between {-LargestAlpha:N0} and {LargestAlpha:N0}, but is {alpha}");

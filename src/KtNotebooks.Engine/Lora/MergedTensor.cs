@@ -11,7 +11,11 @@ internal static class MergedTensor
     private const int Block = Fp8Format.Block;
 
     /// <summary>A pair to be merged: A [r, K], B [N, r].</summary>
-    public sealed record Pair(float[] A, float[] B, int Rank, float Scale);
+    public sealed record Pair(float[] A, float[] B, int Rank, float Scale)
+    {
+        /// <summary>DoRA: the lengths that the rows of the sum get; null: those that they have.</summary>
+        public float[]? Magnitudes { get; init; }
+    }
 
     /// <summary>The sum in F32, [N, K] as a flat array. Scales: of an FP8 matrix, else null.</summary>
     public static float[] Sum(Tensor weight, Tensor? scales, IReadOnlyList<Pair> pairs)
@@ -25,8 +29,11 @@ internal static class MergedTensor
                 var row = sum.AsSpan(n * K, K);
                 Decode(weight, scales, n, row);
                 foreach (var pair in pairs)
+                {
                     for (var j = 0; j < pair.Rank; j++)
                         TensorPrimitives.MultiplyAdd(pair.A.AsSpan(j * K, K), pair.Scale * pair.B[(n * pair.Rank) + j], row, row);
+                    if (pair.Magnitudes is { } m) TensorPrimitives.Multiply(row, (float)(m[n] / Length(row)), row);
+                }
             }
         });
         return sum;
@@ -40,6 +47,13 @@ internal static class MergedTensor
         var target = tensor.Span<Half>();
         for (var i = 0; i < values.Length; i++) target[i] = (Half)values[i];
         return tensor;
+    }
+
+    private static double Length(ReadOnlySpan<float> row)
+    {
+        double square = 0;
+        foreach (var value in row) square += (double)value * value;
+        return Math.Sqrt(square);
     }
 
     private static void Decode(Tensor weight, Tensor? scales, int n, Span<float> row)

@@ -28,11 +28,14 @@ internal sealed record PeftConfig(LoraSettings Settings, PeftTargets Targets, st
     /// <param name="settings">Ranks, alphas, dropout.</param>
     /// <param name="names">PEFT's names of the tensors: they say which modules are targets.</param>
     /// <param name="baseName">base_model_name_or_path.</param>
-    public static void Write(string folder, LoraSettings settings, IEnumerable<string> names, string? baseName)
+    /// <param name="parameters">target_parameters.</param>
+    public static void Write(string folder, LoraSettings settings, IEnumerable<string> names, string? baseName, IReadOnlyList<string>? parameters = null)
     {
         static JsonObject Block<T>(IReadOnlyDictionary<string, T>? pattern) =>
             new((pattern ?? new Dictionary<string, T>()).Select(p => KeyValuePair.Create(p.Key, (JsonNode?)JsonValue.Create(p.Value))));
-        var targets = names.Select(n => n.Split('.')[^3]).Distinct().Order(StringComparer.Ordinal).Select(n => (JsonNode)n).ToArray();
+        static bool IsOfParameter(string name) => name.Split('.')[^3] is "experts" or "base_layer";
+        JsonNode[] targets = [.. names.Where(n => n.EndsWith(".weight", StringComparison.Ordinal) && !IsOfParameter(n)).Select(n => n.Split('.')[^3]).Distinct()
+            .Order(StringComparer.Ordinal).Select(n => (JsonNode)n)];
         var config = new JsonObject
         {
             ["alpha_pattern"] = Block(settings.AlphaPattern),
@@ -48,8 +51,9 @@ internal sealed record PeftConfig(LoraSettings Settings, PeftTargets Targets, st
             ["r"] = settings.Rank,
             ["rank_pattern"] = Block(settings.RankPattern),
             ["target_modules"] = new JsonArray(targets),
+            ["target_parameters"] = parameters is null ? null : new JsonArray([.. parameters.Select(p => (JsonNode)p)]),
             ["task_type"] = "CAUSAL_LM",
-            ["use_dora"] = false,
+            ["use_dora"] = settings.Dora,
             ["use_rslora"] = settings.RankStabilised,
         };
         AtomicFile.WriteText(Path.Combine(folder, FileName), config.ToJsonString(Indented) + "\n");
@@ -71,7 +75,7 @@ internal sealed record PeftConfig(LoraSettings Settings, PeftTargets Targets, st
             Field(root, "lora_dropout") is { } dropout ? Number(dropout, "lora_dropout", path) : 0,
             RankPattern: Pattern(root, "rank_pattern", path, Whole),
             AlphaPattern: Pattern(root, "alpha_pattern", path, Number),
-            RankStabilised: Flag(root, "use_rslora", path));
+            RankStabilised: Flag(root, "use_rslora", path), Dora: Flag(root, "use_dora", path));
         try
         {
             settings.Checked();

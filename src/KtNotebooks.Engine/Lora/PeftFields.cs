@@ -34,6 +34,7 @@ public static class PeftFields
         new("r", PeftEffect.Acts, "the rank of every pair that rank_pattern does not name"),
         new("lora_alpha", PeftEffect.Acts, "pairs are scaled by lora_alpha / r; 0 scales by 0"),
         new("use_rslora", PeftEffect.Acts, "pairs are scaled by lora_alpha / √r"),
+        new("use_dora", PeftEffect.Acts, "the rows of the sum of base and pair have trained lengths (DoRA), on dense layers"),
         new("rank_pattern", PeftEffect.Acts, "other ranks by regular expressions of module names"),
         new("alpha_pattern", PeftEffect.Acts, "other alphas by regular expressions of module names"),
         new("lora_dropout", PeftEffect.Acts, "on the input of A, while the adapter trains on"),
@@ -67,7 +68,6 @@ public static class PeftFields
         new("lorap_lr_ratio", PeftEffect.None, "of ms-swift: a learning rate"),
         new("lorap_emb_lr", PeftEffect.None, "of ms-swift: a learning rate"),
 
-        new("use_dora", PeftEffect.Refused, "DoRA scales the rows of the sum of base and pair by trained magnitudes; " + Merge),
         new("use_qalora", PeftEffect.Refused, "QALoRA averages groups of the input before A; " + Merge),
         new("use_bdlora", PeftEffect.Refused, "the factors are block-diagonal; " + Merge),
         new("lora_bias", PeftEffect.Refused, "a bias is added behind B; " + Merge),

@@ -110,15 +110,19 @@ public sealed class CausalLm(ModelInfo info, DType type, Embedding embedding, IR
         return tape.Keep(Logits(Hidden(batch), Pass.Inference(batch)));
     }
 
-    /// <summary>Sets all weights to train (full-parameter training): F32 models with stacked experts.</summary>
-    public void Unfreeze()
+    /// <summary>Sets weights to train themselves; experts must be stacked, all of a bank or none.</summary>
+    /// <param name="trains">Which, by name; null: all. What no loss has a gradient of (a router's correction bias, sinks) stays as it is.</param>
+    public void Unfreeze(Func<string, bool>? trains = null)
     {
-        if (Type != DType.F32) throw new NotSupportedException($"full-parameter training wants an F32 model, this one is {Type}");
         foreach (var module in All())
         {
-            if (module is Experts.MoeMlp) continue; // its correction bias has no gradient
-            if (module is Experts.ExpertBank bank) bank.Unfreeze();
-            else foreach (var weight in module.Weights) weight.Tensor.RequiresGrad = true;
+            if (module is ExpertBank bank)
+            {
+                if (trains?.Invoke(bank.Names.Gate.Weight(0)) != false) bank.Unfreeze();
+                continue;
+            }
+            if (!module.CanLearn) continue;
+            foreach (var (name, tensor) in module.Weights) tensor.RequiresGrad = trains?.Invoke(name) != false;
         }
     }
 }

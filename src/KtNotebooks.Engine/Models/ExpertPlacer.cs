@@ -14,11 +14,16 @@ internal static class ExpertPlacer
     {
         var executors = new ExpertExecutors();
         var later = model.All().OfType<ExpertBank>().Select(b => (Bank: b, Lives: plan.Bank(b.Path)!)).Where(b => b.Lives.IsBroughtLater);
-        foreach (var like in later.GroupBy(b => (b.Lives.Place.Compute, Executor: b.Lives.Place.Executor!.Value)))
+        foreach (var like in later.GroupBy(b => (b.Lives.Place.Compute, Executor: b.Lives.Place.Executor!.Value, b.Lives.IsTrained)))
         {
             ExpertBank[] banks = [.. like.Select(b => b.Bank)];
             var (card, group) = (like.Key.Compute, like.First().Lives.GroupBytes);
             var slots = group == 0 ? 0 : (int)(plan.Gpu(card).Ring / group);
+            if (like.Key.IsTrained)
+            {
+                executors.Train(banks, card, group, slots, brought);
+                continue;
+            }
             if (like.Key.Executor == ExecutorKind.Resident) ExpertExecutors.Keep(banks, card, model.Type, brought);
             if (like.Key.Executor == ExecutorKind.Streamed) executors.Stream(banks, card, group, slots, brought,
                 bank => plan.HomeOf(bank.Path) == WeightHome.Disk);

@@ -92,20 +92,23 @@ public static class ModelFolder
     /// </summary>
     /// <param name="type">Of weights and activations.</param>
     /// <exception cref="NotSupportedException">A card or CPU variant that is asked for is not here; the line that asks is named.</exception>
-    public static ResidencyPlan Plan(string folder, PlacementSettings settings, DType type = DType.BF16)
+    /// <param name="trains">The weights, by name, that are trained themselves, of a model of shapes; null: none.</param>
+    public static ResidencyPlan Plan(string folder, PlacementSettings settings, DType type = DType.BF16, Func<CausalLm, Func<string, bool>>? trains = null)
     {
         folder = HubCache.Resolve(folder, whole: false);
         var config = ConfigOf(folder);
         using var shape = Shape(config, type);
         ModelPlacement.Resolve(shape, shape.Info.ModelType, settings).PrepareDevices();
-        return Plan(shape, config, settings, StoredFormats(folder, config, shape));
+        return Plan(shape, config, settings, StoredFormats(folder, config, shape), trains?.Invoke(shape));
     }
 
     /// <summary>The same of a model of shapes, for cards and CPUs that need not be here.</summary>
     /// <param name="stored">The format that the checkpoint has a bank in; see <see cref="ResidencyPlan.Resolve"/>.</param>
-    internal static ResidencyPlan Plan(CausalLm shape, ConfigFile config, PlacementSettings settings, Func<string, StorageFormat?>? stored = null) =>
+    /// <param name="trains">The weights, by name, that are trained themselves; null: none.</param>
+    internal static ResidencyPlan Plan(CausalLm shape, ConfigFile config, PlacementSettings settings, Func<string, StorageFormat?>? stored = null,
+        Func<string, bool>? trains = null) =>
         ResidencyPlan.Resolve(shape, shape.Type, ModelPlacement.Resolve(shape, shape.Info.ModelType, settings), stored ?? (_ => config.StoredFormat),
-            new GpuMemory(settings.GpuMemoryLimit));
+            new GpuMemory(settings.GpuMemoryLimit), trains);
 
     /// <summary>What the headers of a folder's shards say of a model's banks; its config where there are none.</summary>
     internal static Func<string, StorageFormat?> StoredFormats(string folder, ConfigFile config, CausalLm shape)

@@ -62,6 +62,8 @@ public sealed class GqaAttention : Block
     /// <summary>The sinks alone: frozen.</summary>
     public override IEnumerable<Parameter> Weights => _sinks is null ? [] : [new(Path + ".sinks", _sinks)];
 
+    public override bool CanLearn => false;
+
     public override IEnumerable<Module> Children => _settings.Norms ? [_q, _k, _v, _qNorm!, _kNorm!, _o] : [_q, _k, _v, _o];
 
     /// <summary>x [T, D] → [T, D].</summary>

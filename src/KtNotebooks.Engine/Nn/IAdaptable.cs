@@ -56,7 +56,7 @@ public abstract record LoraWeights(float Scale, float Dropout) : IDisposable
     /// <summary>In the order of <see cref="IAdaptable.Targets"/>.</summary>
     public abstract IReadOnlyList<(Tensor A, Tensor B)> Pairs { get; }
 
-    public void Dispose()
+    public virtual void Dispose()
     {
         foreach (var (a, b) in Pairs)
         {

@@ -9,6 +9,23 @@ namespace KtNotebooks.Nn;
 public sealed record LinearLora(Tensor A, Tensor B, float Scale, float Dropout = 0) : LoraWeights(Scale, Dropout)
 {
     public override IReadOnlyList<(Tensor A, Tensor B)> Pairs => [(A, B)];
+
+    /// <summary>use_dora; null: plain.</summary>
+    public Dora? Dora { get; init; }
+
+    /// <summary>
+    /// PiSSA (Meng et al. 2024): what the pair began with, frozen and taken off again, so that the base stays as it is: y −= scale · B₀ A₀ x. Null: none.
+    /// </summary>
+    public (Tensor A, Tensor B)? Start { get; init; }
+
+    public override void Dispose()
+    {
+        base.Dispose();
+        Dora?.Dispose();
+        Start?.A.Dispose();
+        Start?.B.Dispose();
+        GC.SuppressFinalize(this);
+    }
 }
 
 /// <summary>y = x Wᵀ (+ bias) (+ its low-rank pair). W [out, in] from `path.weight`, the bias [out] from `path.bias`, kept in F32.</summary>
@@ -71,8 +88,9 @@ public sealed class Linear : Module, IAdaptable
     public override IEnumerable<Parameter> Weights => _tied ? [] : Bias is { } b
         ? [new(Path + ".weight", Weight), new(Path + ".bias", b)] : [new(Path + ".weight", Weight)];
 
-    public override IEnumerable<Parameter> Trainable => Adapter is { } a ? [new(Path + ".lora_A.weight", a.A), new(Path + ".lora_B.weight", a.B)]
-        : base.Trainable;
+    public override IEnumerable<Parameter> Trainable => Adapter is not { } a ? base.Trainable
+        : [new(Path + ".lora_A.weight", a.A), new(Path + ".lora_B.weight", a.B), .. a.Dora is { } dora
+            ? [new Parameter(Path + ".lora_magnitude_vector", dora.Magnitudes)] : Array.Empty<Parameter>()];
 
     /// <summary>
     /// A head on the token table (tie_word_embeddings): the very same tensor, which stays the table's, so that a gradient of either is the gradient of
@@ -100,9 +118,15 @@ public sealed class Linear : Module, IAdaptable
     public Tensor Forward(Tensor x, Pass pass, DType? outType = null)
     {
         if (pass.Adapters is not null && pass.Any(p => Acting(p) is not null)) return pass.ByAdapter(x, (rows, p, _) => Forward(rows, p, outType));
-        var y = pass.Adapters is null && Acting(pass) is { } a ? Ops.Linear.Apply(x, Weight, a.A, a.B, a.Scale, pass.Mask(a.Dropout, _key))
-            : Ops.Linear.Apply(x, Weight, outType);
+        var y = pass.Adapters is null && Acting(pass) is { } a ? Adapted(x, a, pass.Mask(a.Dropout, _key)) : Ops.Linear.Apply(x, Weight, outType);
         return Bias is { } b ? AddBias.Apply(y, b) : y;
+    }
+
+    private Tensor Adapted(Tensor x, LinearLora a, DropoutMask mask)
+    {
+        var y = Ops.Linear.Apply(x, Weight, a.A, a.B, a.Scale, mask);
+        if (a.Start is { } start) y = Add.Apply(y, Ops.Linear.Apply(Ops.Linear.Apply(x, start.A, DType.F32), start.B, y.Type));
+        return a.Dora is { } dora ? ScaleColumns.Apply(y, dora.Magnitudes, dora.Lengths(Weight, a)) : y;
     }
 
     protected override void DisposeOwn()

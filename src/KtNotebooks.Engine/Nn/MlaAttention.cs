@@ -105,12 +105,21 @@ public sealed class MlaAttention : Block
 
     private Tensor Queries(Tensor q, Tensor angles, Pass pass) => SeveralAdapters(pass)
         ? pass.ByAdapter(q, (rows, p, from) => Queries(rows, Part(angles, from, from + rows.Rows), p))
-        : AbsorbedQueries.Apply(q, angles, _kvB.Weight, Pair(pass), _settings.Heads);
+        : AbsorbedQueries.Apply(q, angles, Read(pass).Weight, Read(pass).Pair, _settings.Heads);
 
     private Tensor Values(Tensor context, Pass pass) => SeveralAdapters(pass) ? pass.ByAdapter(context, (rows, p, _) => Values(rows, p))
-        : AbsorbedValues.Apply(context, _kvB.Weight, Pair(pass), _settings.Heads);
+        : AbsorbedValues.Apply(context, Read(pass).Weight, Read(pass).Pair, _settings.Heads);
 
     private bool SeveralAdapters(Pass pass) => pass.Adapters is not null && pass.Any(p => _kvB.Acting(p) is not null);
 
-    private (Tensor, Tensor, float)? Pair(Pass pass) => pass.Adapters is null && _kvB.Acting(pass) is { } a ? (a.A, a.B, a.Scale) : null;
+    /// <summary>The up-projection as a pass sees it.</summary>
+    private (Tensor Weight, (Tensor, Tensor, float)? Pair) Read(Pass pass)
+    {
+        if (pass.Adapters is not null || _kvB.Acting(pass) is not { } a) return (_kvB.Weight, null);
+        if (a.Start is not null)
+            throw new NotSupportedException($"{_kvB.Path}: a PiSSA pair in training answers nothing; load the adapter that the run has saved");
+        if (a.Dora is not { } dora) return (_kvB.Weight, (a.A, a.B, a.Scale));
+        var (weight, b) = dora.Folded(_kvB.Weight, a);
+        return (weight, (a.A, b, a.Scale));
+    }
 }

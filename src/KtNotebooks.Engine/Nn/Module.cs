@@ -29,6 +29,9 @@ public abstract class Module(string path) : IDisposable
     /// <summary>This module's own tensors that training changes now: weights set to train, or its adapter.</summary>
     public virtual IEnumerable<Parameter> Trainable => Weights.Where(p => p.Tensor.RequiresGrad);
 
+    /// <summary>Its own weights have gradients.</summary>
+    public virtual bool CanLearn => true;
+
     /// <summary>Where this module computes: the device of its first weight.</summary>
     public virtual Device Device => All().SelectMany(m => m.Weights).First().Tensor.Device;
 

@@ -1,5 +1,6 @@
 using System.Text.Json.Nodes;
 
+using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Nn;
@@ -8,6 +9,10 @@ namespace KtNotebooks.Nn;
 /// What the routers of a window choose, collected in its forward pass; and the balance loss that its backward pass adds: coefficient · E · Σ_e f_e · P_e, f_e
 /// the share of tokens that chose expert e and P_e the mean of its probability, both over all layers and tokens together (Switch Transformers, Fedus et al.
 /// 2021, as transformers' load_balancing_loss_func pools it). Its gradient reaches what lies below a router, and the router where that is trained.
+/// In DeepSeek's sequence-wise form (<see cref="SeqStarts"/>; DeepSeek-V2 2.1.2 with seq_aux, DeepSeek-V3 2.1.2 eq. 17 to 20) each layer has a loss of its own,
+/// the mean over the sequences of coefficient · Σ_e f_e · P_e, f_e = E / (k · T) times the routes of the sequence's T tokens to e, P_e the mean of its score,
+/// scores
+/// normalised to a sum of one.
 /// </summary>
 /// <param name="coefficient">moe_aux_loss_coef; 0: routes are only counted.</param>
 /// <param name="tokens">Of the window.</param>
@@ -18,18 +23,31 @@ public sealed class RoutingStep(double coefficient, int tokens, double zCoeffici
     private readonly SortedDictionary<string, long[]> _counts = new(StringComparer.Ordinal);
     private double[] _probabilities = [];
     private double _squares; // Σ (log Σ exp z)²
+    private readonly Dictionary<string, (long[] Counts, double[] Scores, int TopK)> _sequences = []; // [S · E] each
+
+    /// <summary>[S+1] of the window: the balance loss is sequence-wise; null: pooled.</summary>
+    public int[]? SeqStarts { get; init; }
+
+    /// <summary>How many routes each expert of each layer has got.</summary>
+    public IReadOnlyDictionary<string, long[]> Loads => _counts;
+
+    /// <summary>The backward pass adds slopes of a sequence-wise loss.</summary>
+    internal bool IsSequenceWise => SeqStarts is not null && coefficient > 0;
 
     /// <summary>Takes notes of some rows of a layer.</summary>
     /// <param name="path">Of the layer's experts.</param>
     /// <param name="logits">F32 [T, E].</param>
     /// <param name="indices">I32 [T, k].</param>
-    public void Observe(string path, Tensor logits, Tensor indices)
+    /// <param name="firstRow">Number of the first row in the window.</param>
+    /// <param name="scoring">How logits become scores.</param>
+    public void Observe(string path, Tensor logits, Tensor indices, int firstRow, RouterScoring scoring)
     {
         ArgumentNullException.ThrowIfNull(logits);
         ArgumentNullException.ThrowIfNull(indices);
         using var chosen = indices.ToHost();
         double squares = 0;
-        var sums = coefficient > 0 || zCoefficient > 0 ? Probabilities(logits, out squares) : [];
+        if (IsSequenceWise) ObserveSequences(path, logits, chosen, firstRow, scoring);
+        var sums = Pools || zCoefficient > 0 ? Probabilities(logits, out squares) : [];
         lock (_lock)
         {
             if (!_counts.TryGetValue(path, out var counts)) _counts[path] = counts = new long[logits.Width];
@@ -48,11 +66,88 @@ public sealed class RoutingStep(double coefficient, int tokens, double zCoeffici
     {
         get
         {
-            if ((coefficient <= 0 && zCoefficient <= 0) || _counts.Count == 0) return null;
+            if ((!Pools && zCoefficient <= 0) || _counts.Count == 0) return null;
             double rows = (double)_counts.Count * tokens;
-            return ([.. Pooled.Select(count => (int)count)], coefficient * Pooled.Length / (rows * rows), 2 * zCoefficient / rows);
+            return ([.. Pooled.Select(count => (int)count)], (Pools ? coefficient : 0) * Pooled.Length / (rows * rows), 2 * zCoefficient / rows);
         }
     }
+
+    private bool Pools => coefficient > 0 && SeqStarts is null;
+
+    /// <summary>
+    /// ∂/∂z of a layer's sequence-wise loss for some rows, F32 [T, E] where the logits are. With c_e the slope by a row's normalised score s'_e: softmax dz_e =
+    /// s'_e
+    /// (c_e − Σ c s'); sigmoid σ, s' = σ / Σ σ: dz_e = σ_e (1 − σ_e) / Σσ · (c_e − Σ c s').
+    /// </summary>
+    internal Tensor Slopes(string path, Tensor logits, int firstRow, RouterScoring scoring)
+    {
+        using var host = logits.ToHost();
+        using var slopes = Tensor.Empty(DType.F32, host.Shape);
+        var (E, of) = (host.Width, _sequences[path]);
+        var (scores, raw) = (new double[E], new double[E]);
+        for (var t = 0; t < host.Rows; t++)
+        {
+            var s = SequenceOf(firstRow + t);
+            double length = SeqStarts![s + 1] - SeqStarts[s], all = Score(host.Row<float>(t), scoring, raw, scores), mean = 0;
+            var unit = coefficient / (SeqStarts.Length - 1) * E / (of.TopK * length * length);
+            for (var e = 0; e < E; e++) mean += unit * of.Counts[(s * E) + e] * scores[e];
+            var row = slopes.Row<float>(t);
+            for (var e = 0; e < E; e++)
+            {
+                var slope = (unit * of.Counts[(s * E) + e]) - mean;
+                row[e] = (float)(scoring == RouterScoring.Sigmoid ? raw[e] * (1 - raw[e]) / all * slope : scores[e] * slope);
+            }
+        }
+        return slopes.To(logits.Device);
+    }
+
+    private void ObserveSequences(string path, Tensor logits, Tensor chosen, int firstRow, RouterScoring scoring)
+    {
+        using var host = logits.ToHost();
+        var (E, k) = (host.Width, chosen.Width);
+        var (scores, raw) = (new double[E], new double[E]);
+        lock (_lock)
+        {
+            if (!_sequences.TryGetValue(path, out var of))
+                _sequences[path] = of = (new long[(SeqStarts!.Length - 1) * E], new double[(SeqStarts.Length - 1) * E], k);
+            for (var t = 0; t < host.Rows; t++)
+            {
+                var s = SequenceOf(firstRow + t);
+                Score(host.Row<float>(t), scoring, raw, scores);
+                for (var e = 0; e < E; e++) of.Scores[(s * E) + e] += scores[e];
+                foreach (var e in chosen.Row<int>(t)) of.Counts[(s * E) + e]++;
+            }
+        }
+    }
+
+    private int SequenceOf(int row)
+    {
+        var found = Array.BinarySearch(SeqStarts!, row);
+        return found >= 0 ? Array.LastIndexOf(SeqStarts!, row) : ~found - 1; // an empty sequence begins where the next one does
+    }
+
+    /// <summary>Scores of a row before and after their sum is made one; returns the sum.</summary>
+    private static double Score(ReadOnlySpan<float> z, RouterScoring scoring, double[] raw, double[] scores)
+    {
+        double max = scoring == RouterScoring.Sigmoid ? 0 : float.NegativeInfinity, sum = 0;
+        if (scoring == RouterScoring.Softmax)
+            foreach (var v in z) max = Math.Max(max, v);
+        for (var e = 0; e < raw.Length; e++)
+            sum += raw[e] = scoring == RouterScoring.Sigmoid ? 1 / (1 + Math.Exp(-z[e])) : Math.Exp(z[e] - max);
+        for (var e = 0; e < raw.Length; e++) scores[e] = raw[e] / sum;
+        return sum;
+    }
+
+    private double SequenceLoss => _sequences.Values.Sum(of =>
+    {
+        var (S, E, sum) = (SeqStarts!.Length - 1, of.Counts.Length / (SeqStarts.Length - 1), 0.0);
+        for (var s = 0; s < S; s++)
+        {
+            double length = Math.Max(1, SeqStarts[s + 1] - SeqStarts[s]);
+            for (var e = 0; e < E; e++) sum += E / (of.TopK * length) * of.Counts[(s * E) + e] * of.Scores[(s * E) + e] / length / S;
+        }
+        return sum;
+    });
 
     /// <summary>What has been noted, for others who noted other rows of the same window.</summary>
     internal string Save() => new JsonObject
@@ -104,6 +199,11 @@ public sealed class RoutingStep(double coefficient, int tokens, double zCoeffici
             double rows = (double)_counts.Count * tokens;
             if (zCoefficient > 0) metrics["moe/z_loss"] = _squares / rows;
             if (coefficient <= 0) return metrics;
+            if (SeqStarts is not null)
+            {
+                metrics["moe/aux_loss"] = SequenceLoss;
+                return metrics;
+            }
             var pooled = Pooled;
             metrics["moe/aux_loss"] = pooled.Length * pooled.Zip(_probabilities).Sum(p => p.First / rows * p.Second / rows);
             return metrics;

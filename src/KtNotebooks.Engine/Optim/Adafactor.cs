@@ -7,8 +7,9 @@ namespace KtNotebooks.Optim;
 /// moment. With β = 1 − t^−0.8 and u = g² + 1e−30, of matrices the means of u over rows and over columns are remembered, R and C, and v = R Cᵀ / mean(R);
 /// of vectors v itself. The update g / √v is divided by max(1, its root mean square); w −= lr · (update + decay · w). A stack of matrices is as many.
 /// </summary>
-public sealed class Adafactor(IReadOnlyList<Parameter> parameters, AdamWSettings settings, Func<string, double>? rateOf = null)
-    : HostOptimizer(parameters, settings, rateOf)
+public sealed class Adafactor(IReadOnlyList<Parameter> parameters, AdamWSettings settings, Func<string, double>? rateOf = null,
+    Func<string, bool>? decays = null)
+    : HostOptimizer(parameters, settings, rateOf, decays)
 {
     private const double Smallest = 1e-30, DecayPower = -0.8, Clip = 1;
 
@@ -18,7 +19,7 @@ public sealed class Adafactor(IReadOnlyList<Parameter> parameters, AdamWSettings
         return shape.Length < 2 ? [("v", shape)] : [("row", shape[..^1]), ("column", [.. shape[..^2], shape[^1]])];
     }
 
-    protected override void Update(Parameter parameter, float[] w, float[] g, Tensor[] memories, double rate)
+    protected override void Update(Parameter parameter, float[] w, float[] g, Tensor[] memories, double rate, double decay)
     {
         var beta = 1 - Math.Pow(Steps, DecayPower);
         var update = new float[w.Length];
@@ -42,7 +43,7 @@ public sealed class Adafactor(IReadOnlyList<Parameter> parameters, AdamWSettings
         double squares = 0;
         foreach (var value in update) squares += (double)value * value;
         var scale = rate / Math.Max(1, Math.Sqrt(squares / Math.Max(1, update.Length)) / Clip);
-        for (var i = 0; i < w.Length; i++) w[i] = (float)(w[i] - (rate * Settings.WeightDecay * w[i]) - (scale * update[i]));
+        for (var i = 0; i < w.Length; i++) w[i] = (float)(w[i] - (rate * decay * w[i]) - (scale * update[i]));
     }
 
     private static void Matrix(ReadOnlySpan<float> g, Span<float> update, Span<float> row, Span<float> column, double beta)

@@ -13,7 +13,8 @@ public sealed record AdamWSettings(double Beta1 = 0.9, double Beta2 = 0.999, dou
 internal readonly record struct AdamWFactors(float Beta1, float Beta2, float Rate, float Correction, float Eps, float Decay);
 
 /// <summary>
-/// AdamW (Loshchilov, Hutter 2019) on F32 parameters: m = β₁m + (1−β₁)g; v = β₂v + (1−β₂)g²; w −= lr · (m̂ / (√v̂ + ε) + decay · w), m̂ and v̂ corrected
+/// AdamW (Loshchilov, Hutter 2019) on parameters in F32, or in BF16 with moments in F32 and <see cref="Stochastic"/> rounding: m = β₁m + (1−β₁)g; v = β₂v +
+/// (1−β₂)g²; w −= lr · (m̂ / (√v̂ + ε) + decay · w), m̂ and v̂ corrected
 /// for their start at zero. A parameter without a gradient in a step counts as having a zero gradient: its moments fade, as everyone's. Moments live where
 /// their parameter lives; the parameters of a device are updated in one go, 28 bytes of memory traffic an element, and a card gives the bits that the CPU
 /// gives.
@@ -29,19 +30,21 @@ public sealed class AdamW : IOptimizer
     /// <param name="momentsOnHost">Moments of parameters on such a card lie in pinned host memory, which the update reads and writes over the bus: 16 bytes an
     /// element instead of two thirds of the card's optimizer memory.</param>
     /// <param name="rateOf">What a parameter's learning rate is multiplied with, by its name; null: 1 for all.</param>
-    public AdamW(IReadOnlyList<Parameter> parameters, AdamWSettings settings, Func<Device, bool>? momentsOnHost = null, Func<string, double>? rateOf = null)
+    /// <param name="decays">Whether a parameter decays, by its name; null: all do.</param>
+    public AdamW(IReadOnlyList<Parameter> parameters, AdamWSettings settings, Func<Device, bool>? momentsOnHost = null, Func<string, double>? rateOf = null,
+        Func<string, bool>? decays = null)
     {
         ArgumentNullException.ThrowIfNull(parameters);
-        foreach (var p in parameters)
-            if (p.Tensor.Type != DType.F32) throw new ArgumentException($"[AdamW] {p.Name} must be F32, but is {p.Tensor}");
+        OptimizerState.RequireFloats(nameof(AdamW), parameters);
         (_parameters, _settings) = (parameters, settings);
         _m = [.. parameters.Select(p => Moments(p.Tensor, momentsOnHost?.Invoke(p.Tensor.Device) == true))];
         _v = [.. parameters.Select(p => Moments(p.Tensor, momentsOnHost?.Invoke(p.Tensor.Device) == true))];
-        foreach (var alike in Enumerable.Range(0, parameters.Count).GroupBy(i => (parameters[i].Tensor.Device, Rate: rateOf?.Invoke(parameters[i].Name) ?? 1)))
+        foreach (var alike in Enumerable.Range(0, parameters.Count).GroupBy(i => (parameters[i].Tensor.Device, parameters[i].Tensor.Type,
+            Rate: rateOf?.Invoke(parameters[i].Name) ?? 1, Decays: decays?.Invoke(parameters[i].Name) ?? true)))
         {
             int[] indices = [.. alike];
             var chunks = new Chunks([.. indices.Select(i => parameters[i].Tensor)]);
-            _groups.Add(new Group(indices, alike.Key.Rate, chunks, alike.Key.Device.Kind == DeviceKind.Cuda
+            _groups.Add(new Group(indices, alike.Key.Rate, alike.Key.Decays, chunks, alike.Key.Device.Kind == DeviceKind.Cuda
                 ? new OptimizerKernels(chunks, [.. indices.Select(i => _m[i])], [.. indices.Select(i => _v[i])]) : null));
         }
     }
@@ -70,12 +73,17 @@ public sealed class AdamW : IOptimizer
         {
             var rate = learningRate * group.Rate;
             var factors = new AdamWFactors((float)_settings.Beta1, (float)_settings.Beta2, (float)(rate / (1 - Math.Pow(_settings.Beta1, Steps))),
-                (float)correction, (float)_settings.Eps, (float)(1 - (rate * _settings.WeightDecay)));
-            if (group.Kernels is { } card) card.Step(group.Indices.Select(i => _parameters[i].Tensor.Grad), (float)gradientScale, factors);
+                (float)correction, (float)_settings.Eps, (float)(1 - (group.Decays ? rate * _settings.WeightDecay : 0)));
+            if (group.Kernels is { } card)
+                card.Step(group.Indices.Select(i => _parameters[i].Tensor.Grad), (float)gradientScale, factors, KeysOf(group));
             else StepOnHost(group, (float)gradientScale, factors);
         }
         OptimizerState.FreeGradients(_parameters);
     }
+
+    /// <summary>Of <see cref="Stochastic"/> rounding in this step; null for F32.</summary>
+    private int[]? KeysOf(Group group) => _parameters[group.Indices[0]].Tensor.Type != DType.BF16 ? null
+        : [.. group.Indices.Select(i => (int)Stochastic.Key(_parameters[i].Name, Steps))];
 
     public void Dispose()
     {
@@ -86,20 +94,31 @@ public sealed class AdamW : IOptimizer
     private static Tensor Moments(Tensor of, bool onHost)
     {
         if (!onHost || of.Device.Kind != DeviceKind.Cuda) return Tensor.Zeros(DType.F32, of.Device, of.Shape);
-        var pinned = new Tensor(PinnedBuffer.Allocate(of.Device, of.ByteLength), 0, DType.F32, of.Shape);
+        var pinned = new Tensor(PinnedBuffer.Allocate(of.Device, of.Count * sizeof(float)), 0, DType.F32, of.Shape);
         Memory.Clear(pinned);
         return pinned;
     }
 
     private void StepOnHost(Group group, float scale, AdamWFactors factors) => RowParallel.For(group.Chunks.Count, Chunks.Size, (first, last) =>
     {
+        var wide = _parameters[group.Indices[0]].Tensor.Type == DType.BF16 ? new float[Chunks.Size] : [];
         for (var chunk = (int)first; chunk < last; chunk++)
         {
             var (at, from, length) = group.Chunks.At(chunk);
             var i = group.Indices[at];
             Span<float> Of(Tensor tensor) => Chunks.Elements(tensor, from, length);
             var w = _parameters[i].Tensor;
-            Update(w.Grad is { } g ? Of(g) : [], scale, Of(w), Of(_m[i]), Of(_v[i]), factors);
+            var g = w.Grad is { } gradient ? Of(gradient) : [];
+            if (wide.Length == 0)
+            {
+                Update(g, scale, Of(w), Of(_m[i]), Of(_v[i]), factors);
+                continue;
+            }
+            var narrow = Chunks.Halves(w, from, length);
+            var values = wide.AsSpan(0, length);
+            Bf16.Widen(narrow, values);
+            Update(g, scale, values, Of(_m[i]), Of(_v[i]), factors);
+            Stochastic.Narrow(values, narrow, Stochastic.Key(_parameters[i].Name, Steps), from);
         }
     });
 
@@ -132,6 +151,6 @@ public sealed class AdamW : IOptimizer
         }
     }
 
-    /// <summary>The parameters of one device and one rate, by their number; kernels where it is a card.</summary>
-    private sealed record Group(int[] Indices, double Rate, Chunks Chunks, OptimizerKernels? Kernels);
+    /// <summary>The parameters of one device, type and rate that decay or do not, by their number; kernels where it is a card.</summary>
+    private sealed record Group(int[] Indices, double Rate, bool Decays, Chunks Chunks, OptimizerKernels? Kernels);
 }

@@ -3,7 +3,7 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Optim;
 
 /// <summary>
-/// F32 tensors of one device cut into chunks of one size, so that one parallel loop or one launch goes over thousands of them. A chunk belongs to the first
+/// Tensors of one device cut into chunks of one size, so that one parallel loop or one launch goes over thousands of them. A chunk belongs to the first
 /// tensor whose end lies above it. The cut depends on nothing but the lengths: sums by chunk have the same bits however many threads or blocks there are.
 /// </summary>
 internal sealed class Chunks
@@ -46,4 +46,7 @@ internal sealed class Chunks
 
     /// <summary>Elements [from, from + length) of a host tensor.</summary>
     public static unsafe Span<float> Elements(Tensor tensor, long from, int length) => new((float*)tensor.Pointer + from, length);
+
+    /// <summary>The same of a BF16 tensor.</summary>
+    public static unsafe Span<ushort> Halves(Tensor tensor, long from, int length) => new((ushort*)tensor.Pointer + from, length);
 }

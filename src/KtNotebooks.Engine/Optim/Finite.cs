@@ -7,7 +7,7 @@ namespace KtNotebooks.Optim;
 /// <summary>Looks for values that are no numbers: NaN and infinities spread to everything that is computed from them.</summary>
 internal static class Finite
 {
-    /// <summary>The name of the first F32 tensor that holds NaN or an infinity; null: none does.</summary>
+    /// <summary>The name of the first F32 or BF16 tensor that holds NaN or an infinity; null: none does.</summary>
     public static string? FirstBroken(IEnumerable<(string Name, Tensor Tensor)> tensors)
     {
         foreach (var (name, tensor) in tensors)
@@ -28,6 +28,12 @@ internal static class Finite
             for (var chunk = (int)first; chunk < last; chunk++)
             {
                 var (_, from, length) = chunks.At(chunk);
+                if (host.Type == DType.BF16)
+                {
+                    foreach (var bits in Chunks.Halves(host, from, length))
+                        if ((bits & 0x7F80) == 0x7F80) Interlocked.Exchange(ref broken, 1);
+                    continue;
+                }
                 // The largest magnitude is NaN where one value is.
                 if (!float.IsFinite(TensorPrimitives.MaxMagnitude<float>(Chunks.Elements(host, from, length)))) Interlocked.Exchange(ref broken, 1);
             }

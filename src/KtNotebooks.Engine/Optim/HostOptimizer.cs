@@ -5,20 +5,20 @@ namespace KtNotebooks.Optim;
 
 /// <summary>
 /// An optimizer that works on the host, parameter by parameter; those of a card are fetched and brought back, 12 bytes an element over the bus. A parameter
-/// without a gradient in a step counts as having a zero gradient.
+/// without a gradient in a step counts as having a zero gradient. BF16 parameters are rounded by chance (<see cref="Stochastic"/>).
 /// </summary>
 public abstract class HostOptimizer : IOptimizer
 {
     private readonly IReadOnlyList<Parameter> _parameters;
     private readonly Func<string, double>? _rateOf;
+    private readonly Func<string, bool>? _decays;
     private readonly (string Suffix, Tensor Tensor)[][] _memories;
 
-    protected HostOptimizer(IReadOnlyList<Parameter> parameters, AdamWSettings settings, Func<string, double>? rateOf)
+    protected HostOptimizer(IReadOnlyList<Parameter> parameters, AdamWSettings settings, Func<string, double>? rateOf, Func<string, bool>? decays)
     {
         ArgumentNullException.ThrowIfNull(parameters);
-        foreach (var p in parameters)
-            if (p.Tensor.Type != DType.F32) throw new ArgumentException($"[{GetType().Name}] {p.Name} must be F32, but is {p.Tensor}");
-        (_parameters, Settings, _rateOf) = (parameters, settings, rateOf);
+        OptimizerState.RequireFloats(GetType().Name, parameters);
+        (_parameters, Settings, _rateOf, _decays) = (parameters, settings, rateOf, decays);
         _memories = [.. parameters.Select(p => Memories(p).Select(m => (m.Name, Tensor.Zeros(DType.F32, m.Shape))).ToArray())];
     }
 
@@ -47,8 +47,11 @@ public abstract class HostOptimizer : IOptimizer
                 var (w, g) = (tensor.ToFloats(), tensor.Grad?.ToFloats() ?? new float[tensor.Count]);
                 if (gradientScale != 1)
                     for (var j = 0; j < g.Length; j++) g[j] = (float)(g[j] * gradientScale);
-                Update(_parameters[i], w, g, [.. _memories[i].Select(m => m.Tensor)], learningRate * (_rateOf?.Invoke(name) ?? 1));
-                using var changed = Tensor.From(w, tensor.Shape);
+                Update(_parameters[i], w, g, [.. _memories[i].Select(m => m.Tensor)], learningRate * (_rateOf?.Invoke(name) ?? 1),
+                    _decays?.Invoke(name) ?? true ? Settings.WeightDecay : 0);
+                using var changed = Tensor.Empty(tensor.Type, tensor.Shape);
+                if (tensor.Type == DType.BF16) Stochastic.Narrow(w, changed.Span<ushort>(), Stochastic.Key(name, Steps), 0);
+                else w.CopyTo(changed.Span<float>());
                 Memory.Copy(changed, tensor);
             }
         });
@@ -65,12 +68,18 @@ public abstract class HostOptimizer : IOptimizer
     protected abstract IEnumerable<(string Name, long[] Shape)> Memories(Parameter parameter);
 
     /// <summary>Changes w by g, and what is remembered; from several threads, each for other parameters.</summary>
-    protected abstract void Update(Parameter parameter, float[] w, float[] g, Tensor[] memories, double rate);
+    protected abstract void Update(Parameter parameter, float[] w, float[] g, Tensor[] memories, double rate, double decay);
 }
 
 /// <summary>What all optimizers do with what they remember.</summary>
 internal static class OptimizerState
 {
+    public static void RequireFloats(string optimizer, IReadOnlyList<Parameter> parameters)
+    {
+        foreach (var p in parameters)
+            if (!p.Tensor.Type.IsFloat()) throw new ArgumentException($"[{optimizer}] {p.Name} must be F32 or BF16, but is {p.Tensor}");
+    }
+
     public static void Restore(IEnumerable<(string Name, Tensor Tensor)> state, Func<string, Tensor> find)
     {
         ArgumentNullException.ThrowIfNull(find);

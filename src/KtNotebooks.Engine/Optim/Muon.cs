@@ -9,8 +9,9 @@ namespace KtNotebooks.Optim;
 /// orthogonal by five Newton-Schulz steps, w = w(1 − lr · decay) − 0.2 √max(rows, columns) · lr · u, so that AdamW's learning rates hold. A stack of matrices
 /// is as many. Vectors, the token table and the head take AdamW's step.
 /// </summary>
-public sealed class Muon(IReadOnlyList<Parameter> parameters, AdamWSettings settings, Func<string, double>? rateOf = null)
-    : HostOptimizer(parameters, settings, rateOf)
+public sealed class Muon(IReadOnlyList<Parameter> parameters, AdamWSettings settings, Func<string, double>? rateOf = null,
+    Func<string, bool>? decays = null)
+    : HostOptimizer(parameters, settings, rateOf, decays)
 {
     private const float Momentum = 0.95f, A = 3.4445f, B = -4.775f, C = 2.0315f;
     private const int Rounds = 5;
@@ -24,16 +25,16 @@ public sealed class Muon(IReadOnlyList<Parameter> parameters, AdamWSettings sett
         return IsMatrix(parameter) ? [("m", shape)] : [("m", shape), ("v", shape)];
     }
 
-    protected override void Update(Parameter parameter, float[] w, float[] g, Tensor[] memories, double rate)
+    protected override void Update(Parameter parameter, float[] w, float[] g, Tensor[] memories, double rate, double decay)
     {
         var m = memories[0].Span<float>();
         if (memories.Length == 2)
         {
-            Adam(w, g, m, memories[1].Span<float>(), rate);
+            Adam(w, g, m, memories[1].Span<float>(), rate, decay);
             return;
         }
         int rows = (int)parameter.Tensor.Shape[^2], columns = (int)parameter.Tensor.Shape[^1], size = rows * columns;
-        var (scale, decay) = ((float)(rate * 0.2 * Math.Sqrt(Math.Max(rows, columns))), (float)(1 - (rate * Settings.WeightDecay)));
+        var (scale, kept) = ((float)(rate * 0.2 * Math.Sqrt(Math.Max(rows, columns))), (float)(1 - (rate * decay)));
         for (var from = 0; from < w.Length; from += size)
         {
             var u = new float[size];
@@ -43,7 +44,7 @@ public sealed class Muon(IReadOnlyList<Parameter> parameters, AdamWSettings sett
                 u[i] = g[from + i] + (Momentum * m[from + i]);
             }
             u = Orthogonal(u, rows, columns);
-            for (var i = 0; i < size; i++) w[from + i] = (w[from + i] * decay) - (scale * u[i]);
+            for (var i = 0; i < size; i++) w[from + i] = (w[from + i] * kept) - (scale * u[i]);
         }
     }
 
@@ -82,14 +83,14 @@ public sealed class Muon(IReadOnlyList<Parameter> parameters, AdamWSettings sett
         return y;
     }
 
-    private void Adam(float[] w, float[] g, Span<float> m, Span<float> v, double rate)
+    private void Adam(float[] w, float[] g, Span<float> m, Span<float> v, double rate, double decay)
     {
         var (size, correction) = (rate / (1 - Math.Pow(Settings.Beta1, Steps)), Math.Sqrt(1 - Math.Pow(Settings.Beta2, Steps)));
         for (var i = 0; i < w.Length; i++)
         {
             m[i] = (float)((Settings.Beta1 * m[i]) + ((1 - Settings.Beta1) * g[i]));
             v[i] = (float)((Settings.Beta2 * v[i]) + ((1 - Settings.Beta2) * g[i] * g[i]));
-            w[i] = (float)((w[i] * (1 - (rate * Settings.WeightDecay))) - (size * m[i] / ((Math.Sqrt(v[i]) / correction) + Settings.Eps)));
+            w[i] = (float)((w[i] * (1 - (rate * decay))) - (size * m[i] / ((Math.Sqrt(v[i]) / correction) + Settings.Eps)));
         }
     }
 }

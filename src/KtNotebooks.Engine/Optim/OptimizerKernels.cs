@@ -9,7 +9,8 @@ namespace KtNotebooks.Optim;
 /// </summary>
 internal sealed class OptimizerKernels : IDisposable
 {
-    private const string Source = """
+    private const string Source = Stochastic.CudaSource + """
+
         typedef Pack<float, 4> Four;
 
         // The first tensor whose end lies above this block.
@@ -95,6 +96,24 @@ internal sealed class OptimizerKernels : IDisposable
             for (int i = 4 * packs + threadIdx.x; i < count; i += blockDim.x)
                 update(g ? g[i] * scale : 0.0f, w[i], m[i], v[i], b1, b2, rate, correction, eps, decay);
         }
+
+        // The same of weights in BF16, rounded by chance; keys: of each tensor in this step.
+        extern "C" __global__ void adamw_bf16(const long long* state, const long long* gradients, const long long* counts, const int* ends, int tensors,
+            int chunk, const int* keys, float scale, float b1, float b2, float rate, float correction, float eps, float decay)
+        {
+            int t = tensor_of_block(ends, tensors);
+            long long start = (blockIdx.x - (t ? ends[t - 1] : 0)) * (long long)chunk;
+            int count = (int)min((long long)chunk, counts[t] - start);
+            const float* g = gradients[t] ? (const float*)gradients[t] + start : nullptr;
+            bf16* w = (bf16*)state[3 * t] + start;
+            float *m = (float*)state[3 * t + 1] + start, *v = (float*)state[3 * t + 2] + start;
+            for (int i = threadIdx.x; i < count; i += blockDim.x)
+            {
+                float x = widen(w[i]);
+                update(g ? g[i] * scale : 0.0f, x, m[i], v[i], b1, b2, rate, correction, eps, decay);
+                w[i] = by_chance(x, chance((unsigned int)keys[t], start + i));
+            }
+        }
         """;
 
     private const int Threads = 256;
@@ -136,9 +155,18 @@ internal sealed class OptimizerKernels : IDisposable
     }
 
     /// <summary>One update of all weights and moments; gradients in the order of the weights.</summary>
-    public void Step(IEnumerable<Tensor?> gradients, float scale, in AdamWFactors f)
+    /// <param name="keys">Of <see cref="Stochastic"/> rounding, one a weight: they are BF16. Null: F32.</param>
+    public void Step(IEnumerable<Tensor?> gradients, float scale, in AdamWFactors f, int[]? keys = null)
     {
         using var addresses = Addresses(gradients);
+        if (keys is not null)
+        {
+            using var here = Memory.Place(keys, _chunks.Device);
+            Program.Kernel(CudaDevice.Get(_chunks.Device.Index), "adamw_bf16", "")
+                .Launch(_chunks.Count, Threads, _state!.Pointer, addresses.Pointer, _counts.Pointer, _ends.Pointer, _addresses.Length, Chunks.Size,
+                here.Pointer, scale, f.Beta1, f.Beta2, f.Rate, f.Correction, f.Eps, f.Decay);
+            return;
+        }
         Program.Kernel(CudaDevice.Get(_chunks.Device.Index), "adamw", "")
             .Launch(_chunks.Count, Threads, _state!.Pointer, addresses.Pointer, _counts.Pointer, _ends.Pointer, _addresses.Length, Chunks.Size,
             scale, f.Beta1, f.Beta2, f.Rate, f.Correction, f.Eps, f.Decay);

@@ -20,10 +20,33 @@ public sealed class PlacedWeights(IWeights source, ResidencyPlan plan) : IWeight
     public Matrices TakeExperts(ExpertProjection names, DType type, int count, long n, long k)
     {
         var matrices = source.TakeExperts(names, type, count, n, k);
+        if (plan.Bank(names.Path) is { IsTrained: true } bank) return Stacked(matrices, bank);
         if (plan.IsTiled(names.Path)) return matrices.Tile();
         return plan.SentTo(names.Path) is not { } card ? matrices : matrices.Map(tensor =>
         {
             using (tensor) return tensor.To(card);
         });
+    }
+
+    /// <summary>Matrices that are trained: one tensor [E, N, K] in memory of ours, where they are computed, or pinned where a card brings them.</summary>
+    private static Matrices Stacked(Matrices matrices, BankResidency bank)
+    {
+        long[] shape = [matrices.Count, matrices.N, matrices.K];
+        var (card, bytes) = (bank.Place.Compute, (long)matrices.Count * matrices.N * matrices.K * matrices.Type.Size());
+        if (bank.Place.Executor != ExecutorKind.Resident) HostMemory.Require(bytes);
+        var all = bank.Place.Executor switch
+        {
+            ExecutorKind.Resident => Tensor.Empty(matrices.Type, card, shape),
+            ExecutorKind.Streamed => new Tensor(PinnedBuffer.Allocate(card, bytes), 0, matrices.Type, shape),
+            _ => Tensor.Empty(matrices.Type, shape),
+        };
+        for (var e = 0; e < matrices.Count; e++)
+        {
+            using var one = matrices.Data(e);
+            using var place = all.Slice(e, 1);
+            Memory.Copy(one, place);
+        }
+        matrices.DisposeEach();
+        return Matrices.Stack(all);
     }
 }

@@ -14,6 +14,9 @@ namespace KtNotebooks.Placement;
 /// <param name="GroupBytes">Bytes of a slot, which one group of experts crosses the bus into; 0 for experts that do not cross it.</param>
 public sealed record BankResidency(string Path, ModulePlace Place, StorageFormat Format, BankLayout Layout, bool IsTiled, long GroupBytes = 0)
 {
+    /// <summary>Its own matrices are trained: stacked, in memory of ours, where they are computed or in pinned memory that a card reads and writes.</summary>
+    public bool IsTrained { get; init; }
+
     /// <summary>
     /// Comes to its card, or to pinned memory, from the mapped file when the model stands; until then its matrices are views on the file.
     /// </summary>
@@ -44,10 +47,12 @@ public sealed class ResidencyPlan
 {
     private readonly Dictionary<string, BankResidency> _banks;
     private readonly Dictionary<Device, GpuResidency> _cards;
+    private readonly Func<string, bool>? _trains;
 
-    private ResidencyPlan(ModelPlacement placement, DType type, IEnumerable<BankResidency> banks, IEnumerable<GpuResidency> cards, IReadOnlyList<string> notes)
+    private ResidencyPlan(ModelPlacement placement, DType type, IEnumerable<BankResidency> banks, IEnumerable<GpuResidency> cards, IReadOnlyList<string> notes,
+        Func<string, bool>? trains)
     {
-        (Placement, Type, Notes) = (placement, type, notes);
+        (Placement, Type, Notes, _trains) = (placement, type, notes, trains);
         _banks = banks.ToDictionary(b => b.Path);
         _cards = cards.ToDictionary(c => c.Gpu);
     }
@@ -87,8 +92,12 @@ public sealed class ResidencyPlan
     /// <summary>
     /// Whether a tensor or the experts below a path are read into host memory when they are taken; the others stay mapped, go to their card, or into tiles.
     /// </summary>
-    public bool IsRead(string name) => Bank(name) is { } bank ? bank.Place.Weights == WeightHome.Host && !bank.IsBroughtLater && !bank.IsTiled
-        : HomeOf(name) == WeightHome.Host;
+    public bool IsRead(string name) => Bank(name) is { } bank
+        ? bank.Place.Weights == WeightHome.Host && !bank.IsBroughtLater && !bank.IsTiled && !bank.IsTrained
+        : HomeOf(name) == WeightHome.Host || Trains(name);
+
+    /// <summary>Whether a tensor is trained itself, and so lies in memory that can change.</summary>
+    public bool Trains(string name) => _trains?.Invoke(name) == true;
 
     /// <summary>
     /// Whether the experts below a path are laid out in the CPU kernels' tiles when they are taken: those that stay in host memory for the CPU.
@@ -104,7 +113,10 @@ public sealed class ResidencyPlan
     /// <param name="type">Of activations.</param>
     /// <param name="stored">The format that the checkpoint has a bank in, by its path; null: the type's own.</param>
     /// <param name="cards">What a card can give.</param>
-    public static ResidencyPlan Resolve(Module root, DType type, ModelPlacement placement, Func<string, StorageFormat?> stored, GpuMemory cards)
+    /// <param name="trains">The weights, by name, that are trained themselves; null: none.</param>
+    /// <exception cref="NotSupportedException">Experts that are trained themselves are to be stored in few bits, or split.</exception>
+    public static ResidencyPlan Resolve(Module root, DType type, ModelPlacement placement, Func<string, StorageFormat?> stored, GpuMemory cards,
+        Func<string, bool>? trains = null)
     {
         ArgumentNullException.ThrowIfNull(root);
         ArgumentNullException.ThrowIfNull(placement);
@@ -112,7 +124,7 @@ public sealed class ResidencyPlan
         List<string> notes = [];
         var weights = root.All().Where(m => m is not ExpertBank).SelectMany(m => m.Weights).Select(w => (Place: placement.Of(w.Name), w.Tensor.ByteLength))
             .Where(w => w.Place.Weights == WeightHome.Device).GroupBy(w => w.Place.Compute).ToDictionary(g => g.Key, g => g.Sum(w => w.ByteLength));
-        BankResidency[] asked = [.. root.All().OfType<ExpertBank>().Select(bank => Asked(bank, placement.Of(bank.Path), type, stored))];
+        BankResidency[] asked = [.. root.All().OfType<ExpertBank>().Select(bank => Asked(bank, placement.Of(bank.Path), type, stored, trains))];
         Dictionary<string, BankResidency> decided = asked.ToDictionary(b => b.Path);
         List<GpuResidency> residencies = [];
         foreach (var card in placement.Devices.Where(d => d.Kind == DeviceKind.Cuda))
@@ -125,11 +137,21 @@ public sealed class ResidencyPlan
             }
             residencies.Add(residency);
         }
-        return new ResidencyPlan(placement, type, asked.Select(b => decided[b.Path]), residencies, notes);
+        return new ResidencyPlan(placement, type, asked.Select(b => decided[b.Path]), residencies, notes, trains);
     }
 
-    private static BankResidency Asked(ExpertBank bank, ModulePlace place, DType type, Func<string, StorageFormat?> stored)
+    private static BankResidency Asked(ExpertBank bank, ModulePlace place, DType type, Func<string, StorageFormat?> stored, Func<string, bool>? trains)
     {
+        var isTrained = trains?.Invoke(bank.Names.Gate.Weight(0)) == true;
+        if (isTrained && (place.Format ?? stored(bank.Path)) is { IsLowBit: true } few)
+            throw new NotSupportedException($"{bank.Path}: experts in {few.Name} cannot be trained themselves, for a step of training is smaller than one of "
+                + $"their values ({place.Because}); keep them in BF16 (FP8 becomes it with kt convert), or leave them out: finetuning_type: lora, or "
+                + "freeze with other freeze_trainable_modules");
+        if (isTrained && place.Weights == WeightHome.Disk)
+            throw new NotSupportedException($"{bank.Path}: experts that are trained themselves cannot stay on the disk ({place.Because}); give weights: host");
+        if (isTrained && place.Executor == ExecutorKind.Split)
+            throw new NotSupportedException($"{bank.Path}: experts that are trained themselves are not split between the CPU and a card ({place.Because}); "
+                + "give experts: streamed, resident or cpu");
         // Plain matrices come in the model's own type, whichever the checkpoint has.
         var format = (place.Format ?? stored(bank.Path)) is { IsLowBit: true } low ? low : StorageFormat.Of(type);
         if (place.Weights == WeightHome.Disk && stored(bank.Path) is { } found && found != format)
@@ -138,8 +160,9 @@ public sealed class ResidencyPlan
         if (place.Weights == WeightHome.Disk && bank.Names.All.FirstOrDefault(n => !n.CanStayMapped(format)) is { } mixed)
             throw new InvalidDataException($"{place.Because}: weights: disk reads matrices that lie in one piece, but {mixed.Stacked!.Name} holds those of all "
                 + "experts row by row in turn; write weights: host");
-        var tiled = place is { Executor: ExecutorKind.Cpu, Weights: WeightHome.Host } && format == StorageFormat.BF16 && Interop.Cpu.MultipliesTiles;
-        return new BankResidency(bank.Path, place, format, new BankLayout(bank.Count, bank.Width, bank.Inner, format), tiled);
+        var tiled = !isTrained && place is { Executor: ExecutorKind.Cpu, Weights: WeightHome.Host } && format == StorageFormat.BF16
+            && Interop.Cpu.MultipliesTiles;
+        return new BankResidency(bank.Path, place, format, new BankLayout(bank.Count, bank.Width, bank.Inner, format), tiled) { IsTrained = isTrained };
     }
 
     /// <summary>Gives the experts of a card that are to be computed alike their share of what is left of it.</summary>
@@ -147,9 +170,11 @@ public sealed class ResidencyPlan
         List<string> notes)
     {
         var (stored, room) = (banks.Sum(b => b.Layout.Bytes), card.Left);
-        var executor = kind != ExecutorKind.Auto ? kind : stored <= ResidentShare * room ? ExecutorKind.Resident : ExecutorKind.Split;
+        var (isTrained, needed) = (Array.Exists(banks, b => b.IsTrained), banks.Sum(b => b.IsTrained ? b.Layout.Bytes + GradientBytes(b) : b.Layout.Bytes));
+        var executor = kind != ExecutorKind.Auto ? kind : needed <= ResidentShare * room ? ExecutorKind.Resident
+            : isTrained ? ExecutorKind.Streamed : ExecutorKind.Split;
         if (kind == ExecutorKind.Auto)
-            notes.Add($"experts: {(executor == ExecutorKind.Resident ? "resident" : "split between the CPU and the card by measured costs")}: they "
+            notes.Add($"experts: {Word(executor)}: they "
                 + $"take {stored / 1e9:F1} GB, {card.Gpu} has {room / 1e9:F1} GB for them, adapters and activations");
         var home = executor == ExecutorKind.Resident ? WeightHome.Device : WeightHome.Host;
         WeightHome HomeOf(BankResidency bank) => bank.Place.Weights == WeightHome.Disk ? WeightHome.Disk : home;
@@ -160,6 +185,15 @@ public sealed class ResidencyPlan
         return executor == ExecutorKind.Resident ? card with { Experts = card.Experts + stored }
             : card with { Slots = card.Slots + slots, GroupBytes = Math.Max(card.GroupBytes, group) };
     }
+
+    private static string Word(ExecutorKind executor) => executor switch
+    {
+        ExecutorKind.Resident => "resident",
+        ExecutorKind.Streamed => "streamed",
+        _ => "split between the CPU and the card by measured costs",
+    };
+
+    private static long GradientBytes(BankResidency bank) => (long)(bank.Layout.Count * bank.Layout.Elements) * sizeof(float);
 
     /// <summary>
     /// `auto` keeps experts on a card when they take at most this share of what is free: adapters, their moments and activations need the rest. Others it

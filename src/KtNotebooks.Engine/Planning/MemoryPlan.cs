@@ -46,8 +46,13 @@ public sealed record MemoryPlan
     /// <summary>Bytes of weights that are not in the folder yet: all of them, or none.</summary>
     public long ToFetch { get; init; }
 
-    /// <summary>Bytes that a run writes: the adapter in F32, and a checkpoint with the same and AdamW's two moments.</summary>
-    public long Written => Tokens > 0 ? 16 * Trainable : 0;
+    /// <summary>The model's own weights are trained.</summary>
+    public bool TrainsWeights { get; init; }
+
+    /// <summary>
+    /// Bytes that a run writes: the adapter in F32, or the whole model, and a checkpoint with the same and AdamW's two moments.
+    /// </summary>
+    public long Written => Tokens == 0 ? 0 : TrainsWeights ? (2 * Stored) + (8 * Trainable) : 16 * Trainable;
 
     /// <summary>Tokens a step at most; 0: no training.</summary>
     public required int Tokens { get; init; }
@@ -94,11 +99,14 @@ public sealed record MemoryPlan
         var (sequence, chunk) = (c.Positive("cutoff_len"), c.Positive("chunk_size"));
         var tokens = c.MaybePositive("tokens_per_step") ?? (c.Has("output_dir") ? Window(c, sequence) : 0);
         using var model = ModelFolder.Shape(config, type);
-        var residency = ModelFolder.Plan(model, config, settings, ModelFolder.StoredFormats(path, config, model));
+        var trains = tokens > 0 ? TrainedParts.Read(c)?.Of(model) : null;
+        var residency = ModelFolder.Plan(model, config, settings, ModelFolder.StoredFormats(path, config, model), trains);
         List<string> notes = [];
         var keys = TrainingMemoryKeys.Read(c);
-        var memory = TrainingMemory.Choose(model, lora, keys, residency, tokens, tokens > 0 ? notes : []);
-        if (tokens > 0) LoraAdapter.Attach(model, lora);
+        var memory = trains is not null ? TrainingMemory.Choose(model, keys, residency, notes)
+            : TrainingMemory.Choose(model, lora, keys, residency, tokens, tokens > 0 ? notes : []);
+        if (trains is not null) model.Unfreeze(trains);
+        else if (tokens > 0) LoraAdapter.Attach(model, lora);
         var window = new Window(tokens, Math.Min(sequence, Math.Max(tokens, 1)), Math.Min(chunk, tokens));
         var plan = new PlanBuilder(model, residency, config, window, memory).Build(path, notes);
         var isHere = Directory.Exists(path) && Directory.EnumerateFiles(path, "*.safetensors").Any();

@@ -36,6 +36,7 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
             ModelType = model.Info.ModelType,
             Parameters = _parameters,
             Trainable = _trainable,
+            TrainsWeights = TrainsWeights,
             Stored = _stored,
             Tokens = window.Tokens,
             Rows = Rows(),
@@ -66,7 +67,7 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
     {
         if (module is ExpertBank bank) CountBank(bank);
         else foreach (var (name, tensor) in module.Weights) CountWeight(module, parent, name, tensor);
-        foreach (var (_, tensor) in module.Trainable) CountTrained(module, tensor.ByteLength, tensor.Count);
+        foreach (var (_, tensor) in module.Trainable) CountTrained(module, tensor.Count);
         foreach (var child in module.Children) Walk(child, module);
     }
 
@@ -108,16 +109,23 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
     /// <summary>The type of what is not quantised in the checkpoint.</summary>
     private StorageFormat StoredType => config.StoredType == DType.F32 ? StorageFormat.F32 : StorageFormat.BF16;
 
-    private void CountTrained(Module module, long bytes, long count)
+    /// <summary>An adapter, F32, or weights, which are counted already.</summary>
+    private void CountTrained(Module module, long count)
     {
         var card = residency.Placement.Of(module.Path).Compute;
         var chosen = memory.GetValueOrDefault(card);
-        var device = module is ExpertBank && chosen.LoraOnHost ? Device.Cpu : card;
+        var device = module is ExpertBank && (chosen.LoraOnHost || IsBrought(module)) ? Device.Cpu : card;
+        var bytes = count * sizeof(float);
         _trainable += count;
-        Add(device, MemoryPlan.Adapter, bytes);
+        if (!TrainsWeights) Add(device, MemoryPlan.Adapter, bytes);
         Add(device, MemoryPlan.Gradients, bytes);
         Add(chosen.MomentsOnHost ? Device.Cpu : device, MemoryPlan.Optimizer, 2 * bytes); // two moments
     }
+
+    private bool TrainsWeights => model.AllWeights.Any(w => residency.Trains(w.Name));
+
+    /// <summary>Trained experts that cross the bus.</summary>
+    private bool IsBrought(Module module) => residency.Bank(module.Path) is { IsTrained: true, Place.Executor: ExecutorKind.Streamed };
 
     /// <summary>
     /// What a step allocates beside parameters: the inputs of stages and head, the gradient on its way down, and the largest stage's workspace.
@@ -133,8 +141,11 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
             // Pairs that lie on the host come to the card for a visit: they and their gradient are on it then.
             var visitors = stage.All().OfType<ExpertBank>().FirstOrDefault(b => memory.GetValueOrDefault(PlaceOf(b).Compute).LoraOnHost);
             var (card, pairs) = visitors is null ? (Device.Cpu, 0) : (PlaceOf(visitors).Compute, 2 * visitors.Trainable.Sum(p => p.Tensor.ByteLength));
+            // Gradients of experts that cross the bus are made in host memory.
+            var gradients = stage.All().OfType<ExpertBank>().Where(IsBrought).Sum(b => b.Trainable.Sum(p => p.Tensor.Count * sizeof(float)));
             foreach (var (where, bytes) in Workspace.Of(stage, model, residency.Placement, window, rows))
-                largest[where] = Math.Max(largest.GetValueOrDefault(where), bytes + (where == card ? pairs : 0));
+                largest[where] = Math.Max(largest.GetValueOrDefault(where), bytes - (where == Device.Cpu ? 0 : gradients) + (where == card ? pairs : 0));
+            if (gradients > 0) largest[Device.Cpu] = Math.Max(largest.GetValueOrDefault(Device.Cpu), gradients);
         }
         // The input of every stage and of the head; on each card the newest stay as far as they may.
         var last = residency.Placement.Of(model.Stages[^1].Path).Compute;

@@ -36,7 +36,10 @@ public sealed class LoraAdaptation(LoraSettings lora, string basePath, string? f
         else Settings = AdapterFolder.Load(model, first, log) with { Dropout = Settings.Dropout };
     }
 
-    public void Save(CausalLm model, string folder, bool finished) => AdapterFolder.Save(model, Settings, folder, basePath);
+    /// <summary>lora_form: how the pairs of routed experts of the result are written; checkpoints have each by itself.</summary>
+    public ExpertForm Form { get; init; }
+
+    public void Save(CausalLm model, string folder, bool finished) => AdapterFolder.Save(model, Settings, folder, basePath, finished ? Form : ExpertForm.Each);
 
     public void Load(CausalLm model, string folder) => AdapterFolder.Resume(model, Settings, folder, log);
 }

@@ -32,6 +32,9 @@ public static class Checkpoints
             && int.TryParse(name[Prefix.Length..], NumberStyles.None, CultureInfo.InvariantCulture, out var step) ? step : -1;
     }
 
+    /// <summary>The key by which a new run begins with a checkpoint's weights: those of an adapter, or of a model.</summary>
+    public static string KeyOf(string folder) => File.Exists(Path.Combine(folder, "adapter_config.json")) ? "adapter_name_or_path" : "model_name_or_path";
+
     /// <summary>Removes the checkpoints after a step; all with −1.</summary>
     public static void Clear(string outputDir, int after = -1)
     {
@@ -116,6 +119,6 @@ public static class Checkpoints
     {
         if (!File.Exists(Path.Combine(folder, OptimizerFile)))
             throw new InvalidDataException($"{folder}: has no {OptimizerFile} (save_only_model leaves it out), so no run can go on from it; name it as "
-                + $"adapter_name_or_path to begin a new run with its weights");
+                + $"{KeyOf(folder)} to begin a new run with its weights");
     }
 }

@@ -8,7 +8,7 @@ namespace KtNotebooks.Training;
 /// data) of Event messages (tensorflow/core/util/event.proto: wall_time 1, step 2, file_version 3, summary 5 of values with tag 1 and simple_value 2), under
 /// the names that transformers gives: train/loss, eval/loss. Every event is flushed.
 /// </summary>
-internal sealed class EventFile : IDisposable
+internal sealed class EventFile : ITracker
 {
     private static readonly uint[] Table = MakeTable();
 

@@ -20,6 +20,12 @@ public sealed record FineTuneKeys
 
     public required LoraSettings Lora { get; init; }
 
+    /// <summary>finetuning_type: full or freeze: the model's own weights that are trained; null: an adapter.</summary>
+    public TrainedParts? Trained { get; init; }
+
+    /// <summary>lora_form: how the pairs of routed experts are written.</summary>
+    public ExpertForm Form { get; init; }
+
     public required LossReduction Reduction { get; init; }
 
     /// <summary>Of weights and activations: F32 or BF16.</summary>
@@ -62,6 +68,8 @@ public sealed record FineTuneKeys
         List<string> notes = [];
         var objective = KnownObjectives.Read(c);
         RequireSupported(c);
+        var trained = TrainedParts.Read(c);
+        if (trained is not null) RequireNoReference(c, objective, trained);
         WhatElseIsAsked(c, notes);
         var placement = PlacementSettings.Read(c);
         var lora = ReadLora(c);
@@ -74,6 +82,8 @@ public sealed record FineTuneKeys
             ModelPath = SourceKeys.Model(c),
             Objective = objective,
             Lora = lora,
+            Trained = trained,
+            Form = ReadForm(c, lora),
             Reduction = c.OneOf("loss_reduction", c.Flag("use_kt") ? "micro" : "token", "token", "micro") == "micro" ? LossReduction.Micro
                 : LossReduction.Token,
             Type = ReadType(c),
@@ -97,7 +107,26 @@ public sealed record FineTuneKeys
         ArgumentNullException.ThrowIfNull(c);
         var alpha = c.MaybeNumber("lora_alpha") is { } given and not 0 ? given : (double?)null; // LLaMA-Factory takes 0 for nothing given
         return new LoraSettings(c.Int("lora_rank"), alpha, c.Number("lora_dropout"), c.List("lora_target"), c.Flag("lora_experts"),
-            ReadPattern(c, "rank_pattern", c.MaybePositive), ReadPattern(c, "alpha_pattern", c.MaybeNumber), c.Flag("use_rslora")).Checked();
+            ReadPattern(c, "rank_pattern", c.MaybePositive), ReadPattern(c, "alpha_pattern", c.MaybeNumber), c.Flag("use_rslora"),
+            c.Flag("use_dora"), ReadPissa(c)).Checked();
+    }
+
+    /// <summary>Rounds of pissa_init; null: it is off.</summary>
+    private static int? ReadPissa(Settings c)
+    {
+        var rounds = c.Int("pissa_iter");
+        if (c.Flag("pissa_init")) return rounds;
+        c.Ignore("pissa_iter", "it belongs to pissa_init: true");
+        return null;
+    }
+
+    private static ExpertForm ReadForm(Settings c, LoraSettings lora)
+    {
+        if (c.OneOf("lora_form") == "per_expert") return ExpertForm.Each;
+        if (!lora.Experts) throw c.Wrong("lora_form", "per_expert without lora_experts: true, for there are no pairs on experts");
+        if (lora.RankPattern is not null || lora.AlphaPattern is not null)
+            throw c.Wrong("lora_form", "per_expert with rank_pattern or alpha_pattern: pairs on parameters of experts have one rank");
+        return ExpertForm.Parameters;
     }
 
     /// <summary>A block of patterns of module paths and numbers, as PEFT has them; null: none is given.</summary>
@@ -134,7 +163,9 @@ public sealed record FineTuneKeys
             ScheduleDetails = ScheduleKeys.Read(c),
             Noise = c.MaybeNumber("neftune_noise_alpha") ?? 0,
             Balance = c.MaybeNumber("moe_aux_loss_coef") ?? 0,
+            BalancesSequences = ReadForm(c),
             RouterZ = c.MaybeNumber("router_z_loss_coef") ?? 0,
+            ReportsToMlflow = (c.List("report_to") ?? []).Contains("mlflow"),
             LogsRouting = c.Flag("log_routing"),
             Best = ReadBest(c),
             Patience = c.MaybeInt("early_stopping_steps"),
@@ -158,6 +189,13 @@ public sealed record FineTuneKeys
             Memory = TrainingMemoryKeys.Read(c),
             PlotLoss = c.Flag("plot_loss"),
         };
+    }
+
+    /// <summary>moe_aux_loss_form.</summary>
+    private static bool ReadForm(Settings c)
+    {
+        if (c.MaybeNumber("moe_aux_loss_coef") is not > 0) c.Ignore("moe_aux_loss_form", "it says what moe_aux_loss_coef weighs, which is not given");
+        return c.OneOf("moe_aux_loss_form") == "sequence";
     }
 
     private static string ReadOptimizer(Settings c)
@@ -185,8 +223,9 @@ public sealed record FineTuneKeys
     private static string? ReadTrackers(Settings c, bool outputToo)
     {
         var trackers = c.List("report_to") ?? [];
-        foreach (var other in trackers.Except(["none", "tensorboard", "all"]))
-            c.Ignore("report_to", $"{other} is not reported to: trainer_log.jsonl and TensorBoard's event files (report_to: tensorboard) hold the run");
+        foreach (var other in trackers.Except(["none", "tensorboard", "mlflow", "all"]))
+            c.Ignore("report_to", $"{other} is not reported to: trainer_log.jsonl, TensorBoard's event files and MLflow (report_to: tensorboard, mlflow) hold "
+                + "the run");
         var folder = c.Text("logging_dir");
         if (!trackers.Contains("tensorboard") && !trackers.Contains("all"))
         {
@@ -202,12 +241,17 @@ public sealed record FineTuneKeys
 
     private static void RequireSupported(Settings c)
     {
-        var adaptation = c.TextOrDefault("finetuning_type");
-        if (adaptation is "full" or "freeze" or "oft") throw c.Wrong("finetuning_type", "lora: the weights themselves are not trained yet");
-        c.OneOf("finetuning_type");
         if (c.TextOrDefault("infer_backend") is "vllm" or "sglang")
             throw c.Wrong("infer_backend", "huggingface or ktransformers: this engine takes the place of either");
         c.OneOf("infer_backend");
+    }
+
+    /// <summary>The reference of preferences is the base without its adapter; where the base itself changes there is none.</summary>
+    private static void RequireNoReference(Settings c, ITrainingObjective objective, TrainedParts trained)
+    {
+        if (objective.Needs == Scores.PolicyAndReference)
+            throw c.Wrong("finetuning_type", $"lora with stage: {objective.Stage}, whose reference is the base without its adapter: {trained.Word} changes the "
+                + "base itself (pref_loss: orpo and simpo need no reference)");
     }
 
     /// <summary>What LLaMA-Factory would do before or after the training, or in its place.</summary>

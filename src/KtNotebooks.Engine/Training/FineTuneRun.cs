@@ -63,7 +63,14 @@ public sealed class FineTuneRun : IDisposable
         var from = Start(keys, ranks);
         var (modelPath, lora, training, objective, settings) = (keys.ModelPath, keys.Lora, keys.Training, keys.Objective, keys.Placement);
         List<string> notes = [.. c.Finish("kt train"), .. keys.Notes];
-        var plan = ModelFolder.Plan(modelPath, settings, keys.Type);
+        Func<string, bool>? trains = null;
+        Func<string, bool> Choose(CausalLm shape)
+        {
+            trains = keys.Trained!.Of(shape);
+            WeightAdaptation.RequirePlain(modelPath, shape, trains);
+            return trains;
+        }
+        var plan = ModelFolder.Plan(modelPath, settings, keys.Type, keys.Trained is null ? null : Choose);
 
         if (keys.Adapter is { } first) AdapterSource.Open(first).Dispose(); // what is wrong with it is said before a long load
         var tokenizer = Tokenizer.Load(modelPath);
@@ -74,6 +81,10 @@ public sealed class FineTuneRun : IDisposable
             : new StreamedWindows(stream, keys.Batch, keys.Accumulation, keys.MaxSteps, keys.Reduction, objective);
         if (windows is StreamedWindows streamed) rows = rows with { Train = [.. streamed.First], Skipped = [.. rows.Skipped, .. stream!.Skipped] };
         var rowsHash = stream?.Fingerprint() ?? FineTuneIdentity.HashOf(rows.Train);
+        if (ranks.World > 1 && keys.Trained is { } parts)
+            throw new ArgumentException($"{c.Where("finetuning_type")}: finetuning_type: {parts.Word} is trained by one process; adapters by several");
+        if (ranks.World > 1 && training is { Balance: > 0, BalancesSequences: true })
+            throw new ArgumentException($"{c.Where("moe_aux_loss_form")}: moe_aux_loss_form: sequence is for one process; give pooled with several");
         // Said now, for a large model takes minutes to load; the rest is compared when it is there.
         SameRun.Require(ranks, [("the build of kt", SameRun.Code), .. FineTuneIdentity.Of(keys, c, rowsHash, windows.TotalSteps, model: null).Facts,
             ("the checkpoint to go on from", from is null ? "none" : Path.GetFileName(from))]);
@@ -91,18 +102,20 @@ public sealed class FineTuneRun : IDisposable
                 if (example.Ids.Where(i => i >= model.Info.Vocabulary).Cast<int?>().FirstOrDefault() is { } id)
                     throw new InvalidDataException($"{example.Source}: has token {id}, but the model's vocabulary ends "
                         + $"at {model.Info.Vocabulary - 1}; tokenizer.json in {modelPath} belongs to another model");
-            if (training.Balance > 0) RequireSoftmaxRouters(model, "moe_aux_loss_coef", c);
+            if (training.Balance > 0 && !training.BalancesSequences) RequireSoftmaxRouters(model, "moe_aux_loss_coef", c);
             if (training.RouterZ > 0) RequireSoftmaxRouters(model, "router_z_loss_coef", c);
-            if (!lora.Experts && lora.Targets is null && model.All().OfType<ExpertBank>().Any())
+            if (trains is null && !lora.Experts && lora.Targets is null && model.All().OfType<ExpertBank>().Any())
                 notes.Add("lora_target: all is attention, dense and shared experts, as KTransformers trains; routed experts stay as they are (lora_experts: "
                     + "true gives each an adapter)");
-            var memory = TrainingMemory.Choose(model, lora, training.Memory, plan, windows.At(0).Batch.Tokens, notes);
+            var memory = trains is not null ? TrainingMemory.Choose(model, training.Memory, plan, notes)
+                : TrainingMemory.Choose(model, lora, training.Memory, plan, windows.At(0).Batch.Tokens, notes);
             foreach (var bank in model.All().OfType<ExpertBank>()) bank.LoraOnHost = memory.GetValueOrDefault(bank.Device).LoraOnHost;
-            var adapter = new LoraAdaptation(lora, modelPath, keys.Adapter, training.Seed, keys.Log);
-            IAdaptation adaptation = objective.Needs == Scores.Values ? new RewardAdaptation(adapter, keys.Adapter, training.Seed) : adapter;
+            var adapter = new LoraAdaptation(lora, modelPath, keys.Adapter, training.Seed, keys.Log) { Form = keys.Form };
+            IAdaptation adaptation = trains is not null ? new WeightAdaptation(modelPath, trains) : adapter;
+            if (objective.Needs == Scores.Values) adaptation = new RewardAdaptation(adaptation, keys.Adapter ?? modelPath, training.Seed);
             adaptation.Attach(model);
             var identity = FineTuneIdentity.Of(keys, c, rowsHash, windows.TotalSteps, model);
-            var parts = new RunBuilder
+            var builder = new RunBuilder
             {
                 Model = model,
                 Objective = objective,
@@ -120,7 +133,7 @@ public sealed class FineTuneRun : IDisposable
                     ModelCard.Write(training.OutputDir, keys, identity, result, state);
                 },
             };
-            return new FineTuneRun(keys, parts, adapter.Settings, rows, tokenizer) { Notes = [.. notes, .. model.Notes] };
+            return new FineTuneRun(keys, builder, adapter.Settings, rows, tokenizer) { Notes = [.. notes, .. model.Notes] };
         }
         catch
         {
@@ -136,7 +149,8 @@ public sealed class FineTuneRun : IDisposable
         if (routers.Length == 0) throw new ArgumentException($"{where}: this model has no routers; leave {key} out");
         if (Array.Exists(routers, m => m.Settings.Scoring == Ops.RouterScoring.Sigmoid))
             throw new ArgumentException($"{where}: the routers of this model have sigmoid scores and are balanced by a correction bias, which stays as it is; "
-                + $"leave {key} out (log_routing: true shows their balance)");
+                + $"leave {key} out{(key == "moe_aux_loss_coef" ? ", or give moe_aux_loss_form: sequence, as DeepSeek-V3 has it beside the bias" : "")} "
+                + "(log_routing: true shows their balance)");
     }
 
     /// <summary>What is wrong with the settings or the output folder is said before anything is read; the checkpoint that will be gone on from.</summary>

@@ -52,6 +52,9 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
     /// <summary>moe_aux_loss_coef: of the routers' balance loss, which is no part of the loss that is reported; 0: none.</summary>
     public double Balance { get; init; }
 
+    /// <summary>moe_aux_loss_form: sequence; else pooled.</summary>
+    public bool BalancesSequences { get; init; }
+
     /// <summary>router_z_loss_coef, likewise; 0: none.</summary>
     public double RouterZ { get; init; }
 
@@ -106,7 +109,10 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
         ArgumentNullException.ThrowIfNull(share);
         var began = Stopwatch.GetTimestamp();
         var exchange = new GradientExchange(share.Ranks, share.Ranks.World == 1 ? [] : model.AllTrainable);
-        _work.Routing = Balance > 0 || RouterZ > 0 || LogsRouting ? new RoutingStep(Balance, share.Window.Tokens, RouterZ) : null;
+        _work.Routing = Balance > 0 || RouterZ > 0 || LogsRouting ? new RoutingStep(Balance, share.Window.Tokens, RouterZ)
+        {
+            SeqStarts = BalancesSequences ? share.Rows.SeqStarts : null,
+        } : null;
         var own = share.Rows.Sequences == 0 ? LearnNothing(share, exchange) : LearnRows(share, exchange, dropoutKey, cancel);
         OwnTime = Stopwatch.GetElapsedTime(began);
         exchange.Finish();
@@ -114,7 +120,7 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
         if (_work.Routing is not { } routing) return learned;
         if (share.Ranks.World > 1 && !routing.HasLoss) routing.Replace(share.Ranks.AllGather(routing.Save()));
         _work.Routing = null;
-        return learned with { Metrics = learned.Metrics.Concat(routing.Metrics).ToDictionary() };
+        return learned with { Metrics = learned.Metrics.Concat(routing.Metrics).ToDictionary(), Loads = routing.Loads };
     }
 
     /// <summary>Of the last step: until this rank's own gradients were there.</summary>

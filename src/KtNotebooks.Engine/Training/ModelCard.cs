@@ -22,7 +22,8 @@ internal static class ModelCard
 
     private static readonly string[] Shown =
     [
-        "template", "cutoff_len", "lora_rank", "lora_alpha", "lora_dropout", "lora_target", "lora_experts", "learning_rate", "lr_scheduler_type",
+        "template", "cutoff_len", "finetuning_type", "freeze_trainable_layers", "freeze_trainable_modules", "freeze_extra_modules", "train_router",
+        "lora_rank", "lora_alpha", "lora_dropout", "lora_target", "lora_experts", "learning_rate", "lr_scheduler_type",
         "warmup_ratio", "warmup_steps", "per_device_train_batch_size",
         "gradient_accumulation_steps", "num_train_epochs", "max_steps", "max_grad_norm", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay",
         "loss_reduction", "infer_dtype", "seed",
@@ -45,13 +46,13 @@ internal static class ModelCard
         card.Append(
             $"""
             ---
-            library_name: peft
+            library_name: {(keys.Trained is null ? "peft" : "transformers")}
             license: other
             base_model: {YamlText.Scalar(keys.ModelPath)}
             pipeline_tag: text-generation
             tags:
             - ktnotebooks
-            - lora
+            - {keys.Trained?.Word ?? "lora"}
             - {keys.Objective.Stage}
             - generated_from_trainer
             ---
@@ -60,7 +61,7 @@ internal static class ModelCard
 
             # {name}
 
-            A LoRA adapter for {keys.ModelPath}, trained on {keys.Data.Names}.
+            {(keys.Trained is null ? "A LoRA adapter for" : "The weights of")} {keys.ModelPath}, trained on {keys.Data.Names}.
 
             - Mean loss of the training: {state.MeanLoss.ToString("F4", CultureInfo.InvariantCulture)}
             {held}

@@ -1,3 +1,4 @@
+using KtNotebooks.Lora;
 using KtNotebooks.Models;
 
 namespace KtNotebooks.Training;
@@ -14,5 +15,10 @@ public sealed record RunShape(int TotalSteps, int Epochs, int BatchSize, int Log
     public double FlosOf(long tokens) => FlosPerToken * tokens;
 
     internal static double FlosPerTokenOf(CausalLm model) =>
-        6.0 * (model.AllWeights.Sum(w => w.Count) + model.AllTrainable.Sum(p => p.Tensor.Count) - model.Embedding.Weight.Count);
+        6.0 * (model.AllWeights.Sum(w => w.Count) + AdapterTensors.Of(model).Sum(Counted) - model.Embedding.Weight.Count);
+
+    private static long Counted((string Name, Tensor Tensor) pair)
+    {
+        using (pair.Tensor) return pair.Tensor.Count;
+    }
 }

@@ -9,6 +9,11 @@ public sealed record WindowLoss(double Loss)
     /// <summary>What the objective reports beside the loss, by its name in the logs.</summary>
     public IReadOnlyDictionary<string, double> Metrics { get; init; } = EmptyMetrics;
 
+    /// <summary>By layer: how many routes of the window each expert got; empty unless routing is watched.</summary>
+    public IReadOnlyDictionary<string, long[]> Loads { get; init; } = NoLoads;
+
+    internal static IReadOnlyDictionary<string, long[]> NoLoads { get; } = new Dictionary<string, long[]>();
+
     internal static IReadOnlyDictionary<string, double> EmptyMetrics { get; } = new Dictionary<string, double>();
 
     /// <summary>The sum of a window's parts.</summary>
@@ -33,6 +38,9 @@ public sealed record StepReport(int Step, int TotalSteps, double Epoch, double L
 {
     /// <inheritdoc cref="WindowLoss.Metrics"/>
     public IReadOnlyDictionary<string, double> Metrics { get; init; } = WindowLoss.EmptyMetrics;
+
+    /// <inheritdoc cref="WindowLoss.Loads"/>
+    public IReadOnlyDictionary<string, long[]> Loads { get; init; } = WindowLoss.NoLoads;
 }
 
 /// <summary>What a run left behind.</summary>

@@ -55,6 +55,12 @@ public sealed record TrainSettings
     /// <summary>moe_aux_loss_coef; 0: none.</summary>
     public double Balance { get; init; }
 
+    /// <summary>moe_aux_loss_form: sequence.</summary>
+    public bool BalancesSequences { get; init; }
+
+    /// <summary>report_to: mlflow.</summary>
+    public bool ReportsToMlflow { get; init; }
+
     /// <summary>router_z_loss_coef; 0: none.</summary>
     public double RouterZ { get; init; }
 
@@ -121,8 +127,12 @@ public sealed record TrainSettings
     /// <summary>plot_loss: leave training_loss.png beside the logs. On unless switched off, unlike LLaMA-Factory's default.</summary>
     public bool PlotLoss { get; init; } = true;
 
+    /// <summary>weight_decay on norms and biases too, unlike transformers' trainer.</summary>
+    public bool DecaysAll { get; init; }
+
     internal OptimizerSettings Optimizing => new(Optimizer, Adam,
-        LoraPlus is { } ratio ? name => name.EndsWith(".lora_B.weight", StringComparison.Ordinal) ? ratio : 1 : null);
+        LoraPlus is { } ratio ? name => name.EndsWith(".lora_B.weight", StringComparison.Ordinal) ? ratio : 1 : null,
+        DecaysAll ? null : OptimizerSettings.IsDecayed);
 
     public int WarmupOf(int totalSteps) => WarmupSteps > 0 ? WarmupSteps : (int)Math.Ceiling(totalSteps * WarmupRatio);
 

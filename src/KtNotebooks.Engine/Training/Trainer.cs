@@ -115,6 +115,15 @@ public sealed class Trainer
         }
     }
 
+    /// <summary>Who hears the run's values beside its own log.</summary>
+    private IEnumerable<ITracker> Trackers()
+    {
+        if (_settings.EventFolder is { } folder) yield return new EventFile(folder);
+        if (_settings.ReportsToMlflow)
+            yield return Mlflow.Open(_settings.OutputDir, [.. from v in Identity?.Config ?? [] where v.Value is not null select (v.Key, v.Value.ToString())],
+                note => OnNote?.Invoke(note));
+    }
+
     /// <summary>Settings, rows, weights and checkpoint are those of the other ranks.</summary>
     private void RequireSame(string? from)
     {
@@ -153,7 +162,7 @@ public sealed class Trainer
         Ranks.Barrier();
         // Only now, when all of the checkpoint has been found to be good, anything is touched.
         if (Ranks.IsFirst()) RunStart.Clear(_settings.OutputDir, from);
-        using var log = Ranks.IsFirst() ? new TrainerLog(_settings.OutputDir, state, _settings.EventFolder) : null;
+        using var log = Ranks.IsFirst() ? new TrainerLog(_settings.OutputDir, state, [.. Trackers()]) : null;
         if (from is not null) OnNote?.Invoke($"resumed from {from} at step {state.Step} of {_windows.TotalSteps}");
         return Loop(log, state, optimizer, parameters, cancel);
     }
@@ -169,6 +178,7 @@ public sealed class Trainer
             Objective = Objective,
             Noise = _settings.Noise,
             Balance = _settings.Balance,
+            BalancesSequences = _settings.BalancesSequences,
             RouterZ = _settings.RouterZ,
             LogsRouting = _settings.LogsRouting,
         };
@@ -216,6 +226,7 @@ public sealed class Trainer
                 elapsed / (s + 1 - first) * (total - s - 1))
             {
                 Metrics = window.Metrics,
+                Loads = window.Loads,
             };
             foreach (var (name, value) in window.Metrics)
                 metrics[name] = (metrics.GetValueOrDefault(name).Sum + value, metrics.GetValueOrDefault(name).Steps + 1);
@@ -257,6 +268,7 @@ public sealed class Trainer
         if (log is null) return result;
         _saveWeights(_settings.OutputDir);
         if (state.Step > first || !interrupted) log.End(last);
+        if (!interrupted) log.Finish();
         if (interrupted) state.Write(_settings.OutputDir, _shape);
         else Finish(result, state, state.Step - first, rows, measured);
         return result;
@@ -383,7 +395,7 @@ public sealed class Trainer
         return new InvalidOperationException($"{what}; lower learning_rate, or look at the rows of this window. " + (newest is null
             ? "Nothing is saved: start again with the change"
             : $"The last weights that are saved are those of {newest}: start again in another output_dir with the change, from them with "
-                + $"adapter_name_or_path={newest}"));
+                + $"{Checkpoints.KeyOf(newest)}={newest}"));
     }
 
     private static void DropGradients(IReadOnlyList<Parameter> parameters)

@@ -13,19 +13,19 @@ public sealed class TrainerLog : IDisposable
 {
     private readonly string _path;
     private readonly JsonArray _history;
-    private readonly EventFile? _events;
+    private readonly IReadOnlyList<ITracker> _trackers;
 
     /// <param name="folder">The output folder.</param>
     /// <param name="state">Whose history hears everything too. A log that is there is cut to its step: a run that died had written beyond its
     /// checkpoint.</param>
-    /// <param name="eventFolder">Where TensorBoard's event files go; null: none are written.</param>
-    public TrainerLog(string folder, TrainerState state, string? eventFolder = null)
+    /// <param name="trackers">Who hears the values too; owned by this log.</param>
+    internal TrainerLog(string folder, TrainerState state, IReadOnlyList<ITracker>? trackers = null)
     {
         ArgumentNullException.ThrowIfNull(state);
         (_path, _history) = (Path.Combine(folder, "trainer_log.jsonl"), state.History);
         if (state.Step == 0) File.Delete(_path);
         else TrimTo(state.Step);
-        if (eventFolder is not null) _events = new EventFile(eventFolder);
+        _trackers = trackers ?? [];
     }
 
     /// <param name="report">The last step.</param>
@@ -36,7 +36,7 @@ public sealed class TrainerLog : IDisposable
         ArgumentNullException.ThrowIfNull(report);
         (string Name, double Value)[] others = [.. metrics.OrderBy(m => m.Name, StringComparer.Ordinal)];
         Append(report, With(new JsonObject { ["loss"] = Math.Round(meanLoss, 4) }, others), withRate: true);
-        _events?.Add(report.Step, others.Select(m => ("train/" + m.Name, m.Value)).Concat([("train/loss", meanLoss), ("train/grad_norm", report.GradientNorm),
+        Tell(report.Step, others.Select(m => ("train/" + m.Name, m.Value)).Concat([("train/loss", meanLoss), ("train/grad_norm", report.GradientNorm),
             ("train/learning_rate", report.LearningRate), ("train/epoch", report.Epoch), ("train/tokens_per_second", report.TokensPerSecond)]));
         _history.Add(With(new JsonObject
         {
@@ -53,11 +53,26 @@ public sealed class TrainerLog : IDisposable
         ArgumentNullException.ThrowIfNull(measured);
         (string, double)[] metrics = [.. measured.Metrics.OrderBy(m => m.Key, StringComparer.Ordinal).Select(m => ("eval_" + m.Key, m.Value))];
         Append(report, With(new JsonObject { ["eval_loss"] = measured.Loss }, metrics), withRate: false);
-        _events?.Add(report.Step, measured.Metrics.Select(m => ("eval/" + m.Key, m.Value)).Append(("eval/loss", measured.Loss)));
+        Tell(report.Step, measured.Metrics.Select(m => ("eval/" + m.Key, m.Value)).Append(("eval/loss", measured.Loss)));
         _history.Add(With(new JsonObject { ["epoch"] = report.Epoch, ["eval_loss"] = measured.Loss }, metrics, report.Step));
     }
 
-    public void Dispose() => _events?.Dispose();
+    /// <summary>The run has reached its end.</summary>
+    public void Finish()
+    {
+        foreach (var tracker in _trackers) tracker.Finish();
+    }
+
+    public void Dispose()
+    {
+        foreach (var tracker in _trackers) tracker.Dispose();
+    }
+
+    private void Tell(int step, IEnumerable<(string, double)> values)
+    {
+        (string, double)[] all = [.. values];
+        foreach (var tracker in _trackers) tracker.Add(step, all);
+    }
 
     /// <summary>The closing line of a run, without a loss.</summary>
     public void End(StepReport report) => Append(report, [], withRate: false);

@@ -32,10 +32,10 @@ public sealed record TrainingMemoryKeys(bool? ExpertLoraOnHost = null, bool? Opt
 /// <param name="SavedBytes">For the inputs of layers.</param>
 public readonly record struct TrainingMemory(bool LoraOnHost, bool MomentsOnHost, long SavedBytes)
 {
-    private const int OnGpuBytes = 8, MomentBytes = 8;
+    private const int OnGpuBytes = 8, MomentBytes = 8, GradientBytes = 4;
 
     /// <summary>Shares of what a card still gives: for the adapter, and of the rest for inputs of layers. Activations of a chunk need what is left.</summary>
-    private const double AdapterShare = 0.4, SavedShare = 0.3;
+    private const double AdapterShare = 0.4, SavedShare = 0.3, TrainedShare = 0.6;
 
     /// <param name="room">Bytes that the card can still give when weights and experts are on it.</param>
     /// <param name="dense">Elements of the pairs of its linears.</param>
@@ -49,6 +49,32 @@ public readonly record struct TrainingMemory(bool LoraOnHost, bool MomentsOnHost
         var moments = keys.OptimizerOnHost ?? here * (OnGpuBytes + MomentBytes) > allowed;
         var taken = here * (moments ? OnGpuBytes : OnGpuBytes + MomentBytes);
         return new TrainingMemory(pairs, moments, keys.SavedBytes ?? (long)Math.Max(0, SavedShare * (room - taken)));
+    }
+
+    /// <summary>
+    /// The same where the model's own weights are trained: an element takes 4 bytes of gradient and 8 of moments beside itself. Of experts that cross the bus
+    /// both
+    /// are in host memory; of what is on a card the moments leave first.
+    /// </summary>
+    /// <param name="model">Loaded, or of shapes.</param>
+    public static IReadOnlyDictionary<Device, TrainingMemory> Choose(CausalLm model, TrainingMemoryKeys keys, ResidencyPlan plan, List<string> notes)
+    {
+        Dictionary<Device, TrainingMemory> all = [];
+        var experts = model.AllWeights.Where(w => plan.Trains(w.Name) && plan.Bank(w.Name)?.Place.Executor == ExecutorKind.Streamed).Sum(w => (double)w.Count);
+        foreach (var card in plan.Gpus)
+        {
+            var here = model.AllWeights.Where(w => plan.Trains(w.Name) && plan.DeviceOf(w.Name) == card.Gpu
+                && plan.Bank(w.Name)?.Place.Executor != ExecutorKind.Streamed).Sum(w => (double)w.Count);
+            var moments = keys.OptimizerOnHost ?? here * (GradientBytes + MomentBytes) > TrainedShare * card.Left;
+            var taken = here * (moments ? GradientBytes : GradientBytes + MomentBytes);
+            all.Add(card.Gpu, new TrainingMemory(false, moments, keys.SavedBytes ?? (long)Math.Max(0, SavedShare * (card.Left - taken))));
+            if (moments && here > 0) notes.Add($"{card.Gpu}: AdamW's moments of {here / 1e6:F1} M elements wait in pinned host memory");
+        }
+        if (experts > 0)
+            notes.Add($"experts that cross the bus are trained in host memory: {experts / 1e6:F1} M elements, "
+                + $"{experts * (GradientBytes + MomentBytes) / 1e9:F2} GB with gradients and moments beside the weights; "
+                + "their gradients leave the card bank by bank and the CPU updates them");
+        return all;
     }
 
     /// <summary>Decides for every card, by what the plan leaves of it; asked by the run and by `kt plan`, before an adapter is attached.</summary>

@@ -26,7 +26,7 @@ public sealed class PredictAdapterTests : IDisposable
     public void Routed_experts_in_KTransformers_form_are_predicted_with_and_noted()
     {
         var fused = Adapter + "-fused";
-        using (var source = AdapterSource.Open(Adapter)) source.Save(fused, fused: true);
+        using (var source = AdapterSource.Open(Adapter)) source.Save(fused, ExpertForm.KTransformers);
         var (exit, output, errors) = Kt.Run(Predict(fused));
         Assert.True(exit == 0, output + errors);
         var noted = JsonNode.Parse(File.ReadAllText(Path.Combine(_place.Output, "predict_settings.json")))!;

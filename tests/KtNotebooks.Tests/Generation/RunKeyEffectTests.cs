@@ -44,7 +44,7 @@ public class RunKeyEffectTests(Workplace place) : IClassFixture<Workplace>
     /// <summary>Keys whose other values are refused, with such a value.</summary>
     private static readonly Dictionary<string, string> Refused = new()
     {
-        ["finetuning_type"] = "full",
+        ["finetuning_type"] = "oft",
         ["infer_backend"] = "vllm",
         ["stage"] = "dpo",
         ["use_kt"] = "maybe",

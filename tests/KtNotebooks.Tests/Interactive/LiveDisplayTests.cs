@@ -6,6 +6,18 @@ namespace KtNotebooks.Tests.Interactive;
 
 public class LiveDisplayTests
 {
+    [Fact]
+    public void Routing_is_a_row_a_layer_in_their_order_with_the_last_steps_shares()
+    {
+        using var view = new RoutingView();
+        for (var step = 1; step <= 40; step++)
+            view.Update(step, new Dictionary<string, long[]> { ["model.layers.10.mlp"] = [8, 0, 0, 0], ["model.layers.2.mlp"] = [2, 2, 2, 2] });
+        var text = view.Show().Text;
+        Assert.Contains("step 40 · busiest 4 × its share · 3 of 8 experts without a token", text, StringComparison.Ordinal);
+        Assert.True(text.IndexOf("\n2 ", StringComparison.Ordinal) is var two && text.IndexOf("\n10", StringComparison.Ordinal) is var ten
+            && (two < 0 ? text.IndexOf(" 2 ", StringComparison.Ordinal) : two) < ten, text);
+    }
+
     /// <summary>A clock that moves when told; timers fire on the thread that moves it.</summary>
     private sealed class Clock : TimeProvider
     {

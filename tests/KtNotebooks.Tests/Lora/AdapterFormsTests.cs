@@ -125,7 +125,7 @@ public sealed class AdapterFormsTests : IDisposable
     [InlineData("qwen3_moe")]
     public void KTransformers_form_goes_out_and_comes_back(string name)
     {
-        using (var source = AdapterSource.Open(Peft(name))) source.Save(At("fused"), fused: true);
+        using (var source = AdapterSource.Open(Peft(name))) source.Save(At("fused"), ExpertForm.KTransformers);
         using (var fused = new SafetensorsFile(Path.Combine(At("fused"), "fused_expert_lora.safetensors")))
         using (var plain = new SafetensorsFile(Path.Combine(At("fused"), "adapter_model.safetensors")))
         {
@@ -139,8 +139,8 @@ public sealed class AdapterFormsTests : IDisposable
         using var model = Load(name);
         AdapterFolder.Load(model, At("fused"));
         Close(Expected(name), Logits(model, name), 0.02); // the experts' pairs are rounded to BF16
-        using (var source = AdapterSource.Open(At("fused"))) source.Save(At("back"), fused: false);
-        using (var source = AdapterSource.Open(At("back"))) source.Save(At("again"), fused: true);
+        using (var source = AdapterSource.Open(At("fused"))) source.Save(At("back"), ExpertForm.Each);
+        using (var source = AdapterSource.Open(At("back"))) source.Save(At("again"), ExpertForm.KTransformers);
         foreach (var file in Directory.GetFiles(At("fused")))
             Assert.Equal(File.ReadAllBytes(file), File.ReadAllBytes(Path.Combine(At("again"), Path.GetFileName(file))));
     }
@@ -148,7 +148,7 @@ public sealed class AdapterFormsTests : IDisposable
     [Fact]
     public void A_fused_file_that_lacks_an_expert_or_has_another_tensor_is_named()
     {
-        using (var source = AdapterSource.Open(Peft("qwen3_moe"))) source.Save(At("fused"), fused: true);
+        using (var source = AdapterSource.Open(Peft("qwen3_moe"))) source.Save(At("fused"), ExpertForm.KTransformers);
         var path = Path.Combine(At("fused"), "fused_expert_lora.safetensors");
         using (var t = Tensor.Zeros(DType.BF16, 2, 3)) SafetensorsWriter.Write(path, [("layers.0.experts.router_lora_a", t)]);
         Assert.Equal($"{path}: tensor 'layers.0.experts.router_lora_a' is BF16[2, 3]; expected are layers.N.experts.gate_lora_a [E, r, in] and the like",

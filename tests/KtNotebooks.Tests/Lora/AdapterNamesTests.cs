@@ -45,7 +45,6 @@ public sealed class AdapterNamesTests : IDisposable
     [InlineData("q_proj", "tensor 'q_proj' is no half of a pair but a whole tensor of a model")]
     [InlineData("base_model.model.lm_head.weight", "is no half of a pair but a whole tensor of a model (a trained or enlarged token table, head, bias " +
         "or norm), which is not supported; expected are halves")]
-    [InlineData("base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector.default.weight", "is a magnitude of DoRA")]
     [InlineData("base_model.model.model.embed_tokens.lora_embedding_A", "is a pair of the token table")]
     [InlineData("base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias", "is a bias of a pair (lora_bias)")]
     [InlineData("base_model.model.score.modules_to_save.weight", "is a whole module that was trained beside the pairs")]
@@ -65,15 +64,15 @@ public sealed class AdapterNamesTests : IDisposable
         Save(name => "_orig_mod." + name["base_model.model.".Length..].Replace(".weight", ".default.weight", StringComparison.Ordinal));
         Assert.Equal(expected, Logits(_folder.Path));
         var again = Path.Combine(_folder.Path, "again");
-        using (var source = AdapterSource.Open(_folder.Path)) source.Save(again, fused: false);
+        using (var source = AdapterSource.Open(_folder.Path)) source.Save(again, ExpertForm.Each);
         Assert.Equal(expected, Logits(again));
         // Never over an adapter that is there, be it the source.
         using (var source = AdapterSource.Open(_folder.Path))
         {
             Assert.Equal($"{again}: already holds adapter_config.json; name a new folder",
-                Assert.Throws<ArgumentException>(() => source.Save(again, fused: false)).Message);
+                Assert.Throws<ArgumentException>(() => source.Save(again, ExpertForm.Each)).Message);
             Assert.Equal($"{Weights}: is a file; an adapter is written into a folder",
-                Assert.Throws<ArgumentException>(() => source.Save(Weights, fused: true)).Message);
+                Assert.Throws<ArgumentException>(() => source.Save(Weights, ExpertForm.KTransformers)).Message);
         }
     }
 

@@ -41,7 +41,7 @@ public sealed class AdapterValuesTests : IDisposable
         var settings = new ExportSettings(Tiny.Save(Path.Combine(_folder.Path, "model")), [Adapter], Path.Combine(_folder.Path, "out"));
         Assert.Equal(message, Assert.Throws<InvalidDataException>(() => new AdapterExport(settings)).Message);
         using var source = AdapterSource.Open(Adapter);
-        Assert.Equal(message, Assert.Throws<InvalidDataException>(() => source.Save(Path.Combine(_folder.Path, "again"), fused: false)).Message);
+        Assert.Equal(message, Assert.Throws<InvalidDataException>(() => source.Save(Path.Combine(_folder.Path, "again"), ExpertForm.Each)).Message);
     }
 
     [Fact]
@@ -119,7 +119,7 @@ public sealed class AdapterValuesTests : IDisposable
     {
         Save(_ => { });
         var (fused, linked, gguf) = (Path.Combine(_folder.Path, "fused"), Path.Combine(_folder.Path, "linked"), Path.Combine(_folder.Path, "a.gguf"));
-        using (var source = AdapterSource.Open(Adapter)) source.Save(fused, fused: true);
+        using (var source = AdapterSource.Open(Adapter)) source.Save(fused, ExpertForm.KTransformers);
         Directory.CreateDirectory(linked);
         foreach (var file in Directory.GetFiles(Adapter)) File.CreateSymbolicLink(Path.Combine(linked, Path.GetFileName(file)), file);
         File.WriteAllText(gguf, "abc");

@@ -69,9 +69,45 @@ public sealed class ParameterPairsTests : IDisposable
         using var plain = Tiny.Build();
         Assert.NotEqual(Logits(plain), Logits("fused"));
 
+        // Together again, its A shared: the same file up to the parameter that had no pair.
+        using (var source = AdapterSource.Open(Path.Combine(_folder.Path, "fused"))) source.Save(Path.Combine(_folder.Path, "again"), ExpertForm.Parameters);
+        Assert.Equal(Logits("single"), Logits("again"));
+        using (var again = AdapterSource.Open(Path.Combine(_folder.Path, "again"))) Assert.Equal(R, again.Settings.Rank);
+
         // Written again it is an adapter of single experts, which loads as such.
-        using (var source = AdapterSource.Open(Path.Combine(_folder.Path, "fused"))) source.Save(Path.Combine(_folder.Path, "converted"), fused: false);
+        using (var source = AdapterSource.Open(Path.Combine(_folder.Path, "fused"))) source.Save(Path.Combine(_folder.Path, "converted"), ExpertForm.Each);
         Assert.Equal(Logits("single"), Logits("converted"));
+    }
+
+    /// <summary>Gate and up with an A of their own: twice the rank, and the same logits, dense pairs among them.</summary>
+    [Fact]
+    public void Pairs_of_single_experts_become_pairs_on_parameters()
+    {
+        using var model = Tiny.WithAdapter();
+        var expected = Logits(model);
+        var settings = new LoraSettings(R, Experts: true);
+        foreach (var form in (ExpertForm[])[ExpertForm.Each, ExpertForm.Parameters])
+            AdapterFolder.Save(model, settings, Directory.CreateDirectory(Path.Combine(_folder.Path, form.ToString())).FullName, "base", form);
+        using (var source = AdapterSource.Open(Path.Combine(_folder.Path, "Each"))) source.Save(Path.Combine(_folder.Path, "converted"), ExpertForm.Parameters);
+        foreach (var name in (string[])["Parameters", "converted"])
+        {
+            var logits = Logits(name);
+            Assert.All(logits.Zip(expected), v => Assert.Equal(v.Second, v.First, 1e-4 * expected.Max(Math.Abs)));
+            using var file = new SafetensorsFile(Path.Combine(_folder.Path, name, "adapter_model.safetensors"));
+            const string Bank = "base_model.model.model.layers.1.mlp.experts";
+            Assert.Equal([E * 2 * R, D], file.Entries[$"{Bank}.base_layer.lora_A.weight"].Shape);
+            Assert.Equal([2 * I, E * 2 * R], file.Entries[$"{Bank}.base_layer.lora_B.weight"].Shape);
+            Assert.Equal([E * 2 * R, I], file.Entries[$"{Bank}.lora_A.weight"].Shape);
+            Assert.Equal([D, E * 2 * R], file.Entries[$"{Bank}.lora_B.weight"].Shape);
+            Assert.Equal([2 * R, D], file.Entries["base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"].Shape);
+            var config = File.ReadAllText(Path.Combine(_folder.Path, name, "adapter_config.json"));
+            Assert.Contains("\"mlp.experts.gate_up_proj\"", config, StringComparison.Ordinal);
+            Assert.DoesNotContain("\"experts\"", config, StringComparison.Ordinal);
+            Assert.DoesNotContain("\"base_layer\"", config, StringComparison.Ordinal);
+        }
+        using var first = AdapterSource.Open(Path.Combine(_folder.Path, "Parameters"));
+        using var second = AdapterSource.Open(Path.Combine(_folder.Path, "converted"));
+        Assert.All(first.Tensors, t => Assert.Equal(t.Value.Read(), second.Tensors[t.Key].Read()));
     }
 
     [Fact]

@@ -98,7 +98,6 @@ public sealed class PeftFieldsTests : IDisposable
     }
 
     [Theory]
-    [InlineData("use_dora", "true", "'use_dora' is true, which is not supported: DoRA")]
     [InlineData("use_qalora", "true", "'use_qalora' is true, which")]
     [InlineData("use_bdlora", "{\"target_modules_bd_a\": [\"q_proj\"]}", "'use_bdlora' is {\"target_modules_bd_a\": [\"q_proj\"]}, which")]
     [InlineData("lora_bias", "true", "'lora_bias' is true, which")]

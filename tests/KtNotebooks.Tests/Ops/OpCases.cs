@@ -65,6 +65,14 @@ public static class OpCases
                         [Of(type, R, K), Of(type, N, K).Frozen, F32(r, K) with { Scale = 0.5f }, F32(N, r) with { Scale = 0.5f }],
                         t => [Linear.Apply(t[0], t[1], t[2], t[3], 1.5f, mask)], Together: [2, 3])
                     { Roundings = 4 }; // A, B, p and the low-rank term
+        foreach (var type in Both) // the term's value is Σ x · g
+            yield return new OpCase(typeof(AddSlope), Text(type, [5, 9]), 2, [Of(type, 5, 9), F32(5, 9).Frozen], t => [AddSlope.Apply(t[0], t[1])],
+                t => t[0].ToFloats().Zip(t[1].ToFloats()).Sum(v => (double)v.First * v.Second));
+        foreach (var type in Both)
+            foreach (var (R, N) in ((int, int)[])[(1, 1), (5, 9), (17, 64)])
+                yield return new OpCase(typeof(ScaleColumns), Text(type, [R, N]), R, [Of(type, R, N), F32(N),
+                    F32(N).Frozen with { Floats = [.. Enumerable.Range(0, N).Select(n => 1 + (n * 0.3f % 2))] }], t => [ScaleColumns.Apply(t[0], t[1], t[2])])
+                { Roundings = 2 };
         // A, B, p and the low-rank term
         yield return new OpCase(typeof(Linear), "F32 x, frozen BF16 W, low rank 4", 20, [F32(6, 20), BF16(12, 20).Frozen, F32(4, 20), F32(12, 4)],
             t => [Linear.Apply(t[0], t[1], t[2], t[3], 0.5f)], Together: [2, 3])

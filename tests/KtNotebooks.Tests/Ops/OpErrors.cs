@@ -21,6 +21,8 @@ public static class OpErrors
     [
         new(typeof(Add), "add: shapes", "[Add] b must be F32[2, 3], but is F32[3, 2]", () => Add.Apply(F(2, 3), F(3, 2))),
         new(typeof(Add), "add: integers", "[Add] a must be F32 or BF16, but is I32[2]", () => Add.Apply(Ints(1, 2), Ints(1, 2))),
+        new(typeof(ScaleColumns), "columns: magnitudes", "[ScaleColumns] m must be F32[3], but is F32[2]", () => ScaleColumns.Apply(F(2, 3), F(2), F(3))),
+        new(typeof(AddSlope), "slope: shape", "[AddSlope] g must be F32[2, 3], but is F32[3, 2]", () => AddSlope.Apply(F(2, 3), F(3, 2))),
         new(typeof(Transfer), "transfer: no such card",
             $"[Transfer] there is no cuda:77: {CudaDevice.Missing ?? $"the driver shows {CudaDevice.Count} card(s), numbered from 0"}",
             () => Transfer.Apply(F(2), Device.Cuda(77))),

@@ -38,6 +38,7 @@ public class KeyEffectTests(Workplace place) : IClassFixture<Workplace>
         ["streaming"] = ("true", ["max_steps=2", "buffer_size=3"]),
         ["buffer_size"] = ("3", ["streaming=true", "max_steps=2"]),
         ["moe_aux_loss_coef"] = ("1", []),
+        ["moe_aux_loss_form"] = ("sequence", ["moe_aux_loss_coef=1"]),
         ["router_z_loss_coef"] = ("1", []),
         ["neftune_noise_alpha"] = ("5", []),
         ["warmup_ratio"] = ("0.5", []),
@@ -54,6 +55,15 @@ public class KeyEffectTests(Workplace place) : IClassFixture<Workplace>
         ["lora_target"] = ("o_proj", []),
         ["use_rslora"] = ("true", []),
         ["lora_experts"] = ("true", []),
+        ["lora_form"] = ("fused", ["lora_experts=true"]),
+        ["use_dora"] = ("true", []),
+        ["pissa_init"] = ("true", []),
+        ["pissa_iter"] = ("1", ["pissa_init=true"]),
+        ["finetuning_type"] = ("full", []),
+        ["freeze_trainable_layers"] = ("1", ["finetuning_type=freeze"]),
+        ["freeze_trainable_modules"] = ("mlp.experts", ["finetuning_type=freeze"]),
+        ["freeze_extra_modules"] = ("norm", ["finetuning_type=freeze"]),
+        ["train_router"] = ("false", ["finetuning_type=full"]),
         ["rank_pattern.q_proj"] = ("3", []),
         ["alpha_pattern.q_proj"] = ("3", []),
         ["per_device_train_batch_size"] = ("3", []),
@@ -228,7 +238,9 @@ public class KeyEffectTests(Workplace place) : IClassFixture<Workplace>
         return folder;
     }
 
-    private static string Adapter(string output) => Convert.ToHexString(SHA256.HashData(File.ReadAllBytes(Path.Combine(output, "adapter_model.safetensors"))));
+    /// <summary>Hash of the weights that a run leaves: an adapter's or a model's.</summary>
+    private static string Adapter(string output) =>
+        Convert.ToHexString(SHA256.HashData(File.ReadAllBytes(Directory.EnumerateFiles(output, "*model.safetensors").Single())));
 
     /// <summary>Names of all files, the steps of the log's lines with what they say, and the notes.</summary>
     private static string Traces(string output)

@@ -98,6 +98,19 @@ public sealed class RewardTests : IDisposable
         Assert.True(steps[0].Metrics["rewards/accuracies"] > 0.9, $"{steps[0].Metrics["rewards/accuracies"]}");
     }
 
+    [Fact]
+    public void A_reward_model_whose_own_weights_were_trained_stands_alone()
+    {
+        List<StepReport> steps = [];
+        Run(_place.Output, more: ["finetuning_type=full", "learning_rate=3e-3"]);
+        var told = RewardRun.Run(["stage=rm", $"model_name_or_path={_place.Output}", "finetuning_type=full", "infer_dtype=float32",
+            $"dataset_dir={Path.Combine(_place.Root, "pairs")}", "eval_dataset=pairs", "template=deepseek", "cutoff_len=40",
+            $"output_dir={Path.Combine(_place.Root, "scores")}"], cancel: Stop);
+        Assert.True(told is { Rows: 10, Accuracy: > 0.8 }, $"{told}");
+        Run(_place.Output + "-further", steps: steps, more: ["finetuning_type=full", $"model_name_or_path={_place.Output}"]);
+        Assert.True(steps[0].Metrics["rewards/accuracies"] > 0.8, $"{steps[0].Metrics["rewards/accuracies"]}");
+    }
+
     private void Run(string output, int stopAt = 0, List<StepReport>? steps = null, params string[] more)
     {
         using var run = FineTuneRun.Open(["stage=rm", .. DpoTests.PairRun(_place, output), .. more]);

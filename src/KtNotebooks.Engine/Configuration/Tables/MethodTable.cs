@@ -7,7 +7,6 @@ internal static class MethodTable
 {
     private const string Reference = "the reference is the base without its adapter, so that no second model is held; give that model as model_name_or_path";
     private const string Ppo = "goes with ppo, which is not offered";
-    private const string Freeze = "goes with finetuning_type: freeze, which is not offered yet";
     private const string Oft = "goes with finetuning_type: oft, which is not offered";
     private const string Galore = "goes with use_galore";
     private const string Apollo = "goes with use_apollo";
@@ -20,7 +19,8 @@ internal static class MethodTable
         Acts("stage", "sft | pt | dpo | kto | rm", "sft", KeyUse.Train | KeyUse.Predict,
             "sft: learn answers; pt: plain text (column prompt); dpo: pairs of answers (ranking: true); kto: answers that are wanted or not (kto_tag); rm: a "
                 + "value head that tells the better of a pair"),
-        Acts("finetuning_type", "lora", "lora", KeyUse.Train | KeyUse.Chat | KeyUse.Predict | KeyUse.Export, "an adapter beside frozen weights"),
+        Acts("finetuning_type", "lora | freeze | full", "lora", KeyUse.Train | KeyUse.Chat | KeyUse.Predict | KeyUse.Export | KeyUse.Plan,
+            "lora: an adapter beside frozen weights; full: the weights themselves, experts included; freeze: those of the last layers"),
         Acts("lora_rank", "int", "8", KeyUse.Train | KeyUse.Plan, "r: the inner width of the adapter"),
         Acts("lora_alpha", "float", null, KeyUse.Train | KeyUse.Plan, "the adapter is scaled by alpha / rank; not given or 0: 2 × rank"),
         Acts("lora_dropout", "float", "0", KeyUse.Train | KeyUse.Plan, "share of an adapter's inputs that are dropped in training"),
@@ -29,20 +29,23 @@ internal static class MethodTable
         Acts("use_rslora", "bool", "false", KeyUse.Train | KeyUse.Plan, "scale by alpha / √rank (Kalajdzievski 2023)"),
         Acts("disable_shuffling", "bool", "false", KeyUse.Train, "rows in their order, each epoch"),
         Acts("plot_loss", "bool", "true", KeyUse.Train, "leave training_loss.png in output_dir", theirs: "false"),
-        Acts("pure_bf16", "bool", "false", KeyUse.Train, "as bf16; the adapter and its moments stay F32"),
+        Acts("pure_bf16", "bool", "false", KeyUse.Train, "as bf16; an adapter, and moments in any case, stay F32"),
         NoEffect("include_effective_tokens_per_second", "bool", "false", "tokens/s are always in the log"),
         NoEffect("use_mca", "bool", "false", "this engine takes Megatron's place"),
         NoEffect("compute_accuracy", "bool", "false", "`kt eval` computes it"),
-        NoEffect("freeze_trainable_layers", "int", "2", Freeze),
-        NoEffect("freeze_trainable_modules", "list", "all", Freeze),
-        NoEffect("freeze_extra_modules", "list", null, Freeze),
+        Acts("freeze_trainable_layers", "int", "2", KeyUse.Train | KeyUse.Plan,
+            "finetuning_type: freeze: the last so many layers are trained; the first |n| where n is negative"),
+        Acts("freeze_trainable_modules", "list", "all", KeyUse.Train | KeyUse.Plan,
+            "finetuning_type: freeze: of those layers these modules, by their path in a layer: self_attn, mlp.experts; all: everything"),
+        Acts("freeze_extra_modules", "list", null, KeyUse.Train | KeyUse.Plan,
+            "finetuning_type: freeze: modules outside the layers: embed_tokens, norm, lm_head"),
         Refused("additional_target", "list", null, "not offered yet: the adapter is all that is trained"),
         Acts("loraplus_lr_ratio", "float", null, KeyUse.Train, "LoRA+: B's learning rate is so many times A's; 16 is usual"),
         NoEffect("loraplus_lr_embedding", "float", "1e-6", "adapters have no pair beside the token table"),
-        Refused("use_dora", "bool", "false", "not offered yet; leave it out for LoRA"),
-        Refused("pissa_init", "bool", "false", "not offered yet; leave it out for LoRA's usual start"),
-        NoEffect("pissa_iter", "int", "16", "goes with pissa_init"),
-        NoEffect("pissa_convert", "bool", "false", "goes with pissa_init"),
+        Acts("use_dora", "bool", "false", KeyUse.Train | KeyUse.Plan, "DoRA on dense layers: the lengths of rows are trained beside the pairs"),
+        Acts("pissa_init", "bool", "false", KeyUse.Train | KeyUse.Plan, "PiSSA on dense layers: a pair begins as the principal part of its matrix"),
+        Acts("pissa_iter", "int", "16", KeyUse.Train | KeyUse.Plan, "pissa_init: rounds of the decomposition; -1: until nothing changes"),
+        NoEffect("pissa_convert", "bool", "false", "an adapter that began so is always written for the base as it is, with twice the rank"),
         Refused("create_new_adapter", "bool", "false", "merge the old adapter with `kt export` and train on the folder that it writes"),
         NoEffect("module_dropout", "float", "0", Oft),
         NoEffect("oft_rank", "int", "0", Oft),
