@@ -1,8 +1,10 @@
 using KtNotebooks.Experts;
 using KtNotebooks.Formats;
+using KtNotebooks.Interop;
 using KtNotebooks.Models;
 using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
+using KtNotebooks.Weights;
 
 namespace KtNotebooks.Bench;
 
@@ -18,25 +20,35 @@ internal sealed class BenchmarkModel : IDisposable
     /// <param name="deviceOf">The device of a weight or module, by its name and the number of layers.</param>
     /// <param name="streams">Told every card that experts are brought to, with the stream that brings them.</param>
     /// <param name="note">Told what was measured on the way.</param>
+    /// <param name="disk">Whose shards the experts stay in; null: they are made up.</param>
     public BenchmarkModel(string shape, int? layers, ExecutorKind executor, StorageFormat format, long slotBytes, Func<string, int, Device> deviceOf,
-        Action<Device, ExpertStream> streams, Action<string> note)
+        Action<Device, ExpertStream> streams, Action<string> note, Checkpoint? disk = null)
     {
         var config = ConfigFile.FromJson(shape, ModelShapes.Config(shape, layers).ToJsonString());
         int count;
         using (var empty = ModelFolder.Shape(config)) count = empty.Info.Layers;
         Device DeviceOf(string name) => deviceOf(name, count);
-        Model = ModelFolder.Build(config, new PatternWeights(DeviceOf, format) { Tiles = executor == ExecutorKind.Cpu }, DType.BF16);
+        var made = new PatternWeights(DeviceOf, format)
+        {
+            Tiles = executor == ExecutorKind.Cpu,
+            Unmade = executor is ExecutorKind.Streamed or ExecutorKind.Split && DeviceOf("model.layers.0").Kind == DeviceKind.Cuda,
+        };
+        Model = ModelFolder.Build(config, disk is null ? made : new DiskWeights(disk, made), DType.BF16);
         foreach (var banks in Model.All().OfType<ExpertBank>().GroupBy(b => DeviceOf(b.Path)).Where(b => b.Key.Kind == DeviceKind.Cuda))
         {
             if (executor == ExecutorKind.Resident) ExpertExecutors.Keep([.. banks], banks.Key, DType.BF16);
             var (group, slots) = ExpertExecutors.SlotsOf([.. banks.Select(b => b.Layout)], slotBytes, executor == ExecutorKind.Split);
-            if (executor == ExecutorKind.Streamed) _executors.Stream([.. banks], banks.Key, group, slots);
+            if (executor == ExecutorKind.Streamed) _executors.Stream([.. banks], banks.Key, group, slots, onDisk: _ => disk is not null);
             if (executor == ExecutorKind.Split) note($"split, measured: {_executors.Split([.. banks], banks.Key, group, slots)}");
             if (executor is ExecutorKind.Streamed or ExecutorKind.Split) streams(banks.Key, _executors.Streams[^1]);
         }
+        HostPages.Trim(); // what was made in host memory for a card
     }
 
     public CausalLm Model { get; }
+
+    /// <summary>Bytes of experts that were read from a disk so far.</summary>
+    public long ReadBytes => _executors.ReadBytes;
 
     /// <summary>Elements of the base, whatever its storage.</summary>
     public long Parameters => Model.All().Sum(m => m is ExpertBank b ? 3L * b.Count * b.Width * b.Inner : m.Weights.Sum(w => w.Tensor.Count));

@@ -139,7 +139,7 @@ public static class Ceilings
     {
         using var a = Tensor.Zeros(DType.U8, bytes);
         using var b = Tensor.Zeros(DType.U8, bytes);
-        return Measured($"host to host, {RowParallel.Threads} threads, read and written", 2 * bytes / 1e9, "GB/s", Device.Cpu,
+        return Measured($"host to host, {Cpu.Threads} threads, read and written", 2 * bytes / 1e9, "GB/s", Device.Cpu,
             () => RowParallel.For(256, bytes / 256, (first, last) =>
         {
             var (from, to) = (bytes * first / 256, bytes * last / 256);

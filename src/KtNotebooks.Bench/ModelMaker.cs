@@ -131,7 +131,7 @@ public sealed class ModelMaker
         List<(Item Item, long At, int Count)> pieces = [];
         foreach (var item in items)
             for (long at = 0; at < item.Bytes; at += PieceBytes) pieces.Add((item, at, (int)Math.Min(PieceBytes, item.Bytes - at)));
-        ShardWork.Run(RowParallel.Threads, pieces.Count, () => Tensor.Empty(DType.U8, PieceBytes), (index, memory) =>
+        ShardWork.Run(Interop.Cpu.Threads, pieces.Count, () => Tensor.Empty(DType.U8, PieceBytes), (index, memory) =>
         {
             var (item, at, count) = pieces[(int)index];
             var bytes = memory.Span<byte>()[..count];

@@ -47,6 +47,9 @@ public sealed unsafe class PatternWeights : IWeights
     /// <summary>Plain experts come in the CPU kernels' tiles where there are such, as a plan lays them out for the CPU.</summary>
     public bool Tiles { get; init; }
 
+    /// <summary>Experts are made when they are brought to their home, and take no memory until then; nobody else can look at them.</summary>
+    public bool Unmade { get; init; }
+
     public Tensor Take(string name, DType type, params ReadOnlySpan<long> shape)
     {
         var tensor = Tensor.Empty(type, shape);
@@ -69,19 +72,35 @@ public sealed unsafe class PatternWeights : IWeights
         var format = _format == StorageFormat.BF16 ? StorageFormat.Of(type) : _format;
         if (format.Refusal(k) is { } refusal) throw new ArgumentException($"{names.Path}.{names.Name}: {refusal}");
         var (data, scales) = (new Tensor[count], new Tensor[count]);
-        RowParallel.For(count, n * k, (first, last) =>
+        RowParallel.For(count, Unmade ? 1 : n * k, (first, last) =>
         {
             for (var e = (int)first; e < last; e++)
             {
-                data[e] = Tensor.Empty(format.DataType, format.DataShape(n, k));
-                Fill(data[e], names.Weight(e));
-                if (!format.IsLowBit) continue;
-                scales[e] = Tensor.Empty(format.ScaleType, format.ScaleShape(n, k));
-                format.FillScales(scales[e], Deviation / format.RandomDeviation);
+                var name = names.Weight(e);
+                data[e] = Made(format.DataType, format.DataShape(n, k), tensor => Fill(tensor, name));
+                if (format.IsLowBit)
+                    scales[e] = Made(format.ScaleType, format.ScaleShape(n, k), tensor => format.FillScales(tensor, Deviation / format.RandomDeviation));
             }
         });
         if (format.IsLowBit) return Matrices.Each(format, data, scales, n, k);
         return Tiles && type == DType.BF16 && Cpu.MultipliesTiles ? Matrices.Each(data).Tile() : Matrices.Each(data);
+    }
+
+    /// <summary>Filled now, or where it is brought to.</summary>
+    private Tensor Made(DType type, long[] shape, Action<Tensor> fill)
+    {
+        if (Unmade)
+        {
+            var bytes = shape.Aggregate((long)type.Size(), (product, dim) => product * dim);
+            return new Tensor(new UnmadeBuffer(bytes, target =>
+            {
+                using var place = new Tensor(new LentBuffer(target, bytes), 0, type, shape);
+                fill(place);
+            }), 0, type, shape);
+        }
+        var tensor = Tensor.Empty(type, shape);
+        fill(tensor);
+        return tensor;
     }
 
     private void Fill(Tensor tensor, string name)

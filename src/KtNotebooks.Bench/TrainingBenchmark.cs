@@ -11,6 +11,7 @@ using KtNotebooks.Optim;
 using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
 using KtNotebooks.Training;
+using KtNotebooks.Weights;
 
 namespace KtNotebooks.Bench;
 
@@ -32,9 +33,10 @@ namespace KtNotebooks.Bench;
 /// <param name="Gpus">Over how many cards the layers lie, from <paramref name="Device"/> on.</param>
 /// <param name="Contiguous">Each card has consecutive layers, as in KTransformers' rule files; else the cards take turns.</param>
 /// <param name="Parts">Into how many parts the window is cut; null: one a card.</param>
+/// <param name="DiskFolder">The experts stay on the disk, in shards that are made in this folder first; null: in pinned memory.</param>
 public sealed record TrainingBenchmarkSettings(string Shape, int? Layers, int Tokens, int Sequence, int Rank, ExecutorKind Executor, StorageFormat Format,
     Device Device, long SlotBytes, long SavedBytes, bool MomentsOnHost, bool LoraOnHost, int ChunkRows, int Steps, int Gpus = 1, bool Contiguous = false,
-    int? Parts = null);
+    int? Parts = null, string? DiskFolder = null);
 
 /// <summary>What it found; times are medians over the measured steps, in milliseconds.</summary>
 /// <param name="Parameters">Of the base model.</param>
@@ -49,12 +51,18 @@ public sealed record TrainingBenchmarkSettings(string Shape, int? Layers, int To
 /// <param name="ResidentHostBytes">Of the process at the end.</param>
 /// <param name="Losses">Of all steps, the warm-up included: a check that something is computed.</param>
 /// <param name="PerDevice">The same card by card, where there are several.</param>
+/// <param name="ReadBytes">Bytes of experts read from the disk a step.</param>
+/// <param name="DiskGbPerSecond">What that disk gives when it is read straight on, measured in the same run.</param>
 /// <param name="Ranks">Of several processes, whose first one this is: what summing the gradients costs.</param>
 public sealed record TrainingBenchmarkResult(TrainingBenchmarkSettings Settings, string Device, long Parameters, long Trained, double StepMs, double FastestMs,
     double SlowestMs, IReadOnlyDictionary<string, double> Parts, double CopyMs, long CopiedBytes, long PeakDeviceBytes, long PoolPeakBytes,
-    long ResidentHostBytes, IReadOnlyList<double> Losses, IReadOnlyList<DeviceFigures>? PerDevice = null, RankFigures? Ranks = null)
+    long ResidentHostBytes, IReadOnlyList<double> Losses, IReadOnlyList<DeviceFigures>? PerDevice = null,
+    long ReadBytes = 0, double DiskGbPerSecond = 0, RankFigures? Ranks = null)
 {
     public double TokensPerSecond => Settings.Tokens / (StepMs / 1000);
+
+    /// <summary>Rate of the disk over the whole step.</summary>
+    public double ReadGbPerSecond => ReadBytes / StepMs / 1e6;
 
     /// <summary>Rate of the bus while it copied; of several cards all their buses together.</summary>
     public double CopyGbPerSecond => CopyMs == 0 ? 0 : CopiedBytes / CopyMs / 1e6;
@@ -84,6 +92,8 @@ public static class TrainingBenchmark
         ArgumentNullException.ThrowIfNull(note);
         if (settings.Gpus < 1 || (settings.Gpus > 1 && settings.Device.Kind != DeviceKind.Cuda))
             throw new ArgumentException($"{settings.Gpus} cards from {settings.Device} on: wanted a positive number, and a card to begin with");
+        if (settings.DiskFolder is not null && settings.Executor != ExecutorKind.Streamed)
+            throw new ArgumentException($"--weights disk is for --experts streamed, not {settings.Executor.ToString().ToLowerInvariant()}");
         var watch = Stopwatch.StartNew();
         DeviceMeter[] meters = [.. Enumerable.Range(0, settings.Gpus).Select(c => new DeviceMeter(settings.Device with { Index = settings.Device.Index + c }))];
         try
@@ -99,9 +109,12 @@ public static class TrainingBenchmark
     private static TrainingBenchmarkResult Run(TrainingBenchmarkSettings settings, ICollective ranks, DeviceMeter[] meters, Stopwatch watch,
         Action<string> note, CancellationToken cancel)
     {
+        using var disk = settings.DiskFolder is null ? null
+            : new Checkpoint(DiskShards.Make(settings.Shape, settings.Layers, settings.Format, settings.DiskFolder, note, cancel));
+        var sequential = disk is null ? 0 : DiskShards.SequentialGbPerSecond(disk, note);
         using var made = new BenchmarkModel(settings.Shape, settings.Layers, settings.Executor, settings.Format, settings.SlotBytes,
             (name, layers) => meters[GpuOf(name, layers, settings)].Device,
-            (device, stream) => meters.First(m => m.Device == device).Watch(stream), note);
+            (device, stream) => meters.First(m => m.Device == device).Watch(stream), note, disk);
         var model = made.Model;
         if (settings.LoraOnHost)
             foreach (var bank in model.All().OfType<ExpertBank>()) bank.LoraOnHost = true;
@@ -118,7 +131,7 @@ public static class TrainingBenchmark
 
         if (ranks.Prepare(settings.Device) is { } carrier) note(carrier);
         ranks.IsTimed = ranks.World > 1;
-        List<double> times = [], losses = [], sums = [], exposed = [];
+        List<double> times = [], losses = [], reads = [], sums = [], exposed = [];
         long summed = 0;
         for (var s = 0; s < WarmUp + settings.Steps; s++)
         {
@@ -127,6 +140,7 @@ public static class TrainingBenchmark
             foreach (var meter in meters) meter.Settle();
             ranks.Barrier();
             watch.Restart();
+            var read = made.ReadBytes;
             var loss = step.Learn(step.ShareOf(ranks, batch), cancel: cancel).Loss;
             foreach (var meter in meters) meter.Begin("optimizer");
             var norm = Gradients.Norm(parameters);
@@ -143,6 +157,7 @@ public static class TrainingBenchmark
             var figures = ranks.TakeFigures();
             if (s < WarmUp) continue;
             times.Add(ranks.AllGather([time]).Max(of => of[0]));
+            reads.Add(made.ReadBytes - read);
             sums.Add(figures.Busy.TotalMilliseconds);
             exposed.Add(ranks.AllGather([figures.Exposed.TotalMilliseconds]).Max(of => of[0]));
             summed = figures.Bytes;
@@ -153,7 +168,8 @@ public static class TrainingBenchmark
             DeviceMeter.Median(times), times.Min(), times.Max(),
             cards.SelectMany(c => c.Parts.Keys).Distinct().ToDictionary(k => k, k => cards.Average(c => c.Parts.GetValueOrDefault(k))),
             cards.Max(c => c.CopyMs), cards.Sum(c => c.CopiedBytes),
-            cards.Max(c => c.PeakDeviceBytes), cards.Max(c => c.PoolPeakBytes), Environment.WorkingSet, losses, cards.Length > 1 ? cards : null, shared);
+            cards.Max(c => c.PeakDeviceBytes), cards.Max(c => c.PoolPeakBytes), Environment.WorkingSet, losses, cards.Length > 1 ? cards : null,
+            (long)DeviceMeter.Median(reads), sequential, shared);
     }
 
     /// <summary>Token table, final norm and head lie with the first and the last layer.</summary>

@@ -10,6 +10,7 @@ internal static class BenchCommands
         BenchTrainCommand.Create(),
         BenchGenerateCommand.Create(),
         BenchServeCommand.Create(),
+        BenchLoadCommand.Create(),
         BenchExpertsCommand.Create(),
         BenchKernelsCommand.Create(),
         BenchCeilingCommands.CreatePcie(),

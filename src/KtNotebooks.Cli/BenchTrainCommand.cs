@@ -59,13 +59,24 @@ internal static class BenchTrainCommand
         };
         var chunk = new Option<int>("--chunk") { Description = "rows that a stage works on at a time", DefaultValueFactory = _ => 8192 };
         var steps = new Option<int>("--steps") { Description = "measured steps, after two to warm up", DefaultValueFactory = _ => 5 };
+        var weights = new Option<string>("--weights")
+        {
+            Description = "where streamed experts wait: host (pinned memory), or disk: shards that are made first, in --disk-folder",
+            DefaultValueFactory = _ => "host",
+        };
+        weights.AcceptOnlyFromAmong("host", "disk");
+        var diskFolder = new Option<string?>("--disk-folder") { Description = "with --weights disk: a folder on the disk to be measured" };
         var json = new Option<bool>("--json") { Description = "one JSON object" };
         var command = new Command("train", "Tokens per second of a real training step (forward, backward, clipping, AdamW) on random weights of a true shape")
         {
-            shape, layers, tokens, sequence, rank, experts, format, device, cards, contiguous, parts, slots, saved, moments, pairs, chunk, steps, json
+            shape, layers, tokens, sequence, rank, experts, format, device, cards, contiguous, parts, slots, saved, moments, pairs, chunk, steps, weights,
+            diskFolder, json
         };
         command.SetAction((parsed, cancel) => Task.Run(() =>
         {
+            var onDisk = parsed.GetValue(weights) == "disk";
+            if (onDisk != parsed.GetValue(diskFolder) is not null)
+                throw new ArgumentException("--weights disk and --disk-folder DIR go together: the shards are made in that folder");
             var text = parsed.GetRequiredValue(layers);
             int? count = text == "all" ? null
                 : int.TryParse(text, out var n) ? n : throw new ArgumentException($"--layers must be all or a number, but is '{text}'");
@@ -73,7 +84,7 @@ internal static class BenchTrainCommand
                 parsed.GetValue(rank), parsed.GetValue(experts), StorageFormat.Parse(parsed.GetRequiredValue(format)),
                 Device.Parse(parsed.GetRequiredValue(device)), (long)parsed.GetValue(slots) << 20, (long)parsed.GetValue(saved) << 20, parsed.GetValue(moments),
                 parsed.GetValue(pairs), parsed.GetValue(chunk), parsed.GetValue(steps), parsed.GetValue(cards), parsed.GetValue(contiguous),
-                parsed.GetValue(parts));
+                parsed.GetValue(parts), parsed.GetValue(diskFolder));
             var ranks = Together.Join();
             var speaker = ranks.World == 1 ? "" : $"rank {ranks.Rank}: ";
             var result = TrainingBenchmark.Run(settings, ranks, line => Console.Error.WriteLine(speaker + line), cancel);
@@ -101,6 +112,9 @@ internal static class BenchTrainCommand
         if (r.CopiedBytes > 0)
             Console.WriteLine($"  over the bus: {r.CopiedBytes / 1e9:F1} GB in {r.CopyMs:N0} ms = {r.CopyGbPerSecond:F1} GB/s, "
                 + $"busy {r.CopyMs / r.StepMs:P0} of the step");
+        if (r.ReadBytes > 0)
+            Console.WriteLine($"  from the disk: {r.ReadBytes / 1e9:F1} GB a step = {r.ReadGbPerSecond:F2} GB/s, "
+                + $"{r.ReadGbPerSecond / r.DiskGbPerSecond:P0} of the {r.DiskGbPerSecond:F2} that it gives when read straight on");
         foreach (var card in r.PerDevice ?? [])
         {
             Console.WriteLine($"  {card.Device}: {card.PeakDeviceBytes / 1e9:F2} GB at the peak as the driver sees it, {card.PoolPeakBytes / 1e9:F2} GB of it "

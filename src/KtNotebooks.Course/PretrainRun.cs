@@ -68,11 +68,7 @@ public sealed class PretrainRun : IDisposable
         var (tokensPerStep, steps) = (c.MaybePositive("tokens_per_step") ?? 8192, c.MaybePositive("max_steps") ?? 1000);
         var balance = c.Number("aux_loss_alpha") is >= 0 and var alpha ? (float)alpha : throw c.Wrong("aux_loss_alpha", "0 or more");
         var (datasetDir, tokenizerDataset) = (c.TextOrDefault("dataset_dir"), c.Text("tokenizer_dataset"));
-        if (c.MaybePositive("cpu_infer") is { } threads)
-        {
-            RowParallel.Threads = Math.Min(threads, Environment.ProcessorCount);
-            Cpu.Configure(null, RowParallel.Threads);
-        }
+        if (c.MaybePositive("cpu_infer") is { } threads) Cpu.Configure(null, Math.Min(threads, Environment.ProcessorCount));
         var notes = c.Finish("kt pretrain");
 
         var config = new ConfigFile(configPath);

@@ -9,7 +9,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <set>
+#include <map>
 #include <utility>
 #include <vector>
 
@@ -19,7 +19,7 @@ namespace kt {
 namespace {
 
 struct Features {
-    bool avx2 = false, avx512 = false, avx512bf16 = false, amx = false;
+    bool avx2 = false, avx512 = false, avx512bf16 = false, avx512vbmi = false, amx = false;
     int amx_refused = 0;  // the errno with which Linux refused AMX's registers (ENOSPC: a thread's signal stack is too small for them)
 };
 
@@ -34,12 +34,13 @@ Features detect() {
     asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     auto saves = [low](unsigned mask) { return (low & mask) == mask; };
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return f;
-    unsigned leaf7_b = b, leaf7_d = d, leaf71_a = 0;
+    unsigned leaf7_b = b, leaf7_c = c, leaf7_d = d, leaf71_a = 0;
     if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) leaf71_a = a;
     f.avx2 = fma && f16c && (leaf7_b & (1u << 5)) && saves(0x6);
     unsigned avx512 = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31);  // F, DQ, BW, VL
     f.avx512 = f.avx2 && (leaf7_b & avx512) == avx512 && saves(0xe6);
     f.avx512bf16 = f.avx512 && (leaf71_a & (1u << 5));
+    f.avx512vbmi = f.avx512 && (leaf7_c & (1u << 1));
     unsigned amx = (1u << 22) | (1u << 24);  // BF16, TILE
     // Linux hands out the 8 KB of tile registers on request only, for the whole process, and before the threads that use them start.
     const int request = 0x1023 /* ARCH_REQ_XCOMP_PERM */, tile_data = 18;
@@ -65,7 +66,7 @@ struct Variants {
             bf16.bf16 = micro_avx512bf16;
             bf16.dots = dots_avx512bf16;
             bf16.dots_tiled = dots_tiled_avx512bf16;
-            bf16.dots_low_bit = dots_low_bit_avx512bf16;
+            bf16.low_bit = low_bit_avx512bf16(f.avx512vbmi);
             Kernels amx = bf16;
             amx.name = "amx";
             amx.bf16 = micro_amx;
@@ -145,21 +146,35 @@ void select(const char* name) {
     throw Error(InvalidArgument, "CPU variant '%.40s' is not available here; available: %s", name, v.names.c_str());
 }
 
-int usable_processors() {
+std::vector<std::vector<int>> usable_cores() {
     std::vector<unsigned char> mask(8192 / 8);  // more processors than cpu_set_t has room for
     auto set = reinterpret_cast<cpu_set_t*>(mask.data());
-    if (sched_getaffinity(0, mask.size(), set) != 0) return 1;
-    std::set<std::pair<int, int>> cores;
+    std::map<std::pair<int, int>, std::vector<int>> cores;
+    if (sched_getaffinity(0, mask.size(), set) != 0) return {};
     for (int cpu = 0; cpu < 8192; cpu++)
         if (CPU_ISSET_S(cpu, mask.size(), set)) {
             char path[96];
             std::snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/physical_package_id", cpu);
             int package = read_int(path, 0);
             std::snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/core_id", cpu);
-            cores.insert({package, read_int(path, cpu)});
+            cores[{package, read_int(path, cpu)}].push_back(cpu);
         }
-    int count = cores.empty() ? 1 : static_cast<int>(cores.size()), granted = granted_processors();
+    std::vector<std::vector<int>> result;
+    for (auto& [core, processors] : cores) result.push_back(std::move(processors));
+    return result;
+}
+
+int usable_processors() {
+    const int cores = static_cast<int>(usable_cores().size()), count = cores > 0 ? cores : 1, granted = granted_processors();
     return granted > 0 && granted < count ? granted : count;
+}
+
+void pin_thread(const std::vector<int>& processors) {
+    if (processors.empty()) return;
+    std::vector<unsigned char> mask(8192 / 8);
+    auto set = reinterpret_cast<cpu_set_t*>(mask.data());
+    for (int cpu : processors) CPU_SET_S(cpu, mask.size(), set);
+    sched_setaffinity(0, mask.size(), set);  // refused: it runs anywhere, as before
 }
 
 }  // namespace kt

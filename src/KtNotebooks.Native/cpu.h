@@ -1,6 +1,7 @@
 // Which instruction sets this machine and its operating system offer, and the one in use.
 #pragma once
 #include <string>
+#include <vector>
 
 #include "kernels.h"
 
@@ -14,5 +15,9 @@ const Kernels& kernels();
 void select(const char* name);
 // The processors that this process may use, hyper-threads counted once, at most the share that its control group grants.
 int usable_processors();
+// Their numbers, by core: hyper-threads of a core together.
+std::vector<std::vector<int>> usable_cores();
+// The calling thread runs on these alone from now on; none: anywhere.
+void pin_thread(const std::vector<int>& processors);
 
 }  // namespace kt

@@ -12,6 +12,7 @@
 
 #include "check.h"
 #include "cpu.h"
+#include "experts_few.h"
 #include "gemm.h"
 #include "pool.h"
 #include "scratch.h"
@@ -185,6 +186,7 @@ void forward(const kt_experts* experts, const void* x, const float* weights, voi
         need("x", x), need("g", g), need("u", u);
         if (y) need("rows", rows), need("weights", weights);
     }
+    if (fits_few(e)) return forward_few(e, x, weights, g, u, pGate, pUp, pDown, y, typeY);
     const Gathered tokens(x, e);
     const Activated inner(g, u, e.I);
     work.each_group(e.D, [&](const std::vector<Slice>& group) {

@@ -78,19 +78,27 @@ KT_INLINE void dequantize_run(const uint8_t* codes, int64_t n, float scale, Out*
     if (j < n) store(out + j, mul(widen_codes(load_codes(codes + j, n - j), Fp8), factor), n - j);
 }
 
-// One group: 16 bytes, the even elements in the low nibbles: integers stored as value + 8, or E2M1, whose doubles are small integers.
-template <bool E2m1, class Out>
-KT_INLINE void dequantize_group(const uint8_t* codes, float scale, Out* out) {
+// The 32 codes of a group, 16 bytes with the even elements in the low nibbles, in order as bytes: integers stored as value + 8, or E2M1,
+// whose doubles are small integers.
+template <bool E2m1>
+KT_INLINE void group_codes(const uint8_t* codes, __m128i halves[2]) {
     __m128i both = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)), mask = _mm_set1_epi8(15);
     __m128i even = _mm_and_si128(both, mask), odd = _mm_and_si128(_mm_srli_epi16(both, 4), mask);
     const __m128i table = E2m1 ? _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
                                : _mm_setr_epi8(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
-    __m128i halves[2] = {_mm_shuffle_epi8(table, _mm_unpacklo_epi8(even, odd)), _mm_shuffle_epi8(table, _mm_unpackhi_epi8(even, odd))};
+    halves[0] = _mm_shuffle_epi8(table, _mm_unpacklo_epi8(even, odd)), halves[1] = _mm_shuffle_epi8(table, _mm_unpackhi_epi8(even, odd));
+}
+// Elements [i, i + W) of them.
+KT_INLINE F group_part(const __m128i halves[2], int i) {
+    return from_int8(W == 8 && i % 16 ? _mm_srli_si128(halves[i / 16], 8) : halves[i / 16]);
+}
+
+template <bool E2m1, class Out>
+KT_INLINE void dequantize_group(const uint8_t* codes, float scale, Out* out) {
+    __m128i halves[2];
+    group_codes<E2m1>(codes, halves);
     F factor = set1(E2m1 ? scale / 2 : scale);
-    for (int i = 0; i < Group; i += W) {
-        Codes part = W == 8 && i % 16 ? _mm_srli_si128(halves[i / 16], 8) : halves[i / 16];
-        store(out + i, mul(from_int8(part), factor));
-    }
+    for (int i = 0; i < Group; i += W) store(out + i, mul(group_part(halves, i), factor));
 }
 
 // E8M0: 2^(s - 127), the smallest of them a subnormal; 255 is NaN.

@@ -232,7 +232,7 @@ bool fits_dots(const Product& p) {
 }
 
 void compute_dots(const Kernels& kernels, const Product& p, int64_t first, int64_t columns) {
-    thread_local Scratch block_values;
+    thread_local Scratch block_values, ready_rows;
     float c[DotRows * DotColumns] = {};
     for (int index = 0; index < p.term_count; index++) {
         const Term& t = p.terms[index];
@@ -241,8 +241,12 @@ void compute_dots(const Kernels& kernels, const Product& p, int64_t first, int64
                                index > 0);
             continue;
         }
-        if (t.b.is_low_bit() && t.a.type == KT_BF16 && kernels.dots_low_bit) {
-            kernels.dots_low_bit(p.m, columns, t.k, t.a.data, t.a.rows, t.b.from(first, 0), c, DotColumns, index > 0);
+        if (t.b.is_low_bit() && t.a.type == KT_BF16) {
+            const int64_t bytes = kernels.low_bit.bytes(t.b.type, t.k);
+            char* rows = ready_rows.get<char>(p.m * bytes);
+            for (int64_t i = 0; i < p.m; i++)
+                kernels.low_bit.ready(t.b.type, static_cast<const uint16_t*>(t.a.at(i, 0)), t.k, rows + i * bytes);
+            kernels.low_bit.dots(p.m, columns, t.k, rows, t.b.from(first, 0), c, DotColumns, index > 0);
             continue;
         }
         int64_t step = t.b.is_low_bit() ? DequantizedDots : columns;
@@ -356,6 +360,7 @@ int64_t cached_rows(const Kernels& kernels, const Product& p) {
 }  // namespace
 
 void set_row_invariant(bool on) { row_invariant = on; }
+bool is_row_invariant() { return row_invariant; }
 
 namespace {
 

@@ -63,5 +63,6 @@ void multiply_stages(const std::vector<std::vector<Product>>& stages);
 
 // On: a row of a product that this thread asks for gets the same bits whatever other rows are computed with it.
 void set_row_invariant(bool on);
+bool is_row_invariant();
 
 }  // namespace kt

@@ -4,6 +4,7 @@
 #define KT_DEQUANTIZE
 #include "expert_rows.h"
 #include "formats.h"
+#include "low_bit.h"
 #include "scratch.h"
 #include "simd.h"
 #include "tiled.h"
@@ -417,7 +418,7 @@ extern const Kernels KT_KERNELS = {
     Name,
     {4, MR, NR, NR, 1, 1, 1, 384, tile, spin, nullptr, nullptr},
     {},
-    pack, dots, dots_tiled, nullptr, turn, dequantize, store_matrix, softmax_step, scale_row, softmax_grad, inner,
+    pack, dots, dots_tiled, {low_bit_bytes, low_bit_ready, low_bit_dots}, turn, dequantize, store_matrix, softmax_step, scale_row, softmax_grad, inner,
     swiglu, swiglu_grad, add_row, add_outer,
 };
 // clang-format on

@@ -82,6 +82,14 @@ struct Micro {
 // A product of BF16 registers takes an F32 matrix as the sum of two BF16 parts: what rounding leaves, and the rest, rounded.
 enum Part32 : int32_t { Whole, High, Low };
 
+// A few BF16 rows against low-bit weights. Rows are made ready for a format once: what the registers take beside its unpacked codes.
+struct LowBitDots {
+    int64_t (*bytes)(int32_t format, int64_t k);  // of a row that was made ready; a multiple of 64
+    void (*ready)(int32_t format, const uint16_t* x, int64_t k, void* out);
+    // m <= 4 such rows, `bytes` apart.
+    void (*dots)(int64_t m, int64_t n, int64_t k, const void* x, const Matrix& w, float* c, int64_t ldc, bool accumulate);
+};
+
 struct Kernels {
     const char* name;
     Micro f32, bf16;
@@ -95,10 +103,9 @@ struct Kernels {
     // The same for tiled BF16 weights that are not turned and BF16 rows, over `strips` strips: c[i, 16 s + j].
     void (*dots_tiled)(int64_t m, int64_t strips, int64_t k, const void* x, int64_t ldx, const Matrix& w, float* c, int64_t ldc,
                        bool accumulate);
-    // The same for low-bit weights that are not turned and BF16 rows, each weight rounded to BF16 in registers: the bits of `dequantize`,
-    // then `dots`. May be null.
-    void (*dots_low_bit)(int64_t m, int64_t n, int64_t k, const void* x, int64_t ldx, const Matrix& w, float* c, int64_t ldc,
-                         bool accumulate);
+    // The same for low-bit weights that are not turned, whose rows begin at column 0, and BF16 rows: Σ code · x in F32 over the codes of a
+    // scale, times the scale, so nearer to the definition than weights that were rounded to BF16.
+    LowBitDots low_bit;
     // Strips of the columns [0, columns) of turned tiles over k stored rows: the transpose, made in registers.
     void (*turn)(void* strips, const Matrix& tiles, int64_t columns, int64_t k);
     // Dequantizes rows × columns from the beginning of a low-bit matrix, in its stored orientation, to a dense block of `type` (F32 or
@@ -129,8 +136,8 @@ extern const Kernels kernels_avx2, kernels_avx512;
 extern const Micro micro_avx512bf16, micro_amx, micro_amx_emulated;
 void dots_avx512bf16(int64_t m, int64_t n, int64_t k, const void* x, int32_t type_x, int64_t ldx, const void* w, int32_t type_w,
                      int64_t ldw, float scale, float* c, int64_t ldc, bool accumulate);
-void dots_low_bit_avx512bf16(int64_t m, int64_t n, int64_t k, const void* x, int64_t ldx, const Matrix& w, float* c, int64_t ldc,
-                             bool accumulate);
+// Takes what it does not know to those of AVX-512; FP8 is its own where the processor permutes bytes (VBMI).
+LowBitDots low_bit_avx512bf16(bool vbmi);
 void dots_tiled_avx512bf16(int64_t m, int64_t strips, int64_t k, const void* x, int64_t ldx, const Matrix& w, float* c, int64_t ldc,
                            bool accumulate);
 

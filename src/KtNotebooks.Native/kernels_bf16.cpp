@@ -1,8 +1,6 @@
 // AVX512-BF16: vdpbf16ps multiplies 32 BF16 pairs and adds them to 16 floats. Panels hold pairs along k in one 32-bit lane.
 #include "kernels.h"
 
-#define KT_DEQUANTIZE
-#include "formats.h"
 #include "simd.h"
 
 namespace kt {
@@ -175,110 +173,6 @@ void dots_tiled_avx512bf16(int64_t m, int64_t strips, int64_t k, const void* x, 
                            bool accumulate) {
     auto run = m == 1 ? dots_tiled_rows<1> : m == 2 ? dots_tiled_rows<2> : m == 3 ? dots_tiled_rows<3> : dots_tiled_rows<4>;
     run(strips, k, static_cast<const uint16_t*>(x), ldx, w, c, ldc, accumulate);
-}
-
-namespace {
-
-KT_INLINE F both(F low, F high) { return (F)_mm512_cvtne2ps_pbh(high, low); }  // 32 BF16 in order
-
-// 32 codes of a row from column k on, n of them wanted, as BF16 weights. `row` has what the format says once a row.
-struct LowBitRow {
-    const uint8_t* codes;
-    const void* scales;  // of the row, or of the row of blocks; at the column where the matrix begins
-};
-
-template <int Format>
-KT_INLINE F weights(const LowBitRow& row, int64_t column, int64_t k, int64_t n) {
-    if constexpr (Format == KT_INT4 || Format == KT_MXFP4) {
-        // The 16 values that a code of this group can mean; 32 codes look theirs up. An index is a nibble whatever stands above it, so the
-        // table stands there twice.
-        const __m512 meanings = Format == KT_INT4 ? _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7)
-                                                  : _mm512_setr_ps(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
-        const int64_t group = (column + k) / Group;
-        const float scale = Format == KT_INT4 ? widen(static_cast<const uint16_t*>(row.scales)[group])
-                                              : from_e8m0(static_cast<const uint8_t*>(row.scales)[group]) / 2;
-        __m256i table = (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(meanings, _mm512_set1_ps(scale)));
-        __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row.codes + k / 2)));
-        __m512i nibbles = _mm512_or_si512(bytes, _mm512_slli_epi32(bytes, 12));  // low ones in even words, high ones in odd words
-        return _mm512_castsi512_ps(_mm512_permutexvar_epi16(nibbles, _mm512_broadcast_i64x4(table)));
-    } else {
-        const uint8_t* at = row.codes + k;
-        Codes low = n >= W ? load_codes(at) : load_codes(at, n),
-              high = n >= 2 * W ? load_codes(at + W) : load_codes(at + W, n > W ? n - W : 0);
-        if constexpr (Format == KT_INT8) {
-            F scale = set1(*static_cast<const float*>(row.scales));
-            return both(mul(from_int8(low), scale), mul(from_int8(high), scale));
-        } else {
-            const float* scales = static_cast<const float*>(row.scales);
-            auto scale = [&](int64_t i) { return set1(256 * scales[(column + k + i) / Fp8Block]); };
-            return both(mul(from_fp8(low), scale(0)), mul(from_fp8(high), scale(n > W ? W : 0)));
-        }
-    }
-}
-
-template <int Format>
-KT_INLINE LowBitRow low_bit_row(const Matrix& m, int64_t i) {
-    const Stored& s = m.stored;
-    const int64_t row = s.row + i;
-    auto codes = static_cast<const uint8_t*>(m.data) + (row * s.width + s.column) / (Format >= KT_INT4 ? 2 : 1);
-    const char* scales = static_cast<const char*>(s.scales);
-    if constexpr (Format == KT_INT4) return {codes, scales + row * (s.width / Group) * 2};
-    if constexpr (Format == KT_MXFP4) return {codes, scales + row * (s.width / Group)};
-    if constexpr (Format == KT_INT8) return {codes, scales + row * 4};
-    return {codes, scales + row / Fp8Block * ((s.width + Fp8Block - 1) / Fp8Block) * 4};
-}
-
-template <int Format, int Rows, int Cols>
-KT_INLINE void low_bit_block(int64_t k, const uint16_t* x, int64_t ldx, const Matrix& w, int64_t j, float* c, int64_t ldc,
-                             bool accumulate) {
-    F sums[Rows][Cols];
-    LowBitRow rows[Cols];
-    for (int i = 0; i < Rows; i++)
-        for (int q = 0; q < Cols; q++) sums[i][q] = zero();
-    for (int q = 0; q < Cols; q++) rows[q] = low_bit_row<Format>(w, j + q);
-    for (int64_t l = 0; l < k; l += 2 * W) {
-        const int64_t n = k - l < 2 * W ? k - l : 2 * W;
-        F vx[Rows];
-        for (int i = 0; i < Rows; i++) vx[i] = load_pairs(x + i * ldx + l, n);
-        for (int q = 0; q < Cols; q++) {
-            F vw = weights<Format>(rows[q], w.stored.column, l, n);
-            for (int i = 0; i < Rows; i++) sums[i][q] = dot(sums[i][q], vx[i], vw);
-        }
-    }
-    for (int i = 0; i < Rows; i++)
-        for (int q = 0; q < Cols; q++) {
-            float* to = c + i * ldc + j + q;
-            float s = sum(sums[i][q]);
-            *to = accumulate ? *to + s : s;
-        }
-}
-
-template <int Format, int Rows>
-void low_bit_rows(int64_t n, int64_t k, const uint16_t* x, int64_t ldx, const Matrix& w, float* c, int64_t ldc, bool accumulate) {
-    int64_t j = 0;
-    for (; j + 4 <= n; j += 4) low_bit_block<Format, Rows, 4>(k, x, ldx, w, j, c, ldc, accumulate);
-    for (; j < n; j++) low_bit_block<Format, Rows, 1>(k, x, ldx, w, j, c, ldc, accumulate);
-}
-
-template <int Format>
-void low_bit_typed(int64_t m, int64_t n, int64_t k, const uint16_t* x, int64_t ldx, const Matrix& w, float* c, int64_t ldc,
-                   bool accumulate) {
-    auto run = m == 1   ? low_bit_rows<Format, 1>
-               : m == 2 ? low_bit_rows<Format, 2>
-               : m == 3 ? low_bit_rows<Format, 3>
-                        : low_bit_rows<Format, 4>;
-    run(n, k, x, ldx, w, c, ldc, accumulate);
-}
-
-}  // namespace
-
-void dots_low_bit_avx512bf16(int64_t m, int64_t n, int64_t k, const void* x, int64_t ldx, const Matrix& w, float* c, int64_t ldc,
-                             bool accumulate) {
-    auto run = w.type == KT_FP8    ? low_bit_typed<KT_FP8>
-               : w.type == KT_INT8 ? low_bit_typed<KT_INT8>
-               : w.type == KT_INT4 ? low_bit_typed<KT_INT4>
-                                   : low_bit_typed<KT_MXFP4>;
-    run(m, n, k, static_cast<const uint16_t*>(x), ldx, w, c, ldc, accumulate);
 }
 
 extern const Micro micro_avx512bf16 = {2, MR, NR, W, 2, 2, 2, 768, tile, spin, nullptr, nullptr};

@@ -17,7 +17,7 @@ extern "C" {
 // Weights may be low-bit; a value is code · scale, dequantized block by block to the type of the rows that it meets.
 
 // ---- library -------------------------------------------------------------------------------------------------------------
-KT_API int32_t kt_abi_version(void);       // 7
+KT_API int32_t kt_abi_version(void);       // 8
 KT_API const char* kt_last_error(void);    // of the calling thread; never null
 KT_API const char* kt_cpu_variants(void);  // supported here, best first, comma-separated: "amx,avx512bf16,avx512,avx2"
 // Chooses the variant (null or "": the best; "amx-emulated", for tests, computes AMX tiles with loops) and sizes the thread pool (0: all
@@ -25,6 +25,12 @@ KT_API const char* kt_cpu_variants(void);  // supported here, best first, comma-
 KT_API int32_t kt_init(const char* variant, int32_t threads);
 KT_API const char* kt_cpu_variant(void);  // the chosen one
 KT_API int32_t kt_threads(void);
+// A loop of the caller on the same threads. kt_begin: the pool's threads call task(context, i) for indices that they take; a task must not
+// throw. null: they do not, and the caller runs all of [0, count) itself (loops within loops; one thread). Else it takes indices too, by
+// kt_next until that is -1, and must then call kt_end, which returns when all that was taken is done.
+KT_API void* kt_begin(int64_t count, void (*task)(void* context, int64_t index), void* context);
+KT_API int64_t kt_next(void* job);
+KT_API void kt_end(void* job);
 // On: a row's results do not depend on the rows that are computed with it, bit for bit (few rows then take the slower path of many).
 // For calls from the calling thread; off at first.
 KT_API void kt_set_row_invariant(int32_t on);
@@ -94,7 +100,8 @@ typedef struct {
 
 // x [T,D] bf16 ; weights [T,top_k] f32 ; g, u [R,I] bf16 and pGate, pUp, pDown [R,r] f32 overwritten, kept for backward (p null without
 // pairs) ; rows [R,D] bf16 working memory ; y [T,D] of typeY overwritten, zero for tokens without a route here. y null: the activations
-// alone (rows unused).
+// alone (rows unused). A few tokens are multiplied by dot products, unless rows are to be alike (kt_set_row_invariant); then, as for many,
+// the down projection's rows are rounded to BF16 before they are summed.
 KT_API int32_t kt_experts_forward(const kt_experts* experts, const void* x, const float* weights, void* g, void* u, float* pGate,
                                   float* pUp, float* pDown, void* rows, void* y, int32_t typeY);
 // dx [T,D] of typeDx = Σ of a token's routes, overwritten ; dWeights[routes[i]] written ; dA, dB of gate, up, down overwritten (all null:

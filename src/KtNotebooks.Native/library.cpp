@@ -16,7 +16,7 @@ int32_t failed(const char* function, Status status, const char* text) noexcept {
 
 }  // namespace kt
 
-int32_t kt_abi_version(void) { return 7; }
+int32_t kt_abi_version(void) { return 8; }
 
 const char* kt_last_error(void) { return kt::last_error; }
 
@@ -47,3 +47,13 @@ int32_t kt_threads(void) {
     kt::guarded("kt_threads", [&] { n = kt::pool_threads(); });
     return n;
 }
+
+void* kt_begin(int64_t count, void (*task)(void* context, int64_t index), void* context) {
+    void* job = nullptr;  // a pool whose threads cannot be started leaves all to the caller
+    kt::guarded("kt_begin", [&] { job = kt::begin_job(count, task, context); });
+    return job;
+}
+
+int64_t kt_next(void* job) { return kt::next_task(static_cast<kt::Job*>(job)); }
+
+void kt_end(void* job) { kt::end_job(static_cast<kt::Job*>(job)); }

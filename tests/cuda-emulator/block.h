@@ -44,7 +44,7 @@ class BlockRunner {
     void copy_async(void* shared, const void* global, bool valid);
     void copy_commit();
     void copy_wait(int groups);
-    void multiply(float* d, uint64_t a, uint64_t b, bool b_by_k);
+    void multiply(float* d, int columns, uint64_t a, uint64_t b, bool b_by_k);
     void multiply_commit();
     void multiply_wait(int groups);
     unsigned shared_address(const void* p);
@@ -69,6 +69,7 @@ class BlockRunner {
     };
     struct Product {
         float* d;
+        int columns;
         uint64_t a, b;
         bool b_by_k;
         int group;

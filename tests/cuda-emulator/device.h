@@ -297,12 +297,21 @@ static inline unsigned int kt_round_bf16(float v) {
     return v != v ? 0x7FFF : (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;  // NaN is canonical, as cvt.rn.bf16x2 makes it
 }
 static inline unsigned int pack_bf16(float low, float high) { return kt_round_bf16(low) | kt_round_bf16(high) << 16; }
+static inline float kt_low_half(unsigned int pair) { return __uint_as_float(pair << 16); }
+static inline float kt_high_half(unsigned int pair) { return __uint_as_float(pair & 0xFFFF0000u); }
+static inline unsigned int multiply_bf16x2(unsigned int a, unsigned int b) {
+    return pack_bf16(kt_low_half(a) * kt_low_half(b), kt_high_half(a) * kt_high_half(b));
+}
+static inline unsigned int subtract_bf16x2(unsigned int a, unsigned int b) {
+    return pack_bf16(kt_low_half(a) - kt_low_half(b), kt_high_half(a) - kt_high_half(b));
+}
 
 // Hopper's warpgroup products: see GroupedKernelsHopper.cu.
 #define WARPGROUP_SHARED(name) DYNAMIC_SHARED(name)
 static inline unsigned int shared_address(const void* p) { return kt_shared_address(p); }
-static inline void warpgroup_multiply(float (&d)[128], unsigned long long a, unsigned long long b, bool b_by_k) {
-    kt_warpgroup_multiply(d, a, b, b_by_k);
+template <int N>
+static inline void warpgroup_multiply(float (&d)[N], unsigned long long a, unsigned long long b, bool b_by_k) {
+    kt_warpgroup_multiply(d, N * 2, a, b, b_by_k);
 }
 static inline void warpgroup_begin() {}
 static inline void warpgroup_commit() { kt_warpgroup_commit(); }

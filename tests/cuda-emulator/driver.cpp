@@ -297,6 +297,7 @@ int cuMemFreeHost(void* pointer) {
 int cuMemHostRegister_v2(void* pointer, size_t bytes, unsigned) {
     NEEDS_CONTEXT;
     if (bytes == 0 || pointer == nullptr) return error(InvalidValue, "cuMemHostRegister: nothing");
+    if (setting("REGISTER", 1) == 0) return error(NotSupported, "cuMemHostRegister");
     auto p = reinterpret_cast<uintptr_t>(pointer);
     for (auto& [begin, size] : Machine::get().pinned)
         if (p < begin + size && begin < p + bytes) return error(HostMemoryAlreadyRegistered, "cuMemHostRegister");

@@ -42,7 +42,7 @@ void kt_copy_commit();
 void kt_copy_wait(int groups);
 // Products of a warpgroup: see GroupedKernelsHopper.cu. Queued, and done at once or when they are waited for.
 unsigned int kt_shared_address(const void* p);
-void kt_warpgroup_multiply(float* d, unsigned long long a, unsigned long long b, bool b_by_k);
+void kt_warpgroup_multiply(float* d, int columns, unsigned long long a, unsigned long long b, bool b_by_k);
 void kt_warpgroup_commit();
 void kt_warpgroup_wait(int groups);
 [[noreturn]] void kt_fail(const char* what);  // ends the launch with an error that names kernel, block and thread

@@ -1,4 +1,4 @@
-// Hopper's warpgroup products (wgmma m64n256k16, BF16, both sides in shared memory swizzled by 128 bytes). Each warp computes its 16 rows
+// Hopper's warpgroup products (wgmma m64n256k16 and m64n128k16, BF16, both sides in shared memory swizzled by 128 bytes). Each warp computes its 16 rows
 // of the 64 when its last lane arrives.
 #include <cstring>
 
@@ -13,9 +13,9 @@ unsigned BlockRunner::shared_address(const void* p) {
     return static_cast<unsigned>(at - window);
 }
 
-void BlockRunner::multiply(float* d, uint64_t a, uint64_t b, bool b_by_k) {
+void BlockRunner::multiply(float* d, int columns, uint64_t a, uint64_t b, bool b_by_k) {
     auto& t = threads_[current_];
-    t.products.push_back({d, a, b, b_by_k, t.product_group});
+    t.products.push_back({d, columns, a, b, b_by_k, t.product_group});
     // As with copies: at once in some blocks, at the last moment in others.
     if (!copies_late_) meet_for_products(-1);
 }
@@ -59,17 +59,17 @@ void BlockRunner::do_products(void** dues) {
         auto p = (*due(0)->products)[i];
         for (int k = 0; k < 16; k++) {
             for (int m = 0; m < 16; m++) a[m][k] = shared_bf16(p.a, warp * 16 + m, k, false);
-            for (int n = 0; n < 256; n++) b[k][n] = shared_bf16(p.b, n, k, p.b_by_k);
+            for (int n = 0; n < p.columns; n++) b[k][n] = shared_bf16(p.b, n, k, p.b_by_k);
         }
         auto each = [&](auto body) {
             for (int lane = 0; lane < 32; lane++)
-                for (int r = 0; r < 128; r++)
+                for (int r = 0; r < p.columns / 2; r++)
                     body((*due(lane)->products)[i].d[r], c[lane / 4 + r / 2 % 2 * 8][r / 4 * 8 + lane % 4 * 2 + r % 2]);
         };
         each([](float& d, float& sum) { sum = d; });
         for (int m = 0; m < 16; m++)
             for (int k = 0; k < 16; k++)
-                for (int n = 0; n < 256; n++) c[m][n] += a[m][k] * b[k][n];
+                for (int n = 0; n < p.columns; n++) c[m][n] += a[m][k] * b[k][n];
         each([](float& d, float& sum) { d = sum; });
     }
     for (int lane = 0; lane < 32; lane++)
@@ -80,8 +80,8 @@ void BlockRunner::do_products(void** dues) {
 
 extern "C" {
 unsigned kt_shared_address(const void* p) { return kt::BlockRunner::here()->shared_address(p); }
-void kt_warpgroup_multiply(float* d, unsigned long long a, unsigned long long b, bool b_by_k) {
-    kt::BlockRunner::here()->multiply(d, a, b, b_by_k);
+void kt_warpgroup_multiply(float* d, int columns, unsigned long long a, unsigned long long b, bool b_by_k) {
+    kt::BlockRunner::here()->multiply(d, columns, a, b, b_by_k);
 }
 void kt_warpgroup_commit() { kt::BlockRunner::here()->multiply_commit(); }
 void kt_warpgroup_wait(int groups) { kt::BlockRunner::here()->multiply_wait(groups); }

@@ -49,8 +49,15 @@ public sealed class BankLayout
 
     public Piece Down { get; }
 
-    /// <summary>Whether products read the stored bytes as they are.</summary>
-    public bool IsDirect(DType type) => Gate.Format == StorageFormat.Of(type) && Up.Format == Gate.Format && Down.Format == Gate.Format;
+    /// <summary>
+    /// Whether products on a card read the stored bytes as they are, for so many rows an expert on average; if not, matrices are dequantized when a group is
+    /// opened.
+    /// </summary>
+    public bool IsDirect(Device card, DType type, long rows)
+    {
+        bool Is(Piece p) => p.Format == StorageFormat.Of(type) || GroupedKernels.ReadsCodes(card, type, p.Format, p.N, p.K, rows);
+        return Up.Format == Gate.Format && Down.Format == Gate.Format && Is(Gate) && Is(Up) && Is(Down);
+    }
 
     /// <summary>Bytes of an expert's matrices after dequantizing to <paramref name="type"/>.</summary>
     public long DequantizedBytes(DType type) => ((long)Gate.N * Gate.K * 2 + (long)Down.N * Down.K) * type.Size();
@@ -64,17 +71,20 @@ public sealed class BankLayout
     }
 
     /// <summary>
-    /// The matrices of a group whose experts lie at <paramref name="address"/> on a card: where they are, or dequantized into scratch that is added to
-    /// <paramref name="scratch"/>.
+    /// The matrices of a group whose experts lie at <paramref name="address"/> on a card, for so many rows an expert of the bank: where and as they are, or
+    /// dequantized into scratch that is added to <paramref name="scratch"/>.
     /// </summary>
-    internal GroupMatrices Matrices(nint address, int count, DType type, Device device, List<Tensor> scratch)
+    internal GroupMatrices Matrices(nint address, int count, DType type, long rows, Device device, List<Tensor> scratch)
     {
+        var direct = IsDirect(device, type, rows);
         ExpertSide Of(Piece piece)
         {
-            if (piece.Format == StorageFormat.Of(type)) return new ExpertSide(address + (nint)piece.Data, ExpertBytes / type.Size(), piece.K);
+            var data = address + (nint)piece.Data;
+            if (piece.Format == StorageFormat.Of(type)) return new ExpertSide(data, ExpertBytes / type.Size(), piece.K);
+            if (direct) return new ExpertSide(data, ExpertBytes, piece.K, piece.Format, address + (nint)piece.Scales);
             var dequantized = Tensor.Empty(type, device, count, piece.N, piece.K);
             scratch.Add(dequantized);
-            piece.Format.DequantizeOnGpu(address + (nint)piece.Data, address + (nint)piece.Scales, ExpertBytes, dequantized);
+            piece.Format.DequantizeOnGpu(data, address + (nint)piece.Scales, ExpertBytes, dequantized);
             return new ExpertSide(dequantized.Pointer, (long)piece.N * piece.K, piece.K);
         }
         return new GroupMatrices(Of(Gate), Of(Up), Of(Down));

@@ -51,6 +51,9 @@ public sealed class ExpertBank : Module, IAdaptable
     /// </summary>
     public bool LoraOnHost { get; set; }
 
+    /// <summary>The pairs on the card at work while the bank has its turn in a step (<see cref="LoraTurns"/>); they stand for the kept ones then.</summary>
+    internal ExpertLora? LoraHere { get; set; }
+
     /// <summary>How the matrices are stored.</summary>
     public StorageFormat Format => _set.Gate.Format;
 
@@ -171,7 +174,7 @@ public sealed class ExpertBank : Module, IAdaptable
         var lora = ActingOn(pass);
         if (lora is { Dropout: > 0 } && !pass.Training) lora = lora with { Dropout = 0 };
         var device = Executor.DeviceOf(new ExpertVisit(indices.Count, pass.ValueUnused, lora)) ?? base.Device;
-        var set = _set with { Lora = lora?.Device == device ? lora : lora?.Map(t => Fetched.Apply(t, device)) };
+        var set = _set with { Lora = lora is null || lora.Device == device ? lora : Brought(lora, pass, device) };
         var (w, chosen) = (Transfer.Apply(weights, device), Transfer.Apply(indices, device));
         var key = new RouteKey(DropoutMask.Mix(pass.DropoutKey ^ _key), pass.FirstRow * (long)weights.Width);
         var y = RoutedExperts.Apply(new ExpertCall(set, key, Transfer.Apply(x, device), w, chosen) { ValueUnused = pass.ValueUnused, KeptLora = lora },
@@ -179,6 +182,9 @@ public sealed class ExpertBank : Module, IAdaptable
         if (_downBiases is not null) y = ExpertBias.Apply(y, w, chosen, _downBiases);
         return Transfer.Apply(y, x.Device);
     }
+
+    private ExpertLora Brought(ExpertLora lora, Pass pass, Device device) => pass.Adapter is null && LoraHere is { } here && here.Device == device
+        ? here with { Dropout = lora.Dropout } : lora.Map(t => Fetched.Apply(t, device));
 
     private ExpertLora? ActingOn(Pass pass) => pass.Adapter is { } name ? (ExpertLora?)Named.GetValueOrDefault(name) : _set.Lora;
 

@@ -1,5 +1,7 @@
+using KtNotebooks.Interop;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Tensors;
+using KtNotebooks.Weights;
 
 namespace KtNotebooks.Experts;
 
@@ -17,6 +19,11 @@ public sealed class ExpertExecutors : IDisposable
     /// <summary>A split goes by whole groups, so it wants smaller ones.</summary>
     private const int SplitSlots = 16;
 
+    /// <summary>
+    /// Banks that come to pinned memory at the same time: all threads read or make one, then one thread locks its pages, while the others go on with the next.
+    /// </summary>
+    private const int Lanes = 4;
+
     private readonly List<ExpertStream> _streams = [];
 
     /// <summary>Bytes that crossed the bus so far.</summary>
@@ -24,19 +31,40 @@ public sealed class ExpertExecutors : IDisposable
 
     internal IReadOnlyList<ExpertStream> Streams => _streams;
 
+    /// <summary>Bytes that were read from a disk so far.</summary>
+    public long ReadBytes => _streams.Sum(s => s.ReadBytes);
+
+    /// <summary>For tests: another reader than the disk's.</summary>
+    internal Func<CudaDevice, DiskRing> NewRing { get; init; } = card => new DiskRing(card);
+
     /// <summary>Streams the experts of these banks through so many slots of a card, each of which takes a group of at most groupBytes.</summary>
-    public void Stream(IReadOnlyList<ExpertBank> banks, Device card, long groupBytes, int slots, Action<ExpertBank>? brought = null)
+    /// <param name="onDisk">Whether a bank stays in the checkpoint's shards; null: none does.</param>
+    public void Stream(IReadOnlyList<ExpertBank> banks, Device card, long groupBytes, int slots, Action<ExpertBank>? brought = null,
+        Func<ExpertBank, bool>? onDisk = null)
     {
         ArgumentNullException.ThrowIfNull(banks);
         if (banks.Count == 0) return;
-        var stream = new ExpertStream(CudaDevice.Get(card.Index), groupBytes, slots);
+        var fromDisk = banks.ToDictionary(b => b, b => onDisk?.Invoke(b) ?? false);
+        var gpu = CudaDevice.Get(card.Index);
+        var stream = new ExpertStream(gpu, groupBytes, slots, fromDisk.ContainsValue(true) ? NewRing(gpu) : null);
         _streams.Add(stream);
-        foreach (var bank in banks)
+        var told = new Lock();
+        var lanes = banks.Min(b => b.StoredBytes / Math.Max(1, b.Set.OrdinaryBytes)); // what lies in ordinary memory is there twice for a while
+        ShardWork.Run((int)Math.Clamp(lanes, 1, Lanes), banks.Count, at =>
         {
+            var bank = banks[(int)at];
+            var ordinary = bank.Set.OrdinaryBytes;
+            if (fromDisk[bank])
+            {
+                bank.Use(new StreamedExperts(new ExpertSlab(new DiskBank(bank.Set, bank.Path)), stream, card, groupBytes));
+                lock (told) brought?.Invoke(bank);
+                return;
+            }
             var slab = new ExpertSlab(bank.Set, card);
             bank.Use(new StreamedExperts(slab, stream, card, groupBytes), slab.Set);
-            brought?.Invoke(bank);
-        }
+            if (ordinary > 0) HostPages.Trim();
+            lock (told) brought?.Invoke(bank);
+        }, CancellationToken.None);
     }
 
     /// <summary>

@@ -19,14 +19,16 @@ internal sealed class ExpertStream : IDisposable
     private readonly List<GroupVisit> _plan = [];
     private readonly Dictionary<GroupVisit, Queue<int>> _uses = [];
     private readonly List<(CudaEvent From, CudaEvent To)> _timings = [];
+    private readonly DiskRing? _disk;
     private int _next;
 
     /// <param name="card">Whose memory the slots take.</param>
     /// <param name="slotBytes">The largest group of any bank.</param>
     /// <param name="slots">At least two, or nothing overlaps.</param>
-    public ExpertStream(CudaDevice card, long slotBytes, int slots)
+    /// <param name="disk">By which banks come that are on the disk; owned from here on.</param>
+    public ExpertStream(CudaDevice card, long slotBytes, int slots, DiskRing? disk = null)
     {
-        _card = card;
+        (_card, _disk) = (card, disk);
         _slots = new Slot[slots];
         for (var s = 0; s < slots; s++) _slots[s] = new Slot(CudaBuffer.Allocate(Device.Cuda(card.Index), slotBytes), new CudaEvent(card), new CudaEvent(card));
     }
@@ -34,15 +36,32 @@ internal sealed class ExpertStream : IDisposable
     /// <summary>Bytes copied so far.</summary>
     public long CopiedBytes { get; private set; }
 
+    /// <summary>Of them what was read from a disk.</summary>
+    public long ReadBytes => _disk?.ReadBytes ?? 0;
+
     /// <summary>Device memory of the slots.</summary>
     public long Bytes => _slots.Sum(s => s.Memory.ByteLength);
 
     /// <summary>Keep events around every copy for <see cref="TakeCopyTime"/>.</summary>
-    public bool IsTimed { get; set; }
+    public bool IsTimed
+    {
+        get;
+        set
+        {
+            field = value;
+            if (_disk is not null) _disk.Timed = value ? AddTiming : null;
+        }
+    }
+
+    /// <summary>Ends a wait for the disk; of the pass that was planned last.</summary>
+    private CancellationToken Cancel { get; set; }
 
     /// <summary>The groups that will be opened, in order; replaces the plan before. Copies begin at once.</summary>
-    public void Plan(IEnumerable<GroupVisit> visits)
+    /// <param name="cancel">Ends a wait for the disk.</param>
+    public void Plan(IEnumerable<GroupVisit> visits, CancellationToken cancel = default)
     {
+        Cancel = cancel;
+        Forget();
         _plan.Clear();
         _uses.Clear();
         _next = 0;
@@ -63,8 +82,20 @@ internal sealed class ExpertStream : IDisposable
         {
             while (_next <= at) _uses[_plan[_next++]].Dequeue();
         }
-        var slot = Array.Find(_slots, s => s.Content == visit)
-            ?? Load(Victim(int.MaxValue) ?? throw new InvalidOperationException($"all {_slots.Length} slots of cuda:{_card.Index} are open"), visit);
+        var slot = Array.Find(_slots, s => s.Content == visit) ?? Load(Victim(int.MaxValue) ?? Vacated()
+            ?? throw new InvalidOperationException($"all {_slots.Length} slots of cuda:{_card.Index} are open"), visit);
+        if (slot.Arrival is { } arrival)
+        {
+            try
+            {
+                arrival.Wait(Cancel);
+            }
+            catch (Exception) when (arrival.HasFailed)
+            {
+                Forget(); // whoever asks again has it read again
+                throw;
+            }
+        }
         _card.Compute.Wait(slot.Ready);
         slot.Open++;
         return slot.Memory.Pointer;
@@ -84,6 +115,8 @@ internal sealed class ExpertStream : IDisposable
         _plan.Clear();
         _uses.Clear();
         _next = 0;
+        _disk?.Abandon();
+        Forget();
         _card.Copies.Synchronize();
     }
 
@@ -91,18 +124,27 @@ internal sealed class ExpertStream : IDisposable
     public double TakeCopyTime()
     {
         double sum = 0;
-        foreach (var (from, to) in _timings)
+        lock (_timings)
         {
-            sum += to.Since(from);
-            from.Dispose();
-            to.Dispose();
+            foreach (var (from, to) in _timings)
+            {
+                sum += to.Since(from);
+                from.Dispose();
+                to.Dispose();
+            }
+            _timings.Clear();
         }
-        _timings.Clear();
         return sum;
+    }
+
+    private void AddTiming(CudaEvent from, CudaEvent to)
+    {
+        lock (_timings) _timings.Add((from, to));
     }
 
     public void Dispose()
     {
+        _disk?.Dispose();
         _card.Copies.Synchronize();
         _card.Compute.Synchronize();
         foreach (var slot in _slots)
@@ -131,7 +173,7 @@ internal sealed class ExpertStream : IDisposable
         var latest = before == int.MaxValue ? -1 : before;
         foreach (var slot in _slots)
         {
-            if (slot.Open > 0) continue;
+            if (slot.Open > 0 || slot.Arrival is { IsOver: false }) continue;
             var use = slot.Content is { } content && _uses.TryGetValue(content, out var uses) && uses.TryPeek(out var at) ? at : int.MaxValue;
             if (use > latest) (best, latest) = (slot, use);
             if (use == int.MaxValue) break;
@@ -139,8 +181,34 @@ internal sealed class ExpertStream : IDisposable
         return best;
     }
 
+    /// <summary>A slot whose group is still being read, given up for one that is needed now; null: none.</summary>
+    private Slot? Vacated()
+    {
+        if (Array.FindLast(_slots, s => s.Open == 0 && s.Arrival is { IsOver: false }) is not { } slot) return null;
+        if (!slot.Arrival!.Abandon(Cancel)) throw new OperationCanceledException(Cancel);
+        slot.Vacate();
+        return slot;
+    }
+
+    /// <summary>Groups that were not read to their end are in no slot.</summary>
+    private void Forget()
+    {
+        foreach (var slot in _slots)
+            if (slot.Arrival is { HasFailed: true, IsOver: true }) slot.Vacate();
+    }
+
     private Slot Load(Slot slot, GroupVisit visit)
     {
+        slot.Arrival = null;
+        if (visit.Bank.Slab.Disk is { } bank)
+        {
+            _card.RefuseInRecording("experts from the disk");
+            var group = visit.Bank.Groups[visit.Group];
+            slot.Arrival = _disk!.Start(bank, group, slot.Memory.Pointer, slot.Free, slot.Ready);
+            slot.Content = visit;
+            CopiedBytes += group.Count * bank.Layout.ExpertBytes;
+            return slot;
+        }
         var (source, bytes) = visit.Bank.Source(visit.Group);
         if (slot.Content is not null) _card.Copies.Wait(slot.Free);
         CudaEvent? from = null;
@@ -154,7 +222,7 @@ internal sealed class ExpertStream : IDisposable
         {
             var to = new CudaEvent(_card, timing: true);
             to.Record(_card.Copies);
-            _timings.Add((from, to));
+            AddTiming(from, to);
         }
         slot.Ready.Record(_card.Copies);
         slot.Content = visit;
@@ -174,6 +242,11 @@ internal sealed class ExpertStream : IDisposable
 
         public GroupVisit? Content { get; set; }
 
+        /// <summary>Its way from the disk; null: it came from memory.</summary>
+        public DiskTransfer? Arrival { get; set; }
+
         public int Open { get; set; }
+
+        public void Vacate() => (Content, Arrival) = (null, null);
     }
 }

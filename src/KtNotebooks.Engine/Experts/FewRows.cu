@@ -1,5 +1,5 @@
 // A few tokens meet experts that lie on the card, as stored: a warp an output element, every weight read once and dequantized in registers, sums in F32.
-// Nothing is sorted and no number comes from the host: indices say where a route's expert lies. Behind dequantize8 of the bank's format and `unit`.
+// Nothing is sorted and no number comes from the host: indices say where a route's expert lies. Behind the text of the bank's format and `unit`.
 // T tokens, k experts each; route r = t·k + j. D, I: multiples of 8.
 
 // One matrix inside an expert: offsets of its codes and scales, in bytes.
@@ -41,10 +41,10 @@ __device__ __forceinline__ void round2(float& low, float& high, bf16)
 }
 
 // Σ of eight elements of row n of a matrix [N, K], from column k on, times x[0 … 8).
-__device__ __forceinline__ float dot8(const unsigned char* expert, Piece piece, int n, int k, int N, int K, const float* x)
+__device__ __forceinline__ float dot8(const unsigned char* expert, Piece piece, int n, int k, int K, const float* x)
 {
     float w[8], sum = 0;
-    dequantize8(expert + piece.data, expert + piece.scales, n, k, N, K, 8, w);
+    dequantize8(expert + piece.data, expert + piece.scales, n, k, K, 8, w);
     if (ROUNDED)
         for (int j = 0; j < 8; j += 2) round2(w[j], w[j + 1], T());
     for (int j = 0; j < 8; j++) sum += w[j] * x[j];
@@ -102,8 +102,8 @@ extern "C" __global__ void few_gate_up(Few f)
             float v[8];
             widen8(x, c, f.D, v);
             c = min(c, f.D - 8);
-            g += dot8(expert, f.gate, i, c, f.I, f.D, v);
-            u += dot8(expert, f.up, i, c, f.I, f.D, v);
+            g += dot8(expert, f.gate, i, c, f.D, v);
+            u += dot8(expert, f.up, i, c, f.D, v);
         }
     if (f.low_gate.a)
     {
@@ -145,7 +145,7 @@ extern "C" __global__ void few_down(Few f)
                     int c = round + (piece * 32 + lane) * 8;
                     float v[8];
                     widen8(h + (long long)j * f.I, c, f.I, v);
-                    product += dot8(expert, f.down, n, min(c, f.I - 8), f.D, f.I, v);
+                    product += dot8(expert, f.down, n, min(c, f.I - 8), f.I, v);
                 }
             if (f.low_down.a)
             {

@@ -26,11 +26,13 @@ internal abstract class GpuExperts : IExpertExecutor
 
     public virtual ExpertStream? Stream => null;
 
-    /// <summary>Bytes that opening a group takes: asked when a run is planned.</summary>
-    internal virtual long OpenBytes(ExpertGroup group, DType type) => 0;
+    /// <summary>Bytes that opening a group takes for rows of a type, so many an expert of the bank: asked when a run is planned.</summary>
+    internal virtual long OpenBytes(ExpertGroup group, DType type, long rows) => 0;
 
-    /// <summary>The matrices of a group in F32 or BF16; work queued on the compute stream from now on may read them.</summary>
-    internal abstract GroupMatrices Open(int group, DType type);
+    /// <summary>
+    /// The matrices of a group, for rows in F32 or BF16, so many an expert of the bank; work queued on the compute stream from now on may read them.
+    /// </summary>
+    internal abstract GroupMatrices Open(int group, DType type, long rows);
 
     /// <summary>All work that reads the group has been queued.</summary>
     internal abstract void Close(int group);
@@ -53,7 +55,7 @@ internal abstract class GpuExperts : IExpertExecutor
             if (lora.Dropout > 0) row += 2 * Math.Max(experts.Gate.K, experts.Inner); // masked copies of what goes in
         }
         var sum = Groups.Count > 1 && type != DType.F32 ? x.Count * sizeof(float) : 0;
-        return (rows * row * type.Size()) + pairs + sum + Groups.Max(g => OpenBytes(g, type));
+        return (rows * row * type.Size()) + pairs + sum + Groups.Max(g => OpenBytes(g, type, call.RowsEach));
     }
 
     public ExpertState NewState(ExpertCall call) => StateOf(call);
@@ -238,7 +240,7 @@ internal sealed class GpuRows(ExpertCall call, GpuExperts source, GpuState state
             (_first, _count) = op.Source.Groups[group];
             (FirstRow, Rows) = (op.Offsets[_first], op.Offsets[_first + _count] - op.Offsets[_first]);
             _card = _x.Gpu();
-            _w = op.Source.Open(group, _x.Type);
+            _w = op.Source.Open(group, _x.Type, op.RowsEach);
             (_allRoutes, _routes) = (op.State.Routes, op.State.Routes.Slice(FirstRow, Rows));
             _tiles = GroupedKernels.Tiles(_x.Device, op.Offsets, _first, _count);
         }
@@ -452,6 +454,8 @@ internal sealed class GpuRows(ExpertCall call, GpuExperts source, GpuState state
     }
 
     private GpuExperts Source => source;
+
+    private long RowsEach => call.RowsEach;
 
     private GpuState State => state;
 

@@ -51,6 +51,9 @@ internal sealed record ExpertCall(ExpertSet Experts, RouteKey Key, Tensor X, Ten
     /// <summary>R.</summary>
     public int Routes => checked((int)Indices.Count);
 
+    /// <summary>R / E: what an expert gets of the rows on average.</summary>
+    public long RowsEach => Routes / Experts.Count;
+
     public ExpertVisit Visit => new(Routes, ValueUnused, KeptLora);
 
     /// <summary>A mask for projection 0 gate, 1 up, 2 down; rows are numbered by route, so that sorting does not change it.</summary>

@@ -11,9 +11,6 @@ namespace KtNotebooks.Experts;
 /// </summary>
 internal sealed unsafe class NativeExperts
 {
-    /// <summary>So few rows are bound by reading weights once, which dot products do without packing.</summary>
-    private const int FewTokens = 4;
-
     private readonly ExpertSet _experts;
     private readonly int[] _offsets, _routes;
 
@@ -21,10 +18,10 @@ internal sealed unsafe class NativeExperts
 
     private int R => _routes.Length;
 
-    /// <summary>Whether these rows are for it. Where a row's bits may not depend on its neighbours, few rows take the same way as many.</summary>
+    /// <summary>Whether these rows are for it.</summary>
     public static bool Take(ExpertSet experts, RouteKey key, Tensor x) =>
         Cpu.IsNative && x.Type == DType.BF16 && experts.Glu is null && (experts.Lora is not null || experts.Trained.Length == 0)
-        && experts.Gate.Type != DType.F32 && !key.Mask(experts, 0).Active && (x.Rows > FewTokens || Cpu.IsRowInvariant);
+        && experts.Gate.Type != DType.F32 && !key.Mask(experts, 0).Active;
 
     /// <inheritdoc cref="ExpertRows.Forward"/>
     public void Forward(Tensor x, Tensor weights, ExpertActivations saved, Tensor y, bool valueUnused)

@@ -36,7 +36,7 @@ internal sealed class ResidentExperts : GpuExperts
     public override Device? Device => _card;
 
     public static IReadOnlyList<ExpertGroup> GroupsOf(BankLayout layout, DType type, long dequantizedBytes) =>
-        layout.IsDirect(type) ? [new ExpertGroup(0, layout.Count)]
+        layout.Gate.Format == StorageFormat.Of(type) ? [new ExpertGroup(0, layout.Count)]
             : layout.Groups(layout.ExpertBytes * Math.Max(1, dequantizedBytes / layout.DequantizedBytes(type)));
 
     public long Bytes => _layout.Bytes;
@@ -50,8 +50,8 @@ internal sealed class ResidentExperts : GpuExperts
         else base.Forward(call, state, y);
     }
 
-    internal override GroupMatrices Open(int group, DType type) =>
-        _layout.Matrices(_bytes.Pointer + (nint)(Groups[group].First * _layout.ExpertBytes), Groups[group].Count, type, _card, _scratch);
+    internal override GroupMatrices Open(int group, DType type, long rows) =>
+        _layout.Matrices(_bytes.Pointer + (nint)(Groups[group].First * _layout.ExpertBytes), Groups[group].Count, type, rows, _card, _scratch);
 
     internal override void Close(int group)
     {

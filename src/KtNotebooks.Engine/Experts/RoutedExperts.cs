@@ -20,6 +20,9 @@ public sealed record ExpertSet(Matrices Gate, Matrices Up, Matrices Down, Expert
     /// <summary>I.</summary>
     public int Inner => Gate.N;
 
+    /// <summary>Bytes of the matrices in ordinary memory of this process: not mapped from a file, pinned or on a card.</summary>
+    internal long OrdinaryBytes => Gate.OrdinaryBytes + Up.OrdinaryBytes + Down.OrdinaryBytes;
+
     /// <summary>Experts 0 … count − 1 of it. Their low-rank pairs are views that the caller disposes.</summary>
     internal ExpertSet First(int count) => new(Gate.First(count), Up.First(count), Down.First(count), Lora?.Map(t => t.Slice(0, count))) { Glu = Glu };
 

@@ -22,8 +22,8 @@ internal sealed class StreamedExperts(ExpertSlab slab, ExpertStream stream, Devi
     public (nint Address, long Bytes) Source(int group) =>
         (slab.Address + (nint)(Groups[group].First * slab.Layout.ExpertBytes), Groups[group].Count * slab.Layout.ExpertBytes);
 
-    internal override GroupMatrices Open(int group, DType type) =>
-        slab.Layout.Matrices(stream.Open(new GroupVisit(this, group)), Groups[group].Count, type, card, _scratch);
+    internal override GroupMatrices Open(int group, DType type, long rows) =>
+        slab.Layout.Matrices(stream.Open(new GroupVisit(this, group)), Groups[group].Count, type, rows, card, _scratch);
 
     internal override void Close(int group)
     {

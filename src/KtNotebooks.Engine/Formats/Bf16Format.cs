@@ -6,17 +6,26 @@ namespace KtNotebooks.Formats;
 internal sealed class Bf16Format() : StorageFormat("bf16", 1, DType.BF16)
 {
     private protected override string Cuda => """
-        __device__ void dequantize8(const unsigned char* data, const unsigned char* scales, int n, int k, int N, int K, int count, float* v)
+        typedef Pack<bf16, 8> Code8;
+        struct Scale {};
+
+        __device__ __forceinline__ Code8 code8(const unsigned char* data, int n, int k, int K, int count)
         {
             const bf16* from = (const bf16*)data + (long long)n * K + k;
-            if (K % 8 == 0)
-            {
-                Pack<bf16, 8> values = *(const Pack<bf16, 8>*)from;
-                for (int j = 0; j < 8; j++) v[j] = widen(values.v[j]);
-            }
-            else
-                for (int j = 0; j < count; j++) v[j] = widen(from[j]);
+            if (K % 8 == 0) return *(const Code8*)from;
+            Code8 c;
+            for (int j = 0; j < count; j++) c.v[j] = from[j];
+            return c;
         }
+
+        __device__ __forceinline__ Scale scale8(const unsigned char*, int, int, int) { return {}; }
+
+        __device__ __forceinline__ void decode8(const Code8& c, Scale, int count, float* v)
+        {
+            for (int j = 0; j < count; j++) v[j] = widen(c.v[j]);
+        }
+
+        __device__ __forceinline__ void decode8(const Code8& c, Scale, unsigned int* pairs) { *(Code8*)pairs = c; }
 
         """;
 

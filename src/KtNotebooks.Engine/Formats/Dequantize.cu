@@ -1,13 +1,8 @@
-// Stored matrices of experts to the type that products read, rounded once. A thread makes eight neighbours of a row by its format's dequantize8.
+// Stored matrices of experts to the type that products read, rounded once: behind a format's text. A thread makes eight neighbours of a row.
 
-__device__ void dequantize8(const unsigned char* data, const unsigned char* scales, int n, int k, int N, int K, int count, float* v);
-
-// Eight codes of a byte each, or fewer at the end of rows that are no multiple of eight.
-__device__ __forceinline__ void load8(const unsigned char* from, bool whole, int count, unsigned char* code)
+__device__ __forceinline__ void dequantize8(const unsigned char* data, const unsigned char* scales, int n, int k, int K, int count, float* v)
 {
-    if (whole) *(unsigned long long*)code = *(const unsigned long long*)from;
-    else
-        for (int j = 0; j < count; j++) code[j] = from[j];
+    decode8(code8(data, n, k, K, count), scale8(scales, n, k, K), count, v);
 }
 
 // data, scales: of the first expert, the next one expert_bytes on; out [experts, N, K].
@@ -18,7 +13,7 @@ extern "C" __global__ void dequantize(const unsigned char* data, const unsigned 
     if (piece >= (long long)N * pieces) return;
     int n = (int)(piece / pieces), k = (int)(piece % pieces) * 8, count = min(8, K - k);
     float v[8];
-    dequantize8(data + e * expert_bytes, scales + e * expert_bytes, n, k, N, K, count, v);
+    dequantize8(data + e * expert_bytes, scales + e * expert_bytes, n, k, K, count, v);
     T* to = out + ((long long)e * N + n) * K + k;
     if (K % 8 == 0)
     {

@@ -40,13 +40,26 @@ internal sealed class Fp8Format() : StorageFormat("fp8", 2, DType.F8E4M3, DType.
             v = (code & 0x7F) == 0x7F ? __uint_as_float(0x7FC00000u) : v;
             return code & 0x80 ? -v : v;
         }
-        __device__ void dequantize8(const unsigned char* data, const unsigned char* scales, int n, int k, int N, int K, int count, float* v)
+
+        typedef Bytes8 Code8;
+        typedef float Scale;
+
+        __device__ __forceinline__ Code8 code8(const unsigned char* data, int n, int k, int K, int count)
         {
-            float scale = ((const float*)scales)[(n / 128) * ((K + 127) / 128) + k / 128];
-            unsigned char code[8];
-            load8(data + (long long)n * K + k, K % 8 == 0, count, code);
-            for (int j = 0; j < count; j++) v[j] = scale * e4m3(code[j]);
+            return bytes8(data + (long long)n * K + k, K % 8 == 0, count);
         }
+
+        __device__ __forceinline__ Scale scale8(const unsigned char* scales, int n, int k, int K)
+        {
+            return ((const float*)scales)[(n / 128) * ((K + 127) / 128) + k / 128];
+        }
+
+        __device__ __forceinline__ void decode8(Code8 c, Scale scale, int count, float* v)
+        {
+            for (int j = 0; j < count; j++) v[j] = scale * e4m3(c[j]);
+        }
+
+        __device__ __forceinline__ void decode8(Code8 c, Scale scale, unsigned int* pairs) { by_floats(c, scale, pairs); }
 
         """;
 

@@ -14,14 +14,23 @@ internal sealed unsafe class Int8Format() : StorageFormat("int8", 3, DType.I8, D
     internal override float RandomDeviation => 74;
 
     private protected override string Cuda => """
-        __device__ void dequantize8(const unsigned char* data, const unsigned char* scales, int n, int k, int N, int K, int count, float* v)
+        typedef Bytes8 Code8;
+        typedef float Scale;
+
+        __device__ __forceinline__ Code8 code8(const unsigned char* data, int n, int k, int K, int count)
         {
-            float scale = ((const float*)scales)[n];
-            unsigned char code[8];
-            load8(data + (long long)n * K + k, K % 8 == 0, count, code);
-            // 2^23 + 128 + code as bits: exact, and faster than a conversion
-            for (int j = 0; j < count; j++) v[j] = scale * (__uint_as_float(0x4B000000u | (code[j] ^ 0x80u)) - 8388736.0f);
+            return bytes8(data + (long long)n * K + k, K % 8 == 0, count);
         }
+
+        __device__ __forceinline__ Scale scale8(const unsigned char* scales, int n, int, int) { return ((const float*)scales)[n]; }
+
+        __device__ __forceinline__ void decode8(Code8 c, Scale scale, int count, float* v)
+        {
+            // 2^23 + 128 + code as bits: exact, and faster than a conversion
+            for (int j = 0; j < count; j++) v[j] = scale * (__uint_as_float(0x4B000000u | (c[j] ^ 0x80u)) - 8388736.0f);
+        }
+
+        __device__ __forceinline__ void decode8(Code8 c, Scale scale, unsigned int* pairs) { by_floats(c, scale, pairs); }
 
         """;
 

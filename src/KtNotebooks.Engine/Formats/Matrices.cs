@@ -104,8 +104,9 @@ public readonly struct Matrices
         if (_each is null || Format != StorageFormat.Of(DType.BF16) || _each[0].Device.Kind != DeviceKind.Cpu)
             throw new InvalidOperationException($"[Matrices] tiles are made of plain BF16 matrices in host memory, one an expert, not of {this}");
         var (rows, tiles, n, k) = (_each, new Tensor[Count], N, K);
-        Parallel.For(0, Count, e =>
+        CpuLoop.For(Count, i =>
         {
+            var e = (int)i;
             var tile = Tensor.Empty(DType.BF16, Padded(n) * Padded(k));
             Native.Ok(Native.kt_tile(n, k, (void*)rows[e].Pointer, (void*)tile.Pointer));
             rows[e].Dispose();
@@ -148,6 +149,23 @@ public readonly struct Matrices
     internal void ScalesPointers(Span<nint> target)
     {
         for (var e = 0; e < Count; e++) target[e] = ScalesPointer(e);
+    }
+
+    /// <summary>Writes the data of matrix e to one address and its scales, if it has any, to another, wherever they come from. Several threads may.</summary>
+    internal void Bring(int e, nint data, nint scales)
+    {
+        using (var view = Data(e)) view.Bring(data);
+        _scales?[e].Bring(scales);
+    }
+
+    /// <summary>Bytes of it in ordinary memory of this process.</summary>
+    internal long OrdinaryBytes
+    {
+        get
+        {
+            Tensor[] all = [.. _stacked is { } stacked ? [stacked] : _each!, .. _scales ?? []];
+            return all.Sum(t => t.Home.Buffer is HostBuffer ? t.ByteLength : 0);
+        }
     }
 
     /// <summary>The stored data of matrix e: [N, K], for 4 bits [N, K/2], of tiles all in a row. A view; the caller disposes it.</summary>

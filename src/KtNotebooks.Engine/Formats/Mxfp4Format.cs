@@ -39,18 +39,39 @@ internal sealed class Mxfp4Format() : StorageFormat("mxfp4", 5, DType.U8, DType.
     internal override float RandomDeviation => 2.9f;
 
     private protected override string Cuda => """
-        __device__ void dequantize8(const unsigned char* data, const unsigned char* scales, int n, int k, int N, int K, int count, float* v)
+        typedef unsigned int Code8;
+        typedef unsigned int Scale;
+
+        // K is a multiple of 32.
+        __device__ __forceinline__ Code8 code8(const unsigned char* data, int n, int k, int K, int) { return ((const Code8*)data)[((long long)n * K + k) / 8]; }
+
+        __device__ __forceinline__ Scale scale8(const unsigned char* scales, int n, int k, int K) { return scales[(long long)n * (K / 32) + k / 32]; }
+
+        __device__ __forceinline__ void decode8(Code8 c, Scale s, int, float* v)
         {
-            unsigned int s = scales[(long long)n * (K / 32) + k / 32];
             float scale = __uint_as_float(s == 0 ? 0x00400000u : s == 255 ? 0x7FC00000u : s << 23); // 2^(s - 127), the smallest a subnormal
-            unsigned int codes = *(const unsigned int*)(data + ((long long)n * K + k) / 2); // K is a multiple of 32
             for (int j = 0; j < 8; j++)
             {
                 // Two exponent bits and one of the mantissa in their places of a float, which is 2^126 times too small; ½ is a subnormal there
-                unsigned int code = codes >> (4 * j);
+                unsigned int code = c >> (4 * j);
                 float value = __uint_as_float((code & 7) << 22) * 8.507059173023462e37f;
                 v[j] = scale * __uint_as_float(__float_as_uint(value) | (code & 8 && code & 7 ? 0x80000000u : 0));
             }
+        }
+
+        // The same two at a time in BF16: both factors are powers of two, so nothing is rounded but what falls below BF16's normal numbers, once.
+        __device__ __forceinline__ void decode8(Code8 c, Scale s, unsigned int* pairs)
+        {
+            unsigned int scale = (s == 0 ? 0x0040u : s == 255 ? 0x7FC0u : s << 7) * 0x10001u, v[4];
+            for (int j = 0; j < 4; j++)
+            {
+                unsigned int code = c >> (4 * j);
+                v[j] = multiply_bf16x2(multiply_bf16x2((code & 0x00070007u) << 6 | (code & 0x00080008u) << 12, 0x7E807E80u), scale);
+            }
+            pairs[0] = low_halves(v[0], v[1]);
+            pairs[1] = low_halves(v[2], v[3]);
+            pairs[2] = high_halves(v[0], v[1]);
+            pairs[3] = high_halves(v[2], v[3]);
         }
 
         """;

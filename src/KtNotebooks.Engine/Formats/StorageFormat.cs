@@ -21,7 +21,7 @@ public abstract unsafe class StorageFormat
     private protected StorageFormat(string name, int code, DType data, DType? scales = null)
     {
         (Name, Code, DataType, _scaleType) = (name, code, data, scales);
-        _program = new(() => new CudaProgram("Dequantize_" + Name, CudaProgram.Resource("Formats.Dequantize.cu") + Cuda));
+        _program = new(() => new CudaProgram("Dequantize_" + Name, Text));
     }
 
     private readonly DType? _scaleType;
@@ -76,7 +76,8 @@ public abstract unsafe class StorageFormat
     public virtual string? Refusal(long k) => null;
 
     /// <summary>Bytes of a matrix [n, k], scales included.</summary>
-    public long Bytes(long n, long k) => Product(DataShape(n, k)) * DataType.Size() + (IsLowBit ? Product(ScaleShape(n, k)) * ScaleType.Size() : 0);
+    public long Bytes(long n, long k, bool withScales = true) =>
+        Product(DataShape(n, k)) * DataType.Size() + (IsLowBit && withScales ? Product(ScaleShape(n, k)) * ScaleType.Size() : 0);
 
     /// <summary>How checkpoints hold a matrix of this format; null: none does, it is made when a model is loaded.</summary>
     internal virtual StoredForm? Stored => null;
@@ -96,8 +97,10 @@ public abstract unsafe class StorageFormat
     /// <summary>Standard deviation of an element without its scale when the bits of the data are drawn at random (benchmarks' weights).</summary>
     internal virtual float RandomDeviation => throw new InvalidOperationException($"[StorageFormat] {Name} has no codes");
 
-    /// <summary>Elements [n, k … k + count) of a matrix [N, K] to v, count ≤ 8, k a multiple of 8: the device function `dequantize8`.</summary>
+    /// <summary>The type and the device functions that Formats/Codes.cu asks of a format.</summary>
     private protected abstract string Cuda { get; }
+
+    private string Text => string.Concat(CudaProgram.Resource("Formats.Codes.cu"), Cuda, CudaProgram.Resource("Formats.Dequantize.cu"));
 
     /// <summary>The format of a tensor that is a matrix by itself.</summary>
     /// <exception cref="ArgumentException">No matrix is stored as this type.</exception>
@@ -164,8 +167,7 @@ public abstract unsafe class StorageFormat
     /// rounded to the type of the rows.
     /// </summary>
     internal CudaProgram Kernels(string name, string text, string file) =>
-        new($"{name}_{Name}", string.Concat($"#define ROUNDED {(IsLowBit ? 1 : 0)}\n", CudaProgram.Resource("Formats.Dequantize.cu"), Cuda, text,
-            CudaProgram.Resource(file)));
+        new($"{name}_{Name}", string.Concat($"#define ROUNDED {(IsLowBit ? 1 : 0)}\n", Text, text, CudaProgram.Resource(file)));
 
     /// <summary>The nearest codes of a matrix [N, K], F32 or BF16 in host memory, and their scales; rows in parallel.</summary>
     /// <exception cref="ArgumentException">K does not suit the format, or it has no codes.</exception>

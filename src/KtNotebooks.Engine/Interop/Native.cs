@@ -10,7 +10,7 @@ namespace KtNotebooks.Interop;
 internal static unsafe partial class Native
 {
     internal const string Library = "ktnative";
-    internal const int AbiVersion = 7;
+    internal const int AbiVersion = 8;
     internal const int F32 = 0;
     internal const int BF16 = 1;
     internal const int Tiled = 0x100;
@@ -32,6 +32,15 @@ internal static unsafe partial class Native
 
     [LibraryImport(Library)]
     internal static partial int kt_threads();
+
+    [LibraryImport(Library)]
+    internal static partial void* kt_begin(long count, delegate* unmanaged<void*, long, void> task, void* context);
+
+    [LibraryImport(Library), SuppressGCTransition]
+    internal static partial long kt_next(void* job);
+
+    [LibraryImport(Library)]
+    internal static partial void kt_end(void* job);
 
     [LibraryImport(Library)]
     internal static partial void kt_set_row_invariant(int on);

@@ -20,7 +20,8 @@ internal static class ExpertPlacer
             var (card, group) = (like.Key.Compute, like.First().Lives.GroupBytes);
             var slots = group == 0 ? 0 : (int)(plan.Gpu(card).Ring / group);
             if (like.Key.Executor == ExecutorKind.Resident) ExpertExecutors.Keep(banks, card, model.Type, brought);
-            if (like.Key.Executor == ExecutorKind.Streamed) executors.Stream(banks, card, group, slots, brought);
+            if (like.Key.Executor == ExecutorKind.Streamed) executors.Stream(banks, card, group, slots, brought,
+                bank => plan.HomeOf(bank.Path) == WeightHome.Disk);
             if (like.Key.Executor != ExecutorKind.Split) continue;
             var costs = executors.Split(banks, card, group, slots, brought: brought);
             var (alone, some) = ((SplitExperts)banks[0].Executor).CpuUpTo(banks[0].TopK);

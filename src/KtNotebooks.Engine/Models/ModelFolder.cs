@@ -65,6 +65,7 @@ public static class ModelFolder
                 notes.AddRange(plan.Notes);
                 model.Executors = ExpertPlacer.Apply(model, plan, notes, meter.Brought);
             }
+            HostPages.Trim(); // what conversions on the way have freed
             model.Notes = notes;
             model.Files = [.. checkpoint.Files.Values];
             return model;

@@ -1,6 +1,7 @@
 using System.Collections.Concurrent;
 using System.Runtime.InteropServices;
 
+using KtNotebooks.Formats;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Tensors;
 
@@ -18,8 +19,11 @@ internal readonly record struct RowSource(nint Pointer, int Stride, nint Tokens 
     public RowSource From(int column, DType type) => this with { Pointer = Pointer + (column * type.Size()) };
 }
 
-/// <summary>Matrices of consecutive experts on a card: the first at Pointer, the next Stride elements on, rows Lead elements apart.</summary>
-internal readonly record struct ExpertSide(nint Pointer, long Stride, int Lead);
+/// <summary>
+/// Matrices of consecutive experts on a card: the first at Pointer, the next Stride elements on, rows Lead elements apart. Of matrices that lie as the
+/// codes of a format Stride is in bytes, of the codes and of the scales alike.
+/// </summary>
+internal readonly record struct ExpertSide(nint Pointer, long Stride, int Lead, StorageFormat? Coded = null, nint Scales = 0);
 
 /// <summary>A · B of one term of a product; K is what they are summed over.</summary>
 internal readonly record struct GroupedTerm(RowSource A, ExpertSide B, int K);
@@ -27,7 +31,9 @@ internal readonly record struct GroupedTerm(RowSource A, ExpertSide B, int K);
 /// <summary>
 /// <see cref="GroupedMatmul"/> on a card: see GroupedKernels.cu. BF16 with sizes that are multiples of 8 runs on tensor cores, anything else one thread an
 /// element. On an H200 tiles of 128 × 128 by four warps won over wider ones, which leave one block a multiprocessor; Hopper's warpgroup products
-/// (GroupedKernelsHopper.cu) are half as fast again. `kt bench experts` measures them.
+/// (GroupedKernelsHopper.cu) are half as fast again. `kt bench experts` measures them. BF16 rows meet matrices in low-bit formats as they are stored
+/// (<see cref="ReadsCodes"/>): codes are decoded on their way into the products (GroupedCodesHopper.cu), which mostly hides behind them, where a decoded copy
+/// of a bank costs 4 bytes of memory traffic an element every time.
 /// </summary>
 internal static unsafe class GroupedKernels
 {
@@ -38,11 +44,29 @@ internal static unsafe class GroupedKernels
     private const int WideShared = 4 * (128 + 128) * 32 * 2, NarrowShared = 3 * (128 + 32) * 64 * 2;
     private const string Hopper = "-arch=sm_90a";
     private const int HopperShared = 4 * (128 + 256) * 64 * 2, HopperColumns = 256, HopperArchitecture = 90;
+
     private const int NarrowColumns = 32, WideColumns = 128, OuterColumns = 128, OuterRows = 32, OuterStages = 3;
 
     private static readonly CudaProgram Program = new("GroupedKernels", CudaProgram.Resource("Ops.GroupedKernels.cu"));
-    private static readonly CudaProgram HopperProgram = new("GroupedKernelsHopper", CudaProgram.Resource("Ops.GroupedKernelsHopper.cu"));
-    private static readonly ConcurrentDictionary<(int Gpu, string Entry, string Options, DType Type, bool ByColumns), CudaKernel> Kernels = new();
+    private static readonly CudaProgram HopperProgram = new("GroupedKernelsHopper",
+        CudaProgram.Resource("Ops.Warpgroup.cu") + CudaProgram.Resource("Ops.GroupedKernelsHopper.cu"));
+
+    private static readonly CudaProgram[] HopperCoded = [.. StorageFormat.All.Select(f => f.Kernels("GroupedCodesHopper",
+        CudaProgram.Resource("Ops.Warpgroup.cu"), "Ops.GroupedCodesHopper.cu"))];
+
+    private static readonly ConcurrentDictionary<(int Gpu, string Entry, string Options, DType Type, bool ByColumns, StorageFormat? Coded), CudaKernel> Kernels
+        = new();
+
+    /// <summary>
+    /// Whether rows of a type, so many an expert on average, meet matrices [n, k] of a format as they are stored, on this card. On an H200 INT4 products run
+    /// at 0.7 of the BF16 rate, a decoded copy costs as much as the product of 270 rows: above 500 rows the copy wins. With the portable kernels' synchronous
+    /// products decoding hides behind nothing, and the copy always wins.
+    /// </summary>
+    public static bool ReadsCodes(Device card, DType type, StorageFormat format, int n, int k, long rows) => type == DType.BF16 && format.IsLowBit
+        && n % 8 == 0 && k % 16 == 0 && rows <= CodedRows && CudaDevice.Missing is null && card.Index < CudaDevice.Count
+        && CudaDevice.Get(card.Index).Architecture == HopperArchitecture;
+
+    private const int CodedRows = 512;
 
     /// <summary>
     /// c [rows, N] (row i at c + i · ldc) = alpha · Σ terms; B matrices are [N, K], or [K, N] when <paramref name="byColumns"/>. tiles:
@@ -55,15 +79,19 @@ internal static unsafe class GroupedKernels
         if (count == 0) return;
         var p = new ProductArguments { Tiles = tiles.Pointer, C = c, Ldc = ldc, Count = terms.Length, N = N, Alpha = alpha };
         var fast = type == DType.BF16 && N % 8 == 0 && Aligned(c, ldc);
+        StorageFormat? coded = null;
         for (var t = 0; t < terms.Length; t++)
         {
             var (a, b, k) = terms[t];
             fast &= k % 8 == 0 && Aligned(a.Pointer, a.Stride) && Aligned(b.Pointer, b.Lead) && b.Stride % 8 == 0;
+            coded ??= b.Coded;
+            if (b.Coded is not null && b.Coded != coded) throw new ArgumentException($"a product of matrices in {coded} and in {b.Coded}");
             p[t] = new TermArguments
             {
                 A = a.Pointer,
                 Tokens = a.Tokens,
                 B = b.Pointer,
+                Scales = b.Scales,
                 StrideB = b.Stride,
                 Lda = a.Stride,
                 Divide = a.Divide,
@@ -73,13 +101,15 @@ internal static unsafe class GroupedKernels
         }
         if (!fast)
         {
+            if (coded is not null) throw new ArgumentException($"rows of {type} and {N} columns do not meet {coded} as it is stored: see ReadsCodes");
             Kernel(card, "grouped_product", type, "-DPLAIN", byColumns, 0).Launch(((N + 127) / 128, count, 1), 128, 0, p);
             return;
         }
-        if (card.Architecture == HopperArchitecture && N > NarrowColumns)
+        if (coded is not null || (card.Architecture == HopperArchitecture && N > NarrowColumns))
         {
-            Kernel(card, "grouped_product", type, Hopper, byColumns, HopperShared)
-                .Launch(((N + HopperColumns - 1) / HopperColumns, count, 1), 256, HopperShared, p);
+            var most = coded is null ? HopperShared : CodedShared(coded);
+            Kernel(card, "grouped_product", type, Hopper, byColumns, most, coded)
+                .Launch(((N + HopperColumns - 1) / HopperColumns, count, 1), 256, most, p);
             return;
         }
         var narrow = N <= NarrowColumns;
@@ -147,21 +177,26 @@ internal static unsafe class GroupedKernels
         return host.To(device);
     }
 
-    private static CudaKernel Kernel(CudaDevice card, string entry, DType type, string options, bool byColumns, int shared)
+    private static CudaKernel Kernel(CudaDevice card, string entry, DType type, string options, bool byColumns, int shared,
+        StorageFormat? coded = null)
     {
-        var key = (card.Index, entry, options, type, byColumns);
+        var key = (card.Index, entry, options, type, byColumns, coded);
         if (Kernels.TryGetValue(key, out var known)) return known;
-        var kernel = (options == Hopper ? HopperProgram : Program).Kernel(card, entry,
+        var program = coded is not null ? HopperCoded[coded.Code] : options == Hopper ? HopperProgram : Program;
+        var kernel = program.Kernel(card, entry,
             $"-DTYPE={(type == DType.F32 ? "float" : "bf16")} {options}{(byColumns ? " -DNN=1" : "")}");
         return Kernels.GetOrAdd(key, shared > 48 << 10 ? kernel.AllowShared(shared) : kernel);
     }
+
+    /// <summary>Four stages of A and of codes, three of decoded B.</summary>
+    private static int CodedShared(StorageFormat coded) => (4 * 128 * 64 * 2) + (3 * 256 * 64 * 2) + (4 * (int)coded.Bytes(256, 64, withScales: false));
 
     private static bool Aligned(nint pointer, int lead) => pointer % 16 == 0 && lead % 8 == 0;
 
     [StructLayout(LayoutKind.Sequential)]
     private struct TermArguments
     {
-        public nint A, Tokens, B;
+        public nint A, Tokens, B, Scales;
         public long StrideB;
         public int Lda, Divide, Ldb, K;
     }

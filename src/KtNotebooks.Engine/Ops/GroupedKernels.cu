@@ -11,6 +11,7 @@ struct Term
     const T* a;          // row i at a + i·lda, or at a + (tokens[i] / divide)·lda
     const int* tokens;   // null: rows in order
     const T* b;          // expert e of the tiles at b + e·stride_b
+    const unsigned char* scales; // of b as a format's codes, which GroupedCodesHopper.cu alone reads; null here
     long long stride_b;
     int lda, divide, ldb, K;
 };

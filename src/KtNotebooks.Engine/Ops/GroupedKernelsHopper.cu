@@ -1,181 +1,54 @@
-// grouped_product of GroupedKernels.cu for Hopper (sm_90a): the same arguments and result, by warpgroup products (wgmma) that read both sides from shared memory.
-// The one kernel with assembly of its own, because its instructions exist on this architecture alone; an emulator (KT_EMULATED) brings the functions that hold it. GroupedKernels.cu is the portable twin.
-//
-// Two warpgroups, each 64 × 256 of a block's 128 × 256 tile; K goes by 64 through four buffers filled by asynchronous copies. A buffer is free again two steps after its product was
-// queued, so that a product is always under way while the threads wait, meet and fetch.
+// grouped_product of GroupedKernels.cu for Hopper, behind Warpgroup.cu: the same arguments and result. Four buffers are filled by asynchronous copies. A buffer is free again two steps
+// after its product was queued, so that a product is always under way while the threads wait, meet and fetch.
 
-struct Term { const T* a; const int* tokens; const T* b; long long stride_b; int lda, divide, ldb, K; };
-struct Tile { int expert, first, rows, unused; };
-struct Product { Term terms[3]; const Tile* tiles; T* c; int ldc, count, N; float alpha; };
+constexpr int STAGES = 4, STAGE = A_BYTES + B_BYTES;
 
-#ifndef NN
-#define NN 0
-#endif
-
-constexpr int BM = 128, BN = 256, BK = 64, STAGES = 4, THREADS = 256;
-constexpr int A_BYTES = BM * BK * 2, STAGE = (BM + BN) * BK * 2, A_MINE = BM * 8 / THREADS, B_MINE = BN * 8 / THREADS;
-constexpr int OUT_ROW = BN * 2 + 16;
-
-// 16-byte chunk of a row of 128 bytes, in the swizzle of 128 bytes that the products expect (address bits 4 … 6 xor bits 7 … 9).
-__device__ __forceinline__ int at(int row, int chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
-
-// A side in shared memory, swizzled by 128 bytes. Rows of 64 k (K-major): eight rows are 1,024 bytes, `leading` is unused. Rows of 64 n (N-major): eight k are 1,024 bytes, the next 64 n lie `leading` bytes on.
-__device__ __forceinline__ unsigned long long describe(const void* p, int leading)
+template <int ROWS>
+__device__ __forceinline__ void product(const Product& p, const Term* terms, const Tile& tile, unsigned char* shared)
 {
-    return ((unsigned long long)(shared_address(p) & 0x3FFFF) >> 4) | ((unsigned long long)(leading >> 4) << 16) | (1024ull >> 4 << 32) | (1ull << 62);
-}
-
-#ifndef KT_EMULATED
-
-#define WARPGROUP_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]
-
-// d [64, 256] += a [64, 16] · b [16, 256] of a warpgroup, queued; d must not be touched before it has been waited for. b_by_k: B lies by rows of k; a constant, and NN.
-__device__ __forceinline__ void warpgroup_multiply(float (&d)[128], unsigned long long a, unsigned long long b, bool)
-{
-    asm volatile(
-        "{ .reg .pred p; setp.ne.b32 p, 1, 0; wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-        "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
-        "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
-        "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
-        "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, %128, %129, p, 1, 1, 0, %130; }"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-          "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-          "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-          "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]),
-          "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]),
-          "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]),
-          "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
-          "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63]),
-          "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), "+f"(d[68]), "+f"(d[69]), "+f"(d[70]), "+f"(d[71]),
-          "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79]),
-          "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83]), "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87]),
-          "+f"(d[88]), "+f"(d[89]), "+f"(d[90]), "+f"(d[91]), "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95]),
-          "+f"(d[96]), "+f"(d[97]), "+f"(d[98]), "+f"(d[99]), "+f"(d[100]), "+f"(d[101]), "+f"(d[102]), "+f"(d[103]),
-          "+f"(d[104]), "+f"(d[105]), "+f"(d[106]), "+f"(d[107]), "+f"(d[108]), "+f"(d[109]), "+f"(d[110]), "+f"(d[111]),
-          "+f"(d[112]), "+f"(d[113]), "+f"(d[114]), "+f"(d[115]), "+f"(d[116]), "+f"(d[117]), "+f"(d[118]), "+f"(d[119]),
-          "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
-        : "l"(a), "l"(b), "n"(NN));
-}
-
-__device__ __forceinline__ void warpgroup_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void warpgroup_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int N>
-__device__ __forceinline__ void warpgroup_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
-
-// What was copied becomes visible to the products.
-__device__ __forceinline__ void copies_for_products() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-
-#endif
-
-extern "C" __global__ void __launch_bounds__(THREADS, 1) grouped_product(Product p)
-{
-    WARPGROUP_SHARED(shared);
-    __shared__ Term terms[3];
-    const Tile tile = p.tiles[blockIdx.y];
-    const int n0 = blockIdx.x * BN, thread = threadIdx.x, lane = thread & 31, group = thread >> 7;
-    if (thread == 0)
-    {
-        terms[0] = p.terms[0];
-        terms[1] = p.terms[1];
-        terms[2] = p.terms[2];
-    }
-    __syncthreads();
-
+    const int n0 = blockIdx.x * BN;
     int steps = 0;
     for (int t = 0; t < p.count; t++) steps += (terms[t].K + BK - 1) / BK;
 
-    int term = 0, k = 0, K = 0, ldb = 0;
-    const T *a[A_MINE], *b = nullptr;
+    Walk walk(terms, p.count);
+    RowsOfA<ROWS> a;
+    const T* b = nullptr;
     auto open = [&]() {
-        const Term& q = terms[term];
-        K = q.K;
-        ldb = q.ldb;
+        const Term& q = terms[walk.term];
+        a.open(q, tile);
         b = q.b + tile.expert * q.stride_b;
-#pragma unroll
-        for (int j = 0; j < A_MINE; j++)
-        {
-            int row = (thread + j * THREADS) / 8, i = tile.first + min(row, tile.rows - 1);
-            a[j] = q.a + (long long)(q.tokens ? q.tokens[i] / q.divide : i) * q.lda;
-        }
     };
     open();
     auto fetch = [&](int stage) {
-        if (term < p.count)
+        if (!walk.over())
         {
             unsigned char* to = shared + stage * STAGE;
-#pragma unroll
-            for (int j = 0; j < A_MINE; j++)
-            {
-                int c = thread + j * THREADS, row = c / 8, chunk = c % 8;
-                bool valid = row < tile.rows && k + chunk * 8 < K;
-                copy_async(to + at(row, chunk), valid ? a[j] + k + chunk * 8 : terms[0].a, valid);
-            }
-#pragma unroll
-            for (int j = 0; j < B_MINE; j++)
-            {
-                int c = thread + j * THREADS;
-                if (NN) // 64 rows of k, each four stretches of 64 n
-                {
-                    int row = c / 32, chunk = c % 32;
-                    bool valid = k + row < K && n0 + chunk * 8 < p.N;
-                    copy_async(to + A_BYTES + chunk / 8 * (BK * 128) + at(row, chunk % 8), valid ? b + (long long)(k + row) * ldb + n0 + chunk * 8 : terms[0].a, valid);
-                }
-                else
-                {
-                    int row = c / 8, chunk = c % 8;
-                    bool valid = n0 + row < p.N && k + chunk * 8 < K;
-                    copy_async(to + A_BYTES + at(row, chunk), valid ? b + (long long)(n0 + row) * ldb + k + chunk * 8 : terms[0].a, valid);
-                }
-            }
-            k += BK;
-            if (k >= K)
-            {
-                k = 0;
-                if (++term < p.count) open();
-            }
+            a.copy(to, walk.k, walk.K, tile.rows, p.terms[0].a);
+            copy_b(to + A_BYTES, b, walk.ldb, walk.k, walk.K, n0, p.N, p.terms[0].a);
+            if (walk.next()) open();
         }
         copy_async_commit();
     };
 #pragma unroll
     for (int s = 0; s < STAGES - 2; s++) fetch(s);
 
-    float d[128];
+    float d[ROWS];
 #pragma unroll
-    for (int i = 0; i < 128; i++) d[i] = 0;
-
+    for (int i = 0; i < ROWS; i++) d[i] = 0;
     for (int step = 0; step < steps; step++)
     {
         copy_async_wait<STAGES - 3>();
         copies_for_products();
         __syncthreads();
-        const unsigned char* A = shared + step % STAGES * STAGE + group * 64 * 128;
-        const unsigned char* B = shared + step % STAGES * STAGE + A_BYTES;
-        warpgroup_begin();
-#pragma unroll
-        for (int kk = 0; kk < BK / 16; kk++) warpgroup_multiply(d, describe(A + kk * 32, 16), NN ? describe(B + kk * 16 * 128, BK * 128) : describe(B + kk * 32, 16), NN);
-        warpgroup_commit();
+        unsigned char* stage = shared + step % STAGES * STAGE;
+        multiply_stage<ROWS>(d, stage, stage + A_BYTES);
         fetch((step + STAGES - 2) % STAGES);
         warpgroup_wait<1>();
     }
     warpgroup_wait<0>();
     copy_async_wait<0>();
     __syncthreads();
-
-    const int row = (thread >> 5) * 16 + (lane >> 2), t2 = (lane & 3) * 2;
-#pragma unroll
-    for (int j = 0; j < BN / 8; j++)
-#pragma unroll
-        for (int h = 0; h < 2; h++)
-            *(unsigned int*)(shared + (row + h * 8) * OUT_ROW + (j * 8 + t2) * 2) = pack_bf16(p.alpha * d[j * 4 + h * 2], p.alpha * d[j * 4 + h * 2 + 1]);
-    __syncthreads();
-    for (int v = thread; v < BM * BN / 8; v += THREADS)
-    {
-        int r = v / (BN / 8), chunk = v % (BN / 8);
-        if (r < tile.rows && n0 + chunk * 8 < p.N)
-            *(Pack<T, 8>*)(p.c + (long long)(tile.first + r) * p.ldc + n0 + chunk * 8) = *(const Pack<T, 8>*)(shared + r * OUT_ROW + chunk * 16);
-    }
+    store_tile<ROWS>(d, p, tile, n0, shared);
 }
+
+GROUPED_PRODUCT

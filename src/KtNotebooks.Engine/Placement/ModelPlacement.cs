@@ -81,7 +81,6 @@ public sealed class ModelPlacement
             throw new NotSupportedException($"{kernel.Because}: asks for kernel: {kernel.Variant}, which does not run on this processor; it "
                 + $"has {string.Join(", ", Cpu.Variants)}; write one of them, or auto");
         Cpu.Configure(Kernel?.Variant, Settings.Threads);
-        RowParallel.Threads = Settings.Threads ?? Environment.ProcessorCount;
     }
 
     /// <summary>What kind of module this is, for rules that match a class; null: none that rules know.</summary>

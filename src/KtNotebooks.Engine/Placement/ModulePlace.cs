@@ -15,6 +15,9 @@ public enum WeightHome
 
     /// <summary>On the card that computes.</summary>
     Device,
+
+    /// <summary>In the checkpoint's shards, for every visit: routed experts that a card computes, of models that are larger than host memory.</summary>
+    Disk,
 }
 
 /// <summary>Who runs the routed experts of a layer.</summary>

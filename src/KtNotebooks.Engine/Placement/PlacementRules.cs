@@ -18,6 +18,7 @@ namespace KtNotebooks.Placement;
 public sealed class PlacementRules
 {
     private static readonly string[] Kernels = [ModulePlace.AnyKernel, "amx", "avx512bf16", "avx512", "avx2", "plain"];
+    internal const string OnDisk = "weights: disk reads routed experts from the checkpoint's shards to a card that computes them";
     private readonly List<PlacementRule> _rules = [];
     private readonly SortedDictionary<int, (string Device, string Where)> _transfers = [];
     private readonly List<string> _notes = [];
@@ -80,12 +81,16 @@ public sealed class PlacementRules
     {
         var place = Mapping(node, near, "compute", "weights", "format", "kernel", "experts");
         var compute = Maybe(place, "compute") is { } c ? DeviceWord(c, "auto") : null;
-        WeightHome? home = Maybe(place, "weights") is { } w ? Enum.Parse<WeightHome>(Choice(w, "weights", "host", "device", "mmap"), ignoreCase: true) : null;
+        WeightHome? home = Maybe(place, "weights") is { } w
+            ? Enum.Parse<WeightHome>(Choice(w, "weights", "host", "device", "mmap", "disk"), ignoreCase: true) : null;
         StorageFormat? format = Maybe(place, "format") is { } f ? StorageFormat.Parse(Choice(f, "format", StorageFormat.BankNames)) : null;
         ExecutorKind? executor = Maybe(place, "experts") is { } e
             ? Enum.Parse<ExecutorKind>(Choice(e, "experts", "auto", "cpu", "streamed", "resident", "split"), ignoreCase: true) : null;
         var kernel = Maybe(place, "kernel") is { } k ? Choice(k, "kernel", Kernels) : ModulePlace.AnyKernel;
         if (compute == "cpu" && home == WeightHome.Device) throw Bad(node, "weights: device means a card, but compute is cpu; write weights: host or mmap");
+        if (compute == "cpu" && home == WeightHome.Disk) throw Bad(node, $"{OnDisk}; compute is cpu: write weights: mmap, which reads them as well");
+        if (home == WeightHome.Disk && executor is not (null or ExecutorKind.Auto or ExecutorKind.Streamed))
+            throw Bad(node, $"{OnDisk}; experts is {executor.ToString()!.ToLowerInvariant()}: leave it out, or write experts: streamed");
         if (compute == "cpu" && executor is ExecutorKind.Streamed or ExecutorKind.Resident or ExecutorKind.Split)
             throw Bad(node, $"experts: {executor.ToString()!.ToLowerInvariant()} needs a card, but compute is cpu");
         if (IsGpu(compute) && kernel != ModulePlace.AnyKernel && executor is not (ExecutorKind.Cpu or ExecutorKind.Split))

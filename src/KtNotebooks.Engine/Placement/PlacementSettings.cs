@@ -48,6 +48,9 @@ public sealed record PlacementSettings
 
     public WeightHome? ExpertHome { get; init; }
 
+    /// <summary>expert_weights: where experts wait that a card computes as they come, whatever the rules say; null: the rules decide.</summary>
+    public WeightHome? ExpertWeights { get; init; }
+
     /// <summary>gpu_memory_limit in bytes a card; null: what the card has.</summary>
     public long? GpuMemoryLimit { get; init; }
 
@@ -64,6 +67,8 @@ public sealed record PlacementSettings
     internal string DeviceWhere { get; init; } = "device";
 
     internal string ExpertsWhere { get; init; } = "experts";
+
+    internal string ExpertWeightsWhere { get; init; } = "expert_weights";
 
     internal string GpusWhere { get; init; } = "cards";
 
@@ -101,6 +106,8 @@ public sealed record PlacementSettings
             Gpus = cards,
             Experts = experts,
             ExpertFormat = format,
+            ExpertWeights = c.Has("expert_weights") ? Enum.Parse<WeightHome>(c.OneOf("expert_weights", "host", "host", "disk"), ignoreCase: true) : null,
+            ExpertWeightsWhere = c.Has("expert_weights") ? c.Where("expert_weights") : "expert_weights",
             ExpertHome = !generation || rules is not null ? null : lifecycle == "ephemeral" ? WeightHome.Mmap : WeightHome.Host,
             GpuMemoryLimit = Bytes(c, "gpu_memory_limit"),
             Threads = ReadThreads(c, notes),

@@ -128,6 +128,8 @@ internal sealed class PlacementWalk
         var home = device.Kind == DeviceKind.Cuda ? WeightHome.Device
             : assign.Weights is { } w and not WeightHome.Device ? w : rule is null ? WeightHome.Mmap : WeightHome.Host;
         var because = rule?.Where ?? (_settings.Device == "auto" ? Transfer(path)?.Where : null) ?? Key;
+        if (owns && assign.Weights == WeightHome.Disk)
+            throw new InvalidDataException($"{because}: {PlacementRules.OnDisk}; {path} is none: match the experts alone");
         if (owns && rule is not null && device.Kind == DeviceKind.Cuda && assign.Weights is WeightHome.Host or WeightHome.Mmap)
             throw new InvalidDataException($"{because}: {path} computes on {device}, so its weights must live there (weights: device); only experts can "
                 + "stream from host memory: match them alone");
@@ -137,6 +139,9 @@ internal sealed class PlacementWalk
     private ModulePlace Experts(string path, PlacementRule? rule)
     {
         var assign = rule?.Assign ?? new Assignment();
+        var disk = _settings.ExpertWeights == WeightHome.Disk || (_settings.ExpertWeights is null && assign.Weights == WeightHome.Disk);
+        if (_settings.ExpertWeights is not null && assign.Weights is not (null or WeightHome.Device or WeightHome.Mmap))
+            assign = assign with { Weights = _settings.ExpertWeights };
         var layer = _layers[LayerPath(path)!].Place.Compute; // of the norm before it
         var because = rule?.Where ?? Key;
         if (assign.Output is { } output && DeviceOf(path, output) != layer)
@@ -151,6 +156,17 @@ internal sealed class PlacementWalk
                 throw new InvalidDataException($"{because}: experts: {Word(forced)} needs a card, but {path} computes on the CPU; write device: cuda:0");
         }
         if (_settings.Device == "cpu" || device.Kind == DeviceKind.Cpu) (device, executor) = (Device.Cpu, ExecutorKind.Cpu);
+        if (disk)
+        {
+            var says = _settings.ExpertWeights is null ? because : _settings.ExpertWeightsWhere;
+            if (device.Kind == DeviceKind.Cpu)
+                throw new InvalidDataException($"{says}: {PlacementRules.OnDisk}, but {path} computes on the CPU; leave it out: there experts stay mapped from "
+                    + "their files");
+            if (executor is not (null or ExecutorKind.Auto or ExecutorKind.Streamed))
+                throw new InvalidDataException($"{says}: {PlacementRules.OnDisk}, but {path} has experts: {Word(executor.Value)}; only experts: streamed come "
+                    + "from the disk");
+            return new ModulePlace(device, WeightHome.Disk, assign.Format ?? _settings.ExpertFormat, ExecutorKind.Streamed, assign.Kernel, says);
+        }
         executor ??= assign.Weights switch { WeightHome.Device => ExecutorKind.Resident, WeightHome.Host => ExecutorKind.Streamed, _ => ExecutorKind.Auto };
         if (assign.Weights == WeightHome.Mmap && _settings.Experts is null && executor != ExecutorKind.Cpu)
             throw new InvalidDataException($"{because}: {path} computes on {device}: its weights must be pinned (weights: host) or live there (weights: "

@@ -135,6 +135,12 @@ public sealed class ResidencyPlan
     {
         // Plain matrices come in the model's own type, whichever the checkpoint has.
         var format = (place.Format ?? stored(bank.Path)) is { IsLowBit: true } low ? low : StorageFormat.Of(type);
+        if (place.Weights == WeightHome.Disk && stored(bank.Path) is { } found && found != format)
+            throw new InvalidDataException($"{place.Because}: weights: disk reads experts as they are stored: {bank.Path} is {found.Name}, and {format.Name} "
+                + $"is wanted; leave the format out, or write weights: host, or {DiskBank.Conversion}");
+        if (place.Weights == WeightHome.Disk && bank.Names.All.FirstOrDefault(n => !n.CanStayMapped(format)) is { } mixed)
+            throw new InvalidDataException($"{place.Because}: weights: disk reads matrices that lie in one piece, but {mixed.Stacked!.Name} holds those of all "
+                + "experts row by row in turn; write weights: host");
         return new BankResidency(bank.Path, place, format, new BankLayout(bank.Count, bank.Width, bank.Inner, format));
     }
 
@@ -148,10 +154,11 @@ public sealed class ResidencyPlan
             notes.Add($"experts: {(executor == ExecutorKind.Resident ? "resident" : "split between the CPU and the card by measured costs")}: they "
                 + $"take {stored / 1e9:F1} GB, {card.Gpu} has {room / 1e9:F1} GB for them, adapters and activations");
         var home = executor == ExecutorKind.Resident ? WeightHome.Device : WeightHome.Host;
+        WeightHome HomeOf(BankResidency bank) => bank.Place.Weights == WeightHome.Disk ? WeightHome.Disk : home;
         var (group, slots) = executor == ExecutorKind.Resident ? (0, 0)
             : ExpertExecutors.SlotsOf([.. banks.Select(b => b.Layout)], (long)Math.Min(SlotShare * room, stored), executor == ExecutorKind.Split);
         foreach (var bank in banks)
-            decided[bank.Path] = bank with { Place = bank.Place with { Executor = executor, Weights = home }, GroupBytes = group };
+            decided[bank.Path] = bank with { Place = bank.Place with { Executor = executor, Weights = HomeOf(bank) }, GroupBytes = group };
         return executor == ExecutorKind.Resident ? card with { Experts = card.Experts + stored }
             : card with { Slots = card.Slots + slots, GroupBytes = Math.Max(card.GroupBytes, group) };
     }

@@ -23,9 +23,11 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
         {
             Add(card.Gpu, MemoryPlan.Driver, GpuMemory.DriverBytes);
             if (card.Ring > 0) Add(card.Gpu, MemoryPlan.Ring, card.Ring);
+            if (residency.Banks.Any(b => b.Place.Weights == WeightHome.Disk && b.Place.Compute == card.Gpu))
+                Add(Device.Cpu, MemoryPlan.DiskRing, DiskRing.Bytes);
         }
         foreach (var bank in model.All().OfType<ExpertBank>())
-            if (residency.Bank(bank.Path) is { IsBroughtLater: true } lives) bank.Use(new PlannedExperts(lives.Layout, GroupsOf(lives)));
+            if (residency.Bank(bank.Path) is { IsBroughtLater: true } lives) bank.Use(new PlannedExperts(lives.Layout, GroupsOf(lives), lives.Place.Compute));
         foreach (var child in model.Children) Walk(child, model);
         if (window.Tokens > 0) CountStep();
         var plan = new MemoryPlan
@@ -77,7 +79,8 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
         {
             var (n, k) = names == bank.Names.Down ? (bank.Width, bank.Inner) : (bank.Inner, bank.Width);
             Add(place.Weights == WeightHome.Device ? place.Compute : Device.Cpu,
-                asStored && names.CanStayMapped(stored) ? MemoryPlan.Mapped : MemoryPlan.Weights, bank.Count * format.Bytes(n, k));
+                place.Weights == WeightHome.Disk ? MemoryPlan.OnDisk : asStored && names.CanStayMapped(stored) ? MemoryPlan.Mapped : MemoryPlan.Weights,
+                bank.Count * format.Bytes(n, k));
         }
     }
 

@@ -1,5 +1,7 @@
 using System.Runtime.InteropServices;
 
+using KtNotebooks.Interop;
+
 namespace KtNotebooks.Tensors;
 
 /// <summary>
@@ -11,12 +13,15 @@ public abstract class Buffer : SafeHandle
     private static long _aliveCount;
     private static long _aliveBytes;
     private static long _peakBytes;
+    private readonly bool _holds;
     private int _views;
 
-    protected Buffer(nint pointer, long byteLength, Device device)
+    /// <param name="holds">There is memory at the address.</param>
+    protected Buffer(nint pointer, long byteLength, Device device, bool holds = true)
         : base(0, ownsHandle: true)
     {
         SetHandle(pointer);
+        _holds = holds;
         ByteLength = byteLength;
         Device = device;
         Interlocked.Increment(ref _aliveCount);
@@ -40,13 +45,20 @@ public abstract class Buffer : SafeHandle
     public override bool IsInvalid => handle == 0;
 
     /// <summary>Address on <see cref="Device"/>.</summary>
-    internal nint Pointer => IsClosed || Device.Kind == DeviceKind.Meta ? throw NoAddress() : handle;
+    internal nint Pointer => IsClosed || !_holds ? throw NoAddress() : handle;
 
     /// <summary>True while exactly one tensor looks at this memory: only then may it be added to in place.</summary>
     internal bool IsUnique => Volatile.Read(ref _views) == 1;
 
     /// <summary>Counts the peak anew, from what is alive now.</summary>
     public static void ResetPeak() => Volatile.Write(ref _peakBytes, AliveBytes);
+
+    /// <summary>
+    /// Writes bytes of it to host memory: from a file, by calculation or by copying, whichever is the shortest way of this kind of buffer to them. For those
+    /// in host memory; several threads may.
+    /// </summary>
+    internal virtual unsafe void Bring(long offset, nint target, long bytes) =>
+        NativeMemory.Copy((void*)(Pointer + (nint)offset), (void*)target, (nuint)bytes);
 
     internal void Retain() => Interlocked.Increment(ref _views);
 
@@ -65,7 +77,7 @@ public abstract class Buffer : SafeHandle
 
     private void Count(long bytes)
     {
-        if (Device.Kind == DeviceKind.Meta) return;
+        if (!_holds) return;
         var alive = Interlocked.Add(ref _aliveBytes, bytes);
         for (var peak = PeakBytes; alive > peak; peak = PeakBytes)
             if (Interlocked.CompareExchange(ref _peakBytes, alive, peak) == peak) return;
@@ -79,40 +91,55 @@ public abstract class Buffer : SafeHandle
 }
 
 /// <summary>
-/// Host memory of our own, aligned to a cache line so that vector loads of a row start aligned; large buffers to a huge page, of which the system is asked to
-/// make them: every expert's matrix spans a thousand ordinary pages, more than a core keeps addresses of.
+/// Host memory of our own, aligned to a cache line so that vector loads of a row start aligned. A large buffer is memory of the system's own, in huge pages
+/// where there are (<see cref="HostPages"/>): every expert's matrix spans a thousand ordinary pages, more than a core keeps addresses of.
 /// </summary>
-public sealed unsafe partial class HostBuffer : Buffer
+public sealed unsafe class HostBuffer : Buffer
 {
     private const int Alignment = 64;
-    private const long HugePage = 2L << 20;
-    private const int AdviseHugePages = 14; // MADV_HUGEPAGE
+    private readonly bool _isMapped;
 
-    private HostBuffer(nint pointer, long byteLength)
-        : base(pointer, byteLength, Device.Cpu)
-    {
-    }
+    private HostBuffer(nint pointer, long byteLength, bool isMapped)
+        : base(pointer, byteLength, Device.Cpu) => _isMapped = isMapped;
 
     /// <summary>Uninitialised memory; at least one byte, so that empty tensors have an address.</summary>
     public static HostBuffer Allocate(long byteLength)
     {
-        var large = byteLength >= 2 * HugePage;
-        var pointer = (nint)NativeMemory.AlignedAlloc((nuint)Math.Max(byteLength, 1), large ? (nuint)HugePage : Alignment);
-        // Whole pages alone: what follows the buffer is somebody else's. Where the system has no such pages it stays as it was.
-        if (large && OperatingSystem.IsLinux()) _ = madvise((void*)pointer, (nuint)(byteLength / HugePage * HugePage), AdviseHugePages);
-        return new HostBuffer(pointer, byteLength);
+        if (byteLength >= HostPages.Large && HostPages.Map(byteLength, reuse: true) is not 0 and var mapped) return new HostBuffer(mapped, byteLength, true);
+        return new HostBuffer((nint)NativeMemory.AlignedAlloc((nuint)Math.Max(byteLength, 1), Alignment), byteLength, false);
     }
 
-    [LibraryImport("libc", SetLastError = false)]
-    private static partial int madvise(void* address, nuint length, int advice);
-
-    protected override void Free(nint pointer) => NativeMemory.AlignedFree((void*)pointer);
+    protected override void Free(nint pointer)
+    {
+        if (_isMapped) HostPages.Unmap(pointer, ByteLength, reuse: true);
+        else NativeMemory.AlignedFree((void*)pointer);
+    }
 }
 
-/// <summary>Memory that belongs to someone else (a memory-mapped file), who is told once when nobody looks at it any more.</summary>
-public sealed class BorrowedBuffer(nint pointer, long byteLength, Action returned) : Buffer(pointer, byteLength, Device.Cpu)
+/// <summary>Memory that somebody else frees.</summary>
+internal sealed class LentBuffer(nint pointer, long byteLength) : Buffer(pointer, byteLength, Device.Cpu)
 {
-    protected override void Free(nint pointer) => returned();
+    protected override void Free(nint pointer)
+    {
+    }
+}
+
+/// <summary>
+/// Bytes that are made where they are wanted (<see cref="Buffer.Bring"/>), without memory of their own: a model's made-up weights go to their home at once.
+/// </summary>
+/// <param name="make">Writes all of them to an address.</param>
+internal sealed class UnmadeBuffer(long byteLength, Action<nint> make) : Buffer(1, byteLength, Device.Cpu, holds: false)
+{
+    internal override void Bring(long offset, nint target, long bytes)
+    {
+        if (offset != 0 || bytes != ByteLength)
+            throw new NotSupportedException($"[UnmadeBuffer] bytes are made {ByteLength} at a time, not {bytes} from {offset} on");
+        make(target);
+    }
+
+    protected override void Free(nint pointer)
+    {
+    }
 }
 
 /// <summary>No memory at all, for shapes that nobody computes with. What it would take is counted on the thread that asks.</summary>
@@ -124,7 +151,7 @@ public sealed class MetaBuffer : Buffer
     [ThreadStatic] private static long _peak;
 
     public MetaBuffer(long byteLength)
-        : base(NoAddressAtAll, byteLength, Device.Meta) => Touch(0, _alive += byteLength);
+        : base(NoAddressAtAll, byteLength, Device.Meta, holds: false) => Touch(0, _alive += byteLength);
 
     /// <summary>Bytes that shapes made and not freed by this thread would hold.</summary>
     public static long AliveHere => _alive;

@@ -15,6 +15,16 @@ public static class HostMemory
         .ToDictionary(p => p[0], p => long.Parse(p[1].Split(' ')[0], System.Globalization.CultureInfo.InvariantCulture) * 1024)
         : new Dictionary<string, long>();
 
+    /// <summary>What this process has filled of its own memory, pinned memory included; 0 where the system does not tell.</summary>
+    public static long Own => Status("RssAnon");
+
+    /// <summary>Pages of mapped files that count for this process: checkpoints, and the program itself.</summary>
+    public static long OfFiles => Status("RssFile");
+
+    private static long Status(string name) => File.Exists("/proc/self/status")
+        && File.ReadLines("/proc/self/status").FirstOrDefault(l => l.StartsWith(name, StringComparison.Ordinal)) is { } line
+            ? long.Parse(line.Split(' ', StringSplitOptions.RemoveEmptyEntries)[^2], System.Globalization.CultureInfo.InvariantCulture) * 1024 : 0;
+
     /// <summary>Asks for bytes that will all be written. Small ones pass unasked.</summary>
     /// <param name="bytes">So many.</param>
     /// <param name="instead">What a person may do where they do not fit.</param>

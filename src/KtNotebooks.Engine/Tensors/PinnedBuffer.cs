@@ -15,9 +15,10 @@ public sealed class PinnedBuffer : Buffer
 
     /// <exception cref="NotSupportedException">There is no such card here.</exception>
     /// <exception cref="InsufficientMemoryException">The system does not lock that much.</exception>
-    public static PinnedBuffer Allocate(Device card, long byteLength)
+    /// <param name="fill">Writes all of it, by several threads, before it is locked; null: it stays uninitialised.</param>
+    public static PinnedBuffer Allocate(Device card, long byteLength, Action<nint>? fill = null)
     {
-        var memory = new PinnedMemory(CudaDevice.Get(card.Index), Math.Max(byteLength, 1));
+        var memory = new PinnedMemory(CudaDevice.Get(card.Index), Math.Max(byteLength, 1), fill);
         return new PinnedBuffer(memory.Pointer, byteLength, memory.Dispose);
     }
 

@@ -57,7 +57,16 @@ public sealed class Tensor : IDisposable
     /// <summary>In page-locked host memory: a card can copy from here behind our back.</summary>
     internal bool IsPinned => _buffer is PinnedBuffer;
 
+    /// <summary>The host's memory holds none of it: bytes of a file, or not there at all.</summary>
+    public bool IsMapped => Device.Kind == DeviceKind.Cpu && _buffer is not (HostBuffer or PinnedBuffer);
+
     internal bool IsUnique => _buffer.IsUnique;
+
+    /// <summary>What it is a view on, and from which byte on.</summary>
+    internal (Buffer Buffer, long Offset) Home => (_buffer, _byteOffset);
+
+    /// <summary>Writes its bytes to host memory on the shortest way: see <see cref="Buffer.Bring"/>.</summary>
+    internal void Bring(nint target) => _buffer.Bring(_byteOffset, target, ByteLength);
 
     /// <summary>Dimension <paramref name="index"/>; negative counts from the end.</summary>
     public long Dim(int index) => _shape[index < 0 ? _shape.Length + index : index];

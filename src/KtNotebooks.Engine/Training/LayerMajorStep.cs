@@ -129,7 +129,7 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
         var hasReference = Objective?.Needs == Scores.PolicyAndReference;
         var before = hasReference ? Enumerable.Range(0, _work.Devices.Count).Select(i => (Stage: i, Backward: false, Rows: batch.Tokens)) : [];
         ExpertStreams.Plan([.. before.Concat(schedule.Visits())
-            .SelectMany(visit => _work.BanksOf(visit.Stage).Select(bank => new BankVisit(bank, visit.Backward, visit.Rows)))]);
+            .SelectMany(visit => _work.BanksOf(visit.Stage).Select(bank => new BankVisit(bank, visit.Backward, visit.Rows)))], cancel);
         if (hasReference) OnPart?.Invoke(new StepMark(_work.Devices[0], StepWork.Reference));
         var reference = hasReference ? _work.ReferenceLogProbs(batch, cancel) : [];
         using var run = new StepRun(_work, schedule, share, exchange, Objective, reference, dropoutKey, savedBytes, OnPart);

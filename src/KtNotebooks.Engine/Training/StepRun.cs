@@ -1,5 +1,6 @@
 using System.Runtime.ExceptionServices;
 
+using KtNotebooks.Experts;
 using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
 using KtNotebooks.Training.Objectives;
@@ -118,24 +119,36 @@ internal sealed class StepRun : IDisposable
     private void Work(IEnumerable<StepTask> tasks, CancellationToken stop)
     {
         List<PeerTransfer> sent = [];
+        using var turns = new LoraTurns();
         foreach (var (phase, run, part) in tasks)
         {
             Forget(sent);
             var saved = _saved[(run.Device, part.Number)];
-            if (phase == StepPhase.Backward)
+            // A run of one sparse layer keeps its pairs here while all parts pass; of a longer one each layer has a turn for each part, or all would be here.
+            var whole = Enumerable.Range(run.First, run.End - run.First).Sum(i => _work.BanksOf(i).Count()) == 1;
+            if (whole && part.Number == 0)
+                for (var i = run.First; i < run.End; i++) turns.Begin(_work.BanksOf(i));
+            var each = whole ? null : turns;
+            if (phase == StepPhase.Backward) Descend(run, part, saved, Receive(_down[run.Number, part.Number], run.Device, stop), each, sent, stop);
+            else
             {
-                Descend(run, part, saved, Receive(_down[run.Number, part.Number], run.Device, stop), sent, stop);
-                continue;
+                Ascend(run, part, saved, each, sent, stop);
+                if (phase == StepPhase.Turn)
+                {
+                    _work.JoinRouting(_share.Ranks);
+                    Descend(run, part, saved, Head(part, saved, stop), each, sent, stop);
+                }
             }
-            Ascend(run, part, saved, sent, stop);
-            if (phase != StepPhase.Turn) continue;
-            _work.JoinRouting(_share.Ranks);
-            Descend(run, part, saved, Head(part, saved, stop), sent, stop);
+            if (whole && part.Number == _schedule.Parts.Count - 1) turns.End();
         }
+        turns.Settle();
     }
 
-    /// <summary>A part through the stages of a run; the output goes to the next run, or stays on top of the saved inputs for the head.</summary>
-    private void Ascend(StageRun run, WindowPart part, SavedInputs saved, List<PeerTransfer> sent, CancellationToken stop)
+    /// <summary>
+    /// A part through the stages of a run, each with a turn of its own where turns are given; the output goes to the next run, or stays on top of the saved
+    /// inputs for the head.
+    /// </summary>
+    private void Ascend(StageRun run, WindowPart part, SavedInputs saved, LoraTurns? turns, List<PeerTransfer> sent, CancellationToken stop)
     {
         if (run.Number > 0) saved.Push(Receive(_up[run.Number, part.Number], run.Device, stop));
         else
@@ -146,7 +159,9 @@ internal sealed class StepRun : IDisposable
         for (var i = run.First; i < run.End; i++)
         {
             _mark?.Invoke(new StepMark(run.Device, _work.KindOf(i), i, part.Number));
+            turns?.Begin(_work.BanksOf(i));
             var y = _work.Forward(i, saved.Top, _batch, part, _key, stop);
+            turns?.End();
             if (i + 1 < run.End || run.Number == _schedule.Runs.Count - 1) saved.Push(y);
             else Send(y, _up[run.Number + 1, part.Number], sent);
         }
@@ -186,14 +201,16 @@ internal sealed class StepRun : IDisposable
     }
 
     /// <summary>The gradient of a part back through the stages of a run, as far down as anything is trained. Takes d over.</summary>
-    private void Descend(StageRun run, WindowPart part, SavedInputs saved, Tensor d, List<PeerTransfer> sent, CancellationToken stop)
+    private void Descend(StageRun run, WindowPart part, SavedInputs saved, Tensor d, LoraTurns? turns, List<PeerTransfer> sent, CancellationToken stop)
     {
         try
         {
             for (var i = run.End - 1; i >= Math.Max(run.First, _schedule.Lowest); i--)
             {
                 _mark?.Invoke(new StepMark(run.Device, _work.KindOf(i), i, part.Number));
+                turns?.Begin(_work.BanksOf(i));
                 var below = _work.Backward(i, saved.Top, d, _batch, part, _key, stop);
+                turns?.End();
                 d.Dispose();
                 d = below;
                 saved.Pop();

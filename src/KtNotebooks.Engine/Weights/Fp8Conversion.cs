@@ -180,7 +180,7 @@ public sealed class Fp8Conversion : IDisposable
                 : 2 * PieceBytes;
             for (long at = 0; at < count; at += step) pieces.Add(new Piece(entry, at, Math.Min(step, count - at)));
         }
-        ShardWork.Run(RowParallel.Threads, pieces.Count, () => new PieceMemory(), (index, memory) =>
+        ShardWork.Run(Cpu.Threads, pieces.Count, () => new PieceMemory(), (index, memory) =>
         {
             var (entry, at, count) = pieces[(int)index];
             if (entry.Type != DType.F8E4M3)

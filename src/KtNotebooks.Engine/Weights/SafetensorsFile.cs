@@ -28,6 +28,7 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
     private const int DontNeed = 4;
     private readonly FileStream _file; // stays open, so that a file which is replaced meanwhile is still read as it was
     private readonly long _length;
+    private readonly DateTime _written;
     private readonly MemoryMappedFile _map;
     private readonly MemoryMappedViewAccessor _view;
     private readonly Dictionary<string, TensorEntry> _entries = [];
@@ -46,6 +47,7 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
         (Path, _prefix) = (path, prefix);
         _file = RegularFile.Open(path, "a safetensors file");
         _length = Length;
+        _written = File.GetLastWriteTimeUtc(_file.SafeFileHandle);
         if (_length < 8)
         {
             _file.Dispose();
@@ -104,7 +106,7 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
         ObjectDisposedException.ThrowIf(_disposed != 0, this);
         RequireWhole();
         Interlocked.Increment(ref _users);
-        return new Tensor(new BorrowedBuffer((nint)(_data + entry.Begin), entry.End - entry.Begin, Release), 0, type, shape);
+        return new Tensor(new MappedBuffer(this, entry, (nint)(_data + entry.Begin)), 0, type, shape);
     }
 
     /// <summary>
@@ -130,9 +132,11 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
     /// Gives the mapped pages of a tensor back to the system. Once read they count as memory of this process; what has been converted is not read again.
     /// They stay in the page cache, and whoever reads them again gets them.
     /// </summary>
-    public void Drop(string name)
+    public void Drop(string name) => Drop(Entry(name));
+
+    internal void Drop(TensorEntry entry)
     {
-        var (entry, page) = (Entry(name), Environment.SystemPageSize);
+        var page = Environment.SystemPageSize;
         var (first, last) = (((nint)(_data + entry.Begin) + page - 1) / page * page, (nint)(_data + entry.End) / page * page);
         // advice: where it fails it costs memory, not correctness
         if (OperatingSystem.IsLinux() && last > first) _ = madvise((void*)first, (nuint)(last - first), DontNeed);
@@ -141,6 +145,21 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
     public void Dispose()
     {
         if (Interlocked.Exchange(ref _disposed, 1) == 0) Release();
+    }
+
+    /// <summary>The system's number of the open file.</summary>
+    internal int Descriptor => (int)_file.SafeFileHandle.DangerousGetHandle();
+
+    /// <summary>Reads from a place in the file, past the mapping; 0 at its end.</summary>
+    internal int ReadSome(Span<byte> target, long at) => RandomAccess.Read(_file.SafeFileHandle, target, at);
+
+    /// <summary>Fails when the file has been written to, cut or lengthened since it was opened: its tensors are then not what the header says.</summary>
+    /// <exception cref="InvalidDataException">It has.</exception>
+    internal void RequireSame()
+    {
+        if (Length != _length || File.GetLastWriteTimeUtc(_file.SafeFileHandle) != _written)
+            throw Bad($"has been changed while it was in use ({_length} bytes when it was opened, {Length} now); leave a model's files alone while a run reads "
+                + "them; the run goes on from its last checkpoint with resume_from_checkpoint");
     }
 
     /// <summary>Fills a span with the data from a place in the data section, past the mapping.</summary>
@@ -168,11 +187,13 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
     [LibraryImport("libc")]
     private static partial int madvise(void* address, nuint length, int advice);
 
-    private long Length => RandomAccess.GetLength(_file.SafeFileHandle);
+    /// <summary>Bytes of the file now.</summary>
+    internal long Length => RandomAccess.GetLength(_file.SafeFileHandle);
 
     private TensorEntry Entry(string name) => _entries.TryGetValue(name, out var entry) ? entry : throw Bad($"has no tensor '{name}'");
 
-    private void Release()
+    /// <summary>A tensor that looked at the file has gone.</summary>
+    internal void Release()
     {
         if (Interlocked.Decrement(ref _users) > 0) return;
         MappedBytes.Leave(_start);

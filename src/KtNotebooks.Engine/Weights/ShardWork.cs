@@ -6,6 +6,10 @@ namespace KtNotebooks.Weights;
 /// </summary>
 internal static class ShardWork
 {
+    /// <summary>The same without memory.</summary>
+    public static void Run(int threads, long pieces, Action<long> body, CancellationToken cancel) =>
+        Run(threads, pieces, () => Nothing.Instance, (piece, _) => body(piece), cancel);
+
     /// <param name="threads">How many.</param>
     /// <param name="pieces">Number of pieces.</param>
     /// <param name="memory">Made once a thread.</param>
@@ -42,6 +46,15 @@ internal static class ShardWork
         catch (AggregateException error)
         {
             System.Runtime.ExceptionServices.ExceptionDispatchInfo.Throw(error.Flatten().InnerExceptions[0]);
+        }
+    }
+
+    private sealed class Nothing : IDisposable
+    {
+        public static Nothing Instance { get; } = new();
+
+        public void Dispose()
+        {
         }
     }
 }

@@ -61,7 +61,8 @@ public class ExpertExecutorTests
             for (var step = 0; step < 3; step++)
             {
                 var before = executors.CopiedBytes;
-                ExpertStreams.Plan([.. banks.Select(b => new BankVisit(b, false, T)), .. banks.Reverse().Select(b => new BankVisit(b, true, T))]);
+                ExpertStreams.Plan([.. banks.Select(b => new BankVisit(b, false, T)), .. banks.Reverse().Select(b => new BankVisit(b, true, T))],
+                    TestContext.Current.CancellationToken);
                 foreach (var b in banks) _ = Run(b, Device.Cuda(), gradient: false);
                 foreach (var b in banks.Reverse()) _ = Run(b, Device.Cuda(), gradient: false, downwards: true);
                 // Forward brings three banks, backward two more: it begins with what forward ended with; from the second step on forward begins with what
@@ -85,7 +86,7 @@ public class ExpertExecutorTests
         using var plain = Bank(StorageFormat.BF16, "b");
         var expected = Run(plain, Device.Cpu);
         executors.Stream([a, b], Device.Cuda(), 8 * a.ExpertBytes);
-        ExpertStreams.Plan([new BankVisit(a, false, T), new BankVisit(a, true, T)]);
+        ExpertStreams.Plan([new BankVisit(a, false, T), new BankVisit(a, true, T)], TestContext.Current.CancellationToken);
         Close(expected, Run(b, Device.Cuda()));
     }
 

@@ -58,9 +58,42 @@ public sealed unsafe class NativeLowBitTests
                     var what = $"{variant} {format} {type} rows [{string.Join(' ', group)}] N{n} K{k} r{rank}";
                     var (y, dx) = rows.Run(low.All);
                     var (expectedY, expectedDx) = rows.Run(Matrices.Each(decoded));
-                    Assert.True(Bits(expectedY).SequenceEqual(Bits(y)), "y, " + what);
+                    // A few BF16 rows meet codes, not weights that were rounded to BF16: see below.
+                    if (type == DType.F32 || !group.Any(count => count is > 0 and <= 4)) Assert.True(Bits(expectedY).SequenceEqual(Bits(y)), "y, " + what);
                     Assert.True(Bits(expectedDx).SequenceEqual(Bits(dx)), "dx, " + what);
                     foreach (var matrix in decoded) matrix.Dispose();
+                }
+    }
+
+    /// <summary>Nearer to code · scale than weights rounded to BF16 are: nothing but F32 sums is lost. Codes and scales that are no numbers included.</summary>
+    [Theory, MemberData(nameof(Everywhere))]
+    public void A_few_BF16_rows_meet_the_stored_values_themselves(string variant, StorageFormat format)
+    {
+        using var on = new OnVariant(variant);
+        var random = new Random(6);
+        foreach (var (n, k) in ((int, int)[])[(20, 64), (70, 32), (135, 1056), (130, format.Refusal(1) is not null ? 288 : 301), (3, 640)])
+            foreach (var everyCode in (bool[])[false, true])
+                foreach (var rows in (int[])[1, 2, 3, 4])
+                {
+                    using var low = new Weights(format, random, 1, n, k, everyCode);
+                    using var x = Tensor.From([.. Enumerable.Range(0, rows * k).Select(_ => random.NextSingle() - 0.5f)], DType.BF16, rows, k);
+                    using var y = Tensor.Empty(DType.F32, rows, n);
+                    GroupedMatmul.Forward([0, rows], x, null, low.All, null, null, 0, null, y);
+                    var (a, w) = (x.ToFloats(), low.All.ToFloats(0, DType.F32));
+                    for (var i = 0; i < rows; i++)
+                        for (var j = 0; j < n; j++)
+                        {
+                            var (sum, size) = (0.0, 0.0);
+                            for (var l = 0; l < k; l++)
+                            {
+                                var term = (double)a[(i * k) + l] * w[(j * k) + l];
+                                (sum, size) = (sum + term, size + Math.Abs(term));
+                            }
+                            if (size > 1e37) continue; // a product or a sum of it may be beyond F32
+                            var actual = y.Span<float>()[(i * n) + j];
+                            Assert.True(double.IsNaN(sum) ? float.IsNaN(actual) : Math.Abs(actual - sum) <= size * (k + 8) * Math.Pow(2, -24),
+                                $"{variant} {format} row {i} of {rows}, column {j}, N{n} K{k}: {actual} for {sum}");
+                        }
                 }
     }
 

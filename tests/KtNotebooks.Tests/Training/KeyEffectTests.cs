@@ -143,10 +143,15 @@ public class KeyEffectTests(Workplace place) : IClassFixture<Workplace>
     public void Threads_and_kernel_reach_the_native_pool()
     {
         var rules = place.Write("kernel.yaml", "- match: {class: linear}\n  place: {compute: cpu, kernel: plain}\n");
-        using (Open(["cpu_infer=1"])) Assert.Equal((1, 1), (Cpu.Threads, RowParallel.Threads));
+        using (Open(["cpu_infer=1"])) Assert.Equal((1, 1), (Cpu.Threads, Ranges()));
         using (Open([$"kt_optimize_rule={rules}"])) Assert.Equal(Cpu.Plain, Cpu.Variant);
-        using (Open([])) Assert.Equal((Environment.GetEnvironmentVariable(Cpu.VariantVariable) ?? Cpu.Variants[0], Environment.ProcessorCount),
-            (Cpu.Variant, RowParallel.Threads));
+        using (Open([])) Assert.Equal(Environment.GetEnvironmentVariable(Cpu.VariantVariable) ?? Cpu.Variants[0], Cpu.Variant);
+        static int Ranges() // into which managed loops are cut
+        {
+            var count = 0;
+            RowParallel.For(1 << 10, 1 << 10, (_, _) => Interlocked.Increment(ref count));
+            return count;
+        }
         var two = place.Write("two.yaml",
             "- match: {class: linear}\n  place: {compute: cpu, kernel: plain}\n- match: {class: norm}\n  place: {compute: cpu, kernel: avx2}\n");
         Assert.Contains("one CPU variant serves the whole process", Assert.Throws<InvalidDataException>(() => Open([$"kt_optimize_rule={two}"])).Message,

@@ -11,6 +11,8 @@ internal static class OwnTable
             "the device of all that no rule places; auto: the CPU, or cuda:0 where the rules name cards"),
         Acts("cards", "int or all", null, KeyUse.Model, "layers lie on the first so many cards in turn"),
         Acts("experts", "auto | cpu | streamed | resident | split", null, KeyUse.Model, "who computes routed experts, whatever the rules say"),
+        Acts("expert_weights", "host | disk", null, KeyUse.Model,
+            "where experts wait that a card streams: pinned host memory, or the checkpoint's shards, for models that are larger than it"),
         Acts("gpu_memory_limit", "size", null, KeyUse.Model, "the most that is taken of a card, as 20GB"),
         Acts("lora_experts", "bool", "false", KeyUse.Train | KeyUse.Plan, "an adapter on every routed expert as well"),
         Acts("loss_reduction", "token | micro", null, KeyUse.Train,

@@ -156,6 +156,17 @@ public sealed unsafe class CudaDevice
         return null;
     }
 
+    /// <summary>Waits for all that is queued on cards in use, as far as they answer; this thread's card may be another one afterwards.</summary>
+    internal static void SettleAll()
+    {
+        foreach (var device in Volatile.Read(ref _devices))
+        {
+            if (device is null || device.IsLost || cuCtxSetCurrent(device._context) != CuResult.Success) continue;
+            _current = device._context;
+            foreach (var stream in (CudaStream[])[device.Copies, device.OwnCompute, device.Saves]) _ = cuStreamSynchronize(stream.Pointer);
+        }
+    }
+
     /// <summary>
     /// Work that this thread queues on this card until the returned object is disposed goes to another stream, and memory comes from another pool.
     /// </summary>
@@ -205,7 +216,7 @@ public sealed unsafe class CudaDevice
     {
         const long Part = 1 << 20;
         var block = PinnedPool.Take(this, StagedBytes);
-        Parallel.For(0, (bytes + Part - 1) / Part, part =>
+        CpuLoop.For((bytes + Part - 1) / Part, part =>
             System.Buffer.MemoryCopy((byte*)source + (part * Part), (byte*)block.Pointer + (part * Part), Part, Math.Min(Part, bytes - (part * Part))));
         Use();
         cuMemcpyHtoDAsync_v2(target, (void*)block.Pointer, (nuint)bytes, Compute.Pointer).Ok();

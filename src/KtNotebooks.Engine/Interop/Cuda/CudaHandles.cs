@@ -110,31 +110,6 @@ public sealed unsafe class CudaEvent : SafeHandle
     protected override bool ReleaseHandle() => cuEventDestroy_v2(handle) == CuResult.Success;
 }
 
-/// <summary>Page-locked host memory: the card copies from and to it without the driver's staging, at full PCIe speed.</summary>
-public sealed unsafe class PinnedMemory : SafeHandle
-{
-    private const uint Portable = 1; // pinned for the contexts of all cards
-
-    public PinnedMemory(CudaDevice device, long byteLength)
-        : base(0, ownsHandle: true)
-    {
-        ArgumentNullException.ThrowIfNull(device);
-        device.Use();
-        nint pointer;
-        cuMemHostAlloc(&pointer, checked((nuint)byteLength), Portable).Ok();
-        SetHandle(pointer);
-        ByteLength = byteLength;
-    }
-
-    public long ByteLength { get; }
-
-    public override bool IsInvalid => handle == 0;
-
-    internal nint Pointer => handle;
-
-    protected override bool ReleaseHandle() => cuMemFreeHost(handle) == CuResult.Success;
-}
-
 /// <summary>Loaded machine code of one compiled program.</summary>
 internal sealed unsafe class CudaModule : SafeHandle
 {

@@ -58,6 +58,11 @@ internal static unsafe partial class Driver
 
     [LibraryImport(Library)] internal static partial CuResult cuMemFreeHost(nint pointer);
 
+    /// <summary>Locks memory that the process has already.</summary>
+    [LibraryImport(Library)] internal static partial CuResult cuMemHostRegister_v2(void* pointer, nuint bytes, uint flags);
+
+    [LibraryImport(Library)] internal static partial CuResult cuMemHostUnregister(nint pointer);
+
     [LibraryImport(Library)] internal static partial CuResult cuMemcpyHtoDAsync_v2(nint target, void* source, nuint bytes, nint stream);
 
     [LibraryImport(Library)] internal static partial CuResult cuMemcpyDtoHAsync_v2(void* target, nint source, nuint bytes, nint stream);
@@ -120,10 +125,15 @@ internal static unsafe class CuResults
     public static void Ok(this CuResult status, [CallerArgumentExpression(nameof(status))] string call = "")
     {
         if (status == CuResult.Success) return;
+        throw new KtNativeException("CUDA driver", call, (int)status, NameOf(status));
+    }
+
+    /// <summary>The driver's name and words for a status.</summary>
+    public static string NameOf(CuResult status)
+    {
         byte* name = null, text = null;
         _ = Driver.cuGetErrorName(status, &name);
         _ = Driver.cuGetErrorString(status, &text);
-        throw new KtNativeException("CUDA driver", call, (int)status,
-            $"{Marshal.PtrToStringUTF8((nint)name) ?? "unknown status"}: {Marshal.PtrToStringUTF8((nint)text) ?? "no text"}");
+        return $"{Marshal.PtrToStringUTF8((nint)name) ?? "unknown status"}: {Marshal.PtrToStringUTF8((nint)text) ?? "no text"}";
     }
 }

@@ -98,7 +98,26 @@ __device__ __forceinline__ unsigned int pack_bf16(float low, float high)
     return r;
 }
 
+// Two BF16 at a time, each rounded to nearest once, like the product or the difference of the numbers (a fused multiply-add that adds −0, or multiplies by one).
+__device__ __forceinline__ unsigned int multiply_bf16x2(unsigned int a, unsigned int b)
+{
+    unsigned int r;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(0x80008000u));
+    return r;
+}
+
+__device__ __forceinline__ unsigned int subtract_bf16x2(unsigned int a, unsigned int b)
+{
+    unsigned int r;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(0x3F803F80u), "r"(b ^ 0x80008000u));
+    return r;
+}
+
 #endif
+
+// (low of a, low of b), and the same of the high halves.
+__device__ __forceinline__ unsigned int low_halves(unsigned int a, unsigned int b) { return __byte_perm(a, b, 0x5410); }
+__device__ __forceinline__ unsigned int high_halves(unsigned int a, unsigned int b) { return __byte_perm(a, b, 0x7632); }
 
 #ifdef TYPE
 typedef TYPE T;

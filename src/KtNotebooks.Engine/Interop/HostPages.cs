@@ -1,0 +1,104 @@
+using System.Runtime.InteropServices;
+
+namespace KtNotebooks.Interop;
+
+/// <summary>
+/// Large stretches of host memory straight from the system (Linux), so that what is freed goes back to it: the C library keeps freed memory by rules that
+/// change while a program runs (its mmap threshold grows with the first large free), which cost a run of 350 GB its last 60. The system is asked for huge
+/// pages. A little of what is freed is kept for the next one of that size: an op's buffers come and go, and fresh pages cost more than the op.
+/// </summary>
+internal static unsafe partial class HostPages
+{
+    /// <summary>From this size on memory is asked for here.</summary>
+    public const long Large = 4L << 20;
+
+    /// <summary>Kept in all, and the largest stretch that is kept.</summary>
+    private const long KeptBytes = 128L << 20, KeptEach = 32L << 20;
+
+    private const long TouchPiece = 64L << 20;
+    private const int Read = 1, Write = 2, Private = 2, Anonymous = 0x20; // PROT_…, MAP_…
+    private const int AdviseHugePages = 14, PopulateWrite = 23; // MADV_…
+
+    private static readonly Lock Gate = new();
+    private static readonly Dictionary<long, Stack<nint>> Kept = [];
+    private static long _kept;
+
+    /// <summary>Uninitialised memory that begins on a page; 0 where the system gives none, or not in this way.</summary>
+    public static nint Map(long bytes, bool reuse = false)
+    {
+        if (!OperatingSystem.IsLinux()) return 0;
+        var length = Rounded(bytes);
+        if (reuse)
+            lock (Gate)
+                if (Kept.TryGetValue(length, out var known) && known.TryPop(out var kept))
+                {
+                    _kept -= length;
+                    return kept;
+                }
+        var pointer = mmap(null, (nuint)length, Read | Write, Private | Anonymous, -1, 0);
+        if (pointer == -1) return 0;
+        _ = madvise((void*)pointer, (nuint)length, AdviseHugePages); // where there are none it stays as it was
+        return pointer;
+    }
+
+    public static void Unmap(nint pointer, long bytes, bool reuse = false)
+    {
+        var length = Rounded(bytes);
+        if (reuse && length <= KeptEach)
+            lock (Gate)
+                if (_kept + length <= KeptBytes)
+                {
+                    if (!Kept.TryGetValue(length, out var stack)) Kept[length] = stack = [];
+                    stack.Push(pointer);
+                    _kept += length;
+                    return;
+                }
+        _ = munmap((void*)pointer, (nuint)length);
+    }
+
+    /// <summary>
+    /// Makes the system give the pages of fresh memory now, by so many threads at once: it clears them, and on a machine with several memories each thread
+    /// gets pages near it.
+    /// </summary>
+    public static void Touch(nint pointer, long bytes, int threads)
+    {
+        var (length, pieces) = (Rounded(bytes), (Rounded(bytes) + TouchPiece - 1) / TouchPiece);
+        Parallel.For(0L, pieces, new ParallelOptions { MaxDegreeOfParallelism = threads }, piece =>
+        {
+            var at = (byte*)pointer + (piece * TouchPiece);
+            var count = Math.Min(TouchPiece, length - (piece * TouchPiece));
+            if (madvise(at, (nuint)count, PopulateWrite) == 0) return;
+            for (long i = 0; i < count; i += Environment.SystemPageSize) at[i] = 0; // Linux before 5.14
+        });
+    }
+
+    /// <summary>Gives back what was kept here and what the C library keeps of freed memory: after much of it was freed for good.</summary>
+    public static void Trim()
+    {
+        lock (Gate)
+        {
+            foreach (var (length, stack) in Kept)
+                while (stack.TryPop(out var pointer)) _ = munmap((void*)pointer, (nuint)length);
+            _kept = 0;
+        }
+        if (!OperatingSystem.IsLinux()) return;
+        try
+        {
+            _ = malloc_trim(0);
+        }
+        catch (EntryPointNotFoundException)
+        {
+            // Another C library than glibc.
+        }
+    }
+
+    private static long Rounded(long bytes) => (bytes + Environment.SystemPageSize - 1) / Environment.SystemPageSize * Environment.SystemPageSize;
+
+    [LibraryImport("libc")] private static partial nint mmap(void* address, nuint length, int protection, int flags, int file, nint offset);
+
+    [LibraryImport("libc")] private static partial int munmap(void* address, nuint length);
+
+    [LibraryImport("libc")] private static partial int madvise(void* address, nuint length, int advice);
+
+    [LibraryImport("libc")] private static partial int malloc_trim(nuint keep);
+}
