@@ -51,13 +51,13 @@ public sealed record TrainingBenchmarkSettings(string Shape, int? Layers, int To
 /// <param name="ResidentHostBytes">Of the process at the end.</param>
 /// <param name="Losses">Of all steps, the warm-up included: a check that something is computed.</param>
 /// <param name="PerDevice">The same card by card, where there are several.</param>
+/// <param name="Ranks">Of several processes, whose first one this is: what summing the gradients costs.</param>
 /// <param name="ReadBytes">Bytes of experts read from the disk a step.</param>
 /// <param name="DiskGbPerSecond">What that disk gives when it is read straight on, measured in the same run.</param>
-/// <param name="Ranks">Of several processes, whose first one this is: what summing the gradients costs.</param>
 public sealed record TrainingBenchmarkResult(TrainingBenchmarkSettings Settings, string Device, long Parameters, long Trained, double StepMs, double FastestMs,
     double SlowestMs, IReadOnlyDictionary<string, double> Parts, double CopyMs, long CopiedBytes, long PeakDeviceBytes, long PoolPeakBytes,
     long ResidentHostBytes, IReadOnlyList<double> Losses, IReadOnlyList<DeviceFigures>? PerDevice = null,
-    long ReadBytes = 0, double DiskGbPerSecond = 0, RankFigures? Ranks = null)
+    RankFigures? Ranks = null, long ReadBytes = 0, double DiskGbPerSecond = 0)
 {
     public double TokensPerSecond => Settings.Tokens / (StepMs / 1000);
 
@@ -156,8 +156,8 @@ public static class TrainingBenchmark
                     + $"norm {norm}: its figures would mean nothing");
             var figures = ranks.TakeFigures();
             if (s < WarmUp) continue;
-            times.Add(ranks.AllGather([time]).Max(of => of[0]));
             reads.Add(made.ReadBytes - read);
+            times.Add(ranks.AllGather([time]).Max(of => of[0]));
             sums.Add(figures.Busy.TotalMilliseconds);
             exposed.Add(ranks.AllGather([figures.Exposed.TotalMilliseconds]).Max(of => of[0]));
             summed = figures.Bytes;
@@ -169,7 +169,7 @@ public static class TrainingBenchmark
             cards.SelectMany(c => c.Parts.Keys).Distinct().ToDictionary(k => k, k => cards.Average(c => c.Parts.GetValueOrDefault(k))),
             cards.Max(c => c.CopyMs), cards.Sum(c => c.CopiedBytes),
             cards.Max(c => c.PeakDeviceBytes), cards.Max(c => c.PoolPeakBytes), Environment.WorkingSet, losses, cards.Length > 1 ? cards : null,
-            (long)DeviceMeter.Median(reads), sequential, shared);
+            shared, (long)DeviceMeter.Median(reads), sequential);
     }
 
     /// <summary>Token table, final norm and head lie with the first and the last layer.</summary>

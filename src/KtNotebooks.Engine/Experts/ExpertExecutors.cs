@@ -16,6 +16,9 @@ public sealed class ExpertExecutors : IDisposable
     /// <summary>One computes, one is filled, two wait, so that a stage without experts does not stop the bus.</summary>
     private const int Slots = 4;
 
+    /// <summary>A whole bank waits in the slots while parts of a window pass it; the next comes into what is left, in smaller pieces more of it.</summary>
+    private const int WholeBankSlots = 8;
+
     /// <summary>A split goes by whole groups, so it wants smaller ones.</summary>
     private const int SplitSlots = 16;
 
@@ -87,7 +90,8 @@ public sealed class ExpertExecutors : IDisposable
     /// <summary>Bytes of a slot, which holds the largest group of any bank, and how many slots there are in slotBytes: at least two.</summary>
     public static (long GroupBytes, int Count) SlotsOf(IReadOnlyList<BankLayout> banks, long slotBytes, bool split)
     {
-        var group = Math.Max(slotBytes / (split ? SplitSlots : Slots), banks.Max(b => b.ExpertBytes));
+        var slots = split ? SplitSlots : slotBytes > banks.Max(b => b.Bytes) ? WholeBankSlots : Slots;
+        var group = Math.Max(slotBytes / slots, banks.Max(b => b.ExpertBytes));
         group = banks.Max(b => b.Groups(group).Max(g => g.Count) * b.ExpertBytes);
         return (group, (int)Math.Max(2, slotBytes / group));
     }

@@ -214,6 +214,7 @@ internal sealed class StepRun : IDisposable
                 d.Dispose();
                 d = below;
                 saved.Pop();
+                // Gradients that leave by turns are whole when all turns are over.
                 if (part.Number == _schedule.Parts.Count - 1) _exchange.Begin(_work, i);
             }
         }
