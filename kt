@@ -41,7 +41,11 @@ missing_for() {
         eval | predict | report | notebook | tour | test) has_python jieba || packages+=(python3-jieba) ;; # its dictionary, for ROUGE and word BLEU
     esac
     case $1 in
-        test) has_python nltk || packages+=(python3-nltk) ;;
+        test) # ranks, and networks between them
+            has_python nltk || packages+=(python3-nltk)
+            has mpirun || packages+=(openmpi-bin)
+            has ip || packages+=(iproute2)
+            ;;
     esac
     case $1 in
         test) has_python jupyter_kernel_test || packages+=(python3-jupyter-kernel-test) ;;

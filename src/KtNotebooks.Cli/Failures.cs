@@ -23,7 +23,7 @@ internal static class Failures
         }
         catch (OperationCanceledException)
         {
-            Console.Error.WriteLine("stopped");
+            if (!Ranks.Current.Abort("stopped")) Console.Error.WriteLine("stopped");
             return Signals.Stopped;
         }
         catch (GpuLostException lost)

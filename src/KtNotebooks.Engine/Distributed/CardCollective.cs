@@ -4,12 +4,12 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Distributed;
 
 /// <summary>
-/// Ranks with a card each: gradients on cards, and those in page-locked memory that cards reach, are summed by NCCL on a stream of their own, beside the
-/// kernels; all else goes by the collective underneath, which also brings NCCL's ranks together. Without NCCL that one carries everything.
+/// Ranks with a card each: gradients on it, and those that it keeps in host memory, are summed by NCCL on a stream of their own, beside the kernels; all else
+/// goes by the collective underneath, which also brings NCCL's ranks together. Without NCCL that one carries everything.
 /// </summary>
 internal sealed unsafe class CardCollective(HostCollective host) : ICollective
 {
-    /// <summary>Elements that cross the bus at a time from page-locked memory and back: 64 MB.</summary>
+    /// <summary>Elements that cross the bus at a time from host memory and back: 64 MB.</summary>
     private const long Staged = 1 << 24;
 
     private readonly List<(CudaEvent Start, CudaEvent End)> _busy = [];
@@ -69,9 +69,9 @@ internal sealed unsafe class CardCollective(HostCollective host) : ICollective
             return;
         }
         bool IsHere(Tensor t) => t.Device.Kind == DeviceKind.Cuda && t.Device.Index == _card!.Index;
-        Tensor[] cards = [.. tensors.Where(IsHere)], pinned = [.. tensors.Where(t => t.IsPinned)];
-        host.StartSum([.. tensors.Where(t => !IsHere(t) && !t.IsPinned)]);
-        if (cards.Length + pinned.Length == 0) return;
+        Tensor[] cards = [.. tensors.Where(IsHere)], kept = [.. tensors.Where(t => t.Device.Kind == DeviceKind.Cpu)];
+        host.StartSum([.. tensors.Where(t => !IsHere(t) && t.Device.Kind != DeviceKind.Cpu)]); // of other cards of this process
+        if (cards.Length + kept.Length == 0) return;
         _card!.Use();
         using var written = new CudaEvent(_card);
         written.Record(_card.Compute);
@@ -83,9 +83,9 @@ internal sealed unsafe class CardCollective(HostCollective host) : ICollective
             foreach (var tensor in cards) Reduce(tensor.Pointer, tensor.Count);
             Nccl.Ok(Nccl.ncclGroupEnd());
         }
-        foreach (var tensor in pinned) ThroughCard(tensor);
+        foreach (var tensor in kept) ThroughCard(tensor);
         if (start is not null) _busy.Add((start, Mark()!));
-        _bytes += tensors.Sum(t => t.ByteLength);
+        _bytes += cards.Concat(kept).Sum(t => t.ByteLength);
         _isPending = true;
     }
 
@@ -144,7 +144,7 @@ internal sealed unsafe class CardCollective(HostCollective host) : ICollective
     private void Reduce(nint pointer, long count) =>
         Nccl.Ok(Nccl.ncclAllReduce(pointer, pointer, (nuint)count, Nccl.Float, Nccl.Sum, _communicator, _stream!.Pointer));
 
-    /// <summary>Page-locked memory piece by piece to the card, summed, and back, all in the order of one stream.</summary>
+    /// <summary>Host memory piece by piece to the card, summed, and back, all in the order of one stream.</summary>
     private void ThroughCard(Tensor tensor)
     {
         _stage ??= Tensor.Empty(DType.F32, Device.Cuda(_card!.Index), Staged);

@@ -17,11 +17,8 @@ internal sealed class LoraTurns : IDisposable
     public void Begin(IEnumerable<ExpertBank> banks)
     {
         foreach (var bank in banks)
-            if (Moves(bank)) _under.Add(new Turn(bank, bank.Adapter!));
+            if (bank is { Adapter: { } kept, Device.Kind: DeviceKind.Cuda } && kept.Device != bank.Device) _under.Add(new Turn(bank, kept));
     }
-
-    /// <summary>Whether a bank's pairs lie elsewhere than where it is computed.</summary>
-    public static bool Moves(ExpertBank bank) => bank is { Adapter: { } kept, Device.Kind: DeviceKind.Cuda } && kept.Device != bank.Device;
 
     /// <summary>All turns are over; gradients are on their way to the host's.</summary>
     public void End()

@@ -91,6 +91,9 @@ public sealed class FineTuneRun : IDisposable
         if (ranks.World > 1)
             notes.Add($"{ranks.World} ranks on {ranks.Hosts.Distinct().Count()} host(s), summed by {ranks.Carrier}: the {keys.Batch * keys.Accumulation} "
                 + "rows of every step (per_device_train_batch_size · gradient_accumulation_steps) are shared out, so that the run is that of one rank");
+        if (keys.Batch * keys.Accumulation < ranks.World)
+            notes.Add($"a step has fewer rows than there are ranks: {ranks.World - (keys.Batch * keys.Accumulation)} of them only wait; raise "
+                + "gradient_accumulation_steps");
         if (from is not null)
             FineTuneIdentity.Of(keys, c, rowsHash, windows.TotalSteps, model: null).Compare(from, training.ResumeFrom.IsExplicit, partly: true);
         var model = ModelFolder.Load(modelPath, keys.Type, plan, new LoadSettings(Report: loading));

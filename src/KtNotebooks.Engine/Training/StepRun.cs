@@ -215,7 +215,7 @@ internal sealed class StepRun : IDisposable
                 d = below;
                 saved.Pop();
                 // Gradients that leave by turns are whole when all turns are over.
-                if (part.Number == _schedule.Parts.Count - 1 && !_work.BanksOf(i).Any(LoraTurns.Moves)) _exchange.Begin(_work, i);
+                if (part.Number == _schedule.Parts.Count - 1) _exchange.Begin(_work, i);
             }
         }
         catch

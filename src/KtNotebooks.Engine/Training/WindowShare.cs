@@ -94,10 +94,14 @@ internal sealed class GradientExchange(ICollective ranks, IReadOnlyList<Paramete
 {
     private readonly HashSet<Tensor> _begun = [];
 
-    /// <summary>Backward has left a stage. Where layers lie on several cards, each with its thread, ranks would not begin in the same order.</summary>
+    /// <summary>
+    /// Backward has left a stage. Where layers lie on several cards, each with its thread, ranks would not begin in the same order; and what a card's layer
+    /// keeps in host memory is still on its way there.
+    /// </summary>
     public void Begin(StageWork work, int stage)
     {
-        if (ranks.World > 1 && work.Devices.All(d => d == work.Devices[0])) Begin(work.TrainableOf(stage));
+        var device = work.Devices[stage];
+        if (ranks.World > 1 && work.Devices.All(d => d == device)) Begin(work.TrainableOf(stage).Where(p => p.Tensor.Device == device));
     }
 
     /// <summary>The gradients of these are whole.</summary>

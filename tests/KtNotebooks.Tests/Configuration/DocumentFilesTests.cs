@@ -37,7 +37,7 @@ public class DocumentFilesTests(Workplace place) : IClassFixture<Workplace>
             "no effect here: trust_remote_code (no code of a model's folder is run; the models are built in)",
             "no effect here: preprocessing_num_workers (rows are encoded on all processors)",
             "no effect here: dataloader_num_workers (rows are in memory before the first step)",
-            "no effect here: ddp_timeout (one process uses all processors and cards of a machine)",
+            "no effect here: ddp_timeout (the ranks that mpirun, srun or torchrun start share every step; nothing of it is set here)",
         ], c.Finish("kt train"));
         Assert.Equal((LossReduction.Micro, 1, 8, 3.0, 1e-4, "cosine", 0.1),
             (keys.Reduction, keys.Batch, keys.Accumulation, keys.Epochs, keys.Training.LearningRate, keys.Training.Schedule, keys.Training.WarmupRatio));

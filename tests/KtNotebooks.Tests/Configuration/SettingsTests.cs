@@ -153,7 +153,7 @@ public sealed class SettingsTests : IDisposable
             """);
         var notes = Settings.Read([file]).Finish("kt chat");
         Assert.Equal(
-            ["no effect here: ddp_timeout, local_rank (one process uses all processors and cards of a machine)",
+            ["no effect here: ddp_timeout, local_rank (the ranks that mpirun, srun or torchrun start share every step; nothing of it is set here)",
                 "no effect here: learning_rate (`kt chat` does not use it)", "no effect here: fsdp_config.fsdp_version (goes with fsdp)"], notes);
         Assert.Equal("command line: 'fp16' is true, which is not to be had here: write bf16: true; F16 has too small a range to train in without loss scaling",
             Assert.Throws<ArgumentException>(() => Settings.Read([file, "fp16=true"]).Finish("kt train")).Message);

@@ -3,6 +3,7 @@ using System.Text.Json;
 
 using KtNotebooks.Tests.Cli;
 using KtNotebooks.Training;
+using KtNotebooks.Weights;
 
 using Xunit;
 
@@ -46,8 +47,8 @@ public sealed class RealRanksTests : IDisposable
     public void A_run_goes_on_with_another_number_of_ranks_where_it_was()
     {
         Kt.Run(Train("whole", "num_train_epochs=2")).RequireDone();
-        using (var three = Launched.Mpirun(3, Train("parts", "max_steps=3", "save_steps=3"))) three.End().RequireDone();
-        Kt.Run(Train("parts", "max_steps=5", "save_steps=5", "resume_from_checkpoint=true")).RequireDone();
+        using (var three = Launched.Mpirun(3, Train("parts", "max_steps=4", "save_steps=3"))) three.End().RequireDone(); // checkpoint-3
+        Kt.Run(Train("parts", "max_steps=6", "save_steps=5", "resume_from_checkpoint=true")).RequireDone(); // checkpoint-5
         using (var two = Launched.Mpirun(2, Train("parts", "max_steps=8", "resume_from_checkpoint=true"))) two.End().RequireDone();
         Near(Losses("whole"), Losses("parts"));
     }
@@ -63,8 +64,7 @@ public sealed class RealRanksTests : IDisposable
         Assert.InRange(watch.Elapsed, TimeSpan.Zero, TimeSpan.FromSeconds(10)); // the number of the issue; it takes a tenth of a second
         Assert.NotEqual(0, exit);
         Assert.Matches(@"rank 1 (on|with PID \d+ on node) \S+ .*(exited on signal 9 \(Killed\)|it was killed)", errors.ReplaceLineEndings(" "));
-        var step = Checkpoints.StepOf(Checkpoints.Newest(Out("killed"))!);
-        Kt.Run(Train("killed", $"max_steps={step + 1}", "resume_from_checkpoint=true")).RequireDone();
+        RequireWhole("killed");
     }
 
     [Theory]
@@ -92,8 +92,7 @@ public sealed class RealRanksTests : IDisposable
         foreach (var rank in ranks) rank.Dispose();
         Assert.All(ends, end => Assert.Equal(130, end.Exit));
         Assert.Contains("stopped after step ", ends[0].Output, StringComparison.Ordinal);
-        var step = Checkpoints.StepOf(Checkpoints.Newest(Out("stopped"))!);
-        Kt.Run(Train("stopped", $"max_steps={step + 1}", "resume_from_checkpoint=true", "overwrite_output_dir=false")).RequireDone();
+        RequireWhole("stopped");
     }
 
     [Fact]
@@ -120,6 +119,16 @@ public sealed class RealRanksTests : IDisposable
     private double[] Losses(string output) => [.. File.ReadLines(Path.Combine(Out(output), "trainer_log.jsonl"))
         .Select(line => JsonDocument.Parse(line).RootElement).Where(line => line.TryGetProperty("loss", out _))
         .Select(line => line.GetProperty("loss").GetDouble())];
+
+    /// <summary>The newest checkpoint of an output folder can be read and gone on from.</summary>
+    private void RequireWhole(string output)
+    {
+        var newest = Checkpoints.Newest(Out(output))!;
+        Assert.Equal(Checkpoints.StepOf(newest), TrainerState.Read(newest).Step);
+        Checkpoints.RequireOptimizer(newest);
+        using (var moments = new SafetensorsFile(Path.Combine(newest, "optimizer.safetensors"))) Assert.NotEmpty(moments.Entries);
+        Kt.Run(Train($"after-{output}", "max_steps=1", $"adapter_name_or_path={newest}")).RequireDone();
+    }
 
     private byte[] Adapter(string output) => File.ReadAllBytes(Path.Combine(Out(output), "adapter_model.safetensors"));
 

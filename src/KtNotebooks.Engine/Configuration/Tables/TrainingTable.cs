@@ -5,7 +5,7 @@ namespace KtNotebooks.Configuration.Tables;
 /// <summary>transformers' Seq2SeqTrainingArguments (4.57 and 5.17), which LLaMA-Factory's training arguments are, and its own few beside them.</summary>
 internal static class TrainingTable
 {
-    private const string OneProcess = "one process uses all processors and cards of a machine";
+    private const string Ranks = "the ranks that mpirun, srun or torchrun start share every step; nothing of it is set here";
     private const string OwnRows = "rows are laid end to end without padding, so that neither order nor grouping of lengths saves anything";
     private const string Streaming = "what does not fit a card is streamed to it, or placed by rules; `kt plan` shows where";
     private const string Logs = "trainer_log.jsonl, trainer_state.json and training_loss.png in output_dir hold the run; `kt report` compares runs";
@@ -113,24 +113,24 @@ internal static class TrainingTable
         NoEffect("half_precision_backend", "str", "auto", Precision),
         NoEffect("fp16_backend", "str", "auto", Precision),
         NoEffect("fp16_opt_level", "str", "O1", Precision),
-        NoEffect("ddp_timeout", "int", "1800", OneProcess),
-        NoEffect("ddp_backend", "str", null, OneProcess),
-        NoEffect("ddp_find_unused_parameters", "bool", null, OneProcess),
-        NoEffect("ddp_bucket_cap_mb", "int", null, OneProcess),
-        NoEffect("ddp_broadcast_buffers", "bool", null, OneProcess),
-        NoEffect("ddp_static_graph", "bool", null, OneProcess),
-        NoEffect("local_rank", "int", "-1", OneProcess),
+        NoEffect("ddp_timeout", "int", "1800", Ranks),
+        NoEffect("ddp_backend", "str", null, Ranks),
+        NoEffect("ddp_find_unused_parameters", "bool", null, Ranks),
+        NoEffect("ddp_bucket_cap_mb", "int", null, Ranks),
+        NoEffect("ddp_broadcast_buffers", "bool", null, Ranks),
+        NoEffect("ddp_static_graph", "bool", null, Ranks),
+        NoEffect("local_rank", "int", "-1", Ranks),
         NoEffect("average_tokens_across_devices", "bool", "true",
             "the loss is the mean over all tokens of a step, on however many cards (loss_reduction: token)"),
-        NoEffect("accelerator_config", "dict", null, OneProcess),
-        NoEffect("dispatch_batches", "bool", null, OneProcess),
-        NoEffect("split_batches", "bool", null, OneProcess),
-        NoEffect("log_level_replica", "str", "warning", OneProcess),
-        NoEffect("log_on_each_node", "bool", "true", OneProcess),
-        NoEffect("save_on_each_node", "bool", "false", OneProcess),
+        NoEffect("accelerator_config", "dict", null, Ranks),
+        NoEffect("dispatch_batches", "bool", null, Ranks),
+        NoEffect("split_batches", "bool", null, Ranks),
+        NoEffect("log_level_replica", "str", "warning", Ranks),
+        NoEffect("log_on_each_node", "bool", "true", Ranks),
+        NoEffect("save_on_each_node", "bool", "false", Ranks),
         NoEffect("tpu_num_cores", "int", null, "there are no TPU kernels"),
         NoEffect("tpu_metrics_debug", "bool", "false", "there are no TPU kernels"),
-        NoEffect("mp_parameters", "str", null, OneProcess),
+        NoEffect("mp_parameters", "str", null, Ranks),
         NoEffect("use_mps_device", "bool", "false", "there are no Metal kernels"),
         NoEffect("ray_scope", "str", "last", Ray),
         NoEffect("ray_run_name", "str", null, Ray),
