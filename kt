@@ -172,6 +172,8 @@ run_tests() {
         if has g++; then
             echo "On the emulated card:" | tee -a "$log"
             (emulate_cuda && KT_EMULATED_STREAMS=${KT_EMULATED_STREAMS:-lazy} KT_EMULATED_CARDS=${KT_EMULATED_CARDS:-4} test_program --filter-trait card=cuda) 2>&1 | tee -a "$log" || status=$?
+            echo "On the emulated card: what has kernels of its own for Hopper" | tee -a "$log"
+            (emulate_cuda && KT_EMULATED_ARCH=90 test_program --filter-class '*GroupedCodesTests' --filter-class '*ExpertExecutorTests') 2>&1 | tee -a "$log" || status=$?
         else
             printf 'skipped all tests on the emulated card\n  it is made by g++, which is not here\n' | tee -a "$log"
         fi
@@ -181,9 +183,9 @@ run_tests() {
 }
 
 test_program() {
-    # A shell that runs this in the background ignores SIGINT for all below it, and tests of Ctrl-C would wait for ever.
+    # A shell that runs this in the background ignores SIGINT for all below it, nohup SIGHUP, and tests of these signals would wait for ever.
     local clean=()
-    if env --default-signal=INT true 2>/dev/null; then clean=(env --default-signal=INT); fi
+    if env --default-signal=INT,HUP true 2>/dev/null; then clean=(env --default-signal=INT,HUP); fi
     TESTINGPLATFORM_TELEMETRY_OPTOUT=1 "${clean[@]}" "$tests" --no-ansi --no-progress --output Normal --results-directory "$artifacts/test-results" "$@"
 }
 
