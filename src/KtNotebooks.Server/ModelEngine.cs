@@ -8,6 +8,8 @@ using KtNotebooks.Lora;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
 using KtNotebooks.Tokenizers;
+using KtNotebooks.Training;
+using KtNotebooks.Training.Objectives;
 using KtNotebooks.Weights;
 
 namespace KtNotebooks.Server;
@@ -25,6 +27,7 @@ public sealed class ModelEngine : IDisposable
     private readonly Thread _thread;
     private readonly CancellationTokenSource _stop = new();
     private readonly ConcurrentDictionary<string, ServedModel> _models = new(StringComparer.Ordinal);
+    private readonly List<ValueHead> _heads = [];
     private readonly bool _owned;
     private Tuple<long, string?> _fingerprint = Tuple.Create<long, string?>(-1, null);
     private int _active, _draining, _disposed;
@@ -122,7 +125,13 @@ public sealed class ModelEngine : IDisposable
         try
         {
             NamedAdapters.Load(model, keys.Adapters, keys.Log);
-            return new ModelEngine(model, tokenizer, keys.Template, settings, owned: true) { Notes = [.. notes, .. asMade, .. keys.Notes, .. model.Notes] };
+            var heads = ReadHeads(model, keys);
+            var engine = new ModelEngine(model, tokenizer, keys.Template, settings, owned: true)
+            {
+                Notes = [.. notes, .. asMade, .. keys.Notes, .. model.Notes],
+            };
+            foreach (var (adapter, head) in heads) engine.Give(adapter, head);
+            return engine;
         }
         catch
         {
@@ -166,6 +175,33 @@ public sealed class ModelEngine : IDisposable
         }
     }
 
+    /// <summary>The value that a reward model gives to each text, at its last token; other requests are answered between.</summary>
+    /// <param name="model">One with <see cref="ServedModel.Values"/>.</param>
+    /// <param name="texts">Tokens of each, at least one.</param>
+    internal async Task<double[]> ScoreAsync(ServedModel model, IReadOnlyList<int[]> texts)
+    {
+        if (IsDraining) throw Ending();
+        Interlocked.Increment(ref _active);
+        model.Enter();
+        try
+        {
+            var scores = new double[texts.Count];
+            for (var first = 0; first < texts.Count;)
+            {
+                var (last, rows) = (first + 1, texts[first].Length);
+                while (last < texts.Count && rows + texts[last].Length <= Settings.PromptRows) rows += texts[last++].Length;
+                int[][] some = [.. texts.Skip(first).Take(last - first)];
+                (await OnThread(() => Values(model, some))).CopyTo(scores, first);
+                first = last;
+            }
+            return scores;
+        }
+        finally
+        {
+            Leave(model);
+        }
+    }
+
     /// <summary>What was kept of earlier prompts is computed again when it comes again: for measurements.</summary>
     public static void ForgetPrompts() => WeightVersion.Change();
 
@@ -185,6 +221,7 @@ public sealed class ModelEngine : IDisposable
         _scheduler.Dispose();
         Adapters.Dispose();
         Telemetry.Dispose();
+        foreach (var head in _heads) head.Dispose();
         _stop.Dispose();
         if (_owned) Model.Dispose();
     }
@@ -227,6 +264,43 @@ public sealed class ModelEngine : IDisposable
     internal void Withdraw(ServedModel model) => _models.TryRemove(KeyValuePair.Create(model.Name, model));
 
     private static ApiException Ending() => new(503, "the server is shutting down") { RetryAfter = 10 };
+
+    /// <summary>The value heads beside base and adapters: those are reward models.</summary>
+    private static List<(string Adapter, ValueHead Head)> ReadHeads(CausalLm model, ModelKeys keys)
+    {
+        List<(string, ValueHead)> heads = [];
+        foreach (var (name, folder) in keys.Adapters.Select(NamedAdapters.Split).Prepend((Pass.BaseModel, keys.Path)))
+        {
+            if (!File.Exists(Path.Combine(folder, RewardAdaptation.FileName))) continue;
+            var head = model.ValueHead = ValueHead.Fresh(model.Info.Width, model.Norm.Device, 0);
+            RewardAdaptation.Read(model, folder);
+            model.ValueHead = null;
+            heads.Add((name, head));
+        }
+        return heads;
+    }
+
+    private void Give(string adapter, ValueHead head)
+    {
+        _heads.Add(head);
+        foreach (var model in _models.Values.Where(m => m.Adapter == adapter)) model.Values = head;
+    }
+
+    /// <summary>On the thread that steps.</summary>
+    private double[] Values(ServedModel model, int[][] texts)
+    {
+        Model.ValueHead = model.Values;
+        try
+        {
+            var batch = TokenBatch.ForInference(texts);
+            var values = new StageWork(Model, 8192, LayerMajorStep.HeadRows).Score(batch, Scores.Values, model.Adapter, _stop.Token).Policy;
+            return [.. batch.SeqStarts[1..].Select(end => (double)values[end - 1])];
+        }
+        finally
+        {
+            Model.ValueHead = null;
+        }
+    }
 
     private List<Completion> AddAll(Prompt prompt, string adapter, int n)
     {

@@ -1,3 +1,5 @@
+using KtNotebooks.Nn;
+
 namespace KtNotebooks.Server;
 
 /// <summary>A name that requests may ask for.</summary>
@@ -19,6 +21,9 @@ public sealed class ServedModel
 
     /// <summary>Where its adapter was loaded from; for the server's own eyes.</summary>
     internal string? Path { get; }
+
+    /// <summary>Of a reward model: what makes a value of a text's last state; owned by the engine.</summary>
+    internal ValueHead? Values { get; set; }
 
     internal void Enter() => Interlocked.Increment(ref _active);
 

@@ -11,7 +11,7 @@ namespace KtNotebooks.Formats;
 /// How the matrices of an expert bank are stored. A format is an object and a file: its tensors' types and shapes, its definition (a row, element by
 /// element), how it is quantized, its words in checkpoints and configs, its CUDA text. Rules, settings, conversion and program list <see cref="All"/>; the
 /// native code is the case of <see cref="Code"/> in formats.h. In a low-bit format an element is code · scale in F32, rounded once to the type of the rows
-/// that it meets.
+/// that it meets; few rows on the CPU meet the codes themselves, and sums are scaled (experts_few.cpp), which rounds less.
 /// </summary>
 [JsonConverter(typeof(StorageFormatJson))]
 public abstract unsafe class StorageFormat

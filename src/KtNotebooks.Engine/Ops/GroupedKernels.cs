@@ -58,9 +58,9 @@ internal static unsafe class GroupedKernels
         = new();
 
     /// <summary>
-    /// Whether rows of a type, so many an expert on average, meet matrices [n, k] of a format as they are stored, on this card. On an H200 INT4 products run
-    /// at 0.7 of the BF16 rate, a decoded copy costs as much as the product of 270 rows: above 500 rows the copy wins. With the portable kernels' synchronous
-    /// products decoding hides behind nothing, and the copy always wins.
+    /// Whether rows of a type, so many an expert on average, meet matrices [n, k] of a format as they are stored, on this card. On an H200 such products run
+    /// at about 0.7 of the BF16 rate, so with many rows a decoded copy wins. With the portable kernels' synchronous products decoding hides behind nothing,
+    /// and the copy wins always.
     /// </summary>
     public static bool ReadsCodes(Device card, DType type, StorageFormat format, int n, int k, long rows) => type == DType.BF16 && format.IsLowBit
         && n % 8 == 0 && k % 16 == 0 && rows <= CodedRows && CudaDevice.Missing is null && card.Index < CudaDevice.Count

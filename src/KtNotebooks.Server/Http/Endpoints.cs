@@ -28,7 +28,7 @@ internal sealed class Endpoints(ModelEngine engine, ApiSettings settings, ILogge
         Add("POST", "/v1/messages/count_tokens", messages.Count);
         Add("POST", "/tokenize", tokens.Tokenize);
         Add("POST", "/detokenize", tokens.Detokenize);
-        Add("POST", "/v1/score/evaluation", TokensEndpoint.Score);
+        Add("POST", "/v1/score/evaluation", new ScoreEndpoint(engine).Score);
         Add("POST", "/v1/load_lora_adapter", adapters.Load);
         Add("POST", "/v1/unload_lora_adapter", adapters.Unload);
         Add("GET", "/metrics", _metrics.Handle);

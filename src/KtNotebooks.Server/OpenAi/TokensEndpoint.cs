@@ -49,13 +49,6 @@ internal sealed class TokensEndpoint(ModelEngine engine)
             throw ApiException.Wrong("tokens", error.Message); // a gap in the vocabulary
         }
     }
-
-    /// <summary>
-    /// LLaMA-Factory's endpoint for reward models. There are none here, and a score of another kind under this name would be taken for theirs.
-    /// </summary>
-    public static Task Score(RequestContext c) => throw new ApiException(405,
-        "/v1/score/evaluation asks a reward model, and this is none; /v1/completions with "
-        + "logprobs says how likely a model finds what it writes", null, "not_a_reward_model");
 }
 
 internal sealed record Tokenized(int Count, int MaxModelLen, IReadOnlyList<int> Tokens,

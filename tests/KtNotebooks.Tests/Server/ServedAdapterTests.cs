@@ -1,13 +1,19 @@
 using System.Diagnostics;
 using System.Net.Http.Headers;
+using System.Text.Json;
 using System.Text.Json.Nodes;
 
+using KtNotebooks.Autograd;
 using KtNotebooks.Configuration;
 using KtNotebooks.Evaluation;
 using KtNotebooks.Generation;
 using KtNotebooks.Lora;
+using KtNotebooks.Nn;
 using KtNotebooks.Server;
+using KtNotebooks.Tensors;
 using KtNotebooks.Tests.Tokenizers;
+using KtNotebooks.Training;
+using KtNotebooks.Weights;
 
 using Microsoft.Extensions.AI;
 using Microsoft.Extensions.DependencyInjection;
@@ -36,6 +42,26 @@ public sealed class ServedAdapterTests(ServedAdapterTests.Two two) : IClassFixtu
         var together = await Task.WhenAll(Enumerable.Range(0, alone.Length).Select(i => two.Say(models[i % 2], i)).Append(two.Say("kt-tiny", 99, words: 60)));
         Assert.Equal(alone, together[..^1]);
         Assert.NotEqual(alone[0], await two.Say("cat", 0));
+    }
+
+    /// <summary>"cat" has a value head beside its adapter: last normed state · w + b.</summary>
+    [Fact]
+    public async Task A_reward_model_scores_texts_while_others_are_answered()
+    {
+        string[] texts = ["one", "a second text, longer than the first", string.Join(' ', Enumerable.Range(0, 90))];
+        var alone = await two.Say("kt-tiny", 5);
+        ModelEngine.ForgetPrompts();
+        var said = two.Say("kt-tiny", 5);
+        var json = JsonSerializer.Serialize(new { model = "cat", messages = texts });
+        var scores = await two.Scores(json);
+        Assert.Equal(alone, await said);
+        for (var i = 0; i < texts.Length; i++) Assert.Equal(two.Value(two.Engine.Tokenizer.Encode(texts[i], true)), scores[i], 1e-4);
+        Assert.NotEqual(scores[0], scores[1], 1e-3);
+        var cut = await two.Scores(JsonSerializer.Serialize(new { model = "cat", messages = texts[^1..], max_length = 20 }));
+        Assert.Equal(two.Value(two.Engine.Tokenizer.Encode(texts[^1], true)[..20]), cut[0], 1e-4);
+        Assert.Equal((405, "not_a_reward_model"), await two.Post("/v1/score/evaluation", """{"model":"kt-tiny","messages":["a"]}"""));
+        Assert.Equal((400, "invalid_value"), await two.Post("/v1/score/evaluation", """{"model":"cat","messages":[{"role":"user"}]}"""));
+        Assert.Equal((400, "invalid_value"), await two.Post("/v1/score/evaluation", """{"model":"cat","messages":[]}"""));
     }
 
     [Fact]
@@ -137,6 +163,8 @@ public sealed class ServedAdapterTests(ServedAdapterTests.Two two) : IClassFixtu
     /// <summary>kt-tiny with an adapter that is served, and one that may be loaded.</summary>
     public sealed class Two : IAsyncLifetime
     {
+        private const int Width = 256; // of kt-tiny
+
         private readonly Samples.Folder _folder = new();
         private readonly TinyServer.LogLines _log = new();
 
@@ -150,6 +178,10 @@ public sealed class ServedAdapterTests(ServedAdapterTests.Two two) : IClassFixtu
         {
             string[] model = [$"model_name_or_path={Path.Combine(Checkout.Root, "notebooks/models/kt-tiny")}", "template=deepseek", "infer_dtype=float32"];
             foreach (var (name, seed) in ((string, int)[])[("cat", 1), ("dog", 2)]) Make(model, Path.Combine(_folder.Path, name), seed);
+            using (var weight = Tensor.From([.. Enumerable.Range(0, Width).Select(Weight)], 1, Width))
+            using (var bias = Tensor.From([0.25f], 1))
+                SafetensorsWriter.Write(Path.Combine(_folder.Path, "cat", RewardAdaptation.FileName),
+                    [(ValueHead.WeightName, weight), (ValueHead.BiasName, bias)]);
             Engine = ModelEngine.Open([.. model, $"adapter_name_or_path={Path.Combine(_folder.Path, "cat")}", $"api_adapter_folders={_folder.Path}",
                 "api_prompt_rows=64"]);
             Server = await ApiServer.StartAsync(Engine, new ApiSettings { Port = 0 }, _log);
@@ -164,6 +196,26 @@ public sealed class ServedAdapterTests(ServedAdapterTests.Two two) : IClassFixtu
             _log.Dispose();
             _folder.Dispose();
         }
+
+        /// <summary>The definition.</summary>
+        public double Value(int[] ids)
+        {
+            using var tape = Tape.Scratch();
+            var batch = TokenBatch.ForInference([ids]);
+            var hidden = Engine.Model.Norm.Forward(Engine.Model.Hidden(batch, Pass.Inference(batch, adapter: "cat")));
+            return 0.25 + hidden.ToFloats()[^Width..].Select((h, i) => (double)h * Weight(i)).Sum();
+        }
+
+        public async Task<double[]> Scores(string json)
+        {
+            var (status, body) = await Send("/v1/score/evaluation", json);
+            Assert.Equal(200, status);
+            var answer = JsonNode.Parse(body)!;
+            Assert.Equal(("score.evaluation", "cat"), ((string?)answer["object"], (string?)answer["model"]));
+            return [.. answer["scores"]!.AsArray().Select(s => (double)s!)];
+        }
+
+        private static float Weight(int i) => (((i * 7) % 11) - 5) / 20f;
 
         public async Task<string> Say(string model, int number, int words = 1, int tokens = 16)
         {

@@ -87,7 +87,8 @@ public sealed class ServerFaultTests(TinyServer tiny) : IClassFixture<TinyServer
         Assert.Equal((404, "not_found"), await Code("/v1/nothing", Chat));
         using var get = await tiny.Http.GetAsync(new Uri("/v1/chat/completions", UriKind.Relative), Stop);
         Assert.Equal((405, "POST"), ((int)get.StatusCode, string.Join(',', get.Content.Headers.Allow)));
-        Assert.Equal((405, "not_a_reward_model"), await Code("/v1/score/evaluation", """{"model":"x","messages":["a"]}"""));
+        Assert.Equal((405, "not_a_reward_model"), await Code("/v1/score/evaluation", """{"model":"kt-tiny","messages":["a"]}"""));
+        Assert.Equal((404, "model_not_found"), await Code("/v1/score/evaluation", """{"model":"x","messages":["a"]}"""));
         Assert.Equal((403, "not_allowed"), await Code("/v1/load_lora_adapter", """{"lora_name":"a","lora_path":"/etc"}"""));
         using var large = new StringContent("{\"model\":\"" + new string('x', 5 << 20) + "\"}", Encoding.UTF8, "application/json");
         using var once = tiny.Client(TinyServer.Key); // whose connection ends with it

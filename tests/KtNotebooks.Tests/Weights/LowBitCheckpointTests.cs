@@ -1,8 +1,10 @@
+using KtNotebooks.Autograd;
 using KtNotebooks.Experts;
 using KtNotebooks.Formats;
 using KtNotebooks.Generation;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
+using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
 using KtNotebooks.Tests.Models;
 using KtNotebooks.Tests.Tokenizers;
@@ -108,7 +110,8 @@ public sealed class LowBitCheckpointTests : IDisposable
 
     /// <summary>
     /// Generation straight from the codes: prefill, the cache and decoding a row at a time give the tokens of the model whose weights are what the codes
-    /// stand for, in BF16.
+    /// stand for, in BF16. Few rows meet codes before they are scaled, so a weight is not rounded to BF16 there as the decoded one is: where the two models
+    /// part, the decoded one must hold both tokens for equal within a few roundings of its logits.
     /// </summary>
     [Theory]
     [InlineData("fp8")]
@@ -133,8 +136,21 @@ public sealed class LowBitCheckpointTests : IDisposable
             var expected = Tokens(plain, StorageFormat.BF16, prompt);
             Assert.Equal(24, expected.Length);
             Assert.True(expected.Distinct().Count() > 1, "one token again and again would say nothing");
-            Assert.Equal(expected, Tokens(Source, format, prompt));
+            var actual = Tokens(Source, format, prompt);
+            var same = expected.Zip(actual).TakeWhile(pair => pair.First == pair.Second).Count();
+            if (same == expected.Length) continue;
+            var logits = NextLogits(plain, [.. prompt, .. expected[..same]]);
+            const float Rounding = 1f / 256; // of a BF16 number, relative
+            // Its own two ways, a prompt at once and row by row from the cache, differ by four of them here.
+            Assert.InRange(Math.Abs(logits[expected[same]] - logits[actual[same]]), 0, 8 * Rounding * logits.Max(MathF.Abs));
         }
+    }
+
+    private static float[] NextLogits(string folder, int[] ids)
+    {
+        using var model = ModelFolder.Load(folder, DType.BF16);
+        using var tape = Tape.Scratch();
+        return model.Logits(TokenBatch.ForInference([ids])).ToFloats()[^Tiny.Vocabulary..];
     }
 
     private static int[] Tokens(string folder, StorageFormat format, int[] prompt)
