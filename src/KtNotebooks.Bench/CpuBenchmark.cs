@@ -21,7 +21,7 @@ public sealed record CpuBenchmarkSettings(int Experts, int Width, int Inner, int
 /// <param name="Ms">Median of a forward.</param>
 /// <param name="RowsEach">Rows of an expert that has any.</param>
 /// <param name="GbPerSecond">Stored bytes of the experts that these tokens chose, read once.</param>
-/// <param name="BandwidthShare">Of what this memory gives alone, measured right before.</param>
+/// <param name="BandwidthShare">Of what this memory gives alone, measured right before and after.</param>
 /// <param name="Tflops">6·T·k·D·I a forward.</param>
 /// <param name="Error">‖y − definition‖ / ‖definition‖ of a small bank, as many tokens, sums in double.</param>
 public sealed record RowsFigure(string Format, int Tokens, double Ms, double RowsEach, double GbPerSecond, double BandwidthShare, double Tflops, double Error);
@@ -71,7 +71,7 @@ public static class CpuBenchmark
         ArgumentNullException.ThrowIfNull(s);
         ArgumentNullException.ThrowIfNull(tokens);
         List<RowsFigure> figures = [];
-        var read = Ceilings.HostRead(1L << 29)!.Rate; // at the time: others share the memory
+        var read = MemoryAlone();
         using var bank = ExpertBenchmark.Bank(s with { Rank = 0, Device = Device.Cpu });
         foreach (var count in tokens)
         {
@@ -94,9 +94,12 @@ public static class CpuBenchmark
                 }
             foreach (var rows in all) rows.Dispose();
             var (ms, rate) = (Median(times), Median(rates));
-            figures.Add(new RowsFigure(s.Format.Name, count, ms, Median(each), rate, rate / read, 6.0 * count * s.TopK * s.Width * s.Inner / ms / 1e9, error));
+            figures.Add(new RowsFigure(s.Format.Name, count, ms, Median(each), rate, 0, 6.0 * count * s.TopK * s.Width * s.Inner / ms / 1e9, error));
         }
-        return figures;
+        read = Math.Max(read, MemoryAlone()); // others share the memory: the better of before and after
+        return [.. figures.Select(f => f with { BandwidthShare = f.GbPerSecond / read })];
+
+        static double MemoryAlone() => Ceilings.HostRead(1L << 29)!.Rate;
     }
 
     private static double Median(List<double> values)
