@@ -45,6 +45,7 @@ internal static unsafe class GroupedKernels
     private const string Hopper = "-arch=sm_90a";
     private const int HopperShared = 4 * (128 + 256) * 64 * 2, HopperColumns = 256, HopperArchitecture = 90;
 
+    private const int CodedRows = 512; // an expert's on average; more meet a decoded copy
     private const int NarrowColumns = 32, WideColumns = 128, OuterColumns = 128, OuterRows = 32, OuterStages = 3;
 
     private static readonly CudaProgram Program = new("GroupedKernels", CudaProgram.Resource("Ops.GroupedKernels.cu"));
@@ -65,8 +66,6 @@ internal static unsafe class GroupedKernels
     public static bool ReadsCodes(Device card, DType type, StorageFormat format, int n, int k, long rows) => type == DType.BF16 && format.IsLowBit
         && n % 8 == 0 && k % 16 == 0 && rows <= CodedRows && CudaDevice.Missing is null && card.Index < CudaDevice.Count
         && CudaDevice.Get(card.Index).Architecture == HopperArchitecture;
-
-    private const int CodedRows = 512;
 
     /// <summary>
     /// c [rows, N] (row i at c + i · ldc) = alpha · Σ terms; B matrices are [N, K], or [K, N] when <paramref name="byColumns"/>. tiles:

@@ -15,8 +15,11 @@ public static class HostMemory
         .ToDictionary(p => p[0], p => long.Parse(p[1].Split(' ')[0], System.Globalization.CultureInfo.InvariantCulture) * 1024)
         : new Dictionary<string, long>();
 
-    /// <summary>What this process has filled of its own memory, pinned memory included; 0 where the system does not tell.</summary>
-    public static long Own => Status("RssAnon") is > 0 and var own ? own : Environment.WorkingSet; // a sandbox may count in one sum alone
+    /// <summary>
+    /// What this process has filled of its own memory, pinned memory included. A system that does not tell it apart (some sandboxes) gives all that the
+    /// process holds, mapped files too; <see cref="OfFiles"/> is 0 there.
+    /// </summary>
+    public static long Own => Status("RssAnon") is > 0 and var own ? own : Environment.WorkingSet;
 
     /// <summary>Pages of mapped files that count for this process: checkpoints, and the program itself.</summary>
     public static long OfFiles => Status("RssFile");
