@@ -26,7 +26,7 @@ internal sealed class DeviceMeter : IDisposable
     private readonly List<(string Name, CudaEvent? Mark, long Ticks)> _marks = [];
     private readonly List<Dictionary<string, double>> _parts = [];
     private readonly List<double> _copyMs = [];
-    private ExpertStream? _stream;
+    private readonly List<ExpertStream> _streams = [];
     private volatile bool _stop;
     private long _peak, _copied, _copiedBefore;
 
@@ -53,10 +53,10 @@ internal sealed class DeviceMeter : IDisposable
         return sorted.Length == 0 ? 0 : (sorted[(sorted.Length - 1) / 2] + sorted[sorted.Length / 2]) / 2;
     }
 
-    /// <summary>The stream whose copies count.</summary>
+    /// <summary>A stream whose copies count.</summary>
     public void Watch(ExpertStream stream)
     {
-        _stream = stream;
+        _streams.Add(stream);
         stream.IsTimed = true;
     }
 
@@ -87,12 +87,20 @@ internal sealed class DeviceMeter : IDisposable
         }
         foreach (var (_, mark, _) in _marks) mark?.Dispose();
         _marks.Clear();
-        var (copyMs, copied) = (_stream?.TakeCopyTime() ?? 0, (_stream?.CopiedBytes ?? 0) - _copiedBefore);
+        var (copyMs, copied) = (_streams.Sum(s => s.TakeCopyTime()), _streams.Sum(s => s.CopiedBytes) - _copiedBefore);
         _copiedBefore += copied;
         if (!keep) return;
         _parts.Add(sums);
         _copyMs.Add(copyMs);
         _copied = copied;
+    }
+
+    /// <summary>Figures of what is measured from now on.</summary>
+    public void Reset()
+    {
+        _parts.Clear();
+        _copyMs.Clear();
+        Interlocked.Exchange(ref _peak, 0);
     }
 
     public void Dispose()
