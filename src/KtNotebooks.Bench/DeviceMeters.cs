@@ -23,10 +23,12 @@ internal sealed class DeviceMeter : IDisposable
 {
     private readonly CudaDevice? _card;
     private readonly Thread? _sampler;
-    private readonly List<(string Name, CudaEvent? Mark, long Ticks)> _marks = [];
+    private readonly List<(string Name, string Detail, CudaEvent? Mark, long Ticks)> _marks = [];
     private readonly List<Dictionary<string, double>> _parts = [];
     private readonly List<double> _copyMs = [];
     private readonly List<ExpertStream> _streams = [];
+    private readonly List<TraceSpan> _trace = [];
+    private CudaEvent? _began;
     private volatile bool _stop;
     private long _peak, _copied, _copiedBefore;
 
@@ -60,11 +62,24 @@ internal sealed class DeviceMeter : IDisposable
         stream.IsTimed = true;
     }
 
+    /// <summary>What the last step did and when, of <see cref="StartTrace"/>.</summary>
+    public IReadOnlyList<TraceSpan> Trace => _trace;
+
     /// <summary>Waits for the card.</summary>
     public void Settle() => _card?.Compute.Synchronize();
 
+    /// <summary>The next step's parts and copies are kept with their times from now on, of a card at rest.</summary>
+    public void StartTrace()
+    {
+        _trace.Clear();
+        if (_card is null) return;
+        _began = new CudaEvent(_card, timing: true);
+        _began.Record(_card.Compute);
+    }
+
     /// <summary>What is queued from now on belongs to this part; an empty name: to none.</summary>
-    public void Begin(string name)
+    /// <param name="detail">For a trace: the layer and the part of the window.</param>
+    public void Begin(string name, string detail = "")
     {
         CudaEvent? mark = null;
         if (_card is not null)
@@ -72,7 +87,7 @@ internal sealed class DeviceMeter : IDisposable
             mark = new CudaEvent(_card, timing: true);
             mark.Record(_card.Compute);
         }
-        _marks.Add((name, mark, Stopwatch.GetTimestamp()));
+        _marks.Add((name, detail, mark, Stopwatch.GetTimestamp()));
     }
 
     /// <summary>Closes a step; one of the warm-up leaves no figures.</summary>
@@ -81,13 +96,19 @@ internal sealed class DeviceMeter : IDisposable
         var sums = new Dictionary<string, double>();
         for (var i = 0; i + 1 < _marks.Count; i++)
         {
-            var ((name, from, started), (_, to, ended)) = (_marks[i], _marks[i + 1]);
+            var ((name, detail, from, started), (_, _, to, ended)) = (_marks[i], _marks[i + 1]);
             if (name.Length == 0) continue;
+            if (_began is not null) _trace.Add(new TraceSpan("compute", $"{name} {detail}".Trim(), from!.Since(_began), to!.Since(_began)));
             sums[name] = sums.GetValueOrDefault(name) + (from is null ? Stopwatch.GetElapsedTime(started, ended).TotalMilliseconds : to!.Since(from));
         }
-        foreach (var (_, mark, _) in _marks) mark?.Dispose();
+        foreach (var (_, _, mark, _) in _marks) mark?.Dispose();
         _marks.Clear();
-        var (copyMs, copied) = (_streams.Sum(s => s.TakeCopyTime()), _streams.Sum(s => s.CopiedBytes) - _copiedBefore);
+        Action<CudaEvent, CudaEvent>? keepCopy = _began is not { } began ? null
+            : (from, to) => _trace.Add(new TraceSpan("bus", "copy", from.Since(began), to.Since(began)));
+        var copyMs = _streams.Sum(s => s.TakeCopyTime(keepCopy));
+        var copied = _streams.Sum(s => s.CopiedBytes) - _copiedBefore;
+        _began?.Dispose();
+        _began = null;
         _copiedBefore += copied;
         if (!keep) return;
         _parts.Add(sums);

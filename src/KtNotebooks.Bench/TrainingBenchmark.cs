@@ -34,10 +34,11 @@ namespace KtNotebooks.Bench;
 /// <param name="Contiguous">Each card has consecutive layers, as in KTransformers' rule files; else the cards take turns.</param>
 /// <param name="Parts">Into how many parts the window is cut; null: one a card.</param>
 /// <param name="DenseOnHost">The matrices of layers that are no experts wait in pinned host memory and come for their layer's work.</param>
+/// <param name="Trace">A file that gets what each card did in the last step, and when.</param>
 /// <param name="DiskFolder">The experts stay on the disk, in shards that are made in this folder first; null: in pinned memory.</param>
 public sealed record TrainingBenchmarkSettings(string Shape, int? Layers, int Tokens, int Sequence, int Rank, ExecutorKind Executor, StorageFormat Format,
     Device Device, long SlotBytes, long SavedBytes, bool MomentsOnHost, bool LoraOnHost, int ChunkRows, int Steps, int Gpus = 1, bool Contiguous = false,
-    int? Parts = null, string? DiskFolder = null, bool DenseOnHost = false);
+    int? Parts = null, string? DiskFolder = null, bool DenseOnHost = false, string? Trace = null);
 
 /// <summary>What it found; times are medians over the measured steps, in milliseconds.</summary>
 /// <param name="Parameters">Of the base model.</param>
@@ -131,7 +132,8 @@ public static class TrainingBenchmark
         var step = new LayerMajorStep(model, settings.ChunkRows, savedBytes: _ => settings.SavedBytes, parts: settings.Parts)
         {
             OnPart = mark => meters.First(m => m.Device == mark.Device)
-                .Begin(mark.Work == StepWork.Over ? "" : mark.Work.ToString().ToLowerInvariant()), // each from the thread of its card
+                .Begin(mark.Work == StepWork.Over ? "" : mark.Work.ToString().ToLowerInvariant(),
+                    mark.Stage < 0 ? "" : $"of layer {mark.Layer}, part {mark.Part}"), // each from the thread of its card
         };
         List<double> times = [], losses = [], reads = [], sums = [], exposed = [];
         long summed = 0;
@@ -141,6 +143,8 @@ public static class TrainingBenchmark
             var batch = Batch(settings, model.Info.Vocabulary, s);
             foreach (var meter in meters) meter.Settle();
             ranks.Barrier();
+            if (settings.Trace is not null && s + 1 == WarmUp + settings.Steps)
+                foreach (var meter in meters) meter.StartTrace();
             watch.Restart();
             var read = made.ReadBytes;
             var loss = step.Learn(step.ShareOf(ranks, batch), cancel: cancel).Loss;
@@ -164,6 +168,7 @@ public static class TrainingBenchmark
             exposed.Add(ranks.AllGather([figures.Exposed.TotalMilliseconds]).Max(of => of[0]));
             summed = figures.Bytes;
         }
+        if (settings.Trace is { } file) TraceFile.Write(file, meters.Select(m => ($"{m.Device}", m.Trace)));
         if (disk is not null) sequential = Math.Max(sequential, DiskShards.SequentialGbPerSecond(disk, note)); // what lies behind it may have warmed up
         var shared = ranks.World == 1 ? null : new RankFigures(ranks.World, ranks.Carrier, summed, DeviceMeter.Median(sums), DeviceMeter.Median(exposed));
         DeviceFigures[] cards = [.. meters.Select(m => m.Figures)];

@@ -76,11 +76,12 @@ internal static class BenchTrainCommand
             DefaultValueFactory = _ => "card",
         };
         dense.AcceptOnlyFromAmong("card", "host");
+        var trace = new Option<string?>("--trace") { Description = "a .json file: when each card computed what in the last step, for ui.perfetto.dev" };
         var json = new Option<bool>("--json") { Description = "one JSON object" };
         var command = new Command("train", "Tokens per second of a real training step (forward, backward, clipping, AdamW) on random weights of a true shape")
         {
             shape, layers, tokens, sequence, rank, experts, format, device, cards, contiguous, parts, slots, saved, moments, pairs, chunk, steps, weights,
-            diskFolder, dense, json
+            diskFolder, dense, trace, json
         };
         command.SetAction((parsed, cancel) => Task.Run(() =>
         {
@@ -97,7 +98,8 @@ internal static class BenchTrainCommand
                 parsed.GetValue(rank), parsed.GetValue(experts), StorageFormat.Parse(parsed.GetRequiredValue(format)),
                 Device.Parse(parsed.GetRequiredValue(device)), (long)parsed.GetValue(slots) << 20, (long)parsed.GetValue(saved) << 20, parsed.GetValue(moments),
                 parsed.GetValue(pairs), parsed.GetValue(chunk), parsed.GetValue(steps), parsed.GetValue(cards), parsed.GetValue(contiguous),
-                windows[0].Parts, parsed.GetValue(diskFolder), parsed.GetValue(dense) == "host");
+                windows[0].Parts, parsed.GetValue(diskFolder), parsed.GetValue(dense) == "host",
+                parsed.GetValue(trace));
             var ranks = Together.Join();
             var speaker = ranks.World == 1 ? "" : $"rank {ranks.Rank}: ";
             foreach (var result in TrainingBenchmark.Run(settings, ranks, line => Console.Error.WriteLine(speaker + line), windows, cancel))
