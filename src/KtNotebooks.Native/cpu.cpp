@@ -66,6 +66,7 @@ struct Variants {
             bf16.bf16 = micro_avx512bf16;
             bf16.dots = dots_avx512bf16;
             bf16.dots_tiled = dots_tiled_avx512bf16;
+            bf16.decode = decode_avx512bf16;
             bf16.low_bit = low_bit_avx512bf16(f.avx512vbmi);
             Kernels amx = bf16;
             amx.name = "amx";
@@ -76,7 +77,7 @@ struct Variants {
         }
         if (f.avx2) {
             all.push_back(kernels_avx2);
-            emulated = f.avx512 ? kernels_avx512 : kernels_avx2;
+            emulated = all.front();
             emulated.name = "amx-emulated";
             emulated.bf16 = micro_amx_emulated;
         }

@@ -125,15 +125,26 @@ void find_strips(const Kernels& kernels, Pass& pass, int64_t first, int64_t colu
         pass.strips = b.strip(), pass.distance = b.strip_bytes();
         return;
     }
-    const int64_t padded = round_up(pass.k, b.is_tiled() ? TileUnit : micro.k_unit);
+    const bool decodes = b.is_low_bit() && micro.element == 2 && kernels.decode;
+    const int64_t padded = round_up(pass.k, b.is_tiled() || decodes ? TileUnit : micro.k_unit);
     pass.distance = micro.strip * padded * micro.element;
     char* strips = memory.get<char>(round_up(columns, micro.nr) / micro.strip * pass.distance);
     if (b.is_tiled())
         kernels.turn(strips, b, round_up(columns, TileUnit), pass.k);
+    else if (decodes)
+        kernels.decode(strips, b, columns, pass.k);
     else
         kernels.pack(strips, micro.element, readable(kernels, b, columns, pass.k, pass.term->a.type, block_values), columns, pass.k,
                      micro.strip, micro.group_b, padded, 1, pass.plan.part(pass.plan.b_parts, pass.b_part));
     pass.strips = strips;
+}
+
+// Tiled weights of the next panel of columns, which begins at `column`: each of the rows of panels of this one brings its share.
+Ahead ahead_of(const Pass& pass, int64_t column, int64_t panel, int64_t panels) {
+    if (!pass.term->b.is_tiled()) return {};
+    const Matrix b = pass.term->b.from(column, pass.k0);
+    const int64_t from = panel * TileLines / panels, to = (panel + 1) * TileLines / panels, strip = b.strip_bytes();
+    return {b.strip() + from * 64, strip, b.stored.turned ? 2 * strip : TileUnit * TileRows * 2, static_cast<int32_t>(to - from)};
 }
 
 constexpr int MostPasses = 8, MostSegments = 16;
@@ -146,12 +157,11 @@ void add_passes(const Kernels& kernels, const Task& task, Pass* passes, int coun
     const Micro& micro = *passes[0].plan.micro;
     const int64_t panels = shares(range.rows, micro.mr);
     for (int p = 0; p < count; p++) find_strips(kernels, passes[p], first, columns, b_memory[p]);
-    const Pass& main = passes[0];
-    const bool tiles = main.term->b.is_tiled() && !main.term->b.stored.turned;
     if (micro.begin) micro.begin();
     for (int64_t j = 0; j < columns; j += micro.nr)
         for (int64_t i = 0; i < range.rows; i += micro.mr) {
             const int32_t rows = static_cast<int32_t>(std::min<int64_t>(micro.mr, range.rows - i));
+            const bool last = first + j + micro.nr >= task.first + task.columns;
             Segment segments[MostSegments];
             int n = 0;
             for (int p = 0; p < count; p++)
@@ -164,17 +174,11 @@ void add_passes(const Kernels& kernels, const Task& task, Pass* passes, int coun
                         kernels.pack(a = a_memory[n].get<char>(micro.mr * pass.padded * micro.element), micro.element,
                                      pass.term->a.from(range.first + i, pass.k0), rows, pass.k, micro.mr, micro.group_a, pass.padded,
                                      pass.term->scale, pass.plan.part(pass.plan.a_parts, part));
-                    segments[n] = {pass.padded, a, pass.strips + j / micro.strip * pass.distance, pass.distance};
+                    segments[n] = {pass.padded, a, pass.strips + j / micro.strip * pass.distance, pass.distance, {}};
+                    const bool in_strips = pass.term->b.stored.turned && j + micro.nr < columns;  // what comes next is there
+                    if (part == 0 && !last && !in_strips) segments[n].ahead = ahead_of(pass, first + j + micro.nr, i / micro.mr, panels);
                 }
-            Ahead ahead{};
-            if (tiles &&
-                first + j + micro.nr < task.first + task.columns) {  // each row of panels brings its share of the next panel of weights
-                const int64_t at = i / micro.mr, from = at * TileLines / panels, to = (at + 1) * TileLines / panels;
-                ahead = {static_cast<const char*>(segments[0].b) + 2 * main.distance, main.distance, static_cast<int32_t>(from),
-                         static_cast<int32_t>(to - from)};
-            }
-            micro.tile(segments, n, c + i * ldc + j, ldc, rows, static_cast<int32_t>(std::min<int64_t>(micro.nr, columns - j)), accumulate,
-                       ahead);
+            micro.tile(segments, n, c + i * ldc + j, ldc, rows, static_cast<int32_t>(std::min<int64_t>(micro.nr, columns - j)), accumulate);
         }
     if (micro.end) micro.end();
 }

@@ -71,7 +71,7 @@ void tile_rows(const Segment* segments, int32_t count, float* c, int64_t ldc, in
     }
 }
 
-void tile(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate, const Ahead&) {
+void tile(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate) {
     tile_rows<MR>(segments, count, c, ldc, rows, cols, accumulate);
 }
 
@@ -418,7 +418,7 @@ extern const Kernels KT_KERNELS = {
     Name,
     {4, MR, NR, NR, 1, 1, 1, 384, tile, spin, nullptr, nullptr},
     {},
-    pack, dots, dots_tiled, {low_bit_bytes, low_bit_ready, low_bit_dots}, turn, dequantize, store_matrix, softmax_step, scale_row, softmax_grad, inner,
+    pack, dots, dots_tiled, {low_bit_bytes, low_bit_ready, low_bit_dots}, turn, nullptr, dequantize, store_matrix, softmax_step, scale_row, softmax_grad, inner,
     swiglu, swiglu_grad, add_row, add_outer,
 };
 // clang-format on

@@ -38,18 +38,19 @@ struct Matrix {
         m.stored.turned = !stored.turned;
         return m;
     }
-    // Of tiles that are not turned: the strip of the row where it begins, at the column where it begins.
+    // Of tiles: the strip of the stored row where it begins, at the stored column where it begins.
     const char* strip() const {
         return static_cast<const char*>(data) + (stored.row / TileRows * stored.width + stored.column) * TileRows * 2;
     }
     int64_t strip_bytes() const { return stored.width * TileRows * 2; }
 };
 
-// Of each KB of two strips the lines [first, first + count) are brought to the second cache while a tile is computed; null: nothing.
+// What is brought to the second cache while a tile is computed: at each 32 of k some lines of the KB at `at` and of the KB at at + second,
+// then `step` bytes on. Null: nothing.
 struct Ahead {
-    const char* strips;
-    int64_t strip_bytes;
-    int32_t first, count;
+    const char* at;
+    int64_t second, step;
+    int32_t lines;
 };
 
 // A factor pair of a register tile: a packed panel of A, and strips of B that are strip_bytes apart, over k.
@@ -57,6 +58,7 @@ struct Segment {
     int64_t k;
     const void *a, *b;
     int64_t strip_bytes;
+    Ahead ahead{};
 };
 
 // A register tile: C[rows, nr] (+)= Σ segments A·B, where A is a packed panel of mr rows and B a panel of nr columns in strips of `strip`
@@ -70,9 +72,8 @@ struct Micro {
     int32_t k_unit;
     int32_t k_block;  // K is cut into blocks of this length, so that panels stay in cache
     // `rows` <= mr rows of the tile are wanted and at least the first `cols` <= nr columns; c must have room for nr columns and for mr
-    // rows. accumulate = false overwrites c. `ahead` is of the first segment.
-    void (*tile)(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate,
-                 const Ahead& ahead);
+    // rows. accumulate = false overwrites c.
+    void (*tile)(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate);
     // Multiplies registers alone, so many rounds; returns the floating-point operations: what no product can be faster than.
     double (*spin)(int64_t rounds);
     void (*begin)();  // around a run of tiles on one thread; may be null
@@ -108,6 +109,8 @@ struct Kernels {
     LowBitDots low_bit;
     // Strips of the columns [0, columns) of turned tiles over k stored rows: the transpose, made in registers.
     void (*turn)(void* strips, const Matrix& tiles, int64_t columns, int64_t k);
+    // The same of low-bit weights, turned or not: columns [0, columns) of B over k, dequantized to BF16. Null: none (dequantize and pack).
+    void (*decode)(void* strips, const Matrix& weights, int64_t columns, int64_t k);
     // Dequantizes rows × columns from the beginning of a low-bit matrix, in its stored orientation, to a dense block of `type` (F32 or
     // BF16).
     void (*dequantize)(const Matrix& m, int64_t rows, int64_t columns, void* out, int32_t type);
@@ -138,6 +141,7 @@ void dots_avx512bf16(int64_t m, int64_t n, int64_t k, const void* x, int32_t typ
                      int64_t ldw, float scale, float* c, int64_t ldc, bool accumulate);
 // Takes what it does not know to those of AVX-512; FP8 is its own where the processor permutes bytes (VBMI).
 LowBitDots low_bit_avx512bf16(bool vbmi);
+void decode_avx512bf16(void* strips, const Matrix& weights, int64_t columns, int64_t k);
 void dots_tiled_avx512bf16(int64_t m, int64_t strips, int64_t k, const void* x, int64_t ldx, const Matrix& w, float* c, int64_t ldc,
                            bool accumulate);
 

@@ -93,7 +93,7 @@ KT_INLINE void to_second_cache(const char* p, int32_t lines) {
 // of two threads of a core each finds few free tile registers, and products in a row keep the other from its own. With both factors in the
 // second cache this order was half again as fast as the one that spreads the loads and prefetches nothing.
 template <bool Tall, bool Wide>
-void tile_of(const Segment* segments, int32_t count, float* c, int64_t ldc, bool accumulate, Ahead ahead) {
+void tile_of(const Segment* segments, int32_t count, float* c, int64_t ldc, bool accumulate) {
     constexpr int64_t Tile = Rows * RowBytes;
     int64_t stride = ldc * 4;
     if (accumulate) {
@@ -107,10 +107,10 @@ void tile_of(const Segment* segments, int32_t count, float* c, int64_t ldc, bool
         if constexpr (Tall) tile_zero<2>();
         if constexpr (Tall && Wide) tile_zero<3>();
     }
-    if (ahead.strips) ahead.strips += ahead.first * 64;
-    for (; count > 0; count--, segments++, ahead.strips = nullptr) {
+    for (; count > 0; count--, segments++) {
         const char *a = static_cast<const char*>(segments->a), *b = static_cast<const char*>(segments->b);
         const int64_t strip = segments->strip_bytes;
+        Ahead ahead = segments->ahead;
         for (int64_t k = segments->k; k > 0; k -= 32, a += 2 * Tile, b += Tile) {
             tile_load<4>(a, RowBytes);
             if constexpr (Tall) tile_load<5>(a + Tile, RowBytes);
@@ -128,10 +128,10 @@ void tile_of(const Segment* segments, int32_t count, float* c, int64_t ldc, bool
             }
             if constexpr (Tall && Wide) tile_multiply<3, 5, 7>();
             to_first_cache(b + Tile);
-            if (ahead.strips) {
-                to_second_cache(ahead.strips, ahead.count);
-                to_second_cache(ahead.strips + ahead.strip_bytes, ahead.count);
-                ahead.strips += Tile;
+            if (ahead.at) {
+                to_second_cache(ahead.at, ahead.lines);
+                to_second_cache(ahead.at + ahead.second, ahead.lines);
+                ahead.at += ahead.step;
             }
         }
     }
@@ -141,10 +141,10 @@ void tile_of(const Segment* segments, int32_t count, float* c, int64_t ldc, bool
     if constexpr (Tall && Wide) tile_store<3>(c + 16 * ldc + 16, stride);
 }
 
-void tile(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate, const Ahead& ahead) {
+void tile(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate) {
     auto run =
         rows > 16 ? (cols > 16 ? tile_of<true, true> : tile_of<true, false>) : (cols > 16 ? tile_of<false, true> : tile_of<false, false>);
-    run(segments, count, c, ldc, accumulate, ahead);
+    run(segments, count, c, ldc, accumulate);
 }
 
 // Zeros would be multiplied twice as fast as numbers: the chip keeps a higher clock.

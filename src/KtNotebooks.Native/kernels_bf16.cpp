@@ -54,7 +54,7 @@ void tile_rows(const Segment* segments, int32_t count, float* c, int64_t ldc, in
     }
 }
 
-void tile(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate, const Ahead&) {
+void tile(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate) {
     tile_rows<MR>(segments, count, c, ldc, rows, cols, accumulate);
 }
 
