@@ -64,30 +64,24 @@ struct Plain : RowSource {
     }
 };
 
-// The rows [first, first + rows) of expert e.
-struct Slice {
-    int32_t e;
-    int64_t first, rows;
-};
-
 struct Work {
     const kt_experts& experts;
     const int64_t R;
+    std::vector<Slice> slices;  // experts with rows
 
-    // Experts with rows, in groups whose packed rows of `width` fit the limit.
+    // In groups whose packed rows of `width` fit the limit.
     template <class Body>
-    void each_group(int64_t width, Body&& body) const {
+    void each_group(const std::vector<Slice>& all, int64_t width, Body&& body) const {
         std::vector<Slice> group;
         int64_t bytes = 0;
-        for (int32_t e = 0; e < experts.E; e++) {
-            const int64_t first = experts.offsets[e], rows = experts.offsets[e + 1] - first, more = rows * width * 4;
-            if (rows == 0) continue;
+        for (const Slice& s : all) {
+            const int64_t more = s.rows * width * 4;
             if (!group.empty() && bytes + more > GroupBytes) {
                 body(group);
                 group.clear();
                 bytes = 0;
             }
-            group.push_back({e, first, rows});
+            group.push_back(s);
             bytes += more;
         }
         if (!group.empty()) body(group);
@@ -174,7 +168,10 @@ Work check(const kt_experts* x) {
         for (int32_t e = 0; e < x->E; e++)
             if (x->offsets[e + 1] > x->offsets[e] && !p->W[e]) throw Error(InvalidArgument, "W[%d] is null, but expert %d has rows", e, e);
     }
-    return {*x, R};
+    Work work{*x, R, {}};
+    for (int32_t e = 0; e < x->E; e++)
+        if (x->offsets[e + 1] > x->offsets[e]) work.slices.push_back({e, x->offsets[e], x->offsets[e + 1] - x->offsets[e]});
+    return work;
 }
 
 void forward(const kt_experts* experts, const void* x, const float* weights, void* g, void* u, float* pGate, float* pUp, float* pDown,
@@ -186,10 +183,12 @@ void forward(const kt_experts* experts, const void* x, const float* weights, voi
         need("x", x), need("g", g), need("u", u);
         if (y) need("rows", rows), need("weights", weights);
     }
-    if (fits_few(e)) return forward_few(e, x, weights, g, u, pGate, pUp, pDown, y, typeY);
+    std::vector<Slice> many;  // a hot expert does not take the others with it
+    for (const Slice& s : work.slices)
+        if (!has_few(e) || !is_few(e, s.rows)) many.push_back(s);
     const Gathered tokens(x, e);
     const Activated inner(g, u, e.I);
-    work.each_group(e.D, [&](const std::vector<Slice>& group) {
+    work.each_group(many, e.D, [&](const std::vector<Slice>& group) {
         std::vector<std::vector<Product>> stages(2);
         for (const Slice& s : group) {
             project(stages, e, e.gate, tokens, s, e.D, e.I, pGate, g);
@@ -198,12 +197,15 @@ void forward(const kt_experts* experts, const void* x, const float* weights, voi
         multiply_stages(stages);
     });
     if (y || has_pair(e.down))
-        work.each_group(e.I, [&](const std::vector<Slice>& group) {
+        work.each_group(many, e.I, [&](const std::vector<Slice>& group) {
             std::vector<std::vector<Product>> stages(2);
             for (const Slice& s : group) project(stages, e, e.down, inner, s, e.I, e.D, pDown, y ? rows : nullptr);
             multiply_stages(stages);
         });
-    if (y) work.combine(rows, weights, y, typeY);
+    if (many.size() < work.slices.size())
+        forward_few(e, work.slices, x, weights, g, u, pGate, pUp, pDown, rows, y, typeY);
+    else if (y)
+        work.combine(rows, weights, y, typeY);
 }
 
 // The gradient of a low-rank matrix: out_e[a, j] = factor · Σ_i low[i, a] · row_i[j] over the rows of e, or its transpose [width, r].
@@ -251,7 +253,7 @@ void grad(const kt_experts* experts, const void* dy, const void* x, const float*
         need("dy", dy), need("x", x), need("weights", weights), need("g", g), need("u", u), need("rows", w->rows), need("h", w->h),
             need("dh", w->dh), need("du", w->du);
     const Gathered dys(dy, e), tokens(x, e);
-    work.each_group(e.D, [&](const std::vector<Slice>& group) {
+    work.each_group(work.slices, e.D, [&](const std::vector<Slice>& group) {
         std::vector<std::vector<Product>> stages(2);
         for (const Slice& s : group) {
             Product dh = onto(w->dh, KT_BF16, e.I, s);
@@ -268,7 +270,7 @@ void grad(const kt_experts* experts, const void* dy, const void* x, const float*
         }
     });
     const Plain dg(w->dh, e.I), du(w->du, e.I);
-    work.each_group(2 * e.I, [&](const std::vector<Slice>& group) {
+    work.each_group(work.slices, 2 * e.I, [&](const std::vector<Slice>& group) {
         std::vector<std::vector<Product>> stages(2);
         for (const Slice& s : group) {
             Product rows = onto(w->rows, KT_BF16, e.D, s);
