@@ -417,7 +417,7 @@ void softmax_grad(float* s, float* dp, int64_t visible, int64_t n, float lse, fl
 extern const Kernels KT_KERNELS = {
     Name,
     {4, MR, NR, NR, 1, 1, 1, 384, tile, spin, nullptr, nullptr},
-    {},
+    {}, {}, {},
     pack, dots, dots_tiled, {low_bit_bytes, low_bit_ready, low_bit_dots}, turn, nullptr, dequantize, store_matrix, softmax_step, scale_row, softmax_grad, inner,
     swiglu, swiglu_grad, add_row, add_outer,
 };

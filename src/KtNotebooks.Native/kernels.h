@@ -66,7 +66,7 @@ struct Segment {
 // A panel (strip) of `width` vectors of length K holds element k of vector i at [k / group][i][k % group]; K is padded with zeros to a
 // multiple of k_unit.
 struct Micro {
-    int32_t element;           // bytes of a packed element: 4 (F32) or 2 (BF16); 0: this variant has no such kernel
+    int32_t element;           // bytes of a packed element: 4 (F32), 2 (BF16) or 1 (INT8); 0: this variant has no such kernel
     int32_t mr, nr, strip;     // the tile; nr is a multiple of strip
     int32_t group_a, group_b;  // see above
     int32_t k_unit;
@@ -91,9 +91,22 @@ struct LowBitDots {
     void (*dots)(int64_t m, int64_t n, int64_t k, const void* x, const Matrix& w, float* c, int64_t ldc, bool accumulate);
 };
 
+// Around register tiles of bytes, whose sums are 32-bit integers: BF16 rows quantized by row, INT8 weights as stored.
+struct Int8Rows {
+    // Codes of x · factors (null: x), 64 together, such pieces `distance` bytes apart; returns their scale.
+    float (*quantize)(const uint16_t* x, const float* factors, int64_t k, int8_t* to, int64_t distance);
+    // Columns [0, columns) of B over k, turned or not, padded with zeros to 64.
+    void (*strips)(void* strips, const Matrix& weights, int64_t columns, int64_t k);
+    // c (+)= sums · row scale · column scale (null: 1)
+    void (*add)(const int32_t* sums, int64_t lds, int64_t m, int64_t n, const float* row_scales, const float* column_scales, float* c,
+                int64_t ldc, bool accumulate);
+};
+
 struct Kernels {
     const char* name;
     Micro f32, bf16;
+    Micro int8;  // what INT8 weights meet BF16 rows with, where this variant quantizes rows; sums are integers
+    Int8Rows int8_rows;
     // Packs `rows` vectors of length k (those of `src`) as panels of `width` vectors, one after the other, zero where there is nothing.
     // element 4: F32, times scale; element 2: BF16 unchanged, or of an F32 source times scale the part that is asked for.
     void (*pack)(void* panels, int32_t element, const Matrix& src, int64_t rows, int64_t k, int32_t width, int32_t group, int64_t k_padded,
@@ -136,7 +149,8 @@ struct Kernels {
 };
 
 extern const Kernels kernels_avx2, kernels_avx512;
-extern const Micro micro_avx512bf16, micro_amx, micro_amx_emulated;
+extern const Micro micro_avx512bf16, micro_amx, micro_amx_int8, micro_amx_emulated, micro_amx_int8_emulated;
+extern const Int8Rows int8_rows_avx512;
 void dots_avx512bf16(int64_t m, int64_t n, int64_t k, const void* x, int32_t type_x, int64_t ldx, const void* w, int32_t type_w,
                      int64_t ldw, float scale, float* c, int64_t ldc, bool accumulate);
 // Takes what it does not know to those of AVX-512; FP8 is its own where the processor permutes bytes (VBMI).
