@@ -78,6 +78,8 @@ void add_outer(const float* q, int64_t r, int64_t rows, const uint16_t* const* x
     constexpr int64_t Block = 32;
     for (int64_t i = 0; i < rows; i += Block, q += Block * r, x += Block) {
         const int64_t some = rows - i < Block ? rows - i : Block;
+        for (int64_t next = 0; next < Block && i + Block + next < rows; next++)  // rows lie anywhere: the processor foresees none of it
+            for (int64_t j = 0; j < n; j += 32) _mm_prefetch(reinterpret_cast<const char*>(x[Block + next] + j), _MM_HINT_T0);
         for (int64_t j = 0; j < n; j += 2 * W) {
             const int64_t w0 = n - j < W ? n - j : W, w1 = n - j <= W ? 0 : n - j < 2 * W ? n - j - W : W;
             int64_t a = 0;

@@ -53,15 +53,12 @@ struct Activated : RowSource {
     }
 };
 
-// Rows that lie in memory.
-struct Plain : RowSource {
-    const void* x;
-    int64_t width;
-    Plain(const void* x, int64_t width) : RowSource{copy}, x(x), width(width) {}
-    static void copy(const RowSource& self, int64_t first, int64_t rows, uint16_t* out) {
-        auto& me = static_cast<const Plain&>(self);
-        std::copy_n(row_at(me.x, first, me.width), rows * me.width, out);
-    }
+// What goes into a projection: rows that are made where they are packed, or [R, width] in memory.
+struct Input {
+    const RowSource* source;
+    const void* rows;
+    Input(const RowSource& source) : source(&source), rows(nullptr) {}
+    explicit Input(const void* rows) : source(nullptr), rows(rows) {}
 };
 
 struct Work {
@@ -116,8 +113,9 @@ Product onto(void* out, int32_t type, int64_t width, const Slice& s, float alpha
     return kt::onto(out, type, width, s.first, s.rows, alpha);
 }
 
-void add(Product& p, const RowSource& source, const Slice& s, const Matrix& b, int64_t k, bool split = false) {
-    p.terms[p.term_count++] = {{nullptr, KT_BF16, k, 1}, b, k, 1, split, &source, s.first};
+void add(Product& p, const Input& input, const Slice& s, const Matrix& b, int64_t k, bool split = false) {
+    const void* rows = input.rows ? row_at(input.rows, s.first, k) : nullptr;
+    p.terms[p.term_count++] = {{rows, KT_BF16, k, 1}, b, k, 1, split, input.source, s.first};
 }
 
 void add_pair(Product& p, const float* low, int64_t r, const Slice& s, const Matrix& b, float scale) {
@@ -125,29 +123,29 @@ void add_pair(Product& p, const float* low, int64_t r, const Slice& s, const Mat
 }
 
 // out = source Wᵀ + scale · p Bᵀ, p = source Aᵀ. in, out: widths.
-void project(std::vector<std::vector<Product>>& stages, const kt_experts& x, const kt_projection& w, const RowSource& source,
+void project(std::vector<std::vector<Product>>& stages, const kt_experts& x, const kt_projection& w, const Input& input,
              const Slice& s, int64_t in, int64_t out_width, float* p, void* out) {
     if (has_pair(w)) {
         Product low = onto(p, KT_F32, w.r, s);
-        add(low, source, s, {w.A[s.e], KT_F32, in, 1}, in, true);
+        add(low, input, s, {w.A[s.e], KT_F32, in, 1}, in, true);
         stages[0].push_back(low);
     }
     if (!out) return;
     Product full = onto(out, KT_BF16, out_width, s);
-    add(full, source, s, weights_of(w, s.e, in), in);
+    add(full, input, s, weights_of(w, s.e, in), in);
     if (has_pair(w)) add_pair(full, p, w.r, s, {w.B[s.e], KT_F32, w.r, 1}, x.scale);
     stages[1].push_back(full);
 }
 
 // q = scale · dOut B, and onto a product: dOut W + q A. in, out: widths of the projection forward.
 void back_project(std::vector<std::vector<Product>>& stages, Product& to, const kt_experts& x, const kt_projection& w,
-                  const RowSource& source, const Slice& s, int64_t in, int64_t out_width, float* q) {
+                  const Input& input, const Slice& s, int64_t in, int64_t out_width, float* q) {
     if (has_pair(w)) {
         Product low = onto(q, KT_F32, w.r, s, x.scale);
-        add(low, source, s, {w.B[s.e], KT_F32, 1, w.r}, out_width, true);
+        add(low, input, s, {w.B[s.e], KT_F32, 1, w.r}, out_width, true);
         stages[0].push_back(low);
     }
-    add(to, source, s, weights_of(w, s.e, in).transposed(), out_width);
+    add(to, input, s, weights_of(w, s.e, in).transposed(), out_width);
     if (has_pair(w)) add_pair(to, q, w.r, s, {w.A[s.e], KT_F32, 1, in}, 1);
 }
 
@@ -269,7 +267,7 @@ void grad(const kt_experts* experts, const void* dy, const void* x, const float*
                                                           row_at(w->h, i, e.I), dh, row_at(w->du, i, e.I), e.I);
         }
     });
-    const Plain dg(w->dh, e.I), du(w->du, e.I);
+    const Input dg(w->dh), du(w->du);
     work.each_group(work.slices, 2 * e.I, [&](const std::vector<Slice>& group) {
         std::vector<std::vector<Product>> stages(2);
         for (const Slice& s : group) {

@@ -252,13 +252,15 @@ void compute(const Kernels& kernels, const Task& task) {
                   ldc = round_up(stretch, 32);
     float* c = sums.get<float>(round_up(range.rows, 32) * ldc);
     for (int64_t first = 0; first < task.columns; first += stretch) {
-        const int64_t columns = std::min(stretch, task.columns - first);
+        const int64_t columns = std::min(stretch, task.columns - first), element = product.type == 0 ? 4 : 2;
+        char* out = static_cast<char*>(product.out) + (range.first * product.rows + (task.first + first) * product.cols) * element;
+        if (product.cols == 1 && columns <= TurnedColumns)  // what is written at the end is on its way meanwhile
+            for (int64_t i = 0; i < range.rows; i++)
+                for (int64_t j = 0; j < columns * element; j += 64) __builtin_prefetch(out + i * product.rows * element + j, 1, 2);
         for (const Group& g : groups)
             add_passes(kernels, task, passes.data() + g.begin, static_cast<int>(g.end - g.begin), task.first + first, columns, c, ldc,
                        g.begin > 0);
         if (groups.empty()) std::fill(c, c + range.rows * ldc, 0.0f);
-        char* out = static_cast<char*>(product.out) +
-                    (range.first * product.rows + (task.first + first) * product.cols) * (product.type == 0 ? 4 : 2);
         kernels.store(c, ldc, range.rows, columns, product.alpha, product.beta, out, product.type, product.rows, product.cols);
     }
 }

@@ -122,6 +122,7 @@ namespace {
 template <int Rows, int Strips>
 KT_INLINE void dots_strips(int64_t k, const uint16_t* x, int64_t ldx, const float* w, int64_t strip, float* c, int64_t ldc,
                            bool accumulate) {
+    constexpr int64_t AheadPairs = 128 / Strips;  // lines: 8 KB of all strips
     F sums[2][Rows][Strips];
     for (int h = 0; h < 2; h++)
         for (int i = 0; i < Rows; i++)
@@ -134,6 +135,7 @@ KT_INLINE void dots_strips(int64_t k, const uint16_t* x, int64_t ldx, const floa
             vx[i] = _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(both)));
         }
         for (int j = 0; j < Strips; j++) {
+            _mm_prefetch(reinterpret_cast<const char*>(w + j * strip + (l / 2 + AheadPairs) * TileRows), _MM_HINT_T0);
             F vw = load(w + j * strip + l / 2 * TileRows);
             for (int i = 0; i < Rows; i++) sums[h][i][j] = dot(sums[h][i][j], vx[i], vw);
         }

@@ -67,9 +67,9 @@ struct Decoder {
             const __m512 scale = group_scale(r.scales, (column + j) / Group);
             const __m256i products = (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(values(), scale));
             const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(r.codes + j / 2)));
-            // Of a byte's dword the low word gets the low nibble, the high word the high one; a fifth bit of an index chooses the same again.
-            const __m512i nibbles = _mm512_or_si512(bytes, _mm512_slli_epi32(bytes, 12));
-            return _mm512_permutexvar_epi16(nibbles, _mm512_broadcast_i64x4(products));
+            // Of a byte's dword the low word gets the low nibble, the high word the high one: (bytes | shifted) & mask.
+            const __m512i nibbles = _mm512_ternarylogic_epi32(bytes, _mm512_slli_epi32(bytes, 12), _mm512_set1_epi32(0x000f000f), 0xa8);
+            return _mm512_permutexvar_epi16(nibbles, _mm512_castsi256_si512(products));
         } else {
             const __m256i bytes = n >= Codes32 ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(r.codes + j))
                                                : _mm256_maskz_loadu_epi8((1u << n) - 1, r.codes + j);
