@@ -34,9 +34,10 @@ namespace KtNotebooks.Bench;
 /// <param name="Contiguous">Each card has consecutive layers, as in KTransformers' rule files; else the cards take turns.</param>
 /// <param name="Parts">Into how many parts the window is cut; null: one a card.</param>
 /// <param name="DiskFolder">The experts stay on the disk, in shards that are made in this folder first; null: in pinned memory.</param>
+/// <param name="KeepsActivations">Experts on the CPU keep what their backward pass needs.</param>
 public sealed record TrainingBenchmarkSettings(string Shape, int? Layers, int Tokens, int Sequence, int Rank, ExecutorKind Executor, StorageFormat Format,
     Device Device, long SlotBytes, long SavedBytes, bool MomentsOnHost, bool LoraOnHost, int ChunkRows, int Steps, int Gpus = 1, bool Contiguous = false,
-    int? Parts = null, string? DiskFolder = null);
+    int? Parts = null, string? DiskFolder = null, bool KeepsActivations = false);
 
 /// <summary>What it found; times are medians over the measured steps, in milliseconds.</summary>
 /// <param name="Parameters">Of the base model.</param>
@@ -125,6 +126,7 @@ public static class TrainingBenchmark
         using var optimizer = new AdamW(parameters, new AdamWSettings(), _ => settings.MomentsOnHost);
         var step = new LayerMajorStep(model, settings.ChunkRows, savedBytes: _ => settings.SavedBytes, parts: settings.Parts)
         {
+            KeepsActivations = settings.KeepsActivations,
             OnPart = mark => meters.First(m => m.Device == mark.Device)
                 .Begin(mark.Work == StepWork.Over ? "" : mark.Work.ToString().ToLowerInvariant()), // each from the thread of its card
         };

@@ -88,7 +88,8 @@ char* panel_at(const Plan& p, char* packed, int64_t rows, int64_t k0, int64_t k_
 const float* int8_scales(const Matrix& b, int64_t at) { return static_cast<const float*>(b.stored.scales) + b.stored.row + at; }
 
 // Rows [first, first + rows) of a range as codes and scales; what turned weights have for scales goes into the rows before.
-void quantize_ahead(const Kernels& kernels, const Plan& p, const Term& t, const Range& range, const Matrix& a, int64_t first, int64_t rows) {
+void quantize_ahead(const Kernels& kernels, const Plan& p, const Term& t, const Range& range, const Matrix& a, int64_t first,
+                    int64_t rows) {
     char* packed = range.packed[&t - range.product->terms][0];
     float* scales = reinterpret_cast<float*>(packed + p.scales_at(range.rows));
     const int64_t mr = p.micro->mr;
@@ -96,8 +97,9 @@ void quantize_ahead(const Kernels& kernels, const Plan& p, const Term& t, const 
         for (int64_t k0 = 0; k0 < t.k; k0 += p.micro->k_block) {
             const int64_t k = std::min<int64_t>(p.micro->k_block, t.k - k0), padded = round_up(k, p.micro->k_unit);
             char* panel = panel_at(p, packed, range.rows, k0, padded, i / mr * mr);
-            scales[i] = kernels.int8_rows.quantize(static_cast<const uint16_t*>(a.at(i - first, k0)), t.b.stored.turned ? int8_scales(t.b, k0) : nullptr,
-                                                   k, reinterpret_cast<int8_t*>(panel) + i % mr * p.micro->group_a, mr * p.micro->group_a);
+            auto codes = reinterpret_cast<int8_t*>(panel) + i % mr * p.micro->group_a;
+            scales[i] = kernels.int8_rows.quantize(static_cast<const uint16_t*>(a.at(i - first, k0)),
+                                                   t.b.stored.turned ? int8_scales(t.b, k0) : nullptr, k, codes, mr * p.micro->group_a);
         }
 }
 
@@ -248,8 +250,8 @@ void compute(const Kernels& kernels, const Task& task) {
     whole = whole && !passes.empty() && passes.size() <= (int8 ? 1 : MostPasses);  // integers of two terms have no common scale
     if (whole) groups.assign(1, {0, passes.size()});
     // Codes along the columns: a stretch of whole cache lines of them, or each line is read for every panel again.
-    const int64_t stretch = whole || int8 ? std::min<int64_t>(turned_codes || int8 ? TurnedColumns : micro->nr, task.columns) : task.columns,
-                  ldc = round_up(stretch, 32);
+    const int64_t narrow = turned_codes || int8 ? TurnedColumns : micro ? micro->nr : task.columns;
+    const int64_t stretch = whole || int8 ? std::min(narrow, task.columns) : task.columns, ldc = round_up(stretch, 32);
     float* c = sums.get<float>(round_up(range.rows, 32) * ldc);
     for (int64_t first = 0; first < task.columns; first += stretch) {
         const int64_t columns = std::min(stretch, task.columns - first), element = product.type == 0 ? 4 : 2;

@@ -43,7 +43,8 @@ struct Decoder {
     }
     CodeRow at(int64_t i) const {
         const int64_t r = row + i;
-        return {codes + r * code_bytes + column / (Format >= KT_INT4 ? 2 : 1), scales + (Format == KT_FP8 ? r / Fp8Block : r) * scale_bytes};
+        return {codes + r * code_bytes + column / (Format >= KT_INT4 ? 2 : 1),
+                scales + (Format == KT_FP8 ? r / Fp8Block : r) * scale_bytes};
     }
     // What the sixteen codes of 4 bits mean.
     static KT_INLINE __m512 values() {
@@ -59,7 +60,8 @@ struct Decoder {
         else
             std::memcpy(&both, scales + group / 2 * 4, 4);
         const __m512i each = _mm512_set1_epi32(both);
-        return _mm512_castsi512_ps(group % 2 ? _mm512_and_si512(each, _mm512_set1_epi32(static_cast<int>(0xffff0000))) : _mm512_slli_epi32(each, 16));
+        const __m512 pairs = _mm512_castsi512_ps(each);
+        return group % 2 ? upper_half(pairs) : lower_half(pairs);
     }
     // The codes [j, j + 32) of a row, of which n exist; j a multiple of 32.
     KT_INLINE __m512i decode(const CodeRow& r, int64_t j, int64_t n) const {

@@ -24,7 +24,8 @@ float quantize(const uint16_t* x, const float* factors, int64_t k, int8_t* to, i
     for (int64_t j = 0; j < padded; j += W) {
         const int64_t n = k - j;
         const F codes = n > 0 ? mul(value_at(x, factors, j, n), set1(inverse)) : zero();
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(to + j / Piece * distance + j % Piece), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(codes)));
+        auto at = reinterpret_cast<__m128i*>(to + j / Piece * distance + j % Piece);
+        _mm_storeu_si128(at, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(codes)));
     }
     return scale;
 }

@@ -105,7 +105,8 @@ void rows_4_bits(int64_t n, int64_t k, const uint16_t* x, int64_t ldx, const Mat
     for (int64_t j = 0; j < n; j++, codes += width / 2, scales += width / Group * ScaleBytes) {
         __m512 sums[Rows];
         for (int i = 0; i < Rows; i++) sums[i] = _mm512_setzero_ps();
-        for (int64_t i = 0; i < width / Group * ScaleBytes; i += 64) _mm_prefetch(scales + AheadRows * width / Group * ScaleBytes + i, _MM_HINT_T0);
+        const int64_t row_scales = width / Group * ScaleBytes;
+        for (int64_t i = 0; i < row_scales; i += 64) _mm_prefetch(scales + AheadRows * row_scales + i, _MM_HINT_T0);
         auto step = [&](int64_t l, int64_t groups) __attribute__((always_inline)) {
             const uint8_t* at = codes + l / 2;
             _mm_prefetch(reinterpret_cast<const char*>(at + Ahead), _MM_HINT_T0);
