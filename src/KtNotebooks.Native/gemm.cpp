@@ -50,7 +50,9 @@ struct Plan {
     // Of one part. Quantized rows are followed by their scales.
     int64_t scales_at(int64_t m) const { return round_up(m, micro->mr) * k_padded * micro->element; }
     int64_t packed_bytes(int64_t m) const { return scales_at(m) + (is_int8() ? round_up(m, 16) * 4 : 0); }
-    Part32 part(int parts, int index) const { return parts == 1 ? Whole : BothParts[index]; }
+    bool joined = false;  // all parts of both sides along one short k
+    Part32 part_a(int index) const { return joined ? JoinedA : a_parts == 1 ? Whole : BothParts[index]; }
+    Part32 part_b(int index) const { return joined ? JoinedB : b_parts == 1 ? Whole : BothParts[index]; }
 };
 
 Plan plan(const Kernels& kernels, const Term& t) {
@@ -59,6 +61,7 @@ Plan plan(const Kernels& kernels, const Term& t) {
     bool stored = t.a.type == 1 && (t.b.type == 1 || t.b.is_low_bit() || t.b.is_tiled()) && t.scale == 1;
     bool bf16 = kernels.bf16.element && (stored || t.split);
     if (!bf16) return {&kernels.f32, round_up(t.k, kernels.f32.k_unit), 1, 1};
+    if (t.a.type == 0 && t.b.type == 0 && 3 * t.k <= kernels.bf16.k_unit) return {&kernels.bf16, kernels.bf16.k_unit, 1, 1, true};
     return {&kernels.bf16, round_up(t.k, kernels.bf16.k_unit), t.a.type == 0 ? 2 : 1, t.b.type == 0 ? 2 : 1};
 }
 
@@ -116,7 +119,7 @@ void pack_ahead(const Kernels& kernels, const PackTask& task) {
     for (int64_t k0 = 0; k0 < t.k; k0 += micro.k_block) {
         int64_t k = std::min<int64_t>(micro.k_block, t.k - k0), padded = round_up(k, micro.k_unit);
         kernels.pack(panel_at(p, range.packed[task.term][task.part], range.rows, k0, padded, task.first), micro.element, a.from(0, k0),
-                     rows, k, micro.mr, micro.group_a, padded, t.scale, p.part(p.a_parts, task.part));
+                     rows, k, micro.mr, micro.group_a, padded, t.scale, p.part_a(task.part));
     }
 }
 
@@ -162,7 +165,7 @@ void find_strips(const Kernels& kernels, Pass& pass, int64_t first, int64_t colu
         kernels.decode(strips, b, columns, pass.k);
     else
         kernels.pack(strips, micro.element, readable(kernels, b, columns, pass.k, pass.term->a.type, block_values), columns, pass.k,
-                     micro.strip, micro.group_b, padded, 1, pass.plan.part(pass.plan.b_parts, pass.b_part));
+                     micro.strip, micro.group_b, padded, 1, pass.plan.part_b(pass.b_part));
     pass.strips = strips;
 }
 
@@ -202,7 +205,7 @@ void add_passes(const Kernels& kernels, const Task& task, Pass* passes, int coun
                     else
                         kernels.pack(a = a_memory[n].get<char>(micro.mr * pass.padded * micro.element), micro.element,
                                      pass.term->a.from(range.first + i, pass.k0), rows, pass.k, micro.mr, micro.group_a, pass.padded,
-                                     pass.term->scale, pass.plan.part(pass.plan.a_parts, part));
+                                     pass.term->scale, pass.plan.part_a(part));
                     segments[n] = {pass.padded, a, pass.strips + j / micro.strip * pass.distance, pass.distance, {}};
                     const bool in_strips = pass.term->b.stored.turned && j + micro.nr < columns;  // what comes next is there
                     if (part == 0 && !last && !in_strips) segments[n].ahead = ahead_of(pass, first + j + micro.nr, i / micro.mr, panels);
