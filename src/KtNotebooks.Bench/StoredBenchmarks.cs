@@ -22,7 +22,8 @@ public sealed record StoredBenchmark(string Name, TrainingBenchmarkResult Result
                 + $"{s.ChunkRows} --steps {s.Steps}{(s.MomentsOnHost ? " --moments-on-host" : "")}{(s.LoraOnHost ? " --lora-on-host" : "")}"
                 + $"{(s.KeepsActivations ? " --keep-activations" : "")}"
                 + $"{(s.Gpus > 1 ? $" --cards {s.Gpus}" : "")}{(s.Contiguous ? " --contiguous" : "")}"
-                + $"{(s.Parts is { } parts ? $" --parts {parts}" : "")}{(s.DiskFolder is { } disk ? $" --weights disk --disk-folder {disk}" : "")} --json";
+                + $"{(s.Parts is { } parts ? $" --parts {parts}" : "")}{(s.DiskFolder is { } disk ? $" --weights disk --disk-folder {disk}" : "")}"
+                + $"{(s.DenseOnHost ? " --dense host" : "")} --json";
         }
     }
 }

@@ -4,7 +4,7 @@ using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Experts;
 
-/// <summary>A bank whose groups cross the bus.</summary>
+/// <summary>What crosses the bus in groups: a bank of experts, or the matrices of a layer's half.</summary>
 internal interface IGroupSource
 {
     /// <summary>Where the pieces of a group lie in host memory; on the card they follow each other.</summary>
@@ -31,8 +31,9 @@ internal sealed class ExpertStream : IDisposable
     private readonly Slot[] _slots;
     private readonly List<GroupVisit> _plan = [];
     private readonly Dictionary<GroupVisit, Queue<int>> _uses = [];
-    private readonly List<(CudaEvent From, CudaEvent To)> _timings = [];
+    private readonly List<(CudaEvent From, CudaEvent To)> _timings = [], _waits = [];
     private readonly DiskRing? _disk;
+    private readonly CudaStream _copies;
     private int _next;
     private long _version = WeightVersion.Current;
 
@@ -40,9 +41,10 @@ internal sealed class ExpertStream : IDisposable
     /// <param name="slotBytes">The largest group of any bank.</param>
     /// <param name="slots">At least two, or nothing overlaps.</param>
     /// <param name="disk">By which banks come that are on the disk; owned from here on.</param>
-    public ExpertStream(CudaDevice card, long slotBytes, int slots, DiskRing? disk = null)
+    /// <param name="copies">Where copies are queued; null: the card's own stream for them.</param>
+    public ExpertStream(CudaDevice card, long slotBytes, int slots, DiskRing? disk = null, CudaStream? copies = null)
     {
-        (_card, _disk) = (card, disk);
+        (_card, _disk, _copies) = (card, disk, copies ?? card.Copies);
         _slots = new Slot[slots];
         for (var s = 0; s < slots; s++) _slots[s] = new Slot(CudaBuffer.Allocate(Device.Cuda(card.Index), slotBytes), new CudaEvent(card), new CudaEvent(card));
     }
@@ -118,7 +120,8 @@ internal sealed class ExpertStream : IDisposable
                 throw;
             }
         }
-        _card.Compute.Wait(slot.Ready);
+        if (IsTimed) WaitTimed(slot.Ready);
+        else _card.Compute.Wait(slot.Ready);
         slot.Open++;
         return slot.Memory.Pointer;
     }
@@ -139,24 +142,40 @@ internal sealed class ExpertStream : IDisposable
         _next = 0;
         _disk?.Abandon();
         Forget();
-        _card.Copies.Synchronize();
+        _copies.Synchronize();
     }
 
     /// <summary>Milliseconds that the copies since the last call took on their stream; waits for them.</summary>
-    public double TakeCopyTime()
+    /// <param name="each">Told both ends of every copy.</param>
+    public double TakeCopyTime(Action<CudaEvent, CudaEvent>? each = null) => Take(_timings, each);
+
+    /// <summary>The same of the time for which the compute stream stood before a group that was not there yet.</summary>
+    public double TakeWaitTime(Action<CudaEvent, CudaEvent>? each = null) => Take(_waits, each);
+
+    private double Take(List<(CudaEvent From, CudaEvent To)> timings, Action<CudaEvent, CudaEvent>? each)
     {
         double sum = 0;
         lock (_timings)
         {
-            foreach (var (from, to) in _timings)
+            foreach (var (from, to) in timings)
             {
                 sum += to.Since(from);
+                each?.Invoke(from, to);
                 from.Dispose();
                 to.Dispose();
             }
-            _timings.Clear();
+            timings.Clear();
         }
         return sum;
+    }
+
+    private void WaitTimed(CudaEvent ready)
+    {
+        CudaEvent from = new(_card, timing: true), to = new(_card, timing: true);
+        from.Record(_card.Compute);
+        _card.Compute.Wait(ready);
+        to.Record(_card.Compute);
+        lock (_timings) _waits.Add((from, to));
     }
 
     private void AddTiming(CudaEvent from, CudaEvent to)
@@ -167,7 +186,7 @@ internal sealed class ExpertStream : IDisposable
     public void Dispose()
     {
         _disk?.Dispose();
-        _card.Copies.Synchronize();
+        _copies.Synchronize();
         _card.Compute.Synchronize();
         foreach (var slot in _slots)
         {
@@ -181,7 +200,7 @@ internal sealed class ExpertStream : IDisposable
     {
         if (_version == WeightVersion.Current) return;
         _version = WeightVersion.Current;
-        _card.Copies.Synchronize();
+        _copies.Synchronize();
         foreach (var slot in _slots) slot.Vacate();
     }
 
@@ -239,27 +258,27 @@ internal sealed class ExpertStream : IDisposable
             CopiedBytes += group.Count * bank.Layout.ExpertBytes;
             return slot;
         }
-        if (slot.IsUsed) _card.Copies.Wait(slot.Free);
+        if (slot.IsUsed) _copies.Wait(slot.Free);
         slot.IsUsed = true;
         CudaEvent? from = null;
         if (IsTimed)
         {
             from = new CudaEvent(_card, timing: true);
-            from.Record(_card.Copies);
+            from.Record(_copies);
         }
         long bytes = 0;
         foreach (var (address, length) in visit.Bank.Pieces(visit.Group))
         {
-            _card.Fetch(slot.Memory.Pointer + (nint)bytes, address, length);
+            _card.Fetch(slot.Memory.Pointer + (nint)bytes, address, length, _copies);
             bytes += length;
         }
         if (from is not null)
         {
             var to = new CudaEvent(_card, timing: true);
-            to.Record(_card.Copies);
+            to.Record(_copies);
             AddTiming(from, to);
         }
-        slot.Ready.Record(_card.Copies);
+        slot.Ready.Record(_copies);
         slot.Content = visit;
         CopiedBytes += bytes;
         return slot;

@@ -103,6 +103,7 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
     public Tensor Forward(int i, Tensor x, TokenBatch batch, WindowPart part, ulong key, CancellationToken cancel, string? adapter = null)
     {
         model.RequireWhole();
+        using var here = model.Visits?.Open(i);
         var stage = model.Stages[i];
         var kept = adapter is null && Kept is not null && i >= Lowest() ? Kept : null;
         return ByChunks(stage, x, batch, part, (from, to, target) =>
@@ -123,6 +124,7 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
     public Tensor Backward(int i, Tensor x, Tensor dy, TokenBatch batch, WindowPart part, ulong key, CancellationToken cancel)
     {
         model.RequireWhole();
+        using var here = model.Visits?.Open(i);
         var stage = model.Stages[i];
         return ByChunks(stage, x, batch, part, (from, to, target) =>
         {
