@@ -75,6 +75,7 @@ struct Variants {
             bf16.dots = dots_avx512bf16;
             bf16.dots_tiled = dots_tiled_avx512bf16;
             bf16.decode = decode_avx512bf16;
+            bf16.store = store_avx512bf16;
             bf16.low_bit = low_bit_avx512bf16(f.avx512vbmi);
             Kernels amx = bf16;
             amx.name = "amx";

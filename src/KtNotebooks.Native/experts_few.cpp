@@ -22,6 +22,7 @@ namespace {
 // rows.
 constexpr int64_t MostTokens = 256, MostRows = 8, MostLowBitRows = 16;
 constexpr int64_t Together = 4, InColumns = 64, OutColumns = 32;
+constexpr int64_t FirstBytes = 2048;  // of a stretch of weights: as far ahead as the dots themselves look
 
 // R rows as the dots of a projection want them, `bytes` apart.
 struct Rows {
@@ -81,6 +82,16 @@ struct Few {
                          ldc, true);
     }
 
+    // The beginning of an expert's columns, which nothing foretells, is on its way while others are computed.
+    void foretell(const kt_projection& w, int32_t e, int64_t k, int64_t column) const {
+        const Matrix m = weights_of(w.W[e], w.typeW, nullptr, k).from(column, 0);
+        const int64_t row_bytes = w.typeW >= KT_INT4 ? k / 2 : k;
+        const char* from = m.is_tiled()      ? m.strip()
+                           : is_low_bit(w)   ? static_cast<const char*>(m.data) + m.stored.row * row_bytes
+                                             : static_cast<const char*>(m.data);
+        for (int64_t i = 0; i < FirstBytes; i += 64) __builtin_prefetch(from + i);
+    }
+
     // p = rows Aᵀ of an expert; row(i) as above, one a call: they lie where they lie.
     template <class Row>
     void low_rank(const kt_projection& w, const Slice& s, int64_t k, Row&& row, float* p) const {
@@ -116,6 +127,7 @@ void forward_few(const kt_experts& x, const std::vector<Slice>& slices, const vo
         for (int64_t from = 0; from < s.rows; from += Together) {
             const int64_t m = std::min(Together, s.rows - from);
             float gates[Together * InColumns], ups[Together * InColumns];
+            if (from == 0) few.foretell(x.up, s.e, D, column);
             few.dots(x.gate, s, from, m, in, D, column, columns, pGate, gates, InColumns);
             few.dots(x.up, s, from, m, in_up, D, column, columns, pUp, ups, InColumns);
             const int64_t at = (s.first + from) * I + column;
@@ -137,6 +149,7 @@ void forward_few(const kt_experts& x, const std::vector<Slice>& slices, const vo
         auto sum_of = [&](int64_t row) { return sums + x.routes[row] / x.top_k * OutColumns; };
         auto weight_of = [&](int64_t row) { return weights[x.routes[row]]; };
         for (const Slice& s : slices) {
+            if (&s != &slices.back()) few.foretell(x.down, (&s + 1)->e, I, column);
             if (!is_few(x, s.rows)) {
                 for (int64_t i = s.first; i < s.first + s.rows; i++)
                     few.kernels.add_row(sum_of(i), static_cast<const uint16_t*>(rows) + i * D + column, weight_of(i), columns);

@@ -170,6 +170,7 @@ void pack_any(To* panel, const T* src, const Matrix& m, int64_t rows, int64_t k,
                 To* to = panel + k0 * width + i * group;
                 const T* from = src + i * m.rows + k0 * m.cols;
                 if (sizeof(To) == 2 && n == 32 && m.cols == 1) {
+                    _mm_prefetch(reinterpret_cast<const char*>(to + 2 * group * width), _MM_HINT_T0);  // what is written soon
                     std::memcpy(to, from, 64);
                     continue;
                 }
@@ -425,7 +426,7 @@ extern const Kernels KT_KERNELS = {
     {4, MR, NR, NR, 1, 1, 1, 384, tile, spin, nullptr, nullptr},
     {}, {}, {},
     pack, dots, dots_tiled, {low_bit_bytes, low_bit_ready, low_bit_dots}, turn, nullptr, dequantize, store_matrix, softmax_step, scale_row, softmax_grad, inner,
-    swiglu, swiglu_grad, add_row, add_outer,
+    swiglu, swiglu_grad, add_row,
 };
 // clang-format on
 

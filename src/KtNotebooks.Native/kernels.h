@@ -145,8 +145,6 @@ struct Kernels {
                          int64_t n);
     // sum += weight · row
     void (*add_row)(float* sum, const uint16_t* row, float weight, int64_t n);
-    // out[a, j] += Σ_i q[i, a] · x_i[j] over `rows` rows x_i of n BF16, a < r: the gradient of a low-rank matrix.
-    void (*add_outer)(const float* q, int64_t r, int64_t rows, const uint16_t* const* x, int64_t n, float* out, int64_t ldo);
 };
 
 extern const Kernels kernels_avx2, kernels_avx512;
@@ -156,6 +154,9 @@ void dots_avx512bf16(int64_t m, int64_t n, int64_t k, const void* x, int32_t typ
                      int64_t ldw, float scale, float* c, int64_t ldc, bool accumulate);
 // Takes what it does not know to those of AVX-512; FP8 is its own where the processor permutes bytes (VBMI).
 LowBitDots low_bit_avx512bf16(bool vbmi);
+// As kernels_avx512.store, but numbers below 2^-126 become zero where they are rounded to BF16.
+void store_avx512bf16(const float* c, int64_t ldc, int64_t m, int64_t n, float alpha, float beta, void* out, int32_t type, int64_t rows,
+                      int64_t cols);
 void decode_avx512bf16(void* strips, const Matrix& weights, int64_t columns, int64_t k);
 void dots_tiled_avx512bf16(int64_t m, int64_t strips, int64_t k, const void* x, int64_t ldx, const Matrix& w, float* c, int64_t ldc,
                            bool accumulate);

@@ -173,6 +173,23 @@ void dots_tiled_avx512bf16(int64_t m, int64_t strips, int64_t k, const void* x, 
     run(strips, k, static_cast<const uint16_t*>(x), ldx, w, c, ldc, accumulate);
 }
 
+void store_avx512bf16(const float* c, int64_t ldc, int64_t m, int64_t n, float alpha, float beta, void* out, int32_t type, int64_t rows,
+                      int64_t cols) {
+    if (type == KT_F32 || cols != 1 || beta != 0) return kernels_avx512.store(c, ldc, m, n, alpha, beta, out, type, rows, cols);
+    const F va = set1(alpha);
+    for (int64_t i = 0; i < m; i++) {
+        const float* from = c + i * ldc;
+        uint16_t* to = static_cast<uint16_t*>(out) + i * rows;
+        int64_t j = 0;
+        for (; j + 2 * W <= n; j += 2 * W)
+            _mm512_storeu_si512(to + j, (__m512i)_mm512_cvtne2ps_pbh(mul(va, load(from + j + W)), mul(va, load(from + j))));
+        for (; j < n; j += W) {
+            const int64_t w = n - j < W ? n - j : W;
+            _mm256_mask_storeu_epi16(to + j, first(w), (__m256i)_mm512_cvtneps_pbh(mul(va, load(from + j, w))));
+        }
+    }
+}
+
 extern const Micro micro_avx512bf16 = {2, MR, NR, W, 2, 2, 2, 768, tile, spin, nullptr, nullptr};
 
 }  // namespace kt
