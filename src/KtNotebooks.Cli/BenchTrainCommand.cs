@@ -61,6 +61,10 @@ internal static class BenchTrainCommand
             Description = "the experts' low-rank pairs, their gradients and moments live in pinned host memory "
             + "and are updated there"
         };
+        var keep = new Option<bool>("--keep-activations")
+        {
+            Description = "experts on the CPU keep what their backward pass needs (kt_cpu_activation: retain)"
+        };
         var chunk = new Option<int>("--chunk") { Description = "rows that a stage works on at a time", DefaultValueFactory = _ => 8192 };
         var steps = new Option<int>("--steps") { Description = "measured steps, after two to warm up", DefaultValueFactory = _ => 5 };
         var weights = new Option<string>("--weights")
@@ -80,7 +84,7 @@ internal static class BenchTrainCommand
         var json = new Option<bool>("--json") { Description = "one JSON object" };
         var command = new Command("train", "Tokens per second of a real training step (forward, backward, clipping, AdamW) on random weights of a true shape")
         {
-            shape, layers, tokens, sequence, rank, experts, format, device, cards, contiguous, parts, slots, saved, moments, pairs, chunk, steps, weights,
+            shape, layers, tokens, sequence, rank, experts, format, device, cards, contiguous, parts, slots, saved, moments, pairs, keep, chunk, steps, weights,
             diskFolder, dense, trace, json
         };
         command.SetAction((parsed, cancel) => Task.Run(() =>
@@ -99,7 +103,7 @@ internal static class BenchTrainCommand
                 Device.Parse(parsed.GetRequiredValue(device)), (long)parsed.GetValue(slots) << 20, (long)parsed.GetValue(saved) << 20, parsed.GetValue(moments),
                 parsed.GetValue(pairs), parsed.GetValue(chunk), parsed.GetValue(steps), parsed.GetValue(cards), parsed.GetValue(contiguous),
                 windows[0].Parts, parsed.GetValue(diskFolder), parsed.GetValue(dense) == "host",
-                parsed.GetValue(trace));
+                parsed.GetValue(trace), parsed.GetValue(keep));
             var ranks = Together.Join();
             var speaker = ranks.World == 1 ? "" : $"rank {ranks.Rank}: ";
             foreach (var result in TrainingBenchmark.Run(settings, ranks, line => Console.Error.WriteLine(speaker + line), windows, cancel))

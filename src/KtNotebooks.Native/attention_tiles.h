@@ -25,7 +25,7 @@ struct Packed {
 };
 
 inline void one_tile(const Micro& micro, const Segment& segment, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate) {
-    micro.tile(&segment, 1, c, ldc, rows, cols, accumulate, {});
+    micro.tile(&segment, 1, c, ldc, rows, cols, accumulate);
 }
 
 // Half of a block on the diagonal is masked; `part(i)` says what of a panel that begins at row i is needed.

@@ -20,13 +20,14 @@ void spin(int32_t type, int64_t rounds, double* flop) {
 
 void read(const void* data, int64_t bytes) {
     check_size("bytes", bytes), need("data", data);
-    constexpr int64_t Piece = 1 << 20;
+    constexpr int64_t Piece = 1 << 20, Ahead = 2048;
     static std::atomic<uint64_t> sink;  // or nothing would be read
     parallel_for((bytes + Piece - 1) / Piece, [&](int64_t piece) {
         const char* from = static_cast<const char*>(data) + piece * Piece;
         const int64_t length = bytes - piece * Piece < Piece ? bytes - piece * Piece : Piece;
         uint64_t sums[8] = {};
         for (int64_t i = 0; i + 64 <= length; i += 64) {
+            __builtin_prefetch(from + i + Ahead);  // the processor's own prefetching leaves a third of this memory's rate unused
             uint64_t line[8];
             std::memcpy(line, from + i, 64);
             for (int j = 0; j < 8; j++) sums[j] += line[j];

@@ -19,7 +19,7 @@ namespace kt {
 namespace {
 
 struct Features {
-    bool avx2 = false, avx512 = false, avx512bf16 = false, avx512vbmi = false, amx = false;
+    bool avx2 = false, avx512 = false, avx512bf16 = false, avx512vbmi = false, amx = false, amx_int8 = false;
     int amx_refused = 0;  // the errno with which Linux refused AMX's registers (ENOSPC: a thread's signal stack is too small for them)
 };
 
@@ -47,15 +47,23 @@ Features detect() {
     if (f.avx512bf16 && (leaf7_d & amx) == amx && saves(0x60000)) {
         f.amx = syscall(SYS_arch_prctl, request, tile_data) == 0;
         f.amx_refused = f.amx ? 0 : errno;
+        f.amx_int8 = f.amx && (leaf7_d & (1u << 25));
     }
     return f;
 }
 
 struct Variants {
     std::vector<Kernels> all;  // best first
-    Kernels emulated{};
+    std::vector<Kernels> emulated;  // for tests
     std::string names;
     int amx_refused;
+
+    static Kernels with_int8(Kernels kernels, const char* name, const Micro& micro) {
+        kernels.name = name;
+        kernels.int8 = micro;
+        kernels.int8_rows = int8_rows_avx512;
+        return kernels;
+    }
 
     Variants() {
         Features f = detect();
@@ -66,19 +74,24 @@ struct Variants {
             bf16.bf16 = micro_avx512bf16;
             bf16.dots = dots_avx512bf16;
             bf16.dots_tiled = dots_tiled_avx512bf16;
+            bf16.decode = decode_avx512bf16;
+            bf16.store = store_avx512bf16;
             bf16.low_bit = low_bit_avx512bf16(f.avx512vbmi);
             Kernels amx = bf16;
             amx.name = "amx";
             amx.bf16 = micro_amx;
             if (f.amx) all.push_back(amx);
+            if (f.amx_int8) all.push_back(with_int8(amx, "amx_int8", micro_amx_int8));
             if (f.avx512bf16) all.push_back(bf16);
             all.push_back(kernels_avx512);
         }
         if (f.avx2) {
             all.push_back(kernels_avx2);
-            emulated = f.avx512 ? kernels_avx512 : kernels_avx2;
-            emulated.name = "amx-emulated";
-            emulated.bf16 = micro_amx_emulated;
+            Kernels amx = all.front();
+            amx.name = "amx-emulated";
+            amx.bf16 = micro_amx_emulated;
+            emulated.push_back(amx);
+            if (f.avx512bf16) emulated.push_back(with_int8(amx, "amx_int8-emulated", micro_amx_int8_emulated));
         }
         for (const Kernels& k : all) names += (names.empty() ? "" : ",") + std::string(k.name);
     }
@@ -131,15 +144,12 @@ void select(const char* name) {
         chosen.store(&v.all.front(), std::memory_order_release);
         return;
     }
-    if (!std::strcmp(name, v.emulated.name)) {
-        chosen.store(&v.emulated, std::memory_order_release);
-        return;
-    }
-    for (const Kernels& k : v.all)
-        if (!std::strcmp(name, k.name)) {
-            chosen.store(&k, std::memory_order_release);
-            return;
-        }
+    for (const auto* list : {&v.all, &v.emulated})
+        for (const Kernels& k : *list)
+            if (!std::strcmp(name, k.name)) {
+                chosen.store(&k, std::memory_order_release);
+                return;
+            }
     if (!std::strcmp(name, "amx") && v.amx_refused)
         throw Error(NotSupported, "this processor has AMX, but Linux refused its registers to this process: %s",
                     std::strerror(v.amx_refused));

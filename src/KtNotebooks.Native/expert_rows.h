@@ -1,5 +1,4 @@
-// Rows of BF16 between the projections of experts, and rank-r updates of low-rank gradients: compiled once per instruction set, for
-// kernels.cpp. What each does stands in kernels.h.
+// Rows of BF16 between the projections of experts: compiled once per instruction set, for kernels.cpp. What each does stands in kernels.h.
 #pragma once
 #include "kernels.h"
 #include "simd.h"
@@ -48,43 +47,6 @@ void add_row(float* to, const uint16_t* row, float weight, int64_t n) {
     int64_t j = 0;
     for (; j + W <= n; j += W) store(to + j, fma(factor, load(row + j), load(to + j)));
     if (j < n) store(to + j, fma(factor, load(row + j, n - j), load(to + j, n - j)), n - j);
-}
-
-// Ranks × 2 vectors of columns stay in registers over a block of rows that stays in the first cache.
-template <int Ranks>
-void add_outer_block(const float* q, int64_t r, int64_t rows, const uint16_t* const* x, int64_t j, int64_t w0, int64_t w1, float* out,
-                     int64_t ldo) {
-    F sums[Ranks][2];
-    for (int a = 0; a < Ranks; a++) {
-        sums[a][0] = load(out + a * ldo + j, w0);
-        sums[a][1] = w1 ? load(out + a * ldo + j + W, w1) : zero();
-    }
-    for (int64_t i = 0; i < rows; i++) {
-        F first = load_some(x[i] + j, w0), second = w1 ? load_some(x[i] + j + W, w1) : zero();
-        for (int a = 0; a < Ranks; a++) {
-            F factor = set1(q[i * r + a]);
-            sums[a][0] = fma(factor, first, sums[a][0]);
-            sums[a][1] = fma(factor, second, sums[a][1]);
-        }
-    }
-    for (int a = 0; a < Ranks; a++) {
-        store(out + a * ldo + j, sums[a][0], w0);
-        if (w1) store(out + a * ldo + j + W, sums[a][1], w1);
-    }
-}
-
-void add_outer(const float* q, int64_t r, int64_t rows, const uint16_t* const* x, int64_t n, float* out, int64_t ldo) {
-    constexpr int Ranks = W == 16 ? 8 : 4;
-    constexpr int64_t Block = 32;
-    for (int64_t i = 0; i < rows; i += Block, q += Block * r, x += Block) {
-        const int64_t some = rows - i < Block ? rows - i : Block;
-        for (int64_t j = 0; j < n; j += 2 * W) {
-            const int64_t w0 = n - j < W ? n - j : W, w1 = n - j <= W ? 0 : n - j < 2 * W ? n - j - W : W;
-            int64_t a = 0;
-            for (; a + Ranks <= r; a += Ranks) add_outer_block<Ranks>(q + a, r, some, x, j, w0, w1, out + a * ldo, ldo);
-            for (; a < r; a++) add_outer_block<1>(q + a, r, some, x, j, w0, w1, out + a * ldo, ldo);
-        }
-    }
 }
 
 }  // namespace

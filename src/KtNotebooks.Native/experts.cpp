@@ -6,7 +6,7 @@
 //   backward: dy rows, gathered → packed once:  q = dy B      then dh = dy W + q A           (not yet weighted)
 //             per row: Σ dh · h → dWeights; dg, du from weight · dh
 //             dg, du → packed once:             q = dg B      then rows = dg W + q A + the same of du
-//             dx[t] = Σ of the token's rows ; dA = qᵀ input, dB = scale · dOutputᵀ p by rank-r updates on the rows where they lie
+//             dx[t] = Σ of the token's rows ; dA = qᵀ input, dB = scale · dOutputᵀ p: products over the rows of an expert
 #include <algorithm>
 #include <vector>
 
@@ -21,7 +21,7 @@ namespace kt {
 namespace {
 
 constexpr int64_t GroupBytes = 96 << 20;  // of packed rows at a time: experts are taken in groups
-constexpr int64_t RowsATask = 32, ColumnsATask = 256;
+constexpr int64_t RowsATask = 32;
 
 uint16_t* row_at(void* rows, int64_t i, int64_t width) { return static_cast<uint16_t*>(rows) + i * width; }
 const uint16_t* row_at(const void* rows, int64_t i, int64_t width) { return static_cast<const uint16_t*>(rows) + i * width; }
@@ -53,41 +53,32 @@ struct Activated : RowSource {
     }
 };
 
-// Rows that lie in memory.
-struct Plain : RowSource {
-    const void* x;
-    int64_t width;
-    Plain(const void* x, int64_t width) : RowSource{copy}, x(x), width(width) {}
-    static void copy(const RowSource& self, int64_t first, int64_t rows, uint16_t* out) {
-        auto& me = static_cast<const Plain&>(self);
-        std::copy_n(row_at(me.x, first, me.width), rows * me.width, out);
-    }
-};
-
-// The rows [first, first + rows) of expert e.
-struct Slice {
-    int32_t e;
-    int64_t first, rows;
+// What goes into a projection: rows that are made where they are packed, or [R, width] in memory.
+struct Input {
+    const RowSource* source;
+    const void* rows;
+    Input(const RowSource& source) : source(&source), rows(nullptr) {}
+    explicit Input(const void* rows) : source(nullptr), rows(rows) {}
 };
 
 struct Work {
     const kt_experts& experts;
     const int64_t R;
+    std::vector<Slice> slices;  // experts with rows
 
-    // Experts with rows, in groups whose packed rows of `width` fit the limit.
+    // In groups whose packed rows of `width` fit the limit.
     template <class Body>
-    void each_group(int64_t width, Body&& body) const {
+    void each_group(const std::vector<Slice>& all, int64_t width, Body&& body) const {
         std::vector<Slice> group;
         int64_t bytes = 0;
-        for (int32_t e = 0; e < experts.E; e++) {
-            const int64_t first = experts.offsets[e], rows = experts.offsets[e + 1] - first, more = rows * width * 4;
-            if (rows == 0) continue;
+        for (const Slice& s : all) {
+            const int64_t more = s.rows * width * 4;
             if (!group.empty() && bytes + more > GroupBytes) {
                 body(group);
                 group.clear();
                 bytes = 0;
             }
-            group.push_back({e, first, rows});
+            group.push_back(s);
             bytes += more;
         }
         if (!group.empty()) body(group);
@@ -122,8 +113,9 @@ Product onto(void* out, int32_t type, int64_t width, const Slice& s, float alpha
     return kt::onto(out, type, width, s.first, s.rows, alpha);
 }
 
-void add(Product& p, const RowSource& source, const Slice& s, const Matrix& b, int64_t k, bool split = false) {
-    p.terms[p.term_count++] = {{nullptr, KT_BF16, k, 1}, b, k, 1, split, &source, s.first};
+void add(Product& p, const Input& input, const Slice& s, const Matrix& b, int64_t k, bool split = false) {
+    const void* rows = input.rows ? row_at(input.rows, s.first, k) : nullptr;
+    p.terms[p.term_count++] = {{rows, KT_BF16, k, 1}, b, k, 1, split, input.source, s.first};
 }
 
 void add_pair(Product& p, const float* low, int64_t r, const Slice& s, const Matrix& b, float scale) {
@@ -131,29 +123,29 @@ void add_pair(Product& p, const float* low, int64_t r, const Slice& s, const Mat
 }
 
 // out = source Wᵀ + scale · p Bᵀ, p = source Aᵀ. in, out: widths.
-void project(std::vector<std::vector<Product>>& stages, const kt_experts& x, const kt_projection& w, const RowSource& source,
+void project(std::vector<std::vector<Product>>& stages, const kt_experts& x, const kt_projection& w, const Input& input,
              const Slice& s, int64_t in, int64_t out_width, float* p, void* out) {
     if (has_pair(w)) {
         Product low = onto(p, KT_F32, w.r, s);
-        add(low, source, s, {w.A[s.e], KT_F32, in, 1}, in, true);
+        add(low, input, s, {w.A[s.e], KT_F32, in, 1}, in, true);
         stages[0].push_back(low);
     }
     if (!out) return;
     Product full = onto(out, KT_BF16, out_width, s);
-    add(full, source, s, weights_of(w, s.e, in), in);
+    add(full, input, s, weights_of(w, s.e, in), in);
     if (has_pair(w)) add_pair(full, p, w.r, s, {w.B[s.e], KT_F32, w.r, 1}, x.scale);
     stages[1].push_back(full);
 }
 
 // q = scale · dOut B, and onto a product: dOut W + q A. in, out: widths of the projection forward.
 void back_project(std::vector<std::vector<Product>>& stages, Product& to, const kt_experts& x, const kt_projection& w,
-                  const RowSource& source, const Slice& s, int64_t in, int64_t out_width, float* q) {
+                  const Input& input, const Slice& s, int64_t in, int64_t out_width, float* q) {
     if (has_pair(w)) {
         Product low = onto(q, KT_F32, w.r, s, x.scale);
-        add(low, source, s, {w.B[s.e], KT_F32, 1, w.r}, out_width, true);
+        add(low, input, s, {w.B[s.e], KT_F32, 1, w.r}, out_width, true);
         stages[0].push_back(low);
     }
-    add(to, source, s, weights_of(w, s.e, in).transposed(), out_width);
+    add(to, input, s, weights_of(w, s.e, in).transposed(), out_width);
     if (has_pair(w)) add_pair(to, q, w.r, s, {w.A[s.e], KT_F32, 1, in}, 1);
 }
 
@@ -174,7 +166,10 @@ Work check(const kt_experts* x) {
         for (int32_t e = 0; e < x->E; e++)
             if (x->offsets[e + 1] > x->offsets[e] && !p->W[e]) throw Error(InvalidArgument, "W[%d] is null, but expert %d has rows", e, e);
     }
-    return {*x, R};
+    Work work{*x, R, {}};
+    for (int32_t e = 0; e < x->E; e++)
+        if (x->offsets[e + 1] > x->offsets[e]) work.slices.push_back({e, x->offsets[e], x->offsets[e + 1] - x->offsets[e]});
+    return work;
 }
 
 void forward(const kt_experts* experts, const void* x, const float* weights, void* g, void* u, float* pGate, float* pUp, float* pDown,
@@ -186,10 +181,12 @@ void forward(const kt_experts* experts, const void* x, const float* weights, voi
         need("x", x), need("g", g), need("u", u);
         if (y) need("rows", rows), need("weights", weights);
     }
-    if (fits_few(e)) return forward_few(e, x, weights, g, u, pGate, pUp, pDown, y, typeY);
+    std::vector<Slice> many;  // a hot expert does not take the others with it
+    for (const Slice& s : work.slices)
+        if (!has_few(e) || !is_few(e, s.rows)) many.push_back(s);
     const Gathered tokens(x, e);
     const Activated inner(g, u, e.I);
-    work.each_group(e.D, [&](const std::vector<Slice>& group) {
+    work.each_group(many, e.D, [&](const std::vector<Slice>& group) {
         std::vector<std::vector<Product>> stages(2);
         for (const Slice& s : group) {
             project(stages, e, e.gate, tokens, s, e.D, e.I, pGate, g);
@@ -198,48 +195,53 @@ void forward(const kt_experts* experts, const void* x, const float* weights, voi
         multiply_stages(stages);
     });
     if (y || has_pair(e.down))
-        work.each_group(e.I, [&](const std::vector<Slice>& group) {
+        work.each_group(many, e.I, [&](const std::vector<Slice>& group) {
             std::vector<std::vector<Product>> stages(2);
             for (const Slice& s : group) project(stages, e, e.down, inner, s, e.I, e.D, pDown, y ? rows : nullptr);
             multiply_stages(stages);
         });
-    if (y) work.combine(rows, weights, y, typeY);
+    if (many.size() < work.slices.size())
+        forward_few(e, work.slices, x, weights, g, u, pGate, pUp, pDown, rows, y, typeY);
+    else if (y)
+        work.combine(rows, weights, y, typeY);
 }
 
-// The gradient of a low-rank matrix: out_e[a, j] = factor · Σ_i low[i, a] · row_i[j] over the rows of e, or its transpose [width, r].
-struct LowRankGrad {
-    const float* low;
-    int64_t r, width;
-    float* const* out;
-    bool transposed;
-    float factor;
-    bool weighted;             // rows count by their routing weights
-    const Gathered* gathered;  // the rows, or null:
-    const void* rows;          // [R, width]
-};
+// rows [R, width] = those of a source.
+void gather(const RowSource& source, int64_t R, int64_t width, void* rows) {
+    parallel_for((R + RowsATask - 1) / RowsATask, [&](int64_t task) {
+        const int64_t first = task * RowsATask;
+        source.fill(source, first, std::min(RowsATask, R - first), row_at(rows, first, width));
+    });
+}
 
-// The columns [first, first + columns) of one expert's.
-void low_rank_grad(const Work& work, const LowRankGrad& grad, const float* weights, int32_t e, int64_t first, int64_t columns) {
-    thread_local Scratch sums, low_rows;
-    thread_local std::vector<const uint16_t*> at;
-    const int64_t begin = work.experts.offsets[e], rows = work.experts.offsets[e + 1] - begin, r = grad.r;
-    float* sum = sums.get<float>(r * columns);
-    std::fill_n(sum, r * columns, 0.0f);
-    at.resize(rows);
-    for (int64_t i = 0; i < rows; i++)
-        at[i] = (grad.gathered ? grad.gathered->row(begin + i) : row_at(grad.rows, begin + i, grad.width)) + first;
-    const float* low = grad.low + begin * r;
-    if (grad.weighted) {
-        float* scaled = low_rows.get<float>(rows * r);
-        for (int64_t i = 0; i < rows; i++)
-            for (int64_t a = 0; a < r; a++) scaled[i * r + a] = low[i * r + a] * weights[work.experts.routes[begin + i]];
-        low = scaled;
+// to[i] = weight of row i · from[i], rows of r.
+void weigh(const kt_experts& e, const float* weights, const float* from, int64_t r, float* to) {
+    for (int64_t i = 0; i < e.offsets[e.E]; i++)
+        for (int64_t a = 0; a < r; a++) to[i * r + a] = weights[e.routes[i]] * from[i * r + a];
+}
+
+// dA_e [r, in] = qᵀ input over the rows of e; zero where there are none.
+void grad_a(std::vector<Product>& products, const kt_experts& x, int64_t r, const float* q, const void* input, int64_t in,
+            float* const* dA) {
+    for (int32_t e = 0; e < x.E; e++) {
+        const int64_t first = x.offsets[e], rows = x.offsets[e + 1] - first;
+        Product p = kt::onto(dA[e], KT_F32, in, 0, r, 1);
+        const Matrix q_turned{q + first * r, KT_F32, 1, r}, input_turned{row_at(input, first, in), KT_BF16, 1, in};
+        if (rows > 0) p.terms[p.term_count++] = {q_turned, input_turned, rows, 1, true};
+        products.push_back(p);
     }
-    kernels().add_outer(low, r, rows, at.data(), columns, sum, columns);
-    float* out = grad.out[e];
-    for (int64_t a = 0; a < r; a++)
-        for (int64_t j = 0; j < columns; j++)
-            (grad.transposed ? out[(first + j) * r + a] : out[a * grad.width + first + j]) = grad.factor * sum[a * columns + j];
+}
+
+// dB_e [out, r] = factor · dOutᵀ p.
+void grad_b(std::vector<Product>& products, const kt_experts& x, int64_t r, const float* p, const void* d_out, int64_t out, float factor,
+            float* const* dB) {
+    for (int32_t e = 0; e < x.E; e++) {
+        const int64_t first = x.offsets[e], rows = x.offsets[e + 1] - first;
+        Product b = kt::onto(dB[e], KT_F32, r, 0, out, factor);
+        const Matrix out_turned{row_at(d_out, first, out), KT_BF16, 1, out}, p_turned{p + first * r, KT_F32, 1, r};
+        if (rows > 0) b.terms[b.term_count++] = {out_turned, p_turned, rows, 1, true};
+        products.push_back(b);
+    }
 }
 
 void grad(const kt_experts* experts, const void* dy, const void* x, const float* weights, const void* g, const void* u, const float* pGate,
@@ -251,7 +253,7 @@ void grad(const kt_experts* experts, const void* dy, const void* x, const float*
         need("dy", dy), need("x", x), need("weights", weights), need("g", g), need("u", u), need("rows", w->rows), need("h", w->h),
             need("dh", w->dh), need("du", w->du);
     const Gathered dys(dy, e), tokens(x, e);
-    work.each_group(e.D, [&](const std::vector<Slice>& group) {
+    work.each_group(work.slices, e.D, [&](const std::vector<Slice>& group) {
         std::vector<std::vector<Product>> stages(2);
         for (const Slice& s : group) {
             Product dh = onto(w->dh, KT_BF16, e.I, s);
@@ -267,8 +269,8 @@ void grad(const kt_experts* experts, const void* dy, const void* x, const float*
                                                           row_at(w->h, i, e.I), dh, row_at(w->du, i, e.I), e.I);
         }
     });
-    const Plain dg(w->dh, e.I), du(w->du, e.I);
-    work.each_group(2 * e.I, [&](const std::vector<Slice>& group) {
+    const Input dg(w->dh), du(w->du);
+    work.each_group(work.slices, 2 * e.I, [&](const std::vector<Slice>& group) {
         std::vector<std::vector<Product>> stages(2);
         for (const Slice& s : group) {
             Product rows = onto(w->rows, KT_BF16, e.D, s);
@@ -280,25 +282,22 @@ void grad(const kt_experts* experts, const void* dy, const void* x, const float*
     });
     work.combine(w->rows, nullptr, dx, typeDx);
     if (!w->dAGate) return;
-    const LowRankGrad grads[] = {{w->qGate, e.gate.r, e.D, w->dAGate, false, 1, false, &tokens, nullptr},
-                                 {pGate, e.gate.r, e.I, w->dBGate, true, e.scale, false, nullptr, w->dh},
-                                 {w->qUp, e.up.r, e.D, w->dAUp, false, 1, false, &tokens, nullptr},
-                                 {pUp, e.up.r, e.I, w->dBUp, true, e.scale, false, nullptr, w->du},
-                                 {w->qDown, e.down.r, e.I, w->dADown, false, 1, true, nullptr, w->h},
-                                 {pDown, e.down.r, e.D, w->dBDown, true, e.scale, true, &dys, nullptr}};
-    struct Piece {
-        const LowRankGrad* grad;
-        int32_t e;
-        int64_t first;
-    };
-    std::vector<Piece> pieces;
-    for (int32_t i = 0; i < e.E; i++)
-        for (const LowRankGrad& grad : grads)
-            for (int64_t j = 0; j < grad.width; j += ColumnsATask) pieces.push_back({&grad, i, j});
-    parallel_for(static_cast<int64_t>(pieces.size()), [&](int64_t i) {
-        const auto& [grad, expert, first] = pieces[i];
-        low_rank_grad(work, *grad, weights, expert, first, std::min(ColumnsATask, grad->width - first));
-    });
+    // The rows' memory is free now, and holds x, then dy.
+    thread_local Scratch weighed_memory;
+    std::vector<Product> of_x, others;
+    gather(tokens, work.R, e.D, w->rows);
+    grad_a(of_x, e, e.gate.r, w->qGate, w->rows, e.D, w->dAGate);
+    grad_a(of_x, e, e.up.r, w->qUp, w->rows, e.D, w->dAUp);
+    grad_b(of_x, e, e.gate.r, pGate, w->dh, e.I, e.scale, w->dBGate);
+    grad_b(of_x, e, e.up.r, pUp, w->du, e.I, e.scale, w->dBUp);
+    multiply(std::move(of_x));
+    float* weighed = weighed_memory.get<float>(work.R * e.down.r);
+    weigh(e, weights, w->qDown, e.down.r, w->qDown);
+    weigh(e, weights, pDown, e.down.r, weighed);
+    gather(dys, work.R, e.D, w->rows);
+    grad_a(others, e, e.down.r, w->qDown, w->h, e.I, w->dADown);
+    grad_b(others, e, e.down.r, weighed, w->rows, e.D, e.scale, w->dBDown);
+    multiply(std::move(others));
 }
 
 }  // namespace

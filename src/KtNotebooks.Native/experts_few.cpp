@@ -1,10 +1,10 @@
-// A layer of routed experts for a few tokens (generation): bound by reading the chosen experts' weights once, so nothing is packed and rows
+// Experts with a few rows of a few tokens (generation): bound by reading the chosen experts' weights once, so nothing is packed and rows
 // are multiplied by dot products with weights as they are stored. Two loops over the threads, four with low-rank pairs:
 //   (p = x Aᵀ of gate and up)    an expert and a projection a task
 //   g, u, h = silu(g) · u        an expert's columns a task: gate and up of the same columns
 //   (p = h Aᵀ of down)           an expert a task
 //   y                            columns a task, over all experts: rows are weighted and summed in F32 where they are made, in the order of
-//                                the experts, whatever the number of threads
+//                                the experts, whatever the number of threads; rows of an expert that has many were made before
 #include "experts_few.h"
 
 #include <algorithm>
@@ -19,14 +19,10 @@ namespace kt {
 namespace {
 
 // Above: tiles, which meet a block of weights with many rows at once; low bits must become such a block first, which costs as much as some
-// dozen rows.
-constexpr int64_t MostTokens = 256, MostRows = 8, MostLowBitRows = 24;
+// rows.
+constexpr int64_t MostTokens = 256, MostRows = 8, MostLowBitRows = 16;
 constexpr int64_t Together = 4, InColumns = 64, OutColumns = 32;
-
-struct Slice {
-    int32_t e;
-    int64_t first, rows;
-};
+constexpr int64_t FirstBytes = 2048;  // of a stretch of weights: as far ahead as the dots themselves look
 
 // R rows as the dots of a projection want them, `bytes` apart.
 struct Rows {
@@ -37,11 +33,15 @@ struct Rows {
 struct Few {
     const Kernels& kernels;
     const kt_experts& experts;
-    std::vector<Slice> slices;
+    std::vector<Slice> slices;  // those that are few
+    std::vector<int64_t> rows;  // theirs
 
-    explicit Few(const kt_experts& x) : kernels(kt::kernels()), experts(x) {
-        for (int32_t e = 0; e < x.E; e++)
-            if (x.offsets[e + 1] > x.offsets[e]) slices.push_back({e, x.offsets[e], x.offsets[e + 1] - x.offsets[e]});
+    Few(const kt_experts& x, const std::vector<Slice>& all) : kernels(kt::kernels()), experts(x) {
+        for (const Slice& s : all)
+            if (is_few(x, s.rows)) {
+                slices.push_back(s);
+                for (int64_t i = 0; i < s.rows; i++) rows.push_back(s.first + i);
+            }
     }
     int64_t routes() const { return experts.offsets[experts.E]; }
 
@@ -60,9 +60,9 @@ struct Few {
                 std::copy_n(row(i), k, reinterpret_cast<uint16_t*>(data + i * bytes));
         };
         if (R > 2 * Together)
-            parallel_for(R, make);
+            parallel_for(static_cast<int64_t>(rows.size()), [&](int64_t i) { make(rows[i]); });
         else
-            for (int64_t i = 0; i < R; i++) make(i);
+            for (int64_t i : rows) make(i);
         return {data, bytes};
     }
 
@@ -82,6 +82,16 @@ struct Few {
                          ldc, true);
     }
 
+    // The beginning of an expert's columns, which nothing foretells, is on its way while others are computed.
+    void foretell(const kt_projection& w, int32_t e, int64_t k, int64_t column) const {
+        const Matrix m = weights_of(w.W[e], w.typeW, nullptr, k).from(column, 0);
+        const int64_t row_bytes = w.typeW >= KT_INT4 ? k / 2 : k;
+        const char* from = m.is_tiled()      ? m.strip()
+                           : is_low_bit(w)   ? static_cast<const char*>(m.data) + m.stored.row * row_bytes
+                                             : static_cast<const char*>(m.data);
+        for (int64_t i = 0; i < FirstBytes; i += 64) __builtin_prefetch(from + i);
+    }
+
     // p = rows Aᵀ of an expert; row(i) as above, one a call: they lie where they lie.
     template <class Row>
     void low_rank(const kt_projection& w, const Slice& s, int64_t k, Row&& row, float* p) const {
@@ -92,19 +102,18 @@ struct Few {
 
 }  // namespace
 
-bool fits_few(const kt_experts& x) {
-    if (is_row_invariant() || x.T > MostTokens) return false;
+bool has_few(const kt_experts& x) { return !is_row_invariant() && x.T <= MostTokens; }
+
+bool is_few(const kt_experts& x, int64_t rows) {
     bool low_bit = true;
     for (const kt_projection* p : {&x.gate, &x.up, &x.down}) low_bit = low_bit && p->typeW > KT_BF16 && !(p->typeW & KT_TILED);
-    for (int32_t e = 0; e < x.E; e++)
-        if (x.offsets[e + 1] - x.offsets[e] > (low_bit ? MostLowBitRows : MostRows)) return false;
-    return true;
+    return rows <= (low_bit ? MostLowBitRows : MostRows);
 }
 
-void forward_few(const kt_experts& x, const void* tokens, const float* weights, void* g, void* u, float* pGate, float* pUp, float* pDown,
-                 void* y, int32_t typeY) {
+void forward_few(const kt_experts& x, const std::vector<Slice>& slices, const void* tokens, const float* weights, void* g, void* u,
+                 float* pGate, float* pUp, float* pDown, const void* rows, void* y, int32_t typeY) {
     thread_local Scratch in_memory, up_memory, h_memory, out_memory;
-    const Few few(x);
+    const Few few(x, slices);
     const int64_t D = x.D, I = x.I, count = static_cast<int64_t>(few.slices.size());
     auto token = [&](int64_t i) { return static_cast<const uint16_t*>(tokens) + x.routes[i] / x.top_k * D; };
     if (x.gate.A)
@@ -118,6 +127,7 @@ void forward_few(const kt_experts& x, const void* tokens, const float* weights, 
         for (int64_t from = 0; from < s.rows; from += Together) {
             const int64_t m = std::min(Together, s.rows - from);
             float gates[Together * InColumns], ups[Together * InColumns];
+            if (from == 0) few.foretell(x.up, s.e, D, column);
             few.dots(x.gate, s, from, m, in, D, column, columns, pGate, gates, InColumns);
             few.dots(x.up, s, from, m, in_up, D, column, columns, pUp, ups, InColumns);
             const int64_t at = (s.first + from) * I + column;
@@ -136,17 +146,23 @@ void forward_few(const kt_experts& x, const void* tokens, const float* weights, 
         thread_local Scratch memory;
         float* sums = memory.get<float>(x.T * OutColumns);
         std::fill_n(sums, x.T * OutColumns, 0.0f);
-        for (const Slice& s : few.slices)
+        auto sum_of = [&](int64_t row) { return sums + x.routes[row] / x.top_k * OutColumns; };
+        auto weight_of = [&](int64_t row) { return weights[x.routes[row]]; };
+        for (const Slice& s : slices) {
+            if (&s != &slices.back()) few.foretell(x.down, (&s + 1)->e, I, column);
+            if (!is_few(x, s.rows)) {
+                for (int64_t i = s.first; i < s.first + s.rows; i++)
+                    few.kernels.add_row(sum_of(i), static_cast<const uint16_t*>(rows) + i * D + column, weight_of(i), columns);
+                continue;
+            }
             for (int64_t from = 0; from < s.rows; from += Together) {
                 const int64_t m = std::min(Together, s.rows - from);
                 float c[Together * OutColumns];
                 few.dots(x.down, s, from, m, out, I, column, columns, pDown, c, OutColumns);
-                for (int64_t i = 0; i < m; i++) {
-                    const int32_t route = x.routes[s.first + from + i];
-                    float* sum = sums + route / x.top_k * OutColumns;
-                    for (int64_t j = 0; j < columns; j++) sum[j] += weights[route] * c[i * OutColumns + j];
-                }
+                for (int64_t i = s.first + from; i < s.first + from + m; i++)
+                    for (int64_t j = 0; j < columns; j++) sum_of(i)[j] += weight_of(i) * c[(i - s.first - from) * OutColumns + j];
             }
+        }
         few.kernels.store(sums, OutColumns, x.T, columns, 1, 0, static_cast<char*>(y) + column * (typeY == KT_F32 ? 4 : 2), typeY, D, 1);
     });
 }

@@ -46,14 +46,22 @@ struct Plan {
     const Micro* micro;
     int64_t k_padded;
     int a_parts, b_parts;
-    int64_t packed_bytes(int64_t m) const { return round_up(m, micro->mr) * k_padded * micro->element; }  // of one part
-    Part32 part(int parts, int index) const { return parts == 1 ? Whole : BothParts[index]; }
+    bool is_int8() const { return micro->element == 1; }
+    // Of one part. Quantized rows are followed by their scales.
+    int64_t scales_at(int64_t m) const { return round_up(m, micro->mr) * k_padded * micro->element; }
+    int64_t packed_bytes(int64_t m) const { return scales_at(m) + (is_int8() ? round_up(m, 16) * 4 : 0); }
+    bool joined = false;  // all parts of both sides along one short k
+    Part32 part_a(int index) const { return joined ? JoinedA : a_parts == 1 ? Whole : BothParts[index]; }
+    Part32 part_b(int index) const { return joined ? JoinedB : b_parts == 1 ? Whole : BothParts[index]; }
 };
 
 Plan plan(const Kernels& kernels, const Term& t) {
+    if (kernels.int8.element && t.a.type == KT_BF16 && t.b.type == KT_INT8 && t.scale == 1)
+        return {&kernels.int8, round_up(t.k, kernels.int8.k_unit), 1, 1};
     bool stored = t.a.type == 1 && (t.b.type == 1 || t.b.is_low_bit() || t.b.is_tiled()) && t.scale == 1;
     bool bf16 = kernels.bf16.element && (stored || t.split);
     if (!bf16) return {&kernels.f32, round_up(t.k, kernels.f32.k_unit), 1, 1};
+    if (t.a.type == 0 && t.b.type == 0 && 3 * t.k <= kernels.bf16.k_unit) return {&kernels.bf16, kernels.bf16.k_unit, 1, 1, true};
     return {&kernels.bf16, round_up(t.k, kernels.bf16.k_unit), t.a.type == 0 ? 2 : 1, t.b.type == 0 ? 2 : 1};
 }
 
@@ -79,6 +87,25 @@ char* panel_at(const Plan& p, char* packed, int64_t rows, int64_t k0, int64_t k_
     return packed + (round_up(rows, p.micro->mr) * k0 + row * k_length) * p.micro->element;
 }
 
+// Scales of INT8 weights: of the columns of B as stored, of k turned.
+const float* int8_scales(const Matrix& b, int64_t at) { return static_cast<const float*>(b.stored.scales) + b.stored.row + at; }
+
+// Rows [first, first + rows) of a range as codes and scales; what turned weights have for scales goes into the rows before.
+void quantize_ahead(const Kernels& kernels, const Plan& p, const Term& t, const Range& range, const Matrix& a, int64_t first,
+                    int64_t rows) {
+    char* packed = range.packed[&t - range.product->terms][0];
+    float* scales = reinterpret_cast<float*>(packed + p.scales_at(range.rows));
+    const int64_t mr = p.micro->mr;
+    for (int64_t i = first; i < first + rows; i++)
+        for (int64_t k0 = 0; k0 < t.k; k0 += p.micro->k_block) {
+            const int64_t k = std::min<int64_t>(p.micro->k_block, t.k - k0), padded = round_up(k, p.micro->k_unit);
+            char* panel = panel_at(p, packed, range.rows, k0, padded, i / mr * mr);
+            auto codes = reinterpret_cast<int8_t*>(panel) + i % mr * p.micro->group_a;
+            scales[i] = kernels.int8_rows.quantize(static_cast<const uint16_t*>(a.at(i - first, k0)),
+                                                   t.b.stored.turned ? int8_scales(t.b, k0) : nullptr, k, codes, mr * p.micro->group_a);
+        }
+}
+
 void pack_ahead(const Kernels& kernels, const PackTask& task) {
     thread_local Scratch made;
     const Range& range = *task.range;
@@ -88,10 +115,11 @@ void pack_ahead(const Kernels& kernels, const PackTask& task) {
     const int64_t rows = std::min(PackRows, range.rows - task.first), first = range.first + task.first;
     Matrix a = t.source ? Matrix{made.get<uint16_t>(rows * t.k), KT_BF16, t.k, 1} : t.a.from(first, 0);
     if (t.source) t.source->fill(*t.source, t.source_first + first, rows, static_cast<uint16_t*>(const_cast<void*>(a.data)));
+    if (p.is_int8()) return quantize_ahead(kernels, p, t, range, a, task.first, rows);
     for (int64_t k0 = 0; k0 < t.k; k0 += micro.k_block) {
         int64_t k = std::min<int64_t>(micro.k_block, t.k - k0), padded = round_up(k, micro.k_unit);
         kernels.pack(panel_at(p, range.packed[task.term][task.part], range.rows, k0, padded, task.first), micro.element, a.from(0, k0),
-                     rows, k, micro.mr, micro.group_a, padded, t.scale, p.part(p.a_parts, task.part));
+                     rows, k, micro.mr, micro.group_a, padded, t.scale, p.part_a(task.part));
     }
 }
 
@@ -125,15 +153,28 @@ void find_strips(const Kernels& kernels, Pass& pass, int64_t first, int64_t colu
         pass.strips = b.strip(), pass.distance = b.strip_bytes();
         return;
     }
-    const int64_t padded = round_up(pass.k, b.is_tiled() ? TileUnit : micro.k_unit);
+    const bool decodes = b.is_low_bit() && micro.element == 2 && kernels.decode, int8 = pass.plan.is_int8();
+    const int64_t padded = round_up(pass.k, b.is_tiled() || decodes ? TileUnit : micro.k_unit);
     pass.distance = micro.strip * padded * micro.element;
     char* strips = memory.get<char>(round_up(columns, micro.nr) / micro.strip * pass.distance);
-    if (b.is_tiled())
+    if (int8)
+        kernels.int8_rows.strips(strips, b, columns, pass.k);
+    else if (b.is_tiled())
         kernels.turn(strips, b, round_up(columns, TileUnit), pass.k);
+    else if (decodes)
+        kernels.decode(strips, b, columns, pass.k);
     else
         kernels.pack(strips, micro.element, readable(kernels, b, columns, pass.k, pass.term->a.type, block_values), columns, pass.k,
-                     micro.strip, micro.group_b, padded, 1, pass.plan.part(pass.plan.b_parts, pass.b_part));
+                     micro.strip, micro.group_b, padded, 1, pass.plan.part_b(pass.b_part));
     pass.strips = strips;
+}
+
+// Tiled weights of the next panel of columns, which begins at `column`: each of the rows of panels of this one brings its share.
+Ahead ahead_of(const Pass& pass, int64_t column, int64_t panel, int64_t panels) {
+    if (!pass.term->b.is_tiled()) return {};
+    const Matrix b = pass.term->b.from(column, pass.k0);
+    const int64_t from = panel * TileLines / panels, to = (panel + 1) * TileLines / panels, strip = b.strip_bytes();
+    return {b.strip() + from * 64, strip, b.stored.turned ? 2 * strip : TileUnit * TileRows * 2, static_cast<int32_t>(to - from)};
 }
 
 constexpr int MostPasses = 8, MostSegments = 16;
@@ -141,17 +182,18 @@ constexpr int MostPasses = 8, MostSegments = 16;
 // Adds the passes, all of one register tile's kind, to c [rows, columns] of the range, whose first column is `first` of B.
 void add_passes(const Kernels& kernels, const Task& task, Pass* passes, int count, int64_t first, int64_t columns, float* c, int64_t ldc,
                 bool accumulate) {
-    thread_local Scratch b_memory[MostPasses], a_memory[MostSegments];
+    thread_local Scratch b_memory[MostPasses], a_memory[MostSegments], integers;
     const Range& range = *task.range;
     const Micro& micro = *passes[0].plan.micro;
     const int64_t panels = shares(range.rows, micro.mr);
+    const bool int8 = passes[0].plan.is_int8();
+    float* sums = int8 ? integers.get<float>(round_up(range.rows, 32) * ldc) : c;
     for (int p = 0; p < count; p++) find_strips(kernels, passes[p], first, columns, b_memory[p]);
-    const Pass& main = passes[0];
-    const bool tiles = main.term->b.is_tiled() && !main.term->b.stored.turned;
     if (micro.begin) micro.begin();
     for (int64_t j = 0; j < columns; j += micro.nr)
         for (int64_t i = 0; i < range.rows; i += micro.mr) {
             const int32_t rows = static_cast<int32_t>(std::min<int64_t>(micro.mr, range.rows - i));
+            const bool last = first + j + micro.nr >= task.first + task.columns;
             Segment segments[MostSegments];
             int n = 0;
             for (int p = 0; p < count; p++)
@@ -163,20 +205,21 @@ void add_passes(const Kernels& kernels, const Task& task, Pass* passes, int coun
                     else
                         kernels.pack(a = a_memory[n].get<char>(micro.mr * pass.padded * micro.element), micro.element,
                                      pass.term->a.from(range.first + i, pass.k0), rows, pass.k, micro.mr, micro.group_a, pass.padded,
-                                     pass.term->scale, pass.plan.part(pass.plan.a_parts, part));
-                    segments[n] = {pass.padded, a, pass.strips + j / micro.strip * pass.distance, pass.distance};
+                                     pass.term->scale, pass.plan.part_a(part));
+                    segments[n] = {pass.padded, a, pass.strips + j / micro.strip * pass.distance, pass.distance, {}};
+                    const bool in_strips = pass.term->b.stored.turned && j + micro.nr < columns;  // what comes next is there
+                    if (part == 0 && !last && !in_strips) segments[n].ahead = ahead_of(pass, first + j + micro.nr, i / micro.mr, panels);
                 }
-            Ahead ahead{};
-            if (tiles &&
-                first + j + micro.nr < task.first + task.columns) {  // each row of panels brings its share of the next panel of weights
-                const int64_t at = i / micro.mr, from = at * TileLines / panels, to = (at + 1) * TileLines / panels;
-                ahead = {static_cast<const char*>(segments[0].b) + 2 * main.distance, main.distance, static_cast<int32_t>(from),
-                         static_cast<int32_t>(to - from)};
-            }
-            micro.tile(segments, n, c + i * ldc + j, ldc, rows, static_cast<int32_t>(std::min<int64_t>(micro.nr, columns - j)), accumulate,
-                       ahead);
+            micro.tile(segments, n, sums + i * ldc + j, ldc, rows, static_cast<int32_t>(std::min<int64_t>(micro.nr, columns - j)),
+                       accumulate && !int8);
         }
     if (micro.end) micro.end();
+    if (!int8) return;
+    const Pass& pass = passes[0];  // alone in its group
+    const Matrix& b = pass.term->b;
+    kernels.int8_rows.add(reinterpret_cast<const int32_t*>(sums), ldc, range.rows, columns,
+                          reinterpret_cast<const float*>(range.packed[pass.index][0] + pass.plan.scales_at(range.rows)),
+                          b.stored.turned ? nullptr : int8_scales(b, first), c, ldc, accumulate);
 }
 
 // The passes of a product in order, of which [begin, end) are added together: all of them where each term is one block of k.
@@ -191,13 +234,14 @@ void compute(const Kernels& kernels, const Task& task) {
     const Range& range = *task.range;
     const Product& product = *range.product;
     passes.clear(), groups.clear();
-    bool whole = true, turned_codes = false;
+    bool whole = true, turned_codes = false, int8 = false;
     const Micro* micro = nullptr;
     for (int index = 0; index < product.term_count; index++) {
         const Term& t = product.terms[index];
         turned_codes = turned_codes || (t.b.is_low_bit() && t.b.stored.turned);
         const Plan p = plan(kernels, t);
         const int64_t k_block = p.micro->k_block;
+        int8 = int8 || p.is_int8();
         for (int64_t k0 = 0; k0 < t.k; k0 += k_block) {
             const int64_t k = std::min<int64_t>(k_block, t.k - k0);
             groups.push_back({passes.size(), passes.size() + p.b_parts});
@@ -206,20 +250,22 @@ void compute(const Kernels& kernels, const Task& task) {
         }
         if (t.k > 0) whole = whole && t.k <= k_block && (!micro || micro == p.micro), micro = p.micro;
     }
-    whole = whole && !passes.empty() && passes.size() <= MostPasses;
+    whole = whole && !passes.empty() && passes.size() <= (int8 ? 1 : MostPasses);  // integers of two terms have no common scale
     if (whole) groups.assign(1, {0, passes.size()});
     // Codes along the columns: a stretch of whole cache lines of them, or each line is read for every panel again.
-    const int64_t stretch = whole ? std::min<int64_t>(turned_codes ? TurnedColumns : micro->nr, task.columns) : task.columns,
-                  ldc = round_up(stretch, 32);
+    const int64_t narrow = turned_codes || int8 ? TurnedColumns : micro ? micro->nr : task.columns;
+    const int64_t stretch = whole || int8 ? std::min(narrow, task.columns) : task.columns, ldc = round_up(stretch, 32);
     float* c = sums.get<float>(round_up(range.rows, 32) * ldc);
     for (int64_t first = 0; first < task.columns; first += stretch) {
-        const int64_t columns = std::min(stretch, task.columns - first);
+        const int64_t columns = std::min(stretch, task.columns - first), element = product.type == 0 ? 4 : 2;
+        char* out = static_cast<char*>(product.out) + (range.first * product.rows + (task.first + first) * product.cols) * element;
+        if (product.cols == 1 && columns <= TurnedColumns)  // what is written at the end is on its way meanwhile
+            for (int64_t i = 0; i < range.rows; i++)
+                for (int64_t j = 0; j < columns * element; j += 64) __builtin_prefetch(out + i * product.rows * element + j, 1, 2);
         for (const Group& g : groups)
             add_passes(kernels, task, passes.data() + g.begin, static_cast<int>(g.end - g.begin), task.first + first, columns, c, ldc,
                        g.begin > 0);
         if (groups.empty()) std::fill(c, c + range.rows * ldc, 0.0f);
-        char* out = static_cast<char*>(product.out) +
-                    (range.first * product.rows + (task.first + first) * product.cols) * (product.type == 0 ? 4 : 2);
         kernels.store(c, ldc, range.rows, columns, product.alpha, product.beta, out, product.type, product.rows, product.cols);
     }
 }
@@ -291,8 +337,10 @@ struct PackedKey {
     int64_t first, rows, k;
     const Micro* micro;
     int part;
+    const void* factors;
     bool operator<(const PackedKey& o) const {
-        return std::tie(data, source, first, rows, k, micro, part) < std::tie(o.data, o.source, o.first, o.rows, o.k, o.micro, o.part);
+        return std::tie(data, source, first, rows, k, micro, part, factors) <
+               std::tie(o.data, o.source, o.first, o.rows, o.k, o.micro, o.part, o.factors);
     }
 };
 using PackedRows = std::map<PackedKey, char*>;
@@ -304,11 +352,14 @@ PackedKey key_of(const Plan& plan, const Term& t, const Range& range, int part) 
             range.rows,
             t.k,
             plan.micro,
-            part};
+            part,
+            plan.is_int8() && t.b.stored.turned ? int8_scales(t.b, 0) : nullptr};
 }
 
 // A range is packed ahead where its panels are met by more than one panel of columns, or by other products.
-bool packs_ahead(const Plan& plan, const Product& p, const Term& t, bool shared) { return p.n > plan.micro->nr || shared || t.source; }
+bool packs_ahead(const Plan& plan, const Product& p, const Term& t, bool shared) {
+    return p.n > plan.micro->nr || shared || t.source || plan.is_int8();
+}
 
 int64_t ahead_bytes(const Kernels& kernels, const Range& range, bool shared) {
     int64_t bytes = 0;

@@ -71,7 +71,7 @@ void tile_rows(const Segment* segments, int32_t count, float* c, int64_t ldc, in
     }
 }
 
-void tile(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate, const Ahead&) {
+void tile(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate) {
     tile_rows<MR>(segments, count, c, ldc, rows, cols, accumulate);
 }
 
@@ -170,6 +170,7 @@ void pack_any(To* panel, const T* src, const Matrix& m, int64_t rows, int64_t k,
                 To* to = panel + k0 * width + i * group;
                 const T* from = src + i * m.rows + k0 * m.cols;
                 if (sizeof(To) == 2 && n == 32 && m.cols == 1) {
+                    _mm_prefetch(reinterpret_cast<const char*>(to + 2 * group * width), _MM_HINT_T0);  // what is written soon
                     std::memcpy(to, from, 64);
                     continue;
                 }
@@ -212,34 +213,40 @@ void pack_floats(float* panels, const Matrix& m, int64_t rows, int64_t k, int32_
         pack_any(panels, src, m, rows, k, width, 1, size, factor);
 }
 
-// The part of an F32 matrix that a product of BF16 registers takes, as a BF16 matrix of the same orientation.
+// The high or the low part of a run of floats.
+void part_of_run(const float* from, int64_t length, float factor, bool high_part, uint16_t* to) {
+    auto step = [&](int64_t j, int64_t n) __attribute__((always_inline)) {
+        F x = mul(n == W ? load(from + j) : load(from + j, n), set1(factor));
+        if (high_part) return n == W ? store(to + j, x) : store(to + j, x, n);
+        uint16_t high[W];
+        store(high, x);
+        x = sub(x, load(high));
+        n == W ? store(to + j, x) : store(to + j, x, n);
+    };
+    int64_t j = 0;
+    for (; j + W <= length; j += W) step(j, W);
+    if (j < length) step(j, length - j);
+}
+
+// The part of an F32 matrix that a product of BF16 registers takes, as a BF16 matrix of the same orientation; of joined parts k is three times
+// as long.
 Matrix part_of(const Matrix& m, int64_t rows, int64_t k, float factor, Part32 part) {
     thread_local Scratch memory;
-    const bool along_k = m.cols == 1;
-    const int64_t runs = along_k ? rows : k, length = along_k ? k : rows, distance = along_k ? m.rows : m.cols;
-    uint16_t* out = memory.get<uint16_t>(runs * length);
-    for (int64_t i = 0; i < runs; i++) {
-        const float* from = static_cast<const float*>(m.data) + i * distance;
-        uint16_t* to = out + i * length;
-        auto step = [&](int64_t j, int64_t n) __attribute__((always_inline)) {
-            F x = mul(n == W ? load(from + j) : load(from + j, n), set1(factor));
-            if (part == High) return n == W ? store(to + j, x) : store(to + j, x, n);
-            uint16_t high[W];
-            store(high, x);
-            x = sub(x, load(high));
-            n == W ? store(to + j, x) : store(to + j, x, n);
-        };
-        int64_t j = 0;
-        for (; j + W <= length; j += W) step(j, W);
-        if (j < length) step(j, length - j);
-    }
-    return along_k ? Matrix{out, 1, length, 1} : Matrix{out, 1, 1, length};
+    const bool along_k = m.cols == 1, joined = part >= JoinedA;
+    const int64_t runs = along_k ? rows : k, length = along_k ? k : rows, distance = along_k ? m.rows : m.cols, parts = joined ? 3 : 1;
+    uint16_t* out = memory.get<uint16_t>(parts * runs * length);
+    const int low_at = part == JoinedA ? 1 : 2;
+    for (int64_t i = 0; i < runs; i++)
+        for (int64_t p = 0; p < parts; p++)
+            part_of_run(static_cast<const float*>(m.data) + i * distance, length, factor, joined ? p != low_at : part == High,
+                        out + (along_k ? i * parts + p : p * runs + i) * length);
+    return along_k ? Matrix{out, 1, parts * length, 1} : Matrix{out, 1, 1, length};
 }
 
 void pack(void* panels, int32_t element, const Matrix& m, int64_t rows, int64_t k, int32_t width, int32_t group, int64_t k_padded,
           float factor, Part32 part) {
     if (element == 2 && m.type == 0)
-        return pack(panels, element, part_of(m, rows, k, factor, part), rows, k, width, group, k_padded, 1, Whole);
+        return pack(panels, element, part_of(m, rows, k, factor, part), rows, part >= JoinedA ? 3 * k : k, width, group, k_padded, 1, Whole);
     int64_t done = (k + group - 1) / group * group, size = k_padded * width;
     if (done < k_padded)
         for (int64_t i = 0; i * width < rows; i++)
@@ -417,9 +424,9 @@ void softmax_grad(float* s, float* dp, int64_t visible, int64_t n, float lse, fl
 extern const Kernels KT_KERNELS = {
     Name,
     {4, MR, NR, NR, 1, 1, 1, 384, tile, spin, nullptr, nullptr},
-    {},
-    pack, dots, dots_tiled, {low_bit_bytes, low_bit_ready, low_bit_dots}, turn, dequantize, store_matrix, softmax_step, scale_row, softmax_grad, inner,
-    swiglu, swiglu_grad, add_row, add_outer,
+    {}, {}, {},
+    pack, dots, dots_tiled, {low_bit_bytes, low_bit_ready, low_bit_dots}, turn, nullptr, dequantize, store_matrix, softmax_step, scale_row, softmax_grad, inner,
+    swiglu, swiglu_grad, add_row,
 };
 // clang-format on
 

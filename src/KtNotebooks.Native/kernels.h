@@ -38,18 +38,19 @@ struct Matrix {
         m.stored.turned = !stored.turned;
         return m;
     }
-    // Of tiles that are not turned: the strip of the row where it begins, at the column where it begins.
+    // Of tiles: the strip of the stored row where it begins, at the stored column where it begins.
     const char* strip() const {
         return static_cast<const char*>(data) + (stored.row / TileRows * stored.width + stored.column) * TileRows * 2;
     }
     int64_t strip_bytes() const { return stored.width * TileRows * 2; }
 };
 
-// Of each KB of two strips the lines [first, first + count) are brought to the second cache while a tile is computed; null: nothing.
+// What is brought to the second cache while a tile is computed: at each 32 of k some lines of the KB at `at` and of the KB at at + second,
+// then `step` bytes on. Null: nothing.
 struct Ahead {
-    const char* strips;
-    int64_t strip_bytes;
-    int32_t first, count;
+    const char* at;
+    int64_t second, step;
+    int32_t lines;
 };
 
 // A factor pair of a register tile: a packed panel of A, and strips of B that are strip_bytes apart, over k.
@@ -57,6 +58,7 @@ struct Segment {
     int64_t k;
     const void *a, *b;
     int64_t strip_bytes;
+    Ahead ahead{};
 };
 
 // A register tile: C[rows, nr] (+)= Σ segments A·B, where A is a packed panel of mr rows and B a panel of nr columns in strips of `strip`
@@ -64,23 +66,23 @@ struct Segment {
 // A panel (strip) of `width` vectors of length K holds element k of vector i at [k / group][i][k % group]; K is padded with zeros to a
 // multiple of k_unit.
 struct Micro {
-    int32_t element;           // bytes of a packed element: 4 (F32) or 2 (BF16); 0: this variant has no such kernel
+    int32_t element;           // bytes of a packed element: 4 (F32), 2 (BF16) or 1 (INT8); 0: this variant has no such kernel
     int32_t mr, nr, strip;     // the tile; nr is a multiple of strip
     int32_t group_a, group_b;  // see above
     int32_t k_unit;
     int32_t k_block;  // K is cut into blocks of this length, so that panels stay in cache
     // `rows` <= mr rows of the tile are wanted and at least the first `cols` <= nr columns; c must have room for nr columns and for mr
-    // rows. accumulate = false overwrites c. `ahead` is of the first segment.
-    void (*tile)(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate,
-                 const Ahead& ahead);
+    // rows. accumulate = false overwrites c.
+    void (*tile)(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate);
     // Multiplies registers alone, so many rounds; returns the floating-point operations: what no product can be faster than.
     double (*spin)(int64_t rounds);
     void (*begin)();  // around a run of tiles on one thread; may be null
     void (*end)();
 };
 
-// A product of BF16 registers takes an F32 matrix as the sum of two BF16 parts: what rounding leaves, and the rest, rounded.
-enum Part32 : int32_t { Whole, High, Low };
+// A product of BF16 registers takes an F32 matrix as the sum of two BF16 parts: what rounding leaves, and the rest, rounded. Where k is short
+// the parts of both sides stand beside each other along k: [high | low | high] of A, [high | high | low] of B, three products in one.
+enum Part32 : int32_t { Whole, High, Low, JoinedA, JoinedB };
 
 // A few BF16 rows against low-bit weights. Rows are made ready for a format once: what the registers take beside its unpacked codes.
 struct LowBitDots {
@@ -90,9 +92,22 @@ struct LowBitDots {
     void (*dots)(int64_t m, int64_t n, int64_t k, const void* x, const Matrix& w, float* c, int64_t ldc, bool accumulate);
 };
 
+// Around register tiles of bytes, whose sums are 32-bit integers: BF16 rows quantized by row, INT8 weights as stored.
+struct Int8Rows {
+    // Codes of x · factors (null: x), 64 together, such pieces `distance` bytes apart; returns their scale.
+    float (*quantize)(const uint16_t* x, const float* factors, int64_t k, int8_t* to, int64_t distance);
+    // Columns [0, columns) of B over k, turned or not, padded with zeros to 64.
+    void (*strips)(void* strips, const Matrix& weights, int64_t columns, int64_t k);
+    // c (+)= sums · row scale · column scale (null: 1)
+    void (*add)(const int32_t* sums, int64_t lds, int64_t m, int64_t n, const float* row_scales, const float* column_scales, float* c,
+                int64_t ldc, bool accumulate);
+};
+
 struct Kernels {
     const char* name;
     Micro f32, bf16;
+    Micro int8;  // what INT8 weights meet BF16 rows with, where this variant quantizes rows; sums are integers
+    Int8Rows int8_rows;
     // Packs `rows` vectors of length k (those of `src`) as panels of `width` vectors, one after the other, zero where there is nothing.
     // element 4: F32, times scale; element 2: BF16 unchanged, or of an F32 source times scale the part that is asked for.
     void (*pack)(void* panels, int32_t element, const Matrix& src, int64_t rows, int64_t k, int32_t width, int32_t group, int64_t k_padded,
@@ -108,6 +123,8 @@ struct Kernels {
     LowBitDots low_bit;
     // Strips of the columns [0, columns) of turned tiles over k stored rows: the transpose, made in registers.
     void (*turn)(void* strips, const Matrix& tiles, int64_t columns, int64_t k);
+    // The same of low-bit weights, turned or not: columns [0, columns) of B over k, dequantized to BF16. Null: none (dequantize and pack).
+    void (*decode)(void* strips, const Matrix& weights, int64_t columns, int64_t k);
     // Dequantizes rows × columns from the beginning of a low-bit matrix, in its stored orientation, to a dense block of `type` (F32 or
     // BF16).
     void (*dequantize)(const Matrix& m, int64_t rows, int64_t columns, void* out, int32_t type);
@@ -128,16 +145,19 @@ struct Kernels {
                          int64_t n);
     // sum += weight · row
     void (*add_row)(float* sum, const uint16_t* row, float weight, int64_t n);
-    // out[a, j] += Σ_i q[i, a] · x_i[j] over `rows` rows x_i of n BF16, a < r: the gradient of a low-rank matrix.
-    void (*add_outer)(const float* q, int64_t r, int64_t rows, const uint16_t* const* x, int64_t n, float* out, int64_t ldo);
 };
 
 extern const Kernels kernels_avx2, kernels_avx512;
-extern const Micro micro_avx512bf16, micro_amx, micro_amx_emulated;
+extern const Micro micro_avx512bf16, micro_amx, micro_amx_int8, micro_amx_emulated, micro_amx_int8_emulated;
+extern const Int8Rows int8_rows_avx512;
 void dots_avx512bf16(int64_t m, int64_t n, int64_t k, const void* x, int32_t type_x, int64_t ldx, const void* w, int32_t type_w,
                      int64_t ldw, float scale, float* c, int64_t ldc, bool accumulate);
 // Takes what it does not know to those of AVX-512; FP8 is its own where the processor permutes bytes (VBMI).
 LowBitDots low_bit_avx512bf16(bool vbmi);
+// As kernels_avx512.store, but numbers below 2^-126 become zero where they are rounded to BF16.
+void store_avx512bf16(const float* c, int64_t ldc, int64_t m, int64_t n, float alpha, float beta, void* out, int32_t type, int64_t rows,
+                      int64_t cols);
+void decode_avx512bf16(void* strips, const Matrix& weights, int64_t columns, int64_t k);
 void dots_tiled_avx512bf16(int64_t m, int64_t strips, int64_t k, const void* x, int64_t ldx, const Matrix& w, float* c, int64_t ldc,
                            bool accumulate);
 

@@ -1,6 +1,8 @@
-// AMX: tdpbf16ps multiplies a tile of A (16 rows × 32 k) with a tile of B (16 pairs of k × 16 columns) onto a tile of 16 × 16 floats.
+// AMX, BF16 and INT8. tdpbf16ps multiplies a tile of A (16 rows × 32 k) with a tile of B (16 pairs of k × 16 columns) onto a tile of 16 × 16
+// floats.
 // Four C tiles (0-3) stay in registers over a whole block of k; A uses tiles 4 and 5, B tiles 6 and 7.
 // A panels hold 32 k of a row together (64 bytes, a row of the tile), strips of B pairs of k of 16 columns: every tile is 1 KB in a piece.
+// tdpbssd does the same with 64 k of a row, fours of k, and integers for sums.
 // Compiled a second time with KT_EMULATE_TILES, where the six tile instructions are loops: the same logic, testable anywhere.
 #include "kernels.h"
 #include "simd.h"
@@ -29,6 +31,16 @@ void tile_load(const void* p, int64_t stride) {
 template <int T>
 void tile_store(void* p, int64_t stride) {
     for (int i = 0; i < Rows; i++) std::memcpy(static_cast<char*>(p) + i * stride, tiles[T].bytes + i * RowBytes, RowBytes);
+}
+template <int C, int A, int B>
+void tile_multiply_bytes() {
+    auto c = reinterpret_cast<int32_t*>(tiles[C].bytes);
+    auto a = reinterpret_cast<const int8_t*>(tiles[A].bytes), b = reinterpret_cast<const int8_t*>(tiles[B].bytes);
+    if (!configured) std::memset(c, 0x7f, sizeof(Tile));
+    for (int i = 0; i < Rows; i++)
+        for (int l = 0; l < 16; l++)
+            for (int j = 0; j < 16; j++)
+                for (int q = 0; q < 4; q++) c[i * 16 + j] += a[i * 64 + 4 * l + q] * b[l * 64 + 4 * j + q];
 }
 template <int C, int A, int B>
 void tile_multiply() {
@@ -64,6 +76,10 @@ template <int C, int A, int B>
 KT_INLINE void tile_multiply() {
     asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(C), "i"(A), "i"(B));
 }
+template <int C, int A, int B>
+KT_INLINE void tile_multiply_bytes() {
+    asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(C), "i"(A), "i"(B));
+}
 
 // All eight tiles are 16 rows of 64 bytes. The layout is Intel's (palette 1).
 struct alignas(64) TileConfig {
@@ -92,9 +108,17 @@ KT_INLINE void to_second_cache(const char* p, int32_t lines) {
 // The four loads of a step stand together, and work for other parts of the core (prefetches of the next step) stands between the products:
 // of two threads of a core each finds few free tile registers, and products in a row keep the other from its own. With both factors in the
 // second cache this order was half again as fast as the one that spreads the loads and prefetches nothing.
-template <bool Tall, bool Wide>
-void tile_of(const Segment* segments, int32_t count, float* c, int64_t ldc, bool accumulate, Ahead ahead) {
-    constexpr int64_t Tile = Rows * RowBytes;
+template <bool Bytes, int C, int A, int B>
+KT_INLINE void multiply() {
+    if constexpr (Bytes)
+        tile_multiply_bytes<C, A, B>();
+    else
+        tile_multiply<C, A, B>();
+}
+
+template <bool Bytes, bool Tall, bool Wide>
+void tile_of(const Segment* segments, int32_t count, float* c, int64_t ldc, bool accumulate) {
+    constexpr int64_t Tile = Rows * RowBytes, Step = Bytes ? 64 : 32;
     int64_t stride = ldc * 4;
     if (accumulate) {
         tile_load<0>(c, stride);
@@ -107,31 +131,31 @@ void tile_of(const Segment* segments, int32_t count, float* c, int64_t ldc, bool
         if constexpr (Tall) tile_zero<2>();
         if constexpr (Tall && Wide) tile_zero<3>();
     }
-    if (ahead.strips) ahead.strips += ahead.first * 64;
-    for (; count > 0; count--, segments++, ahead.strips = nullptr) {
+    for (; count > 0; count--, segments++) {
         const char *a = static_cast<const char*>(segments->a), *b = static_cast<const char*>(segments->b);
         const int64_t strip = segments->strip_bytes;
-        for (int64_t k = segments->k; k > 0; k -= 32, a += 2 * Tile, b += Tile) {
+        Ahead ahead = segments->ahead;
+        for (int64_t k = segments->k; k > 0; k -= Step, a += 2 * Tile, b += Tile) {
             tile_load<4>(a, RowBytes);
             if constexpr (Tall) tile_load<5>(a + Tile, RowBytes);
             tile_load<6>(b, RowBytes);
             if constexpr (Wide) tile_load<7>(b + strip, RowBytes);
-            tile_multiply<0, 4, 6>();
+            multiply<Bytes, 0, 4, 6>();
             to_first_cache(a + 2 * Tile);
             if constexpr (Wide) {
-                tile_multiply<1, 4, 7>();
+                multiply<Bytes, 1, 4, 7>();
                 to_first_cache(b + strip + Tile);
             }
             if constexpr (Tall) {
-                tile_multiply<2, 5, 6>();
+                multiply<Bytes, 2, 5, 6>();
                 to_first_cache(a + 3 * Tile);
             }
-            if constexpr (Tall && Wide) tile_multiply<3, 5, 7>();
+            if constexpr (Tall && Wide) multiply<Bytes, 3, 5, 7>();
             to_first_cache(b + Tile);
-            if (ahead.strips) {
-                to_second_cache(ahead.strips, ahead.count);
-                to_second_cache(ahead.strips + ahead.strip_bytes, ahead.count);
-                ahead.strips += Tile;
+            if (ahead.at) {
+                to_second_cache(ahead.at, ahead.lines);
+                to_second_cache(ahead.at + ahead.second, ahead.lines);
+                ahead.at += ahead.step;
             }
         }
     }
@@ -141,10 +165,11 @@ void tile_of(const Segment* segments, int32_t count, float* c, int64_t ldc, bool
     if constexpr (Tall && Wide) tile_store<3>(c + 16 * ldc + 16, stride);
 }
 
-void tile(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate, const Ahead& ahead) {
-    auto run =
-        rows > 16 ? (cols > 16 ? tile_of<true, true> : tile_of<true, false>) : (cols > 16 ? tile_of<false, true> : tile_of<false, false>);
-    run(segments, count, c, ldc, accumulate, ahead);
+template <bool Bytes>
+void tile(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate) {
+    auto run = rows > 16 ? (cols > 16 ? tile_of<Bytes, true, true> : tile_of<Bytes, true, false>)
+                         : (cols > 16 ? tile_of<Bytes, false, true> : tile_of<Bytes, false, false>);
+    run(segments, count, c, ldc, accumulate);
 }
 
 // Zeros would be multiplied twice as fast as numbers: the chip keeps a higher clock.
@@ -172,6 +197,8 @@ double spin(int64_t rounds) {
 
 }  // namespace
 
-extern const Micro KT_MICRO = {2, 32, 32, 16, 32, 2, 32, 2048, tile, spin, begin, end};
+extern const Micro KT_MICRO = {2, 32, 32, 16, 32, 2, 32, 2048, tile<false>, spin, begin, end};
+// A block of k is as long as integers hold its sum: 127² · 2^17 < 2^31.
+extern const Micro KT_MICRO_INT8 = {1, 32, 32, 16, 64, 4, 64, 1 << 17, tile<true>, spin, begin, end};
 
 }  // namespace kt

@@ -54,7 +54,7 @@ void tile_rows(const Segment* segments, int32_t count, float* c, int64_t ldc, in
     }
 }
 
-void tile(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate, const Ahead&) {
+void tile(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate) {
     tile_rows<MR>(segments, count, c, ldc, rows, cols, accumulate);
 }
 
@@ -122,6 +122,7 @@ namespace {
 template <int Rows, int Strips>
 KT_INLINE void dots_strips(int64_t k, const uint16_t* x, int64_t ldx, const float* w, int64_t strip, float* c, int64_t ldc,
                            bool accumulate) {
+    constexpr int64_t AheadPairs = 128 / Strips;  // lines: 8 KB of all strips
     F sums[2][Rows][Strips];
     for (int h = 0; h < 2; h++)
         for (int i = 0; i < Rows; i++)
@@ -134,6 +135,7 @@ KT_INLINE void dots_strips(int64_t k, const uint16_t* x, int64_t ldx, const floa
             vx[i] = _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(both)));
         }
         for (int j = 0; j < Strips; j++) {
+            _mm_prefetch(reinterpret_cast<const char*>(w + j * strip + (l / 2 + AheadPairs) * TileRows), _MM_HINT_T0);
             F vw = load(w + j * strip + l / 2 * TileRows);
             for (int i = 0; i < Rows; i++) sums[h][i][j] = dot(sums[h][i][j], vx[i], vw);
         }
@@ -169,6 +171,23 @@ void dots_tiled_avx512bf16(int64_t m, int64_t strips, int64_t k, const void* x, 
                            bool accumulate) {
     auto run = m == 1 ? dots_tiled_rows<1> : m == 2 ? dots_tiled_rows<2> : m == 3 ? dots_tiled_rows<3> : dots_tiled_rows<4>;
     run(strips, k, static_cast<const uint16_t*>(x), ldx, w, c, ldc, accumulate);
+}
+
+void store_avx512bf16(const float* c, int64_t ldc, int64_t m, int64_t n, float alpha, float beta, void* out, int32_t type, int64_t rows,
+                      int64_t cols) {
+    if (type == KT_F32 || cols != 1 || beta != 0) return kernels_avx512.store(c, ldc, m, n, alpha, beta, out, type, rows, cols);
+    const F va = set1(alpha);
+    for (int64_t i = 0; i < m; i++) {
+        const float* from = c + i * ldc;
+        uint16_t* to = static_cast<uint16_t*>(out) + i * rows;
+        int64_t j = 0;
+        for (; j + 2 * W <= n; j += 2 * W)
+            _mm512_storeu_si512(to + j, (__m512i)_mm512_cvtne2ps_pbh(mul(va, load(from + j + W)), mul(va, load(from + j))));
+        for (; j < n; j += W) {
+            const int64_t w = n - j < W ? n - j : W;
+            _mm256_mask_storeu_epi16(to + j, first(w), (__m256i)_mm512_cvtneps_pbh(mul(va, load(from + j, w))));
+        }
+    }
 }
 
 extern const Micro micro_avx512bf16 = {2, MR, NR, W, 2, 2, 2, 768, tile, spin, nullptr, nullptr};

@@ -18,7 +18,8 @@ constexpr int64_t Block = 128;  // codes that share a step; x is padded to it wi
 
 KT_INLINE __m512 dot(__m512 sum, __m512i a, __m512i b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
 
-constexpr int64_t Ahead = 2048;  // bytes: what is brought while this is multiplied
+constexpr int64_t Ahead = 2048;   // bytes: what is brought while this is multiplied
+constexpr int64_t AheadRows = 8;  // their scales
 
 KT_INLINE void put(float* to, float x, bool accumulate) { *to = accumulate ? *to + x : x; }
 
@@ -104,6 +105,8 @@ void rows_4_bits(int64_t n, int64_t k, const uint16_t* x, int64_t ldx, const Mat
     for (int64_t j = 0; j < n; j++, codes += width / 2, scales += width / Group * ScaleBytes) {
         __m512 sums[Rows];
         for (int i = 0; i < Rows; i++) sums[i] = _mm512_setzero_ps();
+        const int64_t row_scales = width / Group * ScaleBytes;
+        for (int64_t i = 0; i < row_scales; i += 64) _mm_prefetch(scales + AheadRows * row_scales + i, _MM_HINT_T0);
         auto step = [&](int64_t l, int64_t groups) __attribute__((always_inline)) {
             const uint8_t* at = codes + l / 2;
             _mm_prefetch(reinterpret_cast<const char*>(at + Ahead), _MM_HINT_T0);

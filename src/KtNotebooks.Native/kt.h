@@ -100,8 +100,8 @@ typedef struct {
 
 // x [T,D] bf16 ; weights [T,top_k] f32 ; g, u [R,I] bf16 and pGate, pUp, pDown [R,r] f32 overwritten, kept for backward (p null without
 // pairs) ; rows [R,D] bf16 working memory ; y [T,D] of typeY overwritten, zero for tokens without a route here. y null: the activations
-// alone (rows unused). A few tokens are multiplied by dot products, unless rows are to be alike (kt_set_row_invariant); then, as for many,
-// the down projection's rows are rounded to BF16 before they are summed.
+// alone (rows unused). Where tokens are few, experts with few rows are multiplied by dot products, unless rows are to be alike
+// (kt_set_row_invariant); those of other experts are rounded to BF16 before they are summed.
 KT_API int32_t kt_experts_forward(const kt_experts* experts, const void* x, const float* weights, void* g, void* u, float* pGate,
                                   float* pUp, float* pDown, void* rows, void* y, int32_t typeY);
 // dx [T,D] of typeDx = Σ of a token's routes, overwritten ; dWeights[routes[i]] written ; dA, dB of gate, up, down overwritten (all null:

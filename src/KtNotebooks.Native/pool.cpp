@@ -46,8 +46,9 @@ struct alignas(64) Job {
 namespace {
 
 constexpr int Jobs = 16;  // callers at once; one more works alone
-// How long a thread without work looks for some before it sleeps, so that one layer's loops and the next one's find it awake.
-constexpr std::chrono::microseconds Awake(400);
+// How long a thread without work looks for some before it sleeps, so that one layer's loops and the next one's find it awake, also where a
+// card works for half a millisecond between them.
+constexpr std::chrono::microseconds Awake(900);
 constexpr int PausesALook = 32;
 constexpr int WokenByEach = 2;  // each woken thread wakes further ones: the caller does not pay for all
 thread_local bool inside_task = false;

@@ -19,13 +19,21 @@ internal sealed class CpuExperts : IExpertExecutor
         return !backward ? (long)call.Routes * row : call.Routes * ((4L * row) + (3L * sizeof(float) * (call.Experts.Lora is { } l ? l.GateA.Dim(1) : 0)));
     }
 
-    public ExpertState NewState(ExpertCall call) => new HostState(Tensor.Empty(DType.I32, call.X.Device, call.Experts.Count + 1),
+    public ExpertState NewState(ExpertCall call) => call is { ValueUnused: true, Kept: var (states, bank) }
+        && states.Take(bank, call.Key.FirstRoute) is HostState kept ? kept : new HostState(Tensor.Empty(DType.I32, call.X.Device, call.Experts.Count + 1),
         Tensor.Empty(DType.I32, call.X.Device, call.Routes), ExpertActivations.Of(call.Experts, call.X, call.Routes));
 
     public void Forward(ExpertCall call, ExpertState state, Tensor y)
     {
+        var host = (HostState)state;
+        if (host.IsOf(call.Indices))
+        {
+            Memory.Clear(y); // nobody reads it
+            return;
+        }
         var offsets = Routes.Sort(call.Indices, call.Experts.Count, state.Offsets, state.Routes);
-        new ExpertRows(call.Experts, call.Key, offsets, state.Routes.ToInts()).Forward(call.X, call.Weights, ((HostState)state).Kept, y, call.ValueUnused);
+        new ExpertRows(call.Experts, call.Key, offsets, state.Routes.ToInts()).Forward(call.X, call.Weights, host.Kept, y, call.ValueUnused);
+        if (call is { ValueUnused: false, Kept: var (states, bank) }) states.Keep(bank, call.Key.FirstRoute, host.Filled());
     }
 
     public void Backward(ExpertCall call, ExpertState state, Tensor dy, ExpertGradients to) =>
@@ -37,13 +45,38 @@ internal sealed class CpuExperts : IExpertExecutor
     }
 }
 
-/// <summary>What the CPU keeps for the gradient.</summary>
+/// <summary>What the CPU keeps for the gradient. Freed when all who hold it have let go: an op's frame, and what waits for the backward pass.</summary>
 internal sealed class HostState(Tensor offsets, Tensor routes, ExpertActivations kept) : ExpertState(offsets, routes)
 {
+    private int _holders = 1;
+    private bool _isFilled;
+
     public ExpertActivations Kept => kept;
+
+    /// <summary>For one more holder, who will find the activations in it.</summary>
+    public HostState Filled()
+    {
+        _isFilled = true;
+        Interlocked.Increment(ref _holders);
+        return this;
+    }
+
+    /// <summary>Whether it is filled, for these choices: a pass that is computed again must have made them again.</summary>
+    public bool IsOf(Tensor indices)
+    {
+        if (!_isFilled) return false;
+        var chosen = indices.Span<int>();
+        var starts = Offsets.Span<int>();
+        var sorted = Routes.Span<int>();
+        for (var e = 0; e + 1 < starts.Length; e++)
+            for (var i = starts[e]; i < starts[e + 1]; i++)
+                if (chosen[sorted[i]] != e) return false;
+        return true;
+    }
 
     public override void Dispose()
     {
+        if (Interlocked.Decrement(ref _holders) > 0) return;
         base.Dispose();
         kept.Dispose();
     }

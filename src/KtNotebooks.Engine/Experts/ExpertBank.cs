@@ -182,8 +182,12 @@ public sealed class ExpertBank : Module, IAdaptable
             return RecordedExperts.Apply(new ExpertCall(set, key, x, weights, indices), Executor, _downBiases);
         var here = Transfer.Together(device, x, weights, indices);
         var (w, chosen) = (here[1], here[2]);
-        var y = RoutedExperts.Apply(new ExpertCall(set, key, here[0], w, chosen) { ValueUnused = pass.ValueUnused, KeptLora = lora },
-            Executor);
+        var y = RoutedExperts.Apply(new ExpertCall(set, key, here[0], w, chosen)
+        {
+            ValueUnused = pass.ValueUnused,
+            KeptLora = lora,
+            Kept = pass.Kept is { } states ? (states, this) : null,
+        }, Executor);
         if (_downBiases is not null) y = ExpertBias.Apply(y, w, chosen, _downBiases);
         return Transfer.Apply(y, x.Device);
     }

@@ -1,3 +1,4 @@
+using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Experts;
@@ -41,6 +42,9 @@ internal sealed record ExpertCall(ExpertSet Experts, RouteKey Key, Tensor X, Ten
 {
     /// <summary>The pass is for its gradients alone: nobody will read y, which is zeros then, and the down projection is left out.</summary>
     public bool ValueUnused { get; init; }
+
+    /// <summary>Where activations wait for the backward pass, and whose they are; null: they are computed again.</summary>
+    public (KeptStates States, ExpertBank Bank)? Kept { get; init; }
 
     /// <summary>The low-rank pairs where they are kept, which may be the host, for the CPU's share of rows on a GPU.</summary>
     public ExpertLora? KeptLora { get; init; }

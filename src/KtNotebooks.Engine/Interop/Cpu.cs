@@ -3,7 +3,7 @@ using System.Runtime.InteropServices;
 namespace KtNotebooks.Interop;
 
 /// <summary>
-/// The CPU kernels in use. Chosen once, at first use: <c>KT_CPU</c> = amx | avx512bf16 | avx512 | avx2 | plain forces a variant (default: the
+/// The CPU kernels in use. Chosen once, at first use: <c>KT_CPU</c> = amx | amx_int8 | avx512bf16 | avx512 | avx2 | plain forces a variant (default: the
 /// best one here), <c>KT_THREADS</c> the number of threads (default: all physical processors that this process may use).
 /// <c>plain</c>, a missing library or a processor without AVX2 mean managed code; the last two are noted on stderr, once.
 /// </summary>
@@ -22,7 +22,7 @@ public static class Cpu
     /// <summary>Whether the native kernels are loaded and in use.</summary>
     public static bool IsNative => Current.IsNative;
 
-    /// <summary>The variant in use: amx, avx512bf16, avx512, avx2 or plain.</summary>
+    /// <summary>The variant in use: amx, amx_int8 (rows are quantized where they meet INT8 weights), avx512bf16, avx512, avx2 or plain.</summary>
     public static string Variant => Current.Variant;
 
     /// <summary>The variants that run on this machine, best first; plain is always the last.</summary>

@@ -31,6 +31,9 @@ public sealed record Pass(int[] Positions, int[] SeqStarts, int FirstRow = 0, ul
     /// <summary>Hears what routers choose, and gives their backward pass its balance loss; null: nobody asks.</summary>
     public RoutingStep? Routing { get; init; }
 
+    /// <summary>Where experts on the CPU leave their activations for the backward pass; null: they are computed again.</summary>
+    public KeptStates? Kept { get; init; }
+
     /// <summary>Asks for the base without any adapter.</summary>
     public const string BaseModel = "base";
 

@@ -1,6 +1,7 @@
 using System.Collections.Frozen;
 
 using KtNotebooks.Experts;
+using KtNotebooks.Formats;
 using KtNotebooks.Interop;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Nn;
@@ -80,6 +81,11 @@ public sealed class ModelPlacement
         if (Kernel is { } kernel && !Cpu.Variants.Contains(kernel.Variant))
             throw new NotSupportedException($"{kernel.Because}: asks for kernel: {kernel.Variant}, which does not run on this processor; it "
                 + $"has {string.Join(", ", Cpu.Variants)}; write one of them, or auto");
+        if (Kernel is { Variant: ModulePlace.Int8Kernel } bytes
+            && !All.Any(a => a.Place.Format == StorageFormat.Int8 && (a.Place.Compute.Kind == DeviceKind.Cpu
+                || a.Place.Executor is ExecutorKind.Cpu or ExecutorKind.Split)))
+            throw new InvalidDataException($"{bytes.Because}: asks for kernel: {bytes.Variant}, which multiplies weights stored in int8, but nothing that the "
+                + "CPU computes is stored so; write format: int8 beside it, or kernel: auto");
         Cpu.Configure(Kernel?.Variant, Settings.Threads);
     }
 

@@ -51,6 +51,9 @@ public sealed record ModulePlace(Device Compute, WeightHome Weights, StorageForm
 {
     /// <summary>The word that leaves the kernel open.</summary>
     public const string AnyKernel = "auto";
+
+    /// <summary>The variant that quantizes rows where they meet INT8 weights.</summary>
+    internal const string Int8Kernel = "amx_int8";
 }
 
 /// <summary>What kind of module a rule speaks of.</summary>

@@ -17,7 +17,7 @@ namespace KtNotebooks.Placement;
 /// </summary>
 public sealed class PlacementRules
 {
-    private static readonly string[] Kernels = [ModulePlace.AnyKernel, "amx", "avx512bf16", "avx512", "avx2", "plain"];
+    private static readonly string[] Kernels = [ModulePlace.AnyKernel, "amx", ModulePlace.Int8Kernel, "avx512bf16", "avx512", "avx2", "plain"];
     internal const string OnDisk = "weights: disk reads routed experts from the checkpoint's shards to a card that computes them";
     private readonly List<PlacementRule> _rules = [];
     private readonly SortedDictionary<int, (string Device, string Where)> _transfers = [];

@@ -30,7 +30,7 @@ public sealed record MemoryPlan
 {
     public const string Weights = "weights", Mapped = "mapped weights", Adapter = "adapter", Gradients = "gradients", Optimizer = "AdamW state",
         OnDisk = "weights on the disk", DiskRing = "disk ring", Inputs = "layer inputs", Workspace = "workspace", Ring = "streaming ring",
-        Visits = "matrices on their way", Driver = "driver";
+        Visits = "matrices on their way", Driver = "driver", Activations = "kept activations";
 
     public required string Model { get; init; }
 
@@ -109,7 +109,7 @@ public sealed record MemoryPlan
         if (trains is not null) model.Unfreeze(trains);
         else if (tokens > 0) LoraAdapter.Attach(model, lora);
         var window = new Window(tokens, Math.Min(sequence, Math.Max(tokens, 1)), Math.Min(chunk, tokens));
-        var plan = new PlanBuilder(model, residency, config, window, memory).Build(path, notes);
+        var plan = new PlanBuilder(model, residency, config, window, memory, keys.KeepsActivations).Build(path, notes);
         var isHere = Directory.Exists(path) && Directory.EnumerateFiles(path, "*.safetensors").Any();
         plan = plan with { ToFetch = isHere ? 0 : plan.Stored };
         // A training file has many keys that no memory depends on; what kt train would refuse is left to kt train.

@@ -9,7 +9,8 @@ using KtNotebooks.Training;
 namespace KtNotebooks.Planning;
 
 /// <summary>Counts a model of shapes, module by module, into a <see cref="MemoryPlan"/>: what loading and training will do by the residency plan.</summary>
-internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, ConfigFile config, Window window, IReadOnlyDictionary<Device, TrainingMemory> memory)
+internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, ConfigFile config, Window window, IReadOnlyDictionary<Device, TrainingMemory> memory,
+    bool keepsActivations)
 {
     private readonly List<(string Pattern, int? Layer, ModulePlace Place, string Format, long Parameters, long Bytes)> _parts = [];
     private readonly Dictionary<(string Device, string What), long> _items = [];
@@ -159,6 +160,10 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
             if (stay < device.Count()) Add(Device.Cpu, MemoryPlan.Inputs, (device.Count() - stay) * input);
         }
         Add(last, MemoryPlan.Inputs, input); // the gradient on its way down
+        if (keepsActivations)
+            foreach (var moe in model.All().OfType<MoeMlp>())
+                if (PlaceOf(moe.Experts) is { Executor: ExecutorKind.Cpu } or { Compute.Kind: DeviceKind.Cpu })
+                    Add(Device.Cpu, MemoryPlan.Activations, (long)window.Tokens * moe.Settings.TopK * 2 * moe.Experts.Inner * model.Type.Size());
         var head = residency.Placement.Of("lm_head").Compute;
         largest[head] = Math.Max(largest.GetValueOrDefault(head), Workspace.OfHead(model, Math.Min(window.Tokens, LayerMajorStep.HeadRows)));
         foreach (var (device, bytes) in largest) Add(device, MemoryPlan.Workspace, bytes);

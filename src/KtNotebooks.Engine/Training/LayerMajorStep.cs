@@ -58,6 +58,9 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
     /// <summary>router_z_loss_coef, likewise; 0: none.</summary>
     public double RouterZ { get; init; }
 
+    /// <summary>kt_cpu_activation: retain. Experts on the CPU keep g and u of every row of the window; else they are computed again.</summary>
+    public bool KeepsActivations { get; init; }
+
     /// <summary>What routers choose is reported beside the loss, as <see cref="RoutingStep.Metrics"/>.</summary>
     public bool LogsRouting { get; init; }
 
@@ -113,7 +116,10 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
         {
             SeqStarts = BalancesSequences ? share.Rows.SeqStarts : null,
         } : null;
+        using var kept = KeepsActivations ? new KeptStates() : null;
+        _work.Kept = kept;
         var own = share.Rows.Sequences == 0 ? LearnNothing(share, exchange) : LearnRows(share, exchange, dropoutKey, cancel);
+        _work.Kept = null;
         OwnTime = Stopwatch.GetElapsedTime(began);
         exchange.Finish();
         var learned = Objective is { } objective && share.IsWeighedWhole(objective) ? own : share.Add(own);

@@ -27,6 +27,9 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
     /// <summary>Of the window under way: what its routers choose; null: nobody asks.</summary>
     public RoutingStep? Routing { get; set; }
 
+    /// <summary>Of the window under way: what experts on the CPU keep for the backward pass; null: it is computed again.</summary>
+    public KeptStates? Kept { get; set; }
+
     /// <summary>Adapters drop inputs as they say.</summary>
     public bool HasDropout { get; set; } = true;
 
@@ -102,6 +105,7 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
         model.RequireWhole();
         using var here = model.Visits?.Open(i);
         var stage = model.Stages[i];
+        var kept = adapter is null && Kept is not null && i >= Lowest() ? Kept : null;
         return ByChunks(stage, x, batch, part, (from, to, target) =>
         {
             using var tape = Tape.Scratch();
@@ -111,6 +115,7 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
                 Training = HasDropout,
                 Adapter = adapter,
                 Routing = adapter is null ? Routing : null,
+                Kept = kept,
             }), target);
         }, cancel);
     }
@@ -132,6 +137,7 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
                 Training = HasDropout,
                 ValueUnused = true,
                 Routing = Routing,
+                Kept = Kept,
             }), dRows);
             Memory.Copy(rows.Grad!, target);
         }, cancel);

@@ -181,6 +181,7 @@ public sealed class Trainer
             BalancesSequences = _settings.BalancesSequences,
             RouterZ = _settings.RouterZ,
             LogsRouting = _settings.LogsRouting,
+            KeepsActivations = _settings.Memory.KeepsActivations,
         };
         if (step.Devices.Count > 1) OnNote?.Invoke($"layers on {string.Join(", ", step.Devices)}; each window in at most {step.Parts} parts");
         var watch = Stopwatch.StartNew();

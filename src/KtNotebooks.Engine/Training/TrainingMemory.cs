@@ -12,13 +12,29 @@ namespace KtNotebooks.Training;
 /// <param name="OptimizerOnHost">`optimizer_state`: the moments of what is on a card.</param>
 /// <param name="SavedBytes">`saved_inputs_limit`, a size such as 2GB: inputs of layers that stay on a card between forward and backward; those beyond wait
 /// on the host.</param>
-public sealed record TrainingMemoryKeys(bool? ExpertLoraOnHost = null, bool? OptimizerOnHost = null, long? SavedBytes = null)
+/// <param name="KeepsActivations">`kt_cpu_activation: retain`: experts on the CPU keep g and u of every row of a window for its backward pass.</param>
+public sealed record TrainingMemoryKeys(bool? ExpertLoraOnHost = null, bool? OptimizerOnHost = null, long? SavedBytes = null, bool KeepsActivations = false)
 {
     public static TrainingMemoryKeys Read(Settings c)
     {
         ArgumentNullException.ThrowIfNull(c);
         bool? OnHost(string key) => c.OneOf(key) switch { "card" => false, "host" => true, _ => null };
-        return new TrainingMemoryKeys(OnHost("expert_lora"), OnHost("optimizer_state"), PlacementSettings.Bytes(c, "saved_inputs_limit", orNone: true));
+        return new TrainingMemoryKeys(OnHost("expert_lora"), OnHost("optimizer_state"), PlacementSettings.Bytes(c, "saved_inputs_limit", orNone: true),
+            Keeps(c));
+    }
+
+    /// <summary>One key under three names, which must agree.</summary>
+    private static bool Keeps(Settings c)
+    {
+        string? said = null;
+        foreach (var name in (string[])["kt_cpu_activation", "kt_config.kt_cpu_activation", "kt_config.kt_activation_policy.cpu"])
+        {
+            if (!c.Has(name)) continue;
+            var word = c.OneOf(name);
+            if (said is not null && word != said) throw c.Wrong(name, $"{said}, as its other name says");
+            said = word;
+        }
+        return said == "retain";
     }
 }
 

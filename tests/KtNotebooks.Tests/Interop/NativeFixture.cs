@@ -16,7 +16,8 @@ internal sealed class OnVariant : IDisposable
     public OnVariant(string variant, int threads = 0)
     {
         var here = Cpu.Variants;
-        if (here.Count == 1 || (!here.Contains(variant) && variant != "amx-emulated"))
+        var runs = variant switch { "amx-emulated" => true, "amx_int8-emulated" => here.Contains("avx512bf16"), _ => here.Contains(variant) };
+        if (here.Count == 1 || !runs)
         {
             var required = (Environment.GetEnvironmentVariable("KT_REQUIRE") ?? "").Split(',');
             var reason = here.Count == 1 ? "libktnative.so is not here" : $"this processor has no {variant}";

@@ -1,6 +1,7 @@
 using KtNotebooks.Configuration;
 using KtNotebooks.Formats;
 using KtNotebooks.Placement;
+using KtNotebooks.Training;
 
 using Xunit;
 
@@ -35,6 +36,7 @@ public class KtConfigTests
         var key = Keys.Find(Block + name)!;
         var settings = Settings.Read([$"{key.Name}={Documented[name]}"]);
         PlacementSettings.Read(settings);
+        TrainingMemoryKeys.Read(settings);
         switch (key.Effect)
         {
             case KeyEffect.Acts:

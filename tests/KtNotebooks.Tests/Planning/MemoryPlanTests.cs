@@ -103,6 +103,19 @@ public sealed class MemoryPlanTests
         Assert.Equal(0, MemoryPlan.Open([.. keys, "expert_lora=card"]).Bytes("cpu", MemoryPlan.Adapter));
     }
 
+    /// <summary>8,192 rows, 26 layers, 6 experts a row, g and u of 1,408 numbers in BF16.</summary>
+    [Fact]
+    public void Kept_activations_of_experts_on_the_CPU_are_planned()
+    {
+        string[] keys = ["deepseek-v2-lite", "tokens_per_step=8192", "experts=cpu", "bf16=true"];
+        Assert.Equal(0, MemoryPlan.Open(keys).Bytes("cpu", MemoryPlan.Activations));
+        foreach (var name in (string[])["kt_cpu_activation", "kt_config.kt_cpu_activation", "kt_config.kt_activation_policy.cpu"])
+            Assert.Equal(8192L * 26 * 6 * 2 * 1408 * 2, MemoryPlan.Open([.. keys, name + "=retain"]).Bytes("cpu", MemoryPlan.Activations));
+        Assert.Equal(0, MemoryPlan.Open([.. keys, "experts=streamed", "device=cuda:0", "kt_cpu_activation=retain"]).Bytes("cpu", MemoryPlan.Activations));
+        Assert.Contains("its other name", Assert.Throws<ArgumentException>(() => MemoryPlan.Open([.. keys, "kt_cpu_activation=retain",
+            "kt_config.kt_activation_policy.cpu=recompute"])).Message, StringComparison.Ordinal);
+    }
+
     /// <summary>gpt-oss has gate and up row by row in turn: they are sorted into memory of ours; down in MXFP4 lies in one piece.</summary>
     [Fact]
     public void Experts_whose_rows_lie_in_turn_are_copied()

@@ -170,6 +170,10 @@ public class KeyEffectTests(Workplace place) : IClassFixture<Workplace>
         if (!Cpu.Variants.Contains("amx"))
             Assert.Contains("does not run on this processor", Assert.Throws<NotSupportedException>(() => Open([$"kt_optimize_rule={none}"])).Message,
                 StringComparison.Ordinal);
+        if (!Cpu.Variants.Contains("amx_int8")) return;
+        var bytes = place.Write("bytes.yaml", "- match: {class: linear}\n  place: {compute: cpu, kernel: amx_int8}\n");
+        Assert.Contains("multiplies weights stored in int8", Assert.Throws<InvalidDataException>(() => Open([$"kt_optimize_rule={bytes}"])).Message,
+            StringComparison.Ordinal);
     }
 
     [Fact]

@@ -47,6 +47,33 @@ public class LayerMajorStepTests
         foreach (var (name, values) in first.Gradients) Assert.Equal(values, second.Gradients[name]);
     }
 
+    /// <summary>Kept activations are those that would be computed again, they are not computed twice, and none stays behind.</summary>
+    [Theory]
+    [InlineData(DType.F32)]
+    [InlineData(DType.BF16)]
+    public void Kept_activations_of_experts_change_no_bit(DType type)
+    {
+        using var model = Tiny.WithAdapter(type, dropout: 0.1);
+        var batch = Tiny.Batch(1, Lengths);
+        var again = Run(model, batch, new LayerMajorStep(model, 16, 8), key: 5);
+        var before = Tiny.Alive();
+        var kept = Run(model, batch, new LayerMajorStep(model, 16, 8) { KeepsActivations = true }, key: 5);
+        Assert.Equal(before, Tiny.Alive());
+        Assert.Equal(again.Loss, kept.Loss);
+        foreach (var (name, values) in again.Gradients) Assert.Equal(values, kept.Gradients[name]);
+
+        using var states = new KeptStates();
+        var work = new StageWork(model, 16, 8) { Kept = states };
+        var stage = Enumerable.Range(0, work.Devices.Count).First(i => work.KindOf(i) == StepWork.Experts);
+        var part = new WindowPart(0, 0, batch.Tokens);
+        using var x = Tensor.From([.. Enumerable.Range(0, batch.Tokens * model.Info.Width).Select(i => (i % 7) - 3f)], type, batch.Tokens, model.Info.Width);
+        using var y = work.Forward(stage, x, batch, part, 5, Stop);
+        Assert.Equal((batch.Tokens + 15) / 16, states.Count);
+        using var dx = work.Backward(stage, x, y, batch, part, 5, Stop);
+        Assert.Equal(0, states.Count);
+        Tiny.DropGradients(model);
+    }
+
     [Fact]
     public void A_window_is_the_sum_of_its_micro_batches()
     {
