@@ -10,6 +10,7 @@ using KtNotebooks.Interop;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
 using KtNotebooks.Optim;
+using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
 using KtNotebooks.Tokenizers;
 using KtNotebooks.Training;
@@ -21,7 +22,7 @@ namespace KtNotebooks.Course;
 /// <summary>
 /// Full-parameter training of a small model from nothing, as the built-in kt-tiny was made: a tokenizer is learned from the corpus, then the model of a
 /// config.json on endless rows of the project's own plain questions and answers. Keys: model_config, output_dir, source (tables of the corpus), template,
-/// vocab_size, tokenizer_dataset, tokens_per_step, max_steps, learning_rate, warmup_steps, weight_decay, aux_loss_alpha, seed.
+/// vocab_size, tokenizer_dataset, tokens_per_step, max_steps, learning_rate, warmup_steps, weight_decay, aux_loss_alpha, seed, device (cuda:N; else the CPU).
 /// </summary>
 public sealed class PretrainRun : IDisposable
 {
@@ -70,6 +71,8 @@ public sealed class PretrainRun : IDisposable
         var balance = c.Number("aux_loss_alpha") is >= 0 and var alpha ? (float)alpha : throw c.Wrong("aux_loss_alpha", "0 or more");
         var (datasetDir, tokenizerDataset) = (c.TextOrDefault("dataset_dir"), c.Text("tokenizer_dataset"));
         if (c.MaybePositive("cpu_infer") is { } threads) Cpu.Configure(null, Math.Min(threads, Environment.ProcessorCount));
+        var device = c.TextOrDefault("device");
+        if (device is not ("auto" or "cpu") && !device.StartsWith("cuda:", StringComparison.Ordinal)) throw c.Wrong("device", "auto, cpu or cuda:N");
         var notes = c.Finish("kt pretrain");
 
         var config = new ConfigFile(configPath);
@@ -79,6 +82,7 @@ public sealed class PretrainRun : IDisposable
         if (tokenizer.VocabSize > config.Int("vocab_size"))
             throw new ArgumentException($"{configPath}: vocab_size {config.Int("vocab_size")} is smaller than the tokenizer's {tokenizer.VocabSize}");
         var model = ModelFolder.Build(config, new RandomWeights(training.Seed), DType.F32);
+        if (device.StartsWith("cuda:", StringComparison.Ordinal)) model = OnCard(model, configPath, tokenizer, device);
         var adaptation = new FullAdaptation(configPath, tokenizer);
         adaptation.Attach(model);
         foreach (var moe in model.All().OfType<MoeMlp>()) moe.Settings = moe.Settings with { Balance = balance };
@@ -108,6 +112,22 @@ public sealed class PretrainRun : IDisposable
     public TrainResult Run(CancellationToken cancel = default) => Trainer.Run(cancel);
 
     public void Dispose() => Model.Dispose();
+
+    /// <summary>The same weights on a card: models get there as those of a folder.</summary>
+    private static CausalLm OnCard(CausalLm model, string configPath, Tokenizer tokenizer, string device)
+    {
+        var folder = Directory.CreateTempSubdirectory("kt-pretrain-").FullName;
+        try
+        {
+            using (model) new FullAdaptation(configPath, tokenizer).Save(model, folder, finished: false);
+            var plan = ModelFolder.Plan(folder, new PlacementSettings { Device = device }, DType.F32, _ => _ => true);
+            return ModelFolder.Load(folder, DType.F32, plan);
+        }
+        finally
+        {
+            Directory.Delete(folder, recursive: true);
+        }
+    }
 
     private static Tokenizer LearnTokenizer(KnowledgeBase knowledge, int rows, int vocabulary, ulong seed, IReadOnlyList<Example> styles)
     {

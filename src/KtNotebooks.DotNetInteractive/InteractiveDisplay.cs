@@ -21,7 +21,7 @@ public sealed class InteractiveDisplay : IDisplayHost
         if (KernelInvocationContext.Current is { } context) context.Publish(new DisplayedValueUpdated(bundle, displayId, context.Command, Values(bundle)));
     }
 
-    /// <summary>Without what is JSON: its Jupyter front (1.0.712001) sends that as a text, and front ends that prefer it draw nothing.</summary>
+    /// <summary>Without what is JSON where that would arrive as a text: front ends that prefer it would draw nothing.</summary>
     private static FormattedValue[] Values(MimeBundle bundle) =>
-        [.. bundle.Data.Where(d => d.Value is not JsonNode).Select(d => new FormattedValue(d.Key, MimeText.Of(d.Value)))];
+        [.. bundle.Data.Where(d => JupyterFront.SendsJson || d.Value is not JsonNode).Select(d => new FormattedValue(d.Key, MimeText.Of(d.Value)))];
 }

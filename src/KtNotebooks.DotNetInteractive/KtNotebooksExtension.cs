@@ -17,6 +17,7 @@ public static class KtNotebooksExtension
         ArgumentNullException.ThrowIfNull(root);
         Display.Host = new InteractiveDisplay();
         RegisterFormatters();
+        ShowableFormatters.SendsJson = JupyterFront.SendsJson;
         StopSignal.CancelsCellsOf(root);
         // Before the next code, and not within the code that calls this: its declarations would be lost.
         if (root.FindKernelByName("csharp") is { } csharp) csharp.DeferCommand(new SubmitCode(Usings(), "csharp"));

@@ -9,16 +9,24 @@ internal sealed class TypeFormatterSourceAttribute(Type formatterSourceType) : A
 {
     public Type FormatterSourceType { get; } = formatterSourceType;
 
-    public string[] PreferredMimeTypes { get; set; } = [];
+    /// <summary>Pictures come as Plotly's figures first where the host sends those as JSON.</summary>
+    public string[] PreferredMimeTypes
+    {
+        get => ShowableFormatters.SendsJson && field.Contains(Chart.SvgType) ? [Chart.PlotlyType, .. field] : field;
+        set;
+    } = [];
 }
 
-/// <summary>
-/// Formatters for every <see cref="IShowable"/>: one for each MIME type of text or picture that our views use; each says no where the bundle lacks its type.
-/// What is JSON is left to hosts that take the bundle itself: .NET Interactive would send it as a text that holds JSON, which front ends cannot draw.
-/// </summary>
+/// <summary>Formatters for every <see cref="IShowable"/>: one for each MIME type that our views use; each says no where the bundle lacks its type.</summary>
 internal sealed class ShowableFormatters
 {
-    private static readonly string[] MimeTypes = ["text/html", "text/markdown", Chart.SvgType, Chart.PngType, "text/plain"];
+    private static readonly string[] MimeTypes = ["text/html", "text/markdown", Chart.PlotlyType, Chart.SvgType, Chart.PngType, "text/plain"];
+
+    /// <summary>
+    /// Set by our extension: .NET Interactive alone would send JSON as a text that holds it, which front ends cannot draw. Hosts that take the bundle itself do
+    /// not ask here.
+    /// </summary>
+    internal static bool SendsJson { get; set; }
 
 #pragma warning disable CA1822 // the convention asks for an instance method
     public IEnumerable<object> CreateTypeFormatters() =>
@@ -34,7 +42,7 @@ internal sealed class ShowableFormatter(string mimeType)
     public bool Format(object instance, TextWriter writer)
     {
         if (instance is not IShowable showable || !showable.Show().Data.TryGetValue(MimeType, out var value)) return false;
-        writer.Write(value is byte[] bytes ? Convert.ToBase64String(bytes) : value.ToString());
+        writer.Write(MimeText.Of(value));
         return true;
     }
 }

@@ -17,6 +17,9 @@ public sealed record Fact
     /// <summary>table/row: what a split must keep together, since other relations of a row may give the fact away (capital and country).</summary>
     public required string Entity { get; init; }
 
+    /// <summary>The row's first cell: a word or sentence that people say, where <see cref="Entity"/> is a key that no text may hold. Null for sums.</summary>
+    public string? Word { get; init; }
+
     /// <summary>table/relation: facts of one group answer the same kind of question, so that "and the dog?" can follow.</summary>
     public required string Group { get; init; }
 

@@ -87,6 +87,7 @@ internal sealed class FactTable
                     {
                         Id = $"{name}/{cells[0]}/{relation}",
                         Entity = $"{name}/{cells[0]}",
+                        Word = cells[0],
                         Group = $"{name}/{relation}",
                         Language = language,
                         Questions = questions,

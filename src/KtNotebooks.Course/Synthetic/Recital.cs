@@ -2,7 +2,8 @@ namespace KtNotebooks.Course.Synthetic;
 
 /// <summary>
 /// "Say after me: …" with random words. It teaches copying, and it shows the model every word that the tables and the styles use: a real base model knows
-/// such words from its reading, and fine-tuning a style means using known words, not learning new ones. Style pieces are cut into snippets of one to four
+/// such words from its reading, and fine-tuning a style means using known words, not learning new ones. Rows that are named by a whole sentence give no
+/// word: a question is to be answered, not to be said back. Style pieces are cut into snippets of one to four
 /// characters and shuffled with other words, so no row shows a style.
 /// </summary>
 internal sealed class Recital
@@ -10,12 +11,14 @@ internal sealed class Recital
     private static readonly string[] Asks = ["请跟我说：", "请重复一遍：", "跟着我念：", "请照着写：", "把这句话再说一遍：", "Repeat after me: ", "Say this again: ", "Please copy this: "];
     private static readonly string[] Joints = ["", "", "，", "、", "～", "！", " ", "* ", " *", "。", "？"];
 
+    private const string SentenceEnds = "。？！.?!";
+
     private readonly string[] _words;
     private readonly string[] _pieces;
 
     public Recital(KnowledgeBase knowledge)
     {
-        _words = [.. knowledge.Facts.Where(f => !f.Group.StartsWith(Arithmetic.Table, StringComparison.Ordinal)).Select(f => f.Entity)
+        _words = [.. knowledge.Facts.Select(f => f.Word).OfType<string>().Where(w => !SentenceEnds.Contains(w[^1]))
             .Distinct(StringComparer.Ordinal).Order(StringComparer.Ordinal)];
         _pieces = [.. File.ReadLines(Path.Combine(knowledge.Folder, NekoSet.StyleFile)).Where(l => l.StartsWith("  ", StringComparison.Ordinal))
             .Select(l => l.Trim()).Where(l => l.Length > 0)];

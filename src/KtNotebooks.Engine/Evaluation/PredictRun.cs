@@ -120,8 +120,9 @@ public sealed class PredictRun : IPredictRun
         void Add(int row, string text)
         {
             log?.Add(row, new Prediction(prompts[row], text, Tokenizer.Decode(encoded[row].Answer, skipSpecial: true)));
+            finished++;
             var elapsed = watch.Elapsed;
-            OnProgress?.Invoke(new PredictProgress(before + ++finished, prompts.Length, Math.Max(tokens, scheduler.Tokens) / elapsed.TotalSeconds, elapsed,
+            OnProgress?.Invoke(new PredictProgress(before + finished, prompts.Length, Math.Max(tokens, scheduler.Tokens) / elapsed.TotalSeconds, elapsed,
                 elapsed / finished * (missing.Length - finished)));
         }
         try

@@ -72,7 +72,10 @@ public sealed record MachineFacts(IReadOnlyList<(string What, string Text)> Line
         lines.AddRange(CudaDevice.LoadedLibraries.Select(l => (l.Key, l.Value)));
     }
 
-    /// <summary>Browsers take Chinese letters from the system, where there is a font that has them.</summary>
+    /// <summary>What to type where Chinese letters would be boxes.</summary>
+    public const string FontAdvice = "no font here has Chinese letters, so browsers and pictures show boxes: sudo apt-get install -y fonts-wqy-microhei";
+
+    /// <summary>Browsers and PNGs take Chinese letters from the system, where there is a font that has them.</summary>
     private static void Fonts(List<(string, string)> lines, List<string> advice)
     {
         try
@@ -83,7 +86,7 @@ public sealed record MachineFacts(IReadOnlyList<(string What, string Text)> Line
             list.StandardOutput.ReadToEnd();
             list.WaitForExit();
             lines.Add(("Chinese font", family is null ? "none" : family.Split(',')[0]));
-            if (family is null) advice.Add("no font has Chinese letters, so a browser on this machine shows boxes: sudo apt-get install -y fonts-noto-cjk");
+            if (family is null) advice.Add(FontAdvice);
         }
         catch (Win32Exception)
         {

@@ -235,7 +235,7 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
             var hidden = model.Hidden(part, Pass.Inference(part, adapter: adapter));
             var scores = Score(hidden, part, new WindowPart(0, 0, part.Tokens), needs, new Pass([], [0], Adapter: adapter), cancel);
             scores.Policy.CopyTo(all.Policy, from);
-            scores.Entropies.CopyTo(all.Entropies, from);
+            if (needs == Scores.PolicyAndEntropy) scores.Entropies.CopyTo(all.Entropies, from);
         }
         return all;
     }

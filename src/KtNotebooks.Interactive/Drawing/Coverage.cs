@@ -26,6 +26,12 @@ internal sealed class Coverage(int width, int height)
         for (var i = 0; i < polygon.Length; i++) AddEdge(polygon[i], polygon[(i + 1) % polygon.Length], orientation);
     }
 
+    /// <summary>Adds a closed outline as it is turned: one that is turned the other way within it is a hole.</summary>
+    public void AddOutline(ReadOnlySpan<Point> outline)
+    {
+        for (var i = 0; i < outline.Length; i++) AddEdge(outline[i], outline[(i + 1) % outline.Length], orientation: 1);
+    }
+
     private void AddEdge(Point p, Point q, int orientation)
     {
         if (p.Y == q.Y) return;

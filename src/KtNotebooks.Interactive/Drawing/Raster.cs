@@ -99,7 +99,7 @@ public sealed class Raster
         // Upright text sits on whole pixels: its many horizontal strokes stay sharp.
         if (label.Turn == 0) originY = Math.Round(originY);
         var weight = Math.Max(StrokeFont.Weight(label.Bold) * size, 0.9);
-        foreach (var stroke in StrokeFont.Strokes(label.Text, size, label.Bold))
+        foreach (var (stroke, isOutline) in StrokeFont.Strokes(label.Text, size, label.Bold))
         {
             var placed = new Point[stroke.Length];
             for (var i = 0; i < placed.Length; i++)
@@ -107,7 +107,8 @@ public sealed class Raster
                 double x = start + stroke[i].X, y = -stroke[i].Y;
                 placed[i] = new(originX + x * cos - y * sin, originY + x * sin + y * cos);
             }
-            AddStroke(placed, weight, round: true);
+            if (isOutline) _coverage.AddOutline(placed);
+            else AddStroke(placed, weight, round: true);
         }
         _coverage.Paint(_rgb, label.Color, null);
     }

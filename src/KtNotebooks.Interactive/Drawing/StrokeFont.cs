@@ -5,7 +5,8 @@ namespace KtNotebooks.Interactive.Drawing;
 
 /// <summary>
 /// A sans-serif of our own made of pen strokes, so that PNGs need no font file. The shapes are in <see cref="Glyphs"/>, in hundredths of the font size,
-/// y upwards from the baseline; the advance widths are Helvetica's, so a label is as wide here as in an SVG. Characters that it lacks are drawn as a small box.
+/// y upwards from the baseline; the advance widths are Helvetica's, so a label is as wide here as in an SVG. Chinese characters are as wide as they are high,
+/// and their shapes are a system font's (<see cref="ChineseLetters"/>). Characters that there are none of are drawn as a small box.
 /// </summary>
 public static partial class StrokeFont
 {
@@ -14,7 +15,8 @@ public static partial class StrokeFont
 
     private static readonly Dictionary<int, Glyph> Table = Parse();
 
-    private readonly record struct Glyph(double Advance, Point[][] Strokes);
+    /// <summary>Pen strokes, or outlines to be filled.</summary>
+    private readonly record struct Glyph(double Advance, Point[][] Strokes, bool AreOutlines = false);
 
     /// <summary>Pen width as a share of the font size.</summary>
     public static double Weight(bool bold) => bold ? 0.122 : 0.082;
@@ -24,15 +26,15 @@ public static partial class StrokeFont
     {
         ArgumentNullException.ThrowIfNull(text);
         double width = 0;
-        foreach (var rune in text.EnumerateRunes()) width += Find(rune).Advance;
+        foreach (var rune in text.EnumerateRunes()) width += rune.Value < FirstWide ? Find(rune).Advance : IsUnseen(rune) ? 0 : 100;
         return width * size * (bold ? BoldAdvance : 1) / 100;
     }
 
     /// <summary>Bold letters are about a twentieth wider.</summary>
     private const double BoldAdvance = 1.06;
 
-    /// <summary>The pen strokes of a text that starts at (0, 0), y upwards, in the unit of <paramref name="size"/>.</summary>
-    internal static IEnumerable<Point[]> Strokes(string text, double size, bool bold)
+    /// <summary>The pen strokes, and the outlines to be filled, of a text that starts at (0, 0), y upwards, in the unit of <paramref name="size"/>.</summary>
+    internal static IEnumerable<(Point[] Points, bool IsOutline)> Strokes(string text, double size, bool bold)
     {
         double pen = 0, scaleX = size / 100 * (bold ? BoldAdvance : 1), scaleY = size / 100;
         foreach (var rune in text.EnumerateRunes())
@@ -42,17 +44,24 @@ public static partial class StrokeFont
             {
                 var placed = new Point[stroke.Length];
                 for (var i = 0; i < placed.Length; i++) placed[i] = new((pen + stroke[i].X) * scaleX, stroke[i].Y * scaleY);
-                yield return placed;
+                yield return (placed, glyph.AreOutlines);
             }
             pen += glyph.Advance;
         }
     }
 
+    /// <summary>From here on characters are as wide as they are high.</summary>
+    private const int FirstWide = 0x2E80;
+
     private static Glyph Find(Rune rune) =>
         Table.TryGetValue(rune.Value, out var glyph) ? glyph
-        : Rune.GetUnicodeCategory(rune) is UnicodeCategory.NonSpacingMark or UnicodeCategory.Format or UnicodeCategory.Control ? new(0, [])
-        : rune.Value >= 0x2E80 ? new(100, [[new(12, 4), new(88, 4), new(88, 72), new(12, 72), new(12, 4)]])
+        : IsUnseen(rune) ? new(0, [])
+        : rune.Value >= FirstWide && ChineseLetters.Find(rune.Value) is { } outlines ? new(100, outlines, AreOutlines: true)
+        : rune.Value >= FirstWide ? new(100, [[new(12, 4), new(88, 4), new(88, 72), new(12, 72), new(12, 4)]])
         : new(56, [[new(8, 4), new(48, 4), new(48, 68), new(8, 68), new(8, 4)]]);
+
+    private static bool IsUnseen(Rune rune) =>
+        Rune.GetUnicodeCategory(rune) is UnicodeCategory.NonSpacingMark or UnicodeCategory.Format or UnicodeCategory.Control;
 
     private static Dictionary<int, Glyph> Parse()
     {

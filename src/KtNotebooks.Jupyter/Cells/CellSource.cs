@@ -6,10 +6,10 @@ namespace KtNotebooks.Jupyter.Cells;
 /// <summary>A line that is for the kernel: `#!name argument`, `#r "what"` or `#i "what"`. <paramref name="Line"/> counts from 1.</summary>
 internal sealed record Directive(string Name, string Argument, int Line)
 {
-    /// <summary>The lines that are its own, those below it: of #!value, #!html and #!markdown.</summary>
+    /// <summary>The lines that are its own, those below it: of #!value, #!html, #!markdown and #!javascript.</summary>
     public string Body { get; init; } = "";
 
-    public bool HasBody => Name is "html" or "markdown" || Name == "value" && !Argument.Contains("--from-", StringComparison.Ordinal);
+    public bool HasBody => Name is "html" or "markdown" or "javascript" or "js" || Name == "value" && !Argument.Contains("--from-", StringComparison.Ordinal);
 
     /// <summary>Whether it is about what the cell has done, and so comes after it.</summary>
     public bool IsLate => Name is "who" or "whos";

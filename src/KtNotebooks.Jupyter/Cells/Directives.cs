@@ -7,7 +7,7 @@ using Microsoft.CodeAnalysis;
 
 namespace KtNotebooks.Jupyter.Cells;
 
-/// <summary>The lines of a cell that are not C#: `#!…`, `#r` and `#i`.</summary>
+/// <summary>The lines of a cell that are not C#: `#!…`, `#r` and `#i`, and what some of them have below them.</summary>
 internal static class Directives
 {
     private static readonly (string Name, string Help)[] Known =
@@ -17,6 +17,7 @@ internal static class Directives
         ("help", "show this list"),
         ("html, #!markdown", "show the lines below as HTML or Markdown"),
         ("import", "FILE: run the C# of a notebook (.ipynb, .dib) or of a file (.cs, .csx)"),
+        ("javascript, #!js", "run the lines below in the browser"),
         ("keep-old", "do not free the old values of variables that this cell declares again"),
         ("load", "\"file.csx\" as a line of its own: run a C# script here"),
         ("lsmagic", "list the magic commands"),
@@ -30,7 +31,7 @@ internal static class Directives
     ];
 
     private static readonly string[] OtherLanguages =
-        ["fsharp", "f#", "pwsh", "powershell", "sql", "kql", "javascript", "js", "mermaid", "http", "python", "connect"];
+        ["fsharp", "f#", "pwsh", "powershell", "sql", "kql", "mermaid", "http", "python", "connect"];
 
     internal static async Task Run(Directive directive, CSharpSession session, Cell cell)
     {
@@ -51,6 +52,7 @@ internal static class Directives
             case "r": await Reference(directive, session, cell); break;
             case "html": cell.Output.Show(new MimeBundle(directive.Body).With("text/html", directive.Body), null); break;
             case "markdown": cell.Output.Show(new MimeBundle(directive.Body).With("text/markdown", directive.Body), null); break;
+            case "javascript" or "js": cell.Output.Show(new MimeBundle(directive.Body).With("text/html", Script(directive.Body)), null); break;
             case "i": NuGetReferences.AddSource(directive.Argument); break;
             case "import": await session.Import(directive.Argument.Trim('"')); break;
             case "set": await ValueDirectives.Set(directive, session.Kernel); break;
@@ -76,6 +78,10 @@ internal static class Directives
             session.AddReferences([path]);
         }
     }
+
+    /// <summary>A script as .NET Interactive sends it; what would end it early stands in no script but as a text, where the backslash is not seen.</summary>
+    private static string Script(string code) =>
+        $"<script type=\"text/javascript\">{code.Replace("</script", "<\\/script", StringComparison.OrdinalIgnoreCase)}</script>";
 
     private static string Help() => $"""
         C# in cells, with the engine's namespaces already imported. The last expression of a cell, without a semicolon, is shown.

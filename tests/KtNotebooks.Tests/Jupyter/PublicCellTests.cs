@@ -53,6 +53,7 @@ public sealed class PublicCellTests(ITestOutputHelper output) : IDisposable
         (2.5, "GetInputAsync", ["using Microsoft.DotNet.Interactive;\nvar name = await Kernel.GetInputAsync(\"your name?\");\n$\"hello {name}\""], "hello Ada"),
         (2.1, "@input in magics", ["#!set --name who --value @input:\"who?\"", "who"], "Ada"),
         (2, "#!html", ["#!markdown\n# title\n#!html\n<b>text</b>\n#!csharp\nConsole.Write(1);"], "<b>text</b>"),
+        (2, "#!javascript", ["#!javascript\nconsole.log('</script>');\n#!csharp\nConsole.Write(1);"], "console.log('<\\/script>');</script>"),
         (1.8, "HTML()", ["HTML(\"<i>leaning</i>\")"], "<i>leaning</i>"),
         (1.4, "#r path", [$"#r \"{typeof(FakeModel).Assembly.Location}\"", "typeof(KtNotebooks.Tests.Jupyter.FakeModel).Name"], "FakeModel"),
         (1.4, "#load", [$"#load \"{Write("part.csx", "var loaded = 7;")}\"", "loaded"], "7"),

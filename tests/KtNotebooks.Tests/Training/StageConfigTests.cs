@@ -28,7 +28,8 @@ public class StageConfigTests
         if (name == "neko-pt") fewer = [.. fewer, "cutoff_len=32"]; // texts are cut into sequences, of which few rows are to give some
         using var run = FineTuneRun.Open([config, $"model_name_or_path={In("notebooks/models/kt-tiny")}", $"dataset_dir={In("datasets")}",
             $"kt_optimize_rule={In("rules/cpu.yaml")}", $"output_dir={output}", "max_samples=20", "max_steps=2", "per_device_train_batch_size=2",
-            "gradient_accumulation_steps=1", "eval_steps=1", "save_steps=1", "logging_steps=1", "plot_loss=false", .. fewer]);
+            "gradient_accumulation_steps=1", "eval_steps=1", "save_steps=1", "logging_steps=1", "plot_loss=false",
+            "chunk_size=64", .. fewer]); // which no window fits into
         var result = run.Run(TestContext.Current.CancellationToken);
         Assert.True(result is { Steps: 2, Interrupted: false, EvalLoss: { } evaluated } && double.IsFinite(result.LastLoss) && double.IsFinite(evaluated),
             $"{result}");

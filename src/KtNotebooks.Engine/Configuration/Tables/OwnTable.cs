@@ -7,7 +7,7 @@ internal static class OwnTable
 {
     public static Key[] Keys { get; } =
     [
-        Acts("device", "auto | cpu | cuda:N", "auto", KeyUse.Model,
+        Acts("device", "auto | cpu | cuda:N", "auto", KeyUse.Model | KeyUse.Pretrain,
             "the device of all that no rule places; auto: the CPU, or cuda:0 where the rules name cards"),
         Acts("cards", "int or all", null, KeyUse.Model, "layers lie on the first so many cards in turn"),
         Acts("experts", "auto | cpu | streamed | resident | split", null, KeyUse.Model, "who computes routed experts, whatever the rules say"),

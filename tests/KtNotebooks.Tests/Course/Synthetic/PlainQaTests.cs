@@ -78,6 +78,19 @@ public sealed class PlainQaTests
     }
 
     [Fact]
+    public void No_key_of_a_table_reaches_the_text()
+    {
+        string[] tables = [.. Knowledge.Facts.Select(fact => fact.Entity[..(fact.Entity.IndexOf('/') + 1)]).Distinct()];
+        Assert.Contains("smalltalk/", tables);
+        foreach (var row in Plain.Stream(6).Take(40_000))
+        {
+            var text = row.Instruction + row.Output + string.Concat((row.History ?? []).SelectMany(turn => turn));
+            Assert.False(text.Contains('/') && tables.Any(text.Contains), text);
+            Assert.DoesNotContain('_', text);
+        }
+    }
+
+    [Fact]
     public void Chats_carry_one_earlier_turn()
     {
         var chats = Plain.Take(5_000, 4).Where(row => row.History is not null).ToArray();
