@@ -62,6 +62,9 @@ public sealed class Scheduler : IDisposable
     /// <summary>Tokens drawn so far.</summary>
     public long Tokens { get; private set; }
 
+    /// <summary>Passes of the model so far.</summary>
+    public long Steps { get; private set; }
+
     /// <summary>Rows that the model has computed so far.</summary>
     public long Rows { get; private set; }
 
@@ -144,6 +147,9 @@ public sealed class Scheduler : IDisposable
         }
         _added.Release();
     }
+
+    /// <summary>What is kept of earlier prompts is computed again when it comes again. On the thread that steps: <see cref="Post"/>.</summary>
+    public void ForgetPrompts() => _cache.Pages.ForgetAll();
 
     /// <summary>One pass for all that run. False: there was nothing to do.</summary>
     public bool Step()
@@ -424,6 +430,7 @@ public sealed class Scheduler : IDisposable
         var hidden = replayed.IsEmpty ? _model.Hidden(batch, pass) : null;
         cached.Commit();
         Rows += batch.Tokens;
+        Steps++;
         int[] ready = [.. Enumerable.Range(0, sequences.Length).Where(i => sequences[i].Pending == 0)];
         if (hidden is null) Draw(sequences, replayed);
         else if (ready.Length > 0)
