@@ -45,6 +45,9 @@ internal sealed record ExpertCall(ExpertSet Experts, RouteKey Key, Tensor X, Ten
     /// <summary>The low-rank pairs where they are kept, which may be the host, for the CPU's share of rows on a GPU.</summary>
     public ExpertLora? KeptLora { get; init; }
 
+    /// <summary>Pairs row by row, in the place of those of <see cref="Experts"/>; null: the same for all. <see cref="FewRows"/> alone takes it.</summary>
+    public SeveralPairs? Several { get; init; }
+
     /// <summary>k.</summary>
     public int TopK => Weights.Width;
 
@@ -59,6 +62,13 @@ internal sealed record ExpertCall(ExpertSet Experts, RouteKey Key, Tensor X, Ten
     /// <summary>A mask for projection 0 gate, 1 up, 2 down; rows are numbered by route, so that sorting does not change it.</summary>
     public Ops.DropoutMask Mask(int projection) => Key.Mask(Experts, projection);
 }
+
+/// <summary>The pairs of a bank's named adapters on its card.</summary>
+/// <param name="Table">`Pairs` of each, as bytes.</param>
+/// <param name="OfRows">Which of them acts on a row, I32 [T]; −1: none.</param>
+/// <param name="InRank">The largest rank of gate and up together.</param>
+/// <param name="DownRank">The largest of down.</param>
+internal sealed record SeveralPairs(Tensor Table, Tensor OfRows, int InRank, int DownRank);
 
 /// <summary>Gradients of x, of the weights and, where they are wanted, of <see cref="ExpertSet.Trained"/>.</summary>
 internal sealed record ExpertGradients(Tensor X, Tensor Weights, Tensor[]? Trained);

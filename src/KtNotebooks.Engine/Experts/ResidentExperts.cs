@@ -46,7 +46,7 @@ internal sealed class ResidentExperts : GpuExperts
     /// <summary>A few tokens, one at a time above all, go past the groups: the chosen experts are read where they lie.</summary>
     public override void Forward(ExpertCall call, ExpertState state, Tensor y)
     {
-        if (FewRows.Suits(call, _layout)) FewRows.Forward(call, _layout, _bytes.Pointer, y);
+        if (FewRows.Suits(call, _layout)) FewRows.Forward(call, _layout, _bytes.Pointer, (GpuState)state, y);
         else base.Forward(call, state, y);
     }
 
