@@ -62,11 +62,12 @@ public sealed class ServedShape : IDisposable
         _made.Dispose();
     }
 
-    private static void Adapt(CausalLm model, string name, int rank, int seed)
+    /// <summary>Puts a random adapter under a name, on all linears and all routed experts.</summary>
+    internal static void Adapt(CausalLm model, string name, int rank, int seed, float deviation = 0.02f)
     {
         var settings = new LoraSettings(rank, Experts: true);
-        var values = new float[1 << 20];
-        new NormalRandom((ulong)seed, "adapter").Fill(values, 0.02f);
+        var values = new float[(1 << 20) - 3]; // two tensors begin alike, but do not go on so
+        new NormalRandom((ulong)seed, "adapter").Fill(values, deviation);
         Tensor Filled(Tensor target)
         {
             using var host = Tensor.Empty(DType.F32, target.Shape);

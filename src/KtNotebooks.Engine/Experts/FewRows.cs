@@ -40,7 +40,7 @@ internal static unsafe class FewRows
         var (x, lora, several) = (call.X, call.Experts.Lora, call.Several);
         var (card, tokens, routes, experts) = (x.Gpu(), x.Rows, call.Routes, call.Experts.Count);
         var one = PairsOf(lora);
-        var (inRank, downRank) = several is null ? (one.Gate.Rank + one.Up.Rank, one.Down.Rank) : (several.InRank, several.DownRank);
+        var (inRank, downRank) = several is null ? (one.Gate.Rank + one.Up.Rank, one.Down.Rank) : (several.All.Rank, several.All.DownRank);
         var sorted = routes >= experts;
         if (sorted) RouteKernels.Sort(call.Indices, experts, state.Offsets, state.Routes, state.RowOf);
         using var h = Tensor.Empty(x.Type, x.Device, routes, layout.Down.K);
@@ -59,8 +59,8 @@ internal static unsafe class FewRows
             Offsets = state.Offsets.Pointer,
             Order = state.Routes.Pointer,
             One = one,
-            Several = several?.Table.Pointer ?? 0,
-            PairsOfTokens = several?.OfRows.Pointer ?? 0,
+            Several = several?.All.Table.Pointer ?? 0,
+            PairsOfTokens = several?.Places.Pointer ?? 0,
             P = p?.Pointer ?? 0,
             Biases = call.Experts.Glu?.BiasesOn(x.Device).Pointer ?? 0,
             H = h.Pointer,

@@ -63,12 +63,10 @@ internal sealed record ExpertCall(ExpertSet Experts, RouteKey Key, Tensor X, Ten
     public Ops.DropoutMask Mask(int projection) => Key.Mask(Experts, projection);
 }
 
-/// <summary>The pairs of a bank's named adapters on its card.</summary>
-/// <param name="Table">`Pairs` of each, as bytes.</param>
-/// <param name="OfRows">Which of them acts on a row, I32 [T]; −1: none.</param>
-/// <param name="InRank">The largest rank of gate and up together.</param>
-/// <param name="DownRank">The largest of down.</param>
-internal sealed record SeveralPairs(Tensor Table, Tensor OfRows, int InRank, int DownRank);
+/// <summary>Pairs row by row.</summary>
+/// <param name="All">Of the bank's named adapters.</param>
+/// <param name="Places">Which of them acts on a row, I32 [T]; −1: none.</param>
+internal sealed record SeveralPairs(Nn.AdapterTable All, Tensor Places);
 
 /// <summary>Gradients of x, of the weights and, where they are wanted, of <see cref="ExpertSet.Trained"/>.</summary>
 internal sealed record ExpertGradients(Tensor X, Tensor Weights, Tensor[]? Trained);

@@ -34,6 +34,7 @@ public sealed class Scheduler : IDisposable
     private readonly int? _vocabulary;
     private readonly KvCache _cache;
     private readonly StepReplay? _replay;
+    private readonly AdapterTables _tables;
     private readonly Lock _gate = new();
     private readonly LinkedList<Completion> _waiting = new();
     private readonly Queue<Action> _posted = new();
@@ -57,6 +58,7 @@ public sealed class Scheduler : IDisposable
         ArgumentOutOfRangeException.ThrowIfLessThan(_settings.PromptRows, 1, "prompt rows");
         _cache = new KvCache(_settings.CacheTokens, _settings.IdleTokens);
         _replay = _settings.RecordSteps ? new StepReplay(model) : null;
+        _tables = new AdapterTables(model);
     }
 
     /// <summary>Tokens drawn so far.</summary>
@@ -298,6 +300,7 @@ public sealed class Scheduler : IDisposable
         }
         foreach (var one in _running.ToArray()) End(one, FinishReason.Cancelled);
         _replay?.Dispose();
+        _tables.Dispose();
         _cache.Dispose();
         _added.Dispose();
     }
@@ -425,7 +428,7 @@ public sealed class Scheduler : IDisposable
         using var tape = Tape.Scratch();
         var batch = TokenBatch.ForInference([.. sequences.Select((s, i) => s.All.GetRange(s.Cached.Length, rows[i]).ToArray())], cached.Held);
         var pass = Pass.Inference(batch, cached) with { RowsAlike = _settings.RowsAlike };
-        pass = WithAdapters(pass, sequences, batch.SeqStarts[1..]);
+        pass = _tables.With(pass, sequences, batch.SeqStarts[1..]);
         var replayed = _replay is not null && sequences.All(s => s.Pending == 1 && s.Cached.Length > 0) ? _replay.Logits(batch, cached, pass) : [];
         var hidden = replayed.IsEmpty ? _model.Hidden(batch, pass) : null;
         cached.Commit();
@@ -437,7 +440,7 @@ public sealed class Scheduler : IDisposable
         {
             var last = ready.Length == batch.Tokens ? hidden : GatherRows.Apply(hidden, [.. ready.Select(i => batch.SeqStarts[i + 1] - 1)]);
             Completion[] drawing = [.. ready.Select(i => sequences[i])];
-            var ends = WithAdapters(Pass.Inference(batch) with { RowsAlike = _settings.RowsAlike }, drawing, [.. Enumerable.Range(1, ready.Length)]);
+            var ends = _tables.With(Pass.Inference(batch) with { RowsAlike = _settings.RowsAlike }, drawing, [.. Enumerable.Range(1, ready.Length)]);
             var logits = _model.Logits(last, ends);
             if (_logits.Length < logits.Count) _logits = new float[logits.Count];
             logits.CopyTo(_logits.AsSpan(0, (int)logits.Count));
@@ -467,17 +470,6 @@ public sealed class Scheduler : IDisposable
         {
             one.Finish(FinishReason.Failed, error); // a mask, a bias: this request's own, not the others'
         }
-    }
-
-    private static Pass WithAdapters(Pass pass, Completion[] sequences, int[] ends)
-    {
-        List<AdapterRows> stretches = [];
-        for (var i = 0; i < sequences.Length; i++)
-        {
-            if (stretches.Count > 0 && stretches[^1].Adapter == sequences[i].Request.Adapter) stretches.RemoveAt(stretches.Count - 1);
-            stretches.Add(new AdapterRows(ends[i], sequences[i].Request.Adapter));
-        }
-        return stretches.Count == 1 ? pass with { Adapter = stretches[0].Adapter } : pass with { Adapters = stretches };
     }
 
     private static void Publish(Completion one) => one.Cached.Publish(CollectionsMarshal.AsSpan(one.All));
