@@ -50,10 +50,11 @@ internal static class BenchServeCommand
         var device = new Option<string>("--device") { Description = "cpu or cuda:N", DefaultValueFactory = _ => "cuda:0" };
         var (slots, adapters) = (Number("--slots-mb", 1100, "MiB of the card for experts on their way"),
             Number("--adapters", 0, "of the shape: random adapters of rank 8 on all linears and all experts, served beside the base"));
+        var soak = Number("--soak", 0, "instead: so many requests of mixed kinds; every one must be answered or refused, memory stay flat");
         var json = new Option<bool>("--json") { Description = "one JSON object" };
         var command = new Command("serve", "First token, tokens per second of one client and of many, base and adapters together, and what HTTP takes of it")
         {
-            arguments, streams, prompt, tokens, rounds, firstPrompt, longPrompt, shape, layers, experts, format, device, slots, adapters, json,
+            arguments, streams, prompt, tokens, rounds, firstPrompt, longPrompt, shape, layers, experts, format, device, slots, adapters, soak, json,
         };
         command.SetAction(async (parsed, cancel) =>
         {
@@ -75,11 +76,26 @@ internal static class BenchServeCommand
 
             async Task Measure(ModelEngine engine)
             {
+                if (parsed.GetValue(soak) is > 0 and var requests)
+                {
+                    Say(await ServeSoak.RunAsync(engine, requests, Console.Error.WriteLine, cancel));
+                    return;
+                }
                 await using var benchmark = await ServeBenchmark.StartAsync(engine, settings, cancel);
                 Say(await benchmark.RunAsync(Console.Error.WriteLine, cancel), parsed.GetValue(json));
             }
         });
         return command;
+    }
+
+    private static void Say(SoakResult r)
+    {
+        Console.WriteLine($"{r.Requests:N0} requests in {r.Seconds:N0} s: {r.Answered:N0} answered, {r.Refused:N0} refused, {r.Left:N0} whose clients left, "
+            + $"{r.Failed.Count} failed");
+        Console.WriteLine($"  managed memory  {string.Join("  ", r.HeapMb.Select(m => $"{m:F1}"))} MB at every tenth");
+        Console.WriteLine($"  resident        {string.Join("  ", r.ResidentMb.Select(m => $"{m:F0}"))} MB");
+        Console.WriteLine($"  from the third tenth to the last {100 * r.HeapGrowth:+0.0;-0.0} % and {100 * r.ResidentGrowth:+0.0;-0.0} %");
+        if (r.Failed.Count > 0) throw new InvalidOperationException($"{r.Failed.Count} requests were neither answered nor refused; the first: {r.Failed[0]}");
     }
 
     private static void Say(ServeBenchmarkResult r, bool json)

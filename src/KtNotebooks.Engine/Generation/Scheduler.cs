@@ -28,6 +28,9 @@ namespace KtNotebooks.Generation;
 /// </summary>
 public sealed class Scheduler : IDisposable
 {
+    /// <summary>From so many logits on, threads share the draws of a step.</summary>
+    private const int ManyLogits = 1 << 20;
+
     private readonly CausalLm _model;
     private readonly Tokenizer? _tokenizer;
     private readonly SchedulerSettings _settings;
@@ -367,7 +370,7 @@ public sealed class Scheduler : IDisposable
                 End(next, FinishReason.Length); // it has filled the whole cache
                 continue;
             }
-            if (next.Ids.Length == 0) next.CachedTokens = found;
+            if (next.Count == 0) next.CachedTokens = found;
             joined += next.Pending;
             lock (_gate) _waiting.Remove(next);
             _running.Add(next);
@@ -405,9 +408,8 @@ public sealed class Scheduler : IDisposable
                 rows[i] = lined[i].Pending == 1 ? 1 : Math.Min(lined[i].Pending, left);
                 if (lined[i].Pending > 1) left -= rows[i];
             }
-            var (all, wanted) = (sequences, rows);
-            int[] some = [.. Enumerable.Range(0, rows.Length).Where(i => wanted[i] > 0)];
-            (sequences, rows) = ([.. some.Select(i => all[i])], [.. some.Select(i => wanted[i])]);
+            var wanted = rows;
+            (sequences, rows) = ([.. sequences.Where((_, i) => wanted[i] > 0)], [.. wanted.Where(n => n > 0)]);
             if (_cache.TryBatch([.. sequences.Select(s => s.Cached)], rows) is { } batch) return batch;
             if (_running.Count == 1)
             {
@@ -452,19 +454,27 @@ public sealed class Scheduler : IDisposable
     }
 
     /// <summary>Each draws from its row of logits [n, V].</summary>
-    private void Draw(Completion[] sequences, Span<float> logits)
+    private unsafe void Draw(Completion[] sequences, Span<float> logits)
     {
-        var width = logits.Length / sequences.Length;
-        for (var i = 0; i < sequences.Length; i++) Draw(sequences[i], logits.Slice(i * width, Math.Min(width, _vocabulary ?? width)));
+        var (width, before) = (logits.Length / sequences.Length, sequences.Sum(s => s.All.Count));
+        var used = Math.Min(width, _vocabulary ?? width);
+        // The card waits for the draws. Masks may share what they know: with one they come one after another.
+        if (logits.Length < ManyLogits || sequences.Any(s => s.Request.Mask is not null))
+            for (var i = 0; i < sequences.Length; i++) Draw(sequences[i], logits.Slice(i * width, used));
+        else
+            fixed (float* all = logits)
+            {
+                var from = (nint)all;
+                Parallel.For(0, sequences.Length, i => Draw(sequences[i], new Span<float>((float*)from + ((long)i * width), used)));
+            }
+        Tokens += sequences.Sum(s => s.All.Count) - before;
     }
 
-    private void Draw(Completion one, Span<float> logits)
+    private static void Draw(Completion one, Span<float> logits)
     {
         try
         {
-            var before = one.All.Count;
             one.Take(logits);
-            Tokens += one.All.Count - before;
         }
         catch (Exception error) when (error is not OutOfMemoryException)
         {

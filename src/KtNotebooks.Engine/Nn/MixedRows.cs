@@ -24,8 +24,8 @@ public sealed record AdapterTable(Tensor Table, int Rank, int DownRank = 0) : ID
 /// <param name="To">Behind the last one.</param>
 internal sealed record MixedRows(IReadOnlyDictionary<IAdaptable, AdapterTable> Tables, long Number, bool IsWhole, CacheBatch Cache, int From, int To)
 {
-    /// <summary>More rows are computed stretch by stretch: they are a prompt's, and its products bound by arithmetic.</summary>
-    public const int Most = 64;
+    /// <summary>More rows are computed stretch by stretch: they are prompts', and their products bound by arithmetic.</summary>
+    public const int Most = 512;
 
     /// <summary>The place of each row's adapter in a table, I32 [To − From]; −1: none.</summary>
     public Tensor Places(Device device)
