@@ -18,7 +18,7 @@ internal static unsafe class FewRows
     /// <summary>Above it, rows an expert are many enough for the tensor cores of <see cref="GpuRows"/>.</summary>
     public const int MaxTokens = 64;
 
-    private const int Warps = 4, DownWarps = 8, DownWarpsEach = 4, CombineThreads = 256;
+    private const int Warps = 4, DownWarps = 8, DownWarpsEach = 4 /* two outputs */, CombineThreads = 256;
 
     private static readonly CudaProgram[] Programs = [.. StorageFormat.All.Select(f => f.Kernels("FewRows", ClampedSwiGlu.UnitSource, "Experts.FewRows.cu"))];
 
@@ -80,10 +80,10 @@ internal static unsafe class FewRows
         if (p is not null) Launch("few_low_down", routes, downRank);
         if (!sorted)
         {
-            Launch("few_down", tokens, layout.Gate.K, DownWarps, DownWarpsEach);
+            Launch("few_down", tokens, layout.Gate.K / 2, DownWarps, DownWarpsEach);
             return;
         }
-        Launch("few_down", experts, layout.Gate.K);
+        Launch("few_down", experts, layout.Gate.K / 2);
         program.Kernel(card, "few_combine", options)
             .Launch((tokens, (layout.Gate.K + CombineThreads - 1) / CombineThreads, 1), CombineThreads, 0, arguments);
     }

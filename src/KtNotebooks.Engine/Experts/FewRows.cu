@@ -70,11 +70,41 @@ __device__ __forceinline__ Pairs pairs_of(const Few& f, int token)
     return which < 0 ? Pairs{} : f.several[which];
 }
 
-// x[0 … 8) from column c on, zeros behind the end: loops over columns take whole rounds of loads, none of which depends on a branch, or their latencies would add up.
-__device__ __forceinline__ void widen8(const T* from, int c, int columns, float* x)
+__device__ __forceinline__ void widen8(const T* from, float* x)
 {
-    Pack<T, 8> v = *(const Pack<T, 8>*)(from + min(c, columns - 8));
-    for (int j = 0; j < 8; j++) x[j] = c < columns ? widen(v.v[j]) : 0.0f;
+    Pack<T, 8> v = *(const Pack<T, 8>*)from;
+    for (int j = 0; j < 8; j++) x[j] = widen(v.v[j]);
+}
+
+// Row n of a matrix and row m of another one or the same, P pieces of 256 columns from column `round` on, 8 a lane; zeros behind the end. All loads of a round
+// stand before whatever depends on a branch, or their latencies would add up.
+template <int P>
+__device__ __forceinline__ void load_round(const unsigned char* expert, Piece one, int n, Piece other, int m, int round, int K, float (*a)[8], float (*b)[8])
+{
+#pragma unroll
+    for (int piece = 0; piece < P; piece++)
+    {
+        int c = round + (piece * 32 + (threadIdx.x & 31)) * 8, at = min(c, K - 8);
+        load8(expert, one, n, at, K, a[piece]);
+        load8(expert, other, m, at, K, b[piece]);
+        if (c < K) continue;
+#pragma unroll
+        for (int j = 0; j < 8; j++) a[piece][j] = b[piece][j] = 0;
+    }
+}
+
+// a · x and b · x over those columns, added to sums.
+template <int P>
+__device__ __forceinline__ void add_round(const float (*a)[8], const float (*b)[8], const T* x, int round, int K, float& sum_a, float& sum_b)
+{
+#pragma unroll
+    for (int piece = 0; piece < P; piece++)
+    {
+        float v[8];
+        widen8(x + min(round + (piece * 32 + (int)(threadIdx.x & 31)) * 8, K - 8), v);
+        sum_a += dot8(a[piece], v);
+        sum_b += dot8(b[piece], v);
+    }
 }
 
 // p[r, i] = A_e[i] · x[r / k], gate's rows first, then up's. A warp a row of A.
@@ -128,22 +158,13 @@ extern "C" __global__ void few_gate_up(Few f)
             g[n] = u[n] = 0;
         }
         for (int round = 0; round < f.D; round += 4 * 256)
+        {
+            float gate[4][8], up[4][8];
+            load_round<4>(expert, f.gate, i, f.up, i, round, f.D, gate, up);
 #pragma unroll
-            for (int piece = 0; piece < 4; piece++)
-            {
-                int c = round + (piece * 32 + lane) * 8, at = min(c, f.D - 8);
-                float gate[8], up[8], v[8];
-                load8(expert, f.gate, i, at, f.D, gate);
-                load8(expert, f.up, i, at, f.D, up);
-#pragma unroll
-                for (int n = 0; n < ROWS; n++)
-                {
-                    if (ROWS > 1 && n >= count) break;
-                    widen8(x[n], c, f.D, v);
-                    g[n] += dot8(gate, v);
-                    u[n] += dot8(up, v);
-                }
-            }
+            for (int n = 0; n < ROWS; n++)
+                if (n < count) add_round<4>(gate, up, x[n], round, f.D, g[n], u[n]);
+        }
 #pragma unroll
         for (int n = 0; n < ROWS; n++)
         {
@@ -170,83 +191,80 @@ extern "C" __global__ void few_gate_up(Few f)
     }
 }
 
-// down_e[n] · h[r], with its low-rank pair, of `count` routes of expert e; the same in every lane of a warp.
-__device__ __forceinline__ void down_products(const Few& f, int e, int n, const int* route, int count, float* product)
+// down_e[n] · h[r] and down_e[n + 1] · h[r], with their low-rank pair, of `count` routes of expert e; the same in every lane of a warp.
+__device__ __forceinline__ void down_products(const Few& f, int e, int n, const int* route, int count, float (*product)[2])
 {
     int lane = threadIdx.x & 31;
     const unsigned char* expert = f.bank + e * f.expert_bytes;
 #pragma unroll
-    for (int m = 0; m < ROWS; m++) product[m] = 0;
+    for (int m = 0; m < ROWS; m++) product[m][0] = product[m][1] = 0;
     for (int round = 0; round < f.I; round += 3 * 256)
+    {
+        float even[3][8], odd[3][8];
+        load_round<3>(expert, f.down, n, f.down, n + 1, round, f.I, even, odd);
 #pragma unroll
-        for (int piece = 0; piece < 3; piece++)
-        {
-            int c = round + (piece * 32 + lane) * 8;
-            float w[8], v[8];
-            load8(expert, f.down, n, min(c, f.I - 8), f.I, w);
-#pragma unroll
-            for (int m = 0; m < ROWS; m++)
-            {
-                if (ROWS > 1 && m >= count) break;
-                widen8(f.h + (long long)route[m] * f.I, c, f.I, v);
-                product[m] += dot8(w, v);
-            }
-        }
+        for (int m = 0; m < ROWS; m++)
+            if (m < count) add_round<3>(even, odd, f.h + (long long)route[m] * f.I, round, f.I, product[m][0], product[m][1]);
+    }
 #pragma unroll
     for (int m = 0; m < ROWS; m++)
     {
         if (m >= count) break;
         Pairs q = pairs_of(f, route[m] / f.k);
-        if (q.gate.a)
+#pragma unroll
+        for (int half = 0; half < 2; half++)
         {
-            int rank = q.down.rank;
-            const float *p = f.p + (long long)route[m] * f.low, *b = q.down.b + ((long long)e * f.D + n) * rank;
-            for (int i = lane; i < rank; i += 32) product[m] += q.scale * b[i] * p[i];
+            if (q.gate.a)
+            {
+                int rank = q.down.rank;
+                const float *p = f.p + (long long)route[m] * f.low, *b = q.down.b + ((long long)e * f.D + n + half) * rank;
+                for (int i = lane; i < rank; i += 32) product[m][half] += q.scale * b[i] * p[i];
+            }
+            product[m][half] = warp_sum(product[m][half]);
         }
-        product[m] = warp_sum(product[m]);
     }
 }
 
-// y[t, n] = Σ_j weights[t, j] · down_e[n] · h[t·k + j]: four sums, of every fourth j each, in this order everywhere.
+// y[t, n] = Σ_j weights[t, j] · down_e[n] · h[t·k + j]: four sums, of every fourth j each, in this order everywhere. A warp two n.
 #if ROWS == 1
 
-// Four warps an n, each for every fourth expert.
+// Four warps two n, each for every fourth expert.
 extern "C" __global__ void few_down(Few f)
 {
-    __shared__ float quarters[8];
-    int warp = threadIdx.x >> 5, t = blockIdx.x, n = blockIdx.y * (blockDim.x >> 7) + (warp >> 2), lane = threadIdx.x & 31;
-    float sum = 0;
+    __shared__ float quarters[8][2];
+    int warp = threadIdx.x >> 5, t = blockIdx.x, n = 2 * (blockIdx.y * (blockDim.x >> 7) + (warp >> 2)), lane = threadIdx.x & 31;
+    float sum[2] = {0, 0};
     if (n < f.D)
         for (int j = warp & 3; j < f.k; j += 4)
         {
             int route = t * f.k + j;
-            float product;
-            down_products(f, f.indices[route], n, &route, 1, &product);
-            sum = fmaf(f.weights[route], product, sum);
+            float product[1][2];
+            down_products(f, f.indices[route], n, &route, 1, product);
+            for (int half = 0; half < 2; half++) sum[half] = fmaf(f.weights[route], product[0][half], sum[half]);
         }
-    if (lane == 0) quarters[warp] = sum;
+    if (lane < 2) quarters[warp][lane] = lane ? sum[1] : sum[0];
     __syncthreads();
-    if (n < f.D && lane == 0 && (warp & 3) == 0)
-        store(f.y + (long long)t * f.D + n, (quarters[warp] + quarters[warp + 1]) + (quarters[warp + 2] + quarters[warp + 3]));
+    if (n < f.D && lane < 2 && (warp & 3) == 0)
+        store(f.y + (long long)t * f.D + n + lane, (quarters[warp][lane] + quarters[warp + 1][lane]) + (quarters[warp + 2][lane] + quarters[warp + 3][lane]));
 }
 
 #else
 
-// A warp an n of an expert: products [r, n] of all its rows.
+// Products [r, n] of all rows of an expert.
 extern "C" __global__ void few_down(Few f)
 {
-    int n = blockIdx.y * (blockDim.x >> 5) + (threadIdx.x >> 5), lane = threadIdx.x & 31, to = f.offsets[blockIdx.x + 1];
+    int n = 2 * (blockIdx.y * (blockDim.x >> 5) + (threadIdx.x >> 5)), lane = threadIdx.x & 31, to = f.offsets[blockIdx.x + 1];
     if (n >= f.D) return;
     for (int first = f.offsets[blockIdx.x]; first < to; first += ROWS)
     {
         int count = min(ROWS, to - first), route[ROWS];
-        float product[ROWS];
+        float product[ROWS][2];
 #pragma unroll
         for (int m = 0; m < ROWS; m++) route[m] = f.order[min(first + m, to - 1)];
         down_products(f, blockIdx.x, n, route, count, product);
 #pragma unroll
         for (int m = 0; m < ROWS; m++)
-            if (m < count && lane == 0) f.products[(long long)route[m] * f.D + n] = product[m];
+            if (m < count && lane < 2) f.products[(long long)route[m] * f.D + n + lane] = lane ? product[m][1] : product[m][0];
     }
 }
 
