@@ -20,9 +20,10 @@ internal sealed class BenchmarkModel : IDisposable
     /// <param name="deviceOf">The device of a weight or module, by its name and the number of layers.</param>
     /// <param name="streams">Told every card that experts are brought to, with the stream that brings them.</param>
     /// <param name="note">Told what was measured on the way.</param>
+    /// <param name="denseOnHost">The matrices of layers wait in host memory too.</param>
     /// <param name="disk">Whose shards the experts stay in; null: they are made up.</param>
     public BenchmarkModel(string shape, int? layers, ExecutorKind executor, StorageFormat format, long slotBytes, Func<string, int, Device> deviceOf,
-        Action<Device, ExpertStream> streams, Action<string> note, Checkpoint? disk = null)
+        Action<Device, ExpertStream> streams, Action<string> note, Checkpoint? disk = null, bool denseOnHost = false)
     {
         var config = ConfigFile.FromJson(shape, ModelShapes.Config(shape, layers).ToJsonString());
         int count;
@@ -31,6 +32,7 @@ internal sealed class BenchmarkModel : IDisposable
         var made = new PatternWeights(DeviceOf, format)
         {
             Tiles = executor == ExecutorKind.Cpu,
+            DenseOnHost = denseOnHost,
             Unmade = executor is ExecutorKind.Streamed or ExecutorKind.Split && DeviceOf("model.layers.0").Kind == DeviceKind.Cuda,
         };
         Model = ModelFolder.Build(config, disk is null ? made : new DiskWeights(disk, made), DType.BF16);
@@ -42,6 +44,8 @@ internal sealed class BenchmarkModel : IDisposable
             if (executor == ExecutorKind.Split) note($"split, measured: {_executors.Split([.. banks], banks.Key, group, slots)}");
             if (executor is ExecutorKind.Streamed or ExecutorKind.Split) streams(banks.Key, _executors.Streams[^1]);
         }
+        Model.Visits = StageVisits.Of(Model.Stages);
+        foreach (var (card, way) in Model.Visits?.Ways ?? new Dictionary<Device, ExpertStream>()) streams(card, way);
         HostPages.Trim(); // what was made in host memory for a card
     }
 

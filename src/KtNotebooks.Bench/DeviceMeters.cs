@@ -23,10 +23,12 @@ internal sealed class DeviceMeter : IDisposable
 {
     private readonly CudaDevice? _card;
     private readonly Thread? _sampler;
-    private readonly List<(string Name, CudaEvent? Mark, long Ticks)> _marks = [];
+    private readonly List<(string Name, string Detail, CudaEvent? Mark, long Ticks)> _marks = [];
     private readonly List<Dictionary<string, double>> _parts = [];
     private readonly List<double> _copyMs = [];
-    private ExpertStream? _stream;
+    private readonly List<ExpertStream> _streams = [];
+    private readonly List<TraceSpan> _trace = [];
+    private CudaEvent? _began;
     private volatile bool _stop;
     private long _peak, _copied, _copiedBefore;
 
@@ -53,18 +55,31 @@ internal sealed class DeviceMeter : IDisposable
         return sorted.Length == 0 ? 0 : (sorted[(sorted.Length - 1) / 2] + sorted[sorted.Length / 2]) / 2;
     }
 
-    /// <summary>The stream whose copies count.</summary>
+    /// <summary>A stream whose copies count.</summary>
     public void Watch(ExpertStream stream)
     {
-        _stream = stream;
+        _streams.Add(stream);
         stream.IsTimed = true;
     }
+
+    /// <summary>What the last step did and when, of <see cref="StartTrace"/>.</summary>
+    public IReadOnlyList<TraceSpan> Trace => _trace;
 
     /// <summary>Waits for the card.</summary>
     public void Settle() => _card?.Compute.Synchronize();
 
+    /// <summary>The next step's parts and copies are kept with their times from now on, of a card at rest.</summary>
+    public void StartTrace()
+    {
+        _trace.Clear();
+        if (_card is null) return;
+        _began = new CudaEvent(_card, timing: true);
+        _began.Record(_card.Compute);
+    }
+
     /// <summary>What is queued from now on belongs to this part; an empty name: to none.</summary>
-    public void Begin(string name)
+    /// <param name="detail">For a trace: the layer and the part of the window.</param>
+    public void Begin(string name, string detail = "")
     {
         CudaEvent? mark = null;
         if (_card is not null)
@@ -72,7 +87,7 @@ internal sealed class DeviceMeter : IDisposable
             mark = new CudaEvent(_card, timing: true);
             mark.Record(_card.Compute);
         }
-        _marks.Add((name, mark, Stopwatch.GetTimestamp()));
+        _marks.Add((name, detail, mark, Stopwatch.GetTimestamp()));
     }
 
     /// <summary>Closes a step; one of the warm-up leaves no figures.</summary>
@@ -81,18 +96,32 @@ internal sealed class DeviceMeter : IDisposable
         var sums = new Dictionary<string, double>();
         for (var i = 0; i + 1 < _marks.Count; i++)
         {
-            var ((name, from, started), (_, to, ended)) = (_marks[i], _marks[i + 1]);
+            var ((name, detail, from, started), (_, _, to, ended)) = (_marks[i], _marks[i + 1]);
             if (name.Length == 0) continue;
+            if (_began is not null) _trace.Add(new TraceSpan("compute", $"{name} {detail}".Trim(), from!.Since(_began), to!.Since(_began)));
             sums[name] = sums.GetValueOrDefault(name) + (from is null ? Stopwatch.GetElapsedTime(started, ended).TotalMilliseconds : to!.Since(from));
         }
-        foreach (var (_, mark, _) in _marks) mark?.Dispose();
+        foreach (var (_, _, mark, _) in _marks) mark?.Dispose();
         _marks.Clear();
-        var (copyMs, copied) = (_stream?.TakeCopyTime() ?? 0, (_stream?.CopiedBytes ?? 0) - _copiedBefore);
+        Action<CudaEvent, CudaEvent>? keepCopy = _began is not { } began ? null
+            : (from, to) => _trace.Add(new TraceSpan("bus", "copy", from.Since(began), to.Since(began)));
+        var copyMs = _streams.Sum(s => s.TakeCopyTime(keepCopy));
+        var copied = _streams.Sum(s => s.CopiedBytes) - _copiedBefore;
+        _began?.Dispose();
+        _began = null;
         _copiedBefore += copied;
         if (!keep) return;
         _parts.Add(sums);
         _copyMs.Add(copyMs);
         _copied = copied;
+    }
+
+    /// <summary>Figures of what is measured from now on.</summary>
+    public void Reset()
+    {
+        _parts.Clear();
+        _copyMs.Clear();
+        Interlocked.Exchange(ref _peak, 0);
     }
 
     public void Dispose()

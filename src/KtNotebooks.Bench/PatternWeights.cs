@@ -50,6 +50,9 @@ public sealed unsafe class PatternWeights : IWeights
     /// <summary>Experts are made when they are brought to their home, and take no memory until then; nobody else can look at them.</summary>
     public bool Unmade { get; init; }
 
+    /// <summary>Matrices of layers wait in pinned host memory (<see cref="VisitingBuffer"/>).</summary>
+    public bool DenseOnHost { get; init; }
+
     public Tensor Take(string name, DType type, params ReadOnlySpan<long> shape)
     {
         var tensor = Tensor.Empty(type, shape);
@@ -64,7 +67,8 @@ public sealed unsafe class PatternWeights : IWeights
         }
         // The token table is read a few rows at a time: it stays with the host.
         if (name.StartsWith("model.embed_tokens", StringComparison.Ordinal) || _deviceOf(name) is not { Kind: DeviceKind.Cuda } card) return tensor;
-        using (tensor) return tensor.To(card);
+        using (tensor) return DenseOnHost && shape.Length == 2 && name.StartsWith("model.layers.", StringComparison.Ordinal)
+            ? VisitingBuffer.Of(tensor, card) : tensor.To(card);
     }
 
     public Matrices TakeExperts(ExpertProjection names, DType type, int count, long n, long k)

@@ -21,7 +21,8 @@ public sealed record StoredBenchmark(string Name, TrainingBenchmarkResult Result
                 + $"--format {s.Format.Name} --device {s.Device} --slots-mb {s.SlotBytes >> 20} --saved-mb {s.SavedBytes >> 20} --chunk "
                 + $"{s.ChunkRows} --steps {s.Steps}{(s.MomentsOnHost ? " --moments-on-host" : "")}{(s.LoraOnHost ? " --lora-on-host" : "")}"
                 + $"{(s.Gpus > 1 ? $" --cards {s.Gpus}" : "")}{(s.Contiguous ? " --contiguous" : "")}"
-                + $"{(s.Parts is { } parts ? $" --parts {parts}" : "")}{(s.DiskFolder is { } disk ? $" --weights disk --disk-folder {disk}" : "")} --json";
+                + $"{(s.Parts is { } parts ? $" --parts {parts}" : "")}{(s.DiskFolder is { } disk ? $" --weights disk --disk-folder {disk}" : "")}"
+                + $"{(s.DenseOnHost ? " --dense host" : "")} --json";
         }
     }
 }

@@ -33,10 +33,12 @@ namespace KtNotebooks.Bench;
 /// <param name="Gpus">Over how many cards the layers lie, from <paramref name="Device"/> on.</param>
 /// <param name="Contiguous">Each card has consecutive layers, as in KTransformers' rule files; else the cards take turns.</param>
 /// <param name="Parts">Into how many parts the window is cut; null: one a card.</param>
+/// <param name="DenseOnHost">The matrices of layers that are no experts wait in pinned host memory and come for their layer's work.</param>
+/// <param name="Trace">A file that gets what each card did in the last step, and when.</param>
 /// <param name="DiskFolder">The experts stay on the disk, in shards that are made in this folder first; null: in pinned memory.</param>
 public sealed record TrainingBenchmarkSettings(string Shape, int? Layers, int Tokens, int Sequence, int Rank, ExecutorKind Executor, StorageFormat Format,
     Device Device, long SlotBytes, long SavedBytes, bool MomentsOnHost, bool LoraOnHost, int ChunkRows, int Steps, int Gpus = 1, bool Contiguous = false,
-    int? Parts = null, string? DiskFolder = null);
+    int? Parts = null, string? DiskFolder = null, bool DenseOnHost = false, string? Trace = null);
 
 /// <summary>What it found; times are medians over the measured steps, in milliseconds.</summary>
 /// <param name="Parameters">Of the base model.</param>
@@ -81,11 +83,10 @@ public static class TrainingBenchmark
 {
     private const int WarmUp = 2;
 
-    public static TrainingBenchmarkResult Run(TrainingBenchmarkSettings settings, Action<string> note, CancellationToken cancel = default) =>
-        Run(settings, SingleRank.Instance, note, cancel);
-
-    /// <summary>The same by several processes: each computes its share of every window.</summary>
-    public static TrainingBenchmarkResult Run(TrainingBenchmarkSettings settings, ICollective ranks, Action<string> note, CancellationToken cancel = default)
+    /// <summary>A result for each window and number of parts, all of one model that is made once; several processes share every step.</summary>
+    /// <param name="windows">Tokens of a step and parts of it, one after the other; null: what the settings say.</param>
+    public static IEnumerable<TrainingBenchmarkResult> Run(TrainingBenchmarkSettings settings, ICollective ranks, Action<string> note,
+        IReadOnlyList<(int Tokens, int? Parts)>? windows = null, CancellationToken cancel = default)
     {
         ArgumentNullException.ThrowIfNull(ranks);
         ArgumentNullException.ThrowIfNull(settings);
@@ -94,11 +95,27 @@ public static class TrainingBenchmark
             throw new ArgumentException($"{settings.Gpus} cards from {settings.Device} on: wanted a positive number, and a card to begin with");
         if (settings.DiskFolder is not null && settings.Executor != ExecutorKind.Streamed)
             throw new ArgumentException($"--weights disk is for --experts streamed, not {settings.Executor.ToString().ToLowerInvariant()}");
+        if (settings.DenseOnHost && settings.Device.Kind != DeviceKind.Cuda)
+            throw new ArgumentException("--dense host is for a card: on the CPU all weights are in host memory");
         var watch = Stopwatch.StartNew();
         DeviceMeter[] meters = [.. Enumerable.Range(0, settings.Gpus).Select(c => new DeviceMeter(settings.Device with { Index = settings.Device.Index + c }))];
         try
         {
-            return Run(settings, ranks, meters, watch, note, cancel);
+            using var disk = settings.DiskFolder is null ? null
+                : new Checkpoint(DiskShards.Make(settings.Shape, settings.Layers, settings.Format, settings.DiskFolder, note, cancel));
+            using var made = new BenchmarkModel(settings.Shape, settings.Layers, settings.Executor, settings.Format, settings.SlotBytes,
+                (name, layers) => meters[GpuOf(name, layers, settings)].Device,
+                (device, stream) => meters.First(m => m.Device == device).Watch(stream), note, disk, settings.DenseOnHost);
+            if (settings.LoraOnHost)
+                foreach (var bank in made.Model.All().OfType<ExpertBank>()) bank.LoraOnHost = true;
+            note($"weights made and placed after {watch.Elapsed.TotalSeconds:F1} s");
+            LoraAdapter.Attach(made.Model, new LoraSettings(settings.Rank, Experts: true), seed: 1);
+            note($"adapter attached after {watch.Elapsed.TotalSeconds:F1} s");
+            using var optimizer = new AdamW(made.Model.AllTrainable, new AdamWSettings(), _ => settings.MomentsOnHost);
+            if (ranks.Prepare(settings.Device) is { } carrier) note(carrier);
+            ranks.IsTimed = ranks.World > 1;
+            foreach (var (tokens, parts) in windows ?? [(settings.Tokens, settings.Parts)])
+                yield return Measure(settings with { Tokens = tokens, Parts = parts }, made, optimizer, disk, ranks, meters, note, cancel);
         }
         finally
         {
@@ -106,31 +123,18 @@ public static class TrainingBenchmark
         }
     }
 
-    private static TrainingBenchmarkResult Run(TrainingBenchmarkSettings settings, ICollective ranks, DeviceMeter[] meters, Stopwatch watch,
-        Action<string> note, CancellationToken cancel)
+    private static TrainingBenchmarkResult Measure(TrainingBenchmarkSettings settings, BenchmarkModel made, AdamW optimizer, Checkpoint? disk,
+        ICollective ranks, DeviceMeter[] meters, Action<string> note, CancellationToken cancel)
     {
-        using var disk = settings.DiskFolder is null ? null
-            : new Checkpoint(DiskShards.Make(settings.Shape, settings.Layers, settings.Format, settings.DiskFolder, note, cancel));
+        var (model, parameters, watch) = (made.Model, made.Model.AllTrainable, new Stopwatch());
         var sequential = disk is null ? 0 : DiskShards.SequentialGbPerSecond(disk, note);
-        using var made = new BenchmarkModel(settings.Shape, settings.Layers, settings.Executor, settings.Format, settings.SlotBytes,
-            (name, layers) => meters[GpuOf(name, layers, settings)].Device,
-            (device, stream) => meters.First(m => m.Device == device).Watch(stream), note, disk);
-        var model = made.Model;
-        if (settings.LoraOnHost)
-            foreach (var bank in model.All().OfType<ExpertBank>()) bank.LoraOnHost = true;
-        note($"weights made and placed after {watch.Elapsed.TotalSeconds:F1} s");
-        LoraAdapter.Attach(model, new LoraSettings(settings.Rank, Experts: true), seed: 1);
-        var parameters = model.AllTrainable;
-        note($"adapter attached after {watch.Elapsed.TotalSeconds:F1} s");
-        using var optimizer = new AdamW(parameters, new AdamWSettings(), _ => settings.MomentsOnHost);
+        foreach (var meter in meters) meter.Reset();
         var step = new LayerMajorStep(model, settings.ChunkRows, savedBytes: _ => settings.SavedBytes, parts: settings.Parts)
         {
             OnPart = mark => meters.First(m => m.Device == mark.Device)
-                .Begin(mark.Work == StepWork.Over ? "" : mark.Work.ToString().ToLowerInvariant()), // each from the thread of its card
+                .Begin(mark.Work == StepWork.Over ? "" : mark.Work.ToString().ToLowerInvariant(),
+                    mark.Stage < 0 ? "" : $"of layer {mark.Layer}, part {mark.Part}"), // each from the thread of its card
         };
-
-        if (ranks.Prepare(settings.Device) is { } carrier) note(carrier);
-        ranks.IsTimed = ranks.World > 1;
         List<double> times = [], losses = [], reads = [], sums = [], exposed = [];
         long summed = 0;
         for (var s = 0; s < WarmUp + settings.Steps; s++)
@@ -139,6 +143,8 @@ public static class TrainingBenchmark
             var batch = Batch(settings, model.Info.Vocabulary, s);
             foreach (var meter in meters) meter.Settle();
             ranks.Barrier();
+            if (settings.Trace is not null && s + 1 == WarmUp + settings.Steps)
+                foreach (var meter in meters) meter.StartTrace();
             watch.Restart();
             var read = made.ReadBytes;
             var loss = step.Learn(step.ShareOf(ranks, batch), cancel: cancel).Loss;
@@ -162,6 +168,7 @@ public static class TrainingBenchmark
             exposed.Add(ranks.AllGather([figures.Exposed.TotalMilliseconds]).Max(of => of[0]));
             summed = figures.Bytes;
         }
+        if (settings.Trace is { } file) TraceFile.Write(file, meters.Select(m => ($"{m.Device}", m.Trace)));
         if (disk is not null) sequential = Math.Max(sequential, DiskShards.SequentialGbPerSecond(disk, note)); // what lies behind it may have warmed up
         var shared = ranks.World == 1 ? null : new RankFigures(ranks.World, ranks.Carrier, summed, DeviceMeter.Median(sums), DeviceMeter.Median(exposed));
         DeviceFigures[] cards = [.. meters.Select(m => m.Figures)];

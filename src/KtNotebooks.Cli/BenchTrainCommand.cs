@@ -19,10 +19,11 @@ internal static class BenchTrainCommand
     {
         var shape = new Option<string>("--shape") { Description = string.Join(", ", ModelShapes.Known), DefaultValueFactory = _ => "deepseek-v2-lite" };
         var layers = new Option<string>("--layers") { Description = "all, or the first so many", DefaultValueFactory = _ => "all" };
-        var tokens = new Option<int>("--tokens")
+        var tokens = new Option<string>("--tokens")
         {
-            Description = "tokens of an optimizer step, over all ranks where mpirun or torchrun starts several",
-            DefaultValueFactory = _ => 8192,
+            Description = "tokens of an optimizer step, over all ranks where mpirun or torchrun starts several; several numbers, as 8192,32768: one after the "
+                + "other, of one model",
+            DefaultValueFactory = _ => "8192",
         };
         var sequence = new Option<int>("--seq") { Description = "tokens of a sequence", DefaultValueFactory = _ => 512 };
         var rank = new Option<int>("--rank") { Description = "LoRA rank, on all linears and all routed experts", DefaultValueFactory = _ => 8 };
@@ -44,7 +45,10 @@ internal static class BenchTrainCommand
             Description = "with --cards: consecutive layers on each card, as KTransformers' rule files say; "
             + "else the cards take turns"
         };
-        var parts = new Option<int?>("--parts") { Description = "parts of the window that follow each other through the cards; without it one a card" };
+        var parts = new Option<string?>("--parts")
+        {
+            Description = "parts of the window that follow each other through the cards, or several numbers; without it one a card",
+        };
         var slots = new Option<int>("--slots-mb") { Description = "MiB of each card for experts on their way", DefaultValueFactory = _ => 1100 };
         var saved = new Option<int>("--saved-mb")
         {
@@ -66,11 +70,18 @@ internal static class BenchTrainCommand
         };
         weights.AcceptOnlyFromAmong("host", "disk");
         var diskFolder = new Option<string?>("--disk-folder") { Description = "with --weights disk: a folder on the disk to be measured" };
+        var dense = new Option<string>("--dense")
+        {
+            Description = "where the matrices of layers are that are no experts: card, or host: pinned memory, from where they come for their layer's work",
+            DefaultValueFactory = _ => "card",
+        };
+        dense.AcceptOnlyFromAmong("card", "host");
+        var trace = new Option<string?>("--trace") { Description = "a .json file: when each card computed what in the last step, for ui.perfetto.dev" };
         var json = new Option<bool>("--json") { Description = "one JSON object" };
         var command = new Command("train", "Tokens per second of a real training step (forward, backward, clipping, AdamW) on random weights of a true shape")
         {
             shape, layers, tokens, sequence, rank, experts, format, device, cards, contiguous, parts, slots, saved, moments, pairs, chunk, steps, weights,
-            diskFolder, json
+            diskFolder, dense, trace, json
         };
         command.SetAction((parsed, cancel) => Task.Run(() =>
         {
@@ -80,19 +91,29 @@ internal static class BenchTrainCommand
             var text = parsed.GetRequiredValue(layers);
             int? count = text == "all" ? null
                 : int.TryParse(text, out var n) ? n : throw new ArgumentException($"--layers must be all or a number, but is '{text}'");
-            var settings = new TrainingBenchmarkSettings(parsed.GetRequiredValue(shape), count, parsed.GetValue(tokens), parsed.GetValue(sequence),
+            (int Tokens, int? Parts)[] windows = [.. from window in Numbers(parsed.GetRequiredValue(tokens), "--tokens")
+                from cut in parsed.GetValue(parts) is { } words ? Numbers(words, "--parts").Select(n => (int?)n) : [null]
+                select (window, cut)];
+            var settings = new TrainingBenchmarkSettings(parsed.GetRequiredValue(shape), count, windows[0].Tokens, parsed.GetValue(sequence),
                 parsed.GetValue(rank), parsed.GetValue(experts), StorageFormat.Parse(parsed.GetRequiredValue(format)),
                 Device.Parse(parsed.GetRequiredValue(device)), (long)parsed.GetValue(slots) << 20, (long)parsed.GetValue(saved) << 20, parsed.GetValue(moments),
                 parsed.GetValue(pairs), parsed.GetValue(chunk), parsed.GetValue(steps), parsed.GetValue(cards), parsed.GetValue(contiguous),
-                parsed.GetValue(parts), parsed.GetValue(diskFolder));
+                windows[0].Parts, parsed.GetValue(diskFolder), parsed.GetValue(dense) == "host",
+                parsed.GetValue(trace));
             var ranks = Together.Join();
             var speaker = ranks.World == 1 ? "" : $"rank {ranks.Rank}: ";
-            var result = TrainingBenchmark.Run(settings, ranks, line => Console.Error.WriteLine(speaker + line), cancel);
-            if (parsed.GetValue(json)) Console.WriteLine(JsonSerializer.Serialize(result, Indented));
-            else Print(result);
+            foreach (var result in TrainingBenchmark.Run(settings, ranks, line => Console.Error.WriteLine(speaker + line), windows, cancel))
+            {
+                if (parsed.GetValue(json)) Console.WriteLine(JsonSerializer.Serialize(result, Indented));
+                else Print(result);
+            }
         }, cancel));
         return command;
     }
+
+    /// <summary>Positive numbers with commas between them.</summary>
+    private static int[] Numbers(string words, string option) => [.. words.Split(',').Select(word => int.TryParse(word, out var n) && n > 0 ? n
+        : throw new ArgumentException($"{option} must be a number, or several with commas between them, but is '{words}'"))];
 
     private static void Print(TrainingBenchmarkResult r)
     {
@@ -103,7 +124,7 @@ internal static class BenchTrainCommand
             : $" and {s.Gpus - 1} more: {(s.Contiguous ? "consecutive layers on each" : "layers in turn")}, the window in {s.Parts ?? s.Gpus} parts";
         if (r.Ranks is { } shared) Console.WriteLine($"{shared.World} processes share every step, summed by {shared.Carrier}; the first one's figures");
         Console.WriteLine($"experts {s.Executor.ToString().ToLowerInvariant()} in {s.Format.Name}, everything else "
-            + $"on {r.Device}{more}");
+            + $"{(s.DenseOnHost ? "from host memory too, but norms, token table and head, " : "")}on {r.Device}{more}");
         Console.WriteLine($"  {r.TokensPerSecond,10:N0} tokens/s   step {r.StepMs:N0} ms ({r.FastestMs:N0} to {r.SlowestMs:N0} in {s.Steps} steps)");
         if (r.Ranks is { } sums)
             Console.WriteLine($"  gradients: {sums.Bytes / 1e6:N1} MB summed in {sums.SumMs:N1} ms, of which {sums.ExposedMs:N1} ms come after the rank's own: "

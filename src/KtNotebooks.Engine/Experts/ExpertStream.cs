@@ -4,7 +4,7 @@ using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Experts;
 
-/// <summary>A bank whose groups cross the bus.</summary>
+/// <summary>What crosses the bus in groups: a bank of experts, or the matrices of a layer's half.</summary>
 internal interface IGroupSource
 {
     /// <summary>Where the pieces of a group lie in host memory; on the card they follow each other.</summary>
@@ -33,6 +33,7 @@ internal sealed class ExpertStream : IDisposable
     private readonly Dictionary<GroupVisit, Queue<int>> _uses = [];
     private readonly List<(CudaEvent From, CudaEvent To)> _timings = [];
     private readonly DiskRing? _disk;
+    private readonly CudaStream _copies;
     private int _next;
     private long _version = WeightVersion.Current;
 
@@ -40,9 +41,10 @@ internal sealed class ExpertStream : IDisposable
     /// <param name="slotBytes">The largest group of any bank.</param>
     /// <param name="slots">At least two, or nothing overlaps.</param>
     /// <param name="disk">By which banks come that are on the disk; owned from here on.</param>
-    public ExpertStream(CudaDevice card, long slotBytes, int slots, DiskRing? disk = null)
+    /// <param name="copies">Where copies are queued; null: the card's own stream for them.</param>
+    public ExpertStream(CudaDevice card, long slotBytes, int slots, DiskRing? disk = null, CudaStream? copies = null)
     {
-        (_card, _disk) = (card, disk);
+        (_card, _disk, _copies) = (card, disk, copies ?? card.Copies);
         _slots = new Slot[slots];
         for (var s = 0; s < slots; s++) _slots[s] = new Slot(CudaBuffer.Allocate(Device.Cuda(card.Index), slotBytes), new CudaEvent(card), new CudaEvent(card));
     }
@@ -139,11 +141,12 @@ internal sealed class ExpertStream : IDisposable
         _next = 0;
         _disk?.Abandon();
         Forget();
-        _card.Copies.Synchronize();
+        _copies.Synchronize();
     }
 
     /// <summary>Milliseconds that the copies since the last call took on their stream; waits for them.</summary>
-    public double TakeCopyTime()
+    /// <param name="each">Told both ends of every copy.</param>
+    public double TakeCopyTime(Action<CudaEvent, CudaEvent>? each = null)
     {
         double sum = 0;
         lock (_timings)
@@ -151,6 +154,7 @@ internal sealed class ExpertStream : IDisposable
             foreach (var (from, to) in _timings)
             {
                 sum += to.Since(from);
+                each?.Invoke(from, to);
                 from.Dispose();
                 to.Dispose();
             }
@@ -167,7 +171,7 @@ internal sealed class ExpertStream : IDisposable
     public void Dispose()
     {
         _disk?.Dispose();
-        _card.Copies.Synchronize();
+        _copies.Synchronize();
         _card.Compute.Synchronize();
         foreach (var slot in _slots)
         {
@@ -181,7 +185,7 @@ internal sealed class ExpertStream : IDisposable
     {
         if (_version == WeightVersion.Current) return;
         _version = WeightVersion.Current;
-        _card.Copies.Synchronize();
+        _copies.Synchronize();
         foreach (var slot in _slots) slot.Vacate();
     }
 
@@ -239,27 +243,27 @@ internal sealed class ExpertStream : IDisposable
             CopiedBytes += group.Count * bank.Layout.ExpertBytes;
             return slot;
         }
-        if (slot.IsUsed) _card.Copies.Wait(slot.Free);
+        if (slot.IsUsed) _copies.Wait(slot.Free);
         slot.IsUsed = true;
         CudaEvent? from = null;
         if (IsTimed)
         {
             from = new CudaEvent(_card, timing: true);
-            from.Record(_card.Copies);
+            from.Record(_copies);
         }
         long bytes = 0;
         foreach (var (address, length) in visit.Bank.Pieces(visit.Group))
         {
-            _card.Fetch(slot.Memory.Pointer + (nint)bytes, address, length);
+            _card.Fetch(slot.Memory.Pointer + (nint)bytes, address, length, _copies);
             bytes += length;
         }
         if (from is not null)
         {
             var to = new CudaEvent(_card, timing: true);
-            to.Record(_card.Copies);
+            to.Record(_copies);
             AddTiming(from, to);
         }
-        slot.Ready.Record(_card.Copies);
+        slot.Ready.Record(_copies);
         slot.Content = visit;
         CopiedBytes += bytes;
         return slot;

@@ -37,6 +37,9 @@ public sealed class CausalLm(ModelInfo info, DType type, Embedding embedding, IR
     /// <summary>What the experts of this model share on cards; owned by it, null where all are computed by the CPU.</summary>
     internal ExpertExecutors? Executors { get; set; }
 
+    /// <summary>Matrices of layers that come from host memory; owned by this model, null where none do.</summary>
+    internal StageVisits? Visits { get; set; }
+
     public Embedding Embedding { get; } = embedding;
 
     public IReadOnlyList<Stage> Stages { get; } = stages;
@@ -50,7 +53,12 @@ public sealed class CausalLm(ModelInfo info, DType type, Embedding embedding, IR
 
     public override IEnumerable<Module> Children => ValueHead is { } values ? [Embedding, .. Stages, Norm, Head, values] : [Embedding, .. Stages, Norm, Head];
 
-    protected override void DisposeOwn() => Executors?.Dispose();
+    protected override void DisposeOwn()
+    {
+        Executors?.Dispose();
+        Visits?.Dispose();
+    }
+
 
     /// <summary>Every weight under its checkpoint name.</summary>
     public IEnumerable<Parameter> AllWeights => All().SelectMany(m => m.Weights);
@@ -68,11 +76,14 @@ public sealed class CausalLm(ModelInfo info, DType type, Embedding embedding, IR
         ArgumentNullException.ThrowIfNull(pass);
         RequireWhole();
         ExpertStreams.Plan(_banks, batch.Tokens);
+        Visits?.Plan(Enumerable.Range(0, Stages.Count), repeated: true);
         var x = Apart(() => pass.Cache?.Lists is { Rows.Ids.Length: > 0 } lists ? Embedding.Forward(lists, Stages[0].Device)
             : Embedding.Forward(batch.Ids));
-        foreach (var stage in Stages)
+        for (var i = 0; i < Stages.Count; i++)
         {
+            var stage = Stages[i];
             using var below = x;
+            using var here = Visits?.Open(i);
             x = Apart(() => stage.Forward(Ops.Transfer.Apply(below, stage.Device), pass));
         }
         return Autograd.Tape.Own(x);

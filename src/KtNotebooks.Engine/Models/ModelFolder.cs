@@ -65,6 +65,7 @@ public static class ModelFolder
                 notes.AddRange(plan.Notes);
                 model.Executors = ExpertPlacer.Apply(model, plan, notes, meter.Brought);
             }
+            model.Visits = StageVisits.Of(model.Stages);
             HostPages.Trim(); // what conversions on the way have freed
             model.Notes = notes;
             model.Files = [.. checkpoint.Files.Values];

@@ -13,6 +13,8 @@ public sealed class PlacedWeights(IWeights source, ResidencyPlan plan) : IWeight
     public Tensor Take(string name, DType type, params ReadOnlySpan<long> shape)
     {
         var tensor = source.Take(name, type, shape);
+        if (plan.Visits(name))
+            using (tensor) return VisitingBuffer.Of(tensor, plan.DeviceOf(name));
         if (plan.SentTo(name) is not { } card) return tensor;
         using (tensor) return tensor.To(card);
     }

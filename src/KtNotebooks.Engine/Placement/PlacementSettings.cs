@@ -51,6 +51,9 @@ public sealed record PlacementSettings
     /// <summary>expert_weights: where experts wait that a card computes as they come, whatever the rules say; null: the rules decide.</summary>
     public WeightHome? ExpertWeights { get; init; }
 
+    /// <summary>dense_weights: host: the matrices of linear layers wait in pinned host memory; device: on their card; null: there where they fit.</summary>
+    public WeightHome? DenseWeights { get; init; }
+
     /// <summary>gpu_memory_limit in bytes a card; null: what the card has.</summary>
     public long? GpuMemoryLimit { get; init; }
 
@@ -69,6 +72,8 @@ public sealed record PlacementSettings
     internal string ExpertsWhere { get; init; } = "experts";
 
     internal string ExpertWeightsWhere { get; init; } = "expert_weights";
+
+    internal string DenseWeightsWhere { get; init; } = "dense_weights";
 
     internal string GpusWhere { get; init; } = "cards";
 
@@ -108,6 +113,8 @@ public sealed record PlacementSettings
             ExpertFormat = format,
             ExpertWeights = c.Has("expert_weights") ? Enum.Parse<WeightHome>(c.OneOf("expert_weights", "host", "host", "disk"), ignoreCase: true) : null,
             ExpertWeightsWhere = c.Has("expert_weights") ? c.Where("expert_weights") : "expert_weights",
+            DenseWeights = c.OneOf("dense_weights") switch { "card" => WeightHome.Device, "host" => WeightHome.Host, _ => null },
+            DenseWeightsWhere = c.Has("dense_weights") ? c.Where("dense_weights") : "dense_weights",
             ExpertHome = !generation || rules is not null ? null : lifecycle == "ephemeral" ? WeightHome.Mmap : WeightHome.Host,
             GpuMemoryLimit = Bytes(c, "gpu_memory_limit"),
             Threads = ReadThreads(c, notes),

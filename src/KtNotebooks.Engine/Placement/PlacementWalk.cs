@@ -46,13 +46,13 @@ internal sealed class PlacementWalk
         if (rule is not null) Fitting(rule, module.Path, kind!.Value);
         stopped |= rule is { Recursive: false };
         rule ??= above;
-        if (module is not Stage) Put(module, rule);
+        if (module is not Stage) Put(module, rule, kind);
         foreach (var child in module.Children) Walk(child, module, rule, stopped);
     }
 
-    private void Put(Module module, PlacementRule? rule)
+    private void Put(Module module, PlacementRule? rule, ModuleClass? kind)
     {
-        var place = module is ExpertBank ? Experts(module.Path, rule) : Plain(module.Path, rule, module.Weights.Any());
+        var place = module is ExpertBank ? Experts(module.Path, rule) : Plain(module.Path, rule, module.Weights.Any(), kind);
         _places.Add(new(module.Path, place));
         if (module is ExpertBank || LayerPath(module.Path) is not { } layer) return;
         // A layer's modules meet in its residual stream, so they compute on one device; experts alone may compute elsewhere.
@@ -121,7 +121,7 @@ internal sealed class PlacementWalk
         return from < 0 ? null : (DeviceOf("", rules.Transfers[from].Device), rules.Transfers[from].Where);
     }
 
-    private ModulePlace Plain(string path, PlacementRule? rule, bool owns)
+    private ModulePlace Plain(string path, PlacementRule? rule, bool owns, ModuleClass? kind)
     {
         var assign = rule?.Assign ?? new Assignment();
         var device = DeviceOf(path, assign.Compute);
@@ -131,8 +131,12 @@ internal sealed class PlacementWalk
         if (owns && assign.Weights == WeightHome.Disk)
             throw new InvalidDataException($"{because}: {PlacementRules.OnDisk}; {path} is none: match the experts alone");
         if (owns && rule is not null && device.Kind == DeviceKind.Cuda && assign.Weights is WeightHome.Host or WeightHome.Mmap)
-            throw new InvalidDataException($"{because}: {path} computes on {device}, so its weights must live there (weights: device); only experts can "
-                + "stream from host memory: match them alone");
+        {
+            if (LayerOf(path) is null || assign.Weights == WeightHome.Mmap)
+                throw new InvalidDataException($"{because}: {path} computes on {device}, so its weights must live there (weights: device); only experts and "
+                    + "linear layers in the decoder's layers can come from host memory (weights: host): match them alone");
+            if (kind is ModuleClass.Linear or ModuleClass.Router) home = WeightHome.Host; // norms and other vectors stay with the card
+        }
         return new ModulePlace(device, home, Kernel: assign.Kernel, Because: because);
     }
 

@@ -29,13 +29,14 @@ public sealed record BankResidency(string Path, ModulePlace Place, StorageFormat
 /// <param name="Experts">Of resident experts.</param>
 /// <param name="Slots">Through which streamed experts pass.</param>
 /// <param name="GroupBytes">Of a slot.</param>
-public sealed record GpuResidency(Device Gpu, long Bytes, long Weights, long Experts, int Slots, long GroupBytes)
+/// <param name="Visits">For matrices of layers that come from host memory.</param>
+public sealed record GpuResidency(Device Gpu, long Bytes, long Weights, long Experts, int Slots, long GroupBytes, long Visits = 0)
 {
     /// <summary>Of all slots together.</summary>
     public long Ring => Slots * GroupBytes;
 
     /// <summary>What is left for adapters, their moments and activations.</summary>
-    public long Left => Bytes - Weights - Experts - Ring;
+    public long Left => Bytes - Weights - Experts - Ring - Visits;
 }
 
 /// <summary>
@@ -48,11 +49,12 @@ public sealed class ResidencyPlan
     private readonly Dictionary<string, BankResidency> _banks;
     private readonly Dictionary<Device, GpuResidency> _cards;
     private readonly Func<string, bool>? _trains;
+    private readonly IReadOnlySet<string> _visits;
 
     private ResidencyPlan(ModelPlacement placement, DType type, IEnumerable<BankResidency> banks, IEnumerable<GpuResidency> cards, IReadOnlyList<string> notes,
-        Func<string, bool>? trains)
+        Func<string, bool>? trains, IReadOnlySet<string> visits)
     {
-        (Placement, Type, Notes, _trains) = (placement, type, notes, trains);
+        (Placement, Type, Notes, _trains, _visits) = (placement, type, notes, trains, visits);
         _banks = banks.ToDictionary(b => b.Path);
         _cards = cards.ToDictionary(c => c.Gpu);
     }
@@ -87,14 +89,18 @@ public sealed class ResidencyPlan
     public Device DeviceOf(string path) => Placement.Of(path).Compute;
 
     /// <summary>Where a tensor or bank lives.</summary>
-    public WeightHome HomeOf(string name) => (Bank(name)?.Place ?? Placement.Of(name)).Weights;
+    public WeightHome HomeOf(string name) => Visits(name) ? WeightHome.Host : Bank(name)?.Place.Weights
+        ?? (Placement.Of(name) is { Compute.Kind: DeviceKind.Cuda } ? WeightHome.Device : Placement.Of(name).Weights);
+
+    /// <summary>Whether a tensor is a matrix of a layer that waits in pinned host memory and comes to its card when the layer is at work.</summary>
+    public bool Visits(string name) => _visits.Contains(name);
 
     /// <summary>
     /// Whether a tensor or the experts below a path are read into host memory when they are taken; the others stay mapped, go to their card, or into tiles.
     /// </summary>
     public bool IsRead(string name) => Bank(name) is { } bank
         ? bank.Place.Weights == WeightHome.Host && !bank.IsBroughtLater && !bank.IsTiled && !bank.IsTrained
-        : HomeOf(name) == WeightHome.Host || Trains(name);
+        : (HomeOf(name) == WeightHome.Host && !Visits(name)) || Trains(name);
 
     /// <summary>Whether a tensor is trained itself, and so lies in memory that can change.</summary>
     public bool Trains(string name) => _trains?.Invoke(name) == true;
@@ -122,14 +128,17 @@ public sealed class ResidencyPlan
         ArgumentNullException.ThrowIfNull(placement);
         ArgumentNullException.ThrowIfNull(cards);
         List<string> notes = [];
-        var weights = root.All().Where(m => m is not ExpertBank).SelectMany(m => m.Weights).Select(w => (Place: placement.Of(w.Name), w.Tensor.ByteLength))
-            .Where(w => w.Place.Weights == WeightHome.Device).GroupBy(w => w.Place.Compute).ToDictionary(g => g.Key, g => g.Sum(w => w.ByteLength));
+        var visits = LayerMatrices.Visiting(root, placement, cards, trains, notes);
+        var weights = root.All().Where(m => m is not ExpertBank).SelectMany(m => m.Weights)
+            .Where(w => !visits.Contains(w.Name)).Select(w => (Card: placement.Of(w.Name).Compute, w.Tensor.ByteLength))
+            .Where(w => w.Card.Kind == DeviceKind.Cuda).GroupBy(w => w.Card).ToDictionary(g => g.Key, g => g.Sum(w => w.ByteLength));
         BankResidency[] asked = [.. root.All().OfType<ExpertBank>().Select(bank => Asked(bank, placement.Of(bank.Path), type, stored, trains))];
         Dictionary<string, BankResidency> decided = asked.ToDictionary(b => b.Path);
         List<GpuResidency> residencies = [];
         foreach (var card in placement.Devices.Where(d => d.Kind == DeviceKind.Cuda))
         {
-            var residency = new GpuResidency(card, cards.Of(card), weights.GetValueOrDefault(card), 0, 0, 0);
+            var residency = new GpuResidency(card, cards.Of(card), weights.GetValueOrDefault(card), 0, 0, 0,
+                LayerMatrices.SlotBytes(root, visits, name => placement.Of(name).Compute == card));
             foreach (var banks in asked.Where(b => b.IsBroughtLater && b.Place.Compute == card).GroupBy(b => b.Place.Executor!.Value))
             {
                 if (banks.Key != ExecutorKind.Resident && cards.IsAssumed(card)) notes.Add(GpuMemory.Assumption(card));
@@ -137,7 +146,7 @@ public sealed class ResidencyPlan
             }
             residencies.Add(residency);
         }
-        return new ResidencyPlan(placement, type, asked.Select(b => decided[b.Path]), residencies, notes, trains);
+        return new ResidencyPlan(placement, type, asked.Select(b => decided[b.Path]), residencies, notes, trains, visits);
     }
 
     private static BankResidency Asked(ExpertBank bank, ModulePlace place, DType type, Func<string, StorageFormat?> stored, Func<string, bool>? trains)

@@ -29,7 +29,8 @@ public sealed record PlanItem(string Device, string What, long Bytes);
 public sealed record MemoryPlan
 {
     public const string Weights = "weights", Mapped = "mapped weights", Adapter = "adapter", Gradients = "gradients", Optimizer = "AdamW state",
-        OnDisk = "weights on the disk", DiskRing = "disk ring", Inputs = "layer inputs", Workspace = "workspace", Ring = "streaming ring", Driver = "driver";
+        OnDisk = "weights on the disk", DiskRing = "disk ring", Inputs = "layer inputs", Workspace = "workspace", Ring = "streaming ring",
+        Visits = "matrices on their way", Driver = "driver";
 
     public required string Model { get; init; }
 

@@ -23,6 +23,7 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
         {
             Add(card.Gpu, MemoryPlan.Driver, GpuMemory.DriverBytes);
             if (card.Ring > 0) Add(card.Gpu, MemoryPlan.Ring, card.Ring);
+            if (card.Visits > 0) Add(card.Gpu, MemoryPlan.Visits, card.Visits);
             if (residency.Banks.Any(b => b.Place.Weights == WeightHome.Disk && b.Place.Compute == card.Gpu))
                 Add(Device.Cpu, MemoryPlan.DiskRing, DiskRing.Bytes);
         }
@@ -93,7 +94,7 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
 
     private void CountWeight(Module module, Module parent, string name, Tensor tensor)
     {
-        var place = residency.Placement.Of(name);
+        var place = residency.Placement.Of(name) with { Weights = residency.HomeOf(name) };
         var group = module is MoeMlp ? name[..name.LastIndexOf('.')] : parent is MlaAttention or GqaAttention or SwiGluMlp ? parent.Path : module.Path;
         _parameters += tensor.Count;
         _parts.Add((Pattern(group), Layer(group), place, StorageFormat.Of(tensor.Type).Name, tensor.Count, tensor.ByteLength));

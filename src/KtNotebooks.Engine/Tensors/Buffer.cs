@@ -13,7 +13,8 @@ public abstract class Buffer : SafeHandle
     private static long _aliveCount;
     private static long _aliveBytes;
     private static long _peakBytes;
-    private readonly bool _holds;
+    private readonly bool _counts;
+    private bool _holds;
     private int _views;
 
     /// <param name="holds">There is memory at the address.</param>
@@ -21,7 +22,7 @@ public abstract class Buffer : SafeHandle
         : base(0, ownsHandle: true)
     {
         SetHandle(pointer);
-        _holds = holds;
+        _holds = _counts = holds;
         ByteLength = byteLength;
         Device = device;
         Interlocked.Increment(ref _aliveCount);
@@ -77,15 +78,25 @@ public abstract class Buffer : SafeHandle
 
     private void Count(long bytes)
     {
-        if (!_holds) return;
+        if (!_counts) return;
         var alive = Interlocked.Add(ref _aliveBytes, bytes);
         for (var peak = PeakBytes; alive > peak; peak = PeakBytes)
             if (Interlocked.CompareExchange(ref _peakBytes, alive, peak) == peak) return;
     }
 
+    /// <summary>Gives it another address on its device; 0: none for now.</summary>
+    protected void MoveTo(nint address)
+    {
+        _holds = address != 0;
+        if (_holds) SetHandle(address);
+    }
+
+    /// <summary>Why there is no memory at the address.</summary>
+    protected virtual string Absence => "a shape without memory has no values";
+
     private Exception NoAddress() => IsClosed
         ? new ObjectDisposedException(nameof(Tensor), "the tensor's memory has been freed")
-        : new InvalidOperationException("[Tensor] a shape without memory has no values");
+        : new InvalidOperationException($"[Tensor] {Absence}");
 
     protected abstract void Free(nint pointer);
 }

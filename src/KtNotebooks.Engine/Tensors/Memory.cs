@@ -29,6 +29,11 @@ public static unsafe class Memory
         ArgumentNullException.ThrowIfNull(target);
         if (source.Type != target.Type || source.Count != target.Count) throw new ArgumentException($"[Copy] {source} does not fit {target}");
         if (target.Device.Kind == DeviceKind.Meta) return;
+        if (source.Visiting is { } visitor && target.Device.Kind == DeviceKind.Cpu)
+        {
+            NativeMemory.Copy((void*)(visitor.Home + (nint)source.Home.Offset), (void*)target.Pointer, (nuint)source.ByteLength);
+            return;
+        }
         var (from, to, bytes) = (source.Pointer, target.Pointer, source.ByteLength);
         switch (source.Device.Kind, target.Device.Kind)
         {

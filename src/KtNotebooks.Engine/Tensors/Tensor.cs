@@ -65,6 +65,9 @@ public sealed class Tensor : IDisposable
     /// <summary>What it is a view on, and from which byte on.</summary>
     internal (Buffer Buffer, long Offset) Home => (_buffer, _byteOffset);
 
+    /// <summary>Where its bytes are brought from when its layer is at work; null: they are where they are.</summary>
+    internal VisitingBuffer? Visiting => _buffer as VisitingBuffer;
+
     /// <summary>Writes its bytes to host memory on the shortest way: see <see cref="Buffer.Bring"/>.</summary>
     internal void Bring(nint target) => _buffer.Bring(_byteOffset, target, ByteLength);
 

@@ -134,7 +134,9 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
             _work.Lowest());
         var hasReference = Objective?.Needs == Scores.PolicyAndReference;
         var before = hasReference ? Enumerable.Range(0, _work.Devices.Count).Select(i => (Stage: i, Backward: false, Rows: batch.Tokens)) : [];
-        ExpertStreams.Plan([.. before.Concat(schedule.Visits())
+        var visits = before.Concat(schedule.Visits()).ToList();
+        model.Visits?.Plan(visits.Select(visit => visit.Stage), repeated: true, cancel);
+        ExpertStreams.Plan([.. visits
             .SelectMany(visit => _work.BanksOf(visit.Stage).Select(bank => new BankVisit(bank, visit.Backward, visit.Rows)))], cancel);
         if (hasReference) OnPart?.Invoke(new StepMark(_work.Devices[0], StepWork.Reference));
         var reference = hasReference ? _work.ReferenceLogProbs(batch, cancel) : [];

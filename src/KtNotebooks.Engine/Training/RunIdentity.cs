@@ -29,8 +29,8 @@ public sealed class RunIdentity
         "save_strategy", "save_total_limit", "save_only_model", "eval_steps",
         "eval_strategy", "eval_on_start", "eval_dataset", "do_train", "do_eval", "do_predict", "load_best_model_at_end", "metric_for_best_model",
         "greater_is_better", "early_stopping_steps", "report_to", "logging_dir", "log_routing", "per_device_eval_batch_size", "plot_loss", "log_level",
-        "cards", "experts", "expert_weights", "use_cpu", "no_cuda", "cache_dir", "model_revision", "stage", "finetuning_type", "use_kt", "model_name_or_path",
-        "adapter_name_or_path", "dataset_dir", "overwrite_cache",
+        "cards", "experts", "expert_weights", "dense_weights", "use_cpu", "no_cuda", "cache_dir", "model_revision", "stage", "finetuning_type", "use_kt",
+        "model_name_or_path", "adapter_name_or_path", "dataset_dir", "overwrite_cache",
         "bf16", "infer_dtype", "chunk_size", "cpu_infer", "device", "gpu_memory_limit", "kt_optimize_rule", "expert_lora",
         "optimizer_state", "saved_inputs_limit", "model_config",
     ];

@@ -100,6 +100,7 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
     public Tensor Forward(int i, Tensor x, TokenBatch batch, WindowPart part, ulong key, CancellationToken cancel, string? adapter = null)
     {
         model.RequireWhole();
+        using var here = model.Visits?.Open(i);
         var stage = model.Stages[i];
         return ByChunks(stage, x, batch, part, (from, to, target) =>
         {
@@ -118,6 +119,7 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
     public Tensor Backward(int i, Tensor x, Tensor dy, TokenBatch batch, WindowPart part, ulong key, CancellationToken cancel)
     {
         model.RequireWhole();
+        using var here = model.Visits?.Open(i);
         var stage = model.Stages[i];
         return ByChunks(stage, x, batch, part, (from, to, target) =>
         {

@@ -176,8 +176,8 @@ public sealed class PlacementRulesTests : IDisposable
     [Theory]
     [InlineData("- match: { name: 'layers\\.4\\.self_attn' }\n  place: { compute: 'cuda:1' }",
         ":1: puts model.layers.4.self_attn.q_proj on cuda:1, but command line puts model.layers.4.input_layernorm of the same layer on cuda:0")]
-    [InlineData("- match: { name: 'layers' }\n  place: { compute: 'cuda:0', weights: host }",
-        ":1: model.layers.0.input_layernorm computes on cuda:0, so its weights must live there (weights: device); only experts can stream")]
+    [InlineData("- match: { name: 'lm_head' }\n  place: { compute: 'cuda:0', weights: host }",
+        ":1: lm_head computes on cuda:0, so its weights must live there (weights: device); only experts and linear layers in the decoder's layers can come")]
     [InlineData("- match: { class: experts }\n  place: { weights: mmap }",
         ":1: model.layers.1.mlp.experts computes on cuda:0: its weights must be pinned (weights: host) or live there (weights: device), not mapped")]
     [InlineData("- match: { name: 'self_attn' }\n  replace: { class: ktransformers.operators.attention.KDeepseekV2Attention }",

@@ -13,6 +13,9 @@ internal static class OwnTable
         Acts("experts", "auto | cpu | streamed | resident | split", null, KeyUse.Model, "who computes routed experts, whatever the rules say"),
         Acts("expert_weights", "host | disk", null, KeyUse.Model,
             "where experts wait that a card streams: pinned host memory, or the checkpoint's shards, for models that are larger than it"),
+        Acts("dense_weights", "auto | card | host", "auto", KeyUse.Model,
+            "where the matrices of layers are that are no experts: on their card, or in pinned host memory, from where they come when their layer is at work; "
+                + "auto: on the card where that leaves room for the rest"),
         Acts("gpu_memory_limit", "size", null, KeyUse.Model, "the most that is taken of a card, as 20GB"),
         Acts("lora_experts", "bool", "false", KeyUse.Train | KeyUse.Plan, "an adapter on every routed expert as well"),
         Acts("loss_reduction", "token | micro", null, KeyUse.Train,

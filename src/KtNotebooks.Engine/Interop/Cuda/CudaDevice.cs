@@ -312,13 +312,14 @@ public sealed unsafe class CudaDevice
     /// Pinned host memory to card on the copy stream, beside the kernels: tie both ends to the compute stream with events. In pieces: the bus takes copies of
     /// all streams in turn, and what a layer waits for (its low-rank pairs, inputs that come back) must not stand behind a gigabyte of experts.
     /// </summary>
-    internal void Fetch(nint target, nint source, long bytes)
+    internal void Fetch(nint target, nint source, long bytes, CudaStream? copies = null)
     {
         if (bytes == 0) return;
         RefuseInRecording("a copy over the bus");
         Use();
         for (long at = 0; at < bytes; at += FetchBytes)
-            cuMemcpyHtoDAsync_v2(target + (nint)at, (void*)(source + (nint)at), (nuint)Math.Min(FetchBytes, bytes - at), Copies.Pointer).Ok();
+            cuMemcpyHtoDAsync_v2(target + (nint)at, (void*)(source + (nint)at), (nuint)Math.Min(FetchBytes, bytes - at),
+                (copies ?? Copies).Pointer).Ok();
     }
 
     private const long FetchBytes = 32L << 20;
