@@ -89,6 +89,7 @@ public sealed class ServedShape : IDisposable
     private static Tokenizer Tokens(int vocabulary)
     {
         const string End = "<|end|>";
+        if (vocabulary <= 256) throw new ArgumentException($"the shape's vocab_size is {vocabulary}; a server needs the 256 bytes and an end");
         using var cut = JsonDocument.Parse("""{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":true}""");
         string?[] tokens = [.. Enumerable.Range(0, 256).Select(b => ByteLevel.CharOf((byte)b).ToString()),
             .. Enumerable.Range(256, vocabulary - 257).Select(i => $"{ByteLevel.CharOf((byte)' ')}w{i}")];
