@@ -9,11 +9,12 @@ namespace KtNotebooks.Bench;
 /// <summary>What a benchmark found on one card.</summary>
 /// <param name="Parts">Time on the compute stream by part of the step; waiting for another card is a part of its own.</param>
 /// <param name="CopyMs">Time of the copy stream.</param>
+/// <param name="BusWaitMs">Of the compute stream's time what it stood before copies that were not over.</param>
 /// <param name="CopiedBytes">Expert bytes over its bus a step.</param>
 /// <param name="PeakDeviceBytes">The most that was in use as the driver sees it.</param>
 /// <param name="PoolPeakBytes">The most that the engine's own pool held.</param>
 public sealed record DeviceFigures(string Device, IReadOnlyDictionary<string, double> Parts, double CopyMs, long CopiedBytes, long PeakDeviceBytes,
-    long PoolPeakBytes);
+    long PoolPeakBytes, double BusWaitMs = 0);
 
 /// <summary>
 /// Measures one device while steps run: the parts of each on its compute stream (on the CPU by the clock), its copies, and the memory in use, which the
@@ -25,10 +26,11 @@ internal sealed class DeviceMeter : IDisposable
     private readonly Thread? _sampler;
     private readonly List<(string Name, string Detail, CudaEvent? Mark, long Ticks)> _marks = [];
     private readonly List<Dictionary<string, double>> _parts = [];
-    private readonly List<double> _copyMs = [];
+    private readonly List<double> _copyMs = [], _waitMs = [];
     private readonly List<ExpertStream> _streams = [];
     private readonly List<TraceSpan> _trace = [];
     private CudaEvent? _began;
+    private long _beganTicks;
     private volatile bool _stop;
     private long _peak, _copied, _copiedBefore;
 
@@ -47,7 +49,7 @@ internal sealed class DeviceMeter : IDisposable
 
     public DeviceFigures Figures => new(_card?.ToString() ?? "CPU", _parts.SelectMany(p => p.Keys).Distinct()
         .ToDictionary(k => k, k => Median(_parts.Select(p => p.GetValueOrDefault(k)))), Median(_copyMs), _copied, Interlocked.Read(ref _peak),
-        _card?.Pool.PeakBytes ?? 0);
+        _card?.Pool.PeakBytes ?? 0, Median(_waitMs));
 
     public static double Median(IEnumerable<double> values)
     {
@@ -75,6 +77,7 @@ internal sealed class DeviceMeter : IDisposable
         if (_card is null) return;
         _began = new CudaEvent(_card, timing: true);
         _began.Record(_card.Compute);
+        _beganTicks = Stopwatch.GetTimestamp();
     }
 
     /// <summary>What is queued from now on belongs to this part; an empty name: to none.</summary>
@@ -98,14 +101,21 @@ internal sealed class DeviceMeter : IDisposable
         {
             var ((name, detail, from, started), (_, _, to, ended)) = (_marks[i], _marks[i + 1]);
             if (name.Length == 0) continue;
-            if (_began is not null) _trace.Add(new TraceSpan("compute", $"{name} {detail}".Trim(), from!.Since(_began), to!.Since(_began)));
+            if (_began is not null)
+            {
+                var what = $"{name} {detail}".Trim();
+                _trace.Add(new TraceSpan("compute", what, from!.Since(_began), to!.Since(_began)));
+                _trace.Add(new TraceSpan("host", what, Stopwatch.GetElapsedTime(_beganTicks, started).TotalMilliseconds,
+                    Stopwatch.GetElapsedTime(_beganTicks, ended).TotalMilliseconds));
+            }
             sums[name] = sums.GetValueOrDefault(name) + (from is null ? Stopwatch.GetElapsedTime(started, ended).TotalMilliseconds : to!.Since(from));
         }
         foreach (var (_, _, mark, _) in _marks) mark?.Dispose();
         _marks.Clear();
-        Action<CudaEvent, CudaEvent>? keepCopy = _began is not { } began ? null
-            : (from, to) => _trace.Add(new TraceSpan("bus", "copy", from.Since(began), to.Since(began)));
-        var copyMs = _streams.Sum(s => s.TakeCopyTime(keepCopy));
+        Action<CudaEvent, CudaEvent>? Keep(string lane, string what) => _began is not { } began ? null
+            : (from, to) => _trace.Add(new TraceSpan(lane, what, from.Since(began), to.Since(began)));
+        var copyMs = _streams.Sum(s => s.TakeCopyTime(Keep("bus", "copy")));
+        var waitMs = _streams.Sum(s => s.TakeWaitTime(Keep("waits", "for a copy")));
         var copied = _streams.Sum(s => s.CopiedBytes) - _copiedBefore;
         _began?.Dispose();
         _began = null;
@@ -113,6 +123,7 @@ internal sealed class DeviceMeter : IDisposable
         if (!keep) return;
         _parts.Add(sums);
         _copyMs.Add(copyMs);
+        _waitMs.Add(waitMs);
         _copied = copied;
     }
 
@@ -121,6 +132,7 @@ internal sealed class DeviceMeter : IDisposable
     {
         _parts.Clear();
         _copyMs.Clear();
+        _waitMs.Clear();
         Interlocked.Exchange(ref _peak, 0);
     }
 

@@ -5,7 +5,7 @@ using KtNotebooks.Files;
 namespace KtNotebooks.Bench;
 
 /// <summary>Something that a card did.</summary>
-/// <param name="Lane">compute or bus.</param>
+/// <param name="Lane">compute, bus, waits (of the compute stream for the bus), or host: when work was queued.</param>
 /// <param name="What">In words.</param>
 /// <param name="FromMs">From the step's begin on.</param>
 internal sealed record TraceSpan(string Lane, string What, double FromMs, double ToMs);

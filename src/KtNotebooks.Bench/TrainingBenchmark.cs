@@ -55,11 +55,12 @@ public sealed record TrainingBenchmarkSettings(string Shape, int? Layers, int To
 /// <param name="PerDevice">The same card by card, where there are several.</param>
 /// <param name="Ranks">Of several processes, whose first one this is: what summing the gradients costs.</param>
 /// <param name="ReadBytes">Bytes of experts read from the disk a step.</param>
+/// <param name="BusWaitMs">Of a card's compute stream before copies that were not over; of several cards the most.</param>
 /// <param name="DiskGbPerSecond">What that disk gives when it is read straight on, measured in the same run.</param>
 public sealed record TrainingBenchmarkResult(TrainingBenchmarkSettings Settings, string Device, long Parameters, long Trained, double StepMs, double FastestMs,
     double SlowestMs, IReadOnlyDictionary<string, double> Parts, double CopyMs, long CopiedBytes, long PeakDeviceBytes, long PoolPeakBytes,
     long ResidentHostBytes, IReadOnlyList<double> Losses, IReadOnlyList<DeviceFigures>? PerDevice = null,
-    RankFigures? Ranks = null, long ReadBytes = 0, double DiskGbPerSecond = 0)
+    RankFigures? Ranks = null, long ReadBytes = 0, double DiskGbPerSecond = 0, double BusWaitMs = 0)
 {
     public double TokensPerSecond => Settings.Tokens / (StepMs / 1000);
 
@@ -177,7 +178,7 @@ public static class TrainingBenchmark
             cards.SelectMany(c => c.Parts.Keys).Distinct().ToDictionary(k => k, k => cards.Average(c => c.Parts.GetValueOrDefault(k))),
             cards.Max(c => c.CopyMs), cards.Sum(c => c.CopiedBytes),
             cards.Max(c => c.PeakDeviceBytes), cards.Max(c => c.PoolPeakBytes), Environment.WorkingSet, losses, cards.Length > 1 ? cards : null,
-            shared, (long)DeviceMeter.Median(reads), sequential);
+            shared, (long)DeviceMeter.Median(reads), sequential, cards.Max(c => c.BusWaitMs));
     }
 
     /// <summary>Token table, final norm and head lie with the first and the last layer.</summary>

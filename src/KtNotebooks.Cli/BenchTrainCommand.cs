@@ -132,14 +132,15 @@ internal static class BenchTrainCommand
         if (r.PerDevice is null) Console.WriteLine($"  on the compute stream: {Split(r.Parts)}");
         if (r.CopiedBytes > 0)
             Console.WriteLine($"  over the bus: {r.CopiedBytes / 1e9:F1} GB in {r.CopyMs:N0} ms = {r.CopyGbPerSecond:F1} GB/s, "
-                + $"busy {r.CopyMs / r.StepMs:P0} of the step");
+                + $"busy {r.CopyMs / r.StepMs:P0} of the step; "
+                + $"{r.BusWaitMs:N0} ms of it a card stood before copies that were not over");
         if (r.ReadBytes > 0)
             Console.WriteLine($"  from the disk: {r.ReadBytes / 1e9:F1} GB a step = {r.ReadGbPerSecond:F2} GB/s, "
                 + $"{r.ReadGbPerSecond / r.DiskGbPerSecond:P0} of the {r.DiskGbPerSecond:F2} that it gives when read straight on");
         foreach (var card in r.PerDevice ?? [])
         {
             Console.WriteLine($"  {card.Device}: {card.PeakDeviceBytes / 1e9:F2} GB at the peak as the driver sees it, {card.PoolPeakBytes / 1e9:F2} GB of it "
-                + $"ours; {card.CopiedBytes / 1e9:F1} GB over its bus in {card.CopyMs:N0} ms");
+                + $"ours; {card.CopiedBytes / 1e9:F1} GB over its bus in {card.CopyMs:N0} ms, waited for {card.BusWaitMs:N0} ms");
             Console.WriteLine($"    {Split(card.Parts)}");
         }
         if (r.PerDevice is not null) Console.WriteLine($"  host {r.ResidentHostBytes / 1e9:F1} GB resident");

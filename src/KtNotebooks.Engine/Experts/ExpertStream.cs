@@ -31,7 +31,7 @@ internal sealed class ExpertStream : IDisposable
     private readonly Slot[] _slots;
     private readonly List<GroupVisit> _plan = [];
     private readonly Dictionary<GroupVisit, Queue<int>> _uses = [];
-    private readonly List<(CudaEvent From, CudaEvent To)> _timings = [];
+    private readonly List<(CudaEvent From, CudaEvent To)> _timings = [], _waits = [];
     private readonly DiskRing? _disk;
     private readonly CudaStream _copies;
     private int _next;
@@ -120,7 +120,8 @@ internal sealed class ExpertStream : IDisposable
                 throw;
             }
         }
-        _card.Compute.Wait(slot.Ready);
+        if (IsTimed) WaitTimed(slot.Ready);
+        else _card.Compute.Wait(slot.Ready);
         slot.Open++;
         return slot.Memory.Pointer;
     }
@@ -146,21 +147,35 @@ internal sealed class ExpertStream : IDisposable
 
     /// <summary>Milliseconds that the copies since the last call took on their stream; waits for them.</summary>
     /// <param name="each">Told both ends of every copy.</param>
-    public double TakeCopyTime(Action<CudaEvent, CudaEvent>? each = null)
+    public double TakeCopyTime(Action<CudaEvent, CudaEvent>? each = null) => Take(_timings, each);
+
+    /// <summary>The same of the time for which the compute stream stood before a group that was not there yet.</summary>
+    public double TakeWaitTime(Action<CudaEvent, CudaEvent>? each = null) => Take(_waits, each);
+
+    private double Take(List<(CudaEvent From, CudaEvent To)> timings, Action<CudaEvent, CudaEvent>? each)
     {
         double sum = 0;
         lock (_timings)
         {
-            foreach (var (from, to) in _timings)
+            foreach (var (from, to) in timings)
             {
                 sum += to.Since(from);
                 each?.Invoke(from, to);
                 from.Dispose();
                 to.Dispose();
             }
-            _timings.Clear();
+            timings.Clear();
         }
         return sum;
+    }
+
+    private void WaitTimed(CudaEvent ready)
+    {
+        CudaEvent from = new(_card, timing: true), to = new(_card, timing: true);
+        from.Record(_card.Compute);
+        _card.Compute.Wait(ready);
+        to.Record(_card.Compute);
+        lock (_timings) _waits.Add((from, to));
     }
 
     private void AddTiming(CudaEvent from, CudaEvent to)

@@ -76,7 +76,8 @@ public sealed class AdamW : IOptimizer
                 (float)correction, (float)_settings.Eps, (float)(1 - (group.Decays ? rate * _settings.WeightDecay : 0)));
             if (group.Kernels is { } card)
                 card.Step(group.Indices.Select(i => _parameters[i].Tensor.Grad), (float)gradientScale, factors, KeysOf(group));
-            else StepOnHost(group, (float)gradientScale, factors);
+            else if (group.IsPinned) HostUpdate.Queue(UpdatesOf(group, (float)gradientScale, factors));
+            else OnHost(group, (float)gradientScale, factors, 0, group.Chunks.Count)();
         }
         OptimizerState.FreeGradients(_parameters);
     }
@@ -99,28 +100,51 @@ public sealed class AdamW : IOptimizer
         return pinned;
     }
 
-    private void StepOnHost(Group group, float scale, AdamWFactors factors) => RowParallel.For(group.Chunks.Count, Chunks.Size, (first, last) =>
+    /// <summary>Parameter by parameter, for what cards take from pinned memory: the next step waits for those that it wants to see.</summary>
+    private List<HostUpdate> UpdatesOf(Group group, float scale, AdamWFactors factors)
     {
-        var wide = _parameters[group.Indices[0]].Tensor.Type == DType.BF16 ? new float[Chunks.Size] : [];
-        for (var chunk = (int)first; chunk < last; chunk++)
+        List<HostUpdate> updates = [];
+        for (var (at, first) = (0, 0); at < group.Indices.Length; first = group.Chunks.Ends[at++])
         {
-            var (at, from, length) = group.Chunks.At(chunk);
             var i = group.Indices[at];
-            Span<float> Of(Tensor tensor) => Chunks.Elements(tensor, from, length);
-            var w = _parameters[i].Tensor;
-            var g = w.Grad is { } gradient ? Of(gradient) : [];
-            if (wide.Length == 0)
-            {
-                Update(g, scale, Of(w), Of(_m[i]), Of(_v[i]), factors);
-                continue;
-            }
-            var narrow = Chunks.Halves(w, from, length);
-            var values = wide.AsSpan(0, length);
-            Bf16.Widen(narrow, values);
-            Update(g, scale, values, Of(_m[i]), Of(_v[i]), factors);
-            Stochastic.Narrow(values, narrow, Stochastic.Key(_parameters[i].Name, Steps), from);
+            var parameter = _parameters[i].Tensor;
+            updates.Add(new HostUpdate([parameter, _m[i], _v[i]], parameter.Grad, OnHost(group, scale, factors, first, group.Chunks.Ends[at])));
+            parameter.Grad = null; // the update's own from here on
         }
-    });
+        return updates;
+    }
+
+    /// <summary>The update of chunks [first, last) of a group; addresses are taken now.</summary>
+    private Action OnHost(Group group, float scale, AdamWFactors factors, int first, int last)
+    {
+        nint[] Addresses(Func<int, Tensor?> of) => [.. group.Indices.Select((i, at) =>
+            group.Chunks.Ends[at] > first && (at == 0 ? 0 : group.Chunks.Ends[at - 1]) < last ? of(i)?.Pointer ?? 0 : 0)];
+        var (w, g) = (Addresses(i => _parameters[i].Tensor), Addresses(i => _parameters[i].Tensor.Grad));
+        var (m, v) = (Addresses(i => _m[i]), Addresses(i => _v[i]));
+        var (isNarrow, step) = (_parameters[group.Indices[0]].Tensor.Type == DType.BF16, Steps);
+        return () => RowParallel.For(last - first, Chunks.Size, (from, to) =>
+        {
+            var wide = isNarrow ? new float[Chunks.Size] : [];
+            for (var chunk = first + (int)from; chunk < first + to; chunk++)
+            {
+                var (at, begin, length) = group.Chunks.At(chunk);
+                var gradient = g[at] == 0 ? [] : Floats(g[at], begin, length);
+                if (!isNarrow)
+                {
+                    Update(gradient, scale, Floats(w[at], begin, length), Floats(m[at], begin, length), Floats(v[at], begin, length), factors);
+                    continue;
+                }
+                var narrow = Halves(w[at], begin, length);
+                var values = wide.AsSpan(0, length);
+                Bf16.Widen(narrow, values);
+                Update(gradient, scale, values, Floats(m[at], begin, length), Floats(v[at], begin, length), factors);
+                Stochastic.Narrow(values, narrow, Stochastic.Key(_parameters[group.Indices[at]].Name, step), begin);
+            }
+        });
+
+        static unsafe Span<float> Floats(nint address, long from, int length) => new((float*)address + from, length);
+        static unsafe Span<ushort> Halves(nint address, long from, int length) => new((ushort*)address + from, length);
+    }
 
     /// <summary>One pass over a chunk; g empty: zeros. Eight elements at a time and the rest one by one, with the same operations.</summary>
     private static void Update(ReadOnlySpan<float> g, float scale, Span<float> w, Span<float> m, Span<float> v, in AdamWFactors f)
@@ -152,5 +176,9 @@ public sealed class AdamW : IOptimizer
     }
 
     /// <summary>The parameters of one device, type and rate that decay or do not, by their number; kernels where it is a card.</summary>
-    private sealed record Group(int[] Indices, double Rate, bool Decays, Chunks Chunks, OptimizerKernels? Kernels);
+    private sealed record Group(int[] Indices, double Rate, bool Decays, Chunks Chunks, OptimizerKernels? Kernels)
+    {
+        /// <summary>All in memory that cards copy from.</summary>
+        public bool IsPinned { get; } = Chunks.Tensors.All(t => t.IsPinned);
+    }
 }

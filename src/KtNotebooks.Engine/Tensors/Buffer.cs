@@ -16,6 +16,7 @@ public abstract class Buffer : SafeHandle
     private readonly bool _counts;
     private bool _holds;
     private int _views;
+    private volatile PendingWork? _pending;
 
     /// <param name="holds">There is memory at the address.</param>
     protected Buffer(nint pointer, long byteLength, Device device, bool holds = true)
@@ -45,8 +46,24 @@ public abstract class Buffer : SafeHandle
 
     public override bool IsInvalid => handle == 0;
 
-    /// <summary>Address on <see cref="Device"/>.</summary>
-    internal nint Pointer => IsClosed || !_holds ? throw NoAddress() : handle;
+    /// <summary>Address on <see cref="Device"/>; waits for <see cref="Pending"/>.</summary>
+    internal nint Pointer
+    {
+        get
+        {
+            _pending?.Wait();
+            return IsClosed || !_holds ? throw NoAddress() : handle;
+        }
+    }
+
+    /// <summary>Work under way on this memory; null: none.</summary>
+    internal PendingWork? Pending { set => _pending = value; }
+
+    /// <summary>The work is over, unless other work has taken its place.</summary>
+    internal void Settle(PendingWork work)
+    {
+        if (_pending == work) _pending = null;
+    }
 
     /// <summary>True while exactly one tensor looks at this memory: only then may it be added to in place.</summary>
     internal bool IsUnique => Volatile.Read(ref _views) == 1;
@@ -70,6 +87,7 @@ public abstract class Buffer : SafeHandle
 
     protected sealed override bool ReleaseHandle()
     {
+        _pending?.WaitForEnd();
         Free(handle);
         Interlocked.Decrement(ref _aliveCount);
         Count(-ByteLength);
