@@ -45,7 +45,7 @@ internal sealed record ExpertCall(ExpertSet Experts, RouteKey Key, Tensor X, Ten
     /// <summary>The low-rank pairs where they are kept, which may be the host, for the CPU's share of rows on a GPU.</summary>
     public ExpertLora? KeptLora { get; init; }
 
-    /// <summary>Pairs row by row, in the place of those of <see cref="Experts"/>; null: the same for all. <see cref="FewRows"/> alone takes it.</summary>
+    /// <summary>Pairs row by row, in the place of those of <see cref="Experts"/>; null: the same for all. For few rows of experts on a card.</summary>
     public SeveralPairs? Several { get; init; }
 
     /// <summary>k.</summary>
@@ -62,11 +62,6 @@ internal sealed record ExpertCall(ExpertSet Experts, RouteKey Key, Tensor X, Ten
     /// <summary>A mask for projection 0 gate, 1 up, 2 down; rows are numbered by route, so that sorting does not change it.</summary>
     public Ops.DropoutMask Mask(int projection) => Key.Mask(Experts, projection);
 }
-
-/// <summary>Pairs row by row.</summary>
-/// <param name="All">Of the bank's named adapters.</param>
-/// <param name="Places">Which of them acts on a row, I32 [T]; −1: none.</param>
-internal sealed record SeveralPairs(Nn.AdapterTable All, Tensor Places);
 
 /// <summary>Gradients of x, of the weights and, where they are wanted, of <see cref="ExpertSet.Trained"/>.</summary>
 internal sealed record ExpertGradients(Tensor X, Tensor Weights, Tensor[]? Trained);

@@ -44,7 +44,7 @@ public sealed class FewRowsTests
     }
 
     [Theory]
-    [InlineData("bf16")]
+    [InlineData("fp8")]
     [InlineData("int4")]
     public void A_token_is_the_same_alone_and_among_others(string formatName)
     {
