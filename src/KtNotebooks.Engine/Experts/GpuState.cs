@@ -1,5 +1,3 @@
-using KtNotebooks.Tensors;
-
 namespace KtNotebooks.Experts;
 
 /// <summary>What a GPU keeps for the gradient: the order of the routes alone.</summary>
