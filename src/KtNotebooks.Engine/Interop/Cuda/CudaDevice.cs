@@ -61,6 +61,7 @@ public sealed unsafe class CudaDevice
         Saves = new CudaStream(this);
         OwnPool = new CudaPool(this);
         Staging = new PinnedMemory(this, StagingBytes);
+        Few = new SmallCopies(this);
     }
 
     /// <summary>Why no card can be used here, or null. Asks the driver once.</summary>
@@ -106,6 +107,8 @@ public sealed unsafe class CudaDevice
     private CudaRecording? Recording => _recording is { } r && r.Device == this ? r : null;
 
     private PinnedMemory Staging { get; }
+
+    private SmallCopies Few { get; }
 
     /// <summary>What may still be taken: the pool's limit less what is in use, and no more than the driver has.</summary>
     public long Room => Math.Min(FreeBytes, Pool.Limit - Pool.UsedBytes);
@@ -206,22 +209,17 @@ public sealed unsafe class CudaDevice
     }
 
     /// <summary>
-    /// Host to card, in the compute stream's order. Returns when the source may change. Up to 64 KB go into the driver's queue at once; a larger pageable
-    /// copy would wait for the work before it, and the driver's staging is a third as fast as the bus. So what ops send along (positions, targets, token
-    /// ids) goes in pieces, and anything larger through pinned blocks of our own, filled by several threads.
+    /// Host to card, in the compute stream's order. Returns when the source may change, without waiting for the card: what ops send along (positions,
+    /// targets, tiles, token ids) is fetched by a kernel (<see cref="SmallCopies"/>), anything larger goes through pinned blocks, filled by several threads.
     /// </summary>
     internal void Write(nint target, void* source, long bytes)
     {
-        const long Piece = 1 << 16, Small = 1 << 20;
         RefuseInRecording("a copy from host memory");
+        if (bytes == 0) return;
         Use();
-        if (bytes > Small)
-        {
+        if (bytes <= SmallCopies.Most) Few.ToCard(target, source, bytes);
+        else
             for (long at = 0; at < bytes; at += StagedBytes) WriteStaged((nint)(target + at), (nint)source + (nint)at, Math.Min(StagedBytes, bytes - at));
-            return;
-        }
-        for (long at = 0; at < bytes; at += Piece)
-            cuMemcpyHtoDAsync_v2((nint)(target + at), (byte*)source + at, (nuint)Math.Min(Piece, bytes - at), Compute.Pointer).Ok();
     }
 
     private void WriteStaged(nint target, nint source, long bytes)
@@ -251,7 +249,7 @@ public sealed unsafe class CudaDevice
         }
         lock (_stagingGate)
         {
-            cuMemcpyDtoHAsync_v2((void*)Staging.Pointer, source, (nuint)bytes, Compute.Pointer).Ok();
+            Few.ToHost(Staging.Pointer, source, bytes);
             cuStreamSynchronize(Compute.Pointer).Ok();
             System.Buffer.MemoryCopy((void*)Staging.Pointer, target, bytes, bytes);
         }
@@ -275,7 +273,7 @@ public sealed unsafe class CudaDevice
             var at = (byte*)Staging.Pointer;
             foreach (var (_, source, bytes) in pieces)
             {
-                if (bytes > 0) cuMemcpyDtoHAsync_v2(at, source, (nuint)bytes, Compute.Pointer).Ok();
+                if (bytes > 0) Few.ToHost((nint)at, source, bytes);
                 at += (bytes + Line - 1) / Line * Line;
             }
             cuStreamSynchronize(Compute.Pointer).Ok();
