@@ -1,49 +1,67 @@
 using System.Diagnostics;
-using System.Net.Http.Json;
-using System.Text.Json.Nodes;
 
 using KtNotebooks.Server;
-using KtNotebooks.Tokenizers;
+using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Bench;
 
-/// <param name="Streams">Clients at once.</param>
-/// <param name="Prompt">Tokens of a prompt, at least; every client has one of its own.</param>
+/// <param name="Streams">How many clients at once, one measurement after the other; one client alone is always measured.</param>
+/// <param name="Prompt">Tokens of a prompt; every client has one of its own.</param>
 /// <param name="Tokens">Drawn by each.</param>
+/// <param name="FirstPrompt">Tokens of the prompt whose first token is timed while nothing else runs.</param>
 /// <param name="LongPrompt">Tokens of the prompt that comes while the others draw; 0: none.</param>
-public sealed record ServeBenchmarkSettings(int Streams = 64, int Prompt = 64, int Tokens = 64, int LongPrompt = 0);
+/// <param name="Rounds">Each measurement is taken so often; the median counts.</param>
+public sealed record ServeBenchmarkSettings(IReadOnlyList<int> Streams, int Prompt = 64, int Tokens = 64, int FirstPrompt = 64, int LongPrompt = 0,
+    int Rounds = 3);
+
+/// <summary>So many clients at once, on the base.</summary>
+/// <param name="TokensPerSecond">Over HTTP, from the first request to the last token, prompts included.</param>
+/// <param name="DirectTokensPerSecond">The same requests to the engine in the same process, without HTTP and JSON.</param>
+/// <param name="MixedTokensPerSecond">Over HTTP, base and adapters in turn; null: there are no adapters.</param>
+public sealed record StreamFigures(int Streams, double TokensPerSecond, double DirectTokensPerSecond, double? MixedTokensPerSecond)
+{
+    /// <summary>What HTTP and JSON add to the engine's time, the client on the same processors included.</summary>
+    public double HttpShare => (DirectTokensPerSecond / TokensPerSecond) - 1;
+}
 
 /// <param name="StartMs">From the loaded model to the first answer of /health.</param>
 /// <param name="FirstTokenMs">Of a request when nothing else runs: median.</param>
-/// <param name="OneTokensPerSecond">One client.</param>
-/// <param name="AllTokensPerSecond">All clients, on the base.</param>
-/// <param name="DirectTokensPerSecond">The same requests without HTTP.</param>
-/// <param name="AdaptersTokensPerSecond">All clients, base and adapters in turn; null: there are no adapters.</param>
+/// <param name="Streams">One client, then those that were asked for.</param>
+/// <param name="SameTexts">Of <paramref name="ComparedTexts"/> texts those that became among all others what they become alone. On the CPU all, or nothing is
+/// measured; on a card other numbers of rows are other products, whose last bits differ.</param>
+/// <param name="ReplayedSteps">Steps that were one CUDA graph, of <paramref name="Steps"/>.</param>
+/// <param name="NotRecorded">What kept steps from being one.</param>
 /// <param name="SlowestGapMs">While all draw and a long prompt comes in: the longest that any of them waits for its next token.</param>
 public sealed record ServeBenchmarkResult(ServeBenchmarkSettings Settings, string Device, int Models, double StartMs, double FirstTokenMs,
-    double OneTokensPerSecond, double AllTokensPerSecond, double DirectTokensPerSecond, double? AdaptersTokensPerSecond, double? SlowestGapMs)
+    IReadOnlyList<StreamFigures> Streams, int SameTexts, int ComparedTexts, long ReplayedSteps, long Steps, string? NotRecorded, double? SlowestGapMs)
 {
-    /// <summary>How many times one stream's speed all have together.</summary>
-    public double Times => AllTokensPerSecond / OneTokensPerSecond;
-
-    /// <summary>Share of the time that HTTP and JSON take, with the clients on the same processors.</summary>
-    public double HttpShare => 1 - (AllTokensPerSecond / DirectTokensPerSecond);
+    /// <summary>How many times one stream's speed these have together.</summary>
+    public double Times(StreamFigures of) => of.TokensPerSecond / Streams[0].TokensPerSecond;
 }
 
 /// <summary>
-/// `kt bench serve`: a server on a free port of this machine, and its clients in the same process. Every stream's text is compared with what the same request
-/// becomes alone, so that nothing is fast by being wrong.
+/// `kt bench serve`: a server on a free port of this machine's loopback, and its clients in the same process. Streams' texts are compared with what the same
+/// requests become alone, so that nothing is fast by being wrong.
 /// </summary>
 public sealed class ServeBenchmark : IAsyncDisposable
 {
+    private const int Compared = 6;
+
     private readonly ModelEngine _engine;
     private readonly ServeBenchmarkSettings _settings;
     private readonly ApiServer _server;
-    private readonly HttpClient _http;
+    private readonly ServeClient _client;
+    private readonly int[] _stops;
     private readonly double _startMs;
 
-    private ServeBenchmark(ModelEngine engine, ServeBenchmarkSettings settings, ApiServer server, HttpClient http, double startMs) =>
-        (_engine, _settings, _server, _http, _startMs) = (engine, settings, server, http, startMs);
+    private ServeBenchmark(ModelEngine engine, ServeBenchmarkSettings settings, ApiServer server, ServeClient client, double startMs)
+    {
+        (_engine, _settings, _server, _client, _startMs) = (engine, settings, server, client, startMs);
+        // The end of a text is no token here: all draw as many.
+        _stops = [.. engine.Template.StopIds(engine.Tokenizer).Concat(engine.Tokenizer.EosId is { } eos ? [eos] : []).Distinct()];
+    }
+
+    private bool OnCard => _engine.Model.Head.Device.Kind == DeviceKind.Cuda;
 
     /// <summary>Starts the server.</summary>
     /// <param name="engine">Loaded; not owned.</param>
@@ -53,131 +71,132 @@ public sealed class ServeBenchmark : IAsyncDisposable
     {
         ArgumentNullException.ThrowIfNull(engine);
         ArgumentNullException.ThrowIfNull(settings);
-        if (settings.Streams < 1 || settings.Prompt < 8 || settings.Tokens < 2)
-            throw new ArgumentException(
-                $"--streams must be at least 1, --prompt 8 and --tokens 2, but are {settings.Streams}, {settings.Prompt} and {settings.Tokens}");
-        if (settings.Prompt + settings.Tokens >= engine.Model.Info.MaxPositions || settings.LongPrompt + 2 >= engine.Model.Info.MaxPositions)
+        if (settings.Streams.Count == 0 || settings.Streams.Min() < 1 || Math.Min(settings.Prompt, settings.FirstPrompt) < 8 || settings.Tokens < 2
+            || settings.Rounds < 1)
+            throw new ArgumentException("--streams and --rounds must be at least 1, --prompt and --first-prompt 8 and --tokens 2, but are "
+                + $"{string.Join(", ", settings.Streams)}; {settings.Rounds}; {settings.Prompt}; {settings.FirstPrompt} and {settings.Tokens}");
+        if (Math.Max(settings.Prompt + settings.Tokens, Math.Max(settings.FirstPrompt, settings.LongPrompt) + 2) >= engine.Model.Info.MaxPositions)
             throw new ArgumentException($"the model has {engine.Model.Info.MaxPositions} positions, which is too few for these prompts and tokens");
         var watch = Stopwatch.StartNew();
         var server = await ApiServer.StartAsync(engine, new ApiSettings { Port = 0, Timeout = TimeSpan.FromHours(1) });
-        var http = new HttpClient(new SocketsHttpHandler { MaxConnectionsPerServer = int.MaxValue })
-        {
-            BaseAddress = server.Url,
-            Timeout = System.Threading.Timeout.InfiniteTimeSpan,
-        };
-        using var health = await http.GetAsync(new Uri("/health", UriKind.Relative), cancel);
-        return new ServeBenchmark(engine, settings, server, http, watch.Elapsed.TotalMilliseconds);
+        var client = new ServeClient(server.Url);
+        await client.WaitAsync(cancel);
+        return new ServeBenchmark(engine, settings, server, client, watch.Elapsed.TotalMilliseconds);
     }
 
     /// <summary>Measures everything, one after another.</summary>
-    /// <exception cref="InvalidOperationException">A stream became another text than alone.</exception>
+    /// <exception cref="InvalidOperationException">On the CPU a stream became another text than alone.</exception>
     public async Task<ServeBenchmarkResult> RunAsync(Action<string>? note = null, CancellationToken cancel = default)
     {
-        var (n, tokens) = (_settings.Streams, _settings.Tokens);
-        var name = _engine.Settings.BaseName;
-        note?.Invoke("warming up");
-        await Task.WhenAll(Enumerable.Range(0, n).Select(i => AskAsync(name, Prompt(2000 + i), tokens, cancel)));
-        note?.Invoke("the first token, alone");
-        List<double> first = [];
-        for (var i = 0; i < 15; i++) first.Add((await AskAsync(name, Prompt(1000 + i), 2, cancel)).FirstMs);
-        note?.Invoke("one stream");
-        List<string> alone = [];
-        var watch = Stopwatch.StartNew();
-        var ones = Math.Min(n, 6);
-        for (var i = 0; i < ones; i++) alone.Add((await AskAsync(name, Prompt(i), tokens, cancel)).Text);
-        var one = ones * tokens / watch.Elapsed.TotalSeconds;
-        ModelEngine.ForgetPrompts(); // the same prompts come again, and shall be computed again
-        note?.Invoke($"{n} streams");
-        watch.Restart();
-        var texts = await Task.WhenAll(Enumerable.Range(0, n).Select(i => AskAsync(name, Prompt(i), tokens, cancel)));
-        var all = n * tokens / watch.Elapsed.TotalSeconds;
-        for (var i = 0; i < ones; i++)
-            if (texts[i].Text != alone[i])
-                throw new InvalidOperationException($"stream {i} became another text among {n} than alone: their speed means nothing");
-        ModelEngine.ForgetPrompts();
-        note?.Invoke($"{n} streams without HTTP");
-        watch.Restart();
-        await Task.WhenAll(Enumerable.Range(0, n).Select(async i =>
-        {
-            using var reply = await _engine.StartAsync(Request(name, Prompt(i), tokens));
-            await reply.ReadToEndAsync(cancel);
-        }));
-        var direct = n * tokens / watch.Elapsed.TotalSeconds;
-        ModelEngine.ForgetPrompts();
         string[] names = [.. _engine.Models.Where(m => m.Name != _engine.Settings.ModelName).Select(m => m.Name)];
-        double? mixed = null, gap = null;
-        if (names.Length > 1)
+        var most = _settings.Streams.Max();
+        note?.Invoke("warming up");
+        foreach (var n in _settings.Streams.Distinct()) await AllAsync(n, i => Body(names[0], Prompt(2000 + i)), cancel);
+        note?.Invoke($"the first token of {_settings.FirstPrompt}, alone");
+        List<double> first = [];
+        for (var i = 0; i < 15; i++) first.Add((await _client.AskAsync(Body(names[0], Words(1000 + i, _settings.FirstPrompt), 2), cancel)).FirstMs);
+        List<StreamFigures> figures = [];
+        var (alone, among) = (Array.Empty<string>(), Array.Empty<string>());
+        int[] counts = [1, .. _settings.Streams.Where(n => n > 1).Distinct().Order()];
+        foreach (var n in counts)
         {
-            note?.Invoke($"{n} streams of base and {names.Length - 1} adapters");
-            watch.Restart();
-            await Task.WhenAll(Enumerable.Range(0, n).Select(i => AskAsync(names[i % names.Length], Prompt(i), tokens, cancel)));
-            mixed = n * tokens / watch.Elapsed.TotalSeconds;
+            note?.Invoke($"{n} stream{(n == 1 ? "" : "s")}");
+            var (http, direct, mixed) = (new List<double>(), new List<double>(), new List<double>());
+            for (var round = 0; round < _settings.Rounds; round++)
+            {
+                var (seconds, texts) = await TimedAsync(n, i => Body(names[0], Prompt(i)), cancel);
+                http.Add(seconds);
+                (alone, among) = n == 1 ? (texts, texts) : (alone, texts);
+                direct.Add(await DirectAsync(n, names[0], cancel));
+                if (names.Length > 1 && n > 1) mixed.Add((await TimedAsync(n, i => Body(names[i % names.Length], Prompt(i)), cancel)).Seconds);
+            }
+            double Rate(List<double> seconds) => Count(n) * _settings.Tokens / DeviceMeter.Median(seconds);
+            figures.Add(new StreamFigures(n, Rate(http), Rate(direct), mixed.Count > 0 ? Rate(mixed) : null));
+            if (!OnCard) RequireAlike(alone, among, n);
         }
-        if (_settings.LongPrompt > 0)
-        {
-            note?.Invoke($"a prompt of {_settings.LongPrompt} tokens among {n} streams");
-            ModelEngine.ForgetPrompts();
-            var streams = Enumerable.Range(0, n).Select(i => AskAsync(name, Prompt(i), tokens, cancel)).ToArray();
-            await Task.Delay(TimeSpan.FromSeconds(n * tokens / all / 3), cancel);
-            var late = AskAsync(name, [.. Enumerable.Range(0, _settings.LongPrompt).Select(i => Token(99, i))], 2, cancel);
-            gap = (await Task.WhenAll(streams)).Max(s => s.GapMs);
-            await late;
-        }
-        return new ServeBenchmarkResult(_settings, $"{_engine.Model.Type}, {Interop.Cpu.Variant}, {Interop.Cpu.Threads} threads", names.Length, _startMs,
-            DeviceMeter.Median(first), one, all, direct, mixed, gap);
+        double? gap = _settings.LongPrompt > 0 ? await GapAsync(most, names[0], figures[^1].TokensPerSecond, note, cancel) : null;
+        var device = OnCard ? new DeviceMeter(_engine.Model.Head.Device) : null;
+        using (device)
+            return new ServeBenchmarkResult(_settings, $"{_engine.Model.Type}, {device?.Name ?? $"{Interop.Cpu.Variant}, {Interop.Cpu.Threads} threads"}",
+                names.Length, _startMs, DeviceMeter.Median(first), figures, Alike(alone, among), Math.Min(alone.Length, among.Length), _engine.ReplayedSteps,
+                _engine.Steps, _engine.NotRecorded, gap);
     }
 
     public async ValueTask DisposeAsync()
     {
-        _http.Dispose();
+        _client.Dispose();
         await _server.DisposeAsync();
     }
 
-    private ModelRequest Request(string model, int[] prompt, int tokens) => new()
-    {
-        Model = model,
-        Ids = prompt,
-        MaxTokens = tokens,
-        DoSample = false,
-        LogitBias = Stops(_engine.Tokenizer).ToDictionary(stop => stop, _ => -100f),
-    };
+    /// <summary>One client asks one after another, several all at once.</summary>
+    private static int Count(int streams) => streams == 1 ? Compared : streams;
 
-    /// <summary>A stream over HTTP: its text, when its first token came, and the longest wait between two.</summary>
-    private async Task<(string Text, double FirstMs, double GapMs)> AskAsync(string model, int[] prompt, int tokens, CancellationToken cancel)
+    private static int Alike(string[] alone, string[] among) => alone.Zip(among).Count(p => p.First == p.Second);
+
+    private static void RequireAlike(string[] alone, string[] among, int n)
     {
-        var watch = Stopwatch.StartNew();
-        // The end of a text is no token here: all draw as many.
-        var bias = new JsonObject();
-        foreach (var stop in Stops(_engine.Tokenizer)) bias[stop.ToString(System.Globalization.CultureInfo.InvariantCulture)] = -100;
-        var body = new JsonObject
-        {
-            ["model"] = model,
-            ["prompt"] = new JsonArray([.. prompt.Select(id => JsonValue.Create(id))]),
-            ["max_tokens"] = tokens,
-            ["temperature"] = 0,
-            ["stream"] = true,
-            ["logit_bias"] = bias,
-        };
-        using var request = new HttpRequestMessage(HttpMethod.Post, "/v1/completions") { Content = JsonContent.Create(body) };
-        using var response = await _http.SendAsync(request, HttpCompletionOption.ResponseHeadersRead, cancel);
-        if (!response.IsSuccessStatusCode) throw new InvalidOperationException($"the server said {await response.Content.ReadAsStringAsync(cancel)}");
-        using var reader = new StreamReader(await response.Content.ReadAsStreamAsync(cancel));
-        var (text, first, last, gap) = (new System.Text.StringBuilder(), double.NaN, 0.0, 0.0);
-        while (await reader.ReadLineAsync(cancel) is { } line)
-        {
-            if (!line.StartsWith("data: {", StringComparison.Ordinal)) continue;
-            if (line.Contains("\"error\":{", StringComparison.Ordinal)) throw new InvalidOperationException($"the server said {line}");
-            var now = watch.Elapsed.TotalMilliseconds;
-            if (double.IsNaN(first)) first = now;
-            else gap = Math.Max(gap, now - last);
-            last = now;
-            var from = line.IndexOf("\"text\":", StringComparison.Ordinal); // as it is escaped: it is only compared
-            text.Append(line.AsSpan(from, line.IndexOf(",\"logprobs\":", StringComparison.Ordinal) - from));
-        }
-        return (text.ToString(), first, gap);
+        for (var i = 0; i < Math.Min(alone.Length, among.Length); i++)
+            if (among[i] != alone[i]) throw new InvalidOperationException($"stream {i} became another text among {n} than alone: their speed means nothing");
     }
 
-    private int[] Prompt(int number) => [.. Enumerable.Range(0, _settings.Prompt).Select(i => Token(number, i))];
+    /// <summary>The same requests come again and again: what was kept of them is computed again.</summary>
+    private async Task<(double Seconds, string[] Texts)> TimedAsync(int n, Func<int, byte[]> body, CancellationToken cancel)
+    {
+        byte[][] bodies = [.. Enumerable.Range(0, Count(n)).Select(body)];
+        await _engine.ForgetPromptsAsync();
+        var watch = Stopwatch.StartNew();
+        var texts = await AllAsync(n, i => bodies[i], cancel);
+        return (watch.Elapsed.TotalSeconds, texts);
+    }
+
+    private async Task<string[]> AllAsync(int n, Func<int, byte[]> body, CancellationToken cancel)
+    {
+        if (n > 1) return [.. (await Task.WhenAll(Enumerable.Range(0, n).Select(i => _client.AskAsync(body(i), cancel)))).Select(a => a.Text)];
+        List<string> texts = [];
+        for (var i = 0; i < Compared; i++) texts.Add((await _client.AskAsync(body(i), cancel)).Text);
+        return [.. texts];
+    }
+
+    private async Task<double> DirectAsync(int n, string name, CancellationToken cancel)
+    {
+        ModelRequest[] requests = [.. Enumerable.Range(0, Count(n)).Select(i => new ModelRequest
+        {
+            Model = name,
+            Ids = Prompt(i),
+            MaxTokens = _settings.Tokens,
+            DoSample = false,
+            LogitBias = _stops.ToDictionary(stop => stop, _ => -100f),
+        })];
+        async Task Ask(int i)
+        {
+            using var reply = await _engine.StartAsync(requests[i]);
+            await reply.ReadToEndAsync(cancel);
+        }
+        await _engine.ForgetPromptsAsync();
+        var watch = Stopwatch.StartNew();
+        if (n > 1) await Task.WhenAll(Enumerable.Range(0, n).Select(Ask));
+        else
+            for (var i = 0; i < Compared; i++) await Ask(i);
+        return watch.Elapsed.TotalSeconds;
+    }
+
+    private async Task<double> GapAsync(int n, string name, double rate, Action<string>? note, CancellationToken cancel)
+    {
+        note?.Invoke($"a prompt of {_settings.LongPrompt} tokens among {n} streams");
+        await _engine.ForgetPromptsAsync();
+        var streams = Enumerable.Range(0, n).Select(i => _client.AskAsync(Body(name, Prompt(i)), cancel)).ToArray();
+        await Task.Delay(TimeSpan.FromSeconds(n * _settings.Tokens / rate / 3), cancel);
+        var late = _client.AskAsync(Body(name, Words(99, _settings.LongPrompt), 2), cancel);
+        var gap = (await Task.WhenAll(streams)).Max(s => s.GapMs);
+        await late;
+        return gap;
+    }
+
+    private byte[] Body(string model, int[] prompt, int? tokens = null) => ServeClient.Body(model, prompt, tokens ?? _settings.Tokens, _stops);
+
+    private int[] Prompt(int number) => Words(number, _settings.Prompt);
+
+    private int[] Words(int number, int count) => [.. Enumerable.Range(0, count).Select(i => Token(number, i))];
 
     private int Token(int number, int place)
     {
@@ -185,6 +204,4 @@ public sealed class ServeBenchmark : IAsyncDisposable
         var id = (int)(Ops.DropoutMask.Mix(((ulong)(number + 7) << 32) ^ (ulong)place) % (ulong)vocabulary);
         return _engine.Tokenizer.IsSpecial(id) ? vocabulary / 2 : id;
     }
-
-    private IEnumerable<int> Stops(Tokenizer tokenizer) => _engine.Template.StopIds(tokenizer).Concat(tokenizer.EosId is { } eos ? [eos] : []).Distinct();
 }

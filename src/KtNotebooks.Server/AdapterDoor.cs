@@ -34,7 +34,13 @@ public sealed class AdapterDoor : IDisposable
         {
             if (_engine.Models.Any(m => m.Name == name) || name == Nn.Pass.BaseModel) throw new ApiException(400, $"'{name}' is served already", "lora_name",
                 "name_taken");
-            await _engine.OnThread(() => Load(name, found));
+            // Read on a thread of its own: the streams that run notice nothing but the moment when it is put beside the model.
+            using var adapter = await Task.Run(() => Read(found));
+            await _engine.OnThread(() =>
+            {
+                adapter.Install(_engine.Model, name);
+                return _engine.Serve(name, name, found);
+            });
         }
         finally
         {
@@ -68,16 +74,14 @@ public sealed class AdapterDoor : IDisposable
         }
     }
 
-    private ServedModel Load(string name, string path)
+    private LoadedAdapter Read(string path)
     {
         try
         {
-            AdapterFolder.LoadNamed(_engine.Model, name, path);
-            return _engine.Serve(name, name, path);
+            return AdapterFolder.Read(_engine.Model, path);
         }
         catch (Exception error) when (error is InvalidDataException or ArgumentException or NotSupportedException or IOException)
         {
-            NamedAdapters.Remove(_engine.Model, name);
             throw new ApiException(400, "the adapter does not fit this model, or its files are not whole; the server's log says which", "lora_path",
                 "adapter_not_loadable")
             {

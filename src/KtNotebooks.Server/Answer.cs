@@ -47,6 +47,9 @@ public sealed class Answer
 
     public Usage Usage => new(_completion.Request.Prompt.Count, _completion.CachedTokens, _completion.Count, ThoughtTokens);
 
+    /// <summary>More tokens have been drawn already: what was read need not be sent alone.</summary>
+    internal bool HasMore => _completion.HasMore;
+
     public void Cancel() => _completion.Cancel();
 
     /// <summary>Its parts as they come; everything that is read is also kept. Leaving early cancels it.</summary>

@@ -56,6 +56,8 @@ public sealed class ApiServer : IAsyncDisposable
             kestrel.Limits.RequestHeadersTimeout = TimeSpan.FromSeconds(15);
             kestrel.Listen(AddressOf(settings.Host), settings.Port);
         });
+        // A token goes from the thread that made its event straight to the socket: no handler here waits without giving its thread back.
+        builder.WebHost.UseSockets(sockets => sockets.UnsafePreferInlineScheduling = true);
         var app = builder.Build();
         var endpoints = new Endpoints(engine, settings, app.Services.GetRequiredService<ILoggerFactory>().CreateLogger("kt"));
         endpoints.Map(app);

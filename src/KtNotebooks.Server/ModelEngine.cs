@@ -102,6 +102,14 @@ public sealed class ModelEngine : IDisposable
 
     public long CacheBytes => _scheduler.CacheBytes;
 
+    /// <summary>Passes of the model so far, and those of them that were one CUDA graph.</summary>
+    public long Steps => _scheduler.Steps;
+
+    public long ReplayedSteps => _scheduler.ReplayedSteps;
+
+    /// <summary>What keeps steps from being recorded, in words; null: nothing so far.</summary>
+    public string? NotRecorded => _scheduler.NotRecorded;
+
     /// <summary>Requests that are being answered.</summary>
     public int Active => Volatile.Read(ref _active);
 
@@ -203,7 +211,11 @@ public sealed class ModelEngine : IDisposable
     }
 
     /// <summary>What was kept of earlier prompts is computed again when it comes again: for measurements.</summary>
-    public static void ForgetPrompts() => WeightVersion.Change();
+    public Task ForgetPromptsAsync() => OnThread(() =>
+    {
+        _scheduler.ForgetPrompts();
+        return true;
+    });
 
     /// <summary>New requests are refused from now on; returns when all that there are have been answered, or when it is cancelled.</summary>
     public async Task DrainAsync(CancellationToken cancel)

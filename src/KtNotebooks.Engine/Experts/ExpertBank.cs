@@ -1,3 +1,5 @@
+using System.Runtime.InteropServices;
+
 using KtNotebooks.Formats;
 using KtNotebooks.Nn;
 using KtNotebooks.Ops;
@@ -163,7 +165,8 @@ public sealed class ExpertBank : Module, IAdaptable
     /// </summary>
     public Tensor Forward(Tensor x, Tensor weights, Tensor indices, Pass pass)
     {
-        if (pass.Adapters is not null)
+        var several = SeveralOf(pass, x);
+        if (several is null && pass.Adapters is not null)
         {
             if (!pass.Any(p => ActingOn(p) is not null)) pass = pass with { Adapters = null, Adapter = Pass.BaseModel };
             else return pass.ByAdapter(x, (rows, p, from) =>
@@ -173,7 +176,7 @@ public sealed class ExpertBank : Module, IAdaptable
                 return Forward(rows, w, i, p);
             });
         }
-        var lora = ActingOn(pass);
+        var lora = several is null ? ActingOn(pass) : null;
         if (lora is { Dropout: > 0 } && !pass.Training) lora = lora with { Dropout = 0 };
         var device = Executor.DeviceOf(new ExpertVisit(indices.Count, pass.ValueUnused, lora)) ?? base.Device;
         var set = _set with { Lora = lora is null || lora.Device == device ? lora : Brought(lora, pass, device) };
@@ -187,9 +190,22 @@ public sealed class ExpertBank : Module, IAdaptable
             ValueUnused = pass.ValueUnused,
             KeptLora = lora,
             Kept = pass.Kept is { } states ? (states, this) : null,
+            Several = several,
         }, Executor);
         if (_downBiases is not null) y = ExpertBias.Apply(y, w, chosen, _downBiases);
         return Transfer.Apply(y, x.Device);
+    }
+
+    /// <summary>Few rows on the card that has the experts, each with its own pairs; null: they come one adapter after another.</summary>
+    private SeveralPairs? SeveralOf(Pass pass, Tensor x) => pass.Mixed is { } mixed && x.Rows <= Math.Min(FewRows.MaxTokens, MixedRows.Most)
+        && mixed.Tables.GetValueOrDefault(this) is { } table ? new SeveralPairs(table, mixed.Places(x.Device)) : null;
+
+    AdapterTable? IAdaptable.TableOf(IReadOnlyList<string> names)
+    {
+        if (Executor is not ResidentExperts || !FewRows.Suits(Layout)) return null;
+        FewRows.Pairs[] entries = [.. names.Select(n => FewRows.PairsOf((ExpertLora?)Named.GetValueOrDefault(n)))];
+        return new AdapterTable(Memory.Place(MemoryMarshal.Cast<FewRows.Pairs, int>(entries), Device), entries.Max(e => e.Gate.Rank + e.Up.Rank),
+            entries.Max(e => e.Down.Rank));
     }
 
     private ExpertLora Brought(ExpertLora lora, Pass pass, Device device) => pass.Adapter is null && LoraHere is { } take && device == Device

@@ -73,22 +73,6 @@ internal abstract class GpuExperts : IExpertExecutor
     public abstract void Dispose();
 }
 
-/// <summary>What a GPU keeps for the gradient: the order of the routes alone.</summary>
-internal sealed class GpuState(Tensor offsets, Tensor routes, Tensor rowOf) : ExpertState(offsets, routes)
-{
-    /// <summary>The sorted row of each route, I32 [R].</summary>
-    public Tensor RowOf => rowOf;
-
-    /// <summary>The offsets as the host sees them; null until the routes are sorted.</summary>
-    public int[]? HostOffsets { get; set; }
-
-    public override void Dispose()
-    {
-        base.Dispose();
-        rowOf.Dispose();
-    }
-}
-
 /// <summary>
 /// <see cref="RoutedExperts"/> and its gradient on a GPU, one group of experts after the other: what a group needs is allocated for its rows alone, so
 /// memory does not grow with the bank. Rows are fetched through the routes inside the products, nothing is gathered. The gradient computes gate and up
@@ -170,6 +154,32 @@ internal sealed class GpuRows(ExpertCall call, GpuExperts source, GpuState state
         sum.Finish();
     }
 
+    /// <summary>
+    /// As many rows as experts or more, but at most a tile of each, of experts that are all open: then nothing of the forward waits for the host
+    /// (<see cref="ForwardOnCard"/>).
+    /// </summary>
+    public static bool StaysOnCard(ExpertCall call) => call is { ValueUnused: false } && call.Routes >= call.Experts.Count
+        && call.X.Rows <= GroupedKernels.TileRows && call.Experts.Lora is not { Dropout: > 0 };
+
+    /// <param name="y">[T, D].</param>
+    public void ForwardOnCard(Tensor y)
+    {
+        RouteKernels.Sort(call.Indices, call.Experts.Count, state.Offsets, state.Routes, state.RowOf);
+        using var pairs = Lora is { } lora ? new DeviceExpertLora(lora, call.X.Type) : null;
+        using var visit = new Visit(this, pairs);
+        var (gate, up, p) = visit.GateAndUp();
+        p?.Dispose();
+        using (gate)
+        using (up)
+        {
+            call.Several?.AddIn(call, state.RowOf, gate, up);
+            visit.Activate(gate, up);
+            using var down = visit.Down(gate);
+            call.Several?.AddDown(call, state.RowOf, gate, down);
+            RouteKernels.Combine(down, state.RowOf, 0, call.Routes, call.TopK, call.Weights, y, add: false);
+        }
+    }
+
     /// <summary>Once for forward and backward, by whichever needs it first: the host waits for the routes here.</summary>
     private void Sort()
     {
@@ -235,14 +245,21 @@ internal sealed class GpuRows(ExpertCall call, GpuExperts source, GpuState state
         private readonly CudaDevice _card;
 
         public Visit(GpuRows op, int group, DeviceExpertLora? pairs)
+            : this(op, group, pairs, op.Offsets[op.Source.Groups[group].First], op.Offsets[op.Source.Groups[group].First + op.Source.Groups[group].Count]) =>
+            _tiles = GroupedKernels.Tiles(_x.Device, op.Offsets, _first, _count);
+
+        /// <summary>All experts, whose tiles are made on the card.</summary>
+        public Visit(GpuRows op, DeviceExpertLora? pairs)
+            : this(op, 0, pairs, 0, op.Indices.Rows * op.TopK) => _tiles = RouteKernels.Tiles(op.State.Offsets, _count);
+
+        private Visit(GpuRows op, int group, DeviceExpertLora? pairs, int firstRow, int end)
         {
             (_op, _group, _x, _pairs, _k) = (op, group, op.X, pairs, op.TopK);
             (_first, _count) = op.Source.Groups[group];
-            (FirstRow, Rows) = (op.Offsets[_first], op.Offsets[_first + _count] - op.Offsets[_first]);
+            (FirstRow, Rows) = (firstRow, end - firstRow);
             _card = _x.Gpu();
             _w = op.Source.Open(group, _x.Type, op.RowsEach);
-            (_allRoutes, _routes) = (op.State.Routes, op.State.Routes.Slice(FirstRow, Rows));
-            _tiles = GroupedKernels.Tiles(_x.Device, op.Offsets, _first, _count);
+            (_allRoutes, _routes, _tiles) = (op.State.Routes, op.State.Routes.Slice(FirstRow, Rows), null!);
         }
 
         public int FirstRow { get; }

@@ -43,10 +43,15 @@ internal sealed class ResidentExperts : GpuExperts
 
     public override void Dispose() => _bytes.Dispose();
 
-    /// <summary>A few tokens, one at a time above all, go past the groups: the chosen experts are read where they lie.</summary>
+    /// <summary>
+    /// A few tokens, one at a time above all, go past the groups: the chosen experts are read where they lie. Some more meet plain matrices on tensor cores,
+    /// sorted on the card.
+    /// </summary>
     public override void Forward(ExpertCall call, ExpertState state, Tensor y)
     {
-        if (FewRows.Suits(call, _layout)) FewRows.Forward(call, _layout, _bytes.Pointer, y);
+        if (Groups.Count == 1 && _layout.Gate.Format == StorageFormat.Of(call.X.Type) && GpuRows.StaysOnCard(call))
+            new GpuRows(call, this, (GpuState)state).ForwardOnCard(y);
+        else if (FewRows.Suits(call, _layout)) FewRows.Forward(call, _layout, _bytes.Pointer, (GpuState)state, y);
         else base.Forward(call, state, y);
     }
 

@@ -73,6 +73,9 @@ public sealed class Completion
     /// <summary>The next token, if it is there already.</summary>
     public bool TryRead(out GeneratedToken token) => _tokens.Reader.TryRead(out token!);
 
+    /// <summary>A token is there that nobody has read.</summary>
+    public bool HasMore => _tokens.Reader.TryPeek(out _);
+
     /// <summary>Tokens as they come, until the end.</summary>
     public IAsyncEnumerable<GeneratedToken> ReadAllAsync(CancellationToken cancel = default) => _tokens.Reader.ReadAllAsync(cancel);
 

@@ -28,12 +28,16 @@ namespace KtNotebooks.Generation;
 /// </summary>
 public sealed class Scheduler : IDisposable
 {
+    /// <summary>From so many logits on, threads share the draws of a step.</summary>
+    private const int ManyLogits = 1 << 20;
+
     private readonly CausalLm _model;
     private readonly Tokenizer? _tokenizer;
     private readonly SchedulerSettings _settings;
     private readonly int? _vocabulary;
     private readonly KvCache _cache;
     private readonly StepReplay? _replay;
+    private readonly AdapterTables _tables;
     private readonly Lock _gate = new();
     private readonly LinkedList<Completion> _waiting = new();
     private readonly Queue<Action> _posted = new();
@@ -57,10 +61,14 @@ public sealed class Scheduler : IDisposable
         ArgumentOutOfRangeException.ThrowIfLessThan(_settings.PromptRows, 1, "prompt rows");
         _cache = new KvCache(_settings.CacheTokens, _settings.IdleTokens);
         _replay = _settings.RecordSteps ? new StepReplay(model) : null;
+        _tables = new AdapterTables(model);
     }
 
     /// <summary>Tokens drawn so far.</summary>
     public long Tokens { get; private set; }
+
+    /// <summary>Passes of the model so far.</summary>
+    public long Steps { get; private set; }
 
     /// <summary>Rows that the model has computed so far.</summary>
     public long Rows { get; private set; }
@@ -144,6 +152,9 @@ public sealed class Scheduler : IDisposable
         }
         _added.Release();
     }
+
+    /// <summary>What is kept of earlier prompts is computed again when it comes again. On the thread that steps: <see cref="Post"/>.</summary>
+    public void ForgetPrompts() => _cache.Pages.ForgetAll();
 
     /// <summary>One pass for all that run. False: there was nothing to do.</summary>
     public bool Step()
@@ -292,6 +303,7 @@ public sealed class Scheduler : IDisposable
         }
         foreach (var one in _running.ToArray()) End(one, FinishReason.Cancelled);
         _replay?.Dispose();
+        _tables.Dispose();
         _cache.Dispose();
         _added.Dispose();
     }
@@ -358,7 +370,7 @@ public sealed class Scheduler : IDisposable
                 End(next, FinishReason.Length); // it has filled the whole cache
                 continue;
             }
-            if (next.Ids.Length == 0) next.CachedTokens = found;
+            if (next.Count == 0) next.CachedTokens = found;
             joined += next.Pending;
             lock (_gate) _waiting.Remove(next);
             _running.Add(next);
@@ -396,9 +408,8 @@ public sealed class Scheduler : IDisposable
                 rows[i] = lined[i].Pending == 1 ? 1 : Math.Min(lined[i].Pending, left);
                 if (lined[i].Pending > 1) left -= rows[i];
             }
-            var (all, wanted) = (sequences, rows);
-            int[] some = [.. Enumerable.Range(0, rows.Length).Where(i => wanted[i] > 0)];
-            (sequences, rows) = ([.. some.Select(i => all[i])], [.. some.Select(i => wanted[i])]);
+            var wanted = rows;
+            (sequences, rows) = ([.. sequences.Where((_, i) => wanted[i] > 0)], [.. wanted.Where(n => n > 0)]);
             if (_cache.TryBatch([.. sequences.Select(s => s.Cached)], rows) is { } batch) return batch;
             if (_running.Count == 1)
             {
@@ -419,18 +430,19 @@ public sealed class Scheduler : IDisposable
         using var tape = Tape.Scratch();
         var batch = TokenBatch.ForInference([.. sequences.Select((s, i) => s.All.GetRange(s.Cached.Length, rows[i]).ToArray())], cached.Held);
         var pass = Pass.Inference(batch, cached) with { RowsAlike = _settings.RowsAlike };
-        pass = WithAdapters(pass, sequences, batch.SeqStarts[1..]);
+        pass = _tables.With(pass, sequences, batch.SeqStarts[1..]);
         var replayed = _replay is not null && sequences.All(s => s.Pending == 1 && s.Cached.Length > 0) ? _replay.Logits(batch, cached, pass) : [];
         var hidden = replayed.IsEmpty ? _model.Hidden(batch, pass) : null;
         cached.Commit();
         Rows += batch.Tokens;
+        Steps++;
         int[] ready = [.. Enumerable.Range(0, sequences.Length).Where(i => sequences[i].Pending == 0)];
         if (hidden is null) Draw(sequences, replayed);
         else if (ready.Length > 0)
         {
             var last = ready.Length == batch.Tokens ? hidden : GatherRows.Apply(hidden, [.. ready.Select(i => batch.SeqStarts[i + 1] - 1)]);
             Completion[] drawing = [.. ready.Select(i => sequences[i])];
-            var ends = WithAdapters(Pass.Inference(batch) with { RowsAlike = _settings.RowsAlike }, drawing, [.. Enumerable.Range(1, ready.Length)]);
+            var ends = _tables.With(Pass.Inference(batch) with { RowsAlike = _settings.RowsAlike }, drawing, [.. Enumerable.Range(1, ready.Length)]);
             var logits = _model.Logits(last, ends);
             if (_logits.Length < logits.Count) _logits = new float[logits.Count];
             logits.CopyTo(_logits.AsSpan(0, (int)logits.Count));
@@ -442,35 +454,32 @@ public sealed class Scheduler : IDisposable
     }
 
     /// <summary>Each draws from its row of logits [n, V].</summary>
-    private void Draw(Completion[] sequences, Span<float> logits)
+    private unsafe void Draw(Completion[] sequences, Span<float> logits)
     {
-        var width = logits.Length / sequences.Length;
-        for (var i = 0; i < sequences.Length; i++) Draw(sequences[i], logits.Slice(i * width, Math.Min(width, _vocabulary ?? width)));
+        var (width, before) = (logits.Length / sequences.Length, sequences.Sum(s => s.All.Count));
+        var used = Math.Min(width, _vocabulary ?? width);
+        // The card waits for the draws. Masks may share what they know: with one they come one after another.
+        if (logits.Length < ManyLogits || sequences.Any(s => s.Request.Mask is not null))
+            for (var i = 0; i < sequences.Length; i++) Draw(sequences[i], logits.Slice(i * width, used));
+        else
+            fixed (float* all = logits)
+            {
+                var from = (nint)all;
+                Parallel.For(0, sequences.Length, i => Draw(sequences[i], new Span<float>((float*)from + ((long)i * width), used)));
+            }
+        Tokens += sequences.Sum(s => s.All.Count) - before;
     }
 
-    private void Draw(Completion one, Span<float> logits)
+    private static void Draw(Completion one, Span<float> logits)
     {
         try
         {
-            var before = one.All.Count;
             one.Take(logits);
-            Tokens += one.All.Count - before;
         }
         catch (Exception error) when (error is not OutOfMemoryException)
         {
             one.Finish(FinishReason.Failed, error); // a mask, a bias: this request's own, not the others'
         }
-    }
-
-    private static Pass WithAdapters(Pass pass, Completion[] sequences, int[] ends)
-    {
-        List<AdapterRows> stretches = [];
-        for (var i = 0; i < sequences.Length; i++)
-        {
-            if (stretches.Count > 0 && stretches[^1].Adapter == sequences[i].Request.Adapter) stretches.RemoveAt(stretches.Count - 1);
-            stretches.Add(new AdapterRows(ends[i], sequences[i].Request.Adapter));
-        }
-        return stretches.Count == 1 ? pass with { Adapter = stretches[0].Adapter } : pass with { Adapters = stretches };
     }
 
     private static void Publish(Completion one) => one.Cached.Publish(CollectionsMarshal.AsSpan(one.All));

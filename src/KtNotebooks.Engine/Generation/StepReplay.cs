@@ -10,9 +10,10 @@ namespace KtNotebooks.Generation;
 /// <summary>
 /// Steps of one token a sequence on one card, recorded as CUDA graphs and replayed: the host fills the lists of where the rows stand, queues one graph and
 /// waits for logits, instead of some thirty kernels a layer, each of which takes it longer than the card. A graph belongs to a number of sequences, a bound of
-/// their lengths and an adapter, and is recorded when such a step comes the second time. Its kernels are those of <see cref="CausalLm.Hidden(TokenBatch,
-/// Pass)"/>, so its numbers are too, bit for bit. Experts in host memory are computed by the CPU as a part of the graph (<see cref="RecordedExperts"/>). Where
-/// something on the way needs the host otherwise (layers on several cards) nothing is recorded, and <see cref="Refusal"/> says what.
+/// their lengths and an adapter (or all adapters, whichever row has which), and is recorded when such a step comes the second time. Its kernels are those of
+/// <see cref="CausalLm.Hidden(TokenBatch, Pass)"/>, so its numbers are too, bit for bit. Experts in host memory are computed by the CPU as a part of the graph
+/// (<see cref="RecordedExperts"/>). Where something on the way needs the host otherwise (layers on several cards) nothing is recorded, and
+/// <see cref="Refusal"/> says what.
 /// </summary>
 /// <param name="model">Not owned.</param>
 internal sealed class StepReplay(CausalLm model) : IDisposable
@@ -41,16 +42,16 @@ internal sealed class StepReplay(CausalLm model) : IDisposable
     /// <summary>Logits [T, V] of a step, in pinned memory that the next one overwrites; empty where the step is to be computed the usual way.</summary>
     /// <param name="batch">One row a sequence that has rows in the cache.</param>
     /// <param name="cached">The same sequences.</param>
-    /// <param name="pass">One adapter for all rows.</param>
+    /// <param name="pass">One adapter for all rows, or each row with its own (<see cref="Pass.Mixed"/>).</param>
     public Span<float> Logits(TokenBatch batch, CacheBatch cached, Pass pass)
     {
         if (Refusal is not null || _device is not { } device || batch.Tokens != batch.Sequences || batch.Tokens > FewRows.MaxTokens
-            || pass.Adapters is not null || _routers.Any(r => r.OnRouted is not null)) return [];
+            || (pass.Adapters is not null && pass.Mixed is not { IsWhole: true }) || _routers.Any(r => r.OnRouted is not null)) return [];
         model.RequireWhole();
         cached.Fit();
         ForgetWhatMoved();
         var rows = cached.Rows(batch.Ids);
-        var key = new Key(batch.Tokens, rows.Longest, pass.Adapter);
+        var key = new Key(batch.Tokens, rows.Longest, pass.Adapter, pass.Mixed?.Number ?? 0);
         if (!_steps.TryGetValue(key, out var step))
         {
             Remember(key);
@@ -113,7 +114,7 @@ internal sealed class StepReplay(CausalLm model) : IDisposable
         _order.AddLast(key);
     }
 
-    private readonly record struct Key(int Sequences, int Longest, string? Adapter);
+    private readonly record struct Key(int Sequences, int Longest, string? Adapter, long Tables);
 
     private sealed class Step : IDisposable
     {

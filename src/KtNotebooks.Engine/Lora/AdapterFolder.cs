@@ -72,6 +72,19 @@ public static class AdapterFolder
         return Put(model, source, name, log);
     }
 
+    /// <summary>
+    /// Reads what <see cref="LoadNamed"/> puts beside the model, and changes nothing of it but its notes: on any thread, while the model answers.
+    /// </summary>
+    public static LoadedAdapter Read(CausalLm model, string path, Action<string>? log = null)
+    {
+        ArgumentNullException.ThrowIfNull(model);
+        using var source = AdapterSource.Open(path);
+        Check(model, source);
+        var loaded = AdapterInstaller.Make(model, source.Path, source.Settings, source.Tensors, trained: false, log);
+        model.Notes = [.. model.Notes, .. source.Notes];
+        return loaded;
+    }
+
     /// <summary>Loads the adapter of a checkpoint into a run that has attached its own: both must be of one form.</summary>
     /// <exception cref="InvalidDataException">The checkpoint's adapter has another rank, alpha or other layers.</exception>
     public static void Resume(CausalLm model, LoraSettings settings, string folder, Action<string>? log = null)
@@ -133,14 +146,19 @@ public static class AdapterFolder
 
     private static LoraSettings Put(CausalLm model, AdapterSource source, string? name, Action<string>? log)
     {
+        Check(model, source);
+        AdapterInstaller.Put(model, source.Path, source.Settings, source.Tensors, name, log);
+        model.Notes = [.. model.Notes, .. source.Notes];
+        return source.Settings;
+    }
+
+    private static void Check(CausalLm model, AdapterSource source)
+    {
         if (source.Fingerprint is { } made && made != Fingerprint(model))
             throw new InvalidDataException($"{source.Path}: was trained on another base model (fingerprint {made}, this model "
                 + $"has {Fingerprint(model)}); load the base that its training used");
         if (source.HasParameterPairs && model.Info.ModelType == "gpt_oss")
             throw new InvalidDataException($"{source.Path}: holds pairs on parameters of fused experts (target_parameters), which are not read for gpt_oss, "
                 + "whose gate and up projections lie row by row; merge it with PEFT (merge_and_unload) and load the result as a model");
-        AdapterInstaller.Put(model, source.Path, source.Settings, source.Tensors, name, log);
-        model.Notes = [.. model.Notes, .. source.Notes];
-        return source.Settings;
     }
 }

@@ -35,10 +35,15 @@ internal sealed class AdapterInstaller
     {
         ArgumentNullException.ThrowIfNull(model);
         ArgumentNullException.ThrowIfNull(settings);
-        new AdapterInstaller(path, settings, tensors, name is null, log).Run(model, name);
+        Make(model, path, settings, tensors, name is null, log).Install(model, name);
     }
 
-    private void Run(CausalLm model, string? name)
+    /// <summary>Reads all that belongs to an adapter and changes nothing yet: a model may answer meanwhile.</summary>
+    /// <param name="trained">It will be the one that trains.</param>
+    public static LoadedAdapter Make(CausalLm model, string path, LoraSettings settings, IReadOnlyDictionary<string, AdapterTensor> tensors, bool trained,
+        Action<string>? log = null) => new AdapterInstaller(path, settings, tensors, trained, log).Run(model);
+
+    private LoadedAdapter Run(CausalLm model)
     {
         List<(IAdaptable Module, LoraWeights Lora)> adapters = [];
         var adapted = Adapted(model);
@@ -58,14 +63,7 @@ internal sealed class AdapterInstaller
             foreach (var tensor in _made) tensor.Dispose();
             throw;
         }
-        if (name is null)
-        {
-            LoraAdapter.Detach(model);
-            foreach (var (module, lora) in adapters) module.Adapter = lora;
-            return;
-        }
-        NamedAdapters.Remove(model, name);
-        foreach (var (module, lora) in adapters) module.Named.Add(name, lora);
+        return new LoadedAdapter(adapters);
     }
 
     /// <summary>What the tensors belong to, in model order.</summary>

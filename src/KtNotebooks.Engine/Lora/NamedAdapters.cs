@@ -46,9 +46,14 @@ public static class NamedAdapters
     public static void Remove(CausalLm model, string name)
     {
         ArgumentNullException.ThrowIfNull(model);
-        Nn.WeightVersion.Change();
+        var any = false;
         foreach (var module in model.All().OfType<Nn.IAdaptable>())
-            if (module.Named.Remove(name, out var lora)) lora.Dispose();
+        {
+            if (!module.Named.Remove(name, out var lora)) continue;
+            lora.Dispose();
+            any = true;
+        }
+        if (any) Nn.WeightVersion.Change();
     }
 
     /// <summary>A request may ask for an adapter's name, for `base`, or for nothing: the adapter that is attached for training, if there is one.</summary>

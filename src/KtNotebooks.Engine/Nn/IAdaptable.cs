@@ -24,6 +24,11 @@ public interface IAdaptable
     /// <summary>A place for one half, uninitialised: F32 on <see cref="AdapterDevice"/>.</summary>
     Tensor EmptyLora(params ReadOnlySpan<long> shape);
 
+    /// <summary>
+    /// What kernels read that give each row its own of these adapters, on the card of the module; null where it cannot take rows so. The caller's.
+    /// </summary>
+    internal AdapterTable? TableOf(IReadOnlyList<string> names);
+
     /// <summary>An adapter of a pair for each of <see cref="Targets"/>; takes them over.</summary>
     LoraWeights MakeAdapter(IReadOnlyList<(Tensor A, Tensor B)> pairs, float scale, float dropout);
 }

@@ -237,6 +237,9 @@ public sealed class CacheBatch : IDisposable
 
     internal PageTable Table => _table;
 
+    /// <summary>Of each row of the pass the place of its adapter among those with names, −1: none; empty where all have one. Set before anybody asks.</summary>
+    internal int[] AdapterOf { get; set; } = [];
+
     /// <summary>What kernels are told of all rows of the pass.</summary>
     internal PassLists Lists => _lists ??= new PassLists(Rows([]));
 
@@ -251,7 +254,7 @@ public sealed class CacheBatch : IDisposable
         var positions = new int[starts[^1]];
         for (var s = 0; s < _rows.Length; s++)
             for (var i = 0; i < _rows[s]; i++) positions[starts[s] + i] = Held[s] + i;
-        return new PassRows(positions, starts, _table) { Ids = ids };
+        return new PassRows(positions, starts, _table) { Ids = ids, Adapters = AdapterOf };
     }
 
     /// <summary>Gives every layer of the cache room for these rows before any is computed.</summary>

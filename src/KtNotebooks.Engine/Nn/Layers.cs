@@ -1,3 +1,5 @@
+using System.Runtime.InteropServices;
+
 using KtNotebooks.Autograd;
 using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
@@ -106,6 +108,14 @@ public sealed class Linear : Module, IAdaptable
 
     public Tensor EmptyLora(params ReadOnlySpan<long> shape) => Tensor.Empty(DType.F32, AdapterDevice, shape);
 
+    AdapterTable? IAdaptable.TableOf(IReadOnlyList<string> names)
+    {
+        LinearLora?[] pairs = [.. names.Select(n => (LinearLora?)Named.GetValueOrDefault(n))];
+        if (Weight.Device.Kind != DeviceKind.Cuda || pairs.Any(p => p is { Dora: not null } or { Start: not null })) return null;
+        LowPair[] entries = [.. pairs.Select(p => p is null ? default : new LowPair(p.A.Pointer, p.B.Pointer, p.B.Width, p.Scale))];
+        return new AdapterTable(Memory.Place(MemoryMarshal.Cast<LowPair, int>(entries), Weight.Device), entries.Max(e => e.Rank));
+    }
+
     public LoraWeights MakeAdapter(IReadOnlyList<(Tensor A, Tensor B)> pairs, float scale, float dropout)
     {
         ArgumentNullException.ThrowIfNull(pairs);
@@ -113,12 +123,16 @@ public sealed class Linear : Module, IAdaptable
     }
 
     /// <summary>
-    /// x [..., in] → [..., out] in x's type or <paramref name="outType"/>. Rows of several adapters are as many products, each as it is alone.
+    /// x [..., in] → [..., out] in x's type or <paramref name="outType"/>. Rows of several adapters are as many products, each as it is alone, or, where the
+    /// pass says so, one product with each row's own pair.
     /// </summary>
     public Tensor Forward(Tensor x, Pass pass, DType? outType = null)
     {
-        if (pass.Adapters is not null && pass.Any(p => Acting(p) is not null)) return pass.ByAdapter(x, (rows, p, _) => Forward(rows, p, outType));
+        var mixed = x.Rows <= MixedRows.Most ? pass.Mixed?.Tables.GetValueOrDefault(this) : null;
+        if (mixed is null && pass.Adapters is not null && pass.Any(p => Acting(p) is not null))
+            return pass.ByAdapter(x, (rows, p, _) => Forward(rows, p, outType));
         var y = pass.Adapters is null && Acting(pass) is { } a ? Adapted(x, a, pass.Mask(a.Dropout, _key)) : Ops.Linear.Apply(x, Weight, outType);
+        if (mixed is not null) RowPairs.Add(x, mixed.Table, mixed.Rank, pass.Mixed!.Places(x.Device), y);
         return Bias is { } b ? AddBias.Apply(y, b) : y;
     }
 

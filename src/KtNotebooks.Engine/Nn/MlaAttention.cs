@@ -103,12 +103,27 @@ public sealed class MlaAttention : Block
         return Values(context, pass);
     }
 
-    private Tensor Queries(Tensor q, Tensor angles, Pass pass) => SeveralAdapters(pass)
-        ? pass.ByAdapter(q, (rows, p, from) => Queries(rows, Part(angles, from, from + rows.Rows), p))
-        : AbsorbedQueries.Apply(q, angles, Read(pass).Weight, Read(pass).Pair, _settings.Heads);
+    private Tensor Queries(Tensor q, Tensor angles, Pass pass)
+    {
+        var mixed = Mixed(q.Dim(0), pass);
+        if (mixed is null && SeveralAdapters(pass)) return pass.ByAdapter(q, (rows, p, from) => Queries(rows, Part(angles, from, from + rows.Rows), p));
+        var y = AbsorbedQueries.Apply(q, angles, Read(pass).Weight, Read(pass).Pair, _settings.Heads);
+        if (mixed is not null) RowPairs.AddToQueries(q, mixed.Table, mixed.Rank, pass.Mixed!.Places(q.Device), y, _settings.Heads);
+        return y;
+    }
 
-    private Tensor Values(Tensor context, Pass pass) => SeveralAdapters(pass) ? pass.ByAdapter(context, (rows, p, _) => Values(rows, p))
-        : AbsorbedValues.Apply(context, Read(pass).Weight, Read(pass).Pair, _settings.Heads);
+    private Tensor Values(Tensor context, Pass pass)
+    {
+        var (mixed, heads) = (Mixed(context.Dim(0), pass), _settings.Heads);
+        if (mixed is null && SeveralAdapters(pass)) return pass.ByAdapter(context, (rows, p, _) => Values(rows, p));
+        var y = AbsorbedValues.Apply(context, Read(pass).Weight, Read(pass).Pair, heads);
+        if (mixed is not null)
+            RowPairs.Add(context, mixed.Table, mixed.Rank, pass.Mixed!.Places(context.Device), y, heads.H, heads.Nope + heads.Value, heads.Nope);
+        return y;
+    }
+
+    /// <summary>The up-projection's pairs where each row has its own.</summary>
+    private AdapterTable? Mixed(long rows, Pass pass) => rows <= MixedRows.Most ? pass.Mixed?.Tables.GetValueOrDefault(_kvB) : null;
 
     private bool SeveralAdapters(Pass pass) => pass.Adapters is not null && pass.Any(p => _kvB.Acting(p) is not null);
 

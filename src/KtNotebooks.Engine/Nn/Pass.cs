@@ -34,6 +34,9 @@ public sealed record Pass(int[] Positions, int[] SeqStarts, int FirstRow = 0, ul
     /// <summary>Where experts on the CPU leave their activations for the backward pass; null: they are computed again.</summary>
     public KeptStates? Kept { get; init; }
 
+    /// <summary>The rows of <see cref="Adapters"/>, for modules that can take each with its own; null: none can.</summary>
+    internal MixedRows? Mixed { get; init; }
+
     /// <summary>Asks for the base without any adapter.</summary>
     public const string BaseModel = "base";
 
@@ -53,7 +56,7 @@ public sealed record Pass(int[] Positions, int[] SeqStarts, int FirstRow = 0, ul
 
     /// <summary>Whether anything acts on any of the rows: `acting` of every adapter in this pass.</summary>
     internal bool Any(Func<Pass, bool> acting) => Adapters is null ? acting(this)
-        : Adapters.Any(a => acting(this with { Adapter = a.Adapter, Adapters = null }));
+        : Adapters.Any(a => acting(this with { Adapter = a.Adapter, Adapters = null, Mixed = null }));
 
     /// <summary>The adapters of rows [from, to).</summary>
     internal Pass OfRows(int from, int to)
@@ -62,7 +65,7 @@ public sealed record Pass(int[] Positions, int[] SeqStarts, int FirstRow = 0, ul
         List<AdapterRows> part = [];
         foreach (var (end, adapter) in Adapters)
             if (end > from && (part.Count == 0 || part[^1].End < to - from)) part.Add(new AdapterRows(Math.Min(end, to) - from, adapter));
-        return this with { Adapters = part };
+        return this with { Adapters = part, Mixed = Mixed is { } m ? m with { From = m.From + from, To = m.From + to } : null };
     }
 
     /// <summary>A function of rows [T, …] with one adapter, for each stretch of rows; the results end to end. All results have one shape but for T.</summary>
@@ -73,7 +76,7 @@ public sealed record Pass(int[] Positions, int[] SeqStarts, int FirstRow = 0, ul
         foreach (var (end, adapter) in Adapters!)
         {
             var rows = Tape.Own(x.Slice(from, end - from));
-            var y = compute(rows, this with { Adapter = adapter, Adapters = null }, from);
+            var y = compute(rows, this with { Adapter = adapter, Adapters = null, Mixed = null }, from);
             all ??= Tape.Own(Tensor.Empty(y.Type, y.Device, [x.Dim(0), .. y.Shape[1..]]));
             using var target = all.Slice(from, end - from);
             Memory.Copy(y, target);

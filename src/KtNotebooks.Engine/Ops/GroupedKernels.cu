@@ -105,6 +105,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) grouped_product(Product p)
     DYNAMIC_SHARED(shared);
     __shared__ Term terms[3];
     const Tile tile = p.tiles[blockIdx.y];
+    if (tile.rows == 0) return;
     const int n0 = blockIdx.x * BN, thread = threadIdx.x, lane = thread & 31, warp = thread >> 5;
     const int wm = warp / (BN / WN) * WM, wn = warp % (BN / WN) * WN;
     if (thread == 0)

@@ -12,6 +12,9 @@ internal sealed record PassRows(int[] Positions, int[] SeqStarts, PageTable Tabl
     /// <summary>Tokens, [T]; where somebody looks for them here.</summary>
     public int[] Ids { get; init; } = [];
 
+    /// <summary>The place of each row's adapter, [T]; where rows have several.</summary>
+    public int[] Adapters { get; init; } = [];
+
     /// <summary>
     /// A round number that no sequence of the pass is longer than. What is sized by it, and not by the lengths themselves, stays the same for many passes.
     /// </summary>

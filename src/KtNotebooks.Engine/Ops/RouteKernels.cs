@@ -46,6 +46,18 @@ internal static class RouteKernels
     }
 
     /// <summary>
+    /// A tile an expert for <see cref="GroupedKernels.Product"/>, I32 [experts, 4], empty ones too: where no expert has more rows than a tile, so that the host
+    /// needs not know how many each has. offsets I32 [experts + 1].
+    /// </summary>
+    public static Tensor Tiles(Tensor offsets, int experts)
+    {
+        var tiles = Tensor.Empty(DType.I32, offsets.Device, experts, 4);
+        Program.Kernel(offsets.Gpu(), "expert_tiles", Packs.Of(1, offsets, offsets).Options)
+            .Launch((experts + 127) / 128, 128, offsets.Pointer, tiles.Pointer, experts);
+        return tiles;
+    }
+
+    /// <summary>
     /// xs[i] = x[routes[first + i] / k] for i in [0, count). x [T, D], xs [≥ count, D], one float type. With k = 1 routes are any row numbers.
     /// </summary>
     public static void Gather(Tensor x, Tensor routes, int first, int count, int k, Tensor xs)

@@ -95,6 +95,17 @@ extern "C" __global__ void place_routes(const int* indices, const int* counts, c
     }
 }
 
+// The tile of each expert that has at most as many rows as a tile: (expert, first row, rows, 0). A thread an expert.
+extern "C" __global__ void expert_tiles(const int* offsets, int* tiles, int experts)
+{
+    int e = blockIdx.x * blockDim.x + threadIdx.x;
+    if (e >= experts) return;
+    tiles[4 * e] = e;
+    tiles[4 * e + 1] = offsets[e];
+    tiles[4 * e + 2] = offsets[e + 1] - offsets[e];
+    tiles[4 * e + 3] = 0;
+}
+
 // ---- Rows, a block each; width counts packs.
 
 // xs[i] = x[routes[i] / k].

@@ -209,6 +209,7 @@ __device__ __forceinline__ void store_tile(const float (&d)[ROWS], const Product
         WARPGROUP_SHARED(shared);                                                             \
         __shared__ Term terms[3];                                                             \
         const Tile tile = p.tiles[blockIdx.y];                                                \
+        if (tile.rows == 0) return;                                                           \
         if (threadIdx.x == 0)                                                                 \
         {                                                                                     \
             terms[0] = p.terms[0];                                                            \

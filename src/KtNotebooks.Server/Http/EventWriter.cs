@@ -27,11 +27,11 @@ internal sealed class EventWriter(HttpContext context) : IAsyncDisposable
     {
         Begin();
         if (name is not null) Text($"event: {name}\n");
-        Text("data: ");
+        Bytes("data: "u8);
         _json.Reset();
         JsonSerializer.Serialize(_json, data, type);
         _json.Flush();
-        Text("\n\n");
+        Bytes("\n\n"u8);
     }
 
     /// <summary>An event without JSON.</summary>
@@ -59,6 +59,8 @@ internal sealed class EventWriter(HttpContext context) : IAsyncDisposable
         context.Response.Headers.CacheControl = "no-cache";
         context.Response.Headers["X-Accel-Buffering"] = "no"; // proxies that gather
     }
+
+    private void Bytes(ReadOnlySpan<byte> bytes) => context.Response.BodyWriter.Write(bytes);
 
     private void Text(string text) => context.Response.BodyWriter.Write(System.Text.Encoding.UTF8.GetBytes(text));
 }

@@ -48,7 +48,7 @@ internal sealed class ChatEndpoint(ModelEngine engine)
                 case CallPart call: Write(answer, new ChatDelta { ToolCalls = [Of(call, calls[answer.Index]++)] }); break;
                 default: Write(answer, new ChatDelta(), EngineTelemetry.Word(answer.Reason)); break;
             }
-            await events.FlushAsync(c.Cancel);
+            if (part is null ? reply.Answers.Count > 1 : !answer.HasMore) await events.FlushAsync(c.Cancel); // the end of one alone goes out with [DONE]
         }
         if (chat.StreamUsage)
             events.Write(null, Say(reply, id, "chat.completion.chunk", []) with { Usage = ChatUsage.Of(reply.Usage) }, ChatJson.Wire.ChatCompletion);

@@ -76,7 +76,7 @@ internal sealed class CompletionsEndpoint(ModelEngine engine)
                     continue;
                 }
                 Write(reply, answer, part is TextPart text ? text.Text : "", part is null ? EngineTelemetry.Word(answer.Reason) : null);
-                await c.Events.FlushAsync(c.Cancel);
+                if (part is null ? reply.Answers.Count > 1 : !answer.HasMore) await c.Events.FlushAsync(c.Cancel); // the end of one alone goes out with [DONE]
             }
 
             void Write(Reply from, Answer answer, string text, string? reason)

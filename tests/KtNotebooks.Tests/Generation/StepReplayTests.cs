@@ -1,7 +1,9 @@
+using KtNotebooks.Bench;
 using KtNotebooks.Generation;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
+using KtNotebooks.Nn;
 using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
 using KtNotebooks.Tests.Tokenizers;
@@ -42,6 +44,39 @@ public sealed class StepReplayTests
         Assert.True(replays > 10, $"{replays} steps were replayed");
     }
 
+    /// <summary>
+    /// Base and adapters in one step, each row with its own pairs, on dense layers, in absorbed attention and on experts, which some rows share and some do
+    /// not; a third adapter comes later and has another rank.
+    /// </summary>
+    [Theory]
+    [InlineData("deepseek_v2_lite")]
+    [InlineData("qwen3_moe")]
+    public void Rows_of_several_adapters_share_a_recorded_step(string name)
+    {
+        Require.Hardware("cuda", CudaDevice.Missing);
+        using var model = Load(name, ExecutorKind.Resident, type: DType.F32); // no rounding that could turn a draw
+        ServedShape.Adapt(model, "cat", 4, 1, 0.3f);
+        ServedShape.Adapt(model, "dog", 4, 2, 0.3f);
+        string[] adapters = ["cat", Pass.BaseModel, "dog", "cat", Pass.BaseModel, "dog", "bird"];
+        GenerationRequest[] requests = [.. adapters.Select((adapter, i) => new GenerationRequest([.. Enumerable.Range(0, 5 + i)
+            .Select(t => ((t * 37) + (i * 11) + 5) % 256)], Sampling.Greedy(8)) { Logprobs = 1, Adapter = adapter })];
+        (string[] Texts, int[][] Ids, long Replays) Run(bool record)
+        {
+            using var scheduler = new Scheduler(model, settings: new SchedulerSettings { Slots = 8, RecordSteps = record });
+            Assert.Equal(6, scheduler.ReadAll(requests[..^1], Stop).Count());
+            ServedShape.Adapt(model, "bird", 7, 3, 0.3f);
+            Completion[] answers = [.. scheduler.ReadAll(requests, Stop).OrderBy(a => a.Row).Select(a => a.Answer)];
+            NamedAdapters.Remove(model, "bird");
+            return ([.. answers.Select(Text)], [.. answers.Select(a => a.Ids)], scheduler.ReplayedSteps);
+        }
+        var (texts, ids, replays) = Run(record: true);
+        Assert.True(replays > 8, $"{replays} steps were replayed");
+        Assert.Equal(Run(record: false).Texts, texts);
+        ServedShape.Adapt(model, "bird", 7, 3, 0.3f);
+        for (var i = 0; i < requests.Length; i++) Assert.Equal($"{i}: {string.Join(' ', Alone(model, requests[i]).Ids)}", $"{i}: {string.Join(' ', ids[i])}");
+        Assert.NotEqual(Alone(model, requests[0] with { Adapter = Pass.BaseModel }).Ids, ids[0]);
+    }
+
     [Fact]
     public void Changed_weights_are_the_ones_that_answer()
     {
@@ -56,7 +91,7 @@ public sealed class StepReplayTests
         var after = Answer();
         Assert.NotEqual(before, after);
         Assert.Equal(Text(Alone(model, request)), after);
-        model.Stages.SelectMany(s => s.All()).OfType<KtNotebooks.Nn.IAdaptable>().ToList().ForEach(m => m.Adapter = null);
+        model.Stages.SelectMany(s => s.All()).OfType<IAdaptable>().ToList().ForEach(m => m.Adapter = null);
         Assert.Equal(before, Answer());
         Assert.True(scheduler.ReplayedSteps > 20);
     }
@@ -155,16 +190,16 @@ public sealed class StepReplayTests
         }
     }
 
-    private static CausalLm Load(string name, ExecutorKind experts, bool tableInHostMemory = false)
+    private static CausalLm Load(string name, ExecutorKind experts, bool tableInHostMemory = false, DType type = DType.BF16)
     {
         var folder = Path.Combine(Checkout.Root, "tests/KtNotebooks.Tests/Golden", name, "model");
         using var rules = new Samples.Folder();
         var rule = rules.Write("rules.yaml", "- match: { name: ^model\\.embed_tokens }\n  place: { compute: cpu, weights: host }\n");
-        return ModelFolder.Load(folder, DType.BF16, ModelFolder.Plan(folder, new PlacementSettings
+        return ModelFolder.Load(folder, type, ModelFolder.Plan(folder, new PlacementSettings
         {
             Device = "cuda:0",
             Experts = experts,
             Rules = tableInHostMemory ? PlacementRules.Load(rule) : null,
-        }));
+        }, type));
     }
 }

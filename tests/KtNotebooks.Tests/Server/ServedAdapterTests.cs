@@ -37,7 +37,7 @@ public sealed class ServedAdapterTests(ServedAdapterTests.Two two) : IClassFixtu
         string[] models = ["kt-tiny", "cat"];
         var alone = new string[12];
         for (var i = 0; i < alone.Length; i++) alone[i] = await two.Say(models[i % 2], i);
-        ModelEngine.ForgetPrompts();
+        await two.Engine.ForgetPromptsAsync();
         // A long prompt comes in pieces meanwhile.
         var together = await Task.WhenAll(Enumerable.Range(0, alone.Length).Select(i => two.Say(models[i % 2], i)).Append(two.Say("kt-tiny", 99, words: 60)));
         Assert.Equal(alone, together[..^1]);
@@ -50,7 +50,7 @@ public sealed class ServedAdapterTests(ServedAdapterTests.Two two) : IClassFixtu
     {
         string[] texts = ["one", "a second text, longer than the first", string.Join(' ', Enumerable.Range(0, 90))];
         var alone = await two.Say("kt-tiny", 5);
-        ModelEngine.ForgetPrompts();
+        await two.Engine.ForgetPromptsAsync();
         var said = two.Say("kt-tiny", 5);
         var json = JsonSerializer.Serialize(new { model = "cat", messages = texts });
         var scores = await two.Scores(json);

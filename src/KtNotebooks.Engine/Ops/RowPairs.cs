@@ -1,0 +1,56 @@
+using System.Runtime.InteropServices;
+
+using KtNotebooks.Interop.Cuda;
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Ops;
+
+/// <summary>A row's low-rank pair as RowPairs.cu reads it.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal readonly record struct LowPair(nint A, nint B, int Rank, float Scale);
+
+/// <summary>
+/// Adds the low-rank terms of several adapters, each row its own, to what a weight gave for all rows: for few rows on a card, in inference. A row without an
+/// adapter stays as it is, bit for bit. Tables hold <see cref="LowPair"/>s; places I32 [T] say which is a row's, −1 none.
+/// </summary>
+internal static class RowPairs
+{
+    private const int Warps = 4, Threads = 256;
+
+    private static readonly CudaProgram Program = new(nameof(RowPairs), CudaProgram.Resource("Ops.RowPairs.cu"));
+
+    /// <summary>
+    /// y[row, n] += scale · B[(row mod divide) · each + first + n] · (A x[row]) with the pair of token row / divide: divide 1 for a linear layer, H where a
+    /// token's heads are rows and B has `each` rows a head.
+    /// </summary>
+    /// <param name="x">[T · divide, K].</param>
+    /// <param name="table">Of the module.</param>
+    /// <param name="rank">The largest in it.</param>
+    /// <param name="places">Of the T tokens.</param>
+    /// <param name="y">[T · divide, N].</param>
+    /// <param name="divide">Rows a token.</param>
+    /// <param name="each">Rows of B between a token's rows.</param>
+    /// <param name="first">Row of B that is the first output.</param>
+    public static void Add(Tensor x, Tensor table, int rank, Tensor places, Tensor y, int divide = 1, int each = 0, int first = 0)
+    {
+        var rows = (int)(places.Dim(0) * divide);
+        var (K, N) = ((int)(x.Count / rows), (int)(y.Count / rows));
+        using var p = Tensor.Empty(DType.F32, x.Device, rows, rank);
+        var options = Options(x, y);
+        Program.Kernel(x.Gpu(), "row_pairs_in", options).Launch((rows, (rank + Warps - 1) / Warps, 1), Warps * 32, 0, x.Pointer, table.Pointer, places.Pointer,
+            p.Pointer, K, divide, rank);
+        Program.Kernel(x.Gpu(), "row_pairs_add", options).Launch((rows, (N + Threads - 1) / Threads, 1), Threads, 0, p.Pointer, table.Pointer, places.Pointer,
+            y.Pointer, N, divide, each, first, rank);
+    }
+
+    /// <summary>The same of <see cref="AbsorbedQueries"/>.</summary>
+    /// <param name="q">[T, H·(n+r)].</param>
+    /// <param name="y">Its result, [T, H, R+r].</param>
+    public static void AddToQueries(Tensor q, Tensor table, int rank, Tensor places, Tensor y, MlaShape shape) =>
+        Program.Kernel(q.Gpu(), "row_pairs_queries", Options(q, y)).Launch((places.Dim(0), shape.H, 1), Threads, rank * sizeof(float), q.Pointer, table.Pointer,
+            places.Pointer, y.Pointer, shape.H, shape.Nope, shape.Rope, shape.Value, y.Width - shape.Rope);
+
+    private static string Options(Tensor x, Tensor y) => $"-DTYPE={Name(x)} -DOTHER={Name(y)}";
+
+    private static string Name(Tensor of) => of.Type == DType.BF16 ? "bf16" : "float";
+}
