@@ -307,17 +307,22 @@ public sealed unsafe class CudaDevice
     }
 
     /// <summary>
-    /// Pinned host memory to card on the copy stream, beside the kernels: tie both ends to the compute stream with events. In pieces: the bus takes copies of
-    /// all streams in turn, and what a layer waits for (its low-rank pairs, inputs that come back) must not stand behind a gigabyte of experts.
+    /// Pinned host memory to card beside the kernels: tie both ends to the compute stream with events. On the copy stream in pieces by a copy engine, which
+    /// takes commands of all streams in turn; on another stream by a kernel, so that what a layer waits for (its low-rank pairs, its matrices, inputs that
+    /// come back) does not stand behind the gigabytes of experts that are queued ahead.
     /// </summary>
     internal void Fetch(nint target, nint source, long bytes, CudaStream? copies = null)
     {
         if (bytes == 0) return;
         RefuseInRecording("a copy over the bus");
         Use();
+        if (copies is not null && copies != Copies && (target | source) % 16 == 0)
+        {
+            Few.Fetch(copies, target, source, bytes);
+            return;
+        }
         for (long at = 0; at < bytes; at += FetchBytes)
-            cuMemcpyHtoDAsync_v2(target + (nint)at, (void*)(source + (nint)at), (nuint)Math.Min(FetchBytes, bytes - at),
-                (copies ?? Copies).Pointer).Ok();
+            cuMemcpyHtoDAsync_v2(target + (nint)at, (void*)(source + (nint)at), (nuint)Math.Min(FetchBytes, bytes - at), (copies ?? Copies).Pointer).Ok();
     }
 
     private const long FetchBytes = 32L << 20;
@@ -335,9 +340,7 @@ public sealed unsafe class CudaDevice
     internal void Restore(nint target, nint source, long bytes)
     {
         if (bytes == 0) return;
-        RefuseInRecording("a copy over the bus");
-        Use();
-        cuMemcpyHtoDAsync_v2(target, (void*)source, (nuint)bytes, Saves.Pointer).Ok();
+        Fetch(target, source, bytes, Saves);
     }
 
     /// <summary>On this card, in order.</summary>

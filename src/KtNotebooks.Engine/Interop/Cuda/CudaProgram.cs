@@ -77,7 +77,11 @@ public readonly unsafe struct CudaKernel
     /// <summary>
     /// The same with three dimensions and dynamic shared memory; more than 48 KB of it must have been asked for by <see cref="AllowShared"/>.
     /// </summary>
-    public void Launch((long X, long Y, long Z) grid, int block, int sharedBytes, params ReadOnlySpan<KernelArgument> arguments)
+    public void Launch((long X, long Y, long Z) grid, int block, int sharedBytes, params ReadOnlySpan<KernelArgument> arguments) =>
+        Launch(_device.Compute, grid, block, sharedBytes, arguments);
+
+    /// <summary>The same on another stream.</summary>
+    internal void Launch(CudaStream stream, (long X, long Y, long Z) grid, int block, int sharedBytes, params ReadOnlySpan<KernelArgument> arguments)
     {
         if (grid.X == 0 || grid.Y == 0 || grid.Z == 0) return;
         _device.Use();
@@ -86,7 +90,7 @@ public readonly unsafe struct CudaKernel
         {
             for (var i = 0; i < arguments.Length; i++) pointers[i] = values + i;
             cuLaunchKernel(_function, checked((uint)grid.X), checked((uint)grid.Y), checked((uint)grid.Z), (uint)block, 1, 1, (uint)sharedBytes,
-                _device.Compute.Pointer, pointers, null).Ok();
+                stream.Pointer, pointers, null).Ok();
         }
     }
 

@@ -1,9 +1,10 @@
 namespace KtNotebooks.Interop.Cuda;
 
 /// <summary>
-/// A few bytes between host and card in the order of the compute stream, by a kernel that reads or writes pinned memory over the bus. The copy engines serve
-/// all streams in the order in which commands came: a list of tiles that went to the card by one stood behind gigabytes of experts, and with it the thread
-/// that drives the card (140 of 160 ms of a layer of DeepSeek-V3, `kt bench train --trace`).
+/// Copies between host and card by kernels that read or write pinned memory over the bus, for what must not stand behind the experts' copies: the engines
+/// serve all streams in the order in which commands came, and gigabytes of experts are queued ahead. A list of tiles that went by one waited for all of them,
+/// and with it the thread that drives the card (140 of 160 ms of a layer of DeepSeek-V3, `kt bench train --trace`); so did low-rank pairs and inputs that
+/// come back.
 /// </summary>
 internal sealed unsafe class SmallCopies(CudaDevice card)
 {
@@ -21,6 +22,27 @@ internal sealed unsafe class SmallCopies(CudaDevice card)
                 *(unsigned int*)(to + at) = *(const unsigned int*)(from + at);
             else
                 for (long long i = at; i < at + 4 && i < bytes; i++) to[i] = from[i];
+        }
+
+        struct __align__(16) Sixteen { unsigned int v[4]; };
+
+        // Four times 16 bytes a thread are on their way at a time.
+        extern "C" __global__ void copy_many(const unsigned char* from, unsigned char* to, long long bytes)
+        {
+            long long all = gridDim.x * (long long)blockDim.x, self = blockIdx.x * (long long)blockDim.x + threadIdx.x, count = bytes / 16;
+            const Sixteen* source = (const Sixteen*)from;
+            Sixteen* target = (Sixteen*)to;
+            long long i = self;
+            for (; i + 3 * all < count; i += 4 * all)
+            {
+                Sixteen a = source[i], b = source[i + all], c = source[i + 2 * all], d = source[i + 3 * all];
+                target[i] = a;
+                target[i + all] = b;
+                target[i + 2 * all] = c;
+                target[i + 3 * all] = d;
+            }
+            for (; i < count; i += all) target[i] = source[i];
+            for (long long at = count * 16 + self; at < bytes; at += all) to[at] = from[at];
         }
         """;
 
@@ -41,6 +63,16 @@ internal sealed unsafe class SmallCopies(CudaDevice card)
             System.Buffer.MemoryCopy(source, (void*)place, bytes, bytes);
             Copy(place, target, bytes);
         }
+    }
+
+    /// <summary>
+    /// Any number of bytes of pinned memory, in the order of another stream: beside what the copy engines have queued, with which it shares the bus.
+    /// Pointers are multiples of 16.
+    /// </summary>
+    public void Fetch(CudaStream stream, nint target, nint pinned, long bytes)
+    {
+        const int Blocks = 32, Threads = 512; // a part of the card's multiprocessors, enough of them for the bus
+        Program.Kernel(card, "copy_many", "").Launch(stream, (Blocks, 1, 1), Threads, 0, pinned, target, bytes);
     }
 
     /// <summary>To pinned memory; who reads there waits for the compute stream first.</summary>
