@@ -15,7 +15,7 @@ public sealed class MemoryPlanTests
     [Fact]
     public void DeepSeek_V3_is_counted_from_its_config_alone()
     {
-        var plan = MemoryPlan.Open("deepseek-v3", "kt_optimize_rule=" + V3Rules);
+        var plan = MemoryPlan.Open("deepseek-v3", "dense_weights=card", "kt_optimize_rule=" + V3Rules);
         // 671,026,419,200 parameters without the layer that predicts further tokens: token table and head 2 · 129280 · 7168, 61 layers of attention
         // 187,107,328 with their norms, three dense ones of 3 · 18432 · 7168, and 58 of 257 experts 3 · 2048 · 7168 with a router and its bias.
         const long attention = (7168L * 1536) + 1536 + (1536L * 128 * 192) + (7168L * 576) + 512 + (512L * 128 * 256) + (128L * 128 * 7168) + (2 * 7168);
@@ -36,7 +36,7 @@ public sealed class MemoryPlanTests
     [InlineData("experts=resident", 58)]
     public void Experts_take_their_memory_where_their_executor_wants_them(string experts, int banksOnCard)
     {
-        var plan = MemoryPlan.Open("deepseek-v3", "device=cuda:0", experts, "gpu_memory_limit=80GB");
+        var plan = MemoryPlan.Open("deepseek-v3", "dense_weights=card", "device=cuda:0", experts, "gpu_memory_limit=80GB");
         var bank = 3 * StorageFormat.Fp8.Bytes(2048, 7168) * 256; // as stored: FP8 with a scale for 128 × 128
         Assert.Equal(banksOnCard == 58 ? 58 * bank : 0, plan.Rows.Where(r => r.Executor == "resident").Sum(r => r.Bytes));
         // A quarter of what the other weights leave, in whole slots.
@@ -49,7 +49,8 @@ public sealed class MemoryPlanTests
     [Fact]
     public void A_training_config_counts_adapter_gradients_and_optimizer_exactly()
     {
-        var plan = MemoryPlan.Open("deepseek-v2-lite", "device=cuda:0", "lora_rank=8", "lora_experts=true", "tokens_per_step=8192", "experts=streamed");
+        var plan = MemoryPlan.Open("deepseek-v2-lite", "dense_weights=card", "device=cuda:0", "lora_rank=8", "lora_experts=true",
+            "tokens_per_step=8192", "experts=streamed");
         long Pair(long inputs, long outputs) => 8 * (inputs + outputs);
         var attention = Pair(2048, 16 * 192) + Pair(2048, 576) + Pair(512, 16 * 256) + Pair(2048, 2048);
         var expert = (2 * Pair(2048, 1408)) + Pair(1408, 2048);
@@ -78,7 +79,7 @@ public sealed class MemoryPlanTests
     [InlineData("40GB", "split", "host")]
     public void Auto_is_decided_as_the_run_decides_it(string limit, string executor, string home)
     {
-        var plan = MemoryPlan.Open("deepseek-v2-lite", "device=cuda:0", "experts=auto", "gpu_memory_limit=" + limit);
+        var plan = MemoryPlan.Open("deepseek-v2-lite", "dense_weights=card", "device=cuda:0", "experts=auto", "gpu_memory_limit=" + limit);
         Assert.Equal((executor, home), plan.Rows.Where(r => r.Executor.Length > 0).Select(r => (r.Executor, r.Weights)).Distinct().Single());
         Assert.Contains(plan.Notes, n =>
             n.StartsWith($"experts: {executor}", StringComparison.Ordinal) && n.Contains(": they take 28.8 GB, cuda:0 has ", StringComparison.Ordinal));
@@ -91,8 +92,8 @@ public sealed class MemoryPlanTests
     [Fact]
     public void Pairs_of_experts_that_no_card_holds_are_planned_in_host_memory()
     {
-        string[] keys = ["deepseek-v3", "device=cuda:0", "lora_rank=8", "lora_experts=true", "tokens_per_step=8192", "experts=streamed",
-            "gpu_memory_limit=80GB"];
+        string[] keys = ["deepseek-v3", "dense_weights=card", "device=cuda:0", "lora_rank=8", "lora_experts=true", "tokens_per_step=8192",
+            "experts=streamed", "gpu_memory_limit=80GB"];
         var experts = 58L * 256 * 3 * 8 * (7168 + 2048);
         var plan = MemoryPlan.Open(keys);
         Assert.Equal([4 * experts, 4 * experts, 8 * experts], new[]
@@ -136,7 +137,7 @@ public sealed class MemoryPlanTests
     [Fact]
     public void A_limit_that_is_too_small_is_said()
     {
-        var plan = MemoryPlan.Open("deepseek-v2-lite", "device=cuda:0", "experts=resident", "gpu_memory_limit=20GB");
+        var plan = MemoryPlan.Open("deepseek-v2-lite", "dense_weights=card", "device=cuda:0", "experts=resident", "gpu_memory_limit=20GB");
         Assert.Contains(plan.Notes, n => n.StartsWith("cuda:0 may need 31.", StringComparison.Ordinal) && n.Contains("20.0 GB", StringComparison.Ordinal));
     }
 
