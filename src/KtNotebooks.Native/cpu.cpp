@@ -53,7 +53,7 @@ Features detect() {
 }
 
 struct Variants {
-    std::vector<Kernels> all;  // best first
+    std::vector<Kernels> all;       // best first
     std::vector<Kernels> emulated;  // for tests
     std::string names;
     int amx_refused;

@@ -123,8 +123,8 @@ void add_pair(Product& p, const float* low, int64_t r, const Slice& s, const Mat
 }
 
 // out = source Wᵀ + scale · p Bᵀ, p = source Aᵀ. in, out: widths.
-void project(std::vector<std::vector<Product>>& stages, const kt_experts& x, const kt_projection& w, const Input& input,
-             const Slice& s, int64_t in, int64_t out_width, float* p, void* out) {
+void project(std::vector<std::vector<Product>>& stages, const kt_experts& x, const kt_projection& w, const Input& input, const Slice& s,
+             int64_t in, int64_t out_width, float* p, void* out) {
     if (has_pair(w)) {
         Product low = onto(p, KT_F32, w.r, s);
         add(low, input, s, {w.A[s.e], KT_F32, in, 1}, in, true);
@@ -138,8 +138,8 @@ void project(std::vector<std::vector<Product>>& stages, const kt_experts& x, con
 }
 
 // q = scale · dOut B, and onto a product: dOut W + q A. in, out: widths of the projection forward.
-void back_project(std::vector<std::vector<Product>>& stages, Product& to, const kt_experts& x, const kt_projection& w,
-                  const Input& input, const Slice& s, int64_t in, int64_t out_width, float* q) {
+void back_project(std::vector<std::vector<Product>>& stages, Product& to, const kt_experts& x, const kt_projection& w, const Input& input,
+                  const Slice& s, int64_t in, int64_t out_width, float* q) {
     if (has_pair(w)) {
         Product low = onto(q, KT_F32, w.r, s, x.scale);
         add(low, input, s, {w.B[s.e], KT_F32, 1, w.r}, out_width, true);

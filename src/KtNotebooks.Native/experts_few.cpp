@@ -86,9 +86,9 @@ struct Few {
     void foretell(const kt_projection& w, int32_t e, int64_t k, int64_t column) const {
         const Matrix m = weights_of(w.W[e], w.typeW, nullptr, k).from(column, 0);
         const int64_t row_bytes = w.typeW >= KT_INT4 ? k / 2 : k;
-        const char* from = m.is_tiled()      ? m.strip()
-                           : is_low_bit(w)   ? static_cast<const char*>(m.data) + m.stored.row * row_bytes
-                                             : static_cast<const char*>(m.data);
+        const char* from = m.is_tiled()    ? m.strip()
+                           : is_low_bit(w) ? static_cast<const char*>(m.data) + m.stored.row * row_bytes
+                                           : static_cast<const char*>(m.data);
         for (int64_t i = 0; i < FirstBytes; i += 64) __builtin_prefetch(from + i);
     }
 

@@ -228,8 +228,8 @@ void part_of_run(const float* from, int64_t length, float factor, bool high_part
     if (j < length) step(j, length - j);
 }
 
-// The part of an F32 matrix that a product of BF16 registers takes, as a BF16 matrix of the same orientation; of joined parts k is three times
-// as long.
+// The part of an F32 matrix that a product of BF16 registers takes, as a BF16 matrix of the same orientation; of joined parts k is three
+// times as long.
 Matrix part_of(const Matrix& m, int64_t rows, int64_t k, float factor, Part32 part) {
     thread_local Scratch memory;
     const bool along_k = m.cols == 1, joined = part >= JoinedA;
@@ -246,7 +246,8 @@ Matrix part_of(const Matrix& m, int64_t rows, int64_t k, float factor, Part32 pa
 void pack(void* panels, int32_t element, const Matrix& m, int64_t rows, int64_t k, int32_t width, int32_t group, int64_t k_padded,
           float factor, Part32 part) {
     if (element == 2 && m.type == 0)
-        return pack(panels, element, part_of(m, rows, k, factor, part), rows, part >= JoinedA ? 3 * k : k, width, group, k_padded, 1, Whole);
+        return pack(panels, element, part_of(m, rows, k, factor, part), rows, part >= JoinedA ? 3 * k : k, width, group, k_padded, 1,
+                    Whole);
     int64_t done = (k + group - 1) / group * group, size = k_padded * width;
     if (done < k_padded)
         for (int64_t i = 0; i * width < rows; i++)

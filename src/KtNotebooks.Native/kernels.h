@@ -80,8 +80,8 @@ struct Micro {
     void (*end)();
 };
 
-// A product of BF16 registers takes an F32 matrix as the sum of two BF16 parts: what rounding leaves, and the rest, rounded. Where k is short
-// the parts of both sides stand beside each other along k: [high | low | high] of A, [high | high | low] of B, three products in one.
+// A product of BF16 registers takes an F32 matrix as the sum of two BF16 parts: what rounding leaves, and the rest, rounded. Where k is
+// short the parts of both sides stand beside each other along k: [high | low | high] of A, [high | high | low] of B, three products in one.
 enum Part32 : int32_t { Whole, High, Low, JoinedA, JoinedB };
 
 // A few BF16 rows against low-bit weights. Rows are made ready for a format once: what the registers take beside its unpacked codes.

@@ -1,9 +1,8 @@
-// AMX, BF16 and INT8. tdpbf16ps multiplies a tile of A (16 rows × 32 k) with a tile of B (16 pairs of k × 16 columns) onto a tile of 16 × 16
-// floats.
-// Four C tiles (0-3) stay in registers over a whole block of k; A uses tiles 4 and 5, B tiles 6 and 7.
-// A panels hold 32 k of a row together (64 bytes, a row of the tile), strips of B pairs of k of 16 columns: every tile is 1 KB in a piece.
-// tdpbssd does the same with 64 k of a row, fours of k, and integers for sums.
-// Compiled a second time with KT_EMULATE_TILES, where the six tile instructions are loops: the same logic, testable anywhere.
+// AMX, BF16 and INT8. tdpbf16ps multiplies a tile of A (16 rows × 32 k) with a tile of B (16 pairs of k × 16 columns) onto a tile of 16 ×
+// 16 floats. Four C tiles (0-3) stay in registers over a whole block of k; A uses tiles 4 and 5, B tiles 6 and 7. A panels hold 32 k of a
+// row together (64 bytes, a row of the tile), strips of B pairs of k of 16 columns: every tile is 1 KB in a piece. tdpbssd does the same
+// with 64 k of a row, fours of k, and integers for sums. Compiled a second time with KT_EMULATE_TILES, where the six tile instructions are
+// loops: the same logic, testable anywhere.
 #include "kernels.h"
 #include "simd.h"
 

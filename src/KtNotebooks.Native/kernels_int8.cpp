@@ -1,5 +1,5 @@
-// Products of bytes: rows quantized as they come, INT8 weights as they are stored, sums in 32-bit integers, exact. With AVX-512; the register
-// tile itself is AMX's (kernels_amx.cpp).
+// Products of bytes: rows quantized as they come, INT8 weights as they are stored, sums in 32-bit integers, exact. With AVX-512; the
+// register tile itself is AMX's (kernels_amx.cpp).
 //   row x of BF16   codes round(x / s), s = max |x| / 127 ; with factors (the scales of turned weights, which are the sum's) of x · factors
 //   A panel         64 codes of a row together, a row of a tile
 //   B strip         [4 of k][16 columns][4]: four k of a column in one lane, every tile 1 KB in a piece

@@ -47,6 +47,7 @@ internal sealed class ExpertStream : IDisposable
         (_card, _disk, _copies) = (card, disk, copies ?? card.Copies);
         _slots = new Slot[slots];
         for (var s = 0; s < slots; s++) _slots[s] = new Slot(CudaBuffer.Allocate(Device.Cuda(card.Index), slotBytes), new CudaEvent(card), new CudaEvent(card));
+        if (_copies == card.Copies && disk is null) card.BytesAhead += Bytes;
     }
 
     /// <summary>
@@ -185,6 +186,7 @@ internal sealed class ExpertStream : IDisposable
 
     public void Dispose()
     {
+        if (_copies == _card.Copies && _disk is null) _card.BytesAhead -= Bytes;
         _disk?.Dispose();
         _copies.Synchronize();
         _card.Compute.Synchronize();

@@ -93,6 +93,7 @@ public sealed class DenseWeightsTests : IDisposable
     [Theory]
     [Trait("card", "cuda")]
     [InlineData("device=cuda:0", "experts=streamed")]
+    [InlineData("device=cuda:0", "experts=streamed", "by a kernel")]
     [InlineData("device=cuda:0", "experts=cpu")]
     [InlineData("cards=2", "experts=streamed")]
     [InlineData("device=cuda:0", "experts=resident", "use_dora=true", "lora_experts=false")]
@@ -102,8 +103,11 @@ public sealed class DenseWeightsTests : IDisposable
         Require.Hardware("cuda", CudaDevice.Missing);
         if (keys.Contains("cards=2")) Require.Hardware("cuda", CudaDevice.Count < 2 ? "one card" : null);
         var path = Path.Combine(_folder.Path, "model");
+        var ahead = keys.Contains("by a kernel") ? 1L << 40 : 0; // as if so much were queued before everything that a layer waits for
+        keys = [.. keys.Where(k => k.Contains('=', StringComparison.Ordinal))];
         (float[] Losses, long Held) Learn(string home)
         {
+            CudaDevice.Get(0).BytesAhead += home == "host" ? ahead : 0;
             var c = Settings.Read(["model_name_or_path=" + path, "lora_rank=4", "lora_experts=true", "dense_weights=" + home, .. keys]);
             var held = CudaDevice.Get(0).Pool.UsedBytes;
             using var model = ModelFolder.Load(path, DType.BF16, ModelFolder.Plan(path, PlacementSettings.Read(c)));
@@ -125,6 +129,7 @@ public sealed class DenseWeightsTests : IDisposable
         var (expected, all) = Learn("card");
         Assert.NotEqual(expected[0], expected[2]);
         var (actual, few) = Learn("host");
+        CudaDevice.Get(0).BytesAhead -= ahead;
         Assert.Equal(expected, actual);
         Assert.True(few < all, $"{few:N0} bytes of the card with matrices in host memory, {all:N0} with them on it");
     }
@@ -147,6 +152,39 @@ public sealed class DenseWeightsTests : IDisposable
             Assert.Equal(stored[name].ToFloats(), tensor.ToFloats());
             var error = Assert.Throws<InvalidOperationException>(() => _ = tensor.Pointer);
             Assert.Contains("while its layer is at work", error.Message, StringComparison.Ordinal);
+        }
+    }
+
+    /// <summary>Lengths around what a thread, a round and all threads copy; what stands behind stays as it is.</summary>
+    [Theory]
+    [Trait("card", "cuda")]
+    [InlineData(1)]
+    [InlineData(16)]
+    [InlineData(37)]
+    [InlineData(8 * 512 * 64)]
+    [InlineData((8 * 512 * 64) + (8 * 512 * 16) + 5)]
+    [InlineData(1_000_003)]
+    public void A_kernel_fetches_every_byte_and_no_more(int bytes)
+    {
+        Require.Hardware("cuda", CudaDevice.Missing);
+        var card = CudaDevice.Get(0);
+        card.BytesAhead += 1L << 40;
+        try
+        {
+            var values = Enumerable.Range(0, bytes + 64).Select(i => (byte)(i * 31)).ToArray();
+            using var pinned = new Tensor(PinnedBuffer.Allocate(Device.Cuda(), bytes + 64), 0, DType.U8, [bytes + 64]);
+            values.CopyTo(pinned.Span<byte>());
+            using var target = Tensor.Zeros(DType.U8, Device.Cuda(), bytes + 64);
+            card.Compute.Synchronize();
+            card.Restore(target.Pointer, pinned.Pointer, bytes);
+            card.Saves.Synchronize();
+            using var host = target.ToHost();
+            Assert.True(host.Span<byte>()[..bytes].SequenceEqual(values.AsSpan(0, bytes)));
+            Assert.True(host.Span<byte>()[bytes..].IndexOfAnyExcept((byte)0) < 0);
+        }
+        finally
+        {
+            card.BytesAhead -= 1L << 40;
         }
     }
 }
