@@ -142,7 +142,7 @@ public sealed class PlacementRulesTests : IDisposable
         ":4: device 'npu:0' is not known; write cpu, cuda or cuda:N")]
     [InlineData("- match: { name: x }\n  place: { weights: tape }", ":2: weights must be host, device, mmap or disk, but is 'tape'")]
     [InlineData("- match: { name: x }\n  place: { format: int3 }", ":2: format must be bf16, fp8, int8, int4 or mxfp4, but is 'int3'")]
-    [InlineData("- match: { name: x }\n  place: { kernel: sse }", ":2: kernel must be auto, amx, avx512bf16, avx512, avx2 or plain, but is 'sse'")]
+    [InlineData("- match: { name: x }\n  place: { kernel: sse }", ":2: kernel must be auto, amx, amx_int8, avx512bf16, avx512, avx2 or plain, but is 'sse'")]
     [InlineData("- match: { name: x }\n  place: { compute: cpu, weights: device }", ":2: weights: device means a card, but compute is cpu")]
     [InlineData("- match: { name: x }\n  place: { compute: cpu, experts: split }", ":2: experts: split needs a card, but compute is cpu")]
     [InlineData("- match: { name: '(' }\n  place: { weights: host }", ":1: not a regular expression")]
