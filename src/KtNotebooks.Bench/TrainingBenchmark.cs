@@ -85,6 +85,9 @@ public static class TrainingBenchmark
 {
     private const int WarmUp = 2;
 
+    public static TrainingBenchmarkResult Run(TrainingBenchmarkSettings settings, Action<string> note, CancellationToken cancel = default) =>
+        Run(settings, SingleRank.Instance, note, windows: null, cancel).Single();
+
     /// <summary>A result for each window and number of parts, all of one model that is made once; several processes share every step.</summary>
     /// <param name="windows">Tokens of a step and parts of it, one after the other; null: what the settings say.</param>
     public static IEnumerable<TrainingBenchmarkResult> Run(TrainingBenchmarkSettings settings, ICollective ranks, Action<string> note,

@@ -77,12 +77,12 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
     {
         var place = PlaceOf(bank);
         var parameters = bank.Weights.Sum(w => w.Count);
-        var format = residency.Bank(bank.Path)!.Format;
+        var (format, layout) = (residency.Bank(bank.Path)!.Format, residency.Bank(bank.Path)!.IsTiled ? " tiles" : "");
         var bytes = bank.Count * ((2 * format.Bytes(bank.Inner, bank.Width)) + format.Bytes(bank.Width, bank.Inner));
         _parameters += parameters;
         var stored = config.StoredFormat ?? StoredType;
         _stored += bank.Count * ((2 * stored.Bytes(bank.Inner, bank.Width)) + stored.Bytes(bank.Width, bank.Inner));
-        _parts.Add((Pattern(bank.Path), Layer(bank.Path), place, format.Name, parameters, bytes));
+        _parts.Add((Pattern(bank.Path), Layer(bank.Path), place, format.Name + layout, parameters, bytes));
         var asStored = place.Weights == WeightHome.Mmap && format == stored;
         foreach (var names in bank.Names.All)
         {

@@ -1,8 +1,10 @@
 using KtNotebooks.Formats;
+using KtNotebooks.Interop;
 using KtNotebooks.Models;
 using KtNotebooks.Planning;
 using KtNotebooks.Tensors;
 using KtNotebooks.Tests.Cli;
+using KtNotebooks.Tests.Tokenizers;
 
 using Xunit;
 
@@ -133,6 +135,18 @@ public sealed class MemoryPlanTests
     [InlineData("dpo", 2 * 4 * 512)]
     public void A_row_of_preferences_is_two_sequences(string stage, int tokens) => Assert.Equal(tokens, MemoryPlan.Open("deepseek-v2-lite", "device=cuda:0",
         "output_dir=out", "stage=" + stage, "per_device_train_batch_size=2", "gradient_accumulation_steps=2", "cutoff_len=512").Tokens);
+
+    /// <summary>Experts that the CPU computes from memory of our own are laid out in its kernels' tiles; mapped ones stay as they are.</summary>
+    [Theory]
+    [InlineData("host", true)]
+    [InlineData("mmap", false)]
+    public void The_plan_says_which_experts_lie_in_tiles(string home, bool areOurs)
+    {
+        using var folder = new Samples.Folder();
+        var rules = folder.Write("rules.yaml", $"- match: {{ class: experts }}\n  place: {{ compute: cpu, weights: {home} }}\n");
+        var row = Assert.Single(MemoryPlan.Open("deepseek-v2-lite", "device=cpu", "kt_optimize_rule=" + rules).Rows, r => r.Executor == "cpu");
+        Assert.Equal(areOurs && Cpu.MultipliesTiles ? "bf16 tiles" : "bf16", row.Format);
+    }
 
     [Fact]
     public void A_limit_that_is_too_small_is_said()
