@@ -181,7 +181,7 @@ void forward(const kt_experts* experts, const void* x, const float* weights, voi
         need("x", x), need("g", g), need("u", u);
         if (y) need("rows", rows), need("weights", weights);
     }
-    std::vector<Slice> many;  // a hot expert does not take the others with it
+    std::vector<Slice> many;  // all or none of them: see has_few
     for (const Slice& s : work.slices)
         if (!has_few(e) || !is_few(e, s.rows)) many.push_back(s);
     const Gathered tokens(x, e);

@@ -102,7 +102,14 @@ struct Few {
 
 }  // namespace
 
-bool has_few(const kt_experts& x) { return !is_row_invariant() && x.T <= MostTokens; }
+// All or none: dot products round otherwise than tiles, and otherwise for each format, so a small training window whose experts were shared
+// out between both would not have the bits of the same window on converted weights.
+bool has_few(const kt_experts& x) {
+    if (is_row_invariant() || x.T > MostTokens) return false;
+    for (int32_t e = 0; e < x.E; e++)
+        if (!is_few(x, x.offsets[e + 1] - x.offsets[e])) return false;
+    return true;
+}
 
 bool is_few(const kt_experts& x, int64_t rows) {
     bool low_bit = true;
