@@ -120,7 +120,11 @@ public static class TrainingBenchmark
             if (ranks.Prepare(settings.Device) is { } carrier) note(carrier);
             ranks.IsTimed = ranks.World > 1;
             foreach (var (tokens, parts) in windows ?? [(settings.Tokens, settings.Parts)])
-                yield return Measure(settings with { Tokens = tokens, Parts = parts }, made, optimizer, disk, ranks, meters, note, cancel);
+            {
+                var trace = windows is { Count: > 1 } && settings.Trace is { } file
+                    ? Path.ChangeExtension(file, $"{tokens}{(parts is { } n ? $"-{n}-parts" : "")}{Path.GetExtension(file)}") : settings.Trace;
+                yield return Measure(settings with { Tokens = tokens, Parts = parts, Trace = trace }, made, optimizer, disk, ranks, meters, note, cancel);
+            }
         }
         finally
         {

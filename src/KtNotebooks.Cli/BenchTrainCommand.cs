@@ -80,7 +80,10 @@ internal static class BenchTrainCommand
             DefaultValueFactory = _ => "card",
         };
         dense.AcceptOnlyFromAmong("card", "host");
-        var trace = new Option<string?>("--trace") { Description = "a .json file: when each card computed what in the last step, for ui.perfetto.dev" };
+        var trace = new Option<string?>("--trace")
+        {
+            Description = "a .json file: when each card computed what in the last step, for ui.perfetto.dev; of several windows one each",
+        };
         var json = new Option<bool>("--json") { Description = "one JSON object" };
         var command = new Command("train", "Tokens per second of a real training step (forward, backward, clipping, AdamW) on random weights of a true shape")
         {

@@ -68,10 +68,10 @@ struct Work {
 
     // In groups whose packed rows of `width` fit the limit.
     template <class Body>
-    void each_group(const std::vector<Slice>& all, int64_t width, Body&& body) const {
+    void each_group(int64_t width, Body&& body) const {
         std::vector<Slice> group;
         int64_t bytes = 0;
-        for (const Slice& s : all) {
+        for (const Slice& s : slices) {
             const int64_t more = s.rows * width * 4;
             if (!group.empty() && bytes + more > GroupBytes) {
                 body(group);
@@ -181,12 +181,10 @@ void forward(const kt_experts* experts, const void* x, const float* weights, voi
         need("x", x), need("g", g), need("u", u);
         if (y) need("rows", rows), need("weights", weights);
     }
-    std::vector<Slice> many;  // all or none of them: see has_few
-    for (const Slice& s : work.slices)
-        if (!has_few(e) || !is_few(e, s.rows)) many.push_back(s);
+    if (fits_few(e)) return forward_few(e, work.slices, x, weights, g, u, pGate, pUp, pDown, y, typeY);
     const Gathered tokens(x, e);
     const Activated inner(g, u, e.I);
-    work.each_group(many, e.D, [&](const std::vector<Slice>& group) {
+    work.each_group(e.D, [&](const std::vector<Slice>& group) {
         std::vector<std::vector<Product>> stages(2);
         for (const Slice& s : group) {
             project(stages, e, e.gate, tokens, s, e.D, e.I, pGate, g);
@@ -195,15 +193,12 @@ void forward(const kt_experts* experts, const void* x, const float* weights, voi
         multiply_stages(stages);
     });
     if (y || has_pair(e.down))
-        work.each_group(many, e.I, [&](const std::vector<Slice>& group) {
+        work.each_group(e.I, [&](const std::vector<Slice>& group) {
             std::vector<std::vector<Product>> stages(2);
             for (const Slice& s : group) project(stages, e, e.down, inner, s, e.I, e.D, pDown, y ? rows : nullptr);
             multiply_stages(stages);
         });
-    if (many.size() < work.slices.size())
-        forward_few(e, work.slices, x, weights, g, u, pGate, pUp, pDown, rows, y, typeY);
-    else if (y)
-        work.combine(rows, weights, y, typeY);
+    if (y) work.combine(rows, weights, y, typeY);
 }
 
 // rows [R, width] = those of a source.
@@ -253,7 +248,7 @@ void grad(const kt_experts* experts, const void* dy, const void* x, const float*
         need("dy", dy), need("x", x), need("weights", weights), need("g", g), need("u", u), need("rows", w->rows), need("h", w->h),
             need("dh", w->dh), need("du", w->du);
     const Gathered dys(dy, e), tokens(x, e);
-    work.each_group(work.slices, e.D, [&](const std::vector<Slice>& group) {
+    work.each_group(e.D, [&](const std::vector<Slice>& group) {
         std::vector<std::vector<Product>> stages(2);
         for (const Slice& s : group) {
             Product dh = onto(w->dh, KT_BF16, e.I, s);
@@ -270,7 +265,7 @@ void grad(const kt_experts* experts, const void* dy, const void* x, const float*
         }
     });
     const Input dg(w->dh), du(w->du);
-    work.each_group(work.slices, 2 * e.I, [&](const std::vector<Slice>& group) {
+    work.each_group(2 * e.I, [&](const std::vector<Slice>& group) {
         std::vector<std::vector<Product>> stages(2);
         for (const Slice& s : group) {
             Product rows = onto(w->rows, KT_BF16, e.D, s);

@@ -1,10 +1,10 @@
-// Experts with a few rows of a few tokens (generation): bound by reading the chosen experts' weights once, so nothing is packed and rows
+// A layer of routed experts for a few tokens (generation): bound by reading the chosen experts' weights once, so nothing is packed and rows
 // are multiplied by dot products with weights as they are stored. Two loops over the threads, four with low-rank pairs:
 //   (p = x Aᵀ of gate and up)    an expert and a projection a task
 //   g, u, h = silu(g) · u        an expert's columns a task: gate and up of the same columns
 //   (p = h Aᵀ of down)           an expert a task
 //   y                            columns a task, over all experts: rows are weighted and summed in F32 where they are made, in the order of
-//                                the experts, whatever the number of threads; rows of an expert that has many were made before
+//                                the experts, whatever the number of threads
 #include "experts_few.h"
 
 #include <algorithm>
@@ -33,16 +33,9 @@ struct Rows {
 struct Few {
     const Kernels& kernels;
     const kt_experts& experts;
-    std::vector<Slice> slices;  // those that are few
-    std::vector<int64_t> rows;  // theirs
+    const std::vector<Slice>& slices;
 
-    Few(const kt_experts& x, const std::vector<Slice>& all) : kernels(kt::kernels()), experts(x) {
-        for (const Slice& s : all)
-            if (is_few(x, s.rows)) {
-                slices.push_back(s);
-                for (int64_t i = 0; i < s.rows; i++) rows.push_back(s.first + i);
-            }
-    }
+    Few(const kt_experts& x, const std::vector<Slice>& slices) : kernels(kt::kernels()), experts(x), slices(slices) {}
     int64_t routes() const { return experts.offsets[experts.E]; }
 
     bool is_low_bit(const kt_projection& p) const { return p.typeW > KT_BF16 && !(p.typeW & KT_TILED); }
@@ -60,9 +53,9 @@ struct Few {
                 std::copy_n(row(i), k, reinterpret_cast<uint16_t*>(data + i * bytes));
         };
         if (R > 2 * Together)
-            parallel_for(static_cast<int64_t>(rows.size()), [&](int64_t i) { make(rows[i]); });
+            parallel_for(R, make);
         else
-            for (int64_t i : rows) make(i);
+            for (int64_t i = 0; i < R; i++) make(i);
         return {data, bytes};
     }
 
@@ -102,23 +95,17 @@ struct Few {
 
 }  // namespace
 
-// All or none: dot products round otherwise than tiles, and otherwise for each format, so a small training window whose experts were shared
-// out between both would not have the bits of the same window on converted weights.
-bool has_few(const kt_experts& x) {
+bool fits_few(const kt_experts& x) {
     if (is_row_invariant() || x.T > MostTokens) return false;
+    bool low_bit = true;
+    for (const kt_projection* p : {&x.gate, &x.up, &x.down}) low_bit = low_bit && p->typeW > KT_BF16 && !(p->typeW & KT_TILED);
     for (int32_t e = 0; e < x.E; e++)
-        if (!is_few(x, x.offsets[e + 1] - x.offsets[e])) return false;
+        if (x.offsets[e + 1] - x.offsets[e] > (low_bit ? MostLowBitRows : MostRows)) return false;
     return true;
 }
 
-bool is_few(const kt_experts& x, int64_t rows) {
-    bool low_bit = true;
-    for (const kt_projection* p : {&x.gate, &x.up, &x.down}) low_bit = low_bit && p->typeW > KT_BF16 && !(p->typeW & KT_TILED);
-    return rows <= (low_bit ? MostLowBitRows : MostRows);
-}
-
 void forward_few(const kt_experts& x, const std::vector<Slice>& slices, const void* tokens, const float* weights, void* g, void* u,
-                 float* pGate, float* pUp, float* pDown, const void* rows, void* y, int32_t typeY) {
+                 float* pGate, float* pUp, float* pDown, void* y, int32_t typeY) {
     thread_local Scratch in_memory, up_memory, h_memory, out_memory;
     const Few few(x, slices);
     const int64_t D = x.D, I = x.I, count = static_cast<int64_t>(few.slices.size());
@@ -153,21 +140,17 @@ void forward_few(const kt_experts& x, const std::vector<Slice>& slices, const vo
         thread_local Scratch memory;
         float* sums = memory.get<float>(x.T * OutColumns);
         std::fill_n(sums, x.T * OutColumns, 0.0f);
-        auto sum_of = [&](int64_t row) { return sums + x.routes[row] / x.top_k * OutColumns; };
-        auto weight_of = [&](int64_t row) { return weights[x.routes[row]]; };
         for (const Slice& s : slices) {
             if (&s != &slices.back()) few.foretell(x.down, (&s + 1)->e, I, column);
-            if (!is_few(x, s.rows)) {
-                for (int64_t i = s.first; i < s.first + s.rows; i++)
-                    few.kernels.add_row(sum_of(i), static_cast<const uint16_t*>(rows) + i * D + column, weight_of(i), columns);
-                continue;
-            }
             for (int64_t from = 0; from < s.rows; from += Together) {
                 const int64_t m = std::min(Together, s.rows - from);
                 float c[Together * OutColumns];
                 few.dots(x.down, s, from, m, out, I, column, columns, pDown, c, OutColumns);
-                for (int64_t i = s.first + from; i < s.first + from + m; i++)
-                    for (int64_t j = 0; j < columns; j++) sum_of(i)[j] += weight_of(i) * c[(i - s.first - from) * OutColumns + j];
+                for (int64_t i = 0; i < m; i++) {
+                    const int32_t route = x.routes[s.first + from + i];
+                    float* sum = sums + route / x.top_k * OutColumns;
+                    for (int64_t j = 0; j < columns; j++) sum[j] += weights[route] * c[i * OutColumns + j];
+                }
             }
         }
         few.kernels.store(sums, OutColumns, x.T, columns, 1, 0, static_cast<char*>(y) + column * (typeY == KT_F32 ? 4 : 2), typeY, D, 1);

@@ -1,4 +1,4 @@
-// The experts of a layer that have few rows, when tokens are few (experts_few.cpp).
+// A layer of routed experts for a few tokens (experts_few.cpp).
 #pragma once
 #include <vector>
 
@@ -12,14 +12,14 @@ struct Slice {
     int64_t first, rows;
 };
 
-// Whether any expert may be computed by dot products: tokens are few, and rows need not be alike.
-bool has_few(const kt_experts& experts);
-// Whether so many rows of an expert are.
-bool is_few(const kt_experts& experts, int64_t rows);
+// Whether all experts are computed by dot products: tokens are few, and so are the rows of each, and rows need not be alike. All or none:
+// dot products round otherwise than tiles, and otherwise for each format, so a small training window whose experts were shared out between
+// both would not have the bits of the same window on converted weights.
+bool fits_few(const kt_experts& experts);
 
-// As kt_experts_forward, which has checked everything, for the slices that are few; the rows of the down projection are not rounded before
-// they are summed. y is the sum over all slices, given in the order of the experts: those of the others lie in `rows` [R, D].
+// As kt_experts_forward, which has checked everything, for the experts with rows; the rows of the down projection are not rounded before
+// they are summed.
 void forward_few(const kt_experts& experts, const std::vector<Slice>& slices, const void* x, const float* weights, void* g, void* u,
-                 float* pGate, float* pUp, float* pDown, const void* rows, void* y, int32_t typeY);
+                 float* pGate, float* pUp, float* pDown, void* y, int32_t typeY);
 
 }  // namespace kt

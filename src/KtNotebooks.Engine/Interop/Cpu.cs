@@ -117,10 +117,10 @@ public static class Cpu
         return [Plain];
     }
 
-    /// <summary>Whether such a scope is open on this thread: what hands work to another one opens one there.</summary>
     /// <summary>Whether the variant in use multiplies BF16 weights in tiles; one that does not refuses them.</summary>
     public static bool MultipliesTiles => IsNative && Native.kt_multiplies_tiles() != 0;
 
+    /// <summary>Whether a scope of <see cref="RowInvariant"/> is open on this thread: what hands work to another one opens one there.</summary>
     internal static bool IsRowInvariant => InvariantScope.IsOpen;
 
     private sealed class InvariantScope : IDisposable

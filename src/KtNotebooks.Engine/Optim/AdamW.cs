@@ -77,7 +77,7 @@ public sealed class AdamW : IOptimizer
             if (group.Kernels is { } card)
                 card.Step(group.Indices.Select(i => _parameters[i].Tensor.Grad), (float)gradientScale, factors, KeysOf(group));
             else if (group.IsPinned) HostUpdate.Queue(UpdatesOf(group, (float)gradientScale, factors));
-            else OnHost(group, (float)gradientScale, factors, 0, group.Chunks.Count)();
+            else OnHost(group, PlacesOf(group), (float)gradientScale, factors, 0, group.Chunks.Count)();
         }
         OptimizerState.FreeGradients(_parameters);
     }
@@ -103,24 +103,25 @@ public sealed class AdamW : IOptimizer
     /// <summary>Parameter by parameter, for what cards take from pinned memory: the next step waits for those that it wants to see.</summary>
     private List<HostUpdate> UpdatesOf(Group group, float scale, AdamWFactors factors)
     {
+        var places = PlacesOf(group);
         List<HostUpdate> updates = [];
         for (var (at, first) = (0, 0); at < group.Indices.Length; first = group.Chunks.Ends[at++])
         {
             var i = group.Indices[at];
             var parameter = _parameters[i].Tensor;
-            updates.Add(new HostUpdate([parameter, _m[i], _v[i]], parameter.Grad, OnHost(group, scale, factors, first, group.Chunks.Ends[at])));
+            updates.Add(new HostUpdate([parameter, _m[i], _v[i]], parameter.Grad, OnHost(group, places, scale, factors, first, group.Chunks.Ends[at])));
             parameter.Grad = null; // the update's own from here on
         }
         return updates;
     }
 
-    /// <summary>The update of chunks [first, last) of a group; addresses are taken now.</summary>
-    private Action OnHost(Group group, float scale, AdamWFactors factors, int first, int last)
+    /// <summary>The addresses of all operands of a group; G 0: no gradient. Waits for updates under way.</summary>
+    private (nint W, nint G, nint M, nint V)[] PlacesOf(Group group) => Array.ConvertAll(group.Indices, i =>
+        (_parameters[i].Tensor.Pointer, _parameters[i].Tensor.Grad?.Pointer ?? 0, _m[i].Pointer, _v[i].Pointer));
+
+    /// <summary>The update of chunks [first, last) of a group.</summary>
+    private Action OnHost(Group group, (nint W, nint G, nint M, nint V)[] places, float scale, AdamWFactors factors, int first, int last)
     {
-        nint[] Addresses(Func<int, Tensor?> of) => [.. group.Indices.Select((i, at) =>
-            group.Chunks.Ends[at] > first && (at == 0 ? 0 : group.Chunks.Ends[at - 1]) < last ? of(i)?.Pointer ?? 0 : 0)];
-        var (w, g) = (Addresses(i => _parameters[i].Tensor), Addresses(i => _parameters[i].Tensor.Grad));
-        var (m, v) = (Addresses(i => _m[i]), Addresses(i => _v[i]));
         var (isNarrow, step) = (_parameters[group.Indices[0]].Tensor.Type == DType.BF16, Steps);
         return () => RowParallel.For(last - first, Chunks.Size, (from, to) =>
         {
@@ -128,16 +129,17 @@ public sealed class AdamW : IOptimizer
             for (var chunk = first + (int)from; chunk < first + to; chunk++)
             {
                 var (at, begin, length) = group.Chunks.At(chunk);
-                var gradient = g[at] == 0 ? [] : Floats(g[at], begin, length);
+                var (w, g, m, v) = places[at];
+                var gradient = g == 0 ? [] : Floats(g, begin, length);
                 if (!isNarrow)
                 {
-                    Update(gradient, scale, Floats(w[at], begin, length), Floats(m[at], begin, length), Floats(v[at], begin, length), factors);
+                    Update(gradient, scale, Floats(w, begin, length), Floats(m, begin, length), Floats(v, begin, length), factors);
                     continue;
                 }
-                var narrow = Halves(w[at], begin, length);
+                var narrow = Halves(w, begin, length);
                 var values = wide.AsSpan(0, length);
                 Bf16.Widen(narrow, values);
-                Update(gradient, scale, values, Floats(m[at], begin, length), Floats(v[at], begin, length), factors);
+                Update(gradient, scale, values, Floats(m, begin, length), Floats(v, begin, length), factors);
                 Stochastic.Narrow(values, narrow, Stochastic.Key(_parameters[group.Indices[at]].Name, step), begin);
             }
         });

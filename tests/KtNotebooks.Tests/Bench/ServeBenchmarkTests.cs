@@ -30,7 +30,10 @@ public sealed class ServeBenchmarkTests
         Assert.Equal([1, 5], result.Streams.Select(s => s.Streams));
         Assert.Equal((5, 5), (result.SameTexts, result.ComparedTexts));
         Assert.True(result.Streams[1].MixedTokensPerSecond > 0 && result.Streams[0].MixedTokensPerSecond is null);
-        Assert.True(result is { FirstTokenMs: > 0, SlowestGapMs: >= 0, Steps: > 12 } && result.Streams.All(s => s.DirectTokensPerSecond > 0));
+        Assert.True(result.FirstTokenMs > 0, $"first token after {result.FirstTokenMs} ms");
+        Assert.True(result.SlowestGapMs > 0, $"slowest gap {result.SlowestGapMs} ms");
+        Assert.True(result.Steps > 30, $"{result.Steps} steps");
+        Assert.All(result.Streams, s => Assert.True(s.DirectTokensPerSecond > 0));
     }
 
     [Theory]

@@ -1,6 +1,8 @@
 using System.Text.Json;
 using System.Text.Json.Nodes;
 
+using KtNotebooks.Nn;
+
 using Xunit;
 
 namespace KtNotebooks.Tests.Server;
@@ -167,15 +169,16 @@ public sealed class ChatFieldTests(TinyServer tiny) : IClassFixture<TinyServer>
     {
         var system = string.Concat(Enumerable.Range(0, 40).Select(i => $"Rule {i} holds. "));
         var body = $$"""{"model":"kt-tiny","max_tokens":1,"messages":[{"role":"system","content":"{{system}}"},{"role":"user","content":"x"}]}""";
-        // A test that trains beside this one, in the same process, changes WeightVersion, and what was kept is forgotten: then it is kept again.
-        var found = 0;
-        for (var i = 0; i < 10 && found <= 100; i++)
+        // Whoever changes weights in this process, a test that trains beside this one, makes every server forget: only what stood still is judged.
+        for (var i = 0; ; i++)
         {
-            var (_, answer) = await tiny.Post("/v1/chat/completions", body.Replace("\"x\"", $"\"{i}\"", StringComparison.Ordinal));
-            found = (int)answer!["usage"]!["prompt_tokens_details"]!["cached_tokens"]!;
-            Assert.True(i > 0 || found < 100);
+            var version = WeightVersion.Current;
+            _ = await tiny.Post("/v1/chat/completions", body);
+            var (_, again) = await tiny.Post("/v1/chat/completions", body.Replace("\"x\"", $"\"{i}\"", StringComparison.Ordinal));
+            if (version != WeightVersion.Current && i < 100) continue;
+            Assert.True((int)again!["usage"]!["prompt_tokens_details"]!["cached_tokens"]! > 100);
+            return;
         }
-        Assert.True(found > 100);
     }
 
     [Fact]
