@@ -24,7 +24,7 @@ public sealed class ServeBenchmarkTests
         var shape = new ServedShapeSettings(config, null, ExecutorKind.Cpu, StorageFormat.BF16, Device.Cpu, 1 << 20, Adapters: 2);
         using var served = new ServedShape(shape, 5, _ => { });
         Assert.Equal(["base", "adapter-1", "adapter-2"], served.Engine.Models.Select(m => m.Name));
-        await using var benchmark = await ServeBenchmark.StartAsync(served.Engine, new ServeBenchmarkSettings([5], Prompt: 8, Tokens: 6, FirstPrompt: 8,
+        await using var benchmark = await ServeBenchmark.StartAsync(served.Engine, new ServeBenchmarkSettings([5], Prompt: 8, Tokens: 40, FirstPrompt: 8,
             LongPrompt: 16, Rounds: 1), Stop);
         var result = await benchmark.RunAsync(cancel: Stop);
         Assert.Equal([1, 5], result.Streams.Select(s => s.Streams));
@@ -32,7 +32,7 @@ public sealed class ServeBenchmarkTests
         Assert.True(result.Streams[1].MixedTokensPerSecond > 0 && result.Streams[0].MixedTokensPerSecond is null);
         Assert.True(result.FirstTokenMs > 0, $"first token after {result.FirstTokenMs} ms");
         Assert.True(result.SlowestGapMs > 0, $"slowest gap {result.SlowestGapMs} ms");
-        Assert.True(result.Steps > 30, $"{result.Steps} steps");
+        Assert.True(result.Steps > 200, $"{result.Steps} steps");
         Assert.All(result.Streams, s => Assert.True(s.DirectTokensPerSecond > 0));
     }
 
