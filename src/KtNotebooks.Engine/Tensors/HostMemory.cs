@@ -1,3 +1,5 @@
+using System.Buffers.Text;
+
 namespace KtNotebooks.Tensors;
 
 /// <summary>
@@ -36,8 +38,20 @@ public static class HostMemory
     internal static void Require(long bytes, string instead = "map the weights instead of copying them, or keep experts in fewer bits (int8, int4)")
     {
         if (bytes < 1 << 20) return;
-        if (Read().TryGetValue("MemAvailable", out var available) && bytes > available - Reserve)
+        if (Available() is { } available && bytes > available - Reserve)
             throw new InsufficientMemoryException($"{bytes / 1e9:F2} GB more do not fit the host memory, of which {available / 1e9:F1} GB are " +
                 $"available; {instead}");
+    }
+
+    /// <summary>MemAvailable alone, without garbage: loading asks once a tensor, of which a large model has a hundred thousand.</summary>
+    private static long? Available()
+    {
+        if (!File.Exists("/proc/meminfo")) return null;
+        Span<byte> text = stackalloc byte[512]; // its third line
+        using var file = File.OpenHandle("/proc/meminfo");
+        text = text[..RandomAccess.Read(file, text, 0)];
+        var at = text.IndexOf("MemAvailable:"u8);
+        if (at < 0) return null;
+        return Utf8Parser.TryParse(text[(at + "MemAvailable:".Length)..].TrimStart((byte)' '), out long kilobytes, out _) ? kilobytes * 1024 : null;
     }
 }
