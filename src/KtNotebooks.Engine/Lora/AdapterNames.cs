@@ -28,7 +28,7 @@ internal static partial class AdapterNames
         ("lora_B.bias", "is a bias of a pair (lora_bias), which is not supported"),
         ("lora_monteclora_sampler", "is a sampler of MonteCLoRA, which is not supported"),
         ("trainable_tokens", "holds trained rows of the token table, which are not supported"),
-        ("modules_to_save", "is a whole module that was trained beside the pairs, which is not supported"),
+        ("modules_to_save", "is a whole module that was trained beside the pairs, but modules_to_save of adapter_config.json does not name it"),
         ("lora_a", "is named as mlx-lm names halves of pairs, which it stores transposed; save the adapter in PEFT's form"),
         ("lora_b", "is named as mlx-lm names halves of pairs, which it stores transposed; save the adapter in PEFT's form"),
         ("lora_down", "is named as diffusers and kohya name halves of pairs; save the adapter in PEFT's form"),
@@ -54,7 +54,8 @@ internal static partial class AdapterNames
     public static string ModuleOf(string canonical) =>
         canonical[AdapterTensors.Prefix.Length..^(IsMagnitude(canonical) ? Magnitude.Length : ".lora_A.weight".Length)];
 
-    private static string Path(string stored)
+    /// <summary>A module's path without what wrappers add.</summary>
+    internal static string Path(string stored)
     {
         string[] words = [.. stored.Split('.').Where(w => !Wrappers.Contains(w))];
         var first = Array.FindIndex(words, w => !Leading.Contains(w));

@@ -69,7 +69,7 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
     {
         if (module is ExpertBank bank) CountBank(bank);
         else foreach (var (name, tensor) in module.Weights) CountWeight(module, parent, name, tensor);
-        foreach (var (_, tensor) in module.Trainable) CountTrained(module, tensor.Count);
+        foreach (var (name, tensor) in module.Trainable) CountTrained(module, tensor.Count, own: residency.Trains(name));
         foreach (var child in module.Children) Walk(child, module);
     }
 
@@ -112,19 +112,20 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
     private StorageFormat StoredType => config.StoredType == DType.F32 ? StorageFormat.F32 : StorageFormat.BF16;
 
     /// <summary>An adapter, F32, or weights, which are counted already.</summary>
-    private void CountTrained(Module module, long count)
+    private void CountTrained(Module module, long count, bool own)
     {
         var card = residency.Placement.Of(module.Path).Compute;
         var chosen = memory.GetValueOrDefault(card);
         var device = module is ExpertBank && (chosen.LoraOnHost || IsBrought(module)) ? Device.Cpu : card;
         var bytes = count * sizeof(float);
         _trainable += count;
-        if (!TrainsWeights) Add(device, MemoryPlan.Adapter, bytes);
+        if (!own) Add(device, MemoryPlan.Adapter, bytes);
         Add(device, MemoryPlan.Gradients, bytes);
         Add(chosen.MomentsOnHost ? Device.Cpu : device, MemoryPlan.Optimizer, 2 * bytes); // two moments
     }
 
-    private bool TrainsWeights => model.AllWeights.Any(w => residency.Trains(w.Name));
+    /// <summary>finetuning_type: full or freeze: what is written is a model.</summary>
+    public bool TrainsWeights { get; init; }
 
     /// <summary>Trained experts that cross the bus.</summary>
     private bool IsBrought(Module module) => residency.Bank(module.Path) is { IsTrained: true, Place.Executor: ExecutorKind.Streamed };
