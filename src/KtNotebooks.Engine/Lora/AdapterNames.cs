@@ -59,7 +59,7 @@ internal static partial class AdapterNames
     {
         string[] words = [.. stored.Split('.').Where(w => !Wrappers.Contains(w))];
         var first = Array.FindIndex(words, w => !Leading.Contains(w));
-        if (first >= 0 && words[first] is "layers" or "embed_tokens") return "model." + string.Join('.', words[first..]);
+        if (first >= 0 && words[first] is "layers" or "embed_tokens" or "norm") return "model." + string.Join('.', words[first..]);
         if (first >= 0 && words[first] == "lm_head") return string.Join('.', words[first..]);
         // Another architecture: only what PEFT puts in front goes.
         var at = 0;
@@ -72,7 +72,7 @@ internal static partial class AdapterNames
         foreach (var (part, what) in Others)
             if (name.Contains(part, StringComparison.Ordinal)) return what;
         return name.Contains("lora_", StringComparison.Ordinal) ? "has a name that is not known" : "is no half of a pair but a whole tensor of a " +
-            "model (a trained or enlarged token table, head, bias or norm), which is not supported";
+            "model (a trained or enlarged token table, head, bias or norm) that modules_to_save of adapter_config.json does not name";
     }
 
     private static string Short(string name) => name.Length <= 200 ? name : name[..199] + "…";

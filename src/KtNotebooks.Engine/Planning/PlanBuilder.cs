@@ -83,7 +83,7 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
         var stored = config.StoredFormat ?? StoredType;
         _stored += bank.Count * ((2 * stored.Bytes(bank.Inner, bank.Width)) + stored.Bytes(bank.Width, bank.Inner));
         _parts.Add((Pattern(bank.Path), Layer(bank.Path), place, format.Name + layout, parameters, bytes));
-        var asStored = place.Weights == WeightHome.Mmap && format == stored;
+        var asStored = place.Weights == WeightHome.Mmap && format == stored && residency.Bank(bank.Path)?.IsTrained != true;
         foreach (var names in bank.Names.All)
         {
             var (n, k) = names == bank.Names.Down ? (bank.Width, bank.Inner) : (bank.Inner, bank.Width);
@@ -104,7 +104,7 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
         var dequantized = config.StoredFormat == StorageFormat.Fp8 && module is Nn.Linear && group != "lm_head";
         _stored += dequantized ? StorageFormat.Fp8.Bytes(tensor.Rows, tensor.Width)
             : tensor.Count * StoredType.Bytes(1, 1);
-        var mapped = place.Weights == WeightHome.Mmap && !dequantized && StorageFormat.Of(tensor.Type) == StoredType;
+        var mapped = place.Weights == WeightHome.Mmap && !dequantized && !residency.Trains(name) && StorageFormat.Of(tensor.Type) == StoredType;
         Add(place.Weights == WeightHome.Device ? place.Compute : Device.Cpu, mapped ? MemoryPlan.Mapped : MemoryPlan.Weights, tensor.ByteLength);
     }
 
