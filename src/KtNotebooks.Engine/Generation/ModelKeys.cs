@@ -80,7 +80,8 @@ public sealed record ModelKeys(string Path, IReadOnlyList<string> Adapters, Temp
     {
         Check();
         var tokenizer = Tokenizer.Load(Path);
-        var plan = ModelFolder.Plan(Path, Placement, Type);
+        using var whole = Adapter is { } path ? AdapterSource.Open(path) : null; // modules that it replaces must lie in memory that can be written
+        var plan = ModelFolder.Plan(Path, Placement, Type, whole is { Modules.Count: > 0 } ? _ => whole.Modules.ContainsKey : null);
         var model = ModelFolder.Load(Path, Type, plan, new LoadSettings(Report: loading));
         try
         {

@@ -2,6 +2,7 @@ using System.Text.Json.Nodes;
 
 using KtNotebooks.Files;
 using KtNotebooks.Formats;
+using KtNotebooks.Models;
 using KtNotebooks.Tensors;
 using KtNotebooks.Weights;
 
@@ -31,6 +32,7 @@ public sealed class AdapterExport : IDisposable
     private readonly List<AdapterSource> _adapters = [];
     private readonly Dictionary<string, List<(AdapterSource Source, string Path)>> _pairs = []; // by weight
     private readonly HashSet<string> _names;
+    private readonly Dictionary<string, AdapterTensor> _modules = []; // whole, by weight
     private readonly (IReadOnlyList<FolderFile> Files, IReadOnlyList<string> LeftOut) _others;
     private (string Name, Tensor Scales)? _pending; // of the FP8 matrix written last
 
@@ -55,6 +57,9 @@ public sealed class AdapterExport : IDisposable
                 _adapters.Add(AdapterSource.Open(path));
                 Plan(_adapters[^1], log, cancel);
             }
+            if (_pairs.Keys.FirstOrDefault(_modules.ContainsKey) is { } both)
+                throw new InvalidDataException($"{_pairs[both][0].Source.Path}: has a pair for '{both}', and {_modules[both].File} the whole module "
+                    + "(modules_to_save); merge one of them, and train the other on the result");
         }
         catch
         {
@@ -64,7 +69,7 @@ public sealed class AdapterExport : IDisposable
     }
 
     /// <summary>Matrices that change.</summary>
-    public int Merged => _pairs.Count;
+    public int Merged => _pairs.Count + _modules.Count;
 
     /// <summary>What the adapters' settings say that has no effect, and what of the base's folder is not copied, a line each.</summary>
     public IReadOnlyList<string> Notes => [.. _adapters.SelectMany(a => a.Notes), .. _others.LeftOut.Select(what => $"{_settings.Model}: not copied: {what}")];
@@ -114,6 +119,7 @@ public sealed class AdapterExport : IDisposable
 
     private void Plan(AdapterSource source, Action<string>? log, CancellationToken cancel)
     {
+        PlanModules(source, log);
         foreach (var name in source.Tensors.Keys.Order(StringComparer.Ordinal))
         {
             cancel.ThrowIfCancellationRequested();
@@ -152,6 +158,28 @@ public sealed class AdapterExport : IDisposable
         }
     }
 
+    /// <summary>Whole modules take the place of the base's; no two adapters may change one.</summary>
+    private void PlanModules(AdapterSource source, Action<string>? log)
+    {
+        if (source.Modules.Count == 0) return;
+        var tied = new ConfigFile(Path.Combine(_settings.Model, "config.json")).Flag("tie_word_embeddings");
+        foreach (var (name, module) in WholeModules.Of(source, tied))
+        {
+            if (!_names.Contains(name) || !_base.Entry(name).Shape.SequenceEqual(module.Shape))
+                throw new InvalidDataException($"{source.Path}: tensor '{module.Source}' is {module}, a whole module (modules_to_save) that takes the place of "
+                    + $"no weight of {_settings.Model}");
+            if (_base.Entry(name).Type == DType.F8E4M3)
+                throw new InvalidDataException($"{_settings.Model}: '{name}' is FP8, and a whole module (modules_to_save) of {source.Path} takes its place; "
+                    + "kt convert makes a BF16 checkpoint of the base to export onto");
+            module.Read();
+            log?.Invoke($"Loaded adapter weight: {module.Source} -> {name}");
+            if (!_modules.TryAdd(name, module))
+                throw new InvalidDataException($"{source.Path}: tensor '{module.Source}' is a whole module (modules_to_save) that {_modules[name].File} has "
+                    + "too; only one of them can take the place of the base's");
+            if (tied && name == "model.embed_tokens.weight" && _names.Contains("lm_head.weight")) _modules.Add("lm_head.weight", module); // a copy
+        }
+    }
+
     /// <summary>
     /// What is written, cut into files: the base's tensors in its files' order. An FP8 matrix is followed by its scales at once, in the same file, for they
     /// are made together.
@@ -177,6 +205,7 @@ public sealed class AdapterExport : IDisposable
             _pending = null;
             return pending.Scales;
         }
+        if (_modules.TryGetValue(name, out var module)) return MergedTensor.Round(module.Read(), type, module.Shape);
         var stored = _base.Stored(name);
         if (!_pairs.TryGetValue(name, out var sources) && stored.Type == type) return stored;
         using (stored)

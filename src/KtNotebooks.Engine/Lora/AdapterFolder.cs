@@ -18,35 +18,42 @@ public static class AdapterFolder
     internal const string FingerprintKey = "ktnotebooks_base";
 
     /// <param name="form">Of routed experts, each or as parameters; who goes on training reads either.</param>
-    public static void Save(CausalLm model, LoraSettings settings, string folder, string? baseName, ExpertForm form = ExpertForm.Each)
+    /// <param name="fingerprint">Of the base before anything of it was trained; null: nothing is.</param>
+    public static void Save(CausalLm model, LoraSettings settings, string folder, string? baseName, ExpertForm form = ExpertForm.Each,
+        string? fingerprint = null)
     {
         ArgumentNullException.ThrowIfNull(model);
         ArgumentNullException.ThrowIfNull(settings);
+        var made = new Dictionary<string, string> { [FingerprintKey] = fingerprint ?? Fingerprint(model) };
+        var whole = WholeModules.Of(model, settings.Additional).Select(t => (AdapterTensors.Stored(AdapterTensors.Prefix + t.Name, model), t.Tensor)).ToArray();
+        var additional = WholeModules.Written(model, settings.Additional);
+        var ties = WholeModules.IsTied(model) && WholeModules.Covers(additional, model.Head.Path);
         if (form == ExpertForm.Parameters)
         {
             var written = AdapterTensors.Written(model);
             var source = written.ToDictionary(t => t.Name, t => new AdapterTensor(folder, t.Name, "F32", t.Tensor.Shape.ToArray(), t.Tensor.ToFloats));
             var (joined, ranks, parameters) = ParameterForm.Join(source, settings.Written, folder);
             (string Name, DType Type, long[] Shape)[] all = [.. joined.OrderBy(t => t.Key, StringComparer.Ordinal)
-                .Select(t => (AdapterTensors.Stored(t.Key, model), DType.F32, t.Value.Shape))];
+                .Select(t => (AdapterTensors.Stored(t.Key, model), DType.F32, t.Value.Shape)),
+                .. whole.Select(t => (t.Item1, t.Tensor.Type, t.Tensor.Shape.ToArray()))];
             var byName = joined.ToDictionary(t => AdapterTensors.Stored(t.Key, model), t => t.Value);
-            SafetensorsWriter.Write(Path.Combine(folder, FileName), all, i => Tensor.From(byName[all[i].Name].Read(), all[i].Shape),
-                new Dictionary<string, string> { [FingerprintKey] = Fingerprint(model) });
-            foreach (var (_, tensor) in written) tensor.Dispose();
-            PeftConfig.Write(folder, ranks, joined.Keys, baseName, parameters);
+            SafetensorsWriter.Write(Path.Combine(folder, FileName), all,
+                i => byName.TryGetValue(all[i].Name, out var half) ? Tensor.From(half.Read(), all[i].Shape) : whole[i - byName.Count].Tensor.ToHost(), made);
+            foreach (var tensor in written.Select(t => t.Tensor).Concat(whole.Select(t => t.Tensor))) tensor.Dispose();
+            PeftConfig.Write(folder, ranks with { Additional = additional }, joined.Keys, baseName, parameters, ties);
             return;
         }
-        (string Name, Tensor Tensor)[] tensors = [.. AdapterTensors.Written(model).Select(t => (AdapterTensors.Stored(t.Name, model), t.Tensor))];
+        (string Name, Tensor Tensor)[] tensors = [.. AdapterTensors.Written(model).Select(t => (AdapterTensors.Stored(t.Name, model), t.Tensor)), .. whole];
         if (tensors.Length == 0) throw new InvalidOperationException("the model has no adapter to save");
         try
         {
-            SafetensorsWriter.Write(Path.Combine(folder, FileName), tensors, new Dictionary<string, string> { [FingerprintKey] = Fingerprint(model) });
+            SafetensorsWriter.Write(Path.Combine(folder, FileName), tensors, made);
         }
         finally
         {
             foreach (var (_, tensor) in tensors) tensor.Dispose();
         }
-        PeftConfig.Write(folder, settings.Written, tensors.Select(t => t.Name), baseName);
+        PeftConfig.Write(folder, settings.Written with { Additional = additional }, tensors.Select(t => t.Name), baseName, ties: ties);
     }
 
     /// <summary>
@@ -80,6 +87,7 @@ public static class AdapterFolder
         ArgumentNullException.ThrowIfNull(model);
         using var source = AdapterSource.Open(path);
         Check(model, source);
+        RequirePairsAlone(source);
         var loaded = AdapterInstaller.Make(model, source.Path, source.Settings, source.Tensors, trained: false, log);
         model.Notes = [.. model.Notes, .. source.Notes];
         return loaded;
@@ -103,6 +111,11 @@ public static class AdapterFolder
         if (names.Except(source.Tensors.Keys).Concat(source.Tensors.Keys.Except(names)).FirstOrDefault() is { } other)
             throw new InvalidDataException($"{folder}: holds an adapter of other layers than this run's lora_target and lora_experts ask for "
                 + $"('{other}' is in one only); {Otherwise}");
+        var (trained, stored) = (WholeModules.WeightsOf(model, settings.Additional ?? []), WholeModules.Of(source, WholeModules.IsTied(model)).Keys);
+        if (trained.Except(stored).Concat(stored.Except(trained)).FirstOrDefault() is { } part)
+            throw new InvalidDataException($"{folder}: holds other whole modules than this run's additional_target asks for ('{part}' is in one only); "
+                + Otherwise);
+        WholeModules.Put(model, source, log);
         if (settings.Pissa is null) AdapterInstaller.Put(model, source.Path, settings, source.Tensors, log: log);
         else foreach (var linear in model.All().OfType<Nn.Linear>()) RestoreHalves(linear, source);
     }
@@ -147,9 +160,19 @@ public static class AdapterFolder
     private static LoraSettings Put(CausalLm model, AdapterSource source, string? name, Action<string>? log)
     {
         Check(model, source);
+        if (name is not null) RequirePairsAlone(source);
+        WholeModules.Put(model, source, log);
         AdapterInstaller.Put(model, source.Path, source.Settings, source.Tensors, name, log);
         model.Notes = [.. model.Notes, .. source.Notes];
         return source.Settings;
+    }
+
+    /// <summary>Pairs may stand beside others under a name; of a module a model has one.</summary>
+    private static void RequirePairsAlone(AdapterSource source)
+    {
+        if (source.Modules.Count > 0)
+            throw new InvalidDataException($"{source.Path}: holds whole modules beside its pairs (modules_to_save), of which a model has one: such an adapter "
+                + "stands alone, without a name; merge it with kt export to serve it beside others");
     }
 
     private static void Check(CausalLm model, AdapterSource source)

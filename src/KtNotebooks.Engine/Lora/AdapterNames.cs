@@ -28,7 +28,7 @@ internal static partial class AdapterNames
         ("lora_B.bias", "is a bias of a pair (lora_bias), which is not supported"),
         ("lora_monteclora_sampler", "is a sampler of MonteCLoRA, which is not supported"),
         ("trainable_tokens", "holds trained rows of the token table, which are not supported"),
-        ("modules_to_save", "is a whole module that was trained beside the pairs, which is not supported"),
+        ("modules_to_save", "is a whole module that was trained beside the pairs, but modules_to_save of adapter_config.json does not name it"),
         ("lora_a", "is named as mlx-lm names halves of pairs, which it stores transposed; save the adapter in PEFT's form"),
         ("lora_b", "is named as mlx-lm names halves of pairs, which it stores transposed; save the adapter in PEFT's form"),
         ("lora_down", "is named as diffusers and kohya name halves of pairs; save the adapter in PEFT's form"),
@@ -54,11 +54,12 @@ internal static partial class AdapterNames
     public static string ModuleOf(string canonical) =>
         canonical[AdapterTensors.Prefix.Length..^(IsMagnitude(canonical) ? Magnitude.Length : ".lora_A.weight".Length)];
 
-    private static string Path(string stored)
+    /// <summary>A module's path without what wrappers add.</summary>
+    internal static string Path(string stored)
     {
         string[] words = [.. stored.Split('.').Where(w => !Wrappers.Contains(w))];
         var first = Array.FindIndex(words, w => !Leading.Contains(w));
-        if (first >= 0 && words[first] is "layers" or "embed_tokens") return "model." + string.Join('.', words[first..]);
+        if (first >= 0 && words[first] is "layers" or "embed_tokens" or "norm") return "model." + string.Join('.', words[first..]);
         if (first >= 0 && words[first] == "lm_head") return string.Join('.', words[first..]);
         // Another architecture: only what PEFT puts in front goes.
         var at = 0;
@@ -71,7 +72,7 @@ internal static partial class AdapterNames
         foreach (var (part, what) in Others)
             if (name.Contains(part, StringComparison.Ordinal)) return what;
         return name.Contains("lora_", StringComparison.Ordinal) ? "has a name that is not known" : "is no half of a pair but a whole tensor of a " +
-            "model (a trained or enlarged token table, head, bias or norm), which is not supported";
+            "model (a trained or enlarged token table, head, bias or norm) that modules_to_save of adapter_config.json does not name";
     }
 
     private static string Short(string name) => name.Length <= 200 ? name : name[..199] + "…";

@@ -19,6 +19,12 @@ public sealed class AdapterSource(string path, LoraSettings settings, IReadOnlyD
     /// <summary>By PEFT's names, `base_model.model.{module path}.lora_A.weight`.</summary>
     public IReadOnlyDictionary<string, AdapterTensor> Tensors => tensors;
 
+    /// <summary>Whole modules that were trained beside the pairs, by the names of the model's weights.</summary>
+    public IReadOnlyDictionary<string, AdapterTensor> Modules { get; private init; } = new Dictionary<string, AdapterTensor>();
+
+    /// <summary>The head of its modules is their token table (ensure_weight_tying), whichever of the two is stored.</summary>
+    internal bool TiesWeights { get; private init; }
+
     /// <summary>Of the base that it was trained on, where the file says it.</summary>
     public string? Fingerprint => fingerprint;
 
@@ -37,7 +43,7 @@ public sealed class AdapterSource(string path, LoraSettings settings, IReadOnlyD
         var found = AdapterFiles.Find(path);
         if (found.Gguf is { } gguf) return GgufAdapter.Open(gguf);
         var config = PeftConfig.Read(found.Config!);
-        var tensors = new Dictionary<string, AdapterTensor>();
+        var (tensors, modules) = (new Dictionary<string, AdapterTensor>(), new Dictionary<string, AdapterTensor>());
         List<IDisposable> files = [];
         try
         {
@@ -47,7 +53,7 @@ public sealed class AdapterSource(string path, LoraSettings settings, IReadOnlyD
                 var file = new SafetensorsFile(plain);
                 files.Add(file);
                 fingerprint = file.Metadata.GetValueOrDefault(AdapterFolder.FingerprintKey);
-                tensors = Of(file);
+                tensors = Of(file, config.Settings.Additional, modules);
                 var stored = tensors.Keys.ToHashSet(StringComparer.Ordinal);
                 tensors = ParameterPairs.Split(tensors, config.Settings, config.Parameters, found.Config!);
                 foreach (var (name, tensor) in tensors)
@@ -71,6 +77,8 @@ public sealed class AdapterSource(string path, LoraSettings settings, IReadOnlyD
             return new AdapterSource(main, config.Settings, tensors, files, fingerprint, config.BaseName)
             {
                 Notes = config.Notes,
+                Modules = modules,
+                TiesWeights = config.TiesWeights,
                 HasParameterPairs = config.Parameters.Count > 0,
             };
         }
@@ -83,18 +91,28 @@ public sealed class AdapterSource(string path, LoraSettings settings, IReadOnlyD
 
     /// <summary>The tensors of a safetensors file under PEFT's names.</summary>
     /// <exception cref="InvalidDataException">A tensor that is no half of a pair, or two of one name.</exception>
-    public static Dictionary<string, AdapterTensor> Of(SafetensorsFile file)
+    /// <param name="file">The file.</param>
+    /// <param name="whole">Modules that it may hold whole (modules_to_save).</param>
+    /// <param name="modules">Gets them, by the names of the model's weights.</param>
+    public static Dictionary<string, AdapterTensor> Of(SafetensorsFile file, IReadOnlyList<string>? whole = null,
+        Dictionary<string, AdapterTensor>? modules = null)
     {
         ArgumentNullException.ThrowIfNull(file);
         var tensors = new Dictionary<string, AdapterTensor>();
         foreach (var entry in file.Entries.Values)
         {
-            var name = AdapterNames.Canonical(entry.Name, file.Path);
+            var weight = modules is null ? null : WholeModules.WeightName(entry.Name, whole);
+            var name = weight ?? AdapterNames.Canonical(entry.Name, file.Path);
             var tensor = new AdapterTensor(file.Path, entry.Name, entry.Type.ToString(), entry.Shape, () =>
             {
                 using var stored = file.Get(entry.Name);
                 return Floats(stored);
             });
+            if (weight is not null)
+            {
+                modules![weight] = tensor;
+                continue;
+            }
             if (!tensors.TryAdd(name, tensor))
                 throw new InvalidDataException($"{file.Path}: tensors '{tensors[name].Source}' and '{entry.Name}' are halves of the same pair; a file " +
                     "holds one adapter");
@@ -112,6 +130,9 @@ public sealed class AdapterSource(string path, LoraSettings settings, IReadOnlyD
     public void Save(string folder, ExpertForm form, Action<string>? log = null)
     {
         RequireFree(folder);
+        if (Modules.Count > 0 && form == ExpertForm.KTransformers)
+            throw new InvalidDataException($"{path}: holds whole modules beside its pairs (modules_to_save), which KTransformers does not read; merge it with "
+                + "kt export");
         var fused = form == ExpertForm.KTransformers;
         var (written, ranks, targets) = form == ExpertForm.Parameters ? ParameterForm.Join(tensors, settings, path) : (tensors, settings, null);
         List<(string Name, Tensor Tensor)> plain = [];
@@ -123,6 +144,11 @@ public sealed class AdapterSource(string path, LoraSettings settings, IReadOnlyD
                 plain.Add((name, Tensor.From(tensor.Read(), tensor.Shape)));
                 log?.Invoke($"Loaded adapter weight: {tensor.Source} -> {name}");
             }
+            foreach (var (name, module) in Modules.OrderBy(m => m.Key, StringComparer.Ordinal))
+            {
+                plain.Add((AdapterTensors.Prefix + name, Tensor.From(module.Read(), module.Shape)));
+                log?.Invoke($"Loaded adapter weight: {module.Source} -> {AdapterTensors.Prefix + name}");
+            }
             var metadata = fingerprint is null ? null : new Dictionary<string, string> { [AdapterFolder.FingerprintKey] = fingerprint };
             if (fused) FusedExperts.Write(System.IO.Path.Combine(folder, FusedExperts.FileName), tensors, log);
             if (plain.Count > 0) SafetensorsWriter.Write(System.IO.Path.Combine(folder, AdapterFolder.FileName), plain, metadata);
@@ -131,7 +157,7 @@ public sealed class AdapterSource(string path, LoraSettings settings, IReadOnlyD
         {
             foreach (var (_, tensor) in plain) tensor.Dispose();
         }
-        PeftConfig.Write(folder, ranks, written.Keys, baseName, targets);
+        PeftConfig.Write(folder, ranks with { Additional = settings.Additional }, written.Keys, baseName, targets, TiesWeights);
     }
 
     public void Dispose()

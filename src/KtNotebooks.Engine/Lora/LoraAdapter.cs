@@ -24,9 +24,11 @@ public static class LoraAdapter
         if (settings.FirstUnused([.. modules.SelectMany(m => m.Targets).SelectMany(t => Enumerable.Range(0, t.Count).Select(t.PathOf))]) is { } unused)
             throw new ArgumentException($"rank_pattern or alpha_pattern names '{unused}', which is the end of no path that gets a pair; as q_proj, or "
                 + "layers.0.self_attn.q_proj");
+        if (settings.Additional is { } names) RequireApart(model, settings, names);
         RankLimit.Require(modules, settings, "lora_rank");
         RankLimit.RequireRoom(modules, settings);
         foreach (var module in modules) module.Adapter = Fresh(module, settings, seed);
+        WholeModules.Unfreeze(model, settings);
         return modules.Sum(m => m.Targets.Sum(t => t.Count));
     }
 
@@ -37,9 +39,21 @@ public static class LoraAdapter
         foreach (var module in model.All().OfType<IAdaptable>()) module.Adapter = null;
     }
 
-    /// <summary>The modules that get pairs, in model order.</summary>
-    internal static IEnumerable<IAdaptable> Adapted(CausalLm model, LoraSettings settings) =>
-        model.All().OfType<IAdaptable>().Where(m => m.IsExperts ? settings.Experts : IsTarget(m.Path, settings.Targets));
+    /// <summary>The modules that get pairs, in model order; none that is trained whole, as in PEFT.</summary>
+    internal static IEnumerable<IAdaptable> Adapted(CausalLm model, LoraSettings settings) => model.All().OfType<IAdaptable>()
+        .Where(m => m.IsExperts ? settings.Experts : IsTarget(m.Path, settings.Targets) && !WholeModules.Covers(settings.Additional, m.Path));
+
+    /// <summary>A module has a pair or is trained whole: each lora_target has one of its own, and no pair lies on a tied head whose table is trained.</summary>
+    private static void RequireApart(CausalLm model, LoraSettings settings, IReadOnlyList<string> names)
+    {
+        var weights = WholeModules.WeightsOf(model, names).ToHashSet();
+        var adapted = Adapted(model, settings).ToList();
+        var tied = WholeModules.IsTied(model) && weights.Contains(model.Embedding.Path + ".weight") && adapted.Contains(model.Head) ? model.Head.Path : null;
+        if ((tied ?? settings.Targets?.FirstOrDefault(t => !adapted.Exists(m => IsTarget(m.Path, [t])))) is { } both)
+            throw new ArgumentException($"additional_target and lora_target both name {both}; a module is trained whole, or has a pair");
+        if (adapted.Count == 0)
+            throw new ArgumentException("additional_target trains all that lora_target names whole, and no pair is left; give finetuning_type: freeze");
+    }
 
     /// <summary>Elements of all pairs of a module.</summary>
     internal static long Elements(IAdaptable module, LoraSettings settings) =>

@@ -14,10 +14,11 @@ namespace KtNotebooks.Lora;
 /// <param name="AlphaPattern">alpha_pattern: the same for alphas.</param>
 /// <param name="RankStabilised">use_rslora: the scale is alpha / √rank (Kalajdzievski 2023).</param>
 /// <param name="Dora">use_dora: magnitudes of rows beside the pairs of linear layers.</param>
+/// <param name="Additional">additional_target: modules that are trained whole beside the pairs; null: none.</param>
 /// <param name="Pissa">pissa_init with pissa_iter rounds, −1: until nothing changes; null: A random and B zero.</param>
 public sealed record LoraSettings(int Rank = 8, double? Alpha = null, double Dropout = 0, IReadOnlyList<string>? Target = null, bool Experts = false,
     IReadOnlyDictionary<string, int>? RankPattern = null, IReadOnlyDictionary<string, double>? AlphaPattern = null, bool RankStabilised = false,
-    bool Dora = false, int? Pissa = null)
+    bool Dora = false, int? Pissa = null, IReadOnlyList<string>? Additional = null)
 {
     /// <summary>The largest lora_alpha taken; those in use end below a thousand.</summary>
     private const double LargestAlpha = 1e6;

@@ -14,6 +14,9 @@ internal sealed record PeftConfig(LoraSettings Settings, PeftTargets Targets, st
 {
     public const string FileName = "adapter_config.json";
 
+    /// <summary>ensure_weight_tying.</summary>
+    public bool TiesWeights { get; private init; }
+
     /// <summary>target_parameters: names of parameters with pairs.</summary>
     public IReadOnlyList<string> Parameters { get; private init; } = [];
 
@@ -29,11 +32,13 @@ internal sealed record PeftConfig(LoraSettings Settings, PeftTargets Targets, st
     /// <param name="names">PEFT's names of the tensors: they say which modules are targets.</param>
     /// <param name="baseName">base_model_name_or_path.</param>
     /// <param name="parameters">target_parameters.</param>
-    public static void Write(string folder, LoraSettings settings, IEnumerable<string> names, string? baseName, IReadOnlyList<string>? parameters = null)
+    /// <param name="ties">ensure_weight_tying: the head that is stored whole is the token table.</param>
+    public static void Write(string folder, LoraSettings settings, IEnumerable<string> names, string? baseName, IReadOnlyList<string>? parameters = null,
+        bool ties = false)
     {
         static JsonObject Block<T>(IReadOnlyDictionary<string, T>? pattern) =>
             new((pattern ?? new Dictionary<string, T>()).Select(p => KeyValuePair.Create(p.Key, (JsonNode?)JsonValue.Create(p.Value))));
-        static bool IsOfParameter(string name) => name.Split('.')[^3] is "experts" or "base_layer";
+        static bool IsOfParameter(string name) => name.Split('.')[^3] is "experts" or "base_layer" || !name.Contains(".lora_", StringComparison.Ordinal);
         JsonNode[] targets = [.. names.Where(n => n.EndsWith(".weight", StringComparison.Ordinal) && !IsOfParameter(n)).Select(n => n.Split('.')[^3]).Distinct()
             .Order(StringComparer.Ordinal).Select(n => (JsonNode)n)];
         var config = new JsonObject
@@ -46,7 +51,7 @@ internal sealed record PeftConfig(LoraSettings Settings, PeftTargets Targets, st
             ["init_lora_weights"] = true,
             ["lora_alpha"] = settings.EffectiveAlpha,
             ["lora_dropout"] = settings.Dropout,
-            ["modules_to_save"] = null,
+            ["modules_to_save"] = settings.Additional is null ? null : new JsonArray([.. settings.Additional.Select(m => (JsonNode)m)]),
             ["peft_type"] = "LORA",
             ["r"] = settings.Rank,
             ["rank_pattern"] = Block(settings.RankPattern),
@@ -56,6 +61,7 @@ internal sealed record PeftConfig(LoraSettings Settings, PeftTargets Targets, st
             ["use_dora"] = settings.Dora,
             ["use_rslora"] = settings.RankStabilised,
         };
+        if (ties) config.Add("ensure_weight_tying", true); // older versions of PEFT do not know it
         AtomicFile.WriteText(Path.Combine(folder, FileName), config.ToJsonString(Indented) + "\n");
     }
 
@@ -75,7 +81,8 @@ internal sealed record PeftConfig(LoraSettings Settings, PeftTargets Targets, st
             Field(root, "lora_dropout") is { } dropout ? Number(dropout, "lora_dropout", path) : 0,
             RankPattern: Pattern(root, "rank_pattern", path, Whole),
             AlphaPattern: Pattern(root, "alpha_pattern", path, Number),
-            RankStabilised: Flag(root, "use_rslora", path), Dora: Flag(root, "use_dora", path));
+            RankStabilised: Flag(root, "use_rslora", path), Dora: Flag(root, "use_dora", path),
+            Additional: PeftTargets.Texts(root, "modules_to_save", path) is { Count: > 0 } modules ? modules : null);
         try
         {
             settings.Checked();
@@ -85,7 +92,11 @@ internal sealed record PeftConfig(LoraSettings Settings, PeftTargets Targets, st
             throw new InvalidDataException($"{path}: {error.Message}");
         }
         var baseName = Field(root, "base_model_name_or_path") is { ValueKind: JsonValueKind.String } name ? name.GetString() : null;
-        return new PeftConfig(settings, PeftTargets.Read(root, path), baseName, notes) { Parameters = PeftTargets.Texts(root, "target_parameters", path) };
+        return new PeftConfig(settings, PeftTargets.Read(root, path), baseName, notes)
+        {
+            Parameters = PeftTargets.Texts(root, "target_parameters", path),
+            TiesWeights = Flag(root, "ensure_weight_tying", path),
+        };
     }
 
     /// <summary>A field that is there and not null.</summary>

@@ -100,21 +100,35 @@ public sealed record MemoryPlan
         var (sequence, chunk) = (c.Positive("cutoff_len"), c.Positive("chunk_size"));
         var tokens = c.MaybePositive("tokens_per_step") ?? (c.Has("output_dir") ? Window(c, sequence) : 0);
         using var model = ModelFolder.Shape(config, type);
-        var trains = tokens > 0 ? TrainedParts.Read(c)?.Of(model) : null;
+        var parts = tokens > 0 ? TrainedParts.Read(c) : null;
+        var trains = parts?.Of(model) ?? (tokens > 0 ? Whole(c, model, lora) : null);
         var residency = ModelFolder.Plan(model, config, settings, ModelFolder.StoredFormats(path, config, model), trains);
         List<string> notes = [];
         var keys = TrainingMemoryKeys.Read(c);
-        var memory = trains is not null ? TrainingMemory.Choose(model, keys, residency, notes)
+        if (trains is not null && parts is null) notes.Add(WholeModules.Describe(model, trains));
+        var memory = parts is not null ? TrainingMemory.Choose(model, keys, residency, notes)
             : TrainingMemory.Choose(model, lora, keys, residency, tokens, tokens > 0 ? notes : []);
-        if (trains is not null) model.Unfreeze(trains);
+        if (parts is not null) model.Unfreeze(trains);
         else if (tokens > 0) LoraAdapter.Attach(model, lora);
         var window = new Window(tokens, Math.Min(sequence, Math.Max(tokens, 1)), Math.Min(chunk, tokens));
-        var plan = new PlanBuilder(model, residency, config, window, memory, keys.KeepsActivations).Build(path, notes);
         var isHere = Directory.Exists(path) && Directory.EnumerateFiles(path, "*.safetensors").Any();
+        if (isHere && trains is not null) WeightAdaptation.RequirePlain(path, model, trains);
+        var plan = new PlanBuilder(model, residency, config, window, memory, keys.KeepsActivations)
+        {
+            TrainsWeights = parts is not null,
+        }.Build(path, notes);
         plan = plan with { ToFetch = isHere ? 0 : plan.Stored };
         // A training file has many keys that no memory depends on; what kt train would refuse is left to kt train.
         var unread = c.Unread;
         return unread.Count == 0 ? plan : plan with { Notes = [.. plan.Notes, $"not looked at by the plan: {string.Join(", ", unread)}"] };
+    }
+
+    /// <summary>The modules that an adapter trains whole; null: none.</summary>
+    private static Func<string, bool>? Whole(Settings c, CausalLm model, LoraSettings lora)
+    {
+        if (lora.Additional is not { } names) return null;
+        FineTuneKeys.RequireReference(KnownObjectives.Read(c), c);
+        return WholeModules.WeightsOf(model, names).ToHashSet().Contains;
     }
 
     private static string Source(Settings c, string named)

@@ -69,7 +69,7 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
     {
         if (module is ExpertBank bank) CountBank(bank);
         else foreach (var (name, tensor) in module.Weights) CountWeight(module, parent, name, tensor);
-        foreach (var (_, tensor) in module.Trainable) CountTrained(module, tensor.Count);
+        foreach (var (name, tensor) in module.Trainable) CountTrained(module, tensor.Count, own: residency.Trains(name));
         foreach (var child in module.Children) Walk(child, module);
     }
 
@@ -83,7 +83,7 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
         var stored = config.StoredFormat ?? StoredType;
         _stored += bank.Count * ((2 * stored.Bytes(bank.Inner, bank.Width)) + stored.Bytes(bank.Width, bank.Inner));
         _parts.Add((Pattern(bank.Path), Layer(bank.Path), place, format.Name + layout, parameters, bytes));
-        var asStored = place.Weights == WeightHome.Mmap && format == stored;
+        var asStored = place.Weights == WeightHome.Mmap && format == stored && residency.Bank(bank.Path)?.IsTrained != true;
         foreach (var names in bank.Names.All)
         {
             var (n, k) = names == bank.Names.Down ? (bank.Width, bank.Inner) : (bank.Inner, bank.Width);
@@ -104,7 +104,7 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
         var dequantized = config.StoredFormat == StorageFormat.Fp8 && module is Nn.Linear && group != "lm_head";
         _stored += dequantized ? StorageFormat.Fp8.Bytes(tensor.Rows, tensor.Width)
             : tensor.Count * StoredType.Bytes(1, 1);
-        var mapped = place.Weights == WeightHome.Mmap && !dequantized && StorageFormat.Of(tensor.Type) == StoredType;
+        var mapped = place.Weights == WeightHome.Mmap && !dequantized && !residency.Trains(name) && StorageFormat.Of(tensor.Type) == StoredType;
         Add(place.Weights == WeightHome.Device ? place.Compute : Device.Cpu, mapped ? MemoryPlan.Mapped : MemoryPlan.Weights, tensor.ByteLength);
     }
 
@@ -112,19 +112,20 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
     private StorageFormat StoredType => config.StoredType == DType.F32 ? StorageFormat.F32 : StorageFormat.BF16;
 
     /// <summary>An adapter, F32, or weights, which are counted already.</summary>
-    private void CountTrained(Module module, long count)
+    private void CountTrained(Module module, long count, bool own)
     {
         var card = residency.Placement.Of(module.Path).Compute;
         var chosen = memory.GetValueOrDefault(card);
         var device = module is ExpertBank && (chosen.LoraOnHost || IsBrought(module)) ? Device.Cpu : card;
         var bytes = count * sizeof(float);
         _trainable += count;
-        if (!TrainsWeights) Add(device, MemoryPlan.Adapter, bytes);
+        if (!own) Add(device, MemoryPlan.Adapter, bytes);
         Add(device, MemoryPlan.Gradients, bytes);
         Add(chosen.MomentsOnHost ? Device.Cpu : device, MemoryPlan.Optimizer, 2 * bytes); // two moments
     }
 
-    private bool TrainsWeights => model.AllWeights.Any(w => residency.Trains(w.Name));
+    /// <summary>finetuning_type: full or freeze: what is written is a model.</summary>
+    public bool TrainsWeights { get; init; }
 
     /// <summary>Trained experts that cross the bus.</summary>
     private bool IsBrought(Module module) => residency.Bank(module.Path) is { IsTrained: true, Place.Executor: ExecutorKind.Streamed };

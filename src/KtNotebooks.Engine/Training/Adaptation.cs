@@ -30,16 +30,25 @@ public sealed class LoraAdaptation(LoraSettings lora, string basePath, string? f
     /// <summary>Of the adapter that is attached.</summary>
     public LoraSettings Settings { get; private set; } = lora;
 
+    private string? _fingerprint; // of the base, before modules of it are trained
+
     public void Attach(CausalLm model)
     {
+        ArgumentNullException.ThrowIfNull(model);
+        _fingerprint = AdapterFolder.Fingerprint(model);
         if (first is null) LoraAdapter.Attach(model, Settings, seed);
-        else Settings = AdapterFolder.Load(model, first, log) with { Dropout = Settings.Dropout };
+        else
+        {
+            Settings = AdapterFolder.Load(model, first, log) with { Dropout = Settings.Dropout };
+            WholeModules.Unfreeze(model, Settings);
+        }
     }
 
     /// <summary>lora_form: how the pairs of routed experts of the result are written; checkpoints have each by itself.</summary>
     public ExpertForm Form { get; init; }
 
-    public void Save(CausalLm model, string folder, bool finished) => AdapterFolder.Save(model, Settings, folder, basePath, finished ? Form : ExpertForm.Each);
+    public void Save(CausalLm model, string folder, bool finished) =>
+        AdapterFolder.Save(model, Settings, folder, basePath, finished ? Form : ExpertForm.Each, _fingerprint);
 
     public void Load(CausalLm model, string folder) => AdapterFolder.Resume(model, Settings, folder, log);
 }

@@ -18,7 +18,8 @@ internal static class FineTuneIdentity
     /// <param name="rows">Hash of what is learned.</param>
     /// <param name="totalSteps">Of the run.</param>
     /// <param name="model">With its adapter, before the first step; null: not loaded yet.</param>
-    public static RunIdentity Of(FineTuneKeys keys, Settings c, string rows, int totalSteps, CausalLm? model)
+    /// <param name="whole">Modules that its adapter has whole.</param>
+    public static RunIdentity Of(FineTuneKeys keys, Settings c, string rows, int totalSteps, CausalLm? model, IReadOnlyList<string>? whole = null)
     {
         var (lora, t, data) = (keys.Lora, keys.Training, keys.Data);
         List<(string, JsonNode?)> all =
@@ -42,7 +43,7 @@ internal static class FineTuneIdentity
         if (model is not null)
         {
             all.Add(("weights of model_name_or_path (fingerprint)", AdapterFolder.Fingerprint(model)));
-            if (keys.Adapter is not null) all.Add(("weights of adapter_name_or_path (sha256)", HashOf(model)));
+            if (keys.Adapter is not null) all.Add(("weights of adapter_name_or_path (sha256)", HashOf(model, whole)));
         }
         var acting = c.Given.Where(given => c.Asked.Contains(given.Key)).ToDictionary();
         return new RunIdentity([.. all.DistinctBy(value => value.Item1)], acting, totalSteps);
@@ -60,10 +61,10 @@ internal static class FineTuneIdentity
         return Convert.ToHexStringLower(hash.GetHashAndReset())[..16];
     }
 
-    private static string HashOf(CausalLm model)
+    private static string HashOf(CausalLm model, IReadOnlyList<string>? whole)
     {
         using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
-        foreach (var (_, tensor) in AdapterTensors.Of(model))
+        foreach (var (_, tensor) in AdapterTensors.Of(model).Concat(WholeModules.Of(model, whole)))
             using (tensor) hash.AppendData(MemoryMarshal.AsBytes<float>(tensor.ToFloats()));
         return Convert.ToHexStringLower(hash.GetHashAndReset())[..16];
     }

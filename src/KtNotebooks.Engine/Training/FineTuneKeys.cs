@@ -1,6 +1,7 @@
 using KtNotebooks.Configuration;
 using KtNotebooks.Data;
 using KtNotebooks.Lora;
+using KtNotebooks.Models;
 using KtNotebooks.Optim;
 using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
@@ -108,7 +109,33 @@ public sealed record FineTuneKeys
         var alpha = c.MaybeNumber("lora_alpha") is { } given and not 0 ? given : (double?)null; // LLaMA-Factory takes 0 for nothing given
         return new LoraSettings(c.Int("lora_rank"), alpha, c.Number("lora_dropout"), c.List("lora_target"), c.Flag("lora_experts"),
             ReadPattern(c, "rank_pattern", c.MaybePositive), ReadPattern(c, "alpha_pattern", c.MaybeNumber), c.Flag("use_rslora"),
-            c.Flag("use_dora"), ReadPissa(c)).Checked();
+            c.Flag("use_dora"), ReadPissa(c), c.List("additional_target")).Checked();
+    }
+
+    /// <summary>
+    /// What chooses the model's own weights that a run trains: those of full and freeze, or the modules that an adapter has whole; null: none.
+    /// </summary>
+    /// <param name="first">modules_to_save of the adapter that is gone on with.</param>
+    /// <param name="c">The config, for errors.</param>
+    /// <exception cref="ArgumentException">The adapter has others than the config names, or the stage compares with a base that they would change.</exception>
+    public Func<CausalLm, Func<string, bool>>? WithModulesOf(IReadOnlyList<string>? first, Settings c)
+    {
+        ArgumentNullException.ThrowIfNull(c);
+        if (Trained is not null) return Trained.Of;
+        if (Adapter is not null && Lora.Additional is { } asked && !asked.ToHashSet().SetEquals(first ?? []))
+            throw new ArgumentException($"{c.Where("additional_target")}: additional_target is for new adapters; {Adapter} goes on with "
+                + $"{(first is null ? "pairs alone" : string.Join(", ", first))} (modules_to_save): leave the key out");
+        if ((Adapter is null ? Lora.Additional : first) is not { } names) return null;
+        RequireReference(Objective, c);
+        return shape => WholeModules.WeightsOf(shape, names).ToHashSet().Contains;
+    }
+
+    /// <summary>Preferences compare with the base without its adapter, whose modules an adapter must not change then.</summary>
+    internal static void RequireReference(ITrainingObjective objective, Settings c)
+    {
+        if (objective.Needs == Scores.PolicyAndReference)
+            throw new ArgumentException($"{c.Where("additional_target")}: stage: {objective.Stage} compares with the base without its adapter, which "
+                + "whole modules (additional_target) would change; leave it out (pref_loss: orpo and simpo need no reference)");
     }
 
     /// <summary>Rounds of pissa_init; null: it is off.</summary>

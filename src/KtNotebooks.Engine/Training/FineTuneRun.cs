@@ -63,16 +63,17 @@ public sealed class FineTuneRun : IDisposable
         var from = Start(keys, ranks);
         var (modelPath, lora, training, objective, settings) = (keys.ModelPath, keys.Lora, keys.Training, keys.Objective, keys.Placement);
         List<string> notes = [.. c.Finish("kt train"), .. keys.Notes];
+        using var first = keys.Adapter is { } adapterPath ? AdapterSource.Open(adapterPath) : null; // what is wrong with it is said before a long load
+        var trained = keys.WithModulesOf(first?.Settings.Additional, c);
         Func<string, bool>? trains = null;
         Func<string, bool> Choose(CausalLm shape)
         {
-            trains = keys.Trained!.Of(shape);
+            trains = trained!(shape);
             WeightAdaptation.RequirePlain(modelPath, shape, trains);
             return trains;
         }
-        var plan = ModelFolder.Plan(modelPath, settings, keys.Type, keys.Trained is null ? null : Choose);
+        var plan = ModelFolder.Plan(modelPath, settings, keys.Type, trained is null ? null : Choose);
 
-        if (keys.Adapter is { } first) AdapterSource.Open(first).Dispose(); // what is wrong with it is said before a long load
         var tokenizer = Tokenizer.Load(modelPath);
         var rows = TrainingData.Load(keys.Data, modelPath, objective.Encoder(keys.Data, tokenizer), cancel);
         var stream = keys.Data.StreamBuffer is { } buffer ? new RowStream(keys.Data, objective.Encoder(keys.Data, tokenizer), buffer, keys.OrderSeed) : null;
@@ -83,6 +84,8 @@ public sealed class FineTuneRun : IDisposable
         var rowsHash = stream?.Fingerprint() ?? FineTuneIdentity.HashOf(rows.Train);
         if (ranks.World > 1 && keys.Trained is { } parts)
             throw new ArgumentException($"{c.Where("finetuning_type")}: finetuning_type: {parts.Word} is trained by one process; adapters by several");
+        if (ranks.World > 1 && trains is not null && keys.Trained is null)
+            throw new ArgumentException($"{c.Where("additional_target")}: whole modules (additional_target) are trained by one process; pairs by several");
         if (ranks.World > 1 && training is { Balance: > 0, BalancesSequences: true })
             throw new ArgumentException($"{c.Where("moe_aux_loss_form")}: moe_aux_loss_form: sequence is for one process; give pooled with several");
         // Said now, for a large model takes minutes to load; the rest is compared when it is there.
@@ -107,17 +110,18 @@ public sealed class FineTuneRun : IDisposable
                         + $"at {model.Info.Vocabulary - 1}; tokenizer.json in {modelPath} belongs to another model");
             if (training.Balance > 0 && !training.BalancesSequences) RequireSoftmaxRouters(model, "moe_aux_loss_coef", c);
             if (training.RouterZ > 0) RequireSoftmaxRouters(model, "router_z_loss_coef", c);
-            if (trains is null && !lora.Experts && lora.Targets is null && model.All().OfType<ExpertBank>().Any())
+            if (keys.Trained is null && !lora.Experts && lora.Targets is null && model.All().OfType<ExpertBank>().Any())
                 notes.Add("lora_target: all is attention, dense and shared experts, as KTransformers trains; routed experts stay as they are (lora_experts: "
                     + "true gives each an adapter)");
-            var memory = trains is not null ? TrainingMemory.Choose(model, training.Memory, plan, notes)
+            if (trains is not null && keys.Trained is null) notes.Add(WholeModules.Describe(model, trains));
+            var memory = keys.Trained is not null ? TrainingMemory.Choose(model, training.Memory, plan, notes)
                 : TrainingMemory.Choose(model, lora, training.Memory, plan, windows.At(0).Batch.Tokens, notes);
             foreach (var bank in model.All().OfType<ExpertBank>()) bank.LoraOnHost = memory.GetValueOrDefault(bank.Device).LoraOnHost;
             var adapter = new LoraAdaptation(lora, modelPath, keys.Adapter, training.Seed, keys.Log) { Form = keys.Form };
-            IAdaptation adaptation = trains is not null ? new WeightAdaptation(modelPath, trains) : adapter;
+            IAdaptation adaptation = keys.Trained is not null ? new WeightAdaptation(modelPath, trains!) : adapter;
             if (objective.Needs == Scores.Values) adaptation = new RewardAdaptation(adaptation, keys.Adapter ?? modelPath, training.Seed);
             adaptation.Attach(model);
-            var identity = FineTuneIdentity.Of(keys, c, rowsHash, windows.TotalSteps, model);
+            var identity = FineTuneIdentity.Of(keys, c, rowsHash, windows.TotalSteps, model, adapter.Settings.Additional);
             var builder = new RunBuilder
             {
                 Model = model,

@@ -131,8 +131,11 @@ public sealed record TrainSettings
     public bool DecaysAll { get; init; }
 
     internal OptimizerSettings Optimizing => new(Optimizer, Adam,
-        LoraPlus is { } ratio ? name => name.EndsWith(".lora_B.weight", StringComparison.Ordinal) ? ratio : 1 : null,
-        DecaysAll ? null : OptimizerSettings.IsDecayed);
+        LoraPlus is { } ratio ? name => IsOfB(name) ? ratio : 1 : null, DecaysAll ? null : OptimizerSettings.IsDecayed);
+
+    /// <summary>LLaMA-Factory's groups: what has one dimension (magnitudes, norms, biases) goes with B.</summary>
+    private static bool IsOfB(string name) => name.EndsWith(".lora_B.weight", StringComparison.Ordinal)
+        || name.EndsWith(".lora_magnitude_vector", StringComparison.Ordinal) || !OptimizerSettings.IsDecayed(name);
 
     public int WarmupOf(int totalSteps) => WarmupSteps > 0 ? WarmupSteps : (int)Math.Ceiling(totalSteps * WarmupRatio);
 

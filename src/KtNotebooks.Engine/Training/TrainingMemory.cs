@@ -57,13 +57,15 @@ public readonly record struct TrainingMemory(bool LoraOnHost, bool MomentsOnHost
     /// <param name="dense">Elements of the pairs of its linears.</param>
     /// <param name="experts">And of its experts.</param>
     /// <param name="wantedOnHost">The CPU computes some of the experts, and must reach their pairs.</param>
-    public static TrainingMemory Of(double room, double dense, double experts, bool wantedOnHost, TrainingMemoryKeys keys)
+    /// <param name="whole">Elements of modules that are trained whole, which are counted as weights.</param>
+    public static TrainingMemory Of(double room, double dense, double experts, bool wantedOnHost, TrainingMemoryKeys keys, double whole = 0)
     {
+        room -= whole * GradientBytes;
         var allowed = AdapterShare * room;
         var pairs = keys.ExpertLoraOnHost ?? (wantedOnHost || (dense + experts) * OnGpuBytes > allowed);
         var here = dense + (pairs ? 0 : experts);
-        var moments = keys.OptimizerOnHost ?? here * (OnGpuBytes + MomentBytes) > allowed;
-        var taken = here * (moments ? OnGpuBytes : OnGpuBytes + MomentBytes);
+        var moments = keys.OptimizerOnHost ?? (here * OnGpuBytes) + ((here + whole) * MomentBytes) > allowed;
+        var taken = (here * OnGpuBytes) + (moments ? 0 : (here + whole) * MomentBytes);
         return new TrainingMemory(pairs, moments, keys.SavedBytes ?? (long)Math.Max(0, SavedShare * (room - taken)));
     }
 
@@ -107,13 +109,14 @@ public readonly record struct TrainingMemory(bool LoraOnHost, bool MomentsOnHost
             var adapted = LoraAdapter.Adapted(model, lora).Where(m => plan.DeviceOf(m.Path) == card.Gpu).ToLookup(m => m.IsExperts);
             double dense = adapted[false].Sum(m => LoraAdapter.Elements(m, lora)), experts = adapted[true].Sum(m => LoraAdapter.Elements(m, lora));
             var banks = adapted[true].OfType<ExpertBank>();
-            var memory = Of(card.Left, dense, experts, banks.Any(b => CpuTakesPart(plan.Bank(b.Path)!, b.TopK * tokens)), keys);
+            var whole = model.AllWeights.Where(w => plan.Trains(w.Name) && plan.DeviceOf(w.Name) == card.Gpu).Sum(w => (double)w.Count);
+            var memory = Of(card.Left, dense, experts, banks.Any(b => CpuTakesPart(plan.Bank(b.Path)!, b.TopK * tokens)), keys, whole);
             all.Add(card.Gpu, memory);
             if (experts > 0 && memory.LoraOnHost)
                 notes.Add($"{card.Gpu}: the LoRA of its experts ({experts / 1e6:F1} M elements, {experts * (OnGpuBytes + MomentBytes) / 1e9:F2} GB with "
                     + "gradients and moments) is in host memory and updated there");
-            if (memory.MomentsOnHost)
-                notes.Add($"{card.Gpu}: AdamW's moments of {(memory.LoraOnHost ? dense : dense + experts) / 1e6:F1} M elements wait in pinned host memory");
+            var here = whole + dense + (memory.LoraOnHost ? 0 : experts);
+            if (memory.MomentsOnHost) notes.Add($"{card.Gpu}: AdamW's moments of {here / 1e6:F1} M elements wait in pinned host memory");
         }
         return all;
     }

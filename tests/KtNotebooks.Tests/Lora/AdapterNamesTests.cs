@@ -44,10 +44,10 @@ public sealed class AdapterNamesTests : IDisposable
     [Theory]
     [InlineData("q_proj", "tensor 'q_proj' is no half of a pair but a whole tensor of a model")]
     [InlineData("base_model.model.lm_head.weight", "is no half of a pair but a whole tensor of a model (a trained or enlarged token table, head, bias " +
-        "or norm), which is not supported; expected are halves")]
+        "or norm) that modules_to_save of adapter_config.json does not name; expected are halves")]
     [InlineData("base_model.model.model.embed_tokens.lora_embedding_A", "is a pair of the token table")]
     [InlineData("base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias", "is a bias of a pair (lora_bias)")]
-    [InlineData("base_model.model.score.modules_to_save.weight", "is a whole module that was trained beside the pairs")]
+    [InlineData("base_model.model.score.modules_to_save.weight", "is a whole module that was trained beside the pairs, but modules_to_save of")]
     [InlineData("model.layers.0.self_attn.q_proj.lora_a", "is named as mlx-lm names halves of pairs, which it stores transposed")]
     [InlineData("lora_unet_mid_block.lora_down.weight", "is named as diffusers and kohya name halves")]
     [InlineData("lora_A.weight", "has a name that is not known")]

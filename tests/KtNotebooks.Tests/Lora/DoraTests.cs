@@ -87,6 +87,7 @@ public sealed class DoraTests : IDisposable
     [InlineData("use_dora=true")]
     [InlineData("pissa_init=true", "pissa_iter=3")]
     [InlineData("pissa_init=true", "pissa_iter=-1", "use_rslora=true")]
+    [InlineData("additional_target=lm_head,embed_tokens,norm")]
     public void A_run_leaves_an_adapter_that_answers_merges_and_goes_on_to_the_same_bytes(params string[] keys)
     {
         List<double> losses = [];
@@ -99,9 +100,8 @@ public sealed class DoraTests : IDisposable
         }
         Assert.True(losses[^1] < losses[0] - 0.05, string.Join(' ', losses));
         var scale = trained.Max(Math.Abs);
-        using (var model = ModelFolder.Load(_place.Model, DType.F32))
+        using (var model = Loaded())
         {
-            AdapterFolder.Load(model, _place.Output);
             Assert.All(Logits(model).Zip(trained), v => Assert.Equal(v.Second, v.First, 1e-3 * scale));
             // Token by token through the cache, where MLA reads the weights of its up-projection beside the layer.
             Assert.All(Cached(model).Zip(Logits(model)[^Tiny.Vocabulary..]), v => Assert.Equal(v.Second, v.First, 2e-3 * scale));
@@ -150,6 +150,8 @@ public sealed class DoraTests : IDisposable
     [InlineData("pissa_init=true", "lora_experts=true", "pissa_init is for dense layers")]
     [InlineData("pissa_init=true", "use_dora=true", "give one of them")]
     [InlineData("pissa_init=true", "pissa_iter=0", "pissa_iter must be above 0")]
+    [InlineData("additional_target=top", "lora_rank=2", "additional_target 'top' is the end of no module")]
+    [InlineData("additional_target=lm_head", "lora_target=lm_head", "additional_target and lora_target both name lm_head")]
     public void What_does_not_go_together_is_named(string first, string second, string message) =>
         Assert.Contains(message, Assert.Throws<ArgumentException>(() => Open(_place.Output, [first, second])).Message, StringComparison.Ordinal);
 
@@ -221,6 +223,10 @@ public sealed class DoraTests : IDisposable
         }
         return last;
     }
+
+    /// <summary>As chat loads a model with an adapter.</summary>
+    private CausalLm Loaded() => KtNotebooks.Generation.ModelKeys.Read(KtNotebooks.Configuration.Settings.Read([$"model_name_or_path={_place.Model}",
+        $"adapter_name_or_path={_place.Output}", "template=deepseek", "infer_dtype=float32"])).Load().Model;
 
     private FineTuneRun Open(string output, string[] keys) => FineTuneRun.Open([.. _place.Train($"output_dir={output}", "plot_loss=false",
         "infer_dtype=float32", "max_steps=5").Skip(1), .. keys]);

@@ -103,7 +103,6 @@ public sealed class PeftFieldsTests : IDisposable
     [InlineData("lora_bias", "true", "'lora_bias' is true, which")]
     [InlineData("bias", "\"all\"", "'bias' is \"all\", which")]
     [InlineData("bias", "\"lora_only\"", "'bias' is \"lora_only\", which")]
-    [InlineData("modules_to_save", "[\"lm_head\"]", "'modules_to_save' is [\"lm_head\"], which")]
     [InlineData("trainable_token_indices", "[1, 2]", "'trainable_token_indices' is [1, 2], which")]
     [InlineData("target_parameters", "[\"experts.gate_up_proj\"]", "'target_parameters' names experts.gate_up_proj, but the file holds no pair")]
     [InlineData("layer_replication", "[[0, 2], [1, 3]]", "'layer_replication' is [[0, 2], [1, 3]], which")]

@@ -57,6 +57,7 @@ public class KeyEffectTests(Workplace place) : IClassFixture<Workplace>
         ["lora_experts"] = ("true", []),
         ["lora_form"] = ("fused", ["lora_experts=true"]),
         ["use_dora"] = ("true", []),
+        ["additional_target"] = ("lm_head,norm", []),
         ["pissa_init"] = ("true", []),
         ["pissa_iter"] = ("1", ["pissa_init=true"]),
         ["finetuning_type"] = ("full", []),
