@@ -14,7 +14,7 @@ internal static class Together
     /// </summary>
     public static ICollective Join()
     {
-        var ranks = Ranks.Join(End);
+        var ranks = Ranks.Join(End, Console.Error.WriteLine);
         if (ranks.World == 1) return ranks;
         if (!ranks.IsFirst()) Terminal.Silence(Output);
         ProgressLine.IsPlain = true; // what a launcher passes on is no terminal, though it may look like one

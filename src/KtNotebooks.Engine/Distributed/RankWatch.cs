@@ -122,9 +122,10 @@ internal sealed class RankWatch : IDisposable
         }
         catch (Exception error) when (error is IOException or SocketException or ObjectDisposedException)
         {
-            peer.IsOver.Set();
-            if (_leaves || _hasFailed != 0) return;
             var silent = error is SocketException { SocketErrorCode: SocketError.TimedOut or SocketError.WouldBlock };
+            if (!silent || _leaves || _hasFailed != 0) peer.IsOver.Set(); // one that stands still hears what was decided when it goes on
+            if (_leaves || _hasFailed != 0) return;
+            if (_rank > 1) Thread.Sleep(OwnWord); // when rank 0 is lost, the first of the others says it for all that a launcher ends with it
             End($"rank {peer.Rank} on {peer.Host} (process {peer.Process}) "
                 + (silent ? $"has not been heard of for {_patience.TotalSeconds:0.#} s: its machine or the network to it is gone"
                     : "has ended without a word: it was killed, or its machine is gone") + "; all ranks end, the last checkpoint is whole", LostCode);
@@ -141,10 +142,11 @@ internal sealed class RankWatch : IDisposable
     private void End(string line, int code)
     {
         if (Interlocked.Exchange(ref _hasEnded, 1) != 0) return;
-        if (_rank == 0) EndOthers((byte)code);
+        EndOthers((byte)code);
         _end(line, code);
     }
 
+    /// <summary>Those that a rank has a connection to: of rank 0 all, of another rank 0, which may stand still and go on later.</summary>
     private void EndOthers(byte code)
     {
         foreach (var peer in _peers)

@@ -4,6 +4,7 @@ using System.Net.NetworkInformation;
 using System.Net.Sockets;
 using System.Runtime.InteropServices;
 using System.Security.Cryptography;
+using System.Text;
 
 namespace KtNotebooks.Distributed;
 
@@ -13,7 +14,8 @@ public static partial class Ranks
     /// <summary>Seconds that a rank may be silent.</summary>
     public const string PatienceVariable = "KT_RANK_TIMEOUT";
 
-    private static readonly TimeSpan Meeting = TimeSpan.FromSeconds(60);
+    /// <summary>For the first connections, and for all that is said before the watch begins.</summary>
+    private static readonly TimeSpan Meeting = TimeSpan.FromSeconds(60), Whole = TimeSpan.FromSeconds(75);
 
     /// <summary>Those that this process belongs to.</summary>
     public static ICollective Current { get; private set; } = SingleRank.Instance;
@@ -23,14 +25,21 @@ public static partial class Ranks
     /// unless the launcher has bound it to some.
     /// </summary>
     /// <param name="end">Says a line (none where it is empty) and ends the process with a code, when another rank is lost.</param>
+    /// <param name="note">Hears of what was asked for and is done otherwise.</param>
     /// <exception cref="ArgumentException">The environment contradicts itself.</exception>
     /// <exception cref="IOException">The others are not there.</exception>
-    public static ICollective Join(Action<string, int> end)
+    public static ICollective Join(Action<string, int> end, Action<string> note)
     {
+        ArgumentNullException.ThrowIfNull(end);
+        ArgumentNullException.ThrowIfNull(note);
         if (Current.World > 1) return Current;
         var launch = Launch.Read(Environment.GetEnvironmentVariable);
+        if (launch.Note.Length > 0) note(launch.Note);
         if (launch.World == 1) return Current;
         TakeCard(launch);
+        // Until they watch each other nobody hears of one that stands still.
+        using var limit = new Timer(_ => end($"rank {launch.Rank} of {launch.World} waited {Whole.TotalSeconds:0} s for the others to meet: one of them stands "
+            + "still, or cannot be reached", RankWatch.LostCode), null, Whole, Timeout.InfiniteTimeSpan);
         HostCollective ranks = launch.By == Launcher.Mpi ? JoinByMpi(end) : JoinBySockets(launch, end);
         ShareProcessors(ranks);
         return Current = new CardCollective(ranks);
@@ -69,11 +78,11 @@ public static partial class Ranks
     private static SocketCollective JoinBySockets(Launch launch, Action<string, int> end)
     {
         var patience = Patience;
-        const string word = "run";
+        var word = Convert.ToHexString(SHA256.HashData(Encoding.UTF8.GetBytes(launch.Run)))[..24]; // who comes from another start is a stranger
         Socket?[][] met;
         if (launch.Rank == 0)
         {
-            using var listener = Rendezvous.Listen(launch.Port);
+            using var listener = Rendezvous.Listen(launch.Port, launch.OtherPort);
             met = Rendezvous.Accept(listener, word, launch.World, 2, Meeting);
         }
         else
@@ -95,17 +104,10 @@ public static partial class Ranks
         .SelectMany(n => n.GetIPProperties().UnicastAddresses).Select(a => a.Address).Where(a => !a.IsIPv6LinkLocal)
         .OrderBy(IPAddress.IsLoopback).ThenBy(a => a.AddressFamily != AddressFamily.InterNetwork).Select(a => a.ToString());
 
-    /// <summary>
-    /// Before the driver starts, the card of this rank becomes the only one that it shows. Where the launcher shows one card to each rank already, that is it.
-    /// </summary>
     private static void TakeCard(Launch launch)
     {
         const string Visible = "CUDA_VISIBLE_DEVICES";
-        string[]? shown = Environment.GetEnvironmentVariable(Visible)?.Split(',', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries);
-        if (shown is { Length: <= 1 }) return;
-        if (shown is not null && launch.LocalRank >= shown.Length)
-            throw new ArgumentException($"this is rank {launch.LocalRank} of its host, but {Visible} shows {shown.Length} cards: start one rank a card");
-        _ = setenv(Visible, shown?[launch.LocalRank] ?? launch.LocalRank.ToString(CultureInfo.InvariantCulture), 1);
+        if (launch.CardToShow(Environment.GetEnvironmentVariable(Visible)) is { } card) _ = setenv(Visible, card, 1);
     }
 
     /// <summary>Ranks of one host that the launcher has not bound to processors of their own would each take all of them.</summary>

@@ -20,7 +20,8 @@ internal static class Rendezvous
 
     /// <summary>Listens on all addresses of this host.</summary>
     /// <param name="port">0: any that is free.</param>
-    public static Socket Listen(int port)
+    /// <param name="otherwise">What to do where it is taken.</param>
+    public static Socket Listen(int port, string otherwise = "")
     {
         var listener = new Socket(AddressFamily.InterNetworkV6, SocketType.Stream, ProtocolType.Tcp) { DualMode = true };
         try
@@ -32,7 +33,7 @@ internal static class Rendezvous
         catch (SocketException error)
         {
             listener.Dispose();
-            throw new IOException($"rank 0 cannot listen at port {port}: {error.Message}; set MASTER_PORT to a port that is free on this host");
+            throw new IOException($"rank 0 cannot listen at port {port}: {error.Message}; {otherwise}");
         }
     }
 

@@ -67,6 +67,32 @@ public class RankWatchTests
             + "checkpoint is whole", RankWatch.LostCode), ranks.EndOf(0));
     }
 
+    /// <summary>A rank that was stopped and goes on later must end too, and not say of the others that they are lost.</summary>
+    [Fact]
+    public void A_rank_that_stood_still_hears_what_was_decided()
+    {
+        using var ranks = new Three(watched: 1, patience: TimeSpan.FromSeconds(2)); // rank 2 stands still
+        ranks.EndOf(0);
+        var heard = new List<byte>();
+        var one = new byte[1];
+        do
+        {
+            SocketCollective.ReceiveAll(ranks.Sockets[2], one);
+            heard.Add(one[0]);
+        }
+        while (heard.Count < 2 || heard[^2] == 0); // beats, then the end and its code
+        Assert.Equal([3, RankWatch.LostCode], heard[^2..]);
+    }
+
+    [Fact]
+    public void The_first_rank_hears_that_others_have_given_it_up()
+    {
+        using var ranks = new Three();
+        SocketCollective.SendAll(ranks.Sockets[1], [3, RankWatch.LostCode]); // what rank 1 sends when it has not heard of rank 0 for too long
+        Assert.Equal(("", RankWatch.LostCode), ranks.EndOf(0));
+        Assert.Equal(("", RankWatch.LostCode), ranks.EndOf(2));
+    }
+
     [Fact]
     public async Task An_error_of_one_rank_is_said_by_the_first_and_not_twice()
     {
