@@ -94,10 +94,11 @@ public sealed class ServedAdapterTests(ServedAdapterTests.Two two) : IClassFixtu
         var stream = await two.Stream("kt-tiny");
         TaskCompletionSource reads = new(TaskCreationOptions.RunContinuationsAsynchronously);
         using var goOn = new ManualResetEventSlim();
+        var stop = Stop; // the test's own, whatever thread asks
         two.Engine.Adapters.Reads = _ =>
         {
             reads.TrySetResult();
-            goOn.Wait(Stop);
+            goOn.Wait(stop);
         };
         try
         {
@@ -298,7 +299,7 @@ public sealed class ServedAdapterTests(ServedAdapterTests.Two two) : IClassFixtu
 
             public async Task ReadToEnd()
             {
-                await Read("[DONE]");
+                await Read("[DONE]").WaitAsync(TimeSpan.FromSeconds(60), Stop); // it hangs where it waits for what waits for it
                 reader.Dispose();
                 answer.Dispose();
             }
