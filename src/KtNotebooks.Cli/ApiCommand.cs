@@ -32,6 +32,7 @@ internal static class ApiCommand
         var (completed, said) = ChatTarget.Complete(arguments);
         var c = Settings.Read(completed);
         var api = ServerKeys.ReadApi(c);
+        ApiServer.RequireFree(api);
         using var engine = FileProgress.Load(report => ModelEngine.Open(c, () => c.Finish("kt api"), report), cancel);
         foreach (var note in said.Concat(engine.Notes)) Console.WriteLine(note);
         await using var server = await ApiServer.StartAsync(engine, api with { LogsToConsole = true });

@@ -1,5 +1,6 @@
 using System.CommandLine;
 using System.Diagnostics;
+using System.Text.RegularExpressions;
 
 using KtNotebooks.Distributed;
 using KtNotebooks.Interop;
@@ -11,7 +12,7 @@ namespace KtNotebooks.Cli;
 /// Exit codes: 0 done, 1 a check said no, 2 bad input or a refused request (one clear line on standard error), 3 a card was lost on the way, 4
 /// another rank was lost, 70 a fault of ours, 130 stopped by a signal. KT_FULL_TRACE=1 prints the trace behind every line.
 /// </summary>
-internal static class Failures
+internal static partial class Failures
 {
     public static async Task<int> Guard(Func<Task<int>> run)
     {
@@ -37,7 +38,7 @@ internal static class Failures
         catch (Exception error) when (error is ArgumentException or IOException or InvalidDataException or NotSupportedException or UnauthorizedAccessException
             or InvalidOperationException or InsufficientMemoryException)
         {
-            return Say(error.Message, error, 2);
+            return Say(OfFile(error) ?? error.Message, error, 2);
         }
         catch (OutOfMemoryException full)
         {
@@ -53,6 +54,22 @@ internal static class Failures
                 + $"{fault.Message} KT_FULL_TRACE=1 shows its trace; please report it", fault, 70);
         }
     }
+
+    /// <summary>What .NET says of a file that nobody here has put into words, in ours; null: it is said in ours.</summary>
+    internal static string? OfFile(Exception error)
+    {
+        if (error is not (IOException or UnauthorizedAccessException) || FilePath().Match(error.Message) is not { Success: true } found) return null;
+        var path = found.Groups["path"].Value;
+        return error switch
+        {
+            UnauthorizedAccessException => $"{path}: this user may not read or write there",
+            FileNotFoundException or DirectoryNotFoundException => $"{path}: no such file or folder",
+            _ => $"{path}: {found.Groups["cause"].Value}",
+        };
+    }
+
+    [GeneratedRegex(@"^(?:(?:Access to the path|Could not find (?:file|a part of the path)) '(?<path>[^']*)'|(?<cause>[^':]+) : '(?<path>[^']*)')")]
+    private static partial Regex FilePath();
 
     private static int Lost(GpuLostException lost) => Say(lost.Message, lost, 3);
 

@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Reflection;
 
+using KtNotebooks.Files;
 using KtNotebooks.Interactive;
 
 namespace KtNotebooks.Cli;
@@ -14,7 +15,8 @@ internal static class Packages
     /// <returns>The packages.</returns>
     public static IReadOnlyList<string> Pack(string folder, CancellationToken cancel)
     {
-        Directory.CreateDirectory(folder);
+        Folders.Create(folder, "--out");
+        Folders.RequireWritable(folder, "--out");
         var version = typeof(Packages).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()!.InformationalVersion.Split('+')[0];
         string[] native = HasCompiler() ? [] : ["-p:KtSkipNative=true"];
         DotNet(["pack", Repository.Path("KtNotebooks.sln"), "--configuration", "Release", "--output", folder, "-v:q", "--nologo", .. native], cancel);

@@ -13,6 +13,9 @@ public sealed class AdapterDoor : IDisposable
 
     internal AdapterDoor(ModelEngine engine) => _engine = engine;
 
+    /// <summary>Hears a line for every tensor that is read, on the thread that reads it: for tests, which hold it up there.</summary>
+    internal Action<string>? Reads { get; set; }
+
     /// <summary>Adapters that may be loaded, by the path under their folder.</summary>
     public IReadOnlyList<string> Loadable => [.. Known().Select(k => k.Name).Distinct()];
 
@@ -78,7 +81,7 @@ public sealed class AdapterDoor : IDisposable
     {
         try
         {
-            return AdapterFolder.Read(_engine.Model, path);
+            return AdapterFolder.Read(_engine.Model, path, Reads);
         }
         catch (Exception error) when (error is InvalidDataException or ArgumentException or NotSupportedException or IOException)
         {

@@ -47,6 +47,7 @@ public sealed class ApiServer : IAsyncDisposable
         if (log is not null) builder.Logging.AddProvider(log);
         else if (settings.LogsToConsole) builder.Logging.AddSimpleConsole(o => (o.SingleLine, o.TimestampFormat) = (true, "HH:mm:ss "));
         builder.Logging.AddFilter("Microsoft", LogLevel.Warning);
+        builder.Logging.AddFilter("Microsoft.Extensions.Hosting", LogLevel.None); // that it does not start is thrown, and told in one line
         builder.WebHost.UseSetting(WebHostDefaults.ServerUrlsKey, "");
         builder.WebHost.ConfigureKestrel(kestrel =>
         {
@@ -69,10 +70,26 @@ public sealed class ApiServer : IAsyncDisposable
         catch (Exception error) when (error is IOException or SocketException)
         {
             await app.DisposeAsync();
-            throw new IOException($"{settings.Host}:{settings.Port} cannot be listened on: "
-                + $"{(error.InnerException ?? error).Message.TrimEnd('.')}; api_port=NUMBER takes another port", error);
+            throw CannotListen(settings, error.InnerException ?? error);
         }
         return new ApiServer(app, engine, settings, endpoints);
+    }
+
+    /// <summary>Says before a model is loaded, which takes its time, that nothing could be listened on.</summary>
+    /// <exception cref="IOException">As <see cref="StartAsync"/>.</exception>
+    public static void RequireFree(ApiSettings settings)
+    {
+        ArgumentNullException.ThrowIfNull(settings);
+        var address = AddressOf(settings.Host);
+        try
+        {
+            using var socket = new Socket(address.AddressFamily, SocketType.Stream, ProtocolType.Tcp);
+            socket.Bind(new IPEndPoint(address, settings.Port));
+        }
+        catch (SocketException error)
+        {
+            throw CannotListen(settings, error);
+        }
     }
 
     /// <summary>Until it is cancelled; then answers what is in the making, and stops.</summary>
@@ -102,6 +119,9 @@ public sealed class ApiServer : IAsyncDisposable
         _endpoints.Dispose();
         await _app.DisposeAsync();
     }
+
+    private static IOException CannotListen(ApiSettings settings, Exception error) => new($"{settings.Host}:{settings.Port} cannot be listened on: "
+        + $"{error.Message.TrimEnd('.')}; api_port=NUMBER takes another port", error);
 
     private static IPAddress AddressOf(string host)
     {

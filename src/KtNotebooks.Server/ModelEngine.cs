@@ -162,6 +162,7 @@ public sealed class ModelEngine : IDisposable
         if (IsDraining) throw Ending();
         var model = Find(request.Model);
         var prompt = Prompts.Build(request);
+        if (prompt.Request.Prompt.Count >= Model.Info.MaxPositions) throw TooLong(prompt.Request.Prompt.Count);
         var trace = EngineTelemetry.Begin(request, model);
         Interlocked.Increment(ref _active);
         model.Enter();
@@ -274,6 +275,10 @@ public sealed class ModelEngine : IDisposable
     }
 
     internal void Withdraw(ServedModel model) => _models.TryRemove(KeyValuePair.Create(model.Name, model));
+
+    /// <summary>In the words by which Claude Code and LiteLLM (with aider) know that a conversation has to be made shorter.</summary>
+    private ApiException TooLong(int tokens) => new(400, $"prompt is too long: {tokens} tokens > {Model.Info.MaxPositions - 1} maximum; "
+        + $"this model's maximum context length is {Model.Info.MaxPositions} tokens, of prompt and answer together", null, "context_length_exceeded");
 
     private static ApiException Ending() => new(503, "the server is shutting down") { RetryAfter = 10 };
 

@@ -76,6 +76,9 @@ public sealed record ModelRequest
     /// <summary>How many likeliest tokens are told with each; null: no log-probabilities.</summary>
     public int? Logprobs { get; init; }
 
+    /// <summary>What was sent besides and changes nothing here.</summary>
+    public IReadOnlyList<NoEffect> NoEffects { get; init; } = [];
+
     /// <summary>Who asks, for traces.</summary>
     public string? User { get; init; }
 }

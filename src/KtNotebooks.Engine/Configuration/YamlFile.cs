@@ -34,7 +34,9 @@ public static class YamlFile
         }
         catch (YamlException error)
         {
-            throw new InvalidDataException($"{name}:{error.Start.Line}: not valid YAML: {Reason(error)}");
+            throw new InvalidDataException(Tab(text, error.Start.Line, error.End.Line + 1) is { } line
+                ? $"{name}:{line}: not valid YAML: a tab stands where the line is indented; YAML takes blanks alone"
+                : $"{name}:{error.Start.Line}: not valid YAML: {Reason(error)}");
         }
         // YamlDotNet lets some faults of its own pass, without a place: a tag that is no address, a scanner that lost its way.
         catch (Exception error) when (error is ArgumentException or InvalidOperationException or IndexOutOfRangeException or FormatException
@@ -81,6 +83,15 @@ public static class YamlFile
             if (depth > DeepestLevel) throw new InvalidDataException($"{name}:{parser.Current!.Start.Line}: nested more than {DeepestLevel} deep");
             if (nodes > MostNodes) throw new InvalidDataException($"{name}:{parser.Current!.Start.Line}: more than {MostNodes:N0} values");
         }
+    }
+
+    /// <summary>The first of some lines that is indented by a tab; null: none is. Editors put them in, nobody sees them.</summary>
+    private static long? Tab(string text, long first, long last)
+    {
+        var number = 0L;
+        foreach (var line in text.AsSpan().EnumerateLines())
+            if (++number >= first && number <= last && line.TrimStart(' ') is ['\t', ..] && !line.IsWhiteSpace()) return number;
+        return null;
     }
 
     /// <summary>YamlDotNet's words without the place that stands before them.</summary>

@@ -148,14 +148,17 @@ public sealed partial class ChatForm
                     ("id", call.Id), ("function", Map(("name", call.Name), ("arguments", call.Arguments))))).ToList())));
                 continue;
             }
-            all.Add(message.Role == Role.Observation
-                ? Map(("role", "tool"), ("content", message.Content), ("name", last.FirstOrDefault().Name), ("tool_call_id", last.FirstOrDefault().Id))
-                : Map(("role", message.Role == Role.User ? "user" : "assistant"), ("content", message.Content)));
+            if (message.Behind is { } before) all.Add(Told(before));
+            all.Add(Told(message));
         }
         var variables = Map(("messages", all), ("bos_token", _bos), ("eos_token", _eos), ("add_generation_prompt", prompt));
         if (!ToolForm.IsNone(tools)) variables["tools"] = Tools(tools!);
         if (_thinking is { } on) variables["enable_thinking"] = variables["thinking"] = on;
         return _jinja.Render(variables);
+
+        object? Told(Message message) => message.Role == Role.Observation
+            ? Map(("role", "tool"), ("content", message.Content), ("name", last.FirstOrDefault().Name), ("tool_call_id", last.FirstOrDefault().Id))
+            : Map(("role", message.Role == Role.User ? "user" : "assistant"), ("content", message.Content));
     }
 
     private static List<object?> Tools(string tools)

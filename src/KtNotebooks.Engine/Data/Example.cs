@@ -10,7 +10,14 @@ public enum Role
 }
 
 /// <summary>One turn of a conversation.</summary>
-public sealed record Message(Role Role, string Content);
+public sealed record Message(Role Role, string Content)
+{
+    /// <summary>
+    /// A question of another kind that stands right before this one, with no answer between: what a tool returned, before what a person says to it. Null, as
+    /// in every row of a data set: an answer stands before it, or nothing.
+    /// </summary>
+    public Message? Behind { get; init; }
+}
 
 /// <summary>A row of a data set in the form that every format is converted to.</summary>
 /// <param name="Prompt">Turns up to and with the last question: an odd number, users (or observations) and assistants (or functions) in turn.</param>

@@ -19,6 +19,9 @@ public sealed record Template
     /// <summary>A question with everything up to where the answer begins.</summary>
     public IReadOnlyList<Slot> User { get; init; } = [Slot.Content];
 
+    /// <summary>What <see cref="User"/> and <see cref="Observation"/> end with because an answer follows: left out where another question does.</summary>
+    public string AnswerHeader { get; init; } = "";
+
     /// <summary>An answer with what ends it.</summary>
     public IReadOnlyList<Slot> Assistant { get; init; } = [Slot.Content, Slot.Eos];
 
@@ -153,6 +156,7 @@ public sealed record Template
             if (!string.IsNullOrEmpty(system))
                 Append(System, system);
         }
+        if (messages[i].Behind is { } earlier) Append(Unanswered(earlier.Role == Role.Observation ? Observation ?? User : User), earlier.Content);
         Append(role switch
         {
             Role.User => User,
@@ -185,6 +189,10 @@ public sealed record Template
             }
         }
     }
+
+    /// <summary>A question's slots without what an answer begins with.</summary>
+    private IReadOnlyList<Slot> Unanswered(IReadOnlyList<Slot> slots) => slots is [.., Slot.Text(var before, { } after)]
+        && after.EndsWith(AnswerHeader, StringComparison.Ordinal) ? [.. slots.SkipLast(1), Slot.Around(before, after[..^AnswerHeader.Length])] : slots;
 
     private int Id(Tokenizer tokenizer, string token) => tokenizer.IdOf(token)
         ?? throw new InvalidDataException($"The template '{Name}' needs the token '{token}', which the tokenizer does not have. Choose the template that "

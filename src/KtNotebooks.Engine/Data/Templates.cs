@@ -14,6 +14,7 @@ public static class Templates
         Name = "deepseek3",
         Prefix = [Slot.Bos],
         User = [Slot.Around("<｜User｜>", "<｜Assistant｜>")],
+        AnswerHeader = "<｜Assistant｜>",
     };
 
     private static readonly Template Qwen3 = new()
@@ -21,6 +22,7 @@ public static class Templates
         Name = "qwen3",
         System = [Slot.Around(QwenSystem, QwenEnd)],
         User = [Slot.Around(QwenUser, QwenEnd + QwenAssistant)],
+        AnswerHeader = QwenAssistant,
         Assistant = [Slot.Around("", QwenEnd)],
         Function = [Slot.Around("", QwenEnd)],
         Observation = [Slot.Around(QwenUser + "<tool_response>\n", "\n</tool_response>" + QwenEnd + QwenAssistant)],
@@ -35,6 +37,7 @@ public static class Templates
         Name = "moonlight",
         System = [Slot.Around(MoonSystem, MoonEnd)],
         User = [Slot.Around(MoonUser, MoonEnd + MoonAssistant)],
+        AnswerHeader = MoonAssistant,
         Assistant = [Slot.Around("", MoonEnd)],
         DefaultSystem = "You are a helpful assistant provided by Moonshot-AI.",
         StopWords = [MoonEnd],
@@ -52,6 +55,7 @@ public static class Templates
             Prefix = [Slot.Bos],
             System = [Slot.Around("", "\n\n")],
             User = [Slot.Around("User: ", "\n\nAssistant:")],
+            AnswerHeader = "Assistant:",
         },
         Deepseek3,
         Deepseek3 with { Name = "deepseekr1", Thinking = new Thinking() },
@@ -67,6 +71,7 @@ public static class Templates
             Prefix = [Slot.Fixed("[gMASK]<sop>")],
             System = [Slot.Around("<|system|>\n", "")],
             User = [Slot.Around("<|user|>\n", "<|assistant|>")],
+            AnswerHeader = "<|assistant|>",
             Assistant = [Slot.Around("\n", "")],
             Observation = [Slot.Around("<|observation|>\n", "<|assistant|>")],
             Tools = ToolForm.Glm4,

@@ -35,7 +35,8 @@ public sealed class SideBySide(string question = "question", string before = "be
     {
         const string cell = "padding:8px 12px;border-bottom:1px solid #d8dee4;vertical-align:top;text-align:left;white-space:pre-wrap;overflow-wrap:anywhere;";
         const string head = "padding:6px 12px;border-bottom:2px solid #8c959f;text-align:left;";
-        const string table = "border-collapse:collapse;table-layout:fixed;width:100%;font-size:92%;line-height:1.45;margin:0.5em 0";
+        // Narrower than that, as on a phone, it scrolls: words would be cut into letters.
+        const string table = "border-collapse:collapse;table-layout:fixed;width:100%;min-width:34em;font-size:92%;line-height:1.45;margin:0.5em 0";
         var html = new StringBuilder($"<table style=\"{table}\">\n");
         if (Caption.Length > 0) html.Append(Markup.Caption(Caption));
         html.Append("<thead><tr><th style=\"width:26%;").Append(head).Append("\">").Append(Markup.Escape(question))

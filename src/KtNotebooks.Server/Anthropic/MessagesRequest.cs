@@ -15,6 +15,7 @@ internal sealed record MessagesRequest(ModelRequest Request, bool Stream)
     public static MessagesRequest Read(JsonElement body, Template template, bool counts = false)
     {
         var f = new JsonFields(body);
+        List<NoEffect> hints = [];
         var request = new ModelRequest { Model = f.RequiredText("model") };
         if (!counts)
         {
@@ -27,20 +28,15 @@ internal sealed record MessagesRequest(ModelRequest Request, bool Stream)
                 Stops = RequestFields.Stops(f, "stop_sequences"),
             };
         }
-        request = ReadTools(f, request);
-        if (f.Object("thinking") is { } thinking)
-        {
-            var on = thinking.Word("type", "enabled", "disabled", "adaptive");
-            thinking.Refuse("budget_tokens", "max_tokens bounds thought and answer together");
-            thinking.Finish();
-            request = request with { Think = on is null or "adaptive" ? null : on == "enabled" };
-        }
+        request = ReadTools(f, request, hints);
+        if (f.Object("thinking") is { } thinking) request = request with { Think = ReadThinking(thinking, template, hints) };
         if (f.Object("output_config") is { } output)
         {
             request = ReadFormat(output, request);
-            output.Refuse("effort", "the model has no degrees of it");
+            if (output.Text("effort") is not null) hints.Add(new NoEffect(output.At("effort"), "the model has no degrees of it"));
             output.Finish();
         }
+        if (f.Object("context_management") is { } context) ReadContext(context, hints);
         if (f.Object("metadata") is { } metadata)
         {
             request = request with { User = metadata.Text("user_id") };
@@ -51,10 +47,38 @@ internal sealed record MessagesRequest(ModelRequest Request, bool Stream)
         f.Refuse("service_tier", "there is one", "auto", "standard_only");
         f.Any("cache_control"); // what begins alike is always kept
         f.Refuse("container", "there are no containers");
-        f.Refuse("context_management", "a prompt is never cut");
         f.Refuse("mcp_servers", "tools are functions of the client's");
         f.Finish();
-        return new MessagesRequest(request, stream);
+        return new MessagesRequest(request with { NoEffects = hints }, stream);
+    }
+
+    /// <summary>Whether the model thinks; null: as the config says. That it may think says nothing to a model that does not.</summary>
+    private static bool? ReadThinking(JsonFields thinking, Template template, List<NoEffect> hints)
+    {
+        var on = thinking.Word("type", "enabled", "disabled", "adaptive");
+        var none = template.Thinking is null;
+        if (none && on != "disabled") hints.Add(new NoEffect("thinking", $"the template '{template.Name}' is of a model that does not think"));
+        if (thinking.Int("budget_tokens", 1) is not null && !none)
+            hints.Add(new NoEffect(thinking.At("budget_tokens"), "max_tokens bounds thought and answer together"));
+        if (thinking.Word("display", "summarized", "omitted") is not null && !none)
+            hints.Add(new NoEffect(thinking.At("display"), "thoughts are told as they are"));
+        thinking.Finish();
+        return none || on is null or "adaptive" ? null : on == "enabled";
+    }
+
+    /// <summary>Edits of a conversation by the service: all but those of thoughts, which the model's template makes itself, would change the prompt.</summary>
+    private static void ReadContext(JsonFields context, List<NoEffect> hints)
+    {
+        foreach (var (value, path) in context.List("edits"))
+        {
+            var edit = new JsonFields(value, path);
+            if (edit.RequiredText("type") is not "clear_thinking_20251015" and var type)
+                throw ApiException.Unsupported(edit.At("type"), $"'{type}': a prompt is never cut");
+            edit.Any("keep");
+            edit.Finish();
+            hints.Add(new NoEffect("context_management", "earlier thoughts are told or left out as the model's template has it"));
+        }
+        context.Finish();
     }
 
     private static ModelRequest ReadFormat(JsonFields output, ModelRequest request)
@@ -66,7 +90,7 @@ internal sealed record MessagesRequest(ModelRequest Request, bool Stream)
         return request with { Schema = schema.Clone() };
     }
 
-    private static ModelRequest ReadTools(JsonFields f, ModelRequest request)
+    private static ModelRequest ReadTools(JsonFields f, ModelRequest request, List<NoEffect> hints)
     {
         List<Tool> tools = [];
         foreach (var (value, path) in f.List("tools", 128))
@@ -75,6 +99,10 @@ internal sealed record MessagesRequest(ModelRequest Request, bool Stream)
             if (tool.Text("type") is not (null or "custom") and var type)
                 throw ApiException.Unsupported(tool.At("type"), $"'{type}': tools are functions of the client's");
             tool.Any("cache_control");
+            tool.Refuse("defer_loading", "every tool is told to the model", "false");
+            tool.Refuse("allowed_callers", "the model alone calls tools", """["direct"]""");
+            if (tool.Flag("eager_input_streaming") == true && tools.Count == 0)
+                hints.Add(new NoEffect("tools.eager_input_streaming", "the arguments of a call come in one piece"));
             tools.Add(RequestFields.ReadTool(tool, "input_schema"));
             tool.Finish();
         }
@@ -150,6 +178,7 @@ internal sealed record MessagesRequest(ModelRequest Request, bool Stream)
                 case "thinking":
                     thought += block.RequiredText("thinking");
                     block.Text("signature");
+                    block.Any("cache_control");
                     block.Finish();
                     break;
                 case "tool_use":

@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using System.Diagnostics;
 
 using KtNotebooks.Server.Anthropic;
@@ -15,6 +16,7 @@ internal sealed class Endpoints(ModelEngine engine, ApiSettings settings, ILogge
 {
     private readonly MetricsEndpoint _metrics = new(engine);
     private readonly Guard _guard = new(settings);
+    private readonly ConcurrentDictionary<string, bool> _said = new(StringComparer.Ordinal);
     private readonly Dictionary<string, string> _methods = new(StringComparer.Ordinal);
 
     public void Map(IEndpointRouteBuilder routes)
@@ -45,7 +47,7 @@ internal sealed class Endpoints(ModelEngine engine, ApiSettings settings, ILogge
         void Add(string method, string path, Func<RequestContext, Task> handle, bool needsKey = true)
         {
             _methods[path] = method;
-            routes.MapMethods(path, [method], context => Run(context, handle, needsKey));
+            routes.MapMethods(path, method == "GET" ? [method, "HEAD"] : [method], context => Run(context, handle, needsKey));
         }
     }
 
@@ -99,6 +101,9 @@ internal sealed class Endpoints(ModelEngine engine, ApiSettings settings, ILogge
         else if (settings.Verbose || c.Reply is not null || failed is not null)
             log.LogInformation("{Id} {Status} {Endpoint} {What} {Took:F0} ms{Why}", c.Id, status, endpoint, what, took.TotalMilliseconds,
                 failed is null ? "" : $": {failed.Code ?? failed.Type}");
+        foreach (var hint in c.Reply?.Request.NoEffects ?? [])
+            if (_said.TryAdd(hint.Field, true))
+                log.LogInformation("{Id} {Endpoint} {Field} has no effect here: {Why} (said once)", c.Id, endpoint, hint.Field, hint.Why);
         if (!settings.Verbose) return;
         if (c.Body is { } body) log.LogInformation("{Id} asked {Body}", c.Id, body.GetRawText());
         foreach (var answer in c.Reply?.Answers ?? []) log.LogInformation("{Id} answered {Text}", c.Id, answer.Text.ToString());

@@ -25,7 +25,9 @@ internal sealed class Guard(ApiSettings settings)
         CheckHost(context.Request);
         CheckOrigin(context);
         context.Response.Headers.AccessControlAllowMethods = "GET, POST";
-        context.Response.Headers.AccessControlAllowHeaders = "authorization, content-type, x-api-key, anthropic-version, anthropic-beta, x-request-id";
+        // Whoever may call may send what it likes: OpenAI's and Anthropic's clients bring a dozen headers of their own (x-stainless-…).
+        context.Response.Headers.AccessControlAllowHeaders = context.Request.Headers.AccessControlRequestHeaders is { Count: > 0 } wanted ? wanted.ToString()
+            : "authorization, content-type";
         context.Response.StatusCode = StatusCodes.Status204NoContent;
     }
 
@@ -48,6 +50,7 @@ internal sealed class Guard(ApiSettings settings)
             throw new ApiException(403, "pages of this origin may not call; the key api_cors allows some", null, "origin_not_allowed");
         if (same) return;
         context.Response.Headers.AccessControlAllowOrigin = origin;
+        context.Response.Headers.AccessControlExposeHeaders = "x-request-id, request-id, retry-after, " + NoEffect.Header;
         context.Response.Headers.Vary = "Origin";
     }
 

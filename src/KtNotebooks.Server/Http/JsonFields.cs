@@ -90,7 +90,7 @@ internal sealed class JsonFields
     /// <summary>A field that is not to be had: refused unless it has a value that asks for nothing.</summary>
     public void Refuse(string name, string why, params string[] nothing)
     {
-        if (Any(name) is not { } value || nothing.Contains(value.ValueKind == JsonValueKind.String ? value.GetString() : value.GetRawText())) return;
+        if (Any(name) is not { } value || nothing.Any(n => value.ValueKind == JsonValueKind.String ? value.ValueEquals(n) : Same(value, n))) return;
         throw ApiException.Unsupported(At(name), why);
     }
 
@@ -98,7 +98,7 @@ internal sealed class JsonFields
     public void Finish()
     {
         foreach (var field in _object.EnumerateObject())
-            if (!_asked.Contains(field.Name))
+            if (field.Value.ValueKind != JsonValueKind.Null && !_asked.Contains(field.Name))
                 throw new ApiException(400, $"{At(Cut(field.Name))} is not a field that is known here.{Nearest.Hint(field.Name, [.. _asked])}",
                     At(Cut(field.Name)), "unknown_parameter");
     }
@@ -118,6 +118,15 @@ internal sealed class JsonFields
         JsonValueKind.False => "false",
         _ => "null",
     };
+
+    /// <summary>However it is spaced.</summary>
+    private static bool Same(JsonElement value, string json)
+    {
+        if (value.ValueKind is not (JsonValueKind.Object or JsonValueKind.Array)) return value.GetRawText() == json;
+        if (!json.StartsWith('{') && !json.StartsWith('[')) return false;
+        using var other = JsonDocument.Parse(json);
+        return JsonElement.DeepEquals(value, other.RootElement);
+    }
 
     private static string Short(JsonElement value) => Cut(value.GetRawText());
 

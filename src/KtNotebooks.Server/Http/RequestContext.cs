@@ -62,7 +62,11 @@ internal sealed class RequestContext : IAsyncDisposable
         }
     }
 
-    public async Task<Reply> StartAsync(ModelEngine engine, ModelRequest request) => Reply = await engine.StartAsync(request);
+    public async Task<Reply> StartAsync(ModelEngine engine, ModelRequest request)
+    {
+        if (request.NoEffects.Count > 0) Http.Response.Headers[NoEffect.Header] = string.Join(", ", request.NoEffects.Select(n => n.Field));
+        return Reply = await engine.StartAsync(request);
+    }
 
     public async Task WriteAsync<T>(T answer, JsonTypeInfo<T> type)
     {

@@ -47,6 +47,7 @@ internal sealed record ChatRequest(ModelRequest Request, bool Stream, bool Strea
                     m.Refuse("audio", "this model has text alone");
                     m.Refuse("function_call", "write tool_calls");
                     m.Any("refusal");
+                    m.List("annotations"); // where the words came from: no template tells it
                     var thought = m.Text("reasoning_content");
                     var calls = CallsOf(m);
                     turns.AddAnswer(thought, calls.Count > 0 && !m.Has("content") ? null : ContentOf(m), calls, path);

@@ -24,7 +24,7 @@ internal sealed class CompletionsEndpoint(ModelEngine engine)
         var echo = f.Flag("echo") ?? false;
         if (echo && request.Logprobs is not null) throw ApiException.Unsupported("echo", "with logprobs: those of a prompt are not computed");
         if (f.Int("best_of", 1) is { } best && best != request.N) throw ApiException.Unsupported("best_of", "answers are not ranked; n gives several");
-        f.Refuse("suffix", "text is not filled in, it goes on");
+        f.Refuse("suffix", "text is not filled in, it goes on", "");
         var stream = f.Flag("stream") ?? false;
         var usage = f.Object("stream_options") is { } options && StreamUsage(options, stream);
         RequestFields.RefuseServiceFields(f);

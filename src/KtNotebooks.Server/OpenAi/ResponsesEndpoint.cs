@@ -26,14 +26,14 @@ internal sealed class ResponsesEndpoint(ModelEngine engine)
         List<ResponseItem> items = [];
         if (answer.Thought.Length > 0) items.Add(Thought(NewId("rs"), answer.Thought.ToString()));
         if (answer.Text.Length > 0 || answer.Calls.Count == 0)
-            items.Add(Said(NewId("msg"), answer.Text.ToString(), Logprobs.Of(asked.Request, answer.Tokens, engine.Tokenizer)?.Content));
+            items.Add(Said(NewId("msg"), answer.Text.ToString(), Logprobs.Of(asked.Request, answer.Tokens, engine.Tokenizer)?.Content, IsCut(answer)));
         items.AddRange(answer.Calls.Select(call => Call(NewId("fc"), call)));
         await c.WriteAsync(Response(asked, reply, NewId("resp"), items, done: true), ResponsesJson.Wire.ModelResponse);
     }
 
     private static ModelResponse Response(ResponsesRequest asked, Reply reply, string id, IReadOnlyList<ResponseItem> items, bool done)
     {
-        var cut = done && reply.Answers[0].Reason == EndReason.Length;
+        var cut = done && IsCut(reply.Answers[0]);
         return new ModelResponse(id, "response", reply.Created.ToUnixTimeSeconds(), !done ? "in_progress" : cut ? "incomplete" : "completed",
             reply.Model.Name, items)
         {
@@ -59,9 +59,11 @@ internal sealed class ResponsesEndpoint(ModelEngine engine)
         Content = [new ResponsePart("reasoning_text", text)],
     };
 
-    private static ResponseItem Said(string id, string text, IReadOnlyList<ChatTokenLogprob>? logprobs, string status = "completed") => new("message", id)
+    private static bool IsCut(Answer answer) => answer.Reason == EndReason.Length;
+
+    private static ResponseItem Said(string id, string text, IReadOnlyList<ChatTokenLogprob>? logprobs, bool cut) => new("message", id)
     {
-        Status = status,
+        Status = cut ? "incomplete" : "completed",
         Role = "assistant",
         Content = [new ResponsePart("output_text", text) { Annotations = [], Logprobs = logprobs ?? [] }],
     };
@@ -112,7 +114,7 @@ internal sealed class ResponsesEndpoint(ModelEngine engine)
                 await c.Events.FlushAsync(c.Cancel);
             }
             if (_items.Count == 0 && _open is null) Grow("", thinks: false);
-            Close();
+            Close(IsCut(reply.Answers[0]));
             var response = Response(asked, reply, _id, _items, done: true);
             Write(response.Status == "incomplete" ? "response.incomplete" : "response.completed", e => e with { Response = response });
             await c.Events.FlushAsync(c.Cancel);
@@ -141,14 +143,14 @@ internal sealed class ResponsesEndpoint(ModelEngine engine)
             Write("response.output_text.delta", e => At(e) with { Delta = text, Logprobs = logprobs });
         }
 
-        private void Close()
+        private void Close(bool cut = false)
         {
             if (_open is null) return;
             var text = _text.ToString();
             Write(_thinks ? "response.reasoning_text.done" : "response.output_text.done",
                 e => At(e) with { Text = text, Logprobs = _thinks ? null : [.. _logprobs] });
             Write("response.content_part.done", e => At(e) with { Part = Part(text) });
-            var item = _thinks ? Thought(_open, text) : Said(_open, text, [.. _logprobs]);
+            var item = _thinks ? Thought(_open, text) : Said(_open, text, [.. _logprobs], cut);
             Write("response.output_item.done", e => e with { OutputIndex = _items.Count, Item = item });
             _items.Add(item);
             (_open, _) = (null, _text.Clear());

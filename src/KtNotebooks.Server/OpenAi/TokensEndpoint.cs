@@ -18,6 +18,7 @@ internal sealed class TokensEndpoint(ModelEngine engine)
         if (f.Has("messages"))
         {
             if (special is not null) throw ApiException.Wrong("add_special_tokens", "goes with a prompt; messages have those of the template");
+            f.Refuse("add_generation_prompt", "a conversation is told up to where its answer begins", "true");
             var request = ChatRequest.ReadTools(f, new ModelRequest { Model = engine.Models[0].Name });
             ids = [.. engine.Prompts.Build(ChatRequest.ReadMessages(f, request, engine.Template)).Request.Prompt];
         }

@@ -6,7 +6,7 @@ namespace KtNotebooks.Server.OpenAi;
 
 /// <summary>
 /// A conversation as clients send it becomes turns as templates tell them: questions and answers one after another. Messages of one side that follow each
-/// other are one turn, with an empty line between; results of several calls are one turn too.
+/// other are one turn, with an empty line between; results of several calls are one turn too, and what a person says to them stands behind it.
 /// </summary>
 internal sealed class Turns(Template template)
 {
@@ -75,7 +75,11 @@ internal sealed class Turns(Template template)
 
     private void Add(Role role, string text, string between, string at)
     {
-        if (_turns is [.., var last] && IsQuestion(last.Role) == IsQuestion(role))
+        if (_turns is [.., { Role: Role.Observation } result] && role == Role.User)
+        {
+            _turns[^1] = new Message(role, text) { Behind = result };
+        }
+        else if (_turns is [.., var last] && IsQuestion(last.Role) == IsQuestion(role))
         {
             if (last.Role != role)
                 throw ApiException.Wrong(at,

@@ -15,6 +15,18 @@ public class BadInputTests(Workplace place) : IClassFixture<Workplace>
     [Fact]
     public void A_missing_config() => Assert.Equal("nowhere.yaml: no such file", Kt.Refuses("train", "nowhere.yaml"));
 
+    /// <summary>Of files that no code of ours has put into words.</summary>
+    [Fact]
+    public void What_dotnet_says_of_a_path_is_said_in_our_words()
+    {
+        static string Said(Action act) => KtNotebooks.Cli.Failures.OfFile(Record.Exception(act)!)!;
+        Assert.Equal("/nowhere/x: no such file or folder", Said(() => File.ReadAllText("/nowhere/x")));
+        Assert.Equal("/nowhere: no such file or folder", Said(() => File.ReadAllText("/nowhere")));
+        Assert.Equal("/: this user may not read or write there", Said(() => File.WriteAllText("/", "")));
+        Assert.Equal("/dev/full: No space left on device", Said(() => File.WriteAllText("/dev/full", "x")));
+        Assert.Null(KtNotebooks.Cli.Failures.OfFile(new IOException("x.yaml:3: 'a' must be one of 'b', 'c'")));
+    }
+
     [Fact]
     public void An_unknown_key_with_its_line_and_the_nearest_known_one()
     {

@@ -69,6 +69,8 @@ public sealed class SettingsTests : IDisposable
     [Theory]
     [InlineData("x: 1\nx: 2\n", "{0}:2: not valid YAML")]
     [InlineData("x: [1\n", "{0}:2: not valid YAML")]
+    [InlineData("x: 1\n\ty: 2\n", "{0}:2: not valid YAML: a tab stands where the line is indented; YAML takes blanks alone")]
+    [InlineData("x:\n  y: 1\n \tz: 2\n", "{0}:3: not valid YAML: a tab stands where the line is indented; YAML takes blanks alone")]
     [InlineData("- x\n- y\n", "{0}:1: a config is a list of `key: value` lines")]
     [InlineData("just text\n", "{0}:1: a config is a list of `key: value` lines")]
     [InlineData("a: 1\nx: {y: [1, [2]]}\n", "{0}:2: 'x.y' must be a value or a list of values")]

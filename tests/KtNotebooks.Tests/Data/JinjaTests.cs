@@ -96,6 +96,8 @@ public class JinjaTests
         Assert.DoesNotContain("dry", targets[0], StringComparison.Ordinal);
         Assert.Contains("dry", Samples.Small.Decode(turns[1].Source), StringComparison.Ordinal);
         Assert.Contains("No rain.", targets[1], StringComparison.Ordinal);
+        var prompt = form.Render([.. messages[..2], new(Role.User, "Sure?") { Behind = messages[2] }], prompt: true);
+        Assert.Matches(@"(?s)Bern.*\bdry\b.*\bSure\?", prompt);
     }
 
     private static string WithoutEos(string text, string wanted) => text.StartsWith(wanted, StringComparison.Ordinal) ? wanted : text;

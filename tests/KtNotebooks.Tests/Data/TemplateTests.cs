@@ -72,6 +72,23 @@ public class TemplateTests
         Assert.Equal([.. turns[0].Source, .. turns[0].Target, .. turns[1].Source], template.EncodePrompt(Small, TwoTurns[..3]));
     }
 
+    /// <summary>As the model's own chat template tells them: what an answer begins with stands before an answer alone.</summary>
+    [Theory]
+    [InlineData("deepseek", "User: 21 °C\n\nUser: and?\n\nAssistant:")]
+    [InlineData("deepseek3", "<｜User｜>21 °C<｜User｜>and?<｜Assistant｜>")]
+    [InlineData("qwen3_nothink",
+        "<|im_start|>user\n<tool_response>\n21 °C\n</tool_response><|im_end|>\n<|im_start|>user\nand?<|im_end|>\n<|im_start|>assistant\n")]
+    [InlineData("moonlight", "<|im_user|>user<|im_middle|>21 °C<|im_end|><|im_user|>user<|im_middle|>and?<|im_end|><|im_assistant|>assistant<|im_middle|>")]
+    [InlineData("glm4", "<|observation|>\n21 °C<|user|>\nand?<|assistant|>")]
+    [InlineData("empty", "21 °Cand?")]
+    public void What_a_person_says_to_a_tools_result_stands_behind_it(string name, string expected)
+    {
+        Message[] all = [TwoTurns[0], TwoTurns[1], new(Role.User, "and?") { Behind = new(Role.Observation, "21 °C") }];
+        var template = Templates.Get(name);
+        Assert.EndsWith(expected, Small.Decode(template.EncodePrompt(Small, all)), StringComparison.Ordinal);
+        Assert.Equal(template.AnswerHeader.Length > 0, name != "empty");
+    }
+
     [Fact]
     public void User_text_is_never_taken_for_a_placeholder()
     {

@@ -125,7 +125,7 @@ public sealed class AnswerGrammarTests
 
     [Fact]
     public void A_discriminated_union_is_exclusive() => Form("""
-        {"oneOf": [{"$ref": "#/$defs/cat"}, {"$ref": "#/$defs/dog"}], "$defs": {
+        {"oneOf": [{"$ref": "#/$defs/cat"}, {"$ref": "#/$defs/dog"}], "discriminator": {"propertyName": "kind"}, "$defs": {
           "cat": {"type": "object", "properties": {"kind": {"const": "cat"}}, "required": ["kind"]},
           "dog": {"type": "object", "properties": {"kind": {"const": "dog"}}, "required": ["kind"]}}}
         """);

@@ -37,12 +37,9 @@ public sealed class EndpointFieldTests(TinyServer tiny) : IClassFixture<TinyServ
         "text.verbosity is not supported: say in the prompt how long an answer should be")]
     [InlineData("/v1/responses", "\"tools\":[{\"type\":\"web_search\"}]", "tools[0].type is not supported: tools are functions")]
     [InlineData("/v1/responses", "\"tool_choice\":{\"type\":\"file_search\"}", "tool_choice.type is not supported: only a function can be chosen")]
-    [InlineData("/v1/messages", "\"thinking\":{\"type\":\"enabled\",\"budget_tokens\":99}",
-        "thinking.budget_tokens is not supported: max_tokens bounds thought and answer together")]
-    [InlineData("/v1/messages", "\"thinking\":{\"type\":\"enabled\"}", "thinking is not supported: the template 'deepseek' is of a model that does not think")]
-    [InlineData("/v1/messages", "\"output_config\":{\"effort\":\"low\"}", "output_config.effort is not supported: the model has no degrees of it")]
     [InlineData("/v1/messages", "\"container\":\"c\"", "container is not supported: there are no containers")]
-    [InlineData("/v1/messages", "\"context_management\":{}", "context_management is not supported: a prompt is never cut")]
+    [InlineData("/v1/messages", "\"context_management\":{\"edits\":[{\"type\":\"compact_20260112\"}]}",
+        "context_management.edits[0].type is not supported: 'compact_20260112': a prompt is never cut")]
     [InlineData("/v1/messages", "\"mcp_servers\":[{}]", "mcp_servers is not supported: tools are functions of the client's")]
     [InlineData("/v1/messages", "\"service_tier\":\"priority\"", "service_tier is not supported: there is one")]
     [InlineData("/v1/messages", "\"tools\":[{\"type\":\"bash_20250124\",\"name\":\"bash\"}]",
@@ -87,6 +84,10 @@ public sealed class EndpointFieldTests(TinyServer tiny) : IClassFixture<TinyServ
         const string Input = """ "model":"kt-tiny","input":"What is the capital of France?","temperature":0 """;
         var answer = await Ask("/v1/responses", Input + """, "max_output_tokens":3,"include":["message.output_text.logprobs"],"top_logprobs":2 """);
         Assert.Equal(("incomplete", "max_output_tokens"), ((string?)answer["status"], (string?)answer["incomplete_details"]!["reason"]));
+        Assert.Equal("incomplete", (string?)answer["output"]![0]!["status"]);
+        var events = await Raw("/v1/responses", Input + """, "max_output_tokens":3,"stream":true """);
+        var done = events.Split("\n\n").Single(e => e.Contains("output_item.done\"", StringComparison.Ordinal));
+        Assert.Contains("\"status\":\"incomplete\"", done, StringComparison.Ordinal);
         var part = answer["output"]![0]!["content"]![0]!;
         Assert.Equal((string?)part["text"], string.Concat(part["logprobs"]!.AsArray().Select(t => (string?)t!["token"])));
         Assert.All(part["logprobs"]!.AsArray(), t => Assert.Equal(2, t!["top_logprobs"]!.AsArray().Count));

@@ -23,6 +23,7 @@ public sealed class PageTests(ServedAdapterTests.Two two) : IClassFixture<Served
         await page.Type("What is the capital of France?");
         await page.Press("Enter", 13);
         await page.Until("[...document.querySelectorAll('h2 output')].every(o => o.textContent.includes('tokens/s'))");
+        Assert.Equal("true", await Text("[...document.querySelectorAll('h2 output')].every(o => /^\\d+ ms,( then)? \\d+ tokens\\/s$/.test(o.textContent))"));
         Assert.Equal("2", await Text("document.querySelectorAll('.turn.user').length"));
         Assert.Equal("true", await Text("[...document.querySelectorAll('.turn.assistant')].every(t => t.textContent.length > 0)"));
         Assert.Equal("0", await Text("document.querySelectorAll('.error').length"));
@@ -40,6 +41,12 @@ public sealed class PageTests(ServedAdapterTests.Two two) : IClassFixture<Served
         await page.Width(1000, dark: true);
         Assert.NotEqual(light, await Text("getComputedStyle(document.body).backgroundColor"));
         await page.Picture("chat-dark");
+        // On a telephone nothing runs off the page, and what one needs is in view.
+        await page.Width(390, dark: true);
+        await page.Until("innerWidth === 390");
+        Assert.Equal("true", await Text("document.documentElement.scrollWidth <= innerWidth && ['question', 'send', 'stop', 'clear'].every(id => "
+            + "{ const r = document.getElementById(id).getBoundingClientRect(); return r.right <= innerWidth && r.bottom <= innerHeight; })"));
+        await page.Picture("chat-telephone-dark");
         Assert.Empty(page.Complaints);
     }
 }

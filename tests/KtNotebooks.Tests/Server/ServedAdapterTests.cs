@@ -87,6 +87,44 @@ public sealed class ServedAdapterTests(ServedAdapterTests.Two two) : IClassFixtu
         Assert.Equal((200, null), await two.Post("/v1/unload_lora_adapter", """{"lora_name":"dog"}"""));
     }
 
+    /// <summary>In an order, without a clock: a load is held up in its file, an unload waits for its last request, and streams come to their end.</summary>
+    [Fact]
+    public async Task A_stream_does_not_wait_for_adapters_that_come_or_go()
+    {
+        var stream = await two.Stream("kt-tiny");
+        TaskCompletionSource reads = new(TaskCreationOptions.RunContinuationsAsynchronously);
+        using var goOn = new ManualResetEventSlim();
+        var stop = Stop; // the test's own, whatever thread asks
+        two.Engine.Adapters.Reads = _ =>
+        {
+            reads.TrySetResult();
+            goOn.Wait(stop);
+        };
+        try
+        {
+            var load = two.Post("/v1/load_lora_adapter", """{"lora_name":"slow","lora_path":"dog"}""");
+            await reads.Task.WaitAsync(Stop);
+            if (two.Engine.Running == 0) stream = await two.Stream("kt-tiny"); // the first was quick
+            await stream.ReadToEnd(); // its last tokens were computed while the load stood still
+            Assert.False(load.IsCompleted);
+            goOn.Set();
+            Assert.Equal((200, null), await load);
+        }
+        finally
+        {
+            goOn.Set();
+            two.Engine.Adapters.Reads = null;
+        }
+        var slow = two.Engine.Find("slow");
+        slow.Enter(); // a request that is being answered
+        var unload = two.Post("/v1/unload_lora_adapter", """{"lora_name":"slow"}""");
+        while ((await two.Models()).Contains("slow")) await Task.Delay(1, Stop);
+        await (await two.Stream("kt-tiny")).ReadToEnd();
+        Assert.False(unload.IsCompleted);
+        slow.Leave();
+        Assert.Equal((200, null), await unload);
+    }
+
     [Fact]
     public async Task Traces_and_metrics_have_the_names_of_OpenTelemetry_and_no_texts()
     {
@@ -232,6 +270,39 @@ public sealed class ServedAdapterTests(ServedAdapterTests.Two two) : IClassFixtu
                 }),
             }.ToJsonString());
             return (string)JsonNode.Parse(body)!["choices"]![0]!["message"]!["content"]!;
+        }
+
+        /// <summary>A long stream, of which the first token is there.</summary>
+        public async Task<Events> Stream(string model)
+        {
+            using var content = new StringContent($$"""
+                {"model":"{{model}}","max_tokens":900,"stream":true,"temperature":0,"logit_bias":{"1":-100},"messages":[{"role":"user","content":"count"}]}
+                """, new MediaTypeHeaderValue("application/json"));
+            using var ask = new HttpRequestMessage(HttpMethod.Post, new Uri("/v1/chat/completions", UriKind.Relative)) { Content = content };
+            var answer = await Http.SendAsync(ask, HttpCompletionOption.ResponseHeadersRead, Stop);
+            var events = new Events(answer, new StreamReader(await answer.Content.ReadAsStreamAsync(Stop)));
+            await events.Read("\"content\":\"");
+            return events;
+        }
+
+        /// <summary>Events of a stream as they come.</summary>
+        public sealed class Events(HttpResponseMessage answer, StreamReader reader)
+        {
+            /// <summary>Up to an event that holds this.</summary>
+            public async Task Read(string text)
+            {
+                while (!(await reader.ReadLineAsync(Stop) ?? throw new InvalidOperationException($"the stream ended without {text}"))
+                    .Contains(text, StringComparison.Ordinal))
+                {
+                }
+            }
+
+            public async Task ReadToEnd()
+            {
+                await Read("[DONE]").WaitAsync(TimeSpan.FromSeconds(60), Stop); // it hangs where it waits for what waits for it
+                reader.Dispose();
+                answer.Dispose();
+            }
         }
 
         public async Task<(int, string?)> Post(string path, string json)

@@ -79,6 +79,18 @@ public sealed class ServerFaultTests(TinyServer tiny) : IClassFixture<TinyServer
     }
 
     [Fact]
+    public async Task A_port_that_is_taken_is_one_line_and_nothing_in_the_log()
+    {
+        var taken = new ApiSettings { Port = tiny.Server.Url.Port };
+        using var log = new TinyServer.LogLines();
+        var line = $"127.0.0.1:{taken.Port} cannot be listened on: Address already in use; api_port=NUMBER takes another port";
+        Assert.Equal(line, (await Assert.ThrowsAsync<IOException>(() => ApiServer.StartAsync(tiny.Engine, taken, log))).Message);
+        Assert.Empty(log.All);
+        Assert.Equal(line, Assert.Throws<IOException>(() => ApiServer.RequireFree(taken)).Message); // as kt api asks, before it loads
+        ApiServer.RequireFree(new ApiSettings { Port = 0 });
+    }
+
+    [Fact]
     public async Task What_is_no_request_is_told_so()
     {
         using var text = new StringContent(Chat, Encoding.UTF8, "text/plain"); // what a page may send without asking

@@ -13,7 +13,7 @@ internal sealed class JsonSchema
     private const int MostRules = 5000, Deepest = 200;
 
     private static readonly HashSet<string> Describing = ["title", "description", "default", "examples", "example", "$schema", "$id", "id", "$comment",
-        "deprecated", "readOnly", "writeOnly", "$defs", "definitions", "strict", "contentMediaType", "$anchor"];
+        "deprecated", "readOnly", "writeOnly", "$defs", "definitions", "strict", "contentMediaType", "$anchor", "discriminator"];
 
     private static readonly HashSet<string> NumberFormats = ["int32", "int64", "uint8", "int8", "int16", "uint16", "uint32", "uint64", "float", "double",
         "decimal"];
