@@ -98,23 +98,35 @@ double spin(int64_t rounds) {
 KT_INLINE F lanes_along_k(const float* p, int64_t n) { return n >= W ? load(p) : load(p, n); }
 KT_INLINE F lanes_along_k(const uint16_t* p, int64_t n) { return n >= W ? load(p) : load(p, n); }
 
+constexpr int64_t BlocksAhead = 8;  // W × W blocks that are asked of memory while one is transposed
+
 // Vectors contiguous along k: W × W blocks are transposed in registers. Unit: how many source elements make a lane (1, or 2 for pairs).
+// A block is one cache line of each of W rows, an order that the processor's own prefetching does not see.
 template <class T, int Unit>
 void pack_rows(float* panel, const T* src, int64_t stride, int64_t rows, int64_t k, int32_t width, int64_t size, float factor) {
-    int64_t lanes = (k + Unit - 1) / Unit;
+    const int64_t lanes = (k + Unit - 1) / Unit, blocks = (lanes + W - 1) / W;
+    const int64_t ahead = BlocksAhead % blocks * W * Unit + BlocksAhead / blocks * W * stride;
     for (; rows > 0; rows -= width, src += width * stride, panel += size)
         for (int64_t i0 = 0; i0 < width; i0 += W) {
             int64_t w = width - i0 < W ? width - i0 : W;
             for (int64_t l0 = 0; l0 < lanes; l0 += W) {
+                const T* from = src + i0 * stride + l0 * Unit;
+                for (int i = 0; i < W; i++) _mm_prefetch(reinterpret_cast<const char*>(from + i * stride + ahead), _MM_HINT_T0);
                 F x[W];
-                for (int i = 0; i < W; i++) {
-                    if (i0 + i >= rows || i >= w)
-                        x[i] = zero();
-                    else if constexpr (Unit == 2)
-                        x[i] = load_pairs(src + (i0 + i) * stride + l0 * 2, k - l0 * 2);
-                    else
-                        x[i] = lanes_along_k(src + (i0 + i) * stride + l0, k - l0);
-                }
+                auto load_rows = [&](int64_t n, int64_t left) __attribute__((always_inline)) {
+                    for (int i = 0; i < W; i++) {
+                        if (i >= n)
+                            x[i] = zero();
+                        else if constexpr (Unit == 2)
+                            x[i] = load_pairs(from + i * stride, left);
+                        else
+                            x[i] = lanes_along_k(from + i * stride, left);
+                    }
+                };
+                if (i0 + W <= rows && w == W && k - l0 * Unit >= W * Unit)
+                    load_rows(W, W * Unit);
+                else
+                    load_rows(rows - i0 < w ? rows - i0 : w, k - l0 * Unit);
                 transpose(x);
                 if (Unit == 1 && factor != 1)
                     for (int i = 0; i < W; i++) x[i] = mul(x[i], set1(factor));

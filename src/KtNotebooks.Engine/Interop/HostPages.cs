@@ -5,36 +5,25 @@ namespace KtNotebooks.Interop;
 /// <summary>
 /// Large stretches of host memory straight from the system (Linux), so that what is freed goes back to it: the C library keeps freed memory by rules that
 /// change while a program runs (its mmap threshold grows with the first large free), which cost a run of 350 GB its last 60. The system is asked for huge
-/// pages. A little of what is freed is kept for the next one of that size: an op's buffers come and go, and fresh pages cost more than the op.
+/// pages. A little of what is freed is kept (<see cref="KeptPages"/>).
 /// </summary>
 internal static unsafe partial class HostPages
 {
     /// <summary>From this size on memory is asked for here.</summary>
     public const long Large = 4L << 20;
 
-    /// <summary>Kept in all, and the largest stretch that is kept.</summary>
-    private const long KeptBytes = 128L << 20, KeptEach = 32L << 20;
-
     private const long TouchPiece = 64L << 20;
     private const int Read = 1, Write = 2, Private = 2, Anonymous = 0x20; // PROT_…, MAP_…
     private const int AdviseHugePages = 14, PopulateWrite = 23; // MADV_…
 
-    private static readonly Lock Gate = new();
-    private static readonly Dictionary<long, Stack<nint>> Kept = [];
-    private static long _kept;
+    private static readonly KeptPages Kept = new(capacity: 128L << 20, each: 32L << 20, (pointer, length) => _ = munmap((void*)pointer, (nuint)length));
 
     /// <summary>Uninitialised memory that begins on a page; 0 where the system gives none, or not in this way.</summary>
     public static nint Map(long bytes, bool reuse = false)
     {
         if (!OperatingSystem.IsLinux()) return 0;
-        var length = Rounded(bytes);
-        if (reuse)
-            lock (Gate)
-                if (Kept.TryGetValue(length, out var known) && known.TryPop(out var kept))
-                {
-                    _kept -= length;
-                    return kept;
-                }
+        var length = reuse ? Kept.LengthOf(bytes) : Rounded(bytes);
+        if (reuse && Kept.Take(length) is not 0 and var kept) return kept;
         var pointer = mmap(null, (nuint)length, Read | Write, Private | Anonymous, -1, 0);
         if (pointer == -1) return 0;
         _ = madvise((void*)pointer, (nuint)length, AdviseHugePages); // where there are none it stays as it was
@@ -43,17 +32,9 @@ internal static unsafe partial class HostPages
 
     public static void Unmap(nint pointer, long bytes, bool reuse = false)
     {
-        var length = Rounded(bytes);
-        if (reuse && length <= KeptEach)
-            lock (Gate)
-                if (_kept + length <= KeptBytes)
-                {
-                    if (!Kept.TryGetValue(length, out var stack)) Kept[length] = stack = [];
-                    stack.Push(pointer);
-                    _kept += length;
-                    return;
-                }
-        _ = munmap((void*)pointer, (nuint)length);
+        var length = reuse ? Kept.LengthOf(bytes) : Rounded(bytes);
+        if (reuse) Kept.Give(pointer, length);
+        else _ = munmap((void*)pointer, (nuint)length);
     }
 
     /// <summary>
@@ -75,12 +56,7 @@ internal static unsafe partial class HostPages
     /// <summary>Gives back what was kept here and what the C library keeps of freed memory: after much of it was freed for good.</summary>
     public static void Trim()
     {
-        lock (Gate)
-        {
-            foreach (var (length, stack) in Kept)
-                while (stack.TryPop(out var pointer)) _ = munmap((void*)pointer, (nuint)length);
-            _kept = 0;
-        }
+        Kept.Clear();
         if (!OperatingSystem.IsLinux()) return;
         try
         {
