@@ -45,6 +45,7 @@ missing_for() {
             has_python nltk || packages+=(python3-nltk)
             has mpirun || packages+=(openmpi-bin)
             has ip || packages+=(iproute2)
+            has srun || packages+=(slurm-wlm munge)
             ;;
     esac
     case $1 in

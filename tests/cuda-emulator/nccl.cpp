@@ -19,7 +19,8 @@ namespace {
 enum Status { Success = 0, SystemError = 2, InvalidArgument = 4, RemoteError = 6 };
 constexpr int Float32 = 7, Sum = 0, MaxRanks = 8;
 constexpr size_t Slot = 1 << 18;  // floats a rank at a time
-constexpr std::chrono::seconds Patience{60};
+constexpr std::chrono::seconds Patience{300};  // the other rank may have kernels to compile, on a machine with other work
+constexpr int Looks = 1000;                    // before whoever waits leaves its core to those that compute
 
 struct Shared {
     std::atomic<uint32_t> arrived, round;
@@ -43,9 +44,12 @@ struct Communicator {
             return true;
         }
         auto until = std::chrono::steady_clock::now() + Patience;
-        while (shared->round.load() == round) {
+        for (int looks = 0; shared->round.load() == round; looks++) {
             if (std::chrono::steady_clock::now() > until) return false;
-            sched_yield();
+            if (looks < Looks)
+                sched_yield();
+            else
+                usleep(200);
         }
         return true;
     }

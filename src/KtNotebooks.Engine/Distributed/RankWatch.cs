@@ -102,7 +102,7 @@ internal sealed class RankWatch : IDisposable
         {
             while (true)
             {
-                SocketCollective.ReceiveAll(peer.Socket, one);
+                Hear(peer.Socket, one);
                 switch (one[0])
                 {
                     case Leaving:
@@ -122,7 +122,7 @@ internal sealed class RankWatch : IDisposable
         }
         catch (Exception error) when (error is IOException or SocketException or ObjectDisposedException)
         {
-            var silent = error is SocketException { SocketErrorCode: SocketError.TimedOut or SocketError.WouldBlock };
+            var silent = IsSilence(error);
             if (!silent || _leaves || _hasFailed != 0) peer.IsOver.Set(); // one that stands still hears what was decided when it goes on
             if (_leaves || _hasFailed != 0) return;
             if (_rank > 1) Thread.Sleep(OwnWord); // when rank 0 is lost, the first of the others says it for all that a launcher ends with it
@@ -131,6 +131,25 @@ internal sealed class RankWatch : IDisposable
                     : "has ended without a word: it was killed, or its machine is gone") + "; all ranks end, the last checkpoint is whole", LostCode);
         }
     }
+
+    /// <summary>The next byte. Time in which this process itself stood still is no silence of the other: what it said meanwhile is there.</summary>
+    private static void Hear(Socket from, Span<byte> one)
+    {
+        while (true)
+        {
+            try
+            {
+                SocketCollective.ReceiveAll(from, one);
+                return;
+            }
+            catch (SocketException error) when (IsSilence(error) && from.Available > 0)
+            {
+                // Read it.
+            }
+        }
+    }
+
+    private static bool IsSilence(Exception error) => error is SocketException { SocketErrorCode: SocketError.TimedOut or SocketError.WouldBlock };
 
     /// <summary>Another rank's error. What befell all alike this rank says itself, in a moment.</summary>
     private void Report(Peer peer, string line)

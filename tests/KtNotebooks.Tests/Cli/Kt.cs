@@ -78,6 +78,8 @@ internal sealed class Kt : IDisposable
         return (_process.ExitCode, _output.Result, _errors.Result);
     }
 
+    public bool EndsWithin(TimeSpan time) => _process.WaitForExit(time);
+
     /// <summary>Waits until something on the disk is so, while the process runs.</summary>
     public void Until(Func<bool> so)
     {

@@ -11,13 +11,8 @@ namespace KtNotebooks.Tests.Distributed;
 public sealed class NetworkTests : IDisposable
 {
     private readonly Workplace _place = new();
-    private readonly List<Action> _after = [];
 
-    public void Dispose()
-    {
-        foreach (var undo in _after) undo();
-        _place.Dispose();
-    }
+    public void Dispose() => _place.Dispose();
 
     private string[] Train(string output, params string[] pairs) => _place.Train([$"output_dir={Path.Combine(_place.Root, output)}", "plot_loss=false",
         "per_device_train_batch_size=4", .. pairs]);
@@ -51,20 +46,9 @@ public sealed class NetworkTests : IDisposable
     [Fact]
     public void A_link_that_goes_down_ends_both_sides()
     {
-        var (a, b) = ($"kta{Environment.ProcessId}", $"ktb{Environment.ProcessId}");
-        Require.Hardware("netns", Environment.UserName != "root" ? "network namespaces need root" : Ip("netns", "add", a) is { } no ? no : null);
-        _after.Add(() => Ip("netns", "del", a));
-        Assert.Null(Ip("netns", "add", b));
-        _after.Add(() => Ip("netns", "del", b));
-        Assert.Null(Ip("-n", a, "link", "add", "va", "type", "veth", "peer", "name", "vb", "netns", b));
-        foreach (var (space, device, address) in new[] { (a, "va", "10.213.7.1/24"), (b, "vb", "10.213.7.2/24") })
-        {
-            Assert.Null(Ip("-n", space, "addr", "add", address, "dev", device));
-            Assert.Null(Ip("-n", space, "link", "set", device, "up"));
-        }
-        EndsWhenCut(rank => Kt.StartBy("ip", [.. Launched.Variables(rank, 2, "10.213.7.1", 29871), ("KT_RANK_TIMEOUT", "2")],
-            ["netns", "exec", rank == 0 ? a : b, Kt.Program, .. Train("down", "max_steps=100000", "save_steps=2", "save_total_limit=2")]),
-            () => Assert.Null(Ip("-n", b, "link", "set", "vb", "down")));
+        using var machines = new TwoMachines();
+        EndsWhenCut(rank => machines.Start(rank, [.. Launched.Variables(rank, 2, TwoMachines.First, 29871), ("KT_RANK_TIMEOUT", "2")],
+            Train("down", "max_steps=100000", "save_steps=2", "save_total_limit=2")), machines.Cut);
     }
 
     private void EndsWhenCut(Func<int, Kt> start, Action cut)
@@ -81,22 +65,6 @@ public sealed class NetworkTests : IDisposable
             Assert.Equal(4, ends[rank].Exit);
             Assert.Matches($@"^kt: rank {1 - rank} on \S+ \(process \d+\) has not been heard of for 2 s: its machine or the network to it is gone; all ranks "
                 + "end, the last checkpoint is whole\n$", ends[rank].Errors);
-        }
-    }
-
-    /// <summary>What went wrong, or null.</summary>
-    private static string? Ip(params string[] arguments)
-    {
-        try
-        {
-            using var ip = Process.Start(new ProcessStartInfo("ip", arguments) { RedirectStandardError = true })!;
-            var error = ip.StandardError.ReadToEnd();
-            ip.WaitForExit();
-            return ip.ExitCode == 0 ? null : $"ip {string.Join(' ', arguments)}: {error.Trim()}";
-        }
-        catch (System.ComponentModel.Win32Exception)
-        {
-            return "ip is not there (Debian: iproute2)";
         }
     }
 }

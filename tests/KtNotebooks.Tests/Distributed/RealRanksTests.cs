@@ -2,6 +2,7 @@ using System.Diagnostics;
 using System.Text.Json;
 
 using KtNotebooks.Tests.Cli;
+using KtNotebooks.Tests.Files;
 using KtNotebooks.Training;
 using KtNotebooks.Weights;
 
@@ -65,6 +66,41 @@ public sealed class RealRanksTests : IDisposable
         Assert.NotEqual(0, exit);
         Assert.Matches(@"rank 1 (on|with PID \d+ on node) \S+ .*(exited on signal 9 \(Killed\)|it was killed)", errors.ReplaceLineEndings(" "));
         RequireWhole("killed");
+    }
+
+    /// <summary>What a launcher's SIGCONT wakes when all is over must not speak of others as lost.</summary>
+    [Theory]
+    [InlineData(0)]
+    [InlineData(1)]
+    public void A_rank_that_stands_still_is_named_and_ends_in_silence_when_it_goes_on(int still)
+    {
+        var ranks = Launched.ByEnvironment(2, _ => Train("still", "max_steps=100000", "save_steps=2", "save_total_limit=2"), ("KT_RANK_TIMEOUT", "2"));
+        ranks[0].Until(() => Checkpoints.Newest(Out("still")) is not null);
+        ranks[still].Signal("STOP");
+        var watch = Stopwatch.StartNew();
+        var (exit, _, errors) = ranks[1 - still].End();
+        Assert.InRange(watch.Elapsed, TimeSpan.Zero, TimeSpan.FromSeconds(10)); // the number of the issue
+        Assert.Equal(4, exit);
+        Assert.Matches($@"^kt: rank {still} on \S+ \(process {ranks[still].Id}\) has not been heard of for 2 s: [^\n]*\n$", errors);
+        Thread.Sleep(TimeSpan.FromSeconds(3)); // longer than its own patience
+        ranks[still].Signal("CONT");
+        Assert.Equal((4, ""), (ranks[still].End().Exit, ranks[still].End().Errors));
+        foreach (var rank in ranks) rank.Dispose();
+    }
+
+    [Fact]
+    public void A_full_disk_of_the_first_rank_ends_all_with_one_line()
+    {
+        using var disk = new SmallDisk(1);
+        File.WriteAllBytes(Path.Combine(disk.Path, "full"), new byte[(1 << 20) - 8192]);
+        var output = Path.Combine(disk.Path, "out");
+        var ranks = Launched.ByEnvironment(2, _ => Train("full", $"output_dir={output}", "save_steps=2"));
+        var ends = ranks.Select(rank => rank.End()).ToArray();
+        foreach (var rank in ranks) rank.Dispose();
+        Assert.All(ends, end => Assert.Equal(2, end.Exit));
+        Assert.Matches($@"^kt: {Path.Combine(output, "checkpoint-2")}/\S+: not enough disk: [^\n]*\n$", ends[0].Errors);
+        Assert.Empty(ends[1].Errors);
+        Assert.Null(Checkpoints.Newest(output));
     }
 
     [Theory]
