@@ -34,12 +34,20 @@ public sealed class BarChart(string title, IReadOnlyList<string> categories, str
         return this;
     }
 
+    /// <summary>An axis as long as the bars need, or a little longer, so that the legend stands above those that it would hide.</summary>
     internal override Scene Draw()
+    {
+        var scene = Draw(1, out var hides);
+        for (var length = 1.1; hides && length < 2; length += 0.1) scene = Draw(length, out hides);
+        return scene;
+    }
+
+    private Scene Draw(double length, out bool hides)
     {
         var tips = _series.SelectMany(s => s.Values.SelectMany((v, i) => new[] { v - Error(s, i), v + Error(s, i) }));
         var ends = tips.Where(double.IsFinite).Append(0).ToArray();
         var headroom = ValueLabels ? (ends.Max() - ends.Min()) * 0.06 : 0; // numbers stand above the bars
-        var axis = Axis.Nice(ends.Min() < 0 ? ends.Min() - headroom : 0, ends.Max() > 0 ? ends.Max() + headroom : 0, 6);
+        var axis = Axis.Nice(ends.Min() < 0 ? ends.Min() - headroom : 0, ends.Max() > 0 ? (ends.Max() + headroom) * length : 0, 6);
         var plot = Plot.Begin(this, Describe(), axis.Labels, y, x);
         plot.DrawYGrid(axis);
 
@@ -59,7 +67,7 @@ public sealed class BarChart(string title, IReadOnlyList<string> categories, str
         }
         var zero = Plot.Crisp(plot.Y(axis, 0));
         plot.Scene.Line(plot.Area.X, zero, plot.Area.Right, zero, Palette.Axis);
-        if (_series.Count > 1) plot.DrawLegend([.. _series.Select(s => (s.Name, s.Color, false))], marks);
+        hides = _series.Count > 1 && !plot.DrawLegend([.. _series.Select(s => (s.Name, s.Color, false))], marks);
         return plot.Scene;
     }
 
@@ -78,7 +86,7 @@ public sealed class BarChart(string title, IReadOnlyList<string> categories, str
         }
     }
 
-    /// <summary>Draws one bar and returns what a legend should not hide: its tip from side to side, its number, its body.</summary>
+    /// <summary>Draws one bar and returns what a legend should not hide: its tip from side to side, its number, its error, its body.</summary>
     private static Point[] DrawBar(Plot plot, Axis axis, Series series, int category, double left, double width, double labelSize, bool label)
     {
         double value = series.Values[category], tip = plot.Y(axis, value), zero = plot.Y(axis, 0), middle = left + width / 2;
@@ -95,7 +103,11 @@ public sealed class BarChart(string title, IReadOnlyList<string> categories, str
         var text = Ticks.Format(value);
         if (label)
             plot.Scene.Text(middle, value < 0 ? outer + labelSize + 2 : outer - 4, text, labelSize, Palette.Ink, Anchor.Middle);
-        return [new(left, tip), new(middle, tip), new(left + width, tip), new(middle, tip - labelSize), new(middle, (tip + zero) / 2), new(middle, zero)];
+        return
+        [
+            new(left, tip), new(left + width, tip), new(middle, tip - labelSize), new(middle, outer),
+            .. Enumerable.Range(0, 33).Select(i => new Point(middle, tip + ((zero - tip) * i / 32))),
+        ];
     }
 
     private static double Error(Series s, int i) => s.Errors is { } e && double.IsFinite(e[i]) ? Math.Abs(e[i]) : 0;

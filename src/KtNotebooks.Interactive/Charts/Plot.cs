@@ -127,15 +127,15 @@ internal sealed class Plot
 
     public void DrawBaseline() => Scene.Line(Area.X, Crisp(Area.Bottom), Area.Right, Crisp(Area.Bottom), Palette.Axis);
 
-    /// <summary>A legend in the corner where the fewest of <paramref name="points"/> would be hidden.</summary>
-    public void DrawLegend(IReadOnlyList<(string Name, Color Color, bool Line)> entries, IReadOnlyList<Point> points)
+    /// <summary>A legend in the corner where the fewest of <paramref name="points"/> would be hidden; true: it hides none.</summary>
+    public bool DrawLegend(IReadOnlyList<(string Name, Color Color, bool Line)> entries, IReadOnlyList<Point> points)
     {
         const double line = 18, pad = 8, sample = 20;
         var width = Math.Ceiling(pad * 2 + sample + 7 + entries.Max(e => StrokeFont.Width(e.Name, TickSize)) + 2);
         var height = line * entries.Count + pad;
         double right = Area.Right - width - 8, left = Area.X + 8, top = Area.Y + 8, bottom = Area.Bottom - height - 8;
-        var corner = new Point[] { new(right, top), new(left, top), new(right, bottom), new(left, bottom) }
-            .MinBy(c => points.Count(p => p.X > c.X - 6 && p.X < c.X + width + 6 && p.Y > c.Y - 6 && p.Y < c.Y + height + 6));
+        int Hidden(Point c) => points.Count(p => p.X > c.X - 6 && p.X < c.X + width + 6 && p.Y > c.Y - 6 && p.Y < c.Y + height + 6);
+        var corner = new Point[] { new(right, top), new(left, top), new(right, bottom), new(left, bottom) }.MinBy(Hidden);
         Scene.Rect(new(corner.X, corner.Y, width, height), Palette.Grid, 4);
         Scene.Rect(new(corner.X + 1, corner.Y + 1, width - 2, height - 2), new(255, 255, 255), 3);
         for (var i = 0; i < entries.Count; i++)
@@ -145,6 +145,7 @@ internal sealed class Plot
             else Scene.Rect(new(corner.X + pad + 4, y - 6, 12, 12), entries[i].Color, 2);
             Scene.Text(corner.X + pad + sample + 7, y + TickSize * 0.36, entries[i].Name, TickSize, Palette.Ink);
         }
+        return Hidden(corner) == 0;
     }
 
     /// <summary>Lines of one pixel on pixel centres stay one pixel.</summary>

@@ -88,6 +88,25 @@ public class ChartTests
     }
 
     [Fact]
+    public void A_legend_stands_above_bars_that_leave_it_no_corner()
+    {
+        double[] high = [9, 9, 9, 9, 9, 9];
+        var svg = XDocument.Parse(new BarChart("t", ["a", "b", "c", "d", "e", "f"]).Add("one long name of a series", high)
+            .Add("another long name of a series", high, [.. high.Select(_ => 0.5)]).Add("a third", high).ToSvg());
+        double Number(XElement e, string name) => double.Parse((string)e.Attribute(name)!, System.Globalization.CultureInfo.InvariantCulture);
+        var rects = svg.Descendants().Where(e => e.Name.LocalName == "rect").ToArray();
+        var legend = rects.Single(e => (string?)e.Attribute("rx") == "4");
+        var bars = rects.Where(e => e.Attribute("rx") is null && (string?)e.Attribute("fill") is "#1f77b4" or "#e69f00" or "#009e73").ToArray();
+        Assert.Equal(18, bars.Length);
+        Assert.All(bars, bar => Assert.True(Number(bar, "y") > Number(legend, "y") + Number(legend, "height")));
+        var errors = svg.Descendants().Where(e => e.Name.LocalName == "polyline" && (string?)e.Attribute("stroke-width") == "1.25").ToArray();
+        Assert.Equal(18, errors.Length); // six lines with two caps each
+        var ends = errors.SelectMany(e => ((string)e.Attribute("points")!).Split(' ')).Select(p => double.Parse(p.Split(',')[1],
+            System.Globalization.CultureInfo.InvariantCulture));
+        Assert.All(ends, y => Assert.True(y > Number(legend, "y") + Number(legend, "height")));
+    }
+
+    [Fact]
     public void The_line_lies_where_the_numbers_are()
     {
         // Flat at 3 with an axis from 2.7 to 3.3: the line must be blue at the same height in every column, in the middle of the data's rectangle.
