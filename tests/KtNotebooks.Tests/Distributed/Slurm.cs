@@ -47,6 +47,10 @@ internal sealed class Slurm : IDisposable
             daemon.WaitForExit();
             daemon.Dispose();
         }
+        // A step's own process outlives slurmd, and would look for slurmctld for ever; it stands in the folder where slurmd stood.
+        foreach (var step in Process.GetProcessesByName("slurmstepd"))
+            using (step)
+                if (new FileInfo($"/proc/{step.Id}/cwd").LinkTarget == _folder) step.Kill();
         Directory.Delete(_folder, recursive: true);
     }
 
@@ -112,6 +116,7 @@ internal sealed class Slurm : IDisposable
     private void Daemon(string program, params string[] arguments) => _daemons.Add(Process.Start(new ProcessStartInfo(
         Folders.Select(folder => Path.Combine(folder, program)).First(File.Exists), arguments)
     {
+        WorkingDirectory = _folder,
         RedirectStandardOutput = true,
         RedirectStandardError = true,
     })!);
