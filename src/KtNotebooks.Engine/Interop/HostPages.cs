@@ -68,7 +68,7 @@ internal static unsafe partial class HostPages
         }
     }
 
-    private static long Rounded(long bytes) => (bytes + Environment.SystemPageSize - 1) / Environment.SystemPageSize * Environment.SystemPageSize;
+    private static long Rounded(long bytes) => KeptPages.RoundUp(bytes, Environment.SystemPageSize);
 
     [LibraryImport("libc")] private static partial nint mmap(void* address, nuint length, int protection, int flags, int file, nint offset);
 

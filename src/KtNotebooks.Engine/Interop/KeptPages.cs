@@ -21,7 +21,7 @@ internal sealed class KeptPages(long capacity, long each, Action<nint, long> fre
     {
         long page = Environment.SystemPageSize;
         var step = bytes > each ? page : Math.Max(page, 1L << Math.Max(0, BitOperations.Log2((ulong)Math.Max(bytes, 1)) - 3));
-        return (bytes + step - 1) / step * step;
+        return RoundUp(bytes, step);
     }
 
     /// <summary>A kept stretch of exactly this length (<see cref="LengthOf"/>), the one that is warmest in the caches; 0: none.</summary>
@@ -50,22 +50,31 @@ internal sealed class KeptPages(long capacity, long each, Action<nint, long> fre
         {
             _kept.AddFirst((pointer, length));
             _bytes += length;
-            while (_bytes > capacity) DropOldest();
         }
+        Keep(capacity);
     }
 
     /// <summary>Gives all of it back.</summary>
-    public void Clear()
+    public void Clear() => Keep(0);
+
+    /// <summary>Gives the oldest back until so many bytes are left; outside the lock, for the system takes its time.</summary>
+    private void Keep(long bytes)
     {
-        lock (_gate)
-            while (_kept.Count > 0) DropOldest();
+        while (true)
+        {
+            nint pointer;
+            long length;
+            lock (_gate)
+            {
+                if (_bytes <= bytes) return;
+                (pointer, length) = _kept.Last!.Value;
+                _kept.RemoveLast();
+                _bytes -= length;
+            }
+            free(pointer, length);
+        }
     }
 
-    private void DropOldest()
-    {
-        var (pointer, length) = _kept.Last!.Value;
-        _kept.RemoveLast();
-        _bytes -= length;
-        free(pointer, length);
-    }
+    /// <summary>The next multiple of a unit.</summary>
+    internal static long RoundUp(long bytes, long unit) => (bytes + unit - 1) / unit * unit;
 }

@@ -38,7 +38,8 @@ public sealed class BarChart(string title, IReadOnlyList<string> categories, str
     internal override Scene Draw()
     {
         var scene = Draw(1, out var hides);
-        for (var length = 1.1; hides && length < 2; length += 0.1) scene = Draw(length, out hides);
+        for (var length = 1.1; hides && length < 2; length += 0.1)
+            if (Draw(length, out var stillHides) is var longer && !stillHides) return longer;
         return scene;
     }
 

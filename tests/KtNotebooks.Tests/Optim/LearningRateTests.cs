@@ -94,4 +94,18 @@ public class LearningRateTests
         Assert.Equal("lr_scheduler_type 'sine' is not known; known are cosine, linear, constant, constant_with_warmup, cosine_with_restarts, "
             + "cosine_with_min_lr, polynomial, inverse_sqrt, warmup_stable_decay",
             Assert.Throws<ArgumentException>(() => new LearningRate("sine", 1, 0, 10).At(1)).Message);
+
+    /// <summary>As the published LoRA+ groups them: "lora_B" in the name, or one dimension.</summary>
+    [Theory]
+    [InlineData("model.layers.0.self_attn.o_proj.lora_A.weight", 1)]
+    [InlineData("model.layers.0.self_attn.o_proj.lora_B.weight", 4)]
+    [InlineData("model.layers.0.self_attn.o_proj.lora_magnitude_vector", 4)]
+    [InlineData("model.layers.0.input_layernorm.weight", 4)]
+    [InlineData("model.layers.0.self_attn.q_proj.bias", 4)]
+    [InlineData("lm_head.weight", 1)]
+    public void LoraPlus_raises_the_rate_of_B_and_of_what_has_one_dimension(string name, double expected)
+    {
+        Assert.Equal(expected, new TrainSettings { OutputDir = "", LoraPlus = 4 }.Optimizing.RateOf!(name));
+        Assert.Null(new TrainSettings { OutputDir = "" }.Optimizing.RateOf);
+    }
 }
