@@ -11,7 +11,7 @@ public static class CellInterrupt
 {
     private static volatile bool _wanted;
 
-    /// <summary>True from the moment in which the running cell is to be aborted until it has ended.</summary>
+    /// <summary>True from the moment in which the running cell is to be aborted until it and the loops that it left on other threads have ended.</summary>
     public static bool Wanted => _wanted;
 
     /// <summary>

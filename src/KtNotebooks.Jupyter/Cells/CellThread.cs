@@ -17,6 +17,7 @@ public sealed class InterruptedException : OperationCanceledException
 /// 1. the cell's token is cancelled (engine loops and well-behaved code end here);
 /// 2. after a grace (80 ms, or 3 s for code that has asked for the token) the runtime aborts the thread (ControlledExecution);
 /// 3. while the thread sits in a managed wait, which an abort cannot end, Thread.Interrupt wakes it.
+/// The next cell's code waits until loops that this one left on other threads have come to their end too (LeftLoops).
 /// Only code that blocks inside native calls resists. Kernel-owned queues are changed in finally blocks only, which aborts respect.
 /// </summary>
 internal sealed class CellThread : IDisposable
@@ -27,6 +28,7 @@ internal sealed class CellThread : IDisposable
     private readonly BlockingCollection<Action> _jobs = [];
     private readonly Thread _thread;
     private readonly Lock _gate = new();
+    private readonly ManualResetEventSlim _loopsEnded = new(true);
     private Run? _running;
     private Cell? _cell;
 
@@ -77,7 +79,7 @@ internal sealed class CellThread : IDisposable
         lock (_gate)
         {
             _cell = null;
-            CellInterrupt.Set(false);
+            if (_loopsEnded.IsSet) CellInterrupt.Set(false);
         }
     }
 
@@ -92,6 +94,7 @@ internal sealed class CellThread : IDisposable
         Task<T>? task = null;
         ExceptionDispatchInfo? failure = null;
         bool asked;
+        Uninterrupted(_loopsEnded.Wait);
         lock (_gate)
         {
             _running = run;
@@ -156,7 +159,7 @@ internal sealed class CellThread : IDisposable
             }
             if (_running is not { Interrupting: false } run) return;
             run.Interrupting = run.Cell.StopAsked = true;
-            Start("interrupt", () => Escalate(run));
+            Start(LeftLoops.Name, () => Escalate(run));
         }
     }
 
@@ -183,7 +186,12 @@ internal sealed class CellThread : IDisposable
     {
         Ask(run.Cell);
         if (run.Ended.Wait(run.Cell.WatchesCancel ? PoliteGraceMilliseconds : GraceMilliseconds)) return;
-        lock (_gate) CellInterrupt.Set(_running == run);
+        lock (_gate)
+        {
+            if (_running != run) return;
+            CellInterrupt.Set(true);
+            _loopsEnded.Reset();
+        }
         Start("interrupt: abort", () => Swallow(run.Abort.Cancel));
         var reported = false;
         for (var waited = 0; !run.Ended.Wait(PulseMilliseconds); waited += PulseMilliseconds)
@@ -195,6 +203,12 @@ internal sealed class CellThread : IDisposable
             if (waited < GiveUpMilliseconds || reported) continue;
             reported = true;
             run.Cell.Output.Write("stderr", "[kernel] the cell is still inside native code, which cannot be stopped; wait for it or restart the kernel\n");
+        }
+        LeftLoops.WaitForEnd();
+        lock (_gate)
+        {
+            CellInterrupt.Set(false);
+            _loopsEnded.Set();
         }
     }
 
@@ -217,7 +231,6 @@ internal sealed class CellThread : IDisposable
             {
                 _running = null;
                 run.InUserCode = false; // also where the abort came before the code's first line
-                CellInterrupt.Set(false);
             }
         });
         run.Ended.Set();
