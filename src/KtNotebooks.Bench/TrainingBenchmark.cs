@@ -4,6 +4,7 @@ using System.Globalization;
 using KtNotebooks.Distributed;
 using KtNotebooks.Experts;
 using KtNotebooks.Formats;
+using KtNotebooks.Interop;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
@@ -35,11 +36,13 @@ namespace KtNotebooks.Bench;
 /// <param name="Parts">Into how many parts the window is cut; null: one a card.</param>
 /// <param name="DenseOnHost">The matrices of layers that are no experts wait in pinned host memory and come for their layer's work.</param>
 /// <param name="Trace">A file that gets what each card did in the last step, and when.</param>
+/// <param name="LoraFolder">A disk is the home of the experts' low-rank pairs, gradients and moments: in this folder; null: memory is.</param>
 /// <param name="DiskFolder">The experts stay on the disk, in shards that are made in this folder first; null: in pinned memory.</param>
 /// <param name="KeepsActivations">Experts on the CPU keep what their backward pass needs.</param>
 public sealed record TrainingBenchmarkSettings(string Shape, int? Layers, int Tokens, int Sequence, int Rank, ExecutorKind Executor, StorageFormat Format,
     Device Device, long SlotBytes, long SavedBytes, bool MomentsOnHost, bool LoraOnHost, int ChunkRows, int Steps, int Gpus = 1, bool Contiguous = false,
-    int? Parts = null, string? DiskFolder = null, bool DenseOnHost = false, string? Trace = null, bool KeepsActivations = false);
+    int? Parts = null, string? DiskFolder = null, bool DenseOnHost = false, string? Trace = null, bool KeepsActivations = false,
+    string? LoraFolder = null);
 
 /// <summary>What it found; times are medians over the measured steps, in milliseconds.</summary>
 /// <param name="Parameters">Of the base model.</param>
@@ -111,8 +114,10 @@ public static class TrainingBenchmark
             using var made = new BenchmarkModel(settings.Shape, settings.Layers, settings.Executor, settings.Format, settings.SlotBytes,
                 (name, layers) => meters[GpuOf(name, layers, settings)].Device,
                 (device, stream) => meters.First(m => m.Device == device).Watch(stream), note, disk, settings.DenseOnHost);
-            if (settings.LoraOnHost)
-                foreach (var bank in made.Model.All().OfType<ExpertBank>()) bank.LoraOnHost = true;
+            var folder = settings.LoraFolder is null ? null : new DiskMemory(settings.LoraFolder);
+            if (folder?.Doubt is { } doubt) note(doubt);
+            foreach (var bank in made.Model.All().OfType<ExpertBank>())
+                (bank.LoraOnHost, bank.LoraDisk) = (settings.LoraOnHost || folder is not null, folder);
             note($"weights made and placed after {watch.Elapsed.TotalSeconds:F1} s");
             LoraAdapter.Attach(made.Model, new LoraSettings(settings.Rank, Experts: true), seed: 1);
             note($"adapter attached after {watch.Elapsed.TotalSeconds:F1} s");

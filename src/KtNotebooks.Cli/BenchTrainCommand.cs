@@ -61,6 +61,10 @@ internal static class BenchTrainCommand
             Description = "the experts' low-rank pairs, their gradients and moments live in pinned host memory "
             + "and are updated there"
         };
+        var pairsFolder = new Option<string?>("--lora-on-disk")
+        {
+            Description = "a folder, on a disk that is the home of the experts' low-rank pairs, their gradients and moments"
+        };
         var keep = new Option<bool>("--keep-activations")
         {
             Description = "experts on the CPU keep what their backward pass needs (kt_cpu_activation: retain)"
@@ -87,8 +91,8 @@ internal static class BenchTrainCommand
         var json = new Option<bool>("--json") { Description = "one JSON object" };
         var command = new Command("train", "Tokens per second of a real training step (forward, backward, clipping, AdamW) on random weights of a true shape")
         {
-            shape, layers, tokens, sequence, rank, experts, format, device, cards, contiguous, parts, slots, saved, moments, pairs, keep, chunk, steps, weights,
-            diskFolder, dense, trace, json
+            shape, layers, tokens, sequence, rank, experts, format, device, cards, contiguous, parts, slots, saved, moments, pairs, pairsFolder, keep, chunk,
+            steps, weights, diskFolder, dense, trace, json
         };
         command.SetAction((parsed, cancel) => Task.Run(() =>
         {
@@ -106,7 +110,7 @@ internal static class BenchTrainCommand
                 Device.Parse(parsed.GetRequiredValue(device)), (long)parsed.GetValue(slots) << 20, (long)parsed.GetValue(saved) << 20, parsed.GetValue(moments),
                 parsed.GetValue(pairs), parsed.GetValue(chunk), parsed.GetValue(steps), parsed.GetValue(cards), parsed.GetValue(contiguous),
                 windows[0].Parts, parsed.GetValue(diskFolder), parsed.GetValue(dense) == "host",
-                parsed.GetValue(trace), parsed.GetValue(keep));
+                parsed.GetValue(trace), parsed.GetValue(keep), parsed.GetValue(pairsFolder));
             var ranks = Together.Join();
             var speaker = ranks.World == 1 ? "" : $"rank {ranks.Rank}: ";
             foreach (var result in TrainingBenchmark.Run(settings, ranks, line => Console.Error.WriteLine(speaker + line), windows, cancel))

@@ -1,6 +1,7 @@
 using System.Runtime.InteropServices;
 
 using KtNotebooks.Formats;
+using KtNotebooks.Interop;
 using KtNotebooks.Nn;
 using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
@@ -52,6 +53,9 @@ public sealed class ExpertBank : Module, IAdaptable
     /// gradients stay out there with them.
     /// </summary>
     public bool LoraOnHost { get; set; }
+
+    /// <summary>With <see cref="LoraOnHost"/>: a disk is the home of the pairs, and of their gradients and moments; null: pinned memory is.</summary>
+    public DiskMemory? LoraDisk { get; set; }
 
     /// <summary>
     /// Gives the pairs on the card at work while the bank has its turn in a step (<see cref="LoraTurns"/>); they stand for the kept ones then.
@@ -118,6 +122,7 @@ public sealed class ExpertBank : Module, IAdaptable
     public Tensor EmptyLora(params ReadOnlySpan<long> shape)
     {
         if (!LoraOnHost || Device.Kind != DeviceKind.Cuda) return Tensor.Empty(DType.F32, Device, shape);
+        if (LoraDisk is not null) return LoraDisk.Zeros(DType.F32, shape);
         long bytes = sizeof(float);
         foreach (var dim in shape) bytes *= dim;
         return new Tensor(PinnedBuffer.Allocate(Device, bytes), 0, DType.F32, shape);

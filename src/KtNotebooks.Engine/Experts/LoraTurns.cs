@@ -14,10 +14,13 @@ internal sealed class LoraTurns : IDisposable
     private readonly Queue<Turn> _leaving = [];
 
     /// <summary>The turn of these banks begins; those whose pairs are where they are computed have none.</summary>
-    public void Begin(IEnumerable<ExpertBank> banks)
+    /// <param name="next">Whose turn comes next: a disk begins to bring their pairs.</param>
+    public void Begin(IEnumerable<ExpertBank> banks, IEnumerable<ExpertBank> next)
     {
         foreach (var bank in banks)
             if (bank is { Adapter: { } kept, Device.Kind: DeviceKind.Cuda } && kept.Device != bank.Device) _under.Add(new Turn(bank, kept));
+        foreach (var bank in next)
+            foreach (var half in bank.Adapter?.All ?? []) half.OnDisk?.Ahead();
     }
 
     /// <summary>All turns are over; gradients are on their way to the host's.</summary>
@@ -46,37 +49,33 @@ internal sealed class LoraTurns : IDisposable
         Settle();
     }
 
+    /// <param name="Kept">At home.</param>
+    /// <param name="There">On the card.</param>
+    /// <param name="Between">Pinned, on the way of what has its home on a disk, whose pages no card can read: in as values, out as gradients.</param>
+    private sealed record Half(Tensor Kept, Tensor There, Tensor? Between);
+
     private sealed class Turn : IDisposable
     {
+        private const long Piece = 4 << 20; // bytes copied at a time on one thread
+
         private readonly ExpertBank _bank;
-        private readonly ExpertLora _kept, _there;
+        private readonly ExpertLora _there;
+        private readonly Half[] _halves;
         private readonly CudaEvent _here;
         private CudaEvent? _left;
 
         public Turn(ExpertBank bank, ExpertLora kept)
         {
-            (_bank, _kept, Gpu) = (bank, kept, CudaDevice.Get(bank.Device.Index));
+            (_bank, Gpu) = (bank, CudaDevice.Get(bank.Device.Index));
             _there = kept.Map(t => Tensor.Empty(t.Type, bank.Device, t.Shape));
             // On the stream of saved inputs: what comes before the experts in a layer, attention, computes meanwhile.
             using var free = new CudaEvent(Gpu);
             free.Record(Gpu.Compute);
             Gpu.Saves.Wait(free);
-            foreach (var (from, to) in kept.All.Zip(_there.All))
-            {
-                if (from.IsPinned) Gpu.Restore(to.Pointer, from.Pointer, to.ByteLength);
-                else Memory.Copy(from, to);
-                to.RequiresGrad = from.RequiresGrad;
-            }
+            _halves = [.. kept.All.Zip(_there.All, Bring)];
             _here = new CudaEvent(Gpu);
             _here.Record(Gpu.Saves);
             bank.LoraHere = Take;
-        }
-
-        /// <summary>The pairs, which work queued from now on sees whole.</summary>
-        private ExpertLora Take()
-        {
-            Gpu.Compute.Wait(_here);
-            return _there;
         }
 
         public CudaDevice Gpu { get; }
@@ -88,11 +87,12 @@ internal sealed class LoraTurns : IDisposable
             using var summed = new CudaEvent(Gpu);
             summed.Record(Gpu.Compute);
             Gpu.Saves.Wait(summed);
-            foreach (var (kept, there) in _kept.All.Zip(_there.All))
+            foreach (var (kept, there, between) in _halves)
             {
                 if (there.Grad is not { } sum) continue;
-                var gradient = PinnedBuffer.Rent(Gpu, sum.Type, sum.Shape);
+                var gradient = between ?? PinnedBuffer.Rent(Gpu, sum.Type, sum.Shape);
                 Gpu.Save(gradient.Pointer, sum.Pointer, sum.ByteLength);
+                if (between is not null) continue; // goes on to the disk when it is here
                 if (kept.Grad is { } before)
                 {
                     // Of an earlier turn in the same step: the sum is the host's.
@@ -110,13 +110,60 @@ internal sealed class LoraTurns : IDisposable
             if (_left is null) _bank.LoraHere = null; // cut short
             // Memory goes back behind the work that is queued, so that work must wait for the copies.
             Gpu.Compute.Wait(_left ?? _here);
+            foreach (var (kept, there, between) in _halves)
+            {
+                if (between is not null && _left is not null && there.Grad is not null)
+                {
+                    _left.Synchronize(); // long over: another layer's work has been queued since
+                    Store(kept, between);
+                }
+                between?.Dispose();
+                there.Grad?.Dispose();
+                there.Dispose();
+            }
             _left?.Dispose();
             _here.Dispose();
-            foreach (var tensor in _there.All)
+        }
+
+        /// <summary>The pairs, which work queued from now on sees whole.</summary>
+        private ExpertLora Take()
+        {
+            Gpu.Compute.Wait(_here);
+            return _there;
+        }
+
+        private Half Bring(Tensor kept, Tensor there)
+        {
+            there.RequiresGrad = kept.RequiresGrad;
+            if (kept.OnDisk is { } disk)
             {
-                tensor.Grad?.Dispose();
-                tensor.Dispose();
+                var between = PinnedBuffer.Rent(Gpu, kept.Type, kept.Shape);
+                Copy(kept, between);
+                disk.LetGo();
+                Gpu.Restore(there.Pointer, between.Pointer, there.ByteLength);
+                return new Half(kept, there, between);
             }
+            if (kept.IsPinned) Gpu.Restore(there.Pointer, kept.Pointer, there.ByteLength);
+            else Memory.Copy(kept, there);
+            return new Half(kept, there, null);
+        }
+
+        private static void Store(Tensor kept, Tensor gradient)
+        {
+            if (kept.Grad is { } before) Autograd.GradientSum.AddInto(before, gradient);
+            else Copy(gradient, kept.Grad = kept.OnDisk!.Memory.Zeros(gradient.Type, gradient.Shape));
+            kept.Grad.OnDisk!.LetGo();
+        }
+
+        /// <summary>From host memory to host memory, on several threads: one waits for a page that a disk has to bring, the others do not.</summary>
+        private static unsafe void Copy(Tensor from, Tensor to)
+        {
+            var (source, target, bytes) = (from.Pointer, to.Pointer, from.ByteLength);
+            RowParallel.For((bytes + Piece - 1) / Piece, Piece, (first, last) =>
+            {
+                var (begin, end) = (first * Piece, Math.Min(last * Piece, bytes));
+                System.Buffer.MemoryCopy((byte*)source + begin, (byte*)target + begin, end - begin, end - begin);
+            });
         }
     }
 }

@@ -14,7 +14,7 @@ internal static unsafe partial class HostPages
 
     private const long TouchPiece = 64L << 20;
     private const int Read = 1, Write = 2, Private = 2, Anonymous = 0x20; // PROT_…, MAP_…
-    private const int AdviseHugePages = 14, PopulateWrite = 23; // MADV_…
+    private const int WillNeed = 3, DontNeed = 4, AdviseHugePages = 14, PopulateWrite = 23; // MADV_…
 
     private static readonly KeptPages Kept = new(capacity: 128L << 20, each: 32L << 20, (pointer, length) => _ = munmap((void*)pointer, (nuint)length));
 
@@ -53,6 +53,14 @@ internal static unsafe partial class HostPages
         });
     }
 
+    /// <summary>Has the system begin to read pages of a mapped file that are wanted soon; returns at once.</summary>
+    /// <param name="pointer">On a page.</param>
+    public static void Ahead(nint pointer, long bytes) => Advise(pointer, bytes, WillNeed);
+
+    /// <summary>Pages of a mapped file count no longer as memory of this process; what was changed in them is kept.</summary>
+    /// <param name="pointer">On a page.</param>
+    public static void LetGo(nint pointer, long bytes) => Advise(pointer, bytes, DontNeed);
+
     /// <summary>Gives back what was kept here and what the C library keeps of freed memory: after much of it was freed for good.</summary>
     public static void Trim()
     {
@@ -66,6 +74,11 @@ internal static unsafe partial class HostPages
         {
             // Another C library than glibc.
         }
+    }
+
+    private static void Advise(nint pointer, long bytes, int advice)
+    {
+        if (OperatingSystem.IsLinux() && bytes > 0) _ = madvise((void*)pointer, (nuint)bytes, advice); // advice: nothing depends on it
     }
 
     private static long Rounded(long bytes) => KeptPages.RoundUp(bytes, Environment.SystemPageSize);

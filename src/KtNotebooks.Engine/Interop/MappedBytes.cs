@@ -9,13 +9,13 @@ internal static unsafe class MappedBytes
     private static readonly Lazy<bool> Watchable = new(() => OperatingSystem.IsLinux() && Cpu.HasLibrary);
 
     /// <summary>Watches a map until <see cref="Leave"/>; before it is unmapped.</summary>
-    public static void Watch(byte* begin, long bytes, string path)
+    /// <param name="line">What to say where the file has no such bytes any more.</param>
+    public static void Watch(byte* begin, long bytes, string line)
     {
         if (!Watchable.Value) return;
         // A progress line may stand on the terminal.
         var start = Console.IsErrorRedirected ? "" : "\n";
-        var name = path.Length <= 300 ? path : "…" + path[^300..];
-        Native.Ok(Native.kt_watch(begin, bytes, $"{start}kt: {name} has become shorter while it was read; leave a model's files alone while it is in use\n"));
+        Native.Ok(Native.kt_watch(begin, bytes, $"{start}{line}\n"));
     }
 
     public static void Leave(byte* begin)

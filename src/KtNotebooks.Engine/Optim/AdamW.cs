@@ -76,7 +76,7 @@ public sealed class AdamW : IOptimizer
                 (float)correction, (float)_settings.Eps, (float)(1 - (group.Decays ? rate * _settings.WeightDecay : 0)));
             if (group.Kernels is { } card)
                 card.Step(group.Indices.Select(i => _parameters[i].Tensor.Grad), (float)gradientScale, factors, KeysOf(group));
-            else if (group.IsPinned) HostUpdate.Queue(UpdatesOf(group, (float)gradientScale, factors));
+            else if (group.MovesBehind) HostUpdate.Queue(UpdatesOf(group, (float)gradientScale, factors));
             else OnHost(group, PlacesOf(group), (float)gradientScale, factors, 0, group.Chunks.Count)();
         }
         OptimizerState.FreeGradients(_parameters);
@@ -94,13 +94,14 @@ public sealed class AdamW : IOptimizer
 
     private static Tensor Moments(Tensor of, bool onHost)
     {
+        if (of.OnDisk is { } disk) return disk.Memory.Zeros(DType.F32, of.Shape);
         if (!onHost || of.Device.Kind != DeviceKind.Cuda) return Tensor.Zeros(DType.F32, of.Device, of.Shape);
         var pinned = new Tensor(PinnedBuffer.Allocate(of.Device, of.Count * sizeof(float)), 0, DType.F32, of.Shape);
         Memory.Clear(pinned);
         return pinned;
     }
 
-    /// <summary>Parameter by parameter, for what cards take from pinned memory: the next step waits for those that it wants to see.</summary>
+    /// <summary>Parameter by parameter, for what cards take from the host at a layer's turn: the next step waits for those that it wants to see.</summary>
     private List<HostUpdate> UpdatesOf(Group group, float scale, AdamWFactors factors)
     {
         var places = PlacesOf(group);
@@ -109,7 +110,9 @@ public sealed class AdamW : IOptimizer
         {
             var i = group.Indices[at];
             var parameter = _parameters[i].Tensor;
-            updates.Add(new HostUpdate([parameter, _m[i], _v[i]], parameter.Grad, OnHost(group, places, scale, factors, first, group.Chunks.Ends[at])));
+            var next = at + 1 < group.Indices.Length ? group.Indices[at + 1] : i;
+            Tensor?[] ahead = [_parameters[next].Tensor, _parameters[next].Tensor.Grad, _m[next], _v[next]];
+            updates.Add(new HostUpdate([parameter, _m[i], _v[i]], parameter.Grad, OnHost(group, places, scale, factors, first, group.Chunks.Ends[at]), ahead));
             parameter.Grad = null; // the update's own from here on
         }
         return updates;
@@ -180,7 +183,7 @@ public sealed class AdamW : IOptimizer
     /// <summary>The parameters of one device, type and rate that decay or do not, by their number; kernels where it is a card.</summary>
     private sealed record Group(int[] Indices, double Rate, bool Decays, Chunks Chunks, OptimizerKernels? Kernels)
     {
-        /// <summary>All in memory that cards copy from.</summary>
-        public bool IsPinned { get; } = Chunks.Tensors.All(t => t.IsPinned);
+        /// <summary>All in memory that cards take a layer's share from at its turn: they need not wait for the rest.</summary>
+        public bool MovesBehind { get; } = Chunks.Tensors.All(t => t.IsPinned || t.OnDisk is not null);
     }
 }

@@ -10,7 +10,8 @@ namespace KtNotebooks.Optim;
 /// <param name="Touched">What it changes.</param>
 /// <param name="Gradient">What it reads, and frees at its end; null: zeros.</param>
 /// <param name="Work">By addresses that were taken before.</param>
-internal sealed record HostUpdate(IReadOnlyList<Tensor> Touched, Tensor? Gradient, Action Work)
+/// <param name="Next">What the update behind it reads: a disk begins to bring it.</param>
+internal sealed record HostUpdate(IReadOnlyList<Tensor> Touched, Tensor? Gradient, Action Work, IReadOnlyList<Tensor?> Next)
 {
     /// <summary>Does them in order, behind the caller.</summary>
     public static void Queue(IReadOnlyList<HostUpdate> updates)
@@ -28,8 +29,10 @@ internal sealed record HostUpdate(IReadOnlyList<Tensor> Touched, Tensor? Gradien
         {
             try
             {
+                foreach (var tensor in updates[i].Next) tensor?.OnDisk?.Ahead();
                 if (failure is null) updates[i].Work();
                 updates[i].Gradient?.Dispose();
+                foreach (var tensor in updates[i].Touched) tensor.OnDisk?.LetGo();
             }
             catch (Exception e)
             {

@@ -38,10 +38,10 @@ public sealed record Machine(long Host, long HostFree, IReadOnlyList<long> Gpus,
             else lacks.Add($"needs {Size(needs)} on a card ({device}), this machine has "
                 + $"{(Gpus.Count == 0 ? "no card" : $"{Gpus.Count} card{(Gpus.Count == 1 ? "" : "s")}")}");
         }
-        if (plan.ToFetch + plan.Written is > 0 and var disk)
+        if (plan.ToFetch + plan.Written + plan.Bytes("cpu", MemoryPlan.AdapterOnDisk) is > 0 and var disk)
         {
             string[] what = [.. plan.ToFetch > 0 ? ["the model"] : Array.Empty<string>(), .. plan.Written > 0 ? ["the adapter and a checkpoint"]
-                : Array.Empty<string>()];
+                : Array.Empty<string>(), .. plan.Bytes("cpu", MemoryPlan.AdapterOnDisk) > 0 ? ["what offload_folder holds"] : Array.Empty<string>()];
             Weigh(disk, disk, DiskFree, $"of free disk for {string.Join(", ", what)}", has, lacks);
         }
         if (plan.Total("cpu") + HostReserve is var host && lacks.Count == 0 && host > HostFree)

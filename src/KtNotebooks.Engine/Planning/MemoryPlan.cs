@@ -30,7 +30,7 @@ public sealed record MemoryPlan
 {
     public const string Weights = "weights", Mapped = "mapped weights", Adapter = "adapter", Gradients = "gradients", Optimizer = "AdamW state",
         OnDisk = "weights on the disk", DiskRing = "disk ring", Inputs = "layer inputs", Workspace = "workspace", Ring = "streaming ring",
-        Visits = "matrices on their way", Driver = "driver", Activations = "kept activations";
+        AdapterOnDisk = "adapters on the disk", Visits = "matrices on their way", Driver = "driver", Activations = "kept activations";
 
     public required string Model { get; init; }
 
@@ -70,8 +70,8 @@ public sealed record MemoryPlan
     /// <summary>Bytes of one kind on a device.</summary>
     public long Bytes(string device, string what) => Items.Where(i => i.Device == device && i.What == what).Sum(i => i.Bytes);
 
-    /// <summary>Bytes on a device that cannot be dropped: all but mapped weights, and those that stay on the disk.</summary>
-    public long Total(string device) => Items.Where(i => i.Device == device && i.What is not (Mapped or OnDisk)).Sum(i => i.Bytes);
+    /// <summary>Bytes on a device that cannot be dropped: all but mapped weights, and what stays on the disk.</summary>
+    public long Total(string device) => Items.Where(i => i.Device == device && i.What is not (Mapped or OnDisk or AdapterOnDisk)).Sum(i => i.Bytes);
 
     /// <summary>
     /// `kt plan`: a training config, a model folder, a config.json or the name of a known shape, then key=value. Without output_dir or tokens_per_step only

@@ -49,8 +49,9 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
         if (plan.Bytes("cpu", MemoryPlan.OnDisk) is > 0 and var onDisk && window.Tokens > 0)
             plan = plan with
             {
-                Notes = [.. plan.Notes, $"a step reads {2 * onDisk / 1e9:F0} GB of experts from the disk, less what slots keep; all else that the plan "
-                    + "lists for the cpu, adapters of experts with gradients and moments too, is in host memory: nothing of it waits on the disk"],
+                Notes = [.. plan.Notes, $"a step reads {2 * onDisk / 1e9:F0} GB of experts from the disk, less what slots keep"
+                    + (plan.Bytes("cpu", MemoryPlan.AdapterOnDisk) > 0 ? ""
+                        : "; adapters of experts, with gradients and moments, are in host memory: expert_lora: disk lets them wait on a disk as well")],
             };
         return residency.Placement.Settings.GpuMemoryLimit is not { } limit ? plan
             : plan with { Notes = [.. plan.Notes, .. residency.Gpus.Select(c => c.Gpu.ToString()).Where(c => Ours(c) > limit).Select(TooMuch)] };
@@ -119,6 +120,11 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
         var device = module is ExpertBank && (chosen.LoraOnHost || IsBrought(module)) ? Device.Cpu : card;
         var bytes = count * sizeof(float);
         _trainable += count;
+        if (module is ExpertBank && chosen is { LoraOnHost: true, LoraOnDisk: true })
+        {
+            Add(Device.Cpu, MemoryPlan.AdapterOnDisk, 4 * bytes); // itself, its gradient, two moments
+            return;
+        }
         if (!own) Add(device, MemoryPlan.Adapter, bytes);
         Add(device, MemoryPlan.Gradients, bytes);
         Add(chosen.MomentsOnHost ? Device.Cpu : device, MemoryPlan.Optimizer, 2 * bytes); // two moments
@@ -150,6 +156,10 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
                 largest[where] = Math.Max(largest.GetValueOrDefault(where), bytes - (where == Device.Cpu ? 0 : gradients) + (where == card ? pairs : 0));
             if (gradients > 0) largest[Device.Cpu] = Math.Max(largest.GetValueOrDefault(Device.Cpu), gradients);
         }
+        // Pairs that a disk is the home of pass through pinned memory: those of the layer at work, and gradients of the one before.
+        var between = model.All().OfType<ExpertBank>().Where(b => memory.GetValueOrDefault(PlaceOf(b).Compute).LoraOnDisk)
+            .Select(b => 2 * b.Trainable.Sum(p => p.Tensor.ByteLength)).DefaultIfEmpty().Max();
+        if (between > 0) Add(Device.Cpu, MemoryPlan.Visits, between);
         // The input of every stage and of the head; on each card the newest stay as far as they may.
         var last = residency.Placement.Of(model.Stages[^1].Path).Compute;
         Device[] saved = [.. model.Stages.Select(s => residency.Placement.Of(s.Path).Compute), last];

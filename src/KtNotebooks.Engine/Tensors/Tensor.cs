@@ -57,8 +57,11 @@ public sealed class Tensor : IDisposable
     /// <summary>In page-locked host memory: a card can copy from here behind our back.</summary>
     internal bool IsPinned => _buffer is PinnedBuffer;
 
-    /// <summary>The host's memory holds none of it: bytes of a file, or not there at all.</summary>
-    public bool IsMapped => Device.Kind == DeviceKind.Cpu && _buffer is not (HostBuffer or PinnedBuffer);
+    /// <summary>Where a disk is its home; null: it is in memory.</summary>
+    internal DiskBuffer? OnDisk => _buffer as DiskBuffer;
+
+    /// <summary>The host's memory holds none of it: bytes of a checkpoint, or not there at all.</summary>
+    public bool IsMapped => Device.Kind == DeviceKind.Cpu && _buffer is not (HostBuffer or PinnedBuffer or DiskBuffer);
 
     internal bool IsUnique => _buffer.IsUnique;
 

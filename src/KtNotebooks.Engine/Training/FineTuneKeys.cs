@@ -213,7 +213,7 @@ public sealed record FineTuneKeys
             Seed = (ulong)c.Int("seed"),
             ChunkRows = c.Positive("chunk_size"),
             Overwrite = c.Flag("overwrite_output_dir"),
-            Memory = TrainingMemoryKeys.Read(c),
+            Memory = ReadMemory(c),
             PlotLoss = c.Flag("plot_loss"),
         };
     }
@@ -223,6 +223,15 @@ public sealed record FineTuneKeys
     {
         if (c.MaybeNumber("moe_aux_loss_coef") is not > 0) c.Ignore("moe_aux_loss_form", "it says what moe_aux_loss_coef weighs, which is not given");
         return c.OneOf("moe_aux_loss_form") == "sequence";
+    }
+
+    private static TrainingMemoryKeys ReadMemory(Settings c)
+    {
+        var memory = TrainingMemoryKeys.Read(c);
+        if (memory.ExpertLoraFolder is not null && ReadOptimizer(c) is not "adamw" and var other)
+            throw new ArgumentException($"{c.Where("expert_lora")}: expert_lora: disk is for optim: adamw_torch; {other} keeps what it remembers in memory: "
+                + "write expert_lora: host");
+        return memory;
     }
 
     private static string ReadOptimizer(Settings c)

@@ -3,6 +3,7 @@ using KtNotebooks.Data;
 using KtNotebooks.Distributed;
 using KtNotebooks.Experts;
 using KtNotebooks.Files;
+using KtNotebooks.Interop;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
 using KtNotebooks.Tokenizers;
@@ -116,7 +117,10 @@ public sealed class FineTuneRun : IDisposable
             if (trains is not null && keys.Trained is null) notes.Add(WholeModules.Describe(model, trains));
             var memory = keys.Trained is not null ? TrainingMemory.Choose(model, training.Memory, plan, notes)
                 : TrainingMemory.Choose(model, lora, training.Memory, plan, windows.At(0).Batch.Tokens, notes);
-            foreach (var bank in model.All().OfType<ExpertBank>()) bank.LoraOnHost = memory.GetValueOrDefault(bank.Device).LoraOnHost;
+            var disk = training.Memory.ExpertLoraFolder is { } folder ? new DiskMemory(folder) : null;
+            if (disk?.Doubt is { } doubt) notes.Add(doubt);
+            foreach (var bank in model.All().OfType<ExpertBank>())
+                (bank.LoraOnHost, bank.LoraDisk) = (memory.GetValueOrDefault(bank.Device).LoraOnHost, disk);
             var adapter = new LoraAdaptation(lora, modelPath, keys.Adapter, training.Seed, keys.Log) { Form = keys.Form };
             IAdaptation adaptation = keys.Trained is not null ? new WeightAdaptation(modelPath, trains!) : adapter;
             if (objective.Needs == Scores.Values) adaptation = new RewardAdaptation(adaptation, keys.Adapter ?? modelPath, training.Seed);

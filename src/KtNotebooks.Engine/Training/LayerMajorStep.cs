@@ -85,7 +85,7 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
             if (cards < 2) return 1;
             bool IsTooLarge(ExpertBank bank) => bank.Stream is { } stream && bank.StoredBytes > stream.Bytes;
             var runs = new StepSchedule(_work.Devices, [0], 1,
-                0).Runs.Select(run => Enumerable.Range(run.First, run.End - run.First).SelectMany(_work.BanksOf).ToList());
+                0).Runs.Select(run => _work.BanksOf(run).ToList());
             return runs.Any(banks => banks.Count == 1 && IsTooLarge(banks[0])) ? 1 : cards;
         }
     }

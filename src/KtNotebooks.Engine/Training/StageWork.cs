@@ -77,6 +77,8 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
     /// <summary>The banks of experts in a stage.</summary>
     public IEnumerable<ExpertBank> BanksOf(int i) => model.Stages[i].All().OfType<ExpertBank>();
 
+    internal IEnumerable<ExpertBank> BanksOf(StageRun run) => Enumerable.Range(run.First, run.End - run.First).SelectMany(BanksOf);
+
     /// <summary>Attention, experts or dense.</summary>
     public StepWork KindOf(int i) => model.Stages[i].NeedsWholeSequences ? StepWork.Attention : BanksOf(i).Any() ? StepWork.Experts : StepWork.Dense;
 

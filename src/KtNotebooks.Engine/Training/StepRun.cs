@@ -125,9 +125,8 @@ internal sealed class StepRun : IDisposable
             Forget(sent);
             var saved = _saved[(run.Device, part.Number)];
             // A run of one sparse layer keeps its pairs here while all parts pass; of a longer one each layer has a turn for each part, or all would be here.
-            var whole = Enumerable.Range(run.First, run.End - run.First).Sum(i => _work.BanksOf(i).Count()) == 1;
-            if (whole && part.Number == 0)
-                for (var i = run.First; i < run.End; i++) turns.Begin(_work.BanksOf(i));
+            var whole = _work.BanksOf(run).Count() == 1;
+            if (whole && part.Number == 0) turns.Begin(_work.BanksOf(run), After(run, phase) is { } next ? _work.BanksOf(next) : []);
             var each = whole ? null : turns;
             if (phase == StepPhase.Backward) Descend(run, part, saved, Receive(_down[run.Number, part.Number], run.Device, stop), each, sent, stop);
             else
@@ -144,6 +143,13 @@ internal sealed class StepRun : IDisposable
         turns.Settle();
     }
 
+    /// <summary>The run that a card comes to after this one; null: the turn, or the end.</summary>
+    private StageRun? After(StageRun run, StepPhase phase)
+    {
+        var number = run.Number + (phase == StepPhase.Forward ? _schedule.Devices.Count : -_schedule.Devices.Count);
+        return number >= 0 && number < _schedule.Runs.Count ? _schedule.Runs[number] : null;
+    }
+
     /// <summary>
     /// A part through the stages of a run, each with a turn of its own where turns are given; the output goes to the next run, or stays on top of the saved
     /// inputs for the head.
@@ -156,10 +162,11 @@ internal sealed class StepRun : IDisposable
             _mark?.Invoke(new StepMark(run.Device, StepWork.Embedding, Part: part.Number));
             saved.Push(_work.Embed(_batch, part, noiseKey: _key));
         }
+        // A layer is two stages: the next layer's experts are two further on.
         for (var i = run.First; i < run.End; i++)
         {
             _mark?.Invoke(new StepMark(run.Device, _work.KindOf(i), i, part.Number));
-            turns?.Begin(_work.BanksOf(i));
+            turns?.Begin(_work.BanksOf(i), i + 2 < run.End ? _work.BanksOf(i + 2) : []);
             var y = _work.Forward(i, saved.Top, _batch, part, _key, stop);
             turns?.End();
             if (i + 1 < run.End || run.Number == _schedule.Runs.Count - 1) saved.Push(y);
@@ -208,7 +215,7 @@ internal sealed class StepRun : IDisposable
             for (var i = run.End - 1; i >= Math.Max(run.First, _schedule.Lowest); i--)
             {
                 _mark?.Invoke(new StepMark(run.Device, _work.KindOf(i), i, part.Number));
-                turns?.Begin(_work.BanksOf(i));
+                turns?.Begin(_work.BanksOf(i), i - 2 >= run.First ? _work.BanksOf(i - 2) : []);
                 var below = _work.Backward(i, saved.Top, d, _batch, part, _key, stop);
                 turns?.End();
                 d.Dispose();

@@ -135,6 +135,7 @@ public sealed record TrainSettings
 
     /// <summary>LLaMA-Factory's groups: what has one dimension (magnitudes, norms, biases) goes with B.</summary>
     private static bool IsOfB(string name) => name.EndsWith(".lora_B.weight", StringComparison.Ordinal)
+        || name.EndsWith(".lora_B", StringComparison.Ordinal) // of an expert bank, stacked
         || name.EndsWith(".lora_magnitude_vector", StringComparison.Ordinal) || !OptimizerSettings.IsDecayed(name);
 
     public int WarmupOf(int totalSteps) => WarmupSteps > 0 ? WarmupSteps : (int)Math.Ceiling(totalSteps * WarmupRatio);

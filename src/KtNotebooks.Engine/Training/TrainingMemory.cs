@@ -8,19 +8,27 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Training;
 
 /// <summary>Where the keys want what training adds to a model: on the card, in pinned host memory, or (null) where there is room.</summary>
-/// <param name="ExpertLoraOnHost">`expert_lora`: the pairs of routed experts, with their gradients and moments.</param>
+/// <param name="ExpertLoraOnHost">`expert_lora`: the pairs of routed experts, with their gradients and moments; true for `disk` as well.</param>
 /// <param name="OptimizerOnHost">`optimizer_state`: the moments of what is on a card.</param>
 /// <param name="SavedBytes">`saved_inputs_limit`, a size such as 2GB: inputs of layers that stay on a card between forward and backward; those beyond wait
 /// on the host.</param>
 /// <param name="KeepsActivations">`kt_cpu_activation: retain`: experts on the CPU keep g and u of every row of a window for its backward pass.</param>
 public sealed record TrainingMemoryKeys(bool? ExpertLoraOnHost = null, bool? OptimizerOnHost = null, long? SavedBytes = null, bool KeepsActivations = false)
 {
+    /// <summary>`expert_lora: disk`: `offload_folder`, in which the pairs have their home instead of in host memory; null: no disk.</summary>
+    public string? ExpertLoraFolder { get; init; }
+
     public static TrainingMemoryKeys Read(Settings c)
     {
         ArgumentNullException.ThrowIfNull(c);
-        bool? OnHost(string key) => c.OneOf(key) switch { "card" => false, "host" => true, _ => null };
+        bool? OnHost(string key) => c.OneOf(key) switch { "card" => false, "host" or "disk" => true, _ => null };
+        var isOnDisk = c.OneOf("expert_lora") == "disk";
+        if (!isOnDisk) c.Ignore("offload_folder", "weights stay in the checkpoint's own files; expert_lora: disk lets adapters of experts wait there");
         return new TrainingMemoryKeys(OnHost("expert_lora"), OnHost("optimizer_state"), PlacementSettings.Bytes(c, "saved_inputs_limit", orNone: true),
-            Keeps(c));
+            Keeps(c))
+        {
+            ExpertLoraFolder = isOnDisk ? c.TextOrDefault("offload_folder") : null,
+        };
     }
 
     /// <summary>One key under three names, which must agree.</summary>
@@ -43,11 +51,14 @@ public sealed record TrainingMemoryKeys(bool? ExpertLoraOnHost = null, bool? Opt
 /// the pairs of the experts (DeepSeek-V3 at rank 8: 3.3 billion elements, 52 GB; a layer's 0.2 GB cross the bus at a visit, beside 11 GB of experts), and
 /// the inputs of layers get a share of what is left. Asked by the run, which knows what is free, and by the plan, which predicts it.
 /// </summary>
-/// <param name="LoraOnHost">The experts' pairs, gradients and moments are in host memory and updated there.</param>
+/// <param name="LoraOnHost">The experts' pairs, gradients and moments are in host memory, or on a disk, and the CPU updates them.</param>
 /// <param name="MomentsOnHost">Moments of what is on the card wait in pinned host memory.</param>
 /// <param name="SavedBytes">For the inputs of layers.</param>
 public readonly record struct TrainingMemory(bool LoraOnHost, bool MomentsOnHost, long SavedBytes)
 {
+    /// <summary>Of what is on the host: a disk is its home.</summary>
+    public bool LoraOnDisk { get; init; }
+
     private const int OnGpuBytes = 8, MomentBytes = 8, GradientBytes = 4;
 
     /// <summary>Shares of what a card still gives: for the adapter, and of the rest for inputs of layers. Activations of a chunk need what is left.</summary>
@@ -66,7 +77,10 @@ public readonly record struct TrainingMemory(bool LoraOnHost, bool MomentsOnHost
         var here = dense + (pairs ? 0 : experts);
         var moments = keys.OptimizerOnHost ?? (here * OnGpuBytes) + ((here + whole) * MomentBytes) > allowed;
         var taken = (here * OnGpuBytes) + (moments ? 0 : (here + whole) * MomentBytes);
-        return new TrainingMemory(pairs, moments, keys.SavedBytes ?? (long)Math.Max(0, SavedShare * (room - taken)));
+        return new TrainingMemory(pairs, moments, keys.SavedBytes ?? (long)Math.Max(0, SavedShare * (room - taken)))
+        {
+            LoraOnDisk = keys.ExpertLoraFolder is not null,
+        };
     }
 
     /// <summary>
@@ -103,6 +117,11 @@ public readonly record struct TrainingMemory(bool LoraOnHost, bool MomentsOnHost
         long tokens,
         List<string> notes)
     {
+        if (keys.ExpertLoraFolder is not null)
+            foreach (var bank in LoraAdapter.Adapted(model, lora).OfType<ExpertBank>())
+                if (plan.DeviceOf(bank.Path).Kind != DeviceKind.Cuda)
+                    throw new ArgumentException($"expert_lora: disk is for experts that a card computes, but {bank.Path} is computed by the CPU, which has its "
+                        + "adapter in memory: leave it out, or lower lora_rank");
         Dictionary<Device, TrainingMemory> all = [];
         foreach (var card in plan.Gpus)
         {
@@ -114,7 +133,8 @@ public readonly record struct TrainingMemory(bool LoraOnHost, bool MomentsOnHost
             all.Add(card.Gpu, memory);
             if (experts > 0 && memory.LoraOnHost)
                 notes.Add($"{card.Gpu}: the LoRA of its experts ({experts / 1e6:F1} M elements, {experts * (OnGpuBytes + MomentBytes) / 1e9:F2} GB with "
-                    + "gradients and moments) is in host memory and updated there");
+                    + $"gradients and moments) is {(memory.LoraOnDisk ? $"on the disk, in {keys.ExpertLoraFolder}, and updated by the CPU"
+                        : "in host memory and updated there")}");
             var here = whole + dense + (memory.LoraOnHost ? 0 : experts);
             if (memory.MomentsOnHost) notes.Add($"{card.Gpu}: AdamW's moments of {here / 1e6:F1} M elements wait in pinned host memory");
         }

@@ -60,7 +60,8 @@ public sealed unsafe partial class SafetensorsFile : IDisposable
         _start = start;
         try
         {
-            MappedBytes.Watch(start, _length, path);
+            var name = path.Length <= 300 ? path : "…" + path[^300..];
+            MappedBytes.Watch(start, _length, $"kt: {name} has become shorter while it was read; leave a model's files alone while it is in use");
             var header = *(long*)start;
             if (header <= 1 || header > MaxHeader)
                 throw Bad($"does not start with a safetensors header length (read {header}); it is another format or damaged");

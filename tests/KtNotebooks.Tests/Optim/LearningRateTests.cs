@@ -99,6 +99,8 @@ public class LearningRateTests
     [Theory]
     [InlineData("model.layers.0.self_attn.o_proj.lora_A.weight", 1)]
     [InlineData("model.layers.0.self_attn.o_proj.lora_B.weight", 4)]
+    [InlineData("model.layers.3.mlp.experts.gate_proj.lora_B", 4)]
+    [InlineData("model.layers.3.mlp.experts.gate_proj.lora_A", 1)]
     [InlineData("model.layers.0.self_attn.o_proj.lora_magnitude_vector", 4)]
     [InlineData("model.layers.0.input_layernorm.weight", 4)]
     [InlineData("model.layers.0.self_attn.q_proj.bias", 4)]

@@ -1,5 +1,6 @@
 using KtNotebooks.Configuration;
 using KtNotebooks.Experts;
+using KtNotebooks.Interop;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
@@ -57,6 +58,7 @@ public class MeasuredMemoryTests
     [InlineData("streamed", "bf16=true", "kt_config.kt_backend=FP8")]
     [InlineData("streamed", "bf16=true", "saved_inputs_limit=1MB")]
     [InlineData("streamed", "bf16=true", "expert_lora=host")]
+    [InlineData("streamed", "bf16=true", "expert_lora=disk")]
     [InlineData("streamed", "bf16=true", "optimizer_state=host")]
     [InlineData("resident", "bf16=true")]
     [InlineData("auto", "bf16=true")]
@@ -80,7 +82,8 @@ public class MeasuredMemoryTests
             var residency = ModelFolder.Plan(path, PlacementSettings.Read(c), type);
             using var model = ModelFolder.Load(path, type, residency);
             var memory = TrainingMemory.Choose(model, FineTuneKeys.ReadLora(c), TrainingMemoryKeys.Read(c), residency, 512, [])[Device.Cuda()];
-            foreach (var bank in model.All().OfType<ExpertBank>()) bank.LoraOnHost = memory.LoraOnHost;
+            var disk = memory.LoraOnDisk ? new DiskMemory(folder.Path) : null;
+            foreach (var bank in model.All().OfType<ExpertBank>()) (bank.LoraOnHost, bank.LoraDisk) = (memory.LoraOnHost, disk);
             LoraAdapter.Attach(model, FineTuneKeys.ReadLora(c), 1);
             using var optimizer = new AdamW(model.AllTrainable, new AdamWSettings(), _ => memory.MomentsOnHost);
             var builder = new TokenBatch.Builder();
@@ -94,6 +97,7 @@ public class MeasuredMemoryTests
             var (used, said) = (pool.PeakUsedBytes - before, plan.Total("cuda:0") - plan.Bytes("cuda:0", MemoryPlan.Driver));
             TestContext.Current.SendDiagnosticMessage($"{experts} {string.Join(' ', more)}: used {used:N0}, said {said:N0}: {(double)used / said:P1}");
             Assert.InRange(used, 0.85 * said, said);
+            if (disk is not null) Assert.InRange(disk.Length, plan.Bytes("cpu", MemoryPlan.AdapterOnDisk), 64 << 20); // one file, the first is so long
             Assert.Equal(plan.Bytes("cuda:0", MemoryPlan.Ring), model.Executors!.Streams.Sum(s => s.Bytes));
         }
         finally

@@ -106,6 +106,19 @@ public sealed class MemoryPlanTests
         Assert.Equal(0, MemoryPlan.Open([.. keys, "expert_lora=card"]).Bytes("cpu", MemoryPlan.Adapter));
     }
 
+    /// <summary>With experts and their adapters on a disk, DeepSeek-V3 is trained beside 64 GiB of host memory and a card of 24 GB.</summary>
+    [Fact]
+    public void Experts_and_their_adapters_on_a_disk_leave_little_in_memory()
+    {
+        var experts = 58L * 256 * 3 * 8 * (7168 + 2048);
+        var plan = MemoryPlan.Open("deepseek-v3", "device=cuda:0", "gpu_memory_limit=23.5GB", "expert_weights=disk", "expert_lora=disk", "lora_rank=8",
+            "lora_experts=true", "tokens_per_step=8192");
+        Assert.Equal(16 * experts, plan.Bytes("cpu", MemoryPlan.AdapterOnDisk));
+        Assert.Equal(0, plan.Bytes("cpu", MemoryPlan.Adapter) + plan.Bytes("cpu", MemoryPlan.Optimizer));
+        Assert.InRange(plan.Total("cpu"), 30e9, 60e9);
+        Assert.InRange(plan.Total("cuda:0"), 10e9, 23.5e9);
+    }
+
     /// <summary>8,192 rows, 26 layers, 6 experts a row, g and u of 1,408 numbers in BF16.</summary>
     [Fact]
     public void Kept_activations_of_experts_on_the_CPU_are_planned()

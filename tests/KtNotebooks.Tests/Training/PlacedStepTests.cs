@@ -1,4 +1,5 @@
 using KtNotebooks.Experts;
+using KtNotebooks.Interop;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
@@ -29,10 +30,13 @@ public sealed class PlacedStepTests : IDisposable
 
     [Theory]
     [InlineData(ExecutorKind.Streamed, true, true)]
+    [InlineData(ExecutorKind.Streamed, true, true, true)]
+    [InlineData(ExecutorKind.Resident, true, false, true)]
+    [InlineData(ExecutorKind.Split, true, false, true)]
     [InlineData(ExecutorKind.Resident, true, false)]
     [InlineData(ExecutorKind.Split, true, false)]
     [InlineData(ExecutorKind.Streamed, false, true)]
-    public void The_adapter_is_the_same_wherever_things_are(ExecutorKind experts, bool pairsOnHost, bool momentsOnHost)
+    public void The_adapter_is_the_same_wherever_things_are(ExecutorKind experts, bool pairsOnHost, bool momentsOnHost, bool pairsOnDisk = false)
     {
         Require.Hardware("cuda", CudaDevice.Missing);
         using var plain = ModelFolder.Load(_model, DType.F32);
@@ -42,14 +46,16 @@ public sealed class PlacedStepTests : IDisposable
             Device = "cuda:0",
             Experts = experts,
         }, DType.F32));
+        var disk = new DiskMemory(Path.Combine(_folder.Path, "offload"));
         foreach (var bank in model.All().OfType<ExpertBank>())
         {
             // Half the bank a side: the two groups on the card take as long over the bus as the two of the CPU.
             if (experts == ExecutorKind.Split) bank.Use(new SplitExperts(((SplitExperts)bank.Executor).Streamed, new ExpertCosts(1e3, 1e3, 1e18, 1e18)));
-            bank.LoraOnHost = pairsOnHost;
+            (bank.LoraOnHost, bank.LoraDisk) = (pairsOnHost, pairsOnDisk ? disk : null);
             if (experts == ExecutorKind.Split) Assert.Equal(2, bank.GroupVisits(40, backward: true).Count());
         }
         var actual = Train(model, momentsOnHost, savedBytes: 0);
+        Assert.Equal(pairsOnDisk, disk.Length > 0);
         Assert.Equal(expected.Loss, actual.Loss, 1e-4);
         foreach (var (name, values) in expected.Adapter)
         {

@@ -1,0 +1,162 @@
+using System.IO.MemoryMappedFiles;
+
+using KtNotebooks.Tensors;
+
+namespace KtNotebooks.Interop;
+
+/// <summary>
+/// Memory whose home is a disk: stretches of files that are mapped to be read and written. The system brings pages when they are touched, keeps what it has
+/// room for, and writes changed ones back when it needs the room for others, so a machine with much memory loses nothing by it. The room is taken on the
+/// disk when a file is made, for a full disk met by a write to a page would end the process. The files have no name: a killed run leaves nothing.
+/// </summary>
+/// <param name="folder">On the disk; made where it is missing.</param>
+public sealed class DiskMemory(string folder)
+{
+    /// <summary>Files are so long at first, and each twice as long as the one before, up to <see cref="Longest"/>.</summary>
+    private const long Shortest = 64L << 20, Longest = 4L << 30;
+
+    private readonly Lock _gate = new();
+    private readonly List<Stretch> _stretches = [];
+    private long _next = Shortest;
+
+    public string Folder { get; } = Path.GetFullPath(folder);
+
+    /// <summary>Bytes of its files.</summary>
+    public long Length
+    {
+        get
+        {
+            lock (_gate) return _stretches.Sum(s => s.Length);
+        }
+    }
+
+    /// <summary>The folder lies in memory after all, or null.</summary>
+    public string? Doubt
+    {
+        get
+        {
+            Directory.CreateDirectory(Folder);
+            return new DriveInfo(Folder).DriveFormat is "tmpfs" or "ramfs" ? $"offload_folder: {Folder} lies in memory (tmpfs), not on a disk" : null;
+        }
+    }
+
+    /// <summary>A tensor there, zeros.</summary>
+    /// <exception cref="IOException">The disk has no room for it.</exception>
+    public Tensor Zeros(DType type, params ReadOnlySpan<long> shape)
+    {
+        long bytes = type.Size();
+        foreach (var dim in shape) bytes = checked(bytes * dim);
+        var (stretch, at, used) = Take(Math.Max(1, bytes));
+        var tensor = new Tensor(new DiskBuffer(this, stretch, at, bytes), 0, type, shape);
+        if (used) Memory.Clear(tensor); // a new file reads as zeros
+        return tensor;
+    }
+
+    internal void Give(Stretch stretch, nint at, long bytes)
+    {
+        lock (_gate)
+        {
+            stretch.Give(at, bytes);
+            if (stretch.Users > 0) return;
+            _stretches.Remove(stretch);
+        }
+        stretch.Dispose(); // what was changed and not written yet need not be written any more
+    }
+
+    private (Stretch Stretch, nint At, bool WasUsed) Take(long bytes)
+    {
+        lock (_gate)
+        {
+            foreach (var stretch in _stretches)
+                if (stretch.Take(bytes) is var (at, used) && at != 0) return (stretch, at, used);
+            var fresh = new Stretch(Folder, Math.Max(_next, bytes));
+            _next = Math.Min(Longest, 2 * _next);
+            _stretches.Add(fresh);
+            return (fresh, fresh.Take(bytes).At, false);
+        }
+    }
+
+    /// <summary>One file, handed out piece by piece; a piece that comes back waits for one of its length.</summary>
+    internal sealed unsafe class Stretch : IDisposable
+    {
+        private readonly FileStream _file;
+        private readonly MemoryMappedFile _map;
+        private readonly MemoryMappedViewAccessor _view;
+        private readonly byte* _start;
+        private readonly Dictionary<long, Stack<nint>> _free = [];
+        private long _taken;
+
+        public Stretch(string folder, long bytes)
+        {
+            Length = KeptPages.RoundUp(bytes, Environment.SystemPageSize);
+            _file = Open(folder, Length);
+            _map = MemoryMappedFile.CreateFromFile(_file, null, Length, MemoryMappedFileAccess.ReadWrite, HandleInheritability.None, leaveOpen: false);
+            _view = _map.CreateViewAccessor(0, Length, MemoryMappedFileAccess.ReadWrite);
+            _view.SafeMemoryMappedViewHandle.AcquirePointer(ref _start);
+            MappedBytes.Watch(_start, Length, $"kt: the disk of offload_folder, {folder}, did not give back what was written to it, or has no room left; the "
+                + "same command goes on from the run's last checkpoint");
+        }
+
+        public long Length { get; }
+
+        /// <summary>Pieces that are out.</summary>
+        public int Users { get; private set; }
+
+        /// <summary>A piece that begins on a page, and whether somebody had it before; 0: there is none.</summary>
+        public (nint At, bool WasUsed) Take(long bytes)
+        {
+            var length = KeptPages.RoundUp(bytes, Environment.SystemPageSize);
+            if (_free.TryGetValue(length, out var given) && given.TryPop(out var before))
+            {
+                Users++;
+                return (before, true);
+            }
+            if (_taken + length > Length) return (0, false);
+            Users++;
+            _taken += length;
+            return ((nint)_start + (nint)(_taken - length), false);
+        }
+
+        public void Give(nint at, long bytes)
+        {
+            Users--;
+            var length = KeptPages.RoundUp(bytes, Environment.SystemPageSize);
+            if (!_free.TryGetValue(length, out var pieces)) _free[length] = pieces = new();
+            pieces.Push(at);
+        }
+
+        public void Dispose()
+        {
+            MappedBytes.Leave(_start);
+            _view.SafeMemoryMappedViewHandle.ReleasePointer();
+            _view.Dispose();
+            _map.Dispose();
+            _file.Dispose();
+        }
+
+        private static FileStream Open(string folder, long bytes)
+        {
+            try
+            {
+                Directory.CreateDirectory(folder);
+                var path = Path.Combine(folder, $".kt-{Environment.ProcessId}-{Guid.NewGuid():N}");
+                var file = new FileStream(path, new FileStreamOptions
+                {
+                    Mode = FileMode.CreateNew,
+                    Access = FileAccess.ReadWrite,
+                    Options = FileOptions.DeleteOnClose,
+                    PreallocationSize = bytes,
+                });
+                if (!OperatingSystem.IsWindows()) File.Delete(path);
+                file.SetLength(bytes);
+                return file;
+            }
+            catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+            {
+                var free = Directory.Exists(folder) ? $"{new DriveInfo(folder).AvailableFreeSpace / 1e9:F1} GB are free there" : "the folder cannot be made";
+                throw new IOException($"offload_folder: {folder}: a file of {bytes / 1e9:F1} GB for what expert_lora: disk keeps there cannot be made; {free}. "
+                    + "Give another offload_folder, a smaller lora_rank, or expert_lora: host", e);
+            }
+        }
+    }
+}
