@@ -26,7 +26,8 @@ internal static class PlanCommand
         command.SetAction(parsed =>
         {
             var plan = MemoryPlan.Open(parsed.GetValue(arguments)!);
-            var (fits, line) = Machine.Here(Environment.CurrentDirectory).Judge(plan);
+            var machine = Machine.Here(Environment.CurrentDirectory);
+            var (fits, line) = machine.Judge(plan);
             if (parsed.GetValue(json))
             {
                 var node = JsonSerializer.SerializeToNode(plan, Json)!.AsObject();
@@ -35,6 +36,7 @@ internal static class PlanCommand
                 return;
             }
             Console.WriteLine($"{Text(plan)}\n\n{line}");
+            foreach (var advice in machine.Advice(plan)) Console.WriteLine($"less host memory: {advice}");
             if (!fits) Console.WriteLine(DoctorCommand.NotebooksAnyway);
         });
         return command;

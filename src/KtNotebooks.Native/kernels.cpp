@@ -5,6 +5,7 @@
 #include "expert_rows.h"
 #include "formats.h"
 #include "low_bit.h"
+#include "register_tile.h"
 #include "scratch.h"
 #include "simd.h"
 #include "tiled.h"
@@ -26,71 +27,11 @@ KT_INLINE float to_float(uint16_t x) { return widen(x); }
 KT_INLINE void put(float* p, float x) { *p = x; }
 KT_INLINE void put(uint16_t* p, float x) { *p = narrow(x); }
 
-// ---- register tile ---------------------------------------------------------------------------------------------------------
-
-template <int Rows, int Cols>
-void tile_of(const Segment* segments, int32_t count, float* c, int64_t ldc, bool accumulate) {
-    F sum[Rows][Cols];  // in registers: every loop over it is unrolled
-#pragma GCC unroll 16
-    for (int i = 0; i < Rows; i++)
-#pragma GCC unroll 2
-        for (int j = 0; j < Cols; j++) {
-            sum[i][j] = zero();
-            _mm_prefetch(reinterpret_cast<const char*>(c + i * ldc + j * W), _MM_HINT_T0);
-        }
-    for (; count > 0; count--, segments++) {
-        const float *a = static_cast<const float*>(segments->a), *b = static_cast<const float*>(segments->b);
-        for (int64_t k = segments->k; k > 0; k--, a += MR, b += NR) {
-            F vb[Cols];
-            for (int j = 0; j < Cols; j++) vb[j] = load(b + j * W);
-#pragma GCC unroll 16
-            for (int i = 0; i < Rows; i++) {
-                F va = set1(a[i]);
-#pragma GCC unroll 2
-                for (int j = 0; j < Cols; j++) sum[i][j] = fma(va, vb[j], sum[i][j]);
-            }
-        }
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < Rows; i++)
-#pragma GCC unroll 2
-        for (int j = 0; j < Cols; j++) {
-            float* to = c + i * ldc + j * W;
-            store(to, accumulate ? add(load(to), sum[i][j]) : sum[i][j]);
-        }
-}
-
-template <int Rows>
-void tile_rows(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate) {
-    if (rows != Rows) {
-        if constexpr (Rows > 1) return tile_rows<Rows - 1>(segments, count, c, ldc, rows, cols, accumulate);
-    } else if (cols <= W) {
-        tile_of<Rows, 1>(segments, count, c, ldc, accumulate);
-    } else {
-        tile_of<Rows, NV>(segments, count, c, ldc, accumulate);
-    }
-}
-
-void tile(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate) {
-    tile_rows<MR>(segments, count, c, ldc, rows, cols, accumulate);
-}
-
-double spin(int64_t rounds) {
-    F sum[MR * NV], a = set1(1.0078125f), b = set1(-1.0078125f);
-#pragma GCC unroll 32
-    for (int j = 0; j < MR * NV; j++) {
-        sum[j] = zero();
-        asm volatile("" : "+v"(sum[j]));  // or the compiler, seeing that all sums are alike, would keep one
-    }
-    for (int64_t i = 0; i < rounds; i++) {
-#pragma GCC unroll 32
-        for (int j = 0; j < MR * NV; j++) sum[j] = fma(a, b, sum[j]);
-        asm volatile("" : "+v"(a), "+v"(b));  // or the loop would be one sum
-    }
-#pragma GCC unroll 32
-    for (int j = 0; j < MR * NV; j++) asm volatile("" : : "v"(sum[j]));
-    return 2.0 * rounds * MR * NV * W;
-}
+struct Floats {
+    static constexpr int rows = MR, vectors = NV, unit = 1, next = NR;
+    static KT_INLINE int64_t strip(const Segment&) { return W; }
+    static KT_INLINE F add(F sum, F a, F b) { return fma(a, b, sum); }
+};
 
 // ---- packing ---------------------------------------------------------------------------------------------------------------
 // A lane below is one 32-bit unit: a float, or a pair of BF16 that stand next to each other along k.
@@ -436,7 +377,7 @@ void softmax_grad(float* s, float* dp, int64_t visible, int64_t n, float lse, fl
 // clang-format off
 extern const Kernels KT_KERNELS = {
     Name,
-    {4, MR, NR, NR, 1, 1, 1, 384, tile, spin, nullptr, nullptr},
+    {4, MR, NR, NR, 1, 1, 1, 384, tile<Floats>, spin<Floats>, nullptr, nullptr},
     {}, {}, {},
     pack, dots, dots_tiled, {low_bit_bytes, low_bit_ready, low_bit_dots}, turn, nullptr, dequantize, store_matrix, softmax_step, scale_row, softmax_grad, inner,
     swiglu, swiglu_grad, add_row,

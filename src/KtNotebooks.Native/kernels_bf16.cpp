@@ -1,6 +1,7 @@
 // AVX512-BF16: vdpbf16ps multiplies 32 BF16 pairs and adds them to 16 floats. Panels hold pairs along k in one 32-bit lane.
 #include "kernels.h"
 
+#include "register_tile.h"
 #include "simd.h"
 
 namespace kt {
@@ -10,70 +11,11 @@ constexpr int MR = 12, NV = 2, NR = NV * W;
 
 KT_INLINE F dot(F sum, F a, F b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
 
-template <int Rows, int Cols>
-void tile_of(const Segment* segments, int32_t count, float* c, int64_t ldc, bool accumulate) {
-    F sum[Rows][Cols];  // in registers: every loop over it is unrolled
-#pragma GCC unroll 16
-    for (int i = 0; i < Rows; i++)
-#pragma GCC unroll 2
-        for (int j = 0; j < Cols; j++) {
-            sum[i][j] = zero();
-            _mm_prefetch(reinterpret_cast<const char*>(c + i * ldc + j * W), _MM_HINT_T0);
-        }
-    for (; count > 0; count--, segments++) {
-        const float *a = static_cast<const float*>(segments->a), *b = static_cast<const float*>(segments->b);
-        const int64_t strip = segments->strip_bytes / 4;
-        for (int64_t pairs = segments->k / 2; pairs > 0; pairs--, a += MR, b += W) {
-            F vb[Cols];
-            for (int j = 0; j < Cols; j++) vb[j] = load(b + j * strip);
-#pragma GCC unroll 16
-            for (int i = 0; i < Rows; i++) {
-                F va = set1(a[i]);
-#pragma GCC unroll 2
-                for (int j = 0; j < Cols; j++) sum[i][j] = dot(sum[i][j], va, vb[j]);
-            }
-        }
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < Rows; i++)
-#pragma GCC unroll 2
-        for (int j = 0; j < Cols; j++) {
-            float* to = c + i * ldc + j * W;
-            store(to, accumulate ? add(load(to), sum[i][j]) : sum[i][j]);
-        }
-}
-
-template <int Rows>
-void tile_rows(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate) {
-    if (rows != Rows) {
-        if constexpr (Rows > 1) return tile_rows<Rows - 1>(segments, count, c, ldc, rows, cols, accumulate);
-    } else if (cols <= W) {
-        tile_of<Rows, 1>(segments, count, c, ldc, accumulate);
-    } else {
-        tile_of<Rows, NV>(segments, count, c, ldc, accumulate);
-    }
-}
-
-void tile(const Segment* segments, int32_t count, float* c, int64_t ldc, int32_t rows, int32_t cols, bool accumulate) {
-    tile_rows<MR>(segments, count, c, ldc, rows, cols, accumulate);
-}
-
-double spin(int64_t rounds) {
-    F sum[MR * NV], a = set1(1.0078125f), b = set1(-1.0078125f);  // as pairs of BF16: 1.0078125 and 0
-#pragma GCC unroll 32
-    for (int j = 0; j < MR * NV; j++) {
-        sum[j] = zero();
-        asm volatile("" : "+v"(sum[j]));  // or the compiler, seeing that all sums are alike, would keep one
-    }
-    for (int64_t i = 0; i < rounds; i++) {
-#pragma GCC unroll 32
-        for (int j = 0; j < MR * NV; j++) sum[j] = dot(sum[j], a, b);
-        asm volatile("" : "+v"(a), "+v"(b));  // or the loop would be one sum
-    }
-#pragma GCC unroll 32
-    for (int j = 0; j < MR * NV; j++) asm volatile("" : : "v"(sum[j]));
-    return 4.0 * rounds * MR * NV * W;
-}
+struct Pairs {
+    static constexpr int rows = MR, vectors = NV, unit = 2, next = W;
+    static KT_INLINE int64_t strip(const Segment& segment) { return segment.strip_bytes / 4; }
+    static KT_INLINE F add(F sum, F a, F b) { return dot(sum, a, b); }
+};
 
 // One row of w after the other, so that memory is read in one stream; as many sums as the dot instruction's latency wants.
 template <int Rows>
@@ -190,6 +132,6 @@ void store_avx512bf16(const float* c, int64_t ldc, int64_t m, int64_t n, float a
     }
 }
 
-extern const Micro micro_avx512bf16 = {2, MR, NR, W, 2, 2, 2, 768, tile, spin, nullptr, nullptr};
+extern const Micro micro_avx512bf16 = {2, MR, NR, W, 2, 2, 2, 768, tile<Pairs>, spin<Pairs>, nullptr, nullptr};
 
 }  // namespace kt

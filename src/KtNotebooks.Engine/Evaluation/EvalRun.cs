@@ -1,13 +1,11 @@
 using System.Diagnostics;
 
-using KtNotebooks.Configuration;
 using KtNotebooks.Data;
 using KtNotebooks.Distributed;
 using KtNotebooks.Files;
 using KtNotebooks.Generation;
 using KtNotebooks.Models;
 using KtNotebooks.Tokenizers;
-using KtNotebooks.Training;
 using KtNotebooks.Weights;
 
 namespace KtNotebooks.Evaluation;
@@ -28,27 +26,25 @@ public sealed class EvalRun : IDisposable
     /// <summary>Enough to see that a letter stands alone.</summary>
     internal const int AnswerTokens = 4;
 
-    private readonly PredictSettings _settings;
-    private readonly List<Example> _examples;
+    private readonly OpenedRows _rows;
 
-    private EvalRun(PredictSettings settings, CausalLm model, Tokenizer tokenizer, List<Example> examples) =>
-        (_settings, Model, Tokenizer, _examples) = (settings, model, tokenizer, examples);
+    private EvalRun(OpenedRows rows) => _rows = rows;
 
     /// <summary>What is done of how many rows, in words.</summary>
     public event Action<string>? OnProgress;
 
-    public CausalLm Model { get; }
+    public CausalLm Model => _rows.Model;
 
-    public Tokenizer Tokenizer { get; }
+    public Tokenizer Tokenizer => _rows.Tokenizer;
 
     /// <summary>The processes that share the rows out; the first one writes.</summary>
-    public ICollective Ranks { get; private init; } = SingleRank.Instance;
+    public ICollective Ranks => _rows.Ranks;
 
     /// <summary>Rows that are not scored, with file, row and reason.</summary>
-    public IReadOnlyList<string> LeftOut { get; private init; } = [];
+    public IReadOnlyList<string> LeftOut => _rows.LeftOut;
 
     /// <summary>What a person should know before it starts.</summary>
-    public IReadOnlyList<string> Notes { get; private init; } = [];
+    public IReadOnlyList<string> Notes => _rows.Notes;
 
     public static EvalRun Open(params string[] arguments) => Open(null, arguments);
 
@@ -60,37 +56,24 @@ public sealed class EvalRun : IDisposable
 
     /// <inheritdoc cref="Open(Action{WorkProgress}?, string[], CancellationToken)"/>
     /// <param name="ranks">The processes that share the rows out.</param>
-    public static EvalRun Open(Action<WorkProgress>? loading, string[] arguments, ICollective ranks, CancellationToken cancel = default)
-    {
-        ArgumentNullException.ThrowIfNull(ranks);
-        var c = Settings.Read(arguments);
-        var settings = PredictSettings.Read(c, AnswerTokens);
-        var notes = c.Finish("kt eval");
-        if (ranks.IsFirst()) FolderLock.RequireFree(settings.OutputDir, "output_dir");
-        var examples = settings.Load(out var left, cancel);
-        foreach (var example in examples) _ = example.Answer; // the first row without one is named
-        SameRun.Require(ranks, settings.Facts(c, examples));
-        var (model, tokenizer) = settings.Model.Load(loading);
-        return new EvalRun(settings, model, tokenizer, examples)
+    public static EvalRun Open(Action<WorkProgress>? loading, string[] arguments, ICollective ranks, CancellationToken cancel = default) =>
+        new(OpenedRows.Open("kt eval", c => PredictSettings.Read(c, AnswerTokens), examples =>
         {
-            LeftOut = left,
-            Notes = [.. notes, .. settings.Model.Notes, .. model.Notes],
-            Ranks = ranks,
-        };
-    }
+            foreach (var example in examples) _ = example.Answer; // the first row without one is named
+        }, loading, arguments, ranks, cancel));
 
     public EvalResult Run(CancellationToken cancel = default)
     {
-        using var held = Ranks.IsFirst() ? FolderLock.Inside(_settings.OutputDir, "an evaluation", "output_dir") : null;
+        using var held = Ranks.IsFirst() ? FolderLock.Inside(_rows.Settings.OutputDir, "an evaluation", "output_dir") : null;
         var watch = Stopwatch.StartNew();
-        var encoder = new SftEncoder(_settings.Model.Template, Tokenizer, _settings.Cutoff);
-        string?[] letters = [.. _examples.Select(ChoiceQuestion.LettersOf)];
+        var encoder = new SftEncoder(_rows.Settings.Model.Template, Tokenizer, _rows.Settings.Cutoff);
+        string?[] letters = [.. _rows.Examples.Select(ChoiceQuestion.LettersOf)];
         var result = letters.All(l => l is not null)
-            ? new EvalResult(Choose(encoder, letters!, cancel), null, _examples.Count, watch.Elapsed)
-            : new EvalResult(null, new TokenAccuracy(Model).Of(encoder.EncodeAll(_examples, cancel), Ranks, cancel), _examples.Count, watch.Elapsed);
+            ? new EvalResult(Choose(encoder, letters!, cancel), null, _rows.Examples.Count, watch.Elapsed)
+            : new EvalResult(null, new TokenAccuracy(Model).Of(encoder.EncodeAll(_rows.Examples, cancel), Ranks, cancel), _rows.Examples.Count, watch.Elapsed);
         result = result with { Elapsed = watch.Elapsed };
         if (!Ranks.IsFirst()) return result;
-        ResultsFile.Write(_settings.OutputDir, "eval", [.. result.All, ("samples", result.Rows), ("runtime", Math.Round(result.Elapsed.TotalSeconds, 4)),
+        ResultsFile.Write(_rows.Settings.OutputDir, "eval", [.. result.All, ("samples", result.Rows), ("runtime", Math.Round(result.Elapsed.TotalSeconds, 4)),
             ("samples_per_second", Math.Round(result.Rows / result.Elapsed.TotalSeconds, 3))]);
         return result;
     }
@@ -99,15 +82,14 @@ public sealed class EvalRun : IDisposable
 
     private ChoiceScores Choose(SftEncoder encoder, string[] letters, CancellationToken cancel)
     {
-        var (from, to) = Ranks.PartOf(_examples.Count);
-        var prompts = _examples.Take(from..to).AsParallel().AsOrdered().WithCancellation(cancel).Select(e => encoder.EncodePrompt(e).Prompt).ToArray();
+        var (from, to) = Ranks.PartOf(_rows.Examples.Count);
+        var prompts = _rows.Examples.Take(from..to).AsParallel().AsOrdered().WithCancellation(cancel).Select(e => encoder.EncodePrompt(e).Prompt).ToArray();
         var rows = prompts.Length;
         var likeliest = new ChoiceLikelihood(Model, Tokenizer).Choose([.. prompts.Zip(letters[from..to])],
             done => OnProgress?.Invoke($"likelihood of the letters: {done}/{rows}"), cancel);
-        var stops = _settings.Model.Template.StopIds(Tokenizer).ToHashSet();
-        if (Tokenizer.EosId is { } eos) stops.Add(eos);
-        using var scheduler = new Scheduler(Model, Tokenizer, new SchedulerSettings { Slots = _settings.BatchSize });
-        var sampling = _settings.Sampling with { DoSample = false };
+        var stops = _rows.StopIds;
+        using var scheduler = new Scheduler(Model, Tokenizer, new SchedulerSettings { Slots = _rows.Settings.BatchSize });
+        var sampling = _rows.Settings.Sampling with { DoSample = false };
         var (done, strict, unread, likely) = (0, 0, 0, 0);
         foreach (var (row, written) in scheduler.ReadAll([.. prompts.Select(p => new GenerationRequest(p, sampling) { StopIds = stops })], cancel))
         {
@@ -119,9 +101,9 @@ public sealed class EvalRun : IDisposable
         for (var row = 0; row < rows; row++)
             if (likeliest[row] == Label(from + row)) likely++;
         var counts = Ranks.AllGather([likely, strict, unread]);
-        double Share(int of) => counts.Sum(rank => rank[of]) / _examples.Count;
-        return new ChoiceScores(_examples.Count, Share(0), Share(1), Share(2), letters.Average(l => 1.0 / l.Length));
+        double Share(int of) => counts.Sum(rank => rank[of]) / _rows.Examples.Count;
+        return new ChoiceScores(_rows.Examples.Count, Share(0), Share(1), Share(2), letters.Average(l => 1.0 / l.Length));
     }
 
-    private char Label(int row) => _examples[row].Answer.Trim()[0];
+    private char Label(int row) => _rows.Examples[row].Answer.Trim()[0];
 }

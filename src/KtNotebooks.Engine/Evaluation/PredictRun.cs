@@ -7,7 +7,6 @@ using KtNotebooks.Files;
 using KtNotebooks.Generation;
 using KtNotebooks.Models;
 using KtNotebooks.Tokenizers;
-using KtNotebooks.Training;
 using KtNotebooks.Weights;
 
 namespace KtNotebooks.Evaluation;
@@ -35,14 +34,10 @@ public sealed class PredictRun : IPredictRun
     /// <summary>Of ranks that share the rows: so many batches each, then what they wrote is gathered.</summary>
     private const int BatchesOfRound = 8;
 
-    private readonly List<Example> _examples;
+    private readonly OpenedRows _rows;
     private readonly SftEncoder _encoder;
 
-    private PredictRun(PredictSettings settings, CausalLm model, Tokenizer tokenizer, List<Example> examples)
-    {
-        (Settings, Model, Tokenizer, _examples) = (settings, model, tokenizer, examples);
-        _encoder = new SftEncoder(settings.Model.Template, tokenizer, settings.Cutoff);
-    }
+    private PredictRun(OpenedRows rows) => (_rows, _encoder) = (rows, new SftEncoder(rows.Settings.Model.Template, rows.Tokenizer, rows.Settings.Cutoff));
 
     /// <summary>After every finished row, and when a run goes on (nothing generated yet).</summary>
     public event Action<PredictProgress>? OnProgress;
@@ -50,24 +45,24 @@ public sealed class PredictRun : IPredictRun
     /// <summary>One line for whoever looks.</summary>
     public event Action<string>? OnNote;
 
-    public PredictSettings Settings { get; }
+    public PredictSettings Settings => _rows.Settings;
 
     public string OutputDir => Settings.OutputDir;
 
     public bool Overwrite => Settings.Overwrite;
 
-    public CausalLm Model { get; }
+    public CausalLm Model => _rows.Model;
 
-    public Tokenizer Tokenizer { get; }
+    public Tokenizer Tokenizer => _rows.Tokenizer;
 
     /// <summary>The processes that share the rows out; the first one writes.</summary>
-    public ICollective Ranks { get; private init; } = SingleRank.Instance;
+    public ICollective Ranks => _rows.Ranks;
 
     /// <summary>Rows that no prediction is made for, with file, row and reason.</summary>
-    public IReadOnlyList<string> LeftOut { get; private init; } = [];
+    public IReadOnlyList<string> LeftOut => _rows.LeftOut;
 
     /// <summary>What a person should know before it starts.</summary>
-    public IReadOnlyList<string> Notes { get; private init; } = [];
+    public IReadOnlyList<string> Notes => _rows.Notes;
 
     public static PredictRun Open(params string[] arguments) => Open(null, arguments);
 
@@ -79,35 +74,20 @@ public sealed class PredictRun : IPredictRun
 
     /// <inheritdoc cref="Open(Action{WorkProgress}?, string[], CancellationToken)"/>
     /// <param name="ranks">The processes that share the rows out.</param>
-    public static PredictRun Open(Action<WorkProgress>? loading, string[] arguments, ICollective ranks, CancellationToken cancel = default)
-    {
-        ArgumentNullException.ThrowIfNull(ranks);
-        var c = Configuration.Settings.Read(arguments);
-        var settings = PredictSettings.Read(c);
-        var notes = c.Finish("kt predict");
-        if (ranks.IsFirst()) FolderLock.RequireFree(settings.OutputDir, "output_dir");
-        var examples = settings.Load(out var left, cancel);
-        SameRun.Require(ranks, settings.Facts(c, examples));
-        var (model, tokenizer) = settings.Model.Load(loading);
-        return new PredictRun(settings, model, tokenizer, examples)
-        {
-            LeftOut = left,
-            Notes = [.. notes, .. settings.Model.Notes, .. model.Notes],
-            Ranks = ranks,
-        };
-    }
+    public static PredictRun Open(Action<WorkProgress>? loading, string[] arguments, ICollective ranks, CancellationToken cancel = default) =>
+        new(OpenedRows.Open("kt predict", c => PredictSettings.Read(c), check: null, loading, arguments, ranks, cancel));
 
     public PredictResult Run(CancellationToken cancel = default)
     {
         using var held = Ranks.IsFirst() ? FolderLock.Inside(Settings.OutputDir, "a prediction run", "output_dir") : null;
         if (Ranks.IsFirst()) Settings.Claim();
-        var encoded = _examples.AsParallel().AsOrdered().WithCancellation(cancel).Select(_encoder.EncodePrompt).ToArray();
+        var encoded = _rows.Examples.AsParallel().AsOrdered().WithCancellation(cancel).Select(_encoder.EncodePrompt).ToArray();
         string[] prompts = [.. encoded.Select(e => Tokenizer.Decode(e.Prompt))];
         using var log = Ranks.IsFirst() ? PredictionLog.Open(Settings.OutputDir, prompts) : null;
         var missing = Missing(log, prompts.Length);
         var before = prompts.Length - missing.Length;
         if (before > 0) OnNote?.Invoke($"{before} of {prompts.Length} rows are done; going on");
-        var stops = StopIds();
+        var stops = _rows.StopIds;
         using var scheduler = new Scheduler(Model, Tokenizer, new SchedulerSettings { Slots = Settings.BatchSize });
         var watch = Stopwatch.StartNew();
         var (interrupted, finished, tokens) = (false, 0, 0L);
@@ -157,6 +137,4 @@ public sealed class PredictRun : IPredictRun
     }
 
     public void Dispose() => Model.Dispose();
-
-    private HashSet<int> StopIds() => [.. Settings.Model.Template.StopIds(Tokenizer), .. Tokenizer.EosId is { } eos ? [eos] : Array.Empty<int>()];
 }

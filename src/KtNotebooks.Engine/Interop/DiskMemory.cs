@@ -1,4 +1,5 @@
 using System.IO.MemoryMappedFiles;
+using System.Runtime.InteropServices;
 
 using KtNotebooks.Tensors;
 
@@ -10,7 +11,7 @@ namespace KtNotebooks.Interop;
 /// disk when a file is made, for a full disk met by a write to a page would end the process. The files have no name: a killed run leaves nothing.
 /// </summary>
 /// <param name="folder">On the disk; made where it is missing.</param>
-public sealed class DiskMemory(string folder)
+public sealed partial class DiskMemory(string folder)
 {
     /// <summary>Files are so long at first, and each twice as long as the one before, up to <see cref="Longest"/>.</summary>
     private const long Shortest = 64L << 20, Longest = 4L << 30;
@@ -46,9 +47,9 @@ public sealed class DiskMemory(string folder)
     {
         long bytes = type.Size();
         foreach (var dim in shape) bytes = checked(bytes * dim);
-        var (stretch, at, used) = Take(Math.Max(1, bytes));
+        var (stretch, at, isClear) = Take(Math.Max(1, bytes));
         var tensor = new Tensor(new DiskBuffer(this, stretch, at, bytes), 0, type, shape);
-        if (used) Memory.Clear(tensor); // a new file reads as zeros
+        if (!isClear) Memory.Clear(tensor);
         return tensor;
     }
 
@@ -63,27 +64,29 @@ public sealed class DiskMemory(string folder)
         stretch.Dispose(); // what was changed and not written yet need not be written any more
     }
 
-    private (Stretch Stretch, nint At, bool WasUsed) Take(long bytes)
+    private (Stretch Stretch, nint At, bool IsClear) Take(long bytes)
     {
         lock (_gate)
         {
             foreach (var stretch in _stretches)
-                if (stretch.Take(bytes) is var (at, used) && at != 0) return (stretch, at, used);
+                if (stretch.Take(bytes) is var (at, isClear) && at != 0) return (stretch, at, isClear);
             var fresh = new Stretch(Folder, Math.Max(_next, bytes));
             _next = Math.Min(Longest, 2 * _next);
             _stretches.Add(fresh);
-            return (fresh, fresh.Take(bytes).At, false);
+            return (fresh, fresh.Take(bytes).At, true);
         }
     }
 
     /// <summary>One file, handed out piece by piece; a piece that comes back waits for one of its length.</summary>
-    internal sealed unsafe class Stretch : IDisposable
+    internal sealed unsafe partial class Stretch : IDisposable
     {
+        private const int KeepSize = 0x01, ZeroRange = 0x10; // FALLOC_FL_…
+
         private readonly FileStream _file;
         private readonly MemoryMappedFile _map;
         private readonly MemoryMappedViewAccessor _view;
         private readonly byte* _start;
-        private readonly Dictionary<long, Stack<nint>> _free = [];
+        private readonly Dictionary<long, Stack<(nint At, bool IsClear)>> _free = [];
         private long _taken;
 
         public Stretch(string folder, long bytes)
@@ -102,19 +105,19 @@ public sealed class DiskMemory(string folder)
         /// <summary>Pieces that are out.</summary>
         public int Users { get; private set; }
 
-        /// <summary>A piece that begins on a page, and whether somebody had it before; 0: there is none.</summary>
-        public (nint At, bool WasUsed) Take(long bytes)
+        /// <summary>A piece that begins on a page, and whether it reads as zeros; 0: there is none.</summary>
+        public (nint At, bool IsClear) Take(long bytes)
         {
             var length = KeptPages.RoundUp(bytes, Environment.SystemPageSize);
             if (_free.TryGetValue(length, out var given) && given.TryPop(out var before))
             {
                 Users++;
-                return (before, true);
+                return before;
             }
             if (_taken + length > Length) return (0, false);
             Users++;
             _taken += length;
-            return ((nint)_start + (nint)(_taken - length), false);
+            return ((nint)_start + (nint)(_taken - length), true); // a new file reads as zeros
         }
 
         public void Give(nint at, long bytes)
@@ -122,7 +125,24 @@ public sealed class DiskMemory(string folder)
             Users--;
             var length = KeptPages.RoundUp(bytes, Environment.SystemPageSize);
             if (!_free.TryGetValue(length, out var pieces)) _free[length] = pieces = new();
-            pieces.Push(at);
+            pieces.Push((at, Forget(at - (nint)_start, length)));
+        }
+
+        /// <summary>
+        /// What was written to a piece is nobody's any more: where the file system can say so, it need neither be written to the disk nor read from it again
+        /// when the piece is written anew, and reads as zeros. The room stays taken.
+        /// </summary>
+        private bool Forget(long offset, long length)
+        {
+            if (!OperatingSystem.IsLinux()) return false;
+            try
+            {
+                return fallocate((int)_file.SafeFileHandle.DangerousGetHandle(), KeepSize | ZeroRange, offset, length) == 0;
+            }
+            catch (EntryPointNotFoundException)
+            {
+                return false; // another C library than glibc
+            }
         }
 
         public void Dispose()
@@ -133,6 +153,8 @@ public sealed class DiskMemory(string folder)
             _map.Dispose();
             _file.Dispose();
         }
+
+        [LibraryImport("libc")] private static partial int fallocate(int file, int mode, long offset, long length);
 
         private static FileStream Open(string folder, long bytes)
         {

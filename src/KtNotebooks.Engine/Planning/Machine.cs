@@ -54,6 +54,22 @@ public sealed record Machine(long Host, long HostFree, IReadOnlyList<long> Gpus,
         return (lacks.Count == 0, string.Join("; ", remarks.Prepend(line)));
     }
 
+    /// <summary>What would leave host memory less to hold, where a plan wants more of it than there is: keys, and what each saves.</summary>
+    public IReadOnlyList<string> Advice(MemoryPlan plan)
+    {
+        ArgumentNullException.ThrowIfNull(plan);
+        if (plan.Total("cpu") + HostReserve <= Host) return [];
+        var streamed = plan.Rows.Where(r => r is { Executor: "streamed" or "split", Weights: "host" }).Sum(r => r.Bytes);
+        var pairs = plan.Rows.Any(r => r.Executor is "streamed" or "split" or "resident")
+            ? plan.Bytes("cpu", MemoryPlan.Adapter) + plan.Bytes("cpu", MemoryPlan.Gradients) + plan.Bytes("cpu", MemoryPlan.Optimizer) : 0;
+        List<string> keys = [];
+        if (streamed > 0 && !plan.TrainsWeights)
+            keys.Add($"expert_weights: disk leaves {Size(streamed)} of experts in the checkpoint's files, at the disk's rate a step");
+        if (pairs > 0 && plan.Bytes("cpu", MemoryPlan.Adapter) > 0)
+            keys.Add($"expert_lora: disk leaves {Size(pairs)} of their adapters, gradients and moments in offload_folder");
+        return keys;
+    }
+
     /// <summary>Bytes for people.</summary>
     public static string Size(long bytes) => bytes switch
     {

@@ -46,6 +46,22 @@ public class MachineTests
             Laptop.Judge(Plan([("cpu", MemoryPlan.Weights, 1_000_000_000), ("cpu", MemoryPlan.Mapped, 31_000_000_000)])).Line, StringComparison.Ordinal);
     }
 
+    /// <summary>Each key does what is promised of it: with all of them the plan is smaller by that, and nothing more is advised.</summary>
+    [Fact]
+    public void What_would_help_is_said_and_helps()
+    {
+        string[] keys = ["deepseek-v3", "device=cuda:0", "gpu_memory_limit=23.5GB", "lora_rank=8", "lora_experts=true", "tokens_per_step=8192"];
+        var plan = MemoryPlan.Open(keys);
+        var advice = Laptop.Advice(plan);
+        Assert.Collection(advice,
+            line => Assert.StartsWith("expert_weights: disk leaves 654 GB of experts", line, StringComparison.Ordinal),
+            line => Assert.StartsWith("expert_lora: disk leaves 52.5 GB of their adapters", line, StringComparison.Ordinal));
+        var smaller = MemoryPlan.Open([.. keys, "expert_weights=disk", "expert_lora=disk"]);
+        Assert.Equal(plan.Total("cpu") - 654e9 - 52.5e9, smaller.Total("cpu"), 2e9);
+        Assert.Empty(Laptop.Advice(smaller));
+        Assert.Empty(new Machine(900_000_000_000, 900_000_000_000, [24_000_000_000], 900_000_000_000).Advice(plan));
+    }
+
     [Fact]
     public void A_shape_must_be_fetched_and_a_folder_with_weights_is_here()
     {

@@ -1,0 +1,49 @@
+using KtNotebooks.Configuration;
+using KtNotebooks.Data;
+using KtNotebooks.Distributed;
+using KtNotebooks.Files;
+using KtNotebooks.Models;
+using KtNotebooks.Tokenizers;
+using KtNotebooks.Training;
+using KtNotebooks.Weights;
+
+namespace KtNotebooks.Evaluation;
+
+/// <summary>What `kt predict` and `kt eval` begin with: keys read, rows checked, the same on all ranks, and only then the model.</summary>
+internal sealed record OpenedRows(PredictSettings Settings, CausalLm Model, Tokenizer Tokenizer, List<Example> Examples, ICollective Ranks)
+{
+    /// <summary>Rows that are not looked at, with file, row and reason.</summary>
+    public required IReadOnlyList<string> LeftOut { get; init; }
+
+    /// <summary>What a person should know before it starts.</summary>
+    public required IReadOnlyList<string> Notes { get; init; }
+
+    /// <summary>The template's, and the model's own.</summary>
+    public HashSet<int> StopIds => [.. Settings.Model.Template.StopIds(Tokenizer), .. Tokenizer.EosId is { } eos ? [eos] : Array.Empty<int>()];
+
+    /// <param name="command">Who asks: `kt predict`.</param>
+    /// <param name="read">Its settings.</param>
+    /// <param name="check">Looks at the rows before the model is loaded.</param>
+    /// <param name="loading">Told how far the model has come in.</param>
+    /// <param name="arguments">A YAML file and key=value pairs over it.</param>
+    /// <param name="ranks">The processes that share the rows out.</param>
+    /// <param name="cancel">Looked at while rows are read.</param>
+    public static OpenedRows Open(string command, Func<Settings, PredictSettings> read, Action<List<Example>>? check, Action<WorkProgress>? loading,
+        string[] arguments, ICollective ranks, CancellationToken cancel)
+    {
+        ArgumentNullException.ThrowIfNull(ranks);
+        var c = Configuration.Settings.Read(arguments);
+        var settings = read(c);
+        var notes = c.Finish(command);
+        if (ranks.IsFirst()) FolderLock.RequireFree(settings.OutputDir, "output_dir");
+        var examples = settings.Load(out var left, cancel);
+        check?.Invoke(examples);
+        SameRun.Require(ranks, settings.Facts(c, examples));
+        var (model, tokenizer) = settings.Model.Load(loading);
+        return new OpenedRows(settings, model, tokenizer, examples, ranks)
+        {
+            LeftOut = left,
+            Notes = [.. notes, .. settings.Model.Notes, .. model.Notes],
+        };
+    }
+}
