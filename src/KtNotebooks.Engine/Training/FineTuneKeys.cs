@@ -229,8 +229,7 @@ public sealed record FineTuneKeys
     {
         var memory = TrainingMemoryKeys.Read(c);
         if (memory.ExpertLoraFolder is not null && ReadOptimizer(c) is not "adamw" and var other)
-            throw new ArgumentException($"{c.Where("expert_lora")}: expert_lora: disk is for optim: adamw_torch; {other} keeps what it remembers in memory: "
-                + "write expert_lora: host");
+            throw new ArgumentException($"{c.Where("expert_lora")}: expert_lora: disk is for optim: adamw_torch, not {other}: write expert_lora: host");
         return memory;
     }
 
