@@ -22,7 +22,8 @@ namespace KtNotebooks.Course;
 /// <summary>
 /// Full-parameter training of a small model from nothing, as the built-in kt-tiny was made: a tokenizer is learned from the corpus, then the model of a
 /// config.json on endless rows of the project's own plain questions and answers. Keys: model_config, output_dir, source (tables of the corpus), template,
-/// vocab_size, tokenizer_dataset, tokens_per_step, max_steps, learning_rate, warmup_steps, weight_decay, aux_loss_alpha, seed, device (cuda:N; else the CPU).
+/// vocab_size, tokenizer_dataset, corpus_order, tokens_per_step, max_steps, learning_rate, warmup_steps, weight_decay, aux_loss_alpha, seed, device (cuda:N;
+/// else the CPU).
 /// </summary>
 public sealed class PretrainRun : IDisposable
 {
@@ -70,15 +71,21 @@ public sealed class PretrainRun : IDisposable
         var (tokensPerStep, steps) = (c.MaybePositive("tokens_per_step") ?? 8192, c.MaybePositive("max_steps") ?? 1000);
         var balance = c.Number("aux_loss_alpha") is >= 0 and var alpha ? (float)alpha : throw c.Wrong("aux_loss_alpha", "0 or more");
         var (datasetDir, tokenizerDataset) = (c.TextOrDefault("dataset_dir"), c.Text("tokenizer_dataset"));
+        var even = c.OneOf("corpus_order") == "even";
         if (c.MaybePositive("cpu_infer") is { } threads) Cpu.Configure(null, Math.Min(threads, Environment.ProcessorCount));
         var device = c.TextOrDefault("device");
         if (device is not ("auto" or "cpu") && !device.StartsWith("cuda:", StringComparison.Ordinal)) throw c.Wrong("device", "auto, cpu or cuda:N");
-        var notes = c.Finish("kt pretrain");
+        var notes = c.Finish("kt pretrain").ToList();
+        var chatTemplate = TemplateJinja.Of(template);
+        if (chatTemplate is null)
+            notes.Add($"no chat_template is written: what template: {template.Name} does is not told by one; "
+                + "give the template by name where the model is used");
 
         var config = new ConfigFile(configPath);
         var styles = tokenizerDataset is null ? [] : DatasetLoader.Load(datasetDir, tokenizerDataset);
         var tokenizer = from is not null && File.Exists(Path.Combine(from, "tokenizer.json")) ? Tokenizer.Load(from)
             : LearnTokenizer(knowledge, tokenizerRows, vocabulary, training.Seed, styles);
+        if (chatTemplate is not null) tokenizer = tokenizer.WithChatTemplate(chatTemplate);
         if (tokenizer.VocabSize > config.Int("vocab_size"))
             throw new ArgumentException($"{configPath}: vocab_size {config.Int("vocab_size")} is smaller than the tokenizer's {tokenizer.VocabSize}");
         var model = ModelFolder.Build(config, new RandomWeights(training.Seed), DType.F32);
@@ -86,7 +93,7 @@ public sealed class PretrainRun : IDisposable
         var adaptation = new FullAdaptation(configPath, tokenizer);
         adaptation.Attach(model);
         foreach (var moe in model.All().OfType<MoeMlp>()) moe.Settings = moe.Settings with { Balance = balance };
-        var windows = new CorpusWindows(knowledge, new SftEncoder(template, tokenizer, 512, trainOnPrompt: true), tokensPerStep, steps, training.Seed);
+        var windows = new CorpusWindows(knowledge, new SftEncoder(template, tokenizer, 512, trainOnPrompt: true), tokensPerStep, steps, training.Seed, even);
         List<(string, JsonNode?)> effective =
         [
             ("template", template.Name), ("vocab_size", vocabulary), ("tokenizer_rows", tokenizerRows), ("tokens_per_step", tokensPerStep),
@@ -138,7 +145,8 @@ public sealed class PretrainRun : IDisposable
     }
 
     /// <summary>Rows of the corpus in their order, whole rows until a window is full. Windows are made one after another; going back starts again.</summary>
-    private sealed class CorpusWindows(KnowledgeBase knowledge, SftEncoder encoder, int tokensPerStep, int steps, ulong seed) : IWindowSource
+    private sealed class CorpusWindows(KnowledgeBase knowledge, SftEncoder encoder, int tokensPerStep, int steps, ulong seed, bool even)
+        : IWindowSource
     {
         private IEnumerator<QaRow>? _rows;
         private int _next;
@@ -151,7 +159,7 @@ public sealed class PretrainRun : IDisposable
 
         public (TokenBatch Batch, double Epoch) At(int step)
         {
-            if (_rows is null || step < _next) (_rows, _next) = (new PlainQa(knowledge).Stream(seed + 1).GetEnumerator(), 0);
+            if (_rows is null || step < _next) (_rows, _next) = (new PlainQa(knowledge).Stream(seed + 1, even).GetEnumerator(), 0);
             TokenBatch? batch = null;
             for (; _next <= step; _next++) batch = Collect(_rows);
             return (batch!, (step + 1.0) / steps);

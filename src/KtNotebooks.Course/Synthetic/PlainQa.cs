@@ -29,11 +29,18 @@ public sealed class PlainQa(KnowledgeBase knowledge)
     /// Endless rows. The first <see cref="CountDistinct"/> or so of them are all different; when a kind has been told in every way it starts
     /// again in another order.
     /// </summary>
-    public IEnumerable<QaRow> Stream(ulong seed)
+    /// <param name="seed">Decides every choice.</param>
+    /// <param name="even">
+    /// The phrasings of a fact lie evenly over the time in which all are told, so that any stretch is like any other. Else round follows round, each with one
+    /// phrasing of every fact that has one left: a short run meets every fact, but facts of few phrasings come in the first rounds alone, and a loss jumps
+    /// when all begins again.
+    /// </param>
+    public IEnumerable<QaRow> Stream(ulong seed, bool even = false)
     {
         var random = new SeededRandom(seed);
-        using var facts = Rounds(_facts, new SeededRandom(random.Next())).GetEnumerator();
-        using var arithmetic = Rounds(_arithmetic, new SeededRandom(random.Next())).GetEnumerator();
+        IEnumerable<QaRow> Told(Fact[] some) => even ? Evenly(some, new SeededRandom(random.Next())) : Rounds(some, new SeededRandom(random.Next()));
+        using var facts = Told(_facts).GetEnumerator();
+        using var arithmetic = Told(_arithmetic).GetEnumerator();
         var recital = new Recital(knowledge);
         var chats = new Chats([.. _facts, .. _arithmetic.Where((_, i) => i % 8 == 0)]);
         while (true)
@@ -69,6 +76,17 @@ public sealed class PlainQa(KnowledgeBase knowledge)
                 foreach (var i in random.Permutation(facts.Length))
                     if (round < orders[i].Length)
                         yield return Row(facts[i], orders[i][round], random);
+        }
+    }
+
+    // The k-th of n phrasings of a fact comes at random in the k-th n-th of all.
+    private static IEnumerable<QaRow> Evenly(Fact[] facts, SeededRandom random)
+    {
+        while (true)
+        {
+            var all = facts.SelectMany(fact => random.Permutation(Variants(fact)).Select((variant, k) =>
+                (Fact: fact, Variant: variant, At: (k + (random.Below(1 << 24) / (double)(1 << 24))) / Variants(fact)))).ToArray();
+            foreach (var (fact, variant, _) in all.OrderBy(row => row.At)) yield return Row(fact, variant, random);
         }
     }
 

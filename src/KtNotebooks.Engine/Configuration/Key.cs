@@ -50,6 +50,9 @@ public sealed record Key(string Name, string Kind, string? Default, string Help,
     /// <summary>LLaMA-Factory's default where ours is another one.</summary>
     public string? Theirs { get; init; }
 
+    /// <summary>Values that others take and that are refused here, each with what to write instead.</summary>
+    public IReadOnlyDictionary<string, string> Elsewhere { get; init; } = new Dictionary<string, string>();
+
     /// <summary>A value that asks for nothing, so that there is nothing to say about it.</summary>
     public bool AsksForNothing(string? value) =>
         value is null || value.Length == 0 || value == Default || value == Theirs
@@ -62,6 +65,12 @@ public sealed record Key(string Name, string Kind, string? Default, string Help,
 
     internal static Key Refused(string name, string kind, string? @default, string instead) =>
         new(name, kind, @default, instead, KeyEffect.Refused, KeyUse.None);
+
+    /// <summary>The key with values that are refused: several names, apart by spaces, and what to write instead.</summary>
+    internal Key But(params (string Values, string Instead)[] refused) => this with
+    {
+        Elsewhere = refused.SelectMany(r => r.Values.Split(' ').Select(value => (value, r.Instead))).ToDictionary(),
+    };
 
     private static bool SameNumber(string value, string? other) => Settings.TryNumber(value, out var a) && Settings.TryNumber(other, out var b) && a == b;
 }

@@ -29,6 +29,7 @@ public static class KeyText
             if (key.Default is not null) text.Append(", default ").Append(Word(key.Default));
             if (key.Theirs is not null) text.Append(" (LLaMA-Factory: ").Append(Word(key.Theirs)).Append(')');
             text.Append('\n').Append("    ").Append(Effect(key)).Append('\n');
+            foreach (var (values, instead) in Elsewhere(key)) text.Append("    not ").Append(values).Append(": ").Append(instead).Append('\n');
         }
         return text.ToString();
     }
@@ -64,9 +65,11 @@ public static class KeyText
             void Section(string name, string column, KeyEffect effect)
             {
                 var some = keys.Where(k => k.Effect == effect).ToList();
-                if (some.Count == 0) return;
+                var values = keys.Where(_ => effect == KeyEffect.Refused).SelectMany(k => Elsewhere(k).Select(e => (k.Name, e.Values, e.Instead))).ToList();
+                if (some.Count + values.Count == 0) return;
                 text.Append($"\n{name}:\n\n| keys | {column} |\n|---|---|\n");
                 foreach (var same in some.GroupBy(k => k.Help)) text.Append($"| {string.Join(", ", same.Select(k => $"`{k.Name}`"))} | {Cell(same.Key)} |\n");
+                foreach (var (key, refused, instead) in values) text.Append($"| `{key}`: {refused} | {Cell(instead)} |\n");
             }
         }
         return text.ToString().TrimEnd('\n') + "\n";
@@ -85,6 +88,10 @@ public static class KeyText
         KeyEffect.NoEffect => $"no effect here: {key.Help}",
         _ => $"not offered: {key.Help}",
     };
+
+    /// <summary>The values of a key that are refused, those with the same answer together.</summary>
+    private static IEnumerable<(string Values, string Instead)> Elsewhere(Key key) =>
+        key.Elsewhere.GroupBy(e => e.Value).Select(g => (string.Join(", ", g.Select(e => e.Key)), g.Key));
 
     private static string Word(string value) => value.Length == 0 ? "nothing" : value;
 

@@ -121,7 +121,10 @@ public sealed class Settings
     public string OneOf(string key, string missing, params string[] choices)
     {
         var value = Text(key, missing);
-        return choices.Contains(value) ? value : throw Wrong(key, choices.Length == 1 ? choices[0] : $"one of {string.Join(", ", choices)}");
+        if (choices.Contains(value)) return value;
+        if (Keys.Find(key)?.Elsewhere.GetValueOrDefault(value) is { } instead)
+            throw new ArgumentException($"{Where(key)}: '{key}' is {value}, which is not to be had here: {instead}");
+        throw Wrong(key, choices.Length == 1 ? choices[0] : $"one of {string.Join(", ", choices)}");
     }
 
     /// <summary>A key that another key switches off: known, and told by <see cref="Finish"/> if it is given.</summary>
@@ -211,6 +214,8 @@ public sealed class Settings
             YamlScalarNode scalar => (scalar.Value, null, where(key)),
             YamlSequenceNode list when list.Children.All(c => c is YamlScalarNode) => (null, [.. list.Children.Select(c => ((YamlScalarNode)c).Value ?? "")],
                 where(key)),
+            // Of a key that nobody reads its name alone matters: callbacks, a list of blocks, is unknown rather than of the wrong form.
+            YamlSequenceNode when Keys.Find(name) is null or { Effect: not KeyEffect.Acts } => ("a list of blocks", null, where(key)),
             _ => throw new InvalidDataException($"{where(key)}: '{name}' must be a value or a list of values"),
         };
     }

@@ -34,7 +34,6 @@ public static class SourceKeys
     public static void RequireLora(Settings c)
     {
         ArgumentNullException.ThrowIfNull(c);
-        if (c.TextOrDefault("finetuning_type") == "oft") throw c.Wrong("finetuning_type", "lora, freeze or full: rotations of weights (oft) are not offered");
         if (c.OneOf("finetuning_type") != "lora" && c.Has("adapter_name_or_path"))
             throw c.Wrong("finetuning_type", "lora with adapter_name_or_path; a model whose own weights were trained is given as model_name_or_path alone");
     }

@@ -20,8 +20,7 @@ internal sealed class AlpacaFormat(DatasetEntry entry, Lazy<IReadOnlySet<string>
         var query = _columns.Query is { } name && (entry.ColumnsGiven || row.Fields.TryGetProperty(name, out _)) ? name : null;
         var question = string.Join('\n', new[] { _fields.Text(row, _columns.Prompt), _fields.Text(row, query) }.Where(t => !string.IsNullOrEmpty(t)));
         if (question.Length == 0)
-            throw new InvalidDataException($"{row.Source}: the question is empty (columns {Names(_columns.Prompt, _columns.Query)}). Fill it or remove the "
-                + "row.");
+            return Converted.Skip($"the question is empty (columns {Names(_columns.Prompt, _columns.Query)})");
         Message[] prompt = [.. History(row), new Message(Role.User, question)];
         var responses = Responses(row);
         return new Example(prompt, responses, _fields.Text(row, _columns.System), _fields.Tools(row, _columns.Tools), row.Source)

@@ -67,6 +67,9 @@ public sealed class DatasetInfo
     /// <exception cref="InvalidDataException">It is not valid; the message names the entry and the key.</exception>
     public static DatasetInfo Load(string folder)
     {
+        if (folder.StartsWith("REMOTE:", StringComparison.Ordinal) || folder == "ONLINE")
+            throw new NotSupportedException($"dataset_dir is {folder}: nothing is downloaded here. Get the files with `hf download --repo-type dataset`, and "
+                + $"give their folder, with a {FileName} that lists them, as dataset_dir.");
         var info = new DatasetInfo(folder);
         if (FileKinds.Of(info._file) == FileKind.None)
             throw new FileNotFoundException($"There is no '{info._file}'. dataset_dir must be a folder with a {FileName} that lists the data sets.",

@@ -75,8 +75,14 @@ public static class DatasetLoader
         if (!Formats.TryGetValue(entry.Formatting, out var format))
             throw new NotSupportedException($"The dataset '{entry.Name}' is of formatting '{entry.Formatting}'.{Nearest.Hint(entry.Formatting, Formats.Keys)}");
         if (entry.Ranking && need != Need.Ranking)
-            throw new NotSupportedException($"The dataset '{entry.Name}' has ranking: true (a chosen and a rejected answer a row), which supervised "
-                + "fine-tuning cannot learn from.");
+            throw new NotSupportedException($"The dataset '{entry.Name}' has ranking: true (a chosen and a rejected answer a row), from which stage: dpo and "
+                + "stage: rm learn and no other.");
+        if (entry.Ranking && (entry.Columns.Chosen is null || entry.Columns.Rejected is null))
+            throw new NotSupportedException($"The dataset '{entry.Name}' has ranking: true, but its 'columns' in {DatasetInfo.FileName} do not say which "
+                + "column is 'chosen' and which is 'rejected'.");
+        if (need == Need.Answer && entry.Columns.KtoTag is not null)
+            throw new NotSupportedException($"The dataset '{entry.Name}' names a kto_tag (answers that are wanted or not), from which stage: kto learns. To "
+                + $"learn all of its answers, take kto_tag out of its 'columns' in {DatasetInfo.FileName}.");
         if (!entry.Ranking && need == Need.Ranking)
             throw new NotSupportedException($"The dataset '{entry.Name}' has no ranking: true in {DatasetInfo.FileName}; learning from preferences needs a "
                 + "chosen and a rejected answer a row.");

@@ -16,18 +16,25 @@ public sealed class LikingEncoder(DataSettings settings, Tokenizer tokenizer) : 
     public const int Unwanted = 2;
 
     private readonly SftEncoder _answers = new(settings.Template, tokenizer, settings.Cutoff);
+    private int _wanted, _unwanted;
 
     public override string Key => "liking";
 
     public override Need Need => Need.Liking;
 
-    public override IEnumerable<string> Remarks => _answers.Remarks;
+    public override IEnumerable<string> Remarks => (_wanted, _unwanted) switch
+    {
+        ( > 0, 0) => _answers.Remarks.Append("every answer is a wanted one: stage: kto learns a difference, and wants some with kto_tag false"),
+        (0, > 0) => _answers.Remarks.Append("every answer is an unwanted one: stage: kto learns a difference, and wants some with kto_tag true"),
+        _ => _answers.Remarks,
+    };
 
     public override EncodedExample Encode(Example example)
     {
         ArgumentNullException.ThrowIfNull(example);
         Require(example);
         var isWanted = example.Responses[0].Content.Length > 0;
+        Interlocked.Increment(ref isWanted ? ref _wanted : ref _unwanted);
         var (prompt, answer, _) = _answers.EncodePair(example with { Responses = [example.Responses[isWanted ? 0 : 1], example.Responses[isWanted ? 0 : 1]] });
         return new EncodedExample([.. prompt, .. answer], [.. Masked(prompt.Length), .. answer], example.Source)
         {

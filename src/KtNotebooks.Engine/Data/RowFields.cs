@@ -112,9 +112,17 @@ internal sealed class RowFields(DatasetEntry entry, Lazy<IReadOnlySet<string>> p
     /// </summary>
     public Message[]? Liked(Row row, string? column, Message? answer)
     {
-        if (answer is null || Field(row, column) is not { ValueKind: JsonValueKind.True or JsonValueKind.False } liked)
-            return null;
+        if (answer is null || Truth(Field(row, column)) is not { } liked) return null;
         var none = new Message(Role.Assistant, "");
-        return liked.ValueKind == JsonValueKind.True ? [answer, none] : [none, answer];
+        return liked ? [answer, none] : [none, answer];
     }
+
+    /// <summary>True or false, in words too: a CSV file has nothing else.</summary>
+    private static bool? Truth(JsonElement? value) => value?.ValueKind switch
+    {
+        JsonValueKind.True => true,
+        JsonValueKind.False => false,
+        JsonValueKind.String when bool.TryParse(value.Value.GetString(), out var said) => said,
+        _ => null,
+    };
 }

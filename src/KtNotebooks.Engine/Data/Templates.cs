@@ -89,8 +89,9 @@ public static class Templates
         ? template
         : throw new ArgumentException(IsOfAnotherFamily(name)
             ? $"Unknown template '{name}': a template is made for one family of models, and this one's is not here. Known: " +
-                string.Join(", ", Names.Order(StringComparer.Ordinal))
-            : $"Unknown template '{name}'.{Nearest.Hint(name, Names)}");
+                string.Join(", ", Names.Order(StringComparer.Ordinal)) + ". template: auto is the one that the model brings"
+            : $"Unknown template '{name}'.{Nearest.Hint(name, Names)}"
+                + (Nearest.Find(name, Names) is null ? " template: auto is the one that the model brings" : ""));
 
     /// <summary>qwen3_5 is one of LLaMA-Factory's names for other models, no slip for qwen3, which would train it with wrong marks.</summary>
     private static bool IsOfAnotherFamily(string name) =>

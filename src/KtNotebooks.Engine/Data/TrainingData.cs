@@ -110,7 +110,7 @@ public sealed record TrainingData(
         if (encoder.HasTemplate && !settings.TemplateGiven)
             remarks.Add($"'template' is not given and the model brings none: rows are trained as bare text, and no token teaches the model where an"
                 + $" answer ends; template=NAME does ({string.Join(", ", Templates.Names)})");
-        var data = new TrainingData(encoder.Pack(train), encoder.Pack(heldOut), skipped, remarks, FromCache: false);
+        var data = new TrainingData(Packed(encoder, train, "to train on"), Packed(encoder, heldOut, "held out"), skipped, remarks, FromCache: false);
         return data with { CacheNote = key is null ? Uncached(settings) : EncodedCache.Write(key, data, settings.OverwriteCache) };
     }
 
@@ -121,7 +121,17 @@ public sealed record TrainingData(
         var identity = new Identity(settings.IdentityName, settings.IdentityAuthor);
         IReadOnlyList<DatasetEntry> evaluation = settings.Evaluation is null ? [] : DatasetLoader.Entries(settings.Folder, settings.Evaluation);
         EncodedExample[] heldOut = [.. evaluation.SelectMany(entry => Encode(entry, settings, encoder, identity, skipped, cancel))];
-        return new TrainingData([], heldOut.Length > 0 ? encoder.Pack(heldOut) : [], skipped, [], FromCache: false);
+        return new TrainingData([], Packed(encoder, heldOut, "held out"), skipped, [], FromCache: false);
+    }
+
+    /// <summary>The rows packed. Of texts that are joined and cut a rest is left over, as upstream; to leave all of them over is an error.</summary>
+    private static EncodedExample[] Packed(RowEncoder encoder, IReadOnlyList<EncodedExample> rows, string what)
+    {
+        if (rows.Count == 0) return [];
+        var packed = encoder.Pack(rows);
+        return packed.Length > 0 ? packed : throw new InvalidDataException($"{rows[0].Source}: the {rows.Count:N0} rows {what} have "
+            + $"{rows.Sum(r => (long)r.Ids.Length):N0} tokens together, which do not fill one sequence of cutoff_len tokens. Lower cutoff_len, or write "
+            + "packing: false, which makes each text a sequence of its own.");
     }
 
     /// <summary>What a person should know about the rows: those left out (the first few by name), and the remarks.</summary>

@@ -26,6 +26,10 @@ public sealed record PredictSettings(ModelKeys Model, Sampling Sampling, string?
     public static PredictSettings Read(Settings c, int? newTokens = null)
     {
         ArgumentNullException.ThrowIfNull(c);
+        if (!c.Has("eval_dataset") && c.Has("task"))
+            throw new ArgumentException($"{c.Where("task")}: 'task' is {c.Text("task")}, which is not to be had here: the exams of LLaMA-Factory's old eval "
+                + "command are not in this repository. Name a data set of questions as eval_dataset: `kt eval` scores multiple choice by likelihood and by "
+                + "what is written");
         var model = ModelKeys.Read(c);
         var sampling = ModelKeys.ReadSampling(c);
         if (newTokens is { } few && !c.Has("max_new_tokens")) sampling = sampling with { MaxNewTokens = few };

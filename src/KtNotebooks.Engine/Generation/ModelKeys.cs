@@ -39,8 +39,6 @@ public sealed record ModelKeys(string Path, IReadOnlyList<string> Adapters, Temp
     public static ModelKeys Read(Settings c)
     {
         ArgumentNullException.ThrowIfNull(c);
-        if (c.TextOrDefault("infer_backend") is "vllm" or "sglang")
-            throw c.Wrong("infer_backend", "huggingface or ktransformers: this engine takes the place of either");
         c.OneOf("infer_backend");
         SourceKeys.RequireLora(c);
         c.Flag("use_kt");

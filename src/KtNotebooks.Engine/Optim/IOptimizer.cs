@@ -21,7 +21,7 @@ public interface IOptimizer : IDisposable
 }
 
 /// <summary>What the keys say of an optimizer.</summary>
-/// <param name="Name">optim: adamw, lion, adafactor or muon.</param>
+/// <param name="Name">optim: adamw, lion, adafactor, muon or sgd.</param>
 /// <param name="Adam">Betas, epsilon and decay, of which the others take what they have.</param>
 /// <param name="RateOf">What a parameter's learning rate is multiplied with, by its name; null: 1 for all.</param>
 /// <param name="Decays">Whether a parameter decays, by its name; null: all do.</param>
@@ -43,6 +43,7 @@ public sealed record OptimizerSettings(string Name, AdamWSettings Adam, Func<str
         "lion" => new Lion(parameters, Adam, RateOf, Decays),
         "adafactor" => new Adafactor(parameters, Adam, RateOf, Decays),
         "muon" => new Muon(parameters, Adam, RateOf, Decays),
+        "sgd" => new Sgd(parameters, Adam, RateOf, Decays),
         _ => new AdamW(parameters, Adam, momentsOnHost, RateOf, Decays),
     };
 }

@@ -69,6 +69,14 @@ public sealed partial class Tokenizer : Microsoft.ML.Tokenizers.Tokenizer
     /// <summary>Writes tokenizer.json and tokenizer_config.json, which transformers loads too. Each file is renamed into place when whole.</summary>
     public void Save(string folder) => TokenizerJson.Write(_parts, folder);
 
+    /// <summary>The same tokenizer with a chat template (Jinja) in its tokenizer_config.json.</summary>
+    public Tokenizer WithChatTemplate(string jinja)
+    {
+        var config = _parts.Config.DeepClone().AsObject();
+        config["chat_template"] = jinja;
+        return new Tokenizer(_parts with { Config = config });
+    }
+
     /// <summary>The ids of a text. Special tokens that stand in the text are recognised; none is added unless <paramref name="addSpecial"/>.</summary>
     public int[] Encode(ReadOnlySpan<char> text, bool addSpecial = false) => Encode(text.ToString(), addSpecial);
 

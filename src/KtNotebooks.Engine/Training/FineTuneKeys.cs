@@ -238,10 +238,10 @@ public sealed record FineTuneKeys
         var muon = c.Flag("use_muon");
         return c.OneOf("optim") switch
         {
-            var adam when adam.StartsWith("adamw", StringComparison.Ordinal) => muon ? "muon" : "adamw",
+            var adam when adam.Contains("adamw", StringComparison.Ordinal) => muon ? "muon" : "adamw",
             "muon" => "muon",
             var other when muon => throw c.Wrong("use_muon", $"false with optim: {other}"),
-            "adafactor" => "adafactor",
+            var same and ("adafactor" or "sgd") => same,
             _ => "lion",
         };
     }
@@ -276,8 +276,6 @@ public sealed record FineTuneKeys
 
     private static void RequireSupported(Settings c)
     {
-        if (c.TextOrDefault("infer_backend") is "vllm" or "sglang")
-            throw c.Wrong("infer_backend", "huggingface or ktransformers: this engine takes the place of either");
         c.OneOf("infer_backend");
     }
 

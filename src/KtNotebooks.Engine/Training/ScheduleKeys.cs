@@ -10,10 +10,11 @@ internal static class ScheduleKeys
 
     private static readonly Dictionary<string, string[]> Of = new()
     {
-        ["min_lr"] = ["cosine_with_min_lr"],
-        ["min_lr_rate"] = ["cosine_with_min_lr"],
+        ["min_lr"] = ["cosine_with_min_lr", "cosine_warmup_with_min_lr"],
+        ["min_lr_rate"] = ["cosine_with_min_lr", "cosine_warmup_with_min_lr"],
+        ["warmup_lr_rate"] = ["cosine_warmup_with_min_lr"],
         ["min_lr_ratio"] = ["warmup_stable_decay"],
-        ["num_cycles"] = ["cosine", "cosine_with_restarts", "cosine_with_min_lr", "warmup_stable_decay"],
+        ["num_cycles"] = ["cosine", "cosine_with_restarts", "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay"],
         ["lr_end"] = ["polynomial"],
         ["power"] = ["polynomial"],
         ["timescale"] = ["inverse_sqrt"],
@@ -31,9 +32,9 @@ internal static class ScheduleKeys
         var settings = new ScheduleSettings();
         var details = new ScheduleSettings(Number("min_lr"), Number("min_lr_rate") ?? Number("min_lr_ratio"), Number("num_cycles"),
             Number("lr_end") ?? settings.EndRate, Number("power") ?? settings.Power, Number("timescale"), (int?)Number("num_decay_steps"),
-            c.OneOf(Block + "decay_type"));
-        if (schedule == "cosine_with_min_lr" && (details.MinRate is null) == (details.MinShare is null))
-            throw new ArgumentException($"{c.Where("lr_scheduler_type")}: lr_scheduler_type: cosine_with_min_lr needs one of {Block}min_lr and "
+            c.OneOf(Block + "decay_type"), Number("warmup_lr_rate"));
+        if (schedule is "cosine_with_min_lr" or "cosine_warmup_with_min_lr" && (details.MinRate is null) == (details.MinShare is null))
+            throw new ArgumentException($"{c.Where("lr_scheduler_type")}: lr_scheduler_type: {schedule} needs one of {Block}min_lr and "
                 + $"{Block}min_lr_rate");
         return details;
     }

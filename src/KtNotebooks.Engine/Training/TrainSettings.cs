@@ -40,7 +40,7 @@ public sealed record TrainSettings
 
     public AdamWSettings Adam { get; init; } = new();
 
-    /// <summary>optim: adamw, lion, adafactor or muon.</summary>
+    /// <summary>optim: adamw, lion, adafactor, muon or sgd.</summary>
     public string Optimizer { get; init; } = "adamw";
 
     /// <summary>loraplus_lr_ratio (LoRA+, Hayou et al. 2024): B's learning rate is so many times A's; null: the same.</summary>

@@ -35,9 +35,7 @@ public sealed record TrainedParts(bool All, int Layers = 2, IReadOnlyList<string
     public static TrainedParts? Read(Settings c)
     {
         ArgumentNullException.ThrowIfNull(c);
-        var type = c.TextOrDefault("finetuning_type");
-        if (type == "oft") throw c.Wrong("finetuning_type", "lora, freeze or full: rotations of weights (oft) are not offered");
-        type = c.OneOf("finetuning_type");
+        var type = c.OneOf("finetuning_type");
         if (type != "freeze")
             foreach (var key in (string[])["freeze_trainable_layers", "freeze_trainable_modules", "freeze_extra_modules"])
                 c.Ignore(key, $"it belongs to finetuning_type: freeze, not {type}");

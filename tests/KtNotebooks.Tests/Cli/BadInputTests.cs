@@ -79,8 +79,19 @@ public class BadInputTests(Workplace place) : IClassFixture<Workplace>
     [InlineData("lora_dropout=1", "lora_dropout must be in [0, 1), but is 1")]
     [InlineData("learning_rate=nan", "command line: 'learning_rate' must be a number, but is 'nan'")]
     [InlineData("lr_scheduler_type=sine", "command line: 'lr_scheduler_type' must be one of cosine, linear, constant")]
-    [InlineData("stage=ppo", "command line: 'stage' must be sft, pt, dpo, kto, rm: ppo needs four models at once and is "
-        + "not offered; dpo and kto learn the same preferences, but is 'ppo'")]
+    [InlineData("stage=ppo", "command line: 'stage' is ppo, which is not to be had here: ppo needs four models at once; "
+        + "dpo and kto learn the same preferences")]
+    [InlineData("optim=adamw_bnb_8bit", "command line: 'optim' is adamw_bnb_8bit, which is not to be had here: moments are F32; write adamw_torch, with ")]
+    [InlineData("optim=paged_adamw_8bit", "command line: 'optim' is paged_adamw_8bit, which is not to be had here: moments are F32; write adamw_torch, with ")]
+    [InlineData("optim=adagrad", "command line: 'optim' is adagrad, which is not to be had here: write adamw_torch, adafactor, lion, muon or sgd")]
+    [InlineData("optim=adamw_torsh", "command line: 'optim' must be one of adamw_torch, adamw_torch_fused")]
+    [InlineData("lr_scheduler_type=reduce_lr_on_plateau", "command line: 'lr_scheduler_type' is reduce_lr_on_plateau, which is not to be had here: a rate here "
+        + "depends on the step alone")]
+    [InlineData("lr_scheduler_kwargs={warmup_lr_rate: 0.1}", "command line: 'lr_scheduler_kwargs.warmup_lr_rate' must be left out with lr_scheduler_type: ")]
+    [InlineData("infer_backend=vllm", "command line: 'infer_backend' is vllm, which is not to be had here: this engine runs the model")]
+    [InlineData("callbacks=[{name: x, args: {y: 1}}]", "command line: unknown key 'callbacks'")]
+    [InlineData("dataset_dir=REMOTE:someone/rows", "dataset_dir is REMOTE:someone/rows: nothing is downloaded here. Get the files with `hf download ")]
+    [InlineData("template=llama3", "Unknown template 'llama3'. Known: ")]
     [InlineData("stage=sleep", "command line: 'stage' must be one of sft, pt, dpo, kto, rm, but is 'sleep'")]
     [InlineData("lora_target=qproj", "lora_target 'qproj' is no linear layer of this model; known are all, ")]
     [InlineData("dataset=godo", "Unknown dataset 'godo'")]

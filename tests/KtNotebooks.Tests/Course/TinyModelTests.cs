@@ -1,4 +1,5 @@
 using KtNotebooks.Course;
+using KtNotebooks.Data;
 using KtNotebooks.Evaluation;
 
 using Xunit;
@@ -24,6 +25,10 @@ public sealed class TinyModelTests : IDisposable
         Assert.True(run.Run(TestContext.Current.CancellationToken) is { Steps: 1, Interrupted: false } result && double.IsFinite(result.LastLoss));
         Assert.DoesNotContain("smalltalk", File.ReadAllText(Path.Combine(_output.FullName, "run", "tokenizer.json")), StringComparison.Ordinal);
         Assert.True(File.Exists(Path.Combine(_output.FullName, "run", "model.safetensors")));
+        // What transformers tells it: the chat template that it was trained with.
+        Assert.Equal(["deepseek"], ChatTemplate.Likely(ChatTemplate.Find(Path.Combine(_output.FullName, "run"))!));
+        var asked = ChatForm.Load(Path.Combine(_output.FullName, "run"), null).Render([new Message(Role.User, "What is a cat?")], prompt: true);
+        Assert.Equal(Templates.Get("deepseek").EncodePrompt(run.Tokenizer, [new Message(Role.User, "What is a cat?")]), run.Tokenizer.Encode(asked));
     }
 
     [Fact]

@@ -130,6 +130,9 @@ public sealed class ConversationFormatTests : IDisposable
         Assert.Equal(["yes", "no"], Assert.Single(rows.Examples).Responses.Select(r => r.Content));
         Assert.Contains(":2: ", Assert.Single(rows.Skipped));
         Assert.Contains("ranking: true", Assert.Throws<NotSupportedException>(() => Read(entry, text)).Message);
+        var nameless = entry.Replace(",\"chosen\":\"good\"", "", StringComparison.Ordinal);
+        Assert.EndsWith("do not say which column is 'chosen' and which is 'rejected'.",
+            Assert.Throws<NotSupportedException>(() => Read(nameless, text, need: Need.Ranking)).Message, StringComparison.Ordinal);
     }
 
     [Theory]

@@ -48,6 +48,41 @@ public class TemplateTests
             .Replace("<｜end▁of▁sentence｜>", "<E>", StringComparison.Ordinal));
     }
 
+    /// <summary>What a model's chat_template tells is what it was trained on, with a system text, with the template's own and without.</summary>
+    [Theory]
+    [InlineData("empty")]
+    [InlineData("deepseek")]
+    [InlineData("deepseek3")]
+    [InlineData("qwen3_nothink")]
+    [InlineData("moonlight")]
+    [InlineData("kimi_k2")]
+    public void Jinja_of_a_template_tells_the_same(string name)
+    {
+        var (template, folder) = (Templates.Get(name), Directory.CreateTempSubdirectory("kt-jinja-").FullName);
+        try
+        {
+            Small.WithChatTemplate(TemplateJinja.Of(template)!).Save(folder);
+            var chat = ChatForm.Load(folder, null);
+            foreach (var system in (string?[])[null, "Be 'kind'\\n."])
+            {
+                Assert.Equal(Small.Decode([.. template.EncodeTurns(Small, TwoTurns, system).SelectMany(t => t.Source.Concat(t.Target))]),
+                    chat.Render(TwoTurns, system));
+                Assert.Equal(Small.Decode(template.EncodePrompt(Small, [.. TwoTurns.Take(3)], system)),
+                    chat.Render([.. TwoTurns.Take(3)], system, prompt: true));
+            }
+        }
+        finally
+        {
+            Directory.Delete(folder, recursive: true);
+        }
+    }
+
+    [Theory]
+    [InlineData("qwen3")]
+    [InlineData("deepseekr1")]
+    [InlineData("glm4")]
+    public void A_template_that_Jinja_of_one_form_does_not_tell_has_none(string name) => Assert.Null(TemplateJinja.Of(Templates.Get(name)));
+
     [Fact]
     public void Every_template_has_a_golden_test()
     {

@@ -6,10 +6,22 @@ using Xunit;
 
 namespace KtNotebooks.Tests.Optim;
 
-/// <summary>Lion, Adafactor and Muon against their papers' formulas, in double and in plain loops.</summary>
+/// <summary>SGD, Lion, Adafactor and Muon against their papers' formulas, in double and in plain loops.</summary>
 public class HostOptimizerTests
 {
     private static readonly AdamWSettings Settings = new(0.9, 0.99, 1e-8, 0.1);
+
+    [Fact]
+    public void Sgd_follows_the_definition_and_remembers_nothing()
+    {
+        Follow(p => new Sgd(p, Settings), [3, 4], (w, g, _, _, rate) =>
+        {
+            for (var i = 0; i < w.Length; i++) w[i] -= rate * (g[i] + (0.1 * w[i]));
+        });
+        using var w = Tensor.From([1f, 2f], 2);
+        using var sgd = new Sgd([new Parameter("w", w)], Settings);
+        Assert.Empty(sgd.State);
+    }
 
     [Fact]
     public void Lion_follows_the_definition() => Follow(p => new Lion(p, Settings), [3, 4], (w, g, memory, _, rate) =>

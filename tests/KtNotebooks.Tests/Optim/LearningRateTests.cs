@@ -49,7 +49,11 @@ public class LearningRateTests
         ("warmup_stable_decay", new ScheduleSettings(MinShare: 0.1, DecaySteps: 8), [(2, 0.00055), (4, 0.001), (10, 0.001), (20, 0.001),
             (33, 0.000377792455), (36, 0.0001)]),
         ("warmup_stable_decay", new ScheduleSettings(DecaySteps: 8, DecayType: "1-sqrt"), [(2, 0.0005), (4, 0.001), (10, 0.001),
-            (20, 0.001), (33, 0.000209430585), (36, 0)])
+            (20, 0.001), (33, 0.000209430585), (36, 0)]),
+        ("cosine_warmup_with_min_lr", new ScheduleSettings(MinShare: 0.25), [(0, 0.00025), (2, 0.00075), (4, 0.000998194273), (10, 0.00091487892),
+            (20, 0.000588243572), (33, 0.00025720552), (35, 0.00025)]),
+        ("cosine_warmup_with_min_lr", new ScheduleSettings(MinRate: 1e-4, WarmupShare: 0.05), [(0, 5e-05), (2, 0.000683333333), (4, 0.000997833127),
+            (10, 0.000897854704), (20, 0.000505892287), (33, 0.000108646624), (35, 0.0001)])
     ];
 
     [Fact]
@@ -92,7 +96,7 @@ public class LearningRateTests
     [Fact]
     public void An_unknown_schedule_names_the_known_ones() =>
         Assert.Equal("lr_scheduler_type 'sine' is not known; known are cosine, linear, constant, constant_with_warmup, cosine_with_restarts, "
-            + "cosine_with_min_lr, polynomial, inverse_sqrt, warmup_stable_decay",
+            + "cosine_with_min_lr, cosine_warmup_with_min_lr, polynomial, inverse_sqrt, warmup_stable_decay",
             Assert.Throws<ArgumentException>(() => new LearningRate("sine", 1, 0, 10).At(1)).Message);
 
     /// <summary>As the published LoRA+ groups them: "lora_B" in the name, or one dimension.</summary>

@@ -32,6 +32,8 @@ public class KeyEffectTests(Workplace place) : IClassFixture<Workplace>
         ["max_steps"] = ("3", []),
         ["lr_scheduler_type"] = ("constant", []),
         ["lr_scheduler_kwargs.power"] = ("3", ["lr_scheduler_type=polynomial"]),
+        ["lr_scheduler_kwargs.warmup_lr_rate"] = ("0.9",
+            ["lr_scheduler_type=cosine_warmup_with_min_lr", "lr_scheduler_kwargs.min_lr_rate=0.1", "warmup_steps=3"]),
         ["optim"] = ("lion", []),
         ["use_muon"] = ("true", []),
         ["loraplus_lr_ratio"] = ("4", []),

@@ -95,6 +95,31 @@ public sealed class KtoTests : IDisposable
         Assert.EndsWith("whether its answer is wanted (kto_tag) is neither true nor false", Assert.Single(data.Skipped), StringComparison.Ordinal);
     }
 
+    /// <summary>A CSV file has no other true than the word, as pandas writes it.</summary>
+    [Theory]
+    [InlineData("True", "False", null)]
+    [InlineData("true", "true", "every answer is a wanted one")]
+    [InlineData("FALSE", "FALSE", "every answer is an unwanted one")]
+    public void A_column_of_words_and_of_one_kind(string first, string second, string? remark)
+    {
+        var folder = Sets($"question,answer,label\nhello,happy cat,{first}\nday,fine,{second}\n",
+            """{"prompt": "question", "response": "answer", "kto_tag": "label"}""", "alpaca", "likes.csv");
+        var settings = new DataSettings { Folder = folder, Names = "likes", Template = Templates.Get("deepseek"), Cutoff = 40 };
+        var data = TrainingData.Load(settings, _place.Model, new KtoObjective(0.1).Encoder(settings, Samples.Small), Stop);
+        int Tag(string word) => bool.Parse(word) ? LikingEncoder.Wanted : LikingEncoder.Unwanted;
+        Assert.Equal([Tag(first), Tag(second)], data.Train.Select(r => r.Tag));
+        if (remark is null) Assert.Empty(data.Remarks);
+        else Assert.StartsWith(remark, Assert.Single(data.Remarks), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Stage_sft_names_the_tag_that_it_does_not_learn_from()
+    {
+        var folder = Sets("""[{"q": "hello", "a": "cat", "label": true}]""", """{"prompt": "q", "response": "a", "kto_tag": "label"}""", "alpaca");
+        Assert.StartsWith("The dataset 'likes' names a kto_tag (answers that are wanted or not), from which stage: kto learns. ",
+            Assert.Throws<NotSupportedException>(() => DatasetLoader.Read(folder, "likes", need: Need.Answer, cancel: Stop)).Message, StringComparison.Ordinal);
+    }
+
     [Fact]
     public void A_set_without_the_column_is_refused() =>
         Assert.Contains("names no kto_tag in its 'columns'", Assert.Throws<NotSupportedException>(() =>
@@ -137,11 +162,11 @@ public sealed class KtoTests : IDisposable
         Assert.Equal(stopAt > 0, run.Run(stop.Token).Interrupted);
     }
 
-    private string Sets(string rows, string columns, string form)
+    private string Sets(string rows, string columns, string form, string file = "likes.json")
     {
-        _place.Write("likes/likes.json", rows);
+        _place.Write($"likes/{file}", rows);
         _place.Write("likes/dataset_info.json",
-            $$"""{"likes": {"file_name": "likes.json", "formatting": "{{form}}", "columns": {{columns}} } }""");
+            $$"""{"likes": {"file_name": "{{file}}", "formatting": "{{form}}", "columns": {{columns}} } }""");
         return Path.Combine(_place.Root, "likes");
     }
 }

@@ -53,6 +53,17 @@ public sealed class PretrainingTests : IDisposable
         Assert.Equal(["x:1", "x:2"], rows.Select(r => r.Source).Distinct().Take(2));
     }
 
+    /// <summary>Upstream leaves the rest of the texts over without a word, and all of them where they fill no sequence.</summary>
+    [Theory]
+    [InlineData("cutoff_len=2000", "the 40 rows to train on have ")]
+    [InlineData("cutoff_len=100 val_size=2", "the 2 rows held out have ")]
+    public void Texts_that_fill_no_sequence_are_said(string pairs, string message)
+    {
+        var error = Assert.Throws<InvalidDataException>(() => FineTuneRun.Open([.. Arguments(_place.Output), .. pairs.Split(' ')]));
+        Assert.Contains(message, error.Message, StringComparison.Ordinal);
+        Assert.Contains("packing: false, which makes each text a sequence of its own", error.Message, StringComparison.Ordinal);
+    }
+
     [Theory]
     [InlineData(false)]
     [InlineData(true)]

@@ -12,15 +12,19 @@ internal static class MethodTable
     private const string Apollo = "goes with use_apollo";
     private const string BAdam = "goes with use_badam";
     private const string SwanLab = "goes with use_swanlab";
+    private const string LessMemory =
+        "AdamW remembers 8 bytes a trained weight; optim: lion remembers 4, optim: adafactor a row and a column of each matrix";
     private const string Media = "text models alone are trained here";
 
     public static Key[] Keys { get; } =
     [
         Acts("stage", "sft | pt | dpo | kto | rm", "sft", KeyUse.Train | KeyUse.Predict,
             "sft: learn answers; pt: plain text (column prompt); dpo: pairs of answers (ranking: true); kto: answers that are wanted or not (kto_tag); rm: a "
-                + "value head that tells the better of a pair"),
+                + "value head that tells the better of a pair")
+            .But(("ppo", "ppo needs four models at once; dpo and kto learn the same preferences from rows of answers")),
         Acts("finetuning_type", "lora | freeze | full", "lora", KeyUse.Train | KeyUse.Chat | KeyUse.Predict | KeyUse.Export | KeyUse.Plan,
-            "lora: an adapter beside frozen weights; full: the weights themselves, experts included; freeze: those of the last layers"),
+            "lora: an adapter beside frozen weights; full: the weights themselves, experts included; freeze: those of the last layers")
+            .But(("oft", "rotations of weights are not offered; write lora (use_dora: true trains lengths and directions apart)")),
         Acts("lora_rank", "int", "8", KeyUse.Train | KeyUse.Plan, "r: the inner width of the adapter"),
         Acts("lora_alpha", "float", null, KeyUse.Train | KeyUse.Plan, "the adapter is scaled by alpha / rank; not given or 0: 2 × rank"),
         Acts("lora_dropout", "float", "0", KeyUse.Train | KeyUse.Plan, "share of an adapter's inputs that are dropped in training"),
@@ -74,14 +78,14 @@ internal static class MethodTable
         NoEffect("reward_model_adapters", "str", null, Ppo),
         NoEffect("reward_model_quantization_bit", "int", null, Ppo),
         NoEffect("reward_model_type", "str", "lora", Ppo),
-        Refused("use_galore", "bool", "false", "the moments of a LoRA adapter are small already; leave it out"),
+        Refused("use_galore", "bool", "false", LessMemory),
         NoEffect("galore_target", "list", "all", Galore),
         NoEffect("galore_rank", "int", "16", Galore),
         NoEffect("galore_update_interval", "int", "200", Galore),
         NoEffect("galore_scale", "float", "2", Galore),
         NoEffect("galore_proj_type", "str", "std", Galore),
         NoEffect("galore_layerwise", "bool", "false", Galore),
-        Refused("use_apollo", "bool", "false", "the moments of a LoRA adapter are small already; leave it out"),
+        Refused("use_apollo", "bool", "false", LessMemory),
         NoEffect("apollo_target", "list", "all", Apollo),
         NoEffect("apollo_rank", "int", "16", Apollo),
         NoEffect("apollo_update_interval", "int", "200", Apollo),
@@ -91,7 +95,7 @@ internal static class MethodTable
         NoEffect("apollo_scale_type", "str", "channel", Apollo),
         NoEffect("apollo_layerwise", "bool", "false", Apollo),
         NoEffect("apollo_scale_front", "bool", "false", Apollo),
-        Refused("use_badam", "bool", "false", "the moments of a LoRA adapter are small already; leave it out"),
+        Refused("use_badam", "bool", "false", "finetuning_type: freeze trains chosen layers, and optim: adafactor remembers little of all"),
         NoEffect("badam_mode", "str", "layer", BAdam),
         NoEffect("badam_start_block", "int", null, BAdam),
         NoEffect("badam_switch_mode", "str", "ascending", BAdam),
@@ -110,7 +114,7 @@ internal static class MethodTable
         NoEffect("swanlab_lark_secret", "str", null, SwanLab),
         NoEffect("use_trackio", "bool", "false", "trainer_log.jsonl and training_loss.png in output_dir hold the run; `kt report` compares runs"),
         Refused("use_llama_pro", "bool", "false", "no layers are added to a model; leave it out"),
-        Refused("use_adam_mini", "bool", "false", "AdamW is the optimizer; leave it out"),
+        Refused("use_adam_mini", "bool", "false", LessMemory),
         Acts("use_muon", "bool", "false", KeyUse.Train, "as optim: muon"),
         Acts("use_dft_loss", "bool", "false", KeyUse.Train, "stage: sft: tokens weigh by the model's own probability of them (Wu et al. 2025)"),
         Refused("use_asft_loss", "bool", "false", "not offered: its divergence needs all logits of the base; use_dft_loss is the part without it"),

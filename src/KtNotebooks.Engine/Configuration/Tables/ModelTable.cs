@@ -22,7 +22,9 @@ internal static class ModelTable
         Acts("model_revision", "str", "main", KeyUse.Model | KeyUse.Export, "the branch, tag or commit of org/name in the cache"),
         Acts("infer_dtype", "auto | bfloat16 | float32", "auto", KeyUse.Train | KeyUse.Chat | KeyUse.Predict,
             "type of weights and activations; auto: bfloat16"),
-        Acts("infer_backend", "huggingface | ktransformers", "huggingface", KeyUse.Train | KeyUse.Chat | KeyUse.Predict, "either name means this engine"),
+        Acts("infer_backend", "huggingface | ktransformers", "huggingface", KeyUse.Train | KeyUse.Chat | KeyUse.Predict,
+            "either name means this engine")
+            .But(("vllm sglang", "this engine runs the model; write huggingface or leave it out, and `kt api` serves any number of clients at once")),
         NoEffect("trust_remote_code", "bool", "false", "no code of a model's folder is run; the models are built in"),
         NoEffect("use_fast_tokenizer", "bool", "true", "there is one tokenizer, and it is fast"),
         NoEffect("low_cpu_mem_usage", "bool", "true", "weights are mapped, so host memory never holds two copies"),

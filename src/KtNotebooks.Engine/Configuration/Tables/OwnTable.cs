@@ -43,6 +43,9 @@ internal static class OwnTable
         Acts("source", "str", null, KeyUse.Pretrain, "kt pretrain: the tables of the corpus"),
         Acts("vocab_size", "int", "4096", KeyUse.Pretrain, "kt pretrain: tokens that the tokenizer learns"),
         Acts("tokenizer_rows", "int", "24000", KeyUse.Pretrain, "kt pretrain: rows of the corpus that it learns from"),
+        Acts("corpus_order", "even | rounds", "even", KeyUse.Pretrain,
+            "kt pretrain: even: every stretch of the corpus is like any other; rounds: each fact once, then each once more in other words, as "
+                + "kt-tiny was made"),
         Acts("tokenizer_dataset", "list", null, KeyUse.Pretrain, "kt pretrain: data sets whose characters should be tokens too"),
         Acts("aux_loss_alpha", "float", "0.01", KeyUse.Pretrain, "kt pretrain: weight of the experts' balance"),
     ];

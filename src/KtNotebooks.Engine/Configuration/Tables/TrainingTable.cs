@@ -14,6 +14,19 @@ internal static class TrainingTable
     private const string Ray = "goes with Ray, which is not used";
     private const string Scores = "goes with metrics of transformers' own evaluation loop; `kt eval` and `kt predict` compute ours";
 
+    private static readonly (string, string)[] OtherOptimizers =
+    [
+        ("adamw_8bit adamw_bnb_8bit paged_adamw paged_adamw_8bit adamw_torch_8bit adamw_torch_4bit adamw_anyprecision ademamix_8bit paged_ademamix_8bit "
+            + "lion_8bit paged_lion_8bit rmsprop_bnb_8bit",
+            "moments are F32; write adamw_torch, with optimizer_state: host where a card is full, or adafactor or lion, which remember less"),
+        ("galore_adamw galore_adamw_8bit galore_adafactor galore_adamw_layerwise galore_adamw_8bit_layerwise galore_adafactor_layerwise apollo_adamw "
+            + "apollo_adamw_layerwise lomo adalomo adam_mini",
+            "gradients and moments have their matrices' own shapes; write adafactor, which remembers a row and a column of each"),
+        ("ademamix paged_ademamix_32bit adagrad rmsprop rmsprop_bnb rmsprop_bnb_32bit grokadamw schedule_free_radam schedule_free_adamw schedule_free_sgd "
+            + "stable_adamw flash_adamw flash_adam flash_sgd flash_sgdw flash_lion adamw",
+            "write adamw_torch, adafactor, lion, muon or sgd"),
+    ];
+
     private static readonly string Schedules = string.Join(" | ", Optim.LearningRate.Known);
 
     public static Key[] Keys { get; } =
@@ -27,8 +40,11 @@ internal static class TrainingTable
         Acts("per_device_train_batch_size", "int", "8", KeyUse.Train | KeyUse.Plan, "rows of a micro-batch"),
         Acts("per_device_eval_batch_size", "int", "32", KeyUse.Predict, "kt predict, kt eval: rows at once; results do not depend on it", theirs: "8"),
         Acts("gradient_accumulation_steps", "int", "1", KeyUse.Train | KeyUse.Plan, "micro-batches of a step; all of them go through each layer together"),
-        Acts("optim", "adamw_torch | adamw_torch_fused | adamw_hf | adafactor | lion_32bit | lion | muon", "adamw_torch", KeyUse.Train,
-            "AdamW, Adafactor, Lion or Muon; what others than AdamW remember is on the host"),
+        Acts("optim", "adamw_torch | adamw_torch_fused | adamw_torch_xla | adamw_torch_npu_fused | adamw_apex_fused | adamw_hf | paged_adamw_32bit | adafactor "
+                + "| lion_32bit | paged_lion_32bit | lion | muon | sgd", "adamw_torch", KeyUse.Train,
+            "AdamW in F32 (each of its names; optimizer_state says where its moments are), Adafactor, Lion, Muon or SGD; what others than AdamW remember is on "
+                + "the host")
+            .But(OtherOptimizers),
         Acts("learning_rate", "float", "5e-5", KeyUse.Train | KeyUse.Pretrain, "of AdamW, at the end of the warm-up"),
         Acts("weight_decay", "float", "0", KeyUse.Train | KeyUse.Pretrain, "of AdamW, decoupled"),
         Acts("adam_beta1", "float", "0.9", KeyUse.Train, "decay of AdamW's first moment"),
@@ -38,9 +54,14 @@ internal static class TrainingTable
         Acts("num_train_epochs", "float", "3", KeyUse.Train | KeyUse.Plan, "times that each row is seen"),
         Acts("max_steps", "int", "-1", KeyUse.Train | KeyUse.Pretrain | KeyUse.Plan, "steps, in place of epochs"),
         Acts("lr_scheduler_type", Schedules, "linear", KeyUse.Train | KeyUse.Pretrain,
-            "how the learning rate goes after the warm-up"),
-        Acts("lr_scheduler_kwargs.min_lr", "float", null, KeyUse.Train, "cosine_with_min_lr: the least learning rate"),
-        Acts("lr_scheduler_kwargs.min_lr_rate", "float", null, KeyUse.Train, "cosine_with_min_lr: the same as a share of learning_rate"),
+            "how the learning rate goes after the warm-up")
+            .But(("reduce_lr_on_plateau", "a rate here depends on the step alone, so that a resumed run is the same; early_stopping_steps ends a run that no "
+                + "longer gets better, warmup_stable_decay falls in its last steps"),
+                ("greedy", "a rate here depends on the step alone, so that a resumed run is the same; cosine and linear fall by themselves")),
+        Acts("lr_scheduler_kwargs.min_lr", "float", null, KeyUse.Train, "schedules with min_lr: the least learning rate"),
+        Acts("lr_scheduler_kwargs.min_lr_rate", "float", null, KeyUse.Train, "schedules with min_lr: the same as a share of learning_rate"),
+        Acts("lr_scheduler_kwargs.warmup_lr_rate", "float", null, KeyUse.Train,
+            "cosine_warmup_with_min_lr: where the warm-up begins, as a share of learning_rate; not given: at one step's part of it"),
         Acts("lr_scheduler_kwargs.min_lr_ratio", "float", null, KeyUse.Train, "warmup_stable_decay: the least, as a share of learning_rate"),
         Acts("lr_scheduler_kwargs.num_cycles", "float", null, KeyUse.Train, "cosine schedules: waves; not given: half of one, with restarts one"),
         Acts("lr_scheduler_kwargs.lr_end", "float", null, KeyUse.Train, "polynomial: the last learning rate; not given: 1e-7"),
@@ -48,7 +69,7 @@ internal static class TrainingTable
         Acts("lr_scheduler_kwargs.timescale", "float", null, KeyUse.Train, "inverse_sqrt: steps; not given: the warm-up, or 10,000"),
         Acts("lr_scheduler_kwargs.num_decay_steps", "int", null, KeyUse.Train, "warmup_stable_decay: steps of the fall; not given: a tenth of all"),
         Acts("lr_scheduler_kwargs.decay_type", "cosine | linear | 1-sqrt", "cosine", KeyUse.Train, "warmup_stable_decay: the form of the fall"),
-        Refused("lr_scheduler_kwargs", "dict", null, "its keys are min_lr, min_lr_rate, min_lr_ratio, num_cycles, lr_end, power, timescale, "
+        Refused("lr_scheduler_kwargs", "dict", null, "its keys are min_lr, min_lr_rate, warmup_lr_rate, min_lr_ratio, num_cycles, lr_end, power, timescale, "
             + "num_decay_steps and decay_type"),
         Acts("warmup_ratio", "float", "0", KeyUse.Train, "share of the steps in which the learning rate rises"),
         Acts("warmup_steps", "float", "0", KeyUse.Train | KeyUse.Pretrain, "the same in steps, which wins; below 1: a share, as transformers 5 reads it"),

@@ -27,8 +27,6 @@ public static class KnownObjectives
     public static ITrainingObjective Read(Settings c)
     {
         ArgumentNullException.ThrowIfNull(c);
-        if (c.TextOrDefault("stage") == "ppo")
-            throw c.Wrong("stage", $"{string.Join(", ", All.Keys)}: ppo needs four models at once and is not offered; dpo and kto learn the same preferences");
         var stage = c.OneOf("stage");
         foreach (var (key, stages) in OfStages)
             if (!stages.Contains(stage) && !Keys.Find(key)!.AsksForNothing(c.Text(key))) c.Ignore(key, $"it belongs to stage: {string.Join(" and ", stages)}");
