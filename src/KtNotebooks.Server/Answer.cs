@@ -37,6 +37,12 @@ public sealed class Answer
     /// <summary>Tokens with log-probabilities, where they were asked for.</summary>
     public List<GeneratedToken> Tokens { get; } = [];
 
+    /// <summary>The prompt's tokens with log-probabilities, where they were asked for: whole when the answer has begun.</summary>
+    public IReadOnlyList<GeneratedToken> PromptTokens => _completion.PromptTokens;
+
+    /// <summary>The stop token that ended it, where log-probabilities were asked for; it is no part of the answer.</summary>
+    public GeneratedToken? StopToken => _completion.StopToken;
+
     /// <summary>Of the answer when it is done.</summary>
     public EndReason Reason => Calls.Count > 0 ? EndReason.ToolCalls : _completion.Reason == FinishReason.Length ? EndReason.Length : EndReason.Stop;
 

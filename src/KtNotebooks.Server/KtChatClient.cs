@@ -125,9 +125,7 @@ public sealed class KtChatClient(ModelEngine engine, string? model = null) : ICh
             FrequencyPenalty = o.FrequencyPenalty,
             Seed = o.Seed is { } seed ? unchecked((ulong)seed) : null,
             Stops = [.. o.StopSequences ?? []],
-            Think = o.Reasoning?.Effort is ReasoningEffort.None ? false
-                : o.Reasoning?.Effort is { } effort ? throw ApiException.Unsupported(nameof(o.Reasoning), $"the model has no degrees of thinking: {effort}")
-                : null,
+            Think = o.Reasoning?.Effort is { } effort ? effort is not ReasoningEffort.None : null,
         };
     }
 

@@ -162,7 +162,8 @@ public sealed class ModelEngine : IDisposable
         if (IsDraining) throw Ending();
         var model = Find(request.Model);
         var prompt = Prompts.Build(request);
-        if (prompt.Request.Prompt.Count >= Model.Info.MaxPositions) throw TooLong(prompt.Request.Prompt.Count);
+        if (prompt.Request.Prompt.Count == 0) throw ApiException.Wrong("prompt", "must hold at least one token");
+        if (prompt.Request.Prompt.Count >= Model.Info.MaxPositions + (prompt.Request.PromptOnly ? 1 : 0)) throw TooLong(prompt.Request.Prompt.Count);
         var trace = EngineTelemetry.Begin(request, model);
         Interlocked.Increment(ref _active);
         model.Enter();

@@ -43,6 +43,7 @@ public sealed record ModelRequest
     /// <summary>The answer is JSON of this schema.</summary>
     public JsonElement? Schema { get; init; }
 
+    /// <summary>0: nothing is drawn, the prompt is computed alone.</summary>
     public int? MaxTokens { get; init; }
 
     public bool? DoSample { get; init; }
@@ -75,6 +76,9 @@ public sealed record ModelRequest
 
     /// <summary>How many likeliest tokens are told with each; null: no log-probabilities.</summary>
     public int? Logprobs { get; init; }
+
+    /// <summary>Log-probabilities of the prompt's tokens too, where <see cref="Logprobs"/> are asked for.</summary>
+    public bool TellPrompt { get; init; }
 
     /// <summary>What was sent besides and changes nothing here.</summary>
     public IReadOnlyList<NoEffect> NoEffects { get; init; } = [];

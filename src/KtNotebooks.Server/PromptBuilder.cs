@@ -23,7 +23,8 @@ internal sealed class PromptBuilder(ModelEngine engine)
         var template = engine.Template;
         if (request.Think is { } think)
         {
-            if (template.Thinking is null) throw ApiException.Unsupported("thinking", $"the template '{template.Name}' is of a model that does not think");
+            if (think && template.Thinking is null)
+                throw ApiException.Unsupported("thinking", $"the template '{template.Name}' is of a model that does not think");
             template = template with { EnableThinking = think };
         }
         var tools = request.Choice == ToolChoice.None ? [] : request.Tools;
@@ -44,6 +45,8 @@ internal sealed class PromptBuilder(ModelEngine engine)
             StopIds = stops,
             StopTexts = request.Stops,
             Logprobs = request.Logprobs,
+            PromptLogprobs = request.TellPrompt ? request.Logprobs : null,
+            PromptOnly = request.MaxTokens == 0,
             LogitBias = Bias(request),
         }, form is null ? null : () => form.Mask(stops, room), () => new AnswerReader(thinks, spelling));
     }
@@ -78,7 +81,7 @@ internal sealed class PromptBuilder(ModelEngine engine)
         var s = engine.Settings.Sampling;
         return s with
         {
-            MaxNewTokens = r.MaxTokens ?? s.MaxNewTokens,
+            MaxNewTokens = r.MaxTokens is > 0 and var most ? most : s.MaxNewTokens,
             DoSample = r.DoSample ?? (r.Temperature is null ? s.DoSample : r.Temperature > 0),
             Temperature = r.Temperature ?? s.Temperature,
             TopP = r.TopP ?? s.TopP,

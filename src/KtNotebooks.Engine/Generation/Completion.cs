@@ -1,4 +1,5 @@
 using System.Numerics.Tensors;
+using System.Runtime.InteropServices;
 using System.Text;
 using System.Threading.Channels;
 
@@ -25,6 +26,7 @@ public sealed class Completion
     {
         (Request, Number, Room, Cached) = (request, number, room, cached);
         _ids = [.. request.Prompt];
+        Scores = request.PromptLogprobs is { } likeliest ? new PromptScores(request.Prompt, likeliest) : null;
         _sampler = new Sampler(request.Sampling);
         _decoder = tokenizer is null ? null : new StreamDecoder(tokenizer, skipSpecial: true);
         _stops = new StopTexts(request.StopTexts);
@@ -49,6 +51,14 @@ public sealed class Completion
     /// <summary>The stop text that ended it; null: none did.</summary>
     public string? StopText => _stops.Match;
 
+    /// <summary>
+    /// The tokens of the prompt with log-probabilities (the first has none), where they were asked for; whole before the first token is drawn.
+    /// </summary>
+    public IReadOnlyList<GeneratedToken> PromptTokens => Scores?.Told ?? [];
+
+    /// <summary>The stop token that ended it, where log-probabilities were asked for; null: none did.</summary>
+    public GeneratedToken? StopToken { get; private set; }
+
     /// <summary>How many tokens have been drawn so far.</summary>
     public int Count => _ids.Count - Request.Prompt.Count;
 
@@ -67,6 +77,11 @@ public sealed class Completion
 
     internal List<int> All => _ids;
 
+    internal PromptScores? Scores { get; }
+
+    /// <summary>The tokens whose rows it may take from the cache: all but the last of them. What the prompt is asked about is computed.</summary>
+    internal ReadOnlySpan<int> Reusable => CollectionsMarshal.AsSpan(_ids)[..(Scores is { IsWhole: false } scores ? scores.Told.Count : _ids.Count)];
+
     /// <summary>Ends it between two steps. From any thread, any number of times.</summary>
     public void Cancel() => _cancelled = true;
 
@@ -82,9 +97,12 @@ public sealed class Completion
     /// <summary>Draws from the logits [V] of the last token.</summary>
     internal void Take(Span<float> logits)
     {
-        var wanted = Request.Logprobs;
-        var (sum, before) = (0f, Array.Empty<float>());
-        if (wanted is not null) (sum, before) = (LogSum(logits), logits.ToArray());
+        if (Room == 0)
+        {
+            Finish(FinishReason.Length);
+            return;
+        }
+        float[] before = Request.Logprobs is null ? [] : logits.ToArray();
         foreach (var (id, bias) in Request.LogitBias)
             if (id < logits.Length) logits[id] += bias;
         var drawn = new Tail(_ids, Request.Prompt.Count);
@@ -97,14 +115,13 @@ public sealed class Completion
         var token = _sampler.Next(logits, _ids, drawn);
         if (Request.StopIds.Contains(token))
         {
+            if (Request.Logprobs is not null) StopToken = Tell(before, token, "");
             Finish(FinishReason.StopToken);
             return;
         }
         _ids.Add(token);
         var text = Said(_stops.Push(_decoder?.Push(token) ?? ""));
-        IReadOnlyList<TokenLogprob>? likeliest = wanted is > 0 and var k
-            ? [.. Likeliest(before, k).Select(id => new TokenLogprob(id, before[id] - sum))] : null;
-        _tokens.Writer.TryWrite(new GeneratedToken(token, text, wanted is null ? null : before[token] - sum, likeliest));
+        _tokens.Writer.TryWrite(Tell(before, token, text));
         if (_stops.Found) Finish(FinishReason.StopText);
         else if (_ids.Count - Request.Prompt.Count >= Room) Finish(FinishReason.Length);
     }
@@ -124,20 +141,11 @@ public sealed class Completion
         return text;
     }
 
-    private static float LogSum(ReadOnlySpan<float> logits)
+    private GeneratedToken Tell(float[] logits, int token, string text)
     {
-        var max = TensorPrimitives.Max(logits);
-        double sum = 0;
-        foreach (var logit in logits) sum += Math.Exp((double)logit - max);
-        return (float)(max + Math.Log(sum));
-    }
-
-    private static int[] Likeliest(float[] logits, int count)
-    {
-        var order = new LikeliestFirst();
-        count = Math.Min(count, logits.Length);
-        order.Start(logits, count);
-        return [.. Enumerable.Range(0, count).Select(order.Id)];
+        if (Request.Logprobs is not { } likeliest) return new GeneratedToken(token, text);
+        var (logprob, top) = TokenLogprobs.Of(logits, token, likeliest);
+        return new GeneratedToken(token, text, logprob, top);
     }
 
     /// <summary>A list from a place on.</summary>

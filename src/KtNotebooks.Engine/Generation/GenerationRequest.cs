@@ -19,6 +19,15 @@ public sealed record GenerationRequest(IReadOnlyList<int> Prompt, Sampling Sampl
     /// </summary>
     public int? Logprobs { get; init; }
 
+    /// <summary>
+    /// The same for the tokens of the prompt, see <see cref="Completion.PromptTokens"/>; null: nothing is told of them. The whole prompt is computed then,
+    /// whatever the cache holds of it.
+    /// </summary>
+    public int? PromptLogprobs { get; init; }
+
+    /// <summary>Nothing is drawn, whatever <see cref="Sampling"/> says: for what is known when the prompt has been computed.</summary>
+    public bool PromptOnly { get; init; }
+
     /// <summary>Added to the logits of tokens.</summary>
     public IReadOnlyDictionary<int, float> LogitBias { get; init; } = new Dictionary<int, float>();
 

@@ -105,7 +105,7 @@ public sealed class Scheduler : IDisposable
         ArgumentNullException.ThrowIfNull(request);
         var (prompt, info) = (request.Prompt, _model.Info);
         if (prompt.Count == 0) throw new ArgumentException("the prompt has no tokens");
-        if (prompt.Count >= info.MaxPositions)
+        if (prompt.Count >= info.MaxPositions + (request.PromptOnly ? 1 : 0))
             throw new ArgumentException($"the prompt has {prompt.Count} tokens; the model was made "
                 + $"for {info.MaxPositions} positions, cutoff_len shortens prompts");
         if (PageTable.PagesOf(prompt.Count + 1L) > _cache.Pages.Limit)
@@ -114,10 +114,11 @@ public sealed class Scheduler : IDisposable
             if ((uint)id >= (uint)info.Vocabulary) throw new ArgumentException($"the prompt holds token {id}; the model has {info.Vocabulary}");
         if (request.StopTexts.Count > 0 && _tokenizer is null) throw new ArgumentException("stop texts need a scheduler with a tokenizer");
         if (request.StopTexts.Contains("")) throw new ArgumentException("a stop text must not be empty");
-        if (request.Logprobs is < 0) throw new ArgumentException($"logprobs must not be negative, but is {request.Logprobs}");
+        if ((request.Logprobs is < 0 ? request.Logprobs : request.PromptLogprobs) is < 0 and var few)
+            throw new ArgumentException($"logprobs must not be negative, but is {few}");
         request.Sampling.Checked();
         NamedAdapters.Check(_model, request.Adapter);
-        var room = Math.Min(request.Sampling.MaxNewTokens, info.MaxPositions - prompt.Count);
+        var room = request.PromptOnly ? 0 : Math.Min(request.Sampling.MaxNewTokens, info.MaxPositions - prompt.Count);
         lock (_gate)
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
@@ -359,7 +360,7 @@ public sealed class Scheduler : IDisposable
             }
             if (IsBeingComputed(next)) return;
             // What is found belongs to it from now on, so that nothing of it goes while the rest is looked for.
-            var found = next.Cached.Reuse(next.Request.Adapter, CollectionsMarshal.AsSpan(next.All));
+            var found = next.Cached.Reuse(next.Request.Adapter, next.Reusable);
             var fits = next.Cached.MissingPages(next.Pending) <= _cache.Pages.Available - Growth() && (_settings.CutPrompts ? joined < _settings.PromptRows
                 : joined == 0 || joined + next.Pending <= _settings.PromptRows);
             if (!fits)
@@ -386,8 +387,7 @@ public sealed class Scheduler : IDisposable
         foreach (var other in _running)
         {
             if (other.Pending <= 1 || other.Request.Adapter != next.Request.Adapter) continue;
-            var alike = CollectionsMarshal.AsSpan(next.All)
-                .CommonPrefixLength(CollectionsMarshal.AsSpan(other.All));
+            var alike = next.Reusable.CommonPrefixLength(CollectionsMarshal.AsSpan(other.All));
             if (alike / PageTable.Rows > other.Cached.Length / PageTable.Rows) return true;
         }
         return false;
@@ -437,6 +437,7 @@ public sealed class Scheduler : IDisposable
         Rows += batch.Tokens;
         Steps++;
         int[] ready = [.. Enumerable.Range(0, sequences.Length).Where(i => sequences[i].Pending == 0)];
+        if (hidden is not null) Score(hidden, batch, cached.Held, sequences, rows);
         if (hidden is null) Draw(sequences, replayed);
         else if (ready.Length > 0)
         {
@@ -451,6 +452,21 @@ public sealed class Scheduler : IDisposable
         foreach (var one in sequences)
             if (!one.IsDone && (one.Cached.Length % PageTable.Rows == 0 || one.Pending > 1 || one.All.Count == one.Request.Prompt.Count + 1)) Publish(one);
         foreach (var one in sequences.Where(s => s.IsDone)) Leave(one);
+    }
+
+    /// <summary>What the rows of prompts, in hidden [T, D], tell of the tokens after them, where somebody asked.</summary>
+    private void Score(Tensor hidden, TokenBatch batch, int[] held, Completion[] sequences, int[] rows)
+    {
+        for (var i = 0; i < sequences.Length; i++)
+        {
+            if (sequences[i].Scores is not { IsWhole: false } scores) continue;
+            var (first, one) = (batch.SeqStarts[i] - held[i], sequences[i]);
+            scores.Read(held[i], rows[i], _model.Info.Vocabulary, _vocabulary, (at, n) =>
+            {
+                var pass = _tables.With(Pass.Inference(batch) with { RowsAlike = _settings.RowsAlike }, [one], [n]);
+                return _model.Logits(GatherRows.Apply(hidden, [.. Enumerable.Range(first + at, n)]), pass);
+            });
+        }
     }
 
     /// <summary>Each draws from its row of logits [n, V].</summary>

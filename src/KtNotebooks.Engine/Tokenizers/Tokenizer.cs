@@ -152,11 +152,14 @@ public sealed partial class Tokenizer : Microsoft.ML.Tokenizers.Tokenizer
     /// <summary>True for special tokens: those that decoding with skipSpecial leaves out.</summary>
     public bool IsSpecial(int id) => (uint)id < (uint)_special.Length && _special[id];
 
+    /// <summary>The vocabulary has a token of this number; some have gaps.</summary>
+    public bool Has(int id) => (uint)id < (uint)_texts.Length && _texts[id] is not null;
+
     /// <summary>The bytes that a token stands for.</summary>
     /// <exception cref="ArgumentOutOfRangeException">The id is not in the vocabulary.</exception>
     public ReadOnlySpan<byte> Bytes(int id)
     {
-        if ((uint)id >= (uint)_texts.Length || _texts[id] is not { } text)
+        if (!Has(id) || _texts[id] is not { } text)
             throw new ArgumentOutOfRangeException(null, $"The tokenizer has no token {id}; its ids go from 0 to {VocabSize - 1}.");
         return _bytes[id] ??= ByteLevel.Decode(text);
     }

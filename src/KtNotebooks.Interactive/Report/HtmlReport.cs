@@ -13,9 +13,11 @@ namespace KtNotebooks.Interactive;
 public sealed class HtmlReport(string title, string subtitle = "")
 {
     private const string Style = """
-        :root { color-scheme: light dark; --ink: #24292f; --quiet: #57606a; --page: #ffffff; --soft: #f6f8fa; --line: #d8dee4; --link: #0b5a94; }
+        :root { color-scheme: light dark; --ink: #24292f; --quiet: #57606a; --page: #ffffff; --soft: #f6f8fa; --line: #d8dee4; --link: #0b5a94;
+               --shade: #0000004d; }
         @media (prefers-color-scheme: dark) {
-          :root { --ink: #e6edf3; --quiet: #9da7b3; --page: #0d1117; --soft: #161b22; --line: #3d444d; --link: #79c0ff; } }
+          :root { --ink: #e6edf3; --quiet: #9da7b3; --page: #0d1117; --soft: #161b22; --line: #3d444d; --link: #79c0ff;
+               --shade: #ffffff59; } }
         body { margin: 0 auto; padding: 2.5rem 1.25rem 5rem; max-width: 42rem; color: var(--ink); background: var(--page);
                font: 17px/1.6 Charter, "Bitstream Charter", Georgia, "Noto Serif CJK SC", serif; }
         header { border-bottom: 2px solid #1f77b4; margin-bottom: 2rem; }
@@ -29,8 +31,13 @@ public sealed class HtmlReport(string title, string subtitle = "")
         a { color: var(--link); text-underline-offset: 2px; }
         figure { margin: 1.2rem 0; } figcaption { color: var(--quiet); font-size: .88rem; margin-top: .3rem; }
         table { border-collapse: collapse; font-size: 90%; } th, td { padding: 4px 10px; border-bottom: 1px solid var(--line); text-align: left; }
-        .scroll { overflow-x: auto; } .scroll > table { width: max-content; max-width: none; } svg, img { max-width: 100%; height: auto; }
-        .chart > svg, .chart > img { display: block; background: #ffffff; border-radius: 8px; }
+        /* A shadow at a side where more of a table waits: the local layers, which scroll with it, cover the fixed ones at its ends. */
+        .scroll { overflow-x: auto; background: linear-gradient(to right, var(--page) 40%, transparent) left / 3rem 100% no-repeat local,
+               linear-gradient(to left, var(--page) 40%, transparent) right / 3rem 100% no-repeat local,
+               linear-gradient(to right, var(--shade), transparent) left / 1.1rem 100% no-repeat scroll,
+               linear-gradient(to left, var(--shade), transparent) right / 1.1rem 100% no-repeat scroll; }
+        .scroll > table { width: max-content; max-width: none; } svg, img { max-width: 100%; height: auto; }
+        .chart { background: none; } .chart > svg, .chart > img { display: block; background: #ffffff; border-radius: 8px; }
         details { margin: .6rem 0; } summary { color: var(--quiet); font: .85rem system-ui, sans-serif; cursor: pointer; }
         pre { background: var(--soft); border-radius: 8px; padding: .8rem 1rem; overflow-x: auto;
                font: 12.5px/1.35 ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
@@ -38,7 +45,9 @@ public sealed class HtmlReport(string title, string subtitle = "")
         pre code { padding: 0; font-size: 1em; }
         ul.files { list-style: none; padding: 0; } ul.files li { padding: .15rem 0; } .size { color: var(--quiet); font-size: .88rem; }
         @media (max-width: 40rem) { body { padding: 1.25rem 1rem 3rem; font-size: 16px; } h1 { font-size: 1.6rem; }
-          .chart > svg, .chart > img { max-width: none !important; width: 40rem; } }
+          .chart > svg, .chart > img { max-width: none !important; width: 40rem; }
+          .chart::before { content: "wider than this screen: swipe →"; position: sticky; left: 0; display: block; width: max-content; color: var(--quiet);
+               font: .8rem system-ui, sans-serif; } }
         @media print { nav, summary { display: none; } figure, pre, table { break-inside: avoid; } }
         """;
 

@@ -20,13 +20,15 @@ internal sealed record ChatRequest(ModelRequest Request, bool Stream, bool Strea
         request = ReadLogprobs(f, request);
         request = RequestFields.ReadFormat(f.Object("response_format"), request, format => format.Object("json_schema") ?? throw format.Missing("json_schema"));
         request = ReadTools(f, request);
-        request = ReadThinking(f, request);
+        List<NoEffect> hints = [];
+        request = ReadThinking(f, request, template, hints);
         request = ReadMessages(f, request, template);
         var stream = f.Flag("stream") ?? false;
         var usage = ReadStreamOptions(f, stream);
-        RefuseOthers(f);
+        RequestFields.ReadServiceFields(f, hints);
+        ReadOthers(f, hints);
         f.Finish();
-        return new ChatRequest(request, stream, usage);
+        return new ChatRequest(request with { NoEffects = hints }, stream, usage);
     }
 
     /// <summary>The messages alone, as /tokenize has them.</summary>
@@ -108,13 +110,9 @@ internal sealed record ChatRequest(ModelRequest Request, bool Stream, bool Strea
         return wanted ? request with { Logprobs = top ?? 0 } : request;
     }
 
-    private static ModelRequest ReadThinking(JsonFields f, ModelRequest request)
+    private static ModelRequest ReadThinking(JsonFields f, ModelRequest request, Template template, List<NoEffect> hints)
     {
-        bool? think = null;
-        // A model thinks or does not: it has no degrees of it.
-        if (f.Text("reasoning_effort") is { } effort)
-            think = effort == "none" ? false
-                : throw ApiException.Unsupported("reasoning_effort", $"'{effort}': the model has no degrees of thinking; 'none' turns it off");
+        var think = RequestFields.ReadEffort(f, "reasoning_effort", template, hints);
         if (f.Object("chat_template_kwargs") is { } kwargs)
         {
             think = kwargs.Flag("enable_thinking") ?? kwargs.Flag("thinking") ?? think;
@@ -133,17 +131,16 @@ internal sealed record ChatRequest(ModelRequest Request, bool Stream, bool Strea
         return usage;
     }
 
-    private static void RefuseOthers(JsonFields f)
+    private static void ReadOthers(JsonFields f, List<NoEffect> hints)
     {
-        RequestFields.RefuseServiceFields(f);
         f.Refuse("functions", "write tools");
         f.Refuse("function_call", "write tool_choice");
         f.Refuse("audio", "this model has text alone");
         f.Refuse("modalities", "this model has text alone", """["text"]""");
-        f.Refuse("prediction", "answers are not predicted");
-        f.Refuse("web_search_options", "there is no search");
+        f.Refuse("web_search_options", "there is no search; give the model a tool that searches");
         f.Refuse("verbosity", "say in the prompt how long an answer should be", "medium");
-        f.Refuse("metadata", "answers are not kept", "{}");
+        if (f.Object("prediction") is not null) hints.Add(new NoEffect("prediction", "tokens are drawn one by one; the answer is the same"));
+        if (f.Object("metadata") is not null) hints.Add(new NoEffect("metadata", "answers are not kept"));
     }
 
     private static string ContentOf(JsonFields m)

@@ -1,7 +1,6 @@
 using System.Text.Json;
 using System.Text.Json.Serialization;
 
-using KtNotebooks.Generation;
 using KtNotebooks.Server.Http;
 
 namespace KtNotebooks.Server.OpenAi;
@@ -14,21 +13,24 @@ internal sealed class CompletionsEndpoint(ModelEngine engine)
     public async Task Handle(RequestContext c)
     {
         var f = new JsonFields(await c.ReadAsync());
+        var echo = f.Flag("echo") ?? false;
         var request = RequestFields.ReadSampling(f, new ModelRequest { Model = f.RequiredText("model") }) with
         {
-            MaxTokens = f.Int("max_tokens", 1) ?? 16, // OpenAI's default
+            MaxTokens = f.Int("max_tokens", 0) ?? 16, // OpenAI's default
             Logprobs = f.Int("logprobs", 0, RequestFields.MostLikeliest),
+            TellPrompt = echo,
         };
+        if (request.MaxTokens == 0 && !echo) throw ApiException.Wrong("max_tokens", "0 asks for nothing; with echo: true it gives the prompt and its logprobs");
         request = RequestFields.ReadFormat(f.Object("response_format"), request, format => format.Object("json_schema") ?? throw format.Missing("json_schema"));
         var prompts = Prompts(f);
-        var echo = f.Flag("echo") ?? false;
-        if (echo && request.Logprobs is not null) throw ApiException.Unsupported("echo", "with logprobs: those of a prompt are not computed");
         if (f.Int("best_of", 1) is { } best && best != request.N) throw ApiException.Unsupported("best_of", "answers are not ranked; n gives several");
         f.Refuse("suffix", "text is not filled in, it goes on", "");
         var stream = f.Flag("stream") ?? false;
         var usage = f.Object("stream_options") is { } options && StreamUsage(options, stream);
-        RequestFields.RefuseServiceFields(f);
+        List<NoEffect> hints = [];
+        RequestFields.ReadServiceFields(f, hints);
         f.Finish();
+        request = request with { NoEffects = hints };
         List<Reply> replies = [];
         try
         {
@@ -56,7 +58,7 @@ internal sealed class CompletionsEndpoint(ModelEngine engine)
     {
         await Task.WhenAll(replies.Select(r => r.ReadToEndAsync(c.Cancel)));
         var choices = replies.SelectMany((reply, p) => reply.Answers.Select(a => new TextChoice((p * reply.Answers.Count) + a.Index,
-            (echo ? Prompt(reply) : "") + a.Text, LogprobsOf(reply.Request, a.Tokens, 0), EngineTelemetry.Word(a.Reason))));
+            (echo ? Prompt(reply) : "") + a.Text, LogprobsOf(reply, a, echo), EngineTelemetry.Word(a.Reason))));
         await c.WriteAsync(Say(replies, id, [.. choices]) with { Usage = UsageOf(replies) }, CompletionJson.Wire.TextCompletion);
     }
 
@@ -66,27 +68,29 @@ internal sealed class CompletionsEndpoint(ModelEngine engine)
         for (var p = 0; p < replies.Count; p++)
         {
             var reply = replies[p];
-            var (tokens, offsets) = (reply.Answers.Select(_ => new List<GeneratedToken>()).ToArray(), new int[reply.Answers.Count]);
-            if (echo) foreach (var answer in reply.Answers) Write(reply, answer, Prompt(reply), null);
+            var tokens = reply.Answers.Select(_ => NewTokens(reply)).ToArray();
+            var begun = new bool[reply.Answers.Count];
             await foreach (var (answer, part) in reply.ReadAsync(c.Cancel))
             {
+                if (echo && !begun[answer.Index])
+                {
+                    begun[answer.Index] = true; // now its log-probabilities are known
+                    tokens[answer.Index]?.AddPrompt(answer.PromptTokens);
+                    Write(reply, answer, Prompt(reply), null);
+                }
                 if (part is TokenPart token)
                 {
-                    tokens[answer.Index].Add(token.Token);
+                    tokens[answer.Index]!.Add(token.Token);
                     continue;
                 }
+                if (part is null && answer.StopToken is { } stop) tokens[answer.Index]!.Add(stop);
                 Write(reply, answer, part is TextPart text ? text.Text : "", part is null ? EngineTelemetry.Word(answer.Reason) : null);
                 if (part is null ? reply.Answers.Count > 1 : !answer.HasMore) await c.Events.FlushAsync(c.Cancel); // the end of one alone goes out with [DONE]
             }
 
-            void Write(Reply from, Answer answer, string text, string? reason)
-            {
-                var logprobs = LogprobsOf(from.Request, tokens[answer.Index], offsets[answer.Index]);
-                offsets[answer.Index] += text.Length;
-                tokens[answer.Index].Clear();
-                c.Events.Write(null, Say(replies, id, [new TextChoice((p * from.Answers.Count) + answer.Index, text, logprobs, reason)]),
-                    CompletionJson.Wire.TextCompletion);
-            }
+            void Write(Reply from, Answer answer, string text, string? reason) => c.Events.Write(null,
+                Say(replies, id, [new TextChoice((p * from.Answers.Count) + answer.Index, text, tokens[answer.Index]?.Take(), reason)]),
+                CompletionJson.Wire.TextCompletion);
         }
         if (usage) c.Events.Write(null, Say(replies, id, []) with { Usage = UsageOf(replies) }, CompletionJson.Wire.TextCompletion);
         c.Events.WriteText("[DONE]");
@@ -111,26 +115,21 @@ internal sealed class CompletionsEndpoint(ModelEngine engine)
 
     private int[] Encode(string text) => engine.Tokenizer.Encode(text, addSpecial: true);
 
-    private static int[] Ids(IReadOnlyList<(JsonElement Value, string Path)> list) => [.. list.Select(v =>
-        v.Value.ValueKind == JsonValueKind.Number && v.Value.TryGetInt32(out var id) ? id : throw ApiException.Wrong(v.Path, "must be a token's number"))];
+    private int[] Ids(IReadOnlyList<(JsonElement Value, string Path)> list) => [.. list.Select(v =>
+        v.Value.ValueKind == JsonValueKind.Number && v.Value.TryGetInt32(out var id) && engine.Tokenizer.Has(id) ? id
+        : throw ApiException.Wrong(v.Path, $"must be a token, from 0 to {engine.Tokenizer.VocabSize - 1}"))];
 
     private string Prompt(Reply reply) => engine.Tokenizer.Decode([.. reply.Request.Ids!], skipSpecial: true);
 
-    private TextLogprobs? LogprobsOf(ModelRequest request, IReadOnlyList<GeneratedToken> tokens, int from)
-    {
-        if (request.Logprobs is not { } wanted) return null;
-        GeneratedToken[] drawn = [.. tokens.Where(t => t.Id is not null)];
-        string[] texts = [.. drawn.Select(t => Logprobs.Text(t.Id!.Value, engine.Tokenizer))];
-        var offsets = new int[drawn.Length];
-        for (var i = 0; i < drawn.Length; i++) offsets[i] = i == 0 ? from : offsets[i - 1] + texts[i - 1].Length;
-        return new TextLogprobs(texts, [.. drawn.Select(t => t.Logprob ?? 0)], wanted == 0 ? null : [.. drawn.Select(t => Top(t))], offsets);
-    }
+    private TextTokens? NewTokens(Reply reply) => reply.Request.Logprobs is { } likeliest ? new TextTokens(engine.Tokenizer, likeliest) : null;
 
-    private Dictionary<string, float> Top(GeneratedToken token)
+    private TextLogprobs? LogprobsOf(Reply reply, Answer answer, bool echo)
     {
-        Dictionary<string, float> top = [];
-        foreach (var (id, logprob) in token.Likeliest ?? []) top.TryAdd(Logprobs.Text(id, engine.Tokenizer), logprob);
-        return top;
+        if (NewTokens(reply) is not { } tokens) return null;
+        if (echo) tokens.AddPrompt(answer.PromptTokens);
+        foreach (var token in answer.Tokens) tokens.Add(token);
+        if (answer.StopToken is { } stop) tokens.Add(stop);
+        return tokens.Take();
     }
 
     private TextCompletion Say(List<Reply> replies, string id, IReadOnlyList<TextChoice> choices) => new(id, "text_completion",
@@ -150,9 +149,6 @@ internal sealed record TextCompletion(string Id, string Object, long Created, st
 }
 
 internal sealed record TextChoice(int Index, string Text, TextLogprobs? Logprobs, string? FinishReason);
-
-internal sealed record TextLogprobs(IReadOnlyList<string> Tokens, IReadOnlyList<float> TokenLogprobs, IReadOnlyList<Dictionary<string, float>>? TopLogprobs,
-    IReadOnlyList<int> TextOffset);
 
 [JsonSerializable(typeof(TextCompletion))]
 internal sealed partial class CompletionJson : JsonSerializerContext

@@ -14,7 +14,8 @@ internal static class Logprobs
         Bytes(token.Id.Value, tokenizer),
         [.. (token.Likeliest ?? []).Select(t => new ChatTopLogprob(Text(t.Id, tokenizer), t.Logprob, Bytes(t.Id, tokenizer)))]);
 
-    public static string Text(int id, Tokenizer tokenizer) => tokenizer.Decode([id]);
+    /// <summary>Empty for one of the gaps that vocabularies have.</summary>
+    public static string Text(int id, Tokenizer tokenizer) => tokenizer.Has(id) ? tokenizer.Decode([id]) : "";
 
-    private static int[] Bytes(int id, Tokenizer tokenizer) => [.. tokenizer.Bytes(id).ToArray().Select(b => (int)b)];
+    private static int[] Bytes(int id, Tokenizer tokenizer) => !tokenizer.Has(id) ? [] : [.. tokenizer.Bytes(id).ToArray().Select(b => (int)b)];
 }

@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Text.Json;
 
+using KtNotebooks.Data;
 using KtNotebooks.Server.Http;
 
 namespace KtNotebooks.Server.OpenAi;
@@ -46,13 +47,28 @@ internal static class RequestFields
         return stops.Contains("") ? throw ApiException.Wrong(f.At(name), "a stop text must not be empty") : stops;
     }
 
-    /// <summary>Fields of OpenAI's that say nothing about an answer, or that only its own service has.</summary>
-    public static void RefuseServiceFields(JsonFields f)
+    /// <summary>Fields of OpenAI's that are about its own service: those that change no answer are hints without effect.</summary>
+    public static void ReadServiceFields(JsonFields f, List<NoEffect> hints)
     {
-        f.Refuse("service_tier", "there is one", "auto", "default");
-        f.Refuse("store", "answers are not kept", "false");
-        f.Text("prompt_cache_key"); // what begins alike is found without it
-        f.Word("prompt_cache_retention", "in_memory", "in-memory");
+        if (f.Word("service_tier", "auto", "default", "flex", "scale", "priority") is not (null or "auto" or "default"))
+            hints.Add(new NoEffect("service_tier", "there is one: requests are taken in their order"));
+        if (f.Flag("store") == true) hints.Add(new NoEffect("store", "answers are not kept"));
+        if (f.Text("prompt_cache_key") is not null) hints.Add(new NoEffect("prompt_cache_key", "what begins alike is found without it"));
+        if (f.Word("prompt_cache_retention", "in_memory", "in-memory", "24h") is not null)
+            hints.Add(new NoEffect("prompt_cache_retention", "prompts are kept while there is room"));
+    }
+
+    /// <summary>reasoning_effort: a model thinks or does not, so `none` turns it off and every other degree turns it on.</summary>
+    /// <exception cref="ApiException">A degree is asked of a model that does not think.</exception>
+    public static bool? ReadEffort(JsonFields f, string name, Template template, List<NoEffect> hints)
+    {
+        if (f.Word(name, "none", "minimal", "low", "medium", "high", "xhigh") is not { } effort) return null;
+        if (effort == "none") return false;
+        if (template.Thinking is null)
+            throw ApiException.Unsupported(f.At(name), $"'{effort}': the template '{template.Name}' is of a model that does not think; "
+                + "leave it out or say 'none'");
+        hints.Add(new NoEffect(f.At(name), "it turns thinking on; which degree it says has no effect"));
+        return true;
     }
 
     /// <summary>response_format of chat, text.format of responses: what `type` says, and where the schema lies.</summary>

@@ -24,7 +24,8 @@ internal sealed record ResponsesRequest(ModelRequest Request, bool Stream, Respo
             User = f.Text("safety_identifier") ?? user,
         };
         var top = f.Int("top_logprobs", 0, RequestFields.MostLikeliest);
-        var logprobs = Include(f);
+        List<NoEffect> hints = [];
+        var logprobs = Include(f, hints);
         if (logprobs || top > 0) request = request with { Logprobs = top ?? 0 };
         var text = f.Object("text");
         if (text is not null)
@@ -36,14 +37,10 @@ internal sealed record ResponsesRequest(ModelRequest Request, bool Stream, Respo
         request = ReadTools(f, request);
         if (f.Object("reasoning") is { } reasoning)
         {
-            if (reasoning.Text("effort") is { } effort)
-                request = request with
-                {
-                    Think = effort == "none" ? false
-                        : throw ApiException.Unsupported("reasoning.effort", $"'{effort}': the model has no degrees of thinking; 'none' turns it off"),
-                };
-            reasoning.Refuse("summary", "thoughts are told as they are");
-            reasoning.Refuse("generate_summary", "thoughts are told as they are");
+            request = request with { Think = RequestFields.ReadEffort(reasoning, "effort", template, hints) };
+            foreach (var name in (string[])["summary", "generate_summary"])
+                if (reasoning.Word(name, "auto", "concise", "detailed") is not null)
+                    hints.Add(new NoEffect(reasoning.At(name), "thoughts are told as they are"));
             reasoning.Finish();
         }
         request = ReadInput(f, request, template);
@@ -54,11 +51,11 @@ internal sealed record ResponsesRequest(ModelRequest Request, bool Stream, Respo
             options.Finish();
         }
         foreach (var (name, why, nothing) in Others) f.Refuse(name, why, nothing);
-        RequestFields.RefuseServiceFields(f);
+        RequestFields.ReadServiceFields(f, hints);
         var echo = new ResponseEcho(f.Text("instructions"), f.Any("metadata")?.Clone(), f.Any("tools")?.Clone(), f.Any("tool_choice")?.Clone(),
             f.Any("text")?.Clone(), f.Any("reasoning")?.Clone());
         f.Finish();
-        return new ResponsesRequest(request, stream, echo);
+        return new ResponsesRequest(request with { NoEffects = hints }, stream, echo);
     }
 
     private static readonly (string Name, string Why, string Nothing)[] Others =
@@ -72,12 +69,14 @@ internal sealed record ResponsesRequest(ModelRequest Request, bool Stream, Respo
         ("context_management", "a prompt is never cut", ""),
     ];
 
-    private static bool Include(JsonFields f)
+    private static bool Include(JsonFields f, List<NoEffect> hints)
     {
         var logprobs = false;
         foreach (var (value, path) in f.List("include"))
         {
-            if (value.ValueKind == JsonValueKind.String && value.ValueEquals("message.output_text.logprobs")) logprobs = true;
+            var what = value.ValueKind == JsonValueKind.String ? value.GetString() : null;
+            if (what == "message.output_text.logprobs") logprobs = true;
+            else if (what == "reasoning.encrypted_content") hints.Add(new NoEffect("include", "thoughts are told as they are, not encrypted"));
             else throw ApiException.Unsupported(path, "only message.output_text.logprobs can be included");
         }
         return logprobs;

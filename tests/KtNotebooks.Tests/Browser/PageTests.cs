@@ -30,6 +30,7 @@ public sealed class PageTests
                 """;
             Assert.Empty((JsonArray)(await browser.Value(Outside))!);
             Assert.True((bool)(await browser.Value("document.documentElement.scrollWidth <= innerWidth"))!);
+            Assert.Equal("none", (string?)await browser.Value("getComputedStyle(document.querySelector('.chart'), '::before').content"));
             await browser.Picture("page");
 
             await browser.Width(390, dark: true);
@@ -38,6 +39,14 @@ public sealed class PageTests
             var smallest = (double)(await browser.Value("Math.min(...[...document.querySelectorAll('.chart svg text')]"
                 + ".filter(t => t.getAttribute('font-size') >= 11).map(t => t.getBoundingClientRect().height))"))!;
             Assert.True(smallest >= 9, $"the smallest label is {smallest:F1} pixels high");
+            // What is cut off at the side says so: a chart in words, a table by a shadow that is there until its end is reached.
+            const string Silent = """
+                [...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1 && (e.classList.contains('chart')
+                  ? !getComputedStyle(e, '::before').content.includes('swipe') : !getComputedStyle(e).backgroundAttachment.includes('scroll')))
+                  .map(e => e.textContent.slice(0, 40))
+                """;
+            Assert.True((int)(await browser.Value("[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1).length"))! > 4);
+            Assert.Empty((JsonArray)(await browser.Value(Silent))!);
             Assert.Equal("rgb(13, 17, 23)", (string?)await browser.Value("getComputedStyle(document.body).backgroundColor"));
             await browser.Picture("page-telephone-dark");
         }

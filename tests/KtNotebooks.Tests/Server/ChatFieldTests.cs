@@ -205,16 +205,18 @@ public sealed class ChatFieldTests(TinyServer tiny) : IClassFixture<TinyServer>
     [InlineData("\"top_logprobs\":2", "top_logprobs: needs logprobs: true")]
     [InlineData("\"tempertaure\":1", "tempertaure is not a field that is known here. Did you mean 'temperature'?")]
     [InlineData("\"functions\":[]", "functions is not supported: write tools")]
-    [InlineData("\"store\":true", "store is not supported: answers are not kept")]
     [InlineData("\"audio\":{}", "audio is not supported: this model has text alone")]
-    [InlineData("\"web_search_options\":{}", "web_search_options is not supported: there is no search")]
-    [InlineData("\"prediction\":{}", "prediction is not supported: answers are not predicted")]
-    [InlineData("\"service_tier\":\"flex\"", "service_tier is not supported: there is one")]
+    [InlineData("\"web_search_options\":{}", "web_search_options is not supported: there is no search; give the model a tool that searches")]
+    [InlineData("\"service_tier\":\"fast\"", "service_tier: must be one of auto, default, flex, scale, priority, but is 'fast'")]
+    [InlineData("\"store\":\"yes\"", "store must be true or false, but is the string \"yes\"")]
+    [InlineData("\"metadata\":7", "metadata must be a JSON object, but is the number 7")]
     [InlineData("\"modalities\":[\"audio\"]", "modalities is not supported: this model has text alone")]
     [InlineData("\"verbosity\":\"low\"", "verbosity is not supported: say in the prompt how long an answer should be")]
-    [InlineData("\"metadata\":{\"a\":\"b\"}", "metadata is not supported: answers are not kept")]
-    [InlineData("\"reasoning_effort\":\"high\"", "reasoning_effort is not supported: 'high': the model has no degrees of thinking; 'none' turns it off")]
-    [InlineData("\"reasoning_effort\":\"none\"", "thinking is not supported: the template 'deepseek' is of a model that does not think")]
+    [InlineData("\"reasoning_effort\":\"high\"", "reasoning_effort is not supported: 'high': the template 'deepseek' is of a model that does not think; "
+        + "leave it out or say 'none'")]
+    [InlineData("\"reasoning_effort\":\"much\"", "reasoning_effort: must be one of none, minimal, low, medium, high, xhigh, but is 'much'")]
+    [InlineData("\"chat_template_kwargs\":{\"enable_thinking\":true}",
+        "thinking is not supported: the template 'deepseek' is of a model that does not think")]
     [InlineData("\"stream_options\":{\"include_usage\":true}", "stream_options: needs stream: true")]
     [InlineData("\"tool_choice\":\"required\"", "tool_choice: asks for a call, but there are no tools")]
     [InlineData("\"tools\":[{\"type\":\"web_search\"}]", "tools[0].type is not supported: tools are functions")]
@@ -226,6 +228,26 @@ public sealed class ChatFieldTests(TinyServer tiny) : IClassFixture<TinyServer>
         var (status, body) = await tiny.Post("/v1/chat/completions", $"{{\"model\":\"kt-tiny\",\"messages\":{Question},{field}}}");
         Assert.Equal(400, status);
         Assert.Equal(message, (string?)body!["error"]!["message"]);
+    }
+
+    /// <summary>What says something about the service alone changes no answer, and the header names it.</summary>
+    [Theory]
+    [InlineData("", "")]
+    [InlineData(",\"store\":false,\"metadata\":null,\"service_tier\":\"auto\",\"modalities\":[\"text\"],\"verbosity\":\"medium\"", "")]
+    [InlineData(",\"user\":\"u\",\"safety_identifier\":\"s\",\"parallel_tool_calls\":false", "")]
+    [InlineData(",\"reasoning_effort\":\"none\",\"chat_template_kwargs\":{\"enable_thinking\":false}", "")] // which it does not do anyway
+    [InlineData(",\"store\":true,\"metadata\":{\"a\":\"b\"},\"service_tier\":\"flex\"", "service_tier, store, metadata")]
+    [InlineData(",\"prompt_cache_key\":\"k\",\"prompt_cache_retention\":\"24h\",\"prediction\":{\"type\":\"content\",\"content\":\"x\"}",
+        "prompt_cache_key, prompt_cache_retention, prediction")]
+    public async Task What_is_about_the_service_alone_changes_no_answer(string fields, string named)
+    {
+        using var ask = new StringContent($"{{\"model\":\"kt-tiny\",\"messages\":{Question},\"temperature\":0,\"max_tokens\":8{fields}}}",
+            System.Text.Encoding.UTF8, "application/json");
+        using var answer = await tiny.Http.PostAsync(new Uri("/v1/chat/completions", UriKind.Relative), ask, TestContext.Current.CancellationToken);
+        var body = JsonNode.Parse(await answer.Content.ReadAsStringAsync(TestContext.Current.CancellationToken))!;
+        Assert.True(answer.IsSuccessStatusCode, body.ToJsonString());
+        Assert.Equal(await Text("\"temperature\":0,\"max_tokens\":8"), Content(body));
+        Assert.Equal(named, answer.Headers.TryGetValues(KtNotebooks.Server.NoEffect.Header, out var said) ? said.Single() : "");
     }
 
     [Theory]

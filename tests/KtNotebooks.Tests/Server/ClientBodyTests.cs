@@ -58,6 +58,13 @@ public sealed class ClientBodyTests(TinyServer tiny) : IClassFixture<TinyServer>
             "role":"assistant","status":"completed","type":"message"},{"content":"and?","role":"user"}],"instructions":"You are","stream":false,
             "tools":[],"max_output_tokens":4,"metadata":{"run":"1"}
             """ },
+        { "Codex", "/v1/responses", """
+            "instructions":"You are a coding agent","input":[{"type":"message","role":"developer","content":[{"type":"input_text","text":"rules"}]},
+            {"type":"message","role":"user","content":[{"type":"input_text","text":"hi"}]}],"tools":[{"type":"function","name":"shell","description":"Runs",
+            "strict":false,"parameters":{"type":"object","properties":{"command":{"type":"array","items":{"type":"string"}}},"required":["command"],
+            "additionalProperties":false}}],"tool_choice":"auto","parallel_tool_calls":false,"reasoning":null,"store":false,"stream":true,
+            "include":["reasoning.encrypted_content"],"prompt_cache_key":"0198","max_output_tokens":4
+            """ },
         { "Claude Code", "/v1/messages?beta=true", $$$"""
             "max_tokens":32000,"stream":true,"system":[{"type":"text","text":"You are Claude Code","cache_control":{"type":"ephemeral"}}],
             "messages":[{"role":"user","content":[{"type":"text","text":"<system-reminder>x</system-reminder>"},
@@ -79,7 +86,12 @@ public sealed class ClientBodyTests(TinyServer tiny) : IClassFixture<TinyServer>
         var (answer, text) = await Send(path, $"{{\"model\":\"kt-tiny\",{fields}}}");
         Assert.True((int)answer.StatusCode == 200 && !text.Contains("\"error\":{", StringComparison.Ordinal), $"{client}: {text}");
         var said = answer.Headers.TryGetValues(NoEffect.Header, out var names) ? names.Single() : "";
-        Assert.Equal(client == "Claude Code" ? "tools.eager_input_streaming, thinking, output_config.effort, context_management" : "", said);
+        Assert.Equal(client switch
+        {
+            "Claude Code" => "tools.eager_input_streaming, thinking, output_config.effort, context_management",
+            "Codex" => "include, prompt_cache_key",
+            _ => "",
+        }, said);
     }
 
     [Fact]

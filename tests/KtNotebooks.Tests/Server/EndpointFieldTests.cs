@@ -17,7 +17,8 @@ public sealed class EndpointFieldTests(TinyServer tiny) : IClassFixture<TinyServ
     [Theory]
     [InlineData("/v1/completions", "\"best_of\":2", "best_of is not supported: answers are not ranked; n gives several")]
     [InlineData("/v1/completions", "\"suffix\":\"x\"", "suffix is not supported: text is not filled in, it goes on")]
-    [InlineData("/v1/completions", "\"echo\":true,\"logprobs\":1", "echo is not supported: with logprobs: those of a prompt are not computed")]
+    [InlineData("/v1/completions", "\"prompt\":[[]]", "prompt: must hold at least one token")]
+    [InlineData("/v1/completions", "\"max_tokens\":0", "max_tokens: 0 asks for nothing; with echo: true it gives the prompt and its logprobs")]
     [InlineData("/v1/completions", "\"stream_options\":{\"include_usage\":true}", "stream_options: needs stream: true")]
     [InlineData("/v1/completions", "\"logprobs\":21", "logprobs: must be from 0 to 20, but is 21")]
     [InlineData("/v1/completions", "\"stream\":true,\"stream_options\":{\"include_obfuscation\":true}",
@@ -28,11 +29,10 @@ public sealed class EndpointFieldTests(TinyServer tiny) : IClassFixture<TinyServ
     [InlineData("/v1/responses", "\"truncation\":\"auto\"", "truncation is not supported: a prompt is never cut")]
     [InlineData("/v1/responses", "\"max_tool_calls\":1", "max_tool_calls is not supported: there are no tools of the server's")]
     [InlineData("/v1/responses", "\"prompt\":{\"id\":\"p\"}", "prompt is not supported: there are no stored prompts")]
-    [InlineData("/v1/responses", "\"include\":[\"reasoning.encrypted_content\"]",
+    [InlineData("/v1/responses", "\"include\":[\"web_search_call.results\"]",
         "include[0] is not supported: only message.output_text.logprobs can be included")]
     [InlineData("/v1/responses", "\"reasoning\":{\"effort\":\"low\"}",
-        "reasoning.effort is not supported: 'low': the model has no degrees of thinking; 'none' turns it off")]
-    [InlineData("/v1/responses", "\"reasoning\":{\"summary\":\"auto\"}", "reasoning.summary is not supported: thoughts are told as they are")]
+        "reasoning.effort is not supported: 'low': the template 'deepseek' is of a model that does not think; leave it out or say 'none'")]
     [InlineData("/v1/responses", "\"text\":{\"verbosity\":\"high\"}",
         "text.verbosity is not supported: say in the prompt how long an answer should be")]
     [InlineData("/v1/responses", "\"tools\":[{\"type\":\"web_search\"}]", "tools[0].type is not supported: tools are functions")]
@@ -48,6 +48,7 @@ public sealed class EndpointFieldTests(TinyServer tiny) : IClassFixture<TinyServ
     {
         var body = path switch
         {
+            "/v1/completions" when fields.Contains("prompt", StringComparison.Ordinal) => """ "model":"kt-tiny" """,
             "/v1/completions" => """ "model":"kt-tiny","prompt":"x" """,
             "/v1/responses" => """ "model":"kt-tiny","input":"x" """,
             _ => Messages + ",\"max_tokens\":4",
@@ -76,6 +77,57 @@ public sealed class EndpointFieldTests(TinyServer tiny) : IClassFixture<TinyServ
             "model":"kt-tiny","prompt":"x","max_tokens":3,"temperature":0,"stream":true,"stream_options":{"include_usage":true,"include_obfuscation":false}
             """);
         Assert.Contains("\"completion_tokens\":3", events.Split("data: ")[^2]);
+    }
+
+    /// <summary>As lm-evaluation-harness asks: lists of texts or of tokens, scored by what stands behind a context.</summary>
+    [Fact]
+    public async Task Completions_score_prompts_as_evaluation_harnesses_ask_for_it()
+    {
+        const string Text = "The capital of France is Paris — größer als 東京.";
+        const string Score = """ "model":"kt-tiny","temperature":0,"logprobs":2,"seed":1234,"echo":true """;
+        var ids = (await tiny.Post("/tokenize", $$"""{"prompt":"{{Text}}"}""")).Body!["tokens"]!.AsArray().Select(t => (int)t!).ToArray();
+        var list = $"[{string.Join(',', ids)}]";
+        var none = (await Ask("/v1/completions", $$"""{{Score}},"max_tokens":0,"prompt":["{{Text}}",{{list}},[5,6,7]] """))["choices"]!.AsArray();
+        var one = (await Ask("/v1/completions", $$"""{{Score}},"max_tokens":1,"prompt":[{{list}},[5,6,7]] """))["choices"]!.AsArray();
+        Assert.Equal(3, none.Count);
+        Assert.Equal(none[0]!["logprobs"]!.ToJsonString(), none[1]!["logprobs"]!.ToJsonString());
+        Assert.Equal([Text, Text], none.Take(2).Select(c => (string?)c!["text"]));
+        var told = none[0]!["logprobs"]!;
+        foreach (var name in (string[])["tokens", "token_logprobs", "top_logprobs", "text_offset"])
+        {
+            Assert.Equal(ids.Length, told[name]!.AsArray().Count);
+            for (var c = 0; c < 2; c++) // one token more, which the harness leaves out: also where it ended the text
+                Assert.Equal(none[c + 1]!["logprobs"]![name]!.AsArray().Select(v => v?.ToJsonString()),
+                    one[c]!["logprobs"]![name]!.AsArray().SkipLast(1).Select(v => v?.ToJsonString()));
+        }
+        Assert.Null(told["token_logprobs"]![0]);
+        Assert.Null(told["top_logprobs"]![0]);
+        // Token by token: the same number for each, and each among the likeliest of its place.
+        for (var i = 1; i < ids.Length; i++)
+        {
+            var (logprob, top) = ((float)told["token_logprobs"]![i]!, told["top_logprobs"]![i]!.AsObject());
+            var forced = await Ask("/v1/completions", $$"""
+                "model":"kt-tiny","temperature":0,"logprobs":0,"max_tokens":1,"prompt":[{{string.Join(',', ids[..i])}}],"logit_bias":{"{{ids[i]}}":100}
+                """);
+            Assert.Equal(logprob, (float)forced["choices"]![0]!["logprobs"]!["token_logprobs"]![0]!);
+            Assert.InRange(top.Count, 1, 3);
+            Assert.True(logprob <= top.Max(t => (float)t.Value!));
+            Assert.Contains((string)told["tokens"]![i]!, top.Select(t => t.Key));
+        }
+        var offsets = told["text_offset"]!.AsArray().Select(o => (int)o!).ToArray();
+        foreach (var (token, offset) in told["tokens"]!.AsArray().Zip(offsets).Where(t => !((string)t.First!).Contains('\uFFFD', StringComparison.Ordinal)))
+            Assert.Equal((string?)token, Text.Substring(offset, ((string)token!).Length));
+        Assert.Equal(offsets.Order(), offsets);
+        var events = await Raw("/v1/completions", $$"""{{Score}},"max_tokens":2,"n":2,"stream":true,"prompt":{{list}} """);
+        JsonNode[] parts = [.. events.Split("data: ")[1..^1].Select(e => JsonNode.Parse(e)!["choices"]![0]!)];
+        foreach (var answer in parts.GroupBy(p => (int)p["index"]!))
+        {
+            Assert.StartsWith(Text, string.Concat(answer.Select(p => (string?)p["text"])), StringComparison.Ordinal);
+            Assert.Equal([.. told["token_logprobs"]!.AsArray().Select(v => (float?)v)],
+                answer.SelectMany(p => p["logprobs"]!["token_logprobs"]!.AsArray()).Take(ids.Length).Select(v => (float?)v));
+        }
+        var (status, refused) = await tiny.Post("/v1/completions", $$"""{{{Score}},"prompt":[1,999999]}""");
+        Assert.Equal((400, "prompt[1]: must be a token, from 0 to"), (status, ((string)refused!["error"]!["message"]!)[..37]));
     }
 
     [Fact]
@@ -159,6 +211,7 @@ public sealed class EndpointFieldTests(TinyServer tiny) : IClassFixture<TinyServ
     [InlineData("\"chat_template_kwargs\":{\"thinking\":false}", true)]
     [InlineData("\"reasoning_effort\":\"none\"", true)]
     [InlineData("\"chat_template_kwargs\":{\"enable_thinking\":true}", false)]
+    [InlineData("\"reasoning_effort\":\"low\"", false)]
     public async Task Thinking_is_turned_off_by_an_empty_thought(string field, bool off)
     {
         // The config says the opposite: the field decides.
