@@ -36,6 +36,15 @@ public sealed class PageTests(ServedAdapterTests.Two two) : IClassFixture<Served
         await page.Until("document.getElementById('stop').disabled");
         await page.Value("document.getElementById('clear').click()");
         Assert.Equal("0", await Text("document.querySelectorAll('.turn').length"));
+        // Cleared while an answer comes: nothing of it is left, neither to be seen nor to be asked along.
+        await page.Type("once more");
+        await page.Press("Enter", 13);
+        await page.Until("[...document.querySelectorAll('.turn.assistant')].some(t => t.textContent.length > 0)");
+        Assert.Equal("1", await Text("getComputedStyle(document.getElementById('stop')).opacity"));
+        await page.Value("document.getElementById('clear').click()");
+        await page.Until("document.getElementById('stop').disabled && getComputedStyle(document.getElementById('stop')).opacity < 1");
+        Assert.Equal("0|", await Text("`${[...columns.values()].reduce((n, c) => n + c.messages.length, 0)}|"
+            + "${[...columns.values()].map(c => c.speed.textContent).join('')}`"));
         // Dark where the system is dark; text stands out from the page either way.
         var light = await Text("getComputedStyle(document.body).backgroundColor");
         await page.Width(1000, dark: true);
