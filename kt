@@ -46,6 +46,8 @@ missing_for() {
             has mpirun || packages+=(openmpi-bin)
             has ip || packages+=(iproute2)
             has srun || packages+=(slurm-wlm munge)
+            # srun's PMIx plugin opens a link that only the development package has.
+            compgen -G "/usr/lib/*/pmix2/lib/libpmix.so" >/dev/null || packages+=(libpmix-dev)
             ;;
     esac
     case $1 in

@@ -4,7 +4,6 @@ using System.Globalization;
 using KtNotebooks.Distributed;
 using KtNotebooks.Experts;
 using KtNotebooks.Formats;
-using KtNotebooks.Interop;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;

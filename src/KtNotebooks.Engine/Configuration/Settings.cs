@@ -215,7 +215,8 @@ public sealed class Settings
             YamlSequenceNode list when list.Children.All(c => c is YamlScalarNode) => (null, [.. list.Children.Select(c => ((YamlScalarNode)c).Value ?? "")],
                 where(key)),
             // Of a key that nobody reads its name alone matters: callbacks, a list of blocks, is unknown rather than of the wrong form.
-            YamlSequenceNode when Keys.Find(name) is null or { Effect: not KeyEffect.Acts } => ("a list of blocks", null, where(key)),
+            YamlSequenceNode list when list.Children.Any(c => c is YamlMappingNode) && Keys.Find(name) is null or { Effect: not KeyEffect.Acts } =>
+                ("a list of blocks", null, where(key)),
             _ => throw new InvalidDataException($"{where(key)}: '{name}' must be a value or a list of values"),
         };
     }

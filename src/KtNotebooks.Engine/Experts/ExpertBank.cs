@@ -1,7 +1,6 @@
 using System.Runtime.InteropServices;
 
 using KtNotebooks.Formats;
-using KtNotebooks.Interop;
 using KtNotebooks.Nn;
 using KtNotebooks.Ops;
 using KtNotebooks.Tensors;

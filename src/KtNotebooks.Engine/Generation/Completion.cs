@@ -94,6 +94,19 @@ public sealed class Completion
     /// <summary>Tokens as they come, until the end.</summary>
     public IAsyncEnumerable<GeneratedToken> ReadAllAsync(CancellationToken cancel = default) => _tokens.Reader.ReadAllAsync(cancel);
 
+    /// <summary>Draws, or ends by what its own mask or bias did wrong: the others go on.</summary>
+    internal void TryTake(Span<float> logits)
+    {
+        try
+        {
+            Take(logits);
+        }
+        catch (Exception error) when (error is not OutOfMemoryException)
+        {
+            Finish(FinishReason.Failed, error);
+        }
+    }
+
     /// <summary>Draws from the logits [V] of the last token.</summary>
     internal void Take(Span<float> logits)
     {

@@ -1,4 +1,5 @@
 using KtNotebooks.Autograd;
+using KtNotebooks.Nn;
 
 namespace KtNotebooks.Generation;
 
@@ -18,6 +19,25 @@ internal sealed class PromptScores(IReadOnlyList<int> prompt, int likeliest)
     public IReadOnlyList<GeneratedToken> Told => _told;
 
     public bool IsWhole => _told.Count == prompt.Count;
+
+    /// <summary>Reads what a step has computed of the prompts that are asked about.</summary>
+    /// <param name="batch">The step's rows.</param>
+    /// <param name="held">[sequences]: positions before the step.</param>
+    /// <param name="sequences">In the batch's order.</param>
+    /// <param name="rows">[sequences]: rows of each.</param>
+    /// <param name="vocabulary">Tokens of the model, [V].</param>
+    /// <param name="used">Those of them that there is text for; null: all.</param>
+    /// <param name="logits">From a sequence, a row of the batch and a number of rows on to their logits, [n, V].</param>
+    public static void Read(TokenBatch batch, int[] held, Completion[] sequences, int[] rows, int vocabulary, int? used,
+        Func<Completion, int, int, Tensor> logits)
+    {
+        for (var i = 0; i < sequences.Length; i++)
+        {
+            if (sequences[i].Scores is not { IsWhole: false } scores) continue;
+            var (first, one) = (batch.SeqStarts[i] - held[i], sequences[i]);
+            scores.Read(held[i], rows[i], vocabulary, used, (at, n) => logits(one, first + at, n));
+        }
+    }
 
     /// <summary>
     /// Reads hidden rows of the sequence. Rows whose tokens are told already (it had to give its pages back and is computed again) are passed over.

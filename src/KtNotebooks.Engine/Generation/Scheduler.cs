@@ -437,36 +437,31 @@ public sealed class Scheduler : IDisposable
         Rows += batch.Tokens;
         Steps++;
         int[] ready = [.. Enumerable.Range(0, sequences.Length).Where(i => sequences[i].Pending == 0)];
-        if (hidden is not null) Score(hidden, batch, cached.Held, sequences, rows);
         if (hidden is null) Draw(sequences, replayed);
-        else if (ready.Length > 0)
+        else
         {
-            var last = ready.Length == batch.Tokens ? hidden : GatherRows.Apply(hidden, [.. ready.Select(i => batch.SeqStarts[i + 1] - 1)]);
-            Completion[] drawing = [.. ready.Select(i => sequences[i])];
-            var ends = _tables.With(Pass.Inference(batch) with { RowsAlike = _settings.RowsAlike }, drawing, [.. Enumerable.Range(1, ready.Length)]);
-            var logits = _model.Logits(last, ends);
-            if (_logits.Length < logits.Count) _logits = new float[logits.Count];
-            logits.CopyTo(_logits.AsSpan(0, (int)logits.Count));
-            Draw(drawing, _logits.AsSpan(0, (int)logits.Count));
+            PromptScores.Read(batch, cached.Held, sequences, rows, _model.Info.Vocabulary, _vocabulary,
+                (one, first, n) => LogitsOf(hidden, batch, [.. Enumerable.Range(first, n)], [one], [n]));
+            if (ready.Length > 0) DrawFrom(hidden, batch, ready, [.. ready.Select(i => sequences[i])]);
         }
         foreach (var one in sequences)
             if (!one.IsDone && (one.Cached.Length % PageTable.Rows == 0 || one.Pending > 1 || one.All.Count == one.Request.Prompt.Count + 1)) Publish(one);
         foreach (var one in sequences.Where(s => s.IsDone)) Leave(one);
     }
 
-    /// <summary>What the rows of prompts, in hidden [T, D], tell of the tokens after them, where somebody asked.</summary>
-    private void Score(Tensor hidden, TokenBatch batch, int[] held, Completion[] sequences, int[] rows)
+    /// <summary>Logits [n, V] of some rows of hidden [T, D]: those of each sequence end before its place in ends.</summary>
+    private Tensor LogitsOf(Tensor hidden, TokenBatch batch, int[] rows, Completion[] sequences, int[] ends)
     {
-        for (var i = 0; i < sequences.Length; i++)
-        {
-            if (sequences[i].Scores is not { IsWhole: false } scores) continue;
-            var (first, one) = (batch.SeqStarts[i] - held[i], sequences[i]);
-            scores.Read(held[i], rows[i], _model.Info.Vocabulary, _vocabulary, (at, n) =>
-            {
-                var pass = _tables.With(Pass.Inference(batch) with { RowsAlike = _settings.RowsAlike }, [one], [n]);
-                return _model.Logits(GatherRows.Apply(hidden, [.. Enumerable.Range(first + at, n)]), pass);
-            });
-        }
+        var pass = _tables.With(Pass.Inference(batch) with { RowsAlike = _settings.RowsAlike }, sequences, ends);
+        return _model.Logits(rows.Length == batch.Tokens ? hidden : GatherRows.Apply(hidden, rows), pass);
+    }
+
+    private void DrawFrom(Tensor hidden, TokenBatch batch, int[] ready, Completion[] drawing)
+    {
+        var logits = LogitsOf(hidden, batch, [.. ready.Select(i => batch.SeqStarts[i + 1] - 1)], drawing, [.. Enumerable.Range(1, ready.Length)]);
+        if (_logits.Length < logits.Count) _logits = new float[logits.Count];
+        logits.CopyTo(_logits.AsSpan(0, (int)logits.Count));
+        Draw(drawing, _logits.AsSpan(0, (int)logits.Count));
     }
 
     /// <summary>Each draws from its row of logits [n, V].</summary>
@@ -476,26 +471,14 @@ public sealed class Scheduler : IDisposable
         var used = Math.Min(width, _vocabulary ?? width);
         // The card waits for the draws. Masks may share what they know: with one they come one after another.
         if (logits.Length < ManyLogits || sequences.Any(s => s.Request.Mask is not null))
-            for (var i = 0; i < sequences.Length; i++) Draw(sequences[i], logits.Slice(i * width, used));
+            for (var i = 0; i < sequences.Length; i++) sequences[i].TryTake(logits.Slice(i * width, used));
         else
             fixed (float* all = logits)
             {
                 var from = (nint)all;
-                Parallel.For(0, sequences.Length, i => Draw(sequences[i], new Span<float>((float*)from + ((long)i * width), used)));
+                Parallel.For(0, sequences.Length, i => sequences[i].TryTake(new Span<float>((float*)from + ((long)i * width), used)));
             }
         Tokens += sequences.Sum(s => s.All.Count) - before;
-    }
-
-    private static void Draw(Completion one, Span<float> logits)
-    {
-        try
-        {
-            one.Take(logits);
-        }
-        catch (Exception error) when (error is not OutOfMemoryException)
-        {
-            one.Finish(FinishReason.Failed, error); // a mask, a bias: this request's own, not the others'
-        }
     }
 
     private static void Publish(Completion one) => one.Cached.Publish(CollectionsMarshal.AsSpan(one.All));

@@ -83,7 +83,7 @@ internal sealed class CompletionsEndpoint(ModelEngine engine)
                     tokens[answer.Index]!.Add(token.Token);
                     continue;
                 }
-                if (part is null && answer.StopToken is { } stop) tokens[answer.Index]!.Add(stop);
+                if (echo && part is null && answer.StopToken is { } stop) tokens[answer.Index]!.Add(stop);
                 Write(reply, answer, part is TextPart text ? text.Text : "", part is null ? EngineTelemetry.Word(answer.Reason) : null);
                 if (part is null ? reply.Answers.Count > 1 : !answer.HasMore) await c.Events.FlushAsync(c.Cancel); // the end of one alone goes out with [DONE]
             }
@@ -128,7 +128,8 @@ internal sealed class CompletionsEndpoint(ModelEngine engine)
         if (NewTokens(reply) is not { } tokens) return null;
         if (echo) tokens.AddPrompt(answer.PromptTokens);
         foreach (var token in answer.Tokens) tokens.Add(token);
-        if (answer.StopToken is { } stop) tokens.Add(stop);
+        // With an echo it is told what came after the prompt, if only its end: harnesses leave the last token out. Else tokens are those of usage.
+        if (echo && answer.StopToken is { } stop) tokens.Add(stop);
         return tokens.Take();
     }
 

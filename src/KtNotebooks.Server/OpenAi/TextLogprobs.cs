@@ -4,7 +4,7 @@ using KtNotebooks.Tokenizers;
 namespace KtNotebooks.Server.OpenAi;
 
 /// <summary>Log-probabilities of /v1/completions; of an echoed prompt's first token there are none (null).</summary>
-/// <param name="Tokens">Their texts; the stop token that ended the text is the last of them.</param>
+/// <param name="Tokens">Their texts; behind an echoed prompt the stop token that ended the text is the last of them.</param>
 /// <param name="TokenLogprobs">Of each.</param>
 /// <param name="TopLogprobs">Of the likeliest at each place, and of the token itself; null where none were asked for.</param>
 /// <param name="TextOffset">Where each token begins in the text, in characters (UTF-16).</param>

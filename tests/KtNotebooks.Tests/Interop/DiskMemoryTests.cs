@@ -1,4 +1,3 @@
-using KtNotebooks.Interop;
 using KtNotebooks.Tensors;
 using KtNotebooks.Tests.Tokenizers;
 

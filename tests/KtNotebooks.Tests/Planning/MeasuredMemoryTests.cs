@@ -1,6 +1,5 @@
 using KtNotebooks.Configuration;
 using KtNotebooks.Experts;
-using KtNotebooks.Interop;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;

@@ -1,5 +1,4 @@
 using KtNotebooks.Experts;
-using KtNotebooks.Interop;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;

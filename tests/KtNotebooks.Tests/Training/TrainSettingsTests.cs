@@ -16,7 +16,7 @@ public class TrainSettingsTests
         { "learning_rate must be a number above 0, but is 0", Good with { LearningRate = 0 } },
         { "learning_rate must be a number above 0, but is NaN", Good with { LearningRate = double.NaN } },
         { "lr_scheduler_type 'sine' is not known; known are cosine, linear, constant, constant_with_warmup, cosine_with_restarts, cosine_with_min_lr, "
-            + "polynomial, inverse_sqrt, warmup_stable_decay", Good with { Schedule = "sine" } },
+            + "cosine_warmup_with_min_lr, polynomial, inverse_sqrt, warmup_stable_decay", Good with { Schedule = "sine" } },
         { "warmup_ratio must be in [0, 1], but is 1.5", Good with { WarmupRatio = 1.5 } },
         { "warmup_ratio must be in [0, 1], but is NaN", Good with { WarmupRatio = double.NaN } },
         { "warmup_steps must be 0 or more, but is -3", Good with { WarmupSteps = -3 } },

@@ -1,9 +1,9 @@
 using System.IO.MemoryMappedFiles;
 using System.Runtime.InteropServices;
 
-using KtNotebooks.Tensors;
+using KtNotebooks.Interop;
 
-namespace KtNotebooks.Interop;
+namespace KtNotebooks.Tensors;
 
 /// <summary>
 /// Memory whose home is a disk: stretches of files that are mapped to be read and written. The system brings pages when they are touched, keeps what it has
