@@ -16,6 +16,9 @@ has_compiler() { has cmake && has g++ && has make; }
 has_python() { [[ -d /usr/lib/python3/dist-packages/$1 ]]; }
 has_library() { compgen -G "/usr/lib/*/$1" >/dev/null || compgen -G "/lib/*/$1" >/dev/null || compgen -G "/usr/l*/$1" >/dev/null; }
 
+# A font with Chinese letters, of which charts draw theirs; the notebooks' stored outputs hold no line that says it is missing.
+has_chinese() { [[ $OSTYPE != linux* ]] || { has fc-list && [[ -n $(fc-list :lang=zh family) ]]; }; }
+
 # ICU, of which .NET takes cultures (currency formats, names of months); macOS has its own. Its package's name holds its version.
 has_icu() { [[ $OSTYPE != linux* ]] || has_library 'libicuuc.so.*'; }
 icu_package() {
@@ -35,7 +38,10 @@ missing_for() {
         kernel | notebook | tour | test) has_library $zmq || packages+=(libzmq5) ;;
     esac
     case $1 in
-        tour | test) has_python nbclient || packages+=(python3-nbclient) ;;
+        tour | test)
+            has_python nbclient || packages+=(python3-nbclient)
+            has_chinese || packages+=(fontconfig fonts-wqy-microhei)
+            ;;
     esac
     case $1 in
         eval | predict | report | notebook | tour | test) has_python jieba || packages+=(python3-jieba) ;; # its dictionary, for ROUGE and word BLEU
