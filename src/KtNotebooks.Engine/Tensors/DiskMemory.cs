@@ -36,8 +36,9 @@ public sealed partial class DiskMemory(string folder)
     {
         get
         {
-            Directory.CreateDirectory(Folder);
-            return new DriveInfo(Folder).DriveFormat is "tmpfs" or "ramfs" ? $"offload_folder: {Folder} lies in memory (tmpfs), not on a disk" : null;
+            var there = Folder; // or what it will be made in
+            while (!Directory.Exists(there) && Path.GetDirectoryName(there) is { } above) there = above;
+            return new DriveInfo(there).DriveFormat is "tmpfs" or "ramfs" ? $"offload_folder: {Folder} lies in memory (tmpfs), not on a disk" : null;
         }
     }
 
