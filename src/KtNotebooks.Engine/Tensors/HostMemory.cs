@@ -43,8 +43,8 @@ public static class HostMemory
                 $"available; {instead}");
     }
 
-    /// <summary>MemAvailable alone, without garbage: loading asks once a tensor, of which a large model has a hundred thousand.</summary>
-    private static long? Available()
+    /// <summary>MemAvailable alone, without garbage: loading asks once a tensor, of which a large model has a hundred thousand. Null: nobody tells.</summary>
+    internal static long? Available()
     {
         if (!File.Exists("/proc/meminfo")) return null;
         Span<byte> text = stackalloc byte[512]; // its third line
