@@ -33,7 +33,7 @@ namespace KtNotebooks.Bench;
 /// <param name="Steps">Measured steps, after two to warm up.</param>
 /// <param name="Gpus">Over how many cards the layers lie, from <paramref name="Device"/> on.</param>
 /// <param name="Contiguous">Each card has consecutive layers, as in KTransformers' rule files; else the cards take turns.</param>
-/// <param name="Parts">Into how many parts the window is cut; null: one a card.</param>
+/// <param name="Parts">Into how many parts the window is cut; null: as <see cref="LayerMajorStep.Parts"/> chooses.</param>
 /// <param name="DenseOnHost">The matrices of layers that are no experts wait in pinned host memory and come for their layer's work.</param>
 /// <param name="Trace">A file that gets what each card did in the last step, and when.</param>
 /// <param name="LoraFolder">A disk is the home of the experts' low-rank pairs, gradients and moments: in this folder; null: memory is.</param>
@@ -191,6 +191,7 @@ public static class TrainingBenchmark
         if (disk is not null) sequential = Math.Max(sequential, DiskShards.SequentialGbPerSecond(disk, note)); // what lies behind it may have warmed up
         var shared = ranks.World == 1 ? null : new RankFigures(ranks.World, ranks.Carrier, summed, DeviceMeter.Median(sums), DeviceMeter.Median(exposed));
         DeviceFigures[] cards = [.. meters.Select(m => m.Figures)];
+        if (settings.Gpus > 1) settings = settings with { Parts = step.Parts };
         return new TrainingBenchmarkResult(settings, meters[0].Name ?? $"CPU, {Cpu()}", made.Parameters, parameters.Sum(p => p.Tensor.Count),
             DeviceMeter.Median(times), times.Min(), times.Max(),
             cards.SelectMany(c => c.Parts.Keys).Distinct().ToDictionary(k => k, k => cards.Average(c => c.Parts.GetValueOrDefault(k))),

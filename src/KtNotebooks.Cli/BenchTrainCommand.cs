@@ -47,7 +47,7 @@ internal static class BenchTrainCommand
         };
         var parts = new Option<string?>("--parts")
         {
-            Description = "parts of the window that follow each other through the cards, or several numbers; without it one a card",
+            Description = "parts of the window that follow each other through the cards, or several numbers; without it two, with --contiguous one a card",
         };
         var slots = new Option<int>("--slots-mb") { Description = "MiB of each card for experts on their way", DefaultValueFactory = _ => 1100 };
         var saved = new Option<int>("--saved-mb")
@@ -145,7 +145,7 @@ internal static class BenchTrainCommand
             + $"rank {s.Rank} ({r.Trained / 1e6:F1} M trained), {s.Tokens} tokens a step in sequences of {s.Sequence}"
             + (s.Stage == "sft" ? "" : $", {s.Stage}"));
         var more = s.Gpus == 1 ? ""
-            : $" and {s.Gpus - 1} more: {(s.Contiguous ? "consecutive layers on each" : "layers in turn")}, the window in {s.Parts ?? s.Gpus} parts";
+            : $" and {s.Gpus - 1} more: {(s.Contiguous ? "consecutive layers on each" : "layers in turn")}, the window in {s.Parts} parts";
         if (r.Ranks is { } shared) Console.WriteLine($"{shared.World} processes share every step, summed by {shared.Carrier}; the first one's figures");
         Console.WriteLine($"experts {s.Executor.ToString().ToLowerInvariant()} in {s.Format.Name}, everything else "
             + $"{(s.DenseOnHost ? "from host memory too, but norms, token table and head, " : "")}on {r.Device}{more}");

@@ -21,7 +21,7 @@ namespace {
 // Above: tiles, which meet a block of weights with many rows at once; low bits must become such a block first, which costs as much as some
 // rows.
 constexpr int64_t MostTokens = 256, MostRows = 8, MostLowBitRows = 16;
-constexpr int64_t Together = 4, InColumns = 64, OutColumns = 32;
+constexpr int64_t Together = 4, InColumns = 32, OutColumns = 32;  // a layer of one token is some hundred tasks: the last ones end together
 constexpr int64_t FirstBytes = 2048;  // of a stretch of weights: as far ahead as the dots themselves look
 
 // R rows as the dots of a projection want them, `bytes` apart.
