@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Tests and benchmarks on a GPU machine that has no .NET and maybe no network:
 #   tests/gpu/run.sh pack OUT.tar.xz    here: a self-contained linux-x64 build of kt and of the tests, with the golden folders (at most 60 MB)
-#   ./run.sh test [more options]        there, in the unpacked folder: the ops and the driver layer; a missing card is a failure
+#   ./run.sh test [more options]        there, in the unpacked folder: every test that uses a card; one that wants more cards than there are fails
+#   ./run.sh sanitize                   there: a golden model's steps and answers under compute-sanitizer's memcheck
 #   ./run.sh verify [options]           there: kt verify --device cuda:0 on every golden folder
 #   ./run.sh bench [which …]            there: the tables of docs/results (all of them, or those named: ceilings v2lite v3 formats attention)
 #   ./run.sh scale [1 2 4 …]            there: the same step by so many processes with a card each (default 1, 2, 4 as there are cards), summed by NCCL
@@ -21,8 +22,10 @@ pack() {
             -p:NuGetLockFilePath=obj/packages.linux-x64.lock.json -p:RestoreLockedMode=false -p:DebugType=none -p:SatelliteResourceLanguages=en
     done
     cp "${BASH_SOURCE[0]}" "$folder/run.sh"
-    mkdir -p "$folder/Golden"
-    cp -r "$here"/../KtNotebooks.Tests/Golden/*/ "$folder/Golden/"
+    # Where tests look for it in a checkout, which the folder passes for.
+    mkdir -p "$folder/tests/KtNotebooks.Tests/Golden"
+    cp -r "$here"/../KtNotebooks.Tests/Golden/*/ "$folder/tests/KtNotebooks.Tests/Golden/"
+    cp "$here/../../KtNotebooks.sln" "$folder/"
     git -C "$here" describe --always --dirty >"$folder/COMMIT"
     # Clients that tests of the server talk through, a compiler that no cell uses, and what a debugger wants.
     rm -f "$folder"/{Anthropic,OpenAI,Microsoft.CodeAnalysis.VisualBasic*}.dll "$folder"/libmscor*.so
@@ -42,13 +45,18 @@ about() {
 run_tests() {
     export KT_REQUIRE=${KT_REQUIRE:-cuda}
     about
-    "$here/KtNotebooks.Tests" --filter-namespace 'KtNotebooks.Tests.Ops' --filter-namespace 'KtNotebooks.Tests.Interop*' "$@"
+    "$here/KtNotebooks.Tests" --filter-trait card=cuda "$@"
 }
 
 run_verify() {
     about
     local golden
-    for golden in "$here"/Golden/*/expected.json; do "$here/kt" verify "$(dirname "$golden")" --device cuda:0 "$@"; done
+    for golden in "$here"/tests/KtNotebooks.Tests/Golden/*/expected.json; do "$here/kt" verify "$(dirname "$golden")" --device cuda:0 "$@"; done
+}
+
+run_sanitize() {
+    about
+    compute-sanitizer --tool memcheck --error-exitcode 9 "$here/kt" verify "$here/tests/KtNotebooks.Tests/Golden/${1:-deepseek_v2_lite}" --device cuda:0
 }
 
 kt() {
@@ -115,6 +123,7 @@ run_scale() {
 case ${1:-} in
     pack) [ $# -eq 2 ] || { echo "usage: $0 pack OUT.tar.xz" >&2; exit 2; }; pack "$2" ;;
     test) shift; run_tests "$@" ;;
+    sanitize) shift; run_sanitize "$@" ;;
     scale) shift; run_scale "$@" ;;
     verify) shift; run_verify "$@" ;;
     bench) shift; run_bench "$@" ;;

@@ -101,7 +101,7 @@ public sealed class DenseWeightsTests : IDisposable
     public void A_run_learns_the_same_in_less_of_the_card(params string[] keys)
     {
         Require.Hardware("cuda", CudaDevice.Missing);
-        if (keys.Contains("cards=2")) Require.Hardware("cuda", CudaDevice.Count < 2 ? "one card" : null);
+        if (keys.Contains("cards=2") && CudaDevice.Count < 2) Assert.Skip($"there are {CudaDevice.Count} cards of 2");
         var path = Path.Combine(_folder.Path, "model");
         var ahead = keys.Contains("by a kernel") ? 1L << 40 : 0; // as if so much were queued before everything that a layer waits for
         keys = [.. keys.Where(k => k.Contains('=', StringComparison.Ordinal))];
