@@ -36,12 +36,13 @@ namespace KtNotebooks.Bench;
 /// <param name="DenseOnHost">The matrices of layers that are no experts wait in pinned host memory and come for their layer's work.</param>
 /// <param name="Trace">A file that gets what each card did in the last step, and when.</param>
 /// <param name="LoraFolder">A disk is the home of the experts' low-rank pairs, gradients and moments: in this folder; null: memory is.</param>
+/// <param name="KeptBytes">Device memory in which stages keep their whole forward pass for backward.</param>
 /// <param name="DiskFolder">The experts stay on the disk, in shards that are made in this folder first; null: in pinned memory.</param>
 /// <param name="KeepsActivations">Experts on the CPU keep what their backward pass needs.</param>
 public sealed record TrainingBenchmarkSettings(string Shape, int? Layers, int Tokens, int Sequence, int Rank, ExecutorKind Executor, StorageFormat Format,
     Device Device, long SlotBytes, long SavedBytes, bool MomentsOnHost, bool LoraOnHost, int ChunkRows, int Steps, int Gpus = 1, bool Contiguous = false,
     int? Parts = null, string? DiskFolder = null, bool DenseOnHost = false, string? Trace = null, bool KeepsActivations = false,
-    string? LoraFolder = null);
+    string? LoraFolder = null, long KeptBytes = 0);
 
 /// <summary>What it found; times are medians over the measured steps, in milliseconds.</summary>
 /// <param name="Parameters">Of the base model.</param>
@@ -145,6 +146,7 @@ public static class TrainingBenchmark
         var step = new LayerMajorStep(model, settings.ChunkRows, savedBytes: _ => settings.SavedBytes, parts: settings.Parts)
         {
             KeepsActivations = settings.KeepsActivations,
+            KeptBytes = _ => settings.KeptBytes,
             OnPart = mark => meters.First(m => m.Device == mark.Device)
                 .Begin(mark.Work == StepWork.Over ? "" : mark.Work.ToString().ToLowerInvariant(),
                     mark.Stage < 0 ? "" : $"of layer {mark.Layer}, part {mark.Part}"), // each from the thread of its card

@@ -69,6 +69,11 @@ internal static class BenchTrainCommand
         {
             Description = "experts on the CPU keep what their backward pass needs (kt_cpu_activation: retain)"
         };
+        var kept = new Option<int>("--kept-mb")
+        {
+            Description = "MiB of each device in which stages keep their whole forward pass for backward (kept_activations)",
+            DefaultValueFactory = _ => 0,
+        };
         var chunk = new Option<int>("--chunk") { Description = "rows that a stage works on at a time", DefaultValueFactory = _ => 8192 };
         var steps = new Option<int>("--steps") { Description = "measured steps, after two to warm up", DefaultValueFactory = _ => 5 };
         var weights = new Option<string>("--weights")
@@ -91,8 +96,8 @@ internal static class BenchTrainCommand
         var json = new Option<bool>("--json") { Description = "one JSON object" };
         var command = new Command("train", "Tokens per second of a real training step (forward, backward, clipping, AdamW) on random weights of a true shape")
         {
-            shape, layers, tokens, sequence, rank, experts, format, device, cards, contiguous, parts, slots, saved, moments, pairs, pairsFolder, keep, chunk,
-            steps, weights, diskFolder, dense, trace, json
+            shape, layers, tokens, sequence, rank, experts, format, device, cards, contiguous, parts, slots, saved, moments, pairs, pairsFolder, keep, kept,
+            chunk, steps, weights, diskFolder, dense, trace, json
         };
         command.SetAction((parsed, cancel) => Task.Run(() =>
         {
@@ -110,7 +115,8 @@ internal static class BenchTrainCommand
                 Device.Parse(parsed.GetRequiredValue(device)), (long)parsed.GetValue(slots) << 20, (long)parsed.GetValue(saved) << 20, parsed.GetValue(moments),
                 parsed.GetValue(pairs), parsed.GetValue(chunk), parsed.GetValue(steps), parsed.GetValue(cards), parsed.GetValue(contiguous),
                 windows[0].Parts, parsed.GetValue(diskFolder), parsed.GetValue(dense) == "host",
-                parsed.GetValue(trace), parsed.GetValue(keep), parsed.GetValue(pairsFolder));
+                parsed.GetValue(trace), parsed.GetValue(keep), parsed.GetValue(pairsFolder),
+                (long)parsed.GetValue(kept) << 20);
             var ranks = Together.Join();
             var speaker = ranks.World == 1 ? "" : $"rank {ranks.Rank}: ";
             foreach (var result in TrainingBenchmark.Run(settings, ranks, line => Console.Error.WriteLine(speaker + line), windows, cancel))

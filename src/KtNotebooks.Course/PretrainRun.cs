@@ -112,6 +112,7 @@ public sealed class PretrainRun : IDisposable
             Windows = windows,
             Settings = training,
             Identity = new RunIdentity(effective, c.Given, steps),
+            Memory = new Dictionary<Device, TrainingMemory> { [Device.Cpu] = TrainingMemory.OnHost(training.Memory) },
         };
         return new PretrainRun(parts, tokenizer) { Notes = notes };
     }

@@ -4,7 +4,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <random>
-#include <thread>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -44,7 +43,7 @@ std::shared_ptr<Stream> default_stream(int card) {
 // A recording, or one made ready to run.
 struct Graph {
     int card;
-    std::shared_ptr<std::vector<Recorded>> work;
+    std::shared_ptr<std::vector<std::function<Failure()>>> work;
 };
 
 std::unordered_set<Graph*>& graphs() {
@@ -75,18 +74,18 @@ int drain_all(int card) {
     return status;
 }
 
-int Stream::push(std::function<Failure()> run, bool host) {
+int Stream::push(std::function<Failure()> run) {
     if (recording) {
-        recording->push_back({std::move(run), host});
+        recording->push_back(std::move(run));
         return Success;
     }
-    queue_.push_back({std::move(run), host, nullptr, 0});
+    queue_.push_back({std::move(run), nullptr, 0});
     return after_push();
 }
 
 int Stream::push_wait(const std::shared_ptr<Stream>& other, uint64_t position) {
     if (recording) return error(NotSupported, "waiting for another stream is not recorded here");
-    queue_.push_back({nullptr, false, other, position});
+    queue_.push_back({nullptr, other, position});
     return after_push();
 }
 
@@ -106,23 +105,13 @@ int Stream::after_push() {
 }
 
 bool Stream::step() {
-    if (queue_.empty() || busy_) return false;
+    if (queue_.empty()) return false;
     auto work = std::move(queue_.front());
     queue_.pop_front();
     if (work.other) {
         work.other->drain(work.position);
     } else {
-        busy_ = true;
-        Failure got;
-        if (work.host) {  // may wait for a thread that is about to call the driver
-            auto& gate = Machine::get().gate;
-            gate.unlock();
-            got = work.run();
-            gate.lock();
-        } else {
-            got = work.run();
-        }
-        busy_ = false;
+        Failure got = work.run();
         if (failure_.status == 0) failure_ = got;
     }
     done_++;
@@ -130,12 +119,7 @@ bool Stream::step() {
 }
 
 int Stream::drain(uint64_t position) {
-    while (done_ < position) {
-        if (step()) continue;
-        auto& gate = Machine::get().gate;  // a host function of this stream runs on another thread
-        gate.unlock();
-        std::this_thread::sleep_for(std::chrono::microseconds(50));
-        gate.lock();
+    while (done_ < position && step()) {
     }
     if (failure_.status == 0) return Success;
     auto failure = failure_;
@@ -186,7 +170,7 @@ int cuStreamBeginCapture_v2(void* stream, int mode) {
     NEEDS_CONTEXT;
     auto s = stream ? find_stream(stream) : nullptr;
     if (!s || s->recording || mode < 0 || mode > 2) return error(InvalidHandle, "cuStreamBeginCapture: no such stream, or it is being recorded");
-    s->recording = std::make_shared<std::vector<Recorded>>();
+    s->recording = std::make_shared<std::vector<std::function<Failure()>>>();
     return Success;
 }
 
@@ -217,7 +201,7 @@ int cuGraphLaunch(void* executable, void* stream) {
     auto s = find_stream(stream);
     if (!graphs().count(g) || !s || s->card != g->card) return error(InvalidHandle, "cuGraphLaunch: no such graph, or a stream of another card");
     for (auto& work : *g->work)
-        if (int status = s->push(work.run, work.host)) return status;
+        if (int status = s->push(work)) return status;
     return Success;
 }
 
@@ -314,26 +298,6 @@ int cuEventElapsedTime(float* milliseconds, void* start, void* end) {
 }
 
 int cuEventElapsedTime_v2(float* milliseconds, void* start, void* end) { return cuEventElapsedTime(milliseconds, start, end); }
-
-int cuLaunchHostFunc(void* stream, void (*function)(void*), void* data) {
-    NEEDS_CONTEXT;
-    auto s = find_stream(stream);
-    if (!s || function == nullptr) return error(InvalidHandle, "cuLaunchHostFunc: no such stream, or no function");
-    if (!is_eager() && !s->recording) {
-        // Nobody may ever wait for it through the driver: as on a card, it runs after a while.
-        std::thread([s, position = s->position() + 1] {
-            std::this_thread::sleep_for(std::chrono::milliseconds(20));
-            LOCKED;
-            s->drain(position);
-        }).detach();
-    }
-    return s->push(
-        [function, data] {
-            function(data);
-            return Failure{};
-        },
-        true);
-}
 
 int kt_enqueue(void* stream, void (*run)(void*), void* argument, void (*release)(void*)) {
     std::shared_ptr<void> owned(argument, release);  // a recorded product runs more than once

@@ -14,19 +14,13 @@
 
 namespace kt {
 
-// A piece of work that a recording has; `host`: a function of the program's, see Stream::push.
-struct Recorded {
-    std::function<Failure()> run;
-    bool host;
-};
-
 class Stream {
   public:
     explicit Stream(int card) : card(card) {}
     const int card;
 
     // Adds work; eager streams do it before this returns. The status of a failed step comes back from here or from a later wait.
-    int push(std::function<Failure()> run, bool host = false);
+    int push(std::function<Failure()> run);
     int push_wait(const std::shared_ptr<Stream>& other, uint64_t position);
     uint64_t position() const { return pushed_; }
     bool reached(uint64_t position) const { return done_ >= position; }
@@ -35,12 +29,11 @@ class Stream {
     bool step();  // one piece of work; false: none is left
 
     // While it is not null, work is recorded there instead of queued.
-    std::shared_ptr<std::vector<Recorded>> recording;
+    std::shared_ptr<std::vector<std::function<Failure()>>> recording;
 
   private:
     struct Work {
         std::function<Failure()> run;
-        bool host;
         std::shared_ptr<Stream> other;
         uint64_t position;
     };
@@ -48,7 +41,6 @@ class Stream {
 
     std::deque<Work> queue_;
     uint64_t pushed_ = 0, done_ = 0;
-    bool busy_ = false;
     Failure failure_;
 };
 

@@ -24,6 +24,8 @@ pack() {
     mkdir -p "$folder/Golden"
     cp -r "$here"/../KtNotebooks.Tests/Golden/*/ "$folder/Golden/"
     git -C "$here" describe --always --dirty >"$folder/COMMIT"
+    # Clients that tests of the server talk through, a compiler that no cell uses, and what a debugger wants.
+    rm -f "$folder"/{Anthropic,OpenAI,Microsoft.CodeAnalysis.VisualBasic*}.dll "$folder"/libmscor*.so
     find "$folder" -name '*.xml' -delete
     tar -C "$folder" -c . | xz -T0 -6 >"$out"
     local bytes

@@ -13,7 +13,7 @@ public sealed class Frame(Tensor[] inputs, Tensor[] outputs, params Tensor[] sav
     public Tensor[] Saved { get; } = saved;
 
     /// <summary>The same of an op that keeps more than a few tensors, in a type of its own; owned by this frame.</summary>
-    public IDisposable? State { get; init; }
+    public FrameState? State { get; init; }
 
     /// <summary>Does input i need a gradient? With LoRA nearly all weights are frozen: computing theirs would dominate.</summary>
     public bool Needs(int i) => i < Inputs.Length && Inputs[i].RequiresGrad;
@@ -23,4 +23,13 @@ public sealed class Frame(Tensor[] inputs, Tensor[] outputs, params Tensor[] sav
         foreach (var tensor in Saved) tensor.Dispose();
         State?.Dispose();
     }
+}
+
+/// <summary>What an op keeps for its backward pass beside a few tensors.</summary>
+public abstract class FrameState : IDisposable
+{
+    /// <summary>All that it keeps.</summary>
+    internal abstract IEnumerable<Tensor> Tensors { get; }
+
+    public abstract void Dispose();
 }

@@ -12,7 +12,7 @@ public sealed class Tape : IDisposable
     private readonly List<Frame> _frames = [];
     private readonly HashSet<Tensor> _owned = new(ReferenceEqualityComparer.Instance);
     private readonly Tape? _outer;
-    private bool _recording;
+    private bool _recording, _isCurrent = true;
 
     private Tape(bool recording)
     {
@@ -68,9 +68,25 @@ public sealed class Tape : IDisposable
         foreach (var rest in gradients.Values) rest.Dispose();
     }
 
+    /// <summary>Ends the recording and keeps what it has: <see cref="Backward"/> may be asked for at any time until it is disposed.</summary>
+    internal void Suspend()
+    {
+        _recording = false;
+        Leave();
+    }
+
+    /// <summary>Bytes on a device that <see cref="Dispose"/> gives back, as far as nobody else holds them.</summary>
+    internal long BytesOn(Device device)
+    {
+        HashSet<Tensors.Buffer> buffers = new(ReferenceEqualityComparer.Instance);
+        foreach (var tensor in _owned.Concat(_frames.SelectMany(f => f.Saved.Concat(f.State?.Tensors ?? []))))
+            if (tensor.Device == device) buffers.Add(tensor.Home.Buffer);
+        return buffers.Sum(b => b.ByteLength);
+    }
+
     public void Dispose()
     {
-        CurrentTape.Value = _outer;
+        Leave();
         foreach (var frame in _frames) frame.FreeSaved();
         _frames.Clear();
         FreeOwned();
@@ -95,6 +111,12 @@ public sealed class Tape : IDisposable
         }
         foreach (var output in frame.Outputs) output.RequiresGrad = output.Type.IsFloat();
         tape._frames.Add(frame);
+    }
+
+    private void Leave()
+    {
+        if (_isCurrent) CurrentTape.Value = _outer;
+        _isCurrent = false;
     }
 
     private static Tensor One(Tensor like)

@@ -53,6 +53,8 @@ internal sealed class HostState(Tensor offsets, Tensor routes, ExpertActivations
 
     public ExpertActivations Kept => kept;
 
+    internal override IEnumerable<Tensor> Tensors => [.. base.Tensors, kept.Gate, kept.Up, .. kept.P];
+
     /// <summary>For one more holder, who will find the activations in it.</summary>
     public HostState Filled()
     {

@@ -193,6 +193,7 @@ public sealed class ExpertBank : Module, IAdaptable
         {
             ValueUnused = pass.ValueUnused,
             KeptLora = lora,
+            IsRemembered = pass.IsRemembered,
             Kept = pass.Kept is { } states ? (states, this) : null,
             Several = several,
         }, Executor);

@@ -58,7 +58,7 @@ internal abstract class GpuExperts : IExpertExecutor
         return (rows * row * type.Size()) + pairs + sum + Groups.Max(g => OpenBytes(g, type, call.RowsEach));
     }
 
-    public ExpertState NewState(ExpertCall call) => StateOf(call);
+    public virtual ExpertState NewState(ExpertCall call) => StateOf(call);
 
     public static GpuState StateOf(ExpertCall call)
     {
@@ -76,7 +76,7 @@ internal abstract class GpuExperts : IExpertExecutor
 /// <summary>
 /// <see cref="RoutedExperts"/> and its gradient on a GPU, one group of experts after the other: what a group needs is allocated for its rows alone, so
 /// memory does not grow with the bank. Rows are fetched through the routes inside the products, nothing is gathered. The gradient computes gate and up
-/// again from x instead of keeping them: two products more, R × 2I elements less.
+/// again from x, two products more and R × 2I elements less, unless the call is remembered.
 /// </summary>
 internal sealed class GpuRows(ExpertCall call, GpuExperts source, GpuState state)
 {
@@ -101,15 +101,9 @@ internal sealed class GpuRows(ExpertCall call, GpuExperts source, GpuState state
         {
             if (IsEmpty(source.Groups[g])) continue;
             using var visit = new Visit(this, g, pairs);
-            var (gate, up, p) = visit.GateAndUp();
-            p?.Dispose();
-            using (gate)
-            using (up)
-            {
-                visit.Activate(gate, up);
-                using var down = visit.Down(gate);
-                sum.Add(down, visit.FirstRow, state.RowOf, call.Weights, call.TopK);
-            }
+            using var h = visit.Activate(visit.GateAndUp(), call.IsRemembered ? state : null);
+            using var down = visit.Down(h);
+            sum.Add(down, visit.FirstRow, state.RowOf, call.Weights, call.TopK);
         }
         if (cpu is not null)
         {
@@ -167,17 +161,12 @@ internal sealed class GpuRows(ExpertCall call, GpuExperts source, GpuState state
         RouteKernels.Sort(call.Indices, call.Experts.Count, state.Offsets, state.Routes, state.RowOf);
         using var pairs = Lora is { } lora ? new DeviceExpertLora(lora, call.X.Type) : null;
         using var visit = new Visit(this, pairs);
-        var (gate, up, p) = visit.GateAndUp();
-        p?.Dispose();
-        using (gate)
-        using (up)
-        {
-            call.Several?.AddIn(call, state.RowOf, gate, up);
-            visit.Activate(gate, up);
-            using var down = visit.Down(gate);
-            call.Several?.AddDown(call, state.RowOf, gate, down);
-            RouteKernels.Combine(down, state.RowOf, 0, call.Routes, call.TopK, call.Weights, y, add: false);
-        }
+        var into = visit.GateAndUp();
+        call.Several?.AddIn(call, state.RowOf, into.Gate, into.Up);
+        using var h = visit.Activate(into, null);
+        using var down = visit.Down(h);
+        call.Several?.AddDown(call, state.RowOf, h, down);
+        RouteKernels.Combine(down, state.RowOf, 0, call.Routes, call.TopK, call.Weights, y, add: false);
     }
 
     /// <summary>Once for forward and backward, by whichever needs it first: the host waits for the routes here.</summary>
@@ -278,14 +267,14 @@ internal sealed class GpuRows(ExpertCall call, GpuExperts source, GpuState state
         }
 
         /// <summary>g, u [rows, I] and p = [x A_gᵀ, x A_uᵀ] [rows, Rg + Ru].</summary>
-        public (Tensor Gate, Tensor Up, Tensor? P) GateAndUp()
+        public GroupActivations GateAndUp()
         {
             var (gate, up) = (Empty(_op._i), Empty(_op._i));
             if (_pairs is not { } pairs)
             {
                 Product(gate, false, new GroupedTerm(Tokens(_x), _w.Gate, _op._d));
                 Product(up, false, new GroupedTerm(Tokens(_x), _w.Up, _op._d));
-                return (gate, up, null);
+                return new GroupActivations(gate, up, null);
             }
             var p = Empty(pairs.InRank);
             if (Masked(_x, 0) is { } forGate)
@@ -301,14 +290,18 @@ internal sealed class GpuRows(ExpertCall call, GpuExperts source, GpuState state
             Product(gate, false, new GroupedTerm(Tokens(_x), _w.Gate, _op._d), new GroupedTerm(RowSource.Of(p), pairs.GateB(_first), pairs.GateRank));
             Product(up, false, new GroupedTerm(Tokens(_x), _w.Up, _op._d),
                 new GroupedTerm(RowSource.Of(p).From(pairs.GateRank, Type), pairs.UpB(_first), pairs.UpRank));
-            return (gate, up, p);
+            return new GroupActivations(gate, up, p);
         }
 
-        /// <summary>h in the place of gate.</summary>
-        public void Activate(Tensor gate, Tensor up)
+        /// <summary>h [rows, I]; g and u are kept in a state, or freed.</summary>
+        public Tensor Activate(GroupActivations into, GpuState? keeper)
         {
-            if (_op.Glu is { } glu) glu.Forward(gate, up, _allRoutes, FirstRow, _op.Indices, gate);
-            else RouteKernels.SwiGlu(gate, up, gate);
+            var h = keeper is null ? into.Gate.Alias() : Empty(_op._i);
+            if (_op.Glu is { } glu) glu.Forward(into.Gate, into.Up, _allRoutes, FirstRow, _op.Indices, h);
+            else RouteKernels.SwiGlu(into.Gate, into.Up, h);
+            if (keeper is null) into.Dispose();
+            else keeper.Keep(_group, into);
+            return h;
         }
 
         /// <summary>down(h) [rows, D].</summary>
@@ -329,10 +322,9 @@ internal sealed class GpuRows(ExpertCall call, GpuExperts source, GpuState state
         public Tensor Backward(Tensor dy, ExpertGradients to)
         {
             var (weights, gradients) = (_op.Weights, to.Trained);
-            var (gate, up, p) = GateAndUp();
-            using var dGate = gate; // the gradients take the place of the values
-            using var dUp = up;
-            using var pIn = p;
+            using var into = _op.State.Take(_group) ?? GateAndUp();
+            var (gate, up, pIn) = into;
+            var (dGate, dUp) = (gate, up); // the gradients take the place of the values
             using var h = Empty(_op._i); // first the gradient of h, then h
             using var qDown = _pairs is null ? null : Empty(_pairs.DownRank);
             if (_pairs is { } d)

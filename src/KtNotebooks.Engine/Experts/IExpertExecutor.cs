@@ -1,3 +1,4 @@
+using KtNotebooks.Autograd;
 using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
 
@@ -43,6 +44,9 @@ internal sealed record ExpertCall(ExpertSet Experts, RouteKey Key, Tensor X, Ten
     /// <summary>The pass is for its gradients alone: nobody will read y, which is zeros then, and the down projection is left out.</summary>
     public bool ValueUnused { get; init; }
 
+    /// <summary>The backward pass will meet the state that this forward pass fills: gate and up are kept in it on a card too.</summary>
+    public bool IsRemembered { get; init; }
+
     /// <summary>Where activations wait for the backward pass, and whose they are; null: they are computed again.</summary>
     public (KeptStates States, ExpertBank Bank)? Kept { get; init; }
 
@@ -74,13 +78,15 @@ internal sealed record ExpertGradients(Tensor X, Tensor Weights, Tensor[]? Train
 /// What a forward keeps: the routes sorted by expert. Rows [offsets[e], offsets[e+1]) belong to expert e, offsets I32 [E+1]; routes I32 [R], routes[i] = t·k +
 /// j for row i.
 /// </summary>
-internal abstract class ExpertState(Tensor offsets, Tensor routes) : IDisposable
+internal abstract class ExpertState(Tensor offsets, Tensor routes) : FrameState
 {
     public Tensor Offsets => offsets;
 
     public Tensor Routes => routes;
 
-    public virtual void Dispose()
+    internal override IEnumerable<Tensor> Tensors => [offsets, routes];
+
+    public override void Dispose()
     {
         offsets.Dispose();
         routes.Dispose();

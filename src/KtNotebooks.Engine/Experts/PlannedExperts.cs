@@ -13,6 +13,16 @@ internal sealed class PlannedExperts(BankLayout layout, IReadOnlyList<ExpertGrou
     internal override long OpenBytes(ExpertGroup group, DType type, long rows) =>
         layout.IsDirect(card, type, rows) ? 0 : group.Count * layout.DequantizedBytes(type);
 
+    public override ExpertState NewState(ExpertCall call)
+    {
+        var state = StateOf(call);
+        Tensor Rows(int width) => Tensor.Empty(call.X.Type, call.X.Device, call.Routes, width);
+        if (call.IsRemembered)
+            state.Keep(0, new GroupActivations(Rows(layout.Gate.N), Rows(layout.Up.N),
+                call.Experts.Lora is { } lora ? Rows(DeviceExpertLora.Sizes(lora, call.X.Type).In) : null));
+        return state;
+    }
+
     internal override GroupMatrices Open(int group, DType type, long rows) => throw new InvalidOperationException("[Plan] planned experts have no weights");
 
     internal override void Close(int group)

@@ -6,8 +6,8 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Experts;
 
 /// <summary>
-/// Experts in host memory inside a recorded step (<see cref="CudaGraph"/>): rows and routes go to pinned memory, the CPU computes as a node of the graph, and
-/// the sums go back, so that the host queues a whole token with one call and waits for it once, whatever the number of layers.
+/// Experts in host memory inside a recorded step (<see cref="CudaGraph"/>): rows and routes go to pinned memory, the thread that launches the step computes
+/// between two pieces of it, and the sums go back. The host queues a layer with one call and waits for it once.
 /// </summary>
 internal static class RecordedExperts
 {
@@ -23,7 +23,7 @@ internal static class RecordedExperts
         Tensor Fetched(Tensor from)
         {
             var here = Pinned(from);
-            card.Copy(here.Pointer, from.Pointer, from.ByteLength);
+            card.CopyPinned(here.Pointer, from.Pointer, from.ByteLength);
             return here;
         }
         var here = call with { X = Fetched(call.X), Weights = Fetched(call.Weights), Indices = Fetched(call.Indices) };
@@ -39,7 +39,7 @@ internal static class RecordedExperts
                 Memory.Copy(ExpertBias.Apply(sums, here.Weights, here.Indices, biases), sums);
             },
             here.X, here.Weights, here.Indices, sums);
-        card.Copy(y.Pointer, sums.Pointer, y.ByteLength);
+        card.CopyPinned(y.Pointer, sums.Pointer, y.ByteLength);
         return y;
     }
 }

@@ -153,8 +153,7 @@ internal sealed class StepReplay(CausalLm model) : IDisposable
         {
             _lists.Send();
             _graph.Launch();
-            _card.ReadInto(_read, _logits!.Pointer, _logits.ByteLength, _graph.UsesHost);
-            _graph.ThrowIfFailed();
+            _card.ReadInto(_read, _logits!.Pointer, _logits.ByteLength);
             return new Span<float>((void*)_read.Pointer, (int)_logits.Count);
         }
 

@@ -31,6 +31,9 @@ public sealed record Pass(int[] Positions, int[] SeqStarts, int FirstRow = 0, ul
     /// <summary>Hears what routers choose, and gives their backward pass its balance loss; null: nobody asks.</summary>
     public RoutingStep? Routing { get; init; }
 
+    /// <summary>It is recorded for the backward pass, which will not compute it again.</summary>
+    public bool IsRemembered { get; init; }
+
     /// <summary>Where experts on the CPU leave their activations for the backward pass; null: they are computed again.</summary>
     public KeptStates? Kept { get; init; }
 

@@ -13,10 +13,10 @@ namespace KtNotebooks.Placement;
 internal static class CpuTiles
 {
     /// <summary>
-    /// Ample: what is read into memory takes at most this share of what is available, as experts of a card do; adapters, their moments, activations and
-    /// caches need the rest.
+    /// Ample: what is read into memory takes at most this share of what is available. Adapters, their moments, activations and caches need the rest, of
+    /// which a run that keeps forward passes takes a half (TrainingMemory).
     /// </summary>
-    private const double Share = 0.6;
+    private const double Share = 0.5;
 
     /// <summary>The names of the matrices of linear layers, and the banks as they are then.</summary>
     /// <param name="available">Bytes that host memory can give.</param>

@@ -182,6 +182,29 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
         var head = residency.Placement.Of("lm_head").Compute;
         largest[head] = Math.Max(largest.GetValueOrDefault(head), Workspace.OfHead(model, Math.Min(window.Tokens, LayerMajorStep.HeadRows)));
         foreach (var (device, bytes) in largest) Add(device, MemoryPlan.Workspace, bytes);
+        CountKept();
+    }
+
+    /// <summary>Whole passes that wait for backward: see <see cref="StageWork"/>, which of them may.</summary>
+    private void CountKept()
+    {
+        var all = new Dictionary<Device, long>();
+        foreach (var stage in model.Stages)
+        {
+            var device = residency.Placement.Of(stage.Path).Compute;
+            var chosen = memory.GetValueOrDefault(device);
+            var banks = stage.All().OfType<ExpertBank>().Select(PlaceOf).ToList();
+            if (chosen.KeptBytes == 0 || banks.Any(b => chosen.LoraOnHost || b.Executor == ExecutorKind.Split || b.Compute != device)) continue;
+            var rows = banks.Any(b => b.Executor == ExecutorKind.Streamed) ? window.Tokens : window.Chunk;
+            all[device] = all.GetValueOrDefault(device) + (long)(Workspace.Remembered(stage, model, window, rows) * ((double)window.Tokens / rows));
+        }
+        foreach (var (device, bytes) in all)
+        {
+            // They are given up where anything else needs the room.
+            var others = _items.Where(i => i.Key.Device == device.ToString() && i.Key.What != MemoryPlan.Driver).Sum(i => i.Value);
+            var room = residency.Gpus.FirstOrDefault(c => c.Gpu == device)?.Bytes - others ?? long.MaxValue;
+            if (Math.Min(Math.Min(bytes, memory[device].KeptBytes), room) is > 0 and var kept) Add(device, MemoryPlan.Activations, kept);
+        }
     }
 
     private void Add(Device device, string what, long bytes) => _items[(device.ToString(), what)] = _items.GetValueOrDefault((device.ToString(), what)) + bytes;

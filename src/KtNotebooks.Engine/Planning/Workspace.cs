@@ -27,6 +27,17 @@ internal static class Workspace
         return [(device, all - experts), (at, experts)];
     }
 
+    /// <summary>Bytes that a forward pass of so many rows leaves for its backward pass where it is remembered.</summary>
+    public static long Remembered(Stage stage, CausalLm model, Window window, int rows)
+    {
+        using var x = Tensor.Empty(model.Type, Device.Meta, rows, model.Info.Width);
+        x.RequiresGrad = true;
+        var before = MetaBuffer.AliveHere;
+        using var tape = Tape.Record();
+        stage.Forward(x, PassOf(rows, window.Sequence) with { IsRemembered = true });
+        return MetaBuffer.AliveHere - before;
+    }
+
     /// <summary>Final norm, head and loss.</summary>
     public static long OfHead(CausalLm model, int rows) => Peak(() => Backward(x =>
     {

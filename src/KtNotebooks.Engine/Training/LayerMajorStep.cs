@@ -2,6 +2,7 @@ using System.Diagnostics;
 
 using KtNotebooks.Distributed;
 using KtNotebooks.Experts;
+using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
@@ -11,9 +12,9 @@ namespace KtNotebooks.Training;
 
 /// <summary>
 /// Loss and gradients of a whole accumulation window, layer-major (DESIGN section 2): every stage sees all T rows once forward and once backward, so a
-/// layer's weights are read twice a step whatever the window. Forward keeps only each stage's input [T, D]; backward recomputes a stage from it under a
-/// tape and walks straight back. Where layers lie on several cards the window is cut into parts, which follow each other through the layers, so that the
-/// cards work at once (<see cref="StepSchedule"/>).
+/// layer's weights are read twice a step whatever the window. Forward keeps each stage's input [T, D]; backward recomputes a stage from it under a tape and
+/// walks straight back, unless there was room to keep the whole pass (<see cref="KeptPasses"/>). Where layers lie on several cards the window is cut into
+/// parts, which follow each other through the layers, so that the cards work at once (<see cref="StepSchedule"/>).
 /// </summary>
 /// <param name="chunkRows">Rows that a stage works on at a time.</param>
 /// <param name="headRows">Rows of logits at a time.</param>
@@ -60,6 +61,15 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
 
     /// <summary>kt_cpu_activation: retain. Experts on the CPU keep g and u of every row of the window; else they are computed again.</summary>
     public bool KeepsActivations { get; init; }
+
+    /// <summary>
+    /// kept_activations: bytes of a device in which stages may leave their whole forward pass for backward; 0: all is computed again. The numbers are the
+    /// same.
+    /// </summary>
+    public Func<Device, long> KeptBytes { get; init; } = _ => 0;
+
+    /// <summary>Of the last step: stages' passes that backward did not compute again.</summary>
+    internal int KeptPassesFound { get; private set; }
 
     /// <summary>What routers choose is reported beside the loss, as <see cref="RoutingStep.Metrics"/>.</summary>
     public bool LogsRouting { get; init; }
@@ -118,8 +128,25 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
         } : null;
         using var kept = KeepsActivations ? new KeptStates() : null;
         _work.Kept = kept;
-        var own = share.Rows.Sequences == 0 ? LearnNothing(share, exchange) : LearnRows(share, exchange, dropoutKey, cancel);
-        _work.Kept = null;
+        var passes = Devices.Where(d => KeptBytes(d) > 0).ToDictionary(d => d, d => new KeptPasses(d, KeptBytes(d)));
+        WindowLoss own;
+        try
+        {
+            foreach (var (device, waiting) in passes) OnFull(device, waiting.GiveUp);
+            _work.Passes = passes;
+            own = share.Rows.Sequences == 0 ? LearnNothing(share, exchange) : LearnRows(share, exchange, dropoutKey, cancel);
+            KeptPassesFound = passes.Values.Sum(p => p.Found);
+        }
+        finally
+        {
+            _work.Kept = null;
+            _work.Passes = new Dictionary<Device, KeptPasses>();
+            foreach (var (device, waiting) in passes)
+            {
+                OnFull(device, null);
+                waiting.Dispose();
+            }
+        }
         OwnTime = Stopwatch.GetElapsedTime(began);
         exchange.Finish();
         var learned = Objective is { } objective && share.IsWeighedWhole(objective) ? own : share.Add(own);
@@ -131,6 +158,11 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
 
     /// <summary>Of the last step: until this rank's own gradients were there.</summary>
     public TimeSpan OwnTime { get; private set; }
+
+    private static void OnFull(Device device, Func<bool>? giveUp)
+    {
+        if (device.Kind == DeviceKind.Cuda) CudaDevice.Get(device.Index).Pool.GiveUp = giveUp;
+    }
 
     private WindowLoss LearnRows(WindowShare share, GradientExchange exchange, ulong dropoutKey, CancellationToken cancel)
     {

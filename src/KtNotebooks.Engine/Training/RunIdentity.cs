@@ -32,7 +32,7 @@ public sealed class RunIdentity
         "cards", "experts", "expert_weights", "dense_weights", "use_cpu", "no_cuda", "cache_dir", "model_revision", "stage", "finetuning_type", "use_kt",
         "model_name_or_path", "adapter_name_or_path", "dataset_dir", "overwrite_cache",
         "bf16", "infer_dtype", "chunk_size", "cpu_infer", "device", "gpu_memory_limit", "kt_optimize_rule", "expert_lora",
-        "optimizer_state", "saved_inputs_limit", "model_config",
+        "optimizer_state", "saved_inputs_limit", "kept_activations", "disable_gradient_checkpointing", "model_config",
     ];
 
     private readonly JsonObject _values;

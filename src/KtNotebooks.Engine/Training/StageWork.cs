@@ -30,6 +30,9 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
     /// <summary>Of the window under way: what experts on the CPU keep for the backward pass; null: it is computed again.</summary>
     public KeptStates? Kept { get; set; }
 
+    /// <summary>Of the window under way, by device: passes that wait for their backward pass; of other devices none do.</summary>
+    internal IReadOnlyDictionary<Device, KeptPasses> Passes { get; set; } = new Dictionary<Device, KeptPasses>();
+
     /// <summary>Adapters drop inputs as they say.</summary>
     public bool HasDropout { get; set; } = true;
 
@@ -107,20 +110,42 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
         model.RequireWhole();
         using var here = model.Visits?.Open(i);
         var stage = model.Stages[i];
-        var kept = adapter is null && Kept is not null && i >= Lowest() ? Kept : null;
+        var learns = adapter is null && i >= Lowest();
+        var passes = learns && CanWait(i) ? Passes.GetValueOrDefault(_devices[i]) : null;
         return ByChunks(stage, x, batch, part, (from, to, target) =>
         {
-            using var tape = Tape.Scratch();
-            using var rows = x.Slice(from - part.From, to - from);
-            Memory.Copy(stage.Forward(rows, Pass.ForTraining(batch, from, to, key) with
+            var rows = x.Slice(from - part.From, to - from);
+            var tape = passes is null ? Tape.Scratch() : Tape.Record();
+            try
             {
-                Training = HasDropout,
-                Adapter = adapter,
-                Routing = adapter is null ? Routing : null,
-                Kept = kept,
-            }), target);
+                rows.RequiresGrad = passes is not null;
+                var y = stage.Forward(rows, Pass.ForTraining(batch, from, to, key) with
+                {
+                    Training = HasDropout,
+                    Adapter = adapter,
+                    Routing = adapter is null ? Routing : null,
+                    Kept = learns && passes is null ? Kept : null,
+                    IsRemembered = passes is not null,
+                });
+                Memory.Copy(y, target);
+                if (passes is null) return;
+                tape.Suspend();
+                passes.Keep(i, from, new KeptPass(tape, rows, y));
+                (tape, rows) = (null!, null!);
+            }
+            finally
+            {
+                tape?.Dispose();
+                rows?.Dispose();
+            }
         }, cancel);
     }
+
+    /// <summary>
+    /// Backward may meet the tensors that forward met: no adapter of experts that comes for each visit, no experts that are shared out anew, none that
+    /// compute elsewhere, and no loss of what all routers chose, which only the end of forward knows.
+    /// </summary>
+    private bool CanWait(int i) => Routing is not { HasLoss: true } && BanksOf(i).All(bank => !bank.LoraOnHost && bank.Device == _devices[i]);
 
     /// <summary>dy [rows, D] → dx [rows, D] of stage i; parameter gradients are added on the way.</summary>
     public Tensor Backward(int i, Tensor x, Tensor dy, TokenBatch batch, WindowPart part, ulong key, CancellationToken cancel)
@@ -130,9 +155,14 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
         var stage = model.Stages[i];
         return ByChunks(stage, x, batch, part, (from, to, target) =>
         {
+            using var dRows = dy.Slice(from - part.From, to - from);
+            if (Passes.GetValueOrDefault(_devices[i])?.Take(i, from) is { } pass)
+            {
+                using (pass) Memory.Copy(pass.Backward(dRows), target);
+                return;
+            }
             using var tape = Tape.Record();
             using var rows = x.Slice(from - part.From, to - from);
-            using var dRows = dy.Slice(from - part.From, to - from);
             rows.RequiresGrad = true;
             tape.Backward(stage.Forward(rows, Pass.ForTraining(batch, from, to, key) with
             {

@@ -171,6 +171,7 @@ public sealed class Trainer
     {
         var (first, total) = (state.Step, _windows.TotalSteps);
         var schedule = new LearningRate(_settings.Schedule, _settings.LearningRate, _settings.WarmupOf(total), total) { Settings = _settings.ScheduleDetails };
+        long KeptOn(Device device) => Memory.TryGetValue(device, out var m) ? m.KeptBytes : 0;
         long SavedOn(Device device) => Memory.TryGetValue(device, out var m) ? m.SavedBytes : long.MaxValue;
         var step = new LayerMajorStep(_model, _settings.ChunkRows, savedBytes: SavedOn)
         {
@@ -182,6 +183,7 @@ public sealed class Trainer
             RouterZ = _settings.RouterZ,
             LogsRouting = _settings.LogsRouting,
             KeepsActivations = _settings.Memory.KeepsActivations,
+            KeptBytes = KeptOn,
         };
         if (step.Devices.Count > 1) OnNote?.Invoke($"layers on {string.Join(", ", step.Devices)}; each window in at most {step.Parts} parts");
         var watch = Stopwatch.StartNew();

@@ -15,6 +15,11 @@ namespace KtNotebooks.Training;
 /// <param name="KeepsActivations">`kt_cpu_activation: retain`: experts on the CPU keep g and u of every row of a window for its backward pass.</param>
 public sealed record TrainingMemoryKeys(bool? ExpertLoraOnHost = null, bool? OptimizerOnHost = null, long? SavedBytes = null, bool KeepsActivations = false)
 {
+    /// <summary>
+    /// `kept_activations`: bytes on each device in which stages keep their forward pass for backward, 0 none; null: a share of what is left.
+    /// </summary>
+    public long? KeptBytes { get; init; }
+
     /// <summary>`expert_lora: disk`: `offload_folder`, in which the pairs have their home instead of in host memory; null: no disk.</summary>
     public string? ExpertLoraFolder { get; init; }
 
@@ -25,24 +30,43 @@ public sealed record TrainingMemoryKeys(bool? ExpertLoraOnHost = null, bool? Opt
         var isOnDisk = c.OneOf("expert_lora") == "disk";
         if (!isOnDisk) c.Ignore("offload_folder", "weights stay in the checkpoint's own files; expert_lora: disk lets adapters of experts wait there");
         return new TrainingMemoryKeys(OnHost("expert_lora"), OnHost("optimizer_state"), PlacementSettings.Bytes(c, "saved_inputs_limit", orNone: true),
-            Keeps(c))
+            Agreed(c, name => c.OneOf(name), "kt_cpu_activation", "kt_config.kt_cpu_activation", "kt_config.kt_activation_policy.cpu") == "retain")
         {
             ExpertLoraFolder = isOnDisk ? c.TextOrDefault("offload_folder") : null,
+            KeptBytes = Kept(c),
         };
     }
 
-    /// <summary>One key under three names, which must agree.</summary>
-    private static bool Keeps(Settings c)
+    /// <summary>kept_activations, and what other systems call it.</summary>
+    private static long? Kept(Settings c)
+    {
+        string Word(string name) => name switch
+        {
+            "disable_gradient_checkpointing" => c.Flag(name) ? "all" : "none",
+            "kept_activations" => c.Text(name)!.ToLowerInvariant(),
+            _ => c.OneOf(name, "", "retain", "recompute") == "retain" ? "all" : "none",
+        };
+        return Agreed(c, Word, "kept_activations", "disable_gradient_checkpointing", "kt_config.kt_activation_policy.gpu") switch
+        {
+            null or "auto" => null,
+            "none" => 0,
+            "all" => long.MaxValue,
+            var size when char.IsAsciiDigit(size[0]) => PlacementSettings.Bytes(c, "kept_activations"),
+            _ => throw c.Wrong("kept_activations", "auto, none, all or a size such as 20GB"),
+        };
+    }
+
+    /// <summary>One key under several names, which must agree; null: none is there.</summary>
+    private static string? Agreed(Settings c, Func<string, string> word, params ReadOnlySpan<string> names)
     {
         string? said = null;
-        foreach (var name in (string[])["kt_cpu_activation", "kt_config.kt_cpu_activation", "kt_config.kt_activation_policy.cpu"])
+        foreach (var name in names)
         {
             if (!c.Has(name)) continue;
-            var word = c.OneOf(name);
-            if (said is not null && word != said) throw c.Wrong(name, $"{said}, as its other name says");
-            said = word;
+            if (said is not null && word(name) != said) throw c.Wrong(name, $"{said}, as its other name says");
+            said = word(name);
         }
-        return said == "retain";
+        return said;
     }
 }
 
@@ -56,13 +80,21 @@ public sealed record TrainingMemoryKeys(bool? ExpertLoraOnHost = null, bool? Opt
 /// <param name="SavedBytes">For the inputs of layers.</param>
 public readonly record struct TrainingMemory(bool LoraOnHost, bool MomentsOnHost, long SavedBytes)
 {
+    /// <summary>For whole forward passes of stages, which backward does not compute again then; given up where the device is full.</summary>
+    public long KeptBytes { get; init; }
+
     /// <summary>Of what is on the host: a disk is its home.</summary>
     public bool LoraOnDisk { get; init; }
 
     private const int OnGpuBytes = 8, MomentBytes = 8, GradientBytes = 4;
 
-    /// <summary>Shares of what a card still gives: for the adapter, and of the rest for inputs of layers. Activations of a chunk need what is left.</summary>
-    private const double AdapterShare = 0.4, SavedShare = 0.3, TrainedShare = 0.6;
+    /// <summary>
+    /// Shares of what a card still gives: for the adapter, of the rest for inputs of layers, and for passes that are kept. A stage at work needs what is left.
+    /// </summary>
+    private const double AdapterShare = 0.4, SavedShare = 0.3, KeptShare = 0.35, TrainedShare = 0.6;
+
+    /// <summary>Of the host memory that is available, for passes that are kept.</summary>
+    private const double HostShare = 0.25;
 
     /// <param name="room">Bytes that the card can still give when weights and experts are on it.</param>
     /// <param name="dense">Elements of the pairs of its linears.</param>
@@ -79,9 +111,18 @@ public readonly record struct TrainingMemory(bool LoraOnHost, bool MomentsOnHost
         var taken = (here * OnGpuBytes) + (moments ? 0 : (here + whole) * MomentBytes);
         return new TrainingMemory(pairs, moments, keys.SavedBytes ?? (long)Math.Max(0, SavedShare * (room - taken)))
         {
+            KeptBytes = KeptOf(room - taken, keys),
             LoraOnDisk = keys.ExpertLoraFolder is not null,
         };
     }
+
+    /// <summary>Of the CPU, where layers are computed by it: inputs stay where they are.</summary>
+    public static TrainingMemory OnHost(TrainingMemoryKeys keys) => new(false, false, long.MaxValue)
+    {
+        KeptBytes = keys.KeptBytes ?? (long)(HostShare * HostMemory.Available() ?? 0),
+    };
+
+    private static long KeptOf(double left, TrainingMemoryKeys keys) => keys.KeptBytes ?? (long)Math.Max(0, KeptShare * left);
 
     /// <summary>
     /// The same where the model's own weights are trained: an element takes 4 bytes of gradient and 8 of moments beside itself. Of experts that cross the bus
@@ -91,7 +132,7 @@ public readonly record struct TrainingMemory(bool LoraOnHost, bool MomentsOnHost
     /// <param name="model">Loaded, or of shapes.</param>
     public static IReadOnlyDictionary<Device, TrainingMemory> Choose(CausalLm model, TrainingMemoryKeys keys, ResidencyPlan plan, List<string> notes)
     {
-        Dictionary<Device, TrainingMemory> all = [];
+        Dictionary<Device, TrainingMemory> all = new() { [Device.Cpu] = OnHost(keys) };
         var experts = model.AllWeights.Where(w => plan.Trains(w.Name) && plan.Bank(w.Name)?.Place.Executor == ExecutorKind.Streamed).Sum(w => (double)w.Count);
         foreach (var card in plan.Gpus)
         {
@@ -99,7 +140,10 @@ public readonly record struct TrainingMemory(bool LoraOnHost, bool MomentsOnHost
                 && plan.Bank(w.Name)?.Place.Executor != ExecutorKind.Streamed).Sum(w => (double)w.Count);
             var moments = keys.OptimizerOnHost ?? here * (GradientBytes + MomentBytes) > TrainedShare * card.Left;
             var taken = here * (moments ? GradientBytes : GradientBytes + MomentBytes);
-            all.Add(card.Gpu, new TrainingMemory(false, moments, keys.SavedBytes ?? (long)Math.Max(0, SavedShare * (card.Left - taken))));
+            all.Add(card.Gpu, new TrainingMemory(false, moments, keys.SavedBytes ?? (long)Math.Max(0, SavedShare * (card.Left - taken)))
+            {
+                KeptBytes = KeptOf(card.Left - taken, keys),
+            });
             if (moments && here > 0) notes.Add($"{card.Gpu}: AdamW's moments of {here / 1e6:F1} M elements wait in pinned host memory");
         }
         if (experts > 0)
@@ -122,7 +166,7 @@ public readonly record struct TrainingMemory(bool LoraOnHost, bool MomentsOnHost
                 if (plan.DeviceOf(bank.Path).Kind != DeviceKind.Cuda)
                     throw new ArgumentException($"expert_lora: disk is for experts that a card computes, but {bank.Path} is computed by the CPU, which has its "
                         + "adapter in memory: leave it out, or lower lora_rank");
-        Dictionary<Device, TrainingMemory> all = [];
+        Dictionary<Device, TrainingMemory> all = new() { [Device.Cpu] = OnHost(keys) };
         foreach (var card in plan.Gpus)
         {
             var adapted = LoraAdapter.Adapted(model, lora).Where(m => plan.DeviceOf(m.Path) == card.Gpu).ToLookup(m => m.IsExperts);

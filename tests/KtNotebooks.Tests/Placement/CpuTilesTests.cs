@@ -70,7 +70,7 @@ public sealed class CpuTilesTests : IDisposable
         using var shape = ModelFolder.Shape(ModelShapes.File("deepseek-v2-lite"));
         var some = Plan(24_000_000_000, of: shape);
         Assert.True(some.IsTiled(Query) && !some.IsTiled(Experts));
-        Assert.Equal("experts stay mapped from the file: in the kernels' tiles, which are faster, they would take 28.8 GB, and host memory has 12.3 GB "
+        Assert.Equal("experts stay mapped from the file: in the kernels' tiles, which are faster, they would take 28.8 GB, and host memory has 9.9 GB "
             + "for them", Assert.Single(some.Notes));
     }
 

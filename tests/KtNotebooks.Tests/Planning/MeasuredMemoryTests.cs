@@ -56,6 +56,9 @@ public class MeasuredMemoryTests
     [InlineData("streamed", "bf16=false")]
     [InlineData("streamed", "bf16=true", "kt_config.kt_backend=FP8")]
     [InlineData("streamed", "bf16=true", "saved_inputs_limit=1MB")]
+    [InlineData("streamed", "bf16=true", "kept_activations=none")]
+    [InlineData("streamed", "bf16=true", "kept_activations=2MB")]
+    [InlineData("resident", "bf16=true", "kept_activations=none")]
     [InlineData("streamed", "bf16=true", "expert_lora=host")]
     [InlineData("streamed", "bf16=true", "expert_lora=disk")]
     [InlineData("streamed", "bf16=true", "optimizer_state=host")]
@@ -90,7 +93,8 @@ public class MeasuredMemoryTests
             for (var s = 0; s < 4; s++) builder.Add(ids, ids, 1f / (4 * 127));
             for (var step = 0; step < 2; step++)
             {
-                new LayerMajorStep(model, savedBytes: _ => memory.SavedBytes).Run(builder.Build(), cancel: TestContext.Current.CancellationToken);
+                new LayerMajorStep(model, savedBytes: _ => memory.SavedBytes) { KeptBytes = _ => memory.KeptBytes }
+                    .Run(builder.Build(), cancel: TestContext.Current.CancellationToken);
                 optimizer.Step(1e-3, 1);
             }
             var (used, said) = (pool.PeakUsedBytes - before, plan.Total("cuda:0") - plan.Bytes("cuda:0", MemoryPlan.Driver));

@@ -112,7 +112,7 @@ public sealed class MemoryPlanTests
     {
         var experts = 58L * 256 * 3 * 8 * (7168 + 2048);
         var plan = MemoryPlan.Open("deepseek-v3", "device=cuda:0", "gpu_memory_limit=23.5GB", "expert_weights=disk", "expert_lora=disk", "lora_rank=8",
-            "lora_experts=true", "tokens_per_step=8192");
+            "lora_experts=true", "tokens_per_step=8192", "kept_activations=none");
         Assert.Equal(16 * experts, plan.Bytes("cpu", MemoryPlan.AdapterOnDisk));
         Assert.Equal(0, plan.Bytes("cpu", MemoryPlan.Adapter) + plan.Bytes("cpu", MemoryPlan.Optimizer));
         Assert.InRange(plan.Total("cpu"), 30e9, 60e9);
@@ -123,13 +123,37 @@ public sealed class MemoryPlanTests
     [Fact]
     public void Kept_activations_of_experts_on_the_CPU_are_planned()
     {
-        string[] keys = ["deepseek-v2-lite", "tokens_per_step=8192", "experts=cpu", "bf16=true"];
+        string[] keys = ["deepseek-v2-lite", "tokens_per_step=8192", "experts=cpu", "bf16=true", "kept_activations=none"];
         Assert.Equal(0, MemoryPlan.Open(keys).Bytes("cpu", MemoryPlan.Activations));
         foreach (var name in (string[])["kt_cpu_activation", "kt_config.kt_cpu_activation", "kt_config.kt_activation_policy.cpu"])
             Assert.Equal(8192L * 26 * 6 * 2 * 1408 * 2, MemoryPlan.Open([.. keys, name + "=retain"]).Bytes("cpu", MemoryPlan.Activations));
         Assert.Equal(0, MemoryPlan.Open([.. keys, "experts=streamed", "device=cuda:0", "kt_cpu_activation=retain"]).Bytes("cpu", MemoryPlan.Activations));
         Assert.Contains("its other name", Assert.Throws<ArgumentException>(() => MemoryPlan.Open([.. keys, "kt_cpu_activation=retain",
             "kt_config.kt_activation_policy.cpu=recompute"])).Message, StringComparison.Ordinal);
+    }
+
+    /// <summary>
+    /// Passes that wait for backward: of DeepSeek-V2-Lite's experts g, u and A·x of both pairs in BF16, and what its other ops keep; the keys of other
+    /// systems mean the same.
+    /// </summary>
+    [Fact]
+    public void Kept_passes_are_planned()
+    {
+        string[] keys = ["deepseek-v2-lite", "tokens_per_step=8192", "device=cuda:0", "gpu_memory_limit=80GB", "experts=streamed", "lora_experts=true"];
+        long Kept(params string[] more) => MemoryPlan.Open([.. keys, .. more]).Bytes("cuda:0", MemoryPlan.Activations);
+        var experts = 8192L * 26 * 6 * ((2 * 1408) + 16) * 2;
+        Assert.InRange(Kept("kept_activations=all"), 2 * experts, 4 * experts);
+        foreach (var name in (string[])["disable_gradient_checkpointing=true", "kt_config.kt_activation_policy.gpu=retain"])
+            Assert.Equal(Kept("kept_activations=all"), Kept(name));
+        foreach (var name in (string[])["kept_activations=none", "disable_gradient_checkpointing=false", "kt_config.kt_activation_policy.gpu=recompute"])
+            Assert.Equal(0, Kept(name));
+        Assert.Equal(2_000_000_000, Kept("kept_activations=2GB"));
+        Assert.InRange(Kept(), experts, Kept("kept_activations=all"));
+        Assert.InRange(Kept("expert_lora=host"), 1, Kept("kept_activations=all") - experts); // attention alone: pairs that visit cannot wait
+        Assert.Contains("its other name", Assert.Throws<ArgumentException>(() => Kept("kept_activations=none", "disable_gradient_checkpointing=true")).Message,
+            StringComparison.Ordinal);
+        Assert.Contains("auto, none, all or a size such as 20GB", Assert.Throws<ArgumentException>(() => Kept("kept_activations=much")).Message,
+            StringComparison.Ordinal);
     }
 
     /// <summary>gpt-oss has gate and up row by row in turn: they are sorted into memory of ours; down in MXFP4 lies in one piece.</summary>

@@ -11,7 +11,6 @@ internal static class KTransformersTable
     public const string Block = "kt_config.";
 
     private const string OneCheckpoint = "write the folder that `kt convert` made as model_name_or_path: experts and all else live in one checkpoint";
-    private const string Recomputed = "layers are always recomputed from their saved inputs";
     private const string Chat = "there is one way of generating";
     private const string Internal = "leave it out: KTransformers sets it while it runs";
     private const string SmallExperts = "write lora_experts: true, which puts LoRA on the model's own experts instead of adding small ones";
@@ -62,7 +61,7 @@ internal static class KTransformersTable
         NoEffect("kt_max_cache_depth", "int", "2", "each layer keeps its input alone"),
         NoEffect("kt_model_max_length", "int", null, "no buffer is sized by it; cutoff_len and chunk_size bound the memory"),
         Acts("kt_activation_policy.cpu", "retain | recompute", "recompute", KeyUse.Train | KeyUse.Plan, "as kt_cpu_activation"),
-        NoEffect("kt_activation_policy.gpu", "str", null, Recomputed),
+        Acts("kt_activation_policy.gpu", "retain | recompute", null, KeyUse.Train | KeyUse.Plan, "retain: kept_activations: all; recompute: none"),
         Acts("kt_cpu_activation", "retain | recompute", "recompute", KeyUse.Train | KeyUse.Plan,
             "experts on the CPU keep what their backward pass needs, 4·I bytes a routed row and layer, or compute it again"),
         Acts("kt_lora_rank", "int", null, KeyUse.Model, "must agree with lora_rank"),

@@ -36,6 +36,9 @@ internal static class OwnTable
         Acts("optimizer_state", "auto | card | host", "auto", KeyUse.Train | KeyUse.Plan, "where AdamW's moments of what is on a card are"),
         Acts("saved_inputs_limit", "size", null, KeyUse.Train | KeyUse.Plan,
             "inputs of layers that stay on a card between forward and backward; those beyond wait on the host"),
+        Acts("kept_activations", "auto | none | all | size", "auto", KeyUse.Train | KeyUse.Plan,
+            "layers keep their whole forward pass for backward, the last ones first, in so much memory of each device, instead of computing it again; given "
+                + "up where the memory is needed; auto: a third of what is left"),
         Acts("identity_name", "str", null, KeyUse.Train, "takes the place of {{name}} in the rows"),
         Acts("identity_author", "str", null, KeyUse.Train, "takes the place of {{author}} in the rows"),
         Acts("tokens_per_step", "int", null, KeyUse.Plan, "kt plan: the longest window, where no training file says it"),

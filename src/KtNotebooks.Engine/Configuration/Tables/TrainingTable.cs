@@ -11,6 +11,7 @@ internal static class TrainingTable
     private const string Logs = "trainer_log.jsonl, trainer_state.json and training_loss.png in output_dir hold the run; `kt report` compares runs";
     private const string Compiled = "kernels are compiled for the machine at first use";
     private const string Precision = "weights and products are BF16 (bf16: true, the default) or F32 (bf16: false)";
+    internal const string Recomputed = "what kept_activations has no room for is computed again from the inputs of layers";
     private const string Ray = "goes with Ray, which is not used";
     private const string Scores = "goes with metrics of transformers' own evaluation loop; `kt eval` and `kt predict` compute ours";
 
@@ -118,8 +119,8 @@ internal static class TrainingTable
         NoEffect("dataloader_drop_last", "bool", "false", "the last, shorter window of an epoch is a step too, as in transformers"),
         NoEffect("remove_unused_columns", "bool", "true", "columns are named in dataset_info.json"),
         NoEffect("label_names", "list", null, "labels are made from the answers"),
-        NoEffect("gradient_checkpointing", "bool", "false", "layers are always recomputed from their saved inputs"),
-        NoEffect("gradient_checkpointing_kwargs", "dict", null, "layers are always recomputed from their saved inputs"),
+        NoEffect("gradient_checkpointing", "bool", "false", Recomputed),
+        NoEffect("gradient_checkpointing_kwargs", "dict", null, Recomputed),
         NoEffect("use_liger_kernel", "bool", "false", "the fused kernels of this engine are always on"),
         NoEffect("liger_kernel_config", "dict", null, "the fused kernels of this engine are always on"),
         NoEffect("torch_compile", "bool", "false", Compiled),

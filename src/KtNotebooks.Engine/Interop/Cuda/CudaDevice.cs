@@ -192,13 +192,15 @@ public sealed unsafe class CudaDevice
     /// <summary>Whether this thread records work of this card.</summary>
     internal bool IsRecording => Recording is not null;
 
-    /// <summary>Code on the host as a part of what is being recorded, see <see cref="HostWork"/>; the graph disposes what it needs with itself.</summary>
+    /// <summary>
+    /// Code on the host as a part of what is being recorded, between what was recorded before and what comes after; the graph disposes what it needs with
+    /// itself.
+    /// </summary>
     internal void RecordHostWork(Action work, params ReadOnlySpan<IDisposable> needs)
     {
         var recording = Recording ?? throw new InvalidOperationException("[CudaGraph] this thread does not record");
-        var node = new HostWork(work);
-        recording.Kept.AddRange([node, .. needs]);
-        node.Queue(recording.Stream);
+        recording.Kept.AddRange(needs);
+        recording.Cut(work);
     }
 
     /// <summary>Makes this card the calling thread's; a comparison where it is already.</summary>
@@ -250,7 +252,7 @@ public sealed unsafe class CudaDevice
         }
         lock (_stagingGate)
         {
-            Few.ToHost(Staging.Pointer, source, bytes);
+            Few.Copy(Staging.Pointer, source, bytes);
             cuStreamSynchronize(Compute.Pointer).Ok();
             System.Buffer.MemoryCopy((void*)Staging.Pointer, target, bytes, bytes);
         }
@@ -274,7 +276,7 @@ public sealed unsafe class CudaDevice
             var at = (byte*)Staging.Pointer;
             foreach (var (_, source, bytes) in pieces)
             {
-                if (bytes > 0) Few.ToHost((nint)at, source, bytes);
+                if (bytes > 0) Few.Copy((nint)at, source, bytes);
                 at += (bytes + Line - 1) / Line * Line;
             }
             cuStreamSynchronize(Compute.Pointer).Ok();
@@ -291,19 +293,11 @@ public sealed unsafe class CudaDevice
     /// <param name="target">Where to.</param>
     /// <param name="source">On the card.</param>
     /// <param name="bytes">How many.</param>
-    /// <param name="asleep">Without a processor: the work before it needs them all.</param>
-    internal void ReadInto(PinnedMemory target, nint source, long bytes, bool asleep = false)
+    internal void ReadInto(PinnedMemory target, nint source, long bytes)
     {
         RefuseInRecording("a copy to host memory");
         Use();
         cuMemcpyDtoHAsync_v2((void*)target.Pointer, source, (nuint)bytes, Compute.Pointer).Ok();
-        if (asleep)
-        {
-            using var arrived = new CudaEvent(this, asleep: true);
-            arrived.Record(Compute);
-            arrived.Synchronize();
-            return;
-        }
         cuStreamSynchronize(Compute.Pointer).Ok();
     }
 
@@ -350,6 +344,15 @@ public sealed unsafe class CudaDevice
     {
         if (bytes == 0) return;
         Fetch(target, source, bytes, Saves);
+    }
+
+    /// <summary>
+    /// Between the card and pinned memory, in order, also where that is recorded: few bytes by a kernel, which begins sooner than a copy engine does.
+    /// </summary>
+    internal void CopyPinned(nint target, nint source, long bytes)
+    {
+        if (bytes is > 0 and <= SmallCopies.Most) Few.Copy(target, source, bytes);
+        else Copy(target, source, bytes);
     }
 
     /// <summary>On this card, in order.</summary>

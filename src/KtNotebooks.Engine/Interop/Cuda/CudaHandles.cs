@@ -49,20 +49,19 @@ public sealed unsafe class CudaStream : SafeHandle
 /// <summary>A mark in a stream: another stream may wait for it, or two of them give the time between.</summary>
 public sealed unsafe class CudaEvent : SafeHandle
 {
-    private const uint BlockingSync = 1, DisableTiming = 2;
+    private const uint DisableTiming = 2;
     private readonly CudaDevice _device;
 
     /// <param name="device">The card.</param>
     /// <param name="timing">For <see cref="Since"/>.</param>
-    /// <param name="asleep">Who waits for it sleeps: later awake, but the processor is another's meanwhile.</param>
-    public CudaEvent(CudaDevice device, bool timing = false, bool asleep = false)
+    public CudaEvent(CudaDevice device, bool timing = false)
         : base(0, ownsHandle: true)
     {
         ArgumentNullException.ThrowIfNull(device);
         _device = device;
         device.Use();
         nint made;
-        cuEventCreate(&made, (timing ? 0 : DisableTiming) | (asleep ? BlockingSync : 0)).Ok();
+        cuEventCreate(&made, timing ? 0 : DisableTiming).Ok();
         SetHandle(made);
     }
 

@@ -45,19 +45,16 @@ public sealed unsafe class CudaPool
     public nint Allocate(long bytes)
     {
         var size = RoundUp(Math.Max(bytes, 1), Granule);
-        lock (_gate)
+        while (true)
         {
-            var free = FreeOf(size);
-            var block = free.GetViewBetween(Block.Key(size), Block.Key(long.MaxValue)).Min ?? FromDriver(size);
-            free.Remove(block);
-            if (block.Split(size, Granule) is { } rest) free.Add(rest);
-            block.IsFree = false;
-            _used.Add(block.Address, block);
-            UsedBytes += block.Size;
-            PeakUsedBytes = Math.Max(PeakUsedBytes, UsedBytes);
-            return block.Address;
+            lock (_gate)
+                if ((Fitting(size) ?? FromDriver(size)) is { } block) return Give(block, size);
+            if (GiveUp?.Invoke() != true) throw Full(size);
         }
     }
+
+    /// <summary>Asked when there is no room: frees something that can be made again, or says that there is nothing (false).</summary>
+    internal Func<bool>? GiveUp { get; set; }
 
     /// <summary>Takes back what <see cref="Allocate"/> gave. Never touches the driver: finalizers call this too.</summary>
     public void Free(nint pointer)
@@ -106,14 +103,29 @@ public sealed unsafe class CudaPool
 
     private SortedSet<Block> FreeOf(long size) => size < Small ? _freeSmall : _freeLarge;
 
-    /// <summary>A new segment, all of it free.</summary>
-    private Block FromDriver(long size)
+    /// <summary>The smallest free stretch that holds so many bytes.</summary>
+    private Block? Fitting(long size) => FreeOf(size).GetViewBetween(Block.Key(size), Block.Key(long.MaxValue)).Min;
+
+    private nint Give(Block block, long size)
+    {
+        var free = FreeOf(size);
+        free.Remove(block);
+        if (block.Split(size, Granule) is { } rest) free.Add(rest);
+        block.IsFree = false;
+        _used.Add(block.Address, block);
+        UsedBytes += block.Size;
+        PeakUsedBytes = Math.Max(PeakUsedBytes, UsedBytes);
+        return block.Address;
+    }
+
+    /// <summary>A new segment, all of it free; null: limit or card are full.</summary>
+    private Block? FromDriver(long size)
     {
         var segment = size < Small ? SegmentGranule : RoundUp(Math.Max(size, LeastSegment), SegmentGranule);
         _device.Use();
         if (HeldBytes + segment > Limit) Trim();
         if (HeldBytes + segment > Limit) segment = size;
-        if (HeldBytes + segment > Limit) throw Full(size);
+        if (HeldBytes + segment > Limit) return null;
         nint pointer;
         var status = cuMemAlloc_v2(&pointer, (nuint)segment);
         if (status == CuResult.OutOfMemory)
@@ -122,7 +134,7 @@ public sealed unsafe class CudaPool
             segment = size;
             status = cuMemAlloc_v2(&pointer, (nuint)segment);
         }
-        if (status == CuResult.OutOfMemory) throw Full(size);
+        if (status == CuResult.OutOfMemory) return null;
         status.Ok("cuMemAlloc_v2");
         DriverAllocations++;
         HeldBytes += segment;

@@ -89,9 +89,6 @@ internal static unsafe partial class Driver
 
     [LibraryImport(Library)] internal static partial CuResult cuGraphLaunch(nint executable, nint stream);
 
-    [LibraryImport(Library)]
-    internal static partial CuResult cuLaunchHostFunc(nint stream, delegate* unmanaged[Cdecl]<nint, void> function, nint data);
-
     [LibraryImport(Library)] internal static partial CuResult cuGraphDestroy(nint graph);
 
     [LibraryImport(Library)] internal static partial CuResult cuGraphExecDestroy(nint executable);

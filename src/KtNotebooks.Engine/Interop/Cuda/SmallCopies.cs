@@ -61,7 +61,7 @@ internal sealed unsafe class SmallCopies(CudaDevice card)
             var place = _chunk.Pointer + (nint)_used;
             _used += (bytes + Line - 1) / Line * Line;
             System.Buffer.MemoryCopy(source, (void*)place, bytes, bytes);
-            Copy(place, target, bytes);
+            Copy(target, place, bytes);
         }
     }
 
@@ -75,14 +75,13 @@ internal sealed unsafe class SmallCopies(CudaDevice card)
         Program.Kernel(card, "copy_many", "").Launch(stream, (Blocks, 1, 1), Threads, 0, pinned, target, bytes);
     }
 
-    /// <summary>To pinned memory; who reads there waits for the compute stream first.</summary>
-    public void ToHost(nint pinned, nint source, long bytes) => Copy(source, pinned, bytes);
-
-    private void Copy(nint from, nint to, long bytes)
+    /// <summary>From or to pinned memory; who reads there waits for the compute stream first.</summary>
+    public void Copy(nint target, nint source, long bytes)
     {
         const int Threads = 256;
         var blocks = (int)((bytes + (4 * Threads) - 1) / (4 * Threads));
-        Program.Kernel(card, "copy_few", "").Launch((blocks, 1), Threads, from, to, bytes);
+        card.Use();
+        Program.Kernel(card, "copy_few", "").Launch((blocks, 1), Threads, source, target, bytes);
     }
 
     /// <summary>The chunk that was full first, where the card has read all of it; else a new one.</summary>
