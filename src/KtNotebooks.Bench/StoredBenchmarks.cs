@@ -21,7 +21,7 @@ public sealed record StoredBenchmark(string Name, TrainingBenchmarkResult Result
                 + $"--format {s.Format.Name} --device {s.Device} --slots-mb {s.SlotBytes >> 20} --saved-mb {s.SavedBytes >> 20} --chunk "
                 + $"{s.ChunkRows} --steps {s.Steps}{(s.MomentsOnHost ? " --moments-on-host" : "")}{(s.LoraOnHost ? " --lora-on-host" : "")}"
                 + $"{(s.LoraFolder is { } home ? $" --lora-on-disk {home}" : "")}{(s.KeepsActivations ? " --keep-activations" : "")}"
-                + $"{(s.KeptBytes > 0 ? $" --kept-mb {s.KeptBytes >> 20}" : "")}"
+                + $"{(s.KeptBytes > 0 ? $" --kept-mb {s.KeptBytes >> 20}" : "")}{(s.Stage == "sft" ? "" : $" --stage {s.Stage}")}"
                 + $"{(s.Gpus > 1 ? $" --cards {s.Gpus}" : "")}{(s.Contiguous ? " --contiguous" : "")}"
                 + $"{(s.Parts is { } parts ? $" --parts {parts}" : "")}{(s.DiskFolder is { } disk ? $" --weights disk --disk-folder {disk}" : "")}"
                 + $"{(s.DenseOnHost ? " --dense host" : "")} --json";

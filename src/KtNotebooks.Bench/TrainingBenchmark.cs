@@ -11,6 +11,7 @@ using KtNotebooks.Optim;
 using KtNotebooks.Placement;
 using KtNotebooks.Tensors;
 using KtNotebooks.Training;
+using KtNotebooks.Training.Objectives;
 using KtNotebooks.Weights;
 
 namespace KtNotebooks.Bench;
@@ -32,17 +33,18 @@ namespace KtNotebooks.Bench;
 /// <param name="Steps">Measured steps, after two to warm up.</param>
 /// <param name="Gpus">Over how many cards the layers lie, from <paramref name="Device"/> on.</param>
 /// <param name="Contiguous">Each card has consecutive layers, as in KTransformers' rule files; else the cards take turns.</param>
-/// <param name="Parts">Into how many parts the window is cut; null: one a card.</param>
+/// <param name="Parts">Into how many parts the window is cut; null: as <see cref="LayerMajorStep.Parts"/> chooses.</param>
 /// <param name="DenseOnHost">The matrices of layers that are no experts wait in pinned host memory and come for their layer's work.</param>
 /// <param name="Trace">A file that gets what each card did in the last step, and when.</param>
 /// <param name="LoraFolder">A disk is the home of the experts' low-rank pairs, gradients and moments: in this folder; null: memory is.</param>
 /// <param name="KeptBytes">Device memory in which stages keep their whole forward pass for backward.</param>
+/// <param name="Stage">sft, or dpo: every two sequences are a pair, whose reference is the base without its adapter.</param>
 /// <param name="DiskFolder">The experts stay on the disk, in shards that are made in this folder first; null: in pinned memory.</param>
 /// <param name="KeepsActivations">Experts on the CPU keep what their backward pass needs.</param>
 public sealed record TrainingBenchmarkSettings(string Shape, int? Layers, int Tokens, int Sequence, int Rank, ExecutorKind Executor, StorageFormat Format,
     Device Device, long SlotBytes, long SavedBytes, bool MomentsOnHost, bool LoraOnHost, int ChunkRows, int Steps, int Gpus = 1, bool Contiguous = false,
     int? Parts = null, string? DiskFolder = null, bool DenseOnHost = false, string? Trace = null, bool KeepsActivations = false,
-    string? LoraFolder = null, long KeptBytes = 0);
+    string? LoraFolder = null, long KeptBytes = 0, string Stage = "sft");
 
 /// <summary>What it found; times are medians over the measured steps, in milliseconds.</summary>
 /// <param name="Parameters">Of the base model.</param>
@@ -147,6 +149,7 @@ public static class TrainingBenchmark
         {
             KeepsActivations = settings.KeepsActivations,
             KeptBytes = _ => settings.KeptBytes,
+            Objective = settings.Stage == "dpo" ? new DpoObjective(new PreferenceSettings()) : null,
             OnPart = mark => meters.First(m => m.Device == mark.Device)
                 .Begin(mark.Work == StepWork.Over ? "" : mark.Work.ToString().ToLowerInvariant(),
                     mark.Stage < 0 ? "" : $"of layer {mark.Layer}, part {mark.Part}"), // each from the thread of its card
@@ -188,6 +191,7 @@ public static class TrainingBenchmark
         if (disk is not null) sequential = Math.Max(sequential, DiskShards.SequentialGbPerSecond(disk, note)); // what lies behind it may have warmed up
         var shared = ranks.World == 1 ? null : new RankFigures(ranks.World, ranks.Carrier, summed, DeviceMeter.Median(sums), DeviceMeter.Median(exposed));
         DeviceFigures[] cards = [.. meters.Select(m => m.Figures)];
+        if (settings.Gpus > 1) settings = settings with { Parts = step.Parts };
         return new TrainingBenchmarkResult(settings, meters[0].Name ?? $"CPU, {Cpu()}", made.Parameters, parameters.Sum(p => p.Tensor.Count),
             DeviceMeter.Median(times), times.Min(), times.Max(),
             cards.SelectMany(c => c.Parts.Keys).Distinct().ToDictionary(k => k, k => cards.Average(c => c.Parts.GetValueOrDefault(k))),

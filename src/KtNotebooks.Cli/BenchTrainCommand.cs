@@ -47,7 +47,7 @@ internal static class BenchTrainCommand
         };
         var parts = new Option<string?>("--parts")
         {
-            Description = "parts of the window that follow each other through the cards, or several numbers; without it one a card",
+            Description = "parts of the window that follow each other through the cards, or several numbers; without it two, with --contiguous one a card",
         };
         var slots = new Option<int>("--slots-mb") { Description = "MiB of each card for experts on their way", DefaultValueFactory = _ => 1100 };
         var saved = new Option<int>("--saved-mb")
@@ -74,6 +74,12 @@ internal static class BenchTrainCommand
             Description = "MiB of each device in which stages keep their whole forward pass for backward (kept_activations)",
             DefaultValueFactory = _ => 0,
         };
+        var stage = new Option<string>("--stage")
+        {
+            Description = "sft, or dpo: every two sequences are a pair, whose reference is the base without its adapter",
+            DefaultValueFactory = _ => "sft",
+        };
+        stage.AcceptOnlyFromAmong("sft", "dpo");
         var chunk = new Option<int>("--chunk") { Description = "rows that a stage works on at a time", DefaultValueFactory = _ => 8192 };
         var steps = new Option<int>("--steps") { Description = "measured steps, after two to warm up", DefaultValueFactory = _ => 5 };
         var weights = new Option<string>("--weights")
@@ -97,7 +103,7 @@ internal static class BenchTrainCommand
         var command = new Command("train", "Tokens per second of a real training step (forward, backward, clipping, AdamW) on random weights of a true shape")
         {
             shape, layers, tokens, sequence, rank, experts, format, device, cards, contiguous, parts, slots, saved, moments, pairs, pairsFolder, keep, kept,
-            chunk, steps, weights, diskFolder, dense, trace, json
+            chunk, stage, steps, weights, diskFolder, dense, trace, json
         };
         command.SetAction((parsed, cancel) => Task.Run(() =>
         {
@@ -116,7 +122,7 @@ internal static class BenchTrainCommand
                 parsed.GetValue(pairs), parsed.GetValue(chunk), parsed.GetValue(steps), parsed.GetValue(cards), parsed.GetValue(contiguous),
                 windows[0].Parts, parsed.GetValue(diskFolder), parsed.GetValue(dense) == "host",
                 parsed.GetValue(trace), parsed.GetValue(keep), parsed.GetValue(pairsFolder),
-                (long)parsed.GetValue(kept) << 20);
+                (long)parsed.GetValue(kept) << 20, parsed.GetRequiredValue(stage));
             var ranks = Together.Join();
             var speaker = ranks.World == 1 ? "" : $"rank {ranks.Rank}: ";
             foreach (var result in TrainingBenchmark.Run(settings, ranks, line => Console.Error.WriteLine(speaker + line), windows, cancel))
@@ -136,9 +142,10 @@ internal static class BenchTrainCommand
     {
         var s = r.Settings;
         Console.WriteLine($"{s.Shape}, {s.Layers?.ToString() ?? "all"} layers, {r.Parameters / 1e9:F2} B parameters, LoRA "
-            + $"rank {s.Rank} ({r.Trained / 1e6:F1} M trained), {s.Tokens} tokens a step in sequences of {s.Sequence}");
+            + $"rank {s.Rank} ({r.Trained / 1e6:F1} M trained), {s.Tokens} tokens a step in sequences of {s.Sequence}"
+            + (s.Stage == "sft" ? "" : $", {s.Stage}"));
         var more = s.Gpus == 1 ? ""
-            : $" and {s.Gpus - 1} more: {(s.Contiguous ? "consecutive layers on each" : "layers in turn")}, the window in {s.Parts ?? s.Gpus} parts";
+            : $" and {s.Gpus - 1} more: {(s.Contiguous ? "consecutive layers on each" : "layers in turn")}, the window in {s.Parts} parts";
         if (r.Ranks is { } shared) Console.WriteLine($"{shared.World} processes share every step, summed by {shared.Carrier}; the first one's figures");
         Console.WriteLine($"experts {s.Executor.ToString().ToLowerInvariant()} in {s.Format.Name}, everything else "
             + $"{(s.DenseOnHost ? "from host memory too, but norms, token table and head, " : "")}on {r.Device}{more}");

@@ -21,6 +21,7 @@ namespace {
 // Above: tiles, which meet a block of weights with many rows at once; low bits must become such a block first, which costs as much as some
 // rows.
 constexpr int64_t MostTokens = 256, MostRows = 8, MostLowBitRows = 16;
+// A token of DeepSeek-V2-Lite in INT4 beside a card: 64 columns a task 86 to 92 tokens/s, 32 (tasks end together, stretches are short) 81.
 constexpr int64_t Together = 4, InColumns = 64, OutColumns = 32;
 constexpr int64_t FirstBytes = 2048;  // of a stretch of weights: as far ahead as the dots themselves look
 

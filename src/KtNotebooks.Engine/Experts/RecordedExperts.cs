@@ -28,17 +28,17 @@ internal static class RecordedExperts
         }
         var here = call with { X = Fetched(call.X), Weights = Fetched(call.Weights), Indices = Fetched(call.Indices) };
         var (sums, alike) = (Pinned(y), Cpu.IsRowInvariant); // a thread's own
+        var state = executor.NewState(here); // the same in every run
         card.RecordHostWork(
             () =>
             {
                 using var invariant = alike ? Cpu.RowInvariant() : null;
-                using var state = executor.NewState(here);
                 executor.Forward(here, state, sums);
                 if (biases is null) return;
                 using var scratch = Tape.Scratch();
                 Memory.Copy(ExpertBias.Apply(sums, here.Weights, here.Indices, biases), sums);
             },
-            here.X, here.Weights, here.Indices, sums);
+            here.X, here.Weights, here.Indices, sums, state);
         card.CopyPinned(y.Pointer, sums.Pointer, y.ByteLength);
         return y;
     }
