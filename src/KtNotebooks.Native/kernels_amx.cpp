@@ -100,9 +100,6 @@ void end() { asm volatile("tilerelease" : : : "memory"); }
 KT_INLINE void to_first_cache(const char* p) {
     for (int i = 0; i < 16; i++) _mm_prefetch(p + i * 64, _MM_HINT_T0);
 }
-KT_INLINE void to_second_cache(const char* p, int32_t lines) {
-    for (int32_t i = 0; i < lines; i++) _mm_prefetch(p + i * 64, _MM_HINT_T1);
-}
 
 // The four loads of a step stand together, and work for other parts of the core (prefetches of the next step) stands between the products:
 // of two threads of a core each finds few free tile registers, and products in a row keep the other from its own. With both factors in the

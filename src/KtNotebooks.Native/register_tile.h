@@ -25,14 +25,22 @@ void tile_of(const Segment* segments, int32_t count, float* c, int64_t ldc, bool
     for (; count > 0; count--, segments++) {
         const float *a = static_cast<const float*>(segments->a), *b = static_cast<const float*>(segments->b);
         const int64_t strip = M::strip(*segments);
-        for (int64_t k = segments->k / M::unit; k > 0; k--, a += M::rows, b += M::next) {
-            F vb[Cols];
-            for (int j = 0; j < Cols; j++) vb[j] = load(b + j * strip);
+        Ahead ahead = segments->ahead;
+        for (int64_t k = segments->k / M::unit; k > 0; k -= TileUnit / M::unit) {
+            if (ahead.at) {
+                to_second_cache(ahead.at, ahead.lines);
+                to_second_cache(ahead.at + ahead.second, ahead.lines);
+                ahead.at += ahead.step;
+            }
+            for (int64_t step = k < TileUnit / M::unit ? k : TileUnit / M::unit; step > 0; step--, a += M::rows, b += M::next) {
+                F vb[Cols];
+                for (int j = 0; j < Cols; j++) vb[j] = load(b + j * strip);
 #pragma GCC unroll 16
-            for (int i = 0; i < Rows; i++) {
-                F va = set1(a[i]);
+                for (int i = 0; i < Rows; i++) {
+                    F va = set1(a[i]);
 #pragma GCC unroll 2
-                for (int j = 0; j < Cols; j++) sum[i][j] = M::add(sum[i][j], va, vb[j]);
+                    for (int j = 0; j < Cols; j++) sum[i][j] = M::add(sum[i][j], va, vb[j]);
+                }
             }
         }
     }

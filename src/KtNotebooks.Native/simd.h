@@ -18,6 +18,10 @@ KT_INLINE float widen(uint16_t x) {
     return f;
 }
 
+KT_INLINE void to_second_cache(const char* p, int32_t lines) {
+    for (int32_t i = 0; i < lines; i++) _mm_prefetch(p + i * 64, _MM_HINT_T1);
+}
+
 // Round to nearest, ties to even; a NaN stays one.
 KT_INLINE uint16_t narrow(float x) {
     uint32_t bits;

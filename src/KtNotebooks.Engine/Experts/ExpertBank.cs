@@ -254,7 +254,7 @@ public sealed class ExpertBank : Module, IAdaptable
 
     private Parameter[] Views() =>
         [.. Matrices.Zip(Names.All).SelectMany(m =>
-            Enumerable.Range(0, Count).Select(e => new Parameter(m.Second.Weight(e), m.First.Data(e)) { Shape = [m.First.N, m.First.K] }))];
+            Enumerable.Range(0, Count).Select(e => new Parameter(m.Second.Weight(e), m.First.Named(e)) { Shape = [m.First.N, m.First.K] }))];
 
     private void FreeMatrices()
     {

@@ -22,8 +22,6 @@ public enum MatrixLayout
 /// </summary>
 public readonly struct Matrices
 {
-    private const int TileRows = 16, TileUnit = 32;
-
     private readonly Tensor? _stacked;
     private readonly Tensor[]? _each;
     private readonly Tensor[]? _scales;
@@ -61,7 +59,11 @@ public readonly struct Matrices
     /// <summary>The trained form, or null.</summary>
     public Tensor? Stacked => _stacked;
 
-    public static Matrices One(Tensor matrix) => new(StorageFormat.Of(matrix.Type), null, [matrix], null, 1, checked((int)matrix.Dim(0)), matrix.Width);
+    /// <summary>A dense matrix [N, K], in rows or in tiles.</summary>
+    public static Matrices One(Tensor matrix) => new(StorageFormat.Of(matrix.Type), null, [matrix], null, 1, checked((int)matrix.Dim(0)), matrix.Width)
+    {
+        Layout = matrix.Tiled is null ? MatrixLayout.Rows : MatrixLayout.Tiles,
+    };
 
     public static Matrices Stack(Tensor stacked) =>
         new(StorageFormat.Of(stacked.Type), stacked, null, null, checked((int)stacked.Dim(0)), checked((int)stacked.Dim(1)), stacked.Width);
@@ -96,34 +98,14 @@ public readonly struct Matrices
         { Layout = Layout };
 
     /// <summary>
-    /// The same matrices in tiles, each laid out by a thread of its own and its rows freed at once: where rows are mapped from a file, nothing is held twice.
+    /// The same matrices in tiles, laid out by all threads and the rows of each freed at once: where they are mapped from a file, nothing is held twice.
     /// </summary>
     /// <exception cref="InvalidOperationException">They are stacked, or no plain BF16 in host memory.</exception>
-    public unsafe Matrices Tile()
+    public Matrices Tile()
     {
         if (_each is null || Format != StorageFormat.Of(DType.BF16) || _each[0].Device.Kind != DeviceKind.Cpu)
             throw new InvalidOperationException($"[Matrices] tiles are made of plain BF16 matrices in host memory, one an expert, not of {this}");
-        var (rows, tiles, n, k) = (_each, new Tensor[Count], N, K);
-        CpuLoop.For(Count, i =>
-        {
-            var e = (int)i;
-            var tile = Tensor.Empty(DType.BF16, Padded(n) * Padded(k));
-            Native.Ok(Native.kt_tile(n, k, (void*)rows[e].Pointer, (void*)tile.Pointer));
-            rows[e].Dispose();
-            tiles[e] = tile;
-        });
-        return new Matrices(Format, null, tiles, null, Count, N, K) { Layout = MatrixLayout.Tiles };
-    }
-
-    private static long Padded(long n) => (n + TileUnit - 1) / TileUnit * TileUnit;
-
-    /// <summary>Element (n, k) of a tiled matrix: strips of 16 n along K, in each [k / 2][n % 16][k % 2].</summary>
-    private float[] Untiled(int e)
-    {
-        var (tiles, values, strip) = (_each![e].ToFloats(), new float[checked(N * K)], TileRows * Padded(K));
-        for (var n = 0; n < N; n++)
-            for (var k = 0; k < K; k++) values[(n * K) + k] = tiles[(n / TileRows * strip) + (k / 2 * TileRows * 2) + (n % TileRows * 2) + (k % 2)];
-        return values;
+        return new Matrices(Format, null, TiledBuffer.Of(_each), null, Count, N, K) { Layout = MatrixLayout.Tiles };
     }
 
     /// <summary>The first matrices of the unstacked form, on the same tensors.</summary>
@@ -136,7 +118,8 @@ public readonly struct Matrices
         foreach (var scales in _scales ?? []) scales.Dispose();
     }
 
-    internal nint Pointer(int e) => _stacked is { } all ? (nint)(all.Pointer + ((long)e * N * K * all.Type.Size())) : _each![e].Pointer;
+    internal nint Pointer(int e) => _stacked is { } all ? (nint)(all.Pointer + ((long)e * N * K * all.Type.Size()))
+        : (_each![e].Tiled?.Tiles ?? _each[e]).Pointer;
 
     /// <summary>Address of the scales of matrix e; 0 where the format has none.</summary>
     internal nint ScalesPointer(int e) => _scales is { } scales ? scales[e].Pointer : 0;
@@ -164,17 +147,20 @@ public readonly struct Matrices
         get
         {
             Tensor[] all = [.. _stacked is { } stacked ? [stacked] : _each!, .. _scales ?? []];
-            return all.Sum(t => t.Home.Buffer is HostBuffer ? t.ByteLength : 0);
+            return all.Sum(t => t.Home.Buffer is HostBuffer or TiledBuffer ? t.ByteLength : 0);
         }
     }
 
     /// <summary>The stored data of matrix e: [N, K], for 4 bits [N, K/2], of tiles all in a row. A view; the caller disposes it.</summary>
     public Tensor Data(int e)
     {
-        if (_stacked is null) return _each![e].Alias();
+        if (_stacked is null) return (_each![e].Tiled?.Tiles ?? _each[e]).Alias();
         using var slice = _stacked.Slice(e, 1);
         return slice.View(N, K);
     }
+
+    /// <summary>What is named in a checkpoint: the stored data of matrix e, and one in tiles is [N, K] too. A view; the caller disposes it.</summary>
+    internal Tensor Named(int e) => Layout == MatrixLayout.Tiles ? _each![e].Alias() : Data(e);
 
     /// <summary>The scales of matrix e, null where the format has none. A view; the caller disposes it.</summary>
     public Tensor? Scales(int e) => _scales?[e].Alias();
@@ -182,8 +168,7 @@ public readonly struct Matrices
     /// <summary>The values of matrix e [N, K] as they meet rows of <paramref name="rows"/>: low bits are rounded to that type.</summary>
     public float[] ToFloats(int e, DType rows)
     {
-        if (Layout == MatrixLayout.Tiles) return Untiled(e);
-        using var data = Data(e);
+        using var data = Named(e);
         if (!Format.IsLowBit) return data.ToFloats();
         using var scales = Scales(e)!;
         var values = new float[checked(N * K)];

@@ -37,7 +37,8 @@ public sealed class Dora(Tensor magnitudes) : IDisposable
         var version = WeightVersion.Current;
         _squares ??= Squares(weight);
         using var scope = Tape.Scratch(); // no gradient goes through the lengths
-        var (p, g) = (Ops.Linear.Apply(weight, lora.A, DType.F32).ToFloats(), Ops.Linear.Apply(lora.A, lora.A).ToFloats()); // W Aᵀ [out, r], A Aᵀ [r, r]
+        using var rows = weight.To(weight.Device);
+        var (p, g) = (Ops.Linear.Apply(rows, lora.A, DType.F32).ToFloats(), Ops.Linear.Apply(lora.A, lora.A).ToFloats()); // W Aᵀ [out, r], A Aᵀ [r, r]
         var (b, r, s) = (lora.B.ToFloats(), lora.B.Width, (double)lora.Scale);
         var lengths = new float[_squares.Length];
         for (var n = 0; n < lengths.Length; n++)

@@ -53,6 +53,9 @@ public sealed class Linear : Module, IAdaptable
     /// <summary>Null for most layers of most models.</summary>
     public Tensor? Bias { get; }
 
+    /// <summary>Somebody multiplies parts of the weight beside <see cref="Forward"/>: it must lie in rows.</summary>
+    public bool IsReadInParts { get; init; }
+
     public int Outputs => checked((int)Weight.Dim(0));
 
     public int Inputs => Weight.Width;

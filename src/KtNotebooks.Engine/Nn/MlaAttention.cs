@@ -46,7 +46,7 @@ public sealed class MlaAttention : Block
         }
         _kvA = new Linear(weights, path + ".kv_a_proj_with_mqa", type, settings.KvRank + heads.Rope, D);
         _kvNorm = new RmsNorm(weights, path + ".kv_a_layernorm", settings.KvRank, settings.Eps);
-        _kvB = new Linear(weights, path + ".kv_b_proj", type, heads.H * (heads.Nope + heads.Value), settings.KvRank);
+        _kvB = new Linear(weights, path + ".kv_b_proj", type, heads.H * (heads.Nope + heads.Value), settings.KvRank) { IsReadInParts = true };
         _o = new Linear(weights, path + ".o_proj", type, D, heads.H * heads.Value);
     }
 

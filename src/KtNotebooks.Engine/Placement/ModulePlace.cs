@@ -49,6 +49,9 @@ public enum ExecutorKind
 public sealed record ModulePlace(Device Compute, WeightHome Weights, StorageFormat? Format = null, ExecutorKind? Executor = null,
     string Kernel = ModulePlace.AnyKernel, string Because = "default")
 {
+    /// <summary>Nothing says where the weights of a module of the CPU live: mapped, unless memory is ample for a form that is faster.</summary>
+    public bool IsOpen { get; init; }
+
     /// <summary>The word that leaves the kernel open.</summary>
     public const string AnyKernel = "auto";
 

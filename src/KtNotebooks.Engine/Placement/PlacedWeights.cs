@@ -15,6 +15,7 @@ public sealed class PlacedWeights(IWeights source, ResidencyPlan plan) : IWeight
         var tensor = source.Take(name, type, shape);
         if (plan.Visits(name))
             using (tensor) return VisitingBuffer.Of(tensor, plan.DeviceOf(name));
+        if (plan.IsTiled(name)) return Matrices.One(tensor).Tile().Named(0);
         if (plan.SentTo(name) is not { } card) return tensor;
         using (tensor) return tensor.To(card);
     }

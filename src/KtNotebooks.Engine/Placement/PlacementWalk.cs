@@ -137,7 +137,7 @@ internal sealed class PlacementWalk
                     + "linear layers in the decoder's layers can come from host memory (weights: host): match them alone");
             if (kind is ModuleClass.Linear or ModuleClass.Router) home = WeightHome.Host; // norms and other vectors stay with the card
         }
-        return new ModulePlace(device, home, Kernel: assign.Kernel, Because: because);
+        return new ModulePlace(device, home, Kernel: assign.Kernel, Because: because) { IsOpen = rule is null && home == WeightHome.Mmap };
     }
 
     private ModulePlace Experts(string path, PlacementRule? rule)
@@ -182,7 +182,10 @@ internal sealed class PlacementWalk
                 ? w : _settings.ExpertHome ?? (rule is null || layer.Kind == DeviceKind.Cpu ? WeightHome.Mmap : WeightHome.Host),
             _ => WeightHome.Host,
         };
-        return new ModulePlace(device, home, assign.Format ?? _settings.ExpertFormat, executor, assign.Kernel, because);
+        return new ModulePlace(device, home, assign.Format ?? _settings.ExpertFormat, executor, assign.Kernel, because)
+        {
+            IsOpen = home == WeightHome.Mmap && assign.Weights is null && _settings.ExpertHome is null,
+        };
     }
 
     /// <summary>`model.layers.3` of a module in it; null outside the layers.</summary>

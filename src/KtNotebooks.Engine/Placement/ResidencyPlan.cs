@@ -49,12 +49,13 @@ public sealed class ResidencyPlan
     private readonly Dictionary<string, BankResidency> _banks;
     private readonly Dictionary<Device, GpuResidency> _cards;
     private readonly Func<string, bool>? _trains;
+    private readonly IReadOnlySet<string> _tiled;
     private readonly IReadOnlySet<string> _visits;
 
     private ResidencyPlan(ModelPlacement placement, DType type, IEnumerable<BankResidency> banks, IEnumerable<GpuResidency> cards, IReadOnlyList<string> notes,
-        Func<string, bool>? trains, IReadOnlySet<string> visits)
+        Func<string, bool>? trains, IReadOnlySet<string> visits, IReadOnlySet<string> tiled)
     {
-        (Placement, Type, Notes, _trains, _visits) = (placement, type, notes, trains, visits);
+        (Placement, Type, Notes, _trains, _visits, _tiled) = (placement, type, notes, trains, visits, tiled);
         _banks = banks.ToDictionary(b => b.Path);
         _cards = cards.ToDictionary(c => c.Gpu);
     }
@@ -89,7 +90,7 @@ public sealed class ResidencyPlan
     public Device DeviceOf(string path) => Placement.Of(path).Compute;
 
     /// <summary>Where a tensor or bank lives.</summary>
-    public WeightHome HomeOf(string name) => Visits(name) ? WeightHome.Host : Bank(name)?.Place.Weights
+    public WeightHome HomeOf(string name) => Visits(name) || _tiled.Contains(name) ? WeightHome.Host : Bank(name)?.Place.Weights
         ?? (Placement.Of(name) is { Compute.Kind: DeviceKind.Cuda } ? WeightHome.Device : Placement.Of(name).Weights);
 
     /// <summary>Whether a tensor is a matrix of a layer that waits in pinned host memory and comes to its card when the layer is at work.</summary>
@@ -100,15 +101,15 @@ public sealed class ResidencyPlan
     /// </summary>
     public bool IsRead(string name) => Bank(name) is { } bank
         ? bank.Place.Weights == WeightHome.Host && !bank.IsBroughtLater && !bank.IsTiled && !bank.IsTrained
-        : (HomeOf(name) == WeightHome.Host && !Visits(name)) || Trains(name);
+        : (HomeOf(name) == WeightHome.Host && !Visits(name) && !_tiled.Contains(name)) || Trains(name);
 
     /// <summary>Whether a tensor is trained itself, and so lies in memory that can change.</summary>
     public bool Trains(string name) => _trains?.Invoke(name) == true;
 
     /// <summary>
-    /// Whether the experts below a path are laid out in the CPU kernels' tiles when they are taken: those that stay in host memory for the CPU.
+    /// Whether a matrix, or the experts below a path, are laid out in the CPU kernels' tiles when they are taken (<see cref="CpuTiles"/>).
     /// </summary>
-    public bool IsTiled(string name) => Bank(name) is { IsTiled: true };
+    public bool IsTiled(string name) => Bank(name) is { IsTiled: true } || _tiled.Contains(name);
 
     /// <summary>The card that a tensor goes to when it is taken; null: none.</summary>
     public Device? SentTo(string name) =>
@@ -120,9 +121,10 @@ public sealed class ResidencyPlan
     /// <param name="stored">The format that the checkpoint has a bank in, by its path; null: the type's own.</param>
     /// <param name="cards">What a card can give.</param>
     /// <param name="trains">The weights, by name, that are trained themselves; null: none.</param>
+    /// <param name="hostBytes">What host memory can give; null: what is available now.</param>
     /// <exception cref="NotSupportedException">Experts that are trained themselves are to be stored in few bits, or split.</exception>
     public static ResidencyPlan Resolve(Module root, DType type, ModelPlacement placement, Func<string, StorageFormat?> stored, GpuMemory cards,
-        Func<string, bool>? trains = null)
+        Func<string, bool>? trains = null, long? hostBytes = null)
     {
         ArgumentNullException.ThrowIfNull(root);
         ArgumentNullException.ThrowIfNull(placement);
@@ -133,6 +135,7 @@ public sealed class ResidencyPlan
             .Where(w => !visits.Contains(w.Name)).Select(w => (Card: placement.Of(w.Name).Compute, w.Tensor.ByteLength))
             .Where(w => w.Card.Kind == DeviceKind.Cuda).GroupBy(w => w.Card).ToDictionary(g => g.Key, g => g.Sum(w => w.ByteLength));
         BankResidency[] asked = [.. root.All().OfType<ExpertBank>().Select(bank => Asked(bank, placement.Of(bank.Path), type, stored, trains))];
+        (var tiled, asked) = CpuTiles.Choose(root, type, placement, asked, hostBytes ?? HostMemory.Left, trains, notes);
         Dictionary<string, BankResidency> decided = asked.ToDictionary(b => b.Path);
         List<GpuResidency> residencies = [];
         foreach (var card in placement.Devices.Where(d => d.Kind == DeviceKind.Cuda))
@@ -146,7 +149,7 @@ public sealed class ResidencyPlan
             }
             residencies.Add(residency);
         }
-        return new ResidencyPlan(placement, type, asked.Select(b => decided[b.Path]), residencies, notes, trains, visits);
+        return new ResidencyPlan(placement, type, asked.Select(b => decided[b.Path]), residencies, notes, trains, visits, tiled);
     }
 
     private static BankResidency Asked(ExpertBank bank, ModulePlace place, DType type, Func<string, StorageFormat?> stored, Func<string, bool>? trains)

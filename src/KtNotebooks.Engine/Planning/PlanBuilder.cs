@@ -12,6 +12,9 @@ namespace KtNotebooks.Planning;
 internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, ConfigFile config, Window window, IReadOnlyDictionary<Device, TrainingMemory> memory,
     bool keepsActivations)
 {
+    /// <summary>What is said behind the format of matrices in the CPU kernels' tiles.</summary>
+    private const string Tiles = " tiles";
+
     private readonly List<(string Pattern, int? Layer, ModulePlace Place, string Format, long Parameters, long Bytes)> _parts = [];
     private readonly Dictionary<(string Device, string What), long> _items = [];
     private long _parameters;
@@ -78,7 +81,7 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
     {
         var place = PlaceOf(bank);
         var parameters = bank.Weights.Sum(w => w.Count);
-        var (format, layout) = (residency.Bank(bank.Path)!.Format, residency.Bank(bank.Path)!.IsTiled ? " tiles" : "");
+        var (format, layout) = (residency.Bank(bank.Path)!.Format, residency.IsTiled(bank.Path) ? Tiles : "");
         var bytes = bank.Count * ((2 * format.Bytes(bank.Inner, bank.Width)) + format.Bytes(bank.Width, bank.Inner));
         _parameters += parameters;
         var stored = config.StoredFormat ?? StoredType;
@@ -99,7 +102,8 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
         var place = residency.Placement.Of(name) with { Weights = residency.HomeOf(name) };
         var group = module is MoeMlp ? name[..name.LastIndexOf('.')] : parent is MlaAttention or GqaAttention or SwiGluMlp ? parent.Path : module.Path;
         _parameters += tensor.Count;
-        _parts.Add((Pattern(group), Layer(group), place, StorageFormat.Of(tensor.Type).Name, tensor.Count, tensor.ByteLength));
+        var format = StorageFormat.Of(tensor.Type).Name + (residency.IsTiled(name) ? Tiles : "");
+        _parts.Add((Pattern(group), Layer(group), place, format, tensor.Count, tensor.ByteLength));
         // A tensor stays mapped where it is stored as it is used. FP8 checkpoints have their linear layers as codes, which are dequantized at load; those of 4
         // bits have none but experts.
         var dequantized = config.StoredFormat == StorageFormat.Fp8 && module is Nn.Linear && group != "lm_head";

@@ -43,6 +43,9 @@ public static class HostMemory
                 $"available; {instead}");
     }
 
+    /// <summary>What this process may still fill: what the system has left, or what its container may have; 0 where the system does not tell.</summary>
+    internal static long Left => Math.Min(Available() ?? 0, GC.GetGCMemoryInfo().TotalAvailableMemoryBytes);
+
     /// <summary>MemAvailable alone, without garbage: loading asks once a tensor, of which a large model has a hundred thousand. Null: nobody tells.</summary>
     internal static long? Available()
     {

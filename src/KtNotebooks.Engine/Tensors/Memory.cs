@@ -34,6 +34,11 @@ public static unsafe class Memory
             NativeMemory.Copy((void*)(visitor.Home + (nint)source.Home.Offset), (void*)target.Pointer, (nuint)source.ByteLength);
             return;
         }
+        if (!source.IsInRows && target.Device.Kind == DeviceKind.Cpu)
+        {
+            source.Bring(target.Pointer);
+            return;
+        }
         var (from, to, bytes) = (source.Pointer, target.Pointer, source.ByteLength);
         switch (source.Device.Kind, target.Device.Kind)
         {
@@ -65,13 +70,13 @@ public static unsafe class Memory
     /// <summary>F32 [n] on a device; the values may change afterwards.</summary>
     public static Tensor Place(ReadOnlySpan<float> values, Device device) => Place(values, DType.F32, device);
 
-    /// <summary>A tensor in host memory with the same values: an alias where it is there already.</summary>
+    /// <summary>A tensor in host memory with the same values in rows: an alias where it is there already.</summary>
     public static Tensor ToHost(this Tensor tensor) => tensor.To(Device.Cpu);
 
     public static Tensor To(this Tensor tensor, Device device)
     {
         ArgumentNullException.ThrowIfNull(tensor);
-        if (tensor.Device == device) return tensor.Alias();
+        if (tensor.Device == device) return tensor.IsInRows ? tensor.Alias() : tensor.Clone();
         var copy = Tensor.Empty(tensor.Type, device, tensor.Shape);
         Copy(tensor, copy);
         return copy;
@@ -81,7 +86,7 @@ public static unsafe class Memory
     public static Tensor To(this Tensor tensor, DType type)
     {
         ArgumentNullException.ThrowIfNull(tensor);
-        if (tensor.Type == type) return tensor.Alias();
+        if (tensor.Type == type) return tensor.IsInRows ? tensor.Alias() : tensor.Clone();
         var copy = Tensor.Empty(type, tensor.Device, tensor.Shape);
         if (copy.Device.Kind == DeviceKind.Meta) return copy;
         if (tensor.Device.Kind == DeviceKind.Cuda)
@@ -89,8 +94,9 @@ public static unsafe class Memory
             DeviceMath.Convert(tensor, copy);
             return copy;
         }
-        var scratch = new float[tensor.Width];
-        for (long row = 0; row < tensor.Rows; row++) FloatRows.Store(copy, row, FloatRows.Load(tensor, row, scratch));
+        using var rows = tensor.ToHost();
+        var scratch = new float[rows.Width];
+        for (long row = 0; row < rows.Rows; row++) FloatRows.Store(copy, row, FloatRows.Load(rows, row, scratch));
         return copy;
     }
 

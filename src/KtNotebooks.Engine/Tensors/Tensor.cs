@@ -61,7 +61,7 @@ public sealed class Tensor : IDisposable
     internal DiskBuffer? OnDisk => _buffer as DiskBuffer;
 
     /// <summary>The host's memory holds none of it: bytes of a checkpoint, or not there at all.</summary>
-    public bool IsMapped => Device.Kind == DeviceKind.Cpu && _buffer is not (HostBuffer or PinnedBuffer or DiskBuffer);
+    public bool IsMapped => Device.Kind == DeviceKind.Cpu && _buffer is not (HostBuffer or PinnedBuffer or DiskBuffer or TiledBuffer);
 
     internal bool IsUnique => _buffer.IsUnique;
 
@@ -70,6 +70,12 @@ public sealed class Tensor : IDisposable
 
     /// <summary>Where its bytes are brought from when its layer is at work; null: they are where they are.</summary>
     internal VisitingBuffer? Visiting => _buffer as VisitingBuffer;
+
+    /// <summary>The whole of a matrix in the CPU kernels' tiles; null: rows, or a part of such a matrix.</summary>
+    internal TiledBuffer? Tiled => _buffer is TiledBuffer tiled && HasShape(tiled.Rows, tiled.Width) ? tiled : null;
+
+    /// <summary>Its values lie in rows, one after the other, wherever that is.</summary>
+    internal bool IsInRows => _buffer is not TiledBuffer;
 
     /// <summary>Writes its bytes to host memory on the shortest way: see <see cref="Buffer.Bring"/>.</summary>
     internal void Bring(nint target) => _buffer.Bring(_byteOffset, target, ByteLength);

@@ -186,7 +186,9 @@ public sealed class WholeModulesTests : IDisposable
         Assert.Equal(plain.Bytes("cpu", MemoryPlan.Adapter), whole.Bytes("cpu", MemoryPlan.Adapter));
         Assert.Equal(4 * Elements, whole.Bytes("cpu", MemoryPlan.Gradients) - plain.Bytes("cpu", MemoryPlan.Gradients));
         Assert.Equal(8 * Elements, whole.Bytes("cpu", MemoryPlan.Optimizer) - plain.Bytes("cpu", MemoryPlan.Optimizer));
-        MemoryPlan Lite(string key) => MemoryPlan.Open("deepseek-v2-lite", "use_cpu=true", "tokens_per_step=512", key);
+        var rules = Path.Combine(_place.Root, "mapped.yaml");
+        System.IO.File.WriteAllText(rules, "- match: { name: .* }\n  place: { weights: mmap }\n");
+        MemoryPlan Lite(string key) => MemoryPlan.Open("deepseek-v2-lite", "use_cpu=true", "tokens_per_step=512", "kt_optimize_rule=" + rules, key);
         var (head, inPlace) = (102400L * 2048, Lite("additional_target=lm_head"));
         Assert.Equal(Lite("lora_rank=8").Bytes("cpu", MemoryPlan.Mapped) - (2 * head), inPlace.Bytes("cpu", MemoryPlan.Mapped)); // read, to be written
         Assert.Equal(Lite("lora_rank=8").Bytes("cpu", MemoryPlan.Weights) + (2 * head), inPlace.Bytes("cpu", MemoryPlan.Weights));

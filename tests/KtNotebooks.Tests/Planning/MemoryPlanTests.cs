@@ -160,7 +160,9 @@ public sealed class MemoryPlanTests
     [Fact]
     public void Experts_whose_rows_lie_in_turn_are_copied()
     {
-        var plan = MemoryPlan.Open("gpt-oss-20b");
+        using var folder = new Samples.Folder();
+        var rules = folder.Write("rules.yaml", "- match: { name: .* }\n  place: { weights: mmap }\n");
+        var plan = MemoryPlan.Open("gpt-oss-20b", "kt_optimize_rule=" + rules);
         var projection = 24 * 32 * StorageFormat.Mxfp4.Bytes(2880, 2880);
         Assert.Equal(3 * projection, Assert.Single(plan.Rows, r => r.Executor == "cpu").Bytes);
         Assert.InRange(plan.Bytes("cpu", MemoryPlan.Weights) - (2 * projection), 0, projection / 20); // and norms, routers, biases in F32
@@ -173,7 +175,7 @@ public sealed class MemoryPlanTests
     public void A_row_of_preferences_is_two_sequences(string stage, int tokens) => Assert.Equal(tokens, MemoryPlan.Open("deepseek-v2-lite", "device=cuda:0",
         "output_dir=out", "stage=" + stage, "per_device_train_batch_size=2", "gradient_accumulation_steps=2", "cutoff_len=512").Tokens);
 
-    /// <summary>Experts that the CPU computes from memory of our own are laid out in its kernels' tiles; mapped ones stay as they are.</summary>
+    /// <summary>Experts that the CPU computes from memory of our own are laid out in its kernels' tiles; those that a rule maps stay as they are.</summary>
     [Theory]
     [InlineData("host", true)]
     [InlineData("mmap", false)]
