@@ -48,6 +48,7 @@ internal static class CpuTiles
             return fits;
         }
     }
+
     private static long BytesOf(BankResidency bank) => bank.Layout.Count
         * ((2 * TiledBuffer.Bytes(bank.Layout.Gate.N, bank.Layout.Gate.K)) + TiledBuffer.Bytes(bank.Layout.Down.N, bank.Layout.Down.K));
 }

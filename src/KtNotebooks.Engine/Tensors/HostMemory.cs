@@ -47,7 +47,7 @@ public static class HostMemory
     internal static long Left => Math.Min(Available() ?? 0, GC.GetGCMemoryInfo().TotalAvailableMemoryBytes);
 
     /// <summary>MemAvailable alone, without garbage: loading asks once a tensor, of which a large model has a hundred thousand. Null: nobody tells.</summary>
-    internal static long? Available()
+    private static long? Available()
     {
         if (!File.Exists("/proc/meminfo")) return null;
         Span<byte> text = stackalloc byte[512]; // its third line

@@ -119,7 +119,7 @@ public readonly record struct TrainingMemory(bool LoraOnHost, bool MomentsOnHost
     /// <summary>Of the CPU, where layers are computed by it: inputs stay where they are.</summary>
     public static TrainingMemory OnHost(TrainingMemoryKeys keys) => new(false, false, long.MaxValue)
     {
-        KeptBytes = keys.KeptBytes ?? (long)(HostShare * HostMemory.Available() ?? 0),
+        KeptBytes = keys.KeptBytes ?? (long)(HostShare * HostMemory.Left),
     };
 
     private static long KeptOf(double left, TrainingMemoryKeys keys) => keys.KeptBytes ?? (long)Math.Max(0, KeptShare * left);
