@@ -6,6 +6,8 @@ using System.Runtime.InteropServices;
 using System.Security.Cryptography;
 using System.Text;
 
+using KtNotebooks.Tensors;
+
 namespace KtNotebooks.Distributed;
 
 /// <summary>Brings the ranks of a run together, as whoever started them says in the environment.</summary>
@@ -42,6 +44,7 @@ public static partial class Ranks
             + "still, or cannot be reached", RankWatch.LostCode), null, Whole, Timeout.InfiniteTimeSpan);
         HostCollective ranks = launch.By == Launcher.Mpi ? JoinByMpi(end) : JoinBySockets(launch, end);
         ShareProcessors(ranks);
+        HostMemory.Sharers = ranks.Hosts.Count(host => host == ranks.Hosts[ranks.Rank]);
         return Current = new CardCollective(ranks);
     }
 

@@ -43,8 +43,11 @@ public static class HostMemory
                 $"available; {instead}");
     }
 
-    /// <summary>What this process may still fill: what the system has left, or what its container may have; 0 where the system does not tell.</summary>
-    internal static long Left => Math.Min(Available() ?? 0, GC.GetGCMemoryInfo().TotalAvailableMemoryBytes);
+    /// <summary>Processes of a run on this machine, each of which takes its part.</summary>
+    internal static int Sharers { get; set; } = 1;
+
+    /// <summary>What this process may still fill: its part of what the system has left or its container may have; 0 where the system does not tell.</summary>
+    internal static long Left => Math.Min(Available() ?? 0, GC.GetGCMemoryInfo().TotalAvailableMemoryBytes) / Sharers;
 
     /// <summary>MemAvailable alone, without garbage: loading asks once a tensor, of which a large model has a hundred thousand. Null: nobody tells.</summary>
     private static long? Available()

@@ -39,6 +39,23 @@ public sealed class CpuTilesTests : IDisposable
 
     public void Dispose() => _folder.Dispose();
 
+    /// <summary>Each of four ranks on a machine may take a quarter of what one could.</summary>
+    [Fact]
+    public void Ranks_of_one_machine_share_its_memory()
+    {
+        var alone = HostMemory.Left;
+        try
+        {
+            HostMemory.Sharers = 4;
+            Assert.InRange(HostMemory.Left, 0.15 * alone, 0.35 * alone);
+            Assert.InRange(TrainingMemory.OnHost(new TrainingMemoryKeys()).KeptBytes, 1, 0.1 * alone);
+        }
+        finally
+        {
+            HostMemory.Sharers = 1;
+        }
+    }
+
     [Fact]
     public void What_nobody_places_lies_in_tiles_where_memory_is_ample()
     {
