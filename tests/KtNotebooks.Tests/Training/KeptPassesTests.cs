@@ -61,6 +61,7 @@ public sealed class KeptPassesTests : IDisposable
         using var model = OnCard(ExecutorKind.Resident);
         var pool = CudaDevice.Get(0).Pool;
         var again = Gradients(model, new LayerMajorStep(model, 16, 8));
+        Tiny.Alive(); // what other tests left goes now
         var before = pool.UsedBytes;
         var step = new LayerMajorStep(model, 16, 8) { KeptBytes = _ => long.MaxValue };
         long Peak(LayerMajorStep of)
