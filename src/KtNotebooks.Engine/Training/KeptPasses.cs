@@ -1,4 +1,5 @@
 using KtNotebooks.Autograd;
+using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Training;
@@ -75,23 +76,47 @@ internal sealed class KeptPasses(Device device, long budget) : IDisposable
 }
 
 /// <summary>Rows of a stage that went forward under a tape.</summary>
-/// <param name="tape">Suspended.</param>
-/// <param name="rows">Its input [T, D], a leaf.</param>
-/// <param name="value">Its output [T, D].</param>
-internal sealed class KeptPass(Tape tape, Tensor rows, Tensor value) : IDisposable
+internal sealed class KeptPass : IDisposable
 {
-    public long BytesOn(Device device) => tape.BytesOn(device);
+    private readonly Tape _tape;
+    private readonly Tensor _rows;
+
+    private KeptPass(Tape tape, Tensor rows, Tensor value) => (_tape, _rows, Value) = (tape, rows, value);
+
+    /// <summary>The stage's output [T, D].</summary>
+    public Tensor Value { get; }
+
+    /// <summary>Sends rows [T, D] through a stage, and takes them over.</summary>
+    public static KeptPass Of(Stage stage, Tensor rows, Pass pass)
+    {
+        var tape = Tape.Record();
+        try
+        {
+            rows.RequiresGrad = true;
+            var value = stage.Forward(rows, pass);
+            tape.Suspend();
+            return new KeptPass(tape, rows, value);
+        }
+        catch
+        {
+            tape.Dispose();
+            rows.Dispose();
+            throw;
+        }
+    }
+
+    public long BytesOn(Device device) => _tape.BytesOn(device);
 
     /// <summary>The gradient of the rows for that of the output, [T, D]; parameter gradients are added on the way.</summary>
     public Tensor Backward(Tensor dValue)
     {
-        tape.Backward(value, dValue);
-        return rows.Grad!;
+        _tape.Backward(Value, dValue);
+        return _rows.Grad!;
     }
 
     public void Dispose()
     {
-        tape.Dispose();
-        rows.Dispose();
+        _tape.Dispose();
+        _rows.Dispose();
     }
 }

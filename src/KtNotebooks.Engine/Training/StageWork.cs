@@ -114,30 +114,24 @@ public sealed class StageWork(CausalLm model, int chunkRows, int headRows)
         var passes = learns && CanWait(i) ? Passes.GetValueOrDefault(_devices[i]) : null;
         return ByChunks(stage, x, batch, part, (from, to, target) =>
         {
-            var rows = x.Slice(from - part.From, to - from);
-            var tape = passes is null ? Tape.Scratch() : Tape.Record();
-            try
+            var pass = Pass.ForTraining(batch, from, to, key) with
             {
-                rows.RequiresGrad = passes is not null;
-                var y = stage.Forward(rows, Pass.ForTraining(batch, from, to, key) with
-                {
-                    Training = HasDropout,
-                    Adapter = adapter,
-                    Routing = adapter is null ? Routing : null,
-                    Kept = learns && passes is null ? Kept : null,
-                    IsRemembered = passes is not null,
-                });
-                Memory.Copy(y, target);
-                if (passes is null) return;
-                tape.Suspend();
-                passes.Keep(i, from, new KeptPass(tape, rows, y));
-                (tape, rows) = (null!, null!);
-            }
-            finally
+                Training = HasDropout,
+                Adapter = adapter,
+                Routing = adapter is null ? Routing : null,
+                Kept = learns && passes is null ? Kept : null,
+                IsRemembered = passes is not null,
+            };
+            if (passes is not null)
             {
-                tape?.Dispose();
-                rows?.Dispose();
+                var waiting = KeptPass.Of(stage, x.Slice(from - part.From, to - from), pass);
+                Memory.Copy(waiting.Value, target);
+                passes.Keep(i, from, waiting);
+                return;
             }
+            using var tape = Tape.Scratch();
+            using var rows = x.Slice(from - part.From, to - from);
+            Memory.Copy(stage.Forward(rows, pass), target);
         }, cancel);
     }
 
