@@ -22,7 +22,8 @@ public sealed record ExpertBenchmarkSettings(int Experts, int Width, int Inner, 
 /// <param name="Error">‖y − definition‖ / ‖definition‖ of a small bank on the same device.</param>
 /// <param name="BackwardMs">Of both, what is not the forward without its value.</param>
 /// <param name="LoraMs">Of both, what the low-rank pairs take: less the same without them.</param>
-/// <param name="Peak">Of the CPU's registers alone, TFLOP/s, measured in the same run; 0 on a card.</param>
+/// <param name="Peak">Of the CPU's registers alone, TFLOP/s: the median of loops right before each measured call (a processor's power allows AMX a rate that
+/// changes twofold within a minute); 0 on a card.</param>
 /// <param name="ReadGbPerSecond">Of host memory, in the same run; 0 on a card.</param>
 public sealed record ExpertBenchmarkResult(double ForwardMs, double BothMs, double ForwardTflops, double BothTflops, double Error, double BackwardMs,
     double LoraMs, double Peak, double ReadGbPerSecond);
@@ -39,13 +40,15 @@ public static class ExpertBenchmark
         var error = Check(s with { Tokens = 100 });
         using var bank = Bank(s);
         using var rows = new Rows(s);
-        var (peakBefore, read) = s.Device.Kind == DeviceKind.Cpu ? (Ceilings.RegisterPeak()?.Rate ?? 0, Ceilings.HostRead(1L << 30)?.Rate ?? 0) : (0, 0);
-        var forward = Median(s.Device, () => rows.Forward(bank));
-        var activations = Median(s.Device, () => rows.Activations(bank));
-        var both = Median(s.Device, () => rows.Both(bank));
-        var peak = peakBefore > 0 ? (peakBefore + Ceilings.RegisterPeak()!.Rate) / 2 : 0; // such machines are shared: before and after
+        var read = s.Device.Kind == DeviceKind.Cpu ? Ceilings.HostRead(1L << 30)?.Rate ?? 0 : 0;
+        List<double> peaks = [];
+        var forward = Median(s.Device, () => rows.Forward(bank), peaks);
+        var activations = Median(s.Device, () => rows.Activations(bank), peaks);
+        var both = Median(s.Device, () => rows.Both(bank), peaks);
         bank.RemoveAdapter();
-        var lora = s.Rank > 0 ? both - Median(s.Device, () => rows.Both(bank)) : 0;
+        var lora = s.Rank > 0 ? both - Median(s.Device, () => rows.Both(bank), peaks) : 0;
+        peaks.Sort();
+        var peak = peaks.Count > 0 ? peaks[peaks.Count / 2] : 0;
         var work = 6.0 * s.Tokens * s.TopK * s.Width * s.Inner / 1e9; // GFLOP; over milliseconds that is TFLOP/s
         return new ExpertBenchmarkResult(forward, both, work / forward, 2 * work / both, error, both - activations, lora, peak, read);
     }
@@ -93,15 +96,19 @@ public static class ExpertBenchmark
             : throw new InvalidOperationException($"the experts are wrong on {s.Device} by {error:P2} (limit {Limit:P0}): their speed means nothing");
     }
 
-    private static double Median(Device device, Action call)
+    /// <summary>Milliseconds of a call; on the CPU <paramref name="peaks"/> gets what registers alone multiply, TFLOP/s, before each.</summary>
+    private static double Median(Device device, Action call, List<double> peaks)
     {
         call();
         var card = device.Kind == DeviceKind.Cuda ? CudaDevice.Get(device.Index) : null;
+        var registers = card == null ? Ceilings.RegisterLoop() : null;
         var times = new double[7];
         for (var i = 0; i < times.Length; i++)
         {
-            card?.Compute.Synchronize();
             var start = Stopwatch.GetTimestamp();
+            if (registers?.Invoke() is { } flop) peaks.Add(flop / Stopwatch.GetElapsedTime(start).TotalSeconds / 1e12);
+            card?.Compute.Synchronize();
+            start = Stopwatch.GetTimestamp();
             call();
             card?.Compute.Synchronize();
             times[i] = Stopwatch.GetElapsedTime(start).TotalMilliseconds;

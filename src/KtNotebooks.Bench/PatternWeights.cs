@@ -19,7 +19,7 @@ public sealed unsafe class PatternWeights : IWeights
     private readonly Func<string, Device> _deviceOf;
     private readonly StorageFormat _format;
     private readonly ushort[] _values = new ushort[Pool];
-    private readonly byte[] _bytes = new byte[Pool];
+    private readonly byte[] _bytes = new byte[Pool], _integers4 = new byte[Pool];
 
     /// <param name="device">Where all tensors but experts and the token table go.</param>
     /// <param name="format">Of the experts.</param>
@@ -41,6 +41,8 @@ public sealed unsafe class PatternWeights : IWeights
         {
             var b = (byte)(random.Next() >> 32);
             _bytes[i] = (b & 0x7F) >= 0x78 ? (byte)(b & 0xBF) : b; // as E4M3 neither NaN nor the largest binade
+            // -8 has no counterpart: with it all weights would have a mean, which adds up over a row to more than the rest, and gradients of 27 layers explode.
+            _integers4[i] = (byte)(((b & 15) == 0 ? 8 : b & 15) | ((b >> 4) == 0 ? 8 << 4 : b & 0xF0));
         }
     }
 
@@ -81,7 +83,7 @@ public sealed unsafe class PatternWeights : IWeights
             for (var e = (int)first; e < last; e++)
             {
                 var name = names.Weight(e);
-                data[e] = Made(format.DataType, format.DataShape(n, k), tensor => Fill(tensor, name));
+                data[e] = Made(format.DataType, format.DataShape(n, k), tensor => Fill(tensor, name, format == StorageFormat.Int4 ? _integers4 : _bytes));
                 if (format.IsLowBit)
                     scales[e] = Made(format.ScaleType, format.ScaleShape(n, k), tensor => format.FillScales(tensor, Deviation / format.RandomDeviation));
             }
@@ -107,7 +109,7 @@ public sealed unsafe class PatternWeights : IWeights
         return tensor;
     }
 
-    private void Fill(Tensor tensor, string name)
+    private void Fill(Tensor tensor, string name, byte[]? codes = null)
     {
         var start = (int)(NormalRandom.HashOf(name) % Pool) & ~63;
         if (tensor.Type == DType.F32)
@@ -119,7 +121,7 @@ public sealed unsafe class PatternWeights : IWeights
             return;
         }
         fixed (ushort* values = _values)
-        fixed (byte* bytes = _bytes)
+        fixed (byte* bytes = codes ?? _bytes)
         {
             var pool = tensor.Type == DType.BF16 ? (byte*)values : bytes;
             var size = (long)Pool * tensor.Type.Size();

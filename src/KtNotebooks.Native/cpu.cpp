@@ -179,6 +179,11 @@ int usable_processors() {
     return granted > 0 && granted < count ? granted : count;
 }
 
+int64_t second_cache_bytes() {
+    const long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    return bytes > 0 ? bytes : 1 << 20;
+}
+
 void pin_thread(const std::vector<int>& processors) {
     if (processors.empty()) return;
     std::vector<unsigned char> mask(8192 / 8);

@@ -17,6 +17,8 @@ void select(const char* name);
 int usable_processors();
 // Their numbers, by core: hyper-threads of a core together.
 std::vector<std::vector<int>> usable_cores();
+// Bytes of a core's second cache; a megabyte where the system does not say.
+int64_t second_cache_bytes();
 // The calling thread runs on these alone from now on; none: anywhere.
 void pin_thread(const std::vector<int>& processors);
 

@@ -1,4 +1,4 @@
-// A layer of routed experts, forward and backward, as stages of products (gemm.h). Formulas and shapes: kt.h.
+// A layer of routed experts, forward and backward, as chains of products (gemm.h). Formulas and shapes: kt.h.
 //
 //   forward:  x rows, gathered → packed once:   p = x Aᵀ      then g = x Wᵀ + p Bᵀ, u likewise
 //             silu(g) · u      → packed once:   p = h Aᵀ      then rows = h Wᵀ + p Bᵀ
@@ -6,7 +6,7 @@
 //   backward: dy rows, gathered → packed once:  q = dy B      then dh = dy W + q A           (not yet weighted)
 //             per row: Σ dh · h → dWeights; dg, du from weight · dh
 //             dg, du → packed once:             q = dg B      then rows = dg W + q A + the same of du
-//             dx[t] = Σ of the token's rows ; dA = qᵀ input, dB = scale · dOutputᵀ p: products over the rows of an expert
+//             dx[t] = Σ of the token's rows ; dA = qᵀ input, dB = scale · dOutputᵀ p over the rows of an expert (low_rank.h)
 #include <algorithm>
 #include <vector>
 
@@ -14,13 +14,13 @@
 #include "cpu.h"
 #include "experts_few.h"
 #include "gemm.h"
+#include "low_rank.h"
 #include "pool.h"
 #include "scratch.h"
 
 namespace kt {
 namespace {
 
-constexpr int64_t GroupBytes = 96 << 20;  // of packed rows at a time: experts are taken in groups
 constexpr int64_t RowsATask = 32;
 
 uint16_t* row_at(void* rows, int64_t i, int64_t width) { return static_cast<uint16_t*>(rows) + i * width; }
@@ -66,22 +66,12 @@ struct Work {
     const int64_t R;
     std::vector<Slice> slices;  // experts with rows
 
-    // In groups whose packed rows of `width` fit the limit.
+    // One chain an expert: body(chain, slice) says of which products.
     template <class Body>
-    void each_group(int64_t width, Body&& body) const {
-        std::vector<Slice> group;
-        int64_t bytes = 0;
-        for (const Slice& s : slices) {
-            const int64_t more = s.rows * width * 4;
-            if (!group.empty() && bytes + more > GroupBytes) {
-                body(group);
-                group.clear();
-                bytes = 0;
-            }
-            group.push_back(s);
-            bytes += more;
-        }
-        if (!group.empty()) body(group);
+    void chains(Body&& body) const {
+        std::vector<Chain> chains(slices.size());
+        for (size_t i = 0; i < slices.size(); i++) body(chains[i], slices[i]);
+        multiply(chains);
     }
 
     // y[t] = Σ_j weight · rows[row of route t·top_k + j]; weights null: 1.
@@ -123,27 +113,27 @@ void add_pair(Product& p, const float* low, int64_t r, const Slice& s, const Mat
 }
 
 // out = source Wᵀ + scale · p Bᵀ, p = source Aᵀ. in, out: widths.
-void project(std::vector<std::vector<Product>>& stages, const kt_experts& x, const kt_projection& w, const Input& input, const Slice& s,
-             int64_t in, int64_t out_width, float* p, void* out) {
+void project(Chain& chain, const kt_experts& x, const kt_projection& w, const Input& input, const Slice& s, int64_t in, int64_t out_width,
+             float* p, void* out) {
     if (has_pair(w)) {
         Product low = onto(p, KT_F32, w.r, s);
         add(low, input, s, {w.A[s.e], KT_F32, in, 1}, in, true);
-        stages[0].push_back(low);
+        chain.narrow.push_back(low);
     }
     if (!out) return;
     Product full = onto(out, KT_BF16, out_width, s);
     add(full, input, s, weights_of(w, s.e, in), in);
     if (has_pair(w)) add_pair(full, p, w.r, s, {w.B[s.e], KT_F32, w.r, 1}, x.scale);
-    stages[1].push_back(full);
+    chain.wide.push_back(full);
 }
 
 // q = scale · dOut B, and onto a product: dOut W + q A. in, out: widths of the projection forward.
-void back_project(std::vector<std::vector<Product>>& stages, Product& to, const kt_experts& x, const kt_projection& w, const Input& input,
-                  const Slice& s, int64_t in, int64_t out_width, float* q) {
+void back_project(Chain& chain, Product& to, const kt_experts& x, const kt_projection& w, const Input& input, const Slice& s, int64_t in,
+                  int64_t out_width, float* q) {
     if (has_pair(w)) {
         Product low = onto(q, KT_F32, w.r, s, x.scale);
         add(low, input, s, {w.B[s.e], KT_F32, 1, w.r}, out_width, true);
-        stages[0].push_back(low);
+        chain.narrow.push_back(low);
     }
     add(to, input, s, weights_of(w, s.e, in).transposed(), out_width);
     if (has_pair(w)) add_pair(to, q, w.r, s, {w.A[s.e], KT_F32, 1, in}, 1);
@@ -184,21 +174,19 @@ void forward(const kt_experts* experts, const void* x, const float* weights, voi
     if (fits_few(e)) return forward_few(e, work.slices, x, weights, g, u, pGate, pUp, pDown, y, typeY);
     const Gathered tokens(x, e);
     const Activated inner(g, u, e.I);
-    work.each_group(e.D, [&](const std::vector<Slice>& group) {
-        std::vector<std::vector<Product>> stages(2);
-        for (const Slice& s : group) {
-            project(stages, e, e.gate, tokens, s, e.D, e.I, pGate, g);
-            project(stages, e, e.up, tokens, s, e.D, e.I, pUp, u);
-        }
-        multiply_stages(stages);
+    work.chains([&](Chain& chain, const Slice& s) {
+        project(chain, e, e.gate, tokens, s, e.D, e.I, pGate, g);
+        project(chain, e, e.up, tokens, s, e.D, e.I, pUp, u);
     });
     if (y || has_pair(e.down))
-        work.each_group(e.I, [&](const std::vector<Slice>& group) {
-            std::vector<std::vector<Product>> stages(2);
-            for (const Slice& s : group) project(stages, e, e.down, inner, s, e.I, e.D, pDown, y ? rows : nullptr);
-            multiply_stages(stages);
-        });
+        work.chains([&](Chain& chain, const Slice& s) { project(chain, e, e.down, inner, s, e.I, e.D, pDown, y ? rows : nullptr); });
     if (y) work.combine(rows, weights, y, typeY);
+}
+
+// to[i] = weight of row i · from[i], rows of r.
+void weigh(const kt_experts& e, const float* weights, const float* from, int64_t r, float* to) {
+    for (int64_t i = 0; i < e.offsets[e.E]; i++)
+        for (int64_t a = 0; a < r; a++) to[i * r + a] = weights[e.routes[i]] * from[i * r + a];
 }
 
 // rows [R, width] = those of a source.
@@ -209,34 +197,10 @@ void gather(const RowSource& source, int64_t R, int64_t width, void* rows) {
     });
 }
 
-// to[i] = weight of row i · from[i], rows of r.
-void weigh(const kt_experts& e, const float* weights, const float* from, int64_t r, float* to) {
-    for (int64_t i = 0; i < e.offsets[e.E]; i++)
-        for (int64_t a = 0; a < r; a++) to[i * r + a] = weights[e.routes[i]] * from[i * r + a];
-}
-
-// dA_e [r, in] = qᵀ input over the rows of e; zero where there are none.
-void grad_a(std::vector<Product>& products, const kt_experts& x, int64_t r, const float* q, const void* input, int64_t in,
-            float* const* dA) {
-    for (int32_t e = 0; e < x.E; e++) {
-        const int64_t first = x.offsets[e], rows = x.offsets[e + 1] - first;
-        Product p = kt::onto(dA[e], KT_F32, in, 0, r, 1);
-        const Matrix q_turned{q + first * r, KT_F32, 1, r}, input_turned{row_at(input, first, in), KT_BF16, 1, in};
-        if (rows > 0) p.terms[p.term_count++] = {q_turned, input_turned, rows, 1, true};
-        products.push_back(p);
-    }
-}
-
-// dB_e [out, r] = factor · dOutᵀ p.
-void grad_b(std::vector<Product>& products, const kt_experts& x, int64_t r, const float* p, const void* d_out, int64_t out, float factor,
-            float* const* dB) {
-    for (int32_t e = 0; e < x.E; e++) {
-        const int64_t first = x.offsets[e], rows = x.offsets[e + 1] - first;
-        Product b = kt::onto(dB[e], KT_F32, r, 0, out, factor);
-        const Matrix out_turned{row_at(d_out, first, out), KT_BF16, 1, out}, p_turned{p + first * r, KT_F32, 1, r};
-        if (rows > 0) b.terms[b.term_count++] = {out_turned, p_turned, rows, 1, true};
-        products.push_back(b);
-    }
+// The rows of expert e: of a matrix [R, width] in the order of the experts, or of tokens.
+OuterRowsOf rows_of(const kt_experts& x, int32_t e, const void* rows, int64_t width, const std::vector<int32_t>* tokens = nullptr) {
+    const int64_t first = x.offsets[e], count = x.offsets[e + 1] - first;
+    return {tokens ? rows : row_at(rows, first, width), KT_BF16, width, count, tokens ? tokens->data() + first : nullptr};
 }
 
 void grad(const kt_experts* experts, const void* dy, const void* x, const float* weights, const void* g, const void* u, const float* pGate,
@@ -248,14 +212,10 @@ void grad(const kt_experts* experts, const void* dy, const void* x, const float*
         need("dy", dy), need("x", x), need("weights", weights), need("g", g), need("u", u), need("rows", w->rows), need("h", w->h),
             need("dh", w->dh), need("du", w->du);
     const Gathered dys(dy, e), tokens(x, e);
-    work.each_group(e.D, [&](const std::vector<Slice>& group) {
-        std::vector<std::vector<Product>> stages(2);
-        for (const Slice& s : group) {
-            Product dh = onto(w->dh, KT_BF16, e.I, s);
-            back_project(stages, dh, e, e.down, dys, s, e.I, e.D, w->qDown);
-            stages[1].push_back(dh);
-        }
-        multiply_stages(stages);
+    work.chains([&](Chain& chain, const Slice& s) {
+        Product dh = onto(w->dh, KT_BF16, e.I, s);
+        back_project(chain, dh, e, e.down, dys, s, e.I, e.D, w->qDown);
+        chain.wide.push_back(dh);
     });
     parallel_for((work.R + RowsATask - 1) / RowsATask, [&](int64_t task) {
         for (int64_t i = task * RowsATask; i < std::min(work.R, (task + 1) * RowsATask); i++) {
@@ -265,34 +225,39 @@ void grad(const kt_experts* experts, const void* dy, const void* x, const float*
         }
     });
     const Input dg(w->dh), du(w->du);
-    work.each_group(2 * e.I, [&](const std::vector<Slice>& group) {
-        std::vector<std::vector<Product>> stages(2);
-        for (const Slice& s : group) {
-            Product rows = onto(w->rows, KT_BF16, e.D, s);
-            back_project(stages, rows, e, e.gate, dg, s, e.D, e.I, w->qGate);
-            back_project(stages, rows, e, e.up, du, s, e.D, e.I, w->qUp);
-            stages[1].push_back(rows);
-        }
-        multiply_stages(stages);
+    work.chains([&](Chain& chain, const Slice& s) {
+        Product rows = onto(w->rows, KT_BF16, e.D, s);
+        back_project(chain, rows, e, e.gate, dg, s, e.D, e.I, w->qGate);
+        back_project(chain, rows, e, e.up, du, s, e.D, e.I, w->qUp);
+        chain.wide.push_back(rows);
     });
     work.combine(w->rows, nullptr, dx, typeDx);
     if (!w->dAGate) return;
-    // The rows' memory is free now, and holds x, then dy.
     thread_local Scratch weighed_memory;
-    std::vector<Product> of_x, others;
-    gather(tokens, work.R, e.D, w->rows);
-    grad_a(of_x, e, e.gate.r, w->qGate, w->rows, e.D, w->dAGate);
-    grad_a(of_x, e, e.up.r, w->qUp, w->rows, e.D, w->dAUp);
-    grad_b(of_x, e, e.gate.r, pGate, w->dh, e.I, e.scale, w->dBGate);
-    grad_b(of_x, e, e.up.r, pUp, w->du, e.I, e.scale, w->dBUp);
-    multiply(std::move(of_x));
     float* weighed = weighed_memory.get<float>(work.R * e.down.r);
     weigh(e, weights, w->qDown, e.down.r, w->qDown);
     weigh(e, weights, pDown, e.down.r, weighed);
-    gather(dys, work.R, e.D, w->rows);
-    grad_a(others, e, e.down.r, w->qDown, w->h, e.I, w->dADown);
-    grad_b(others, e, e.down.r, weighed, w->rows, e.D, e.scale, w->dBDown);
-    multiply(std::move(others));
+    std::vector<int32_t> token(work.R);
+    for (int64_t i = 0; i < work.R; i++) token[i] = e.routes[i] / e.top_k;
+    // dA [r, in] = qᵀ input ; dB [out, r] = scale · dOutᵀ p
+    std::vector<OuterSum> of_x, of_dy;
+    // The rows' memory is free now: rows of tokens in order, where they cannot be read where they lie.
+    const bool x_in_order = std::max(e.gate.r, e.up.r) > MostOuterRank, dy_in_order = e.down.r > MostOuterRank;
+    for (int32_t i = 0; i < e.E; i++) {
+        const int64_t at = e.offsets[i];
+        const OuterRowsOf xs = x_in_order ? rows_of(e, i, w->rows, e.D) : rows_of(e, i, x, e.D, &token);
+        const OuterRowsOf out = dy_in_order ? rows_of(e, i, w->rows, e.D) : rows_of(e, i, dy, e.D, &token);
+        of_x.push_back({xs, w->qGate + at * e.gate.r, e.gate.r, e.D, 1, w->dAGate[i], false});
+        of_x.push_back({xs, w->qUp + at * e.up.r, e.up.r, e.D, 1, w->dAUp[i], false});
+        of_x.push_back({rows_of(e, i, w->dh, e.I), pGate + at * e.gate.r, e.gate.r, e.I, e.scale, w->dBGate[i], true});
+        of_x.push_back({rows_of(e, i, w->du, e.I), pUp + at * e.up.r, e.up.r, e.I, e.scale, w->dBUp[i], true});
+        of_dy.push_back({rows_of(e, i, w->h, e.I), w->qDown + at * e.down.r, e.down.r, e.I, 1, w->dADown[i], false});
+        of_dy.push_back({out, weighed + at * e.down.r, e.down.r, e.D, e.scale, w->dBDown[i], true});
+    }
+    if (x_in_order) gather(tokens, work.R, e.D, w->rows);
+    add_up(of_x);
+    if (dy_in_order) gather(dys, work.R, e.D, w->rows);
+    add_up(of_dy);
 }
 
 }  // namespace

@@ -57,9 +57,13 @@ inline Matrix weights_of(const void* data, int32_t type, const void* scales, int
 }
 
 void multiply(std::vector<Product> products);
-// Products of which later stages read what earlier ones wrote; an A that stands in several is packed once. All their A are packed at the
-// same time: the caller bounds them.
-void multiply_stages(const std::vector<std::vector<Product>>& stages);
+
+// Products over the same rows. Terms of wide ones may read what narrow ones (at most 4, F32, contiguous) wrote; an A that stands in several
+// is packed once.
+struct Chain {
+    std::vector<Product> narrow, wide;
+};
+void multiply(const std::vector<Chain>& chains);
 
 // On: a row of a product that this thread asks for gets the same bits whatever other rows are computed with it.
 void set_row_invariant(bool on);

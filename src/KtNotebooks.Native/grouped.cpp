@@ -7,6 +7,7 @@
 #include "check.h"
 #include "cpu.h"
 #include "gemm.h"
+#include "low_rank.h"
 
 namespace kt {
 namespace {
@@ -115,20 +116,14 @@ void grouped_lora_grad(int32_t E, const int32_t* offsets, int64_t N, int64_t K, 
     check_size("N", N), check_size("K", K), check_size("r", r), check_type("typeX", typeX), check_type("typeDy", typeDy);
     if (R > 0) need("xl", xl), need("p", p), need("dy", dy), need("q", q);
     need("dA", dA), need("dB", dB);
-    std::vector<Product> products;
+    std::vector<OuterSum> sums;
     for (int32_t e = 0; e < E; e++) {
         if (!dA[e] || !dB[e]) throw Error(InvalidArgument, "%s[%d] is null", dA[e] ? "dB" : "dA", e);
-        int64_t first = offsets[e], rows = offsets[e + 1] - first;
-        Product a = onto(dA[e], F32, K, 0, r, 1);
-        Product b = onto(dB[e], F32, r, 0, N, scale);
-        if (rows > 0) {
-            with_lora(a, rows_of(q, F32, r, first).transposed(), rows_of(xl, typeX, K, first).transposed(), rows, typeX);
-            with_lora(b, rows_of(dy, typeDy, N, first).transposed(), rows_of(p, F32, r, first).transposed(), rows, typeX);
-        }
-        products.push_back(a);
-        products.push_back(b);
+        const int64_t first = offsets[e], rows = offsets[e + 1] - first;
+        sums.push_back({{rows_of(xl, typeX, K, first).data, typeX, K, rows, nullptr}, q + first * r, r, K, 1, dA[e], false});
+        sums.push_back({{rows_of(dy, typeDy, N, first).data, typeDy, N, rows, nullptr}, p + first * r, r, N, scale, dB[e], true});
     }
-    multiply(std::move(products));
+    add_up(sums);
 }
 
 void grouped_weight_grad(int32_t E, const int32_t* offsets, int64_t N, int64_t K, const void* x, int32_t typeX, const void* dy,

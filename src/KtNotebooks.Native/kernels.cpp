@@ -5,6 +5,7 @@
 #include "expert_rows.h"
 #include "formats.h"
 #include "low_bit.h"
+#include "outer.h"
 #include "register_tile.h"
 #include "scratch.h"
 #include "simd.h"
@@ -380,7 +381,7 @@ extern const Kernels KT_KERNELS = {
     {4, MR, NR, NR, 1, 1, 1, 384, tile<Floats>, spin<Floats>, nullptr, nullptr},
     {}, {}, {},
     pack, dots, dots_tiled, {low_bit_bytes, low_bit_ready, low_bit_dots}, turn, nullptr, dequantize, store_matrix, softmax_step, scale_row, softmax_grad, inner,
-    swiglu, swiglu_grad, add_row,
+    swiglu, swiglu_grad, outer, add_row,
 };
 // clang-format on
 

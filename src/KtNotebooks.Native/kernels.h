@@ -103,6 +103,15 @@ struct Int8Rows {
                 int64_t ldc, bool accumulate);
 };
 
+// Rows of F32 or BF16 numbers that are read where they lie: row i stands at data[at(i) · distance].
+struct OuterRowsOf {
+    const void* data;
+    int32_t type;
+    int64_t distance, count;
+    const int32_t* index;  // null: in order
+    int64_t at(int64_t i) const { return index ? index[i] : i; }
+};
+
 struct Kernels {
     const char* name;
     Micro f32, bf16;
@@ -143,6 +152,9 @@ struct Kernels {
     // With d = weight · dh: dg = d · u · σ(g) · (1 + g · (1 − σ(g))), du = d · silu(g), and h again; returns Σ dh · h. dg may be dh.
     float (*swiglu_grad)(const uint16_t* dh, const uint16_t* g, const uint16_t* u, float weight, uint16_t* h, uint16_t* dg, uint16_t* du,
                          int64_t n);
+    // out[a · out_rows + j · out_columns] = scale · Σ_i factors[i · r + a] · x[i, j] for a < r and columns [first, first + columns) of x.
+    void (*outer)(const OuterRowsOf& x, const float* factors, int64_t r, int64_t first, int64_t columns, float scale, float* out,
+                  int64_t out_rows, int64_t out_columns);
     // sum += weight · row
     void (*add_row)(float* sum, const uint16_t* row, float weight, int64_t n);
 };

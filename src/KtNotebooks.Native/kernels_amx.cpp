@@ -137,17 +137,17 @@ void tile_of(const Segment* segments, int32_t count, float* c, int64_t ldc, bool
             tile_load<6>(b, RowBytes);
             if constexpr (Wide) tile_load<7>(b + strip, RowBytes);
             multiply<Bytes, 0, 4, 6>();
-            to_first_cache(a + 2 * Tile);
+            to_first_cache(a + 4 * Tile);
             if constexpr (Wide) {
                 multiply<Bytes, 1, 4, 7>();
-                to_first_cache(b + strip + Tile);
+                to_first_cache(b + strip + 2 * Tile);
             }
             if constexpr (Tall) {
                 multiply<Bytes, 2, 5, 6>();
-                to_first_cache(a + 3 * Tile);
+                to_first_cache(a + 5 * Tile);
             }
             if constexpr (Tall && Wide) multiply<Bytes, 3, 5, 7>();
-            to_first_cache(b + Tile);
+            to_first_cache(b + 2 * Tile);
             if (ahead.at) {
                 to_second_cache(ahead.at, ahead.lines);
                 to_second_cache(ahead.at + ahead.second, ahead.lines);

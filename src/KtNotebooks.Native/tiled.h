@@ -84,10 +84,14 @@ KT_INLINE void turn_half(const char* from, char* to) {
 #endif
 
 void turn(void* strips, const Matrix& tiles, int64_t columns, int64_t k) {
+    constexpr int64_t AheadRows = 4 * TileRows;  // strips are pages apart: the processor's own prefetching does not see the next one
     const Stored& stored = tiles.stored;
-    const int64_t padded = (k + TileUnit - 1) / TileUnit * TileUnit;
+    const int64_t padded = (k + TileUnit - 1) / TileUnit * TileUnit, strip = stored.width * TileRows * 2;
     for (int64_t n = 0; n < padded; n += TileRows) {
         auto from = static_cast<const char*>(tiles.data) + ((stored.row + n) / TileRows * stored.width + stored.column) * TileRows * 2;
+        if (n + AheadRows < padded)
+            for (int64_t line = 0; line < columns * TileRows * 2; line += 64)
+                _mm_prefetch(from + AheadRows / TileRows * strip + line, _MM_HINT_T0);
         auto to = static_cast<char*>(strips) + n * TileRows * 2;
         for (int64_t j = 0; j < columns; j += TileRows) turn_half(from + j * TileRows * 2, to + j * padded * 2);
     }

@@ -41,7 +41,7 @@ internal sealed class Int4Format() : StorageFormat("int4", 4, DType.U8, DType.BF
         "quant_method": "compressed-tensors", "quantization_status": "compressed"}
         """;
 
-    internal override float RandomDeviation => 4.6f;
+    internal override float RandomDeviation => 4.2f;
 
     private protected override string Cuda => """
         typedef unsigned int Code8;

@@ -15,12 +15,13 @@ internal sealed class ExpertLayer : IDisposable
     private readonly Matrices[] _banks;
     private readonly IExpertExecutor _executor;
 
-    public ExpertLayer(StorageFormat format, DType type, Device device, int tokens, bool lora, bool clamped, bool tiled = false)
+    public ExpertLayer(StorageFormat format, DType type, Device device, int tokens, bool lora, bool clamped, bool tiled = false, int rank = Rank,
+        int inner = I)
     {
-        _banks = [Bank(format, I, D), Bank(format, I, D), Bank(format, D, I)];
+        _banks = [Bank(format, inner, D), Bank(format, inner, D), Bank(format, D, inner)];
         if (tiled) _banks = [.. _banks.Select(b => b.Tile())];
         var set = new ExpertSet(_banks[0], _banks[1], _banks[2]);
-        if (clamped) set = set with { Glu = new ClampedSwiGlu(Normal(DType.F32, Device.Cpu, 0.5f, E, 2 * I), 1.5f) };
+        if (clamped) set = set with { Glu = new ClampedSwiGlu(Normal(DType.F32, Device.Cpu, 0.5f, E, 2 * inner), 1.5f) };
         Tensor Pair(params ReadOnlySpan<long> shape)
         {
             var pair = Normal(DType.F32, device, 0.4f, shape);
@@ -30,7 +31,8 @@ internal sealed class ExpertLayer : IDisposable
         if (lora)
             set = set with
             {
-                Lora = new ExpertLora(Pair(E, Rank, D), Pair(E, I, Rank), Pair(E, Rank, D), Pair(E, I, Rank), Pair(E, Rank, I), Pair(E, D, Rank), 2),
+                Lora = new ExpertLora(Pair(E, rank, D), Pair(E, inner, rank), Pair(E, rank, D), Pair(E, inner, rank), Pair(E, rank, inner),
+                    Pair(E, D, rank), 2),
             };
         var (x, weights) = (Normal(type, device, 2, tokens, D), Normal(DType.F32, device, 1, tokens, K));
         (x.RequiresGrad, weights.RequiresGrad) = (true, true);
