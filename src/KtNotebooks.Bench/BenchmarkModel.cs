@@ -44,6 +44,7 @@ internal sealed class BenchmarkModel : IDisposable
             if (executor == ExecutorKind.Split) note($"split, measured: {_executors.Split([.. banks], banks.Key, group, slots)}");
             if (executor is ExecutorKind.Streamed or ExecutorKind.Split) streams(banks.Key, _executors.Streams[^1]);
         }
+        if (executor == ExecutorKind.Cpu) ExpertExecutors.Gather(Model.All().OfType<ExpertBank>());
         Model.Visits = StageVisits.Of(Model.Stages);
         foreach (var (card, way) in Model.Visits?.Ways ?? new Dictionary<Device, ExpertStream>()) streams(card, way);
         HostPages.Trim(); // what was made in host memory for a card

@@ -59,6 +59,7 @@ public static class ExpertBenchmark
         var bank = new ExpertBank(weights, ExpertNames.Each("model.layers.1.mlp.experts"), DType.BF16, s.Experts, s.Width,
             s.Inner);
         if (s.Device.Kind == DeviceKind.Cuda) ExpertExecutors.Keep([bank], s.Device, DType.BF16);
+        else ExpertExecutors.Gather([bank]);
         if (s.Rank > 0) bank.Adapter = Lora(s);
         return bank;
     }

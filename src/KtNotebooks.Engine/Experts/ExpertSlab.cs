@@ -22,16 +22,19 @@ internal sealed class ExpertSlab : IDisposable
     {
         Layout = new BankLayout(experts);
         HostMemory.Require(Layout.Bytes);
-        _bytes = new Tensor(PinnedBuffer.Allocate(card, Layout.Bytes, address => RowParallel.For(Layout.Count, Layout.ExpertBytes, (first, last) =>
-        {
-            for (var e = first; e < last; e++)
-            {
-                var to = address + (nint)(e * Layout.ExpertBytes);
-                foreach (var (from, piece) in (ReadOnlySpan<(Matrices, BankLayout.Piece)>)
-                    [(experts.Gate, Layout.Gate), (experts.Up, Layout.Up), (experts.Down, Layout.Down)])
-                    from.Bring((int)e, to + (nint)piece.Data, to + (nint)piece.Scales);
-            }
-        })), 0, DType.U8, [Layout.Bytes]);
+        _bytes = new Tensor(PinnedBuffer.Allocate(card, Layout.Bytes, address => Bring(experts, address)), 0, DType.U8, [Layout.Bytes]);
+    }
+
+    /// <summary>
+    /// The same into ordinary memory, for the CPU alone: one stretch is memory in huge pages, which the single matrices of small experts are not.
+    /// </summary>
+    public ExpertSlab(ExpertSet experts)
+    {
+        Layout = new BankLayout(experts);
+        HostMemory.Require(Layout.Bytes);
+        var buffer = HostBuffer.Allocate(Layout.Bytes);
+        _bytes = new Tensor(buffer, 0, DType.U8, [Layout.Bytes]);
+        Bring(experts, _bytes.Pointer);
     }
 
     public BankLayout Layout { get; }
@@ -45,6 +48,17 @@ internal sealed class ExpertSlab : IDisposable
     public ExpertSet Set => new(Views(Layout.Gate), Views(Layout.Up), Views(Layout.Down));
 
     public void Dispose() => _bytes?.Dispose();
+
+    private void Bring(ExpertSet experts, nint address) => RowParallel.For(Layout.Count, Layout.ExpertBytes, (first, last) =>
+    {
+        for (var e = first; e < last; e++)
+        {
+            var to = address + (nint)(e * Layout.ExpertBytes);
+            foreach (var (from, piece) in (ReadOnlySpan<(Matrices, BankLayout.Piece)>)
+                [(experts.Gate, Layout.Gate), (experts.Up, Layout.Up), (experts.Down, Layout.Down)])
+                from.Bring((int)e, to + (nint)piece.Data, to + (nint)piece.Scales);
+        }
+    });
 
     private Matrices Views(BankLayout.Piece piece)
     {

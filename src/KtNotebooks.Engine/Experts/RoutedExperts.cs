@@ -23,6 +23,9 @@ public sealed record ExpertSet(Matrices Gate, Matrices Up, Matrices Down, Expert
     /// <summary>Bytes of the matrices in ordinary memory of this process: not mapped from a file, pinned or on a card.</summary>
     internal long OrdinaryBytes => Gate.OrdinaryBytes + Up.OrdinaryBytes + Down.OrdinaryBytes;
 
+    /// <summary>Whether every expert has matrices of its own, row by row.</summary>
+    internal bool IsEachInRows => new[] { Gate, Up, Down }.All(m => m.Stacked is null && m.Layout == MatrixLayout.Rows);
+
     /// <summary>Experts 0 … count − 1 of it. Their low-rank pairs are views that the caller disposes.</summary>
     internal ExpertSet First(int count) => new(Gate.First(count), Up.First(count), Down.First(count), Lora?.Map(t => t.Slice(0, count))) { Glu = Glu };
 

@@ -33,6 +33,7 @@ internal static class ExpertPlacer
             notes.Add($"experts: measured: {costs}: the CPU computes alone up to {alone} tokens a pass, takes a share up "
                 + $"to {some}, and {card} computes everything above");
         }
+        ExpertExecutors.Gather(model.All().OfType<ExpertBank>().Where(b => plan.Bank(b.Path) is { IsBroughtLater: false, IsTrained: false }));
         return executors;
     }
 }
