@@ -44,7 +44,7 @@ internal sealed unsafe class NativeExperts
         Tensor[] q = [.. saved.P.Select(p => Tensor.Empty(DType.F32, p.Shape))];
         try
         {
-            nint[][] to = [.. (gradients ?? []).Select(g => Pointers(Matrices.Stack(g)))];
+            nint[][] to = [.. (gradients ?? []).Select(g => Matrices.Stack(g).Pointers())];
             fixed (nint* aGate = At(to, 0), bGate = At(to, 1), aUp = At(to, 2), bUp = At(to, 3), aDown = At(to, 4), bDown = At(to, 5))
             {
                 var work = new Native.ExpertsBackward
@@ -80,8 +80,8 @@ internal sealed unsafe class NativeExperts
     {
         var lora = _experts.Lora;
         fixed (int* offsets = _offsets, routes = _routes)
-        fixed (nint* gate = Pointers(_experts.Gate), gateScales = Scales(_experts.Gate), up = Pointers(_experts.Up), upScales = Scales(_experts.Up),
-            down = Pointers(_experts.Down), downScales = Scales(_experts.Down))
+        fixed (nint* gate = _experts.Gate.Pointers(), gateScales = _experts.Gate.ScalesPointers(), up = _experts.Up.Pointers(),
+            upScales = _experts.Up.ScalesPointers(), down = _experts.Down.Pointers(), downScales = _experts.Down.ScalesPointers())
         fixed (nint* gateA = Stacked(lora?.GateA), gateB = Stacked(lora?.GateB), upA = Stacked(lora?.UpA), upB = Stacked(lora?.UpB),
             downA = Stacked(lora?.DownA), downB = Stacked(lora?.DownB))
         {
@@ -105,22 +105,7 @@ internal sealed unsafe class NativeExperts
 
     private static int Rank(Tensor? a) => a is null ? 0 : checked((int)a.Dim(1));
 
-    private static nint[]? Stacked(Tensor? pair) => pair is null ? null : Pointers(Matrices.Stack(pair));
-
-    private static nint[] Pointers(Matrices matrices)
-    {
-        var pointers = new nint[matrices.Count];
-        matrices.Pointers(pointers);
-        return pointers;
-    }
-
-    private static nint[]? Scales(Matrices matrices)
-    {
-        if (!matrices.Format.IsLowBit) return null;
-        var pointers = new nint[matrices.Count];
-        matrices.ScalesPointers(pointers);
-        return pointers;
-    }
+    private static nint[]? Stacked(Tensor? pair) => pair is null ? null : Matrices.Stack(pair).Pointers();
 
     private static nint[]? At(nint[][] arrays, int i) => arrays.Length == 0 ? null : arrays[i];
 

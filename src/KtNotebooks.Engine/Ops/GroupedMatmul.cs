@@ -199,10 +199,10 @@ internal static unsafe class GroupedMatmul
     {
         public Pointers(Matrices w, Matrices? a, Matrices? b)
         {
-            W = Of(w);
-            if (w.Format.IsLowBit) w.ScalesPointers(Scales = new nint[w.Count]);
-            A = Of(a);
-            B = Of(b);
+            W = w.Pointers();
+            Scales = w.ScalesPointers();
+            A = a?.Pointers();
+            B = b?.Pointers();
         }
 
         public nint[]? W { get; }
@@ -212,13 +212,5 @@ internal static unsafe class GroupedMatmul
         public nint[]? A { get; }
 
         public nint[]? B { get; }
-
-        private static nint[]? Of(Matrices? matrices)
-        {
-            if (matrices is not { } m) return null;
-            var pointers = new nint[m.Count];
-            m.Pointers(pointers);
-            return pointers;
-        }
     }
 }
