@@ -65,6 +65,10 @@ internal static class ChatCommand
                 {
                     Console.Write(" [stopped]");
                 }
+                catch (ArgumentException error) // what was said so far is longer than the model reads, or than the cache holds
+                {
+                    Console.Write($"[{error.Message}; `clear` begins a new conversation]");
+                }
             }
             answering = null;
             Console.WriteLine();

@@ -8,6 +8,9 @@ public sealed record EngineSettings
     /// <summary>A name for what the config describes: the first adapter, or the base without one. null: no such name.</summary>
     public string? ModelName { get; init; }
 
+    /// <summary>The adapter that <see cref="ModelName"/> means; null: the base.</summary>
+    public string? FirstAdapter { get; init; }
+
     /// <summary>The name of the base.</summary>
     public string BaseName { get; init; } = "base";
 

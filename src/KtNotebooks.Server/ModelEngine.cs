@@ -44,7 +44,7 @@ public sealed class ModelEngine : IDisposable
         var adapters = NamedAdapters.Of(model);
         Serve(Settings.BaseName, Pass.BaseModel);
         foreach (var name in adapters) Serve(name, name);
-        if (Settings.ModelName is { } named && !_models.ContainsKey(named)) Serve(named, adapters is [var first, ..] ? first : Pass.BaseModel);
+        if (Settings.ModelName is { } named && !_models.ContainsKey(named)) Serve(named, Settings.FirstAdapter ?? Pass.BaseModel);
         _scheduler = new Scheduler(model, tokenizer, new SchedulerSettings
         {
             Slots = Settings.Slots,
@@ -132,8 +132,9 @@ public sealed class ModelEngine : IDisposable
         var (model, tokenizer) = (keys with { Adapters = [] }).Load(loading); // adapters lie beside each other here
         try
         {
-            NamedAdapters.Load(model, keys.Adapters, keys.Log);
+            var adapters = NamedAdapters.Load(model, keys.Adapters, keys.Log);
             var heads = ReadHeads(model, keys);
+            settings = settings with { FirstAdapter = adapters is [var first, ..] ? first : null };
             var engine = new ModelEngine(model, tokenizer, keys.Template, settings, owned: true)
             {
                 Notes = [.. notes, .. asMade, .. keys.Notes, .. model.Notes],

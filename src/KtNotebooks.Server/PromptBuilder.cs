@@ -62,6 +62,10 @@ internal sealed class PromptBuilder(ModelEngine engine)
         {
             throw new ApiException(400, error.Message, "messages", "invalid_value");
         }
+        catch (InvalidDataException error) // tools that the template's form cannot tell
+        {
+            throw new ApiException(400, error.Message, "tools", "invalid_value");
+        }
     }
 
     /// <summary>Tools in the form that data sets have them in, which templates describe.</summary>

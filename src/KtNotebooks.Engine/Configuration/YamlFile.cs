@@ -30,6 +30,9 @@ public static class YamlFile
             Bound(text, name);
             var yaml = new YamlStream();
             yaml.Load(new StringReader(text));
+            if (yaml.Documents.Count > 1)
+                throw new InvalidDataException($"{name}:{yaml.Documents[1].RootNode.Start.Line}: a second YAML document begins here (after ---); a file "
+                    + "holds one: join them, or give each a file of its own");
             return yaml.Documents.Count == 0 ? null : yaml.Documents[0].RootNode;
         }
         catch (YamlException error)

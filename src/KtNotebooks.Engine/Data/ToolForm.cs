@@ -82,9 +82,13 @@ public abstract record ToolForm
             {
                 list.Append($"> Tool Name: {tool.GetProperty("name").GetString()}\nTool Description: {Text(tool, "description")}\nTool Args:\n");
                 var parameters = tool.GetProperty("parameters");
-                string?[] required = parameters.TryGetProperty("required", out var names) ? [.. names.EnumerateArray().Select(n => n.GetString())] : [];
+                var required = parameters.TryGetProperty("required", out var names) ? names : default;
+                if (required.ValueKind is not (JsonValueKind.Undefined or JsonValueKind.Null or JsonValueKind.Array))
+                    throw new InvalidDataException($"'required' of the tool '{Text(tool, "name")}' must be a list of names, but is "
+                        + Short(required.GetRawText()));
                 foreach (var parameter in parameters.GetProperty("properties").EnumerateObject())
-                    list.Append(Parameter(parameter.Name, parameter.Value, required.Contains(parameter.Name)));
+                    list.Append(Parameter(parameter.Name, parameter.Value, required.ValueKind == JsonValueKind.Array
+                        && required.EnumerateArray().Any(n => n.ValueKind == JsonValueKind.String && n.GetString() == parameter.Name), Text(tool, "name")));
                 list.Append('\n');
             }
             return "You have access to the following tools:\n" + list + "Use the following format if using a tool:\n```\n"
@@ -96,11 +100,16 @@ public abstract record ToolForm
         protected override string Call((string Name, string Arguments)[] calls) =>
             string.Join('\n', calls.Select(c => $"Action: {c.Name}\nAction Input: {c.Arguments}"));
 
-        private static string Parameter(string name, JsonElement about, bool required)
+        private static string Parameter(string name, JsonElement about, bool required, string tool)
         {
-            var choices = about.TryGetProperty("enum", out var values) && values.GetArrayLength() > 0
+            if (about.ValueKind == JsonValueKind.True) return $"  - {name} (any{(required ? ", required" : "")}): \n"; // JSON Schema: whatever one likes
+            if (about.ValueKind != JsonValueKind.Object)
+                throw new InvalidDataException($"the property '{name}' of the tool '{tool}' must be a JSON Schema, an object, but is "
+                    + Short(about.GetRawText()));
+            var choices = about.TryGetProperty("enum", out var values) && values.ValueKind == JsonValueKind.Array && values.GetArrayLength() > 0
                 ? $", should be one of [{string.Join(", ", values.EnumerateArray().Select(v => v.ToString()))}]" : "";
-            var items = about.TryGetProperty("items", out var item) && item.EnumerateObject().Any() ? $", where each item should be {Text(item, "type")}" : "";
+            var items = about.TryGetProperty("items", out var item) && item.ValueKind == JsonValueKind.Object && item.EnumerateObject().Any()
+                ? $", where each item should be {Text(item, "type")}" : "";
             return $"  - {name} ({Text(about, "type")}{(required ? ", required" : "")}): {Text(about, "description")}{choices}{items}\n";
         }
     }

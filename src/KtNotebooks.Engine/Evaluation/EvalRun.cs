@@ -72,6 +72,9 @@ public sealed class EvalRun : IDisposable
             ? new EvalResult(Choose(encoder, letters!, cancel), null, _rows.Examples.Count, watch.Elapsed)
             : new EvalResult(null, new TokenAccuracy(Model).Of(encoder.EncodeAll(_rows.Examples, cancel), Ranks, cancel), _rows.Examples.Count, watch.Elapsed);
         result = result with { Elapsed = watch.Elapsed };
+        if (result.All.FirstOrDefault(v => !double.IsFinite(v.Value)) is { Name: { } name })
+            throw new InvalidDataException($"eval_{name} is not a number (NaN): a weight of the model or of its adapter is, or activations are larger than "
+                + "their type holds; `kt train` on any row names the layer where it begins. Nothing was written");
         if (!Ranks.IsFirst()) return result;
         ResultsFile.Write(_rows.Settings.OutputDir, "eval", [.. result.All, ("samples", result.Rows), ("runtime", Math.Round(result.Elapsed.TotalSeconds, 4)),
             ("samples_per_second", Math.Round(result.Rows / result.Elapsed.TotalSeconds, 3))]);

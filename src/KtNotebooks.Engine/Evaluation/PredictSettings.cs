@@ -40,7 +40,7 @@ public sealed record PredictSettings(ModelKeys Model, Sampling Sampling, string?
             ?? (valSize > 0 && trained is not null ? trained
             : throw new ArgumentException($"{c.Name}: 'eval_dataset' is required (or 'dataset' with 'val_size')"));
         if (c.Has("stage") && c.Text("stage") != "sft")
-            throw c.Wrong("stage", "sft: what is predicted are the answers of its rows (or rm, for the values of a reward model)");
+            throw c.Wrong("stage", "sft: what is predicted are the answers of its rows (`kt predict stage=rm` gives the values of a reward model)");
         foreach (var key in (string[])["do_predict", "do_eval", "predict_with_generate"]) c.Flag(key); // what these commands do
         return new PredictSettings(model, sampling, c.Text("default_system"), c.TextOrDefault("dataset_dir"), sets, c.Positive("cutoff_len"),
             c.MaybePositive("max_samples"), c.Has("eval_dataset") ? 0 : valSize,

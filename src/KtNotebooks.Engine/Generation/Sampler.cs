@@ -33,7 +33,11 @@ public sealed class Sampler
     /// <summary>The same without penalties.</summary>
     private int Next(Span<float> logits)
     {
-        if (!_settings.DoSample || _settings.Temperature == 0) return TensorPrimitives.IndexOfMax<float>(logits);
+        var likeliest = TensorPrimitives.IndexOfMax<float>(logits); // of the first NaN, where there is one
+        if (float.IsNaN(logits[likeliest]))
+            throw new InvalidDataException("the model's answer is not a number (NaN): a weight of the model or of its adapter is, or activations are larger "
+                + "than their type holds; infer_dtype: float32 tells the second, and `kt train` on any row names the layer where it begins");
+        if (!_settings.DoSample || _settings.Temperature == 0) return likeliest;
         TensorPrimitives.Divide(logits, (float)_settings.Temperature, logits);
         var keep = _settings.TopK == 0 ? logits.Length : Math.Min(_settings.TopK, logits.Length);
         _candidates.Start(logits, keep);

@@ -72,7 +72,10 @@ public sealed class AdapterExport : IDisposable
     public int Merged => _pairs.Count + _modules.Count;
 
     /// <summary>What the adapters' settings say that has no effect, and what of the base's folder is not copied, a line each.</summary>
-    public IReadOnlyList<string> Notes => [.. _adapters.SelectMany(a => a.Notes), .. _others.LeftOut.Select(what => $"{_settings.Model}: not copied: {what}")];
+    public IReadOnlyList<string> Notes => [.. _adapters.SelectMany(a => a.Notes),
+        .. _adapters.Where(a => HeadOf(a) is not null).Select(a => $"{a.Path}: {AdapterFolder.ValueHead} goes into the folder too: `kt predict stage=rm` "
+            + "reads it"),
+        .. _others.LeftOut.Select(what => $"{_settings.Model}: not copied: {what}")];
 
     /// <summary>Writes the folder.</summary>
     /// <param name="onShard">Told shards written, shards in all.</param>
@@ -90,6 +93,7 @@ public sealed class AdapterExport : IDisposable
         {
             ShardedFolder.Write(work, shards, t => Make(t.Name, t.Type), _base.StoredName, onShard, cancel);
             CopyOthers(work);
+            foreach (var head in _adapters.Select(HeadOf).OfType<string>()) File.Copy(head, Path.Combine(work, AdapterFolder.ValueHead), overwrite: true);
             if (Directory.Exists(target)) Directory.Delete(target); // empty, or it fails
             Directory.Move(work, target);
         }
@@ -108,6 +112,11 @@ public sealed class AdapterExport : IDisposable
         foreach (var adapter in _adapters) adapter.Dispose();
         _base.Dispose();
     }
+
+    /// <summary>The value head beside a reward model's pairs, which the merged model has beside its weights; null: it is none.</summary>
+    private static string? HeadOf(AdapterSource adapter) =>
+        Path.Combine(Directory.Exists(adapter.Path) ? adapter.Path : Path.GetDirectoryName(adapter.Path)!, AdapterFolder.ValueHead) is var head
+            && File.Exists(head) ? head : null;
 
     private void RequireNew()
     {

@@ -15,6 +15,10 @@ namespace KtNotebooks.Lora;
 public static class AdapterFolder
 {
     internal const string FileName = "adapter_model.safetensors";
+
+    /// <summary>What a reward model has beside its pairs, or its weights: W [1, D] and a bias of the head that gives values.</summary>
+    internal const string ValueHead = "value_head.safetensors";
+
     internal const string FingerprintKey = "ktnotebooks_base";
 
     /// <param name="form">Of routed experts, each or as parameters; who goes on training reads either.</param>
@@ -65,10 +69,11 @@ public static class AdapterFolder
     /// <param name="log">Hears a line for every tensor.</param>
     /// <exception cref="FileNotFoundException">No adapter there.</exception>
     /// <exception cref="InvalidDataException">A tensor that fits nothing, a missing half, another base.</exception>
-    public static LoraSettings Load(CausalLm model, string path, Action<string>? log = null)
+    /// <param name="dropout">lora_dropout from now on; null: the adapter's own.</param>
+    public static LoraSettings Load(CausalLm model, string path, Action<string>? log = null, double? dropout = null)
     {
         using var source = AdapterSource.Open(path);
-        return Put(model, source, null, log);
+        return Put(model, source, null, log, dropout);
     }
 
     /// <summary>Puts an adapter beside the model's linears under a name, frozen, next to others: a pass chooses one (<see cref="Nn.Pass.Adapter"/>).</summary>
@@ -157,14 +162,15 @@ public static class AdapterFolder
         return Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(text.ToString())))[..16];
     }
 
-    private static LoraSettings Put(CausalLm model, AdapterSource source, string? name, Action<string>? log)
+    private static LoraSettings Put(CausalLm model, AdapterSource source, string? name, Action<string>? log, double? dropout = null)
     {
+        var settings = source.Settings with { Dropout = dropout ?? source.Settings.Dropout };
         Check(model, source);
         if (name is not null) RequirePairsAlone(source);
         WholeModules.Put(model, source, log);
-        AdapterInstaller.Put(model, source.Path, source.Settings, source.Tensors, name, log);
+        AdapterInstaller.Put(model, source.Path, settings, source.Tensors, name, log);
         model.Notes = [.. model.Notes, .. source.Notes];
-        return source.Settings;
+        return settings;
     }
 
     /// <summary>Pairs may stand beside others under a name; of a module a model has one.</summary>

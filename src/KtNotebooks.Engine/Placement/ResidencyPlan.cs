@@ -109,7 +109,7 @@ public sealed class ResidencyPlan
     /// <summary>
     /// Whether a matrix, or the experts below a path, are laid out in the CPU kernels' tiles when they are taken (<see cref="CpuTiles"/>).
     /// </summary>
-    public bool IsTiled(string name) => Bank(name) is { IsTiled: true } || _tiled.Contains(name);
+    public bool IsTiled(string name) => (Bank(name) is { IsTiled: true } bank && bank.Path == name) || _tiled.Contains(name); // biases of a bank are not
 
     /// <summary>The card that a tensor goes to when it is taken; null: none.</summary>
     public Device? SentTo(string name) =>

@@ -20,7 +20,7 @@ public interface IAdaptation
 }
 
 /// <summary>finetuning_type: lora. An adapter beside frozen weights: a new one, or one to go on with.</summary>
-/// <param name="lora">Of the new adapter.</param>
+/// <param name="lora">Of the new adapter, or of the one that is gone on with.</param>
 /// <param name="basePath">The base's path, which the adapter names.</param>
 /// <param name="first">The adapter to go on with; null: a new one.</param>
 /// <param name="seed">Of a new one's weights.</param>
@@ -39,7 +39,7 @@ public sealed class LoraAdaptation(LoraSettings lora, string basePath, string? f
         if (first is null) LoraAdapter.Attach(model, Settings, seed);
         else
         {
-            Settings = AdapterFolder.Load(model, first, log) with { Dropout = Settings.Dropout };
+            Settings = AdapterFolder.Load(model, first, log, Settings.Dropout);
             WholeModules.Unfreeze(model, Settings);
         }
     }

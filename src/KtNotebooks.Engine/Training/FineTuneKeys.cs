@@ -69,6 +69,7 @@ public sealed record FineTuneKeys
         List<string> notes = [];
         var objective = KnownObjectives.Read(c);
         RequireSupported(c);
+        if (outputToo) RequireTraining(c);
         var trained = TrainedParts.Read(c);
         if (trained is not null) RequireNoReference(c, objective, trained);
         WhatElseIsAsked(c, notes);
@@ -110,6 +111,33 @@ public sealed record FineTuneKeys
         return new LoraSettings(c.Int("lora_rank"), alpha, c.Number("lora_dropout"), c.List("lora_target"), c.Flag("lora_experts"),
             ReadPattern(c, "rank_pattern", c.MaybePositive), ReadPattern(c, "alpha_pattern", c.MaybeNumber), c.Flag("use_rslora"),
             c.Flag("use_dora"), ReadPissa(c), c.List("additional_target")).Checked();
+    }
+
+    /// <summary>The settings of a run that goes on with an adapter: the adapter's own, and lora_dropout where it is given.</summary>
+    /// <exception cref="ArgumentException">A key asks for another form of adapter than this one has.</exception>
+    internal LoraSettings GoingOn(AdapterSource adapter, Settings c)
+    {
+        var first = adapter.Settings;
+        const string Experts = ".experts.";
+        string[] modules = [.. adapter.Tensors.Keys.Where(name => name.EndsWith(".lora_A.weight", StringComparison.Ordinal)).Select(AdapterNames.ModuleOf)];
+        var ofExperts = modules.ToLookup(m => m.Contains(Experts, StringComparison.Ordinal));
+        string[] targets = [.. ofExperts[false].Select(m => m[(m.LastIndexOf('.') + 1)..]).Distinct().Order(StringComparer.Ordinal)];
+        void Same(string key, bool asked, string has)
+        {
+            if (c.Has(key) && asked)
+                throw new ArgumentException($"{c.Where(key)}: {key} is {c.Text(key)}, but the run goes on with {Adapter}, {has}: leave the key out, or train a "
+                    + "new adapter (without adapter_name_or_path; kt export merges the old one into the base first)");
+        }
+        Same("lora_rank", Lora.Rank != first.Rank, $"whose rank is {first.Rank}");
+        Same("lora_alpha", Lora.Alpha is { } alpha && alpha != first.EffectiveAlpha, $"whose alpha is {first.EffectiveAlpha}");
+        Same("lora_target", Lora.Targets is { } named && !named.ToHashSet().SetEquals(targets), $"which has pairs of {string.Join(", ", targets)}");
+        Same("lora_experts", Lora.Experts && !ofExperts[true].Any(), "which has no pairs of routed experts");
+        Same("use_rslora", Lora.RankStabilised != first.RankStabilised, $"which is {(first.RankStabilised ? "" : "not ")}rank-stabilised");
+        Same("use_dora", Lora.Dora != first.Dora, $"which has {(first.Dora ? "" : "no ")}magnitudes");
+        Same("pissa_init", Lora.Pissa is not null, "whose pairs have begun");
+        Same("rank_pattern", Lora.RankPattern is { Count: > 0 } && first.RankPattern is not { Count: > 0 }, "which has one rank");
+        Same("alpha_pattern", Lora.AlphaPattern is { Count: > 0 } && first.AlphaPattern is not { Count: > 0 }, "which has one alpha");
+        return first with { Dropout = c.Has("lora_dropout") ? Lora.Dropout : first.Dropout, Experts = ofExperts[true].Any(), Target = targets };
     }
 
     /// <summary>
@@ -285,6 +313,14 @@ public sealed record FineTuneKeys
         if (objective.Needs == Scores.PolicyAndReference)
             throw c.Wrong("finetuning_type", $"lora with stage: {objective.Stage}, whose reference is the base without its adapter: {trained.Word} changes the "
                 + "base itself (pref_loss: orpo and simpo need no reference)");
+    }
+
+    /// <summary>A config of LLaMA-Factory's that predicts and says nothing of training is none for kt train.</summary>
+    private static void RequireTraining(Settings c)
+    {
+        if (c.Flag("do_predict") && !c.Has("do_train"))
+            throw new ArgumentException($"{c.Where("do_predict")}: do_predict is true and do_train is not there: this config predicts, `kt predict` with the "
+                + "same file does that; to train first, write do_train: true");
     }
 
     /// <summary>What LLaMA-Factory would do before or after the training, or in its place.</summary>

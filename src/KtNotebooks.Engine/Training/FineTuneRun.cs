@@ -65,6 +65,7 @@ public sealed class FineTuneRun : IDisposable
         var (modelPath, lora, training, objective, settings) = (keys.ModelPath, keys.Lora, keys.Training, keys.Objective, keys.Placement);
         List<string> notes = [.. c.Finish("kt train"), .. keys.Notes];
         using var first = keys.Adapter is { } adapterPath ? AdapterSource.Open(adapterPath) : null; // what is wrong with it is said before a long load
+        if (first is not null) lora = keys.GoingOn(first, c);
         var trained = keys.WithModulesOf(first?.Settings.Additional, c);
         Func<string, bool>? trains = null;
         Func<string, bool> Choose(CausalLm shape)
@@ -111,7 +112,7 @@ public sealed class FineTuneRun : IDisposable
                         + $"at {model.Info.Vocabulary - 1}; tokenizer.json in {modelPath} belongs to another model");
             if (training.Balance > 0 && !training.BalancesSequences) RequireSoftmaxRouters(model, "moe_aux_loss_coef", c);
             if (training.RouterZ > 0) RequireSoftmaxRouters(model, "router_z_loss_coef", c);
-            if (keys.Trained is null && !lora.Experts && lora.Targets is null && model.All().OfType<ExpertBank>().Any())
+            if (keys.Trained is null && first is null && !lora.Experts && lora.Targets is null && model.All().OfType<ExpertBank>().Any())
                 notes.Add("lora_target: all is attention, dense and shared experts, as KTransformers trains; routed experts stay as they are (lora_experts: "
                     + "true gives each an adapter)");
             if (trains is not null && keys.Trained is null) notes.Add(WholeModules.Describe(model, trains));

@@ -1,3 +1,4 @@
+using KtNotebooks.Lora;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
@@ -11,7 +12,7 @@ namespace KtNotebooks.Training;
 /// <param name="seed">Of a new one.</param>
 public sealed class RewardAdaptation(IAdaptation adapter, string? first, ulong seed) : IAdaptation
 {
-    public const string FileName = "value_head.safetensors";
+    public const string FileName = AdapterFolder.ValueHead;
 
     public void Attach(CausalLm model)
     {

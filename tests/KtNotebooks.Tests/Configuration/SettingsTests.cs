@@ -68,6 +68,7 @@ public sealed class SettingsTests : IDisposable
 
     [Theory]
     [InlineData("x: 1\nx: 2\n", "{0}:2: not valid YAML")]
+    [InlineData("x: 1\n---\ny: 2\n", "{0}:3: a second YAML document begins here")]
     [InlineData("x: [1\n", "{0}:2: not valid YAML")]
     [InlineData("x: 1\n\ty: 2\n", "{0}:2: not valid YAML: a tab stands where the line is indented; YAML takes blanks alone")]
     [InlineData("x:\n  y: 1\n \tz: 2\n", "{0}:3: not valid YAML: a tab stands where the line is indented; YAML takes blanks alone")]

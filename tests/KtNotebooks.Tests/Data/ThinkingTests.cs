@@ -132,6 +132,12 @@ public class ThinkingTests
     {
         Assert.Contains("no JSON object {name, arguments}", Assert.Throws<InvalidDataException>(() => ToolForm.Qwen.Call("f()")).Message);
         Assert.Contains("no JSON list", Assert.Throws<InvalidDataException>(() => ToolForm.Plain.Describe("""[{"name":"f"}]""")).Message);
+        string Refusal(string parameters) => Assert.Throws<InvalidDataException>(() =>
+            ToolForm.Plain.Describe("""[{"name":"f","parameters":{"type":"object",""" + parameters + "}}]")).Message;
+        Assert.Equal("the property 'c' of the tool 'f' must be a JSON Schema, an object, but is 3", Refusal("\"properties\":{\"c\":3}"));
+        Assert.Equal("'required' of the tool 'f' must be a list of names, but is true", Refusal("\"properties\":{},\"required\":true"));
+        Assert.Contains("  - c (any, required): \n", ToolForm.Plain.Describe(
+            """[{"name":"f","parameters":{"type":"object","properties":{"c":true},"required":["c",null]}}]"""));
         Assert.Contains("one function at a time",
             Assert.Throws<InvalidDataException>(() => ToolForm.Glm4.Call("""[{"name":"f","arguments":{}},{"name":"g","arguments":{}}]""")).Message);
         Assert.Contains("'kimi_k2' has no form for tools",

@@ -13,6 +13,13 @@ public class SamplerTests
     // Probabilities 0.5, 0.25, 0.15, 0.1, not in order.
     private static readonly double[] Shares = [0.15, 0.5, 0.1, 0.25];
 
+    [Theory, InlineData(true), InlineData(false)]
+    public void Logits_that_are_no_numbers_are_refused(bool draws)
+    {
+        var message = Assert.Throws<InvalidDataException>(() => new Sampler(new Sampling(DoSample: draws)).Next([1, float.NaN, 2], [])).Message;
+        Assert.StartsWith("the model's answer is not a number (NaN): a weight of the model or of its adapter is", message, StringComparison.Ordinal);
+    }
+
     [Fact]
     public void Draws_follow_the_softmax() => Check(new Sampling(TopP: 1, TopK: 0, Temperature: 1), Shares);
 

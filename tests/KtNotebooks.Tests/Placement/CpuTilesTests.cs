@@ -75,6 +75,28 @@ public sealed class CpuTilesTests : IDisposable
         Assert.False(Plan(Ample).IsTiled(Query));
     }
 
+    /// <summary>Biases of a bank stand below its path and are no matrices: gpt-oss, whose experts are stored in one tensor.</summary>
+    [Fact]
+    public void Experts_with_biases_lie_in_tiles_and_answer_alike()
+    {
+        using var on = new OnVariant("amx-emulated");
+        var folder = Path.Combine(Checkout.Root, "tests/KtNotebooks.Tests/Golden/gpt_oss/model");
+        var plan = ModelFolder.Plan(folder, PlacementSettings.Read(Settings.Read(["model_name_or_path=" + folder, "device=cpu"])), DType.BF16);
+        Assert.True(plan.IsTiled("model.layers.0.mlp.experts"));
+        Assert.False(plan.IsTiled("model.layers.0.mlp.experts.gate_up_proj_bias"));
+        float[] Logits(ResidencyPlan? plan)
+        {
+            using var model = ModelFolder.Load(folder, DType.BF16, plan);
+            var tokens = new TokenBatch.Builder();
+            tokens.Add([1, 5, 9, 2, 77, 200], [-100, 5, 9, 2, 77, 200], 1);
+            using var logits = model.Logits(tokens.Build());
+            return logits.ToFloats();
+        }
+        var (rows, tiles) = (Logits(null), Logits(plan));
+        var distance = Math.Sqrt(rows.Zip(tiles, (a, b) => Math.Pow((double)a - b, 2)).Sum() / rows.Sum(a => (double)a * a));
+        Assert.True(distance < 0.02, $"{distance:P2}");
+    }
+
     /// <summary>Linear layers first, which every token meets; then the experts.</summary>
     [Fact]
     public void What_has_no_room_stays_mapped_and_that_is_said()

@@ -1,4 +1,5 @@
 using KtNotebooks.Evaluation;
+using KtNotebooks.Lora;
 using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
 using KtNotebooks.Tests.Cli;
@@ -91,6 +92,16 @@ public sealed class RewardTests : IDisposable
             .Count(l => l.StartsWith("{\"chosen\":", StringComparison.Ordinal)));
         Assert.Contains("choose another output_dir", Assert.Throws<ArgumentException>(() => RewardRun.Run(predict, cancel: Stop)).Message,
             StringComparison.Ordinal);
+
+        // Merged, the head stands beside the weights.
+        var (merged, again) = (Path.Combine(_place.Root, "merged"), Path.Combine(_place.Root, "again"));
+        using (var export = new AdapterExport(new ExportSettings(_place.Model, [_place.Output], merged)))
+        {
+            export.Run(cancel: Stop);
+            Assert.Contains(export.Notes, n => n.Contains("value_head.safetensors goes into the folder too", StringComparison.Ordinal));
+        }
+        var alone = RewardRun.Run([.. predict[..1], $"model_name_or_path={merged}", .. predict[3..^1], $"output_dir={again}"], cancel: Stop);
+        Assert.Equal((10, 1.0), (alone.Rows, alone.Accuracy));
 
         // A later run goes on with adapter and head: it begins where this one ended.
         steps.Clear();
