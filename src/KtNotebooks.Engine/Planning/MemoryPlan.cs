@@ -74,8 +74,8 @@ public sealed record MemoryPlan
     public long Total(string device) => Items.Where(i => i.Device == device && i.What is not (Mapped or OnDisk or AdapterOnDisk)).Sum(i => i.Bytes);
 
     /// <summary>
-    /// `kt plan`: a training config, a model folder, a config.json or the name of a known shape, then key=value. Without output_dir or tokens_per_step only
-    /// the weights are counted.
+    /// `kt plan`: a training config, a model folder, a config.json or the name of a known shape, then key=value. Without a key of training only the
+    /// weights are counted.
     /// </summary>
     /// <exception cref="ArgumentException">A wrong key or value.</exception>
     public static MemoryPlan Open(params string[] arguments)
@@ -98,7 +98,7 @@ public sealed record MemoryPlan
         var lora = FineTuneKeys.ReadLora(c);
         var type = FineTuneKeys.ReadType(c);
         var (sequence, chunk) = (c.Positive("cutoff_len"), c.Positive("chunk_size"));
-        var tokens = c.MaybePositive("tokens_per_step") ?? (c.Has("output_dir") ? Window(c, sequence) : 0);
+        var tokens = c.MaybePositive("tokens_per_step") ?? (IsOfTraining(c) ? Window(c, sequence) : 0);
         using var model = ModelFolder.Shape(config, type);
         var parts = tokens > 0 ? TrainedParts.Read(c) : null;
         var trains = parts?.Of(model) ?? (tokens > 0 ? Whole(c, model, lora) : null);
@@ -121,6 +121,14 @@ public sealed record MemoryPlan
         // A training file has many keys that no memory depends on; what kt train would refuse is left to kt train.
         var unread = c.Unread;
         return unread.Count == 0 ? plan : plan with { Notes = [.. plan.Notes, $"not looked at by the plan: {string.Join(", ", unread)}"] };
+    }
+
+    /// <summary>Whether a config trains: it has an output_dir, or a key that means nothing but in training.</summary>
+    private static bool IsOfTraining(Settings c)
+    {
+        string[] keys = ["output_dir", "lora_rank", "lora_target", "lora_experts", "use_dora", "additional_target", "stage", "per_device_train_batch_size",
+            "gradient_accumulation_steps"];
+        return keys.Any(c.Has) || (c.Has("finetuning_type") && c.Text("finetuning_type") != "lora"); // which stands in files for chat as well
     }
 
     /// <summary>The modules that an adapter trains whole; null: none.</summary>

@@ -62,6 +62,19 @@ public class MachineTests
         Assert.Empty(new Machine(900_000_000_000, 900_000_000_000, [24_000_000_000], 900_000_000_000).Advice(plan));
     }
 
+    /// <summary>A key that means nothing but in training asks for a plan of training; what stands in files for chat too does not.</summary>
+    [Theory]
+    [InlineData(true, "finetuning_type=full")]
+    [InlineData(true, "lora_rank=64")]
+    [InlineData(true, "per_device_train_batch_size=4")]
+    [InlineData(true, "stage=dpo")]
+    [InlineData(false, "finetuning_type=lora", "template=qwen3")]
+    public void Keys_of_training_plan_training(bool trains, params string[] keys)
+    {
+        var (plan, plain) = (MemoryPlan.Open(["qwen3-30b-a3b", "cutoff_len=512", .. keys]), MemoryPlan.Open("qwen3-30b-a3b"));
+        Assert.Equal(trains, plan.Total("cpu") > plain.Total("cpu") + (plain.Total("cpu") / 100));
+    }
+
     [Fact]
     public void A_shape_must_be_fetched_and_a_folder_with_weights_is_here()
     {
