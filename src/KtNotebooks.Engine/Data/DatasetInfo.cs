@@ -52,8 +52,8 @@ public sealed class DatasetInfo
         "chosen", "rejected", "kto_tag", "weight"];
     private static readonly string[] TagKeys = ["role_tag", "content_tag", "user_tag", "assistant_tag", "observation_tag", "function_tag", "system_tag"];
 
-    // What an entry gives as its file is looked at when it is asked for: a set that nobody uses may lie elsewhere.
-    private readonly Dictionary<string, (DatasetEntry Entry, string? FileName)> _entries = new(StringComparer.Ordinal);
+    // An entry is looked at when it is asked for: a set that nobody uses may lie elsewhere, and have keys of another program.
+    private readonly Dictionary<string, JsonElement> _entries = new(StringComparer.Ordinal);
     private readonly string _folder;
     private readonly string _file;
 
@@ -64,7 +64,7 @@ public sealed class DatasetInfo
 
     /// <summary>Reads dataset_info.json of a folder. Paths in it are relative to that folder, not to the working folder.</summary>
     /// <exception cref="FileNotFoundException">The folder has no such file.</exception>
-    /// <exception cref="InvalidDataException">It is not valid; the message names the entry and the key.</exception>
+    /// <exception cref="InvalidDataException">It is not valid JSON.</exception>
     public static DatasetInfo Load(string folder)
     {
         if (folder.StartsWith("REMOTE:", StringComparison.Ordinal) || folder == "ONLINE")
@@ -75,18 +75,19 @@ public sealed class DatasetInfo
             throw new FileNotFoundException($"There is no '{info._file}'. dataset_dir must be a folder with a {FileName} that lists the data sets.",
                 info._file);
         foreach (var entry in JsonSource.Read(info._file, "a list of data sets").EnumerateObject())
-            info._entries[entry.Name] = info.ReadEntry(entry.Name, entry.Value);
+            info._entries[entry.Name] = entry.Value;
         return info;
     }
 
     /// <exception cref="ArgumentException">There is no such data set; the message gives the nearest name.</exception>
     /// <exception cref="NotSupportedException">The entry is not a file on this machine.</exception>
-    /// <exception cref="InvalidDataException">The entry's file lies outside of the folder.</exception>
+    /// <exception cref="InvalidDataException">The entry is not valid, its key is named; or its file lies outside of the folder.</exception>
     public DatasetEntry Get(string name)
     {
-        if (!_entries.TryGetValue(name, out var found))
+        if (!_entries.TryGetValue(name, out var json))
             throw new ArgumentException($"Unknown dataset '{name}': {_file} does not list"
                 + $" it.{(Elsewhere(name) is { } folder ? $" {folder} does: dataset_dir={folder}" : Nearest.Hint(name, Names))}");
+        var found = ReadEntry(name, json);
         if (found.FileName is not { } file)
             throw new NotSupportedException($"The dataset '{name}' in {_file} has no file_name. Data sets are read from this machine: download it and"
                 + $" give its file_name.");

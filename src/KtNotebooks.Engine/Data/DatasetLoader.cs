@@ -164,7 +164,7 @@ public static class DatasetLoader
         var count = valSize > 1 ? (int)valSize : (int)Math.Ceiling(valSize * examples.Count);
         if (!(valSize >= 0) || count >= examples.Count)
             throw new ArgumentException($"val_size is {valSize}, which takes {count} of {examples.Count} examples; it must be 0 or more and leave some to "
-                + "train on.", nameof(valSize));
+                + "train on.");
         var chosen = EpochOrder.Of(seed, epoch: 0, examples.Count).Take(count).ToHashSet();
         List<T> train = [], evaluation = [];
         for (var i = 0; i < examples.Count; i++)

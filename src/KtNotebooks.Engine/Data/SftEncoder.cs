@@ -53,13 +53,12 @@ public sealed class SftEncoder : RowEncoder
     public SftEncoder(Template template, Tokenizer tokenizer, int cutoffLength = 2048, bool trainOnPrompt = false, bool maskHistory = false)
     {
         if (cutoffLength < 2)
-            throw new ArgumentException($"cutoff_len is {cutoffLength}; a row needs room for at least 2 tokens.", nameof(cutoffLength));
+            throw new ArgumentException($"cutoff_len is {cutoffLength}; a row needs room for at least 2 tokens.");
         if (trainOnPrompt && maskHistory)
-            throw new ArgumentException("train_on_prompt and mask_history exclude each other: one learns all questions, the other only the last answer.",
-                nameof(trainOnPrompt));
+            throw new ArgumentException("train_on_prompt and mask_history exclude each other: one learns all questions, the other only the last answer.");
         if (trainOnPrompt && template.EfficientEos)
             throw new ArgumentException($"train_on_prompt cannot be used with the template '{template.Name}', whose answers are ended by the next turn's "
-                + "first token.", nameof(trainOnPrompt));
+                + "first token.");
         (_template, _tokenizer, _cutoff, _trainOnPrompt, _maskHistory) = (template, tokenizer, cutoffLength, trainOnPrompt, maskHistory);
     }
 

@@ -332,7 +332,9 @@ public sealed record FineTuneKeys
                 : "answers of a trained model: `kt predict`, `kt eval` or `kt chat`")} with the same file)");
         if (predict)
             notes.Add($"{c.Where("do_predict")}: do_predict: afterwards, `kt predict` with the same file and adapter_name_or_path set to output_dir predicts");
-        if (evaluate && !c.Has("eval_dataset") && c.Number("val_size") == 0)
-            notes.Add($"{c.Where("do_eval")}: do_eval: there is nothing to evaluate on; give eval_dataset or val_size");
+        var asks = evaluate ? "do_eval" : c.Has("eval_strategy") && c.Text("eval_strategy") != "no" ? "eval_strategy" : c.MaybeNumber("eval_steps") > 0
+            ? "eval_steps" : null;
+        if (asks is not null && !c.Has("eval_dataset") && c.Number("val_size") == 0)
+            notes.Add($"{c.Where(asks)}: {asks}: there is nothing to evaluate on; give eval_dataset or val_size");
     }
 }

@@ -190,7 +190,18 @@ public class DatasetTests
     {
         using var folder = new Samples.Folder();
         folder.Write("dataset_info.json", text);
-        Assert.Contains(expected, Assert.Throws<InvalidDataException>(() => DatasetInfo.Load(folder.Path)).Message);
+        Assert.Contains(expected, Assert.Throws<InvalidDataException>(() => DatasetInfo.Load(folder.Path).Get("a")).Message);
+    }
+
+    /// <summary>A file of another program's has keys of its own, which are nobody's affair while their set is not asked for.</summary>
+    [Fact]
+    public void An_entry_that_nobody_asks_for_is_not_looked_at()
+    {
+        using var folder = new Samples.Folder();
+        folder.Write("dataset_info.json", """{"a":{"file_name":"a.json"},"b":{"file_name":"b.json","comment":"mine"}}""");
+        var info = DatasetInfo.Load(folder.Path);
+        Assert.Equal(Path.Combine(folder.Path, "a.json"), info.Get("a").Path);
+        Assert.Contains("unknown key 'comment'", Assert.Throws<InvalidDataException>(() => info.Get("b")).Message);
     }
 
     [Theory]
