@@ -44,6 +44,7 @@ public sealed record StepReport(int Step, int TotalSteps, double Epoch, double L
 }
 
 /// <summary>What a run left behind.</summary>
+/// <param name="MeanLoss">Of all steps, those before a resume too.</param>
 /// <param name="Interrupted">Cancelled before its last step; what was reached has been saved.</param>
 public sealed record TrainResult(int Steps, int TotalSteps, double MeanLoss, double LastLoss, double? EvalLoss, double TokensPerSecond, TimeSpan Elapsed,
     bool Interrupted);

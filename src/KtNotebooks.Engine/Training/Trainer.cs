@@ -189,7 +189,7 @@ public sealed class Trainer
         var watch = Stopwatch.StartNew();
         var last = new StepReport(first, total, state.Epoch, double.NaN, schedule.At(first), 0, 0, 0, TimeSpan.Zero, TimeSpan.Zero);
         long tokens = 0, rows = 0;
-        double all = 0, sinceLog = 0;
+        var sinceLog = 0.0;
         Dictionary<string, (double Sum, int Steps)> metrics = []; // since the log's last line, of the steps that had them
         WindowLoss? evaluation = null;
         var logged = first;
@@ -223,7 +223,7 @@ public sealed class Trainer
             }
             _hasMoved = true;
             optimizer.Step(schedule.At(s), Gradients.ClipScale(norm, _settings.MaxGradientNorm));
-            (tokens, rows, all, sinceLog) = (tokens + batch.Tokens, rows + batch.Sequences, all + loss, sinceLog + loss);
+            (tokens, rows, sinceLog) = (tokens + batch.Tokens, rows + batch.Sequences, sinceLog + loss);
             var elapsed = watch.Elapsed;
             last = new StepReport(s + 1, total, epoch, loss, schedule.At(s + 1), norm, batch.Tokens, tokens / elapsed.TotalSeconds, elapsed,
                 elapsed / (s + 1 - first) * (total - s - 1))
@@ -263,8 +263,8 @@ public sealed class Trainer
         if (interrupted && state.Step > first) Save(state, optimizer, null, whole: true);
         if (!interrupted && _settings.LoadBestAtEnd && TakeBest(state, evaluation!))
             evaluation = _settings.Best.Metric == "loss" ? new WindowLoss(state.Best!.Value) : step.Measure(step.ShareOf(Ranks, _evaluation!), Stop(cancel));
-        var mean = state.Step > first ? all / (state.Step - first) : double.NaN;
-        var result = new TrainResult(state.Step, total, mean, last.Loss, evaluation?.Loss, tokens / watch.Elapsed.TotalSeconds, watch.Elapsed, interrupted);
+        var result = new TrainResult(state.Step, total, state.MeanLoss, last.Loss, evaluation?.Loss, tokens / watch.Elapsed.TotalSeconds, watch.Elapsed,
+            interrupted);
         if (state.Step == 0) return result; // nothing is learned, nothing is written
         if (Broken() is { } broken) throw Diverged($"after step {state.Step} '{broken}' holds NaN or infinities");
         _hasEnded = !interrupted;
