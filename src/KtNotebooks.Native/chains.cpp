@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cpu.h"
+#include "error.h"
 #include "gemm.h"
 #include "gemm_range.h"
 #include "pool.h"
@@ -30,7 +31,7 @@ int64_t row_cost(const Chain& chain) {
     return cost;
 }
 
-int64_t rows_of(const Kernels& kernels, const Chain& chain) {
+int64_t most_rows(const Kernels& kernels, const Chain& chain) {
     int64_t rows = INT64_MAX;
     for (const auto* products : {&chain.narrow, &chain.wide})
         for (const Product& p : *products) rows = std::min(rows, cached_rows(kernels, p));
@@ -50,7 +51,7 @@ std::vector<Link> cut(const Kernels& kernels, const std::vector<Chain>& chains) 
     for (const Chain& chain : chains) {
         const Product& any = chain.wide.empty() ? chain.narrow.front() : chain.wide.front();
         if (any.m == 0) continue;
-        const int64_t rows = even_share(any.m, rows_of(kernels, chain), LeastRows), cost = row_cost(chain);
+        const int64_t rows = even_share(any.m, most_rows(kernels, chain), LeastRows), cost = row_cost(chain);
         for (int64_t i = 0; i < any.m; i += rows) {
             const int64_t n = std::min(rows, any.m - i);
             units.push_back({{&chain, i, n, 0, 1},
@@ -92,7 +93,8 @@ struct Panels {
         Term term;
         char* at[2];
     };
-    Made made[8];
+    static constexpr int Most = 8;  // an expert's have at most 6: rows as they are and quantized, of two inputs, and two narrow results
+    Made made[Most];
     int count = 0;
 };
 
@@ -110,7 +112,7 @@ Product rows_of(const Product& p, const Link& link) {
 
 // `narrow_done`: what the narrow products give is there.
 void run(const Kernels& kernels, const Link& link, bool narrow_done) {
-    thread_local Scratch panel_memory[16], narrow_memory[4];
+    thread_local Scratch panel_memory[2 * Panels::Most], narrow_memory[4];
     Panels panels;
     auto multiply = [&](const Product& p, int64_t first, int64_t columns) {
         Range range{&p, 0, p.m, {}};
@@ -119,7 +121,7 @@ void run(const Kernels& kernels, const Link& link, bool narrow_done) {
             int at = 0;
             while (at < panels.count && !is_same(q, p.terms[t], panels.made[at].plan, panels.made[at].term)) at++;
             if (at == panels.count) {
-                panels.count++;
+                if (++panels.count > Panels::Most) throw Error(InvalidArgument, "a chain of more than %d packed factors", Panels::Most);
                 panels.made[at] = {q, p.terms[t], {}};
             }
             for (int part = 0; part < q.a_parts; part++) {

@@ -185,8 +185,11 @@ void forward(const kt_experts* experts, const void* x, const float* weights, voi
 
 // to[i] = weight of row i · from[i], rows of r.
 void weigh(const kt_experts& e, const float* weights, const float* from, int64_t r, float* to) {
-    for (int64_t i = 0; i < e.offsets[e.E]; i++)
-        for (int64_t a = 0; a < r; a++) to[i * r + a] = weights[e.routes[i]] * from[i * r + a];
+    const int64_t R = e.offsets[e.E];
+    parallel_for((R + RowsATask - 1) / RowsATask, [&](int64_t task) {
+        for (int64_t i = task * RowsATask; i < std::min(R, (task + 1) * RowsATask); i++)
+            for (int64_t a = 0; a < r; a++) to[i * r + a] = weights[e.routes[i]] * from[i * r + a];
+    });
 }
 
 // rows [R, width] = those of a source.

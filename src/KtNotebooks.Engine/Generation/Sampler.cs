@@ -33,16 +33,17 @@ public sealed class Sampler
     /// <summary>The same without penalties.</summary>
     private int Next(Span<float> logits)
     {
-        var likeliest = TensorPrimitives.IndexOfMax<float>(logits); // of the first NaN, where there is one
-        if (float.IsNaN(logits[likeliest]))
-            throw new InvalidDataException("the model's answer is not a number (NaN): a weight of the model or of its adapter is, or activations are larger "
-                + "than their type holds; infer_dtype: float32 tells the second, and `kt train` on any row names the layer where it begins");
-        if (!_settings.DoSample || _settings.Temperature == 0) return likeliest;
+        if (!_settings.DoSample || _settings.Temperature == 0)
+        {
+            var likeliest = TensorPrimitives.IndexOfMax<float>(logits); // of the first NaN, where there is one
+            return float.IsNaN(logits[likeliest]) ? throw NoNumber() : likeliest;
+        }
         TensorPrimitives.Divide(logits, (float)_settings.Temperature, logits);
         var keep = _settings.TopK == 0 ? logits.Length : Math.Min(_settings.TopK, logits.Length);
         _candidates.Start(logits, keep);
         var sum = keep == logits.Length ? _candidates.Mass(logits) : 0.0;
         for (var i = 0; i < keep && keep < logits.Length; i++) sum += _candidates.Weight(logits, i);
+        if (double.IsNaN(sum)) throw NoNumber(); // asked of the sum, for logits are read once a token already
         // Nucleus: the shortest prefix whose mass reaches top_p; the first token always stays.
         var (nucleus, mass) = (keep, sum);
         if (_settings.TopP < 1)
@@ -64,6 +65,9 @@ public sealed class Sampler
         }
         return _candidates.Id(nucleus - 1);
     }
+
+    private static InvalidDataException NoNumber() => new("the model's answer is not a number (NaN): a weight of the model or of its adapter is, or "
+        + "activations are larger than their type holds; infer_dtype: float32 tells the second, and `kt train` on any row names the layer where it begins");
 
     private void Penalise(Span<float> logits, IEnumerable<int> seen, IEnumerable<int> drawn)
     {
