@@ -44,6 +44,19 @@ public sealed class ServedAdapterTests(ServedAdapterTests.Two two) : IClassFixtu
         Assert.NotEqual(alone[0], await two.Say("cat", 0));
     }
 
+    /// <summary>api_model_name is one more name for the first adapter of the config, wherever its own name stands in the alphabet.</summary>
+    [Fact]
+    public void The_config_s_name_means_its_first_adapter()
+    {
+        var (cat, dog) = (Path.Combine(two.Folder, "cat"), Path.Combine(two.Folder, "dog"));
+        foreach (var (adapters, first) in ((string, string)[])[($"{cat},{dog}", "cat"), ($"{dog},{cat}", "dog")])
+        {
+            using var engine = ModelEngine.Open($"model_name_or_path={Path.Combine(Checkout.Root, "notebooks/models/kt-tiny")}", "template=deepseek",
+                "infer_dtype=float32", $"adapter_name_or_path={adapters}", "api_model_name=mine");
+            Assert.Equal(first, engine.Find("mine").Adapter);
+        }
+    }
+
     /// <summary>"cat" has a value head beside its adapter: last normed state · w + b.</summary>
     [Fact]
     public async Task A_reward_model_scores_texts_while_others_are_answered()
@@ -205,6 +218,9 @@ public sealed class ServedAdapterTests(ServedAdapterTests.Two two) : IClassFixtu
 
         private readonly Samples.Folder _folder = new();
         private readonly TinyServer.LogLines _log = new();
+
+        /// <summary>Of the adapters cat and dog.</summary>
+        public string Folder => _folder.Path;
 
         public ModelEngine Engine { get; private set; } = null!;
 
