@@ -107,9 +107,10 @@ public sealed class ResidencyPlan
     public bool Trains(string name) => _trains?.Invoke(name) == true;
 
     /// <summary>
-    /// Whether a matrix, or the experts below a path, are laid out in the CPU kernels' tiles when they are taken (<see cref="CpuTiles"/>).
+    /// Whether a matrix, or the experts of a bank by its path, are laid out in the CPU kernels' tiles when they are taken (<see cref="CpuTiles"/>).
+    /// A tensor below a bank that is taken alone, as gpt-oss' biases are, is not.
     /// </summary>
-    public bool IsTiled(string name) => (Bank(name) is { IsTiled: true } bank && bank.Path == name) || _tiled.Contains(name); // biases of a bank are not
+    public bool IsTiled(string name) => (Bank(name) is { IsTiled: true } bank && bank.Path == name) || _tiled.Contains(name);
 
     /// <summary>The card that a tensor goes to when it is taken; null: none.</summary>
     public Device? SentTo(string name) =>

@@ -56,8 +56,10 @@ public sealed class ResidencyPlanTests
         const string expert = "model.layers.3.mlp.experts.7.up_proj.weight", norm = "model.norm.weight";
         Assert.Equal("model.layers.3.mlp.experts", plan.Bank(expert)!.Path);
         Assert.Null(plan.Bank(norm));
-        // Experts of the CPU are read, or laid out in tiles where its kernels multiply such.
-        Assert.Equal((!Cpu.MultipliesTiles, Cpu.MultipliesTiles, (Device?)null), (plan.IsRead(expert), plan.IsTiled(expert), plan.SentTo(expert)));
+        // Experts of the CPU are read, or laid out in tiles where its kernels multiply such: all of a projection, by the path of their bank.
+        Assert.Equal((!Cpu.MultipliesTiles, (Device?)null), (plan.IsRead(expert), plan.SentTo(expert)));
+        Assert.Equal(Cpu.MultipliesTiles, plan.IsTiled("model.layers.3.mlp.experts"));
+        Assert.False(plan.IsTiled("model.layers.3.mlp.experts.down_proj_bias"), "a bias, which is taken alone, is no matrix");
         Assert.Equal((false, Device.Cuda(0)), (plan.IsRead(norm), plan.SentTo(norm)));
         var mapped = Resolve(model, _ => Large, "device=cpu");
         Assert.Equal((false, (Device?)null), (mapped.IsRead(expert), mapped.SentTo(norm)));
