@@ -7,10 +7,14 @@ using KtNotebooks.Nn;
 namespace KtNotebooks.Cli;
 
 /// <summary>
-/// `kt chat`: talk with a model and its adapter; answers stream. `clear` forgets, `/adapter NAME` switches, `exit` leaves, Ctrl-C stops an answer.
+/// `kt chat`: talk with a model and its adapter; answers stream. `clear` forgets, `/adapter NAME` switches, `exit` leaves, Ctrl-C stops an answer; with or
+/// without a slash before them, and `/help` lists them.
 /// </summary>
 internal static class ChatCommand
 {
+    private const string Words =
+        "type a question; `clear` forgets the conversation, `/adapter NAME` lets another adapter answer (`base`: none), `exit` leaves, Ctrl-C stops an answer";
+
     public static Command Create()
     {
         var arguments = new Argument<string[]>(Commands.Config)
@@ -36,14 +40,19 @@ internal static class ChatCommand
         };
         Console.CancelKeyPress += stop;
         foreach (var note in notes.Concat(chat.Notes)) Console.WriteLine(note);
-        Console.WriteLine("type a question; `clear` forgets the conversation, `/adapter NAME` lets another adapter answer (`base`: none), `exit` leaves");
+        Console.WriteLine(Words);
         while (true)
         {
             Console.Write("\nUser: ");
             var line = Console.ReadLine();
-            if (line is null || line.Trim() == "exit") return 0;
+            if (line?.Trim() is null or "exit" or "/exit") return 0;
             if (line.Trim().Length == 0) continue;
-            if (line.Trim() == "clear")
+            if (line.Trim() == "/help")
+            {
+                Console.WriteLine(Words);
+                continue;
+            }
+            if (line.Trim() is "clear" or "/clear")
             {
                 chat.Clear();
                 Console.WriteLine("history cleared");

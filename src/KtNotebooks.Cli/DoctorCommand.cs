@@ -1,5 +1,6 @@
 using System.CommandLine;
 
+using KtNotebooks.Files;
 using KtNotebooks.Interactive;
 using KtNotebooks.Planning;
 
@@ -49,8 +50,8 @@ internal static class DoctorCommand
     internal static string Notebooks(Machine machine)
     {
         List<string> lacks = [];
-        if (machine.Host < NotebookMemory) lacks.Add($"{Machine.Size(NotebookMemory)} of memory, here are {Machine.Size(machine.Host)}");
-        if (machine.DiskFree < NotebookDisk) lacks.Add($"{Machine.Size(NotebookDisk)} of free disk, here are {Machine.Size(machine.DiskFree)}");
+        if (machine.Host < NotebookMemory) lacks.Add($"{ByteSize.Text(NotebookMemory)} of memory, here are {ByteSize.Text(machine.Host)}");
+        if (machine.DiskFree < NotebookDisk) lacks.Add($"{ByteSize.Text(NotebookDisk)} of free disk, here are {ByteSize.Text(machine.DiskFree)}");
         return lacks.Count == 0 ? "fit; they need nothing more than this, no card either: ./kt tour" : $"do not fit: they need {string.Join(" and ", lacks)}";
     }
 }

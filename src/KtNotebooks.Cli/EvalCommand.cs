@@ -22,8 +22,7 @@ internal static class EvalCommand
         };
         var predictions = new Option<string?>("--predictions")
         {
-            Description = "score this file of rows with predict and label (generated_predictions.jsonl) "
-            + "instead"
+            Description = "score this file of rows with predict and label (generated_predictions.jsonl, or the folder that holds it) instead",
         };
         var json = new Option<bool>("--json") { Description = "print one JSON object instead of a table" };
         var save = new Option<string?>("--save") { Description = "also write the JSON object into this file" };

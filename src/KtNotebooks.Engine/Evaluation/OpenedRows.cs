@@ -40,10 +40,40 @@ internal sealed record OpenedRows(PredictSettings Settings, CausalLm Model, Toke
         check?.Invoke(examples);
         SameRun.Require(ranks, settings.Facts(c, examples));
         var (model, tokenizer) = settings.Model.Load(loading);
-        return new OpenedRows(settings, model, tokenizer, examples, ranks)
+        try
         {
-            LeftOut = left,
-            Notes = [.. notes, .. settings.Model.Notes, .. model.Notes],
-        };
+            var tooLong = TakeTooLong(examples, settings, model, tokenizer, cancel);
+            return new OpenedRows(settings, model, tokenizer, examples, ranks)
+            {
+                LeftOut = [.. left, .. tooLong],
+                Notes = [.. notes, .. settings.Model.Notes, .. model.Notes],
+            };
+        }
+        catch
+        {
+            model.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Takes out the rows whose prompts leave no position for an answer: one of them would end the run when its turn comes.</summary>
+    private static string[] TakeTooLong(List<Example> examples, PredictSettings settings, CausalLm model, Tokenizer tokenizer, CancellationToken cancel)
+    {
+        const int Shown = 10;
+        var most = model.Info.MaxPositions;
+        if (settings.Cutoff < most) return []; // cutoff_len has shortened them
+        var encoder = new SftEncoder(settings.Model.Template, tokenizer, settings.Cutoff);
+        int[] lengths = [.. examples.AsParallel().AsOrdered().WithCancellation(cancel).Select(example => encoder.EncodePrompt(example).Prompt.Length)];
+        (string Source, int Tokens)[] tooLong = [.. examples.Select((example, row) => (example.Source, lengths[row])).Where(row => row.Item2 >= most)];
+        if (tooLong.Length == 0) return [];
+        var why = $"the prompt and one token of an answer must fit the {most:N0} positions that the model was made for; cutoff_len={most - 1} shortens prompts";
+        if (tooLong.Length == examples.Count)
+            throw new InvalidDataException($"{tooLong[0].Source}: the prompt of this row, as of all others, is too long ({tooLong[0].Tokens:N0} tokens): "
+                + why);
+        var row = 0;
+        examples.RemoveAll(_ => lengths[row++] >= most);
+        return [$"{tooLong.Length:N0} rows are left out, the longest have {tooLong.Max(r => r.Tokens):N0} tokens: {why}:",
+            .. tooLong.Take(Shown).Select(r => $"  {r.Source}: {r.Tokens:N0} tokens"),
+            .. tooLong.Length > Shown ? [$"  and {tooLong.Length - Shown:N0} more"] : Array.Empty<string>()];
     }
 }

@@ -25,10 +25,12 @@ public static class Predictions
     }
 
     /// <summary>Reads prompt, predict and label of every row; a missing prompt is empty, other keys are ignored.</summary>
+    /// <param name="path">The file, or the output folder of a prediction run that holds one.</param>
     /// <exception cref="FileNotFoundException">No such file.</exception>
     /// <exception cref="InvalidDataException">A line is no such row; file and line are named.</exception>
     public static List<Prediction> Read(string path)
     {
+        if (Directory.Exists(path)) path = Path.Combine(path, FileName);
         if (!File.Exists(path)) throw new FileNotFoundException($"{path}: no such file", path);
         var rows = RowReader.Read(path).Select(row => new Prediction(Text(row, "prompt") ?? "", Required(row, "predict"), Required(row, "label"))).ToList();
         return rows.Count > 0 ? rows : throw new InvalidDataException($"{path}: no rows; wanted one object with prompt, predict and label on each line");

@@ -54,8 +54,8 @@ public static class AtomicFile
         while (!Directory.Exists(folder)) folder = Path.GetDirectoryName(folder)!;
         var free = new DriveInfo(folder).AvailableFreeSpace;
         if (free < bytes)
-            throw new IOException($"{path}: not enough disk: {Size(bytes)} are needed, {Size(free)} are free; free some space or choose another folder");
+            throw new IOException($"{path}: not enough disk: {ByteSize.Text(bytes)} are needed, {ByteSize.Text(free)} are free; "
+                + "free some space or choose another folder");
     }
 
-    private static string Size(long bytes) => bytes is > 0 and < 100_000 ? $"{bytes / 1e3:F1} kB" : $"{bytes / 1e6:F1} MB";
 }

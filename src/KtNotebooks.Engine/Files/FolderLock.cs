@@ -14,18 +14,21 @@ public sealed class FolderLock : IDisposable
     private const string FileName = ".kt-lock";
     private readonly string _path;
     private readonly FileStream _file;
+    private string? _made;
 
     private FolderLock(string path, FileStream file) => (_path, _file) = (path, file);
 
-    /// <summary>For work inside a folder, which is made if it is not there.</summary>
+    /// <summary>For work inside a folder, which is made if it is not there; if nothing comes into it, it goes with the lock.</summary>
     /// <param name="folder">The folder.</param>
     /// <param name="work">What is done, for others: "a training run".</param>
     /// <param name="key">The key that names the folder.</param>
     /// <exception cref="IOException">Somebody else works there.</exception>
     public static FolderLock Inside(string folder, string work, string key)
     {
+        var isThere = Directory.Exists(folder);
         Folders.Create(folder, key);
         var held = Take(Path.Combine(folder, FileName), folder, work, key);
+        if (!isThere) held._made = folder;
         OwnTemporary.Sweep(folder);
         return held;
     }
@@ -56,6 +59,15 @@ public sealed class FolderLock : IDisposable
         if (!_file.CanRead) return;
         File.Delete(_path); // before the lock is free: who takes it looks whether the file is still the one in the folder
         _file.Dispose();
+        if (_made is null || !Directory.Exists(_made) || Directory.EnumerateFileSystemEntries(_made).Any()) return;
+        try
+        {
+            Directory.Delete(_made);
+        }
+        catch (IOException)
+        {
+            // Somebody has begun to work there since.
+        }
     }
 
     private static FolderLock Take(string path, string folder, string work, string key)

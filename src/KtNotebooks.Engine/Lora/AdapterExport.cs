@@ -34,6 +34,7 @@ public sealed class AdapterExport : IDisposable
     private readonly HashSet<string> _names;
     private readonly Dictionary<string, AdapterTensor> _modules = []; // whole, by weight
     private readonly (IReadOnlyList<FolderFile> Files, IReadOnlyList<string> LeftOut) _others;
+    private readonly string[] _ofBase; // its card and the records of its training
     private (string Name, Tensor Scales)? _pending; // of the FP8 matrix written last
 
     /// <summary>Opens and checks everything; nothing is written.</summary>
@@ -50,6 +51,8 @@ public sealed class AdapterExport : IDisposable
         _base = new Checkpoint(settings.Model);
         _names = [.. _base.Names];
         _others = ShardedFolder.BesideWeights(settings.Model);
+        _ofBase = [.. _others.Files.Select(file => file.Name).Where(TellsOfTheBase)];
+        _others = ([.. _others.Files.Where(file => !TellsOfTheBase(file.Name))], _others.LeftOut);
         try
         {
             foreach (var path in settings.Adapters)
@@ -75,7 +78,8 @@ public sealed class AdapterExport : IDisposable
     public IReadOnlyList<string> Notes => [.. _adapters.SelectMany(a => a.Notes),
         .. _adapters.Where(a => HeadOf(a) is not null).Select(a => $"{a.Path}: {AdapterFolder.ValueHead} goes into the folder too: `kt predict stage=rm` "
             + "reads it"),
-        .. _others.LeftOut.Select(what => $"{_settings.Model}: not copied: {what}")];
+        .. _others.LeftOut.Select(what => $"{_settings.Model}: not copied: {what}"),
+        .. _ofBase.Length > 0 ? [$"{_settings.Model}: not copied, they tell of the base: {string.Join(", ", _ofBase)}"] : Array.Empty<string>()];
 
     /// <summary>Writes the folder.</summary>
     /// <param name="onShard">Told shards written, shards in all.</param>
@@ -252,7 +256,12 @@ public sealed class AdapterExport : IDisposable
             : throw new InvalidDataException($"{source.Path}: tensor '{magnitude.Source}' must be [{rows}] for this base, but is {magnitude}");
     }
 
-    /// <summary>config.json, tokenizer, generation settings, model code: every file beside the weights.</summary>
+    /// <summary>A model's card, its pictures, and what its own training wrote: of a merged model they would be untrue.</summary>
+    private static bool TellsOfTheBase(string name) =>
+        Path.GetExtension(name).ToLowerInvariant() is ".md" or ".png" or ".jpg" or ".jpeg" or ".svg" or ".gif" or ".pdf" or ".yaml" or ".yml" or ".jsonl"
+        || Path.GetFileName(name) is "trainer_state.json" || Path.GetFileName(name).EndsWith("_results.json", StringComparison.Ordinal);
+
+    /// <summary>config.json, tokenizer, generation settings, model code, licence: the files beside the weights that stay true.</summary>
     private void CopyOthers(string work) => ShardedFolder.Copy(_others.Files, work, "export_dir", file =>
     {
         if (file.Name != "config.json" || !_settings.WithoutFp8) return null;

@@ -1,4 +1,5 @@
 using KtNotebooks.Experts;
+using KtNotebooks.Files;
 using KtNotebooks.Formats;
 using KtNotebooks.Interop;
 using KtNotebooks.Nn;
@@ -40,11 +41,11 @@ internal static class CpuTiles
 
         bool Fits(string what, long bytes)
         {
-            var fits = bytes <= room;
+            var fits = bytes == 0 || bytes <= room;
             if (fits) room -= bytes;
             else
-                notes.Add($"{what} stay mapped from the file: in the kernels' tiles, which are faster, they would take {bytes / 1e9:F1} GB, and host memory "
-                    + $"has {Math.Max(0, room) / 1e9:F1} GB for them");
+                notes.Add($"{what} stay mapped from the file: in the kernels' tiles, which are faster, they would take {ByteSize.Text(bytes)}, and host memory "
+                    + (room > 0 ? $"has {ByteSize.Text(room)} for them" : "has no room for them beside what is read"));
             return fits;
         }
     }

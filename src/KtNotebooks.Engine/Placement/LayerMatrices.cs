@@ -1,3 +1,4 @@
+using KtNotebooks.Files;
 using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
 
@@ -45,7 +46,7 @@ internal static class LayerMatrices
                 names.Add(name);
             }
             if (tooMany)
-                notes.Add($"dense_weights: host: all weights but experts take {all / 1e9:F1} GB, and {own.Key} has {cards.Of(own.Key) / 1e9:F1} GB: the "
+                notes.Add($"dense_weights: host: all weights but experts take {ByteSize.Text(all)}, and {own.Key} has {ByteSize.Text(cards.Of(own.Key))}: the "
                     + "matrices of layers come to it when their layer is at work");
         }
         return names;

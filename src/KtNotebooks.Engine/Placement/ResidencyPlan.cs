@@ -1,4 +1,5 @@
 using KtNotebooks.Experts;
+using KtNotebooks.Files;
 using KtNotebooks.Formats;
 using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
@@ -188,7 +189,7 @@ public sealed class ResidencyPlan
             : isTrained ? ExecutorKind.Streamed : ExecutorKind.Split;
         if (kind == ExecutorKind.Auto)
             notes.Add($"experts: {Word(executor)}: they "
-                + $"take {stored / 1e9:F1} GB, {card.Gpu} has {room / 1e9:F1} GB for them, adapters and activations");
+                + $"take {ByteSize.Text(stored)}, {card.Gpu} has {ByteSize.Text(room)} for them, adapters and activations");
         var home = executor == ExecutorKind.Resident ? WeightHome.Device : WeightHome.Host;
         WeightHome HomeOf(BankResidency bank) => bank.Place.Weights == WeightHome.Disk ? WeightHome.Disk : home;
         var (group, slots) = executor == ExecutorKind.Resident ? (0, 0)

@@ -1,5 +1,6 @@
 using System.Globalization;
 
+using KtNotebooks.Files;
 using KtNotebooks.Interop;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Tensors;
@@ -35,7 +36,7 @@ public sealed record Machine(long Host, long HostFree, IReadOnlyList<long> Gpus,
             var needs = plan.Total(device);
             if (device == "cpu") Weigh(needs, needs + HostReserve, Host, "of host memory", has, lacks);
             else if (IndexOf(device) is var card && card < Gpus.Count) Weigh(needs, needs, Gpus[card], $"of {device}", has, lacks);
-            else lacks.Add($"needs {Size(needs)} on a card ({device}), this machine has "
+            else lacks.Add($"needs {ByteSize.Text(needs)} on a card ({device}), this machine has "
                 + $"{(Gpus.Count == 0 ? "no card" : $"{Gpus.Count} card{(Gpus.Count == 1 ? "" : "s")}")}");
         }
         if (plan.ToFetch + plan.Written + plan.Bytes("cpu", MemoryPlan.AdapterOnDisk) is > 0 and var disk)
@@ -45,10 +46,10 @@ public sealed record Machine(long Host, long HostFree, IReadOnlyList<long> Gpus,
             Weigh(disk, disk, DiskFree, $"of free disk for {string.Join(", ", what)}", has, lacks);
         }
         if (plan.Total("cpu") + HostReserve is var host && lacks.Count == 0 && host > HostFree)
-            remarks.Add($"only {Size(HostFree)} of host memory are free now: end other programs first");
+            remarks.Add($"only {ByteSize.Text(HostFree)} of host memory are free now: end other programs first");
         // Mapped weights are pages of files that the system drops and reads again as it needs room.
         if (plan.Bytes("cpu", MemoryPlan.Mapped) is > 0 and var mapped && mapped > Host - plan.Total("cpu"))
-            remarks.Add($"{Size(mapped)} of weights stay mapped in their files, more than this memory holds: they are read from disk again and again");
+            remarks.Add($"{ByteSize.Text(mapped)} of weights stay mapped in their files, more than this memory holds: they are read from disk again and again");
         var line = lacks.Count > 0 ? $"does not fit: {string.Join("; ", lacks)}"
             : $"fits: needs {string.Join(", ", has)}{(plan.Devices.All(d => d == "cpu") ? "; no card is needed" : "")}";
         return (lacks.Count == 0, string.Join("; ", remarks.Prepend(line)));
@@ -64,24 +65,16 @@ public sealed record Machine(long Host, long HostFree, IReadOnlyList<long> Gpus,
             ? plan.Bytes("cpu", MemoryPlan.Adapter) + plan.Bytes("cpu", MemoryPlan.Gradients) + plan.Bytes("cpu", MemoryPlan.Optimizer) : 0;
         List<string> keys = [];
         if (streamed > 0 && !plan.TrainsWeights)
-            keys.Add($"expert_weights: disk leaves {Size(streamed)} of experts in the checkpoint's files, at the disk's rate a step");
+            keys.Add($"expert_weights: disk leaves {ByteSize.Text(streamed)} of experts in the checkpoint's files, at the disk's rate a step");
         if (pairs > 0 && plan.Bytes("cpu", MemoryPlan.Adapter) > 0)
-            keys.Add($"expert_lora: disk leaves {Size(pairs)} of their adapters, gradients and moments in offload_folder");
+            keys.Add($"expert_lora: disk leaves {ByteSize.Text(pairs)} of their adapters, gradients and moments in offload_folder");
         return keys;
     }
 
-    /// <summary>Bytes for people.</summary>
-    public static string Size(long bytes) => bytes switch
-    {
-        >= 99_500_000_000 => string.Create(CultureInfo.InvariantCulture, $"{bytes / 1e9:N0} GB"),
-        >= 100_000_000 => string.Create(CultureInfo.InvariantCulture, $"{bytes / 1e9:F1} GB"),
-        _ => string.Create(CultureInfo.InvariantCulture, $"{bytes / 1e6:F1} MB"),
-    };
-
     private static void Weigh(long needs, long withReserve, long there, string what, List<string> has, List<string> lacks)
     {
-        if (withReserve <= there) has.Add($"{Size(needs)} of {Size(there)} {what}");
-        else lacks.Add($"needs {Size(needs)} {what}, this machine has {Size(there)}");
+        if (withReserve <= there) has.Add($"{ByteSize.Text(needs)} of {ByteSize.Text(there)} {what}");
+        else lacks.Add($"needs {ByteSize.Text(needs)} {what}, this machine has {ByteSize.Text(there)}");
     }
 
     private static int IndexOf(string device) => int.Parse(device.AsSpan(device.IndexOf(':') + 1), CultureInfo.InvariantCulture);

@@ -2,8 +2,9 @@ using System.ComponentModel;
 using System.Diagnostics;
 using System.Runtime.InteropServices;
 
-using KtNotebooks.Interop;
+using KtNotebooks.Files;
 using KtNotebooks.Interop.Cuda;
+using KtNotebooks.Interop;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Planning;
@@ -19,7 +20,7 @@ public sealed record MachineFacts(IReadOnlyList<(string What, string Text)> Line
         List<string> advice = [];
         Processor(lines, advice);
         Memory(lines, advice);
-        lines.Add(("disk", $"{Machine.Size(Machine.Here(Environment.CurrentDirectory).DiskFree)} free in {Environment.CurrentDirectory}"));
+        lines.Add(("disk", $"{ByteSize.Text(Machine.Here(Environment.CurrentDirectory).DiskFree)} free in {Environment.CurrentDirectory}"));
         Gpus(lines, advice);
         Fonts(lines, advice);
         return new MachineFacts(lines, advice);
@@ -41,9 +42,9 @@ public sealed record MachineFacts(IReadOnlyList<(string What, string Text)> Line
     {
         var memory = HostMemory.Read();
         var (total, free) = (memory.GetValueOrDefault("MemTotal"), memory.GetValueOrDefault("MemAvailable"));
-        lines.Add(("memory", $"{Machine.Size(free)} of {Machine.Size(total)} available, {Machine.Size(memory.GetValueOrDefault("SwapTotal"))} swap"));
+        lines.Add(("memory", $"{ByteSize.Text(free)} of {ByteSize.Text(total)} available, {ByteSize.Text(memory.GetValueOrDefault("SwapTotal"))} swap"));
         if (total is > 0 and < 8L << 30)
-            advice.Add($"{Machine.Size(total)} of memory train the built-in model; for a larger one kt plan says what it needs before anything is loaded");
+            advice.Add($"{ByteSize.Text(total)} of memory train the built-in model; for a larger one kt plan says what it needs before anything is loaded");
     }
 
     private static void Gpus(List<(string, string)> lines, List<string> advice)
@@ -60,8 +61,8 @@ public sealed record MachineFacts(IReadOnlyList<(string What, string Text)> Line
             try
             {
                 var card = CudaDevice.Get(i);
-                lines.Add(($"cuda:{i}", $"{card.Name}, sm_{card.Architecture}, {card.Multiprocessors} multiprocessors, {Machine.Size(card.FreeBytes)} of "
-                    + $"{Machine.Size(card.TotalBytes)} free"));
+                lines.Add(($"cuda:{i}", $"{card.Name}, sm_{card.Architecture}, {card.Multiprocessors} multiprocessors, {ByteSize.Text(card.FreeBytes)} of "
+                    + $"{ByteSize.Text(card.TotalBytes)} free"));
             }
             catch (Exception error) when (error is NotSupportedException or FileNotFoundException or KtNativeException)
             {

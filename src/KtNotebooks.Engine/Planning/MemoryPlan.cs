@@ -71,7 +71,10 @@ public sealed record MemoryPlan
     public long Bytes(string device, string what) => Items.Where(i => i.Device == device && i.What == what).Sum(i => i.Bytes);
 
     /// <summary>Bytes on a device that cannot be dropped: all but mapped weights, and what stays on the disk.</summary>
-    public long Total(string device) => Items.Where(i => i.Device == device && i.What is not (Mapped or OnDisk or AdapterOnDisk)).Sum(i => i.Bytes);
+    public long Total(string device) => Items.Where(i => i.Device == device && (IsHeld(i.What) || i.What == Driver)).Sum(i => i.Bytes);
+
+    /// <summary>Whether an item is this program's own memory: no page of a mapped file, nothing on a disk, not the driver's.</summary>
+    internal static bool IsHeld(string what) => what is not (Mapped or OnDisk or AdapterOnDisk or Driver);
 
     /// <summary>
     /// `kt plan`: a training config, a model folder, a config.json or the name of a known shape, then key=value. Without a key of training only the
@@ -113,14 +116,13 @@ public sealed record MemoryPlan
         var window = new Window(tokens, Math.Min(sequence, Math.Max(tokens, 1)), Math.Min(chunk, tokens));
         var isHere = Directory.Exists(path) && Directory.EnumerateFiles(path, "*.safetensors").Any();
         if (isHere && trains is not null) WeightAdaptation.RequirePlain(path, model, trains);
-        var plan = new PlanBuilder(model, residency, config, window, memory, keys.KeepsActivations)
+        var plan = new PlanBuilder(model, residency, config, window, memory, keys)
         {
             TrainsWeights = parts is not null,
         }.Build(path, notes);
         plan = plan with { ToFetch = isHere ? 0 : plan.Stored };
-        // A training file has many keys that no memory depends on; what kt train would refuse is left to kt train.
-        var unread = c.Unread;
-        return unread.Count == 0 ? plan : plan with { Notes = [.. plan.Notes, $"not looked at by the plan: {string.Join(", ", unread)}"] };
+        // A training file has many keys that no memory depends on. One that is refused or misspelt would make the plan one of another run.
+        return plan with { Notes = [.. plan.Notes, .. c.Finish("kt plan")] };
     }
 
     /// <summary>Whether a config trains: it has an output_dir, or a key that means nothing but in training.</summary>

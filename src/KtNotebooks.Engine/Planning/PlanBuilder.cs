@@ -1,4 +1,5 @@
 using KtNotebooks.Experts;
+using KtNotebooks.Files;
 using KtNotebooks.Formats;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
@@ -10,7 +11,7 @@ namespace KtNotebooks.Planning;
 
 /// <summary>Counts a model of shapes, module by module, into a <see cref="MemoryPlan"/>: what loading and training will do by the residency plan.</summary>
 internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, ConfigFile config, Window window, IReadOnlyDictionary<Device, TrainingMemory> memory,
-    bool keepsActivations)
+    TrainingMemoryKeys keys)
 {
     /// <summary>What is said behind the format of matrices in the CPU kernels' tiles.</summary>
     private const string Tiles = " tiles";
@@ -52,7 +53,7 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
         if (plan.Bytes("cpu", MemoryPlan.OnDisk) is > 0 and var onDisk && window.Tokens > 0)
             plan = plan with
             {
-                Notes = [.. plan.Notes, $"a step reads {2 * onDisk / 1e9:F0} GB of experts from the disk, less what slots keep"
+                Notes = [.. plan.Notes, $"a step reads {ByteSize.Text(2 * onDisk)} of experts from the disk, less what slots keep"
                     + (plan.Bytes("cpu", MemoryPlan.AdapterOnDisk) > 0 ? ""
                         : "; adapters of experts, with gradients and moments, are in host memory: expert_lora: disk lets them wait on a disk as well")],
             };
@@ -60,8 +61,8 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
             : plan with { Notes = [.. plan.Notes, .. residency.Gpus.Select(c => c.Gpu.ToString()).Where(c => Ours(c) > limit).Select(TooMuch)] };
 
         long Ours(string card) => plan.Total(card) - plan.Bytes(card, MemoryPlan.Driver);
-        string TooMuch(string card) => $"{card} may need {Ours(card) / 1e9:F1} GB, more than gpu_memory_limit, {limit / 1e9:F1} GB: fewer tokens a step, a "
-            + "smaller chunk_size, or experts: streamed";
+        string TooMuch(string card) => $"{card} may need {ByteSize.Text(Ours(card))}, more than gpu_memory_limit, {ByteSize.Text(limit)}: fewer tokens a "
+            + "step, a smaller chunk_size, or experts: streamed";
     }
 
     private IReadOnlyList<ExpertGroup> GroupsOf(BankResidency bank) => bank.Place.Executor == ExecutorKind.Resident
@@ -175,7 +176,7 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
             if (stay < device.Count()) Add(Device.Cpu, MemoryPlan.Inputs, (device.Count() - stay) * input);
         }
         Add(last, MemoryPlan.Inputs, input); // the gradient on its way down
-        if (keepsActivations)
+        if (keys.KeepsActivations)
             foreach (var moe in model.All().OfType<MoeMlp>())
                 if (PlaceOf(moe.Experts) is { Executor: ExecutorKind.Cpu } or { Compute.Kind: DeviceKind.Cpu })
                     Add(Device.Cpu, MemoryPlan.Activations, (long)window.Tokens * moe.Settings.TopK * 2 * moe.Experts.Inner * model.Type.Size());
@@ -200,10 +201,11 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
         }
         foreach (var (device, bytes) in all)
         {
-            // They are given up where anything else needs the room.
-            var others = _items.Where(i => i.Key.Device == device.ToString() && i.Key.What != MemoryPlan.Driver).Sum(i => i.Value);
-            var room = residency.Gpus.FirstOrDefault(c => c.Gpu == device)?.Bytes - others ?? long.MaxValue;
-            if (Math.Min(Math.Min(bytes, memory[device].KeptBytes), room) is > 0 and var kept) Add(device, MemoryPlan.Activations, kept);
+            // They are given up where anything else needs the room; a run asks for its share of host memory when its weights are in.
+            var others = _items.Where(i => i.Key.Device == device.ToString() && MemoryPlan.IsHeld(i.Key.What)).Sum(i => i.Value);
+            var room = (residency.Gpus.FirstOrDefault(c => c.Gpu == device)?.Bytes ?? HostMemory.Left) - others;
+            var budget = device.Kind == DeviceKind.Cuda ? memory[device].KeptBytes : TrainingMemory.OnHost(keys, room).KeptBytes;
+            if (Math.Min(Math.Min(bytes, budget), room) is > 0 and var kept) Add(device, MemoryPlan.Activations, kept);
         }
     }
 

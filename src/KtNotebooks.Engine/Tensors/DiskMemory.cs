@@ -1,6 +1,6 @@
 using System.IO.MemoryMappedFiles;
 using System.Runtime.InteropServices;
-
+using KtNotebooks.Files;
 using KtNotebooks.Interop;
 
 namespace KtNotebooks.Tensors;
@@ -176,8 +176,9 @@ public sealed partial class DiskMemory(string folder)
             }
             catch (Exception e) when (e is IOException or UnauthorizedAccessException)
             {
-                var free = Directory.Exists(folder) ? $"{new DriveInfo(folder).AvailableFreeSpace / 1e9:F1} GB are free there" : "the folder cannot be made";
-                throw new IOException($"offload_folder: {folder}: a file of {bytes / 1e9:F1} GB for what expert_lora: disk keeps there cannot be made; {free}. "
+                var free = Directory.Exists(folder) ? $"{ByteSize.Text(new DriveInfo(folder).AvailableFreeSpace)} are free there" : "the folder cannot be made";
+                throw new IOException($"offload_folder: {folder}: a file of {ByteSize.Text(bytes)} for what expert_lora: disk keeps there cannot be made; "
+                    + $"{free}. "
                     + "Give another offload_folder, a smaller lora_rank, or expert_lora: host", e);
             }
         }

@@ -1,4 +1,5 @@
 using System.Buffers.Text;
+using KtNotebooks.Files;
 
 namespace KtNotebooks.Tensors;
 
@@ -39,7 +40,7 @@ public static class HostMemory
     {
         if (bytes < 1 << 20) return;
         if (Available() is { } available && bytes > available - Reserve)
-            throw new InsufficientMemoryException($"{bytes / 1e9:F2} GB more do not fit the host memory, of which {available / 1e9:F1} GB are " +
+            throw new InsufficientMemoryException($"{ByteSize.Text(bytes)} more do not fit the host memory, of which {ByteSize.Text(available)} are " +
                 $"available; {instead}");
     }
 

@@ -51,7 +51,7 @@ public sealed class Trainer
         var total = windows.TotalSteps;
         var (strategy, every) = settings.Evaluations;
         _logs = new Occasions(settings.LoggingStrategy, settings.LoggingSteps, total);
-        _saves = new Occasions(settings.SaveStrategy, settings.SaveSteps, total);
+        _saves = new Occasions(settings.SaveStrategy, settings.SaveSteps, total, andLast: true);
         _evaluations = new Occasions(strategy, every, total);
         _shape = new RunShape(total, windows.Epochs, windows.BatchSize, _logs.Every, _saves.Every, _evaluations.Every, RunShape.FlosPerTokenOf(model));
     }
@@ -162,7 +162,7 @@ public sealed class Trainer
         Ranks.Barrier();
         // Only now, when all of the checkpoint has been found to be good, anything is touched.
         if (Ranks.IsFirst()) RunStart.Clear(_settings.OutputDir, from);
-        using var log = Ranks.IsFirst() ? new TrainerLog(_settings.OutputDir, state, [.. Trackers()]) : null;
+        using var log = Ranks.IsFirst() ? new TrainerLog(_settings.OutputDir, state, [.. Trackers()], note => OnNote?.Invoke(note)) : null;
         if (from is not null) OnNote?.Invoke($"resumed from {from} at step {state.Step} of {_windows.TotalSteps}");
         return Loop(log, state, optimizer, parameters, cancel);
     }
@@ -191,10 +191,10 @@ public sealed class Trainer
         long tokens = 0, rows = 0;
         var sinceLog = 0.0;
         Dictionary<string, (double Sum, int Steps)> metrics = []; // since the log's last line, of the steps that had them
-        WindowLoss? evaluation = null;
+        Evaluation? evaluation = null;
         var logged = first;
         var waiting = new WaitingShares(Ranks);
-        var interrupted = _evaluation is not null && _settings.EvalOnStart && first == 0 && !TryEvaluate(step, log, last, out evaluation, cancel);
+        var interrupted = _evaluation is not null && _settings.EvalOnStart && first == 0 && (evaluation = Evaluate(step, log, last, cancel)) is null;
         for (var s = first; s < total && !interrupted; s++)
         {
             var (batch, epoch) = _windows.At(s);
@@ -243,27 +243,26 @@ public sealed class Trainer
                 metrics.Clear();
             }
             OnStep?.Invoke(last);
-            if (s + 1 == total) break;
-            var measure = _evaluation is not null && !interrupted && _evaluations.AreAt(s + 1, epoch);
-            if (measure) interrupted = !TryEvaluate(step, log, last, out evaluation, cancel);
-            if (measure && !interrupted) state.Measured(_settings.Best.Of(evaluation!), _settings.Best);
-            if (!interrupted && _saves.AreAt(s + 1, epoch)) Save(state, optimizer, measure ? evaluation : null, whole: !_settings.SaveOnlyModel);
-            if (interrupted || _settings.Patience is not { } patience || state.Evaluated.Since < patience) continue;
+            // The last step's evaluation and checkpoint are of the run like any other's: it can be the best, and a longer run can go on from it.
+            var measure = _evaluation is not null && !interrupted && (s + 1 == total || _evaluations.AreAt(s + 1, epoch));
+            if (measure) interrupted = (evaluation = Evaluate(step, log, last, cancel)) is null;
+            if (measure && !interrupted) state.Measured(_settings.Best.Of(evaluation!.Loss), _settings.Best);
+            if (!interrupted && _saves.AreAt(s + 1, epoch)) Save(state, optimizer, measure ? evaluation!.Loss : null, whole: !_settings.SaveOnlyModel);
+            if (interrupted || s + 1 == total || _settings.Patience is not { } patience || state.Evaluated.Since < patience) continue;
             OnNote?.Invoke($"stopped after step {s + 1}: {patience} evaluations in a row were no better than {state.Evaluated.Value:G6} "
                 + "(early_stopping_steps)");
             break;
         }
-        var measured = TimeSpan.Zero;
-        if (!interrupted && _evaluation is not null)
-        {
-            var before = watch.Elapsed;
-            interrupted = !TryEvaluate(step, log, last, out evaluation, cancel);
-            measured = watch.Elapsed - before;
-        }
+        // A run that goes on where nothing but its end is missing has not measured what it ends with.
+        if (!interrupted && _evaluation is not null && evaluation?.Step != state.Step)
+            interrupted = (evaluation = Evaluate(step, log, last, cancel)) is null;
         if (interrupted && state.Step > first) Save(state, optimizer, null, whole: true);
-        if (!interrupted && _settings.LoadBestAtEnd && TakeBest(state, evaluation!))
-            evaluation = _settings.Best.Metric == "loss" ? new WindowLoss(state.Best!.Value) : step.Measure(step.ShareOf(Ranks, _evaluation!), Stop(cancel));
-        var result = new TrainResult(state.Step, total, state.MeanLoss, last.Loss, evaluation?.Loss, tokens / watch.Elapsed.TotalSeconds, watch.Elapsed,
+        if (!interrupted && _settings.LoadBestAtEnd && TakeBest(state, evaluation!.Loss))
+            evaluation = evaluation with
+            {
+                Loss = _settings.Best.Metric == "loss" ? new WindowLoss(state.Best!.Value) : step.Measure(step.ShareOf(Ranks, _evaluation!), Stop(cancel)),
+            };
+        var result = new TrainResult(state.Step, total, state.MeanLoss, last.Loss, evaluation?.Loss.Loss, tokens / watch.Elapsed.TotalSeconds, watch.Elapsed,
             interrupted);
         if (state.Step == 0) return result; // nothing is learned, nothing is written
         if (Broken() is { } broken) throw Diverged($"after step {state.Step} '{broken}' holds NaN or infinities");
@@ -273,7 +272,7 @@ public sealed class Trainer
         if (state.Step > first || !interrupted) log.End(last);
         if (!interrupted) log.Finish();
         if (interrupted) state.Write(_settings.OutputDir, _shape);
-        else Finish(result, state, state.Step - first, rows, measured);
+        else Finish(result, state, state.Step - first, rows, evaluation);
         return result;
     }
 
@@ -310,23 +309,24 @@ public sealed class Trainer
         _part = mark.Stage < 0 ? work : $"{work} of layer {mark.Layer}";
     }
 
-    /// <summary>False when cancelled.</summary>
-    private bool TryEvaluate(LayerMajorStep step, TrainerLog? log, StepReport report, out WindowLoss? evaluation, CancellationToken cancel)
+    /// <summary>The loss of the held-out rows after a step; null when cancelled.</summary>
+    private Evaluation? Evaluate(LayerMajorStep step, TrainerLog? log, StepReport report, CancellationToken cancel)
     {
         _part = "evaluation after it";
-        evaluation = null;
+        var watch = Stopwatch.StartNew();
+        WindowLoss loss;
         try
         {
-            evaluation = step.Measure(step.ShareOf(Ranks, _evaluation!), Stop(cancel));
+            loss = step.Measure(step.ShareOf(Ranks, _evaluation!), Stop(cancel));
         }
         catch (OperationCanceledException)
         {
-            return false;
+            return null;
         }
-        if (!double.IsFinite(evaluation.Loss)) throw Diverged($"after step {report.Step}: the loss of the held-out rows is {evaluation.Loss}");
-        log?.Evaluation(report, evaluation);
-        OnEvaluation?.Invoke(report.Step, evaluation.Loss);
-        return true;
+        if (!double.IsFinite(loss.Loss)) throw Diverged($"after step {report.Step}: the loss of the held-out rows is {loss.Loss}");
+        log?.Evaluation(report, loss);
+        OnEvaluation?.Invoke(report.Step, loss.Loss);
+        return new Evaluation(report.Step, loss, watch.Elapsed);
     }
 
     private void Save(TrainerState state, IOptimizer optimizer, WindowLoss? evaluation, bool whole)
@@ -365,9 +365,9 @@ public sealed class Trainer
     }
 
     /// <summary>What a finished run leaves beside its weights.</summary>
-    private void Finish(TrainResult result, TrainerState state, int steps, long rows, TimeSpan measured)
+    private void Finish(TrainResult result, TrainerState state, int steps, long rows, Evaluation? evaluation)
     {
-        var seconds = (result.Elapsed - measured).TotalSeconds;
+        var seconds = (result.Elapsed - (evaluation?.Took ?? TimeSpan.Zero)).TotalSeconds;
         double Speed(double count, double time) => Math.Round(count / time, 3);
         (string Name, double Value)[] train =
         [
@@ -379,13 +379,9 @@ public sealed class Trainer
         state.Close(train[..6]);
         state.Write(_settings.OutputDir, _shape);
         Complete?.Invoke(result, state);
-        if (result.EvalLoss is { } loss)
-        {
-            (string, double)[] speed = measured == TimeSpan.Zero ? []
-                : [("runtime", Math.Round(measured.TotalSeconds, 4)), ("samples_per_second", Speed(_evaluation!.Sequences, measured.TotalSeconds)),
-                    ("steps_per_second", Speed(1, measured.TotalSeconds))];
-            ResultsFile.Write(_settings.OutputDir, "eval", [("epoch", state.Epoch), ("loss", loss), .. speed]);
-        }
+        if (evaluation is { Loss.Loss: var loss, Took.TotalSeconds: var took })
+            ResultsFile.Write(_settings.OutputDir, "eval", [("epoch", state.Epoch), ("loss", loss), ("runtime", Math.Round(took, 4)),
+                ("samples_per_second", Speed(_evaluation!.Sequences, took)), ("steps_per_second", Speed(1, took))]);
         ResultsFile.Write(_settings.OutputDir, "train", train); // last of all: this file says that the run is finished
     }
 
@@ -409,4 +405,7 @@ public sealed class Trainer
             parameter.Tensor.Grad = null;
         }
     }
+
+    /// <summary>Of the held-out rows: after which step, what, and how long it took.</summary>
+    private sealed record Evaluation(int Step, WindowLoss Loss, TimeSpan Took);
 }

@@ -7,22 +7,25 @@ namespace KtNotebooks.Training;
 
 /// <summary>
 /// trainer_log.jsonl, one line a log event, appended and flushed at once so that others can follow; the same events go into the history of
-/// trainer_state.json. Field names and order as LLaMA-Factory's.
+/// trainer_state.json. Field names and order as LLaMA-Factory's. A full disk does not end a run for a line of its log: lines wait until there is room.
 /// </summary>
 public sealed class TrainerLog : IDisposable
 {
     private readonly string _path;
     private readonly JsonArray _history;
     private readonly IReadOnlyList<ITracker> _trackers;
+    private readonly Action<string>? _onNote;
+    private string _waiting = "";
 
     /// <param name="folder">The output folder.</param>
     /// <param name="state">Whose history hears everything too. A log that is there is cut to its step: a run that died had written beyond its
     /// checkpoint.</param>
     /// <param name="trackers">Who hears the values too; owned by this log.</param>
-    internal TrainerLog(string folder, TrainerState state, IReadOnlyList<ITracker>? trackers = null)
+    /// <param name="onNote">What a person should know.</param>
+    internal TrainerLog(string folder, TrainerState state, IReadOnlyList<ITracker>? trackers = null, Action<string>? onNote = null)
     {
         ArgumentNullException.ThrowIfNull(state);
-        (_path, _history) = (Path.Combine(folder, "trainer_log.jsonl"), state.History);
+        (_path, _history, _onNote) = (Path.Combine(folder, "trainer_log.jsonl"), state.History, onNote);
         if (state.Step == 0) File.Delete(_path);
         else TrimTo(state.Step);
         _trackers = trackers ?? [];
@@ -91,6 +94,20 @@ public sealed class TrainerLog : IDisposable
         return entry;
     }
 
+    /// <summary>Takes away what of a line there was room for.</summary>
+    private void CutTo(long length)
+    {
+        try
+        {
+            if (File.Exists(_path))
+                using (var file = File.OpenWrite(_path)) file.SetLength(length);
+        }
+        catch (IOException)
+        {
+            // What cannot be shortened is cut when a run goes on (TrimTo).
+        }
+    }
+
     private void TrimTo(int step)
     {
         if (!File.Exists(_path)) return;
@@ -123,6 +140,18 @@ public sealed class TrainerLog : IDisposable
         line["elapsed_time"] = Duration(report.Elapsed);
         line["remaining_time"] = Duration(report.Remaining);
         line["throughput"] = Math.Round(report.TokensPerSecond, 2);
-        File.AppendAllText(_path, line.ToJsonString() + "\n");
+        var text = _waiting + line.ToJsonString() + "\n";
+        var length = File.Exists(_path) ? new FileInfo(_path).Length : 0;
+        try
+        {
+            File.AppendAllText(_path, text);
+            _waiting = "";
+        }
+        catch (IOException error)
+        {
+            if (_waiting.Length == 0) _onNote?.Invoke($"{_path}: {Folders.Cause(error)}; its lines wait until they can be written, training goes on");
+            _waiting = text;
+            CutTo(length);
+        }
     }
 }

@@ -1,5 +1,6 @@
 using KtNotebooks.Configuration;
 using KtNotebooks.Experts;
+using KtNotebooks.Files;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
 using KtNotebooks.Placement;
@@ -117,9 +118,10 @@ public readonly record struct TrainingMemory(bool LoraOnHost, bool MomentsOnHost
     }
 
     /// <summary>Of the CPU, where layers are computed by it: inputs stay where they are.</summary>
-    public static TrainingMemory OnHost(TrainingMemoryKeys keys) => new(false, false, long.MaxValue)
+    /// <param name="left">Bytes that host memory can still give; null: what is available now.</param>
+    public static TrainingMemory OnHost(TrainingMemoryKeys keys, long? left = null) => new(false, false, long.MaxValue)
     {
-        KeptBytes = keys.KeptBytes ?? (long)(HostShare * HostMemory.Left),
+        KeptBytes = keys.KeptBytes ?? (long)(HostShare * (left ?? HostMemory.Left)),
     };
 
     private static long KeptOf(double left, TrainingMemoryKeys keys) => keys.KeptBytes ?? (long)Math.Max(0, KeptShare * left);
@@ -148,7 +150,7 @@ public readonly record struct TrainingMemory(bool LoraOnHost, bool MomentsOnHost
         }
         if (experts > 0)
             notes.Add($"experts that cross the bus are trained in host memory: {experts / 1e6:F1} M elements, "
-                + $"{experts * (GradientBytes + MomentBytes) / 1e9:F2} GB with gradients and moments beside the weights; "
+                + $"{ByteSize.Text((long)experts * (GradientBytes + MomentBytes))} with gradients and moments beside the weights; "
                 + "their gradients leave the card bank by bank and the CPU updates them");
         return all;
     }
@@ -176,8 +178,8 @@ public readonly record struct TrainingMemory(bool LoraOnHost, bool MomentsOnHost
             var memory = Of(card.Left, dense, experts, banks.Any(b => CpuTakesPart(plan.Bank(b.Path)!, b.TopK * tokens)), keys, whole);
             all.Add(card.Gpu, memory);
             if (experts > 0 && memory.LoraOnHost)
-                notes.Add($"{card.Gpu}: the LoRA of its experts ({experts / 1e6:F1} M elements, {experts * (OnGpuBytes + MomentBytes) / 1e9:F2} GB with "
-                    + $"gradients and moments) is {(memory.LoraOnDisk ? $"on the disk, in {keys.ExpertLoraFolder}, and updated by the CPU"
+                notes.Add($"{card.Gpu}: the LoRA of its experts ({experts / 1e6:F1} M elements, {ByteSize.Text((long)experts * (OnGpuBytes + MomentBytes))} "
+                    + $"with gradients and moments) is {(memory.LoraOnDisk ? $"on the disk, in {keys.ExpertLoraFolder}, and updated by the CPU"
                         : "in host memory and updated there")}");
             var here = whole + dense + (memory.LoraOnHost ? 0 : experts);
             if (memory.MomentsOnHost) notes.Add($"{card.Gpu}: AdamW's moments of {here / 1e6:F1} M elements wait in pinned host memory");

@@ -58,6 +58,26 @@ public class PredictRunTests
     }
 
     [Fact]
+    public void A_row_that_is_too_long_for_the_model_is_left_out_by_name()
+    {
+        using var place = new Workplace();
+        Assert.Equal(256, (int)JsonNode.Parse(File.ReadAllText(Path.Combine(place.Model, "config.json")))!["max_position_embeddings"]!);
+        var rows = new[] { "short", string.Concat(Enumerable.Repeat("天 weather ", 200)), "short too" };
+        place.Write("data/good.json", new JsonArray([.. rows.Select(r => new JsonObject { ["instruction"] = r, ["output"] = "y" })]).ToJsonString());
+        var (exit, _, errors) = Kt.Run(Predict(place, "cutoff_len=2000"));
+        Assert.Equal(0, exit);
+        Assert.Matches(@"^1 rows are left out, the longest have [\d,]+ tokens: the prompt and one token of an answer must fit the 256 positions that the model "
+            + @"was made for; cutoff_len=255 shortens prompts:\n  \S+good.json:2: [\d,]+ tokens\n$", errors);
+        Assert.Equal(2, Predictions.Read(place.Output).Count); // the folder will do
+        var cut = Kt.Run(Predict(place, "cutoff_len=255", "overwrite_output_dir=true"));
+        Assert.Equal((0, ""), (cut.Exit, cut.Errors));
+        Assert.Equal(3, Predictions.Read(FileOf(place)).Count);
+        place.Write("data/good.json", new JsonArray(new JsonObject { ["instruction"] = rows[1], ["output"] = "y" }).ToJsonString());
+        Assert.Matches("good.json:1: the prompt of this row, as of all others, is too long", Kt.Refuses(Predict(place, "cutoff_len=2000",
+            "overwrite_output_dir=true")));
+    }
+
+    [Fact]
     public void Ctrl_C_keeps_what_is_there()
     {
         using var place = new Workplace();

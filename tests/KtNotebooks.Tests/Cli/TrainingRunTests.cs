@@ -20,7 +20,8 @@ public class TrainingRunTests
         Assert.Contains("tokens/s", output, StringComparison.Ordinal);
         Assert.Contains("ETA", output, StringComparison.Ordinal);
         Assert.Equal(
-            ["README.md", "adapter_config.json", "adapter_model.safetensors", "all_results.json", "checkpoint-10", "checkpoint-5", "tokenizer.json",
+            ["README.md", "adapter_config.json", "adapter_model.safetensors", "all_results.json", "checkpoint-10", "checkpoint-12", "checkpoint-5",
+                "tokenizer.json",
                 "tokenizer_config.json", "train_results.json", "trainer_log.jsonl",
                 "trainer_state.json", "training_args.yaml", "training_loss.png"],
             Directory.GetFileSystemEntries(place.Output).Select(Path.GetFileName).Order(StringComparer.Ordinal));

@@ -27,8 +27,12 @@ public sealed class FolderLockTests : IDisposable
             FolderLock.Inside(At("other"), "a training run", "output_dir").Dispose();
         }
         FolderLock.RequireFree(At("out"), "output_dir");
-        FolderLock.Inside(At("out"), "a prediction run", "output_dir").Dispose();
-        Assert.Empty(Directory.GetFileSystemEntries(At("out")));
+        using (FolderLock.Inside(At("out"), "a prediction run", "output_dir")) File.WriteAllText(Path.Combine(At("out"), "a"), "");
+        Assert.Equal("a", Path.GetFileName(Assert.Single(Directory.GetFileSystemEntries(At("out")))));
+        Assert.False(Directory.Exists(At("other"))); // it made the folder, and nothing came into it
+        Directory.CreateDirectory(At("there"));
+        FolderLock.Inside(At("there"), "a prediction run", "output_dir").Dispose();
+        Assert.Empty(Directory.GetFileSystemEntries(At("there")));
     }
 
     [Fact]

@@ -132,6 +132,27 @@ public sealed class AdapterExportTests : IDisposable
     }
 
     [Fact]
+    public void What_tells_of_the_base_stays_with_it()
+    {
+        var model = Fp8Base();
+        foreach (var name in (string[])["README.md", "LICENSE", "figures/loss.png", "trainer_state.json", "all_results.json", "modeling.py"])
+        {
+            Directory.CreateDirectory(Path.GetDirectoryName(Path.Combine(model, name))!);
+            File.WriteAllText(Path.Combine(model, name), "{}");
+        }
+        using (var export = new AdapterExport(new ExportSettings(model, [], At("out"))))
+        {
+            Assert.Contains($"{model}: not copied, they tell of the base: README.md, all_results.json, figures/loss.png, trainer_state.json", export.Notes);
+            export.Run(cancel: TestContext.Current.CancellationToken);
+        }
+        var names = Directory.GetFileSystemEntries(At("out")).Select(Path.GetFileName).ToArray();
+        Assert.Contains("LICENSE", names);
+        Assert.Contains("modeling.py", names);
+        Assert.Contains("config.json", names);
+        Assert.DoesNotContain(names, name => name is "README.md" or "figures" or "trainer_state.json" or "all_results.json");
+    }
+
+    [Fact]
     public void Without_an_adapter_every_stored_byte_is_kept()
     {
         var model = Fp8Base();

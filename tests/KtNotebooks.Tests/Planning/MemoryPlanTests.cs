@@ -33,6 +33,22 @@ public sealed class MemoryPlanTests
     }
 
     [Theory]
+    [InlineData("quantization_bit=4", "command line: 'quantization_bit' is 4, which is not to be had here: ")]
+    [InlineData("lora_rnak=4", "command line: unknown key 'lora_rnak'. Did you mean 'lora_rank'?")]
+    public void What_a_run_refuses_its_plan_refuses(string pair, string message) =>
+        Assert.StartsWith(message, Assert.Throws<ArgumentException>(() => MemoryPlan.Open("deepseek-v2-lite", "tokens_per_step=64", pair)).Message,
+            StringComparison.Ordinal);
+
+    [Fact]
+    public void Passes_that_wait_get_a_share_of_what_host_memory_has_left()
+    {
+        string[] run = ["deepseek-v2-lite", "tokens_per_step=16384", "kt_config.kt_expert_weight_format=int4", "experts=cpu"];
+        var (some, none) = (MemoryPlan.Open(run), MemoryPlan.Open([.. run, "kept_activations=none"]));
+        Assert.Equal(0, none.Bytes("cpu", MemoryPlan.Activations));
+        Assert.InRange(some.Bytes("cpu", MemoryPlan.Activations), 0, (long)(0.25 * Math.Max(0, HostMemory.Left * 1.1 - none.Total("cpu"))));
+    }
+
+    [Theory]
     [InlineData("experts=cpu", 0)]
     [InlineData("experts=streamed", 2)]
     [InlineData("experts=resident", 58)]

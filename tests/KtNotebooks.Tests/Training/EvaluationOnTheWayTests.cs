@@ -34,6 +34,8 @@ public sealed class EvaluationOnTheWayTests : IDisposable
         };
         var (result, _) = TinyRun.Train(settings, evaluate: true, onNote: notes.Add);
         Assert.True(result is { Interrupted: false, Steps: < 6 }, $"{result}");
+        var measured = File.ReadAllLines(Path.Combine(_place.Output, "trainer_log.jsonl")).Count(l => l.Contains("eval_loss", StringComparison.Ordinal));
+        Assert.Equal(result.Steps, measured); // the step that it stops after is not measured again
         Assert.Contains(notes, n => n.Contains("2 evaluations in a row were no better than", StringComparison.Ordinal));
         Assert.True(File.Exists(Path.Combine(_place.Output, "train_results.json")));
     }

@@ -24,7 +24,7 @@ public sealed class RunStartTests : IDisposable
         var before = Content();
         foreach (var again in new[] { Settings, Settings with { LearningRate = 1 }, Settings with { ResumeFrom = ResumeFrom.Never } })
             Assert.Equal($"{Output} holds a finished run; give another output_dir, or overwrite_output_dir: true to start over, or resume_from_checkpoint: "
-                + $"true to go on from {Checkpoint(4)}", Refused(again));
+                + $"true to go on from {Checkpoint(6)}", Refused(again));
         Assert.Equal(before, Content());
         File.Delete(Path.Combine(Output, "train_results.json")); // as runs of before left it
         Assert.StartsWith($"{Output} holds a finished run; ", Refused(Settings), StringComparison.Ordinal);
@@ -52,7 +52,7 @@ public sealed class RunStartTests : IDisposable
         var more = TinyRun.Train(Settings with { ResumeFrom = ResumeFrom.Newest }, epochs: 3, onNote: notes.Add);
         Assert.Equal(9, more.Result.Steps);
         Assert.Contains("9 steps instead of 6: from here on the learning rate is that of the longer run", notes);
-        Assert.Contains($"resumed from {Checkpoint(4)} at step 4 of 9", notes);
+        Assert.Contains($"resumed from {Checkpoint(6)} at step 6 of 9", notes);
     }
 
     [Fact]
@@ -89,8 +89,8 @@ public sealed class RunStartTests : IDisposable
         List<string> notes = [];
         TinyRun.Train(Settings with { ResumeFrom = ResumeFrom.Newest }, onNote: notes.Add);
         Assert.Contains($"{Checkpoint(4)} has no train_settings.json: nobody can say whether it was made with these settings", notes);
-        File.WriteAllText(Path.Combine(Checkpoint(4), RunIdentity.FileName), "");
-        Assert.StartsWith($"{Path.Combine(Checkpoint(4), RunIdentity.FileName)}: is empty, and must hold JSON",
+        File.WriteAllText(Path.Combine(Checkpoint(6), RunIdentity.FileName), "");
+        Assert.StartsWith($"{Path.Combine(Checkpoint(6), RunIdentity.FileName)}: is empty, and must hold JSON",
             Refused(Settings with { ResumeFrom = ResumeFrom.Newest }),
             StringComparison.Ordinal);
     }
@@ -113,7 +113,7 @@ public sealed class RunStartTests : IDisposable
         TinyRun.Die(Settings);
         var older = Settings with { ResumeFrom = ResumeFrom.Checkpoint(Checkpoint(2)) };
         Assert.Equal($"{Output} holds checkpoint-4, which is newer than checkpoint-2; overwrite_output_dir: true removes what lies after it", Refused(older));
-        Assert.Equal($"{Output}-straight holds checkpoint-4 of another run than {Checkpoint(2)}; give another output_dir, or overwrite_output_dir: true to "
+        Assert.Equal($"{Output}-straight holds checkpoint-6 of another run than {Checkpoint(2)}; give another output_dir, or overwrite_output_dir: true to "
             + $"start over there", Refused(older with { OutputDir = Output + "-straight" }));
         Assert.StartsWith("resume_from_checkpoint: nowhere: no such folder", Refused(Settings with { ResumeFrom = ResumeFrom.Checkpoint("nowhere") }),
             StringComparison.Ordinal);
@@ -131,7 +131,7 @@ public sealed class RunStartTests : IDisposable
         using var stop = new CancellationTokenSource();
         stop.Cancel();
         Assert.Equal((0, true), (TinyRun.Train(Settings, stop: stop).Result.Steps, true));
-        Assert.Empty(Directory.GetFileSystemEntries(Output));
+        Assert.False(Directory.Exists(Output));
         Assert.Equal(6, TinyRun.Train(Settings).Result.Steps);
     }
 

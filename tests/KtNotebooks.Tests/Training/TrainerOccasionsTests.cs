@@ -1,6 +1,7 @@
 using System.Text.Json.Nodes;
 
 using KtNotebooks.Lora;
+using KtNotebooks.Tests.Files;
 using KtNotebooks.Tests.Tokenizers;
 using KtNotebooks.Training;
 
@@ -23,11 +24,13 @@ public sealed class TrainerOccasionsTests : IDisposable
     [Fact]
     public void Steps_epochs_and_shares()
     {
-        Assert.Equal([2, 4], Saved(Settings with { SaveSteps = 2 }));
-        Assert.Equal([3], Saved(Settings with { SaveStrategy = When.Epoch }));
+        Assert.Equal([2, 4, 6], Saved(Settings with { SaveSteps = 2 }));
+        Assert.Equal([4, 6], Saved(Settings with { SaveSteps = 4 })); // the last step has one too, as with Hugging Face
+        Assert.Equal([6], Saved(Settings with { SaveSteps = 500 }));
+        Assert.Equal([3, 6], Saved(Settings with { SaveStrategy = When.Epoch }));
         Assert.Equal([], Saved(Settings with { SaveSteps = 2, SaveStrategy = When.No }));
-        Assert.Equal([2, 4], Saved(Settings with { SaveSteps = 0.2 })); // ⌈0.2 · 6⌉ = 2
-        Assert.Equal([1, 2, 3, 4, 5], Saved(Settings with { SaveSteps = 0.01 }));
+        Assert.Equal([2, 4, 6], Saved(Settings with { SaveSteps = 0.2 })); // ⌈0.2 · 6⌉ = 2
+        Assert.Equal([1, 2, 3, 4, 5, 6], Saved(Settings with { SaveSteps = 0.01 }));
 
         Assert.Equal([3, 6], Logged(Settings with { LoggingSteps = 3 }));
         Assert.Equal([1, 3, 6], Logged(Settings with { LoggingSteps = 3, LogFirstStep = true }));
@@ -47,8 +50,8 @@ public sealed class TrainerOccasionsTests : IDisposable
     [Fact]
     public void Only_the_newest_checkpoints_stay()
     {
-        Assert.Equal([4, 5], Saved(Settings with { SaveSteps = 1, SaveTotalLimit = 2 }));
-        Assert.Equal([1, 2, 3, 4, 5], Saved(Settings with { SaveSteps = 1, SaveTotalLimit = 0 }));
+        Assert.Equal([5, 6], Saved(Settings with { SaveSteps = 1, SaveTotalLimit = 2 }));
+        Assert.Equal([1, 2, 3, 4, 5, 6], Saved(Settings with { SaveSteps = 1, SaveTotalLimit = 0 }));
     }
 
     [Fact]
@@ -67,7 +70,7 @@ public sealed class TrainerOccasionsTests : IDisposable
         var best = losses.MinBy(l => l.Loss);
         Assert.InRange(best.Step, 1, 4); // else this test says nothing
         Assert.Equal(best.Loss, result.EvalLoss);
-        Assert.Equal([best.Step, 5], Checkpoints.All(Output).Select(Checkpoints.StepOf));
+        Assert.Equal([best.Step, 6], Checkpoints.All(Output).Select(Checkpoints.StepOf));
         var state = JsonNode.Parse(File.ReadAllText(Path.Combine(Output, "trainer_state.json")))!;
         Assert.Equal((best.Step, best.Loss, Path.Combine(Output, $"checkpoint-{best.Step}")),
             ((int)state["best_global_step"]!, (double)state["best_metric"]!, (string)state["best_model_checkpoint"]!));
@@ -75,6 +78,51 @@ public sealed class TrainerOccasionsTests : IDisposable
             File.ReadAllBytes(Path.Combine(Output, "adapter_model.safetensors")));
         Assert.Equal("load_best_model_at_end needs held-out rows: give eval_dataset or val_size",
             Assert.Throws<ArgumentException>(() => TinyRun.Trainer(model, settings, new LoraSettings(3), evaluate: false)).Message);
+    }
+
+    [Fact]
+    public void The_last_step_can_be_the_best_and_is_measured_once()
+    {
+        var settings = Settings with { SaveSteps = 4, EvalStrategy = When.Steps, EvalSteps = 4, SaveTotalLimit = 1, LoadBestAtEnd = true };
+        using var model = TinyRun.Model(new LoraSettings(3));
+        var trainer = TinyRun.Trainer(model, settings, new LoraSettings(3), evaluate: true);
+        List<(int Step, double Loss)> losses = [];
+        trainer.OnEvaluation += (step, loss) => losses.Add((step, loss));
+        trainer.Run(TestContext.Current.CancellationToken);
+        Assert.Equal([4, 6], losses.Select(l => l.Step));
+        Assert.True(losses[1].Loss < losses[0].Loss); // else this test says nothing
+        var state = JsonNode.Parse(File.ReadAllText(Path.Combine(Output, "trainer_state.json")))!;
+        Assert.Equal((6, losses[1].Loss, Path.Combine(Output, "checkpoint-6")),
+            ((int)state["best_global_step"]!, (double)state["best_metric"]!, (string)state["best_model_checkpoint"]!));
+        Assert.Equal([6], Checkpoints.All(Output).Select(Checkpoints.StepOf));
+    }
+
+    [Fact]
+    public void A_full_disk_costs_the_log_nothing_but_time()
+    {
+        using var disk = new SmallDisk(4);
+        var folder = Path.Combine(disk.Path, "out");
+        var ballast = Path.Combine(disk.Path, "ballast");
+        List<string> notes = [];
+        using var model = TinyRun.Model(new LoraSettings(3));
+        var trainer = TinyRun.Trainer(model, Settings with { OutputDir = folder }, new LoraSettings(3), evaluate: false);
+        trainer.OnNote += notes.Add;
+        var log = Path.Combine(folder, "trainer_log.jsonl");
+        trainer.OnStep += s => // full while steps 3 and 4 are logged, the page that the log ends in too
+        {
+            if (s.Step == 2) File.AppendAllText(log, new string(' ', 4095 - (int)new FileInfo(log).Length) + "\n");
+            if (s.Step == 2)
+                using (var file = new FileStream(ballast, FileMode.Create, FileAccess.Write, FileShare.None, bufferSize: 0))
+                    Assert.Throws<IOException>((Action)(() =>
+                    {
+                        while (true) file.Write(new byte[512]);
+                    }));
+            if (s.Step == 4) File.Delete(ballast);
+        };
+        Assert.Equal(6, trainer.Run(TestContext.Current.CancellationToken).Steps);
+        Assert.Equal([1, 2, 3, 4, 5, 6, 6], File.ReadAllLines(log).Where(line => line.Trim().Length > 0).Select(line => (int)JsonNode.Parse(line)!["current_steps"]!));
+        Assert.StartsWith($"{log}: ", Assert.Single(notes), StringComparison.Ordinal);
+        Assert.EndsWith("its lines wait until they can be written, training goes on", notes[0], StringComparison.Ordinal);
     }
 
     [Fact]

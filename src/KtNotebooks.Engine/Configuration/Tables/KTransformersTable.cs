@@ -49,7 +49,7 @@ internal static class KTransformersTable
         NoEffect("kt_threadpool_count", "int", "1", "one thread pool serves the whole process"),
         Refused("kt_weight_path", "str", null, OneCheckpoint),
         Refused("kt_non_expert_weight_path", "str", null, OneCheckpoint),
-        Acts("kt_expert_weight_format", "bf16 | int8 | fp8 | int4", "bf16", KeyUse.Model, "format of the experts"),
+        Acts("kt_expert_weight_format", "bf16 | fp8 | int8 | int4 | mxfp4", "bf16", KeyUse.Model, "format of the experts"),
         Acts("kt_weight_lifecycle", "persistent | ephemeral", "persistent", KeyUse.Model,
             "persistent: experts in host memory; ephemeral: mapped from the checkpoint"),
         Refused("kt_expert_checkpoint_path", "str", null, "write the folder as model_name_or_path: experts and all else live in one checkpoint"),
