@@ -24,11 +24,14 @@ internal static class LabCommand
         };
         command.SetAction((parsed, cancel) => Task.Run(() =>
         {
-            var served = Path.GetFullPath(parsed.GetValue(folder) ?? Repository.Path("notebooks"));
+            // The course leads to docs/ and rules/ beside it: they are served too, and it opens at the course.
+            var served = Path.GetFullPath(parsed.GetValue(folder) ?? Repository.Root);
             if (!Directory.Exists(served)) throw new DirectoryNotFoundException($"{served}: no such folder");
             if (Array.Find(parsed.GetValue(classic) ? Programs[1..] : Programs, p => Find(p) is not null) is not { } program)
                 return Failures.Refuse("no Jupyter is on this machine; type: sudo apt-get install -y jupyter-notebook, or: pip install jupyterlab");
             List<string> arguments = [$"--notebook-dir={served}"];
+            if (parsed.GetValue(folder) is null)
+                arguments.Add(program == Programs[0] ? "--ServerApp.default_url=/lab/tree/notebooks" : "--NotebookApp.default_url=/tree/notebooks");
             if (parsed.GetValue(port) is { } at) arguments.Add($"--port={at}");
             if (parsed.GetValue(noBrowser)) arguments.Add("--no-browser");
             if (Environment.UserName == "root") arguments.Add("--allow-root"); // in a container; it refuses otherwise

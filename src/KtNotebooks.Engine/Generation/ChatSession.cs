@@ -29,8 +29,8 @@ public sealed class ChatSession : IDisposable
         _scheduler = new Scheduler(model, tokenizer, new SchedulerSettings
         {
             PromptRows = int.MaxValue,
+            // Rows alike, as `kt predict` and the server have them: what a question is answered must not depend on what the cache holds of it.
             IdleTokens = Math.Min(model.Info.MaxPositions, KeptTokens),
-            RowsAlike = false,
         });
     }
 

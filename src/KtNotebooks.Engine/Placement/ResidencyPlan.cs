@@ -132,6 +132,9 @@ public sealed class ResidencyPlan
         ArgumentNullException.ThrowIfNull(placement);
         ArgumentNullException.ThrowIfNull(cards);
         List<string> notes = [];
+        if (placement.Settings.Device.StartsWith("cuda", StringComparison.Ordinal) && placement.Devices.All(d => d.Kind != DeviceKind.Cuda))
+            notes.Add($"{placement.Settings.DeviceWhere}: device: {placement.Settings.Device} has no effect: the rules of kt_optimize_rule place every module "
+                + $"on {string.Join(", ", placement.Devices)}");
         var visits = LayerMatrices.Visiting(root, placement, cards, trains, notes);
         var weights = root.All().Where(m => m is not ExpertBank).SelectMany(m => m.Weights)
             .Where(w => !visits.Contains(w.Name)).Select(w => (Card: placement.Of(w.Name).Compute, w.Tensor.ByteLength))

@@ -73,6 +73,9 @@ public sealed record MemoryPlan
     /// <summary>Bytes on a device that cannot be dropped: all but mapped weights, and what stays on the disk.</summary>
     public long Total(string device) => Items.Where(i => i.Device == device && (IsHeld(i.What) || i.What == Driver)).Sum(i => i.Bytes);
 
+    /// <summary>What the totals of its devices are sums of.</summary>
+    public IReadOnlyList<string> Parts => [.. Items.Select(i => i.What).Where(what => IsHeld(what) || what == Driver).Distinct()];
+
     /// <summary>Whether an item is this program's own memory: no page of a mapped file, nothing on a disk, not the driver's.</summary>
     internal static bool IsHeld(string what) => what is not (Mapped or OnDisk or AdapterOnDisk or Driver);
 

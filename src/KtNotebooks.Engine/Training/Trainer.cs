@@ -35,7 +35,10 @@ public sealed class Trainer
     private readonly RunShape _shape;
     private string _step = "the beginning", _part = "AdamW's moments"; // what is going on, for who must say what failed
     private (int Rank, int Lines) _slow = (-1, 0); // who was waited for, and for how many lines of the log
-    private bool _hasMoved, _hasEnded; // this object has taken a step, or its last one
+    private readonly List<StepReport> _steps = [];
+    private readonly List<(int Step, double Loss)> _measured = [];
+    private bool _hasMoved; // this object has taken a step
+    private TrainResult? _end; // and its last one
 
     /// <param name="saveWeights">Writes what is trained (an adapter, or the whole model) into a folder.</param>
     /// <param name="evaluation">Held-out rows whose weights sum to one, or null.</param>
@@ -86,14 +89,24 @@ public sealed class Trainer
     /// <summary>Where the run's own memory lies on each card; none: all of it on its device.</summary>
     public IReadOnlyDictionary<Device, TrainingMemory> Memory { get; init; } = new Dictionary<Device, TrainingMemory>();
 
-    /// <summary>Runs to the end. Called again after it was stopped, it goes on where it was.</summary>
+    /// <summary>The steps that this object has done, without loads of experts, for a picture that goes on where a run does.</summary>
+    public IReadOnlyList<StepReport> Steps => _steps;
+
+    /// <summary>Its evaluations: after which step, and the mean loss of the held-out rows.</summary>
+    public IReadOnlyList<(int Step, double Loss)> Evaluations => _measured;
+
+    /// <summary>Runs to the end. Called again after it was stopped, it goes on where it was; after its end, its result is told again.</summary>
     /// <exception cref="ArgumentException">The output folder holds what this run must not touch.</exception>
     /// <exception cref="InvalidDataException">A damaged checkpoint.</exception>
     /// <exception cref="InvalidOperationException">The loss is no number any more, or there is nothing to train.</exception>
     public TrainResult Run(CancellationToken cancel = default)
     {
         if (_model.AllTrainable.Count == 0) throw new InvalidOperationException("nothing to train: the model has no adapter and no weight is set to train");
-        if (_hasEnded) throw new InvalidOperationException($"this run is finished, its result is in {_settings.OutputDir}; open it anew to train again");
+        if (_end is { } finished)
+        {
+            OnNote?.Invoke($"this run is finished, its result is in {_settings.OutputDir}; open it anew to train again");
+            return finished;
+        }
         string? Start() => _hasMoved ? Checkpoints.Newest(_settings.OutputDir) : RunStart.Choose(_settings);
         Start(); // what is refused makes no folder
         using var held = Ranks.IsFirst() ? FolderLock.Inside(_settings.OutputDir, "a training run", "output_dir") : null;
@@ -170,6 +183,8 @@ public sealed class Trainer
     private TrainResult Loop(TrainerLog? log, TrainerState state, IOptimizer optimizer, IReadOnlyList<Parameter> parameters, CancellationToken cancel)
     {
         var (first, total) = (state.Step, _windows.TotalSteps);
+        _steps.RemoveAll(done => done.Step > first); // what is done again since the checkpoint
+        _measured.RemoveAll(done => done.Step > first);
         var schedule = new LearningRate(_settings.Schedule, _settings.LearningRate, _settings.WarmupOf(total), total) { Settings = _settings.ScheduleDetails };
         long KeptOn(Device device) => Memory.TryGetValue(device, out var m) ? m.KeptBytes : 0;
         long SavedOn(Device device) => Memory.TryGetValue(device, out var m) ? m.SavedBytes : long.MaxValue;
@@ -242,6 +257,7 @@ public sealed class Trainer
                 (sinceLog, logged) = (0, s + 1);
                 metrics.Clear();
             }
+            _steps.Add(last with { Loads = WindowLoss.NoLoads });
             OnStep?.Invoke(last);
             // The last step's evaluation and checkpoint are of the run like any other's: it can be the best, and a longer run can go on from it.
             var measure = _evaluation is not null && !interrupted && (s + 1 == total || _evaluations.AreAt(s + 1, epoch));
@@ -266,7 +282,7 @@ public sealed class Trainer
             interrupted);
         if (state.Step == 0) return result; // nothing is learned, nothing is written
         if (Broken() is { } broken) throw Diverged($"after step {state.Step} '{broken}' holds NaN or infinities");
-        _hasEnded = !interrupted;
+        if (!interrupted) _end = result;
         if (log is null) return result;
         _saveWeights(_settings.OutputDir);
         if (state.Step > first || !interrupted) log.End(last);
@@ -325,6 +341,7 @@ public sealed class Trainer
         }
         if (!double.IsFinite(loss.Loss)) throw Diverged($"after step {report.Step}: the loss of the held-out rows is {loss.Loss}");
         log?.Evaluation(report, loss);
+        _measured.Add((report.Step, loss.Loss));
         OnEvaluation?.Invoke(report.Step, loss.Loss);
         return new Evaluation(report.Step, loss, watch.Elapsed);
     }

@@ -1,9 +1,11 @@
+using KtNotebooks.Training;
+
 namespace KtNotebooks.Interactive;
 
 /// <summary>
 /// A training run while it runs: loss (raw and smoothed), evaluation loss, progress, learning rate, speed and time left, updated in place.
 /// <code>
-/// using (var view = new TrainingView("identity, LoRA r = 8")) { trainer.OnStep += s => view.Update(s.Step, s.Total, s.Loss, ...); trainer.Run(); }
+/// using (new TrainingView("identity, LoRA r = 8").Follow(run.Trainer)) run.Run(Cancel);
 /// </code>
 /// Not only `using`: <see cref="Dispose"/> (or <see cref="Finish"/>) sends the last state, also when the cell was interrupted.
 /// </summary>
@@ -17,6 +19,7 @@ public sealed class TrainingView : IShowable, IDisposable
     private readonly List<double> _evalLosses = [];
     private readonly string _title;
     private readonly LiveDisplay _display;
+    private Action? _leave;
     private string _status = "waiting for the first step";
     private double _progress;
 
@@ -25,6 +28,28 @@ public sealed class TrainingView : IShowable, IDisposable
         _title = title;
         _display = new(final => final ? Show() : Draw().Preview(), interval, host, time);
     }
+
+    /// <summary>
+    /// Shows a trainer's steps and evaluations until it is disposed: those that it has done, and those to come. So the picture is whole also where a run that
+    /// was stopped goes on, or has ended.
+    /// </summary>
+    public TrainingView Follow(Trainer trainer)
+    {
+        ArgumentNullException.ThrowIfNull(trainer);
+        foreach (var step in trainer.Steps) Update(step);
+        foreach (var (step, loss) in trainer.Evaluations) UpdateEval(step, loss);
+        trainer.OnStep += Update;
+        trainer.OnEvaluation += UpdateEval;
+        _leave += () =>
+        {
+            trainer.OnStep -= Update;
+            trainer.OnEvaluation -= UpdateEval;
+        };
+        return this;
+    }
+
+    private void Update(StepReport s) =>
+        Update(s.Step, s.TotalSteps, s.Loss, s.LearningRate, s.TokensPerSecond, s.Elapsed, s.Remaining, s.Metrics.Count > 0 ? s.Metrics : null);
 
     /// <summary>Adds one logged step. Returns at once; drawing happens elsewhere.</summary>
     /// <param name="step">Optimizer steps done.</param>
@@ -74,7 +99,12 @@ public sealed class TrainingView : IShowable, IDisposable
     }
 
     /// <summary>Sends the last state; further updates are not shown.</summary>
-    public void Finish() => _display.Dispose();
+    public void Finish()
+    {
+        _leave?.Invoke();
+        _leave = null;
+        _display.Dispose();
+    }
 
     public void Dispose() => Finish();
 }

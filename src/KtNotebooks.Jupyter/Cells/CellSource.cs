@@ -19,7 +19,7 @@ internal sealed record Directive(string Name, string Argument, int Line)
 }
 
 /// <summary>
-/// A cell split into directives and C#. Directive lines become empty lines, so that line numbers in errors stay true.
+/// A cell split into directives and C#. Directive lines become blank ones of their length, so that lines in errors and places of the cursor stay true.
 /// The compiler itself would take `#!` on the very first line only.
 /// </summary>
 internal sealed record CellSource(string Code, IReadOnlyList<Directive> Directives)
@@ -35,12 +35,12 @@ internal sealed record CellSource(string Code, IReadOnlyList<Directive> Directiv
             var length = lines[i].Length + 1;
             if (Read(lines[i].TrimEnd(), i + 1) is { } directive && !(inString ??= StringFinder(text))(start))
             {
-                lines[i] = "";
+                lines[i] = Blank(lines[i]);
                 if (directive.HasBody)
                 {
                     var end = Array.FindIndex(lines, i + 1, l => l.StartsWith("#!", StringComparison.Ordinal)) is var next && next < 0 ? lines.Length : next;
                     directive = directive with { Body = string.Join('\n', lines[(i + 1)..end]) };
-                    for (var at = i + 1; at < end; at++) (start, lines[at]) = (start + lines[at].Length, "");
+                    for (var at = i + 1; at < end; at++) lines[at] = Blank(lines[at]);
                 }
                 directives.Add(directive);
             }
@@ -48,6 +48,8 @@ internal sealed record CellSource(string Code, IReadOnlyList<Directive> Directiv
         }
         return new CellSource(string.Join('\n', lines), directives);
     }
+
+    private static string Blank(string line) => new(' ', line.Length);
 
     private static Directive? Read(string line, int number)
     {

@@ -4,6 +4,7 @@ using System.Xml.Linq;
 
 using Microsoft.CodeAnalysis;
 using Microsoft.CodeAnalysis.CSharp;
+using Microsoft.CodeAnalysis.CSharp.Syntax;
 
 namespace KtNotebooks.Jupyter.Cells;
 
@@ -25,12 +26,10 @@ internal static partial class Inspection
         var tree = ScriptChain.Tree(CellSource.Split(code).Code);
         var model = chain.Follow(tree).GetSemanticModel(tree);
         var root = tree.GetRoot();
-        // The cursor stands behind the name, in it, or behind the bracket of a call.
-        var token = new[]
-        {
-            cursor, cursor - 1, cursor - 2
-        }.Where(p => p >= 0 && p < code.Length).Select(p => root.FindToken(p)).FirstOrDefault(t => t.IsKind(SyntaxKind.IdentifierToken));
-        if (token.Parent is not { } node) return null;
+        if (NameAt(root, cursor) is not { } node) return null;
+        // Of `new T(` the constructors are wanted, not the type.
+        if (node.Parent is ObjectCreationExpressionSyntax { ArgumentList.OpenParenToken: var bracket } made && made.Type == node && cursor >= bracket.Span.End)
+            node = made;
         var info = model.GetSymbolInfo(node);
         var symbols = info.Symbol is { } one ? [one]
             : info.CandidateSymbols.AddRange(model.GetMemberGroup(node)).Distinct(SymbolEqualityComparer.Default).OfType<ISymbol>().ToArray();
@@ -39,6 +38,25 @@ internal static partial class Inspection
         var lines = symbols.Take(10).Select(s => s.ToDisplayString(Format)).Distinct().ToArray();
         var summary = symbols.Select(Summary).FirstOrDefault(s => s is not null) ?? "";
         return ($"{string.Join('\n', lines)}\n\n{summary}".TrimEnd(), $"```csharp\n{string.Join('\n', lines)}\n```\n\n{summary}".TrimEnd());
+    }
+
+    /// <summary>The name that the cursor stands behind, in, or behind the bracket of; between the arguments of a call what is called.</summary>
+    private static SyntaxNode? NameAt(SyntaxNode root, int cursor)
+    {
+        var end = root.FullSpan.End;
+        var token = new[] { cursor, cursor - 1, cursor - 2 }.Where(p => p >= 0 && p < end).Select(p => root.FindToken(p))
+            .FirstOrDefault(t => t.IsKind(SyntaxKind.IdentifierToken) && cursor - 2 < t.Span.End && t.SpanStart <= cursor);
+        if (token.Parent is { } name) return name;
+        if (end == 0) return null;
+        var arguments = root.FindToken(Math.Clamp(cursor - 1, 0, end - 1)).Parent?.AncestorsAndSelf().OfType<ArgumentListSyntax>()
+            .FirstOrDefault(l => l.OpenParenToken.Span.End <= cursor && (l.CloseParenToken.IsMissing || cursor <= l.CloseParenToken.SpanStart));
+        return arguments?.Parent switch
+        {
+            InvocationExpressionSyntax { Expression: MemberAccessExpressionSyntax access } => access.Name,
+            InvocationExpressionSyntax call => call.Expression,
+            ObjectCreationExpressionSyntax made => made.Type,
+            var other => other,
+        };
     }
 
     private static string? Summary(ISymbol symbol)

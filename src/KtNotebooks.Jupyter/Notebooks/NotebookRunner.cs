@@ -1,3 +1,5 @@
+using System.Text.Json.Nodes;
+
 using KtNotebooks.Jupyter.Cells;
 
 namespace KtNotebooks.Jupyter.Notebooks;
@@ -53,6 +55,9 @@ public static class NotebookRunner
     private static NotebookResult Run(NotebookFile notebook, INotebookKernel kernel, Displays displays, TimeSpan? timeout, CancellationToken cancel)
     {
         var count = 0;
+        // What a run that breaks off does not reach has no output: that of an earlier run would be of other code.
+        foreach (var cell in notebook.CodeCells.Where(cell => !NotebookFile.Tags(cell).Contains("skip-execution")))
+            (cell["outputs"], cell["execution_count"]) = (new JsonArray(), null);
         foreach (var cell in notebook.CodeCells)
         {
             var tags = NotebookFile.Tags(cell);

@@ -24,12 +24,7 @@ public static class NotebookTemplate
                     "dataset_dir=datasets", $"dataset={dataset}", $"device={device}", $"max_steps={steps}",
                     "learning_rate=1e-3", "lora_rank=8", "per_device_train_batch_size=8",
                     "output_dir=artifacts/my-notebook", "overwrite_output_dir=true"))
-                using (var view = new TrainingView(dataset))
-                {
-                    run.Trainer.OnStep += s => view.Update(
-                        s.Step, s.TotalSteps, s.Loss, s.LearningRate, s.TokensPerSecond, s.Elapsed, s.Remaining);
-                    result = run.Run(Cancel);
-                }
+                using (new TrainingView(dataset).Follow(run.Trainer)) result = run.Run(Cancel);
                 """),
             Prose("*What you should see:* a line that falls."),
             Prose("## Exercise\n\nWhich share of its steps has the run above done? Write the expression behind `share =` and run the cell."),

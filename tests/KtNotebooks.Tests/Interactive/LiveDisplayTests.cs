@@ -1,4 +1,8 @@
 using KtNotebooks.Interactive;
+using KtNotebooks.Lora;
+using KtNotebooks.Tests.Tokenizers;
+using KtNotebooks.Tests.Training;
+using KtNotebooks.Training;
 
 using Xunit;
 
@@ -137,6 +141,29 @@ public class LiveDisplayTests
         clock.Advance(300);
         live.Dispose();
         Assert.Equal("socket closed", live.Failure?.Message);
+    }
+
+    [Fact]
+    public void A_view_of_a_run_that_goes_on_shows_the_steps_before_and_leaves_it_at_its_end()
+    {
+        using var folder = new Samples.Folder();
+        using var model = TinyRun.Model(new LoraSettings(3));
+        var trainer = TinyRun.Trainer(model, new TrainSettings { OutputDir = folder.Path + "/out", SaveSteps = 0 }, new LoraSettings(3), evaluate: true);
+        using var stop = new CancellationTokenSource();
+        trainer.OnStep += s =>
+        {
+            if (s.Step == 3) stop.Cancel();
+        };
+        var host = new Host();
+        using (new TrainingView("run", host: host, time: new Clock()).Follow(trainer)) trainer.Run(stop.Token);
+        Assert.Contains("step 3/6", host.Sent[^1].Bundle.Text);
+        using (new TrainingView("run", host: host, time: new Clock()).Follow(trainer)) trainer.Run(TestContext.Current.CancellationToken);
+        var (text, sent) = (host.Sent[^1].Bundle.Text, host.Sent.Count);
+        Assert.Contains("step 6/6", text);
+        Assert.Contains("6 points", text);
+        Assert.Contains("eval: 1 point,", text);
+        using (new TrainingView("run", host: host, time: new Clock()).Follow(trainer)) trainer.Run(TestContext.Current.CancellationToken); // ended
+        Assert.Equal(text, host.Sent[^1].Bundle.Text);
     }
 
     [Fact]

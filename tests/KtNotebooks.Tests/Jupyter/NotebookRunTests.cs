@@ -33,6 +33,19 @@ public sealed class NotebookRunTests : IDisposable
     }
 
     [Fact]
+    public void What_a_run_that_breaks_off_does_not_reach_has_no_output()
+    {
+        var notebook = Notebook(["1 + 1", "throw new Exception(\"stop\");", "3 + 3"]);
+        foreach (var cell in notebook["cells"]!.AsArray())
+            cell!["outputs"] = new JsonArray(new JsonObject { ["output_type"] = "stream", ["name"] = "stdout", ["text"] = "of an earlier run" });
+        var (path, target) = (_folder.Write("stops.ipynb", notebook.ToJsonString()), Path.Combine(_folder.Path, "out.ipynb"));
+        Assert.NotEqual(0, Kt.Run("notebook", "run", path, "--out", target).Exit);
+        var cells = JsonNode.Parse(File.ReadAllText(target))!["cells"]!.AsArray();
+        Assert.Equal([1, 1, 0], cells.Select(c => c!["outputs"]!.AsArray().Count));
+        Assert.DoesNotContain("earlier", File.ReadAllText(target), StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void Cultures_have_names_and_a_cell_begins_without_one()
     {
         var cells = Run(["1234.5.ToString(\"N1\", System.Globalization.CultureInfo.GetCultureInfo(\"de-DE\"))", "1234.5.ToString(\"N1\")"]);

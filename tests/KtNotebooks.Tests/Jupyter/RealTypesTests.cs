@@ -115,6 +115,15 @@ public sealed class RealTypesTests : IDisposable
         using var fresh = new CSharpSession();
         Assert.Contains("WriteLine", Completions.At(fresh, "Console.WriteL", 14).Names.Select(n => n.Text));
         Assert.StartsWith("void Console.WriteLine", Inspection.At(fresh, "Console.WriteLine", 17)!.Value.Plain, StringComparison.Ordinal);
+        // Behind a line that is for the kernel, between arguments, and of what is being made.
+        const string first = "#r \"nuget: KtNotebooks\"\n";
+        Assert.Contains(Completions.At(fresh, first + "Console.Wri", first.Length + 11).Names, n => n.Text == "WriteLine");
+        Assert.StartsWith("void Console.WriteLine", Inspection.At(fresh, first + "Console.WriteLine", first.Length + 17)!.Value.Plain,
+            StringComparison.Ordinal);
+        foreach (var code in (string[])["Math.Max(1, ", "Math.Max(1,", "Math.Max(", "Math.Max(1, 2"])
+            Assert.Contains("Math.Max(int val1, int val2)", Inspection.At(fresh, code, code.Length)!.Value.Plain, StringComparison.Ordinal);
+        Assert.Contains("BarChart.BarChart(string title", Inspection.At(fresh, "new BarChart(", 13)!.Value.Plain, StringComparison.Ordinal);
+        Assert.Null(Inspection.At(fresh, "Math.Max(1, 2) ", 15));
         using var cell = new Cell("cell-1.csx", _output);
         Assert.NotNull((await fresh.Execute("throw new Exception();", cell)).Error);
         Assert.Contains("WriteLine", Completions.At(fresh, "Console.WriteL", 14).Names.Select(n => n.Text));

@@ -116,10 +116,10 @@ public sealed class SessionTests : IDisposable
 public sealed class CellSourceTests
 {
     [Fact]
-    public void Directives_become_empty_lines_and_those_in_strings_stay()
+    public void Directives_become_blank_lines_of_their_length_and_those_in_strings_stay()
     {
         var source = CellSource.Split("#!time\n#r \"nuget: A, 1\" // why\nvar s = \"\"\"\n#!who\n\"\"\";\n/*\n#!who\n*/");
-        Assert.Equal("\n\nvar s = \"\"\"\n#!who\n\"\"\";\n/*\n#!who\n*/", source.Code);
+        Assert.Equal(new string(' ', 6) + "\n" + new string(' ', 23) + "\nvar s = \"\"\"\n#!who\n\"\"\";\n/*\n#!who\n*/", source.Code);
         Assert.Equal([new Directive("time", "", 1), new Directive("r", "nuget: A, 1", 2)], source.Directives);
     }
 

@@ -65,6 +65,17 @@ public sealed class ResidencyPlanTests
         Assert.Equal((false, (Device?)null), (mapped.IsRead(expert), mapped.SentTo(norm)));
     }
 
+    [Fact]
+    public void A_device_that_the_rules_give_nothing_is_told()
+    {
+        using var model = ModelFolder.Shape(ModelShapes.File("deepseek-v2-lite"));
+        var rules = $"kt_optimize_rule={Path.Combine(Checkout.Root, "rules/cpu.yaml")}";
+        Assert.Contains(Resolve(model, _ => Large, "device=cuda:0", rules).Notes, n => n.EndsWith(
+            "device: cuda:0 has no effect: the rules of kt_optimize_rule place every module on cpu", StringComparison.Ordinal));
+        foreach (var other in (string[][])[["device=cpu", rules], [rules], ["device=cuda:0"]])
+            Assert.DoesNotContain(Resolve(model, _ => Large, other).Notes, n => n.Contains("has no effect", StringComparison.Ordinal));
+    }
+
     private static ResidencyPlan Resolve(CausalLm model, Func<Device, long?> free, params string[] keys)
     {
         var settings = PlacementSettings.Read(Settings.Read(["model_name_or_path=deepseek-v2-lite", .. keys]));

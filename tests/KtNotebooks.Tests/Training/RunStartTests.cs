@@ -149,8 +149,14 @@ public sealed class RunStartTests : IDisposable
         Assert.True(trainer.Run(stop.Token).Interrupted);
         Assert.Equal(6, trainer.Run(TestContext.Current.CancellationToken).Steps);
         Assert.Equal(straight, model.AllTrainable.SelectMany(p => p.Tensor.ToFloats()));
-        Assert.StartsWith("this run is finished", Assert.Throws<InvalidOperationException>(() => trainer.Run(TestContext.Current.CancellationToken)).Message,
-            StringComparison.Ordinal);
+        Assert.Equal([1, 2, 3, 4, 5, 6], trainer.Steps.Select(s => s.Step)); // a picture of them is whole
+        List<string> notes = [];
+        trainer.OnNote += notes.Add;
+        var files = Content();
+        var again = trainer.Run(TestContext.Current.CancellationToken);
+        Assert.Equal((6, false), (again.Steps, again.Interrupted));
+        Assert.StartsWith("this run is finished", Assert.Single(notes), StringComparison.Ordinal);
+        Assert.Equal(files, Content());
     }
 
     private static string Refused(TrainSettings settings, double epochs = 2)

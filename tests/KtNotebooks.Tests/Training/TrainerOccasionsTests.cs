@@ -110,7 +110,8 @@ public sealed class TrainerOccasionsTests : IDisposable
         var log = Path.Combine(folder, "trainer_log.jsonl");
         trainer.OnStep += s => // full while steps 3 and 4 are logged, the page that the log ends in too
         {
-            if (s.Step == 2) File.AppendAllText(log, new string(' ', 4095 - (int)new FileInfo(log).Length) + "\n");
+            var rest = 4095 - (File.Exists(log) ? (int)new FileInfo(log).Length : 0);
+            if (s.Step == 2) File.AppendAllText(log, new string(' ', rest) + "\n");
             if (s.Step == 2)
                 using (var file = new FileStream(ballast, FileMode.Create, FileAccess.Write, FileShare.None, bufferSize: 0))
                     Assert.Throws<IOException>((Action)(() =>
@@ -120,7 +121,8 @@ public sealed class TrainerOccasionsTests : IDisposable
             if (s.Step == 4) File.Delete(ballast);
         };
         Assert.Equal(6, trainer.Run(TestContext.Current.CancellationToken).Steps);
-        Assert.Equal([1, 2, 3, 4, 5, 6, 6], File.ReadAllLines(log).Where(line => line.Trim().Length > 0).Select(line => (int)JsonNode.Parse(line)!["current_steps"]!));
+        Assert.Equal([1, 2, 3, 4, 5, 6, 6], File.ReadAllLines(log).Where(line => line.Trim().Length > 0)
+            .Select(line => (int)JsonNode.Parse(line)!["current_steps"]!));
         Assert.StartsWith($"{log}: ", Assert.Single(notes), StringComparison.Ordinal);
         Assert.EndsWith("its lines wait until they can be written, training goes on", notes[0], StringComparison.Ordinal);
     }
