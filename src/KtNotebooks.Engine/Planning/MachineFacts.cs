@@ -1,10 +1,9 @@
 using System.ComponentModel;
 using System.Diagnostics;
 using System.Runtime.InteropServices;
-
 using KtNotebooks.Files;
-using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Interop;
+using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Planning;
