@@ -1,3 +1,4 @@
+using KtNotebooks.Files;
 using KtNotebooks.Tensors;
 
 using Xunit;
@@ -15,7 +16,7 @@ public class HostMemoryTests
         Assert.InRange(memory["MemAvailable"], 1, memory["MemTotal"]);
         HostMemory.Require(16 << 20);
         var message = Assert.Throws<InsufficientMemoryException>(() => HostMemory.Require(memory["MemTotal"])).Message;
-        Assert.StartsWith($"{memory["MemTotal"] / 1e9:F2} GB more do not fit the host memory, of which ", message, StringComparison.Ordinal);
+        Assert.StartsWith($"{ByteSize.Text(memory["MemTotal"])} more do not fit the host memory, of which ", message, StringComparison.Ordinal);
         Assert.Contains("map the weights", message, StringComparison.Ordinal);
     }
 }

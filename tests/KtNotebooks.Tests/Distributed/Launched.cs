@@ -61,4 +61,21 @@ internal static class Launched
 
     public static void RequireDone(this (int Exit, string Output, string Errors) end) =>
         Assert.True(end.Exit == 0, $"exit {end.Exit}\n{end.Output}\n{end.Errors}");
+
+    /// <summary>The process of a rank that another program started.</summary>
+    /// <param name="output">Its output_dir.</param>
+    /// <param name="rank">What its environment says: `RANK=1`.</param>
+    public static int ProcessOf(string output, string rank) => Directory.GetDirectories("/proc").Select(Path.GetFileName)
+        .Where(name => int.TryParse(name, out _)).Select(name => int.Parse(name!)).First(id =>
+        {
+            try
+            {
+                return File.ReadAllText($"/proc/{id}/cmdline").Split('\0') is [var first, ..] all && first == Kt.Program && all.Contains($"output_dir={output}")
+                    && File.ReadAllText($"/proc/{id}/environ").Split('\0').Contains(rank);
+            }
+            catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+            {
+                return false; // it has ended meanwhile
+            }
+        });
 }

@@ -24,21 +24,6 @@ internal sealed class Slurm : IDisposable
     /// <summary>srun with its arguments, which name kt.</summary>
     public Kt Srun(params string[] arguments) => Kt.StartBy("srun", [("SLURM_CONF", _config)], arguments);
 
-    /// <summary>The process of a rank.</summary>
-    public static int ProcessOf(string output, int rank) => Directory.GetDirectories("/proc").Select(Path.GetFileName)
-        .Where(name => int.TryParse(name, out _)).Select(name => int.Parse(name!)).First(id =>
-        {
-            try
-            {
-                return File.ReadAllText($"/proc/{id}/cmdline").Split('\0') is [var first, ..] all && first == Kt.Program && all.Contains($"output_dir={output}")
-                    && File.ReadAllText($"/proc/{id}/environ").Split('\0').Contains($"SLURM_PROCID={rank}");
-            }
-            catch (Exception error) when (error is IOException or UnauthorizedAccessException)
-            {
-                return false; // it has ended meanwhile
-            }
-        });
-
     public void Dispose()
     {
         foreach (var daemon in Enumerable.Reverse(_daemons))

@@ -36,7 +36,7 @@ public sealed class SlurmTests : IDisposable
 
         using var lost = slurm.Srun(Srun("none", "lost", "max_steps=100000", "save_steps=2", "save_total_limit=2"));
         lost.Until(() => Checkpoints.Newest(Out("lost")) is not null);
-        using (var kill = Process.Start("kill", ["-KILL", $"{Slurm.ProcessOf(Out("lost"), 1)}"])) kill.WaitForExit();
+        using (var kill = Process.Start("kill", ["-KILL", $"{Launched.ProcessOf(Out("lost"), "SLURM_PROCID=1")}"])) kill.WaitForExit();
         var watch = Stopwatch.StartNew();
         var (exit, _, errors) = lost.End();
         Assert.InRange(watch.Elapsed, TimeSpan.Zero, TimeSpan.FromSeconds(10)); // the number of the issue

@@ -41,6 +41,30 @@ public sealed class TorchrunTests : IDisposable
             .Select(line => line.GetProperty("current_steps").GetInt32()));
     }
 
+    /// <summary>
+    /// The program itself: Debian's (apt-get install python3-torch), whose 1.13 wants -r and -t under Python 3.11, where its "nothing" is no value any more.
+    /// </summary>
+    [Fact]
+    public void Torchrun_itself_starts_again_what_was_killed()
+    {
+        const int Steps = 60;
+        Require.Hardware("torchrun", (Environment.GetEnvironmentVariable("PATH") ?? "").Split(':').Any(folder => File.Exists(Path.Combine(folder, "torchrun")))
+            ? null : "no torchrun on PATH; sudo apt-get install -y python3-torch");
+        using var torchrun = Kt.StartBy("torchrun", [], ["--nproc_per_node", "2", "--max_restarts", "1", "--master_port", "29563", "-r", "2", "-t", "1",
+            "--log_dir", Out("logs"), "--no_python", Kt.Program,
+            .. Train("real", $"max_steps={Steps}", "save_steps=2", "save_total_limit=2", "lr_scheduler_type=constant")]);
+        torchrun.Until(() => Checkpoints.Newest(Out("real")) is not null);
+        using (var kill = Process.Start("kill", ["-KILL", $"{Launched.ProcessOf(Out("real"), "RANK=1")}"])) kill.WaitForExit();
+        var end = torchrun.End();
+        Assert.Equal(0, end.Exit);
+        Assert.Contains("resumed from ", end.Output, StringComparison.Ordinal);
+        Assert.Equal(Enumerable.Range(1, Steps), File.ReadLines(Path.Combine(Out("real"), "trainer_log.jsonl"))
+            .Select(line => JsonDocument.Parse(line).RootElement).Where(line => line.TryGetProperty("loss", out _))
+            .Select(line => line.GetProperty("current_steps").GetInt32()));
+        var said = Directory.GetFiles(Out("logs"), "stderr.log", SearchOption.AllDirectories).Select(File.ReadAllText).Where(text => text.Length > 0);
+        Assert.Matches(@"^kt: rank 1 on \S+ \(process \d+\) has ended without a word[^\n]*\n$", Assert.Single(said));
+    }
+
     /// <summary>An error is said once, and torchrun's SIGTERM to the others takes nothing from it.</summary>
     [Fact]
     public void What_is_wrong_is_said_once()

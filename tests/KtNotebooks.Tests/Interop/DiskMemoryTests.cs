@@ -66,7 +66,7 @@ public sealed class DiskMemoryTests : IDisposable
     {
         var disk = new DiskMemory(_folder.Path);
         var error = Assert.Throws<IOException>(() => disk.Zeros(DType.F32, 1L << 44));
-        Assert.Contains($"offload_folder: {_folder.Path}: a file of 70368.7 GB", error.Message, StringComparison.Ordinal);
+        Assert.Contains($"offload_folder: {_folder.Path}: a file of 70,369 GB", error.Message, StringComparison.Ordinal);
         Assert.Contains("GB are free there", error.Message, StringComparison.Ordinal);
         Assert.Empty(Directory.GetFileSystemEntries(_folder.Path));
     }
