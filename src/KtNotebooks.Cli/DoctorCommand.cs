@@ -1,7 +1,7 @@
 using System.CommandLine;
 
-using KtNotebooks.Files;
 using KtNotebooks.Interactive;
+using KtNotebooks.Interop;
 using KtNotebooks.Planning;
 
 namespace KtNotebooks.Cli;

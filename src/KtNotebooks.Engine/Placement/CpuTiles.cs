@@ -1,5 +1,4 @@
 using KtNotebooks.Experts;
-using KtNotebooks.Files;
 using KtNotebooks.Formats;
 using KtNotebooks.Interop;
 using KtNotebooks.Nn;

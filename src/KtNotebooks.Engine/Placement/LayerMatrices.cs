@@ -1,4 +1,4 @@
-using KtNotebooks.Files;
+using KtNotebooks.Interop;
 using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
 

@@ -1,6 +1,6 @@
 using KtNotebooks.Experts;
-using KtNotebooks.Files;
 using KtNotebooks.Formats;
+using KtNotebooks.Interop;
 using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
 

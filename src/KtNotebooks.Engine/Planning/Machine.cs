@@ -1,6 +1,5 @@
 using System.Globalization;
 
-using KtNotebooks.Files;
 using KtNotebooks.Interop;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Tensors;

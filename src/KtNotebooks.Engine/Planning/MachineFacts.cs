@@ -1,7 +1,6 @@
 using System.ComponentModel;
 using System.Diagnostics;
 using System.Runtime.InteropServices;
-using KtNotebooks.Files;
 using KtNotebooks.Interop;
 using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Tensors;

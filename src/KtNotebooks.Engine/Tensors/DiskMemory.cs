@@ -1,6 +1,5 @@
 using System.IO.MemoryMappedFiles;
 using System.Runtime.InteropServices;
-using KtNotebooks.Files;
 using KtNotebooks.Interop;
 
 namespace KtNotebooks.Tensors;

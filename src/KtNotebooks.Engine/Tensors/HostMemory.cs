@@ -1,5 +1,5 @@
 using System.Buffers.Text;
-using KtNotebooks.Files;
+using KtNotebooks.Interop;
 
 namespace KtNotebooks.Tensors;
 

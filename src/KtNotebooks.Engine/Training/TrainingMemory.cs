@@ -1,6 +1,6 @@
 using KtNotebooks.Configuration;
 using KtNotebooks.Experts;
-using KtNotebooks.Files;
+using KtNotebooks.Interop;
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
 using KtNotebooks.Placement;

@@ -1,6 +1,6 @@
 using System.Globalization;
 
-namespace KtNotebooks.Files;
+namespace KtNotebooks.Interop;
 
 /// <summary>Bytes for people, decimal as makers of memory and disks count: `447 GB`, `23.5 GB`, `560.0 MB`, `12.3 kB`.</summary>
 public static class ByteSize
