@@ -29,8 +29,8 @@ public sealed class ChatSession : IDisposable
         _scheduler = new Scheduler(model, tokenizer, new SchedulerSettings
         {
             PromptRows = int.MaxValue,
-            // Rows alike, as `kt predict` and the server have them: what a question is answered must not depend on what the cache holds of it.
             IdleTokens = Math.Min(model.Info.MaxPositions, KeptTokens),
+            RowsAlike = false, // one token alone may read packed codes, which a prompt's rows do not
         });
     }
 
@@ -110,6 +110,9 @@ public sealed class ChatSession : IDisposable
     /// </summary>
     public IEnumerable<string> Ask(string question, CancellationToken cancel = default)
     {
+        // Rows that a cached beginning cuts into other passes are rounded otherwise, so a conversation begins with nothing of the ones before it: the same
+        // questions get the same answers, whatever was asked earlier.
+        if (_messages.Count == 0) _scheduler.ForgetPrompts();
         var asked = new Message(Role.User, question);
         var prompt = Template.EncodePrompt(Tokenizer, [.. _messages, asked], _system);
         var stops = Template.StopIds(Tokenizer).ToHashSet();
@@ -120,7 +123,7 @@ public sealed class ChatSession : IDisposable
         _messages.Add(new Message(Role.Assistant, answer.Text));
     }
 
-    /// <summary>The whole answer to one question, outside the conversation.</summary>
+    /// <summary>The whole answer to one question, outside the conversation, whose next turn computes it again from its beginning.</summary>
     public string Answer(string question, CancellationToken cancel = default)
     {
         var before = _messages.ToArray();
