@@ -263,7 +263,14 @@ public sealed class Trainer
             var measure = _evaluation is not null && !interrupted && (s + 1 == total || _evaluations.AreAt(s + 1, epoch));
             if (measure) interrupted = (evaluation = Evaluate(step, log, last, cancel)) is null;
             if (measure && !interrupted) state.Measured(_settings.Best.Of(evaluation!.Loss), _settings.Best);
-            if (!interrupted && _saves.AreAt(s + 1, epoch)) Save(state, optimizer, measure ? evaluation!.Loss : null, whole: !_settings.SaveOnlyModel);
+            try
+            {
+                if (!interrupted && _saves.AreAt(s + 1, epoch)) Save(state, optimizer, measure ? evaluation!.Loss : null, whole: !_settings.SaveOnlyModel);
+            }
+            catch (IOException full) when (s + 1 == total) // the result, which follows, needs a third of the room
+            {
+                OnNote?.Invoke($"{full.Message}. The run ends without its last checkpoint");
+            }
             if (interrupted || s + 1 == total || _settings.Patience is not { } patience || state.Evaluated.Since < patience) continue;
             OnNote?.Invoke($"stopped after step {s + 1}: {patience} evaluations in a row were no better than {state.Evaluated.Value:G6} "
                 + "(early_stopping_steps)");

@@ -128,6 +128,29 @@ public sealed class TrainerOccasionsTests : IDisposable
     }
 
     [Fact]
+    public void A_disk_with_room_for_the_result_alone_gets_the_result()
+    {
+        using var disk = new SmallDisk(4);
+        var folder = Path.Combine(disk.Path, "out");
+        List<string> notes = [];
+        using var model = TinyRun.Model(new LoraSettings(3));
+        var trainer = TinyRun.Trainer(model, Settings with { OutputDir = folder, SaveSteps = 3 }, new LoraSettings(3), evaluate: false);
+        trainer.OnNote += notes.Add;
+        trainer.OnStep += s =>
+        {
+            if (s.Step != 6) return;
+            var adapter = new FileInfo(Path.Combine(folder, "checkpoint-3", "adapter_model.safetensors")).Length;
+            using var ballast = new FileStream(Path.Combine(disk.Path, "ballast"), FileMode.Create, FileAccess.Write, FileShare.None, bufferSize: 0);
+            ballast.Write(new byte[new DriveInfo(disk.Path).AvailableFreeSpace - (2 * adapter) - 32768]);
+        };
+        Assert.Equal(6, trainer.Run(TestContext.Current.CancellationToken).Steps);
+        Assert.Equal([3], Checkpoints.All(folder).Select(Checkpoints.StepOf));
+        Assert.Contains(notes, n => n.Contains("not enough disk", StringComparison.Ordinal)
+            && n.EndsWith(". The run ends without its last checkpoint", StringComparison.Ordinal));
+        Assert.True(File.Exists(Path.Combine(folder, "adapter_model.safetensors")) && File.Exists(Path.Combine(folder, "train_results.json")));
+    }
+
+    [Fact]
     public void Checkpoints_of_weights_alone_are_smaller_and_not_gone_on_from()
     {
         TinyRun.Die(Settings with { SaveSteps = 2, SaveOnlyModel = true });
