@@ -198,12 +198,15 @@ test_program() {
     TESTINGPLATFORM_TELEMETRY_OPTOUT=1 "${clean[@]}" "$tests" --no-ansi --no-progress --output Normal --results-directory "$artifacts/test-results" "$@"
 }
 
-# Groups the skipped tests by their reasons and writes the last line; fails when a test did or when none ran.
+# Groups the skipped tests by their reasons, repeats what the failed ones said (CI may keep the end of a log only) and writes the last line; fails
+# when a test did or when none ran.
 summarize() {
     awk '
         /^skipped /           { name = $0; sub(/^skipped /, "", name); sub(/ \([0-9a-z ]+\)$/, "", name); name = where name; next }
         name != ""            { sub(/^ +/, ""); names[$0] = names[$0] "\n  " name; name = ""; next }
-        /^failed /            { name = substr($0, 8); sub(/ \([0-9a-z ]+\)$/, "", name); failures = failures "\n  " where name; name = ""; next }
+        /^failed /            { name = substr($0, 8); sub(/ \([0-9a-z ]+\)$/, "", name); failures = failures "\n  " where name; name = ""; said = 40; next }
+        /^[^ ]/               { said = 0 }
+        said > 0 && NF        { failures = failures "\n  " substr($0, 1, 300); said-- }
         /^On the emulated card:/ { where = "on the emulated card: "; ended = ended || !summary; summary = 0 }
         /^Test run summary:/  { summary = 1 }
         summary && / failed:/    { failed += $2 }

@@ -30,8 +30,15 @@ public static class CellRecursion
     [ThreadStatic]
     private static nuint _top;
 
-    public static void Check()
+    /// <summary>Throws when the stack is nearly full.</summary>
+    /// <param name="local">
+    /// A local of the caller. Its address keeps the JIT from making a loop of a function whose last act is to call itself, as it does once the function has
+    /// run often enough: endless recursion would then never fill the stack, and the cell would run for ever, on some days.
+    /// </param>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    public static void Check(out byte local)
     {
+        local = 0;
         if (!RuntimeHelpers.TryEnsureSufficientExecutionStack()) Full();
     }
 

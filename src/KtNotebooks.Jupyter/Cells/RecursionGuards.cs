@@ -11,7 +11,8 @@ namespace KtNotebooks.Jupyter.Cells;
 /// </summary>
 internal static class RecursionGuards
 {
-    private const string Plain = "global::KtNotebooks.Jupyter.CellRecursion.Check();", Awaited = "global::KtNotebooks.Jupyter.CellRecursion.CheckAsync();";
+    private const string Plain = "global::KtNotebooks.Jupyter.CellRecursion.Check(out byte _);";
+    private const string Awaited = "global::KtNotebooks.Jupyter.CellRecursion.CheckAsync();";
 
     /// <summary>Something that can be called by a name: its body, or its expression, and whether that gives a value.</summary>
     private sealed record Function(string Name, SyntaxNode Body, BlockSyntax? Block, ArrowExpressionClauseSyntax? Arrow, string Before, string After, bool Void,

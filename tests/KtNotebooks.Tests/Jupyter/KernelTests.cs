@@ -49,12 +49,15 @@ public sealed class KernelTests(ITestOutputHelper output) : IDisposable
         if (!process.WaitForExit(TimeSpan.FromMinutes(MinutesAllowed)))
         {
             process.Kill(entireProcessTree: true);
-            Assert.Fail($"{script} did not end within {MinutesAllowed} minutes");
+            Assert.Fail($"{script} did not end within {MinutesAllowed} minutes\n{Last(report.Result)}");
         }
         output.WriteLine(printed.Result);
-        Assert.True(process.ExitCode == 0, report.Result);
+        Assert.True(process.ExitCode == 0, Last(report.Result));
         return report.Result;
     }
+
+    /// <summary>The end of a report: unittest's summary of what failed.</summary>
+    private static string Last(string report) => string.Join('\n', report.Split('\n').TakeLast(30));
 
     private static bool Works(params string[] arguments)
     {

@@ -124,6 +124,13 @@ class Harm(Kernel):
                 self.assertIn("calls itself too deep", said)
                 self.alive()
 
+    def test_endless_recursion_is_no_loop_where_the_call_is_the_last_act_of_code_that_has_become_fast(self):
+        self.run_cell("int Down(int n) => n == 0 ? 0 : Down(n - 1);")
+        for _ in range(3):
+            self.run_cell("for (var i = 0; i < 1000; i++) Down(3);\nThread.Sleep(300);")
+        self.fails("Down(-1)", "EndlessRecursionException")
+        self.alive()
+
     def test_recursion_that_ends_works(self):
         for code, value in {
             "int Fib(int n) => n < 2 ? n : Fib(n - 1) + Fib(n - 2);\nFib(20)": "6765",
