@@ -38,8 +38,9 @@ internal static class FileProgress
             var opened = open(p =>
             {
                 cancel.ThrowIfCancellationRequested();
+                if (p.Unit != last.Unit) Loaded();
                 last = p;
-                var line = $"loading {Describe(p)}";
+                var line = p.Unit is null ? $"loading {Describe(p)}" : Describe(p);
                 if (terminal)
                 {
                     if (width == 0 && p.Elapsed < TimeSpan.FromSeconds(0.5)) return;
@@ -53,10 +54,7 @@ internal static class FileProgress
                     Console.WriteLine(line);
                 }
             });
-            if (width > 0) Console.Write($"\r{new string(' ', width)}\r");
-            if (last.Total > 0)
-                Console.WriteLine($"loaded {last.What}: {Size(last.Done)} read or mapped in {last.Elapsed.TotalSeconds:F1} s, "
-                    + $"{last.BytesPerSecond / 1e9:F2} GB/s");
+            Loaded();
             return opened;
         }
         catch when (width > 0)
@@ -64,9 +62,19 @@ internal static class FileProgress
             Console.WriteLine();
             throw;
         }
+
+        // The line that stays of what has come to its end.
+        void Loaded()
+        {
+            if (width > 0) Console.Write($"\r{new string(' ', width)}\r");
+            (width, next) = (0, TimeSpan.FromSeconds(30));
+            if (last.Total == 0) return;
+            Console.WriteLine(last.Unit is { } unit ? $"{last.What}: {last.Done:N0} {unit} in {last.Elapsed.TotalSeconds:F1} s"
+                : $"loaded {last.What}: {Size(last.Done)} read or mapped in {last.Elapsed.TotalSeconds:F1} s, {last.PerSecond / 1e9:F2} GB/s");
+        }
     }
 
-    public static string Summary(WorkProgress p) => $"{Size(p.Done)} in {p.Elapsed.TotalSeconds:F1} s, {p.BytesPerSecond / 1e9:F2} GB/s; {PeakMemory}";
+    public static string Summary(WorkProgress p) => $"{Size(p.Done)} in {p.Elapsed.TotalSeconds:F1} s, {p.PerSecond / 1e9:F2} GB/s; {PeakMemory}";
 
     /// <summary>The largest resident size of this process so far, mapped pages included (VmHWM).</summary>
     public static string PeakMemory
@@ -85,6 +93,7 @@ internal static class FileProgress
         _ => (bytes / 1e3).ToString("F1", CultureInfo.InvariantCulture) + " kB",
     };
 
-    private static string Describe(WorkProgress p) =>
-        $"{p.What}  {Size(p.Done)} of {Size(p.Total)}  {p.BytesPerSecond / 1e9:F2} GB/s  ETA {p.Remaining:hh\\:mm\\:ss}";
+    private static string Describe(WorkProgress p) => p.Unit is { } unit
+        ? $"{p.What}  {p.Done:N0} of {p.Total:N0} {unit}  {p.PerSecond:N0} {unit}/s  ETA {p.Remaining:hh\\:mm\\:ss}"
+        : $"{p.What}  {Size(p.Done)} of {Size(p.Total)}  {p.PerSecond / 1e9:F2} GB/s  ETA {p.Remaining:hh\\:mm\\:ss}";
 }

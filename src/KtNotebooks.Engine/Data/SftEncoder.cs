@@ -18,6 +18,9 @@ public sealed record EncodedExample(int[] Ids, int[] Labels, string Source)
     /// <summary>What its stage must know of the row beside its ids: whether an answer is wanted; 0 where there is nothing to know.</summary>
     public int Tag { get; init; }
 
+    /// <summary>log p of each row's target by the reference of preferences, [Ids]; empty: it is computed in every step.</summary>
+    public float[] Reference { get; init; } = [];
+
     /// <inheritdoc cref="Example.Weight"/>
     public float Weight { get; init; } = 1;
 

@@ -31,6 +31,9 @@ public sealed class TokenBatch
     /// <summary>[N]: what the stage must know of a sequence beside its ids, as whether an answer is wanted.</summary>
     public int[] Tags { get; }
 
+    /// <summary>[T]: log p of every row's target by the reference of preferences, where it was computed ahead; empty: it was not.</summary>
+    public float[] Reference { get; private init; } = [];
+
     /// <summary>Where these rows begin in the window of which they are a share: masks and noise go by the rows of the window.</summary>
     public int FirstRow { get; private init; }
 
@@ -59,7 +62,10 @@ public sealed class TokenBatch
     {
         var (from, to) = (SeqStarts[first], SeqStarts[last]);
         return new TokenBatch(Ids[from..to], Positions[from..to], Labels[from..to], Weights[from..to],
-            [.. SeqStarts[first..(last + 1)].Select(start => start - from)], Tags[first..last]);
+            [.. SeqStarts[first..(last + 1)].Select(start => start - from)], Tags[first..last])
+        {
+            Reference = Reference.Length > 0 ? Reference[from..to] : [],
+        };
     }
 
     /// <summary>Sequences [first, last) that stay a share of this batch.</summary>
@@ -68,6 +74,7 @@ public sealed class TokenBatch
         var part = Sequence(first, last);
         return new TokenBatch(part.Ids, part.Positions, part.Labels, part.Weights, part.SeqStarts, part.Tags)
         {
+            Reference = part.Reference,
             FirstRow = FirstRow + SeqStarts[first],
             FirstTarget = FirstTarget + Labels.Take(SeqStarts[first]).Count(label => label >= 0),
         };
@@ -82,13 +89,15 @@ public sealed class TokenBatch
         private readonly List<float> _weights = [];
         private readonly List<int> _starts = [0];
         private readonly List<int> _tags = [];
+        private readonly List<float> _reference = [];
 
         /// <summary>
         /// Adds one sequence. labels: aligned with ids as data sets store them (labels[t] is ids[t] where trained, else −100), shifted here; empty: none.
-        /// Each target gets weight. Positions begin anew at restarts, where rows were packed into the sequence.
+        /// Each target gets weight. Positions begin anew at restarts, where rows were packed into the sequence. reference: of every row, of all sequences
+        /// or of none.
         /// </summary>
         public Builder Add(ReadOnlySpan<int> ids, ReadOnlySpan<int> labels, float weight, int firstPosition = 0, ReadOnlySpan<int> restarts = default,
-            int tag = 0)
+            int tag = 0, ReadOnlySpan<float> reference = default)
         {
             var (begin, next) = (0, 0);
             for (var t = 0; t < ids.Length; t++)
@@ -102,9 +111,14 @@ public sealed class TokenBatch
             }
             _starts.Add(_ids.Count);
             _tags.Add(tag);
+            _reference.AddRange(reference);
             return this;
         }
 
-        public TokenBatch Build() => new([.. _ids], [.. _positions], [.. _labels], [.. _weights], [.. _starts], [.. _tags]);
+        public TokenBatch Build() => new([.. _ids], [.. _positions], [.. _labels], [.. _weights], [.. _starts], [.. _tags])
+        {
+            Reference = _reference.Count == 0 || _reference.Count == _ids.Count ? [.. _reference]
+                : throw new ArgumentException($"[TokenBatch] the reference is known of {_reference.Count} of {_ids.Count} rows"),
+        };
     }
 }

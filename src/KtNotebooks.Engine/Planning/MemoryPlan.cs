@@ -107,7 +107,7 @@ public sealed record MemoryPlan
         var tokens = c.MaybePositive("tokens_per_step") ?? (IsOfTraining(c) ? Window(c, sequence) : 0);
         using var model = ModelFolder.Shape(config, type);
         var parts = tokens > 0 ? TrainedParts.Read(c) : null;
-        var trains = parts?.Of(model) ?? (tokens > 0 ? Whole(c, model, lora) : null);
+        var trains = parts?.Of(model) ?? (tokens > 0 && lora.Additional is { } names ? WholeModules.WeightsOf(model, names).ToHashSet().Contains : null);
         var residency = ModelFolder.Plan(model, config, settings, ModelFolder.StoredFormats(path, config, model), trains);
         List<string> notes = [];
         var keys = TrainingMemoryKeys.Read(c);
@@ -134,14 +134,6 @@ public sealed record MemoryPlan
         string[] keys = ["output_dir", "lora_rank", "lora_target", "lora_experts", "use_dora", "additional_target", "stage", "per_device_train_batch_size",
             "gradient_accumulation_steps"];
         return keys.Any(c.Has) || (c.Has("finetuning_type") && c.Text("finetuning_type") != "lora"); // which stands in files for chat as well
-    }
-
-    /// <summary>The modules that an adapter trains whole; null: none.</summary>
-    private static Func<string, bool>? Whole(Settings c, CausalLm model, LoraSettings lora)
-    {
-        if (lora.Additional is not { } names) return null;
-        FineTuneKeys.RequireReference(KnownObjectives.Read(c), c);
-        return WholeModules.WeightsOf(model, names).ToHashSet().Contains;
     }
 
     private static string Source(Settings c, string named)

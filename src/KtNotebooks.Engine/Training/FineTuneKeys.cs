@@ -71,13 +71,15 @@ public sealed record FineTuneKeys
         RequireSupported(c);
         if (outputToo) RequireTraining(c);
         var trained = TrainedParts.Read(c);
-        if (trained is not null) RequireNoReference(c, objective, trained);
         WhatElseIsAsked(c, notes);
         var placement = PlacementSettings.Read(c);
         var lora = ReadLora(c);
         if (placement.SkipExpertLora && lora.Experts)
             throw new ArgumentException($"{c.Where("lora_experts")}: lora_experts and a kt_backend that ends in _SkipLoRA exclude each other");
         notes.AddRange(placement.Notes);
+        var training = ReadTraining(c, outputToo);
+        if (training.Evaluations.Strategy != When.No && training.Best.Metric != "loss" && !objective.Metrics.Contains(training.Best.Metric))
+            throw c.Wrong("metric_for_best_model", $"{string.Join(", ", objective.Metrics.Prepend("loss"))} with stage: {objective.Stage}");
         var seed = c.MaybeInt("data_seed") ?? c.Int("seed");
         return new FineTuneKeys
         {
@@ -90,7 +92,7 @@ public sealed record FineTuneKeys
                 : LossReduction.Token,
             Type = ReadType(c),
             Adapter = SourceKeys.Adapter(c, "kt train"),
-            Training = ReadTraining(c, outputToo),
+            Training = training,
             Data = DataKeys.Read(c),
             Batch = c.Int("per_device_train_batch_size"),
             Accumulation = c.Int("gradient_accumulation_steps"),
@@ -154,16 +156,11 @@ public sealed record FineTuneKeys
             throw new ArgumentException($"{c.Where("additional_target")}: additional_target is for new adapters; {Adapter} goes on with "
                 + $"{(first is null ? "pairs alone" : string.Join(", ", first))} (modules_to_save): leave the key out");
         if ((Adapter is null ? Lora.Additional : first) is not { } names) return null;
-        RequireReference(Objective, c);
+        if (Adapter is not null && Objective.Needs == Scores.PolicyAndReference)
+            throw new ArgumentException($"{c.Where("adapter_name_or_path")}: stage: {Objective.Stage} compares with the base as it was, and {Adapter} has "
+                + $"taken the place of its {string.Join(", ", names)} (modules_to_save): merge it with kt export and train the folder that it writes, or give "
+                + "pref_loss: orpo or simpo, which need no reference");
         return shape => WholeModules.WeightsOf(shape, names).ToHashSet().Contains;
-    }
-
-    /// <summary>Preferences compare with the base without its adapter, whose modules an adapter must not change then.</summary>
-    internal static void RequireReference(ITrainingObjective objective, Settings c)
-    {
-        if (objective.Needs == Scores.PolicyAndReference)
-            throw new ArgumentException($"{c.Where("additional_target")}: stage: {objective.Stage} compares with the base without its adapter, which "
-                + "whole modules (additional_target) would change; leave it out (pref_loss: orpo and simpo need no reference)");
     }
 
     /// <summary>Rounds of pissa_init; null: it is off.</summary>
@@ -305,14 +302,6 @@ public sealed record FineTuneKeys
     private static void RequireSupported(Settings c)
     {
         c.OneOf("infer_backend");
-    }
-
-    /// <summary>The reference of preferences is the base without its adapter; where the base itself changes there is none.</summary>
-    private static void RequireNoReference(Settings c, ITrainingObjective objective, TrainedParts trained)
-    {
-        if (objective.Needs == Scores.PolicyAndReference)
-            throw c.Wrong("finetuning_type", $"lora with stage: {objective.Stage}, whose reference is the base without its adapter: {trained.Word} changes the "
-                + "base itself (pref_loss: orpo and simpo need no reference)");
     }
 
     /// <summary>A config of LLaMA-Factory's that predicts and says nothing of training is none for kt train.</summary>

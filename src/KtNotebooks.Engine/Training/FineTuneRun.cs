@@ -75,13 +75,19 @@ public sealed class FineTuneRun : IDisposable
             return trains;
         }
         var plan = ModelFolder.Plan(modelPath, settings, keys.Type, trained is null ? null : Choose);
+        var referenceAhead = trained is not null && objective.Needs == Scores.PolicyAndReference;
+        if (referenceAhead && keys.Data.StreamBuffer is not null)
+            throw c.Wrong("streaming", $"false with stage: {objective.Stage} where weights of the base are trained: the reference's log-probabilities of all "
+                + "rows are computed before the first step");
 
         var tokenizer = Tokenizer.Load(modelPath);
+        if (objective.Stage != "pt" && keys.Data.Template.Doubt(tokenizer) is { } doubt) notes.Add(doubt);
         var rows = TrainingData.Load(keys.Data, modelPath, objective.Encoder(keys.Data, tokenizer), cancel);
         var stream = keys.Data.StreamBuffer is { } buffer ? new RowStream(keys.Data, objective.Encoder(keys.Data, tokenizer), buffer, keys.OrderSeed) : null;
-        IWindowSource windows = stream is null
+        IWindowSource Windows() => stream is null
             ? new ExampleWindows(rows.Train, keys.Batch, keys.Accumulation, keys.Epochs, keys.MaxSteps, keys.Reduction, keys.OrderSeed, objective)
             : new StreamedWindows(stream, keys.Batch, keys.Accumulation, keys.MaxSteps, keys.Reduction, objective);
+        var windows = Windows();
         if (windows is StreamedWindows streamed) rows = rows with { Train = [.. streamed.First], Skipped = [.. rows.Skipped, .. stream!.Skipped] };
         var rowsHash = stream?.Fingerprint() ?? FineTuneIdentity.HashOf(rows.Train);
         if (ranks.World > 1 && keys.Trained is { } parts)
@@ -119,13 +125,20 @@ public sealed class FineTuneRun : IDisposable
             var memory = keys.Trained is not null ? TrainingMemory.Choose(model, training.Memory, plan, notes)
                 : TrainingMemory.Choose(model, lora, training.Memory, plan, windows.At(0).Batch.Tokens, notes);
             var disk = training.Memory.ExpertLoraFolder is { } folder ? new DiskMemory(folder) : null;
-            if (disk?.Doubt is { } doubt) notes.Add(doubt);
+            if (disk?.Doubt is { } slow) notes.Add(slow);
             foreach (var bank in model.All().OfType<ExpertBank>())
                 (bank.LoraOnHost, bank.LoraDisk) = (memory.GetValueOrDefault(bank.Device).LoraOnHost, disk);
             var adapter = new LoraAdaptation(lora, modelPath, keys.Adapter, training.Seed, keys.Log) { Form = keys.Form };
             IAdaptation adaptation = keys.Trained is not null ? new WeightAdaptation(modelPath, trains!) : adapter;
             if (objective.Needs == Scores.Values) adaptation = new RewardAdaptation(adaptation, keys.Adapter ?? modelPath, training.Seed);
             adaptation.Attach(model);
+            if (referenceAhead)
+            {
+                var step = new LayerMajorStep(model, training.ChunkRows);
+                var scored = ReferenceScores.Of(step, [.. rows.Train, .. rows.HeldOut], windows.At(0).Batch.Tokens, loading, cancel);
+                rows = rows with { Train = scored[..rows.Train.Length], HeldOut = scored[rows.Train.Length..] };
+                windows = Windows();
+            }
             var identity = FineTuneIdentity.Of(keys, c, rowsHash, windows.TotalSteps, model, adapter.Settings.Additional);
             var builder = new RunBuilder
             {

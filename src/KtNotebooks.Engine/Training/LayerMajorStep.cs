@@ -172,16 +172,30 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
         var together = Objective?.Together ?? 1;
         var schedule = new StepSchedule(_work.Devices, [.. batch.SeqStarts.Where((_, i) => i % together == 0 || i == batch.Sequences)], Parts,
             _work.Lowest());
-        var hasReference = Objective?.Needs == Scores.PolicyAndReference;
-        var before = hasReference ? Enumerable.Range(0, _work.Devices.Count).Select(i => (Stage: i, Backward: false, Rows: batch.Tokens)) : [];
-        var visits = before.Concat(schedule.Visits()).ToList();
+        var computesReference = Objective?.Needs == Scores.PolicyAndReference && batch.Reference.Length == 0;
+        Announce([.. computesReference ? ReferenceVisits(batch) : [], .. schedule.Visits()], cancel);
+        if (computesReference) OnPart?.Invoke(new StepMark(_work.Devices[0], StepWork.Reference));
+        var reference = computesReference ? _work.ReferenceLogProbs(batch, cancel) : batch.Reference;
+        using var run = new StepRun(_work, schedule, share, exchange, Objective, reference, dropoutKey, savedBytes, OnPart);
+        return run.Run(cancel);
+    }
+
+    /// <summary>log p of every row's target by the base without its adapter, [T]; 0 where a row has none. Layer-major, as a step's own.</summary>
+    public float[] Reference(TokenBatch batch, CancellationToken cancel = default)
+    {
+        Announce([.. ReferenceVisits(batch)], cancel);
+        return _work.ReferenceLogProbs(batch, cancel);
+    }
+
+    private IEnumerable<(int Stage, bool Backward, int Rows)> ReferenceVisits(TokenBatch batch) =>
+        Enumerable.Range(0, _work.Devices.Count).Select(i => (i, false, batch.Tokens));
+
+    /// <summary>Tells what streams weights which stages come next.</summary>
+    private void Announce(IReadOnlyList<(int Stage, bool Backward, int Rows)> visits, CancellationToken cancel)
+    {
         model.Visits?.Plan(visits.Select(visit => visit.Stage), repeated: true, cancel);
         ExpertStreams.Plan([.. visits
             .SelectMany(visit => _work.BanksOf(visit.Stage).Select(bank => new BankVisit(bank, visit.Backward, visit.Rows)))], cancel);
-        if (hasReference) OnPart?.Invoke(new StepMark(_work.Devices[0], StepWork.Reference));
-        var reference = hasReference ? _work.ReferenceLogProbs(batch, cancel) : [];
-        using var run = new StepRun(_work, schedule, share, exchange, Objective, reference, dropoutKey, savedBytes, OnPart);
-        return run.Run(cancel);
     }
 
     /// <summary>A rank without rows in this window takes part in what ranks do together, in the order of <see cref="StepRun"/>.</summary>
@@ -208,7 +222,8 @@ public sealed class LayerMajorStep(CausalLm model, int chunkRows = 8192, int hea
         var batch = share.Rows;
         if (Objective is not { } objective) return share.Add(new WindowLoss(_work.Loss(batch, cancel)));
         var policy = _work.Score(batch, objective.Needs, adapter: null, cancel);
-        var reference = objective.Needs == Scores.PolicyAndReference ? _work.Score(batch, Scores.Policy, Pass.BaseModel, cancel).Policy : [];
+        var reference = batch.Reference.Length > 0 || objective.Needs != Scores.PolicyAndReference ? batch.Reference
+            : _work.Score(batch, Scores.Policy, Pass.BaseModel, cancel).Policy;
         return WindowLoss.Of([objective.Weigh(share.Window, share.Join(policy with { Reference = reference }))]);
     }
 }

@@ -40,6 +40,7 @@ public static class RunStart
     {
         Checkpoints.Clear(folder, resumeFrom is null ? -1 : Checkpoints.StepOf(resumeFrom));
         foreach (var split in new[] { "train", "eval" }) ResultsFile.Clear(folder, split);
+        if (resumeFrom is null) ResultsFile.Clear(folder, "predict"); // of weights that are about to be others
         File.Delete(Path.Combine(folder, TrainerState.FileName));
     }
 

@@ -101,13 +101,14 @@ public sealed class ExampleWindows : IWindowSource
     {
         if (!example.Apart)
         {
-            builder.Add(example.Ids, example.Labels, weight, 0, example.Starts, example.Tag);
+            builder.Add(example.Ids, example.Labels, weight, 0, example.Starts, example.Tag, example.Reference);
             return;
         }
         for (var i = 0; i < example.Starts.Length; i++)
         {
             var (from, to) = (example.Starts[i], i + 1 < example.Starts.Length ? example.Starts[i + 1] : example.Ids.Length);
-            builder.Add(example.Ids.AsSpan(from..to), example.Labels.AsSpan(from..to), weight, tag: example.Tag);
+            builder.Add(example.Ids.AsSpan(from..to), example.Labels.AsSpan(from..to), weight, tag: example.Tag,
+                reference: example.Reference.Length > 0 ? example.Reference.AsSpan(from..to) : []);
         }
     }
 

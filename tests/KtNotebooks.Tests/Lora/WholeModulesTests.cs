@@ -168,7 +168,6 @@ public sealed class WholeModulesTests : IDisposable
     [InlineData("additional_target=mlp", "lora_rank=2", "has routed experts in it (model.layers.1.mlp.experts)")]
     [InlineData("additional_target=top", "lora_rank=2", "is the end of no module's path in this model; known are down_proj, embed_tokens, gate")]
     [InlineData("additional_target=lm_head", "lora_target=lm_head", "additional_target and lora_target both name lm_head")]
-    [InlineData("additional_target=lm_head", "stage=dpo", "which whole modules (additional_target) would change")]
     [InlineData("additional_target=lm_head", "finetuning_type=full", "'additional_target' must be left out with finetuning_type: full")]
     public void What_cannot_be_is_refused_by_the_plan_already(string key, string other, string message)
     {

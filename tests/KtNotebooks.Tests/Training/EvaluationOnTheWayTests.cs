@@ -1,6 +1,7 @@
 using System.Buffers.Binary;
 using System.Text;
 
+using KtNotebooks.Configuration;
 using KtNotebooks.Tests.Cli;
 using KtNotebooks.Tests.Models;
 using KtNotebooks.Training;
@@ -69,13 +70,12 @@ public sealed class EvaluationOnTheWayTests : IDisposable
         Assert.Equal(values.MaxBy(v => sign * v.Value).Value, state["best_metric"]!.GetValue<double>(), 1e-9);
     }
 
-    [Fact]
-    public void A_metric_that_the_stage_lacks_is_refused()
-    {
-        using var run = FineTuneRun.Open([.. _place.Train("val_size=4", "eval_steps=1", "early_stopping_steps=2", "metric_for_best_model=accuracy",
-            "max_steps=2")[1..]]);
-        Assert.Equal("metric_for_best_model must be loss for this stage, but is 'accuracy'", Assert.Throws<ArgumentException>(() => run.Run(Stop)).Message);
-    }
+    [Theory]
+    [InlineData("sft", "'metric_for_best_model' must be loss with stage: sft, but is 'accuracy'")]
+    [InlineData("rm", "must be loss, rewards/chosen, rewards/rejected, rewards/accuracies, rewards/margins with stage: rm, but is 'accuracy'")]
+    public void A_metric_that_the_stage_lacks_is_refused_before_anything_is_loaded(string stage, string message) =>
+        Assert.Contains(message, Assert.ThrowsAny<Exception>(() => FineTuneKeys.Read(Settings.Read([.. _place.Train($"stage={stage}", "val_size=4",
+            "eval_steps=1", "early_stopping_steps=2", "metric_for_best_model=accuracy")[1..]]))).Message, StringComparison.Ordinal);
 
     [Fact]
     public void Event_files_are_what_TensorBoard_reads()

@@ -128,7 +128,6 @@ public sealed class OwnWeightsTests : IDisposable
     }
 
     [Theory]
-    [InlineData("stage=dpo", "'finetuning_type' must be lora with stage: dpo, whose reference is the base without its adapter")]
     [InlineData("adapter_name_or_path=/nowhere", "'adapter_name_or_path' must be left out with finetuning_type: full")]
     [InlineData("finetuning_type=oft", "'finetuning_type' is oft, which is not to be had here: rotations of weights are not offered")]
     [InlineData("loraplus_lr_ratio=4", "'loraplus_lr_ratio' must be left out with finetuning_type: full")]

@@ -50,6 +50,9 @@ public sealed class DpoObjective(PreferenceSettings settings) : ITrainingObjecti
 
     public bool HasDropout => !_loss.HasReference;
 
+    public IReadOnlyList<string> Metrics =>
+        [.. PairMetrics.Rewards, "logps/chosen", "logps/rejected", .. _loss.Name == "orpo" ? ["sft_loss", "odds_ratio_loss"] : Array.Empty<string>()];
+
     public RowEncoder Encoder(DataSettings data, Tokenizer tokenizer) => new PairEncoder(data, tokenizer);
 
     /// <summary>A row is a pair, however long.</summary>
@@ -121,6 +124,9 @@ public sealed class DpoObjective(PreferenceSettings settings) : ITrainingObjecti
 /// <summary>Sums of what objectives of preferences report.</summary>
 internal sealed class PairMetrics
 {
+    /// <summary>What every objective of pairs reports.</summary>
+    public static readonly string[] Rewards = ["rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins"];
+
     private readonly Dictionary<string, double> _all = [];
 
     public IReadOnlyDictionary<string, double> All => _all;
@@ -132,10 +138,8 @@ internal sealed class PairMetrics
     /// <param name="rejected">The reward of the rejected one.</param>
     public void Add(double share, double chosen, double rejected)
     {
-        Add("rewards/chosen", share * chosen);
-        Add("rewards/rejected", share * rejected);
-        Add("rewards/accuracies", chosen > rejected ? share : 0);
-        Add("rewards/margins", share * (chosen - rejected));
+        double[] values = [chosen, rejected, chosen > rejected ? 1 : 0, chosen - rejected];
+        foreach (var (name, value) in Rewards.Zip(values)) Add(name, share * value);
     }
 }
 

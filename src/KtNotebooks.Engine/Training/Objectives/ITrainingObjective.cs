@@ -62,6 +62,9 @@ public interface ITrainingObjective
     /// <summary>Adapters drop inputs as lora_dropout says; not where policy and reference are compared.</summary>
     bool HasDropout => true;
 
+    /// <summary>What <see cref="Weigh"/> reports beside the loss: what metric_for_best_model can name.</summary>
+    IReadOnlyList<string> Metrics => [];
+
     RowEncoder Encoder(DataSettings data, Tokenizer tokenizer);
 
     /// <summary>What the mean of a window is over: a row's target tokens.</summary>

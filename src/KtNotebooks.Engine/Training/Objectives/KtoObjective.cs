@@ -37,6 +37,8 @@ public sealed class KtoObjective(double beta, double wanted = 1, double unwanted
 
     public bool HasDropout => false;
 
+    public IReadOnlyList<string> Metrics => ["rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected", "kl"];
+
     public RowEncoder Encoder(DataSettings data, Tokenizer tokenizer) => new LikingEncoder(data, tokenizer);
 
     public int Count(EncodedExample row) => 1;

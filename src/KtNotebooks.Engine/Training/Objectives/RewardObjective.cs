@@ -24,6 +24,8 @@ public sealed class RewardObjective : ITrainingObjective
 
     public IEnumerable<(string Key, JsonNode? Value)> Identity => [("stage", Stage)];
 
+    public IReadOnlyList<string> Metrics => PairMetrics.Rewards;
+
     public RowEncoder Encoder(DataSettings data, Tokenizer tokenizer) => new PairEncoder(data, tokenizer);
 
     public int Count(EncodedExample row) => 1;
