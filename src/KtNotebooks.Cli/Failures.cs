@@ -27,6 +27,10 @@ internal static partial class Failures
             if (!Ranks.Current.Abort("stopped")) Console.Error.WriteLine("stopped");
             return Signals.Stopped;
         }
+        catch (AggregateException several) // of rows that are encoded on all processors: the first is as good as any
+        {
+            return await Guard(() => Task.FromException<int>(several.Flatten().InnerExceptions[0]));
+        }
         catch (GpuLostException lost)
         {
             return Lost(lost);

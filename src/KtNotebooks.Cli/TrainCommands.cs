@@ -28,7 +28,8 @@ internal static class TrainCommands
         return command;
     }
 
-    private static Argument<string[]> Arguments() => new("CONFIG") { Description = "a YAML file and key=value pairs over it", Arity = ArgumentArity.OneOrMore };
+    private static Argument<string[]> Arguments() =>
+        new("CONFIG") { Description = "a YAML file, and key=value pairs over it or alone", Arity = ArgumentArity.OneOrMore };
 
     private static int Train(string[] arguments, CancellationToken cancel)
     {
@@ -37,7 +38,8 @@ internal static class TrainCommands
         foreach (var note in run.Notes) Console.WriteLine(note);
         Console.WriteLine(FirstExampleReport.Of(run.Examples[0], run.Tokenizer));
         var trained = run.Model.AllTrainable.Sum(p => p.Tensor.Count);
-        var all = run.Model.AllWeights.Sum(p => p.Count) + trained;
+        var own = run.Model.AllWeights.Where(w => w.Tensor.RequiresGrad).Sum(w => w.Count); // no pairs beside the model's weights, but some of these
+        var all = run.Model.AllWeights.Sum(w => w.Count) + trained - own;
         Console.WriteLine($"trainable params: {trained:N0} || all params: {all:N0} || trainable%: {100.0 * trained / all:F4}");
         return Follow(run.Trainer, run.Training, run.Run, cancel);
     }

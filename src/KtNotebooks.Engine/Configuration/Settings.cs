@@ -193,6 +193,7 @@ public sealed class Settings
         }
         catch (InvalidDataException)
         {
+            if (value == "*") return new YamlScalarNode(value); // the shell has taken the quotes with which YAML wants it
             throw new ArgumentException($"'{(argument.Length <= 80 ? argument : argument[..77] + "…")}': the value is not valid YAML; quote it");
         }
     }

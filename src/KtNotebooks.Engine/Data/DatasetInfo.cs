@@ -45,7 +45,7 @@ public sealed class DatasetInfo
 
     private static readonly string[] Remote = ["hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name"];
 
-    // Keys that upstream knows; some change nothing for a file on disk.
+    // Keys that upstream knows; subset and folder change nothing for a file on disk.
     private static readonly string[] EntryKeys = [.. Remote, "file_name", "formatting", "ranking", "subset", "split", "folder", "num_samples", "columns",
         "tags", "load_from"];
     private static readonly string[] ColumnKeys = ["prompt", "query", "response", "messages", "history", "system", "tools", "images", "videos", "audios",
@@ -117,6 +117,9 @@ public sealed class DatasetInfo
         var columns = Section("columns", ColumnKeys);
         var tags = Section("tags", TagKeys);
         var file = Remote.Any(k => json.TryGetProperty(k, out _)) ? null : Text("file_name");
+        if (file is not null && Text("split") is { } split and not "train")
+            throw new NotSupportedException($"{where}: split '{split}' of {file}: a file is one split, train. Write the rows into a file of their own; "
+                + "num_samples draws some, val_size holds some out.");
         int? samples = json.TryGetProperty("num_samples", out var n) && n.ValueKind != JsonValueKind.Null
             ? n.ValueKind == JsonValueKind.Number && n.TryGetInt32(out var count) && count > 0 ? count
             : throw new InvalidDataException($"{where}: num_samples must be a whole number above 0, but is {n.GetRawText()}.")

@@ -118,6 +118,12 @@ public sealed record Template
         return [.. ids];
     }
 
+    /// <summary>What a person should know who trains with it: answers whose end is no token of the tokenizer; null: nothing.</summary>
+    public string? Doubt(Tokenizer tokenizer) => StopWords.Where(word => tokenizer.IdOf(word) is null).ToArray() is { Length: > 0 } missing
+        ? $"the tokenizer has no token {string.Join(", ", missing.Select(word => $"'{word}'"))}, with which the template '{Name}' ends answers: it is learned "
+            + "as pieces of text, and kt chat, kt predict and kt api will refuse this template. Choose the one that belongs to the model"
+        : null;
+
     private string? NotEmpty(string? system) => string.IsNullOrEmpty(system) ? DefaultSystem : system;
 
     /// <summary>The id that closes an answer in this template.</summary>

@@ -80,7 +80,7 @@ public sealed class PredictRun : IPredictRun
     public PredictResult Run(CancellationToken cancel = default)
     {
         using var held = Ranks.IsFirst() ? FolderLock.Inside(Settings.OutputDir, "a prediction run", "output_dir") : null;
-        if (Ranks.IsFirst()) Settings.Claim();
+        if (Ranks.IsFirst()) Settings.Claim(Model, _rows.Examples);
         var encoded = _rows.Examples.AsParallel().AsOrdered().WithCancellation(cancel).Select(_encoder.EncodePrompt).ToArray();
         string[] prompts = [.. encoded.Select(e => Tokenizer.Decode(e.Prompt))];
         using var log = Ranks.IsFirst() ? PredictionLog.Open(Settings.OutputDir, prompts) : null;

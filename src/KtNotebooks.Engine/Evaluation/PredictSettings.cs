@@ -7,6 +7,7 @@ using KtNotebooks.Data;
 using KtNotebooks.Files;
 using KtNotebooks.Generation;
 using KtNotebooks.Lora;
+using KtNotebooks.Models;
 using KtNotebooks.Training;
 
 namespace KtNotebooks.Evaluation;
@@ -62,25 +63,31 @@ public sealed record PredictSettings(ModelKeys Model, Sampling Sampling, string?
     /// <summary>What must be the same for all ranks that share the rows.</summary>
     internal IEnumerable<(string Name, string Value)> Facts(Settings c, IReadOnlyList<Example> examples)
     {
-        var rows = Encoding.UTF8.GetBytes(string.Join('\0', examples.Select(e => $"{string.Join('\0', e.Prompt.Select(m => m.Content))}\0{e.Answer}")));
         return [("the build of kt", SameRun.Code), .. c.Given.Select(g => (g.Key, g.Value ?? "null")), ("adapter (sha256)", AdapterHash ?? "none"),
-            ("rows of the data set (sha256)", Convert.ToHexStringLower(SHA256.HashData(rows))[..16])];
+            ("rows of the data set (sha256)", HashOf(examples))];
     }
 
+    private static string HashOf(IEnumerable<Example> examples) => Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(
+        string.Join('\0', examples.Select(e => $"{string.Join('\0', e.Prompt.Select(m => m.Content))}\0{e.Answer}")))))[..16];
+
     /// <summary>
-    /// Notes in the output folder what decides the predictions, or compares with what an earlier run noted. The adapter counts by its bytes: retrained
-    /// under the same name it is another one.
+    /// Notes in the output folder what decides the predictions, or compares with what an earlier run noted. The adapter counts by its bytes and the base by
+    /// its fingerprint: retrained under the same name they are others. The rows count with their answers, which are written beside the predictions.
     /// </summary>
+    /// <param name="model">Loaded, with the adapter on it.</param>
+    /// <param name="examples">The rows.</param>
     /// <exception cref="ArgumentException">The folder holds predictions of other settings; the message names the first difference.</exception>
-    public void Claim() => Claim(OutputDir, Overwrite, new JsonObject
+    public void Claim(CausalLm model, IReadOnlyList<Example> examples) => Claim(OutputDir, Overwrite, new JsonObject
     {
         ["model_name_or_path"] = Path.GetFullPath(Model.Path),
+        ["model_fingerprint"] = AdapterFolder.Fingerprint(model),
         ["adapter_name_or_path"] = Model.Adapter is null ? null : Path.GetFullPath(Model.Adapter),
         ["adapter_sha256"] = AdapterHash,
         ["template"] = Model.Template.Name,
         ["infer_dtype"] = Model.Type.ToString(),
         ["default_system"] = System,
         ["eval_dataset"] = Datasets,
+        ["rows_sha256"] = HashOf(examples),
         ["cutoff_len"] = Cutoff,
         ["max_samples"] = MaxSamples,
         ["val_size"] = ValSize,
@@ -93,7 +100,7 @@ public sealed record PredictSettings(ModelKeys Model, Sampling Sampling, string?
         ["seed"] = Sampling.Seed,
     });
 
-    /// <inheritdoc cref="Claim()"/>
+    /// <inheritdoc cref="Claim(CausalLm, IReadOnlyList{Example})"/>
     /// <param name="folder">output_dir.</param>
     /// <param name="overwrite">Begin again.</param>
     /// <param name="now">What decides the predictions.</param>

@@ -98,7 +98,9 @@ public sealed class ChatSession : IDisposable
         var keys = ModelKeys.Read(c);
         var asMade = GenerationConfig.Read(keys.Path);
         var sampling = ModelKeys.ReadSampling(c, asMade);
-        var note = asMade is null ? [] : new[] { $"as {Path.Combine(keys.Path, GenerationConfig.FileName)} says: {sampling.Describe()}" };
+        var given = ModelKeys.SamplingGiven(c);
+        var source = (asMade is null ? [] : new[] { Path.Combine(keys.Path, GenerationConfig.FileName) }).Concat(given).ToArray();
+        var note = source.Length == 0 ? [] : new[] { $"as {string.Join(", ", source)} say{(source.Length == 1 ? "s" : "")}: {sampling.Describe()}" };
         return (keys, sampling, c.Text("default_system"), note);
     }
 

@@ -56,13 +56,20 @@ public sealed record ModelKeys(string Path, IReadOnlyList<string> Adapters, Temp
     public static Sampling ReadSampling(Settings c, Sampling? missing = null)
     {
         ArgumentNullException.ThrowIfNull(c);
+        // Who gives a temperature wants draws, as LLaMA-Factory takes it, whatever the model's makers said.
+        var draws = c.FlagOrNull("do_sample", null) ?? (DrawKeys.Any(c.Has) ? c.Flag("do_sample") : missing?.DoSample ?? c.Flag("do_sample"));
         return new Sampling(
-            c.MaybeInt("max_new_tokens") ?? missing?.MaxNewTokens ?? c.Int("max_new_tokens"), c.FlagOrNull("do_sample", null)
-                ?? missing?.DoSample ?? c.Flag("do_sample"),
+            c.MaybeInt("max_new_tokens") ?? missing?.MaxNewTokens ?? c.Int("max_new_tokens"), draws,
             c.MaybeNumber("temperature") ?? missing?.Temperature ?? c.Number("temperature"), c.MaybeNumber("top_p") ?? missing?.TopP ?? c.Number("top_p"),
             c.MaybeInt("top_k") ?? missing?.TopK ?? c.Int("top_k"),
             c.MaybeNumber("repetition_penalty") ?? missing?.RepetitionPenalty ?? c.Number("repetition_penalty"), (ulong)c.Int("seed")).Checked();
     }
+
+    private static readonly string[] DrawKeys = ["temperature", "top_p", "top_k"];
+
+    /// <summary>Keys of <see cref="ReadSampling"/> that a config gives.</summary>
+    internal static IReadOnlyList<string> SamplingGiven(Settings c) =>
+        [.. DrawKeys.Concat(["do_sample", "repetition_penalty", "max_new_tokens"]).Where(c.Has)];
 
     /// <summary>Says what is wrong with adapters and template, which a large model's load would hide for minutes.</summary>
     /// <exception cref="ArgumentException">No template is given, but the model brings one.</exception>
@@ -78,6 +85,7 @@ public sealed record ModelKeys(string Path, IReadOnlyList<string> Adapters, Temp
     {
         Check();
         var tokenizer = Tokenizer.Load(Path);
+        Template.StopIds(tokenizer); // a template of another model is said before a long load
         using var whole = Adapter is { } path ? AdapterSource.Open(path) : null; // modules that it replaces must lie in memory that can be written
         var plan = ModelFolder.Plan(Path, Placement, Type, whole is { Modules.Count: > 0 } ? _ => whole.Modules.ContainsKey : null);
         var model = ModelFolder.Load(Path, Type, plan, new LoadSettings(Report: loading));

@@ -107,7 +107,7 @@ public sealed class Scheduler : IDisposable
         if (prompt.Count == 0) throw new ArgumentException("the prompt has no tokens");
         if (prompt.Count >= info.MaxPositions + (request.PromptOnly ? 1 : 0))
             throw new ArgumentException($"the prompt has {prompt.Count} tokens; the model was made "
-                + $"for {info.MaxPositions} positions, cutoff_len shortens prompts");
+                + $"for {info.MaxPositions} positions");
         if (PageTable.PagesOf(prompt.Count + 1L) > _cache.Pages.Limit)
             throw new ArgumentException($"the prompt has {prompt.Count} tokens; the cache has room for {_settings.CacheTokens}");
         foreach (var id in prompt)

@@ -134,14 +134,14 @@ public sealed class Linear : Module, IAdaptable
         var mixed = x.Rows <= MixedRows.Most ? pass.Mixed?.Tables.GetValueOrDefault(this) : null;
         if (mixed is null && pass.Adapters is not null && pass.Any(p => Acting(p) is not null))
             return pass.ByAdapter(x, (rows, p, _) => Forward(rows, p, outType));
-        var y = pass.Adapters is null && Acting(pass) is { } a ? Adapted(x, a, pass.Mask(a.Dropout, _key)) : Ops.Linear.Apply(x, Weight, outType);
+        var y = pass.Adapters is null && Acting(pass) is { } a ? Adapted(x, a, pass.Mask(a.Dropout, _key), outType) : Ops.Linear.Apply(x, Weight, outType);
         if (mixed is not null) RowPairs.Add(x, mixed.Table, mixed.Rank, pass.Mixed!.Places(x.Device), y);
         return Bias is { } b ? AddBias.Apply(y, b) : y;
     }
 
-    private Tensor Adapted(Tensor x, LinearLora a, DropoutMask mask)
+    private Tensor Adapted(Tensor x, LinearLora a, DropoutMask mask, DType? outType)
     {
-        var y = Ops.Linear.Apply(x, Weight, a.A, a.B, a.Scale, mask);
+        var y = Ops.Linear.Apply(x, Weight, a.A, a.B, a.Scale, mask, outType);
         if (a.Start is { } start) y = Add.Apply(y, Ops.Linear.Apply(Ops.Linear.Apply(x, start.A, DType.F32), start.B, y.Type));
         return a.Dora is { } dora ? ScaleColumns.Apply(y, dora.Magnitudes, dora.Lengths(Weight, a)) : y;
     }

@@ -24,8 +24,8 @@ public sealed class Linear : Op
 
     public static Tensor Apply(Tensor x, Tensor w, DType? outType = null) => new Linear(outType, 0, DropoutMask.None).Run(x, w)[0];
 
-    public static Tensor Apply(Tensor x, Tensor w, Tensor a, Tensor b, float scale, DropoutMask dropout = default) =>
-        new Linear(null, scale, dropout).Run(x, w, a, b)[0];
+    public static Tensor Apply(Tensor x, Tensor w, Tensor a, Tensor b, float scale, DropoutMask dropout = default, DType? outType = null) =>
+        new Linear(outType, scale, dropout).Run(x, w, a, b)[0];
 
     protected override Frame Prepare(Tensor[] inputs)
     {

@@ -18,7 +18,20 @@ public sealed class GenerationConfigTests : IDisposable
         _folder.Write("generation_config.json", """{"do_sample": true, "temperature": 0.6, "top_k": 20, "max_new_tokens": null, "eos_token_id": 1}""");
         var (_, sampling, _, notes) = ChatSession.ReadKeys(Settings.Read([$"model_name_or_path={_folder.Path}", "template=deepseek", "top_k=5"]));
         Assert.Equal(new Sampling(Temperature: 0.6, TopK: 5), sampling);
-        Assert.Equal([$"as {_folder.Path}/generation_config.json says: drawn at temperature 0.6, top_p 0.7, top_k 5"], notes);
+        Assert.Equal([$"as {_folder.Path}/generation_config.json, top_k say: drawn at temperature 0.6, top_p 0.7, top_k 5"], notes);
+    }
+
+    [Fact]
+    public void Who_gives_a_temperature_wants_draws()
+    {
+        _folder.Write("generation_config.json", """{"do_sample": false}""");
+        bool Draws(params string[] keys) => ChatSession.ReadKeys(Settings.Read([$"model_name_or_path={_folder.Path}", "template=deepseek", .. keys]))
+            .Sampling.DoSample;
+        Assert.False(Draws());
+        Assert.True(Draws("temperature=0.7"));
+        Assert.True(Draws("top_p=0.5"));
+        Assert.False(Draws("temperature=0.7", "do_sample=false"));
+        Assert.False(Draws("max_new_tokens=7"));
     }
 
     [Theory]

@@ -146,7 +146,7 @@ public class GenerationTests
         using var model = Tiny.Build();
         int[] prompt = [.. Enumerable.Repeat(7, 250)];
         Assert.Equal(6, Generate(model, prompt, Sampling.Greedy(100), [], Stop).Count());
-        Assert.Equal("the prompt has 256 tokens; the model was made for 256 positions, cutoff_len shortens prompts",
+        Assert.Equal("the prompt has 256 tokens; the model was made for 256 positions",
             Assert.Throws<ArgumentException>(() => Generate(model, [.. Enumerable.Repeat(7, 256)], Sampling.Greedy(1), [], Stop)).Message);
         Assert.Equal("the prompt has no tokens",
             Assert.Throws<ArgumentException>(() => Generate(model, [], Sampling.Greedy(1), [], Stop)).Message);

@@ -8,7 +8,7 @@ internal static class TrainingTable
     private const string Ranks = "the ranks that mpirun, srun or torchrun start share every step; nothing of it is set here";
     private const string OwnRows = "rows are laid end to end without padding, so that neither order nor grouping of lengths saves anything";
     private const string Streaming = "what does not fit a card is streamed to it, or placed by rules; `kt plan` shows where";
-    private const string Logs = "trainer_log.jsonl, trainer_state.json and training_loss.png in output_dir hold the run; `kt report` compares runs";
+    private const string Logs = "trainer_log.jsonl and training_loss.png in output_dir hold the run; report_to: tensorboard or mlflow compares runs";
     private const string Compiled = "kernels are compiled for the machine at first use";
     private const string Precision = "weights and products are BF16 (bf16: true, the default) or F32 (bf16: false)";
     internal const string Recomputed = "what kept_activations has no room for is computed again from the inputs of layers";
