@@ -9,7 +9,7 @@ namespace KtNotebooks.Cli;
 
 /// <summary>
 /// What a conversation is with: `kt chat FOLDER` names a model, or an adapter whose adapter_config.json names its model, and the template is the one that
-/// the model's own files name. Keys that are given are left as they are.
+/// adapter was trained with, or that the model's own files name. Keys that are given are left as they are.
 /// </summary>
 internal static class ChatTarget
 {
@@ -19,7 +19,28 @@ internal static class ChatTarget
     /// <exception cref="ArgumentException">A folder that holds neither a model nor an adapter, or a template that only a person can choose.</exception>
     public static (string[] Arguments, IReadOnlyList<string> Notes) Complete(string[] arguments)
     {
-        string[] given = Named(arguments);
+        var (given, told) = AsTrained(Named(arguments));
+        var (completed, notes) = WithTemplate(given);
+        return (completed, [.. told, .. notes]);
+    }
+
+    private static readonly string[] OfTemplates = ["template", "default_system", "tool_format", "enable_thinking"];
+
+    /// <summary>What forms the prompts of an adapter that was trained here, unless the arguments say it: it has learned to answer these.</summary>
+    private static (string[] Given, string[] Told) AsTrained(string[] given)
+    {
+        var c = Settings.Read(given);
+        if (c.Has("template") || c.List(Adapter) is not [var adapter] || Path.Combine(adapter, "training_args.yaml") is var file && !File.Exists(file))
+            return (given, []);
+        var trained = Settings.Read([file]);
+        string[] found = [.. OfTemplates.Where(key => trained.Text(key) is not null && !c.Has(key))];
+        return found.Length == 0 ? (given, []) : ([.. given, .. found.Select(key => $"{key}={KeyOptions.Quoted(trained.Text(key)!)}")],
+            [$"{string.Join(", ", found.Select(key => $"{key} {trained.Text(key)}"))}: as the adapter was trained ({file})"]);
+    }
+
+    /// <summary>The template, as the model's own files name it.</summary>
+    private static (string[] Arguments, IReadOnlyList<string> Notes) WithTemplate(string[] given)
+    {
         var c = Settings.Read(given);
         if (c.Has("template") || c.Text(Model) is not { } name
             || HubCache.Resolve(name, c.Text("model_revision"), c.Text("cache_dir"), whole: false) is var model && !Directory.Exists(model)) return (given, []);

@@ -17,7 +17,8 @@ internal static class EvalCommand
     {
         var arguments = new Argument<string[]>(Commands.Config)
         {
-            Description = "a YAML file and key=value pairs over it: score a model on eval_dataset (multiple choice, or token accuracy and loss)",
+            Description = "a YAML file and key=value pairs over it: score a model on eval_dataset (multiple choice, or token accuracy and loss); or what "
+                + "--predictions takes",
             Arity = ArgumentArity.ZeroOrMore,
         };
         var predictions = new Option<string?>("--predictions")
@@ -36,6 +37,8 @@ internal static class EvalCommand
         {
             var given = parsed.GetValue(arguments) ?? [];
             var file = parsed.GetValue(predictions);
+            if (file is null && given is [var only]
+                && (only.EndsWith(".jsonl", StringComparison.Ordinal) || File.Exists(Path.Combine(only, Predictions.FileName)))) (file, given) = (only, []);
             if (file is null == (given.Length == 0))
                 throw new ArgumentException("what to score? Either kt eval --predictions FILE.jsonl, or kt eval CONFIG.yaml key=value … with a model and "
                     + "eval_dataset");

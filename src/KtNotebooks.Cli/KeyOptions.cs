@@ -44,7 +44,7 @@ internal static partial class KeyOptions
     /// <summary>
     /// An option's value is a text as it stands, where a pair's is YAML: `You are: a cat` is no block. Lists and blocks are taken when they begin like one.
     /// </summary>
-    private static string Quoted(string value) => value is "" or "null" || value[0] is '[' or '{' || Plain().IsMatch(value) ? value
+    internal static string Quoted(string value) => value is "" or "null" || value[0] is '[' or '{' || Plain().IsMatch(value) ? value
         : JsonSerializer.Serialize(value, TextJson.Readable.String);
 
     [GeneratedRegex(@"^[A-Za-z_][\w.]*=")]

@@ -68,7 +68,8 @@ internal static class TrainCommands
             return Signals.Stopped;
         }
         var outputDir = settings.OutputDir;
-        if (settings.PlotLoss && trainer.Ranks.IsFirst()) TrainingLossPlot.SaveFromTrainerState(outputDir);
+        if (settings.PlotLoss && trainer.Ranks.IsFirst() && TrainingLossPlot.SaveFromTrainerState(outputDir).Count == 0)
+            Console.WriteLine($"no picture of the loss: none was logged in {result.Steps} steps (logging_steps is {settings.LoggingSteps})");
         Console.WriteLine(result.Interrupted
             ? $"stopped after step {result.Steps} of {result.TotalSteps}; saved in {outputDir}; the same command"
             + $"{(settings.Overwrite ? " with overwrite_output_dir=false" : "")} goes on from there"

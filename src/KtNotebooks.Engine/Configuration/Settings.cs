@@ -185,6 +185,10 @@ public sealed class Settings
         foreach (var (key, value) in YamlFile.Entries(map, path)) Add(key, value, "", node => $"{path}:{node.Start.Line}");
     }
 
+    /// <summary>~/x is x in the home folder, which a shell has put in on a command line and nobody in a file.</summary>
+    private static string AtHome(string value) => value.StartsWith("~/", StringComparison.Ordinal)
+        ? Path.Join(Environment.GetFolderPath(Environment.SpecialFolder.UserProfile), value[1..]) : value;
+
     private static YamlNode Parse(string value, string argument)
     {
         try
@@ -212,6 +216,7 @@ public sealed class Settings
         _values[name] = value switch
         {
             YamlScalarNode { Value: null or "" or "null" or "~", Style: ScalarStyle.Plain or ScalarStyle.Any } => (null, null, where(key)),
+            YamlScalarNode { Style: ScalarStyle.Plain or ScalarStyle.Any } scalar => (AtHome(scalar.Value!), null, where(key)),
             YamlScalarNode scalar => (scalar.Value, null, where(key)),
             YamlSequenceNode list when list.Children.All(c => c is YamlScalarNode) => (null, [.. list.Children.Select(c => ((YamlScalarNode)c).Value ?? "")],
                 where(key)),

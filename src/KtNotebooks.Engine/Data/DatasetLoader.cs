@@ -181,7 +181,8 @@ public static class DatasetLoader
         }
         catch (InvalidOperationException e)
         {
-            throw new InvalidDataException($"{row.Source}: the row holds text that is not valid UTF-8, or half of a surrogate pair. Save the file as UTF-8.",
+            throw new InvalidDataException($"{row.Source}: the row holds text that is not valid UTF-8, or half of a surrogate pair (\\ud800 … \\udfff), which "
+                + "is no character. Correct the row.",
                 e);
         }
     }

@@ -31,7 +31,7 @@ internal static class LineRows
     }
 
     /// <summary>The bytes up to the end of the line, or of the file.</summary>
-    private static int LengthOf(ByteWindow window, string place)
+    internal static int LengthOf(ByteWindow window, string place)
     {
         var seen = 0;
         while (window.Span[seen..].IndexOf((byte)'\n') is var at)

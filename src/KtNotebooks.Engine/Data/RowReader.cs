@@ -7,14 +7,14 @@ namespace KtNotebooks.Data;
 public readonly record struct Row(JsonElement Fields, string Source);
 
 /// <summary>
-/// Reads data files of any size, row after row: a JSON array of objects, JSON lines, CSV, Parquet, Arrow, or a folder of files of one of these types.
+/// Reads data files of any size, row after row: a JSON array of objects, JSON lines, CSV, lines of text, Parquet, Arrow, or a folder of files of one of
+/// these types.
 /// </summary>
 internal static class RowReader
 {
     /// <summary>How files of other types become ones that are read.</summary>
     private static readonly Dictionary<string, string> Others = new()
     {
-        [".txt"] = "Plain text has no questions and answers; fine-tuning needs rows: save them as .json, .jsonl or .csv.",
         [".xlsx"] = "Save the sheet as CSV (UTF-8).",
         [".tsv"] = "Save the table as CSV, with commas.",
         [".gz"] = "Unpack it first.",
@@ -73,9 +73,10 @@ internal static class RowReader
         ".json" => JsonRows.Read(file, keys),
         ".jsonl" => LineRows.Read(file),
         ".csv" => CsvReader.Read(file),
+        ".txt" => TextRows.Read(file),
         ".parquet" => ParquetRows.Read(file),
         ".arrow" => ArrowRows.Read(file),
-        var type => throw new NotSupportedException($"{file}: files of type '{type}' cannot be read; .json, .jsonl, .csv, .parquet and .arrow can."
+        var type => throw new NotSupportedException($"{file}: files of type '{type}' cannot be read; .json, .jsonl, .csv, .txt, .parquet and .arrow can."
             + $" {Others.GetValueOrDefault(type)}".TrimEnd()),
     };
 }

@@ -64,15 +64,15 @@ public sealed record PredictSettings(ModelKeys Model, Sampling Sampling, string?
     internal IEnumerable<(string Name, string Value)> Facts(Settings c, IReadOnlyList<Example> examples)
     {
         return [("the build of kt", SameRun.Code), .. c.Given.Select(g => (g.Key, g.Value ?? "null")), ("adapter (sha256)", AdapterHash ?? "none"),
-            ("rows of the data set (sha256)", HashOf(examples))];
+            ("rows of the data set (sha256)", HashOf(examples.Select(e => $"{string.Join('\0', e.Prompt.Select(m => m.Content))}\0{e.Answer}")))];
     }
 
-    private static string HashOf(IEnumerable<Example> examples) => Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(
-        string.Join('\0', examples.Select(e => $"{string.Join('\0', e.Prompt.Select(m => m.Content))}\0{e.Answer}")))))[..16];
+    private static string HashOf(IEnumerable<string> texts) =>
+        Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(string.Join('\0', texts))))[..16];
 
     /// <summary>
     /// Notes in the output folder what decides the predictions, or compares with what an earlier run noted. The adapter counts by its bytes and the base by
-    /// its fingerprint: retrained under the same name they are others. The rows count with their answers, which are written beside the predictions.
+    /// its fingerprint: retrained under the same name they are others. So are answers that were corrected, which are written beside the predictions.
     /// </summary>
     /// <param name="model">Loaded, with the adapter on it.</param>
     /// <param name="examples">The rows.</param>
@@ -87,7 +87,7 @@ public sealed record PredictSettings(ModelKeys Model, Sampling Sampling, string?
         ["infer_dtype"] = Model.Type.ToString(),
         ["default_system"] = System,
         ["eval_dataset"] = Datasets,
-        ["rows_sha256"] = HashOf(examples),
+        ["answers_sha256"] = HashOf(examples.Select(e => e.Answer)), // a changed prompt is named with its row, by PredictionLog
         ["cutoff_len"] = Cutoff,
         ["max_samples"] = MaxSamples,
         ["val_size"] = ValSize,

@@ -119,6 +119,6 @@ public static class Checkpoints
     {
         if (!File.Exists(Path.Combine(folder, OptimizerFile)))
             throw new InvalidDataException($"{folder}: has no {OptimizerFile} (save_only_model leaves it out), so no run can go on from it; name it as "
-                + $"{KeyOf(folder)} to begin a new run with its weights");
+                + $"{KeyOf(folder)} to begin a new run with its weights, or remove it to go on from an earlier checkpoint");
     }
 }

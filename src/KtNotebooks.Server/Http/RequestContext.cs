@@ -97,6 +97,10 @@ internal sealed class RequestContext : IAsyncDisposable
             if (bytes.AsSpan().IndexOf("\\ud"u8) >= 0 || bytes.AsSpan().IndexOf("\\uD"u8) >= 0) RequireCharacters(document.RootElement, "");
             return document;
         }
+        catch (JsonException error) when (error.LineNumber is null) // of a whole object: a key that stands twice
+        {
+            throw new ApiException(400, $"the body is not taken: {error.Message}", null, "invalid_json");
+        }
         catch (JsonException error)
         {
             throw new ApiException(400, $"the body is no valid JSON (line {(error.LineNumber ?? 0) + 1}, byte {(error.BytePositionInLine ?? 0) + 1})", null,

@@ -55,6 +55,13 @@ public sealed class ChatTargetTests(Workplace place) : IClassFixture<Workplace>
         var (exit, output, errors) = Kt.Run("chat", adapter);
         Assert.True(exit == 0, output + errors);
         Assert.Contains("template deepseek", output, StringComparison.Ordinal);
+        // What it was trained with comes before what its base is, and a key before both.
+        var trained = Path.Combine(adapter, "training_args.yaml");
+        File.WriteAllText(trained, "stage: sft\ntemplate: empty\ndefault_system: 'Say: 1'\n");
+        (var arguments, var notes) = ChatTarget.Complete([adapter]);
+        Assert.Equal([$"model_name_or_path={folder}", $"adapter_name_or_path={adapter}", "template=empty", "default_system=\"Say: 1\""], arguments);
+        Assert.Equal([$"template empty, default_system Say: 1: as the adapter was trained ({trained})"], notes);
+        Assert.Equal("template=deepseek", ChatTarget.Complete([adapter, "template=deepseek"]).Arguments[^1]);
     }
 
     [Fact]

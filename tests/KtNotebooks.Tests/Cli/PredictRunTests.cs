@@ -34,6 +34,23 @@ public class PredictRunTests
             "predict_rouge-2", "predict_rouge-l", "predict_runtime", "predict_samples_per_second", "predict_tokens_per_second"], results.Select(r => r.Key));
         var again = JsonNode.Parse(Kt.Run("eval", "--predictions", FileOf(place), "--json").Output)!;
         Assert.Equal((double)again["bleu-4"]!, (double)results["predict_bleu-4"]!);
+        Assert.Equal(again.ToJsonString(), JsonNode.Parse(Kt.Run("eval", place.Output, "--json").Output)!.ToJsonString());
+    }
+
+    /// <summary>Under the same names there may be another model, or other answers.</summary>
+    [Fact]
+    public void A_retrained_base_and_corrected_answers_are_told_from_the_ones_before()
+    {
+        using var place = new Workplace();
+        Assert.Equal(0, Kt.Run(Predict(place, "max_samples=2")).Exit);
+        var data = Path.Combine(place.Root, "data", "good.json");
+        var before = File.ReadAllText(data);
+        File.WriteAllText(data, before.Replace("The weather is fine.", "Fine.", StringComparison.Ordinal));
+        Assert.StartsWith($"{place.Output} holds predictions made with answers_sha256 ", Kt.Refuses(Predict(place, "max_samples=2")), StringComparison.Ordinal);
+        File.WriteAllText(data, before);
+        Models.Tiny.Save(place.Model, seed: 5);
+        Assert.StartsWith($"{place.Output} holds predictions made with model_fingerprint ", Kt.Refuses(Predict(place, "max_samples=2")),
+            StringComparison.Ordinal);
     }
 
     [Fact]

@@ -29,6 +29,17 @@ public sealed class SettingsTests : IDisposable
     }
 
     [Fact]
+    public void A_tilde_is_the_home_folder_and_a_star_needs_no_second_quotes()
+    {
+        var s = Settings.Read([_folder.Write("a.yaml", "a: ~/x/y\nb: '~/x'\nc: a~/x\nd: ~\n"), "api_cors=*"]);
+        Assert.Equal(Path.Combine(Environment.GetFolderPath(Environment.SpecialFolder.UserProfile), "x/y"), s.Text("a"));
+        Assert.Equal("~/x", s.Text("b"));
+        Assert.Equal("a~/x", s.Text("c"));
+        Assert.False(s.Has("d"));
+        Assert.Equal("*", s.Text("api_cors"));
+    }
+
+    [Fact]
     public void An_unknown_key_is_named_with_its_place_and_the_nearest_known_one()
     {
         var file = _folder.Write("a.yaml", "# a comment\n\nlora_rnak: 8\n");

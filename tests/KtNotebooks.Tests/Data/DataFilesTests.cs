@@ -139,7 +139,7 @@ public sealed class DataFilesTests : IDisposable
 
     [Theory]
     [InlineData("d.json.gz", "Unpack it first")]
-    [InlineData("d.odt", "cannot be read; .json, .jsonl, .csv, .parquet and .arrow can")]
+    [InlineData("d.odt", "cannot be read; .json, .jsonl, .csv, .txt, .parquet and .arrow can")]
     public void Other_types_come_with_what_to_do(string file, string expected)
     {
         Write(file, "PAR1");

@@ -204,6 +204,22 @@ public class DatasetTests
         Assert.Contains("unknown key 'comment'", Assert.Throws<InvalidDataException>(() => info.Get("b")).Message);
     }
 
+    [Fact]
+    public void A_split_of_a_file_is_refused_and_lines_of_text_are_rows()
+    {
+        using var folder = new Samples.Folder();
+        folder.Write("a.txt", "one\r\n\n  \nzwei 二\nthree");
+        folder.Write("dataset_info.json", """
+            {"a":{"file_name":"a.txt","split":"train","columns":{"prompt":"text"}},"b":{"file_name":"a.txt","split":"train[:10]"},
+            "c":{"file_name":"a.txt","split":"test"}}
+            """);
+        var info = DatasetInfo.Load(folder.Path);
+        Assert.Contains("split 'train[:10]' of a.txt: a file is one split", Assert.Throws<NotSupportedException>(() => info.Get("b")).Message);
+        Assert.Contains("split 'test'", Assert.Throws<NotSupportedException>(() => info.Get("c")).Message);
+        Assert.Equal([("one", 1), ("zwei 二", 4), ("three", 5)], RowReader.Read(info.Get("a").Path)
+            .Select(r => (r.Fields.GetProperty("text").GetString()!, int.Parse(r.Source.Split(':')[^1], System.Globalization.CultureInfo.InvariantCulture))));
+    }
+
     [Theory]
     [InlineData(0, 0)]
     [InlineData(0.1, 10)]

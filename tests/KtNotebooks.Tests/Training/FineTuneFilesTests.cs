@@ -88,6 +88,28 @@ public sealed class FineTuneFilesTests : IDisposable
             "logging_steps=3")[1..])) Assert.Equal(12, run.Run(TestContext.Current.CancellationToken).Steps);
     }
 
+    /// <summary>Routers give F32 scores of BF16 rows, with a pair on them too.</summary>
+    [Fact]
+    public void A_router_with_a_pair_is_trained_in_BF16_as_well()
+    {
+        using var run = FineTuneRun.Open(_place.Train("lora_target=gate,q_proj", "bf16=true", "max_steps=2", "plot_loss=false")[1..]);
+        Assert.Contains(run.Model.AllTrainable, p => p.Name == "model.layers.1.mlp.gate.lora_B.weight");
+        run.Run(TestContext.Current.CancellationToken);
+        Assert.Contains(run.Model.AllTrainable.Where(p => p.Name.EndsWith("gate.lora_B.weight", StringComparison.Ordinal)),
+            p => p.Tensor.ToFloats().Any(v => v != 0));
+    }
+
+    /// <summary>What can be learned is said to be learned, once that no answer of it will end.</summary>
+    [Fact]
+    public void A_template_whose_answers_end_with_no_token_is_told_before_training()
+    {
+        using (var run = FineTuneRun.Open(_place.Train("template=qwen3", "max_steps=1")[1..]))
+            Assert.Contains(run.Notes, n => n.StartsWith("the tokenizer has no token '<|im_end|>', with which the template 'qwen3' ends answers",
+                StringComparison.Ordinal));
+        using (var run = FineTuneRun.Open(_place.Train("max_steps=1")[1..]))
+            Assert.DoesNotContain(run.Notes, n => n.Contains("the tokenizer has no token", StringComparison.Ordinal));
+    }
+
     [Fact]
     public void The_folder_of_the_model_or_of_the_adapter_is_no_output_folder()
     {

@@ -157,7 +157,8 @@ public sealed class TrainerOccasionsTests : IDisposable
         var folder = Checkpoints.Newest(Output)!;
         Assert.False(File.Exists(Path.Combine(folder, "optimizer.safetensors")));
         Assert.Equal($"{folder}: has no optimizer.safetensors (save_only_model leaves it out), so no run can go on from it; name it as "
-            + $"adapter_name_or_path to begin a new run with its weights", Assert.Throws<InvalidDataException>(() => TinyRun.Train(Settings)).Message);
+            + "adapter_name_or_path to begin a new run with its weights, or remove it to go on from an earlier checkpoint",
+            Assert.Throws<InvalidDataException>(() => TinyRun.Train(Settings)).Message);
         // Whoever stops a run can go on.
         using var stop = new CancellationTokenSource();
         TinyRun.Train(Settings with { SaveOnlyModel = true, Overwrite = true }, atStep: (3, stop.Cancel), stop: stop);
