@@ -4,6 +4,7 @@ using KtNotebooks.Course;
 using KtNotebooks.Data;
 using KtNotebooks.Distributed;
 using KtNotebooks.Interactive;
+using KtNotebooks.Nn;
 using KtNotebooks.Training;
 
 namespace KtNotebooks.Cli;
@@ -38,8 +39,9 @@ internal static class TrainCommands
         foreach (var note in run.Notes) Console.WriteLine(note);
         Console.WriteLine(FirstExampleReport.Of(run.Examples[0], run.Tokenizer));
         var trained = run.Model.AllTrainable.Sum(p => p.Tensor.Count);
-        var own = run.Model.AllWeights.Where(w => w.Tensor.RequiresGrad).Sum(w => w.Count); // no pairs beside the model's weights, but some of these
-        var all = run.Model.AllWeights.Sum(w => w.Count) + trained - own;
+        var beside = run.Model.AllTrainable.Where(p => p.Name.Contains(".lora_", StringComparison.Ordinal)
+            || p.Name is ValueHead.WeightName or ValueHead.BiasName).Sum(p => p.Tensor.Count);
+        var all = run.Model.AllWeights.Sum(w => w.Count) + beside; // full and freeze train weights of the model itself
         Console.WriteLine($"trainable params: {trained:N0} || all params: {all:N0} || trainable%: {100.0 * trained / all:F4}");
         return Follow(run.Trainer, run.Training, run.Run, cancel);
     }

@@ -1,4 +1,5 @@
 using System.Globalization;
+using System.Text.RegularExpressions;
 
 using YamlDotNet.Core;
 using YamlDotNet.RepresentationModel;
@@ -12,7 +13,7 @@ namespace KtNotebooks.Configuration;
 /// <see cref="Keys"/>. <see cref="Finish"/> then answers for every key that nobody asked for. Errors say file, line, key, what was wanted and what stands
 /// there.
 /// </summary>
-public sealed class Settings
+public sealed partial class Settings
 {
     /// <summary>The most keys of a config. An alias repeats what it names, so a small file can hold very many.</summary>
     private const int MostKeys = 10_000;
@@ -189,6 +190,15 @@ public sealed class Settings
     private static string AtHome(string value) => value.StartsWith("~/", StringComparison.Ordinal)
         ? Path.Join(Environment.GetFolderPath(Environment.SpecialFolder.UserProfile), value[1..]) : value;
 
+    /// <summary>${oc.env:NAME} and ${oc.env:NAME,default}, as OmegaConf has it, by which LLaMA-Factory reads its configs.</summary>
+    private static string WithEnvironment(string value, string where) => !value.Contains("${oc.env:", StringComparison.Ordinal) ? value
+        : FromEnvironment().Replace(value, found => Environment.GetEnvironmentVariable(found.Groups["name"].Value)
+            ?? (found.Groups["default"] is { Success: true, Value: var missing } ? missing
+            : throw new ArgumentException($"{where}: the environment has no {found.Groups["name"].Value}, which {found.Value} asks for")));
+
+    [GeneratedRegex(@"\$\{oc\.env:(?<name>\w+)(?:,\s*(?<default>[^}]*))?\}")]
+    private static partial Regex FromEnvironment();
+
     private static YamlNode Parse(string value, string argument)
     {
         try
@@ -216,8 +226,8 @@ public sealed class Settings
         _values[name] = value switch
         {
             YamlScalarNode { Value: null or "" or "null" or "~", Style: ScalarStyle.Plain or ScalarStyle.Any } => (null, null, where(key)),
-            YamlScalarNode { Style: ScalarStyle.Plain or ScalarStyle.Any } scalar => (AtHome(scalar.Value!), null, where(key)),
-            YamlScalarNode scalar => (scalar.Value, null, where(key)),
+            YamlScalarNode { Style: ScalarStyle.Plain or ScalarStyle.Any } scalar => (AtHome(WithEnvironment(scalar.Value!, where(key))), null, where(key)),
+            YamlScalarNode scalar => (WithEnvironment(scalar.Value!, where(key)), null, where(key)),
             YamlSequenceNode list when list.Children.All(c => c is YamlScalarNode) => (null, [.. list.Children.Select(c => ((YamlScalarNode)c).Value ?? "")],
                 where(key)),
             // Of a key that nobody reads its name alone matters: callbacks, a list of blocks, is unknown rather than of the wrong form.

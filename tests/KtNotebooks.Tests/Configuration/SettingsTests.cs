@@ -40,6 +40,18 @@ public sealed class SettingsTests : IDisposable
     }
 
     [Fact]
+    public void The_environment_is_asked_as_OmegaConf_asks_it()
+    {
+        var s = Settings.Read([_folder.Write("a.yaml", "a: ${oc.env:HOME}/x\nb: '${oc.env:KT_NOT_THERE, none}'\nc: 5 ${x}\n")]);
+        Assert.Equal(Environment.GetEnvironmentVariable("HOME") + "/x", s.Text("a"));
+        Assert.Equal("none", s.Text("b"));
+        Assert.Equal("5 ${x}", s.Text("c"));
+        var file = _folder.Write("b.yaml", "x: 1\na: ${oc.env:KT_NOT_THERE}\n");
+        Assert.Equal($"{file}:2: the environment has no KT_NOT_THERE, which ${{oc.env:KT_NOT_THERE}} asks for",
+            Assert.Throws<ArgumentException>(() => Settings.Read([file])).Message);
+    }
+
+    [Fact]
     public void An_unknown_key_is_named_with_its_place_and_the_nearest_known_one()
     {
         var file = _folder.Write("a.yaml", "# a comment\n\nlora_rnak: 8\n");
