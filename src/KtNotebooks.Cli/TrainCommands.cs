@@ -30,7 +30,7 @@ internal static class TrainCommands
     }
 
     private static Argument<string[]> Arguments() =>
-        new("CONFIG") { Description = "a YAML file, and key=value pairs over it or alone", Arity = ArgumentArity.OneOrMore };
+        new("CONFIG") { Description = "a YAML file and key=value pairs over it, or key=value pairs alone", Arity = ArgumentArity.OneOrMore };
 
     private static int Train(string[] arguments, CancellationToken cancel)
     {

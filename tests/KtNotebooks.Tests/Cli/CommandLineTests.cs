@@ -16,7 +16,7 @@ public class CommandLineTests
     [InlineData("what should be done with my.yaml? `kt train my.yaml`, for example. `kt help` lists the commands", "my.yaml")]
     [InlineData("kt tour has no option '--ot'. Did you mean '--out'? `kt tour --help` shows what there is", "tour", "--ot", "x")]
     [InlineData("kt verify has no use for 'b'. `kt verify --help` shows what there is", "verify", "a", "b")]
-    [InlineData("kt train wants CONFIG: a YAML file and key=value pairs over it; `kt train --help` shows what there is", "train")]
+    [InlineData("kt train wants CONFIG: a YAML file and key=value pairs over it, or key=value pairs alone; `kt train --help` shows what there is", "train")]
     [InlineData("kt report wants --out: the folder for report.md, report.html and the charts; `kt report --help` shows what there is", "report", "a/b=c")]
     [InlineData("--layers wants a value: all, or the first so many; `kt bench train --help` shows what there is", "bench", "train", "--layers")]
     [InlineData("--steps must be a whole number up to 2147483647, but is 'x'; `kt bench train --help` shows what there is", "bench", "train", "--steps", "x")]
