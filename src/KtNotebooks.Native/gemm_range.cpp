@@ -8,7 +8,8 @@
 namespace kt {
 namespace {
 
-constexpr int64_t BlockColumns = 384;   // whose sums wait in cache while K is added block by block
+constexpr int64_t BlockColumns = 384;   // whose sums wait in cache while K is added block by block,
+constexpr int64_t RoundColumns = 64;    // and whose strips lie there at a time: those of all 384 pushed A out of 1 MB of second cache
 constexpr int64_t TurnedColumns = 128;  // a block of FP8 scales, four groups of 4 bits
 constexpr int64_t TileLines = 16;       // cache lines of a strip a k_unit, where strips are tiles
 constexpr Part32 BothParts[2] = {High, Low};
@@ -227,6 +228,7 @@ void compute(const Kernels& kernels, const Range& range, int64_t first_column, i
     // Codes along the columns: a stretch of whole cache lines of them, or each line is read for every panel again.
     const int64_t narrow = turned_codes || int8 ? TurnedColumns : micro ? micro->nr : all_columns;
     const int64_t stretch = std::min(whole || int8 ? narrow : BlockColumns, all_columns), ldc = round_up(stretch, 32);
+    const int64_t round = whole || int8 ? stretch : RoundColumns;
     float* c = sums.get<float>(round_up(range.rows, 32) * ldc);
     for (int64_t first = 0; first < all_columns; first += stretch) {
         const int64_t columns = std::min(stretch, all_columns - first), element = product.type == 0 ? 4 : 2;
@@ -235,8 +237,9 @@ void compute(const Kernels& kernels, const Range& range, int64_t first_column, i
             for (int64_t i = 0; i < range.rows; i++)
                 for (int64_t j = 0; j < columns * element; j += 64) __builtin_prefetch(out + i * product.rows * element + j, 1, 2);
         for (const PassGroup& g : groups)
-            add_passes(kernels, range, first_column + all_columns, passes.data() + g.begin, static_cast<int>(g.end - g.begin),
-                       first_column + first, columns, c, ldc, g.begin > 0);
+            for (int64_t at = 0; at < columns; at += round)
+                add_passes(kernels, range, first_column + all_columns, passes.data() + g.begin, static_cast<int>(g.end - g.begin),
+                           first_column + first + at, std::min(round, columns - at), c + at, ldc, g.begin > 0);
         if (groups.empty()) std::fill(c, c + range.rows * ldc, 0.0f);
         kernels.store(c, ldc, range.rows, columns, product.alpha, product.beta, out, product.type, product.rows, product.cols);
     }

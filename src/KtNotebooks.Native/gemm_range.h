@@ -1,8 +1,8 @@
 // One range of rows of a product: its A in panels, and register tiles over them. What gemm.cpp and chains.cpp cut work into.
 //
-//   for each stretch of columns (one panel of nr where every K is one block of k; else all columns):
-//       for each group of passes (a term, a block of k, a part of B; all passes where every K is one block):
-//           B [k_block, stretch] in strips: where it lies, if it is tiled; else packed
+//   for each stretch of columns (one panel of nr where every K is one block of k; else some):
+//       for each group of passes (a term, a block of k, a part of B; all passes where every K is one block), a round of columns at a time:
+//           B [k_block, round] in strips: where it lies, if it is tiled; else packed
 //           for each panel of nr columns of B: for each panel of mr rows of A: register tile over all passes of the group
 //       store the stretch once, rounded once
 //
