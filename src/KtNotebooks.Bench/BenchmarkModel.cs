@@ -21,9 +21,10 @@ internal sealed class BenchmarkModel : IDisposable
     /// <param name="streams">Told every card that experts are brought to, with the stream that brings them.</param>
     /// <param name="note">Told what was measured on the way.</param>
     /// <param name="denseOnHost">The matrices of layers wait in host memory too.</param>
+    /// <param name="trained">The experts' own matrices are trained: stacked in BF16, on their card or streamed.</param>
     /// <param name="disk">Whose shards the experts stay in; null: they are made up.</param>
     public BenchmarkModel(string shape, int? layers, ExecutorKind executor, StorageFormat format, long slotBytes, Func<string, int, Device> deviceOf,
-        Action<Device, ExpertStream> streams, Action<string> note, Checkpoint? disk = null, bool denseOnHost = false)
+        Action<Device, ExpertStream> streams, Action<string> note, Checkpoint? disk = null, bool denseOnHost = false, bool trained = false)
     {
         var config = ConfigFile.FromJson(shape, ModelShapes.Config(shape, layers).ToJsonString());
         int count;
@@ -33,15 +34,19 @@ internal sealed class BenchmarkModel : IDisposable
         {
             Tiles = executor == ExecutorKind.Cpu,
             DenseOnHost = denseOnHost,
-            Unmade = executor is ExecutorKind.Streamed or ExecutorKind.Split && DeviceOf("model.layers.0").Kind == DeviceKind.Cuda,
+            Trained = !trained ? null : executor == ExecutorKind.Resident
+                ? (name, shape) => Tensor.Empty(DType.BF16, DeviceOf(name), shape)
+                : (name, shape) => new Tensor(PinnedBuffer.Allocate(DeviceOf(name), shape.Aggregate(2L, (n, dim) => n * dim)), 0, DType.BF16, shape),
+            Unmade = !trained && executor is ExecutorKind.Streamed or ExecutorKind.Split && DeviceOf("model.layers.0").Kind == DeviceKind.Cuda,
         };
         Model = ModelFolder.Build(config, disk is null ? made : new DiskWeights(disk, made), DType.BF16);
         foreach (var banks in Model.All().OfType<ExpertBank>().GroupBy(b => DeviceOf(b.Path)).Where(b => b.Key.Kind == DeviceKind.Cuda))
         {
-            if (executor == ExecutorKind.Resident) ExpertExecutors.Keep([.. banks], banks.Key, DType.BF16);
             var (group, slots) = ExpertExecutors.SlotsOf([.. banks.Select(b => b.Layout)], slotBytes, executor == ExecutorKind.Split);
-            if (executor == ExecutorKind.Streamed) _executors.Stream([.. banks], banks.Key, group, slots, onDisk: _ => disk is not null);
-            if (executor == ExecutorKind.Split) note($"split, measured: {_executors.Split([.. banks], banks.Key, group, slots)}");
+            if (trained) _executors.Train([.. banks], banks.Key, group, executor == ExecutorKind.Resident ? 0 : slots);
+            else if (executor == ExecutorKind.Resident) ExpertExecutors.Keep([.. banks], banks.Key, DType.BF16);
+            else if (executor == ExecutorKind.Streamed) _executors.Stream([.. banks], banks.Key, group, slots, onDisk: _ => disk is not null);
+            else if (executor == ExecutorKind.Split) note($"split, measured: {_executors.Split([.. banks], banks.Key, group, slots)}");
             if (executor is ExecutorKind.Streamed or ExecutorKind.Split) streams(banks.Key, _executors.Streams[^1]);
         }
         if (executor == ExecutorKind.Cpu) ExpertExecutors.Gather(Model.All().OfType<ExpertBank>());

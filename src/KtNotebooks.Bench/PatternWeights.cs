@@ -55,6 +55,9 @@ public sealed unsafe class PatternWeights : IWeights
     /// <summary>Matrices of layers wait in pinned host memory (<see cref="VisitingBuffer"/>).</summary>
     public bool DenseOnHost { get; init; }
 
+    /// <summary>Where the stacked matrices [E, N, K] of experts that are trained lie, by their first one's name; null: they are not trained.</summary>
+    public Func<string, long[], Tensor>? Trained { get; init; }
+
     public Tensor Take(string name, DType type, params ReadOnlySpan<long> shape)
     {
         var tensor = Tensor.Empty(type, shape);
@@ -77,6 +80,18 @@ public sealed unsafe class PatternWeights : IWeights
     {
         var format = _format == StorageFormat.BF16 ? StorageFormat.Of(type) : _format;
         if (format.Refusal(k) is { } refusal) throw new ArgumentException($"{names.Path}.{names.Name}: {refusal}");
+        if (Trained is not null)
+        {
+            var all = Trained(names.Weight(0), [count, n, k]);
+            for (var e = 0; e < count; e++)
+            {
+                using var one = Tensor.Empty(DType.BF16, n, k);
+                Fill(one, names.Weight(e));
+                using var place = all.Slice(e, 1);
+                Memory.Copy(one, place);
+            }
+            return Matrices.Stack(all);
+        }
         var (data, scales) = (new Tensor[count], new Tensor[count]);
         RowParallel.For(count, Unmade ? 1 : n * k, (first, last) =>
         {

@@ -41,14 +41,15 @@ namespace KtNotebooks.Bench;
 /// <param name="Stage">sft, or dpo: every two sequences are a pair, whose reference is the base without its adapter.</param>
 /// <param name="DiskFolder">The experts stay on the disk, in shards that are made in this folder first; null: in pinned memory.</param>
 /// <param name="KeepsActivations">Experts on the CPU keep what their backward pass needs.</param>
+/// <param name="IsFull">All weights are trained, experts included, in place of an adapter.</param>
 public sealed record TrainingBenchmarkSettings(string Shape, int? Layers, int Tokens, int Sequence, int Rank, ExecutorKind Executor, StorageFormat Format,
     Device Device, long SlotBytes, long SavedBytes, bool MomentsOnHost, bool LoraOnHost, int ChunkRows, int Steps, int Gpus = 1, bool Contiguous = false,
     int? Parts = null, string? DiskFolder = null, bool DenseOnHost = false, string? Trace = null, bool KeepsActivations = false,
-    string? LoraFolder = null, long KeptBytes = 0, string Stage = "sft");
+    string? LoraFolder = null, long KeptBytes = 0, string Stage = "sft", bool IsFull = false);
 
 /// <summary>What it found; times are medians over the measured steps, in milliseconds.</summary>
 /// <param name="Parameters">Of the base model.</param>
-/// <param name="Trained">Of the adapter.</param>
+/// <param name="Trained">Of the adapter; with <see cref="TrainingBenchmarkSettings.IsFull"/> of the model.</param>
 /// <param name="StepMs">From the first kernel to the updated weights.</param>
 /// <param name="Parts">Time on the compute stream by part of the step (attention, experts, dense, head, embedding, optimizer); waiting for copies is
 /// inside. Of several cards the mean.</param>
@@ -105,6 +106,9 @@ public static class TrainingBenchmark
             throw new ArgumentException($"{settings.Gpus} cards from {settings.Device} on: wanted a positive number, and a card to begin with");
         if (settings.DiskFolder is not null && settings.Executor != ExecutorKind.Streamed)
             throw new ArgumentException($"--weights disk is for --experts streamed, not {settings.Executor.ToString().ToLowerInvariant()}");
+        if (settings.IsFull && (settings.Executor is not (ExecutorKind.Resident or ExecutorKind.Streamed) || settings.Format != StorageFormat.BF16
+            || settings.DiskFolder is not null || settings.DenseOnHost || settings.LoraOnHost || settings.LoraFolder is not null))
+            throw new ArgumentException("--finetuning full is for --experts resident or streamed in bf16, without --weights disk, --dense host, --lora-on-…");
         if (settings.DenseOnHost && settings.Device.Kind != DeviceKind.Cuda)
             throw new ArgumentException("--dense host is for a card: on the CPU all weights are in host memory");
         var watch = Stopwatch.StartNew();
@@ -115,15 +119,16 @@ public static class TrainingBenchmark
                 : new Checkpoint(DiskShards.Make(settings.Shape, settings.Layers, settings.Format, settings.DiskFolder, note, cancel));
             using var made = new BenchmarkModel(settings.Shape, settings.Layers, settings.Executor, settings.Format, settings.SlotBytes,
                 (name, layers) => meters[GpuOf(name, layers, settings)].Device,
-                (device, stream) => meters.First(m => m.Device == device).Watch(stream), note, disk, settings.DenseOnHost);
+                (device, stream) => meters.First(m => m.Device == device).Watch(stream), note, disk, settings.DenseOnHost, settings.IsFull);
             var folder = settings.LoraFolder is null ? null : new DiskMemory(settings.LoraFolder);
             if (folder?.Doubt is { } doubt) note(doubt);
             foreach (var bank in made.Model.All().OfType<ExpertBank>())
                 (bank.LoraOnHost, bank.LoraDisk) = (settings.LoraOnHost || folder is not null, folder);
             note($"weights made and placed after {watch.Elapsed.TotalSeconds:F1} s");
-            LoraAdapter.Attach(made.Model, new LoraSettings(settings.Rank, Experts: true), seed: 1);
-            note($"adapter attached after {watch.Elapsed.TotalSeconds:F1} s");
+            if (settings.IsFull) made.Model.Unfreeze(new TrainedParts(All: true).Of(made.Model));
+            else LoraAdapter.Attach(made.Model, new LoraSettings(settings.Rank, Experts: true), seed: 1);
             using var optimizer = new AdamW(made.Model.AllTrainable, new AdamWSettings(), _ => settings.MomentsOnHost);
+            note($"what is trained, and AdamW's moments, ready after {watch.Elapsed.TotalSeconds:F1} s");
             if (ranks.Prepare(settings.Device) is { } carrier) note(carrier);
             ranks.IsTimed = ranks.World > 1;
             foreach (var (tokens, parts) in windows ?? [(settings.Tokens, settings.Parts)])

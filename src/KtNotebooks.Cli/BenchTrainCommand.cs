@@ -80,6 +80,12 @@ internal static class BenchTrainCommand
             DefaultValueFactory = _ => "sft",
         };
         stage.AcceptOnlyFromAmong("sft", "dpo");
+        var finetuning = new Option<string>("--finetuning")
+        {
+            Description = "lora, or full: all weights themselves, experts included (resident or streamed, in bf16)",
+            DefaultValueFactory = _ => "lora",
+        };
+        finetuning.AcceptOnlyFromAmong("lora", "full");
         var chunk = new Option<int>("--chunk") { Description = "rows that a stage works on at a time", DefaultValueFactory = _ => 8192 };
         var steps = new Option<int>("--steps") { Description = "measured steps, after two to warm up", DefaultValueFactory = _ => 5 };
         var weights = new Option<string>("--weights")
@@ -103,7 +109,7 @@ internal static class BenchTrainCommand
         var command = new Command("train", "Tokens per second of a real training step (forward, backward, clipping, AdamW) on random weights of a true shape")
         {
             shape, layers, tokens, sequence, rank, experts, format, device, cards, contiguous, parts, slots, saved, moments, pairs, pairsFolder, keep, kept,
-            chunk, stage, steps, weights, diskFolder, dense, trace, json
+            chunk, stage, finetuning, steps, weights, diskFolder, dense, trace, json
         };
         command.SetAction((parsed, cancel) => Task.Run(() =>
         {
@@ -122,7 +128,7 @@ internal static class BenchTrainCommand
                 parsed.GetValue(pairs), parsed.GetValue(chunk), parsed.GetValue(steps), parsed.GetValue(cards), parsed.GetValue(contiguous),
                 windows[0].Parts, parsed.GetValue(diskFolder), parsed.GetValue(dense) == "host",
                 parsed.GetValue(trace), parsed.GetValue(keep), parsed.GetValue(pairsFolder),
-                (long)parsed.GetValue(kept) << 20, parsed.GetRequiredValue(stage));
+                (long)parsed.GetValue(kept) << 20, parsed.GetRequiredValue(stage), parsed.GetRequiredValue(finetuning) == "full");
             var ranks = Together.Join();
             var speaker = ranks.World == 1 ? "" : $"rank {ranks.Rank}: ";
             foreach (var result in TrainingBenchmark.Run(settings, ranks, line => Console.Error.WriteLine(speaker + line), windows, cancel))
@@ -141,8 +147,9 @@ internal static class BenchTrainCommand
     private static void Print(TrainingBenchmarkResult r)
     {
         var s = r.Settings;
-        Console.WriteLine($"{s.Shape}, {s.Layers?.ToString() ?? "all"} layers, {r.Parameters / 1e9:F2} B parameters, LoRA "
-            + $"rank {s.Rank} ({r.Trained / 1e6:F1} M trained), {s.Tokens} tokens a step in sequences of {s.Sequence}"
+        Console.WriteLine($"{s.Shape}, {s.Layers?.ToString() ?? "all"} layers, {r.Parameters / 1e9:F2} B parameters, "
+            + (s.IsFull ? $"{r.Trained / 1e9:F2} B of them trained" : $"LoRA rank {s.Rank} ({r.Trained / 1e6:F1} M trained)")
+            + $", {s.Tokens} tokens a step in sequences of {s.Sequence}"
             + (s.Stage == "sft" ? "" : $", {s.Stage}"));
         var more = s.Gpus == 1 ? ""
             : $" and {s.Gpus - 1} more: {(s.Contiguous ? "consecutive layers on each" : "layers in turn")}, the window in {s.Parts} parts";

@@ -33,7 +33,7 @@ internal static class Completions
 
     private static string[] Options(RootCommand root, Command command) =>
         [.. Commands.OptionsOf(root, command).Where(o => !o.Hidden).Select(o => o.Name).Where(n => n.StartsWith("--", StringComparison.Ordinal)),
-            .. Commands.TakesKeys(command) ? KnownKeys.Of(command).Select(k => "--" + k.Name) : []];
+            .. KnownKeys.Of(command).Select(k => "--" + k.Name)];
 
     private static IEnumerable<string> Words(Command command, string last)
     {

@@ -87,6 +87,8 @@ public class CommandLineTests
         Assert.Equal((0, ""), (help.Exit, help.Errors));
         Assert.Contains("--shape", help.Output, StringComparison.Ordinal);
         Assert.Equal("kt has no command 'trian'. Did you mean 'train'? `kt help` lists the commands", Kt.Refuses("help", "trian"));
+        Assert.Contains("\nKeys (", Kt.Run("train", "--help").Output, StringComparison.Ordinal);
+        Assert.DoesNotContain("\nKeys (", Kt.Run("bench", "train", "--help").Output, StringComparison.Ordinal); // it takes none
         var version = Kt.Run("version");
         Assert.Equal((0, ""), (version.Exit, version.Errors));
         Assert.Matches(@"^kt \d+\.\d+\.\d+\S*\n$", version.Output);
