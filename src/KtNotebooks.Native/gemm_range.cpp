@@ -9,7 +9,7 @@ namespace kt {
 namespace {
 
 constexpr int64_t BlockColumns = 384;   // whose sums wait in cache while K is added block by block,
-constexpr int64_t RoundColumns = 64;    // and whose strips lie there at a time: those of all 384 pushed A out of 1 MB of second cache
+constexpr int64_t RoundColumns = 64;    // or, where the strips of all of them would push A out of it, a part of them at a time
 constexpr int64_t TurnedColumns = 128;  // a block of FP8 scales, four groups of 4 bits
 constexpr int64_t TileLines = 16;       // cache lines of a strip a k_unit, where strips are tiles
 constexpr Part32 BothParts[2] = {High, Low};
@@ -194,6 +194,12 @@ void add_passes(const Kernels& kernels, const Range& range, int64_t end, Pass* p
                           b.stored.turned ? nullptr : int8_scales(b, first), c, ldc, accumulate);
 }
 
+// Whether a block's strips of so many columns fit into what A leaves of the second cache. Of 1 MB they do not: a backward pass over few
+// rows took up to 1.7 times as long as with RoundColumns.
+bool fits_beside(const Micro* micro, int64_t columns) {
+    return !micro || columns * micro->k_block * micro->element <= second_cache_bytes() - cached_bytes();
+}
+
 // The passes of a product in order, of which [begin, end) are added together: all of them where each term is one block of k.
 struct PassGroup {
     size_t begin, end;
@@ -228,7 +234,7 @@ void compute(const Kernels& kernels, const Range& range, int64_t first_column, i
     // Codes along the columns: a stretch of whole cache lines of them, or each line is read for every panel again.
     const int64_t narrow = turned_codes || int8 ? TurnedColumns : micro ? micro->nr : all_columns;
     const int64_t stretch = std::min(whole || int8 ? narrow : BlockColumns, all_columns), ldc = round_up(stretch, 32);
-    const int64_t round = whole || int8 ? stretch : RoundColumns;
+    const int64_t round = whole || int8 || fits_beside(micro, stretch) ? stretch : RoundColumns;
     float* c = sums.get<float>(round_up(range.rows, 32) * ldc);
     for (int64_t first = 0; first < all_columns; first += stretch) {
         const int64_t columns = std::min(stretch, all_columns - first), element = product.type == 0 ? 4 : 2;

@@ -18,5 +18,7 @@ public class HostMemoryTests
         var message = Assert.Throws<InsufficientMemoryException>(() => HostMemory.Require(memory["MemTotal"])).Message;
         Assert.StartsWith($"{ByteSize.Text(memory["MemTotal"])} more do not fit the host memory, of which ", message, StringComparison.Ordinal);
         Assert.Contains("map the weights", message, StringComparison.Ordinal);
+        Assert.Contains("fewer tokens a step", Assert.Throws<InsufficientMemoryException>(() => HostMemory.RequirePinned(memory["MemTotal"])).Message,
+            StringComparison.Ordinal);
     }
 }

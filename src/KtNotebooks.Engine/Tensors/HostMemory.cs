@@ -44,6 +44,11 @@ public static class HostMemory
                 $"available; {instead}");
     }
 
+    /// <summary>The same for pinned memory, which the system fills at once.</summary>
+    /// <exception cref="InsufficientMemoryException">So much is not available.</exception>
+    internal static void RequirePinned(long bytes) => Require(bytes, "pinned memory holds for cards what waits for its turn: give fewer tokens a step, "
+        + "expert_lora: card, optimizer_state: card, or experts in fewer bits (int8, int4)");
+
     /// <summary>Processes of a run on this machine, each of which takes its part.</summary>
     internal static int Sharers { get; set; } = 1;
 

@@ -14,10 +14,11 @@ public sealed class PinnedBuffer : Buffer
         : base(pointer, byteLength, Device.Cpu) => _free = free;
 
     /// <exception cref="NotSupportedException">There is no such card here.</exception>
-    /// <exception cref="InsufficientMemoryException">The system does not lock that much.</exception>
+    /// <exception cref="InsufficientMemoryException">So much is not left, or the system does not lock it.</exception>
     /// <param name="fill">Writes all of it, by several threads, before it is locked; null: it stays uninitialised.</param>
     public static PinnedBuffer Allocate(Device card, long byteLength, Action<nint>? fill = null)
     {
+        HostMemory.RequirePinned(byteLength);
         var memory = new PinnedMemory(CudaDevice.Get(card.Index), Math.Max(byteLength, 1), fill);
         return new PinnedBuffer(memory.Pointer, byteLength, memory.Dispose);
     }
@@ -30,7 +31,7 @@ public sealed class PinnedBuffer : Buffer
     {
         long bytes = type.Size();
         foreach (var dim in shape) bytes *= dim;
-        var block = PinnedPool.Take(card, Math.Max(bytes, 1));
+        var block = PinnedPool.Take(card, Math.Max(bytes, 1), HostMemory.RequirePinned);
         return new Tensor(new PinnedBuffer(block.Pointer, bytes, () =>
         {
             try

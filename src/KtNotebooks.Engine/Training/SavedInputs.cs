@@ -97,7 +97,7 @@ internal sealed class SavedInputs(long deviceBudget) : IDisposable
         /// <summary>Starts the copy to the host.</summary>
         public void Send()
         {
-            Host = PinnedPool.Take(Gpu, Bytes);
+            Host = PinnedPool.Take(Gpu, Bytes, HostMemory.RequirePinned);
             using var written = new CudaEvent(Gpu);
             written.Record(Gpu.Compute);
             Gpu.Saves.Wait(written);

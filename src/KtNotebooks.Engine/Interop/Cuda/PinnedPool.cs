@@ -24,17 +24,23 @@ internal static class PinnedPool
     public static long HeldBytes { get; private set; }
 
     /// <summary>A block whose last copy is over: the one returned first is waited for, if it must be.</summary>
-    public static PinnedBlock Take(CudaDevice card, long bytes)
+    /// <param name="require">Asked before more memory is locked, and throws where so much is not left.</param>
+    public static PinnedBlock Take(CudaDevice card, long bytes, Action<long>? require = null)
     {
         (PinnedBlock? Block, CudaEvent LastCopy) known = (null, null!);
         lock (Gate)
         {
             if (Free.TryGetValue((card.Index, bytes), out var blocks) && blocks.TryDequeue(out var first)) known = first;
-            else HeldBytes += bytes;
         }
-        if (known.Block is null) return new PinnedBlock(card, new PinnedMemory(card, bytes));
-        using (known.LastCopy) known.LastCopy.Synchronize();
-        return known.Block;
+        if (known.Block is not null)
+        {
+            using (known.LastCopy) known.LastCopy.Synchronize();
+            return known.Block;
+        }
+        require?.Invoke(bytes);
+        var made = new PinnedBlock(card, new PinnedMemory(card, bytes));
+        lock (Gate) HeldBytes += bytes;
+        return made;
     }
 
     /// <summary>Takes a block back, and the event behind its last copy, without waiting for it.</summary>
