@@ -69,6 +69,7 @@ internal static class ChatCommand
                 try
                 {
                     foreach (var piece in chat.Ask(line, answering.Token)) Console.Write(piece);
+                    if (chat.Ended == FinishReason.Length) Console.Write($" [cut after {chat.Sampling.MaxNewTokens} tokens; max_new_tokens=NUMBER gives more]");
                 }
                 catch (OperationCanceledException)
                 {

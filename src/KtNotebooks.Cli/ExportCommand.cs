@@ -38,17 +38,20 @@ internal static class ExportCommand
         var command = new Command("adapter", "Write an adapter in another form") { source, target, experts, verbose };
         command.SetAction(parsed =>
         {
+            var to = parsed.GetRequiredValue(target);
+            if (Path.GetExtension(to) is ".gguf" or ".safetensors" or ".bin" or ".pt" && !Directory.Exists(to))
+                throw new ArgumentException($"TO must be a folder, but is '{to}': adapters are written as a folder of safetensors in each form");
             using var adapter = AdapterSource.Open(parsed.GetRequiredValue(source));
             foreach (var note in adapter.Notes) Console.WriteLine(note);
-            using var held = FolderLock.Inside(parsed.GetRequiredValue(target), "kt adapter", "the folder");
+            using var held = FolderLock.Inside(to, "kt adapter", "the folder");
             var form = parsed.GetRequiredValue(experts) switch
             {
                 "fused" => ExpertForm.KTransformers,
                 "parameters" => ExpertForm.Parameters,
                 _ => ExpertForm.Each,
             };
-            adapter.Save(parsed.GetRequiredValue(target), form, parsed.GetValue(verbose) ? Console.Error.WriteLine : null);
-            Console.WriteLine($"{adapter.Tensors.Count} tensors → {parsed.GetRequiredValue(target)}");
+            adapter.Save(to, form, parsed.GetValue(verbose) ? Console.Error.WriteLine : null);
+            Console.WriteLine($"{adapter.Tensors.Count} tensors → {to}");
         });
         return command;
     }

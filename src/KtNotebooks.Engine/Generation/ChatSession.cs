@@ -107,6 +107,9 @@ public sealed class ChatSession : IDisposable
     /// <summary>Forgets the conversation.</summary>
     public void Clear() => _messages.Clear();
 
+    /// <summary>Why the last whole answer ended; <see cref="FinishReason.Length"/>: it was cut.</summary>
+    public FinishReason Ended { get; private set; }
+
     /// <summary>
     /// Adds a question and yields the answer in pieces of whole characters; question and answer join the conversation when the answer is complete.
     /// </summary>
@@ -121,6 +124,7 @@ public sealed class ChatSession : IDisposable
         var answer = _scheduler.Add(new GenerationRequest(prompt, Sampling) { StopIds = stops, Adapter = Adapter });
         foreach (var token in _scheduler.Read(answer, cancel))
             if (token.Text.Length > 0) yield return token.Text;
+        Ended = answer.Reason;
         _messages.Add(asked);
         _messages.Add(new Message(Role.Assistant, answer.Text));
     }

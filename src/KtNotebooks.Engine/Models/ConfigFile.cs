@@ -26,7 +26,11 @@ public sealed class ConfigFile
         Path = path;
         if (FileKinds.Of(path) == FileKind.None && new FileInfo(path).LinkTarget is null)
         {
-            var hint = HubCache.Hint(System.IO.Path.GetDirectoryName(System.IO.Path.GetFullPath(path)) ?? path);
+            var folder = System.IO.Path.GetDirectoryName(System.IO.Path.GetFullPath(path)) ?? path;
+            if (File.Exists(System.IO.Path.Combine(folder, "adapter_config.json")))
+                throw new FileNotFoundException($"{path}: no such file; the folder holds an adapter: its base is wanted here (adapter_config.json names it), "
+                    + "and the folder as adapter_name_or_path");
+            var hint = HubCache.Hint(folder);
             throw new FileNotFoundException($"{path}: no such file; a model is a folder on this machine that holds config.json (nothing is downloaded){hint}");
         }
         _whole = JsonSource.Read(path, "a model's config.json");

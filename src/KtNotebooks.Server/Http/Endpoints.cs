@@ -78,7 +78,7 @@ internal sealed class Endpoints(ModelEngine engine, ApiSettings settings, ILogge
         }
         catch (OperationCanceledException) when (context.RequestAborted.IsCancellationRequested)
         {
-            failed = new ApiException(499, "the client has gone");
+            failed = new ApiException(499, "the client has gone", null, "client_gone");
         }
 #pragma warning disable CA1031 // Whatever it is, the client hears one line, and the log the rest.
         catch (Exception error)

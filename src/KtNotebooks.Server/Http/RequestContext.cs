@@ -45,6 +45,8 @@ internal sealed class RequestContext : IAsyncDisposable
     {
         if (!Http.Request.HasJsonContentType())
             throw new ApiException(415, "the body must be JSON, with the header Content-Type: application/json", null, "unsupported_media_type");
+        if (Http.Request.Headers.ContentEncoding.ToString() is { Length: > 0 } form && !form.Equals("identity", StringComparison.OrdinalIgnoreCase))
+            throw new ApiException(415, "the body must come as it is, without Content-Encoding", null, "unsupported_media_type");
         RequireSmall(Http.Request.ContentLength ?? 0);
         while (true)
         {

@@ -86,6 +86,7 @@ public class CommandLineTests
         var help = Kt.Run("help", "model", "make");
         Assert.Equal((0, ""), (help.Exit, help.Errors));
         Assert.Contains("--shape", help.Output, StringComparison.Ordinal);
+        Assert.Contains("adapters are written as a folder", Kt.Refuses("adapter", "nowhere", "out.gguf"), StringComparison.Ordinal);
         Assert.Equal("kt has no command 'trian'. Did you mean 'train'? `kt help` lists the commands", Kt.Refuses("help", "trian"));
         Assert.Contains("\nKeys (", Kt.Run("train", "--help").Output, StringComparison.Ordinal);
         Assert.DoesNotContain("\nKeys (", Kt.Run("bench", "train", "--help").Output, StringComparison.Ordinal); // it takes none

@@ -96,6 +96,11 @@ public sealed class ServerFaultTests(TinyServer tiny) : IClassFixture<TinyServer
         using var text = new StringContent(Chat, Encoding.UTF8, "text/plain"); // what a page may send without asking
         using var answer = await tiny.Http.PostAsync(new Uri("/v1/chat/completions", UriKind.Relative), text, Stop);
         Assert.Equal(415, (int)answer.StatusCode);
+        using var packed = new StringContent(Chat, Encoding.UTF8, "application/json");
+        packed.Headers.ContentEncoding.Add("gzip");
+        using var refused = await tiny.Http.PostAsync(new Uri("/v1/chat/completions", UriKind.Relative), packed, Stop);
+        Assert.Equal(415, (int)refused.StatusCode);
+        Assert.Contains("Content-Encoding", await refused.Content.ReadAsStringAsync(Stop), StringComparison.Ordinal);
         Assert.Equal((404, "not_found"), await Code("/v1/nothing", Chat));
         using var get = await tiny.Http.GetAsync(new Uri("/v1/chat/completions", UriKind.Relative), Stop);
         Assert.Equal((405, "POST"), ((int)get.StatusCode, string.Join(',', get.Content.Headers.Allow)));
