@@ -103,7 +103,8 @@ KT_INLINE void to_first_cache(const char* p) {
 
 // The four loads of a step stand together, and work for other parts of the core (prefetches of the next step) stands between the products:
 // of two threads of a core each finds few free tile registers, and products in a row keep the other from its own. With both factors in the
-// second cache this order was half again as fast as the one that spreads the loads and prefetches nothing.
+// second cache this order was half again as fast as the one that spreads the loads and prefetches nothing. Vector work between the products
+// (turning or dequantizing the next strips there) takes longer than beforehand: docs/results/h200/2026-11-29/amx-probe.txt.
 template <bool Bytes, int C, int A, int B>
 KT_INLINE void multiply() {
     if constexpr (Bytes)

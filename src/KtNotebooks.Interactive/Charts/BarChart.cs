@@ -15,7 +15,8 @@ public sealed class BarChart(string title, IReadOnlyList<string> categories, str
 {
     private readonly List<Series> _series = [];
 
-    private sealed record Series(string Name, double[] Values, double[]? Errors, Color Color);
+    /// <summary>Errors: how far an error bar goes below and above the value; null: there are none.</summary>
+    private sealed record Series(string Name, double[] Values, (double Below, double Above)[]? Errors, bool IsSymmetric, Color Color);
 
     /// <summary>Writes the numbers above the bars, where there is room for all of them.</summary>
     public bool ValueLabels { get; init; } = true;
@@ -26,10 +27,28 @@ public sealed class BarChart(string title, IReadOnlyList<string> categories, str
     /// <param name="color">Without one the series takes the next one of <see cref="Palette"/>.</param>
     public BarChart Add(string name, IEnumerable<double> values, IEnumerable<double>? errors = null, Color? color = null)
     {
-        var series = new Series(name, [.. values], errors is null ? null : [.. errors], color ?? Palette.At(_series.Count));
-        if (series.Values.Length != categories.Count || (series.Errors is { } e && e.Length != categories.Count))
-            throw new ArgumentException($"[BarChart] '{name}': wanted {categories.Count} values (and errors), one a category, got {series.Values.Length}",
-                nameof(values));
+        ArgumentNullException.ThrowIfNull(values);
+        return Add(name, [.. values], errors?.Select(e => (Math.Abs(e), Math.Abs(e))), true, color);
+    }
+
+    /// <param name="name">For the legend.</param>
+    /// <param name="values">One for each category.</param>
+    /// <param name="intervals">What each error bar covers, as a bootstrap interval, which is seldom as long on both sides; not finite: none.</param>
+    /// <param name="color">Without one the series takes the next one of <see cref="Palette"/>.</param>
+    public BarChart Add(string name, IEnumerable<double> values, IEnumerable<(double Low, double High)> intervals, Color? color = null)
+    {
+        ArgumentNullException.ThrowIfNull(values);
+        ArgumentNullException.ThrowIfNull(intervals);
+        double[] all = [.. values];
+        return Add(name, all, intervals.Select((e, i) => i < all.Length ? (Math.Max(0, all[i] - e.Low), Math.Max(0, e.High - all[i])) : e), false, color);
+    }
+
+    private BarChart Add(string name, double[] values, IEnumerable<(double Below, double Above)>? errors, bool isSymmetric, Color? color)
+    {
+        var series = new Series(name, values, errors is null ? null : [.. errors], isSymmetric, color ?? Palette.At(_series.Count));
+        if (values.Length != categories.Count || (series.Errors is { } e && e.Length != categories.Count))
+            throw new ArgumentException($"[BarChart] '{name}': wanted {categories.Count} values (and errors), one a category, got {values.Length}"
+                + (series.Errors is { } got ? $" (and {got.Length})" : ""), nameof(values));
         _series.Add(series);
         return this;
     }
@@ -45,7 +64,7 @@ public sealed class BarChart(string title, IReadOnlyList<string> categories, str
 
     private Scene Draw(double length, out bool hides)
     {
-        var tips = _series.SelectMany(s => s.Values.SelectMany((v, i) => new[] { v - Error(s, i), v + Error(s, i) }));
+        var tips = _series.SelectMany(s => s.Values.SelectMany((v, i) => new[] { v - Below(s, i), v + Above(s, i) }));
         var ends = tips.Where(double.IsFinite).Append(0).ToArray();
         var headroom = ValueLabels ? (ends.Max() - ends.Min()) * 0.06 : 0; // numbers stand above the bars
         var axis = Axis.Nice(ends.Min() < 0 ? ends.Min() - headroom : 0, ends.Max() > 0 ? (ends.Max() + headroom) * length : 0, 6);
@@ -83,7 +102,11 @@ public sealed class BarChart(string title, IReadOnlyList<string> categories, str
             trace["marker"] = new JsonObject { ["color"] = PlotlyFigure.Css(s.Color) };
             trace["x"] = PlotlyFigure.Texts(categories);
             trace["y"] = PlotlyFigure.Numbers(s.Values);
-            if (s.Errors is { } errors) trace["error_y"] = new JsonObject { ["type"] = "data", ["array"] = PlotlyFigure.Numbers(errors) };
+            if (s.Errors is null) continue;
+            var bars = new JsonObject { ["type"] = "data", ["array"] = PlotlyFigure.Numbers(s.Errors.Select((_, i) => Above(s, i))) };
+            if (!s.IsSymmetric)
+                (bars["symmetric"], bars["arrayminus"]) = (false, PlotlyFigure.Numbers(s.Errors.Select((_, i) => Below(s, i))));
+            trace["error_y"] = bars;
         }
     }
 
@@ -93,10 +116,10 @@ public sealed class BarChart(string title, IReadOnlyList<string> categories, str
         double value = series.Values[category], tip = plot.Y(axis, value), zero = plot.Y(axis, 0), middle = left + width / 2;
         var gap = Math.Min(1.5, width * 0.08);
         plot.Scene.Rect(new(left + gap, Math.Min(tip, zero), width - 2 * gap, Math.Abs(tip - zero)), series.Color);
-        double error = Error(series, category), outer = plot.Y(axis, value < 0 ? value - error : value + error);
-        if (error > 0)
+        double below = Below(series, category), above = Above(series, category), outer = plot.Y(axis, value < 0 ? value - below : value + above);
+        if (below + above > 0)
         {
-            double low = plot.Y(axis, value - error), high = plot.Y(axis, value + error), cap = Math.Min(5, width / 4);
+            double low = plot.Y(axis, value - below), high = plot.Y(axis, value + above), cap = Math.Min(5, width / 4);
             plot.Scene.Line(middle, low, middle, high, Palette.Ink, 1.25);
             plot.Scene.Line(middle - cap, low, middle + cap, low, Palette.Ink, 1.25);
             plot.Scene.Line(middle - cap, high, middle + cap, high, Palette.Ink, 1.25);
@@ -111,7 +134,16 @@ public sealed class BarChart(string title, IReadOnlyList<string> categories, str
         ];
     }
 
-    private static double Error(Series s, int i) => s.Errors is { } e && double.IsFinite(e[i]) ? Math.Abs(e[i]) : 0;
+    private static double Below(Series s, int i) => s.Errors is { } e && double.IsFinite(e[i].Below) ? e[i].Below : 0;
+
+    private static double Above(Series s, int i) => s.Errors is { } e && double.IsFinite(e[i].Above) ? e[i].Above : 0;
+
+    private static string ErrorText(Series s, int i)
+    {
+        var (value, below, above) = (s.Values[i], Below(s, i), Above(s, i));
+        if (below + above == 0) return "";
+        return s.IsSymmetric ? $" ± {Ticks.Format(above)}" : $" [{Ticks.Format(value - below)}, {Ticks.Format(value + above)}]";
+    }
 
     private string Describe() => $"{Title}: {string.Join("; ", _series.Select(Summary))}";
 
@@ -125,14 +157,14 @@ public sealed class BarChart(string title, IReadOnlyList<string> categories, str
         if (Title.Length > 0) text.AppendLine(Title);
         var most = _series.SelectMany(s => s.Values).Where(double.IsFinite).Select(Math.Abs).DefaultIfEmpty(1).Max();
         var rows = categories
-            .SelectMany((c, i) => _series.Select(s => (Name: _series.Count > 1 ? $"{c} / {s.Name}" : c, Value: s.Values[i], Error: Error(s, i))))
+            .SelectMany((c, i) => _series.Select(s => (Name: _series.Count > 1 ? $"{c} / {s.Name}" : c, Value: s.Values[i], Error: ErrorText(s, i))))
             .ToArray();
         var name = rows.Select(r => TextWidth.Of(r.Name)).DefaultIfEmpty(0).Max();
         var number = rows.Select(r => Ticks.Format(r.Value).Length).DefaultIfEmpty(0).Max();
         foreach (var row in rows)
         {
             text.Append(TextWidth.PadRight(row.Name, name)).Append("  ").Append(Ticks.Format(row.Value).PadLeft(number));
-            if (row.Error > 0) text.Append(" ± ").Append(Ticks.Format(row.Error));
+            text.Append(row.Error);
             text.Append("  ").AppendLine(TextWidth.Bar(Math.Abs(row.Value) / most, 40));
         }
         return text.ToString().TrimEnd();

@@ -38,7 +38,7 @@ public sealed class ScoreReport(IReadOnlyList<ScoredRun> runs)
         {
             Estimate? At(string name) => run.Scores.TryGetValue(name, out var e) ? e : null;
             chart.Add(run.Published ? $"{run.Name} (published)" : run.Name, names.Select(n => At(n)?.Mean ?? double.NaN),
-                names.Select(n => At(n) is { } e ? (e.High - e.Low) / 2 : 0));
+                names.Select(n => At(n) is { } e ? (e.Low, e.High) : (double.NaN, double.NaN)));
         }
         return chart;
     }

@@ -38,6 +38,20 @@ public class PlotlyTests
         Assert.Equal(["3.1", "null"], Values(trace, "y"));
         Assert.Equal("0.4", trace["error_y"]!["array"]![0]!.ToString());
         Assert.Equal("category", (string?)layout["xaxis"]!["type"]); // "1" is a name and no number
+        Assert.Null(trace["error_y"]!["arrayminus"]);
+    }
+
+    [Fact]
+    public void An_interval_is_drawn_from_its_one_end_to_the_other()
+    {
+        var chart = new BarChart("t", ["law", "none"]).Add("share", [1, 2], [(0, 4), (double.NaN, double.NaN)]);
+        var (trace, _) = Only(chart);
+        var bars = trace["error_y"]!;
+        Assert.Equal(["3", "0"], Values(bars, "array"));
+        Assert.Equal(["1", "0"], Values(bars, "arrayminus"));
+        Assert.False((bool)bars["symmetric"]!);
+        Assert.Contains("1 [0, 4]", chart.ToText(), StringComparison.Ordinal);
+        Assert.DoesNotContain("[", chart.ToText().Split('\n')[^1], StringComparison.Ordinal);
     }
 
     [Fact]
