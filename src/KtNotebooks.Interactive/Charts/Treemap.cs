@@ -72,11 +72,27 @@ public sealed class Treemap(string title, string unit = "") : Chart(title)
             plot.Scene.Rect(new(box.X + gap, box.Y + gap, box.Width - (2 * gap), box.Height - (2 * gap)), part.Color);
             var ink = part.Color.Brightness > 0.5 ? Palette.Ink : new Color(255, 255, 255);
             if (box.Height < LabelSize + 8 || box.Width < 40) continue;
-            plot.Scene.Text(box.X + 7, box.Y + LabelSize + 5, Plot.Fit(part.Name, box.Width - 12, LabelSize, bold: true), LabelSize, ink, bold: true);
-            if (box.Height >= 2.6 * LabelSize + 8)
-                plot.Scene.Text(box.X + 7, box.Y + (2.3 * LabelSize) + 6, Plot.Fit(Number(part.Value), box.Width - 12, LabelSize - 1), LabelSize - 1, ink);
+            var y = box.Y + LabelSize + 5;
+            foreach (var (line, isName) in Lines(part.Name, box.Width - 12, LabelSize, bold: true).Select(l => (l, true))
+                .Concat(Lines(Number(part.Value), box.Width - 12, LabelSize - 1).Select(l => (l, false))))
+            {
+                if (y > box.Y + box.Height - 5) break;
+                var size = isName ? LabelSize : LabelSize - 1;
+                plot.Scene.Text(box.X + 7, y, Plot.Fit(line, box.Width - 12, size, bold: isName), size, ink, bold: isName);
+                y += 1.3 * LabelSize + (isName ? 1 : 0);
+            }
         }
         return plot.Scene;
+    }
+
+    /// <summary>Whole words to a line, as many as its width takes; a number keeps its %.</summary>
+    private static List<string> Lines(string text, double width, double size, bool bold = false)
+    {
+        List<string> lines = [];
+        foreach (var word in text.Replace(" %", "\u00a0%", StringComparison.Ordinal).Split(' ').Select(w => w.Replace('\u00a0', ' ')))
+            if (lines.Count > 0 && StrokeFont.Width($"{lines[^1]} {word}", size, bold) <= width) lines[^1] += " " + word;
+            else lines.Add(word);
+        return lines;
     }
 
     internal override void Draw(PlotlyFigure figure)
