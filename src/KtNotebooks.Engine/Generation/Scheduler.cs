@@ -103,6 +103,9 @@ public sealed class Scheduler : IDisposable
     public Completion Add(GenerationRequest request)
     {
         ArgumentNullException.ThrowIfNull(request);
+        if (_model.IsFreed)
+            throw new InvalidOperationException("the model was freed: in a notebook the cell that loads it ran again. Run the cells behind that one again too, "
+                + "so that they take the new one");
         var (prompt, info) = (request.Prompt, _model.Info);
         if (prompt.Count == 0) throw new ArgumentException("the prompt has no tokens");
         if (prompt.Count >= info.MaxPositions + (request.PromptOnly ? 1 : 0))

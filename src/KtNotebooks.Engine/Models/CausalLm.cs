@@ -53,12 +53,15 @@ public sealed class CausalLm(ModelInfo info, DType type, Embedding embedding, IR
 
     public override IEnumerable<Module> Children => ValueHead is { } values ? [Embedding, .. Stages, Norm, Head, values] : [Embedding, .. Stages, Norm, Head];
 
+    /// <summary>Its weights are gone: nothing can be computed any more.</summary>
+    public bool IsFreed { get; private set; }
+
     protected override void DisposeOwn()
     {
+        IsFreed = true;
         Executors?.Dispose();
         Visits?.Dispose();
     }
-
 
     /// <summary>Every weight under its checkpoint name.</summary>
     public IEnumerable<Parameter> AllWeights => All().SelectMany(m => m.Weights);

@@ -90,6 +90,18 @@ public class GenerationTests
         Assert.Equal(chat.Tokenizer.Decode(masked, skipSpecial: true), string.Concat(chat.Ask("Hello?", Stop)));
     }
 
+    /// <summary>As a notebook has it whose loading cell ran again: "the tensor has been disposed" told nobody what to do.</summary>
+    [Fact]
+    public void A_chat_whose_model_was_freed_says_so()
+    {
+        using var folder = new Samples.Folder();
+        var path = Tiny.Save(Path.Combine(folder.Path, "model"));
+        using var opened = ChatSession.Open($"model_name_or_path={path}", "template=deepseek", "max_new_tokens=2");
+        using var chat = new ChatSession(opened.Model, opened.Tokenizer, opened.Template, opened.Sampling);
+        opened.Model.Dispose();
+        Assert.Contains("the model was freed", Assert.Throws<InvalidOperationException>(() => chat.Answer("Hello?", Stop)).Message, StringComparison.Ordinal);
+    }
+
     /// <summary>Template, question and answer of the first turn are in the cache when the second is asked: only what is behind them is computed.</summary>
     [Fact]
     public void A_second_question_computes_what_is_new()
@@ -98,7 +110,6 @@ public class GenerationTests
         var path = Tiny.Save(Path.Combine(folder.Path, "model"));
         using var chat = ChatSession.Open($"model_name_or_path={path}", "template=deepseek", "max_new_tokens=20", "do_sample=false", "infer_dtype=float32");
         var first = string.Concat(chat.Ask("Hello?", Stop));
-        Assert.Equal(FinishReason.Length, chat.Ended); // random weights do not stop
         var before = chat.Rows;
         var second = string.Concat(chat.Ask("And now?", Stop));
         Message[] turns = [new(Role.User, "Hello?"), new(Role.Assistant, first), new(Role.User, "And now?")];
@@ -109,6 +120,12 @@ public class GenerationTests
         chat.Clear();
         Assert.Equal(first, string.Concat(chat.Ask("Hello?", Stop))); // from the cache
         Assert.Equal(second, string.Concat(chat.Ask("And now?", Stop)));
+        Assert.NotEqual(FinishReason.None, chat.Ended);
+        chat.Clear();
+        chat.Sampling = chat.Sampling with { MaxNewTokens = 1 };
+        Assert.NotEmpty(first); // so its first token does not end it
+        Assert.StartsWith(string.Concat(chat.Ask("Hello?", Stop)), first, StringComparison.Ordinal);
+        Assert.Equal(FinishReason.Length, chat.Ended);
     }
 
     [Fact]
