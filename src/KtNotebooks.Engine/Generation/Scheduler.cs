@@ -99,14 +99,11 @@ public sealed class Scheduler : IDisposable
 
     /// <summary>Puts a request in the line.</summary>
     /// <exception cref="ArgumentException">The prompt is empty, too long for model or cache, or holds an unknown token; or the adapter is unknown.</exception>
-    /// <exception cref="InvalidOperationException">The line is full.</exception>
+    /// <exception cref="InvalidOperationException">The line is full, or the model was freed.</exception>
     public Completion Add(GenerationRequest request)
     {
         ArgumentNullException.ThrowIfNull(request);
-        if (_model.IsFreed)
-            throw new InvalidOperationException("the model was freed: in a notebook the cell that loads it ran again. Run the cells behind that one again too, "
-                + "so that they take the new one");
-        var (prompt, info) = (request.Prompt, _model.Info);
+        var (prompt, info) = (request.Prompt, _model.RequireWeights().Info);
         if (prompt.Count == 0) throw new ArgumentException("the prompt has no tokens");
         if (prompt.Count >= info.MaxPositions + (request.PromptOnly ? 1 : 0))
             throw new ArgumentException($"the prompt has {prompt.Count} tokens; the model was made "

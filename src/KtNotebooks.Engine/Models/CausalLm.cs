@@ -17,6 +17,7 @@ public record ModelInfo(string ModelType, int Vocabulary, int Width, int Layers,
 public sealed class CausalLm(ModelInfo info, DType type, Embedding embedding, IReadOnlyList<Stage> stages, RmsNorm norm, Linear head) : Module("")
 {
     private const long LookEveryMilliseconds = 100;
+    private bool _isFreed;
     private long _lastLook = -LookEveryMilliseconds;
     private readonly ExpertBank[] _banks = [.. stages.SelectMany(s => s.All()).OfType<ExpertBank>()];
 
@@ -53,12 +54,15 @@ public sealed class CausalLm(ModelInfo info, DType type, Embedding embedding, IR
 
     public override IEnumerable<Module> Children => ValueHead is { } values ? [Embedding, .. Stages, Norm, Head, values] : [Embedding, .. Stages, Norm, Head];
 
-    /// <summary>Its weights are gone: nothing can be computed any more.</summary>
-    public bool IsFreed { get; private set; }
+    /// <summary>This model, whose weights are there.</summary>
+    /// <exception cref="InvalidOperationException">They were freed.</exception>
+    internal CausalLm RequireWeights() => !_isFreed ? this
+        : throw new InvalidOperationException("the model was freed: in a notebook the cell that loads it ran again. Run the cells behind that one again too, "
+            + "so that they take the new one");
 
     protected override void DisposeOwn()
     {
-        IsFreed = true;
+        _isFreed = true;
         Executors?.Dispose();
         Visits?.Dispose();
     }
