@@ -108,7 +108,8 @@ public static class TrainingBenchmark
             throw new ArgumentException($"--weights disk is for --experts streamed, not {settings.Executor.ToString().ToLowerInvariant()}");
         if (settings.IsFull && (settings.Executor is not (ExecutorKind.Resident or ExecutorKind.Streamed) || settings.Format != StorageFormat.BF16
             || settings.DiskFolder is not null || settings.DenseOnHost || settings.LoraOnHost || settings.LoraFolder is not null))
-            throw new ArgumentException("--finetuning full is for --experts resident or streamed in bf16, without --weights disk, --dense host, --lora-on-…");
+            throw new ArgumentException("--finetuning full is for --experts resident or streamed in bf16, without --weights disk, --dense host, "
+                + "--lora-on-host and --lora-on-disk");
         if (settings.DenseOnHost && settings.Device.Kind != DeviceKind.Cuda)
             throw new ArgumentException("--dense host is for a card: on the CPU all weights are in host memory");
         var watch = Stopwatch.StartNew();

@@ -86,6 +86,8 @@ public class CommandLineTests
         var help = Kt.Run("help", "model", "make");
         Assert.Equal((0, ""), (help.Exit, help.Errors));
         Assert.Contains("--shape", help.Output, StringComparison.Ordinal);
+        Assert.StartsWith("--finetuning full is for --experts resident or streamed in bf16", Kt.Refuses("bench", "train", "--finetuning", "full", "--format",
+            "int4", "--device", "cpu"), StringComparison.Ordinal);
         Assert.Contains("adapters are written as a folder", Kt.Refuses("adapter", "nowhere", "out.gguf"), StringComparison.Ordinal);
         Assert.Equal("kt has no command 'trian'. Did you mean 'train'? `kt help` lists the commands", Kt.Refuses("help", "trian"));
         Assert.Contains("\nKeys (", Kt.Run("train", "--help").Output, StringComparison.Ordinal);
