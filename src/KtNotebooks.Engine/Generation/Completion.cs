@@ -107,6 +107,15 @@ public sealed class Completion
         }
     }
 
+    /// <summary>Draws from the likeliest tokens, where they are all that it asks for; false: it is to draw from all logits.</summary>
+    internal bool TryTake(Shortlist list)
+    {
+        if (Room == 0 || Request.Mask is not null || Request.Logprobs is not null) return false;
+        if (!_sampler.TryNext(list, Request.LogitBias, _ids, new Tail(_ids, Request.Prompt.Count), out var token)) return false;
+        Accept(token, []);
+        return true;
+    }
+
     /// <summary>Draws from the logits [V] of the last token.</summary>
     internal void Take(Span<float> logits)
     {
@@ -125,7 +134,14 @@ public sealed class Completion
             if (float.IsNegativeInfinity(TensorPrimitives.Max<float>(logits)))
                 throw new InvalidOperationException("the mask of a request allows no token at all");
         }
-        var token = _sampler.Next(logits, _ids, drawn);
+        Accept(_sampler.Next(logits, _ids, drawn), before);
+    }
+
+    /// <summary>Takes a token that was drawn.</summary>
+    /// <param name="token">Which.</param>
+    /// <param name="before">Logits as the model gave them, for log-probabilities; empty: nobody asked for those.</param>
+    private void Accept(int token, float[] before)
+    {
         if (Request.StopIds.Contains(token))
         {
             if (Request.Logprobs is not null) StopToken = Tell(before, token, "");

@@ -28,9 +28,6 @@ namespace KtNotebooks.Generation;
 /// </summary>
 public sealed class Scheduler : IDisposable
 {
-    /// <summary>From so many logits on, threads share the draws of a step.</summary>
-    private const int ManyLogits = 1 << 20;
-
     private readonly CausalLm _model;
     private readonly Tokenizer? _tokenizer;
     private readonly SchedulerSettings _settings;
@@ -60,7 +57,7 @@ public sealed class Scheduler : IDisposable
         ArgumentOutOfRangeException.ThrowIfLessThan(_settings.Slots, 1, "slots");
         ArgumentOutOfRangeException.ThrowIfLessThan(_settings.PromptRows, 1, "prompt rows");
         _cache = new KvCache(_settings.CacheTokens, _settings.IdleTokens);
-        _replay = _settings.RecordSteps ? new StepReplay(model) : null;
+        _replay = _settings.RecordSteps ? new StepReplay(model, _vocabulary) : null;
         _tables = new AdapterTables(model);
     }
 
@@ -431,19 +428,21 @@ public sealed class Scheduler : IDisposable
         var batch = TokenBatch.ForInference([.. sequences.Select((s, i) => s.All.GetRange(s.Cached.Length, rows[i]).ToArray())], cached.Held);
         var pass = Pass.Inference(batch, cached) with { RowsAlike = _settings.RowsAlike };
         pass = _tables.With(pass, sequences, batch.SeqStarts[1..]);
-        var replayed = _replay is not null && sequences.All(s => s.Pending == 1 && s.Cached.Length > 0) ? _replay.Logits(batch, cached, pass) : [];
-        var hidden = replayed.IsEmpty ? _model.Hidden(batch, pass) : null;
+        var replayed = _replay is not null && sequences.All(s => s.Pending == 1 && s.Cached.Length > 0) ? _replay.Logits(batch, cached, pass) : null;
+        var hidden = replayed is null ? _model.Hidden(batch, pass) : null;
         cached.Commit();
         Rows += batch.Tokens;
         Steps++;
         int[] ready = [.. Enumerable.Range(0, sequences.Length).Where(i => sequences[i].Pending == 0)];
-        if (hidden is null) Draw(sequences, replayed);
+        var before = sequences.Sum(s => s.All.Count);
+        if (hidden is null) Draws.Take(sequences, replayed!, _vocabulary);
         else
         {
             PromptScores.Read(batch, cached.Held, sequences, rows, _model.Info.Vocabulary, _vocabulary,
                 (one, first, n) => LogitsOf(hidden, batch, [.. Enumerable.Range(first, n)], [one], [n]));
             if (ready.Length > 0) DrawFrom(hidden, batch, ready, [.. ready.Select(i => sequences[i])]);
         }
+        Tokens += sequences.Sum(s => s.All.Count) - before;
         foreach (var one in sequences)
             if (!one.IsDone && (one.Cached.Length % PageTable.Rows == 0 || one.Pending > 1 || one.All.Count == one.Request.Prompt.Count + 1)) Publish(one);
         foreach (var one in sequences.Where(s => s.IsDone)) Leave(one);
@@ -461,24 +460,7 @@ public sealed class Scheduler : IDisposable
         var logits = LogitsOf(hidden, batch, [.. ready.Select(i => batch.SeqStarts[i + 1] - 1)], drawing, [.. Enumerable.Range(1, ready.Length)]);
         if (_logits.Length < logits.Count) _logits = new float[logits.Count];
         logits.CopyTo(_logits.AsSpan(0, (int)logits.Count));
-        Draw(drawing, _logits.AsSpan(0, (int)logits.Count));
-    }
-
-    /// <summary>Each draws from its row of logits [n, V].</summary>
-    private unsafe void Draw(Completion[] sequences, Span<float> logits)
-    {
-        var (width, before) = (logits.Length / sequences.Length, sequences.Sum(s => s.All.Count));
-        var used = Math.Min(width, _vocabulary ?? width);
-        // The card waits for the draws. Masks may share what they know: with one they come one after another.
-        if (logits.Length < ManyLogits || sequences.Any(s => s.Request.Mask is not null))
-            for (var i = 0; i < sequences.Length; i++) sequences[i].TryTake(logits.Slice(i * width, used));
-        else
-            fixed (float* all = logits)
-            {
-                var from = (nint)all;
-                Parallel.For(0, sequences.Length, i => sequences[i].TryTake(new Span<float>((float*)from + ((long)i * width), used)));
-            }
-        Tokens += sequences.Sum(s => s.All.Count) - before;
+        Draws.Take(drawing, _logits.AsSpan(0, (int)logits.Count), _vocabulary);
     }
 
     private static void Publish(Completion one) => one.Cached.Publish(CollectionsMarshal.AsSpan(one.All));

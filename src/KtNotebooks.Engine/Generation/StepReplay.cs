@@ -9,14 +9,15 @@ namespace KtNotebooks.Generation;
 
 /// <summary>
 /// Steps of one token a sequence on one card, recorded as CUDA graphs and replayed: the host fills the lists of where the rows stand, queues one graph and
-/// waits for logits, instead of some thirty kernels a layer, each of which takes it longer than the card. A graph belongs to a number of sequences, a bound of
-/// their lengths and an adapter (or all adapters, whichever row has which), and is recorded when such a step comes the second time. Its kernels are those of
-/// <see cref="CausalLm.Hidden(TokenBatch, Pass)"/>, so its numbers are too, bit for bit. Experts in host memory are computed by the CPU as a part of the graph
-/// (<see cref="RecordedExperts"/>). Where something on the way needs the host otherwise (layers on several cards) nothing is recorded, and
-/// <see cref="Refusal"/> says what.
+/// waits for the likeliest tokens (<see cref="StepLogits"/>), instead of some thirty kernels a layer, each of which takes it longer than the card. A graph
+/// belongs to a number of sequences, a bound of their lengths and an adapter (or all adapters, whichever row has which), and is recorded when such a step
+/// comes the second time. Its kernels are those of <see cref="CausalLm.Hidden(TokenBatch, Pass)"/>, so its numbers are too, bit for bit.
+/// Experts in host memory are computed by the CPU as a part of the graph (<see cref="RecordedExperts"/>). Where something on the way needs the host otherwise
+/// (layers on several cards) nothing is recorded, and <see cref="Refusal"/> says what.
 /// </summary>
 /// <param name="model">Not owned.</param>
-internal sealed class StepReplay(CausalLm model) : IDisposable
+/// <param name="vocabulary">Tokens that may be drawn, from the first on; null: all.</param>
+internal sealed class StepReplay(CausalLm model, int? vocabulary) : IDisposable
 {
     /// <summary>Recorded steps that are kept: the oldest goes.</summary>
     private const int Kept = 48;
@@ -39,14 +40,14 @@ internal sealed class StepReplay(CausalLm model) : IDisposable
     /// <summary>Steps that were replayed.</summary>
     public long Replays { get; private set; }
 
-    /// <summary>Logits [T, V] of a step, in pinned memory that the next one overwrites; empty where the step is to be computed the usual way.</summary>
+    /// <summary>Logits [T, V] of a step, until the next one overwrites them; null where the step is to be computed the usual way.</summary>
     /// <param name="batch">One row a sequence that has rows in the cache.</param>
     /// <param name="cached">The same sequences.</param>
     /// <param name="pass">One adapter for all rows, or each row with its own (<see cref="Pass.Mixed"/>).</param>
-    public Span<float> Logits(TokenBatch batch, CacheBatch cached, Pass pass)
+    public StepLogits? Logits(TokenBatch batch, CacheBatch cached, Pass pass)
     {
         if (Refusal is not null || _device is not { } device || batch.Tokens != batch.Sequences || batch.Tokens > FewRows.MaxTokens
-            || (pass.Adapters is not null && pass.Mixed is not { IsWhole: true }) || _routers.Any(r => r.OnRouted is not null)) return [];
+            || (pass.Adapters is not null && pass.Mixed is not { IsWhole: true }) || _routers.Any(r => r.OnRouted is not null)) return null;
         model.RequireWhole();
         cached.Fit();
         ForgetWhatMoved();
@@ -55,23 +56,23 @@ internal sealed class StepReplay(CausalLm model) : IDisposable
         if (!_steps.TryGetValue(key, out var step))
         {
             Remember(key);
-            return []; // what is done once, such as compiling kernels, is done by a usual step
+            return null; // what is done once, such as compiling kernels, is done by a usual step
         }
         if (step is null)
         {
             try
             {
-                _steps[key] = step = new Step(model, device, _pool ??= NewPool(device), batch, cached, pass, rows);
+                _steps[key] = step = new Step(model, vocabulary, device, _pool ??= NewPool(device), batch, cached, pass, rows);
             }
             catch (NotRecordableException why)
             {
                 Refusal = why.Message;
-                return [];
+                return null;
             }
             if (_moves != LastingTensors.Moves) // a table grew while it was recorded
             {
                 ForgetWhatMoved();
-                return [];
+                return null;
             }
         }
         else step.Renew(rows);
@@ -121,10 +122,9 @@ internal sealed class StepReplay(CausalLm model) : IDisposable
         private readonly CudaDevice _card;
         private readonly PassLists _lists;
         private readonly CudaGraph _graph;
-        private readonly PinnedMemory _read;
-        private Tensor? _logits;
+        private StepLogits? _logits;
 
-        public Step(CausalLm model, Device device, CudaPool pool, TokenBatch batch, CacheBatch cached, Pass pass, PassRows rows)
+        public Step(CausalLm model, int? vocabulary, Device device, CudaPool pool, TokenBatch batch, CacheBatch cached, Pass pass, PassRows rows)
         {
             _card = CudaDevice.Get(device.Index);
             _lists = new PassLists(rows, device, ListRoom + (batch.Tokens * (PageTable.PagesOf(rows.Longest) + model.Info.Width)));
@@ -134,7 +134,7 @@ internal sealed class StepReplay(CausalLm model) : IDisposable
                 _graph = CudaGraph.Record(_card, pool, () =>
                 {
                     using var tape = Autograd.Tape.Scratch();
-                    _logits = model.Logits(model.Hidden(batch, pass), pass with { Cache = null }).To(DType.F32);
+                    _logits = new StepLogits(model.Logits(model.Hidden(batch, pass), pass with { Cache = null }).To(DType.F32), vocabulary);
                 });
             }
             catch
@@ -144,17 +144,17 @@ internal sealed class StepReplay(CausalLm model) : IDisposable
                 _lists.Dispose();
                 throw;
             }
-            _read = new PinnedMemory(_card, _logits!.ByteLength);
         }
 
         public void Renew(PassRows rows) => _lists.Renew(rows);
 
-        public unsafe Span<float> Run()
+        /// <summary>Returns when it is over.</summary>
+        public StepLogits Run()
         {
             _lists.Send();
             _graph.Launch();
-            _card.ReadInto(_read, _logits!.Pointer, _logits.ByteLength);
-            return new Span<float>((void*)_read.Pointer, (int)_logits.Count);
+            _card.Compute.Synchronize();
+            return _logits!;
         }
 
         public void Dispose()
@@ -163,7 +163,6 @@ internal sealed class StepReplay(CausalLm model) : IDisposable
             _graph.Dispose();
             _logits?.Dispose();
             _lists.Dispose();
-            _read.Dispose();
         }
     }
 }

@@ -289,16 +289,15 @@ public sealed unsafe class CudaDevice
         }
     }
 
-    /// <summary>Card to pinned host memory; waits, as <see cref="Read(void*, nint, long)"/> does.</summary>
+    /// <summary>Card to pinned host memory, behind the card's work; who reads there waits for the compute stream first.</summary>
     /// <param name="target">Where to.</param>
     /// <param name="source">On the card.</param>
     /// <param name="bytes">How many.</param>
-    internal void ReadInto(PinnedMemory target, nint source, long bytes)
+    internal void QueueRead(nint target, nint source, long bytes)
     {
         RefuseInRecording("a copy to host memory");
         Use();
-        cuMemcpyDtoHAsync_v2((void*)target.Pointer, source, (nuint)bytes, Compute.Pointer).Ok();
-        cuStreamSynchronize(Compute.Pointer).Ok();
+        cuMemcpyDtoHAsync_v2((void*)target, source, (nuint)bytes, Compute.Pointer).Ok();
     }
 
     /// <summary>Bytes that streams of experts may have queued on <see cref="Copies"/> at a time: their slots.</summary>
