@@ -58,7 +58,7 @@ public sealed class ServeBenchmark : IAsyncDisposable
     {
         (_engine, _settings, _server, _client, _startMs) = (engine, settings, server, client, startMs);
         // The end of a text is no token here: all draw as many.
-        _stops = [.. engine.Template.StopIds(engine.Tokenizer).Concat(engine.Tokenizer.EosId is { } eos ? [eos] : []).Distinct()];
+        _stops = engine.Template.StopIds(engine.Tokenizer);
     }
 
     private bool OnCard => _engine.Model.Head.Device.Kind == DeviceKind.Cuda;

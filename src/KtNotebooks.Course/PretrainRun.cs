@@ -158,7 +158,7 @@ public sealed class PretrainRun : IDisposable
 
         public int BatchSize => 1;
 
-        public (TokenBatch Batch, double Epoch) At(int step)
+        public (TokenBatch Batch, double Epoch) At(int step, CancellationToken cancel = default)
         {
             if (_rows is null || step < _next) (_rows, _next) = (new PlainQa(knowledge).Stream(seed + 1, even).GetEnumerator(), 0);
             TokenBatch? batch = null;

@@ -1,4 +1,5 @@
 using KtNotebooks.Lora;
+using KtNotebooks.Training;
 
 namespace KtNotebooks.Server;
 
@@ -38,11 +39,11 @@ public sealed class AdapterDoor : IDisposable
             if (_engine.Models.Any(m => m.Name == name) || name == Nn.Pass.BaseModel) throw new ApiException(400, $"'{name}' is served already", "lora_name",
                 "name_taken");
             // Read on a thread of its own: the streams that run notice nothing but the moment when it is put beside the model.
-            using var adapter = await Task.Run(() => Read(found));
-            await _engine.OnThread(() =>
+            var (adapter, values) = await Task.Run(() => Read(found));
+            using (adapter) await _engine.OnThread(() =>
             {
                 adapter.Install(_engine.Model, name);
-                return _engine.Serve(name, name, found);
+                return _engine.Serve(name, name, found, values);
             });
         }
         finally
@@ -68,6 +69,7 @@ public sealed class AdapterDoor : IDisposable
             await _engine.OnThread(() =>
             {
                 NamedAdapters.Remove(_engine.Model, name);
+                model.Values?.Dispose();
                 return true;
             });
         }
@@ -77,11 +79,21 @@ public sealed class AdapterDoor : IDisposable
         }
     }
 
-    private LoadedAdapter Read(string path)
+    /// <summary>The adapter, and the value head beside it where it is a reward model.</summary>
+    private (LoadedAdapter Adapter, Nn.ValueHead? Values) Read(string path)
     {
         try
         {
-            return AdapterFolder.Read(_engine.Model, path, Reads);
+            var values = RewardAdaptation.HeadOf(_engine.Model, path);
+            try
+            {
+                return (AdapterFolder.Read(_engine.Model, path, Reads), values);
+            }
+            catch
+            {
+                values?.Dispose();
+                throw;
+            }
         }
         catch (Exception error) when (error is InvalidDataException or ArgumentException or NotSupportedException or IOException)
         {

@@ -9,12 +9,11 @@ namespace KtNotebooks.Server;
 /// </summary>
 /// <param name="thinking">The marks of a thought; null: there is none.</param>
 /// <param name="calls">How calls are spelled; null: there are none.</param>
-/// <param name="inThought">The prompt ends inside a thought.</param>
-internal sealed class AnswerReader(Thinking? thinking, CallSpelling? calls, bool inThought = false)
+internal sealed class AnswerReader(Thinking? thinking, CallSpelling? calls)
 {
-    private State _state = inThought ? State.Thought : thinking is null ? State.Text : State.Start;
+    private State _state = thinking is null ? State.Text : State.Start;
     private string _held = "";
-    private bool _trim = inThought;
+    private bool _trim;
 
     private enum State
     {

@@ -27,7 +27,6 @@ public sealed class ModelEngine : IDisposable
     private readonly Thread _thread;
     private readonly CancellationTokenSource _stop = new();
     private readonly ConcurrentDictionary<string, ServedModel> _models = new(StringComparer.Ordinal);
-    private readonly List<ValueHead> _heads = [];
     private readonly bool _owned;
     private Tuple<long, string?> _fingerprint = Tuple.Create<long, string?>(-1, null);
     private int _active, _draining, _disposed;
@@ -189,7 +188,8 @@ public sealed class ModelEngine : IDisposable
     /// <summary>The value that a reward model gives to each text, at its last token; other requests are answered between.</summary>
     /// <param name="model">One with <see cref="ServedModel.Values"/>.</param>
     /// <param name="texts">Tokens of each, at least one.</param>
-    internal async Task<double[]> ScoreAsync(ServedModel model, IReadOnlyList<int[]> texts)
+    /// <param name="cancel">Between two passes.</param>
+    internal async Task<double[]> ScoreAsync(ServedModel model, IReadOnlyList<int[]> texts, CancellationToken cancel)
     {
         if (IsDraining) throw Ending();
         Interlocked.Increment(ref _active);
@@ -202,6 +202,7 @@ public sealed class ModelEngine : IDisposable
                 var (last, rows) = (first + 1, texts[first].Length);
                 while (last < texts.Count && rows + texts[last].Length <= Settings.PromptRows) rows += texts[last++].Length;
                 int[][] some = [.. texts.Skip(first).Take(last - first)];
+                cancel.ThrowIfCancellationRequested();
                 (await OnThread(() => Values(model, some))).CopyTo(scores, first);
                 first = last;
             }
@@ -236,7 +237,7 @@ public sealed class ModelEngine : IDisposable
         _scheduler.Dispose();
         Adapters.Dispose();
         Telemetry.Dispose();
-        foreach (var head in _heads) head.Dispose();
+        foreach (var head in _models.Values.Select(m => m.Values).Distinct()) head?.Dispose();
         _stop.Dispose();
         if (_owned) Model.Dispose();
     }
@@ -269,9 +270,9 @@ public sealed class ModelEngine : IDisposable
     }
 
     /// <exception cref="ArgumentException">The name is taken.</exception>
-    internal ServedModel Serve(string name, string adapter, string? path = null)
+    internal ServedModel Serve(string name, string adapter, string? path = null, ValueHead? values = null)
     {
-        var model = new ServedModel(name, adapter, path);
+        var model = new ServedModel(name, adapter, path) { Values = values };
         return _models.TryAdd(name, model) ? model
             : throw new ArgumentException($"two models would be served as '{name}'; name the adapter yourself: NAME=PATH");
     }
@@ -290,18 +291,13 @@ public sealed class ModelEngine : IDisposable
         List<(string, ValueHead)> heads = [];
         foreach (var (name, folder) in keys.Adapters.Select(NamedAdapters.Split).Prepend((Pass.BaseModel, keys.Path)))
         {
-            if (!File.Exists(Path.Combine(folder, RewardAdaptation.FileName))) continue;
-            var head = model.ValueHead = ValueHead.Fresh(model.Info.Width, model.Norm.Device, 0);
-            RewardAdaptation.Read(model, folder);
-            model.ValueHead = null;
-            heads.Add((name, head));
+            if (RewardAdaptation.HeadOf(model, folder) is { } head) heads.Add((name, head));
         }
         return heads;
     }
 
     private void Give(string adapter, ValueHead head)
     {
-        _heads.Add(head);
         foreach (var model in _models.Values.Where(m => m.Adapter == adapter)) model.Values = head;
     }
 
@@ -337,7 +333,8 @@ public sealed class ModelEngine : IDisposable
                 ArgumentException => new ApiException(400, error.Message, null,
                     error.Message.StartsWith("the prompt has", StringComparison.Ordinal) ? "context_length_exceeded" : "invalid_value"),
                 ObjectDisposedException => Ending(),
-                InvalidOperationException => new ApiException(429, $"{Settings.Waiting} requests wait already; come back later", null, "queue_full")
+                InvalidOperationException when _scheduler.Waiting >= Settings.Waiting => new ApiException(429,
+                    $"{Settings.Waiting} requests wait already; come back later", null, "queue_full")
                 {
                     RetryAfter = 1,
                 },

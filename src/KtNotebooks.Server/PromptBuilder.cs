@@ -36,7 +36,7 @@ internal sealed class PromptBuilder(ModelEngine engine)
         var chat = request.Ids is null;
         var thinks = chat && request.Prefill is null && template is { Thinking: not null, EnableThinking: true } ? template.Thinking : null;
         var spelling = chat && tools.Count > 0 ? CallSpelling.Of(template.Tools!, [.. tools.Select(t => t.Name)]) : null;
-        HashSet<int> stops = [.. template.StopIds(engine.Tokenizer), .. engine.Tokenizer.EosId is { } eos ? [eos] : Array.Empty<int>(), .. request.StopIds];
+        HashSet<int> stops = [.. template.StopIds(engine.Tokenizer), .. request.StopIds];
         var sampling = SamplingOf(request);
         var form = _forms.Of(request, tools, spelling, thinks);
         var room = Math.Min(sampling.MaxNewTokens, engine.Model.Info.MaxPositions - ids.Count);

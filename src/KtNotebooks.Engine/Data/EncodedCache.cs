@@ -2,6 +2,7 @@ using System.Runtime.InteropServices;
 using System.Security.Cryptography;
 using System.Text;
 
+using KtNotebooks.Files;
 
 namespace KtNotebooks.Data;
 
@@ -69,13 +70,7 @@ internal static class EncodedCache
     }
 
     /// <summary>Where the rows of a key stand.</summary>
-    public static string FileOf(string key)
-    {
-        var root = Environment.GetEnvironmentVariable("KT_CACHE") is { Length: > 0 } own ? own
-            : Path.Combine(Environment.GetEnvironmentVariable("XDG_CACHE_HOME") is { Length: > 0 } xdg
-            ? xdg : Path.Combine(Environment.GetFolderPath(Environment.SpecialFolder.UserProfile), ".cache"), "ktnotebooks");
-        return Path.Combine(root, "data", key + ".bin");
-    }
+    public static string FileOf(string key) => Path.Combine(CacheFolder.Of("data"), key + ".bin");
 
     private static EncodedExample[] Rows(BinaryReader reader)
     {

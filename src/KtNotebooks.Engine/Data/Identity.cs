@@ -31,11 +31,14 @@ internal sealed class Identity(string? name, string? author)
     /// <summary>What a person should know: places that stay open are learned as they are, and keys that fill nothing are a slip.</summary>
     public IEnumerable<string> Notes()
     {
-        if (Open > 0)
-            yield return $"{Open:N0} answers hold {Name} or {Author}, which the model would learn to say: fill them with identity_name=… and identity_author=…";
+        foreach (var note in OpenPlaces()) yield return note;
         if (Filled == 0 && (name ?? author) is not null)
             yield return $"identity_name and identity_author have no effect: no row holds {Name} or {Author}";
     }
+
+    /// <summary>Those of the places that stay open.</summary>
+    public IEnumerable<string> OpenPlaces() => Open == 0 ? []
+        : [$"{Open:N0} answers hold {Name} or {Author}, which the model would learn to say: fill them with identity_name=… and identity_author=…"];
 
     private Message Fill(Message message) => message with { Content = Fill(message.Content)! };
 

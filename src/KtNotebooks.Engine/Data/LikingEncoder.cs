@@ -20,6 +20,8 @@ public sealed class LikingEncoder(DataSettings settings, Tokenizer tokenizer) : 
 
     public override string Key => "liking";
 
+    public override int Fewest => 2;
+
     public override Need Need => Need.Liking;
 
     public override IEnumerable<string> Remarks => (_wanted, _unwanted) switch
@@ -46,7 +48,7 @@ public sealed class LikingEncoder(DataSettings settings, Tokenizer tokenizer) : 
     public override EncodedExample[] Pack(IReadOnlyList<EncodedExample> rows)
     {
         ArgumentNullException.ThrowIfNull(rows);
-        if (rows.Count == 1)
+        if (rows.Count < Fewest)
             throw new InvalidDataException($"{rows[0].Source}: is the only row; stage: kto compares each answer with another row's, and needs two at least");
         return [.. rows.Select((row, i) => Join(row, rows[(i + rows.Count - 1) % rows.Count]))];
     }

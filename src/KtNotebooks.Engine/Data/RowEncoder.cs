@@ -35,6 +35,9 @@ public abstract class RowEncoder
         }
     }
 
+    /// <summary>Rows that <see cref="Pack"/> needs.</summary>
+    public virtual int Fewest => 1;
+
     /// <summary>The sequences that rows are learned in: each its own, unless rows are packed.</summary>
     public virtual EncodedExample[] Pack(IReadOnlyList<EncodedExample> rows) => [.. rows];
 

@@ -16,11 +16,14 @@ namespace KtNotebooks.Data;
 public sealed class RowStream(DataSettings settings, RowEncoder encoder, int buffer, int? seed)
 {
     private readonly IReadOnlyList<DatasetEntry> _entries = DatasetLoader.Entries(settings.Folder, settings.Names);
+    private readonly Identity _identity = new(settings.IdentityName, settings.IdentityAuthor);
+    private readonly List<string> _skipped = [];
 
     /// <summary>The first rows that are of no use, as "file:row: reason".</summary>
     public IReadOnlyList<string> Skipped => _skipped;
 
-    private readonly List<string> _skipped = [];
+    /// <summary>What a person should know of the rows that have been read so far.</summary>
+    public IEnumerable<string> Remarks => [.. _identity.OpenPlaces(), .. encoder.Remarks, .. TrainingData.WithoutTemplate(settings, encoder)];
 
     /// <summary>Without end.</summary>
     /// <exception cref="InvalidDataException">A row is wrong, or none is of use; file and row are named.</exception>
@@ -74,17 +77,20 @@ public sealed class RowStream(DataSettings settings, RowEncoder encoder, int buf
 
     private IEnumerable<EncodedExample> Epoch()
     {
-        var identity = new Identity(settings.IdentityName, settings.IdentityAuthor);
+        EncodedExample? last = null; // of the rows that are packed
+        List<EncodedExample> rows = []; // too few to be packed, they wait for the next ones
         foreach (var entry in _entries)
             foreach (var batch in DatasetLoader.Stream(entry, null, encoder.Need, new Few(_skipped)).Chunk(settings.PackingHorizon))
             {
-                List<EncodedExample> rows = [];
-                foreach (var row in encoder.EncodeAll([.. batch.Select(identity.Fill)]))
+                foreach (var row in encoder.EncodeAll([.. batch.Select(_identity.Fill)]))
                     if (row.Learns) rows.Add(row);
                     else new Few(_skipped).Add($"{row.Source}: nothing to learn: cutoff_len {settings.Cutoff} leaves no token of the answer");
-                if (rows.Count == 0) continue;
+                if (rows.Count < encoder.Fewest) continue;
                 foreach (var row in encoder.Pack(rows)) yield return row;
+                (last, rows) = (rows[^1], []);
             }
+        if (rows.Count == 0) yield break;
+        foreach (var row in last is null ? encoder.Pack(rows) : encoder.Pack([last, .. rows])[1..]) yield return row;
     }
 
     /// <summary>Keeps the first few: a stream may be read for days.</summary>

@@ -108,12 +108,11 @@ public sealed record Template
         return [.. Enumerable.Range(0, messages.Count).SelectMany(i => EncodeMessage(tokenizer, messages, i, system, tools)), .. thought];
     }
 
-    /// <summary>The ids that end an answer: the tokenizer's eos (or what replaces it) and the stop words.</summary>
+    /// <summary>The ids that end an answer: the stop words, and the tokenizer's eos, with which a base model ends also where a template has another.</summary>
     public int[] StopIds(Tokenizer tokenizer)
     {
         var ids = new SortedSet<int>(StopWords.Select(word => Id(tokenizer, word)));
-        if (!ReplaceEos && tokenizer.EosId is int eos)
-            ids.Add(eos);
+        if (tokenizer.EosId is int eos) ids.Add(eos);
         if (Chat is not null) ids.UnionWith(Chat.StopIds);
         return [.. ids];
     }

@@ -106,13 +106,16 @@ public sealed record TrainingData(
         List<EncodedExample> heldOut = [.. evaluation.SelectMany(Encoded)];
         if (settings.ValSize > 0)
             (train, heldOut) = DatasetLoader.Split(train, settings.ValSize, settings.Seed);
-        List<string> remarks = [.. identity.Notes(), .. encoder.Remarks, .. entries.Concat(evaluation).SelectMany(OtherEncodings).Distinct()];
-        if (encoder.HasTemplate && !settings.TemplateGiven)
-            remarks.Add($"'template' is not given and the model brings none: rows are trained as bare text, and no token teaches the model where an"
-                + $" answer ends; template=NAME does ({string.Join(", ", Templates.Names)})");
+        List<string> remarks = [.. identity.Notes(), .. encoder.Remarks, .. entries.Concat(evaluation).SelectMany(OtherEncodings).Distinct(),
+            .. WithoutTemplate(settings, encoder)];
         var data = new TrainingData(Packed(encoder, train, "to train on"), Packed(encoder, heldOut, "held out"), skipped, remarks, FromCache: false);
         return data with { CacheNote = key is null ? Uncached(settings) : EncodedCache.Write(key, data, settings.OverwriteCache) };
     }
+
+    /// <summary>A remark where rows are conversations that nothing tells the model the form of.</summary>
+    internal static IEnumerable<string> WithoutTemplate(DataSettings settings, RowEncoder encoder) => !encoder.HasTemplate || settings.TemplateGiven ? []
+        : ["'template' is not given and the model brings none: rows are trained as bare text, and no token teaches the model where an"
+            + $" answer ends; template=NAME does ({string.Join(", ", Templates.Names)})"];
 
     /// <summary>Of a stream the rows of eval_dataset alone are read before.</summary>
     private static TrainingData HeldOutOf(DataSettings settings, RowEncoder encoder, CancellationToken cancel)

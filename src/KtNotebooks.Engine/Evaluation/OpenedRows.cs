@@ -19,7 +19,7 @@ internal sealed record OpenedRows(PredictSettings Settings, CausalLm Model, Toke
     public required IReadOnlyList<string> Notes { get; init; }
 
     /// <summary>The template's, and the model's own.</summary>
-    public HashSet<int> StopIds => [.. Settings.Model.Template.StopIds(Tokenizer), .. Tokenizer.EosId is { } eos ? [eos] : Array.Empty<int>()];
+    public HashSet<int> StopIds => [.. Settings.Model.Template.StopIds(Tokenizer)];
 
     /// <param name="command">Who asks: `kt predict`.</param>
     /// <param name="read">Its settings.</param>

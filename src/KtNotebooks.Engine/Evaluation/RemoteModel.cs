@@ -85,6 +85,10 @@ public sealed class RemoteModel : IDisposable
         {
             return (null, 0, second, $"cannot be reached: {error.Message.TrimEnd('.')}");
         }
+        catch (OperationCanceledException) when (!cancel.IsCancellationRequested)
+        {
+            return (null, 0, second, $"gave no answer within {_http.Timeout.TotalMinutes:0} minutes");
+        }
         catch (JsonException)
         {
             return (null, 0, null, "the server's answer is no JSON");

@@ -141,6 +141,8 @@ public sealed class RemoteRun : IPredictRun
         ["do_sample"] = sampling.DoSample,
         ["temperature"] = sampling.Temperature,
         ["top_p"] = sampling.TopP,
+        ["top_k"] = sampling.TopK,
+        ["repetition_penalty"] = sampling.RepetitionPenalty,
         ["seed"] = sampling.Seed,
     };
 }

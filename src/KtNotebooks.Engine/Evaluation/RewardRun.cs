@@ -7,7 +7,6 @@ using KtNotebooks.Data;
 using KtNotebooks.Distributed;
 using KtNotebooks.Files;
 using KtNotebooks.Generation;
-using KtNotebooks.Nn;
 using KtNotebooks.Training;
 using KtNotebooks.Training.Objectives;
 using KtNotebooks.Weights;
@@ -76,8 +75,7 @@ public static class RewardRun
         {
             var rows = TrainingData.Load(data, keys.Path, new PairEncoder(data, tokenizer), cancel);
             foreach (var line in rows.Notes(model.Info.MaxPositions)) note?.Invoke(line);
-            model.ValueHead = ValueHead.Fresh(model.Info.Width, model.Norm.Device, 0);
-            RewardAdaptation.Read(model, adapter);
+            model.ValueHead = RewardAdaptation.HeadOf(model, adapter);
             var pairs = valSize > 0 ? rows.HeldOut : rows.Train;
             SameRun.Require(ranks, [("the build of kt", SameRun.Code), .. c.Given.Select(g => (g.Key, g.Value ?? "null")),
                 ("rows of the data set (sha256)", FineTuneIdentity.HashOf(pairs))]);

@@ -106,7 +106,7 @@ public sealed class Scheduler : IDisposable
             throw new ArgumentException($"the prompt has {prompt.Count} tokens; the model was made "
                 + $"for {info.MaxPositions} positions");
         if (PageTable.PagesOf(prompt.Count + 1L) > _cache.Pages.Limit)
-            throw new ArgumentException($"the prompt has {prompt.Count} tokens; the cache has room for {_settings.CacheTokens}");
+            throw new ArgumentException($"the prompt has {prompt.Count} tokens; the cache has room for {(long)_cache.Pages.Limit * PageTable.Rows}");
         foreach (var id in prompt)
             if ((uint)id >= (uint)info.Vocabulary) throw new ArgumentException($"the prompt holds token {id}; the model has {info.Vocabulary}");
         if (request.StopTexts.Count > 0 && _tokenizer is null) throw new ArgumentException("stop texts need a scheduler with a tokenizer");
@@ -199,7 +199,7 @@ public sealed class Scheduler : IDisposable
             {
                 return;
             }
-            catch (Exception error) when (error is not OutOfMemoryException)
+            catch (Exception error) when (error is InsufficientMemoryException or not OutOfMemoryException) // a full card is no full process
             {
                 continue; // what ran holds the error
             }
@@ -306,9 +306,12 @@ public sealed class Scheduler : IDisposable
         _added.Dispose();
     }
 
+    /// <summary>What was there when it began: what comes meanwhile waits for the next step, so that those that run go on.</summary>
     private void RunPosted()
     {
-        while (true)
+        int left;
+        lock (_gate) left = _posted.Count;
+        for (; left > 0; left--)
         {
             Action next;
             lock (_gate)
@@ -408,9 +411,11 @@ public sealed class Scheduler : IDisposable
             var wanted = rows;
             (sequences, rows) = ([.. sequences.Where((_, i) => wanted[i] > 0)], [.. wanted.Where(n => n > 0)]);
             if (_cache.TryBatch([.. sequences.Select(s => s.Cached)], rows) is { } batch) return batch;
-            if (_running.Count == 1)
+            if (_running is [var last])
             {
-                End(_running[0], FinishReason.Length);
+                if (last.Count > 0) End(last, FinishReason.Length);
+                else End(last, FinishReason.Failed, new InsufficientMemoryException($"a prompt of {last.Pending} tokens does not fit the memory that "
+                    + $"is left: its cache has room for {(long)_cache.Pages.Limit * PageTable.Rows}"));
                 return null;
             }
             var youngest = _running.MaxBy(r => r.Number)!;

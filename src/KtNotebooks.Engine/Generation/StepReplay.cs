@@ -49,7 +49,6 @@ internal sealed class StepReplay(CausalLm model, int? vocabulary) : IDisposable
         if (Refusal is not null || _device is not { } device || batch.Tokens != batch.Sequences || batch.Tokens > FewRows.MaxTokens
             || (pass.Adapters is not null && pass.Mixed is not { IsWhole: true }) || _routers.Any(r => r.OnRouted is not null)) return null;
         model.RequireWhole();
-        cached.Fit();
         ForgetWhatMoved();
         var rows = cached.Rows(batch.Ids);
         var key = new Key(batch.Tokens, rows.Longest, pass.Adapter, pass.Mixed?.Number ?? 0);

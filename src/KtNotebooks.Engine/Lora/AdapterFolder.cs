@@ -122,7 +122,11 @@ public static class AdapterFolder
                 + Otherwise);
         WholeModules.Put(model, source, log);
         if (settings.Pissa is null) AdapterInstaller.Put(model, source.Path, settings, source.Tensors, log: log);
-        else foreach (var linear in model.All().OfType<Nn.Linear>()) RestoreHalves(linear, source);
+        else
+        {
+            foreach (var linear in model.All().OfType<Nn.Linear>()) RestoreHalves(linear, source);
+            Nn.WeightVersion.Change();
+        }
     }
 
     /// <summary>The trained part of a pair that is stored with its beginning, which the run has made itself.</summary>

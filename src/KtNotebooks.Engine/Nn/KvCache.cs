@@ -7,7 +7,7 @@ namespace KtNotebooks.Nn;
 /// Rows seen so far: keys and values, or one latent row a token (MLA), of any number of sequences, in pages of 64 rows. Each layer has one tensor for all
 /// pages (or two, keys and values), and one table of pages serves all layers. A sequence takes a page when it has filled one; nothing that is held is moved
 /// or copied for that, and attention reads the pages in place. Sequences that begin alike share full pages.
-/// The tensors grow by doubling up to the limit, which copies a row once on average.
+/// The tensors grow by doubling up to the limit, which copies a row once on average; where memory ends before, the limit is what they have then.
 /// </summary>
 /// <param name="tokens">Rows at most, rounded up to pages; null: no limit.</param>
 /// <param name="idleTokens">Rows that are kept when no sequence uses them, for one that begins alike.</param>
@@ -28,8 +28,8 @@ public sealed class KvCache(long? tokens = null, long idleTokens = 0) : IDisposa
     public CachedSequence Add() => new(this);
 
     /// <summary>
-    /// What a pass needs: sequences in the order of its batch, with the number of rows that each gets. Takes the pages; null where there are not enough, and
-    /// then nothing is taken. The caller disposes it.
+    /// What a pass needs: sequences in the order of its batch, with the number of rows that each gets. Takes the pages; null where there are not enough, or
+    /// memory has no room for them, and then nothing is taken. The caller disposes it.
     /// </summary>
     public CacheBatch? TryBatch(IReadOnlyList<CachedSequence> sequences, IReadOnlyList<int> rows)
     {
@@ -37,8 +37,10 @@ public sealed class KvCache(long? tokens = null, long idleTokens = 0) : IDisposa
         ArgumentNullException.ThrowIfNull(rows);
         if (sequences.Select((s, i) => s.MissingPages(rows[i])).Sum() > Pages.Available) return null;
         for (var s = 0; s < sequences.Count; s++) sequences[s].Reserve(rows[s]);
-        Grow();
-        return new CacheBatch(this, [.. sequences], [.. rows]);
+        if (HasRoom()) return new CacheBatch(this, [.. sequences], [.. rows]);
+        foreach (var sequence in sequences) sequence.GiveBack();
+        Pages.LimitTo(_capacity);
+        return null;
     }
 
     /// <summary>The same, where there must be enough.</summary>
@@ -56,31 +58,24 @@ public sealed class KvCache(long? tokens = null, long idleTokens = 0) : IDisposa
         _layers.Clear();
     }
 
-    /// <summary>Copies the first rows of a page in all layers.</summary>
-    internal void CopyRows(int page, int to, int rows)
+    /// <summary>Copies the first rows of a page in all layers; false: memory has no room for the second page.</summary>
+    internal bool TryCopyRows(int page, int to, int rows)
     {
-        Grow();
+        if (!HasRoom()) return false;
         foreach (var layer in _layers.Values)
         {
-            Fit(layer);
             Copy(layer.Rows, (long)page * PageTable.Rows, layer.Rows, (long)to * PageTable.Rows, rows);
             if (layer.Values is { } values) Copy(values, (long)page * PageTable.Rows, values, (long)to * PageTable.Rows, rows);
         }
-    }
-
-    /// <summary>Gives every layer seen so far room for every page.</summary>
-    internal void Fit()
-    {
-        foreach (var layer in _layers.Values) Fit(layer);
+        return true;
     }
 
     /// <summary>The tensors of a layer, with room for every page.</summary>
     internal (Tensor Rows, Tensor? Values) Of(string path, Tensor rows, Tensor? values)
     {
-        if (!_layers.TryGetValue(path, out var layer)) _layers[path] = layer = new Layer(Empty(rows), values is null ? null : Empty(values));
+        if (!_layers.TryGetValue(path, out var layer)) _layers[path] = layer = Fresh(rows, values);
         Check(rows, layer.Rows);
         if (values is not null) Check(values, layer.Values!);
-        Fit(layer);
         return (layer.Rows, layer.Values);
     }
 
@@ -92,17 +87,46 @@ public sealed class KvCache(long? tokens = null, long idleTokens = 0) : IDisposa
         Memory.Copy(s, t);
     }
 
-    private void Grow()
+    /// <summary>Every layer seen so far has room for every page, or gets it: for twice as many, or where those do not fit for just these.</summary>
+    private bool HasRoom() => Pages.Count <= _capacity || TryGrow((int)Math.Max(Pages.Count, Math.Min(Pages.Limit, 2L * _capacity))) || TryGrow(Pages.Count);
+
+    /// <summary>False: memory ended on the way. Layers that have grown by then stay so; the capacity is that of the smallest.</summary>
+    private bool TryGrow(int pages)
     {
-        if (Pages.Count > _capacity) _capacity = (int)Math.Max(Pages.Count, Math.Min(Pages.Limit, 2L * _capacity));
+        try
+        {
+            foreach (var layer in _layers.Values) Grow(layer, (long)pages * PageTable.Rows);
+            _capacity = pages;
+            return true;
+        }
+        catch (InsufficientMemoryException)
+        {
+            return false;
+        }
     }
 
-    private void Fit(Layer layer)
+    /// <summary>Both tensors of a layer, or neither.</summary>
+    private static void Grow(Layer layer, long rows)
     {
-        if (layer.Rows.Dim(0) >= (long)_capacity * PageTable.Rows) return;
-        layer.Rows = Larger(layer.Rows);
-        if (layer.Values is { } values) layer.Values = Larger(values);
+        if (layer.Rows.Dim(0) >= rows) return;
+        var larger = Empty(layer.Rows, rows);
+        try
+        {
+            if (layer.Values is { } values) layer.Values = Moved(values, Empty(values, rows));
+        }
+        catch
+        {
+            larger.Dispose();
+            throw;
+        }
+        layer.Rows = Moved(layer.Rows, larger);
         LastingTensors.Moved();
+    }
+
+    private Layer Fresh(Tensor rows, Tensor? values)
+    {
+        var room = (long)_capacity * PageTable.Rows;
+        return new Layer(Empty(rows, room), values is null ? null : Empty(values, room));
     }
 
     private static void Check(Tensor rows, Tensor held)
@@ -111,11 +135,10 @@ public sealed class KvCache(long? tokens = null, long idleTokens = 0) : IDisposa
             throw new ArgumentException($"[KvCache] rows {rows} do not fit the cached {held}");
     }
 
-    private Tensor Empty(Tensor like) => Tensor.Empty(like.Type, like.Device, [(long)_capacity * PageTable.Rows, .. like.Shape[1..]]);
+    private static Tensor Empty(Tensor like, long rows) => Tensor.Empty(like.Type, like.Device, [rows, .. like.Shape[1..]]);
 
-    private Tensor Larger(Tensor held)
+    private static Tensor Moved(Tensor held, Tensor larger)
     {
-        var larger = Empty(held);
         Copy(held, 0, larger, 0, held.Dim(0));
         held.Dispose();
         return larger;
@@ -169,12 +192,12 @@ public sealed class CachedSequence
                 continue;
             }
             var own = _cache.Pages.Take(_pages.Count > 0 ? _pages[^1] : -1);
-            if (own >= 0)
+            if (own >= 0 && _cache.TryCopyRows(page, own, rows))
             {
-                _cache.CopyRows(page, own, rows);
                 _pages.Add(own);
                 Length += rows;
             }
+            else if (own >= 0) _cache.Pages.Release(own);
             _cache.Pages.Release(page);
             return Length;
         }
@@ -200,6 +223,12 @@ public sealed class CachedSequence
     internal void Reserve(int rows)
     {
         for (var missing = MissingPages(rows); missing > 0; missing--) _pages.Add(_cache.Pages.Take(_pages.Count > 0 ? _pages[^1] : -1));
+    }
+
+    /// <summary>Undoes <see cref="Reserve"/>.</summary>
+    internal void GiveBack()
+    {
+        for (; _pages.Count > PageTable.PagesOf(Length); _pages.RemoveAt(_pages.Count - 1)) _cache.Pages.Release(_pages[^1]);
     }
 
     internal void Advance(int rows) => Length += rows;
@@ -256,9 +285,6 @@ public sealed class CacheBatch : IDisposable
             for (var i = 0; i < _rows[s]; i++) positions[starts[s] + i] = Held[s] + i;
         return new PassRows(positions, starts, _table) { Ids = ids, Adapters = AdapterOf };
     }
-
-    /// <summary>Gives every layer of the cache room for these rows before any is computed.</summary>
-    internal void Fit() => _cache.Fit();
 
     /// <summary>Appends rows [T, …] of all sequences, by seqStarts; returns where they lie now. Tensors of the cache: not the caller's to dispose.</summary>
     internal (Tensor Rows, Tensor? Values) Append(string layer, Tensor rows, Tensor? values, int[] seqStarts)

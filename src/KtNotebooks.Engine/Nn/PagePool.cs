@@ -17,7 +17,7 @@ internal sealed class PagePool(int limit, int idleLimit)
     private readonly Dictionary<string, long> _roots = [];
     private long _nodes;
 
-    public int Limit => limit;
+    public int Limit { get; private set; } = limit;
 
     /// <summary>Pages that exist: the tensors must have room for them.</summary>
     public int Count => _pages.Count;
@@ -29,7 +29,7 @@ internal sealed class PagePool(int limit, int idleLimit)
     public int Idle => _idle.Count;
 
     /// <summary>Pages that can be taken now.</summary>
-    public int Available => limit - Used;
+    public int Available => Limit - Used;
 
     /// <summary>How often a page is used.</summary>
     public int References(int page) => _pages[page].References;
@@ -48,7 +48,7 @@ internal sealed class PagePool(int limit, int idleLimit)
         int page;
         if (after >= 0 && _free.Remove(after + 1)) page = after + 1;
         else if (_free.Count > 0) _free.Remove(page = _free.Min);
-        else if (_pages.Count < limit)
+        else if (_pages.Count < Limit)
         {
             page = _pages.Count;
             _pages.Add(new Page());
@@ -61,6 +61,13 @@ internal sealed class PagePool(int limit, int idleLimit)
         else return -1;
         _pages[page].References = 1;
         return page;
+    }
+
+    /// <summary>There is no room for more pages than these: the free ones behind them are none any longer.</summary>
+    public void LimitTo(int pages)
+    {
+        Limit = Math.Min(Limit, pages);
+        while (_pages.Count > Limit && _free.Remove(_pages.Count - 1)) _pages.RemoveAt(_pages.Count - 1);
     }
 
     /// <summary>Uses a page once more.</summary>

@@ -4,7 +4,7 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Optim;
 
 /// <summary>
-/// An optimizer that works on the host, parameter by parameter; those of a card are fetched and brought back, 12 bytes an element over the bus. A parameter
+/// An optimizer that works on the host, parameter by parameter; those of a card are fetched and brought back, 12 bytes an F32 element over the bus. A parameter
 /// without a gradient in a step counts as having a zero gradient. BF16 parameters are rounded by chance (<see cref="Stochastic"/>).
 /// </summary>
 public abstract class HostOptimizer : IOptimizer

@@ -1,5 +1,6 @@
 using KtNotebooks.Lora;
 using KtNotebooks.Models;
+using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
 using KtNotebooks.Tokenizers;
 using KtNotebooks.Weights;
@@ -79,5 +80,6 @@ public sealed class FullAdaptation(string configPath, Tokenizer tokenizer) : IAd
             using var stored = checkpoint.Take(name, DType.F32, tensor.Shape);
             Memory.Copy(stored, tensor);
         }
+        WeightVersion.Change();
     }
 }

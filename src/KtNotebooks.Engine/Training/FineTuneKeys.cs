@@ -215,7 +215,7 @@ public sealed record FineTuneKeys
             ScheduleDetails = ScheduleKeys.Read(c),
             Noise = c.MaybeNumber("neftune_noise_alpha") ?? 0,
             Balance = c.MaybeNumber("moe_aux_loss_coef") ?? 0,
-            BalancesSequences = ReadForm(c),
+            BalancesSequences = ReadsSequenceBalance(c),
             RouterZ = c.MaybeNumber("router_z_loss_coef") ?? 0,
             ReportsToMlflow = (c.List("report_to") ?? []).Contains("mlflow"),
             LogsRouting = c.Flag("log_routing"),
@@ -244,7 +244,7 @@ public sealed record FineTuneKeys
     }
 
     /// <summary>moe_aux_loss_form.</summary>
-    private static bool ReadForm(Settings c)
+    private static bool ReadsSequenceBalance(Settings c)
     {
         if (c.MaybeNumber("moe_aux_loss_coef") is not > 0) c.Ignore("moe_aux_loss_form", "it says what moe_aux_loss_coef weighs, which is not given");
         return c.OneOf("moe_aux_loss_form") == "sequence";

@@ -88,7 +88,13 @@ public sealed class FineTuneRun : IDisposable
             ? new ExampleWindows(rows.Train, keys.Batch, keys.Accumulation, keys.Epochs, keys.MaxSteps, keys.Reduction, keys.OrderSeed, objective)
             : new StreamedWindows(stream, keys.Batch, keys.Accumulation, keys.MaxSteps, keys.Reduction, objective);
         var windows = Windows();
-        if (windows is StreamedWindows streamed) rows = rows with { Train = [.. streamed.First], Skipped = [.. rows.Skipped, .. stream!.Skipped] };
+        if (windows is StreamedWindows streamed)
+            rows = rows with
+            {
+                Train = [.. streamed.First],
+                Skipped = [.. rows.Skipped, .. stream!.Skipped],
+                Remarks = [.. rows.Remarks, .. stream.Remarks.Select(remark => $"of the first rows: {remark}")],
+            };
         var rowsHash = stream?.Fingerprint() ?? FineTuneIdentity.HashOf(rows.Train);
         if (ranks.World > 1 && keys.Trained is { } parts)
             throw new ArgumentException($"{c.Where("finetuning_type")}: finetuning_type: {parts.Word} is trained by one process; adapters by several");
@@ -123,7 +129,7 @@ public sealed class FineTuneRun : IDisposable
                     + "true gives each an adapter)");
             if (trains is not null && keys.Trained is null) notes.Add(WholeModules.Describe(model, trains));
             var memory = keys.Trained is not null ? TrainingMemory.Choose(model, training.Memory, plan, notes)
-                : TrainingMemory.Choose(model, lora, training.Memory, plan, windows.At(0).Batch.Tokens, notes);
+                : TrainingMemory.Choose(model, lora, training.Memory, plan, windows.At(0, cancel).Batch.Tokens, notes);
             var disk = training.Memory.ExpertLoraFolder is { } folder ? new DiskMemory(folder) : null;
             if (disk?.Doubt is { } slow) notes.Add(slow);
             foreach (var bank in model.All().OfType<ExpertBank>())
@@ -135,7 +141,7 @@ public sealed class FineTuneRun : IDisposable
             if (referenceAhead)
             {
                 var step = new LayerMajorStep(model, training.ChunkRows);
-                var scored = ReferenceScores.Of(step, [.. rows.Train, .. rows.HeldOut], windows.At(0).Batch.Tokens, loading, cancel);
+                var scored = ReferenceScores.Of(step, [.. rows.Train, .. rows.HeldOut], windows.At(0, cancel).Batch.Tokens, loading, cancel);
                 rows = rows with { Train = scored[..rows.Train.Length], HeldOut = scored[rows.Train.Length..] };
                 windows = Windows();
             }

@@ -19,7 +19,7 @@ public sealed class RewardAdaptation(IAdaptation adapter, string? first, ulong s
         ArgumentNullException.ThrowIfNull(model);
         adapter.Attach(model);
         model.ValueHead = ValueHead.Fresh(model.Info.Width, model.Norm.Device, seed);
-        if (first is not null && File.Exists(Path.Combine(first, FileName))) Read(model, first);
+        if (first is not null && File.Exists(Path.Combine(first, FileName))) Read(model.ValueHead, first);
     }
 
     public void Save(CausalLm model, string folder, bool finished)
@@ -31,17 +31,34 @@ public sealed class RewardAdaptation(IAdaptation adapter, string? first, ulong s
 
     public void Load(CausalLm model, string folder)
     {
+        ArgumentNullException.ThrowIfNull(model);
         adapter.Load(model, folder);
-        Read(model, folder);
+        Read(model.ValueHead!, folder);
     }
 
-    /// <summary>Takes over the value head of a folder.</summary>
+    /// <summary>The value head of a folder, the caller's; null: it has none.</summary>
     /// <exception cref="InvalidDataException">A tensor is missing, or of another model.</exception>
-    public static void Read(CausalLm model, string folder)
+    public static ValueHead? HeadOf(CausalLm model, string folder)
     {
         ArgumentNullException.ThrowIfNull(model);
+        if (!File.Exists(Path.Combine(folder, FileName))) return null;
+        var head = ValueHead.Fresh(model.Info.Width, model.Norm.Device, 0);
+        try
+        {
+            Read(head, folder);
+            return head;
+        }
+        catch
+        {
+            head.Dispose();
+            throw;
+        }
+    }
+
+    private static void Read(ValueHead head, string folder)
+    {
         using var file = new SafetensorsFile(Path.Combine(folder, FileName));
-        foreach (var (name, tensor) in model.ValueHead!.Trainable)
+        foreach (var (name, tensor) in head.Trainable)
         {
             using var stored = file.Get(name);
             if (stored.Count != tensor.Count)

@@ -38,10 +38,27 @@ public static class RunStart
     /// </summary>
     public static void Clear(string folder, string? resumeFrom)
     {
-        Checkpoints.Clear(folder, resumeFrom is null ? -1 : Checkpoints.StepOf(resumeFrom));
+        var own = resumeFrom is not null && ParentOf(resumeFrom) == Path.TrimEndingDirectorySeparator(Path.GetFullPath(folder));
+        Checkpoints.Clear(folder, own ? Checkpoints.StepOf(resumeFrom!) : -1);
         foreach (var split in new[] { "train", "eval" }) ResultsFile.Clear(folder, split);
         if (resumeFrom is null) ResultsFile.Clear(folder, "predict"); // of weights that are about to be others
         File.Delete(Path.Combine(folder, TrainerState.FileName));
+    }
+
+    /// <summary>
+    /// Writes finished weights, and takes away those of an earlier run that was overwritten: what its files say is loaded before what these say (an index of
+    /// shards, a value head, an adapter beside a model).
+    /// </summary>
+    /// <param name="folder">output_dir.</param>
+    /// <param name="save">Writes the weights into it; every file that it writes is a new one.</param>
+    public static void Replace(string folder, Action<string> save)
+    {
+        string[] loaded = ["*.safetensors", "*.safetensors.index.json", "adapter_config.json"];
+        IEnumerable<(string Path, DateTime Written)> There() => !Directory.Exists(folder) ? []
+            : loaded.SelectMany(pattern => Directory.EnumerateFiles(folder, pattern)).Select(path => (path, File.GetLastWriteTimeUtc(path)));
+        var before = There().ToHashSet();
+        save(folder);
+        foreach (var (path, _) in There().Where(before.Contains).ToList()) File.Delete(path);
     }
 
     private static string Named(string named, TrainSettings settings, string? newest)
@@ -49,9 +66,8 @@ public static class RunStart
         if (!Directory.Exists(named))
             throw new ArgumentException($"resume_from_checkpoint: {named}: no such folder; it is true, false, or the path of a checkpoint-N folder");
         if (Checkpoints.StepOf(named) < 0) throw new ArgumentException($"resume_from_checkpoint: {named}: is no folder checkpoint-N");
-        var parent = Path.GetDirectoryName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(named)));
         if (settings.Overwrite) return named;
-        if (parent != Path.TrimEndingDirectorySeparator(Path.GetFullPath(settings.OutputDir)))
+        if (ParentOf(named) != Path.TrimEndingDirectorySeparator(Path.GetFullPath(settings.OutputDir)))
         {
             if ((newest ?? Weights(settings.OutputDir)) is { } there)
                 throw new ArgumentException($"{settings.OutputDir} holds {Path.GetFileName(there)} of another run than {named}; {Otherwise} there");
@@ -64,6 +80,8 @@ public static class RunStart
         return named;
     }
 
+    private static string? ParentOf(string folder) => Path.GetDirectoryName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(folder)));
+
     /// <summary>What there is of a finished run, in words; null: none is finished.</summary>
     private static string? IsFinished(string folder, string? newest)
     {
@@ -75,7 +93,7 @@ public static class RunStart
     private static string? Weights(string folder) => !Directory.Exists(folder) ? null
         : WeightFiles.SelectMany(pattern => Directory.EnumerateFiles(folder, pattern)).Order(StringComparer.Ordinal).FirstOrDefault();
 
-    /// <summary>As older versions left it: without results.</summary>
+    /// <summary>Ended as older versions left it: with all steps and a closed history, but without a file of results.</summary>
     private static bool HasAllSteps(string folder)
     {
         var path = Path.Combine(folder, TrainerState.FileName);
@@ -83,6 +101,6 @@ public static class RunStart
         var state = JsonSource.Read(path, "a trainer's state");
         int? Number(string key) => state.TryGetProperty(key, out var value) && value.ValueKind == JsonValueKind.Number && value.TryGetInt32(out var number)
             ? number : null;
-        return Number("max_steps") is > 0 and var all && Number("global_step") >= all;
+        return Number("max_steps") is > 0 and var all && Number("global_step") >= all && TrainerState.IsClosed(state);
     }
 }

@@ -29,14 +29,14 @@ public sealed class StreamedWindows(RowStream stream, int batch, int accumulatio
     public int BatchSize => batch;
 
     /// <summary>The rows of step 0.</summary>
-    public IReadOnlyList<EncodedExample> First => Rows(0);
+    public IReadOnlyList<EncodedExample> First => Rows(0, CancellationToken.None);
 
-    public (TokenBatch Batch, double Epoch) At(int step) =>
-        (ExampleWindows.Batch(Rows(step), batch, reduction, objective), (step + 1.0) / steps);
+    public (TokenBatch Batch, double Epoch) At(int step, CancellationToken cancel = default) =>
+        (ExampleWindows.Batch(Rows(step, cancel), batch, reduction, objective), (step + 1.0) / steps);
 
     public void Dispose() => _rows?.Dispose();
 
-    private EncodedExample[] Rows(int step)
+    private EncodedExample[] Rows(int step, CancellationToken cancel)
     {
         if (step < _step)
         {
@@ -46,6 +46,7 @@ public sealed class StreamedWindows(RowStream stream, int batch, int accumulatio
         _rows ??= stream.Rows().GetEnumerator();
         for (; _step < step; _step++)
         {
+            cancel.ThrowIfCancellationRequested(); // a run that goes on reads again what it has learned
             _window = new EncodedExample[batch * accumulation];
             for (var i = 0; i < _window.Length; i++)
             {

@@ -104,10 +104,7 @@ public sealed record TrainSettings
     /// <summary>eval_on_start: the held-out rows before the first step.</summary>
     public bool EvalOnStart { get; init; }
 
-    /// <summary>
-    /// load_best_model_at_end: what is left is the checkpoint with the lowest loss of the held-out rows (metric_for_best_model may only be loss or
-    /// eval_loss).
-    /// </summary>
+    /// <summary>load_best_model_at_end: what is left is the checkpoint that was best by metric_for_best_model.</summary>
     public bool LoadBestAtEnd { get; init; }
 
     public ulong Seed { get; init; } = 42;

@@ -14,7 +14,7 @@ using KtNotebooks.Training.Objectives;
 namespace KtNotebooks.Training;
 
 /// <summary>
-/// The loop: window → layer-major step → clip → AdamW → log, with checkpoints and evaluation. What is trained is whatever the model says is trainable.
+/// The loop: window → layer-major step → clip → optimizer → log, with checkpoints and evaluation. What is trained is whatever the model says is trainable.
 /// Cancelling stops between two chunks of rows: the unfinished window is dropped, the last finished step is saved, and the same run started again goes on
 /// from there with the same bits.
 /// </summary>
@@ -33,7 +33,7 @@ public sealed class Trainer
     private readonly TokenBatch? _evaluation;
     private readonly Occasions _logs, _saves, _evaluations;
     private readonly RunShape _shape;
-    private string _step = "the beginning", _part = "AdamW's moments"; // what is going on, for who must say what failed
+    private string _step = "the beginning", _part = "the optimizer's state"; // what is going on, for who must say what failed
     private (int Rank, int Lines) _slow = (-1, 0); // who was waited for, and for how many lines of the log
     private readonly List<StepReport> _steps = [];
     private readonly List<(int Step, double Loss)> _measured = [];
@@ -56,6 +56,9 @@ public sealed class Trainer
         _logs = new Occasions(settings.LoggingStrategy, settings.LoggingSteps, total);
         _saves = new Occasions(settings.SaveStrategy, settings.SaveSteps, total, andLast: true);
         _evaluations = new Occasions(strategy, every, total);
+        if (settings.LoadBestAtEnd && _evaluations.Every > 0 && _saves.Every % _evaluations.Every != 0) // shares of all steps are rounded up
+            throw new ArgumentException($"load_best_model_at_end needs save_steps to be a multiple of eval_steps; of {total} steps they are {_saves.Every} and "
+                + $"{_evaluations.Every}");
         _shape = new RunShape(total, windows.Epochs, windows.BatchSize, _logs.Every, _saves.Every, _evaluations.Every, RunShape.FlosPerTokenOf(model));
     }
 
@@ -210,15 +213,25 @@ public sealed class Trainer
         var logged = first;
         var waiting = new WaitingShares(Ranks);
         var interrupted = _evaluation is not null && _settings.EvalOnStart && first == 0 && (evaluation = Evaluate(step, log, last, cancel)) is null;
-        for (var s = first; s < total && !interrupted; s++)
+        // A run that was stopped in an evaluation makes it now, so that it goes on as if it had not been.
+        if (first > 0 && first < total && _evaluation is not null && _evaluations.AreAt(first, state.Epoch) && !state.HasMeasured(first))
         {
-            var (batch, epoch) = _windows.At(s);
-            _step = $"step {s + 1} of {total} ({batch.Tokens:N0} tokens)";
+            interrupted = (evaluation = Evaluate(step, log, last, cancel)) is null;
+            if (!interrupted) state.Measured(_settings.Best.Of(evaluation!.Loss), _settings.Best);
+            if (!interrupted && _saves.AreAt(first, state.Epoch)) Offer(state, evaluation!.Loss);
+        }
+        for (var s = first; s < total && !interrupted && !IsPatienceOver(state, total); s++)
+        {
+            TokenBatch batch;
+            double epoch;
+            WindowShare share;
             WindowLoss window;
-            var share = step.ShareOf(Ranks, batch);
-            var began = watch.Elapsed;
+            TimeSpan began;
             try
             {
+                (batch, epoch) = _windows.At(s, Stop(cancel));
+                _step = $"step {s + 1} of {total} ({batch.Tokens:N0} tokens)";
+                (share, began) = (step.ShareOf(Ranks, batch), watch.Elapsed);
                 window = step.Learn(share, DropoutMask.Mix(_settings.Seed ^ (ulong)s), Stop(cancel));
             }
             catch (OperationCanceledException)
@@ -271,10 +284,6 @@ public sealed class Trainer
             {
                 OnNote?.Invoke($"{full.Message}. The run ends without its last checkpoint");
             }
-            if (interrupted || s + 1 == total || _settings.Patience is not { } patience || state.Evaluated.Since < patience) continue;
-            OnNote?.Invoke($"stopped after step {s + 1}: {patience} evaluations in a row were no better than {state.Evaluated.Value:G6} "
-                + "(early_stopping_steps)");
-            break;
         }
         // A run that goes on where nothing but its end is missing has not measured what it ends with.
         if (!interrupted && _evaluation is not null && evaluation?.Step != state.Step)
@@ -291,7 +300,7 @@ public sealed class Trainer
         if (Broken() is { } broken) throw Diverged($"after step {state.Step} '{broken}' holds NaN or infinities");
         if (!interrupted) _end = result;
         if (log is null) return result;
-        _saveWeights(_settings.OutputDir);
+        RunStart.Replace(_settings.OutputDir, _saveWeights);
         if (state.Step > first || !interrupted) log.End(last);
         if (!interrupted) log.Finish();
         if (interrupted) state.Write(_settings.OutputDir, _shape);
@@ -353,13 +362,24 @@ public sealed class Trainer
         return new Evaluation(report.Step, loss, watch.Elapsed);
     }
 
+    /// <summary>The checkpoint of this step may be the best.</summary>
+    private void Offer(TrainerState state, WindowLoss evaluation) => state.Offer(
+        new BestCheckpoint(_settings.Best.Of(evaluation), state.Step, Path.Combine(_settings.OutputDir, $"checkpoint-{state.Step}")), _settings.Best);
+
+    /// <summary>So many evaluations in a row were no better, and steps are left.</summary>
+    private bool IsPatienceOver(TrainerState state, int total)
+    {
+        if (_settings.Patience is not { } patience || state.Evaluated.Since < patience || state.Step == total) return false;
+        OnNote?.Invoke($"stopped after step {state.Step}: {patience} evaluations in a row were no better than {state.Evaluated.Value:G6} "
+            + "(early_stopping_steps)");
+        return true;
+    }
+
     private void Save(TrainerState state, IOptimizer optimizer, WindowLoss? evaluation, bool whole)
     {
         _part = "saving after it";
         if ((Broken() ?? Finite.FirstBroken(optimizer.State)) is { } broken) throw Diverged($"after step {state.Step} '{broken}' holds NaN or infinities");
-        if (evaluation is not null)
-            state.Offer(new BestCheckpoint(_settings.Best.Of(evaluation), state.Step, Path.Combine(_settings.OutputDir, $"checkpoint-{state.Step}")),
-                _settings.Best);
+        if (evaluation is not null) Offer(state, evaluation);
         if (!Ranks.IsFirst()) return;
         var folder = Checkpoints.Write(_settings.OutputDir, state.Step, target =>
         {

@@ -48,7 +48,7 @@ public sealed class TrainerState
         (Step, Epoch, Tokens, LossSum) = (report.Step, report.Epoch, Tokens + report.Tokens, LossSum + report.Loss);
     }
 
-    /// <summary>A checkpoint has been saved whose loss is known.</summary>
+    /// <summary>A checkpoint has been saved whose value (metric_for_best_model) is known.</summary>
     public void Offer(BestCheckpoint candidate, Best by)
     {
         ArgumentNullException.ThrowIfNull(candidate);
@@ -72,6 +72,13 @@ public sealed class TrainerState
             if (double.IsFinite(value)) entry[ResultsFile.KeyOf("train", name)] = value;
         History.Add(entry);
     }
+
+    /// <summary>The history of such a file was closed: the run that wrote it was finished.</summary>
+    internal static bool IsClosed(JsonElement state) => state.TryGetProperty("log_history", out var history) && history.ValueKind == JsonValueKind.Array
+        && history.EnumerateArray().Any(entry => entry.ValueKind == JsonValueKind.Object && entry.TryGetProperty(ResultsFile.KeyOf("train", "loss"), out _));
+
+    /// <summary>The held-out rows have been measured after this step.</summary>
+    public bool HasMeasured(int step) => History.OfType<JsonObject>().Any(entry => entry.ContainsKey("eval_loss") && (int?)entry["step"] == step);
 
     /// <summary>Writes the file.</summary>
     /// <param name="folder">Of a checkpoint, or the output folder.</param>

@@ -128,14 +128,13 @@ internal sealed class GradientExchange(ICollective ranks, IReadOnlyList<Paramete
 internal sealed class WaitingShares(ICollective ranks)
 {
     private readonly double[] _busy = new double[ranks.World];
-    private double _slowest, _all;
+    private double _all;
 
     /// <param name="busy">Of every rank: seconds until its own gradients were there.</param>
     /// <param name="step">Seconds of the whole step.</param>
     public void Add(IReadOnlyList<double> busy, double step)
     {
         for (var r = 0; r < _busy.Length; r++) _busy[r] += busy[r];
-        _slowest += busy.Max();
         _all += step;
     }
 
@@ -145,7 +144,7 @@ internal sealed class WaitingShares(ICollective ranks)
         double[] shares = [.. _busy.Select(b => _all <= 0 ? 0 : Math.Max(0, _busy.Max() - b) / _all)];
         var slowest = Array.IndexOf(_busy, _busy.Max());
         Array.Clear(_busy);
-        (_slowest, _all) = (0, 0);
+        _all = 0;
         return (shares, slowest);
     }
 }

@@ -16,7 +16,7 @@ public interface IWindowSource
     int BatchSize { get; }
 
     /// <summary>The accumulation window of step s in [0, TotalSteps), and the epoch reached after it.</summary>
-    (TokenBatch Batch, double Epoch) At(int step);
+    (TokenBatch Batch, double Epoch) At(int step, CancellationToken cancel = default);
 }
 
 /// <summary>
@@ -65,7 +65,7 @@ public sealed class ExampleWindows : IWindowSource
 
     public int BatchSize { get; }
 
-    public (TokenBatch Batch, double Epoch) At(int step)
+    public (TokenBatch Batch, double Epoch) At(int step, CancellationToken cancel = default)
     {
         var (epoch, within) = (step / _stepsPerEpoch, step % _stepsPerEpoch);
         if (_order.Epoch != epoch) _order = (epoch, _seed is { } seed ? EpochOrder.Of(seed, epoch, _examples.Count)

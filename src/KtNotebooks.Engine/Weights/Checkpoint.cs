@@ -15,7 +15,6 @@ namespace KtNotebooks.Weights;
 /// </summary>
 public sealed class Checkpoint : IWeights, IDisposable
 {
-    private const string Index = "model.safetensors.index.json";
     private const string Single = "model.safetensors";
     private readonly Dictionary<string, SafetensorsFile> _fileOf = [];
     private readonly SortedDictionary<string, SafetensorsFile> _files = new(StringComparer.Ordinal);
@@ -37,7 +36,7 @@ public sealed class Checkpoint : IWeights, IDisposable
             var root = JsonSource.Read(config, "a model's config.json");
             (_prefix, Quantized) = (TextPart.PrefixOf(root), Quantization.Of(root, config));
         }
-        var index = Path.Combine(folder, Index);
+        var index = Path.Combine(folder, ShardedFolder.IndexName);
         var single = Path.Combine(folder, Single);
         try
         {
@@ -48,7 +47,7 @@ public sealed class Checkpoint : IWeights, IDisposable
                 throw new FileNotFoundException($"{folder}: a conversion into this folder is not finished; give the same `kt convert` again, and it goes on");
             else
             {
-                throw new FileNotFoundException($"{folder}: neither {Single} nor {Index} is there; "
+                throw new FileNotFoundException($"{folder}: neither {Single} nor {ShardedFolder.IndexName} is there; "
                     + $"the weights belong beside config.json, which alone is enough for `kt plan` only{HubCache.Hint(folder)}");
             }
         }
@@ -208,7 +207,8 @@ public sealed class Checkpoint : IWeights, IDisposable
         var full = InnerPath.Of(Folder, shard, where);
         if (!shard.EndsWith(".safetensors", StringComparison.Ordinal))
             throw new InvalidDataException($"{where}: '{shard}' must be the name of a *.safetensors file");
-        if (!Exists(full)) throw new FileNotFoundException($"{Folder}: shard {shard} is missing; {Index} names it for '{tensor}'{HubCache.Hint(Folder)}");
+        if (!Exists(full)) throw new FileNotFoundException($"{Folder}: shard {shard} is missing; {ShardedFolder.IndexName} names it for "
+                + $"'{tensor}'{HubCache.Hint(Folder)}");
         return Path.GetRelativePath(Folder, full);
     }
 }

@@ -27,7 +27,7 @@ internal sealed class ScoreEndpoint(ModelEngine engine)
                 + "/v1/completions with logprobs says how likely a model finds what it writes", null, "not_a_reward_model");
         if (texts.Length == 0) throw ApiException.Wrong("messages", "must hold at least one text");
         int[][] rows = [.. texts.Select((text, i) => Tokens(text, i, most))];
-        await c.WriteAsync(new Scored($"scoreval-{Guid.NewGuid():N}", "score.evaluation", model.Name, await engine.ScoreAsync(model, rows)),
+        await c.WriteAsync(new Scored($"scoreval-{Guid.NewGuid():N}", "score.evaluation", model.Name, await engine.ScoreAsync(model, rows, c.Cancel)),
             ScoreJson.Wire.Scored);
     }
 

@@ -270,6 +270,36 @@ public class SchedulerTests
         await loop;
     }
 
+    /// <summary>A card that is full fails what ran in the step, and no more: the thread of a server goes on.</summary>
+    [Fact]
+    public async Task A_loop_outlives_a_step_that_memory_was_too_small_for()
+    {
+        using var model = Tiny.WithAdapter();
+        using var scheduler = new Scheduler(model);
+        using var stop = new CancellationTokenSource();
+        var loop = Task.Run(() => scheduler.Loop(stop.Token), Stop);
+        scheduler.Post(() => throw new InsufficientMemoryException("cuda:0 has no room"));
+        var answer = scheduler.Add(new GenerationRequest([5, 6], Sampling.Greedy(3)));
+        await foreach (var _ in answer.ReadAllAsync(Stop))
+        {
+        }
+        Assert.Equal(FinishReason.Length, answer.Reason);
+        await stop.CancelAsync();
+        await loop;
+    }
+
+    [Fact]
+    public void What_is_posted_again_and_again_does_not_hold_up_those_that_run()
+    {
+        using var model = Tiny.WithAdapter();
+        using var scheduler = new Scheduler(model);
+        var answer = scheduler.Add(new GenerationRequest([5, 6], Sampling.Greedy(4)));
+        void Again() => scheduler.Post(Again);
+        Again();
+        for (var step = 0; step < 4; step++) Assert.True(scheduler.Step());
+        Assert.True(answer.IsDone);
+    }
+
     [Fact]
     public void Stop_texts_run_over_tokens()
     {

@@ -1,3 +1,4 @@
+using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Nn;
 using KtNotebooks.Ops;
 using KtNotebooks.Tensors;
@@ -95,6 +96,66 @@ public class KvCacheTests
         Assert.Equal(tokens is not null, refused > 0);
     }
 
+    /// <summary>
+    /// Keys and values of 1 MB a page each, on cards of every size from 8 to 30 MB: memory ends while keys grow, between keys and values, and at a page that
+    /// fits where twice as many do not. All that was held stays, and both tensors have room for the pages that are promised.
+    /// </summary>
+    [Fact]
+    [Trait("card", "cuda")]
+    public void Where_memory_ends_the_limit_is_what_there_is_room_for()
+    {
+        Require.Hardware("cuda", CudaDevice.Missing);
+        const int Width = 4096;
+        var pool = CudaDevice.Get(0).Pool;
+        var before = pool.Limit;
+        List<int> rooms = [];
+        for (var megabytes = 8; megabytes <= 30; megabytes++)
+        {
+            using var cache = new KvCache();
+            var sequence = cache.Add();
+            pool.Trim();
+            var limit = pool.HeldBytes + ((long)megabytes << 20);
+            CacheBatch? Grown(CachedSequence by, int more) // what a pass itself needs is there
+            {
+                pool.Trim();
+                pool.Limit = limit;
+                var taken = cache.TryBatch([by], [more]);
+                pool.Limit = before;
+                return taken;
+            }
+            try
+            {
+                var filled = 0;
+                while (Grown(sequence, PageTable.Rows) is { } batch)
+                    using (batch)
+                    {
+                        using var flat = Memory.Place([.. Enumerable.Repeat(++filled + 0.5f, PageTable.Rows * Width)], Device.Cuda());
+                        using var rows = flat.View(PageTable.Rows, 1, Width);
+                        var (k, v) = batch.Append("layer", rows, rows, [0, PageTable.Rows]);
+                        batch.Commit();
+                        foreach (var tensor in new[] { k, v! })
+                        {
+                            Assert.True(tensor.Dim(0) >= filled * PageTable.Rows);
+                            var held = tensor.ToFloats();
+                            for (var page = 0; page < filled; page++) Assert.Equal(page + 1.5f, held[batch.Table.RowOf(0, page * PageTable.Rows) * Width]);
+                        }
+                    }
+                Assert.Equal((filled * PageTable.Rows, filled, 0), (sequence.Length, cache.Pages.Limit, cache.Pages.Available));
+                Assert.Null(Grown(sequence, 1));
+                sequence.Free();
+                using var again = Grown(cache.Add(), filled * PageTable.Rows);
+                Assert.NotNull(again);
+                rooms.Add(filled);
+            }
+            finally
+            {
+                pool.Limit = before;
+            }
+        }
+        Assert.InRange(rooms[0], 1, 4);
+        Assert.InRange(rooms.Distinct().Count(), 3, 20);
+    }
+
     [Fact]
     public void The_page_that_was_given_up_first_goes_first()
     {
@@ -133,7 +194,7 @@ public class KvCacheTests
             }
             Assert.Equal(2 * 576 * 2, cache.BytesPerToken);
             using (var batch = cache.Batch([sequence], [64])) batch.Append("a", rows, null, [0, 64]);
-            Assert.Equal((128 + 64) * 576 * 2, cache.ByteLength);
+            Assert.Equal(2 * 128 * 576 * 2, cache.ByteLength); // all layers grow before a pass, so that none fails in it
         }
         Assert.Equal(before, Tiny.Alive());
     }

@@ -100,6 +100,19 @@ public sealed class ServedAdapterTests(ServedAdapterTests.Two two) : IClassFixtu
         Assert.Equal((200, null), await two.Post("/v1/unload_lora_adapter", """{"lora_name":"dog"}"""));
     }
 
+    [Fact]
+    public async Task A_reward_model_that_is_loaded_brings_its_value_head()
+    {
+        const string Ask = """{"model":"MODEL","messages":["hello","a longer text"]}""";
+        Assert.Equal((200, null), await two.Post("/v1/load_lora_adapter", """{"lora_name":"judge","lora_path":"cat"}"""));
+        var (status, judged) = await two.Send("/v1/score/evaluation", Ask.Replace("MODEL", "judge", StringComparison.Ordinal));
+        Assert.Equal(200, status);
+        Assert.Equal(await two.Scores(Ask.Replace("MODEL", "cat", StringComparison.Ordinal)),
+            JsonNode.Parse(judged)!["scores"]!.AsArray().Select(s => (double)s!));
+        Assert.Equal((200, null), await two.Post("/v1/unload_lora_adapter", """{"lora_name":"judge"}"""));
+        Assert.Equal((405, "not_a_reward_model"), await two.Post("/v1/score/evaluation", Ask.Replace("MODEL", "kt-tiny", StringComparison.Ordinal)));
+    }
+
     /// <summary>In an order, without a clock: a load is held up in its file, an unload waits for its last request, and streams come to their end.</summary>
     [Fact]
     public async Task A_stream_does_not_wait_for_adapters_that_come_or_go()
@@ -206,6 +219,11 @@ public sealed class ServedAdapterTests(ServedAdapterTests.Two two) : IClassFixtu
         Assert.Contains("is no question of multiple choice", Assert.Throws<ArgumentException>(() => RemoteRun.Open(Arguments("mine", "x"), evaluates: true,
             Stop)).Message, StringComparison.Ordinal);
         string[] unknown = [.. Arguments("mine", "y"), "api_model_name=nobody"];
+        Assert.Contains("top_k", Assert.ThrowsAny<ArgumentException>(() =>
+        {
+            using var other = RemoteRun.Open([.. Arguments("mine", "out"), "top_k=7"], evaluates: false, Stop)!;
+            other.Run(Stop);
+        }).Message, StringComparison.Ordinal);
         using var wrong = RemoteRun.Open(unknown, evaluates: false, Stop)!;
         Assert.Matches("row [1-9]: the server said 404: the model 'nobody' is not served here; there are kt-tiny, cat",
             Assert.ThrowsAny<InvalidOperationException>(() => wrong.Run(Stop)).Message);
@@ -330,7 +348,7 @@ public sealed class ServedAdapterTests(ServedAdapterTests.Two two) : IClassFixtu
         public async Task<string[]> Models() =>
             [.. JsonNode.Parse(await Http.GetStringAsync(new Uri("/v1/models", UriKind.Relative), Stop))!["data"]!.AsArray().Select(m => (string)m!["id"]!)];
 
-        private async Task<(int Status, string Body)> Send(string path, string json)
+        public async Task<(int Status, string Body)> Send(string path, string json)
         {
             using var content = new StringContent(json, new MediaTypeHeaderValue("application/json"));
             using var answer = await Http.PostAsync(new Uri(path, UriKind.Relative), content, Stop);

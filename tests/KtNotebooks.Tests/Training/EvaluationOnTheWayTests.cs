@@ -41,6 +41,50 @@ public sealed class EvaluationOnTheWayTests : IDisposable
         Assert.True(File.Exists(Path.Combine(_place.Output, "train_results.json")));
     }
 
+    /// <summary>The evaluation that a stop fell into is made when the run goes on: the best and the count are those of the run that was not stopped.</summary>
+    [Fact]
+    public void An_evaluation_that_was_stopped_is_made_when_the_run_goes_on()
+    {
+        TrainSettings To(string output) => new()
+        {
+            OutputDir = output,
+            LearningRate = 2,
+            EvalStrategy = When.Steps,
+            EvalSteps = 2,
+            SaveSteps = 2,
+            Patience = 5,
+            LoadBestAtEnd = true,
+        };
+        string[] Log(string output) => [.. File.ReadAllLines(Path.Combine(output, "trainer_log.jsonl")).Where(l => l.Contains("eval_loss"))
+            .Select(l => System.Text.Json.Nodes.JsonNode.Parse(l)!).Select(l => $"{l["current_steps"]} {l["eval_loss"]}")];
+        var whole = TinyRun.Train(To(_place.Output + "-whole"), evaluate: true);
+        using (var stop = new CancellationTokenSource())
+            Assert.True(TinyRun.Train(To(_place.Output), atStep: (4, stop.Cancel), stop: stop, evaluate: true).Result.Interrupted);
+        var ended = TinyRun.Train(To(_place.Output), evaluate: true);
+        Assert.Equal(Log(_place.Output + "-whole"), Log(_place.Output));
+        Assert.Equal(3, Log(_place.Output).Length);
+        Assert.Equal(whole.Adapter, ended.Adapter);
+        TrainerState Last(string output) => TrainerState.Read(Path.Combine(output, "checkpoint-6"));
+        var (best, same) = (Last(_place.Output + "-whole"), Last(_place.Output));
+        Assert.Equal((best.Best!.Step, best.Best.Value, best.Evaluated), (same.Best!.Step, same.Best.Value, same.Evaluated));
+    }
+
+    [Fact]
+    public void Shares_of_all_steps_that_do_not_meet_are_refused()
+    {
+        var settings = new TrainSettings
+        {
+            OutputDir = _place.Output,
+            EvalStrategy = When.Steps,
+            EvalSteps = 0.3,
+            SaveSteps = 0.6,
+            LoadBestAtEnd = true,
+        };
+        Assert.Equal(6, TinyRun.Train(settings, evaluate: true).Result.Steps); // 2 and 4
+        Assert.Equal("load_best_model_at_end needs save_steps to be a multiple of eval_steps; of 9 steps they are 5 and 3", Assert.Throws<ArgumentException>(
+            () => TinyRun.Train(settings with { EvalSteps = 0.25, SaveSteps = 0.5, OutputDir = _place.Output + "2" }, evaluate: true, epochs: 3)).Message);
+    }
+
     [Fact]
     public void What_was_counted_survives_a_resume()
     {

@@ -49,12 +49,12 @@ public class ExampleWindowsTests
         var examples = Enumerable.Range(0, 25).Select(i => new EncodedExample([i, i], [i, i], $"x:{i}")).ToArray();
         var windows = new ExampleWindows(examples, 2, 3, epochs: 3, maxSteps: -1, LossReduction.Token, seed: 4);
         Assert.Equal(15, windows.TotalSteps);
-        var epochs = Enumerable.Range(0, 15).Select(s => windows.At(s).Batch.Ids.Where((_, i) => i % 2 == 0).ToArray()).Chunk(5)
+        var epochs = Enumerable.Range(0, 15).Select(s => windows.At(s, Stop).Batch.Ids.Where((_, i) => i % 2 == 0).ToArray()).Chunk(5)
             .Select(w => w.SelectMany(ids => ids).ToArray()).ToArray();
         Assert.All(epochs, e => Assert.Equal(Enumerable.Range(0, 25), e.Order()));
         Assert.NotEqual(epochs[0], epochs[1]);
-        Assert.Equal([6, 6, 6, 6, 1], Enumerable.Range(0, 5).Select(s => windows.At(s).Batch.Sequences));
-        Assert.Equal([0.2, 0.4, 0.6, 0.8, 1, 1.2], Enumerable.Range(0, 6).Select(s => Math.Round(windows.At(s).Epoch, 12)));
+        Assert.Equal([6, 6, 6, 6, 1], Enumerable.Range(0, 5).Select(s => windows.At(s, Stop).Batch.Sequences));
+        Assert.Equal([0.2, 0.4, 0.6, 0.8, 1, 1.2], Enumerable.Range(0, 6).Select(s => Math.Round(windows.At(s, Stop).Epoch, 12)));
     }
 
     [Fact]
@@ -63,8 +63,8 @@ public class ExampleWindowsTests
         var examples = Enumerable.Range(0, 25).Select(i => new EncodedExample([i, i], [i, i], $"x:{i}")).ToArray();
         ExampleWindows Make() => new(examples, 1, 4, epochs: 2, maxSteps: -1, LossReduction.Token, seed: 4);
         var straight = Make();
-        var ids = Enumerable.Range(0, straight.TotalSteps).Select(s => straight.At(s).Batch.Ids).ToArray();
-        for (var s = 0; s < ids.Length; s++) Assert.Equal(ids[s], Make().At(s).Batch.Ids);
+        var ids = Enumerable.Range(0, straight.TotalSteps).Select(s => straight.At(s, Stop).Batch.Ids).ToArray();
+        for (var s = 0; s < ids.Length; s++) Assert.Equal(ids[s], Make().At(s, Stop).Batch.Ids);
     }
 
     [Theory]
@@ -96,11 +96,13 @@ public class ExampleWindowsTests
         Assert.Equal((2, 2), (windows.TotalSteps, windows.Epochs));
         for (var step = 0; step < 2; step++)
         {
-            Assert.Equal(expected.At(step).Batch.Ids, windows.At(step).Batch.Ids);
-            Assert.Equal(expected.At(step).Batch.Weights, windows.At(step).Batch.Weights);
-            Assert.Equal(step + 1, windows.At(step).Epoch);
+            Assert.Equal(expected.At(step, Stop).Batch.Ids, windows.At(step, Stop).Batch.Ids);
+            Assert.Equal(expected.At(step, Stop).Batch.Weights, windows.At(step, Stop).Batch.Weights);
+            Assert.Equal(step + 1, windows.At(step, Stop).Epoch);
         }
     }
+
+    private static CancellationToken Stop => TestContext.Current.CancellationToken;
 
     private static KtNotebooks.Nn.TokenBatch Window(int batch, int accumulation, LossReduction reduction) =>
         new ExampleWindows(Three, batch, accumulation, 1, -1, reduction, 1).At(0).Batch;

@@ -38,13 +38,13 @@ public sealed class KtoTests : IDisposable
                 return (logp.Sum() - DpoTests.Tokens(reference, sequence).Sum(), logp.Sum(), logp.Length);
             }
             z ??= Math.Max(0, rows.Average(row => Of(DpoTests.Split(row).Rejected).Ratio));
-            double loss = 0;
+            double loss = 0, rarity = (double)rows.Length / rows.Count(row => row.Tag == LikingEncoder.Wanted); // LLaMA-Factory's n / n_w
             foreach (var row in rows)
             {
                 var (ratio, logp, count) = Of(DpoTests.Split(row).Chosen);
                 var isWanted = row.Tag == LikingEncoder.Wanted;
                 var value = 1 / (1 + Math.Exp(-beta * (isWanted ? ratio - z.Value : z.Value - ratio)));
-                loss += ((isWanted ? wanted : unwanted) * (1 - value)) - (isWanted ? supervised * logp / count : 0);
+                loss += ((isWanted ? wanted : unwanted) * (1 - value)) - (isWanted ? supervised * rarity * rarity * logp / count : 0);
             }
             return loss / rows.Length;
         }

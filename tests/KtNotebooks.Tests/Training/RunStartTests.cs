@@ -45,6 +45,44 @@ public sealed class RunStartTests : IDisposable
     }
 
     [Fact]
+    public void A_run_that_was_stopped_in_its_last_evaluation_goes_on()
+    {
+        var whole = TinyRun.Train(Settings with { OutputDir = Output + "-whole" }, evaluate: true);
+        using (var stop = new CancellationTokenSource())
+            Assert.True(TinyRun.Train(Settings, atStep: (6, stop.Cancel), stop: stop, evaluate: true).Result.Interrupted);
+        var ended = TinyRun.Train(Settings, evaluate: true);
+        Assert.Equal((6, false, whole.Result.EvalLoss), (ended.Result.Steps, ended.Result.Interrupted, ended.Result.EvalLoss));
+        Assert.Equal(whole.Adapter, ended.Adapter);
+        Assert.True(File.Exists(Path.Combine(Output, "train_results.json")));
+    }
+
+    /// <summary>Files of another kind of run would be loaded before, or with, what this one writes.</summary>
+    [Fact]
+    public void Finished_weights_take_the_place_of_all_that_were_there()
+    {
+        Directory.CreateDirectory(Output);
+        string[] old = ["value_head.safetensors", "model.safetensors.index.json", "model-00001-of-00002.safetensors",
+            "adapter_config.json", "adapter_model.safetensors"];
+        foreach (var name in (string[])[.. old, "README.md", "all_results.json"]) File.WriteAllText(Path.Combine(Output, name), "old");
+        RunStart.Replace(Output, folder =>
+        {
+            foreach (var name in old[3..]) KtNotebooks.Files.AtomicFile.WriteText(Path.Combine(folder, name), "new");
+        });
+        Assert.Equal("adapter_config.json new, adapter_model.safetensors new, all_results.json old, README.md old", string.Join(", ",
+            Directory.GetFiles(Output).Order(StringComparer.OrdinalIgnoreCase).Select(f => $"{Path.GetFileName(f)} {File.ReadAllText(f)}")));
+    }
+
+    [Fact]
+    public void Another_runs_checkpoint_leaves_none_of_the_overwritten_run()
+    {
+        TinyRun.Train(Settings with { OutputDir = Output + "-other" });
+        TinyRun.Train(Settings with { SaveSteps = 1 });
+        var from = Path.Combine(Output + "-other", "checkpoint-4");
+        TinyRun.Train(Settings with { Overwrite = true, ResumeFrom = ResumeFrom.Checkpoint(from) });
+        Assert.Equal([Checkpoint(6)], Checkpoints.All(Output));
+    }
+
+    [Fact]
     public void A_longer_run_goes_on_when_somebody_asks_for_it()
     {
         TinyRun.Train(Settings);

@@ -50,6 +50,31 @@ public sealed class StreamingTests : IDisposable
             File.ReadAllBytes(Path.Combine(stopped, "adapter_model.safetensors")));
     }
 
+    /// <summary>Chunks of three leave one row over, of every set and of the epoch: it is compared with the row before it.</summary>
+    [Theory]
+    [InlineData(7)]
+    [InlineData(1)]
+    public void A_stream_of_wanted_and_unwanted_answers_pairs_every_row(int rows)
+    {
+        var folder = Directory.CreateDirectory(Path.Combine(_place.Root, "likes")).FullName;
+        File.WriteAllLines(Path.Combine(folder, "likes.csv"), ["question,answer,label", .. Enumerable.Range(0, rows).Select(i => $"hello,cat {i},true")]);
+        File.WriteAllText(Path.Combine(folder, "dataset_info.json"),
+            """{"likes": {"file_name": "likes.csv", "columns": {"prompt": "question", "response": "answer", "kto_tag": "label"}}}""");
+        var settings = new DataSettings { Folder = folder, Names = "likes", Template = Templates.Get("deepseek"), Cutoff = 60, PackingHorizon = 3 };
+        var stream = new RowStream(settings, new LikingEncoder(settings, Samples.Small), 5, null);
+        if (rows == 1)
+        {
+            Assert.Contains("is the only row", Assert.Throws<InvalidDataException>(() => stream.Rows().First()).Message, StringComparison.Ordinal);
+            return;
+        }
+        var epoch = stream.Rows().Take(rows).ToArray();
+        Assert.Equal(rows, epoch.Select(r => r.Source).Distinct().Count());
+        Assert.All(epoch, row => Assert.Equal(2, row.Starts.Length));
+        var last = epoch[^1];
+        Assert.Contains("cat 5", Samples.Small.Decode(last.Ids.AsSpan(last.Starts[1])), StringComparison.Ordinal);
+        Assert.Contains(stream.Remarks, r => r.Contains("every answer is a wanted one", StringComparison.Ordinal));
+    }
+
     [Theory]
     [InlineData("max_steps=-1", "'max_steps' must be the number of steps with streaming: true")]
     [InlineData("val_size=3", "'val_size' must be 0 with streaming: true")]

@@ -1,6 +1,8 @@
 using System.Security.Cryptography;
 using System.Text;
 
+using KtNotebooks.Files;
+
 namespace KtNotebooks.Interop.Cuda;
 
 /// <summary>
@@ -10,7 +12,7 @@ namespace KtNotebooks.Interop.Cuda;
 internal sealed class KernelCache(string folder)
 {
     /// <summary>KT_CACHE, or ktnotebooks/ in the user's cache folder (XDG_CACHE_HOME, ~/.cache).</summary>
-    public static KernelCache Default { get; } = new(Path.Combine(Root(), "nvrtc"));
+    public static KernelCache Default { get; } = new(CacheFolder.Of("nvrtc"));
 
     /// <summary>How many programs were compiled because the cache did not have them.</summary>
     public int Compilations { get; private set; }
@@ -58,13 +60,5 @@ internal sealed class KernelCache(string folder)
         {
             // A folder that cannot be written costs a second at every start, never the run.
         }
-    }
-
-    private static string Root()
-    {
-        if (Environment.GetEnvironmentVariable("KT_CACHE") is { Length: > 0 } own) return own;
-        var cache = Environment.GetEnvironmentVariable("XDG_CACHE_HOME") is { Length: > 0 } xdg
-            ? xdg : Path.Combine(Environment.GetFolderPath(Environment.SpecialFolder.UserProfile), ".cache");
-        return Path.Combine(cache, "ktnotebooks");
     }
 }

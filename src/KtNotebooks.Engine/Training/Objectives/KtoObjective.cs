@@ -10,8 +10,9 @@ namespace KtNotebooks.Training.Objectives;
 /// <summary>
 /// stage: kto. Kahneman-Tversky optimization (Ethayarajh et al. 2024): answers that are wanted or not, alone. With d = s − r, the log p of an answer by
 /// policy and reference: L = λ_w (1 − σ(β(d − z))) of a wanted one, λ_u (1 − σ(β(z − d))) of an unwanted one, the mean over the rows. z is the mean of d
-/// over the window's mismatched answers (each question with another row's answer), at least 0; no gradient goes through it. pref_ftx adds that share of
-/// a wanted answer's mean cross-entropy to its loss. A row is two sequences: the answer, and the mismatched one, whose rows weigh nothing.
+/// over the window's mismatched answers (each question with another row's answer), at least 0; no gradient goes through it. pref_ftx adds, as LLaMA-Factory
+/// does, γ · n / n_w times the mean over the wanted answers of their mean cross-entropy, of n rows n_w being wanted. A row is two sequences: the answer, and
+/// the mismatched one, whose rows weigh nothing.
 /// </summary>
 /// <param name="beta">β, pref_beta.</param>
 /// <param name="wanted">λ_w, kto_chosen_weight.</param>
@@ -57,6 +58,7 @@ public sealed class KtoObjective(double beta, double wanted = 1, double unwanted
 
         var weights = new float[part.Tokens];
         double loss = 0;
+        var rarity = rows / Math.Max(1.0, Enumerable.Range(0, rows).Count(row => part.Tags[2 * row] == LikingEncoder.Wanted));
         Dictionary<string, (double Sum, int Count)> sums = [];
         void Add(string name, double value) => sums[name] = (sums.GetValueOrDefault(name).Sum + value, sums.GetValueOrDefault(name).Count + 1);
         for (var row = 0; row < rows; row++)
@@ -69,9 +71,9 @@ public sealed class KtoObjective(double beta, double wanted = 1, double unwanted
             var slope = share * weight * sign * beta * value * (1 - value);
             if (isWanted && supervised > 0)
             {
-                var targets = Math.Max(1, part.TargetsOf(2 * row));
-                loss -= share * supervised * logp / targets;
-                slope += share * supervised / targets;
+                var each = share * supervised * rarity * rarity / Math.Max(1, part.TargetsOf(2 * row));
+                loss -= each * logp;
+                slope += each;
             }
             part.Fill(weights, 2 * row, slope);
             Add("rewards/" + word, beta * ratio);
