@@ -122,13 +122,17 @@ internal static class BenchTrainCommand
             (int Tokens, int? Parts)[] windows = [.. from window in Numbers(parsed.GetRequiredValue(tokens), "--tokens")
                 from cut in parsed.GetValue(parts) is { } words ? Numbers(words, "--parts").Select(n => (int?)n) : [null]
                 select (window, cut)];
+            var full = parsed.GetRequiredValue(finetuning) == "full";
+            foreach (var option in full ? (Option[])[rank, pairs, pairsFolder] : [])
+                if (parsed.GetResult(option) is { Implicit: false })
+                    throw new ArgumentException($"{option.Name} is of adapters, and --finetuning full makes none");
             var settings = new TrainingBenchmarkSettings(parsed.GetRequiredValue(shape), count, windows[0].Tokens, parsed.GetValue(sequence),
                 parsed.GetValue(rank), parsed.GetValue(experts), StorageFormat.Parse(parsed.GetRequiredValue(format)),
                 Device.Parse(parsed.GetRequiredValue(device)), (long)parsed.GetValue(slots) << 20, (long)parsed.GetValue(saved) << 20, parsed.GetValue(moments),
                 parsed.GetValue(pairs), parsed.GetValue(chunk), parsed.GetValue(steps), parsed.GetValue(cards), parsed.GetValue(contiguous),
                 windows[0].Parts, parsed.GetValue(diskFolder), parsed.GetValue(dense) == "host",
                 parsed.GetValue(trace), parsed.GetValue(keep), parsed.GetValue(pairsFolder),
-                (long)parsed.GetValue(kept) << 20, parsed.GetRequiredValue(stage), parsed.GetRequiredValue(finetuning) == "full");
+                (long)parsed.GetValue(kept) << 20, parsed.GetRequiredValue(stage), full);
             var ranks = Together.Join();
             var speaker = ranks.World == 1 ? "" : $"rank {ranks.Rank}: ";
             foreach (var result in TrainingBenchmark.Run(settings, ranks, line => Console.Error.WriteLine(speaker + line), windows, cancel))

@@ -88,6 +88,7 @@ public class CommandLineTests
         Assert.Contains("--shape", help.Output, StringComparison.Ordinal);
         Assert.StartsWith("--finetuning full is for --experts resident or streamed in bf16", Kt.Refuses("bench", "train", "--finetuning", "full", "--format",
             "int4", "--device", "cpu"), StringComparison.Ordinal);
+        Assert.Equal("--rank is of adapters, and --finetuning full makes none", Kt.Refuses("bench", "train", "--finetuning", "full", "--rank", "16"));
         Assert.Contains("adapters are written as a folder", Kt.Refuses("adapter", "nowhere", "out.gguf"), StringComparison.Ordinal);
         Assert.Equal("kt has no command 'trian'. Did you mean 'train'? `kt help` lists the commands", Kt.Refuses("help", "trian"));
         Assert.Contains("\nKeys (", Kt.Run("train", "--help").Output, StringComparison.Ordinal);
