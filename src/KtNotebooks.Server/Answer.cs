@@ -106,6 +106,14 @@ public sealed class Answer
             {
                 if (!await tokens.MoveNextAsync()) yield break;
             }
+            catch (InsufficientMemoryException full)
+            {
+                throw new ApiException(503, "there is not enough memory for this request now; a shorter prompt, or fewer requests at once, may fit")
+                {
+                    Cause = full,
+                    RetryAfter = 10,
+                };
+            }
             catch (Exception error) when (error is not OperationCanceledException)
             {
                 throw new ApiException(500, "the model failed at this request; the server's log says why") { Cause = error };

@@ -368,7 +368,7 @@ public sealed class Scheduler : IDisposable
                 next.Cached.Free();
                 if (_running.Count > 0) return;
                 lock (_gate) _waiting.Remove(next);
-                End(next, FinishReason.Length); // it has filled the whole cache
+                EndFull(next);
                 continue;
             }
             if (next.Count == 0) next.CachedTokens = found;
@@ -413,9 +413,7 @@ public sealed class Scheduler : IDisposable
             if (_cache.TryBatch([.. sequences.Select(s => s.Cached)], rows) is { } batch) return batch;
             if (_running is [var last])
             {
-                if (last.Count > 0) End(last, FinishReason.Length);
-                else End(last, FinishReason.Failed, new InsufficientMemoryException($"a prompt of {last.Pending} tokens does not fit the memory that "
-                    + $"is left: its cache has room for {(long)_cache.Pages.Limit * PageTable.Rows}"));
+                EndFull(last);
                 return null;
             }
             var youngest = _running.MaxBy(r => r.Number)!;
@@ -474,6 +472,14 @@ public sealed class Scheduler : IDisposable
     {
         one.Finish(reason, error);
         Leave(one, publish: reason != FinishReason.Failed);
+    }
+
+    /// <summary>It has filled the whole cache; or memory ended before a cache that its prompt needs.</summary>
+    private void EndFull(Completion one)
+    {
+        if (one.Count > 0) End(one, FinishReason.Length);
+        else End(one, FinishReason.Failed, new InsufficientMemoryException($"a prompt of {one.Request.Prompt.Count} tokens does not fit the memory that is "
+            + $"left: the cache has room for {(long)_cache.Pages.Limit * PageTable.Rows}"));
     }
 
     private void Leave(Completion one, bool publish = true)

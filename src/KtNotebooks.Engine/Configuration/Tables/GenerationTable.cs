@@ -10,7 +10,8 @@ internal static class GenerationTable
 
     public static Key[] Keys { get; } =
     [
-        Acts("do_sample", "bool", "true", KeyUse.Chat | KeyUse.Predict, "draw the next token; false: take the most likely"),
+        Acts("do_sample", "bool", "true", KeyUse.Chat | KeyUse.Predict, "draw the next token; false: take the most likely (chat and api take a model's "
+            + "generation_config.json before the defaults of this group)"),
         Acts("temperature", "float", "0.95", KeyUse.Chat | KeyUse.Predict, "below 1 sharper, above 1 flatter; 0: the most likely"),
         Acts("top_p", "float", "0.7", KeyUse.Chat | KeyUse.Predict, "draw from the likeliest tokens that have this share together"),
         Acts("top_k", "int", "50", KeyUse.Chat | KeyUse.Predict, "draw from so many likeliest tokens; 0: from all"),
