@@ -1,4 +1,4 @@
-// Run 3 of amx-probe.txt, as it was: a throw-away program, kept so that its figures can be had again. g++ -O3 -static -pthread 3.cpp && ./a.out, on a processor with AMX.
+// Run 3 of amx-probe.txt, as it was: a throw-away program, kept so that its figures can be had again. g++ -O3 -march=sapphirerapids -static -pthread 3.cpp && ./a.out, on a processor with AMX.
 #include <immintrin.h>
 #include <sched.h>
 #include <sys/mman.h>
