@@ -2,7 +2,7 @@ using System.Runtime.InteropServices;
 using System.Security.Cryptography;
 using System.Text;
 
-using KtNotebooks.Files;
+using KtNotebooks.Interop;
 
 namespace KtNotebooks.Data;
 

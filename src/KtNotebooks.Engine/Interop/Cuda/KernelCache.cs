@@ -1,8 +1,6 @@
 using System.Security.Cryptography;
 using System.Text;
 
-using KtNotebooks.Files;
-
 namespace KtNotebooks.Interop.Cuda;
 
 /// <summary>

@@ -1,4 +1,4 @@
-namespace KtNotebooks.Files;
+namespace KtNotebooks.Interop;
 
 /// <summary>Where what can be made again is kept between runs: KT_CACHE, or `ktnotebooks` in XDG_CACHE_HOME, or in ~/.cache.</summary>
 internal static class CacheFolder
