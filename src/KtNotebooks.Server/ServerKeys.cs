@@ -18,7 +18,7 @@ public static class ServerKeys
         {
             BaseName = Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(model.Path))),
             ModelName = Text(c, "api_model_name", "API_MODEL_NAME"),
-            Slots = c.MaybePositive("api_slots") ?? Variable("MAX_CONCURRENT") ?? c.Int("api_slots"),
+            Slots = c.MaybePositive("api_slots") ?? Variable("MAX_CONCURRENT", least: 1) ?? c.Int("api_slots"),
             Waiting = c.Positive("api_queue"),
             PromptRows = c.Positive("api_prompt_rows"),
             CacheTokens = c.Positive("api_cache_tokens"),
@@ -33,12 +33,17 @@ public static class ServerKeys
     {
         ArgumentNullException.ThrowIfNull(c);
         var port = c.MaybeInt("api_port") ?? Variable("API_PORT") ?? c.Int("api_port");
-        if (port is < 0 or > 65535) throw c.Has("api_port") ? c.Wrong("api_port", "from 0 to 65535") : new ArgumentException($"API_PORT is {port}");
+        if (port is < 0 or > 65535) throw c.Has("api_port") ? c.Wrong("api_port", "from 0 to 65535")
+            : new ArgumentException($"API_PORT must be from 0 to 65535, but is {port}");
+        var keys = c.List("api_key");
+        // An unset variable of a script: nobody who writes the key means to serve everyone.
+        if ((keys is null && c.Given.ContainsKey("api_key")) || keys is [] || keys?.Contains("") == true)
+            throw c.Wrong("api_key", "a key that clients send; left out, everyone is served");
         return new ApiSettings
         {
             Host = Text(c, "api_host", "API_HOST") ?? c.TextOrDefault("api_host"),
             Port = port,
-            Keys = c.List("api_key") ?? (Environment.GetEnvironmentVariable("API_KEY") is { Length: > 0 } key ? [key] : []),
+            Keys = keys ?? (Environment.GetEnvironmentVariable("API_KEY") is { Length: > 0 } key ? [key] : []),
             Origins = c.List("api_cors") ?? [],
             MaxBody = (long)(c.Number("api_max_body_mb") * (1 << 20)),
             Timeout = TimeSpan.FromSeconds(c.Positive("api_timeout")),
@@ -50,6 +55,7 @@ public static class ServerKeys
     private static string? Text(Settings c, string key, string variable) =>
         c.Text(key) ?? (Environment.GetEnvironmentVariable(variable) is { Length: > 0 } given ? given : null);
 
-    private static int? Variable(string name) => Environment.GetEnvironmentVariable(name) is not { Length: > 0 } given ? null
-        : int.TryParse(given, out var number) && number >= 0 ? number : throw new ArgumentException($"{name} must be a whole number, but is '{given}'");
+    private static int? Variable(string name, int least = 0) => Environment.GetEnvironmentVariable(name) is not { Length: > 0 } given ? null
+        : int.TryParse(given, out var number) && number >= least ? number
+        : throw new ArgumentException($"{name} must be a whole number of at least {least}, but is '{given}'");
 }

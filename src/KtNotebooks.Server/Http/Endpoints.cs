@@ -98,6 +98,7 @@ internal sealed class Endpoints(ModelEngine engine, ApiSettings settings, ILogge
                 + $"{reply.Answers.Min(a => a.FirstToken)?.TotalMilliseconds ?? 0:F0} ms" : "";
         var endpoint = (c.Http.GetEndpoint() as RouteEndpoint)?.RoutePattern.RawText ?? "unknown path";
         if (failed is { Status: >= 500 }) log.LogError(failed.Cause, "{Id} {Status} {Endpoint}: {Message}", c.Id, status, endpoint, failed.Message);
+        else if (failed?.Cause is { } cause) log.LogWarning("{Id} {Status} {Endpoint}: {Message}", c.Id, status, endpoint, cause.Message);
         else if (settings.Verbose || c.Reply is not null || failed is not null)
             log.LogInformation("{Id} {Status} {Endpoint} {What} {Took:F0} ms{Why}", c.Id, status, endpoint, what, took.TotalMilliseconds,
                 failed is null ? "" : $": {failed.Code ?? failed.Type}");

@@ -100,6 +100,33 @@ public sealed class ServedAdapterTests(ServedAdapterTests.Two two) : IClassFixtu
         Assert.Equal((200, null), await two.Post("/v1/unload_lora_adapter", """{"lora_name":"dog"}"""));
     }
 
+    /// <summary>The client learns that it does not fit, and whoever runs the server why.</summary>
+    [Fact]
+    public async Task Why_an_adapter_is_not_loaded_stands_in_the_log()
+    {
+        var broken = Directory.CreateDirectory(Path.Combine(two.Folder, "broken"));
+        try
+        {
+            File.Copy(Path.Combine(two.Folder, "dog", "adapter_config.json"), Path.Combine(broken.FullName, "adapter_config.json"));
+            File.WriteAllText(Path.Combine(broken.FullName, "adapter_model.safetensors"), "no tensors");
+            Assert.Equal((400, "adapter_not_loadable"), await two.Post("/v1/load_lora_adapter", """{"lora_name":"b","lora_path":"broken"}"""));
+            Assert.Contains(two.Log, line => line.StartsWith("Warning", StringComparison.Ordinal)
+                && line.Contains(Path.Combine("broken", "adapter_model.safetensors"), StringComparison.Ordinal));
+        }
+        finally
+        {
+            broken.Delete(recursive: true);
+        }
+    }
+
+    [Theory]
+    [InlineData("api_key", "", "a key that clients send; left out, everyone is served")]
+    [InlineData("api_key", "\"\"", "a key that clients send; left out, everyone is served")]
+    [InlineData("api_port", "70000", "from 0 to 65535")]
+    public void A_setting_that_cannot_be_meant_is_refused_at_start(string key, string value, string wanted) => Assert.Contains($"'{key}' must be {wanted}",
+        Assert.Throws<ArgumentException>(() => ServerKeys.ReadApi(KtNotebooks.Configuration.Settings.Read([$"{key}={value}"]))).Message,
+        StringComparison.Ordinal);
+
     [Fact]
     public async Task A_reward_model_that_is_loaded_brings_its_value_head()
     {
@@ -245,6 +272,8 @@ public sealed class ServedAdapterTests(ServedAdapterTests.Two two) : IClassFixtu
         public ApiServer Server { get; private set; } = null!;
 
         public HttpClient Http { get; private set; } = null!;
+
+        public IReadOnlyList<string> Log => _log.All;
 
         public async ValueTask InitializeAsync()
         {

@@ -93,8 +93,9 @@ public sealed class KeptPassesTests : IDisposable
         {
             while (pool.Limit - pool.UsedBytes > room + Piece) ballast.Add(Tensor.Empty(DType.U8, Device.Cuda(), Piece));
             // Stretches between what other tests hold count as room and may be too small for anything: more is given until the step fits.
-            while (!Fits(new LayerMajorStep(model, 16, 8)) || !Fits(step) || step.KeptPassesFound == 0)
+            for (var given = 0; !Fits(new LayerMajorStep(model, 16, 8)) || !Fits(step) || step.KeptPassesFound == 0; given++)
             {
+                Assert.True(given < 32, "a step that keeps nothing, or one that may keep, never fits");
                 if (ballast is [.., var last] && ballast.Remove(last)) last.Dispose();
                 else pool.Limit += Piece;
             }
