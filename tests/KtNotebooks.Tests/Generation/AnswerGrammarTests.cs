@@ -109,7 +109,15 @@ public sealed class AnswerGrammarTests
     }
 
     [Theory]
-    [InlineData("""{"type":"string","format":"hostname"}""", "#/format 'hostname' is not supported")]
+    [InlineData("""{"type":"string","format":"uuid","maxLength":40}""", "#/format beside a length or a pattern is not supported")]
+    [InlineData("""{"type":"string","minLenght":4}""", "#/minLenght is not supported; did you mean minLength?")]
+    [InlineData("""{"type":"array","uniqueItems":true}""", "#/uniqueItems true is not supported")]
+    [InlineData("""{"type":"string","enum":[1,2]}""", "#: the values of enum are none of its type")]
+    [InlineData("""{"anyOf":[{"type":"null"}],"type":"string"}""", "#/anyOf allows no value")]
+    [InlineData("""{"allOf":[{"pattern":"a","type":"string"},{"pattern":"b"}]}""", "#/pattern of two schemas at once is not supported")]
+    [InlineData("""{"allOf":[{"minimum":"a"},{"minimum":1}]}""", "# has a keyword whose value is of the wrong type")]
+    [InlineData("""{"properties":{"a":{}},"required":["b"]}""", "#/required names 'b', which is no property")]
+    [InlineData("""{"type":"object","minProperties":2}""", "#/minProperties 2 without names is not supported")]
     [InlineData("""{"type":"object","properties":{"a":{"type":"number","multipleOf":3}}}""", "#/properties/a/multipleOf 3 is not supported")]
     [InlineData("""{"not":{}}""", "#/not is not supported")]
     [InlineData("""{"$ref":"#"}""", "the form refers to itself without anything between")]
@@ -122,6 +130,52 @@ public sealed class AnswerGrammarTests
     [InlineData("""{"type":"string","pattern":"(a?)*"}""", "#/pattern: a repetition of what may be empty in a pattern is not supported")]
     public void What_is_not_known_is_refused_by_name(string schema, string message) =>
         Assert.Equal(message, Assert.Throws<ArgumentException>(() => Form(schema)).Message);
+
+    /// <summary>What tools write (Pydantic, zod, .NET's own exporter): each takes the values of its schema and no others, by their validators.</summary>
+    [Theory]
+    [InlineData("""{"type":"string","format":"x-made-up","maxLength":3}""", "\"abc\"", "\"abcd\"")] // a format that is not known only describes
+    [InlineData("""{"type":"integer","format":"int128","x-note":1,"xml":{}}""", "12", "1.5")]
+    [InlineData("""{"type":"string","format":"uri"}""", "\"https://example.org:80/a%20b?c=d#e\"", "\"example.org\"")]
+    [InlineData("""{"type":"string","format":"duration"}""", "\"PT1H30M\"", "\"1 hour\"")]
+    [InlineData("""{"type":"array","prefixItems":[{"type":"integer"},{"type":"string"}],"items":false}""", "[1,\"a\"]", "[1,\"a\",2]")]
+    [InlineData("""{"type":"array","prefixItems":[{"type":"integer"},{"type":"string"}],"minItems":2,"maxItems":2}""", "[1,\"a\"]", "[1]")]
+    [InlineData("""{"type":"array","prefixItems":[{"type":"integer"}],"items":{"type":"null"},"minItems":2}""", "[1,null,null]", "[1]")]
+    [InlineData("""{"prefixItems":[{"type":"integer"},{"type":"integer"}]}""", "[]", "[null]")]
+    [InlineData("""{"type":"object","propertyNames":{"enum":["x","y"]},"additionalProperties":{"type":"integer"}}""", "{\"y\":1}", "{\"z\":1}")]
+    [InlineData("""{"type":"object","patternProperties":{"^k\\d$":{"type":"integer"}},"additionalProperties":false}""", "{\"k1\":1}", "{\"k\":1}")]
+    [InlineData("""{"type":"object","minProperties":1,"maxProperties":2}""", "{\"a\":1,\"b\":2}", "{}")]
+    [InlineData("""{"properties":{"a":{"type":"null"},"b":{"type":"null"}},"minProperties":1}""", "{\"b\":null}", "{}")]
+    [InlineData("""{"properties":{"a":false,"b":{"type":"null"}}}""", "{\"b\":null}", "{\"a\":null}")]
+    [InlineData("""{"allOf":[{"type":"number","minimum":2},{"type":"integer","maximum":4}]}""", "3", "5")]
+    [InlineData("""{"allOf":[{"$ref":"#/$defs/x"},{"required":["b"],"properties":{"b":{}}}],"$defs":{"x":{"properties":{"a":{}},"required":["a"]}}}""",
+        "{\"a\":null,\"b\":1}", "{\"b\":1}")]
+    [InlineData("""{"allOf":[{"properties":{"a":{"type":"null"}},"additionalProperties":false},{"properties":{"b":{"type":"integer"}}}]}""", "{\"a\":null}",
+        "{\"b\":1}")]
+    [InlineData("""{"type":"object","properties":{"a":{"type":"null"},"b":{"type":"null"}},"anyOf":[{"required":["a"]},{"required":["b"]}]}""",
+        "{\"b\":null}", "{}")]
+    [InlineData("""{"type":"string","anyOf":[{"maxLength":1},{"type":"null"}]}""", "\"a\"", "null")]
+    [InlineData("""{"type":"string","enum":["a",1]}""", "\"a\"", "1")]
+    [InlineData("""{"$ref":"#/$defs/n","maximum":5,"$defs":{"n":{"type":"integer","minimum":3}}}""", "4", "2")]
+    [InlineData("""{"type":"object","properties":{"children":{"type":"array","items":{"$ref":"#","items":{}}}},"required":["children"]}""",
+        "{\"children\":[{\"children\":[]}]}", "{\"children\":[{}]}")]
+    [InlineData("""{"type":"object","properties":{"next":{"allOf":[{"$ref":"#"},{"properties":{"v":{"type":"integer"}},"required":["v"]}]}}}""",
+        "{\"next\":{\"next\":{\"v\":2},\"v\":1}}", "{\"next\":{}}")]
+    public void Schemas_that_tools_write_are_kept(string schema, string good, string bad)
+    {
+        var form = Form(schema);
+        Assert.True(Takes(form, good));
+        Assert.False(Takes(form, bad));
+    }
+
+    [Fact]
+    public void A_uri_is_one()
+    {
+        for (var seed = 0; seed < 60; seed++)
+        {
+            var text = JsonDocument.Parse(Draw(Form("""{"type":"string","format":"uri"}"""), room: 30, seed)).RootElement.GetString()!;
+            Assert.True(Uri.TryCreate(text, UriKind.Absolute, out _), text);
+        }
+    }
 
     [Fact]
     public void A_discriminated_union_is_exclusive() => Form("""

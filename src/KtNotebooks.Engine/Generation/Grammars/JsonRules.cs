@@ -39,16 +39,32 @@ internal static class JsonRules
     public static readonly Rule Value = ValueOf(Deepest);
 
     /// <summary>Any object.</summary>
-    public static readonly Rule AnyObject = Object(ValueOf(Deepest - 1), 0, int.MaxValue);
+    public static readonly Rule AnyObject = Object(AnyString, ValueOf(Deepest - 1), 0, int.MaxValue);
 
     /// <summary>A string of so many characters.</summary>
     public static Rule Text(int least, int most) => Of(Literal("\""), new Repeat(Character, least, most), Literal("\""));
 
-    /// <summary>An object of any keys.</summary>
-    public static Rule Object(Rule value, int least, int most) => Between("{", Of(AnyString, Colon, value), "}", least, most);
+    /// <summary>An object of so many members.</summary>
+    /// <param name="name">A string.</param>
+    public static Rule Object(Rule name, Rule value, int least, int most) => Between("{", Of(name, Colon, value), "}", least, most);
 
-    /// <summary>A list.</summary>
-    public static Rule Array(Rule item, int least, int most) => Between("[", item, "]", least, most);
+    /// <summary>A list of so many elements.</summary>
+    /// <param name="first">Of its first elements, no more than <paramref name="most"/>.</param>
+    /// <param name="rest">Of the others.</param>
+    public static Rule Array(Rule[] first, Rule rest, int least, int most)
+    {
+        if (first.Length == 0) return Between("[", rest, "]", least, most);
+        // From behind: what may follow element i.
+        var after = most == first.Length ? Of()
+            : new Repeat(Of(Comma, rest), Math.Max(0, least - first.Length), most == int.MaxValue ? most : most - first.Length);
+        for (var i = first.Length - 1; i > 0; i--)
+        {
+            var with = Of(Comma, first[i], after);
+            after = i >= least ? Any(with, Of()) : with;
+        }
+        var some = Of(first[0], after);
+        return Of(Literal("["), least > 0 ? some : Maybe(some), Literal("]"));
+    }
 
     public static Rule Digit(char from, char to) => new Rule.Byte((byte)from, (byte)to);
 
@@ -62,7 +78,8 @@ internal static class JsonRules
     private static Rule ValueOf(int depth)
     {
         Rule[] plain = [AnyString, Number, Boolean, Null];
-        return depth == 0 ? Any(plain) : Any([.. plain, Object(ValueOf(depth - 1), 0, int.MaxValue), Array(ValueOf(depth - 1), 0, int.MaxValue)]);
+        if (depth == 0) return Any(plain);
+        return Any([.. plain, Object(AnyString, ValueOf(depth - 1), 0, int.MaxValue), Array([], ValueOf(depth - 1), 0, int.MaxValue)]);
     }
 
     private static Rule Natural() => Any(Literal("0"), Of(Digit('1', '9'), new Repeat(Digit('0', '9'), 0, 14)));

@@ -2,6 +2,8 @@ using System.Text.Encodings.Web;
 using System.Text.Json;
 using System.Text.Json.Serialization;
 
+using KtNotebooks.Data;
+
 namespace KtNotebooks.Generation.Grammars;
 
 /// <summary>The keywords of one schema object; what nobody has asked for is refused by name.</summary>
@@ -32,10 +34,14 @@ internal sealed class Keywords(JsonElement schema, string path)
         : number >= 0 && number == Math.Floor(number) && number <= 100_000 ? (int)number
         : throw new ArgumentException($"{At(keyword)} must be a whole number from 0 to 100000");
 
-    public void Finish(IReadOnlySet<string> describing)
+    public void Finish(Func<string, bool> describes)
     {
         foreach (var keyword in schema.EnumerateObject())
-            if (!_asked.Contains(keyword.Name) && !describing.Contains(keyword.Name)) throw new ArgumentException($"{At(keyword.Name)} is not supported");
+        {
+            if (_asked.Contains(keyword.Name) || describes(keyword.Name)) continue;
+            var near = Nearest.Find(keyword.Name, _asked);
+            throw new ArgumentException($"{At(keyword.Name)} is not supported{(near is null ? "" : $"; did you mean {near}?")}");
+        }
     }
 
     /// <summary>The schema that `#/…` names.</summary>

@@ -13,6 +13,8 @@ internal sealed class TextRules
     private const string Date = @"\d{4}-((0[13578]|1[02])-(0[1-9]|[12]\d|3[01])|(0[469]|11)-(0[1-9]|[12]\d|30)|02-(0[1-9]|1\d|2[0-8]))",
         Label = "[A-Za-z0-9]([A-Za-z0-9-]{0,30}[A-Za-z0-9])?", Time = @"([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)";
 
+    private const string Path = "([A-Za-z0-9._~:/@!$&'()*+,;=-]|%[0-9A-F]{2})";
+
     private static readonly Dictionary<string, string> Formats = new()
     {
         ["date"] = $"^{Date}$",
@@ -20,6 +22,9 @@ internal sealed class TextRules
         ["date-time"] = $"^{Date}T{Time}$",
         ["uuid"] = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
         ["ipv4"] = @"^((25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)\.){3}(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)$",
+        ["hostname"] = $@"^{Label}(\.{Label}){{0,4}}$",
+        ["uri"] = $"^((https?|ftp|wss?)://{Label}(\\.{Label}){{0,4}}(:[1-9]\\d{{0,3}})?(/{Path}*)?(\\?{Path}*)?(#{Path}*)?|urn:[a-z][a-z0-9]{{1,20}}:{Path}+)$",
+        ["duration"] = @"^P(\d{1,4}W|\d{1,4}D|(\d{1,4}D)?T(\d{1,4}H|\d{1,4}M|\d{1,4}S|\d{1,4}H\d{1,2}M|\d{1,2}M\d{1,2}S))$",
         ["email"] = $@"^[A-Za-z0-9_+-]{{1,32}}(\.[A-Za-z0-9_+-]{{1,32}}){{0,3}}@{Label}(\.{Label}){{1,3}}$",
     };
 
