@@ -1,4 +1,6 @@
 using System.CommandLine;
+using System.Text;
+using System.Text.RegularExpressions;
 
 using KtNotebooks.Generation;
 using KtNotebooks.Lora;
@@ -10,10 +12,13 @@ namespace KtNotebooks.Cli;
 /// `kt chat`: talk with a model and its adapter; answers stream. `clear` forgets, `/adapter NAME` switches, `exit` leaves, Ctrl-C stops an answer; with or
 /// without a slash before them, and `/help` lists them.
 /// </summary>
-internal static class ChatCommand
+internal static partial class ChatCommand
 {
+    private const string Quotes = "\"\"\"";
+
     private const string Words =
-        "type a question; `clear` forgets the conversation, `/adapter NAME` lets another adapter answer (`base`: none), `exit` leaves, Ctrl-C stops an answer";
+        "type a question, or several lines between \"\"\" and \"\"\"; `clear` forgets the conversation, `/adapter NAME` lets another adapter answer "
+            + "(`base`: none), `exit` leaves, Ctrl-C stops an answer";
 
     public static Command Create()
     {
@@ -29,8 +34,7 @@ internal static class ChatCommand
 
     private static int Run(string[] arguments)
     {
-        var (completed, notes) = ChatTarget.Complete(arguments);
-        using var chat = FileProgress.Load(report => ChatSession.Open(report, completed));
+        using var chat = FileProgress.Load(report => ChatSession.Open(report, arguments));
         CancellationTokenSource? answering = null;
         ConsoleCancelEventHandler stop = (_, e) =>
         {
@@ -39,7 +43,7 @@ internal static class ChatCommand
             running.Cancel();
         };
         Console.CancelKeyPress += stop;
-        foreach (var note in notes.Concat(chat.Notes)) Console.WriteLine(note);
+        foreach (var note in chat.Notes) Console.WriteLine(note);
         Console.WriteLine(Words);
         while (true)
         {
@@ -63,6 +67,12 @@ internal static class ChatCommand
                 Switch(chat, words.ElementAtOrDefault(1));
                 continue;
             }
+            if (Command().IsMatch(line))
+            {
+                Console.WriteLine($"there is no {line.Trim().Split(' ')[0]}; {Words}");
+                continue;
+            }
+            if (line.StartsWith(Quotes, StringComparison.Ordinal)) line = Lines(line[Quotes.Length..]);
             Console.Write("Assistant: ");
             using (answering = new CancellationTokenSource())
             {
@@ -84,6 +94,22 @@ internal static class ChatCommand
             Console.WriteLine();
         }
     }
+
+    /// <summary>A question of several lines, up to the quotes that end it, or the end of the input.</summary>
+    private static string Lines(string first)
+    {
+        var text = new StringBuilder();
+        for (string? line = first; line is not null; line = Console.ReadLine())
+        {
+            if (line.TrimEnd().EndsWith(Quotes, StringComparison.Ordinal)) return text.Append(line.TrimEnd()[..^Quotes.Length]).ToString();
+            text.Append(line).Append('\n');
+        }
+        return text.ToString();
+    }
+
+    /// <summary>A word behind a slash: a slip rather than a question, which would begin with a path's second part or a blank.</summary>
+    [GeneratedRegex(@"^\s*/[A-Za-z]+(\s|$)")]
+    private static partial Regex Command();
 
     private static void Switch(ChatSession chat, string? name)
     {

@@ -1,7 +1,7 @@
 using System.CommandLine;
-using System.Text.Json;
 using System.Text.RegularExpressions;
 
+using KtNotebooks.Configuration;
 using KtNotebooks.Data;
 
 namespace KtNotebooks.Cli;
@@ -34,22 +34,13 @@ internal static partial class KeyOptions
             if (own.FirstOrDefault(o => Nearest.Distance(o, word) <= Math.Max(1, o.Length / 5)) is { } meant)
                 throw new ArgumentException($"unknown option '{word}'. Did you mean '{meant}'?");
             if (value is null) value = i + 1 < arguments.Count && IsValue(arguments[i + 1]) ? arguments[++i] : "true";
-            pairs.Add($"{word[2..].Replace('-', '_')}={Quoted(value)}");
+            pairs.Add($"{word[2..].Replace('-', '_')}={YamlText.PairValue(value)}");
         }
         return [.. pairs];
     }
 
     private static bool IsValue(string word) => !word.StartsWith("--", StringComparison.Ordinal) && !Pair().IsMatch(word);
 
-    /// <summary>
-    /// An option's value is a text as it stands, where a pair's is YAML: `You are: a cat` is no block. Lists and blocks are taken when they begin like one.
-    /// </summary>
-    internal static string Quoted(string value) => value is "" or "null" || value[0] is '[' or '{' || Plain().IsMatch(value) ? value
-        : JsonSerializer.Serialize(value, TextJson.Readable.String);
-
     [GeneratedRegex(@"^[A-Za-z_][\w.]*=")]
     private static partial Regex Pair();
-
-    [GeneratedRegex(@"^[\w./,+-]+$")]
-    private static partial Regex Plain();
 }

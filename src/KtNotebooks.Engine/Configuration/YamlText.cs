@@ -28,6 +28,16 @@ public static partial class YamlText
         return Plain().IsMatch(text) && text.ToLowerInvariant() is not ("null" or "~") ? text : JsonSerializer.Serialize(text, Readable);
     }
 
+    /// <summary>
+    /// The value of a `key=value` pair that says a text as it stands: a pair's is YAML, where `You are: a cat` is a block. Lists and blocks are taken when they
+    /// begin like one.
+    /// </summary>
+    public static string PairValue(string text)
+    {
+        ArgumentNullException.ThrowIfNull(text);
+        return text is "" or "null" || text[0] is '[' or '{' || Bare().IsMatch(text) ? text : JsonSerializer.Serialize(text, Readable);
+    }
+
     private static string Value(JsonNode? value) => value switch
     {
         null => "null",
@@ -35,6 +45,9 @@ public static partial class YamlText
         _ when value.GetValueKind() == JsonValueKind.String => Scalar(value.GetValue<string>()),
         _ => value.ToJsonString(Readable),
     };
+
+    [GeneratedRegex(@"^[\w./,+-]+$")]
+    private static partial Regex Bare();
 
     [GeneratedRegex(@"^[\w./+-](?:[\w./+, -]*[\w./+-])?$")]
     private static partial Regex Plain();

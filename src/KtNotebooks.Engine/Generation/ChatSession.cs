@@ -67,10 +67,11 @@ public sealed class ChatSession : IDisposable
     public static ChatSession Open(params string[] arguments) => Open(null, arguments);
 
     /// <param name="loading">Told how far the model has come in.</param>
-    /// <param name="arguments">A YAML file and key=value pairs over it.</param>
+    /// <param name="arguments">A YAML file, the folder of a model or of an adapter, and key=value pairs over it.</param>
     public static ChatSession Open(Action<WorkProgress>? loading, string[] arguments)
     {
-        var c = Settings.Read(arguments);
+        var (completed, told) = ModelTarget.Complete(arguments);
+        var c = Settings.Read(completed);
         var (keys, sampling, system, asMade) = ReadKeys(c);
         var notes = c.Finish("kt chat");
         keys.Check();
@@ -82,7 +83,7 @@ public sealed class ChatSession : IDisposable
             {
                 Adapter = names.Count > 0 ? names[0] : null,
                 _owned = true,
-                Notes = [.. notes, .. asMade, .. keys.Notes, .. model.Notes],
+                Notes = [.. told, .. notes, .. asMade, .. keys.Notes, .. model.Notes],
             };
         }
         catch

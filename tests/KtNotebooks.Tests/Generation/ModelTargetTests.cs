@@ -1,13 +1,14 @@
-using KtNotebooks.Cli;
+using KtNotebooks.Generation;
 using KtNotebooks.Lora;
+using KtNotebooks.Tests.Cli;
 using KtNotebooks.Tests.Models;
 
 using Xunit;
 
-namespace KtNotebooks.Tests.Cli;
+namespace KtNotebooks.Tests.Generation;
 
 /// <summary>`kt chat FOLDER`.</summary>
-public sealed class ChatTargetTests(Workplace place) : IClassFixture<Workplace>
+public sealed class ModelTargetTests(Workplace place) : IClassFixture<Workplace>
 {
     private const string V2 = "{% for m in messages %}{{ 'User: ' + m['content'] + '\\n\\n' }}{% endfor %}{{ 'Assistant:' }}";
 
@@ -15,7 +16,7 @@ public sealed class ChatTargetTests(Workplace place) : IClassFixture<Workplace>
     public void A_model_folder_stands_for_its_keys_and_the_template_that_it_names()
     {
         var folder = Model(V2);
-        var (arguments, notes) = ChatTarget.Complete([folder, "seed=3"]);
+        var (arguments, notes) = ModelTarget.Complete([folder, "seed=3"]);
         Assert.Equal([$"model_name_or_path={folder}", "seed=3", "template=deepseek"], arguments);
         Assert.Equal([$"template deepseek: the chat template in {folder} is of that form"], notes);
     }
@@ -24,16 +25,16 @@ public sealed class ChatTargetTests(Workplace place) : IClassFixture<Workplace>
     public void A_template_that_is_given_stays()
     {
         var folder = Model(V2);
-        Assert.Equal([$"model_name_or_path={folder}", "template=glm4"], ChatTarget.Complete([folder, "template=glm4"]).Arguments);
+        Assert.Equal([$"model_name_or_path={folder}", "template=glm4"], ModelTarget.Complete([folder, "template=glm4"]).Arguments);
         var file = place.Write("chat.yaml", $"model_name_or_path: {folder}\ntemplate: qwen3\n");
-        Assert.Equal([file], ChatTarget.Complete([file]).Arguments);
+        Assert.Equal([file], ModelTarget.Complete([file]).Arguments);
     }
 
     [Fact]
     public void A_template_that_two_could_be_is_run_and_without_one_a_name_is_asked_for()
     {
         var folder = Model("{{ '<｜User｜>' }}{% if thinking %}{{ '<think>' }}{% endif %}");
-        var (arguments, notes) = ChatTarget.Complete([folder]);
+        var (arguments, notes) = ModelTarget.Complete([folder]);
         Assert.Equal([$"model_name_or_path={folder}", "template=auto"], arguments);
         Assert.Equal([$"template auto: the chat template in {folder} is run"], notes);
         Assert.StartsWith($"command line: 'template' is required: {place.Model} does not say which it was made with; write template=NAME, one of empty, "
@@ -49,19 +50,19 @@ public sealed class ChatTargetTests(Workplace place) : IClassFixture<Workplace>
             LoraAdapter.Attach(model, new LoraSettings(2));
             AdapterFolder.Save(model, new LoraSettings(2), adapter, folder);
         }
-        Assert.Equal([$"model_name_or_path={folder}", $"adapter_name_or_path={adapter}", "template=deepseek"], ChatTarget.Complete([adapter]).Arguments);
+        Assert.Equal([$"model_name_or_path={folder}", $"adapter_name_or_path={adapter}", "template=deepseek"], ModelTarget.Complete([adapter]).Arguments);
         Assert.Equal([$"adapter_name_or_path={adapter}", $"model_name_or_path={place.Model}", "template=deepseek"],
-            ChatTarget.Complete([adapter, $"model_name_or_path={place.Model}", "template=deepseek"]).Arguments);
+            ModelTarget.Complete([adapter, $"model_name_or_path={place.Model}", "template=deepseek"]).Arguments);
         var (exit, output, errors) = Kt.Run("chat", adapter);
         Assert.True(exit == 0, output + errors);
         Assert.Contains("template deepseek", output, StringComparison.Ordinal);
         // What it was trained with comes before what its base is, and a key before both.
         var trained = Path.Combine(adapter, "training_args.yaml");
         File.WriteAllText(trained, "stage: sft\ntemplate: empty\ndefault_system: 'Say: 1'\n");
-        (var arguments, var notes) = ChatTarget.Complete([adapter]);
+        (var arguments, var notes) = ModelTarget.Complete([adapter]);
         Assert.Equal([$"model_name_or_path={folder}", $"adapter_name_or_path={adapter}", "template=empty", "default_system=\"Say: 1\""], arguments);
         Assert.Equal([$"template empty, default_system Say: 1: as the adapter was trained ({trained})"], notes);
-        Assert.Equal("template=deepseek", ChatTarget.Complete([adapter, "template=deepseek"]).Arguments[^1]);
+        Assert.Equal("template=deepseek", ModelTarget.Complete([adapter, "template=deepseek"]).Arguments[^1]);
     }
 
     [Fact]

@@ -3,21 +3,20 @@ using System.Text.Json;
 using KtNotebooks.Configuration;
 using KtNotebooks.Data;
 using KtNotebooks.Files;
-using KtNotebooks.Interactive;
 
-namespace KtNotebooks.Cli;
+namespace KtNotebooks.Generation;
 
 /// <summary>
-/// What a conversation is with: `kt chat FOLDER` names a model, or an adapter whose adapter_config.json names its model, and the template is the one that
-/// adapter was trained with, or that the model's own files name. Keys that are given are left as they are.
+/// What a folder in the first place stands for: `kt chat FOLDER` names a model, or an adapter whose adapter_config.json names its model, and the template is
+/// the one that adapter was trained with, or that the model's own files name. Keys that are given are left as they are.
 /// </summary>
-internal static class ChatTarget
+public static class ModelTarget
 {
     private const string Model = "model_name_or_path", Adapter = "adapter_name_or_path";
 
     /// <summary>The arguments with what they left unsaid, and what to tell about that.</summary>
     /// <exception cref="ArgumentException">A folder that holds neither a model nor an adapter, or a template that only a person can choose.</exception>
-    public static (string[] Arguments, IReadOnlyList<string> Notes) Complete(string[] arguments)
+    public static (string[] Arguments, IReadOnlyList<string> Notes) Complete(IReadOnlyList<string> arguments)
     {
         var (given, told) = AsTrained(Named(arguments));
         var (completed, notes) = WithTemplate(given);
@@ -34,7 +33,7 @@ internal static class ChatTarget
             return (given, []);
         var trained = Settings.Read([file]);
         string[] found = [.. OfTemplates.Where(key => trained.Text(key) is not null && !c.Has(key))];
-        return found.Length == 0 ? (given, []) : ([.. given, .. found.Select(key => $"{key}={KeyOptions.Quoted(trained.Text(key)!)}")],
+        return found.Length == 0 ? (given, []) : ([.. given, .. found.Select(key => $"{key}={YamlText.PairValue(trained.Text(key)!)}")],
             [$"{string.Join(", ", found.Select(key => $"{key} {trained.Text(key)}"))}: as the adapter was trained ({file})"]);
     }
 
@@ -54,13 +53,16 @@ internal static class ChatTarget
             + $"write template={(fitting.Count > 0 ? fitting[0] : "NAME")}{(fitting.Count > 0 ? "" : $", one of {string.Join(", ", Templates.Names)}")}");
     }
 
-    /// <summary>A folder in the first place becomes the keys that it stands for.</summary>
-    private static string[] Named(string[] arguments)
+    /// <summary>A folder in the first place becomes the keys that it stands for: model_name_or_path, with adapter_name_or_path for an adapter.</summary>
+    /// <exception cref="ArgumentException">It holds neither a model nor an adapter.</exception>
+    public static string[] Named(IReadOnlyList<string> given)
     {
-        var first = arguments[0];
+        ArgumentNullException.ThrowIfNull(given);
+        string[] arguments = [.. given];
+        if (arguments is not [var first, ..]) return arguments;
         if (first.Contains('=', StringComparison.Ordinal)) return arguments;
         if (Path.GetExtension(first) is ".gguf" or ".safetensors")
-            throw new ArgumentException($"{first} is a file of weights; kt chat takes its folder, or {Model}=FOLDER {Adapter}={first}");
+            throw new ArgumentException($"{first} is a file of weights; its folder is wanted, or {Model}=FOLDER {Adapter}={first}");
         if (Path.GetExtension(first) is ".yaml" or ".yml" or ".json") return arguments;
         if (HubCache.Resolve(first, whole: false) is var folder && folder != first)
             return File.Exists(Path.Combine(folder, "adapter_config.json")) ? Named([folder, .. arguments[1..]]) : [$"{Model}={first}", .. arguments[1..]];
@@ -80,7 +82,9 @@ internal static class ChatTarget
             || value.GetString() is not { Length: > 0 } name)
             throw new InvalidDataException($"{path}: names no base_model_name_or_path; write {Model}=FOLDER as well");
         if (Directory.Exists(name) || Path.IsPathRooted(name)) return name;
-        // A path from the root of the checkout, as the configs here have it, while one stands elsewhere.
-        return Repository.Find() is { } root && Directory.Exists(Path.Combine(root, name)) ? Path.Combine(root, name) : name;
+        // A path from where it was trained, while one stands elsewhere: most adapters lie below.
+        for (var at = new DirectoryInfo(folder).Parent; at is not null; at = at.Parent)
+            if (Directory.Exists(Path.Combine(at.FullName, name))) return Path.Combine(at.FullName, name);
+        return name;
     }
 }
