@@ -19,7 +19,7 @@ internal static class PlanCommand
             Description = $"a training config, a model folder, a config.json or the name of a shape ({string.Join(", ", ModelShapes.Known)}); then key=value",
             Arity = ArgumentArity.OneOrMore,
         };
-        var json = new Option<bool>("--json") { Description = "print the plan as JSON" };
+        var json = new Option<bool>("--json") { Description = "print the plan as JSON; `fits` says whether this machine has what it needs" };
         var command = new Command("plan",
             "Show where a model goes, what memory it needs and whether this machine has it, before anything is loaded: kt plan deepseek-v2-lite "
                 + "tokens_per_step=8192") { arguments, json };

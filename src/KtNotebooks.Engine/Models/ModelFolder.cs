@@ -127,6 +127,22 @@ public static class ModelFolder
         }
     }
 
+    /// <summary>The first tensor of a folder that its config wants otherwise, by the headers alone; null: none, or a shard has not come yet.</summary>
+    internal static string? HeaderFault(string folder, ConfigFile config, DType type)
+    {
+        try
+        {
+            using var checkpoint = new Checkpoint(folder);
+            var headers = new HeaderWeights(checkpoint);
+            using var model = Build(config, headers, type);
+            return headers.Fault;
+        }
+        catch (FileNotFoundException)
+        {
+            return null;
+        }
+    }
+
     private static ConfigFile ConfigOf(string folder)
     {
         if (FileKinds.Of(folder) is FileKind.File or FileKind.Other) RegularFile.RequireFolder(folder, "a model's folder with config.json");

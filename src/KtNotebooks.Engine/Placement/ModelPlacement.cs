@@ -27,6 +27,9 @@ public sealed class ModelPlacement
 
     public PlacementSettings Settings { get; }
 
+    /// <summary>Rules that placed nothing, a line each.</summary>
+    public IReadOnlyList<string> Notes { get; internal init; } = [];
+
     /// <summary>All modules in forward order.</summary>
     public IEnumerable<(string Path, ModulePlace Place)> All => _order.Select(path => (path, _places[path]));
 
@@ -78,15 +81,24 @@ public sealed class ModelPlacement
                 throw new NotSupportedException($"{place.Because}: puts {path} on {place.Compute}, but {why}. Change that line, or write device: cpu to "
                     + "compute everything on the CPU");
         }
-        if (Kernel is { } kernel && !Cpu.Variants.Contains(kernel.Variant))
-            throw new NotSupportedException($"{kernel.Because}: asks for kernel: {kernel.Variant}, which does not run on this processor; it "
-                + $"has {string.Join(", ", Cpu.Variants)}; write one of them, or auto");
+        if (KernelMissing is { } missing) throw new NotSupportedException(missing);
+        RequireKernelOfUse();
+        Cpu.Configure(Kernel?.Variant, Settings.Threads);
+    }
+
+    /// <summary>Why the CPU variant that is asked for does not run here; null: it does, or none is asked for.</summary>
+    public string? KernelMissing => Kernel is { } kernel && !Cpu.Variants.Contains(kernel.Variant)
+        ? $"{kernel.Because}: asks for kernel: {kernel.Variant}, which does not run on this processor; it has {string.Join(", ", Cpu.Variants)}; write one of "
+            + "them, or auto" : null;
+
+    /// <exception cref="InvalidDataException">amx_int8 is asked for, and nothing that the CPU computes is stored in int8.</exception>
+    public void RequireKernelOfUse()
+    {
         if (Kernel is { Variant: ModulePlace.Int8Kernel } bytes
             && !All.Any(a => a.Place.Format == StorageFormat.Int8 && (a.Place.Compute.Kind == DeviceKind.Cpu
                 || a.Place.Executor is ExecutorKind.Cpu or ExecutorKind.Split)))
             throw new InvalidDataException($"{bytes.Because}: asks for kernel: {bytes.Variant}, which multiplies weights stored in int8, but nothing that the "
                 + "CPU computes is stored so; write format: int8 beside it, or kernel: auto");
-        Cpu.Configure(Kernel?.Variant, Settings.Threads);
     }
 
     /// <summary>What kind of module this is, for rules that match a class; null: none that rules know.</summary>

@@ -92,6 +92,9 @@ internal sealed record Assignment(string? Compute = null, WeightHome? Weights = 
 /// <param name="Recursive">False: the walk stops here, what lies below belongs to the matched module.</param>
 internal sealed record PlacementRule(string Where, UserPattern? Name, ClassMatch? Class, bool Recursive, Assignment Assign)
 {
+    /// <summary>Of rotary angles, which are no module here: KTransformers' files have such rules, and nothing is left to do for them.</summary>
+    public bool IsOfAngles => Class?.Kind == ModuleClass.Rotary || Assign.For == ModuleClass.Rotary;
+
     public bool Matches(string path, ModuleClass kind, string modelType) => (Name?.IsMatch(path) ?? true) && (Class?.Matches(kind, modelType) ?? true);
 }
 

@@ -55,8 +55,6 @@ public sealed class PlacementRules
         return rules;
     }
 
-    internal PlacementRule? First(string path, ModuleClass kind, string modelType) => _rules.Find(r => r.Matches(path, kind, modelType));
-
     private static bool IsGpu(string? device) => device?.StartsWith("cuda", StringComparison.Ordinal) ?? false;
 
     private PlacementRule Read(YamlNode node)

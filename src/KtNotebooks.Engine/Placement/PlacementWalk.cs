@@ -14,6 +14,8 @@ internal sealed class PlacementWalk
     private readonly Device _default;
     private readonly List<KeyValuePair<string, ModulePlace>> _places = [];
     private readonly Dictionary<string, (string Path, ModulePlace Place)> _layers = [];
+    private readonly HashSet<PlacementRule> _met = [], _taken = [], _ofBanks = []; // matched something, was the first that did, placed experts
+    private readonly List<string> _banks = [];
     private Device _here; // of the layer that was reached; before and behind the layers the first and the last one's
 
     public PlacementWalk(string modelType, PlacementSettings settings)
@@ -31,10 +33,40 @@ internal sealed class PlacementWalk
     public ModelPlacement Run(Module root)
     {
         // The decoder's body is no module of ours, but rules name it to give transfer_map, and may place it.
-        var body = Rules?.First("model", ModuleClass.Model, _modelType) is { } rule ? Fitting(rule, "model", ModuleClass.Model) : null;
+        var body = First("model", ModuleClass.Model) is { } rule ? Fitting(rule, "model", ModuleClass.Model) : null;
         foreach (var child in root.Children) Walk(child, root, body is { Assign: { Compute: not null, For: null } } ? body : null, stopped: false);
         foreach (var (layer, (_, place)) in _layers) _places.Add(new(layer, place));
-        return new ModelPlacement(_places, _settings);
+        if (_taken.FirstOrDefault(r => r is { Assign: { Format: not null, For: null } } && !_ofBanks.Contains(r)) is { } idle)
+            throw new InvalidDataException($"{idle.Where}: format is of routed experts alone, and this rule places none; leave it out, or match the experts");
+        return new ModelPlacement(_places, _settings) { Notes = [.. Idle()] };
+    }
+
+    /// <summary>
+    /// Rules that match nothing: a slip in a name would otherwise send what it meant elsewhere without a word. One whose modules are all taken by rules before
+    /// it is as it should be: files end with a rule for the rest.
+    /// </summary>
+    private IEnumerable<string> Idle()
+    {
+        foreach (var rule in Rules?.All ?? [])
+        {
+            if (_met.Contains(rule) || rule.IsOfAngles) continue;
+            var single = _banks.Exists(bank => Enumerable.Range(0, 16).Any(e => rule.Matches($"{bank}.{e}.gate_proj", ModuleClass.Linear, _modelType)));
+            yield return $"{rule.Where}: " + (single ? "matches single experts, which no rule can place: a layer's experts go together, as mlp.experts"
+                : "matches no module of this model");
+        }
+    }
+
+    /// <summary>The first rule that matches.</summary>
+    private PlacementRule? First(string path, ModuleClass kind, Func<PlacementRule, bool>? among = null)
+    {
+        PlacementRule? first = null;
+        foreach (var rule in Rules?.All ?? [])
+        {
+            if (!rule.Matches(path, kind, _modelType)) continue;
+            _met.Add(rule);
+            if (first is null && (among is null || among(rule))) first = rule;
+        }
+        return first;
     }
 
     /// <param name="above">The nearest rule that matched above.</param>
@@ -42,8 +74,9 @@ internal sealed class PlacementWalk
     private void Walk(Module module, Module parent, PlacementRule? above, bool stopped)
     {
         var kind = ModelPlacement.ClassOf(module, parent);
-        var rule = stopped || kind is null ? null : module is ExpertBank ? BankRule(module.Path) : Rules?.First(module.Path, kind.Value, _modelType);
-        if (rule is not null) Fitting(rule, module.Path, kind!.Value);
+        var rule = kind is null ? null : module is ExpertBank ? BankRule(module.Path) : First(module.Path, kind.Value);
+        if (stopped) rule = null;
+        if (rule is not null) _taken.Add(Fitting(rule, module.Path, kind!.Value));
         stopped |= rule is { Recursive: false };
         rule ??= above;
         if (module is not Stage) Put(module, rule, kind);
@@ -52,6 +85,11 @@ internal sealed class PlacementWalk
 
     private void Put(Module module, PlacementRule? rule, ModuleClass? kind)
     {
+        if (module is ExpertBank)
+        {
+            _banks.Add(module.Path);
+            if (rule is not null) _ofBanks.Add(rule);
+        }
         var place = module is ExpertBank ? Experts(module.Path, rule) : Plain(module.Path, rule, module.Weights.Any(), kind);
         _places.Add(new(module.Path, place));
         if (module is ExpertBank || LayerPath(module.Path) is not { } layer) return;
@@ -72,11 +110,11 @@ internal sealed class PlacementWalk
     /// </summary>
     private PlacementRule? BankRule(string path)
     {
-        if (Rules is not { } rules) return null;
-        var own = rules.First(path, ModuleClass.Experts, _modelType);
+        var own = First(path, ModuleClass.Experts);
         if (own is { Recursive: false } or { Assign.For: ModuleClass.Experts }) return own;
-        var inner = rules.First(path + ".0.gate_proj", ModuleClass.Linear, _modelType);
-        return inner is null ? own : own is null ? inner : rules.All.First(r => r == own || r == inner);
+        // `class: linear` in our own spelling is what it says; KTransformers' torch.nn.Linear means those in the experts too.
+        var inner = First(path + ".0.gate_proj", ModuleClass.Linear, rule => rule.Assign.For is not null || rule.Class is null);
+        return inner is null ? own : own is null ? inner : Rules!.All.First(r => r == own || r == inner);
     }
 
     private static PlacementRule Fitting(PlacementRule rule, string path, ModuleClass kind)

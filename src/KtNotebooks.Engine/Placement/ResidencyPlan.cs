@@ -131,7 +131,7 @@ public sealed class ResidencyPlan
         ArgumentNullException.ThrowIfNull(root);
         ArgumentNullException.ThrowIfNull(placement);
         ArgumentNullException.ThrowIfNull(cards);
-        List<string> notes = [];
+        List<string> notes = [.. placement.Notes];
         if (placement.Settings.Device.StartsWith("cuda", StringComparison.Ordinal) && placement.Devices.All(d => d.Kind != DeviceKind.Cuda))
             notes.Add($"{placement.Settings.DeviceWhere}: device: {placement.Settings.Device} has no effect: the rules of kt_optimize_rule place every module "
                 + $"on {string.Join(", ", placement.Devices)}");
@@ -143,6 +143,7 @@ public sealed class ResidencyPlan
         (var tiled, asked) = CpuTiles.Choose(root, type, placement, asked, hostBytes ?? HostMemory.Left, trains, notes);
         Dictionary<string, BankResidency> decided = asked.ToDictionary(b => b.Path);
         List<GpuResidency> residencies = [];
+        var sharing = placement.Devices.Count(d => d.Kind == DeviceKind.Cuda);
         foreach (var card in placement.Devices.Where(d => d.Kind == DeviceKind.Cuda))
         {
             var residency = new GpuResidency(card, cards.Of(card), weights.GetValueOrDefault(card), 0, 0, 0,
@@ -150,7 +151,7 @@ public sealed class ResidencyPlan
             foreach (var banks in asked.Where(b => b.IsBroughtLater && b.Place.Compute == card).GroupBy(b => b.Place.Executor!.Value))
             {
                 if (banks.Key != ExecutorKind.Resident && cards.IsAssumed(card)) notes.Add(GpuMemory.Assumption(card));
-                residency = Share(residency, [.. banks], banks.Key, decided, notes);
+                residency = Share(residency, [.. banks], banks.Key, decided, notes, sharing);
             }
             residencies.Add(residency);
         }
@@ -184,19 +185,21 @@ public sealed class ResidencyPlan
 
     /// <summary>Gives the experts of a card that are to be computed alike their share of what is left of it.</summary>
     private static GpuResidency Share(GpuResidency card, BankResidency[] banks, ExecutorKind kind, Dictionary<string, BankResidency> decided,
-        List<string> notes)
+        List<string> notes, int sharing)
     {
         var (stored, room) = (banks.Sum(b => b.Layout.Bytes), card.Left);
         var (isTrained, needed) = (Array.Exists(banks, b => b.IsTrained), banks.Sum(b => b.IsTrained ? b.Layout.Bytes + GradientBytes(b) : b.Layout.Bytes));
         var executor = kind != ExecutorKind.Auto ? kind : needed <= ResidentShare * room ? ExecutorKind.Resident
             : isTrained ? ExecutorKind.Streamed : ExecutorKind.Split;
         if (kind == ExecutorKind.Auto)
-            notes.Add($"experts: {Word(executor)}: they "
-                + $"take {ByteSize.Text(stored)}, {card.Gpu} has {ByteSize.Text(room)} for them, adapters and activations");
+            notes.Add($"experts: {Word(executor)}: they take {ByteSize.Text(stored)}, {card.Gpu} has "
+                + (room <= 0 ? "no room" : ByteSize.Text(room)) + " for them, adapters and activations "
+                + $"(by auto they stay there with at most {100 * ResidentShare:F0} % of it)");
         var home = executor == ExecutorKind.Resident ? WeightHome.Device : WeightHome.Host;
         WeightHome HomeOf(BankResidency bank) => bank.Place.Weights == WeightHome.Disk ? WeightHome.Disk : home;
         var (group, slots) = executor == ExecutorKind.Resident ? (0, 0)
-            : ExpertExecutors.SlotsOf([.. banks.Select(b => b.Layout)], (long)Math.Min(SlotShare * room, stored), executor == ExecutorKind.Split);
+            : ExpertExecutors.SlotsOf([.. banks.Select(b => b.Layout)], (long)Math.Min(SlotShare * room, stored), executor == ExecutorKind.Split,
+                sharing);
         foreach (var bank in banks)
             decided[bank.Path] = bank with { Place = bank.Place with { Executor = executor, Weights = HomeOf(bank) }, GroupBytes = group };
         return executor == ExecutorKind.Resident ? card with { Experts = card.Experts + stored }

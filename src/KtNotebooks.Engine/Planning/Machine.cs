@@ -44,6 +44,7 @@ public sealed record Machine(long Host, long HostFree, IReadOnlyList<long> Gpus,
                 : Array.Empty<string>(), .. plan.Bytes("cpu", MemoryPlan.AdapterOnDisk) > 0 ? ["what offload_folder holds"] : Array.Empty<string>()];
             Weigh(disk, disk, DiskFree, $"of free disk for {string.Join(", ", what)}", has, lacks);
         }
+        if (plan.Missing is { } missing) lacks.Add(missing);
         if (plan.Total("cpu") + HostReserve is var host && lacks.Count == 0 && host > HostFree)
             remarks.Add($"only {ByteSize.Text(HostFree)} of host memory are free now: end other programs first");
         // Mapped weights are pages of files that the system drops and reads again as it needs room.

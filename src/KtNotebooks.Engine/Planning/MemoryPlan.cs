@@ -64,6 +64,9 @@ public sealed record MemoryPlan
 
     public required IReadOnlyList<string> Notes { get; init; }
 
+    /// <summary>What loading would refuse: a kernel that this processor does not have, a tensor that its config wants otherwise; null: nothing.</summary>
+    public string? Missing { get; init; }
+
     /// <summary>Devices with memory in the plan, the CPU first.</summary>
     public IReadOnlyList<string> Devices => [.. Items.Select(i => i.Device).Distinct().Order(StringComparer.Ordinal)];
 
@@ -123,7 +126,7 @@ public sealed record MemoryPlan
         {
             TrainsWeights = parts is not null,
         }.Build(path, notes);
-        plan = plan with { ToFetch = isHere ? 0 : plan.Stored };
+        plan = plan with { ToFetch = isHere ? 0 : plan.Stored, Missing = plan.Missing ?? (isHere ? ModelFolder.HeaderFault(path, config, type) : null) };
         // A training file has many keys that no memory depends on. One that is refused or misspelt would make the plan one of another run.
         return plan with { Notes = [.. plan.Notes, .. c.Finish("kt plan")] };
     }

@@ -48,6 +48,7 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
             Rows = Rows(),
             Items = [.. _items.Select(i => new PlanItem(i.Key.Device, i.Key.What, i.Value)).OrderBy(i => i.Device, StringComparer.Ordinal)
                 .ThenBy(i => i.What == MemoryPlan.Ring).ThenBy(i => i.What == MemoryPlan.Driver)],
+            Missing = residency.Placement.KernelMissing,
             Notes = [.. residency.Placement.Settings.Notes, .. residency.Notes, .. notes],
         };
         if (plan.Bytes("cpu", MemoryPlan.OnDisk) is > 0 and var onDisk && window.Tokens > 0)

@@ -93,6 +93,9 @@ public sealed class Checkpoint : IWeights, IDisposable
 
     public bool Has(string name) => _fileOf.ContainsKey(name);
 
+    /// <summary>Has a tensor of this name, or the codes of a low-bit format for it.</summary>
+    public bool HasMatrix(string name) => _matrices.FormatOf(name) is not null || Has(name);
+
     public TensorEntry Entry(string name) => FileOf(name).Entries[name];
 
     /// <summary>A view on a tensor as it is stored, whatever its type. The caller disposes it.</summary>

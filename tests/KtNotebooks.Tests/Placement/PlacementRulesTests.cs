@@ -192,6 +192,44 @@ public sealed class PlacementRulesTests : IDisposable
         Assert.Contains(expected, error.Message.Replace(_folder.Path + "/rules.yaml", "", StringComparison.Ordinal), StringComparison.Ordinal);
     }
 
+    /// <summary>A slip in a name would send what it meant elsewhere; nothing that a file says is passed over without a word.</summary>
+    [Theory]
+    [InlineData(@"{ name: '^model\.layers\..*\.mlp\.expert$' }", "{ compute: cpu }", "matches no module of this model")]
+    [InlineData("{ name: nosuchthing }", "{ compute: 'cuda:3' }", "matches no module of this model")]
+    [InlineData(@"{ name: 'layers\.1\.mlp\.experts\.3' }", "{ compute: cpu }",
+        "matches single experts, which no rule can place: a layer's experts go together, as mlp.experts")]
+    public void A_rule_that_places_nothing_is_said(string match, string place, string expected)
+    {
+        var placement = Resolve($"- match: {{ name: 'layers\\.2\\.' }}\n  place: {{ weights: host }}\n- match: {match}\n  place: {place}\n");
+        Assert.Equal([$"{_folder.Path}/rules.yaml:3: {expected}"], placement.Notes);
+        Assert.Empty(Resolve("- match: { class: experts }\n  place: { compute: cpu }\n").Notes);
+    }
+
+    /// <summary>Only experts are stored in a format of choice, and `class: linear` does not mean them.</summary>
+    [Fact]
+    public void A_format_without_experts_is_refused()
+    {
+        foreach (var match in (string[])["name: self_attn", "class: linear", "name: lm_head"])
+            Assert.Contains("rules.yaml:1: format is of routed experts alone, and this rule places none", Assert.Throws<InvalidDataException>(() =>
+                Resolve($"- match: {{ {match} }}\n  place: {{ compute: cpu, format: int4 }}\n")).Message, StringComparison.Ordinal);
+        Assert.Equal(StorageFormat.Int4, Resolve("- match: { name: . }\n  place: { compute: cpu, format: int4 }\n").Of("model.layers.3.mlp.experts").Format);
+        Assert.Equal(WeightHome.Mmap, Resolve("- match: { class: linear }\n  place: { weights: host }\n").Of("model.layers.3.mlp.experts").Weights);
+    }
+
+    /// <summary>kt plan must not say "fits" of what kt train refuses here.</summary>
+    [Fact]
+    public void A_kernel_that_is_not_here_does_not_fit()
+    {
+        var missing = ((string[])["amx_int8", "amx", "avx512bf16"]).FirstOrDefault(k => !KtNotebooks.Interop.Cpu.Variants.Contains(k));
+        if (missing is null) Assert.Skip("this processor has them all");
+        var rules = _folder.Write("rules.yaml", $"- match: {{ class: experts }}\n  place: {{ compute: cpu, format: int8, kernel: {missing} }}\n");
+        var plan = KtNotebooks.Planning.MemoryPlan.Open("deepseek-v2-lite", $"kt_optimize_rule={rules}");
+        Assert.Contains($"asks for kernel: {missing}, which does not run on this processor", plan.Missing, StringComparison.Ordinal);
+        var (fits, line) = KtNotebooks.Planning.Machine.Here(_folder.Path).Judge(plan);
+        Assert.False(fits);
+        Assert.Contains(plan.Missing!, line, StringComparison.Ordinal);
+    }
+
     [Fact]
     public void A_missing_file_is_named() =>
         Assert.Contains("nowhere.yaml: no such file", Assert.Throws<FileNotFoundException>(() => PlacementRules.Load("nowhere.yaml")).Message);

@@ -5,6 +5,7 @@ using KtNotebooks.Planning;
 using KtNotebooks.Tensors;
 using KtNotebooks.Tests.Cli;
 using KtNotebooks.Tests.Tokenizers;
+using KtNotebooks.Tests.Weights;
 
 using Xunit;
 
@@ -13,6 +14,29 @@ namespace KtNotebooks.Tests.Planning;
 public sealed class MemoryPlanTests
 {
     private static readonly string V3Rules = Path.Combine(Checkout.Root, "rules/DeepSeek-V3-Chat-sft-amx.yaml");
+
+    /// <summary>What loading would refuse does not fit: a config that is not of the weights beside it, in whatever form these are stored.</summary>
+    [Theory]
+    [InlineData("\"num_hidden_layers\":3", "\"num_hidden_layers\":4", "model.layers.3.", "is missing, which config.json wants")]
+    [InlineData("\"n_routed_experts\":4", "\"n_routed_experts\":5", "mlp.gate.weight' must be [5, 64] by config.json, but is [4, 64]", "")]
+    [InlineData("\"hidden_size\":64", "\"hidden_size\":96", "must be [", "96] by config.json, but is [")]
+    public void A_config_of_other_weights_does_not_fit(string from, string to, string fault, string more)
+    {
+        using var folder = new Samples.Folder();
+        foreach (var format in (StorageFormat[])[StorageFormat.Fp8, StorageFormat.Int4])
+        {
+            var model = Path.Combine(folder.Path, format.Name);
+            LowBitFolder.Save(model, format, wide: true);
+            Assert.Null(MemoryPlan.Open(model).Missing);
+            var config = Path.Combine(model, "config.json");
+            Assert.Contains(from, File.ReadAllText(config), StringComparison.Ordinal);
+            File.WriteAllText(config, File.ReadAllText(config).Replace(from, to, StringComparison.Ordinal));
+            var plan = MemoryPlan.Open(model);
+            Assert.Contains(fault, plan.Missing, StringComparison.Ordinal);
+            Assert.Contains(more, plan.Missing, StringComparison.Ordinal);
+            Assert.False(Machine.Here(folder.Path).Judge(plan).Fits);
+        }
+    }
 
     [Fact]
     public void DeepSeek_V3_is_counted_from_its_config_alone()
