@@ -2,6 +2,7 @@ using System.CommandLine;
 
 using KtNotebooks.Configuration;
 using KtNotebooks.Files;
+using KtNotebooks.Generation;
 using KtNotebooks.Lora;
 
 namespace KtNotebooks.Cli;
@@ -13,12 +14,12 @@ internal static class ExportCommand
     {
         var arguments = new Argument<string[]>(Commands.Config)
         {
-            Description = "a YAML file and key=value pairs over it, or key=value pairs alone",
+            Description = "the folder of an adapter, or a YAML file; key=value pairs over it, or pairs alone",
             Arity = ArgumentArity.OneOrMore,
         };
         var command = new Command("export",
-            "Merge adapters into a checkpoint: kt export model_name_or_path=FOLDER adapter_name_or_path=FOLDER export_dir=FOLDER [export_size=5] "
-                + "[export_dtype=bfloat16]") { arguments };
+            "Merge an adapter into its base, as a checkpoint: kt export ADAPTER export_dir=FOLDER [model_name_or_path=BASE export_size=5 "
+                + "export_dtype=bfloat16]") { arguments };
         command.SetAction((parsed, cancel) => Task.Run(() => Export(parsed.GetRequiredValue(arguments), cancel)));
         return command;
     }
@@ -58,7 +59,8 @@ internal static class ExportCommand
 
     private static int Export(string[] arguments, CancellationToken cancel)
     {
-        var c = Settings.Read(arguments);
+        Together.RequireOne("kt export");
+        var c = Settings.Read(ModelTarget.Named(arguments));
         var size = c.Number("export_size") is > 0 and var gigabytes ? gigabytes : throw c.Wrong("export_size", "a positive number of GB");
         var settings = new ExportSettings(SourceKeys.Model(c), SourceKeys.Adapters(c), c.Required("export_dir"), (long)(size * 1e9),
             c.OneOf("export_dtype") == "bfloat16");

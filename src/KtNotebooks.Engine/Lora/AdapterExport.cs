@@ -14,9 +14,9 @@ namespace KtNotebooks.Lora;
 /// other shards.</param>
 /// <param name="Target">export_dir: must not exist, or be empty.</param>
 /// <param name="ShardBytes">export_size, in GB of 10⁹ bytes there.</param>
-/// <param name="WithoutFp8">Every FP8 matrix is written as BF16 and quantization_config goes. Otherwise tensors keep their types: what was merged into FP8
-/// is rounded to FP8 again.</param>
-public sealed record ExportSettings(string Model, IReadOnlyList<string> Adapters, string Target, long ShardBytes = 5_000_000_000, bool WithoutFp8 = false);
+/// <param name="Dequantized">Every FP8 or INT4 matrix is written as BF16 and quantization_config goes. Otherwise tensors keep their types: what was merged
+/// into FP8 is rounded to FP8 again.</param>
+public sealed record ExportSettings(string Model, IReadOnlyList<string> Adapters, string Target, long ShardBytes = 5_000_000_000, bool Dequantized = false);
 
 /// <summary>
 /// Merges adapters into a checkpoint, tensor by tensor from mapped files: memory holds one matrix at a time, whatever the model's size, and no model is
@@ -25,7 +25,8 @@ public sealed record ExportSettings(string Model, IReadOnlyList<string> Adapters
 /// </summary>
 public sealed class AdapterExport : IDisposable
 {
-    private const string ScaleSuffix = "_scale_inv";
+    private const string ScaleSuffix = "_scale_inv", PackedSuffix = "_packed";
+    private static readonly string[] BesidePacked = ["_scale", "_shape", "_zero_point"];
 
     private readonly ExportSettings _settings;
     private readonly Checkpoint _base;
@@ -33,6 +34,7 @@ public sealed class AdapterExport : IDisposable
     private readonly Dictionary<string, List<(AdapterSource Source, string Path)>> _pairs = []; // by weight
     private readonly HashSet<string> _names;
     private readonly Dictionary<string, AdapterTensor> _modules = []; // whole, by weight
+    private readonly List<string> _incomplete = [];
     private readonly (IReadOnlyList<FolderFile> Files, IReadOnlyList<string> LeftOut) _others;
     private readonly string[] _ofBase; // its card and the records of its training
     private (string Name, Tensor Scales)? _pending; // of the FP8 matrix written last
@@ -59,6 +61,7 @@ public sealed class AdapterExport : IDisposable
             {
                 _adapters.Add(AdapterSource.Open(path));
                 Plan(_adapters[^1], log, cancel);
+                _incomplete.AddRange(Incomplete(_adapters[^1]));
             }
             if (_pairs.Keys.FirstOrDefault(_modules.ContainsKey) is { } both)
                 throw new InvalidDataException($"{_pairs[both][0].Source.Path}: has a pair for '{both}', and {_modules[both].File} the whole module "
@@ -75,7 +78,7 @@ public sealed class AdapterExport : IDisposable
     public int Merged => _pairs.Count + _modules.Count;
 
     /// <summary>What the adapters' settings say that has no effect, and what of the base's folder is not copied, a line each.</summary>
-    public IReadOnlyList<string> Notes => [.. _adapters.SelectMany(a => a.Notes),
+    public IReadOnlyList<string> Notes => [.. _adapters.SelectMany(a => a.Notes), .. _incomplete,
         .. _adapters.Where(a => HeadOf(a) is not null).Select(a => $"{a.Path}: {AdapterFolder.ValueHead} goes into the folder too: `kt predict stage=rm` "
             + "reads it"),
         .. _others.LeftOut.Select(what => $"{_settings.Model}: not copied: {what}"),
@@ -95,7 +98,7 @@ public sealed class AdapterExport : IDisposable
         Folders.Create(work, "export_dir");
         try
         {
-            ShardedFolder.Write(work, shards, t => Make(t.Name, t.Type), _base.StoredName, onShard, cancel);
+            ShardedFolder.Write(work, shards, t => Make(t.Name, t.Type), StoredName, onShard, cancel);
             CopyOthers(work);
             foreach (var head in _adapters.Select(HeadOf).OfType<string>()) File.Copy(head, Path.Combine(work, AdapterFolder.ValueHead), overwrite: true);
             if (Directory.Exists(target)) Directory.Delete(target); // empty, or it fails
@@ -145,25 +148,25 @@ public sealed class AdapterExport : IDisposable
             if (half == B) continue;
             var path = AdapterNames.ModuleOf(name);
             var weight = path + ".weight";
-            if (!_names.Contains(weight))
+            if (!_names.Contains(weight) && !(_settings.Dequantized && _names.Contains(weight + PackedSuffix)))
             {
                 throw new InvalidDataException(IsStacked(path) ? $"{_settings.Model}: the experts of '{path}' are stored in one tensor, which cannot be "
                     + "merged into; use the adapter beside its base"
-                    : _names.Contains(weight + "_packed") ? $"{_settings.Model}: '{path}' is stored in 4 bits, which cannot " +
-                    "be merged into; export onto the BF16 or FP8 checkpoint"
+                    : _names.Contains(weight + PackedSuffix) ? $"{_settings.Model}: '{path}' is stored in 4 bits, which cannot be merged into; "
+                        + "export_dtype=bfloat16 writes the whole checkpoint in BF16, or export onto a BF16 or FP8 one"
                     : $"{source.Path}: tensor '{source.Tensors[name].Source}' fits no weight of {_settings.Model}");
             }
-            var entry = _base.Entry(weight);
+            var shape = ShapeOf(weight);
             var (a, b, rank) = (source.Tensors[name], source.Tensors[other], source.Settings.RankOf(path));
-            if (entry.Shape.Length != 2 || !a.Shape.SequenceEqual([rank, entry.Shape[1]]))
-                throw new InvalidDataException($"{source.Path}: tensor '{a.Source}' must be [{rank}, {entry.Shape[^1]}] for this base and "
+            if (shape.Length != 2 || !a.Shape.SequenceEqual([rank, shape[1]]))
+                throw new InvalidDataException($"{source.Path}: tensor '{a.Source}' must be [{rank}, {shape[^1]}] for this base and "
                     + $"rank {rank}, but is {a}");
-            if (!b.Shape.SequenceEqual([entry.Shape[0], rank]))
-                throw new InvalidDataException($"{source.Path}: tensor '{b.Source}' must be [{entry.Shape[0]}, {rank}] for this base and "
+            if (!b.Shape.SequenceEqual([shape[0], rank]))
+                throw new InvalidDataException($"{source.Path}: tensor '{b.Source}' must be [{shape[0]}, {rank}] for this base and "
                     + $"rank {rank}, but is {b}");
             if (!_pairs.TryGetValue(weight, out var pairs)) _pairs.Add(weight, pairs = []);
             pairs.Add((source, path));
-            foreach (var stored in new[] { a, b, MagnitudeOf(source, path, entry.Shape[0]) }.OfType<AdapterTensor>())
+            foreach (var stored in new[] { a, b, MagnitudeOf(source, path, shape[0]) }.OfType<AdapterTensor>())
             {
                 stored.Read(); // a value that cannot be merged is named now, not among written files
                 log?.Invoke($"Loaded adapter weight: {stored.Source} -> {weight}");
@@ -198,16 +201,29 @@ public sealed class AdapterExport : IDisposable
     /// are made together.
     /// </summary>
     private IReadOnlyList<IReadOnlyList<NewTensor>> Shards() => ShardedFolder.Cut(_base.Names
-        .Where(name => !(name.EndsWith(ScaleSuffix, StringComparison.Ordinal) && _names.Contains(name[..^ScaleSuffix.Length]))).Select(Group),
-        _settings.ShardBytes);
+        .Where(name => !(name.EndsWith(ScaleSuffix, StringComparison.Ordinal) && _names.Contains(name[..^ScaleSuffix.Length])) && !IsBesidePacked(name))
+        .Select(Group), _settings.ShardBytes);
+
+    /// <summary>What goes with codes of 4 bits, which are written as what they mean.</summary>
+    private bool IsBesidePacked(string name) => _settings.Dequantized && Array.Exists(BesidePacked,
+        end => name.EndsWith(end, StringComparison.Ordinal) && _names.Contains(name[..^end.Length] + PackedSuffix));
+
+    private long[] ShapeOf(string weight)
+    {
+        if (_names.Contains(weight)) return _base.Entry(weight).Shape;
+        var (n, k) = _base.ShapeOf(weight);
+        return [n, k];
+    }
 
     private IReadOnlyList<NewTensor> Group(string name)
     {
         var entry = _base.Entry(name);
+        if (_settings.Dequantized && name.EndsWith(PackedSuffix, StringComparison.Ordinal) && name[..^PackedSuffix.Length] is var weight)
+            return [new NewTensor(weight, DType.BF16, ShapeOf(weight))];
         if (entry.Type != DType.F8E4M3) return [new NewTensor(name, entry.Type, entry.Shape)];
         if (!_names.Contains(name + ScaleSuffix))
             throw new InvalidDataException($"{_settings.Model}: '{name}' is FP8 without its '{name + ScaleSuffix}'");
-        return _settings.WithoutFp8 ? [new NewTensor(name, DType.BF16, entry.Shape)]
+        return _settings.Dequantized ? [new NewTensor(name, DType.BF16, entry.Shape)]
             : [new NewTensor(name, entry.Type, entry.Shape), new NewTensor(name + ScaleSuffix, DType.F32, _base.Entry(name + ScaleSuffix).Shape)];
     }
 
@@ -219,7 +235,7 @@ public sealed class AdapterExport : IDisposable
             return pending.Scales;
         }
         if (_modules.TryGetValue(name, out var module)) return MergedTensor.Round(module.Read(), type, module.Shape);
-        var stored = _base.Stored(name);
+        var stored = _names.Contains(name) ? _base.Stored(name) : _base.Take(name, DType.F32, ShapeOf(name));
         if (!_pairs.TryGetValue(name, out var sources) && stored.Type == type) return stored;
         using (stored)
         {
@@ -236,6 +252,32 @@ public sealed class AdapterExport : IDisposable
     /// <summary>Whether a path is that of an expert whose bank the base has in one tensor for all (gpt-oss).</summary>
     private bool IsStacked(string path) => path.LastIndexOf(".experts.", StringComparison.Ordinal) is > 0 and var at
         && ExpertNames.Interleaved(path[..at] + ".experts").Gate.Stacked is { } s && (_names.Contains(s.Name) || _names.Contains(s.Name + "_blocks"));
+
+    private string StoredName(string name) => _names.Contains(name) ? _base.StoredName(name)
+        : _base.StoredName(name + PackedSuffix)[..^PackedSuffix.Length];
+
+    /// <summary>
+    /// What an adapter's settings give a pair, and its file does not hold, where others of their kind have one: a file that was cut. PEFT warns of these too.
+    /// </summary>
+    private IEnumerable<string> Incomplete(AdapterSource source)
+    {
+        if (source.Targets is not { } targets) yield break;
+        var had = _pairs.Where(p => p.Value.Exists(pair => pair.Source == source)).Select(p => p.Value.First(pair => pair.Source == source).Path).ToHashSet();
+        string KindOf(string path) => path[(path.LastIndexOf('.') + 1)..] + (path.Contains(".experts.", StringComparison.Ordinal) ? " of experts" : "");
+        var modules = _base.Names.Select(name => name.EndsWith(".weight" + PackedSuffix, StringComparison.Ordinal) ? name[..^PackedSuffix.Length] : name)
+            .Where(name => name.EndsWith(".weight", StringComparison.Ordinal)).Select(name => name[..^".weight".Length])
+            .Where(path => targets.LeftOutBy(path) is null);
+        foreach (var kind in modules.GroupBy(KindOf))
+        {
+            string[] missing = [.. kind.Where(path => !had.Contains(path))];
+            if (missing.Length > 0 && missing.Length < kind.Count())
+                yield return $"{source.Path}: holds no pair for {missing.Length} of {kind.Count()} {kind.Key} that its target_modules name, as {missing[0]}; "
+                    + "they stay as the base has them";
+        }
+        foreach (var name in source.Settings.Additional ?? [])
+            if (!source.Modules.Keys.Any(weight => weight == name + ".weight" || weight.EndsWith($".{name}.weight", StringComparison.Ordinal)))
+                yield return $"{source.Path}: modules_to_save names {name}, which the file does not hold; it stays as the base has it";
+    }
 
     private static MergedTensor.Pair PairOf(AdapterSource source, string path)
     {
@@ -264,7 +306,7 @@ public sealed class AdapterExport : IDisposable
     /// <summary>config.json, tokenizer, generation settings, model code, licence: the files beside the weights that stay true.</summary>
     private void CopyOthers(string work) => ShardedFolder.Copy(_others.Files, work, "export_dir", file =>
     {
-        if (file.Name != "config.json" || !_settings.WithoutFp8) return null;
+        if (file.Name != "config.json" || !_settings.Dequantized) return null;
         var config = JsonNode.Parse(File.ReadAllText(file.Source))!.AsObject();
         Quantization.Remove(config);
         return config.ToJsonString(ShardedFolder.Indented) + "\n";

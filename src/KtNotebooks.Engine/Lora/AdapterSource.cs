@@ -33,6 +33,9 @@ public sealed class AdapterSource(string path, LoraSettings settings, IReadOnlyD
     /// <summary>Pairs lay on parameters of fused experts, whose gate and up projections are taken to be halves one behind the other.</summary>
     internal bool HasParameterPairs { get; private init; }
 
+    /// <summary>Which modules have pairs, as its settings say; null: they do not say.</summary>
+    internal PeftTargets? Targets { get; private init; }
+
     /// <summary>What its settings say that has no effect, a line each.</summary>
     public IReadOnlyList<string> Notes { get; private init; } = [];
 
@@ -78,6 +81,7 @@ public sealed class AdapterSource(string path, LoraSettings settings, IReadOnlyD
             {
                 Notes = config.Notes,
                 Modules = modules,
+                Targets = config.Targets,
                 TiesWeights = config.TiesWeights,
                 HasParameterPairs = config.Parameters.Count > 0,
             };

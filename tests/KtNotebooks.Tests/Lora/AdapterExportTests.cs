@@ -9,6 +9,7 @@ using KtNotebooks.Tensors;
 using KtNotebooks.Tests.Cli;
 using KtNotebooks.Tests.Models;
 using KtNotebooks.Tests.Tokenizers;
+using KtNotebooks.Tests.Weights;
 using KtNotebooks.Training;
 using KtNotebooks.Weights;
 
@@ -61,6 +62,74 @@ public sealed class AdapterExportTests : IDisposable
                 Assert.True(Math.Abs(sum[i] - stored[i]) <= (Math.Abs(sum[i]) / 256 * 1.001) + 1e-6, $"{name}[{i}] is {stored[i]}, the sum {sum[i]}");
             if (!pairs.Tensors.ContainsKey($"base_model.model.{name[..^".weight".Length]}.lora_A.weight")) Assert.Equal(sum.Select(v => (float)v), stored);
         }
+    }
+
+    /// <summary>Kimi's packed codes cannot be merged into; dequantized they are a BF16 checkpoint like any other.</summary>
+    [Fact]
+    public void An_INT4_base_becomes_BF16()
+    {
+        var model = Path.Combine(_folder.Path, "int4");
+        LowBitFolder.Save(model, StorageFormat.Int4);
+        using (var plain = ModelFolder.Load(model, DType.F32))
+        {
+            LoraAdapter.Attach(plain, new LoraSettings(2, Experts: true), seed: 3);
+            foreach (var p in plain.AllTrainable.Where(p => p.Name.Contains("lora_B", StringComparison.Ordinal))) p.Tensor.Span<float>().Fill(0.02f);
+            AdapterFolder.Save(plain, new LoraSettings(2, Experts: true), At("pairs"), model);
+        }
+        Assert.Contains("export_dtype=bfloat16 writes the whole checkpoint in BF16", Assert.Throws<InvalidDataException>(() =>
+            new AdapterExport(new ExportSettings(model, [At("pairs")], At("out")))).Message, StringComparison.Ordinal);
+        using (var export = new AdapterExport(new ExportSettings(model, [At("pairs")], At("out"), 40_000, Dequantized: true)))
+        {
+            Assert.Empty(export.Notes);
+            export.Run(cancel: TestContext.Current.CancellationToken);
+        }
+        using var merged = ModelFolder.Load(At("out"), DType.F32);
+        using var expected = ModelFolder.Load(model, DType.F32);
+        Assert.All(merged.All().OfType<ExpertBank>(), bank => Assert.Equal(StorageFormat.F32, bank.Format));
+        using var stored = new Checkpoint(At("out"));
+        Assert.All(stored.Names, name => Assert.False(name.EndsWith("_packed", StringComparison.Ordinal) || name.EndsWith("_shape", StringComparison.Ordinal)));
+        Assert.DoesNotContain("quantization_config", File.ReadAllText(Path.Combine(At("out"), "config.json")), StringComparison.Ordinal);
+        using var pairs = AdapterSource.Open(At("pairs"));
+        using var codes = new Checkpoint(model);
+        foreach (var name in stored.Names.Where(n => n.Contains(".experts.", StringComparison.Ordinal)))
+        {
+            var (n, k) = codes.ShapeOf(name);
+            using var before = codes.Take(name, DType.F32, n, k);
+            using var after = stored.Take(name, DType.F32, n, k);
+            var path = "base_model.model." + name[..^".weight".Length];
+            var (a, b) = (pairs.Tensors[path + ".lora_A.weight"].Read(), pairs.Tensors[path + ".lora_B.weight"].Read());
+            var scale = pairs.Settings.ScaleOf(name[..^".weight".Length]);
+            for (var i = 0; i < n; i++)
+                for (var j = 0; j < k; j++)
+                {
+                    var sum = before.Span<float>()[(int)((i * k) + j)] + (scale * ((b[2 * i] * a[j]) + (b[(2 * i) + 1] * a[k + j])));
+                    Assert.Equal(sum, after.Span<float>()[(int)((i * k) + j)], (Math.Abs(sum) / 256) + 1e-6);
+                }
+        }
+    }
+
+    /// <summary>What a cut file lacks stays as the base has it, and is said.</summary>
+    [Fact]
+    public void Pairs_that_are_not_there_are_named()
+    {
+        var (model, adapter) = (Base(DType.BF16), Adapter("a", 1));
+        var path = Path.Combine(adapter, "adapter_model.safetensors");
+        List<(string, Tensor)> kept = [];
+        using (var file = new SafetensorsFile(path))
+            foreach (var name in file.Entries.Keys.Where(n => !n.Contains("layers.1.self_attn.o_proj", StringComparison.Ordinal)))
+            {
+                using var tensor = file.Get(name);
+                kept.Add((name, tensor.To(tensor.Type)));
+            }
+        SafetensorsWriter.Write(path, kept);
+        var config = JsonNode.Parse(File.ReadAllText(Path.Combine(adapter, "adapter_config.json")))!;
+        config["modules_to_save"] = new JsonArray("lm_head");
+        File.WriteAllText(Path.Combine(adapter, "adapter_config.json"), config.ToJsonString());
+        using var export = new AdapterExport(new ExportSettings(model, [adapter], At("out")));
+        Assert.Contains(export.Notes, n => n.EndsWith("that its target_modules name, as model.layers.1.self_attn.o_proj; they stay as the base has them",
+            StringComparison.Ordinal) && n.Contains("holds no pair for 1 of ", StringComparison.Ordinal));
+        Assert.Contains(export.Notes, n => n.EndsWith("modules_to_save names lm_head, which the file does not hold; it stays as the base has it",
+            StringComparison.Ordinal));
     }
 
     [Fact]
