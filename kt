@@ -225,10 +225,21 @@ summarize() {
 command=${1:-}
 # At every TAB: never installs or builds; before the first build there is nothing to ask.
 if [[ $command == complete && ! -x $program ]]; then exit 0; fi
+# mpirun gives its ranks a terminal that is none: .NET would write its escape codes into every log.
+if [[ ${OMPI_COMM_WORLD_SIZE:-1} != 1 ]]; then export TERM=dumb; fi
 require_sdk
 if [[ $command == complete ]]; then exec "$program" "$@"; fi
 if [[ ${KT_EMULATE_CUDA:-} == 1 ]]; then emulate_cuda; fi
-if [[ $command == test ]]; then
+if [[ $command == test && ${2:-} =~ ^(--help|-h|-\?)$ ]]; then
+    cat <<'HELP'
+Run the tests; the last line is: N passed, N failed, N skipped
+
+usage: ./kt test [WORD …]        those whose class or name contains one of the words; without any, all
+       ./kt test --OPTION …      options of xUnit's test program; `./kt test --list-tests` lists, `./kt test --info` says more
+
+KT_EMULATE_CUDA=1 gives them two emulated cards; KT_CPU=avx2 (avx512, avx512bf16, amx) another CPU kernel.
+HELP
+elif [[ $command == test ]]; then
     install_for test
     do_without_icu
     build all

@@ -28,8 +28,8 @@ internal static class EvalCommand
         var json = new Option<bool>("--json") { Description = "print one JSON object instead of a table" };
         var save = new Option<string?>("--save") { Description = "also write the JSON object into this file" };
         var command = new Command("eval",
-            "Scores of predictions (LLaMA-Factory's bleu-4 and rouge-1/2/l, KTransformers' kt-bleu-1 … 4) or of a model (multiple choice two ways, token "
-                + "accuracy)")
+            "Scores of predictions (LLaMA-Factory's bleu-4 and rouge-1/2/l, KTransformers' kt-bleu-1 … 4): kt eval FOLDER; or of a model (multiple choice two "
+                + "ways, token accuracy): kt eval model_name_or_path=FOLDER template=NAME eval_dataset=NAME output_dir=FOLDER")
         {
             arguments, predictions, json, save
         };
@@ -43,7 +43,7 @@ internal static class EvalCommand
                 throw new ArgumentException("what to score? Either kt eval --predictions FILE.jsonl, or kt eval CONFIG.yaml key=value … with a model and "
                     + "eval_dataset");
             var quiet = parsed.GetValue(json);
-            var ranks = Together.Join();
+            var ranks = Together.Join(cancel);
             Print(file is null ? Model(given, ranks, quiet, cancel) : Score(file, quiet, cancel), quiet, ranks.IsFirst() ? parsed.GetValue(save) : null);
             return 0;
         }, CancellationToken.None));

@@ -25,7 +25,7 @@ internal static class PredictCommand
 
     private static int Run(string[] arguments, CancellationToken cancel)
     {
-        var ranks = Together.Join();
+        var ranks = Together.Join(cancel);
         if (RewardRun.IsAsked(arguments))
         {
             Console.WriteLine(RewardRun.Describe(FileProgress.Load(report => RewardRun.Run(arguments, ranks, report, Console.WriteLine, cancel), cancel)));

@@ -34,7 +34,7 @@ internal static class TrainCommands
 
     private static int Train(string[] arguments, CancellationToken cancel)
     {
-        var ranks = Together.Join();
+        var ranks = Together.Join(cancel);
         using var run = FileProgress.Load(report => FineTuneRun.Open(report, arguments, ranks, cancel), cancel);
         foreach (var note in run.Notes) Console.WriteLine(note);
         Console.WriteLine(FirstExampleReport.Of(run.Examples[0], run.Tokenizer));

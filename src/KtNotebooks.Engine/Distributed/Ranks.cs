@@ -30,7 +30,8 @@ public static partial class Ranks
     /// <param name="note">Hears of what was asked for and is done otherwise.</param>
     /// <exception cref="ArgumentException">The environment contradicts itself.</exception>
     /// <exception cref="IOException">The others are not there.</exception>
-    public static ICollective Join(Action<string, int> end, Action<string> note)
+    /// <param name="cancel">Ends the wait for others who do not come.</param>
+    public static ICollective Join(Action<string, int> end, Action<string> note, CancellationToken cancel = default)
     {
         ArgumentNullException.ThrowIfNull(end);
         ArgumentNullException.ThrowIfNull(note);
@@ -42,7 +43,7 @@ public static partial class Ranks
         // Until they watch each other nobody hears of one that stands still.
         using var limit = new Timer(_ => end($"rank {launch.Rank} of {launch.World} waited {Whole.TotalSeconds:0} s for the others to meet: one of them stands "
             + "still, or cannot be reached", RankWatch.LostCode), null, Whole, Timeout.InfiniteTimeSpan);
-        HostCollective ranks = launch.By == Launcher.Mpi ? JoinByMpi(end) : JoinBySockets(launch, end);
+        HostCollective ranks = launch.By == Launcher.Mpi ? JoinByMpi(end, cancel) : JoinBySockets(launch, end, cancel);
         ShareProcessors(ranks);
         HostMemory.Sharers = ranks.Hosts.Count(host => host == ranks.Hosts[ranks.Rank]);
         return Current = new CardCollective(ranks);
@@ -60,7 +61,7 @@ public static partial class Ranks
         ? TimeSpan.FromSeconds(seconds)
         : throw new ArgumentException($"{PatienceVariable} must be seconds, from 2 to 86400, but is '{text}'");
 
-    private static MpiCollective JoinByMpi(Action<string, int> end)
+    private static MpiCollective JoinByMpi(Action<string, int> end, CancellationToken cancel)
     {
         var patience = Patience;
         var ranks = new MpiCollective();
@@ -72,13 +73,13 @@ public static partial class Ranks
         ranks.Meet(where.Select(w => w[0]));
         var (word, port) = (where[0][3], int.Parse(where[0][2], CultureInfo.InvariantCulture));
         (int, string, int, Socket) Peer(int rank, Socket socket) => (rank, where[rank][0], int.Parse(where[rank][1], CultureInfo.InvariantCulture), socket);
-        var peers = first ? Rendezvous.Accept(listener!, word, ranks.World, 1, Meeting)[0].Index().Skip(1).Select(p => Peer(p.Index, p.Item!))
-            : [Peer(0, Rendezvous.Connect(where[0][4..], port, word, ranks.World, ranks.Rank, 0, Meeting))];
+        var peers = first ? Rendezvous.Accept(listener!, word, ranks.World, 1, Meeting, cancel)[0].Index().Skip(1).Select(p => Peer(p.Index, p.Item!))
+            : [Peer(0, Rendezvous.Connect(where[0][4..], port, word, ranks.World, ranks.Rank, 0, Meeting, cancel))];
         ranks.Watch = new RankWatch(ranks.Rank, peers, patience, end);
         return ranks;
     }
 
-    private static SocketCollective JoinBySockets(Launch launch, Action<string, int> end)
+    private static SocketCollective JoinBySockets(Launch launch, Action<string, int> end, CancellationToken cancel)
     {
         var patience = Patience;
         var word = Convert.ToHexString(SHA256.HashData(Encoding.UTF8.GetBytes(launch.Run)))[..24]; // who comes from another start is a stranger
@@ -86,11 +87,12 @@ public static partial class Ranks
         if (launch.Rank == 0)
         {
             using var listener = Rendezvous.Listen(launch.Port, launch.OtherPort);
-            met = Rendezvous.Accept(listener, word, launch.World, 2, Meeting);
+            met = Rendezvous.Accept(listener, word, launch.World, 2, Meeting, cancel);
         }
         else
         {
-            Socket Connect(int purpose) => Rendezvous.Connect([launch.Master], launch.Port, word, launch.World, launch.Rank, purpose, Meeting);
+            Socket Connect(int purpose) => Rendezvous.Connect([launch.Master], launch.Port, word, launch.World, launch.Rank, purpose, Meeting,
+                cancel);
             met = [[Connect(Rendezvous.Data)], [Connect(Rendezvous.Watch)]];
         }
         var ranks = new SocketCollective(launch.Rank, launch.World, met[Rendezvous.Data]);

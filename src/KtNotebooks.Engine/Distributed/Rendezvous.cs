@@ -40,15 +40,17 @@ internal static class Rendezvous
     /// <summary>On rank 0: a connection a rank, its own place null.</summary>
     /// <param name="word">What all know.</param>
     /// <param name="purposes">Connections a rank.</param>
-    public static Socket?[][] Accept(Socket listener, string word, int world, int purposes, TimeSpan patience)
+    /// <param name="cancel">Looked at several times a second.</param>
+    public static Socket?[][] Accept(Socket listener, string word, int world, int purposes, TimeSpan patience, CancellationToken cancel)
     {
         var met = Enumerable.Range(0, purposes).Select(_ => new Socket?[world]).ToArray();
         var (watch, missing) = (Stopwatch.StartNew(), purposes * (world - 1));
         while (missing > 0)
         {
-            var left = patience - watch.Elapsed;
-            if (left <= TimeSpan.Zero || !listener.Poll(left, SelectMode.SelectRead))
+            cancel.ThrowIfCancellationRequested();
+            if (!listener.Poll(Pause, SelectMode.SelectRead))
             {
+                if (watch.Elapsed < patience) continue;
                 var ranks = Enumerable.Range(1, world - 1).Where(r => met.Any(of => of[r] is null)).ToArray();
                 var names = string.Join(", ", ranks.Take(8)) + (ranks.Length > 8 ? $" and {ranks.Length - 8} more" : "");
                 throw new IOException($"rank 0 waited {patience.TotalSeconds:0} s for {(ranks.Length == 1 ? "rank" : "ranks")} {names} of {world} at port "
@@ -70,7 +72,8 @@ internal static class Rendezvous
     }
 
     /// <summary>On the other ranks: a connection to rank 0 at any of its addresses.</summary>
-    public static Socket Connect(IReadOnlyList<string> hosts, int port, string word, int world, int rank, int purpose, TimeSpan patience)
+    public static Socket Connect(IReadOnlyList<string> hosts, int port, string word, int world, int rank, int purpose, TimeSpan patience,
+        CancellationToken cancel)
     {
         var watch = Stopwatch.StartNew();
         var last = "";
@@ -81,7 +84,8 @@ internal static class Rendezvous
                 var socket = new Socket(SocketType.Stream, ProtocolType.Tcp) { NoDelay = true };
                 try
                 {
-                    using var limit = new CancellationTokenSource(Attempt);
+                    using var limit = CancellationTokenSource.CreateLinkedTokenSource(cancel);
+                    limit.CancelAfter(Attempt);
                     socket.ConnectAsync(host, port, limit.Token).AsTask().GetAwaiter().GetResult();
                     var hello = new byte[WordBytes + (3 * sizeof(int))];
                     Encoding.ASCII.GetBytes(Word(word), hello);
@@ -94,13 +98,14 @@ internal static class Rendezvous
                 catch (Exception error) when (error is SocketException or OperationCanceledException)
                 {
                     socket.Dispose();
+                    cancel.ThrowIfCancellationRequested();
                     last = error is SocketException ? error.Message : "no answer";
                 }
             }
             if (watch.Elapsed > patience)
                 throw new IOException($"rank {rank} of {world} tried for {patience.TotalSeconds:0} s to reach rank 0 at {string.Join(", ", hosts)} "
                     + $"port {port}: {last}; did rank 0 start, and is MASTER_ADDR its host?");
-            Thread.Sleep(Pause);
+            cancel.WaitHandle.WaitOne(Pause);
         }
     }
 

@@ -38,7 +38,7 @@ internal sealed record OpenedRows(PredictSettings Settings, CausalLm Model, Toke
         if (ranks.IsFirst()) FolderLock.RequireFree(settings.OutputDir, "output_dir");
         var examples = settings.Load(out var left, cancel);
         check?.Invoke(examples);
-        SameRun.Require(ranks, settings.Facts(c, examples));
+        SameRun.Require(ranks, settings.Facts(c, examples).Prepend(("what is run", "a prediction")));
         var (model, tokenizer) = settings.Model.Load(loading);
         try
         {

@@ -109,7 +109,7 @@ public sealed record PredictSettings(ModelKeys Model, Sampling Sampling, string?
         var path = Path.Combine(folder, FileName);
         const string Otherwise = "choose another output_dir, or overwrite_output_dir=true to begin again";
         if (overwrite) PredictionLog.Clear(folder);
-        else if (File.Exists(Path.Combine(folder, Predictions.FileName)))
+        else if (PredictionLog.HasRows(folder)) // a run that ended before its first row, at a wrong URL, binds nobody
         {
             var noted = Noted(path, Otherwise)
                 ?? throw new ArgumentException($"{folder} holds {Predictions.FileName} without {FileName}, so nobody knows how it was made; {Otherwise}");

@@ -21,7 +21,7 @@ public sealed class PredictionLog : IDisposable
 
     private PredictionLog(string path)
     {
-        _aheadPath = Path.ChangeExtension(path, ".ahead.jsonl");
+        _aheadPath = Ahead(path);
         _file = new FileStream(path, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.Read, 1);
     }
 
@@ -62,10 +62,11 @@ public sealed class PredictionLog : IDisposable
     public static void Clear(string folder)
     {
         if (!Directory.Exists(folder)) return;
-        var path = Path.Combine(folder, Predictions.FileName);
-        File.Delete(path);
-        File.Delete(Path.ChangeExtension(path, ".ahead.jsonl"));
+        foreach (var path in Files(folder)) File.Delete(path);
     }
+
+    /// <summary>Whether an earlier run left any.</summary>
+    public static bool HasRows(string folder) => Files(folder).Any(path => File.Exists(path) && new FileInfo(path).Length > 0);
 
     public bool Has(int row) => row < Written || _waiting.ContainsKey(row);
 
@@ -167,4 +168,8 @@ public sealed class PredictionLog : IDisposable
             Row.ValueKind == JsonValueKind.Object && Row.TryGetProperty(key, out var value) && value.ValueKind == kind ? value
             : throw new InvalidDataException($"{Source}: not a row of predictions: it has no '{key}' as kt predict writes it; {Otherwise}");
     }
+
+    private static string[] Files(string folder) => [Path.Combine(folder, Predictions.FileName), Ahead(Path.Combine(folder, Predictions.FileName))];
+
+    private static string Ahead(string path) => Path.ChangeExtension(path, ".ahead.jsonl");
 }

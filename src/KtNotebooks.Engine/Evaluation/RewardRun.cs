@@ -77,7 +77,7 @@ public static class RewardRun
             foreach (var line in rows.Notes(model.Info.MaxPositions)) note?.Invoke(line);
             model.ValueHead = RewardAdaptation.HeadOf(model, adapter);
             var pairs = valSize > 0 ? rows.HeldOut : rows.Train;
-            SameRun.Require(ranks, [("the build of kt", SameRun.Code), .. c.Given.Select(g => (g.Key, g.Value ?? "null")),
+            SameRun.Require(ranks, [("what is run", "a prediction"), ("the build of kt", SameRun.Code), .. c.Given.Select(g => (g.Key, g.Value ?? "null")),
                 ("rows of the data set (sha256)", FineTuneIdentity.HashOf(pairs))]);
             var (from, to) = ranks.PartOf(pairs.Length);
             var own = Values(pairs[from..to], rowsAtOnce, new StageWork(model, 8192, LayerMajorStep.HeadRows), cancel);

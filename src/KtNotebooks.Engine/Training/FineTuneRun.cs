@@ -103,7 +103,8 @@ public sealed class FineTuneRun : IDisposable
         if (ranks.World > 1 && training is { Balance: > 0, BalancesSequences: true })
             throw new ArgumentException($"{c.Where("moe_aux_loss_form")}: moe_aux_loss_form: sequence is for one process; give pooled with several");
         // Said now, for a large model takes minutes to load; the rest is compared when it is there.
-        SameRun.Require(ranks, [("the build of kt", SameRun.Code), .. FineTuneIdentity.Of(keys, c, rowsHash, windows.TotalSteps, model: null).Facts,
+        SameRun.Require(ranks, [("what is run", "training"), ("the build of kt", SameRun.Code),
+            .. FineTuneIdentity.Of(keys, c, rowsHash, windows.TotalSteps, model: null).Facts,
             ("the checkpoint to go on from", from is null ? "none" : Path.GetFileName(from))]);
         if (ranks.World > 1)
             notes.Add($"{ranks.World} ranks on {ranks.Hosts.Distinct().Count()} host(s), summed by {ranks.Carrier}: the {keys.Batch * keys.Accumulation} "

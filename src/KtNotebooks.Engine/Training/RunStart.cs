@@ -43,6 +43,7 @@ public static class RunStart
         foreach (var split in new[] { "train", "eval" }) ResultsFile.Clear(folder, split);
         if (resumeFrom is null) ResultsFile.Clear(folder, "predict"); // of weights that are about to be others
         File.Delete(Path.Combine(folder, TrainerState.FileName));
+        if (Directory.Exists(folder)) foreach (var picture in Directory.EnumerateFiles(folder, "training_*.png").ToList()) File.Delete(picture);
     }
 
     /// <summary>

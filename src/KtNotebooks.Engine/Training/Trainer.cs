@@ -247,7 +247,7 @@ public sealed class Trainer
             {
                 var where = step.FindBroken(share.Rows, parameters);
                 DropGradients(parameters);
-                throw Diverged($"step {s + 1}: the loss is {loss} and the gradient norm {norm}; {where}");
+                throw Diverged($"step {s + 1}: the loss is {loss} and the gradient norm {norm}; {where}", untrained: !_hasMoved && s == first);
             }
             _hasMoved = true;
             optimizer.Step(schedule.At(s), Gradients.ClipScale(norm, _settings.MaxGradientNorm));
@@ -432,10 +432,13 @@ public sealed class Trainer
     private string? Broken() => Finite.FirstBroken(_model.AllTrainable.Select(p => (p.Name, p.Tensor)));
 
     /// <summary>Values that are no numbers end a run: what remains is what was saved before.</summary>
-    private InvalidOperationException Diverged(string what)
+    /// <param name="what">Where, in words.</param>
+    /// <param name="untrained">No step of this run has changed a weight: no learning rate can be to blame.</param>
+    private InvalidOperationException Diverged(string what, bool untrained = false)
     {
         var newest = Checkpoints.Newest(_settings.OutputDir);
-        return new InvalidOperationException($"{what}; lower learning_rate, or look at the rows of this window. " + (newest is null
+        return new InvalidOperationException($"{what}; " + (untrained ? "nothing was trained before it: look at the weights of the model and the rows of this "
+            + "window. " : "lower learning_rate, or look at the rows of this window. ") + (newest is null
             ? "Nothing is saved: start again with the change"
             : $"The last weights that are saved are those of {newest}: start again in another output_dir with the change, from them with "
                 + $"{Checkpoints.KeyOf(newest)}={newest}"));

@@ -12,15 +12,17 @@ public class RankWatchTests
 {
     private static readonly TimeSpan Long = TimeSpan.FromSeconds(30);
 
+    private static CancellationToken Stop => TestContext.Current.CancellationToken;
+
     [Fact]
     public async Task Strangers_are_no_ranks()
     {
         using var listener = Rendezvous.Listen(0);
         var port = ((IPEndPoint)listener.LocalEndPoint!).Port;
-        var met = Task.Run(() => Rendezvous.Accept(listener, "word", 2, 1, Long), TestContext.Current.CancellationToken);
+        var met = Task.Run(() => Rendezvous.Accept(listener, "word", 2, 1, Long, Stop), TestContext.Current.CancellationToken);
         using (var stranger = new TcpClient("127.0.0.1", port)) stranger.GetStream().Write("GET / HTTP/1.1\r\nHost: somebody's browser or a scan\r\n\r\n"u8);
-        using (Rendezvous.Connect(["127.0.0.1"], port, "another word", 2, 1, 0, Long)) { }
-        using var rank = Rendezvous.Connect(["127.0.0.1"], port, "word", 2, 1, 0, Long);
+        using (Rendezvous.Connect(["127.0.0.1"], port, "another word", 2, 1, 0, Long, Stop)) { }
+        using var rank = Rendezvous.Connect(["127.0.0.1"], port, "word", 2, 1, 0, Long, Stop);
         Assert.NotNull((await met)[0][1]);
     }
 
@@ -31,8 +33,8 @@ public class RankWatchTests
     {
         using var listener = Rendezvous.Listen(0);
         var port = ((IPEndPoint)listener.LocalEndPoint!).Port;
-        var met = Task.Run(() => Rendezvous.Accept(listener, "word", 2, 2, Long), TestContext.Current.CancellationToken);
-        var sockets = Enumerable.Range(0, times).Select(_ => Rendezvous.Connect(["127.0.0.1"], port, "word", world, rank, 0, Long)).ToArray();
+        var met = Task.Run(() => Rendezvous.Accept(listener, "word", 2, 2, Long, Stop), TestContext.Current.CancellationToken);
+        var sockets = Enumerable.Range(0, times).Select(_ => Rendezvous.Connect(["127.0.0.1"], port, "word", world, rank, 0, Long, Stop)).ToArray();
         Assert.Equal(error, (await Assert.ThrowsAsync<IOException>(() => met)).Message);
         foreach (var socket in sockets) socket.Dispose();
     }
@@ -43,10 +45,24 @@ public class RankWatchTests
         using var listener = Rendezvous.Listen(0);
         var port = ((IPEndPoint)listener.LocalEndPoint!).Port;
         Assert.Equal($"rank 0 waited 0 s for ranks 1, 2 of 3 at port {port}: did they start, and can they reach this host?",
-            Assert.Throws<IOException>(() => Rendezvous.Accept(listener, "word", 3, 1, TimeSpan.FromMilliseconds(20))).Message);
+            Assert.Throws<IOException>(() => Rendezvous.Accept(listener, "word", 3, 1, TimeSpan.FromMilliseconds(20), Stop)).Message);
         listener.Dispose();
         Assert.StartsWith($"rank 1 of 3 tried for 0 s to reach rank 0 at 127.0.0.1 port {port}: Connection refused; did rank 0 start",
-            Assert.Throws<IOException>(() => Rendezvous.Connect(["127.0.0.1"], port, "word", 3, 1, 0, TimeSpan.Zero)).Message, StringComparison.Ordinal);
+            Assert.Throws<IOException>(() => Rendezvous.Connect(["127.0.0.1"], port, "word", 3, 1, 0, TimeSpan.Zero, Stop)).Message, StringComparison.Ordinal);
+    }
+
+    /// <summary>Kubernetes kills what has not ended half a minute after SIGTERM; a person's Ctrl-C is not a wait of a minute either.</summary>
+    [Fact]
+    public async Task The_wait_for_others_ends_when_it_is_told_to()
+    {
+        using var listener = Rendezvous.Listen(0);
+        using var stop = new CancellationTokenSource();
+        var first = Task.Run(() => Rendezvous.Accept(listener, "word", 2, 1, Long, stop.Token), Stop);
+        var other = Task.Run(() => Rendezvous.Connect(["192.0.2.1"], 1, "word", 2, 1, 0, Long, stop.Token), Stop); // an address that nobody has
+        await Task.Delay(100, Stop);
+        await stop.CancelAsync();
+        await Assert.ThrowsAnyAsync<OperationCanceledException>(() => first.WaitAsync(TimeSpan.FromSeconds(10), Stop));
+        await Assert.ThrowsAnyAsync<OperationCanceledException>(() => other.WaitAsync(TimeSpan.FromSeconds(10), Stop));
     }
 
     [Fact]
@@ -133,8 +149,8 @@ public class RankWatchTests
         public Three(int watched = 2, TimeSpan? patience = null)
         {
             var port = ((IPEndPoint)_listener.LocalEndPoint!).Port;
-            var met = Task.Run(() => Rendezvous.Accept(_listener, "word", 3, 1, Long));
-            Sockets = [_listener, .. Enumerable.Range(1, 2).Select(r => Rendezvous.Connect(["127.0.0.1"], port, "word", 3, r, 0, Long))];
+            var met = Task.Run(() => Rendezvous.Accept(_listener, "word", 3, 1, Long, Stop));
+            Sockets = [_listener, .. Enumerable.Range(1, 2).Select(r => Rendezvous.Connect(["127.0.0.1"], port, "word", 3, r, 0, Long, Stop))];
             Ends = [.. Enumerable.Range(0, 3).Select(_ => new TaskCompletionSource<(string, int)>())];
             RankWatch Watch(int rank, IEnumerable<(int, string, int, Socket)> peers) =>
                 new(rank, peers, patience ?? Long, (line, code) => Ends[rank].TrySetResult((line, code)));

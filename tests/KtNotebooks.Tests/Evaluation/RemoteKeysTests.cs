@@ -35,6 +35,23 @@ public sealed class RemoteKeysTests
         Assert.All(server.Bodies, body => Assert.Contains("\"model\":\"some-model\"", body, StringComparison.Ordinal));
     }
 
+    /// <summary>A mistyped URL leaves nothing that the right one is refused for.</summary>
+    [Fact]
+    public async Task A_run_without_a_row_binds_nobody()
+    {
+        using var folder = new Samples.Folder();
+        folder.Write("dataset_info.json", """{"mine": {"file_name": "mine.json"}}""");
+        folder.Write("mine.json", """[{"instruction": "question", "input": "", "output": "answer"}]""");
+        using var server = new Listener(1);
+        RemoteRun Open(string url) => RemoteRun.Open([$"api_base={url}", "api_model_name=x", $"dataset_dir={folder.Path}", "eval_dataset=mine",
+            $"output_dir={Path.Combine(folder.Path, "out")}"], evaluates: false, Stop)!;
+        using (var wrong = Open(server.Url + "nowhere/"))
+            Assert.Contains("the server said 404", Assert.Throws<InvalidOperationException>(() => wrong.Run(Stop)).Message, StringComparison.Ordinal);
+        using (var right = Open(server.Url)) Assert.Equal(1, (await Task.Run(() => right.Run(Stop), Stop)).Generated);
+        using var other = Open(server.Url + "v2/");
+        Assert.Contains("holds predictions made with api_base", Assert.Throws<ArgumentException>(() => other.Run(Stop)).Message, StringComparison.Ordinal);
+    }
+
     /// <summary>Answers when as many requests are open as it waits for, or a moment has passed.</summary>
     private sealed class Listener : IDisposable
     {
@@ -89,6 +106,7 @@ public sealed class RemoteKeysTests
             await Task.Delay(20); // one too many would come now
             lock (Keys) _open--;
             context.Response.ContentType = "application/json";
+            if (context.Request.Url!.AbsolutePath != "/v1/chat/completions") context.Response.StatusCode = 404;
             await context.Response.OutputStream.WriteAsync("""{"choices":[{"message":{"role":"assistant","content":"yes"}}],"usage":{}}"""u8.ToArray());
             context.Response.Close();
         }
