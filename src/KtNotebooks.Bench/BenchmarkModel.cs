@@ -40,9 +40,11 @@ internal sealed class BenchmarkModel : IDisposable
             Unmade = !trained && executor is ExecutorKind.Streamed or ExecutorKind.Split && DeviceOf("model.layers.0").Kind == DeviceKind.Cuda,
         };
         Model = ModelFolder.Build(config, disk is null ? made : new DiskWeights(disk, made), DType.BF16);
-        foreach (var banks in Model.All().OfType<ExpertBank>().GroupBy(b => DeviceOf(b.Path)).Where(b => b.Key.Kind == DeviceKind.Cuda))
+        var byCard = Model.All().OfType<ExpertBank>().GroupBy(b => DeviceOf(b.Path)).Where(b => b.Key.Kind == DeviceKind.Cuda).ToArray();
+        foreach (var banks in byCard)
         {
-            var (group, slots) = ExpertExecutors.SlotsOf([.. banks.Select(b => b.Layout)], slotBytes, executor == ExecutorKind.Split);
+            var (group, slots) = ExpertExecutors.SlotsOf([.. banks.Select(b => b.Layout)], slotBytes, executor == ExecutorKind.Split,
+                byCard.Length);
             if (trained) _executors.Train([.. banks], banks.Key, group, executor == ExecutorKind.Resident ? 0 : slots);
             else if (executor == ExecutorKind.Resident) ExpertExecutors.Keep([.. banks], banks.Key, DType.BF16);
             else if (executor == ExecutorKind.Streamed) _executors.Stream([.. banks], banks.Key, group, slots, onDisk: _ => disk is not null);

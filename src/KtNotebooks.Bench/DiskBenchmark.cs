@@ -50,7 +50,7 @@ public static class DiskBenchmark
             using (var shape = ModelFolder.Shape(config))
                 foreach (var b in shape.All().OfType<ExpertBank>())
                     banks.Add(new ExpertBank(checkpoint, b.Names, DType.BF16, b.Count, b.Width, b.Inner) { TopK = b.TopK });
-            var (group, slots) = ExpertExecutors.SlotsOf([.. banks.Select(b => b.Layout)], settings.SlotBytes, split: false);
+            var (group, slots) = ExpertExecutors.SlotsOf([.. banks.Select(b => b.Layout)], settings.SlotBytes, split: false, cards: 1);
             executors.Stream(banks, settings.Device, group, slots, onDisk: _ => true);
             BankVisit[] pass = [.. banks.Select(b => new BankVisit(b, false, int.MaxValue)), .. Enumerable.Reverse(banks)
                 .Select(b => new BankVisit(b, true, int.MaxValue))];

@@ -15,12 +15,7 @@ internal static class BenchCpuCommand
             Number("--inner", 1408, "width of an expert"), Number("--top-k", 6, "experts a token"));
         var (tokens, rank, size) = (Number("--tokens", 512, "tokens of the many rows"), Number("--rank", 8, "LoRA rank of the many rows; 0: none"),
             Number("--size", 2048, "rows and columns of the dense product"));
-        var few = new Option<int[]>("--few")
-        {
-            Description = "numbers of tokens that are few rows",
-            DefaultValueFactory = _ => [1, 4, 16],
-            AllowMultipleArgumentsPerToken = true,
-        };
+        var few = NumberLists.Create("--few", "numbers of tokens that are few rows", 1, 4, 16);
         var json = new Option<bool>("--json") { Description = "one line of JSON" };
         var command = new Command("cpu",
             "The CPU kernels: a product, a bank of experts with many rows, and with few rows in every format, as shares of registers alone and of this "

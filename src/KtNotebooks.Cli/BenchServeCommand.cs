@@ -23,12 +23,7 @@ internal static class BenchServeCommand
             Description = "the model, as `kt api` takes it; without it, and without --shape, kt-tiny",
             Arity = ArgumentArity.ZeroOrMore,
         };
-        var streams = new Option<int[]>("--streams")
-        {
-            Description = "clients at once; several numbers are measured one after another",
-            AllowMultipleArgumentsPerToken = true,
-            DefaultValueFactory = _ => [64],
-        };
+        var streams = NumberLists.Create("--streams", "clients at once; several numbers with commas between are measured one after another", 64);
         Option<int> Number(string name, int normal, string what) => new(name) { Description = what, DefaultValueFactory = _ => normal };
         var (prompt, tokens, rounds) = (Number("--prompt", 64, "tokens of a prompt"), Number("--tokens", 64, "tokens that each draws"),
             Number("--rounds", 3, "measurements of each kind; the median counts"));
@@ -70,8 +65,7 @@ internal static class BenchServeCommand
                 await Measure(served.Engine);
                 return;
             }
-            var (completed, _) = ChatTarget.Complete(given is { Length: > 0 } ? given : [Repository.Path("notebooks/models/kt-tiny")]);
-            using var engine = ModelEngine.Open(completed);
+            using var engine = ModelEngine.Open(given is { Length: > 0 } ? given : [Repository.Path("notebooks/models/kt-tiny")]);
             await Measure(engine);
 
             async Task Measure(ModelEngine engine)

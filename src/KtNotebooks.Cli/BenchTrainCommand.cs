@@ -119,8 +119,8 @@ internal static class BenchTrainCommand
             var text = parsed.GetRequiredValue(layers);
             int? count = text == "all" ? null
                 : int.TryParse(text, out var n) ? n : throw new ArgumentException($"--layers must be all or a number, but is '{text}'");
-            (int Tokens, int? Parts)[] windows = [.. from window in Numbers(parsed.GetRequiredValue(tokens), "--tokens")
-                from cut in parsed.GetValue(parts) is { } words ? Numbers(words, "--parts").Select(n => (int?)n) : [null]
+            (int Tokens, int? Parts)[] windows = [.. from window in NumberLists.Parse(parsed.GetRequiredValue(tokens), "--tokens")
+                from cut in parsed.GetValue(parts) is { } words ? NumberLists.Parse(words, "--parts").Select(n => (int?)n) : [null]
                 select (window, cut)];
             var full = parsed.GetRequiredValue(finetuning) == "full";
             foreach (var option in full ? (Option[])[rank, pairs, pairsFolder] : [])
@@ -133,7 +133,7 @@ internal static class BenchTrainCommand
                 windows[0].Parts, parsed.GetValue(diskFolder), parsed.GetValue(dense) == "host",
                 parsed.GetValue(trace), parsed.GetValue(keep), parsed.GetValue(pairsFolder),
                 (long)parsed.GetValue(kept) << 20, parsed.GetRequiredValue(stage), full);
-            var ranks = Together.Join();
+            var ranks = Together.Join(cancel);
             var speaker = ranks.World == 1 ? "" : $"rank {ranks.Rank}: ";
             foreach (var result in TrainingBenchmark.Run(settings, ranks, line => Console.Error.WriteLine(speaker + line), windows, cancel))
             {
@@ -143,10 +143,6 @@ internal static class BenchTrainCommand
         }, cancel));
         return command;
     }
-
-    /// <summary>Positive numbers with commas between them.</summary>
-    private static int[] Numbers(string words, string option) => [.. words.Split(',').Select(word => int.TryParse(word, out var n) && n > 0 ? n
-        : throw new ArgumentException($"{option} must be a number, or several with commas between them, but is '{words}'"))];
 
     private static void Print(TrainingBenchmarkResult r)
     {

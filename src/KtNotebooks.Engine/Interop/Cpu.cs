@@ -18,6 +18,7 @@ public static class Cpu
     private static readonly Lock Gate = new();
     private static volatile State? _state;
     private static bool _configured; // by the last Configure
+    private static bool _counted; // somebody has said how many threads, or one was spared
 
     /// <summary>Whether the native kernels are loaded and in use.</summary>
     public static bool IsNative => Current.IsNative;
@@ -58,7 +59,10 @@ public static class Cpu
     {
         ArgumentOutOfRangeException.ThrowIfNegative(threads);
         lock (Gate)
+        {
+            _counted = threads > 0;
             _state = Choose(variant, threads, Probe(out _));
+        }
     }
 
     /// <summary>
@@ -72,7 +76,23 @@ public static class Cpu
         {
             if (variant is null && threads is null && !_configured) return; // a notebook's own Cpu.Use stays
             _configured = variant is not null || threads is not null;
+            _counted = threads is not null;
             _state = Choose(variant ?? Environment.GetEnvironmentVariable(VariantVariable), threads ?? ThreadsVariable(), Probe(out _));
+        }
+    }
+
+    /// <summary>
+    /// Leaves a processor to the thread that keeps a card busy while the others compute beside it, unless somebody has said how many compute. V2-Lite in INT4,
+    /// split, 16 processors: a prompt of 512 tokens takes 160 ms in place of 180, a token 12.4 in place of 16.6.
+    /// </summary>
+    internal static void SpareOne()
+    {
+        const int Few = 8; // where one is more than what it saves
+        lock (Gate)
+        {
+            var state = _state ??= Start();
+            if (_counted || state.Threads < Few || ThreadsVariable() > 0) return;
+            (_counted, _state) = (true, Choose(state.Variant, state.Threads - 1, state.Variants));
         }
     }
 

@@ -10,13 +10,13 @@ internal static class SlotsInBytes
 {
     public static void Stream(this ExpertExecutors executors, IReadOnlyList<ExpertBank> banks, Device card, long slotBytes)
     {
-        var (group, slots) = ExpertExecutors.SlotsOf([.. banks.Select(b => b.Layout)], slotBytes, split: false);
+        var (group, slots) = ExpertExecutors.SlotsOf([.. banks.Select(b => b.Layout)], slotBytes, split: false, cards: 1);
         executors.Stream(banks, card, group, slots);
     }
 
     public static void Split(this ExpertExecutors executors, IReadOnlyList<ExpertBank> banks, Device card, long slotBytes, ExpertCosts costs)
     {
-        var (group, slots) = ExpertExecutors.SlotsOf([.. banks.Select(b => b.Layout)], slotBytes, split: true);
+        var (group, slots) = ExpertExecutors.SlotsOf([.. banks.Select(b => b.Layout)], slotBytes, split: true, cards: 1);
         executors.Split(banks, card, group, slots, costs);
     }
 
