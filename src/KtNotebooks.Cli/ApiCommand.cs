@@ -1,6 +1,7 @@
 using System.CommandLine;
 
 using KtNotebooks.Configuration;
+using KtNotebooks.Generation;
 using KtNotebooks.Server;
 
 namespace KtNotebooks.Cli;
@@ -29,17 +30,22 @@ internal static class ApiCommand
     /// <param name="ready">Told the address when requests are taken; null: it is said.</param>
     public static async Task<int> Run(string[] arguments, Action<Uri>? ready, CancellationToken cancel)
     {
-        var (completed, said) = ChatTarget.Complete(arguments);
+        var (completed, said) = ModelTarget.Complete(arguments);
         var c = Settings.Read(completed);
         var api = ServerKeys.ReadApi(c);
         ApiServer.RequireFree(api);
-        using var engine = FileProgress.Load(report => ModelEngine.Open(c, () => c.Finish("kt api"), report), cancel);
-        foreach (var note in said.Concat(engine.Notes)) Console.WriteLine(note);
+        using var engine = FileProgress.Load(report => ModelEngine.Open(c, () => [.. said, .. c.Finish("kt api")], report), cancel);
+        foreach (var note in engine.Notes) Console.WriteLine(note);
         await using var server = await ApiServer.StartAsync(engine, api with { LogsToConsole = true });
         if (!api.IsLoopback && api.Keys.Count == 0)
             Console.WriteLine($"whoever reaches {api.Host}:{server.Url.Port} can use it: no api_key is given");
         Console.WriteLine($"serving {string.Join(", ", engine.Models.Select(m => m.Name))} at {server.Url}v1; Ctrl-C ends");
         ready?.Invoke(server.Url);
+        using var told = cancel.Register(() =>
+        {
+            if (engine.Active is > 0 and var open)
+                Console.WriteLine($"waiting for {open} answer{(open == 1 ? "" : "s")}, {api.Drain.TotalSeconds:F0} s at most; Ctrl-C once more ends at once");
+        });
         await server.RunAsync(cancel);
         Console.WriteLine("stopped");
         return 0;

@@ -32,7 +32,8 @@ public sealed class AdapterDoor : IDisposable
         if (name.Length is 0 or > 128 || name.Any(c => !char.IsAsciiLetterOrDigit(c) && c is not ('_' or '-' or '.' or ':' or '/')))
             throw ApiException.Wrong("lora_name", "must have 1 to 128 letters, digits, _ - . : or /");
         var found = Known().FirstOrDefault(k => k.Name == path || k.Path == path).Path
-            ?? throw new ApiException(404, $"there is no such adapter in the allowed folders; there are {List(Loadable)}", "lora_path", "adapter_not_found");
+            ?? throw new ApiException(404, $"there is no such adapter; lora_path is one of those in the allowed folders: {List(Loadable)}", "lora_path",
+                "adapter_not_found");
         await _one.WaitAsync();
         try
         {
@@ -60,7 +61,7 @@ public sealed class AdapterDoor : IDisposable
         await _one.WaitAsync(cancel);
         try
         {
-            var model = _engine.Find(name);
+            var model = _engine.Find(name, "lora_name");
             if (model.Adapter != name || model.Adapter == Nn.Pass.BaseModel) throw ApiException.Wrong("lora_name", $"'{name}' is no adapter");
             if (_engine.Models.FirstOrDefault(m => m != model && m.Adapter == name) is { } other)
                 throw ApiException.Wrong("lora_name", $"'{other.Name}' is served by this adapter too");

@@ -103,7 +103,8 @@ public sealed class KtChatClient(ModelEngine engine, string? model = null) : ICh
         if (!string.IsNullOrEmpty(o.Instructions)) turns.AddSystem(o.Instructions, nameof(o.Instructions));
         foreach (var (message, i) in messages.Select((m, i) => (m, i))) Add(turns, message, $"messages[{i}]");
         var (told, prefill) = turns.End(mayGoOn: false, "messages");
-        IReadOnlyList<Tool> tools = [.. (o.Tools ?? []).Select(t => t is AIFunctionDeclaration f ? new Tool(f.Name, f.Description, f.JsonSchema)
+        IReadOnlyList<Tool> tools = [.. (o.Tools ?? []).Select(t => t is AIFunctionDeclaration f
+            ? RequestFields.ToolOf(f.Name, nameof(o.Tools), f.Description, f.JsonSchema, nameof(o.Tools))
             : throw ApiException.Unsupported(t.Name, "tools are functions"))];
         return new ModelRequest
         {
@@ -117,17 +118,20 @@ public sealed class KtChatClient(ModelEngine engine, string? model = null) : ICh
             ParallelCalls = o.AllowMultipleToolCalls ?? true,
             Json = o.ResponseFormat is ChatResponseFormatJson { Schema: null },
             Schema = (o.ResponseFormat as ChatResponseFormatJson)?.Schema,
-            MaxTokens = o.MaxOutputTokens,
-            Temperature = o.Temperature,
-            TopP = o.TopP,
-            TopK = o.TopK,
-            PresencePenalty = o.PresencePenalty,
-            FrequencyPenalty = o.FrequencyPenalty,
+            MaxTokens = (int?)Within(o.MaxOutputTokens, SamplingRange.MaxTokens, nameof(o.MaxOutputTokens)),
+            Temperature = Within(o.Temperature, SamplingRange.Temperature, nameof(o.Temperature)),
+            TopP = Within(o.TopP, SamplingRange.TopP, nameof(o.TopP)),
+            TopK = Within(o.TopK, SamplingRange.TopK, nameof(o.TopK)) is { } k ? Math.Max((int)k, 0) : null,
+            PresencePenalty = Within(o.PresencePenalty, SamplingRange.Penalty, nameof(o.PresencePenalty)),
+            FrequencyPenalty = Within(o.FrequencyPenalty, SamplingRange.Penalty, nameof(o.FrequencyPenalty)),
             Seed = o.Seed is { } seed ? unchecked((ulong)seed) : null,
-            Stops = [.. o.StopSequences ?? []],
+            Stops = RequestFields.Stops([.. o.StopSequences ?? []], nameof(o.StopSequences)),
             Think = o.Reasoning?.Effort is { } effort ? effort is not ReasoningEffort.None : null,
         };
     }
+
+    private static double? Within(double? value, SamplingRange range, string name) => value is not { } number || range.Has(number) ? value
+        : throw ApiException.Wrong(name, $"must be {range.Words}, but is {number}");
 
     private static void Add(Turns turns, ChatMessage message, string at)
     {

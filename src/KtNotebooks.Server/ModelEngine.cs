@@ -116,17 +116,23 @@ public sealed class ModelEngine : IDisposable
 
     internal PromptBuilder Prompts { get; }
 
-    /// <summary>Loads base and adapters as a config or key=value pairs say: the keys of `kt chat`.</summary>
-    public static ModelEngine Open(params string[] arguments) => Open(Configuration.Settings.Read(arguments));
-
-    /// <param name="c">Its keys that are the model's and the engine's are read; the caller finishes it.</param>
-    /// <param name="finish">Called before anything is loaded, returns notes.</param>
-    /// <param name="loading">Told how far the model has come in.</param>
-    public static ModelEngine Open(Settings c, Func<IReadOnlyList<string>>? finish = null, Action<WorkProgress>? loading = null)
+    /// <summary>Loads base and adapters as a config, the folder of a model or of an adapter, and key=value pairs say: the keys of `kt api`.</summary>
+    public static ModelEngine Open(params string[] arguments)
     {
+        var (completed, told) = ModelTarget.Complete(arguments);
+        var c = Configuration.Settings.Read(completed);
+        return Open(c, () => [.. told, .. c.Finish("kt api")]);
+    }
+
+    /// <param name="c">Its keys that are the model's and the engine's are read.</param>
+    /// <param name="finish">Called before anything is loaded: finishes the keys, and returns notes.</param>
+    /// <param name="loading">Told how far the model has come in.</param>
+    public static ModelEngine Open(Settings c, Func<IReadOnlyList<string>> finish, Action<WorkProgress>? loading = null)
+    {
+        ArgumentNullException.ThrowIfNull(finish);
         var (keys, sampling, _, asMade) = ChatSession.ReadKeys(c);
         var settings = ServerKeys.ReadEngine(c, keys, sampling);
-        var notes = finish is null ? c.Finish("kt api") : finish();
+        var notes = finish();
         keys.Check();
         var (model, tokenizer) = (keys with { Adapters = [] }).Load(loading); // adapters lie beside each other here
         try
@@ -150,9 +156,11 @@ public sealed class ModelEngine : IDisposable
 
     /// <summary>The model of a name.</summary>
     /// <exception cref="ApiException">404, with the names that there are.</exception>
-    public ServedModel Find(string name) => _models.TryGetValue(name, out var model) ? model
+    /// <param name="name">Of a request.</param>
+    /// <param name="field">Where the request has it.</param>
+    public ServedModel Find(string name, string field = "model") => _models.TryGetValue(name, out var model) ? model
         : throw new ApiException(404, $"the model '{(name.Length <= 80 ? name : name[..77] + "…")}' is not served here; there are "
-            + string.Join(", ", Models.Select(m => m.Name)), "model", "model_not_found");
+            + string.Join(", ", Models.Select(m => m.Name)), field, "model_not_found");
 
     /// <summary>Puts a request in the line; returns when it stands there. Answers are read from what it returns.</summary>
     /// <exception cref="ApiException">It cannot be answered (400, 404), too many wait (429), or the server ends (503).</exception>

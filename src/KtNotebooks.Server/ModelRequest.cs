@@ -72,6 +72,9 @@ public sealed record ModelRequest
 
     public IReadOnlyList<int> StopIds { get; init; } = [];
 
+    /// <summary>The template's own end does not end an answer: for measurements.</summary>
+    public bool IgnoreEnd { get; init; }
+
     public IReadOnlyDictionary<int, float> LogitBias { get; init; } = new Dictionary<int, float>();
 
     /// <summary>How many likeliest tokens are told with each; null: no log-probabilities.</summary>

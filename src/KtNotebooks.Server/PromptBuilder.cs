@@ -36,9 +36,10 @@ internal sealed class PromptBuilder(ModelEngine engine)
         var chat = request.Ids is null;
         var thinks = chat && request.Prefill is null && template is { Thinking: not null, EnableThinking: true } ? template.Thinking : null;
         var spelling = chat && tools.Count > 0 ? CallSpelling.Of(template.Tools!, [.. tools.Select(t => t.Name)]) : null;
-        HashSet<int> stops = [.. template.StopIds(engine.Tokenizer), .. request.StopIds];
+        HashSet<int> stops = [.. request.IgnoreEnd ? [] : template.StopIds(engine.Tokenizer), .. request.StopIds];
         var sampling = SamplingOf(request);
         var form = _forms.Of(request, tools, spelling, thinks);
+        if (form is not null && request.IgnoreEnd) throw ApiException.Wrong("ignore_eos", "an answer of a given form ends where the form does");
         var room = Math.Min(sampling.MaxNewTokens, engine.Model.Info.MaxPositions - ids.Count);
         return new Prompt(new GenerationRequest(ids, sampling)
         {

@@ -22,7 +22,7 @@ public static class ServerKeys
             Waiting = c.Positive("api_queue"),
             PromptRows = c.Positive("api_prompt_rows"),
             CacheTokens = c.Positive("api_cache_tokens"),
-            AdapterFolders = c.List("api_adapter_folders") ?? [],
+            AdapterFolders = Folders(c),
             Sampling = sampling,
             SeedGiven = c.Has("seed"),
         };
@@ -44,13 +44,38 @@ public static class ServerKeys
             Host = Text(c, "api_host", "API_HOST") ?? c.TextOrDefault("api_host"),
             Port = port,
             Keys = keys ?? (Environment.GetEnvironmentVariable("API_KEY") is { Length: > 0 } key ? [key] : []),
-            Origins = c.List("api_cors") ?? [],
-            MaxBody = (long)(c.Number("api_max_body_mb") * (1 << 20)),
+            Origins = Origins(c),
+            MaxBody = c.Number("api_max_body_mb") is > 0 and <= 1 << 20 and var mb ? Math.Max(1, (long)(mb * (1 << 20)))
+                : throw c.Wrong("api_max_body_mb", "above 0 and at most 1,048,576"),
             Timeout = TimeSpan.FromSeconds(c.Positive("api_timeout")),
-            Verbose = c.Has("api_verbose") ? c.Flag("api_verbose")
-                : Environment.GetEnvironmentVariable("API_VERBOSE")?.ToLowerInvariant() is "1" or "true" or "y",
+            Verbose = c.Has("api_verbose") ? c.Flag("api_verbose") : Flag("API_VERBOSE"),
         };
     }
+
+    private static IReadOnlyList<string> Folders(Settings c)
+    {
+        var folders = c.List("api_adapter_folders") ?? [];
+        return folders.FirstOrDefault(f => !Directory.Exists(f)) is { } missing
+            ? throw c.Wrong("api_adapter_folders", $"folders that exist; there is no '{missing}'") : folders;
+    }
+
+    /// <summary>Browsers send an origin as scheme://host[:port], so that nothing else could ever be met.</summary>
+    private static IReadOnlyList<string> Origins(Settings c)
+    {
+        var origins = c.List("api_cors") ?? [];
+        return origins.FirstOrDefault(o => o != "*" && !IsOrigin(o)) is { } wrong
+            ? throw c.Wrong("api_cors", $"* or origins as browsers send them, like https://example.org or http://localhost:3000; '{wrong}' is none") : origins;
+
+        static bool IsOrigin(string text) => Uri.TryCreate(text, UriKind.Absolute, out var uri) && uri.GetLeftPart(UriPartial.Authority) == text;
+    }
+
+    /// <summary>As LLaMA-Factory reads it; what it would take for no is refused, where it is no word for it.</summary>
+    private static bool Flag(string name) => Environment.GetEnvironmentVariable(name)?.ToLowerInvariant() switch
+    {
+        "1" or "true" or "y" or "yes" or "on" => true,
+        null or "" or "0" or "false" or "n" or "no" or "off" => false,
+        var other => throw new ArgumentException($"{name} must be 1 or 0, but is '{other}'"),
+    };
 
     private static string? Text(Settings c, string key, string variable) =>
         c.Text(key) ?? (Environment.GetEnvironmentVariable(variable) is { Length: > 0 } given ? given : null);

@@ -86,7 +86,12 @@ public abstract record ToolForm
                 if (required.ValueKind is not (JsonValueKind.Undefined or JsonValueKind.Null or JsonValueKind.Array))
                     throw new InvalidDataException($"'required' of the tool '{Text(tool, "name")}' must be a list of names, but is "
                         + Short(required.GetRawText()));
-                foreach (var parameter in parameters.GetProperty("properties").EnumerateObject())
+                var listed = parameters.GetProperty("properties");
+                if (!listed.EnumerateObject().Any() && parameters.EnumerateObject().Select(p => p.Name)
+                    .FirstOrDefault(name => name is "anyOf" or "oneOf" or "allOf" or "patternProperties") is { } other)
+                    throw new InvalidDataException($"the tool '{Text(tool, "name")}' cannot be told in this template's form, a list of its properties: its "
+                        + $"parameters have none, but {other}");
+                foreach (var parameter in listed.EnumerateObject())
                     list.Append(Parameter(parameter.Name, parameter.Value, required.ValueKind == JsonValueKind.Array
                         && required.EnumerateArray().Any(n => n.ValueKind == JsonValueKind.String && n.GetString() == parameter.Name), Text(tool, "name")));
                 list.Append('\n');

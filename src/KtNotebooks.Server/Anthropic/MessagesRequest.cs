@@ -22,8 +22,8 @@ internal sealed record MessagesRequest(ModelRequest Request, bool Stream)
             request = request with
             {
                 MaxTokens = f.Int("max_tokens", 1) ?? throw f.Missing("max_tokens"),
-                Temperature = f.Number("temperature", 0, 1),
-                TopP = RequestFields.Positive(f, "top_p"),
+                Temperature = f.Number("temperature", SamplingRange.Temperature with { Most = 1 }),
+                TopP = f.Number("top_p", SamplingRange.TopP),
                 TopK = f.Int("top_k", 0),
                 Stops = RequestFields.Stops(f, "stop_sequences"),
             };

@@ -93,20 +93,21 @@ internal sealed class Endpoints(ModelEngine engine, ApiSettings settings, ILogge
     private void Log(RequestContext c, ApiException? failed, TimeSpan took)
     {
         var status = failed?.Status ?? c.Http.Response.StatusCode;
-        var what = c.Reply is { } reply
-            ? $"{reply.Model.Name}, {reply.Usage.Prompt} tokens ({reply.Usage.Cached} cached) -> {reply.Usage.Drawn}, first after "
-                + $"{reply.Answers.Min(a => a.FirstToken)?.TotalMilliseconds ?? 0:F0} ms" : "";
+        var what = c.Replies is [var reply, ..] all
+            ? $"{reply.Model.Name}, {(all.Count > 1 ? $"{all.Count} prompts, " : "")}{all.Sum(r => r.Usage.Prompt)} tokens "
+                + $"({all.Sum(r => r.Usage.Cached)} cached) -> {all.Sum(r => r.Usage.Drawn)}, first after "
+                + $"{all.Min(r => r.Answers.Min(a => a.FirstToken))?.TotalMilliseconds ?? 0:F0} ms" : "";
         var endpoint = (c.Http.GetEndpoint() as RouteEndpoint)?.RoutePattern.RawText ?? "unknown path";
         if (failed is { Status: >= 500 }) log.LogError(failed.Cause, "{Id} {Status} {Endpoint}: {Message}", c.Id, status, endpoint, failed.Message);
         else if (failed?.Cause is { } cause) log.LogWarning("{Id} {Status} {Endpoint}: {Message}", c.Id, status, endpoint, cause.Message);
-        else if (settings.Verbose || c.Reply is not null || failed is not null)
+        else if (settings.Verbose || c.Replies.Count > 0 || failed is not null)
             log.LogInformation("{Id} {Status} {Endpoint} {What} {Took:F0} ms{Why}", c.Id, status, endpoint, what, took.TotalMilliseconds,
                 failed is null ? "" : $": {failed.Code ?? failed.Type}");
-        foreach (var hint in c.Reply?.Request.NoEffects ?? [])
+        foreach (var hint in c.Replies.SelectMany(r => r.Request.NoEffects))
             if (_said.TryAdd(hint.Field, true))
                 log.LogInformation("{Id} {Endpoint} {Field} has no effect here: {Why} (said once)", c.Id, endpoint, hint.Field, hint.Why);
         if (!settings.Verbose) return;
         if (c.Body is { } body) log.LogInformation("{Id} asked {Body}", c.Id, body.GetRawText());
-        foreach (var answer in c.Reply?.Answers ?? []) log.LogInformation("{Id} answered {Text}", c.Id, answer.Text.ToString());
+        foreach (var answer in c.Replies.SelectMany(r => r.Answers)) log.LogInformation("{Id} answered {Text}", c.Id, answer.Text.ToString());
     }
 }

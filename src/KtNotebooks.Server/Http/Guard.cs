@@ -38,7 +38,8 @@ internal sealed class Guard(ApiSettings settings)
     {
         if (!settings.IsLoopback) return;
         if (request.Host.Host is not ("localhost" or "127.0.0.1" or "[::1]" or "::1"))
-            throw new ApiException(403, "the Host header must name this machine as localhost or 127.0.0.1", null, "host_not_allowed");
+            throw new ApiException(403, "the Host header must name this machine as localhost or 127.0.0.1: so a proxy "
+                + "in front must send it; or listen for others (api_host, ApiSettings.Host)", null, "host_not_allowed");
     }
 
     private void CheckOrigin(HttpContext context)

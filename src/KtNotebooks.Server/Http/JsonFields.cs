@@ -56,15 +56,16 @@ internal sealed class JsonFields
         if (value.ValueKind != JsonValueKind.Number || !value.TryGetDouble(out var number) || number != Math.Floor(number))
             throw Type(name, "a whole number", value);
         if (number < least || number > most)
-            throw ApiException.Wrong(At(name), $"must be {(most == int.MaxValue ? $"at least {least}" : $"from {least} to {most}")}, but is {Short(value)}");
+            throw ApiException.Wrong(At(name), (most == int.MaxValue && number < least ? $"must be at least {least}" : $"must be from {least} to {most}")
+                + $", but is {Short(value)}");
         return (int)number;
     }
 
-    public double? Number(string name, double least, double most)
+    public double? Number(string name, SamplingRange range)
     {
         if (Any(name) is not { } value) return null;
-        if (value.ValueKind != JsonValueKind.Number || !value.TryGetDouble(out var number) || !double.IsFinite(number)) throw Type(name, "a number", value);
-        return number >= least && number <= most ? number : throw ApiException.Wrong(At(name), $"must be from {least} to {most}, but is {Short(value)}");
+        if (value.ValueKind != JsonValueKind.Number || !value.TryGetDouble(out var number)) throw Type(name, "a number", value);
+        return range.Has(number) ? number : throw ApiException.Wrong(At(name), $"must be {range.Words}, but is {Short(value)}");
     }
 
     /// <summary>One of a few words.</summary>
@@ -84,6 +85,7 @@ internal sealed class JsonFields
 
     /// <summary>A string, or a list of some.</summary>
     public IReadOnlyList<string> Texts(string name, int most) => Any(name) is { ValueKind: JsonValueKind.String } one ? [one.GetString()!]
+        : Any(name) is { ValueKind: not JsonValueKind.Array } other ? throw Type(name, "a string or a list of strings", other)
         : [.. List(name, most).Select(v => v.Value.ValueKind == JsonValueKind.String ? v.Value.GetString()!
             : throw new ApiException(400, $"{v.Path} must be a string, but is {Kind(v.Value)}", v.Path, "invalid_type"))];
 
@@ -130,5 +132,6 @@ internal sealed class JsonFields
 
     private static string Short(JsonElement value) => Cut(value.GetRawText());
 
-    private static string Cut(string text) => text.Length <= 60 ? text : text[..57] + "…";
+    /// <summary>As much of a text as one line of an error holds.</summary>
+    public static string Cut(string text) => text.Length <= 60 ? text : text[..57] + "…";
 }

@@ -10,7 +10,7 @@ namespace KtNotebooks.Server.Http;
 /// <summary>One request of a client while it is handled.</summary>
 internal sealed class RequestContext : IAsyncDisposable
 {
-    private static readonly JsonDocumentOptions Strict = new() { MaxDepth = 64, AllowDuplicateProperties = false };
+    private static readonly JsonDocumentOptions Strict = new() { MaxDepth = BodyFault.MostLevels, AllowDuplicateProperties = false };
 
     private readonly ApiSettings _settings;
     private readonly CancellationTokenSource _cancel;
@@ -34,8 +34,8 @@ internal sealed class RequestContext : IAsyncDisposable
 
     public EventWriter Events { get; }
 
-    /// <summary>What was started for it, for the log.</summary>
-    public Reply? Reply { get; private set; }
+    /// <summary>What was started for it, for the log: one for each prompt.</summary>
+    public List<Reply> Replies { get; } = [];
 
     /// <summary>The body; null before it was read.</summary>
     public JsonElement? Body => _body?.RootElement;
@@ -67,7 +67,9 @@ internal sealed class RequestContext : IAsyncDisposable
     public async Task<Reply> StartAsync(ModelEngine engine, ModelRequest request)
     {
         if (request.NoEffects.Count > 0) Http.Response.Headers[NoEffect.Header] = string.Join(", ", request.NoEffects.Select(n => n.Field));
-        return Reply = await engine.StartAsync(request);
+        var reply = await engine.StartAsync(request);
+        Replies.Add(reply);
+        return reply;
     }
 
     public async Task WriteAsync<T>(T answer, JsonTypeInfo<T> type)
@@ -99,14 +101,10 @@ internal sealed class RequestContext : IAsyncDisposable
             if (bytes.AsSpan().IndexOf("\\ud"u8) >= 0 || bytes.AsSpan().IndexOf("\\uD"u8) >= 0) RequireCharacters(document.RootElement, "");
             return document;
         }
-        catch (JsonException error) when (error.LineNumber is null) // of a whole object: a key that stands twice
-        {
-            throw new ApiException(400, $"the body is not taken: {error.Message}", null, "invalid_json");
-        }
         catch (JsonException error)
         {
-            throw new ApiException(400, $"the body is no valid JSON (line {(error.LineNumber ?? 0) + 1}, byte {(error.BytePositionInLine ?? 0) + 1})", null,
-                "invalid_json");
+            throw new ApiException(400, BodyFault.Of(bytes)
+                ?? $"the body is no valid JSON (line {(error.LineNumber ?? 0) + 1}, byte {(error.BytePositionInLine ?? 0) + 1})", null, "invalid_json");
         }
         catch (InvalidOperationException)
         {

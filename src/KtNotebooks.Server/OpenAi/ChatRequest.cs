@@ -19,6 +19,8 @@ internal sealed record ChatRequest(ModelRequest Request, bool Stream, bool Strea
         request = request with { MaxTokens = f.Int("max_completion_tokens", 1) ?? most };
         request = ReadLogprobs(f, request);
         request = RequestFields.ReadFormat(f.Object("response_format"), request, format => format.Object("json_schema") ?? throw format.Missing("json_schema"));
+        request = RequestFields.ReadVllm(f, request);
+        f.Refuse("add_generation_prompt", "a conversation is told up to where its answer begins; continue_final_message goes on with the last", "true");
         request = ReadTools(f, request);
         List<NoEffect> hints = [];
         request = ReadThinking(f, request, template, hints);

@@ -22,6 +22,7 @@ internal sealed class CompletionsEndpoint(ModelEngine engine)
         };
         if (request.MaxTokens == 0 && !echo) throw ApiException.Wrong("max_tokens", "0 asks for nothing; with echo: true it gives the prompt and its logprobs");
         request = RequestFields.ReadFormat(f.Object("response_format"), request, format => format.Object("json_schema") ?? throw format.Missing("json_schema"));
+        request = RequestFields.ReadVllm(f, request);
         var prompts = Prompts(f);
         if (f.Int("best_of", 1) is { } best && best != request.N) throw ApiException.Unsupported("best_of", "answers are not ranked; n gives several");
         f.Refuse("suffix", "text is not filled in, it goes on", "");

@@ -17,13 +17,13 @@ internal static class RequestFields
         var user = f.Text("user");
         return request with
         {
-            Temperature = f.Number("temperature", 0, 2),
-            TopP = Positive(f, "top_p"),
-            TopK = f.Int("top_k", -1) is { } k ? Math.Max(k, 0) : null, // −1: all, as vLLM has it
-            MinP = f.Number("min_p", 0, 1),
-            PresencePenalty = f.Number("presence_penalty", -2, 2),
-            FrequencyPenalty = f.Number("frequency_penalty", -2, 2),
-            RepetitionPenalty = f.Number("repetition_penalty", 0.01, 100),
+            Temperature = f.Number("temperature", SamplingRange.Temperature),
+            TopP = f.Number("top_p", SamplingRange.TopP),
+            TopK = f.Int("top_k", (int)SamplingRange.TopK.Least) is { } k ? Math.Max(k, 0) : null,
+            MinP = f.Number("min_p", SamplingRange.MinP),
+            PresencePenalty = f.Number("presence_penalty", SamplingRange.Penalty),
+            FrequencyPenalty = f.Number("frequency_penalty", SamplingRange.Penalty),
+            RepetitionPenalty = f.Number("repetition_penalty", SamplingRange.RepetitionPenalty),
             DoSample = f.Flag("do_sample"),
             Seed = Seed(f),
             Stops = Stops(f, "stop"),
@@ -31,21 +31,31 @@ internal static class RequestFields
             LogitBias = Bias(f),
             N = f.Int("n", 1, MostAnswers) ?? 1,
             User = f.Text("safety_identifier") ?? user,
+            IgnoreEnd = f.Flag("ignore_eos") ?? false,
         };
     }
 
-    /// <summary>top_p, which must be above 0.</summary>
-    public static double? Positive(JsonFields f, string name) => f.Number(name, 0, 1) switch
+    /// <summary>Fields of vLLM's that are on in every request of its clients, and its own names for JSON of a schema.</summary>
+    public static ModelRequest ReadVllm(JsonFields f, ModelRequest request)
     {
-        0 => throw ApiException.Wrong(f.At(name), "must be above 0"),
-        var value => value,
-    };
-
-    public static IReadOnlyList<string> Stops(JsonFields f, string name)
-    {
-        var stops = f.Texts(name, MostStops);
-        return stops.Contains("") ? throw ApiException.Wrong(f.At(name), "a stop text must not be empty") : stops;
+        f.Refuse("skip_special_tokens", "special tokens are no part of an answer's text", "true");
+        f.Refuse("spaces_between_special_tokens", "special tokens are no part of an answer's text", "true", "false");
+        f.Refuse("include_reasoning", "a thought is told apart; chat_template_kwargs: {\"enable_thinking\": false} keeps a model from one", "true");
+        f.Refuse("priority", "requests are taken in their order", "0");
+        var outputs = f.Object("structured_outputs");
+        var schema = f.Any("guided_json") ?? outputs?.Any("json");
+        outputs?.Finish();
+        if (schema is null) return request;
+        if (request.Json || request.Schema is not null) throw ApiException.Wrong("response_format", "says a form beside vLLM's own field for one");
+        return request with { Schema = schema.Value.Clone() };
     }
+
+    public static IReadOnlyList<string> Stops(JsonFields f, string name) => Stops(f.Texts(name, MostStops), f.At(name));
+
+    /// <exception cref="ApiException">One is empty, or there are too many.</exception>
+    public static IReadOnlyList<string> Stops(IReadOnlyList<string> stops, string at) =>
+        stops.Contains("") ? throw ApiException.Wrong(at, "a stop text must not be empty")
+        : stops.Count > MostStops ? throw ApiException.Wrong(at, $"may have {MostStops} entries, but has {stops.Count}") : stops;
 
     /// <summary>Fields of OpenAI's that are about its own service: those that change no answer are hints without effect.</summary>
     public static void ReadServiceFields(JsonFields f, List<NoEffect> hints)
@@ -101,12 +111,26 @@ internal static class RequestFields
     public static Tool ReadTool(JsonFields function, string parameters = "parameters")
     {
         var name = function.RequiredText("name");
-        if (name.Length is 0 or > 64 || name.Any(c => !char.IsAsciiLetterOrDigit(c) && c is not ('_' or '-' or '.')))
-            throw ApiException.Wrong(function.At("name"), "must have 1 to 64 letters, digits, _, - or .");
         var description = function.Text("description");
         var schema = function.Any(parameters);
         if (schema is { ValueKind: not JsonValueKind.Object }) throw function.Type(parameters, "an object", schema.Value);
-        return new Tool(name, description, Complete(schema), function.Flag("strict") ?? false);
+        return ToolOf(name, function.At("name"), description, schema, function.At(parameters), function.Flag("strict") ?? false);
+    }
+
+    /// <summary>A tool as templates describe it: its parameters are an object with properties.</summary>
+    /// <exception cref="ApiException">Its name has other characters, or its parameters are no object.</exception>
+    public static Tool ToolOf(string name, string nameAt, string? description, JsonElement? schema, string schemaAt, bool strict = false)
+    {
+        if (name.Length is 0 or > 64 || name.Any(c => !char.IsAsciiLetterOrDigit(c) && c is not ('_' or '-' or '.')))
+            throw ApiException.Wrong(nameAt, "must have 1 to 64 letters, digits, _, - or .");
+        try
+        {
+            return new Tool(name, description, ToolParameters.Complete(schema), strict);
+        }
+        catch (ArgumentException error)
+        {
+            throw ApiException.Wrong(schemaAt, $"the parameters of the tool '{name}': {error.Message}");
+        }
     }
 
     /// <exception cref="ApiException">Two have one name.</exception>
@@ -120,21 +144,10 @@ internal static class RequestFields
     public static string Known(string name, IReadOnlyList<Tool> tools, string at) => tools.Any(t => t.Name == name) ? name
         : throw ApiException.Wrong(at, $"there is no tool '{name}'");
 
-    /// <summary>Templates describe every tool by an object with properties.</summary>
-    private static JsonElement Complete(JsonElement? schema)
-    {
-        if (schema is { } given && given.TryGetProperty("properties", out var properties) && properties.ValueKind == JsonValueKind.Object) return given.Clone();
-        if (schema is { } other && other.EnumerateObject().Any(p => p.Name is not ("type" or "properties" or "additionalProperties" or "$schema" or "title"
-            or "description" or "required")))
-            throw ApiException.Wrong("tools", "the parameters of a tool must be an object with properties");
-        using var empty = JsonDocument.Parse("""{"type":"object","properties":{}}""");
-        return empty.RootElement.Clone();
-    }
-
     private static ulong? Seed(JsonFields f)
     {
         if (f.Any("seed") is not { } value) return null;
-        if (value.ValueKind != JsonValueKind.Number || !value.TryGetInt64(out var seed)) throw f.Type("seed", "a whole number", value);
+        if (value.ValueKind != JsonValueKind.Number || !value.TryGetInt64(out var seed)) throw f.Type("seed", "a whole number of 64 bits", value);
         return unchecked((ulong)seed);
     }
 

@@ -19,8 +19,8 @@ internal sealed record ResponsesRequest(ModelRequest Request, bool Stream, Respo
         {
             Model = f.RequiredText("model"),
             MaxTokens = f.Int("max_output_tokens", 1),
-            Temperature = f.Number("temperature", 0, 2),
-            TopP = RequestFields.Positive(f, "top_p"),
+            Temperature = f.Number("temperature", SamplingRange.Temperature),
+            TopP = f.Number("top_p", SamplingRange.TopP),
             User = f.Text("safety_identifier") ?? user,
         };
         var top = f.Int("top_logprobs", 0, RequestFields.MostLikeliest);

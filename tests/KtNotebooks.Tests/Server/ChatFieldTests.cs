@@ -194,7 +194,7 @@ public sealed class ChatFieldTests(TinyServer tiny) : IClassFixture<TinyServer>
     [Theory]
     [InlineData("\"temperature\":3", "temperature: must be from 0 to 2, but is 3")]
     [InlineData("\"temperature\":\"hot\"", "temperature must be a number, but is the string \"hot\"")]
-    [InlineData("\"top_p\":0", "top_p: must be above 0")]
+    [InlineData("\"top_p\":0", "top_p: must be above 0 and at most 1, but is 0")]
     [InlineData("\"max_tokens\":0", "max_tokens: must be at least 1, but is 0")]
     [InlineData("\"max_tokens\":1.5", "max_tokens must be a whole number, but is the number 1.5")]
     [InlineData("\"n\":1000", "n: must be from 1 to 128, but is 1000")]
@@ -222,12 +222,58 @@ public sealed class ChatFieldTests(TinyServer tiny) : IClassFixture<TinyServer>
     [InlineData("\"tools\":[{\"type\":\"web_search\"}]", "tools[0].type is not supported: tools are functions")]
     [InlineData("\"response_format\":{\"type\":\"xml\"}", "response_format.type: must be one of text, json_object, json_schema")]
     [InlineData("\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"x\",\"schema\":{\"not\":{}}}}", "#/not is not supported")]
-    [InlineData("\"seed\":\"a\"", "seed must be a whole number, but is the string \"a\"")]
+    [InlineData("\"max_tokens\":2147483648", "max_tokens: must be from 1 to 2147483647, but is 2147483648")]
+    [InlineData("\"temperature\":1e400", "temperature: must be from 0 to 2, but is 1e400")]
+    [InlineData("\"stop\":5", "stop must be a string or a list of strings, but is the number 5")]
+    [InlineData("\"seed\":1,\"seed\":2", "the key 'seed' stands twice in one object (byte 101)")]
+    [InlineData("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{\"type\":\"objekt\"}}}]",
+        "tools[0].function.parameters: the parameters of the tool 'f': type must be object, but is \"objekt\"")]
+    [InlineData("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{\"$ref\":\"#/$defs/x\"}}}]",
+        "tools[0].function.parameters: the parameters of the tool 'f': there is no #/$defs/x")]
+    [InlineData("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{\"anyOf\":[{},{}]}}}]",
+        "the tool 'f' cannot be told in this template's form, a list of its properties: its parameters have none, but anyOf")]
+    [InlineData("\"seed\":\"a\"", "seed must be a whole number of 64 bits, but is the string \"a\"")]
     public async Task What_is_wrong_or_not_to_be_had_is_named(string field, string message)
     {
         var (status, body) = await tiny.Post("/v1/chat/completions", $"{{\"model\":\"kt-tiny\",\"messages\":{Question},{field}}}");
         Assert.Equal(400, status);
         Assert.Equal(message, (string?)body!["error"]!["message"]);
+    }
+
+    [Fact]
+    public async Task Levels_without_end_are_told_from_what_is_no_JSON()
+    {
+        var (status, body) = await tiny.Post("/v1/chat/completions", "{\"a\":" + new string('[', 200) + new string(']', 200) + "}");
+        Assert.Equal((400, "the body has more than 64 objects and lists in each other (byte 69)"), (status, (string?)body!["error"]!["message"]));
+    }
+
+    /// <summary>What vLLM's clients send: its benchmark asks for so many tokens, its users for JSON by its own names.</summary>
+    [Fact]
+    public async Task Fields_of_vLLM_act()
+    {
+        async Task<JsonNode> Say(string fields) =>
+            (await tiny.Post("/v1/chat/completions", $"{{\"model\":\"kt-tiny\",\"messages\":{Question},{fields}}}")).Body!["choices"]![0]!;
+        var end = tiny.Engine.Tokenizer.EosId!.Value;
+        var ends = $"\"max_tokens\":9,\"logit_bias\":{{\"{end}\":100}}";
+        Assert.Equal("stop", (string?)(await Say(ends))["finish_reason"]);
+        Assert.Equal("length", (string?)(await Say(ends + ",\"ignore_eos\":true"))["finish_reason"]);
+        foreach (var schema in (string[])["\"guided_json\":{\"enum\":[\"a\"]}", "\"structured_outputs\":{\"json\":{\"enum\":[\"a\"]}}"])
+            Assert.Equal("\"a\"", (string?)(await Say(schema + ",\"skip_special_tokens\":true,\"priority\":0"))["message"]!["content"]);
+        Assert.Equal("ignore_eos: an answer of a given form ends where the form does", (string?)(await tiny.Post("/v1/chat/completions",
+            $"{{\"model\":\"kt-tiny\",\"messages\":{Question},\"ignore_eos\":true,\"guided_json\":{{}}}}")).Body!["error"]!["message"]);
+    }
+
+    /// <summary>Generators put what they made under $defs and refer to it.</summary>
+    [Fact]
+    public async Task A_tool_s_parameters_may_stand_under_a_reference()
+    {
+        const string Parameters = """{"$ref":"#/$defs/args","$defs":{"args":{"type":"object","properties":{"n":{"enum":[3,5]}},"required":["n"]}}}""";
+        var (status, body) = await tiny.Post("/v1/chat/completions", "{\"model\":\"kt-tiny\",\"messages\":" + Question + """
+            ,"max_tokens":60,"tool_choice":"required","parallel_tool_calls":false,"tools":[{"type":"function","function":{"name":"f","parameters":
+            """ + Parameters + "}}]}");
+        Assert.Equal(200, status);
+        var call = body!["choices"]![0]!["message"]!["tool_calls"]![0]!["function"]!;
+        Assert.Contains((int)JsonNode.Parse((string)call["arguments"]!)!["n"]!, (int[])[3, 5]);
     }
 
     /// <summary>What says something about the service alone changes no answer, and the header names it.</summary>

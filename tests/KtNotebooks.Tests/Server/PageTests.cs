@@ -1,3 +1,4 @@
+using KtNotebooks.Server;
 using KtNotebooks.Tests.Browser;
 
 using Xunit;
@@ -57,5 +58,32 @@ public sealed class PageTests(ServedAdapterTests.Two two) : IClassFixture<Served
             + "{ const r = document.getElementById(id).getBoundingClientRect(); return r.right <= innerWidth && r.bottom <= innerHeight; })"));
         await page.Picture("chat-telephone-dark");
         Assert.Empty(page.Complaints);
+    }
+
+    /// <summary>What stands in the way is said where one looks: a key that is wanted, a model that is not ticked, a server that has ended.</summary>
+    [Fact]
+    public async Task What_stands_in_the_way_is_said()
+    {
+        using var page = await Chromium.Open();
+        var server = await ApiServer.StartAsync(two.Engine, new ApiSettings { Port = 0, Keys = ["right"] });
+        await page.Go(server.Url.ToString());
+        await page.Until("document.getElementById('keys').open");
+        await page.Type("wrong");
+        await page.Press("Enter", 13);
+        await page.Until("document.getElementById('keys').open && document.getElementById('keys-why').textContent === 'this key is not known here'");
+        await page.Type("right");
+        await page.Press("Enter", 13);
+        await page.Until("document.body.dataset.ready === 'true' && !document.getElementById('keys').open");
+        await page.Value("document.querySelectorAll('#models input').forEach(box => box.click())");
+        await page.Value("document.getElementById('question').focus()");
+        await page.Type("a question");
+        await page.Press("Enter", 13);
+        await page.Until("document.getElementById('hint').textContent.startsWith('No model is ticked')");
+        await page.Value("document.querySelector('#models input').click()");
+        var port = server.Url.Port;
+        await server.DisposeAsync();
+        await page.Press("Enter", 13);
+        await page.Until($"document.querySelector('.error')?.textContent === 'the server at 127.0.0.1:{port} cannot be reached; is it still running?'");
+        Assert.DoesNotContain(page.Complaints, c => !c.Contains("401", StringComparison.Ordinal) && !c.Contains("ERR_CONNECTION", StringComparison.Ordinal));
     }
 }

@@ -140,6 +140,19 @@ public sealed class RealClientTests(TinyServer tiny) : IClassFixture<TinyServer>
             chat.GetResponseAsync(Question, new ChatOptions { ModelId = "x" }, Stop))).Message, StringComparison.Ordinal);
         Assert.StartsWith("messages[0] is not supported: DataContent", (await Assert.ThrowsAsync<NotSupportedException>(() => chat.GetResponseAsync(
             [new ChatMessage(ChatRole.User, [new DataContent(new byte[1], "image/png")])], null, Stop))).Message, StringComparison.Ordinal);
+        // The same values as over HTTP.
+        foreach (var (options, message) in new (ChatOptions, string)[]
+        {
+            (new() { Temperature = 5 }, "Temperature: must be from 0 to 2, but is 5"),
+            (new() { Temperature = float.NaN }, "Temperature: must be from 0 to 2, but is NaN"),
+            (new() { TopP = 0 }, "TopP: must be above 0 and at most 1, but is 0"),
+            (new() { TopK = -2 }, "TopK: must be from -1 to 2147483647, but is -2"),
+            (new() { MaxOutputTokens = 0 }, "MaxOutputTokens: must be from 1 to 2147483647, but is 0"),
+            (new() { PresencePenalty = 9 }, "PresencePenalty: must be from -2 to 2, but is 9"),
+            (new() { FrequencyPenalty = -9 }, "FrequencyPenalty: must be from -2 to 2, but is -9"),
+            (new() { StopSequences = [""] }, "StopSequences: a stop text must not be empty"),
+        })
+            Assert.Equal(message, (await Assert.ThrowsAsync<ArgumentException>(() => chat.GetResponseAsync(Question, options, Stop))).Message);
     }
 
     private AnthropicClient Claude() => new() { ApiKey = TinyServer.Key, BaseUrl = tiny.Server.Url.ToString(), MaxRetries = 0 };
