@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.CommandLine.Completions;
 
+using KtNotebooks.Configuration;
 using KtNotebooks.Data;
 using KtNotebooks.Models;
 
@@ -41,9 +42,16 @@ internal static class Completions
         if (!Commands.TakesKeys(command))
             return command.Arguments.Count == 0
                 ? [] : OrFiles([.. command.Arguments.SelectMany(a => a.GetCompletions(CompletionContext.Empty)).Select(c => c.Label)]);
-        if (last.Split('=', 2) is [var key, _]) return key == "template" ? Templates.Names.Select(t => $"template={t}") : [Files];
+        if (last.Split('=', 2) is [var name, _])
+            return KnownKeys.Of(command).FirstOrDefault(k => k.Name == name) is { } key && Choices(key) is { Length: > 0 } choices
+                ? choices.Select(v => $"{name}={v}") : [Files];
         return [.. KnownKeys.Of(command).Select(k => k.Name + "="), .. command.Name == "plan" ? ModelShapes.Known : [], Files];
     }
+
+    /// <summary>The words that a key can be; none where it takes others.</summary>
+    private static string[] Choices(Key key) => key.Name == "template" ? [.. Templates.Names]
+        : key.Kind == "bool" ? ["true", "false"]
+        : key.Kind.Contains('|', StringComparison.Ordinal) ? key.Kind.Split('|', StringSplitOptions.TrimEntries) : [];
 
     private static string[] OrFiles(string[] choices) => choices.Length > 0 ? choices : [Files];
 }

@@ -53,7 +53,15 @@ internal static class NotebookCommands
             var wrong = 0;
             foreach (var file in parsed.GetRequiredValue(files))
             {
-                var found = NotebookCheck.Run(file);
+                IReadOnlyList<string> found;
+                try
+                {
+                    found = NotebookCheck.Run(file);
+                }
+                catch (Exception error) when (error is IOException or InvalidDataException or UnauthorizedAccessException)
+                {
+                    found = [error.Message.StartsWith(file, StringComparison.Ordinal) ? error.Message[file.Length..].TrimStart(':', ' ') : error.Message];
+                }
                 foreach (var fault in found) Console.Error.WriteLine($"{file}: {fault}");
                 if (found.Count == 0) Console.WriteLine($"{file}: as it should be");
                 wrong += found.Count;

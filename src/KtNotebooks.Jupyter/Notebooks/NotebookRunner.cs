@@ -35,6 +35,8 @@ public static class NotebookRunner
         var notes = values.Inject(notebook);
         if (outputPath is not null) outputPath = Path.GetFullPath(outputPath); // now: a cell may change the current directory
         var displays = new Displays();
+        var errors = Console.Error; // not a cell's
+        AppDomain.CurrentDomain.ProcessExit += Ended;
         try
         {
             using INotebookKernel runs = kernel is null ? new SessionKernel()
@@ -44,11 +46,24 @@ public static class NotebookRunner
         }
         finally
         {
+            AppDomain.CurrentDomain.ProcessExit -= Ended;
+            Store();
+        }
+
+        void Store()
+        {
             if (outputPath is not null) displays.Settle(() =>
             {
                 notebook.OutputsOf = notebook.CodeHash;
                 notebook.Write(outputPath);
             });
+        }
+
+        // Environment.Exit in a cell: nothing of what ran before it is lost.
+        void Ended(object? sender, EventArgs e)
+        {
+            errors.WriteLine($"code cell {notebook.CodeCells.Count(cell => cell["execution_count"] is not null)}: ended the process");
+            Store();
         }
     }
 

@@ -46,6 +46,27 @@ public sealed class NotebookRunTests : IDisposable
     }
 
     [Fact]
+    public void A_cell_that_ends_the_process_loses_nothing_of_what_ran()
+    {
+        var notebook = Notebook(["1 + 1", "Console.WriteLine(\"so far\"); Environment.Exit(3);", "2"]);
+        var target = Path.Combine(_folder.Path, "out.ipynb");
+        var (exit, _, errors) = Kt.Run("notebook", "run", _folder.Write("exits.ipynb", notebook.ToJsonString()), "--out", target);
+        Assert.Equal((3, "code cell 2: ended the process"), (exit, errors.Trim()));
+        var cells = JsonNode.Parse(File.ReadAllText(target))!["cells"]!.AsArray();
+        Assert.Equal([1, 1, 0], cells.Select(c => c!["outputs"]!.AsArray().Count));
+    }
+
+    [Fact]
+    public void Checks_go_on_behind_a_file_that_cannot_be_read()
+    {
+        var python = _folder.Write("py.ipynb",
+            """{"cells":[],"metadata":{"kernelspec":{"name":"python3","language":"python"}},"nbformat":4,"nbformat_minor":5}""");
+        var (exit, _, errors) = Kt.Run("notebook", "check", python, Path.Combine(_folder.Path, "nothere.ipynb"), _folder.Write("broken.ipynb", "{"));
+        Assert.Equal(1, exit);
+        foreach (var name in (string[])["py.ipynb", "nothere.ipynb", "broken.ipynb"]) Assert.Contains(name, errors, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void Cultures_have_names_and_a_cell_begins_without_one()
     {
         var cells = Run(["1234.5.ToString(\"N1\", System.Globalization.CultureInfo.GetCultureInfo(\"de-DE\"))", "1234.5.ToString(\"N1\")"]);
