@@ -9,7 +9,7 @@ namespace KtNotebooks.Cli;
 /// <summary>kt notebook: what one does with notebooks without a notebook server, and how to start one.</summary>
 internal static class NotebookCommands
 {
-    public static Command Create() => new("notebook", "run, check, begin and publish notebooks without Jupyter")
+    public static Command Create() => new("notebook", "run, check, publish (html) and begin (new) notebooks without Jupyter, or look at one in a browser (lab)")
     {
         Run(), Check(), Html(), New(), LabCommand.Create(),
     };

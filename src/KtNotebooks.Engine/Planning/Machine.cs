@@ -29,15 +29,17 @@ public sealed record Machine(long Host, long HostFree, IReadOnlyList<long> Gpus,
     public (bool Fits, string Line) Judge(MemoryPlan plan)
     {
         ArgumentNullException.ThrowIfNull(plan);
-        List<string> has = [], lacks = [], remarks = [];
+        List<string> has = [], lacks = [], remarks = [], beyond = []; // what cards must have that are not there
         foreach (var device in plan.Devices.Where(d => plan.Total(d) > 0))
         {
             var needs = plan.Total(device);
             if (device == "cpu") Weigh(needs, needs + HostReserve, Host, "of host memory", has, lacks);
             else if (IndexOf(device) is var card && card < Gpus.Count) Weigh(needs, needs, Gpus[card], $"of {device}", has, lacks);
-            else lacks.Add($"needs {ByteSize.Text(needs)} on a card ({device}), this machine has "
-                + $"{(Gpus.Count == 0 ? "no card" : $"{Gpus.Count} card{(Gpus.Count == 1 ? "" : "s")}")}");
+            else beyond.Add($"{ByteSize.Text(needs)} on {device}");
         }
+        if (beyond.Count > 0)
+            lacks.Add($"needs {string.Join(", ", beyond)}, this machine has "
+                + $"{(Gpus.Count == 0 ? "no card" : $"{Gpus.Count} card{(Gpus.Count == 1 ? "" : "s")}")}");
         if (plan.ToFetch + plan.Written + plan.Bytes("cpu", MemoryPlan.AdapterOnDisk) is > 0 and var disk)
         {
             string[] what = [.. plan.ToFetch > 0 ? ["the model"] : Array.Empty<string>(), .. plan.Written > 0 ? ["the adapter and a checkpoint"]

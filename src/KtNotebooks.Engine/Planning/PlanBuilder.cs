@@ -62,8 +62,8 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
             : plan with { Notes = [.. plan.Notes, .. residency.Gpus.Select(c => c.Gpu.ToString()).Where(c => Ours(c) > limit).Select(TooMuch)] };
 
         long Ours(string card) => plan.Total(card) - plan.Bytes(card, MemoryPlan.Driver);
-        string TooMuch(string card) => $"{card} may need {ByteSize.Text(Ours(card))}, more than gpu_memory_limit, {ByteSize.Text(limit)}: fewer tokens a "
-            + "step, a smaller chunk_size, or experts: streamed";
+        string TooMuch(string card) => $"{card} may need {ByteSize.Text(Ours(card))} beside the driver's own, more than gpu_memory_limit, "
+            + $"{ByteSize.Text(limit)}: fewer tokens a step, a smaller chunk_size, or experts: streamed";
     }
 
     private IReadOnlyList<ExpertGroup> GroupsOf(BankResidency bank) => bank.Place.Executor == ExecutorKind.Resident

@@ -27,6 +27,8 @@ public sealed class ModelMakerTests : IDisposable
 
     [Theory]
     [InlineData("deepseek-v2-lite", 15_706_484_224)] // what Hugging Face shows for DeepSeek-V2-Lite
+    [InlineData("deepseek-v2", 235_741_434_880)] // and for DeepSeek-V2
+    [InlineData("moonlight-16b-a3b", 15_960_110_208)] // "16B"; by hand from its config
     [InlineData("qwen3-30b-a3b", 30_532_122_624)] // and for Qwen3-30B-A3B
     [InlineData("deepseek-v3", 671_026_419_200)] // 671 billion without the prediction layer
     public void A_whole_shape_has_the_published_number_of_parameters(string shape, long parameters) =>

@@ -14,7 +14,7 @@ public class RulesFilesTests
     /// <summary>File → experts: CPU format (null: as stored), and the cards.</summary>
     private static readonly Dictionary<string, (string Shape, StorageFormat? Format, int Gpus)> Files = new()
     {
-        ["DeepSeek-V2-Chat-sft-amx"] = ("deepseek-v2-lite", StorageFormat.Int8, 1),
+        ["DeepSeek-V2-Chat-sft-amx"] = ("deepseek-v2", StorageFormat.Int8, 1),
         ["DeepSeek-V2-Lite-Chat-sft"] = ("deepseek-v2-lite", null, 1),
         ["DeepSeek-V2-Lite-Chat-sft-amx"] = ("deepseek-v2-lite", StorageFormat.Int8, 1),
         ["DeepSeek-V2-Lite-Chat-sft-amx-multi-gpu"] = ("deepseek-v2-lite", StorageFormat.Int8, 2),
@@ -23,9 +23,9 @@ public class RulesFilesTests
         ["DeepSeek-V3-Chat-sft-amx-multi-gpu"] = ("deepseek-v3", StorageFormat.Int8, 2),
         ["DeepSeek-V3-Chat-sft-amx-multi-gpu-4"] = ("deepseek-v3", StorageFormat.Int8, 4),
         ["Qwen3Moe-sft-amx"] = ("qwen3-30b-a3b", StorageFormat.Int8, 1),
-        ["DeepSeek-V2-Chat"] = ("deepseek-v2-lite", null, 1),
-        ["DeepSeek-V2-Chat-multi-gpu"] = ("deepseek-v2-lite", null, 2),
-        ["DeepSeek-V2-Chat-multi-gpu-4"] = ("deepseek-v2-lite", null, 3), // of V2's 60 layers V2-Lite has 27
+        ["DeepSeek-V2-Chat"] = ("deepseek-v2", null, 1),
+        ["DeepSeek-V2-Chat-multi-gpu"] = ("deepseek-v2", null, 2),
+        ["DeepSeek-V2-Chat-multi-gpu-4"] = ("deepseek-v2", null, 4),
         ["DeepSeek-V2-Lite-Chat"] = ("deepseek-v2-lite", null, 1),
         ["DeepSeek-V2-Lite-Chat-gpu-cpu"] = ("deepseek-v2-lite", null, 1),
         ["DeepSeek-V2-Lite-Chat-multi-gpu"] = ("deepseek-v2-lite", null, 2),
@@ -41,8 +41,8 @@ public class RulesFilesTests
         ["DeepSeek-V3-Chat-multi-gpu-8"] = ("deepseek-v3", null, 8),
         ["DeepSeek-V3-Chat-multi-gpu-fp8-linear-ggml-experts"] = ("deepseek-v3", null, 2),
         ["DeepSeek-V3-Chat-multi-gpu-marlin"] = ("deepseek-v3", null, 2),
-        ["Moonlight-16B-A3B"] = ("deepseek-v3", null, 1),
-        ["Moonlight-16B-A3B-serve"] = ("deepseek-v3", null, 1),
+        ["Moonlight-16B-A3B"] = ("moonlight-16b-a3b", null, 1),
+        ["Moonlight-16B-A3B-serve"] = ("moonlight-16b-a3b", null, 1),
         ["Qwen3Moe-serve"] = ("qwen3-30b-a3b", null, 1),
         ["Qwen3Moe-serve-amx"] = ("qwen3-30b-a3b", StorageFormat.Int8, 1),
         ["cpu"] = ("deepseek-v2-lite", null, 0),
@@ -61,8 +61,7 @@ public class RulesFilesTests
         var (shape, format, cards) = Files[name];
         var placement = Resolve(name, shape);
         Assert.Empty(placement.Settings.Notes);
-        // Files are for the models in their names: of V2's 60 layers V2-Lite has 27, and Moonlight's stand here for V3.
-        if (!name.StartsWith("DeepSeek-V2-Chat", StringComparison.Ordinal)) Assert.Equal([], placement.Notes);
+        Assert.Equal([], placement.Notes);
         Assert.Equal(cards, placement.Devices.Count(d => d.Kind == DeviceKind.Cuda));
         Assert.Equal((Device.Cpu, WeightHome.Host), (placement.Of("model.embed_tokens").Compute, placement.Of("model.embed_tokens").Weights));
         foreach (var (path, place) in placement.All)
@@ -81,7 +80,7 @@ public class RulesFilesTests
     [InlineData("DeepSeek-V3-Chat-sft-amx-multi-gpu-4", "deepseek-v3", 0, 14, 15, 29, 30, 44, 45, 60)]
     [InlineData("DeepSeek-V3-Chat-multi-gpu-8", "deepseek-v3", 0, 7, 8, 15, 16, 23, 24, 31, 32, 39, 40, 47, 48, 55, 56, 60)]
     [InlineData("DeepSeek-V2-Lite-Chat-sft-amx-multi-gpu", "deepseek-v2-lite", 0, 13, 14, 26)]
-    [InlineData("DeepSeek-V2-Chat-multi-gpu-4", "deepseek-v2-lite", 0, 14, 15, 26)]
+    [InlineData("DeepSeek-V2-Chat-multi-gpu-4", "deepseek-v2", 0, 14, 15, 29, 30, 44, 45, 59)]
     public void Digit_ranges_put_every_layer_on_its_card(string name, string shape, params int[] ranges)
     {
         var placement = Resolve(name, shape);

@@ -24,10 +24,10 @@ public class MachineTests
             ("cuda:1", MemoryPlan.Weights, 5_000_000_000)]) with
         { ToFetch = 690_000_000_000 };
         Assert.Equal(
-            (false, "does not fit: needs 447 GB of host memory, this machine has 24.0 GB; needs 25.0 GB on a card (cuda:0), this machine has no card; needs "
-                + "5.0 GB on a card (cuda:1), this machine has no card; "
+            (false, "does not fit: needs 447 GB of host memory, this machine has 24.0 GB; needs 25.0 GB on cuda:0, 5.0 GB on cuda:1, "
+                + "this machine has no card; "
                 + "needs 690 GB of free disk for the model, this machine has 100 GB"), Laptop.Judge(plan));
-        Assert.Equal((false, "does not fit: needs 25.0 GB of cuda:0, this machine has 24.0 GB; needs 5.0 GB on a card (cuda:1), this machine has 1 card"),
+        Assert.Equal((false, "does not fit: needs 25.0 GB of cuda:0, this machine has 24.0 GB; needs 5.0 GB on cuda:1, this machine has 1 card"),
             new Machine(512_000_000_000, 500_000_000_000, [24_000_000_000], 900_000_000_000).Judge(plan));
     }
 

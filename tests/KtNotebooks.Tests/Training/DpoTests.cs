@@ -120,6 +120,18 @@ public sealed class DpoTests : IDisposable
     }
 
     [Fact]
+    public void Pairs_of_one_answer_twice_are_said()
+    {
+        Example Row(string rejected, string source) => new([new Message(Role.User, "What is the weather?")],
+            [new Message(Role.Assistant, "fine"), new Message(Role.Assistant, rejected)], null, null, source);
+        var encoder = new PairEncoder(new DataSettings { Names = "x", Template = Templates.Get("deepseek"), Cutoff = 40 }, Samples.Small);
+        encoder.EncodeAll([Row("happy cat", "x:1")], TestContext.Current.CancellationToken);
+        Assert.Empty(encoder.Remarks);
+        encoder.EncodeAll([Row("fine", "x:2"), Row("happy cat", "x:3"), Row("fine", "x:4")], TestContext.Current.CancellationToken);
+        Assert.Contains("2 rows have the same tokens for both answers, as x:", Assert.Single(encoder.Remarks), StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void A_run_begins_at_log_two_prefers_what_was_chosen_and_goes_on_to_the_same_bytes()
     {
         List<StepReport> steps = [];
