@@ -229,7 +229,9 @@ public sealed class ChatFieldTests(TinyServer tiny) : IClassFixture<TinyServer>
     [InlineData("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{\"type\":\"objekt\"}}}]",
         "tools[0].function.parameters: the parameters of the tool 'f': type must be object, but is \"objekt\"")]
     [InlineData("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{\"$ref\":\"#/$defs/x\"}}}]",
-        "tools[0].function.parameters: the parameters of the tool 'f': there is no #/$defs/x")]
+        "tools[0].function.parameters: the parameters of the tool 'f': #: there is no #/$defs/x")]
+    [InlineData("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{\"allOf\":[{\"type\":\"object\"},{\"type\":\"null\"}]}}}]",
+        "tools[0].function.parameters: the parameters of the tool 'f': nothing is of all its parts at once")]
     [InlineData("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{\"anyOf\":[{},{}]}}}]",
         "the tool 'f' cannot be told in this template's form, a list of its properties: its parameters have none, but anyOf")]
     [InlineData("\"seed\":\"a\"", "seed must be a whole number of 64 bits, but is the string \"a\"")]
@@ -267,7 +269,9 @@ public sealed class ChatFieldTests(TinyServer tiny) : IClassFixture<TinyServer>
     [Fact]
     public async Task A_tool_s_parameters_may_stand_under_a_reference()
     {
-        const string Parameters = """{"$ref":"#/$defs/args","$defs":{"args":{"type":"object","properties":{"n":{"enum":[3,5]}},"required":["n"]}}}""";
+        const string Parameters = """
+            {"$ref":"#/$defs/args","properties":{"n":{"enum":[3,5]}},"$defs":{"args":{"type":"object","properties":{"n":{"type":"integer"}},"required":["n"]}}}
+            """;
         var (status, body) = await tiny.Post("/v1/chat/completions", "{\"model\":\"kt-tiny\",\"messages\":" + Question + """
             ,"max_tokens":60,"tool_choice":"required","parallel_tool_calls":false,"tools":[{"type":"function","function":{"name":"f","parameters":
             """ + Parameters + "}}]}");

@@ -28,6 +28,11 @@ public sealed class AnswerGrammars(Tokenizer tokenizer)
     public AnswerGrammar Schema(JsonElement schema, Thinking? thinking = null) =>
         Find("schema " + schema.GetRawText(), thinking, () => JsonSchema.Compile(schema));
 
+    /// <summary>The same schema without `$ref` and `allOf` at its own level, as generators put them there.</summary>
+    /// <param name="schema">An object; `#/…` is looked up in it.</param>
+    /// <exception cref="ArgumentException">A `$ref` that leads nowhere, or schemas that cannot be put together; the keyword is named.</exception>
+    public static JsonElement Flatten(JsonElement schema) => new Conjunction(schema).Flatten(schema, "#");
+
     /// <summary>Calls of tools: at least one, or text with calls in it whose arguments are of their schemas.</summary>
     /// <param name="spelling">The template's.</param>
     /// <param name="tools">Names and the schemas of arguments.</param>
