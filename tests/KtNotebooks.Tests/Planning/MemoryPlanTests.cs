@@ -270,7 +270,7 @@ public sealed class MemoryPlanTests
     [Theory]
     [InlineData("nowhere.yaml: no such file", "plan", "nowhere.yaml")]
     [InlineData("deepseek-ai/DeepSeek-V3: no such folder here, and no model or adapter of that name in ", "plan", "deepseek-ai/DeepSeek-V3")]
-    [InlineData("'nowhere/' is no training config, model folder, config.json or known shape here, and nothing is downloaded. Known: deepseek-v2-lite, ", "plan",
+    [InlineData("'nowhere/' is no training config, model folder, config.json or known shape here, and nothing is downloaded. Known: deepseek-v2, ", "plan",
         "nowhere/")]
     [InlineData("command line: 'model_name_or_path' is required", "plan", "device=cpu")]
     [InlineData("command line: unknown kt_backend 'AMX8'.", "plan", "deepseek-v3", "kt_config.kt_backend=AMX8")]
