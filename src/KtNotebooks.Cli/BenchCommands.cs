@@ -18,6 +18,7 @@ internal static class BenchCommands
         BenchCeilingCommands.CreatePcie(),
         BenchCeilingCommands.CreateGemm(),
         TokenizerBench.Create(),
+        BenchRowsCommand.Create(),
         BenchAttentionCommand.Create(),
     };
 }

@@ -1,4 +1,5 @@
 using KtNotebooks.Data;
+using KtNotebooks.Models;
 
 namespace KtNotebooks.Configuration;
 
@@ -46,7 +47,9 @@ public static class DataKeys
     {
         c.Ignore("tool_format", "template: auto tells tools as the model's chat template does");
         var thinking = c.FlagOrNull("enable_thinking", missing: null);
-        return new Template { Name = Auto, Tools = null, EnableThinking = thinking, Chat = ChatForm.Load(SourceKeys.Model(c), thinking) };
+        var model = SourceKeys.Model(c);
+        _ = ModelFolder.ConfigOf(model); // a folder that holds no model is no model without a template
+        return new Template { Name = Auto, Tools = null, EnableThinking = thinking, Chat = ChatForm.Load(model, thinking) };
     }
 
     /// <summary>All keys of the table's data group that act, and seed.</summary>

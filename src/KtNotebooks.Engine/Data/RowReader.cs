@@ -74,8 +74,8 @@ internal static class RowReader
         ".jsonl" => LineRows.Read(file),
         ".csv" => CsvReader.Read(file),
         ".txt" => TextRows.Read(file),
-        ".parquet" => ParquetRows.Read(file),
-        ".arrow" => ArrowRows.Read(file),
+        ".parquet" => ColumnRows.Parquet(file),
+        ".arrow" => ColumnRows.Arrow(file),
         var type => throw new NotSupportedException($"{file}: files of type '{type}' cannot be read; .json, .jsonl, .csv, .txt, .parquet and .arrow can."
             + $" {Others.GetValueOrDefault(type)}".TrimEnd()),
     };

@@ -43,6 +43,7 @@ public sealed partial class WrongFileTests : IDisposable
     [InlineData("convert fp8-to-bf16 X OUT")]
     [InlineData("tokenize --tokenizer X")]
     [InlineData("bench tokenize --tokenizer X")]
+    [InlineData("bench rows --file X")]
     [InlineData("report t/n=X --out OUT")]
     [InlineData("verify X")]
     [InlineData("adapter X OUT")]

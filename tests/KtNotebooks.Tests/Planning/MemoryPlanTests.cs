@@ -273,6 +273,8 @@ public sealed class MemoryPlanTests
     [InlineData("'nowhere/' is no training config, model folder, config.json or known shape here, and nothing is downloaded. Known: deepseek-v2, ", "plan",
         "nowhere/")]
     [InlineData("command line: 'model_name_or_path' is required", "plan", "device=cpu")]
+    [InlineData("nowhere/config.json: no such file; a model is a folder", "train", "model_name_or_path=nowhere", "template=auto",
+        "dataset=neko", "output_dir=out")]
     [InlineData("command line: unknown kt_backend 'AMX8'.", "plan", "deepseek-v3", "kt_config.kt_backend=AMX8")]
     public void A_wrong_plan_is_one_line(string expected, params string[] arguments) =>
         Assert.StartsWith(expected, Kt.Refuses(arguments), StringComparison.Ordinal);
