@@ -1,3 +1,4 @@
+using KtNotebooks.Interop;
 using KtNotebooks.Nn;
 using KtNotebooks.Tensors;
 
@@ -39,22 +40,11 @@ public abstract class HostOptimizer : IOptimizer
     {
         WeightVersion.Change();
         Steps++;
-        RowParallel.For(_parameters.Count, 1 << 20, (first, last) =>
-        {
-            for (var i = (int)first; i < last; i++)
-            {
-                var (name, tensor) = _parameters[i];
-                var (w, g) = (tensor.ToFloats(), tensor.Grad?.ToFloats() ?? new float[tensor.Count]);
-                if (gradientScale != 1)
-                    for (var j = 0; j < g.Length; j++) g[j] = (float)(g[j] * gradientScale);
-                Update(_parameters[i], w, g, [.. _memories[i].Select(m => m.Tensor)], learningRate * (_rateOf?.Invoke(name) ?? 1),
-                    _decays?.Invoke(name) ?? true ? Settings.WeightDecay : 0);
-                using var changed = Tensor.Empty(tensor.Type, tensor.Shape);
-                if (tensor.Type == DType.BF16) Stochastic.Narrow(w, changed.Span<ushort>(), Stochastic.Key(name, Steps), 0);
-                else w.CopyTo(changed.Span<float>());
-                Memory.Copy(changed, tensor);
-            }
-        });
+        var divided = _parameters.Select(IsDivided).ToArray();
+        int[] whole = [.. Enumerable.Range(0, divided.Length).Where(i => !divided[i])];
+        CpuLoop.For(whole.Length, i => Change(whole[i], learningRate, gradientScale));
+        for (var i = 0; i < divided.Length; i++)
+            if (divided[i]) Change(i, learningRate, gradientScale);
         OptimizerState.FreeGradients(_parameters);
     }
 
@@ -64,8 +54,25 @@ public abstract class HostOptimizer : IOptimizer
         GC.SuppressFinalize(this);
     }
 
+    private void Change(long i, double learningRate, double gradientScale)
+    {
+        var (name, tensor) = _parameters[(int)i];
+        var (w, g) = (tensor.ToFloats(), tensor.Grad?.ToFloats() ?? new float[tensor.Count]);
+        if (gradientScale != 1)
+            for (var j = 0; j < g.Length; j++) g[j] = (float)(g[j] * gradientScale);
+        Update(_parameters[(int)i], w, g, [.. _memories[i].Select(m => m.Tensor)], learningRate * (_rateOf?.Invoke(name) ?? 1),
+            _decays?.Invoke(name) ?? true ? Settings.WeightDecay : 0);
+        using var changed = Tensor.Empty(tensor.Type, tensor.Shape);
+        if (tensor.Type == DType.BF16) Stochastic.Narrow(w, changed.Span<ushort>(), Stochastic.Key(name, Steps), 0);
+        else w.CopyTo(changed.Span<float>());
+        Memory.Copy(changed, tensor);
+    }
+
     /// <summary>What is remembered of a parameter: names and shapes.</summary>
     protected abstract IEnumerable<(string Name, long[] Shape)> Memories(Parameter parameter);
+
+    /// <summary>Whether <see cref="Update"/> divides its own work among the threads: such parameters take their turn one by one, all others at once.</summary>
+    protected virtual bool IsDivided(Parameter parameter) => false;
 
     /// <summary>Changes w by g, and what is remembered; from several threads, each for other parameters.</summary>
     protected abstract void Update(Parameter parameter, float[] w, float[] g, Tensor[] memories, double rate, double decay);
