@@ -10,7 +10,12 @@ namespace KtNotebooks.Optim;
 public sealed record AdamWSettings(double Beta1 = 0.9, double Beta2 = 0.999, double Eps = 1e-8, double WeightDecay = 0);
 
 /// <summary>The factors of one step in F32. Rate = lr / (1 − β₁ᵗ); Correction = √(1 − β₂ᵗ); Decay = 1 − lr · decay.</summary>
-internal readonly record struct AdamWFactors(float Beta1, float Beta2, float Rate, float Correction, float Eps, float Decay);
+internal readonly record struct AdamWFactors(float Beta1, float Beta2, float Rate, float Correction, float Eps, float Decay)
+{
+    /// <summary>Of step number <paramref name="steps"/>, from 1.</summary>
+    public static AdamWFactors Of(AdamWSettings s, int steps, double rate, double decay) => new((float)s.Beta1, (float)s.Beta2,
+        (float)(rate / (1 - Math.Pow(s.Beta1, steps))), (float)Math.Sqrt(1 - Math.Pow(s.Beta2, steps)), (float)s.Eps, (float)(1 - (rate * decay)));
+}
 
 /// <summary>
 /// AdamW (Loshchilov, Hutter 2019) on parameters in F32, or in BF16 with moments in F32 and <see cref="Stochastic"/> rounding: m = β₁m + (1−β₁)g; v = β₂v +
@@ -68,12 +73,10 @@ public sealed class AdamW : IOptimizer
     {
         Nn.WeightVersion.Change();
         Steps++;
-        var correction = Math.Sqrt(1 - Math.Pow(_settings.Beta2, Steps));
         foreach (var group in _groups)
         {
             var rate = learningRate * group.Rate;
-            var factors = new AdamWFactors((float)_settings.Beta1, (float)_settings.Beta2, (float)(rate / (1 - Math.Pow(_settings.Beta1, Steps))),
-                (float)correction, (float)_settings.Eps, (float)(1 - (group.Decays ? rate * _settings.WeightDecay : 0)));
+            var factors = AdamWFactors.Of(_settings, Steps, rate, group.Decays ? _settings.WeightDecay : 0);
             if (group.Kernels is { } card)
                 card.Step(group.Indices.Select(i => _parameters[i].Tensor.Grad), (float)gradientScale, factors, KeysOf(group));
             else if (group.MovesBehind) HostUpdate.Queue(UpdatesOf(group, (float)gradientScale, factors));
@@ -152,7 +155,7 @@ public sealed class AdamW : IOptimizer
     }
 
     /// <summary>One pass over a chunk; g empty: zeros. Eight elements at a time and the rest one by one, with the same operations.</summary>
-    private static void Update(ReadOnlySpan<float> g, float scale, Span<float> w, Span<float> m, Span<float> v, in AdamWFactors f)
+    internal static void Update(ReadOnlySpan<float> g, float scale, Span<float> w, Span<float> m, Span<float> v, in AdamWFactors f)
     {
         ref float g0 = ref MemoryMarshal.GetReference(g), w0 = ref MemoryMarshal.GetReference(w), m0 = ref MemoryMarshal.GetReference(m),
             v0 = ref MemoryMarshal.GetReference(v);

@@ -35,7 +35,7 @@ public sealed class Muon(IReadOnlyList<Parameter> parameters, AdamWSettings sett
     {
         if (!IsMatrix(parameter))
         {
-            Adam(w, g, memories[0].Span<float>(), memories[1].Span<float>(), rate, decay);
+            AdamW.Update(g, 1, w, memories[0].Span<float>(), memories[1].Span<float>(), AdamWFactors.Of(Settings, Steps, rate, decay));
             return;
         }
         var (m, columns) = (memories[0], (int)parameter.Tensor.Shape[^1]);
@@ -101,15 +101,4 @@ public sealed class Muon(IReadOnlyList<Parameter> parameters, AdamWSettings sett
     /// <summary>body(first, count) for parts of [0, elements), on all threads.</summary>
     private static void Each(int elements, Action<int, int> body) =>
         RowParallel.For(elements, 1, (first, last) => body((int)first, (int)(last - first)));
-
-    private void Adam(float[] w, float[] g, Span<float> m, Span<float> v, double rate, double decay)
-    {
-        var (size, correction) = (rate / (1 - Math.Pow(Settings.Beta1, Steps)), Math.Sqrt(1 - Math.Pow(Settings.Beta2, Steps)));
-        for (var i = 0; i < w.Length; i++)
-        {
-            m[i] = (float)((Settings.Beta1 * m[i]) + ((1 - Settings.Beta1) * g[i]));
-            v[i] = (float)((Settings.Beta2 * v[i]) + ((1 - Settings.Beta2) * g[i] * g[i]));
-            w[i] = (float)((w[i] * (1 - (rate * decay))) - (size * m[i] / ((Math.Sqrt(v[i]) / correction) + Settings.Eps)));
-        }
-    }
 }
