@@ -17,6 +17,8 @@ internal sealed class Occasions
         _last = andLast ? total : -1;
     }
 
+    public bool Never => _when == When.No;
+
     /// <summary>0 where it does not go by steps.</summary>
     public int Every { get; }
 

@@ -176,11 +176,20 @@ public sealed class Trainer
         if (from is not null) Checkpoints.RestoreOptimizer(from, optimizer, state.Step);
         if (parameters.Count > 0 && Ranks.Prepare(parameters[0].Tensor.Device) is { } carrier) OnNote?.Invoke(carrier);
         Ranks.Barrier();
+        if (Ranks.IsFirst() && !_settings.Overwrite) RequireRoom(parameters, optimizer);
         // Only now, when all of the checkpoint has been found to be good, anything is touched.
         if (Ranks.IsFirst()) RunStart.Clear(_settings.OutputDir, from);
         using var log = Ranks.IsFirst() ? new TrainerLog(_settings.OutputDir, state, [.. Trackers()], note => OnNote?.Invoke(note)) : null;
         if (from is not null) OnNote?.Invoke($"resumed from {from} at step {state.Step} of {_windows.TotalSteps}");
         return Loop(log, state, optimizer, parameters, cancel);
+    }
+
+    /// <summary>For a checkpoint, or for the result where none is saved: a run of hours must not learn at its first save that there is none.</summary>
+    private void RequireRoom(IReadOnlyList<Parameter> parameters, IOptimizer optimizer)
+    {
+        static long Bytes(Tensor tensor) => tensor.Count * tensor.Type.Size();
+        var moments = _saves.Never || _settings.SaveOnlyModel ? 0 : optimizer.State.Sum(s => Bytes(s.Tensor));
+        AtomicFile.RequireSpace(_settings.OutputDir, parameters.Sum(p => Bytes(p.Tensor)) + moments);
     }
 
     private TrainResult Loop(TrainerLog? log, TrainerState state, IOptimizer optimizer, IReadOnlyList<Parameter> parameters, CancellationToken cancel)
