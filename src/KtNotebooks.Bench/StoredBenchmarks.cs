@@ -3,7 +3,6 @@ using System.Text.Json;
 using System.Text.Json.Serialization;
 using System.Text.RegularExpressions;
 
-
 namespace KtNotebooks.Bench;
 
 /// <summary>A result of `kt bench train --json` that was kept in a file.</summary>

@@ -4,7 +4,6 @@ using System.Text.RegularExpressions;
 using YamlDotNet.Core;
 using YamlDotNet.RepresentationModel;
 
-
 namespace KtNotebooks.Configuration;
 
 /// <summary>

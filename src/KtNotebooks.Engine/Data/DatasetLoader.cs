@@ -112,7 +112,7 @@ public static class DatasetLoader
             cancel.ThrowIfCancellationRequested();
             read++;
             var (example, reason) = Readable(row, converter.Convert);
-            reason = example is null ? reason : Lacks(example, need);
+            reason = example is null ? reason : Lacks(example, need, entry);
             if (reason.Length == 0)
             {
                 used++;
@@ -137,7 +137,7 @@ public static class DatasetLoader
     }
 
     /// <summary>What the need finds missing, or nothing.</summary>
-    private static string Lacks(Example example, Need need)
+    private static string Lacks(Example example, Need need, DatasetEntry entry)
     {
         if (need == Need.Question)
             return "";
@@ -146,8 +146,11 @@ public static class DatasetLoader
             return "whether its answer is wanted (kto_tag) is neither true nor false";
         if (need == Need.Liking && example.Responses is [{ Content: "" }, { Content: "" }])
             return "the answer is empty";
+        if (example.Responses.Count == 0)
+            return entry.Columns is { Response: null, Prompt: not null }
+                ? $"it has no answer: 'columns' of '{entry.Name}' in {DatasetInfo.FileName} names no response" : "the answer is null or missing";
         if (example.Responses.Count != wanted)
-            return example.Responses.Count == 0 ? "the answer is null or missing" : $"the row has {example.Responses.Count} answers where {wanted} are needed";
+            return $"the row has {example.Responses.Count} answers where {wanted} are needed";
         // A wanted and an unwanted answer: one of them is empty on purpose.
         return need == Need.Liking || example.Responses.All(r => !string.IsNullOrWhiteSpace(r.Content)) ? "" : "the answer is empty";
     }

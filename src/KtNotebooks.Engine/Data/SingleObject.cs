@@ -1,6 +1,5 @@
 using System.Text.Json;
 
-
 namespace KtNotebooks.Data;
 
 /// <summary>

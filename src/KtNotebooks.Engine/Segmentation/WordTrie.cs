@@ -1,6 +1,5 @@
 using System.Text;
 
-
 namespace KtNotebooks.Segmentation;
 
 /// <summary>

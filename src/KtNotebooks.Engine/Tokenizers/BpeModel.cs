@@ -2,7 +2,6 @@ using System.Buffers;
 using System.Numerics;
 using System.Text;
 
-
 namespace KtNotebooks.Tokenizers;
 
 /// <summary>

@@ -3,7 +3,6 @@ using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 
-
 namespace KtNotebooks.Tokenizers;
 
 /// <summary>

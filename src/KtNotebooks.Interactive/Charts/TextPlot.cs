@@ -1,7 +1,5 @@
 using System.Text;
 
-
-
 namespace KtNotebooks.Interactive;
 
 /// <summary>Curves as text: a Braille character holds 2 × 4 dots, so 60 × 10 characters show 120 × 40 points.</summary>

@@ -1,6 +1,5 @@
 using System.Globalization;
 
-
 namespace KtNotebooks.Interactive;
 
 /// <summary>Places for axis marks that people read easily: multiples of 1, 2 or 5 times a power of ten.</summary>

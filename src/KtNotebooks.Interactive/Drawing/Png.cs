@@ -2,7 +2,6 @@ using System.Buffers.Binary;
 using System.IO.Compression;
 using System.Text;
 
-
 namespace KtNotebooks.Interactive.Drawing;
 
 /// <summary>

@@ -1,7 +1,5 @@
 using System.Text;
 
-
-
 namespace KtNotebooks.Interactive;
 
 /// <summary>

@@ -2,7 +2,6 @@ using System.Collections;
 using System.Globalization;
 using System.Text;
 
-
 namespace KtNotebooks.Interactive;
 
 public enum Alignment { Left, Center, Right }

@@ -1,8 +1,6 @@
 using System.Globalization;
 using System.Text;
 
-
-
 namespace KtNotebooks.Interactive;
 
 /// <summary>Columns that text takes in a terminal: Chinese, Japanese and Korean characters and emoji take two.</summary>

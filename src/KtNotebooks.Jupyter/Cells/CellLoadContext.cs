@@ -2,7 +2,6 @@ using System.Reflection;
 using System.Runtime.InteropServices;
 using System.Runtime.Loader;
 
-
 namespace KtNotebooks.Jupyter.Cells;
 
 /// <summary>

@@ -1,6 +1,5 @@
 using System.Text.Json.Nodes;
 
-
 namespace KtNotebooks.Jupyter.Notebooks;
 
 /// <summary>

@@ -1,7 +1,6 @@
 using System.Text.Json.Nodes;
 using System.Text.RegularExpressions;
 
-
 namespace KtNotebooks.Jupyter.Protocol;
 
 /// <summary>The inputs of this session. It lives as long as the kernel; its session number is 1.</summary>

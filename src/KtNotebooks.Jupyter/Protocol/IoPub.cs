@@ -1,7 +1,6 @@
 using System.Text;
 using System.Text.Json.Nodes;
 
-
 namespace KtNotebooks.Jupyter.Protocol;
 
 /// <summary>

@@ -166,6 +166,8 @@ public sealed class ConversationFormatTests : IDisposable
         Assert.Equal([$"{_folder.Path}/d.json:1: the answer is null or missing", $"{_folder.Path}/d.json:3: the answer is empty"], rows.Skipped);
         Assert.Contains("none is of use",
             Assert.Throws<InvalidDataException>(() => Read("""{"file_name":"d.json"}""", """[{"instruction":"q","output":null}]""")).Message);
+        Assert.EndsWith("d.json:1: it has no answer: 'columns' of 'd' in dataset_info.json names no response", Assert.Throws<InvalidDataException>(() =>
+            Read("""{"file_name":"d.json","columns":{"prompt":"instruction"}}""", """[{"instruction":"q","output":"a"}]""")).Message);
     }
 
     public void Dispose() => _folder.Dispose();

@@ -168,7 +168,6 @@ public class GoldenStageTests
         }
     }
 
-
     private static void Logits(CausalLm model, SafetensorsFile numbers)
     {
         using var stored = numbers.Get("logits"); // [2, 8, V]: every fifth position
