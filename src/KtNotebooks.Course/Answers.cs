@@ -177,8 +177,8 @@ public static class Answers
         /// <summary>Balance loss E·k·Σ f·p where two of eight experts get all.</summary>
         public static double WorstBalance => 8 * 2 * (0.5 * 0.5);
 
-        /// <summary>Experts of token 2, in the router's order.</summary>
-        public static string OfTokenTwo => "1, 0";
+        /// <summary>Experts of token 1, in the router's order: without groups the second were 1.</summary>
+        public static string OfTokenOne => "3, 2";
     }
 
     /// <summary>12, write your own op.</summary>

@@ -37,11 +37,14 @@ public static class Check
     public static bool That(string what, bool? holds, string hint = "look again") => holds is { } right ? Say(what, right, hint) : Unanswered(what);
 
     /// <summary>What the notebook says of itself.</summary>
-    /// <exception cref="InvalidOperationException">It does not hold.</exception>
-    public static void Holds(string what, bool holds)
+    /// <param name="what">The claim.</param>
+    /// <param name="holds">Whether it is true.</param>
+    /// <param name="promised">False where a setting was changed that the claim rests on: then it is only said whether it holds.</param>
+    /// <exception cref="InvalidOperationException">It was promised and does not hold.</exception>
+    public static void Holds(string what, bool holds, bool promised = true)
     {
-        if (!holds) throw new InvalidOperationException($"does not hold: {what}");
-        Console.WriteLine($"holds: {what}");
+        if (!holds && promised) throw new InvalidOperationException($"does not hold: {what}");
+        Console.WriteLine(holds ? $"holds: {what}" : $"does not hold with these settings: {what}");
     }
 
     private static bool Unanswered(string what)

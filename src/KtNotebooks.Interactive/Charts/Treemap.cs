@@ -14,7 +14,7 @@ namespace KtNotebooks.Interactive;
 /// </summary>
 public sealed class Treemap(string title, string unit = "") : Chart(title)
 {
-    private const double LabelSize = 12;
+    private const double LabelSize = 12, KeySize = 11, KeyLine = 34, Swatch = 12;
 
     private readonly List<(string Name, double Value, Color Color)> _parts = [];
 
@@ -65,13 +65,23 @@ public sealed class Treemap(string title, string unit = "") : Chart(title)
         var plot = Plot.Begin(this, Describe(), [], "", "");
         var parts = Shown.ToArray();
         if (parts.Length == 0) return plot.Scene;
-        var boxes = Layout([.. parts.Select(p => p.Value)], new Box(12, plot.Area.Y, Width - 24, Height - plot.Area.Y - 12));
+        double[] values = [.. parts.Select(p => p.Value)];
+        var all = new Box(12, plot.Area.Y, Width - 24, Height - plot.Area.Y - 12);
+        var boxes = Layout(values, all);
+        // What is too small for its name stands in a key beside the map.
+        string[] unnamed = [.. parts.Zip(boxes).Where(p => !IsNamed(p.Second)).SelectMany(p => new[] { p.First.Name, Number(p.First.Value) })];
+        if (unnamed.Length > 0)
+        {
+            var key = Math.Min(unnamed.Max(text => StrokeFont.Width(text, KeySize)) + Swatch + 22, all.Width / 2);
+            boxes = Layout(values, all with { Width = all.Width - key });
+            DrawKey(plot.Scene, [.. parts.Zip(boxes).Where(p => !IsNamed(p.Second)).Select(p => p.First)], all.Right - key + 14, all);
+        }
         foreach (var (part, box) in parts.Zip(boxes))
         {
             var gap = Math.Min(1, Math.Min(box.Width, box.Height) * 0.1);
             plot.Scene.Rect(new(box.X + gap, box.Y + gap, box.Width - (2 * gap), box.Height - (2 * gap)), part.Color);
             var ink = part.Color.Brightness > 0.5 ? Palette.Ink : new Color(255, 255, 255);
-            if (box.Height < LabelSize + 8 || box.Width < 40) continue;
+            if (!IsNamed(box)) continue;
             var y = box.Y + LabelSize + 5;
             foreach (var (line, isName) in Lines(part.Name, box.Width - 12, LabelSize, bold: true).Select(l => (l, true))
                 .Concat(Lines(Number(part.Value), box.Width - 12, LabelSize - 1).Select(l => (l, false))))
@@ -83,6 +93,21 @@ public sealed class Treemap(string title, string unit = "") : Chart(title)
             }
         }
         return plot.Scene;
+    }
+
+    private static bool IsNamed(Box box) => box.Height >= LabelSize + 8 && box.Width >= 40;
+
+    private void DrawKey(Scene scene, (string Name, double Value, Color Color)[] parts, double x, Box all)
+    {
+        var y = all.Y + Swatch;
+        foreach (var part in parts.TakeWhile((_, i) => all.Y + ((i + 1) * KeyLine) <= all.Y + all.Height))
+        {
+            var (text, width) = (x + Swatch + 6, all.Right - x - Swatch - 6);
+            scene.Rect(new Box(x, y - Swatch + 2, Swatch, Swatch), part.Color);
+            scene.Text(text, y, Plot.Fit(part.Name, width, KeySize), KeySize, Palette.Ink);
+            scene.Text(text, y + 14, Plot.Fit(Number(part.Value), width, KeySize), KeySize, Palette.Quiet);
+            y += KeyLine;
+        }
     }
 
     /// <summary>Whole words to a line, as many as its width takes; a number keeps its %.</summary>
