@@ -63,6 +63,7 @@ missing_for() {
         test) # notebooks in a real browser
             has chromium || packages+=(chromium)
             has jupyter-notebook || packages+=(jupyter-notebook)
+            has_python jupyterlab_server || packages+=(python3-jupyterlab-server)
             ;;
     esac
     echo "${packages[*]}"
