@@ -31,10 +31,10 @@ internal static class NpmPackages
         using var process = Process.Start(new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true, RedirectStandardError = true })!;
         var error = process.StandardError.ReadToEndAsync();
         var output = process.StandardOutput.ReadToEndAsync();
-        if (!process.WaitForExit(TimeSpan.FromMinutes(3)))
+        if (!process.WaitForExit(TimeSpan.FromMinutes(10)))
         {
             process.Kill(entireProcessTree: true);
-            return (-1, "", $"{program} took more than three minutes");
+            return (-1, "", $"{program} took more than ten minutes");
         }
         return (process.ExitCode, output.Result, error.Result);
     }
