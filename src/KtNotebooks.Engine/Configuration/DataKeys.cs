@@ -1,5 +1,4 @@
 using KtNotebooks.Data;
-using KtNotebooks.Models;
 
 namespace KtNotebooks.Configuration;
 
@@ -47,9 +46,7 @@ public static class DataKeys
     {
         c.Ignore("tool_format", "template: auto tells tools as the model's chat template does");
         var thinking = c.FlagOrNull("enable_thinking", missing: null);
-        var model = SourceKeys.Model(c);
-        _ = ModelFolder.ConfigOf(model); // a folder that holds no model is no model without a template
-        return new Template { Name = Auto, Tools = null, EnableThinking = thinking, Chat = ChatForm.Load(model, thinking) };
+        return new Template { Name = Auto, Tools = null, EnableThinking = thinking, Chat = ChatForm.Load(SourceKeys.Model(c), thinking) };
     }
 
     /// <summary>All keys of the table's data group that act, and seed.</summary>

@@ -36,6 +36,7 @@ public sealed partial class ChatForm
     /// <exception cref="InvalidDataException">The folder has no chat template, or one with something that is not known here.</exception>
     public static ChatForm Load(string folder, bool? thinking)
     {
+        if (!Directory.Exists(folder)) throw HubCache.NoModel(Path.Combine(folder, "config.json"));
         var (source, file) = ChatTemplate.Read(folder) ?? throw new InvalidDataException($"{folder}: brings no chat template (chat_template.jinja, or "
             + $"chat_template in tokenizer_config.json), which template: auto runs; give one by name: {string.Join(", ", Templates.Names)}");
         var settings = Path.Combine(folder, "tokenizer_config.json");

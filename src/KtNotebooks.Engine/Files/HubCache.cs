@@ -63,6 +63,11 @@ public static partial class HubCache
         return $"; this is a snapshot in Hugging Face's cache, {state}: {Download(written, null)} goes on";
     }
 
+    /// <summary>There is no config.json where a model's was looked for.</summary>
+    /// <param name="config">Its path.</param>
+    public static FileNotFoundException NoModel(string config) => new($"{config}: no such file; a model is a folder on this machine that holds config.json "
+        + $"(nothing is downloaded){Hint(Path.GetDirectoryName(Path.GetFullPath(config)) ?? config)}");
+
     private static string Checked(string folder, bool whole)
     {
         var index = Path.Combine(folder, Index);

@@ -30,8 +30,7 @@ public sealed class ConfigFile
             if (File.Exists(System.IO.Path.Combine(folder, "adapter_config.json")))
                 throw new FileNotFoundException($"{path}: no such file; the folder holds an adapter: its base is wanted here (adapter_config.json names it), "
                     + "and the folder as adapter_name_or_path");
-            var hint = HubCache.Hint(folder);
-            throw new FileNotFoundException($"{path}: no such file; a model is a folder on this machine that holds config.json (nothing is downloaded){hint}");
+            throw HubCache.NoModel(path);
         }
         _whole = JsonSource.Read(path, "a model's config.json");
         _root = TextPart.Of(_whole, path);

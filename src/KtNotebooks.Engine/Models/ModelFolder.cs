@@ -143,9 +143,7 @@ public static class ModelFolder
         }
     }
 
-    /// <summary>The config.json of a model's folder.</summary>
-    /// <exception cref="FileNotFoundException">The folder holds no model.</exception>
-    internal static ConfigFile ConfigOf(string folder)
+    private static ConfigFile ConfigOf(string folder)
     {
         if (FileKinds.Of(folder) is FileKind.File or FileKind.Other) RegularFile.RequireFolder(folder, "a model's folder with config.json");
         return new ConfigFile(Path.Combine(folder, "config.json"));
