@@ -15,14 +15,24 @@ public sealed record ServeBenchmarkSettings(IReadOnlyList<int> Streams, int Prom
     int Rounds = 3);
 
 /// <summary>So many clients at once, on the base.</summary>
-/// <param name="TokensPerSecond">Over HTTP, from the first request to the last token, prompts included.</param>
-/// <param name="DirectTokensPerSecond">The same requests to the engine in the same process, without HTTP and JSON.</param>
+/// <param name="Http">Over HTTP, each stream a connection.</param>
+/// <param name="Direct">The same requests to the engine in the same process, without HTTP and JSON.</param>
 /// <param name="MixedTokensPerSecond">Over HTTP, base and adapters in turn; null: there are no adapters.</param>
-public sealed record StreamFigures(int Streams, double TokensPerSecond, double DirectTokensPerSecond, double? MixedTokensPerSecond)
+public sealed record StreamFigures(int Streams, StreamSpeed Http, StreamSpeed Direct, double? MixedTokensPerSecond)
 {
-    /// <summary>What HTTP and JSON add to the engine's time, the client on the same processors included.</summary>
-    public double HttpShare => (DirectTokensPerSecond / TokensPerSecond) - 1;
+    /// <summary>What HTTP and JSON add to a step of the engine while all draw, the clients on the same processors included.</summary>
+    public double HttpOfAStep => (Http.StepMs / Direct.StepMs) - 1;
+
+    /// <summary>
+    /// The same of everything, prompts included: over HTTP requests come one after the other, so that their prompts take more passes than when all stand
+    /// there at once.
+    /// </summary>
+    public double HttpOfAll => (Direct.TokensPerSecond / Http.TokensPerSecond) - 1;
 }
+
+/// <param name="TokensPerSecond">Of all streams, from the first request to the last token, prompts included.</param>
+/// <param name="StepMs">From token to token of the stream that began last, when all draw; of one client after its prompt.</param>
+public readonly record struct StreamSpeed(double TokensPerSecond, double StepMs);
 
 /// <param name="StartMs">From the loaded model to the first answer of /health.</param>
 /// <param name="FirstTokenMs">Of a request when nothing else runs: median.</param>
@@ -36,7 +46,7 @@ public sealed record ServeBenchmarkResult(ServeBenchmarkSettings Settings, strin
     IReadOnlyList<StreamFigures> Streams, int SameTexts, int ComparedTexts, long ReplayedSteps, long Steps, string? NotRecorded, double? SlowestGapMs)
 {
     /// <summary>How many times one stream's speed these have together.</summary>
-    public double Times(StreamFigures of) => of.TokensPerSecond / Streams[0].TokensPerSecond;
+    public double Times(StreamFigures of) => of.Http.TokensPerSecond / Streams[0].Http.TokensPerSecond;
 }
 
 /// <summary>
@@ -91,7 +101,11 @@ public sealed class ServeBenchmark : IAsyncDisposable
         string[] names = [.. _engine.Models.Where(m => m.Name != _engine.Settings.ModelName).Select(m => m.Name)];
         var most = _settings.Streams.Max();
         note?.Invoke("warming up");
-        foreach (var n in _settings.Streams.Distinct()) await AllAsync(n, i => Body(names[0], Prompt(2000 + i)), cancel);
+        foreach (var n in _settings.Streams.Distinct())
+        {
+            await AllAsync(n, i => Body(names[0], Prompt(2000 + i)), cancel);
+            if (names.Length > 1) await AllAsync(n, i => Body(names[i % names.Length], Prompt(2000 + i)), cancel);
+        }
         note?.Invoke($"the first token of {_settings.FirstPrompt}, alone");
         List<double> first = [];
         for (var i = 0; i < 15; i++) first.Add((await _client.AskAsync(Body(names[0], Words(1000 + i, _settings.FirstPrompt), 2), cancel)).FirstMs);
@@ -101,20 +115,19 @@ public sealed class ServeBenchmark : IAsyncDisposable
         foreach (var n in counts)
         {
             note?.Invoke($"{n} stream{(n == 1 ? "" : "s")}");
-            var (http, direct, mixed) = (new List<double>(), new List<double>(), new List<double>());
+            var (http, direct, mixed) = (new List<StreamSpeed>(), new List<StreamSpeed>(), new List<StreamSpeed>());
             for (var round = 0; round < _settings.Rounds; round++)
             {
-                var (seconds, texts) = await TimedAsync(n, i => Body(names[0], Prompt(i)), cancel);
-                http.Add(seconds);
+                var (speed, texts) = await TimedAsync(n, i => Body(names[0], Prompt(i)), cancel);
+                http.Add(speed);
                 (alone, among) = n == 1 ? (texts, texts) : (alone, texts);
                 direct.Add(await DirectAsync(n, names[0], cancel));
-                if (names.Length > 1 && n > 1) mixed.Add((await TimedAsync(n, i => Body(names[i % names.Length], Prompt(i)), cancel)).Seconds);
+                if (names.Length > 1 && n > 1) mixed.Add((await TimedAsync(n, i => Body(names[i % names.Length], Prompt(i)), cancel)).Speed);
             }
-            double Rate(List<double> seconds) => Count(n) * _settings.Tokens / DeviceMeter.Median(seconds);
-            figures.Add(new StreamFigures(n, Rate(http), Rate(direct), mixed.Count > 0 ? Rate(mixed) : null));
+            figures.Add(new StreamFigures(n, Median(http), Median(direct), mixed.Count > 0 ? Median(mixed).TokensPerSecond : null));
             if (!OnCard) RequireAlike(alone, among, n);
         }
-        double? gap = _settings.LongPrompt > 0 ? await GapAsync(most, names[0], figures[^1].TokensPerSecond, note, cancel) : null;
+        double? gap = _settings.LongPrompt > 0 ? await GapAsync(most, names[0], figures[^1].Http.TokensPerSecond, note, cancel) : null;
         var device = OnCard ? new DeviceMeter(_engine.Model.Head.Device) : null;
         using (device)
             return new ServeBenchmarkResult(_settings, $"{_engine.Model.Type}, {device?.Name ?? $"{Interop.Cpu.Variant}, {Interop.Cpu.Threads} threads"}",
@@ -139,25 +152,35 @@ public sealed class ServeBenchmark : IAsyncDisposable
             if (among[i] != alone[i]) throw new InvalidOperationException($"stream {i} became another text among {n} than alone: their speed means nothing");
     }
 
+    private static StreamSpeed Median(List<StreamSpeed> of) =>
+        new(DeviceMeter.Median([.. of.Select(s => s.TokensPerSecond)]), DeviceMeter.Median([.. of.Select(s => s.StepMs)]));
+
     /// <summary>The same requests come again and again: what was kept of them is computed again.</summary>
-    private async Task<(double Seconds, string[] Texts)> TimedAsync(int n, Func<int, byte[]> body, CancellationToken cancel)
+    private async Task<(StreamSpeed Speed, string[] Texts)> TimedAsync(int n, Func<int, byte[]> body, CancellationToken cancel)
     {
         byte[][] bodies = [.. Enumerable.Range(0, Count(n)).Select(body)];
         await _engine.ForgetPromptsAsync();
         var watch = Stopwatch.StartNew();
-        var texts = await AllAsync(n, i => bodies[i], cancel);
-        return (watch.Elapsed.TotalSeconds, texts);
+        var answers = await AllAsync(n, i => bodies[i], cancel);
+        return (Speed(n, watch.Elapsed, answers.Select(a => (a.FirstMs, a.LastMs))), [.. answers.Select(a => a.Text)]);
     }
 
-    private async Task<string[]> AllAsync(int n, Func<int, byte[]> body, CancellationToken cancel)
+    private StreamSpeed Speed(int n, TimeSpan all, IEnumerable<(double First, double Last)> streams)
     {
-        if (n > 1) return [.. (await Task.WhenAll(Enumerable.Range(0, n).Select(i => _client.AskAsync(body(i), cancel)))).Select(a => a.Text)];
-        List<string> texts = [];
-        for (var i = 0; i < Compared; i++) texts.Add((await _client.AskAsync(body(i), cancel)).Text);
-        return [.. texts];
+        (double First, double Last)[] each = [.. streams];
+        var drawing = n == 1 ? each : [each.MaxBy(s => s.First)];
+        return new StreamSpeed(each.Length * _settings.Tokens / all.TotalSeconds, drawing.Average(s => s.Last - s.First) / (_settings.Tokens - 1));
     }
 
-    private async Task<double> DirectAsync(int n, string name, CancellationToken cancel)
+    private async Task<StreamedAnswer[]> AllAsync(int n, Func<int, byte[]> body, CancellationToken cancel)
+    {
+        if (n > 1) return await Task.WhenAll(Enumerable.Range(0, n).Select(i => _client.AskAsync(body(i), cancel)));
+        List<StreamedAnswer> answers = [];
+        for (var i = 0; i < Compared; i++) answers.Add(await _client.AskAsync(body(i), cancel));
+        return [.. answers];
+    }
+
+    private async Task<StreamSpeed> DirectAsync(int n, string name, CancellationToken cancel)
     {
         ModelRequest[] requests = [.. Enumerable.Range(0, Count(n)).Select(i => new ModelRequest
         {
@@ -167,17 +190,25 @@ public sealed class ServeBenchmark : IAsyncDisposable
             DoSample = false,
             LogitBias = _stops.ToDictionary(stop => stop, _ => -100f),
         })];
-        async Task Ask(int i)
+        async Task<(double, double)> Ask(int i)
         {
             using var reply = await _engine.StartAsync(requests[i]);
-            await reply.ReadToEndAsync(cancel);
+            var (watch, first, last) = (Stopwatch.StartNew(), double.NaN, 0.0);
+            await foreach (var (_, part) in reply.ReadAsync(cancel))
+            {
+                if (part is null) continue;
+                last = watch.Elapsed.TotalMilliseconds;
+                if (double.IsNaN(first)) first = last;
+            }
+            return (first, last);
         }
         await _engine.ForgetPromptsAsync();
         var watch = Stopwatch.StartNew();
-        if (n > 1) await Task.WhenAll(Enumerable.Range(0, n).Select(Ask));
+        List<(double, double)> times = [];
+        if (n > 1) times.AddRange(await Task.WhenAll(Enumerable.Range(0, n).Select(Ask)));
         else
-            for (var i = 0; i < Compared; i++) await Ask(i);
-        return watch.Elapsed.TotalSeconds;
+            for (var i = 0; i < Compared; i++) times.Add(await Ask(i));
+        return Speed(n, watch.Elapsed, times);
     }
 
     private async Task<double> GapAsync(int n, string name, double rate, Action<string>? note, CancellationToken cancel)

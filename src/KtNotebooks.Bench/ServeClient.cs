@@ -9,8 +9,9 @@ namespace KtNotebooks.Bench;
 /// <summary>What a client saw of one streamed answer.</summary>
 /// <param name="Text">As it was escaped: it is only compared.</param>
 /// <param name="FirstMs">When the first token came.</param>
+/// <param name="LastMs">When the last one came.</param>
 /// <param name="GapMs">The longest wait between two.</param>
-internal readonly record struct StreamedAnswer(string Text, double FirstMs, double GapMs);
+internal readonly record struct StreamedAnswer(string Text, double FirstMs, double LastMs, double GapMs);
 
 /// <summary>
 /// A client of `kt bench serve`: streams of /v1/completions over HTTP. It runs on the server's processors, so it does no more than it must: the bytes of an
@@ -72,7 +73,7 @@ internal sealed class ServeClient : IDisposable
         {
             ArrayPool<byte>.Shared.Return(buffer);
         }
-        return new StreamedAnswer(text.ToString(), first, gap);
+        return new StreamedAnswer(text.ToString(), first, last, gap);
     }
 
     public void Dispose() => _http.Dispose();

@@ -106,11 +106,12 @@ internal static class BenchServeCommand
         foreach (var of in r.Streams)
         {
             var name = of.Streams == 1 ? "one stream" : $"{of.Streams} streams";
-            Console.WriteLine($"  {name,-25} {of.TokensPerSecond,10:N0} tokens/s   {r.Times(of),4:F1} × one   the engine alone {of.DirectTokensPerSecond:N0}: "
-                + $"HTTP and JSON add {100 * of.HttpShare:F1} %");
+            Console.WriteLine($"  {name,-25} {of.Http.TokensPerSecond,10:N0} tokens/s   {r.Times(of),4:F1} × one   the engine alone "
+                + $"{of.Direct.TokensPerSecond:N0}: HTTP and JSON add {100 * of.HttpOfAStep:F1} % to a step of {of.Direct.StepMs:F1} ms, "
+                + $"{100 * of.HttpOfAll:F1} % to all");
             if (of.MixedTokensPerSecond is { } mixed)
                 Console.WriteLine($"    {$"base and {r.Models - 1} adapters",-23} {mixed,10:N0} tokens/s   "
-                    + $"{100 * mixed / of.TokensPerSecond:F0} % of base alone");
+                    + $"{100 * mixed / of.Http.TokensPerSecond:F0} % of base alone");
         }
         if (r.SameTexts < r.ComparedTexts) Console.WriteLine($"  {r.SameTexts} of {r.ComparedTexts} texts are the same alone and among all");
         if (r.ReplayedSteps > 0 || r.NotRecorded is not null)

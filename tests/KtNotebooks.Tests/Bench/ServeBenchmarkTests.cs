@@ -33,7 +33,7 @@ public sealed class ServeBenchmarkTests
         Assert.True(result.FirstTokenMs > 0, $"first token after {result.FirstTokenMs} ms");
         Assert.True(result.SlowestGapMs > 0, $"slowest gap {result.SlowestGapMs} ms");
         Assert.True(result.Steps > 200, $"{result.Steps} steps");
-        Assert.All(result.Streams, s => Assert.True(s.DirectTokensPerSecond > 0));
+        Assert.All(result.Streams, s => Assert.True(s.Direct is { TokensPerSecond: > 0, StepMs: > 0 } && s.Http.StepMs > 0));
     }
 
     [Theory]
