@@ -70,6 +70,20 @@ void* load(const void* image, size_t bytes) {
     return library;
 }
 
+constexpr int ProgrammaticStreamSerialization = 6;
+
+struct LaunchAttribute {
+    int id, unused;
+    char value[64];
+};
+
+struct LaunchConfig {
+    unsigned grid[3], block[3], shared;
+    void* stream;
+    const LaunchAttribute* attributes;
+    unsigned attribute_count;
+};
+
 int max_shared() {
     int bytes = 0;
     cuDeviceGetAttribute(&bytes, 97, 0);
@@ -164,23 +178,30 @@ int cuFuncGetAttribute(int* value, int attribute, void* function) {
     }
 }
 
-int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
-                   void* stream, void** parameters, void** extra) {
+int cuLaunchKernelEx(const LaunchConfig* config, void* function, void** parameters, void** extra) {
     LOCKED;
+    auto [gx, gy, gz] = config->grid;
+    auto [bx, by, bz] = config->block;
+    auto shared = config->shared;
+    auto stream = config->stream;
     static uint64_t launches = 0;
     auto found = functions().find(function);
-    if (found == functions().end()) return error(InvalidHandle, "cuLaunchKernel: no such function");
+    if (found == functions().end()) return error(InvalidHandle, "cuLaunchKernelEx: no such function");
     auto f = found->second;
     count_launch(f->module->card);
     if (int lost = lost_status(f->module->card)) return lost;
     auto& entry = *f->programs[0].entry;
-    auto where = std::string("cuLaunchKernel: kernel ") + entry.name + ": ";
+    auto where = std::string("cuLaunchKernelEx: kernel ") + entry.name + ": ";
     auto s = find_stream(stream);
     if (!s) return error(InvalidHandle, where + "no such stream");
     if (current_card() != f->module->card || s->card != f->module->card)
         return error(InvalidHandle, where + "is loaded on cuda:" + std::to_string(f->module->card) + ", the stream is of cuda:" +
                                         std::to_string(s->card) + ", current is cuda:" + std::to_string(current_card()));
     if (extra != nullptr) return error(InvalidValue, where + "`extra` is not emulated");
+    // A kernel that may start before the one in front of it is over starts behind it here, which is one of the orders it must stand.
+    for (unsigned i = 0; i < config->attribute_count; i++)
+        if (config->attributes[i].id != ProgrammaticStreamSerialization)
+            return error(InvalidValue, where + "attribute " + std::to_string(config->attributes[i].id) + " is not emulated");
     if (gx == 0 || gy == 0 || gz == 0 || gx > 2147483647u || gy > 65535 || gz > 65535)
         return error(InvalidValue,
                      where + "a grid of " + std::to_string(gx) + " x " + std::to_string(gy) + " x " + std::to_string(gz) + " blocks");

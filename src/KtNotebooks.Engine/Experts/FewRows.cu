@@ -33,12 +33,6 @@ struct Few
     float limit;            // of the clamped SwiGLU
 };
 
-__device__ __forceinline__ float warp_sum(float v)
-{
-    for (int offset = 16; offset > 0; offset >>= 1) v += __shfl_xor_sync(0xffffffffu, v, offset);
-    return v;
-}
-
 // Codes times scales are rounded to the type of the rows, as every path does; what is stored in a float type already has that type, or F32 rows.
 __device__ __forceinline__ void round2(float& low, float& high, float) {}
 __device__ __forceinline__ void round2(float& low, float& high, bf16)
@@ -116,10 +110,7 @@ extern "C" __global__ void few_low_in(Few f)
     bool is_gate = i < q.gate.rank;
     Low low = is_gate ? q.gate : q.up;
     const float* a = low.a + ((long long)f.indices[r] * low.rank + (is_gate ? i : i - q.gate.rank)) * f.D;
-    const T* x = f.x + (long long)(r / f.k) * f.D;
-    float sum = 0;
-    for (int c = lane; c < f.D; c += 32) sum += a[c] * widen(x[c]);
-    sum = warp_sum(sum);
+    float sum = warp_dot<8>(a, f.x + (long long)(r / f.k) * f.D, f.D);
     if (lane == 0) f.p[(long long)r * f.low + i] = sum;
 }
 
@@ -130,10 +121,7 @@ extern "C" __global__ void few_low_down(Few f)
     Low low = pairs_of(f, r / f.k).down;
     if (i >= low.rank) return;
     const float* a = low.a + ((long long)f.indices[r] * low.rank + i) * f.I;
-    const T* h = f.h + (long long)r * f.I;
-    float sum = 0;
-    for (int c = lane; c < f.I; c += 32) sum += a[c] * widen(h[c]);
-    sum = warp_sum(sum);
+    float sum = warp_dot<8>(a, f.h + (long long)r * f.I, f.I);
     if (lane == 0) f.p[(long long)r * f.low + i] = sum;
 }
 
@@ -157,13 +145,13 @@ extern "C" __global__ void few_gate_up(Few f)
             x[n] = f.x + (long long)(route[n] / f.k) * f.D;
             g[n] = u[n] = 0;
         }
-        for (int round = 0; round < f.D; round += 4 * 256)
+        for (int round = 0; round < f.D; round += 2 * 256) // longer rounds take registers, and with them warps that wait beside each other
         {
-            float gate[4][8], up[4][8];
-            load_round<4>(expert, f.gate, i, f.up, i, round, f.D, gate, up);
+            float gate[2][8], up[2][8];
+            load_round<2>(expert, f.gate, i, f.up, i, round, f.D, gate, up);
 #pragma unroll
             for (int n = 0; n < ROWS; n++)
-                if (n < count) add_round<4>(gate, up, x[n], round, f.D, g[n], u[n]);
+                if (n < count) add_round<2>(gate, up, x[n], round, f.D, g[n], u[n]);
         }
 #pragma unroll
         for (int n = 0; n < ROWS; n++)

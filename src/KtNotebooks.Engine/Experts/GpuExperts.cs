@@ -158,9 +158,10 @@ internal sealed class GpuRows(ExpertCall call, GpuExperts source, GpuState state
     /// <param name="y">[T, D].</param>
     public void ForwardOnCard(Tensor y)
     {
-        RouteKernels.Sort(call.Indices, call.Experts.Count, state.Offsets, state.Routes, state.RowOf);
+        var tiles = Tensor.Empty(DType.I32, call.X.Device, call.Experts.Count, 4);
+        RouteKernels.Sort(call.Indices, call.Experts.Count, state.Offsets, state.Routes, state.RowOf, tiles);
         using var pairs = Lora is { } lora ? new DeviceExpertLora(lora, call.X.Type) : null;
-        using var visit = new Visit(this, pairs);
+        using var visit = new Visit(this, pairs, tiles);
         var into = visit.GateAndUp();
         call.Several?.AddIn(call, state.RowOf, into.Gate, into.Up);
         using var h = visit.Activate(into, null);
@@ -237,9 +238,9 @@ internal sealed class GpuRows(ExpertCall call, GpuExperts source, GpuState state
             : this(op, group, pairs, op.Offsets[op.Source.Groups[group].First], op.Offsets[op.Source.Groups[group].First + op.Source.Groups[group].Count]) =>
             _tiles = GroupedKernels.Tiles(_x.Device, op.Offsets, _first, _count);
 
-        /// <summary>All experts, whose tiles are made on the card.</summary>
-        public Visit(GpuRows op, DeviceExpertLora? pairs)
-            : this(op, 0, pairs, 0, op.Indices.Rows * op.TopK) => _tiles = RouteKernels.Tiles(op.State.Offsets, _count);
+        /// <summary>All experts, whose tiles were made on the card; owned from now on.</summary>
+        public Visit(GpuRows op, DeviceExpertLora? pairs, Tensor tiles)
+            : this(op, 0, pairs, 0, op.Indices.Rows * op.TopK) => _tiles = tiles;
 
         private Visit(GpuRows op, int group, DeviceExpertLora? pairs, int firstRow, int end)
         {

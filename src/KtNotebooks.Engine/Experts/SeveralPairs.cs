@@ -19,15 +19,14 @@ internal sealed record SeveralPairs(AdapterTable All, Tensor Places)
     public void AddIn(ExpertCall call, Tensor rowOf, Tensor gate, Tensor up)
     {
         using var p = In(call, call.X, rowOf, All.Rank, down: false);
-        Add(call, p, rowOf, gate, 0);
-        Add(call, p, rowOf, up, 1);
+        Add(call, p, rowOf, gate, up);
     }
 
     /// <summary>The same of the down projection: h [R, I], y [R, D], sorted.</summary>
     public void AddDown(ExpertCall call, Tensor rowOf, Tensor h, Tensor y)
     {
         using var p = In(call, h, rowOf, All.DownRank, down: true);
-        Add(call, p, rowOf, y, 2);
+        Add(call, p, rowOf, y, null);
     }
 
     private Tensor In(ExpertCall call, Tensor rows, Tensor rowOf, int rank, bool down)
@@ -38,9 +37,11 @@ internal sealed record SeveralPairs(AdapterTable All, Tensor Places)
         return p;
     }
 
-    private void Add(ExpertCall call, Tensor p, Tensor rowOf, Tensor target, int which) =>
-        Program.Kernel(target.Gpu(), "several_add", Options(target)).Launch((call.Routes, (target.Width + Threads - 1) / Threads, 1), Threads, 0, p.Pointer,
-            rowOf.Pointer, All.Table.Pointer, Places.Pointer, call.Indices.Pointer, target.Pointer, target.Width, call.TopK, p.Width, which);
+    /// <summary>To gate and up, or (second null) to what came down.</summary>
+    private void Add(ExpertCall call, Tensor p, Tensor rowOf, Tensor first, Tensor? second) =>
+        Program.Kernel(first.Gpu(), "several_add", Options(first)).Launch((call.Routes, (first.Width + Threads - 1) / Threads, second is null ? 1 : 2), Threads,
+            0, p.Pointer, rowOf.Pointer, All.Table.Pointer, Places.Pointer, call.Indices.Pointer, first.Pointer, second?.Pointer ?? 0, first.Width, call.TopK,
+            p.Width, second is null ? 1 : 0);
 
     private static string Options(Tensor rows) => rows.Type == DType.BF16 ? "-DTYPE=bf16" : "-DTYPE=float";
 }

@@ -3,12 +3,6 @@
 struct Low { const float *a, *b; int rank; };                    // A [E, rank, in], B [E, out, rank]
 struct Pairs { Low gate, up, down; float scale; int unused; };   // as FewRows.cu has them; ranks of 0: none
 
-__device__ __forceinline__ float warp_sum(float v)
-{
-    for (int offset = 16; offset > 0; offset >>= 1) v += __shfl_xor_sync(0xffffffffu, v, offset);
-    return v;
-}
-
 // p[r, i] = A_e[i] · row: gate's rows of A and then up's with token r / k, or (down) down's with sorted row row_of[r]. A warp an i.
 extern "C" __global__ void several_in(const T* rows, const int* row_of, const Pairs* pairs, const int* places, const int* indices, float* p, int K, int k, int stride, int down)
 {
@@ -19,24 +13,18 @@ extern "C" __global__ void several_in(const T* rows, const int* row_of, const Pa
     bool second = !down && i >= q.gate.rank;
     Low low = down ? q.down : second ? q.up : q.gate;
     const float* a = low.a + ((long long)indices[r] * low.rank + (second ? i - q.gate.rank : i)) * K;
-    const T* x = rows + (long long)(down ? row_of[r] : r / k) * K;
-    float sum = 0;
-    for (int c = lane; c < K; c += 32) sum += a[c] * widen(x[c]);
-    sum = warp_sum(sum);
+    float sum = warp_dot<8>(a, rows + (long long)(down ? row_of[r] : r / k) * K, K);
     if (lane == 0) p[(long long)r * stride + i] = sum;
 }
 
-// target[row_of[r], n] += scale · B_e[n] · p[r], of gate (0), up (1) or down (2). A thread an n.
-extern "C" __global__ void several_add(const float* p, const int* row_of, const Pairs* pairs, const int* places, const int* indices, T* target, int N, int k, int stride, int which)
+// target[row_of[r], n] += scale · B_e[n] · p[r]: of gate (blockIdx.z = 0) and up (1), or (down) of down alone. A thread an n.
+extern "C" __global__ void several_add(const float* p, const int* row_of, const Pairs* pairs, const int* places, const int* indices, T* gate, T* up, int N, int k, int stride, int down)
 {
-    int r = blockIdx.x, n = blockIdx.y * blockDim.x + threadIdx.x, place = places[r / k];
+    int r = blockIdx.x, n = blockIdx.y * blockDim.x + threadIdx.x, place = places[r / k], second = blockIdx.z;
     if (place < 0 || n >= N) return;
     Pairs q = pairs[place];
-    Low low = which == 0 ? q.gate : which == 1 ? q.up : q.down;
-    const float* b = low.b + ((long long)indices[r] * N + n) * low.rank;
-    p += (long long)r * stride + (which == 1 ? q.gate.rank : 0);
-    float sum = 0;
-    for (int i = 0; i < low.rank; i++) sum += b[i] * p[i];
-    target += (long long)row_of[r] * N + n;
-    store(target, widen(*target) + q.scale * sum);
+    Low low = down ? q.down : second ? q.up : q.gate;
+    p += (long long)r * stride + (second ? q.gate.rank : 0);
+    T* target = (second ? up : gate) + (long long)row_of[r] * N + n;
+    store(target, widen(*target) + q.scale * rank_dot(low.b + ((long long)indices[r] * N + n) * low.rank, p, low.rank));
 }

@@ -82,12 +82,17 @@ internal sealed class AbsorbedQueries(MlaShape shape, float scale) : InferenceOp
     {
         var (q, angles, y) = (f.Inputs[0], f.Inputs[1], f.Outputs[0]);
         using var w = f.Inputs[2].To(q.Type);
-        var (T, R, rank) = (q.Rows, w.Width, f.Inputs.Length > 3 ? (int)f.Inputs[3].Dim(0) : 0);
-        var rows = AbsorbedKernels.Rows(T);
-        AbsorbedKernels.Kernel(q, "absorb_queries", T)
-            .Launch((shape.H, (R + 63) / 64, (T + rows - 1) / rows), 256, rows * (shape.Nope + rank) * sizeof(float),
-            q.Pointer, angles.Pointer, w.Pointer, rank > 0 ? f.Inputs[3].Pointer : 0, rank > 0 ? f.Inputs[4].Pointer : 0, y.Pointer, T, shape.H, shape.Nope,
-            shape.Rope, shape.Value, R, rank, scale);
+        var (T, R, n, rank) = (q.Rows, w.Width, shape.Nope, f.Inputs.Length > 3 ? (int)f.Inputs[3].Dim(0) : 0);
+        void Launch(AbsorbedForm form, int rows, int threads, int shared) => AbsorbedKernels.Kernel(q, "absorb_queries", form).AllowShared(shared)
+            .Launch((shape.H, (R + 63) / 64, (T + rows - 1) / rows), threads, shared, q.Pointer, angles.Pointer, w.Pointer,
+            rank > 0 ? f.Inputs[3].Pointer : 0, rank > 0 ? f.Inputs[4].Pointer : 0, y.Pointer, T, shape.H, n, shape.Rope, shape.Value, R, rank, scale);
+        if (q.Type == DType.BF16 && n % 16 == 0 && R % 64 == 0 && shape.Head % 8 == 0 && n <= 512)
+        {
+            Launch(AbsorbedForm.Tiles, 16, 128, (((16 * (n + 8)) + (n * 72)) * DType.BF16.Size()) + (16 * rank * sizeof(float)));
+            return;
+        }
+        var form = AbsorbedKernels.Form(T);
+        Launch(form, AbsorbedKernels.Rows(form), 256, AbsorbedKernels.Rows(form) * (n + rank) * sizeof(float));
     }
 }
 
@@ -155,10 +160,18 @@ internal sealed class AbsorbedValues(MlaShape shape, float scale) : InferenceOp
         using var a = f.Inputs.Length > 2 ? f.Inputs[2].To(context.Type) : null;
         using var p = a is null ? null : Allocate(context, DType.F32, rows.Dim(0), a.Dim(0));
         if (p is not null) DeviceMatmul.Run(rows, false, a!, true, p);
+        var T = y.Rows;
+        void Launch(AbsorbedForm form, int outputs, int passes, int threads) => AbsorbedKernels.Kernel(context, "absorb_values", form)
+            .Launch((shape.H, (shape.Value + outputs - 1) / outputs, passes), threads, 0, context.Pointer, w.Pointer, p?.Pointer ?? 0,
+            p is null ? 0 : f.Inputs[3].Pointer, y.Pointer, T, shape.H, shape.Nope, shape.Value, w.Width, p?.Width ?? 0, scale);
         var packed = w.Width % 8 == 0 && (context.Pointer | w.Pointer) % (8 * context.Type.Size()) == 0;
-        AbsorbedKernels.Kernel(context, "absorb_values", y.Rows, packed).Launch((shape.H, (shape.Value + 7) / 8), 256, context.Pointer, w.Pointer,
-            p?.Pointer ?? 0, p is null ? 0 : f.Inputs[3].Pointer, y.Pointer, y.Rows, shape.H, shape.Nope,
-            shape.Value, w.Width, p?.Width ?? 0, scale);
+        if (packed && context.Type == DType.BF16 && w.Width % 32 == 0 && shape.Value % 16 == 0)
+        {
+            var form = T <= 8 ? AbsorbedForm.FewTiles : AbsorbedForm.Tiles;
+            Launch(form, 16, (T + AbsorbedKernels.Rows(form) - 1) / AbsorbedKernels.Rows(form), 128);
+            return;
+        }
+        Launch(AbsorbedKernels.Form(T, packed), 8, 1, 256);
     }
 }
 

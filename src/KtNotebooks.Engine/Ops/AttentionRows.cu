@@ -7,12 +7,6 @@ constexpr int D = QK_WIDTH, DV = V_WIDTH, WARPS = 4;
 // With pages, streamed row n lies in page pages[tile.pages + n / 64], counted from the first key of the sequence; 32 rows that begin at a multiple of 32 lie together.
 struct Tile { int held, rows, streamed, count, shift, slot, pages, window; };
 
-__device__ __forceinline__ float warp_sum(float v)
-{
-    for (int offset = 16; offset > 0; offset >>= 1) v += __shfl_xor_sync(0xffffffffu, v, offset);
-    return v;
-}
-
 __device__ __forceinline__ float warp_max(float v)
 {
     for (int offset = 16; offset > 0; offset >>= 1) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, offset));

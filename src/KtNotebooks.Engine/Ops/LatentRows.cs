@@ -1,5 +1,4 @@
 using KtNotebooks.Autograd;
-using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Tensors;
 
 namespace KtNotebooks.Ops;
@@ -76,26 +75,7 @@ internal sealed class LatentRows : InferenceOp
     protected override void Cuda(Frame f)
     {
         var (latent, key, angles, rows) = (f.Inputs[0], f.Inputs[1], f.Inputs[2], f.Outputs[0]);
-        AbsorbedKernels.Kernel(latent, "latent_rows", tokens: 1)
+        AbsorbedKernels.Kernel(latent, "latent_rows", AbsorbedForm.OneRow)
             .Launch(rows.Dim(0), 128, latent.Pointer, key.Pointer, angles.Pointer, rows.Pointer, latent.Width, key.Width);
     }
-}
-
-/// <summary>The program of Absorbed.cu.</summary>
-internal static class AbsorbedKernels
-{
-    private static readonly CudaProgram Program = new("Absorbed", CudaProgram.Resource("Ops.Absorbed.cu"));
-
-    private static readonly string[] Options = [.. Enumerable.Range(0, 8)
-        .Select(i => $"-DTYPE={((i & 1) != 0 ? "bf16" : "float")} -DROWS={((i & 2) != 0 ? 8 : 1)} -DVEC={((i & 4) != 0 ? 8 : 1)}")];
-
-    /// <summary>Rows of one pass over the weights.</summary>
-    public static int Rows(int tokens) => tokens == 1 ? 1 : 8;
-
-    /// <param name="like">Its type and card.</param>
-    /// <param name="entry">Name in the file.</param>
-    /// <param name="tokens">T.</param>
-    /// <param name="packed">R and all addresses are multiples of 8 elements.</param>
-    public static CudaKernel Kernel(Tensor like, string entry, int tokens, bool packed = false) =>
-        Program.Kernel(like.Gpu(), entry, Options[(like.Type == DType.BF16 ? 1 : 0) | (tokens > 1 ? 2 : 0) | (packed ? 4 : 0)]);
 }

@@ -92,6 +92,11 @@ public sealed class Linear : Op
     protected override void Cuda(Frame f)
     {
         var (type, y) = (ComputeType(f.Inputs[0], f.Inputs[1]), f.Outputs[0]);
+        if (f.Inputs.Length == 2 && NarrowProduct.Suits(f.Inputs[0], f.Inputs[1], y))
+        {
+            NarrowProduct.Run(f.Inputs[0], f.Inputs[1], y);
+            return;
+        }
         using var x = f.Inputs[0].To(type);
         using var w = f.Inputs[1].To(type);
         if (f.Inputs.Length == 2)

@@ -18,43 +18,45 @@ internal static class RouteKernels
     /// <summary>Routes of one warp in the sort.</summary>
     private const int Chunk = 512;
 
-    // The macro stands here and not in the options, which are constants made elsewhere.
-    private static readonly CudaProgram Program = new(nameof(RouteKernels), $"#define MAX_EXPERTS {MaxExperts}\n{CudaProgram.Resource("Ops.RouteKernels.cu")}");
+    /// <summary>Routes that one block sorts.</summary>
+    private const int MostFew = 1024;
+
+    // The macros stand here and not in the options, which are constants made elsewhere.
+    private static readonly CudaProgram Program = new(nameof(RouteKernels),
+        $"#define MAX_EXPERTS {MaxExperts}\n#define MOST_FEW {MostFew}\n{CudaProgram.Resource("Ops.RouteKernels.cu")}");
 
     /// <summary>
     /// Stable counting sort by expert, the result of the CPU's Routes.Sort. indices I32 [T, k], each in 0 … experts − 1 as a router gives them; fills
-    /// offsets I32 [experts + 1], routes I32 [T·k] and its inverse rowOf I32 [T·k].
+    /// offsets I32 [experts + 1], routes I32 [T·k] and its inverse rowOf I32 [T·k]; and tiles I32 [experts, 4], where they are asked for: one an expert for
+    /// <see cref="GroupedKernels.Product"/>, empty ones too, where no expert has more rows than a tile, so that the host needs not know how many each has.
     /// </summary>
-    public static void Sort(Tensor indices, int experts, Tensor offsets, Tensor routes, Tensor rowOf)
+    public static void Sort(Tensor indices, int experts, Tensor offsets, Tensor routes, Tensor rowOf, Tensor? tiles = null)
     {
         if (experts is < 1 or > MaxExperts) throw new NotSupportedException($"[RouteKernels] up to {MaxExperts} experts are sorted on a card, not {experts}");
         var (card, count) = (indices.Gpu(), checked((int)indices.Count));
         if (count == 0)
         {
             Memory.Clear(offsets);
+            if (tiles is not null) Memory.Clear(tiles);
+            return;
+        }
+        var options = Packs.Of(1, indices, indices).Options;
+        if (count <= MostFew)
+        {
+            Program.Kernel(card, "sort_few_routes", options)
+                .Launch(1, 1024, indices.Pointer, offsets.Pointer, routes.Pointer, rowOf.Pointer, tiles?.Pointer ?? 0, count, experts);
             return;
         }
         var chunks = (count + Chunk - 1) / Chunk;
         var bits = BitOperations.Log2((uint)(experts - 1) | 1) + 1;
         using var counts = Tensor.Empty(DType.I32, indices.Device, experts, chunks);
         using var totals = Tensor.Empty(DType.I32, indices.Device, experts);
-        var options = Packs.Of(1, totals, totals).Options;
         Program.Kernel(card, "count_routes", options).Launch(chunks, 32, indices.Pointer, counts.Pointer, count, experts, bits, Chunk);
         Program.Kernel(card, "scan_routes", options).Launch(experts, 32, counts.Pointer, totals.Pointer, chunks);
         Program.Kernel(card, "place_routes", options)
             .Launch(chunks, 32, indices.Pointer, counts.Pointer, totals.Pointer, offsets.Pointer, routes.Pointer, rowOf.Pointer, count, experts, bits, Chunk);
-    }
-
-    /// <summary>
-    /// A tile an expert for <see cref="GroupedKernels.Product"/>, I32 [experts, 4], empty ones too: where no expert has more rows than a tile, so that the host
-    /// needs not know how many each has. offsets I32 [experts + 1].
-    /// </summary>
-    public static Tensor Tiles(Tensor offsets, int experts)
-    {
-        var tiles = Tensor.Empty(DType.I32, offsets.Device, experts, 4);
-        Program.Kernel(offsets.Gpu(), "expert_tiles", Packs.Of(1, offsets, offsets).Options)
-            .Launch((experts + 127) / 128, 128, offsets.Pointer, tiles.Pointer, experts);
-        return tiles;
+        if (tiles is not null)
+            Program.Kernel(card, "expert_tiles", options).Launch((experts + 127) / 128, 128, offsets.Pointer, tiles.Pointer, experts);
     }
 
     /// <summary>

@@ -95,6 +95,52 @@ extern "C" __global__ void place_routes(const int* indices, const int* counts, c
     }
 }
 
+// The whole sort of few routes, at most MOST_FEW, by one block of 32 warps: the routes of expert e are counted, and then placed, by warp e % 32. tiles, where there
+// are any, as expert_tiles makes them.
+extern "C" __global__ void sort_few_routes(const int* indices, int* offsets, int* sorted, int* row_of, int* tiles, int routes, int experts)
+{
+    __shared__ int held[MOST_FEW], starts[MAX_EXPERTS];
+    int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    for (int i = threadIdx.x; i < routes; i += blockDim.x) held[i] = indices[i];
+    __syncthreads();
+    for (int e = warp; e < experts; e += 32)
+    {
+        int count = 0;
+        for (int base = 0; base < routes; base += 32) count += __popc(__ballot_sync(0xffffffffu, base + lane < routes && held[base + lane] == e));
+        if (lane == 0) starts[e] = count;
+    }
+    __syncthreads();
+    if (warp == 0)
+    {
+        int sum = 0;
+        for (int base = 0; base < experts; base += 32)
+        {
+            int e = base + lane, v = e < experts ? starts[e] : 0, upto = warp_scan(v);
+            if (e < experts) offsets[e] = starts[e] = sum + upto - v;
+            sum += __shfl_sync(0xffffffffu, upto, 31);
+        }
+        if (lane == 0) offsets[experts] = sum;
+    }
+    __syncthreads();
+    for (int e = warp; e < experts; e += 32)
+    {
+        int next = starts[e];
+        for (int base = 0; base < routes; base += 32)
+        {
+            bool mine = base + lane < routes && held[base + lane] == e;
+            unsigned int all = __ballot_sync(0xffffffffu, mine);
+            int place = next + __popc(all & ((1u << lane) - 1));
+            if (mine)
+            {
+                sorted[place] = base + lane;
+                row_of[base + lane] = place;
+            }
+            next += __popc(all);
+        }
+        if (lane < 4 && tiles) tiles[4 * e + lane] = lane == 0 ? e : lane == 1 ? starts[e] : lane == 2 ? next - starts[e] : 0;
+    }
+}
+
 // The tile of each expert that has at most as many rows as a tile: (expert, first row, rows, 0). A thread an expert.
 extern "C" __global__ void expert_tiles(const int* offsets, int* tiles, int experts)
 {

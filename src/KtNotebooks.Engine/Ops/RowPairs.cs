@@ -15,9 +15,12 @@ internal readonly record struct LowPair(nint A, nint B, int Rank, float Scale);
 /// </summary>
 internal static class RowPairs
 {
-    private const int Warps = 4, Threads = 256;
+    private const int Warps = 8, Threads = 256;
 
     private static readonly CudaProgram Program = new(nameof(RowPairs), CudaProgram.Resource("Ops.RowPairs.cu"));
+
+    private static readonly string[] Known = [.. Enumerable.Range(0, 8)
+        .Select(i => $"-DTYPE={((i & 1) != 0 ? "bf16" : "float")} -DOTHER={((i & 2) != 0 ? "bf16" : "float")} -DSPLIT={((i & 4) != 0 ? Warps : 1)}")];
 
     /// <summary>
     /// y[row, n] += scale · B[(row mod divide) · each + first + n] · (A x[row]) with the pair of token row / divide: divide 1 for a linear layer, H where a
@@ -36,9 +39,10 @@ internal static class RowPairs
         var rows = (int)(places.Dim(0) * divide);
         var (K, N) = ((int)(x.Count / rows), (int)(y.Count / rows));
         using var p = Tensor.Empty(DType.F32, x.Device, rows, rank);
-        var options = Options(x, y);
-        Program.Kernel(x.Gpu(), "row_pairs_in", options).Launch((rows, (rank + Warps - 1) / Warps, 1), Warps * 32, 0, x.Pointer, table.Pointer, places.Pointer,
-            p.Pointer, K, divide, rank);
+        var split = K >= 1024 && K % (4 * Warps) == 0; // a block a number where one warp would have many rounds of it
+        var options = Options(x, y, split);
+        Program.Kernel(x.Gpu(), "row_pairs_in", options).Launch((rows, split ? rank : (rank + Warps - 1) / Warps, 1), Warps * 32, 0, x.Pointer, table.Pointer,
+            places.Pointer, p.Pointer, K, divide, rank);
         Program.Kernel(x.Gpu(), "row_pairs_add", options).Launch((rows, (N + Threads - 1) / Threads, 1), Threads, 0, p.Pointer, table.Pointer, places.Pointer,
             y.Pointer, N, divide, each, first, rank);
     }
@@ -50,7 +54,7 @@ internal static class RowPairs
         Program.Kernel(q.Gpu(), "row_pairs_queries", Options(q, y)).Launch((places.Dim(0), shape.H, 1), Threads, rank * sizeof(float), q.Pointer, table.Pointer,
             places.Pointer, y.Pointer, shape.H, shape.Nope, shape.Rope, shape.Value, y.Width - shape.Rope);
 
-    private static string Options(Tensor x, Tensor y) => $"-DTYPE={Name(x)} -DOTHER={Name(y)}";
+    private static string Options(Tensor x, Tensor y, bool split = false) => Known[(IsNarrow(x) ? 1 : 0) | (IsNarrow(y) ? 2 : 0) | (split ? 4 : 0)];
 
-    private static string Name(Tensor of) => of.Type == DType.BF16 ? "bf16" : "float";
+    private static bool IsNarrow(Tensor of) => of.Type == DType.BF16;
 }

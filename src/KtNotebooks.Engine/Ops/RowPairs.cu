@@ -2,29 +2,28 @@
 
 struct LowPair { const float *a, *b; int rank; float scale; }; // A [rank, in], B [out, rank]; a == nullptr: this module has none
 
-__device__ __forceinline__ float warp_sum(float v)
-{
-    for (int offset = 16; offset > 0; offset >>= 1) v += __shfl_xor_sync(0xffffffffu, v, offset);
-    return v;
-}
-
 __device__ __forceinline__ LowPair pair_of(const LowPair* pairs, int place)
 {
     return place < 0 ? LowPair{} : pairs[place];
 }
 
-// p[row, i] = A[i] · x[row], of the adapter of token row / divide. A warp an i. grid: (rows, stride / warps rounded up).
+// p[row, i] = A[i] · x[row], of the adapter of token row / divide. grid: (rows, stride · SPLIT / 8 rounded up), 8 warps, SPLIT of them an i, each a part of K, which
+// is a multiple of 4 · SPLIT then.
 extern "C" __global__ void row_pairs_in(const T* x, const LowPair* pairs, const int* places, float* p, int K, int divide, int stride)
 {
-    int row = blockIdx.x, i = blockIdx.y * (blockDim.x >> 5) + (threadIdx.x >> 5), lane = threadIdx.x & 31;
+    __shared__ float partial[8];
+    int row = blockIdx.x, lane = threadIdx.x & 31, warp = threadIdx.x >> 5, i = blockIdx.y * (8 / SPLIT) + warp / SPLIT, from = warp % SPLIT * (K / SPLIT);
     LowPair q = pair_of(pairs, places[row / divide]);
-    if (i >= q.rank) return;
-    const float* a = q.a + (long long)i * K;
-    x += (long long)row * K;
+    if (i < q.rank) // the same for the warps of an i
+    {
+        float sum = warp_dot<SPLIT == 1 ? 4 : 2>(q.a + (long long)i * K + from, x + (long long)row * K + from, K / SPLIT);
+        if (lane == 0) partial[warp] = sum;
+    }
+    __syncthreads();
+    if (i >= q.rank || lane != 0 || from != 0) return;
     float sum = 0;
-    for (int k = lane; k < K; k += 32) sum += a[k] * widen(x[k]);
-    sum = warp_sum(sum);
-    if (lane == 0) p[(long long)row * stride + i] = sum;
+    for (int part = 0; part < SPLIT; part++) sum += partial[warp + part];
+    p[(long long)row * stride + i] = sum;
 }
 
 // y[row, n] += scale · B[(row % divide) · each + first + n] · p[row]. A thread an n. grid: (rows, N / threads rounded up).
@@ -33,12 +32,8 @@ extern "C" __global__ void row_pairs_add(const float* p, const LowPair* pairs, c
     int row = blockIdx.x, n = blockIdx.y * blockDim.x + threadIdx.x;
     LowPair q = pair_of(pairs, places[row / divide]);
     if (n >= N || q.rank == 0) return;
-    const float* b = q.b + ((long long)(row % divide) * each + first + n) * q.rank;
-    p += (long long)row * stride;
-    float sum = 0;
-    for (int i = 0; i < q.rank; i++) sum += b[i] * p[i];
     y += (long long)row * N + n;
-    store(y, widen(*y) + q.scale * sum);
+    store(y, widen(*y) + q.scale * rank_dot(q.b + ((long long)(row % divide) * each + first + n) * q.rank, p + (long long)row * stride, q.rank));
 }
 
 // Absorbed queries: y[t, h, 0 … R) += scale · (q_nope[t, h] B_h) A, q [T, H, n + r], y [T, H, R + r], A [rank, R], B [H·(n + v), rank].

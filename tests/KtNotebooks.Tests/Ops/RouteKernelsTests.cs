@@ -137,7 +137,10 @@ public class RouteKernelsTests
         using var offsets = Tensor.Empty(DType.I32, Device.Cuda(), experts + 1);
         using var routes = Tensor.Empty(DType.I32, Device.Cuda(), indices.Count);
         using var rowOf = Tensor.Empty(DType.I32, Device.Cuda(), indices.Count);
-        RouteKernels.Sort(there, experts, offsets, routes, rowOf);
+        using var tiles = Tensor.Empty(DType.I32, Device.Cuda(), experts, 4);
+        RouteKernels.Sort(there, experts, offsets, routes, rowOf, tiles);
+        var (starts, each) = (offsets.ToInts(), tiles.ToInts());
+        for (var e = 0; e < experts && indices.Count > 0; e++) Assert.Equal([e, starts[e], starts[e + 1] - starts[e], 0], each[(4 * e)..((4 * e) + 4)]);
         return ((offsets.ToInts(), routes.ToInts()), rowOf.ToInts());
     }
 

@@ -1,4 +1,5 @@
 using System.Collections.Concurrent;
+using System.Text.RegularExpressions;
 
 using static KtNotebooks.Interop.Cuda.Driver;
 
@@ -8,9 +9,10 @@ namespace KtNotebooks.Interop.Cuda;
 /// CUDA C++ text of an op, after the shared prelude. Compiled on first use for the card that is there and the options asked for; an op keeps one in a
 /// static field.
 /// </summary>
-public sealed class CudaProgram(string name, string source)
+public sealed partial class CudaProgram(string name, string source)
 {
     private static readonly Lazy<string> Prelude = new(() => Resource("Interop.Cuda.Prelude.cu"));
+    private readonly Lazy<string> _text = new(() => Prelude.Value + Awaiting(source));
     private readonly ConcurrentDictionary<(int Device, string Options), CudaModule> _modules = new();
     private readonly ConcurrentDictionary<(int Device, string Options, string Entry), CudaKernel> _kernels = new();
 
@@ -40,9 +42,30 @@ public sealed class CudaProgram(string name, string source)
         string[] own = options.Split(' ', StringSplitOptions.RemoveEmptyEntries);
         string[] all = own.Any(o => o.StartsWith("-arch=", StringComparison.Ordinal)) ? ["-std=c++17", .. own]
             : [Nvrtc.ArchitectureOption(device.Architecture), "-std=c++17", .. own];
-        var text = Prelude.Value + source;
-        return cache.Get(KernelCache.Key(text, all, Nvrtc.Version), () => Nvrtc.Compile(name, text, all));
+        return cache.Get(KernelCache.Key(_text.Value, all, Nvrtc.Version), () => Nvrtc.Compile(name, _text.Value, all));
     }
+
+    /// <summary>
+    /// The text with <c>await_previous()</c> as the first statement of every kernel: a recorded kernel is started before the one in front of it is over
+    /// (<see cref="CudaKernel"/>), so one that forgot to wait would read what is not written yet.
+    /// </summary>
+    private static string Awaiting(string source)
+    {
+        var found = 0;
+        var text = KernelHead().Replace(source, head =>
+        {
+            found++;
+            return head.Value + " await_previous();";
+        });
+        return found == source.Split(KernelMark).Length - 1 ? text
+            : throw new InvalidOperationException($"a kernel's head is written in a way that {nameof(CudaProgram)} does not recognise: {KernelHead()}");
+    }
+
+    private const string KernelMark = "extern \"C\" __global__";
+
+    // Also inside a macro, whose lines end in a backslash.
+    [GeneratedRegex("""extern "C" __global__ void (?:__launch_bounds__\((?:[^()]|\([^()]*\))*\) )?\w+\([^()]*\)[\s\\]*\{""")]
+    private static partial Regex KernelHead();
 
     private CudaModule Module(CudaDevice device, string options)
     {
@@ -83,14 +106,11 @@ public readonly unsafe struct CudaKernel
     /// <summary>The same on another stream.</summary>
     internal void Launch(CudaStream stream, (long X, long Y, long Z) grid, int block, int sharedBytes, params ReadOnlySpan<KernelArgument> arguments)
     {
-        if (grid.X == 0 || grid.Y == 0 || grid.Z == 0) return;
-        _device.Use();
         var pointers = stackalloc void*[arguments.Length];
         fixed (KernelArgument* values = arguments)
         {
             for (var i = 0; i < arguments.Length; i++) pointers[i] = values + i;
-            cuLaunchKernel(_function, checked((uint)grid.X), checked((uint)grid.Y), checked((uint)grid.Z), (uint)block, 1, 1, (uint)sharedBytes,
-                stream.Pointer, pointers, null).Ok();
+            Queue(stream, grid, block, sharedBytes, pointers);
         }
     }
 
@@ -98,13 +118,10 @@ public readonly unsafe struct CudaKernel
     public void Launch<TArguments>((long X, long Y, long Z) grid, int block, int sharedBytes, in TArguments arguments)
         where TArguments : unmanaged
     {
-        if (grid.X == 0 || grid.Y == 0 || grid.Z == 0) return;
-        _device.Use();
         fixed (TArguments* values = &arguments)
         {
             void* pointer = values;
-            cuLaunchKernel(_function, checked((uint)grid.X), checked((uint)grid.Y), checked((uint)grid.Z), (uint)block, 1, 1, (uint)sharedBytes,
-                _device.Compute.Pointer, &pointer, null).Ok();
+            Queue(_device.Compute, grid, block, sharedBytes, &pointer);
         }
     }
 
@@ -117,6 +134,30 @@ public readonly unsafe struct CudaKernel
         _device.Use();
         cuFuncSetAttribute(_function, MaxDynamicSharedBytes, bytes).Ok();
         return this;
+    }
+
+    // A recorded step is some hundred kernels of a few microseconds, and a kernel that starts when the one before is over leaves the card idle for one or
+    // two of them. Cards from 9.0 on start its blocks before, and hold them at await_previous() until all that was written is there (programmatic dependent
+    // launch).
+    private void Queue(CudaStream stream, (long X, long Y, long Z) grid, int block, int sharedBytes, void** arguments)
+    {
+        if (grid.X == 0 || grid.Y == 0 || grid.Z == 0) return;
+        _device.Use();
+        var early = new LaunchAttribute { Id = LaunchAttribute.ProgrammaticStreamSerialization, Value = 1 };
+        var launch = new LaunchConfig
+        {
+            GridX = checked((uint)grid.X),
+            GridY = checked((uint)grid.Y),
+            GridZ = checked((uint)grid.Z),
+            BlockX = (uint)block,
+            BlockY = 1,
+            BlockZ = 1,
+            SharedBytes = (uint)sharedBytes,
+            Stream = stream.Pointer,
+            Attributes = &early,
+            AttributeCount = _device is { IsRecording: true, Architecture: >= 90 } ? 1u : 0,
+        };
+        cuLaunchKernelEx(&launch, _function, arguments, null).Ok();
     }
 }
 

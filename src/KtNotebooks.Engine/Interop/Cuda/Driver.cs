@@ -114,8 +114,27 @@ internal static unsafe partial class Driver
     [LibraryImport(Library)] internal static partial CuResult cuFuncSetAttribute(nint function, int attribute, int value);
 
     [LibraryImport(Library)]
-    internal static partial CuResult cuLaunchKernel(nint function, uint gridX, uint gridY, uint gridZ, uint blockX, uint blockY, uint blockZ,
-        uint sharedBytes, nint stream, void** parameters, void** extra);
+    internal static partial CuResult cuLaunchKernelEx(LaunchConfig* config, nint function, void** parameters, void** extra);
+}
+
+/// <summary>CUlaunchConfig.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct LaunchConfig
+{
+    public uint GridX, GridY, GridZ, BlockX, BlockY, BlockZ, SharedBytes;
+    public nint Stream;
+    public LaunchAttribute* Attributes;
+    public uint AttributeCount;
+}
+
+/// <summary>CUlaunchAttribute: a number and 64 bytes, of which a flag uses four.</summary>
+[StructLayout(LayoutKind.Explicit, Size = 72)]
+internal struct LaunchAttribute
+{
+    public const int ProgrammaticStreamSerialization = 6;
+
+    [FieldOffset(0)] public int Id;
+    [FieldOffset(8)] public int Value;
 }
 
 internal static unsafe class CuResults

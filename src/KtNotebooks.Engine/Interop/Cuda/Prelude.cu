@@ -20,6 +20,17 @@ __device__ __forceinline__ void store(bf16* target, float v)
 template <class V, int N>
 struct alignas(sizeof(V) * N) Pack { V v[N]; };
 
+// The first statement of every kernel (CudaProgram writes it there): waits until all that was queued before is over and seen. A kernel of few blocks, which leaves
+// most of the card idle, lets those of the next start beside it. Both are nothing to a kernel that is not part of a recorded step. One token of DeepSeek-V2-Lite
+// on an H200: 328 tokens/s without, 336 where no kernel lets the next one start early, 349 with those of up to 64 blocks, 328 with all of up to 1024.
+__device__ __forceinline__ void await_previous()
+{
+#if !defined(KT_EMULATED) && __CUDA_ARCH__ >= 900
+    if (gridDim.x * gridDim.y * gridDim.z <= 64) asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // Sum over the threads of a block (a multiple of 32, at most 1024), the same in every thread and in the same order at every run.
 __device__ __forceinline__ float block_sum(float v)
 {
@@ -32,6 +43,56 @@ __device__ __forceinline__ float block_sum(float v)
     v = lane < count ? warps[lane] : 0.0f;
     for (int offset = 16; offset > 0; offset >>= 1) v += __shfl_xor_sync(0xffffffffu, v, offset);
     return v;
+}
+
+// Sum over the lanes of a warp, the same in every lane.
+__device__ __forceinline__ float warp_sum(float v)
+{
+    for (int offset = 16; offset > 0; offset >>= 1) v += __shfl_xor_sync(0xffffffffu, v, offset);
+    return v;
+}
+
+// a · x over K by a warp, the same in every lane: rounds of loads that depend on no branch (behind the end the last piece is read again, and not added), or their
+// latencies would add up; PIECES of 128 elements a round. a and x: multiples of 4 elements from an aligned address, where K is a multiple of 4.
+template <int PIECES, class V>
+__device__ __forceinline__ float warp_dot(const float* a, const V* x, int K)
+{
+    int lane = threadIdx.x & 31;
+    float sum = 0;
+    if (K % 4 == 0)
+    {
+        for (int round = 0; round < K; round += PIECES * 32 * 4)
+#pragma unroll
+            for (int piece = 0; piece < PIECES; piece++)
+            {
+                int k = round + (piece * 32 + lane) * 4, at = min(k, K - 4);
+                Pack<float, 4> w = *(const Pack<float, 4>*)(a + at);
+                Pack<V, 4> v = *(const Pack<V, 4>*)(x + at);
+                float part = w.v[0] * widen(v.v[0]) + w.v[1] * widen(v.v[1]) + w.v[2] * widen(v.v[2]) + w.v[3] * widen(v.v[3]);
+                if (k < K) sum += part;
+            }
+    }
+    else
+        for (int k = lane; k < K; k += 32) sum += a[k] * widen(x[k]);
+    return warp_sum(sum);
+}
+
+// b · p over a rank by one thread; aligned where the rank is a multiple of 4.
+__device__ __forceinline__ float rank_dot(const float* b, const float* p, int rank)
+{
+    float sum = 0;
+    if (rank % 4 == 0)
+    {
+#pragma unroll 2
+        for (int i = 0; i < rank; i += 4)
+        {
+            Pack<float, 4> v = *(const Pack<float, 4>*)(b + i);
+            for (int j = 0; j < 4; j++) sum += v.v[j] * p[i + j];
+        }
+    }
+    else
+        for (int i = 0; i < rank; i++) sum += b[i] * p[i];
+    return sum;
 }
 
 // The finaliser of splitmix64, and dropout's decision: see DropoutMask.
