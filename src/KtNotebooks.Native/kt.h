@@ -17,7 +17,7 @@ extern "C" {
 // Weights may be low-bit; a value is code · scale, dequantized block by block to the type of the rows that it meets.
 
 // ---- library -------------------------------------------------------------------------------------------------------------
-KT_API int32_t kt_abi_version(void);       // 8
+KT_API int32_t kt_abi_version(void);       // 9
 KT_API const char* kt_last_error(void);    // of the calling thread; never null
 KT_API const char* kt_cpu_variants(void);  // supported here, best first, comma-separated: "amx,avx512bf16,avx512,avx2"
 // Chooses the variant (null or "": the best; "amx-emulated", for tests, computes AMX tiles with loops) and sizes the thread pool (0: all
@@ -41,8 +41,8 @@ KT_API void kt_unwatch(const void* begin);
 
 // Ceilings, on all threads. Registers alone are multiplied, of the type (F32 or BF16) by the variant in use: *flop operations were done.
 KT_API int32_t kt_spin(int32_t type, int64_t rounds, double* flop);
-// Reads so many bytes once.
-KT_API int32_t kt_read(const void* data, int64_t bytes);
+// Reads so many bytes once, a thread at 1 or 4 places of a mebibyte in turn.
+KT_API int32_t kt_read(const void* data, int64_t bytes, int32_t places);
 
 // ---- dense GEMM ----------------------------------------------------------------------------------------------------------
 // C[M,N] = alpha · op(A)·op(B) + beta · C, op(X) = X or Xᵀ (transA: A is stored [K,M]; transB: B is stored [N,K]).

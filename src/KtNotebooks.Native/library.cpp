@@ -16,7 +16,7 @@ int32_t failed(const char* function, Status status, const char* text) noexcept {
 
 }  // namespace kt
 
-int32_t kt_abi_version(void) { return 8; }
+int32_t kt_abi_version(void) { return 9; }
 
 const char* kt_last_error(void) { return kt::last_error; }
 

@@ -10,7 +10,7 @@ namespace KtNotebooks.Interop;
 internal static unsafe partial class Native
 {
     internal const string Library = "ktnative";
-    internal const int AbiVersion = 8;
+    internal const int AbiVersion = 9;
     internal const int F32 = 0;
     internal const int BF16 = 1;
     internal const int Tiled = 0x100;
@@ -55,7 +55,7 @@ internal static unsafe partial class Native
     internal static partial int kt_spin(int type, long rounds, double* flop);
 
     [LibraryImport(Library)]
-    internal static partial int kt_read(void* data, long bytes);
+    internal static partial int kt_read(void* data, long bytes, int places);
 
     [LibraryImport(Library)]
     internal static partial int kt_gemm(int transA, int transB, long M, long N, long K, float alpha, void* A, long lda, int typeA,
