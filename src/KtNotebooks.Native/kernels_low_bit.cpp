@@ -94,7 +94,8 @@ KT_INLINE __m512i meanings() {
     return _mm512_broadcast_i64x4((__m256i)_mm512_cvtneps_pbh(values));
 }
 
-// One stored row after the other, so that memory is read in one stream.
+// One stored row after the other, so that memory is read in one stream. Two or four beside each other, which share what is read of x, were
+// no faster on a processor with AVX512-BF16 (Zen 4: 25 to 26 GB/s of codes against 25 to 28): look-ups and products are the limit.
 template <int Format, int Rows>
 void rows_4_bits(int64_t n, int64_t k, const uint16_t* x, int64_t ldx, const Matrix& w, float* c, int64_t ldc, bool accumulate) {
     constexpr int ScaleBytes = Format == KT_INT4 ? 2 : 1;
