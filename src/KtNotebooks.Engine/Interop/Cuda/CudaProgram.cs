@@ -61,7 +61,7 @@ public sealed partial class CudaProgram(string name, string source)
             : throw new InvalidOperationException($"a kernel's head is written in a way that {nameof(CudaProgram)} does not recognise: {KernelHead()}");
     }
 
-    private const string KernelMark = "extern \"C\" __global__";
+    private const string KernelMark = "__global__"; // however a head goes on: one that is not recognised must not slip through
 
     // Also inside a macro, whose lines end in a backslash.
     [GeneratedRegex("""extern "C" __global__ void (?:__launch_bounds__\((?:[^()]|\([^()]*\))*\) )?\w+\([^()]*\)[\s\\]*\{""")]
