@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Globalization;
 using System.Runtime.InteropServices;
 
 using KtNotebooks.Formats;
@@ -78,10 +79,33 @@ internal static class DiskShards
     }
 }
 
-/// <summary>Experts of a checkpoint's shards, all else made up.</summary>
+/// <summary>
+/// Experts of a checkpoint's shards, all else made up. A model of more layers than the checkpoint has finds the experts of the others in it again, in turn: as
+/// many reads of as many bytes as if each layer had its own, where the disk has no room for all.
+/// </summary>
 internal sealed class DiskWeights(Checkpoint checkpoint, PatternWeights others) : IWeights
 {
+    private const string Layers = "model.layers.";
+    private readonly (int First, int Last) _stored = Sparse(checkpoint);
+
     public Tensor Take(string name, DType type, params ReadOnlySpan<long> shape) => others.Take(name, type, shape);
 
-    public Matrices TakeExperts(ExpertProjection names, DType type, int count, long n, long k) => checkpoint.TakeExperts(names, type, count, n, k);
+    public Matrices TakeExperts(ExpertProjection names, DType type, int count, long n, long k) =>
+        checkpoint.TakeExperts(names with { Path = Stored(names.Path) }, type, count, n, k);
+
+    /// <summary>`model.layers.40.mlp.experts` → the stored layer that stands for it.</summary>
+    private string Stored(string path)
+    {
+        var parts = path[Layers.Length..].Split('.', 2);
+        var layer = int.Parse(parts[0], CultureInfo.InvariantCulture);
+        return layer <= _stored.Last ? path : $"{Layers}{_stored.First + ((layer - _stored.First) % (_stored.Last - _stored.First + 1))}.{parts[1]}";
+    }
+
+    private static (int First, int Last) Sparse(Checkpoint checkpoint)
+    {
+        int[] layers = [.. from name in checkpoint.Files.Values.SelectMany(file => file.Entries.Keys)
+            where name.StartsWith(Layers, StringComparison.Ordinal) && name.Contains(".experts.", StringComparison.Ordinal)
+            select int.Parse(name.AsSpan(Layers.Length, name.IndexOf('.', Layers.Length) - Layers.Length), CultureInfo.InvariantCulture)];
+        return (layers.Min(), layers.Max());
+    }
 }

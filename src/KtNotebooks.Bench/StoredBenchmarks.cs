@@ -23,6 +23,7 @@ public sealed record StoredBenchmark(string Name, TrainingBenchmarkResult Result
                 + $"{(s.KeptBytes > 0 ? $" --kept-mb {s.KeptBytes >> 20}" : "")}{(s.Stage == "sft" ? "" : $" --stage {s.Stage}")}"
                 + $"{(s.Gpus > 1 ? $" --cards {s.Gpus}" : "")}{(s.Contiguous ? " --contiguous" : "")}"
                 + $"{(s.Parts is { } parts ? $" --parts {parts}" : "")}{(s.DiskFolder is { } disk ? $" --weights disk --disk-folder {disk}" : "")}"
+                + $"{(s.DiskLayers is { } stored ? $" --disk-layers {stored}" : "")}{(s.WarmUp == TrainingBenchmark.WarmUp ? "" : $" --warm-up {s.WarmUp}")}"
                 + $"{(s.DenseOnHost ? " --dense host" : "")} --json";
         }
     }

@@ -30,7 +30,7 @@ namespace KtNotebooks.Bench;
 /// <param name="MomentsOnHost">AdamW's moments wait in pinned host memory.</param>
 /// <param name="LoraOnHost">The experts' low-rank pairs live, and are updated, in pinned host memory; always so where experts are split.</param>
 /// <param name="ChunkRows">Rows that a stage works on at a time.</param>
-/// <param name="Steps">Measured steps, after two to warm up.</param>
+/// <param name="Steps">Measured steps, after those to warm up.</param>
 /// <param name="Gpus">Over how many cards the layers lie, from <paramref name="Device"/> on.</param>
 /// <param name="Contiguous">Each card has consecutive layers, as in KTransformers' rule files; else the cards take turns.</param>
 /// <param name="Parts">Into how many parts the window is cut; null: as <see cref="LayerMajorStep.Parts"/> chooses.</param>
@@ -42,10 +42,13 @@ namespace KtNotebooks.Bench;
 /// <param name="DiskFolder">The experts stay on the disk, in shards that are made in this folder first; null: in pinned memory.</param>
 /// <param name="KeepsActivations">Experts on the CPU keep what their backward pass needs.</param>
 /// <param name="IsFull">All weights are trained, experts included, in place of an adapter.</param>
+/// <param name="DiskLayers">The shards hold the first so many layers, whose experts stand for those of all others too; null: each layer has its own.</param>
+/// <param name="WarmUp">Steps before the measured ones; of none the first step, with all that it makes, is measured.</param>
 public sealed record TrainingBenchmarkSettings(string Shape, int? Layers, int Tokens, int Sequence, int Rank, ExecutorKind Executor, StorageFormat Format,
     Device Device, long SlotBytes, long SavedBytes, bool MomentsOnHost, bool LoraOnHost, int ChunkRows, int Steps, int Gpus = 1, bool Contiguous = false,
     int? Parts = null, string? DiskFolder = null, bool DenseOnHost = false, string? Trace = null, bool KeepsActivations = false,
-    string? LoraFolder = null, long KeptBytes = 0, string Stage = "sft", bool IsFull = false);
+    string? LoraFolder = null, long KeptBytes = 0, string Stage = "sft", bool IsFull = false, int? DiskLayers = null,
+    int WarmUp = TrainingBenchmark.WarmUp);
 
 /// <summary>What it found; times are medians over the measured steps, in milliseconds.</summary>
 /// <param name="Parameters">Of the base model.</param>
@@ -89,7 +92,8 @@ public sealed record RankFigures(int World, string Carrier, long Bytes, double S
 /// <summary>A real optimizer step (forward, loss, backward, clipping, AdamW) on weights of true shape: the same classes that `kt train` uses.</summary>
 public static class TrainingBenchmark
 {
-    private const int WarmUp = 2;
+    /// <summary>Steps before the measured ones, where nothing else is asked.</summary>
+    public const int WarmUp = 2;
 
     public static TrainingBenchmarkResult Run(TrainingBenchmarkSettings settings, Action<string> note, CancellationToken cancel = default) =>
         Run(settings, SingleRank.Instance, note, windows: null, cancel).Single();
@@ -117,7 +121,7 @@ public static class TrainingBenchmark
         try
         {
             using var disk = settings.DiskFolder is null ? null
-                : new Checkpoint(DiskShards.Make(settings.Shape, settings.Layers, settings.Format, settings.DiskFolder, note, cancel));
+                : new Checkpoint(DiskShards.Make(settings.Shape, settings.DiskLayers ?? settings.Layers, settings.Format, settings.DiskFolder, note, cancel));
             using var made = new BenchmarkModel(settings.Shape, settings.Layers, settings.Executor, settings.Format, settings.SlotBytes,
                 (name, layers) => meters[GpuOf(name, layers, settings)].Device,
                 (device, stream) => meters.First(m => m.Device == device).Watch(stream), note, disk, settings.DenseOnHost, settings.IsFull);
@@ -148,7 +152,7 @@ public static class TrainingBenchmark
     private static TrainingBenchmarkResult Measure(TrainingBenchmarkSettings settings, BenchmarkModel made, AdamW optimizer, Checkpoint? disk,
         ICollective ranks, DeviceMeter[] meters, Action<string> note, CancellationToken cancel)
     {
-        var (model, parameters, watch) = (made.Model, made.Model.AllTrainable, new Stopwatch());
+        var (model, parameters, watch, warmUp) = (made.Model, made.Model.AllTrainable, new Stopwatch(), settings.WarmUp);
         var sequential = disk is null ? 0 : DiskShards.SequentialGbPerSecond(disk, note);
         foreach (var meter in meters) meter.Reset();
         var step = new LayerMajorStep(model, settings.ChunkRows, savedBytes: _ => settings.SavedBytes, parts: settings.Parts)
@@ -162,13 +166,13 @@ public static class TrainingBenchmark
         };
         List<double> times = [], losses = [], reads = [], sums = [], exposed = [];
         long summed = 0;
-        for (var s = 0; s < WarmUp + settings.Steps; s++)
+        for (var s = 0; s < warmUp + settings.Steps; s++)
         {
             cancel.ThrowIfCancellationRequested();
             var batch = Batch(settings, model.Info.Vocabulary, s);
             foreach (var meter in meters) meter.Settle();
             ranks.Barrier();
-            if (settings.Trace is not null && s + 1 == WarmUp + settings.Steps)
+            if (settings.Trace is not null && s + 1 == warmUp + settings.Steps)
                 foreach (var meter in meters) meter.StartTrace();
             watch.Restart();
             var read = made.ReadBytes;
@@ -179,14 +183,14 @@ public static class TrainingBenchmark
             foreach (var meter in meters) meter.Begin("");
             foreach (var meter in meters) meter.Settle();
             var time = watch.Elapsed.TotalMilliseconds;
-            foreach (var meter in meters) meter.EndStep(keep: s >= WarmUp);
+            foreach (var meter in meters) meter.EndStep(keep: s >= warmUp);
             losses.Add(loss);
-            note($"step {s + 1}: {time:F0} ms, loss {loss:F4}, gradient norm {norm:F4}{(s < WarmUp ? " (warm-up)" : "")}");
+            note($"step {s + 1}: {time:F0} ms, loss {loss:F4}, gradient norm {norm:F4}{(s < warmUp ? " (warm-up)" : "")}");
             if (!double.IsFinite(loss) || !double.IsFinite(norm))
                 throw new InvalidOperationException($"the benchmark's step {s + 1} has the loss {loss} and the gradient "
                     + $"norm {norm}: its figures would mean nothing");
             var figures = ranks.TakeFigures();
-            if (s < WarmUp) continue;
+            if (s < warmUp) continue;
             reads.Add(made.ReadBytes - read);
             times.Add(ranks.AllGather([time]).Max(of => of[0]));
             sums.Add(figures.Busy.TotalMilliseconds);

@@ -87,7 +87,12 @@ internal static class BenchTrainCommand
         };
         finetuning.AcceptOnlyFromAmong("lora", "full");
         var chunk = new Option<int>("--chunk") { Description = "rows that a stage works on at a time", DefaultValueFactory = _ => 8192 };
-        var steps = new Option<int>("--steps") { Description = "measured steps, after two to warm up", DefaultValueFactory = _ => 5 };
+        var steps = new Option<int>("--steps") { Description = "measured steps, after those to warm up", DefaultValueFactory = _ => 5 };
+        var warmUp = new Option<int>("--warm-up")
+        {
+            Description = "steps before the measured ones; 0 where a step takes minutes: the first is measured, with all that it makes",
+            DefaultValueFactory = _ => TrainingBenchmark.WarmUp,
+        };
         var weights = new Option<string>("--weights")
         {
             Description = "where streamed experts wait: host (pinned memory), or disk: shards that are made first, in --disk-folder",
@@ -95,6 +100,10 @@ internal static class BenchTrainCommand
         };
         weights.AcceptOnlyFromAmong("host", "disk");
         var diskFolder = new Option<string?>("--disk-folder") { Description = "with --weights disk: a folder on the disk to be measured" };
+        var diskLayers = new Option<int?>("--disk-layers")
+        {
+            Description = "the shards hold the first so many layers, read again for all others: as many bytes a step, where the disk has no room for all",
+        };
         var dense = new Option<string>("--dense")
         {
             Description = "where the matrices of layers are that are no experts: card, or host: pinned memory, from where they come for their layer's work",
@@ -109,13 +118,14 @@ internal static class BenchTrainCommand
         var command = new Command("train", "Tokens per second of a real training step (forward, backward, clipping, AdamW) on random weights of a true shape")
         {
             shape, layers, tokens, sequence, rank, experts, format, device, cards, contiguous, parts, slots, saved, moments, pairs, pairsFolder, keep, kept,
-            chunk, stage, finetuning, steps, weights, diskFolder, dense, trace, json
+            chunk, stage, finetuning, steps, warmUp, weights, diskFolder, diskLayers, dense, trace, json
         };
         command.SetAction((parsed, cancel) => Task.Run(() =>
         {
             var onDisk = parsed.GetValue(weights) == "disk";
             if (onDisk != parsed.GetValue(diskFolder) is not null)
                 throw new ArgumentException("--weights disk and --disk-folder DIR go together: the shards are made in that folder");
+            if (parsed.GetValue(diskLayers) is not null && !onDisk) throw new ArgumentException("--disk-layers is for --weights disk");
             var text = parsed.GetRequiredValue(layers);
             int? count = text == "all" ? null
                 : int.TryParse(text, out var n) ? n : throw new ArgumentException($"--layers must be all or a number, but is '{text}'");
@@ -132,7 +142,7 @@ internal static class BenchTrainCommand
                 parsed.GetValue(pairs), parsed.GetValue(chunk), parsed.GetValue(steps), parsed.GetValue(cards), parsed.GetValue(contiguous),
                 windows[0].Parts, parsed.GetValue(diskFolder), parsed.GetValue(dense) == "host",
                 parsed.GetValue(trace), parsed.GetValue(keep), parsed.GetValue(pairsFolder),
-                (long)parsed.GetValue(kept) << 20, parsed.GetRequiredValue(stage), full);
+                (long)parsed.GetValue(kept) << 20, parsed.GetRequiredValue(stage), full, parsed.GetValue(diskLayers), parsed.GetValue(warmUp));
             var ranks = Together.Join(cancel);
             var speaker = ranks.World == 1 ? "" : $"rank {ranks.Rank}: ";
             foreach (var result in TrainingBenchmark.Run(settings, ranks, line => Console.Error.WriteLine(speaker + line), windows, cancel))
@@ -166,7 +176,8 @@ internal static class BenchTrainCommand
                 + $"busy {r.CopyMs / r.StepMs:P0} of the step; "
                 + $"{r.BusWaitMs:N0} ms of it a card stood before copies that were not over");
         if (r.ReadBytes > 0)
-            Console.WriteLine($"  from the disk: {r.ReadBytes / 1e9:F1} GB a step = {r.ReadGbPerSecond:F2} GB/s, "
+            Console.WriteLine($"  from the disk{(s.DiskLayers is { } stored ? $", where {stored} layers stand for all" : "")}: "
+                + $"{r.ReadBytes / 1e9:F1} GB a step = {r.ReadGbPerSecond:F2} GB/s, "
                 + $"{r.ReadGbPerSecond / r.DiskGbPerSecond:P0} of the {r.DiskGbPerSecond:F2} that it gives when read straight on");
         foreach (var card in r.PerDevice ?? [])
         {

@@ -18,8 +18,9 @@ pack() {
     trap 'rm -rf "$folder"' EXIT
     for project in "$here/../../src/KtNotebooks.Cli" "$here/../KtNotebooks.Tests"; do
         # A restore for one runtime is not what the lock files describe, and must not change them.
+        # What the kernel compiles ahead would lie beside the same assemblies of packages.
         dotnet publish "$project" -c Release -r linux-x64 --self-contained -o "$folder" \
-            -p:NuGetLockFilePath=obj/packages.linux-x64.lock.json -p:RestoreLockedMode=false -p:DebugType=none -p:SatelliteResourceLanguages=en
+            -p:NuGetLockFilePath=obj/packages.linux-x64.lock.json -p:RestoreLockedMode=false -p:KtCompileAhead=false -p:DebugType=none -p:SatelliteResourceLanguages=en
     done
     cp "${BASH_SOURCE[0]}" "$folder/run.sh"
     # Where tests look for it in a checkout, which the folder passes for.
@@ -27,8 +28,10 @@ pack() {
     cp -r "$here"/../KtNotebooks.Tests/Golden/*/ "$folder/tests/KtNotebooks.Tests/Golden/"
     cp "$here/../../KtNotebooks.sln" "$folder/"
     git -C "$here" describe --always --dirty >"$folder/COMMIT"
-    # Clients that tests of the server talk through, a compiler that no cell uses, and what a debugger wants.
-    rm -f "$folder"/{Anthropic,OpenAI,Microsoft.CodeAnalysis.VisualBasic*}.dll "$folder"/libmscor*.so
+    # Clients that tests of the server talk through, parts of ASP.NET and compilers that nothing uses, Parquet's library (no test of a card reads such a file), and
+    # what a debugger wants.
+    rm -f "$folder"/{Anthropic,OpenAI,Microsoft.AspNetCore.{Mvc,Components,Identity,Razor,SignalR,Server.HttpSys,Server.IIS}*}.dll \
+        "$folder"/Microsoft.CodeAnalysis.{VisualBasic*,*Workspaces,Workspaces}.dll "$folder"/{libmscor*,libcoreclrtraceptprovider,ParquetSharpNative}.so
     find "$folder" -name '*.xml' -delete
     tar -C "$folder" -c . | xz -T0 -6 >"$out"
     local bytes
