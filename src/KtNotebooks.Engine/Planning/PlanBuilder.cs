@@ -1,6 +1,7 @@
 using KtNotebooks.Experts;
 using KtNotebooks.Formats;
 using KtNotebooks.Interop;
+using KtNotebooks.Interop.Cuda;
 using KtNotebooks.Models;
 using KtNotebooks.Nn;
 using KtNotebooks.Placement;
@@ -183,7 +184,8 @@ internal sealed class PlanBuilder(CausalLm model, ResidencyPlan residency, Confi
                     Add(Device.Cpu, MemoryPlan.Activations, (long)window.Tokens * moe.Settings.TopK * 2 * moe.Experts.Inner * model.Type.Size());
         var head = residency.Placement.Of("lm_head").Compute;
         largest[head] = Math.Max(largest.GetValueOrDefault(head), Workspace.OfHead(model, Math.Min(window.Tokens, LayerMajorStep.HeadRows)));
-        foreach (var (device, bytes) in largest) Add(device, MemoryPlan.Workspace, bytes);
+        foreach (var (device, bytes) in largest)
+            Add(device, MemoryPlan.Workspace, bytes + (device.Kind == DeviceKind.Cuda && model.Type == DType.F32 ? CudaMatmul.F32Workspace : 0));
         CountKept();
     }
 
