@@ -202,8 +202,8 @@ public sealed class ExpertBank : Module, IAdaptable
     }
 
     /// <summary>Few rows on the card that has the experts, each with its own pairs; null: they come one adapter after another.</summary>
-    private SeveralPairs? SeveralOf(Pass pass, Tensor x) => pass.Mixed is { } mixed && x.Rows <= Math.Min(FewRows.MaxTokens, MixedRows.Most)
-        && mixed.Tables.GetValueOrDefault(this) is { } table ? new SeveralPairs(table, mixed.Places(x.Device)) : null;
+    private SeveralPairs? SeveralOf(Pass pass, Tensor x) => x.Rows <= FewRows.MaxTokens && pass.MixedOf(this, x.Rows) is { } table
+        ? new SeveralPairs(table, pass.Mixed!.Places(x.Device)) : null;
 
     AdapterTable? IAdaptable.TableOf(IReadOnlyList<string> names)
     {

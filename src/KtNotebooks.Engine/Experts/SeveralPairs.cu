@@ -3,28 +3,24 @@
 struct Low { const float *a, *b; int rank; };                    // A [E, rank, in], B [E, out, rank]
 struct Pairs { Low gate, up, down; float scale; int unused; };   // as FewRows.cu has them; ranks of 0: none
 
-// p[r, i] = A_e[i] · row: gate's rows of A and then up's with token r / k, or (down) down's with sorted row row_of[r]. A warp an i.
-extern "C" __global__ void several_in(const T* rows, const int* row_of, const Pairs* pairs, const int* places, const int* indices, float* p, int K, int k, int stride, int down)
+// target[row_of[r], n] += scale · B_e[n] · (A_e · row): of gate and up with the row of token r / k, or (down) of down alone with sorted row row_of[r]. grid: routes;
+// shared: the ranks · (SPLIT + 1) floats.
+extern "C" __global__ void several_pairs(const T* rows, const int* row_of, const Pairs* pairs, const int* places, const int* indices, T* gate, T* up, int N, int K, int k,
+    int down)
 {
-    int r = blockIdx.x, i = blockIdx.y * (blockDim.x >> 5) + (threadIdx.x >> 5), lane = threadIdx.x & 31, place = places[r / k];
+    DYNAMIC_SHARED(memory);
+    float* p = (float*)memory;
+    int r = blockIdx.x, place = places[r / k], expert = indices[r], sorted = row_of[r];
     if (place < 0) return;
     Pairs q = pairs[place];
-    if (i >= (down ? q.down.rank : q.gate.rank + q.up.rank)) return;
-    bool second = !down && i >= q.gate.rank;
-    Low low = down ? q.down : second ? q.up : q.gate;
-    const float* a = low.a + ((long long)indices[r] * low.rank + (second ? i - q.gate.rank : i)) * K;
-    float sum = warp_dot<8>(a, rows + (long long)(down ? row_of[r] : r / k) * K, K);
-    if (lane == 0) p[(long long)r * stride + i] = sum;
-}
-
-// target[row_of[r], n] += scale · B_e[n] · p[r]: of gate (blockIdx.z = 0) and up (1), or (down) of down alone. A thread an n.
-extern "C" __global__ void several_add(const float* p, const int* row_of, const Pairs* pairs, const int* places, const int* indices, T* gate, T* up, int N, int k, int stride, int down)
-{
-    int r = blockIdx.x, n = blockIdx.y * blockDim.x + threadIdx.x, place = places[r / k], second = blockIdx.z;
-    if (place < 0 || n >= N) return;
-    Pairs q = pairs[place];
-    Low low = down ? q.down : second ? q.up : q.gate;
-    p += (long long)r * stride + (second ? q.gate.rank : 0);
-    T* target = (second ? up : gate) + (long long)row_of[r] * N + n;
-    store(target, widen(*target) + q.scale * rank_dot(low.b + ((long long)indices[r] * N + n) * low.rank, p, low.rank));
+    Low first = down ? q.down : q.gate, second = down ? Low{} : q.up;
+    const float *a = first.a + (long long)expert * first.rank * K, *a2 = second.a + (long long)expert * second.rank * K;
+    block_dots<SPLIT>([&](int i) { return i < first.rank ? a + (long long)i * K : a2 + (long long)(i - first.rank) * K; }, first.rank + second.rank,
+        rows + (long long)(down ? sorted : r / k) * K, K, p);
+    for (int n = threadIdx.x; n < N; n += blockDim.x)
+    {
+        T *y = gate + (long long)sorted * N + n, *y2 = up + (long long)sorted * N + n;
+        store(y, widen(*y) + q.scale * rank_dot(first.b + ((long long)expert * N + n) * first.rank, p, first.rank));
+        if (!down) store(y2, widen(*y2) + q.scale * rank_dot(second.b + ((long long)expert * N + n) * second.rank, p + first.rank, second.rank));
+    }
 }

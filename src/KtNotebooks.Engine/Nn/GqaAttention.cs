@@ -69,8 +69,9 @@ public sealed class GqaAttention : Block
     /// <summary>x [T, D] → [T, D].</summary>
     public override Tensor Forward(Tensor x, Pass pass)
     {
-        var (Q, K, V) = GqaHeads.Apply(_q.Forward(x, pass), _k.Forward(x, pass), _v.Forward(x, pass), _qNorm?.Weight, _kNorm?.Weight,
-            _settings.Heads, _rotary, pass.Positions, _settings.Eps, pass.Cache?.Lists);
+        var all = Linear.ForwardEach(x, pass, _q, _k, _v);
+        var (Q, K, V) = GqaHeads.Apply(all[0], all[1], all[2], _qNorm?.Weight, _kNorm?.Weight, _settings.Heads, _rotary, pass.Positions, _settings.Eps,
+            pass.Cache?.Lists);
         Tensor attended;
         if (pass.Cache is { } cache)
         {

@@ -131,13 +131,43 @@ public sealed class Linear : Module, IAdaptable
     /// </summary>
     public Tensor Forward(Tensor x, Pass pass, DType? outType = null)
     {
-        var mixed = x.Rows <= MixedRows.Most ? pass.Mixed?.Tables.GetValueOrDefault(this) : null;
-        if (mixed is null && pass.Adapters is not null && pass.Any(p => Acting(p) is not null))
-            return pass.ByAdapter(x, (rows, p, _) => Forward(rows, p, outType));
-        var y = pass.Adapters is null && Acting(pass) is { } a ? Adapted(x, a, pass.Mask(a.Dropout, _key), outType) : Ops.Linear.Apply(x, Weight, outType);
-        if (mixed is not null) RowPairs.Add(x, mixed.Table, mixed.Rank, pass.Mixed!.Places(x.Device), y);
-        return Bias is { } b ? AddBias.Apply(y, b) : y;
+        if (pass.MixedOf(this, x.Rows) is { } mixed)
+        {
+            var product = Ops.Linear.Apply(x, Weight, outType);
+            RowPairs.Add(x, pass.Mixed!.Places(x.Device), [new(mixed.Table, mixed.Rank, product)]);
+            return WithBias(product);
+        }
+        if (pass.Adapters is not null && pass.Any(p => Acting(p) is not null)) return pass.ByAdapter(x, (rows, p, _) => Forward(rows, p, outType));
+        var acting = pass.Adapters is null ? Acting(pass) : null;
+        return WithBias(acting is { } a ? Adapted(x, a, pass.Mask(a.Dropout, _key), outType) : Ops.Linear.Apply(x, Weight, outType));
     }
+
+    /// <summary>
+    /// Up to three layers that read the same x, each as it is alone; where rows have pairs of their own (<see cref="Pass.Mixed"/>), all their pairs act in one
+    /// launch.
+    /// </summary>
+    public static Tensor[] ForwardEach(Tensor x, Pass pass, params ReadOnlySpan<Linear> layers)
+    {
+        ArgumentNullException.ThrowIfNull(pass);
+        var y = new Tensor[layers.Length];
+        if (pass.Mixed is null)
+        {
+            for (var i = 0; i < y.Length; i++) y[i] = layers[i].Forward(x, pass);
+            return y;
+        }
+        var pairs = new List<RowPairsOf>(layers.Length);
+        for (var i = 0; i < y.Length; i++)
+        {
+            if (pass.MixedOf(layers[i], x.Rows) is { } mixed) pairs.Add(new(mixed.Table, mixed.Rank, y[i] = Ops.Linear.Apply(x, layers[i].Weight, null)));
+            else y[i] = layers[i].Forward(x, pass);
+        }
+        if (pairs.Count > 0) RowPairs.Add(x, pass.Mixed.Places(x.Device), CollectionsMarshal.AsSpan(pairs));
+        for (var i = 0; i < y.Length; i++)
+            if (pass.MixedOf(layers[i], x.Rows) is not null) y[i] = layers[i].WithBias(y[i]);
+        return y;
+    }
+
+    private Tensor WithBias(Tensor y) => Bias is { } b ? AddBias.Apply(y, b) : y;
 
     private Tensor Adapted(Tensor x, LinearLora a, DropoutMask mask, DType? outType)
     {
@@ -207,5 +237,9 @@ public sealed class SwiGluMlp(IWeights weights, string path, DType type, int wid
 
     public override IEnumerable<Module> Children => [Gate, Up, Down];
 
-    public override Tensor Forward(Tensor x, Pass pass) => Down.Forward(SwiGlu.Apply(Gate.Forward(x, pass), Up.Forward(x, pass)), pass);
+    public override Tensor Forward(Tensor x, Pass pass)
+    {
+        var both = Linear.ForwardEach(x, pass, Gate, Up);
+        return Down.Forward(SwiGlu.Apply(both[0], both[1]), pass);
+    }
 }

@@ -59,28 +59,31 @@ public sealed class MlaAttention : Block
     /// </summary>
     public override Tensor Forward(Tensor x, Pass pass)
     {
-        var q = _qA is { } a ? _q.Forward(_qNorm!.Forward(a.Forward(x, pass)), pass) : _q.Forward(x, pass);
-        var (latent, rotaryKey) = SplitColumns.Apply(_kvA.Forward(x, pass), _settings.KvRank);
-        latent = _kvNorm.Forward(latent);
-        if (pass.Cache is null) return _o.Forward(Expanded(q, latent, rotaryKey, pass), pass);
+        var both = Linear.ForwardEach(x, pass, _qA ?? _q, _kvA);
+        var q = _qA is null ? both[0] : _q.Forward(_qNorm!.Forward(both[0]), pass);
+        var kv = both[1];
+        if (pass.Cache is null) return _o.Forward(Expanded(q, kv, pass), pass);
         var angles = Autograd.Tape.Own(LatentRows.Angles(_rotary, pass.Cache.Lists, x.Device));
-        var (held, _) = pass.Cache.Append(Path, LatentRows.Apply(latent, rotaryKey, angles), null, pass.SeqStarts);
+        var (held, _) = pass.Cache.Append(Path, LatentRows.Apply(kv, _kvNorm.Weight, angles, _settings.Eps), null,
+            pass.SeqStarts);
         var begun = pass.RowsAlike && x.Device.Kind == DeviceKind.Cpu ? pass.SeqStarts.Length - 1 : Begun(pass.Cache, pass.SeqStarts);
         var split = pass.SeqStarts[begun];
-        if (split == 0) return _o.Forward(Expanded(q, latent, rotaryKey, pass), pass);
+        if (split == 0) return _o.Forward(Expanded(q, kv, pass), pass);
         if (split == x.Rows) return _o.Forward(Absorbed(q, angles, held, pass.SeqStarts, pass), pass);
         // Running sequences and new ones behind them in one batch.
         int[] starts = [.. pass.SeqStarts[begun..].Select(start => start - split)];
         var rest = pass.OfRows(split, x.Rows) with { Positions = pass.Positions[split..], SeqStarts = starts, FirstRow = pass.FirstRow + split };
         var all = Autograd.Tape.Own(Tensor.Empty(x.Type, x.Device, x.Rows, _settings.Heads.H * _settings.Heads.Value));
         Memory.Copy(Absorbed(Part(q, 0, split), Part(angles, 0, split), held, pass.SeqStarts[..(begun + 1)], pass.OfRows(0, split)), Part(all, 0, split));
-        Memory.Copy(Expanded(Part(q, split, x.Rows), Part(latent, split, x.Rows), Part(rotaryKey, split, x.Rows), rest), Part(all, split, x.Rows));
+        Memory.Copy(Expanded(Part(q, split, x.Rows), Part(kv, split, x.Rows), rest), Part(all, split, x.Rows));
         return _o.Forward(all, pass);
     }
 
-    private Tensor Expanded(Tensor q, Tensor latent, Tensor rotaryKey, Pass pass)
+    /// <summary>Keys and values made from the latents of these rows; kv [T, R + r].</summary>
+    private Tensor Expanded(Tensor q, Tensor kv, Pass pass)
     {
-        var (Q, K, V) = MlaHeads.Apply(q, _kvB.Forward(latent, pass), rotaryKey, _settings.Heads, _rotary, pass.Positions);
+        var (latent, rotaryKey) = SplitColumns.Apply(kv, _settings.KvRank);
+        var (Q, K, V) = MlaHeads.Apply(q, _kvB.Forward(_kvNorm.Forward(latent), pass), rotaryKey, _settings.Heads, _rotary, pass.Positions);
         return Flatten.Apply(Attention.Apply(Q, K, V, Spans.Self(pass.SeqStarts), _settings.Scale));
     }
 
@@ -118,12 +121,12 @@ public sealed class MlaAttention : Block
         if (mixed is null && SeveralAdapters(pass)) return pass.ByAdapter(context, (rows, p, _) => Values(rows, p));
         var y = AbsorbedValues.Apply(context, Read(pass).Weight, Read(pass).Pair, heads);
         if (mixed is not null)
-            RowPairs.Add(context, mixed.Table, mixed.Rank, pass.Mixed!.Places(context.Device), y, heads.H, heads.Nope + heads.Value, heads.Nope);
+            RowPairs.Add(context, pass.Mixed!.Places(context.Device), [new(mixed.Table, mixed.Rank, y)], heads.H, heads.Nope + heads.Value, heads.Nope);
         return y;
     }
 
     /// <summary>The up-projection's pairs where each row has its own.</summary>
-    private AdapterTable? Mixed(long rows, Pass pass) => rows <= MixedRows.Most ? pass.Mixed?.Tables.GetValueOrDefault(_kvB) : null;
+    private AdapterTable? Mixed(long rows, Pass pass) => pass.MixedOf(_kvB, rows);
 
     private bool SeveralAdapters(Pass pass) => pass.Adapters is not null && pass.Any(p => _kvB.Acting(p) is not null);
 

@@ -40,6 +40,9 @@ public sealed record Pass(int[] Positions, int[] SeqStarts, int FirstRow = 0, ul
     /// <summary>The rows of <see cref="Adapters"/>, for modules that can take each with its own; null: none can.</summary>
     internal MixedRows? Mixed { get; init; }
 
+    /// <summary>A module's pairs where each of so many rows has its own; null: it has none, or its rows come adapter by adapter.</summary>
+    internal AdapterTable? MixedOf(IAdaptable module, long rows) => rows <= MixedRows.Most ? Mixed?.Tables.GetValueOrDefault(module) : null;
+
     /// <summary>Asks for the base without any adapter.</summary>
     public const string BaseModel = "base";
 

@@ -18,6 +18,9 @@ public abstract class Block(string path) : Module(path)
 {
     /// <summary>x [T, D] → [T, D].</summary>
     public abstract Tensor Forward(Tensor x, Pass pass);
+
+    /// <summary>residual + f(x), both [T, D].</summary>
+    public virtual Tensor AddTo(Tensor residual, Tensor x, Pass pass) => Ops.Add.Apply(residual, Forward(x, pass));
 }
 
 /// <summary>The stage that every model here is made of: a norm, and attention or a feed-forward part.</summary>
@@ -31,5 +34,5 @@ public sealed class Residual(string path, RmsNorm norm, Block inner, bool wholeS
 
     public override IEnumerable<Module> Children => [norm, inner];
 
-    public override Tensor Forward(Tensor x, Pass pass) => Ops.Add.Apply(x, inner.Forward(norm.Forward(x), pass));
+    public override Tensor Forward(Tensor x, Pass pass) => inner.AddTo(x, norm.Forward(x), pass);
 }

@@ -13,12 +13,17 @@ __device__ __forceinline__ void rotate(const T* pair, const float* angle, T* tar
     store(target + 1, a * angle[1] + b * angle[0]);
 }
 
-// row t of target = [latent (R), rotated key (r)]. grid: T.
-extern "C" __global__ void latent_rows(const T* latent, const T* key, const float* angles, T* target, int R, int r)
+// row t of target = [RMS norm of x[t, 0 … R), rotated x[t, R … R + r)]. grid: T.
+extern "C" __global__ void latent_rows(const T* x, const float* w, const float* angles, T* target, int R, int r, float eps)
 {
-    long long t = blockIdx.x;
-    for (int i = threadIdx.x; i < R; i += blockDim.x) target[t * (R + r) + i] = latent[t * R + i];
-    for (int i = threadIdx.x; i < r / 2; i += blockDim.x) rotate(key + t * r + 2 * i, angles + t * r + 2 * i, target + t * (R + r) + R + 2 * i);
+    x += (long long)blockIdx.x * (R + r);
+    target += (long long)blockIdx.x * (R + r);
+    angles += (long long)blockIdx.x * r;
+    float sum = 0;
+    for (int i = threadIdx.x; i < R; i += blockDim.x) sum += widen(x[i]) * widen(x[i]);
+    float scale = 1.0f / sqrtf(block_sum(sum) / R + eps);
+    for (int i = threadIdx.x; i < R; i += blockDim.x) store(target + i, widen(x[i]) * scale * w[i]);
+    for (int i = threadIdx.x; i < r / 2; i += blockDim.x) rotate(x + R + 2 * i, angles + 2 * i, target + R + 2 * i);
 }
 
 #ifdef TILES

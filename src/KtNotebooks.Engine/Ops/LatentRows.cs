@@ -4,12 +4,12 @@ using KtNotebooks.Tensors;
 namespace KtNotebooks.Ops;
 
 /// <summary>
-/// What a token leaves in the cache of latent attention: row t = [latent (R), rotary key turned by its position (r)]. latent [T, R], key [T, r], one float
-/// type; angles [T, r/2, 2] F32. Inference only.
+/// What a token leaves in the cache of latent attention: row t = [RMS norm of its latent (R), rotary key turned by its position (r)]. x [T, R + r] is what the
+/// projection gave, F32 or BF16; w [R] F32 the norm's weight; angles [T, r/2, 2] F32. Inference only.
 /// </summary>
-internal sealed class LatentRows : InferenceOp
+internal sealed class LatentRows(float eps) : InferenceOp
 {
-    public static Tensor Apply(Tensor latent, Tensor key, Tensor angles) => new LatentRows().Run(latent, key, angles)[0];
+    public static Tensor Apply(Tensor x, Tensor w, Tensor angles, float eps) => new LatentRows(eps).Run(x, w, angles)[0];
 
     /// <summary>
     /// cos and sin (times the attenuation) of each pair at each row's position, F32 [T, r/2, 2], on a device: looked up there once a pass where it is a card.
@@ -49,24 +49,26 @@ internal sealed class LatentRows : InferenceOp
 
     protected override Frame Prepare(Tensor[] inputs)
     {
-        var (latent, key) = (inputs[0], inputs[1]);
-        ExpectFloat(latent, "latent");
-        Expect(key, "key", latent.Type, latent.Dim(0), key.Width);
-        Expect(inputs[2], "angles", DType.F32, latent.Dim(0), key.Width / 2, 2);
-        return new Frame(inputs, [Allocate(latent, latent.Type, latent.Dim(0), latent.Width + key.Width)]);
+        var (x, w) = (inputs[0], inputs[1]);
+        ExpectFloat(x, "x");
+        Expect(w, "w", DType.F32, w.Width);
+        Expect(inputs[2], "angles", DType.F32, x.Dim(0), (x.Width - w.Width) / 2, 2);
+        return new Frame(inputs, [Allocate(x, x.Type, x.Shape)]);
     }
 
     protected override void Plain(Frame f)
     {
-        var (latent, key, rows) = (f.Inputs[0], f.Inputs[1], f.Outputs[0]);
-        using var angles = f.Inputs[2].View(key.Dim(0), key.Width);
+        var (x, w, rows) = (f.Inputs[0], f.Inputs[1], f.Outputs[0]);
+        var latent = w.Width;
+        using var angles = f.Inputs[2].View(x.Dim(0), x.Width - latent);
         RowParallel.For(rows.Rows, rows.Width, (first, last) =>
         {
-            var (scratch, target) = (new float[Math.Max(latent.Width, key.Width)], new float[rows.Width]);
+            var (scratch, target) = (new float[x.Width], new float[x.Width]);
             for (var t = first; t < last; t++)
             {
-                FloatRows.Load(latent, t, scratch).CopyTo(target);
-                Rotate(FloatRows.Load(key, t, scratch), angles.Row<float>(t), target.AsSpan(latent.Width));
+                var source = FloatRows.Load(x, t, scratch);
+                RmsNorm.Row(source[..latent], w.Span<float>(), eps, target.AsSpan(0, latent));
+                Rotate(source[latent..], angles.Row<float>(t), target.AsSpan(latent));
                 FloatRows.Store(rows, t, target);
             }
         });
@@ -74,8 +76,8 @@ internal sealed class LatentRows : InferenceOp
 
     protected override void Cuda(Frame f)
     {
-        var (latent, key, angles, rows) = (f.Inputs[0], f.Inputs[1], f.Inputs[2], f.Outputs[0]);
-        AbsorbedKernels.Kernel(latent, "latent_rows", AbsorbedForm.OneRow)
-            .Launch(rows.Dim(0), 128, latent.Pointer, key.Pointer, angles.Pointer, rows.Pointer, latent.Width, key.Width);
+        var (x, w, angles, rows) = (f.Inputs[0], f.Inputs[1], f.Inputs[2], f.Outputs[0]);
+        AbsorbedKernels.Kernel(x, "latent_rows", AbsorbedForm.OneRow)
+            .Launch(rows.Dim(0), 128, x.Pointer, w.Pointer, angles.Pointer, rows.Pointer, w.Width, x.Width - w.Width, eps);
     }
 }

@@ -123,15 +123,20 @@ public sealed class RmsNorm(float eps) : Op
             var (a, b) = (new float[D], new float[D]);
             for (var row = first; row < last; row++)
             {
-                var source = FloatRows.Load(x, row, a);
-                var scale = (float)(1 / Math.Sqrt((TensorPrimitives.SumOfSquares(source) / D) + eps));
-                rstd.Span<float>()[(int)row] = scale;
                 var target = FloatRows.Target(y, row, b);
-                TensorPrimitives.Multiply(source, scale, target);
-                TensorPrimitives.Multiply(target, w.Span<float>(), target);
+                rstd.Span<float>()[(int)row] = Row(FloatRows.Load(x, row, a), w.Span<float>(), eps, target);
                 FloatRows.Store(y, row, target);
             }
         });
+    }
+
+    /// <summary>One row on the CPU; returns its rstd.</summary>
+    internal static float Row(ReadOnlySpan<float> x, ReadOnlySpan<float> w, float eps, Span<float> y)
+    {
+        var scale = (float)(1 / Math.Sqrt((TensorPrimitives.SumOfSquares(x) / x.Length) + eps));
+        TensorPrimitives.Multiply(x, scale, y);
+        TensorPrimitives.Multiply(y, w, y);
+        return scale;
     }
 
     protected override void Cuda(Frame f)

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 
 using KtNotebooks.Interop.Cuda;
@@ -9,42 +10,48 @@ namespace KtNotebooks.Ops;
 [StructLayout(LayoutKind.Sequential)]
 internal readonly record struct LowPair(nint A, nint B, int Rank, float Scale);
 
+/// <summary>A module's <see cref="LowPair"/>s, the largest rank among them, and what its weight gave for all rows.</summary>
+internal readonly record struct RowPairsOf(Tensor Table, int Rank, Tensor Y);
+
 /// <summary>
 /// Adds the low-rank terms of several adapters, each row its own, to what a weight gave for all rows: for few rows on a card, in inference. A row without an
 /// adapter stays as it is, bit for bit. Tables hold <see cref="LowPair"/>s; places I32 [T] say which is a row's, −1 none.
 /// </summary>
 internal static class RowPairs
 {
-    private const int Warps = 8, Threads = 256;
+    private const int Threads = 256;
+
+    /// <summary>Threads of a block where several warps share a sum over x, and how many blocks a card is given about, where rows are few.</summary>
+    private const int SplitThreads = 512, Split = 2, Blocks = 128;
 
     private static readonly CudaProgram Program = new(nameof(RowPairs), CudaProgram.Resource("Ops.RowPairs.cu"));
 
     private static readonly string[] Known = [.. Enumerable.Range(0, 8)
-        .Select(i => $"-DTYPE={((i & 1) != 0 ? "bf16" : "float")} -DOTHER={((i & 2) != 0 ? "bf16" : "float")} -DSPLIT={((i & 4) != 0 ? Warps : 1)}")];
+        .Select(i => $"-DTYPE={((i & 1) != 0 ? "bf16" : "float")} -DOTHER={((i & 2) != 0 ? "bf16" : "float")} -DSPLIT={((i & 4) != 0 ? Split : 1)}")];
 
     /// <summary>
-    /// y[row, n] += scale · B[(row mod divide) · each + first + n] · (A x[row]) with the pair of token row / divide: divide 1 for a linear layer, H where a
-    /// token's heads are rows and B has `each` rows a head.
+    /// y[row, n] += scale · B[(row mod divide) · each + first + n] · (A x[row]) with the pair of token row / divide, for up to three modules that read x:
+    /// divide 1 for linear layers, H where a token's heads are rows and B has `each` rows a head.
     /// </summary>
     /// <param name="x">[T · divide, K].</param>
-    /// <param name="table">Of the module.</param>
-    /// <param name="rank">The largest in it.</param>
     /// <param name="places">Of the T tokens.</param>
-    /// <param name="y">[T · divide, N].</param>
+    /// <param name="of">Y [T · divide, N], of one type.</param>
     /// <param name="divide">Rows a token.</param>
     /// <param name="each">Rows of B between a token's rows.</param>
     /// <param name="first">Row of B that is the first output.</param>
-    public static void Add(Tensor x, Tensor table, int rank, Tensor places, Tensor y, int divide = 1, int each = 0, int first = 0)
+    public static void Add(Tensor x, Tensor places, ReadOnlySpan<RowPairsOf> of, int divide = 1, int each = 0, int first = 0)
     {
         var rows = (int)(places.Dim(0) * divide);
-        var (K, N) = ((int)(x.Count / rows), (int)(y.Count / rows));
-        using var p = Tensor.Empty(DType.F32, x.Device, rows, rank);
-        var split = K >= 1024 && K % (4 * Warps) == 0; // a block a number where one warp would have many rounds of it
-        var options = Options(x, y, split);
-        Program.Kernel(x.Gpu(), "row_pairs_in", options).Launch((rows, split ? rank : (rank + Warps - 1) / Warps, 1), Warps * 32, 0, x.Pointer, table.Pointer,
-            places.Pointer, p.Pointer, K, divide, rank);
-        Program.Kernel(x.Gpu(), "row_pairs_add", options).Launch((rows, (N + Threads - 1) / Threads, 1), Threads, 0, p.Pointer, table.Pointer, places.Pointer,
-            y.Pointer, N, divide, each, first, rank);
+        var arguments = new Arguments { X = x.Pointer, Places = places.Pointer, K = (int)(x.Count / rows), Divide = divide, Each = each, First = first };
+        var split = arguments.K >= 1024 && arguments.K % (4 * Split) == 0; // where one warp would have many rounds of it
+        var (threads, blocks, rank) = (split ? SplitThreads : Threads, 0, 0);
+        for (var i = 0; i < of.Length; i++)
+        {
+            var n = (int)(of[i].Y.Count / rows);
+            arguments.Outputs[i] = new Output(of[i].Table.Pointer, of[i].Y.Pointer, n, Math.Clamp((n + threads - 1) / threads, 1, Math.Max(1, Blocks / rows)));
+            (blocks, rank) = (blocks + arguments.Outputs[i].Blocks, Math.Max(rank, of[i].Rank));
+        }
+        Program.Kernel(x.Gpu(), "row_pairs", Options(x, of[0].Y, split)).Launch((rows, blocks, 1), threads, rank * (Split + 1) * sizeof(float), arguments);
     }
 
     /// <summary>The same of <see cref="AbsorbedQueries"/>.</summary>
@@ -57,4 +64,23 @@ internal static class RowPairs
     private static string Options(Tensor x, Tensor y, bool split = false) => Known[(IsNarrow(x) ? 1 : 0) | (IsNarrow(y) ? 2 : 0) | (split ? 4 : 0)];
 
     private static bool IsNarrow(Tensor of) => of.Type == DType.BF16;
+
+    /// <summary>`Output` of RowPairs.cu.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    private readonly record struct Output(nint Pairs, nint Y, int N, int Blocks);
+
+    [InlineArray(3)]
+    private struct Three
+    {
+        private Output _first;
+    }
+
+    /// <summary>`Rows` of RowPairs.cu.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    private struct Arguments
+    {
+        public nint X, Places;
+        public Three Outputs;
+        public int K, Divide, Each, First;
+    }
 }

@@ -7,33 +7,25 @@ __device__ __forceinline__ LowPair pair_of(const LowPair* pairs, int place)
     return place < 0 ? LowPair{} : pairs[place];
 }
 
-// p[row, i] = A[i] · x[row], of the adapter of token row / divide. grid: (rows, stride · SPLIT / 8 rounded up), 8 warps, SPLIT of them an i, each a part of K, which
-// is a multiple of 4 · SPLIT then.
-extern "C" __global__ void row_pairs_in(const T* x, const LowPair* pairs, const int* places, float* p, int K, int divide, int stride)
-{
-    __shared__ float partial[8];
-    int row = blockIdx.x, lane = threadIdx.x & 31, warp = threadIdx.x >> 5, i = blockIdx.y * (8 / SPLIT) + warp / SPLIT, from = warp % SPLIT * (K / SPLIT);
-    LowPair q = pair_of(pairs, places[row / divide]);
-    if (i < q.rank) // the same for the warps of an i
-    {
-        float sum = warp_dot<SPLIT == 1 ? 4 : 2>(q.a + (long long)i * K + from, x + (long long)row * K + from, K / SPLIT);
-        if (lane == 0) partial[warp] = sum;
-    }
-    __syncthreads();
-    if (i >= q.rank || lane != 0 || from != 0) return;
-    float sum = 0;
-    for (int part = 0; part < SPLIT; part++) sum += partial[warp + part];
-    p[(long long)row * stride + i] = sum;
-}
+struct Output { const LowPair* pairs; OTHER* y; int N, blocks; }; // y [rows, N] of one module, and how many blocks of a row it has
+struct Rows { const T* x; const int* places; Output outputs[3]; int K, divide, each, first; };
 
-// y[row, n] += scale · B[(row % divide) · each + first + n] · p[row]. A thread an n. grid: (rows, N / threads rounded up).
-extern "C" __global__ void row_pairs_add(const float* p, const LowPair* pairs, const int* places, OTHER* y, int N, int divide, int each, int first, int stride)
+// y[row, n] += scale · B[(row % divide) · each + first + n] · (A · x[row]) with the pair of token row / divide, for the modules that read this x. Each block makes its
+// A · x anew: of few rows that takes less than a kernel in front. grid: (rows, blocks of all modules); shared: rank · (SPLIT + 1) floats.
+extern "C" __global__ void row_pairs(Rows rows)
 {
-    int row = blockIdx.x, n = blockIdx.y * blockDim.x + threadIdx.x;
-    LowPair q = pair_of(pairs, places[row / divide]);
-    if (n >= N || q.rank == 0) return;
-    y += (long long)row * N + n;
-    store(y, widen(*y) + q.scale * rank_dot(q.b + ((long long)(row % divide) * each + first + n) * q.rank, p + (long long)row * stride, q.rank));
+    DYNAMIC_SHARED(memory);
+    float* p = (float*)memory;
+    int row = blockIdx.x, block = blockIdx.y, module = 0;
+    while (block >= rows.outputs[module].blocks) block -= rows.outputs[module++].blocks;
+    Output to = rows.outputs[module];
+    LowPair low = pair_of(to.pairs, rows.places[row / rows.divide]);
+    if (low.rank == 0) return;
+    block_dots<SPLIT>([&](int i) { return low.a + (long long)i * rows.K; }, low.rank, rows.x + (long long)row * rows.K, rows.K, p);
+    const float* b = low.b + ((long long)(row % rows.divide) * rows.each + rows.first) * low.rank;
+    OTHER* y = to.y + (long long)row * to.N;
+    for (int n = block * blockDim.x + threadIdx.x; n < to.N; n += to.blocks * blockDim.x)
+        store(y + n, widen(y[n]) + low.scale * rank_dot(b + (long long)n * low.rank, p, low.rank));
 }
 
 // Absorbed queries: y[t, h, 0 … R) += scale · (q_nope[t, h] B_h) A, q [T, H, n + r], y [T, H, R + r], A [rank, R], B [H·(n + v), rank].

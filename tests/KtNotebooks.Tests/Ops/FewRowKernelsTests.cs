@@ -88,44 +88,78 @@ public class FewRowKernelsTests
         Assert.Equal(together.ToFloats().Skip((rows - 1) * outputs), Run(Device.Cuda(), rows - 1, 1).ToFloats());
     }
 
-    /// <summary>Ranks and widths of the vector loads, and others; rows without an adapter stay as they are, bit for bit.</summary>
+    /// <summary>
+    /// Ranks and widths of the vector loads, and others; one module and three that read the same rows, narrow and wide; rows without an adapter stay as
+    /// they are, bit for bit.
+    /// </summary>
     [Theory]
-    [InlineData(8, 64)]
-    [InlineData(5, 64)]
-    [InlineData(4, 1056)]
-    [InlineData(3, 37)]
-    public void Each_row_has_its_own_pair(int rank, int width)
+    [InlineData(8, 64, 43)]
+    [InlineData(5, 64, 43)]
+    [InlineData(4, 1056, 600, 43)]
+    [InlineData(3, 37, 43, 7, 300)]
+    [InlineData(40, 2048, 9, 1300, 600)]
+    public void Each_row_has_its_own_pair(int rank, int width, params int[] outputs)
     {
         Require.Hardware("cuda", CudaDevice.Missing);
-        const int Rows = 5, Outputs = 43;
-        var random = new Random(rank);
-        using var x = Make(random, DType.BF16, Rows, width);
-        using var y = Make(random, DType.F32, Rows, Outputs);
-        using var a = Make(random, DType.F32, 2, rank, width);
-        using var b = Make(random, DType.F32, 2, Outputs, rank);
+        const int Rows = 5;
         int[] places = [1, -1, 0, 1, 0];
-        var expected = y.ToFloats();
-        var (X, A, B) = (x.ToFloats(), a.ToFloats(), b.ToFloats());
-        for (var t = 0; t < Rows; t++)
-            for (var n = 0; n < Outputs && places[t] >= 0; n++)
-                for (var i = 0; i < rank; i++)
+        var random = new Random(rank);
+        using var tape = Tape.Scratch();
+        using var x = Make(random, DType.BF16, Rows, width);
+        var rows = Tape.Own(x.To(Device.Cuda()));
+        var X = x.ToFloats();
+        List<(float[] Before, float[] Expected, RowPairsOf Pairs)> modules = [];
+        foreach (var N in outputs)
+        {
+            using var y = Make(random, DType.F32, Rows, N);
+            var (a, b) = (Tape.Own(Make(random, DType.F32, 2, rank, width).To(Device.Cuda())), Tape.Own(Make(random, DType.F32, 2, N, rank).To(Device.Cuda())));
+            var (A, B, expected) = (a.ToFloats(), b.ToFloats(), y.ToFloats());
+            for (var t = 0; t < Rows; t++)
+                for (var i = 0; i < rank && places[t] >= 0; i++)
                 {
                     double sum = 0;
                     for (var k = 0; k < width; k++) sum += A[(((places[t] * rank) + i) * width) + k] * X[(t * width) + k];
-                    expected[(t * Outputs) + n] += (float)(0.25 * B[(((places[t] * Outputs) + n) * rank) + i] * sum);
+                    for (var n = 0; n < N; n++) expected[(t * N) + n] += (float)(0.25 * B[(((places[t] * N) + n) * rank) + i] * sum);
                 }
-        using var there = y.To(Device.Cuda());
-        using var rows = x.To(Device.Cuda());
-        using var aThere = a.To(Device.Cuda());
-        using var bThere = b.To(Device.Cuda());
-        LowPair[] pairs = [.. Enumerable.Range(0, 2).Select(i => new LowPair((nint)aThere.Pointer + (i * rank * width * 4),
-            (nint)bThere.Pointer + (i * Outputs * rank * 4), rank, 0.25f))];
-        using var table = Memory.Place(System.Runtime.InteropServices.MemoryMarshal.Cast<LowPair, int>(pairs), Device.Cuda());
-        using var which = Memory.Place(places, Device.Cuda());
-        RowPairs.Add(rows, table, rank, which, there);
-        var actual = there.ToFloats();
-        for (var i = 0; i < actual.Length; i++) Assert.Equal(expected[i], actual[i], 1e-3f * (1 + Math.Abs(expected[i])));
-        Assert.Equal(y.ToFloats()[Outputs..(2 * Outputs)], actual[Outputs..(2 * Outputs)]);
+            LowPair[] pairs = [.. Enumerable.Range(0, 2).Select(i => new LowPair((nint)a.Pointer + (i * rank * width * 4), (nint)b.Pointer + (i * N * rank * 4),
+                rank, 0.25f))];
+            var table = Tape.Own(Memory.Place(System.Runtime.InteropServices.MemoryMarshal.Cast<LowPair, int>(pairs), Device.Cuda()));
+            modules.Add((y.ToFloats(), expected, new RowPairsOf(table, rank, Tape.Own(y.To(Device.Cuda())))));
+        }
+        RowPairs.Add(rows, Tape.Own(Memory.Place(places, Device.Cuda())), [.. modules.Select(m => m.Pairs)]);
+        foreach (var (before, expected, pairs) in modules)
+        {
+            var (actual, N) = (pairs.Y.ToFloats(), expected.Length / Rows);
+            var largest = expected.Max(Math.Abs);
+            for (var i = 0; i < actual.Length; i++) Assert.Equal(expected[i], actual[i], 1e-4f * largest);
+            Assert.Equal(before[N..(2 * N)], actual[N..(2 * N)]);
+        }
+    }
+
+    [Theory]
+    [InlineData(DType.BF16, 3, 512, 64)]
+    [InlineData(DType.F32, 2, 40, 6)]
+    public void What_a_token_leaves_in_the_cache_is_its_normed_latent_and_its_turned_key(DType type, int rows, int latent, int rotary)
+    {
+        Require.Hardware("cuda", CudaDevice.Missing);
+        const float Eps = 1e-5f;
+        var random = new Random(latent);
+        using var tape = Tape.Scratch();
+        var x = Tape.Own(Make(random, type, rows, latent + rotary));
+        var w = Tape.Own(Make(random, DType.F32, latent));
+        var angles = Tape.Own(Make(random, DType.F32, rows, rotary / 2, 2));
+        var (left, key) = SplitColumns.Apply(x, latent);
+        var (normed, keys, turns) = (RmsNorm.Apply(left, w, Eps).ToFloats(), key.ToFloats(), angles.ToFloats());
+        var here = LatentRows.Apply(x, w, angles, Eps);
+        var there = LatentRows.Apply(Tape.Own(x.To(Device.Cuda())), Tape.Own(w.To(Device.Cuda())), Tape.Own(angles.To(Device.Cuda())), Eps);
+        Near(here, there, type == DType.F32 ? 1e-6 : 0.005);
+        for (var t = 0; t < rows; t++)
+        {
+            var row = here.ToFloats().AsSpan(t * (latent + rotary), latent + rotary);
+            Assert.Equal(normed.AsSpan(t * latent, latent), row[..latent]); // as the norm alone leaves it, bit for bit
+            for (var i = t * rotary; i < (t + 1) * rotary; i += 2)
+                Assert.Equal((keys[i] * turns[i]) - (keys[i + 1] * turns[i + 1]), row[latent + i - (t * rotary)], type == DType.F32 ? 1e-6f : 0.02f);
+        }
     }
 
     private static void Near(Tensor expected, Tensor actual, double share)

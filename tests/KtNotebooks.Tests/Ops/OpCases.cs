@@ -24,6 +24,8 @@ public static class OpCases
             {
                 var text = Text(type, shape);
                 yield return new OpCase(typeof(Add), text, 1, [Of(type, shape), Of(type, shape)], x => [Add.Apply(x[0], x[1])]);
+                yield return new OpCase(typeof(Add), text + ", three", 1, [Of(type, shape), Of(type, shape), Of(type, shape)],
+                    x => [Add.Apply(x[0], x[1], x[2])]);
                 yield return new OpCase(typeof(AddBias), text, (int)shape[0], [Of(type, shape), F32(shape[^1])], x => [AddBias.Apply(x[0], x[1])]);
                 yield return new OpCase(typeof(SwiGlu), text, 4, [Of(type, shape), Of(type, shape)], x => [SwiGlu.Apply(x[0], x[1])]);
             }
