@@ -17,8 +17,8 @@ public sealed record ServeBenchmarkSettings(IReadOnlyList<int> Streams, int Prom
 /// <summary>So many clients at once, on the base.</summary>
 /// <param name="Http">Over HTTP, each stream a connection.</param>
 /// <param name="Direct">The same requests to the engine in the same process, without HTTP and JSON.</param>
-/// <param name="MixedTokensPerSecond">Over HTTP, base and adapters in turn; null: there are no adapters.</param>
-public sealed record StreamFigures(int Streams, StreamSpeed Http, StreamSpeed Direct, double? MixedTokensPerSecond)
+/// <param name="Mixed">Over HTTP, base and adapters in turn; null: there are no adapters.</param>
+public sealed record StreamFigures(int Streams, StreamSpeed Http, StreamSpeed Direct, StreamSpeed? Mixed)
 {
     /// <summary>What HTTP and JSON add to a step of the engine while all draw, the clients on the same processors included.</summary>
     public double HttpOfAStep => (Http.StepMs / Direct.StepMs) - 1;
@@ -124,7 +124,7 @@ public sealed class ServeBenchmark : IAsyncDisposable
                 direct.Add(await DirectAsync(n, names[0], cancel));
                 if (names.Length > 1 && n > 1) mixed.Add((await TimedAsync(n, i => Body(names[i % names.Length], Prompt(i)), cancel)).Speed);
             }
-            figures.Add(new StreamFigures(n, Median(http), Median(direct), mixed.Count > 0 ? Median(mixed).TokensPerSecond : null));
+            figures.Add(new StreamFigures(n, Median(http), Median(direct), mixed.Count > 0 ? Median(mixed) : null));
             if (!OnCard) RequireAlike(alone, among, n);
         }
         double? gap = _settings.LongPrompt > 0 ? await GapAsync(most, names[0], figures[^1].Http.TokensPerSecond, note, cancel) : null;

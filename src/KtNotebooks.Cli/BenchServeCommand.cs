@@ -109,9 +109,10 @@ internal static class BenchServeCommand
             Console.WriteLine($"  {name,-25} {of.Http.TokensPerSecond,10:N0} tokens/s   {r.Times(of),4:F1} × one   the engine alone "
                 + $"{of.Direct.TokensPerSecond:N0}: HTTP and JSON add {100 * of.HttpOfAStep:F1} % to a step of {of.Direct.StepMs:F1} ms, "
                 + $"{100 * of.HttpOfAll:F1} % to all");
-            if (of.MixedTokensPerSecond is { } mixed)
-                Console.WriteLine($"    {$"base and {r.Models - 1} adapters",-23} {mixed,10:N0} tokens/s   "
-                    + $"{100 * mixed / of.Http.TokensPerSecond:F0} % of base alone");
+            if (of.Mixed is { } mixed)
+                Console.WriteLine($"    {$"base and {r.Models - 1} adapters",-23} {mixed.TokensPerSecond,10:N0} tokens/s   "
+                    + $"{100 * mixed.TokensPerSecond / of.Http.TokensPerSecond:F0} % of base alone; a step of {mixed.StepMs:F1} ms, "
+                    + $"{100 * of.Http.StepMs / mixed.StepMs:F0} %");
         }
         if (r.SameTexts < r.ComparedTexts) Console.WriteLine($"  {r.SameTexts} of {r.ComparedTexts} texts are the same alone and among all");
         if (r.ReplayedSteps > 0 || r.NotRecorded is not null)

@@ -201,8 +201,8 @@ public sealed class ExpertBank : Module, IAdaptable
         return Transfer.Apply(y, x.Device);
     }
 
-    /// <summary>Few rows on the card that has the experts, each with its own pairs; null: they come one adapter after another.</summary>
-    private SeveralPairs? SeveralOf(Pass pass, Tensor x) => x.Rows <= FewRows.MaxTokens && pass.MixedOf(this, x.Rows) is { } table
+    /// <summary>Rows on the card that has the experts, each with its own pairs; null: they come one adapter after another.</summary>
+    private SeveralPairs? SeveralOf(Pass pass, Tensor x) => pass.MixedOf(this, x.Rows) is { } table
         ? new SeveralPairs(table, pass.Mixed!.Places(x.Device)) : null;
 
     AdapterTable? IAdaptable.TableOf(IReadOnlyList<string> names)

@@ -101,8 +101,11 @@ internal sealed class GpuRows(ExpertCall call, GpuExperts source, GpuState state
         {
             if (IsEmpty(source.Groups[g])) continue;
             using var visit = new Visit(this, g, pairs);
-            using var h = visit.Activate(visit.GateAndUp(), call.IsRemembered ? state : null);
+            var into = visit.GateAndUp();
+            call.Several?.AddIn(call, state.RowOf, visit.FirstRow, into.Gate, into.Up);
+            using var h = visit.Activate(into, call.IsRemembered ? state : null);
             using var down = visit.Down(h);
+            call.Several?.AddDown(call, state.RowOf, visit.FirstRow, h, down);
             sum.Add(down, visit.FirstRow, state.RowOf, call.Weights, call.TopK);
         }
         if (cpu is not null)
@@ -163,10 +166,10 @@ internal sealed class GpuRows(ExpertCall call, GpuExperts source, GpuState state
         using var pairs = Lora is { } lora ? new DeviceExpertLora(lora, call.X.Type) : null;
         using var visit = new Visit(this, pairs, tiles);
         var into = visit.GateAndUp();
-        call.Several?.AddIn(call, state.RowOf, into.Gate, into.Up);
+        call.Several?.AddIn(call, state.RowOf, 0, into.Gate, into.Up);
         using var h = visit.Activate(into, null);
         using var down = visit.Down(h);
-        call.Several?.AddDown(call, state.RowOf, h, down);
+        call.Several?.AddDown(call, state.RowOf, 0, h, down);
         RouteKernels.Combine(down, state.RowOf, 0, call.Routes, call.TopK, call.Weights, y, add: false);
     }
 

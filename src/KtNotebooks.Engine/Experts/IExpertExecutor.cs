@@ -53,7 +53,7 @@ internal sealed record ExpertCall(ExpertSet Experts, RouteKey Key, Tensor X, Ten
     /// <summary>The low-rank pairs where they are kept, which may be the host, for the CPU's share of rows on a GPU.</summary>
     public ExpertLora? KeptLora { get; init; }
 
-    /// <summary>Pairs row by row, in the place of those of <see cref="Experts"/>; null: the same for all. For few rows of experts on a card.</summary>
+    /// <summary>Pairs row by row, in the place of those of <see cref="Experts"/>; null: the same for all. For experts on a card, in inference.</summary>
     public SeveralPairs? Several { get; init; }
 
     /// <summary>k.</summary>

@@ -19,10 +19,21 @@ extern "C" __global__ void latent_rows(const T* x, const float* w, const float* 
     x += (long long)blockIdx.x * (R + r);
     target += (long long)blockIdx.x * (R + r);
     angles += (long long)blockIdx.x * r;
+    typedef Pack<T, VEC> Values;
     float sum = 0;
-    for (int i = threadIdx.x; i < R; i += blockDim.x) sum += widen(x[i]) * widen(x[i]);
+    for (int i = threadIdx.x * VEC; i < R; i += blockDim.x * VEC)
+    {
+        Values v = *(const Values*)(x + i);
+        for (int e = 0; e < VEC; e++) sum += widen(v.v[e]) * widen(v.v[e]);
+    }
     float scale = 1.0f / sqrtf(block_sum(sum) / R + eps);
-    for (int i = threadIdx.x; i < R; i += blockDim.x) store(target + i, widen(x[i]) * scale * w[i]);
+    for (int i = threadIdx.x * VEC; i < R; i += blockDim.x * VEC)
+    {
+        Values v = *(const Values*)(x + i), r;
+        Pack<float, VEC> factors = *(const Pack<float, VEC>*)(w + i);
+        for (int e = 0; e < VEC; e++) store(&r.v[e], widen(v.v[e]) * scale * factors.v[e]);
+        *(Values*)(target + i) = r;
+    }
     for (int i = threadIdx.x; i < r / 2; i += blockDim.x) rotate(x + R + 2 * i, angles + 2 * i, target + R + 2 * i);
 }
 

@@ -77,7 +77,8 @@ internal sealed class LatentRows(float eps) : InferenceOp
     protected override void Cuda(Frame f)
     {
         var (x, w, angles, rows) = (f.Inputs[0], f.Inputs[1], f.Inputs[2], f.Outputs[0]);
-        AbsorbedKernels.Kernel(x, "latent_rows", AbsorbedForm.OneRow)
+        var packed = w.Width % 8 == 0 && x.Width % 8 == 0 && (x.Pointer | w.Pointer | rows.Pointer) % 32 == 0;
+        AbsorbedKernels.Kernel(x, "latent_rows", AbsorbedKernels.Form(1, packed))
             .Launch(rows.Dim(0), 128, x.Pointer, w.Pointer, angles.Pointer, rows.Pointer, w.Width, x.Width - w.Width, eps);
     }
 }

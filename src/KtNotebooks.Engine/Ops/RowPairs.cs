@@ -19,15 +19,12 @@ internal readonly record struct RowPairsOf(Tensor Table, int Rank, Tensor Y);
 /// </summary>
 internal static class RowPairs
 {
-    private const int Threads = 256;
-
-    /// <summary>Threads of a block where several warps share a sum over x, and how many blocks a card is given about, where rows are few.</summary>
-    private const int SplitThreads = 512, Split = 2, Blocks = 128;
+    private const int Warps = 8, Threads = 32 * Warps;
 
     private static readonly CudaProgram Program = new(nameof(RowPairs), CudaProgram.Resource("Ops.RowPairs.cu"));
 
     private static readonly string[] Known = [.. Enumerable.Range(0, 8)
-        .Select(i => $"-DTYPE={((i & 1) != 0 ? "bf16" : "float")} -DOTHER={((i & 2) != 0 ? "bf16" : "float")} -DSPLIT={((i & 4) != 0 ? Split : 1)}")];
+        .Select(i => $"-DTYPE={((i & 1) != 0 ? "bf16" : "float")} -DOTHER={((i & 2) != 0 ? "bf16" : "float")} -DSPLIT={((i & 4) != 0 ? Warps : 1)}")];
 
     /// <summary>
     /// y[row, n] += scale · B[(row mod divide) · each + first + n] · (A x[row]) with the pair of token row / divide, for up to three modules that read x:
@@ -43,15 +40,20 @@ internal static class RowPairs
     {
         var rows = (int)(places.Dim(0) * divide);
         var arguments = new Arguments { X = x.Pointer, Places = places.Pointer, K = (int)(x.Count / rows), Divide = divide, Each = each, First = first };
-        var split = arguments.K >= 1024 && arguments.K % (4 * Split) == 0; // where one warp would have many rounds of it
-        var (threads, blocks, rank) = (split ? SplitThreads : Threads, 0, 0);
+        var blocks = 0;
         for (var i = 0; i < of.Length; i++)
         {
             var n = (int)(of[i].Y.Count / rows);
-            arguments.Outputs[i] = new Output(of[i].Table.Pointer, of[i].Y.Pointer, n, Math.Clamp((n + threads - 1) / threads, 1, Math.Max(1, Blocks / rows)));
-            (blocks, rank) = (blocks + arguments.Outputs[i].Blocks, Math.Max(rank, of[i].Rank));
+            arguments.Outputs[i] = new Output(of[i].Table.Pointer, of[i].Y.Pointer, n, (n + Threads - 1) / Threads);
+            (blocks, arguments.Stride) = (blocks + arguments.Outputs[i].Blocks, Math.Max(arguments.Stride, of[i].Rank));
         }
-        Program.Kernel(x.Gpu(), "row_pairs", Options(x, of[0].Y, split)).Launch((rows, blocks, 1), threads, rank * (Split + 1) * sizeof(float), arguments);
+        using var p = Tensor.Empty(DType.F32, x.Device, of.Length, rows, arguments.Stride);
+        arguments.P = p.Pointer;
+        var split = arguments.K >= 1024 && arguments.K % (4 * Warps) == 0; // a block a number where one warp would have many rounds of it
+        var options = Options(x, of[0].Y, split);
+        Program.Kernel(x.Gpu(), "row_pairs_in", options)
+            .Launch((rows, split ? arguments.Stride : (arguments.Stride + Warps - 1) / Warps, of.Length), Threads, 0, arguments);
+        Program.Kernel(x.Gpu(), "row_pairs_add", options).Launch((rows, blocks, 1), Threads, 0, arguments);
     }
 
     /// <summary>The same of <see cref="AbsorbedQueries"/>.</summary>
@@ -79,8 +81,8 @@ internal static class RowPairs
     [StructLayout(LayoutKind.Sequential)]
     private struct Arguments
     {
-        public nint X, Places;
+        public nint X, Places, P;
         public Three Outputs;
-        public int K, Divide, Each, First;
+        public int K, Divide, Each, First, Stride;
     }
 }

@@ -7,25 +7,41 @@ __device__ __forceinline__ LowPair pair_of(const LowPair* pairs, int place)
     return place < 0 ? LowPair{} : pairs[place];
 }
 
-struct Output { const LowPair* pairs; OTHER* y; int N, blocks; }; // y [rows, N] of one module, and how many blocks of a row it has
-struct Rows { const T* x; const int* places; Output outputs[3]; int K, divide, each, first; };
+struct Output { const LowPair* pairs; OTHER* y; int N, blocks; }; // y [rows, N] of one module, and how many blocks of row_pairs_add a row of it has
+struct Rows { const T* x; const int* places; float* p; Output outputs[3]; int K, divide, each, first, stride; }; // p [modules, rows, stride]
 
-// y[row, n] += scale · B[(row % divide) · each + first + n] · (A · x[row]) with the pair of token row / divide, for the modules that read this x. Each block makes its
-// A · x anew: of few rows that takes less than a kernel in front. grid: (rows, blocks of all modules); shared: rank · (SPLIT + 1) floats.
-extern "C" __global__ void row_pairs(Rows rows)
+// p[module, row, i] = A[i] · x[row], of the adapter of token row / divide, for the modules that read this x: SPLIT warps of the block an i, each a part of K, which is a
+// multiple of 4 · SPLIT where that is not 1. grid: (rows, stride · SPLIT / 8 rounded up, modules), 8 warps.
+extern "C" __global__ void row_pairs_in(Rows rows)
 {
-    DYNAMIC_SHARED(memory);
-    float* p = (float*)memory;
+    __shared__ float partial[8];
+    int row = blockIdx.x, lane = threadIdx.x & 31, warp = threadIdx.x >> 5, i = blockIdx.y * (8 / SPLIT) + warp / SPLIT, part = warp % SPLIT, K = rows.K;
+    LowPair low = pair_of(rows.outputs[blockIdx.z].pairs, rows.places[row / rows.divide]);
+    if (i < low.rank) // the same for the warps of an i
+    {
+        int from = part * (K / SPLIT);
+        float sum = warp_dot<SPLIT == 1 ? 4 : 2>(low.a + (long long)i * K + from, rows.x + (long long)row * K + from, K / SPLIT);
+        if (lane == 0) partial[warp] = sum;
+    }
+    __syncthreads();
+    if (i >= low.rank || lane != 0 || part != 0) return;
+    float sum = 0;
+    for (int other = 0; other < SPLIT; other++) sum += partial[warp + other];
+    rows.p[((long long)blockIdx.z * gridDim.x + row) * rows.stride + i] = sum;
+}
+
+// y[row, n] += scale · B[(row % divide) · each + first + n] · p[row]. A thread an n. grid: (rows, blocks of all modules).
+extern "C" __global__ void row_pairs_add(Rows rows)
+{
     int row = blockIdx.x, block = blockIdx.y, module = 0;
     while (block >= rows.outputs[module].blocks) block -= rows.outputs[module++].blocks;
     Output to = rows.outputs[module];
     LowPair low = pair_of(to.pairs, rows.places[row / rows.divide]);
-    if (low.rank == 0) return;
-    block_dots<SPLIT>([&](int i) { return low.a + (long long)i * rows.K; }, low.rank, rows.x + (long long)row * rows.K, rows.K, p);
-    const float* b = low.b + ((long long)(row % rows.divide) * rows.each + rows.first) * low.rank;
-    OTHER* y = to.y + (long long)row * to.N;
-    for (int n = block * blockDim.x + threadIdx.x; n < to.N; n += to.blocks * blockDim.x)
-        store(y + n, widen(y[n]) + low.scale * rank_dot(b + (long long)n * low.rank, p, low.rank));
+    int n = block * blockDim.x + threadIdx.x;
+    if (n >= to.N || low.rank == 0) return;
+    OTHER* y = to.y + (long long)row * to.N + n;
+    const float* b = low.b + ((long long)(row % rows.divide) * rows.each + rows.first + n) * low.rank;
+    store(y, widen(*y) + low.scale * rank_dot(b, rows.p + ((long long)module * gridDim.x + row) * rows.stride, low.rank));
 }
 
 // Absorbed queries: y[t, h, 0 … R) += scale · (q_nope[t, h] B_h) A, q [T, H, n + r], y [T, H, R + r], A [rank, R], B [H·(n + v), rank].

@@ -29,7 +29,7 @@ public sealed class ServeBenchmarkTests
         var result = await benchmark.RunAsync(cancel: Stop);
         Assert.Equal([1, 5], result.Streams.Select(s => s.Streams));
         Assert.Equal((5, 5), (result.SameTexts, result.ComparedTexts));
-        Assert.True(result.Streams[1].MixedTokensPerSecond > 0 && result.Streams[0].MixedTokensPerSecond is null);
+        Assert.True(result.Streams[1].Mixed?.TokensPerSecond > 0 && result.Streams[0].Mixed is null);
         Assert.True(result.FirstTokenMs > 0, $"first token after {result.FirstTokenMs} ms");
         Assert.True(result.SlowestGapMs > 0, $"slowest gap {result.SlowestGapMs} ms");
         Assert.True(result.Steps > 200, $"{result.Steps} steps");

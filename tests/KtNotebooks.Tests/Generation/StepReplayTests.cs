@@ -46,19 +46,21 @@ public sealed class StepReplayTests
 
     /// <summary>
     /// Base and adapters in one step, each row with its own pairs, on dense layers, in absorbed attention and on experts, which some rows share and some do
-    /// not; a third adapter comes later and has another rank.
+    /// not; a third adapter comes later and has another rank. Prompts together are fewer rows than a tile of the experts, or more.
     /// </summary>
     [Theory]
-    [InlineData("deepseek_v2_lite")]
-    [InlineData("qwen3_moe")]
-    public void Rows_of_several_adapters_share_a_recorded_step(string name)
+    [InlineData("deepseek_v2_lite", 5)]
+    [InlineData("deepseek_v2_lite", 45)]
+    [InlineData("qwen3_moe", 5)]
+    [InlineData("qwen3_moe", 45)]
+    public void Rows_of_several_adapters_share_a_recorded_step(string name, int prompt)
     {
         Require.Hardware("cuda", CudaDevice.Missing);
         using var model = Load(name, ExecutorKind.Resident, type: DType.F32); // no rounding that could turn a draw
         ServedShape.Adapt(model, "cat", 4, 1, 0.3f);
         ServedShape.Adapt(model, "dog", 4, 2, 0.3f);
         string[] adapters = ["cat", Pass.BaseModel, "dog", "cat", Pass.BaseModel, "dog", "bird"];
-        GenerationRequest[] requests = [.. adapters.Select((adapter, i) => new GenerationRequest([.. Enumerable.Range(0, 5 + i)
+        GenerationRequest[] requests = [.. adapters.Select((adapter, i) => new GenerationRequest([.. Enumerable.Range(0, prompt + i)
             .Select(t => ((t * 37) + (i * 11) + 5) % 256)], Sampling.Greedy(8)) { Logprobs = 1, Adapter = adapter })];
         (string[] Texts, int[][] Ids, long Replays) Run(bool record)
         {

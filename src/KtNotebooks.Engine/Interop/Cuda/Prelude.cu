@@ -77,30 +77,6 @@ __device__ __forceinline__ float warp_dot(const float* a, const V* x, int K)
     return warp_sum(sum);
 }
 
-// p[i] = row(i) · x over K, i < count, by a block, for all its threads to read: WARPS warps an i, each a part of K (a multiple of 4 · WARPS where that is not 1).
-// p: shared, count · (WARPS + 1) floats.
-template <int WARPS, class V, class Row>
-__device__ void block_dots(Row row, int count, const V* x, int K, float* p)
-{
-    float* parts = WARPS == 1 ? p : p + count;
-    int warps = blockDim.x >> 5, each = K / WARPS;
-    for (int at = threadIdx.x >> 5; at < count * WARPS; at += warps)
-    {
-        int from = at % WARPS * each;
-        float sum = warp_dot<8>(row(at / WARPS) + from, x + from, each);
-        if ((threadIdx.x & 31) == 0) parts[at] = sum;
-    }
-    __syncthreads();
-    if (WARPS == 1) return;
-    for (int i = threadIdx.x; i < count; i += blockDim.x)
-    {
-        float sum = 0;
-        for (int part = 0; part < WARPS; part++) sum += parts[i * WARPS + part];
-        p[i] = sum;
-    }
-    __syncthreads();
-}
-
 // b · p over a rank by one thread; aligned where the rank is a multiple of 4.
 __device__ __forceinline__ float rank_dot(const float* b, const float* p, int rank)
 {
