@@ -10,13 +10,20 @@ __device__ __forceinline__ LowPair pair_of(const LowPair* pairs, int place)
 struct Output { const LowPair* pairs; OTHER* y; int N, blocks; }; // y [rows, N] of one module, and how many blocks of row_pairs_add a row of it has
 struct Rows { const T* x; const int* places; float* p; Output outputs[3]; int K, divide, each, first, stride; }; // p [modules, rows, stride]
 
+// Not rows.outputs[module]: an argument that is indexed by what is known at run time alone is copied to each thread's own memory first. With it row_pairs_in took
+// 6.7 us of 512 rows on an H200, and 3.6 where it had no such argument.
+__device__ __forceinline__ Output output_of(const Rows& rows, int module)
+{
+    return module == 0 ? rows.outputs[0] : module == 1 ? rows.outputs[1] : rows.outputs[2];
+}
+
 // p[module, row, i] = A[i] · x[row], of the adapter of token row / divide, for the modules that read this x: SPLIT warps of the block an i, each a part of K, which is a
 // multiple of 4 · SPLIT where that is not 1. grid: (rows, stride · SPLIT / 8 rounded up, modules), 8 warps.
 extern "C" __global__ void row_pairs_in(Rows rows)
 {
     __shared__ float partial[8];
     int row = blockIdx.x, lane = threadIdx.x & 31, warp = threadIdx.x >> 5, i = blockIdx.y * (8 / SPLIT) + warp / SPLIT, part = warp % SPLIT, K = rows.K;
-    LowPair low = pair_of(rows.outputs[blockIdx.z].pairs, rows.places[row / rows.divide]);
+    LowPair low = pair_of(output_of(rows, blockIdx.z).pairs, rows.places[row / rows.divide]);
     if (i < low.rank) // the same for the warps of an i
     {
         int from = part * (K / SPLIT);
@@ -33,9 +40,9 @@ extern "C" __global__ void row_pairs_in(Rows rows)
 // y[row, n] += scale · B[(row % divide) · each + first + n] · p[row]. A thread an n. grid: (rows, blocks of all modules).
 extern "C" __global__ void row_pairs_add(Rows rows)
 {
-    int row = blockIdx.x, block = blockIdx.y, module = 0;
-    while (block >= rows.outputs[module].blocks) block -= rows.outputs[module++].blocks;
-    Output to = rows.outputs[module];
+    int row = blockIdx.x, second = rows.outputs[0].blocks, third = second + rows.outputs[1].blocks, module = (blockIdx.y >= second) + (blockIdx.y >= third);
+    int block = blockIdx.y - (module == 0 ? 0 : module == 1 ? second : third);
+    Output to = output_of(rows, module);
     LowPair low = pair_of(to.pairs, rows.places[row / rows.divide]);
     int n = block * blockDim.x + threadIdx.x;
     if (n >= to.N || low.rank == 0) return;
