@@ -36,6 +36,7 @@ internal static class DataCheck
         foreach (var note in c.Finish("kt data check").Concat(keys.Notes)) Console.WriteLine(note);
         var (folder, settings) = (keys.ModelPath, keys.Data);
         var tokenizer = Tokenizer.Load(folder);
+        if (keys.Objective.Stage != "pt" && settings.Template.Doubt(tokenizer) is { } doubt) Console.WriteLine($"note: {doubt}");
         var loaded = watch.Elapsed;
         var data = TrainingData.Load(settings, folder, keys.Objective.Encoder(settings, tokenizer), cancel);
         var encoded = watch.Elapsed;

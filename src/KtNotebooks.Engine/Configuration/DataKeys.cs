@@ -32,7 +32,9 @@ public static class DataKeys
             c.Ignore("buffer_size", "it goes with streaming: true");
             return null;
         }
-        if (c.Int("max_steps") <= 0) throw c.Wrong("max_steps", "the number of steps with streaming: true, where nobody knows how many rows there are");
+        if (c.Int("max_steps") <= 0) throw c.Has("max_steps")
+            ? c.Wrong("max_steps", "the number of steps with streaming: true, where nobody knows how many rows there are")
+            : new ArgumentException($"{c.Where("streaming")}: streaming: true needs max_steps, for nobody knows how many rows there are");
         if (c.Has("max_samples")) throw c.Wrong("max_samples", "left out with streaming: true; max_steps says how many rows are seen");
         if (c.Number("val_size") > 0) throw c.Wrong("val_size", "0 with streaming: true; give held-out rows as eval_dataset");
         if (c.OneOf("mix_strategy") != "concat") throw c.Wrong("mix_strategy", "concat with streaming: true; rows of several sets mix in the buffer");

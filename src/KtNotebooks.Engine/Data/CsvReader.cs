@@ -45,6 +45,9 @@ public sealed class CsvReader
             if (header is null)
             {
                 header = [.. fields.Select(f => f ?? "")];
+                if (header is [var only] && only.Contains(';', StringComparison.Ordinal))
+                    throw new InvalidDataException($"{place}: the header '{only}' is one column: its fields are separated by semicolons, as Excel writes them "
+                        + "in many countries. Save the file with commas.");
                 if (header.Distinct().Count() < header.Length)
                     throw new InvalidDataException($"{place}: two columns of the header have the same name.");
                 continue;

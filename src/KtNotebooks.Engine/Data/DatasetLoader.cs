@@ -80,9 +80,9 @@ public static class DatasetLoader
         if (entry.Ranking && (entry.Columns.Chosen is null || entry.Columns.Rejected is null))
             throw new NotSupportedException($"The dataset '{entry.Name}' has ranking: true, but its 'columns' in {DatasetInfo.FileName} do not say which "
                 + "column is 'chosen' and which is 'rejected'.");
-        if (need == Need.Answer && entry.Columns.KtoTag is not null)
+        if (need is Need.Answer or Need.Question && entry.Columns.KtoTag is not null)
             throw new NotSupportedException($"The dataset '{entry.Name}' names a kto_tag (answers that are wanted or not), from which stage: kto learns. To "
-                + $"learn all of its answers, take kto_tag out of its 'columns' in {DatasetInfo.FileName}.");
+                + $"take all of its answers alike, take kto_tag out of its 'columns' in {DatasetInfo.FileName}.");
         if (!entry.Ranking && need == Need.Ranking)
             throw new NotSupportedException($"The dataset '{entry.Name}' has no ranking: true in {DatasetInfo.FileName}; learning from preferences needs a "
                 + "chosen and a rejected answer a row.");

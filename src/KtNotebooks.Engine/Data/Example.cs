@@ -37,6 +37,6 @@ public sealed record Example(IReadOnlyList<Message> Prompt, IReadOnlyList<Messag
     /// <exception cref="InvalidDataException">The row has none.</exception>
     public string Answer => Responses.Count == 1
         ? Responses[0].Content
-        : throw new InvalidDataException($"{Source}: the row has {Responses.Count} answers where training needs exactly one. Fill the answer column or remove "
+        : throw new InvalidDataException($"{Source}: the row has {Responses.Count} answers where exactly one is needed. Fill the answer column or remove "
         + "the row.");
 }

@@ -44,6 +44,10 @@ internal static class RowReader
     {
         if (!Directory.Exists(path)) return [path];
         var files = Directory.GetFiles(path).Where(f => !Path.GetFileName(f).StartsWith('.')).Order(StringComparer.Ordinal).ToArray();
+        var below = Directory.GetDirectories(path).Where(f => !Path.GetFileName(f).StartsWith('.') && Directory.EnumerateFiles(f).Any(IsReadable)).ToArray();
+        if (below.Length > 0 && !files.Any(IsReadable)) // as the Hub has them: a README, and the rows in data/
+            throw new FileNotFoundException($"The folder '{path}' of the data set holds no rows itself; they are in {string.Join(", ", below.Order())}: give "
+                + "that folder as file_name.", path);
         if (files.Length == 0) throw new FileNotFoundException($"The folder '{path}' of the data set holds no files.", path);
         var types = files.Select(Path.GetExtension).Distinct(StringComparer.OrdinalIgnoreCase).ToArray();
         return types.Length == 1
@@ -51,6 +55,9 @@ internal static class RowReader
             : throw new InvalidDataException($"The folder '{path}' holds files of several types ({string.Join(", ", types)}); a data set's folder must"
                 + $" hold one type.");
     }
+
+    private static bool IsReadable(string file) =>
+        Path.GetExtension(file).ToLowerInvariant() is ".json" or ".jsonl" or ".csv" or ".txt" or ".parquet" or ".arrow";
 
     /// <summary>What a JSON value is, in words.</summary>
     public static string KindName(JsonElement json) => json.ValueKind switch

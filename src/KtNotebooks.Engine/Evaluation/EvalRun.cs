@@ -44,7 +44,7 @@ public sealed class EvalRun : IDisposable
     public IReadOnlyList<string> LeftOut => _rows.LeftOut;
 
     /// <summary>What a person should know before it starts.</summary>
-    public IReadOnlyList<string> Notes => _rows.Notes;
+    public IReadOnlyList<string> Notes => [.. _rows.Notes, .. OtherRow()];
 
     public static EvalRun Open(params string[] arguments) => Open(null, arguments);
 
@@ -82,6 +82,16 @@ public sealed class EvalRun : IDisposable
     }
 
     public void Dispose() => Model.Dispose();
+
+    /// <summary>Rows that are multiple-choice questions among others that are none are not scored as such, for accuracy would be of two kinds.</summary>
+    private IEnumerable<string> OtherRow()
+    {
+        var choices = _rows.Examples.Count(e => ChoiceQuestion.LettersOf(e) is not null);
+        if (choices == 0 || choices == _rows.Examples.Count) return [];
+        var other = _rows.Examples.First(e => ChoiceQuestion.LettersOf(e) is null);
+        return [$"{choices:N0} of {_rows.Examples.Count:N0} rows are multiple-choice questions, but {other.Source} is not (options on lines 'A. …', "
+            + "'B. …', and one of their letters as the answer): 'accuracy' is that of all rows' answer tokens, not of letters"];
+    }
 
     private ChoiceScores Choose(SftEncoder encoder, string[] letters, CancellationToken cancel)
     {

@@ -119,6 +119,9 @@ public sealed class FineTuneRun : IDisposable
         {
             if (windows is StreamedWindows reading) reading.Vocabulary = model.Info.Vocabulary;
             notes.AddRange(rows.Notes(model.Info.MaxPositions));
+            if (objective.Stage != "pt" && rows.Train.Count(r => r.Starts.Length == 1 && r.Ids.Length >= keys.Data.Cutoff) is > 0 and var full)
+                notes.Add($"{full:N0} of {rows.Train.Length:N0} rows have the {keys.Data.Cutoff:N0} tokens that cutoff_len allows: what was longer was cut, "
+                    + "answers too");
             foreach (var example in rows.Train.Concat(rows.HeldOut))
                 if (example.Ids.Where(i => i >= model.Info.Vocabulary).Cast<int?>().FirstOrDefault() is { } id)
                     throw new InvalidDataException($"{example.Source}: has token {id}, but the model's vocabulary ends "

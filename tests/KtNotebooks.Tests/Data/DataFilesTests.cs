@@ -52,6 +52,27 @@ public sealed class DataFilesTests : IDisposable
     }
 
     [Fact]
+    public void A_CSV_with_semicolons_is_told_from_one_with_a_strange_column()
+    {
+        _folder.Write("semi.csv", "instruction;input;output\nq;;a\n");
+        Assert.Equal($"{Path.Combine(_folder.Path, "semi.csv")}:1: the header 'instruction;input;output' is one column: its fields are separated by "
+            + "semicolons, as Excel writes them in many countries. Save the file with commas.", Refused<InvalidDataException>("semi.csv"));
+    }
+
+    /// <summary>As a set of the Hub is cloned: a README, and the rows in data/.</summary>
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void A_folder_whose_rows_lie_one_level_down_says_where(bool readme)
+    {
+        _folder.Write("hf/data/train-00000.jsonl", Json[1..^1].Replace("},{", "}\n{"));
+        if (readme) _folder.Write("hf/README.md", "# rows");
+        Assert.Equal($"The folder '{Path.Combine(_folder.Path, "hf")}' of the data set holds no rows itself; they are in "
+            + $"{Path.Combine(_folder.Path, "hf/data")}: give that folder as file_name.", Refused<FileNotFoundException>("hf"));
+        Assert.Equal(2, Rows("hf/data").Length);
+    }
+
+    [Fact]
     public void Rows_may_end_anywhere_in_what_is_read_at_once()
     {
         // Rows from 10 bytes to 300 KB, over a window that begins with 64 KB.

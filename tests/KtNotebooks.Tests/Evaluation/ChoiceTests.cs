@@ -110,4 +110,19 @@ public class ChoiceTests
         }
         return new EncodedExample(ids, [.. ids.Select((id, t) => t % 3 == 0 ? -100 : id)], "test:1");
     }
+
+    /// <summary>A set is scored by letters only where all of its rows are questions: the one that is none is named, with what is measured instead.</summary>
+    [Fact]
+    public void A_row_that_is_no_question_among_questions_is_named()
+    {
+        using var folder = new Samples.Folder();
+        folder.Write("dataset_info.json", """{"mc":{"file_name":"mc.json"}}""");
+        var file = folder.Write("mc.json", """
+            [{"instruction":"Which colour?\nA. red\nB. blue\nAnswer:","output":"A"},{"instruction":"Which colour?\nA. red\nB. blue\nAnswer:","output":"b"}]
+            """);
+        using var run = EvalRun.Open("model_name_or_path=" + Path.Combine(Checkout.Root, "notebooks/models/kt-tiny"), "template=deepseek",
+            "dataset_dir=" + folder.Path, "eval_dataset=mc", "output_dir=" + Path.Combine(folder.Path, "out"));
+        Assert.StartsWith($"1 of 2 rows are multiple-choice questions, but {file}:2 is not ", run.Notes[^1], StringComparison.Ordinal);
+        Assert.EndsWith("'accuracy' is that of all rows' answer tokens, not of letters", run.Notes[^1], StringComparison.Ordinal);
+    }
 }
