@@ -2,7 +2,8 @@
 # Tests and benchmarks on a GPU machine that has no .NET and maybe no network:
 #   tests/gpu/run.sh pack OUT.tar.xz    here: a self-contained linux-x64 build of kt and of the tests, with the golden folders (at most 60 MB)
 #   ./run.sh test [more options]        there, in the unpacked folder: every test that uses a card; one that wants more cards than there are fails
-#   ./run.sh sanitize                   there: a golden model's steps and answers under compute-sanitizer's memcheck
+#   ./run.sh sanitize [class …]         there: a golden model's steps and answers under compute-sanitizer's memcheck, then tests of ops under memcheck, racecheck
+#                                       and initcheck (those of KERNELS below, or of the classes named)
 #   ./run.sh verify [options]           there: kt verify --device cuda:0 on every golden folder
 #   ./run.sh bench [which …]            there: the tables of docs/results (all of them, or those named: ceilings v2lite v3 formats attention)
 #   ./run.sh scale [1 2 4 …]            there: the same step by so many processes with a card each (default 1, 2, 4 as there are cards), summed by NCCL
@@ -57,9 +58,17 @@ run_verify() {
     for golden in "$here"/tests/KtNotebooks.Tests/Golden/*/expected.json; do "$here/kt" verify "$(dirname "$golden")" --device cuda:0 "$@"; done
 }
 
+KERNELS='Ops.FewRowKernelsTests Ops.RouteKernelsTests Ops.CachedAttentionTests Ops.GroupedCodesTests Generation.ShortlistTests Interop.Cuda.PreludeTests'
+
 run_sanitize() {
     about
-    compute-sanitizer --tool memcheck --error-exitcode 9 "$here/kt" verify "$here/tests/KtNotebooks.Tests/Golden/${1:-deepseek_v2_lite}" --device cuda:0
+    local tool class filters=()
+    compute-sanitizer --tool memcheck --error-exitcode 9 "$here/kt" verify "$here/tests/KtNotebooks.Tests/Golden/deepseek_v2_lite" --device cuda:0
+    for class in ${*:-$KERNELS}; do filters+=(--filter-class "KtNotebooks.Tests.$class"); done
+    for tool in memcheck racecheck initcheck; do
+        echo "\$ compute-sanitizer --tool $tool: ${*:-$KERNELS}"
+        KT_REQUIRE=${KT_REQUIRE:-cuda} compute-sanitizer --tool "$tool" --error-exitcode 9 "$here/KtNotebooks.Tests" "${filters[@]}" | tail -n 20
+    done
 }
 
 kt() {
@@ -130,5 +139,5 @@ case ${1:-} in
     scale) shift; run_scale "$@" ;;
     verify) shift; run_verify "$@" ;;
     bench) shift; run_bench "$@" ;;
-    *) sed -n '2,9p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+    *) sed -n '2,10p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
 esac
