@@ -49,6 +49,21 @@ public static class DatasetLoader
         return [.. entries.Select(entry => Read(entry, maxSamples, need, cancel))];
     }
 
+    /// <summary>The rows of sets whose answers are compared with what a model writes: no answers that are wanted or not.</summary>
+    /// <inheritdoc cref="Read(string, string, int?, Need, CancellationToken)"/>
+    internal static IReadOnlyList<DatasetRows> ReadToPredict(string folder, string names, int? maxSamples, Need need, CancellationToken cancel)
+    {
+        foreach (var entry in Entries(folder, names)) RequireAnswers(entry);
+        return Read(folder, names, maxSamples, need, cancel);
+    }
+
+    private static void RequireAnswers(DatasetEntry entry)
+    {
+        if (entry.Columns.KtoTag is not null)
+            throw new NotSupportedException($"The dataset '{entry.Name}' names a kto_tag (answers that are wanted or not), from which stage: kto learns. To "
+                + $"take all of its answers alike, take kto_tag out of its 'columns' in {DatasetInfo.FileName}.");
+    }
+
     /// <summary>The entries of dataset_info.json that a list of names means.</summary>
     public static IReadOnlyList<DatasetEntry> Entries(string folder, string names)
     {
@@ -80,9 +95,7 @@ public static class DatasetLoader
         if (entry.Ranking && (entry.Columns.Chosen is null || entry.Columns.Rejected is null))
             throw new NotSupportedException($"The dataset '{entry.Name}' has ranking: true, but its 'columns' in {DatasetInfo.FileName} do not say which "
                 + "column is 'chosen' and which is 'rejected'.");
-        if (need is Need.Answer or Need.Question && entry.Columns.KtoTag is not null)
-            throw new NotSupportedException($"The dataset '{entry.Name}' names a kto_tag (answers that are wanted or not), from which stage: kto learns. To "
-                + $"take all of its answers alike, take kto_tag out of its 'columns' in {DatasetInfo.FileName}.");
+        if (need == Need.Answer) RequireAnswers(entry);
         if (!entry.Ranking && need == Need.Ranking)
             throw new NotSupportedException($"The dataset '{entry.Name}' has no ranking: true in {DatasetInfo.FileName}; learning from preferences needs a "
                 + "chosen and a rejected answer a row.");

@@ -33,6 +33,9 @@ public sealed record Example(IReadOnlyList<Message> Prompt, IReadOnlyList<Messag
     /// <summary>What the row holds besides text, where it says so: "column 'images' holds 1 value". Null for rows of text.</summary>
     public string? Media { get; init; }
 
+    /// <summary>The answer that a prediction is compared with; "" where the row has none.</summary>
+    public string Label => Responses.Count == 1 ? Responses[0].Content : "";
+
     /// <summary>The answer to learn.</summary>
     /// <exception cref="InvalidDataException">The row has none.</exception>
     public string Answer => Responses.Count == 1

@@ -57,10 +57,7 @@ public sealed class EvalRun : IDisposable
     /// <inheritdoc cref="Open(Action{WorkProgress}?, string[], CancellationToken)"/>
     /// <param name="ranks">The processes that share the rows out.</param>
     public static EvalRun Open(Action<WorkProgress>? loading, string[] arguments, ICollective ranks, CancellationToken cancel = default) =>
-        new(OpenedRows.Open("kt eval", c => PredictSettings.Read(c, AnswerTokens), examples =>
-        {
-            foreach (var example in examples) _ = example.Answer; // the first row without one is named
-        }, loading, arguments, ranks, cancel));
+        new(OpenedRows.Open("kt eval", c => PredictSettings.Read(c, AnswerTokens), Need.Answer, loading, arguments, ranks, cancel));
 
     public EvalResult Run(CancellationToken cancel = default)
     {

@@ -23,12 +23,12 @@ internal sealed record OpenedRows(PredictSettings Settings, CausalLm Model, Toke
 
     /// <param name="command">Who asks: `kt predict`.</param>
     /// <param name="read">Its settings.</param>
-    /// <param name="check">Looks at the rows before the model is loaded.</param>
+    /// <param name="need">Whether rows without an answer are of use.</param>
     /// <param name="loading">Told how far the model has come in.</param>
     /// <param name="arguments">A YAML file and key=value pairs over it.</param>
     /// <param name="ranks">The processes that share the rows out.</param>
     /// <param name="cancel">Looked at while rows are read.</param>
-    public static OpenedRows Open(string command, Func<Settings, PredictSettings> read, Action<List<Example>>? check, Action<WorkProgress>? loading,
+    public static OpenedRows Open(string command, Func<Settings, PredictSettings> read, Need need, Action<WorkProgress>? loading,
         string[] arguments, ICollective ranks, CancellationToken cancel)
     {
         ArgumentNullException.ThrowIfNull(ranks);
@@ -36,8 +36,7 @@ internal sealed record OpenedRows(PredictSettings Settings, CausalLm Model, Toke
         var settings = read(c);
         var notes = c.Finish(command);
         if (ranks.IsFirst()) FolderLock.RequireFree(settings.OutputDir, "output_dir");
-        var examples = settings.Load(out var left, cancel);
-        check?.Invoke(examples);
+        var examples = settings.Load(need, out var left, cancel);
         SameRun.Require(ranks, settings.Facts(c, examples).Prepend(("what is run", "a prediction")));
         var (model, tokenizer) = settings.Model.Load(loading);
         try

@@ -75,7 +75,7 @@ public sealed class PredictRun : IPredictRun
     /// <inheritdoc cref="Open(Action{WorkProgress}?, string[], CancellationToken)"/>
     /// <param name="ranks">The processes that share the rows out.</param>
     public static PredictRun Open(Action<WorkProgress>? loading, string[] arguments, ICollective ranks, CancellationToken cancel = default) =>
-        new(OpenedRows.Open("kt predict", c => PredictSettings.Read(c), check: null, loading, arguments, ranks, cancel));
+        new(OpenedRows.Open("kt predict", c => PredictSettings.Read(c), Need.Question, loading, arguments, ranks, cancel));
 
     public PredictResult Run(CancellationToken cancel = default)
     {

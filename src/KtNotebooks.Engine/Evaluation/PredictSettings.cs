@@ -49,11 +49,12 @@ public sealed record PredictSettings(ModelKeys Model, Sampling Sampling, string?
     }
 
     /// <summary>The rows.</summary>
+    /// <param name="need">Whether rows without an answer are of use.</param>
     /// <param name="left">Rows that are of no use, with file, row and reason.</param>
     /// <param name="cancel">Looked at with every row.</param>
-    public List<Example> Load(out IReadOnlyList<string> left, CancellationToken cancel = default)
+    public List<Example> Load(Need need, out IReadOnlyList<string> left, CancellationToken cancel = default)
     {
-        var sets = DatasetLoader.Read(DatasetFolder, Datasets, MaxSamples, cancel: cancel);
+        var sets = DatasetLoader.ReadToPredict(DatasetFolder, Datasets, MaxSamples, need, cancel);
         left = [.. sets.Where(s => s.Skipped.Count > 0).SelectMany(s => s.Skipped.Prepend($"{s.Name}: {s.Skipped.Count} rows are left out:"))];
         List<Example> examples = [.. sets.SelectMany(s => s.Examples)];
         if (ValSize > 0) examples = DatasetLoader.Split(examples, ValSize, (int)Sampling.Seed).Evaluation;
@@ -64,7 +65,7 @@ public sealed record PredictSettings(ModelKeys Model, Sampling Sampling, string?
     internal IEnumerable<(string Name, string Value)> Facts(Settings c, IReadOnlyList<Example> examples)
     {
         return [("the build of kt", SameRun.Code), .. c.Given.Select(g => (g.Key, g.Value ?? "null")), ("adapter (sha256)", AdapterHash ?? "none"),
-            ("rows of the data set (sha256)", HashOf(examples.Select(e => $"{string.Join('\0', e.Prompt.Select(m => m.Content))}\0{e.Answer}")))];
+            ("rows of the data set (sha256)", HashOf(examples.Select(e => $"{string.Join('\0', e.Prompt.Select(m => m.Content))}\0{e.Label}")))];
     }
 
     private static string HashOf(IEnumerable<string> texts) =>
@@ -87,7 +88,7 @@ public sealed record PredictSettings(ModelKeys Model, Sampling Sampling, string?
         ["infer_dtype"] = Model.Type.ToString(),
         ["default_system"] = System,
         ["eval_dataset"] = Datasets,
-        ["answers_sha256"] = HashOf(examples.Select(e => e.Answer)), // a changed prompt is named with its row, by PredictionLog
+        ["answers_sha256"] = HashOf(examples.Select(e => e.Label)), // a changed prompt is named with its row, by PredictionLog
         ["cutoff_len"] = Cutoff,
         ["max_samples"] = MaxSamples,
         ["val_size"] = ValSize,

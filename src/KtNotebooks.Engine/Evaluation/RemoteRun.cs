@@ -57,7 +57,7 @@ public sealed class RemoteRun : IPredictRun
             IReadOnlyList<string> notes = [.. c.Finish(evaluates ? "kt eval" : "kt predict"), .. evaluates
                 ? ["by likelihood a model is scored by itself alone; by a URL it is what it writes"] : Array.Empty<string>()];
             FolderLock.RequireFree(output, "output_dir");
-            var read = DatasetLoader.Read(folder, sets, most, cancel: cancel);
+            var read = DatasetLoader.ReadToPredict(folder, sets, most, evaluates ? Need.Answer : Need.Question, cancel);
             List<Example> examples = [.. read.SelectMany(s => s.Examples).Select(e => system is null ? e : e with { System = e.System ?? system })];
             if (evaluates && examples.FirstOrDefault(e => ChoiceQuestion.LettersOf(e) is null) is { } other)
                 throw new ArgumentException($"{other.Source}: is no question of multiple choice; token accuracy and loss need the model itself, and "
@@ -94,7 +94,7 @@ public sealed class RemoteRun : IPredictRun
                 var (text, drawn) = await _model.AnswerAsync(_examples[row], row, stop);
                 lock (log)
                 {
-                    log.Add(row, new Prediction(prompts[row], text, LabelOf(_examples[row])));
+                    log.Add(row, new Prediction(prompts[row], text, _examples[row].Label));
                     tokens += drawn;
                     var (done, elapsed) = (log.Done - before, watch.Elapsed);
                     OnProgress?.Invoke(new PredictProgress(log.Done, prompts.Length, tokens / elapsed.TotalSeconds, elapsed,
@@ -109,7 +109,7 @@ public sealed class RemoteRun : IPredictRun
         }
         var result = new PredictResult(log.Done, prompts.Length, log.Done - before, tokens, watch.Elapsed, null, interrupted);
         if (interrupted || _split == "eval") return result;
-        return result with { Scores = PredictScores.Write(OutputDir, result, _examples.All(e => LabelOf(e).Length > 0), OnNote, cancel) };
+        return result with { Scores = PredictScores.Write(OutputDir, result, _examples.All(e => e.Label.Length > 0), OnNote, cancel) };
     }
 
     /// <summary>`kt eval`: runs, and scores what was written.</summary>
@@ -123,8 +123,6 @@ public sealed class RemoteRun : IPredictRun
     }
 
     public void Dispose() => _model.Dispose();
-
-    private static string LabelOf(Example example) => example.Responses.Count == 1 ? example.Responses[0].Content : "";
 
     /// <summary>What was sent, for the eye and for going on: templates are the server's.</summary>
     private static string TextOf(Example example) =>

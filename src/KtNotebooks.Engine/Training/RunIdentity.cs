@@ -57,6 +57,10 @@ public sealed class RunIdentity
     /// <summary>What the keys mean, without hashes and sums: a config that gives the same run.</summary>
     public IEnumerable<(string Key, JsonNode? Value)> Config => _values.Where(v => v.Key != TotalSteps && !IsHash(v.Key)).Select(v => (v.Key, v.Value));
 
+    /// <summary>A key that is not there has its default.</summary>
+    private static string Said(string key, string value) =>
+        value != "null" ? value : Keys.Find(key)?.Default is { } standard ? $"not given ({standard})" : "not given";
+
     /// <summary>No key is made of several words.</summary>
     private static bool IsHash(string key) => key.Contains(' ', StringComparison.Ordinal);
 
@@ -89,7 +93,7 @@ public sealed class RunIdentity
             if (isLength && isExplicit && longer) continue;
             var more = !isLength ? "" : isExplicit ? "; a run that goes on may have more steps, not fewer"
                 : longer ? ", or resume_from_checkpoint: true to go on with more steps" : "";
-            throw new ArgumentException($"{checkpoint}: was made with {key} {before}, now it is {now}; {RunStart.Otherwise}{more}");
+            throw new ArgumentException($"{checkpoint}: was made with {key} {Said(key, before)}, now it is {Said(key, now)}; {RunStart.Otherwise}{more}");
         }
         return differences.Exists(d => d.Key == TotalSteps)
             ? $"{_values[TotalSteps]} steps instead of {noted[TotalSteps]}: from here on the learning rate is that of the longer run" : null;

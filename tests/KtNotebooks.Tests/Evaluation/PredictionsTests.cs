@@ -47,4 +47,26 @@ public class PredictionsTests
         Assert.Equal(39.7635 / 2, (double)scores["bleu-4"]!, 9);
         Assert.Equal(Path.Combine(folder.Path, "gone.jsonl") + ": no such file", Kt.Refuses("eval", "--predictions", Path.Combine(folder.Path, "gone.jsonl")));
     }
+
+    /// <summary>Questions alone are answered, and nothing is scored then; an evaluation leaves such rows out, as training does.</summary>
+    [Fact]
+    public void A_row_without_an_answer_is_predicted_and_not_evaluated()
+    {
+        using var folder = new Samples.Folder();
+        folder.Write("dataset_info.json", """{"d":{"file_name":"d.json"}}""");
+        var file = folder.Write("d.json", """[{"instruction":"a","output":null},{"instruction":"b","output":"c"}]""");
+        string[] Keys(string output) => ["model_name_or_path=" + Path.Combine(Checkout.Root, "notebooks/models/kt-tiny"), "template=deepseek",
+            "dataset_dir=" + folder.Path, "eval_dataset=d", "max_new_tokens=3", "output_dir=" + Path.Combine(folder.Path, output)];
+        using (var run = PredictRun.Open(Keys("p")))
+        {
+            List<string> notes = [];
+            run.OnNote += notes.Add;
+            Assert.Null(run.Run(TestContext.Current.CancellationToken).Scores);
+            Assert.Equal("no scores: not every row has an answer to compare with", Assert.Single(notes));
+            Assert.Equal(["", "c"], Predictions.Read(Path.Combine(folder.Path, "p", Predictions.FileName)).Select(p => p.Label));
+        }
+        using var evaluation = EvalRun.Open(Keys("e"));
+        Assert.Equal($"{file}:1: the answer is null or missing", evaluation.LeftOut[^1]);
+        Assert.Equal(1, evaluation.Run(TestContext.Current.CancellationToken).Rows);
+    }
 }

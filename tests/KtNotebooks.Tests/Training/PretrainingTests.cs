@@ -91,7 +91,7 @@ public sealed class PretrainingTests : IDisposable
 
         var stopped = _place.Output + "-stopped";
         Run(stopped, stopAt: 3);
-        Assert.Contains("was made with stage \"pt\", now it is null", Assert.Throws<ArgumentException>(() =>
+        Assert.Contains("was made with stage \"pt\", now it is not given (sft)", Assert.Throws<ArgumentException>(() =>
             FineTuneRun.Open([.. Arguments(stopped), "stage=sft", "dataset=answers"])).Message, StringComparison.Ordinal);
         Run(stopped);
         Assert.Equal(Adapter(_place.Output), Adapter(stopped));
