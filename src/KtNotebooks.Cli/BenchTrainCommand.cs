@@ -125,6 +125,9 @@ internal static class BenchTrainCommand
             var onDisk = parsed.GetValue(weights) == "disk";
             if (onDisk != parsed.GetValue(diskFolder) is not null)
                 throw new ArgumentException("--weights disk and --disk-folder DIR go together: the shards are made in that folder");
+            if (parsed.GetValue(warmUp) < 0 || parsed.GetValue(diskLayers) < 1)
+                throw new ArgumentException($"--warm-up must be 0 or more and --disk-layers 1 or more, but are {parsed.GetValue(warmUp)} and "
+                    + $"{parsed.GetValue(diskLayers)?.ToString() ?? "not given"}");
             if (parsed.GetValue(diskLayers) is not null && !onDisk) throw new ArgumentException("--disk-layers is for --weights disk");
             var text = parsed.GetRequiredValue(layers);
             int? count = text == "all" ? null

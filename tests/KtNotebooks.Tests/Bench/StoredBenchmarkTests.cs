@@ -48,6 +48,9 @@ public sealed class StoredBenchmarkTests : IDisposable
         Assert.EndsWith(" --steps 3 --moments-on-host --cards 2 --contiguous --parts 4 --json",
             new StoredBenchmark("x", Result with { Settings = Result.Settings with { Gpus = 2, Contiguous = true, Parts = 4 } }).Command,
             StringComparison.Ordinal);
+        Assert.EndsWith(" --weights disk --disk-folder DIR --disk-layers 4 --warm-up 0 --json",
+            new StoredBenchmark("x", Result with { Settings = Result.Settings with { DiskFolder = "DIR", DiskLayers = 4, WarmUp = 0 } }).Command,
+            StringComparison.Ordinal);
     }
 
     [Fact]
